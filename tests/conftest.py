@@ -1,0 +1,66 @@
+"""Fixtures every test may use: a real server, a client on it; and the rule that CI skips nothing."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import hypothesis
+import nats
+import pytest
+from nats.aio.client import Client
+
+from tests.support.parts import NOT_WITH_THIS_SERVER
+from tests.support.servers import NatsServer
+
+CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+# The machines are shared: how long an example takes says nothing. In CI the same examples every time.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=CI)
+hypothesis.settings.load_profile("house")
+
+StartServer = Callable[..., Awaitable[NatsServer]]
+
+
+@pytest.fixture
+async def start_server(tmp_path: Path) -> AsyncIterator[StartServer]:
+    """A function that starts one more real server: `await start_server(config="max_payload: 1MB")`."""
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def start(config: str = "", *, port: int | None = None) -> NatsServer:
+            nonlocal count
+            count += 1
+            return await stack.enter_async_context(NatsServer(tmp_path / f"nats-{count}", config=config, port=port))
+
+        yield start
+
+
+@pytest.fixture
+async def server(start_server: StartServer) -> NatsServer:
+    """A fresh real nats-server with JetStream and an empty store."""
+    return await start_server()
+
+
+@pytest.fixture
+async def nc(server: NatsServer) -> AsyncIterator[Client]:
+    """A plain client on `server`: the test's own hands, not the sidecar's."""
+    client = await nats.connect(server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
+    yield client
+    await client.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("real_server")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Under CI a test left out is a test failed, unless the server of this run is too old for it."""
+    report = yield
+    if CI and report.skipped and not hasattr(report, "wasxfail") and NOT_WITH_THIS_SERVER not in str(report.longrepr):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and CI skips nothing: {report.longrepr}"
+    return report

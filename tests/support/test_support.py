@@ -1,0 +1,101 @@
+"""The test equipment does what it says: a fault that is not one would make every test above it worthless."""
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from tests.support.proxy import Proxy
+from tests.support.servers import NatsServer
+
+
+async def ask(client: Client, timeout: float = 5) -> None:
+    """One question and its answer. Not `rtt`: in nats-py 2.16 a PONG after its timeout kills the read loop."""
+    await client.request("$JS.API.INFO", timeout=timeout)
+
+
+async def test_a_fresh_server_has_jetstream_and_no_streams(server: NatsServer, nc: Client) -> None:
+    assert server.info["jetstream"] is True
+    assert await nc.jetstream().streams_info() == []
+    assert server.version >= (2, 9, 10)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+async def test_a_restarted_server_is_where_it_was_with_what_it_had(server: NatsServer, nc: Client, kill: bool) -> None:
+    await nc.jetstream().add_stream(name="S", subjects=["s"])
+    await nc.jetstream().publish("s", b"kept")
+    url = server.url
+    await server.restart(kill=kill)
+    assert server.url == url
+    async with await nats.connect(server.url) as again:
+        assert (await again.jetstream().stream_info("S")).state.messages == 1
+
+
+async def test_a_paused_server_answers_nothing_until_it_is_resumed(server: NatsServer, nc: Client) -> None:
+    server.pause()
+    with pytest.raises(TimeoutError):
+        await ask(nc, 0.3)
+    server.resume()
+    await ask(nc)
+
+
+async def test_a_server_is_gone_after_its_block_even_when_paused(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path) as server:
+        pid = server.pid
+        server.pause()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no_such_setting"):
+        await NatsServer(tmp_path, config="no_such_setting: 1").start()
+
+
+async def test_users_can_be_changed_while_it_runs(server: NatsServer) -> None:
+    server.reload('authorization { user: "u", password: "p" }')
+    async with asyncio.timeout(5):
+        while "Reloaded: authorization" not in server.log:
+            await asyncio.sleep(0.01)
+    async with await nats.connect(server.url, user="u", password="p") as client:
+        await client.flush()
+
+
+async def test_a_proxy_forwards_holds_back_delays_and_cuts(server: NatsServer) -> None:
+    async with Proxy(server.port or 0) as proxy:
+        async with await nats.connect(proxy.url, reconnect_time_wait=0.01, max_reconnect_attempts=-1) as client:
+            await ask(client)
+            proxy.black_hole()
+            with pytest.raises(TimeoutError):
+                await ask(client, 0.3)
+            proxy.forward()
+            await ask(client)
+
+            proxy.delay = 0.05
+            started = time.monotonic()
+            await ask(client)
+            assert time.monotonic() - started >= 0.1  # once each way
+            proxy.delay = 0.0
+
+            proxy.cut()
+            async with asyncio.timeout(5):
+                while proxy.connections < 2 or not client.is_connected:
+                    await asyncio.sleep(0.01)
+            await ask(client)
+
+
+async def test_a_refusing_proxy_lets_nobody_in_until_it_forwards(server: NatsServer) -> None:
+    async with Proxy(server.port or 0) as proxy:
+        proxy.refuse()
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+        proxy.forward()
+        async with await nats.connect(proxy.url) as client:
+            await ask(client)
