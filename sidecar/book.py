@@ -1,0 +1,42 @@
+"""What the service lets others read: the whole truth at one moment, never a way to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from sidecar.core.model import Now, StreamLook
+from sidecar.core.policy import PolicyEntry
+from sidecar.core.state import SubjectState
+from sidecar.settings import Settings
+
+
+class Book(Protocol):
+    """The service as its readers see it. Values are frozen: a reader on another thread copies a mapping first."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def subjects(self) -> Mapping[str, SubjectState]: ...
+
+    @property
+    def looks(self) -> Mapping[str, StreamLook]:
+        """The newest look at each watched stream."""
+
+    @property
+    def layers(self) -> Mapping[str, Sequence[PolicyEntry]]:
+        """The policy layers in force: `file` (and later `bucket` and `consumer`)."""
+
+    @property
+    def swept_at(self) -> float | None:
+        """Monotonic time of the newest reading of any stream; None before the first complete sweep."""
+
+    def interval(self, subject: str) -> float:
+        """Seconds between two readings of the subject's streams, as planned now."""
+
+    def next_reading(self, subject: str) -> float:
+        """Monotonic time of the next planned reading."""
+
+    def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
+        """Seconds spent in each status since this process first knew the subject."""

@@ -1,0 +1,1 @@
+"""The door: reads arguments, prints results, decides nothing."""

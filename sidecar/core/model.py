@@ -1,0 +1,200 @@
+"""The words the core is written in: what is read, what is concluded, what is to be done."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+from msgspec import Struct
+
+
+class Now(NamedTuple):
+    """One moment on two clocks: `mono` (seconds) measures durations, `wall` (Unix seconds) is only ever shown to people."""
+
+    mono: float
+    wall: float
+
+
+class Status(IntEnum):
+    """How close to overload; ordered by severity so that the worst is the maximum."""
+
+    UNKNOWN = -1
+    INACTIVE = 0
+    WARNING = 1
+    ACTIVE = 2
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Action(StrEnum):
+    CONTINUE = "continue"
+    THROTTLE = "throttle"
+    REJECT = "reject"
+
+
+class Freshness(StrEnum):
+    KNOWN = "known"
+    STALE = "stale"
+    UNKNOWN = "unknown"
+
+
+class Signal(StrEnum):
+    """What counts towards the status, in the order reasons are listed."""
+
+    PENDING = "pending"
+    INFLIGHT = "inflight"
+    LATENCY = "latency_p95"
+    DRAIN = "drain"
+
+
+class Level(StrEnum):
+    """For display only: which mark a value stands above."""
+
+    NORMAL = "normal"
+    WARN = "warn"
+    CRITICAL = "critical"
+    OVERLOAD = "overload"
+
+
+class EventType(StrEnum):
+    ACTIVE = "backpressure_active"
+    WARNING = "backpressure_warning"
+    RECOVERY = "recovery"
+    DATA_LOSS = "data_loss"
+    MONITORING_LOST = "monitoring_lost"
+    MONITORING_RESTORED = "monitoring_restored"
+
+
+class ConsumerKey(NamedTuple):
+    stream: str
+    consumer: str
+
+
+class StreamLook(Struct, frozen=True):
+    """A stream as one reply of the server showed it."""
+
+    name: str
+    created: str
+    first_seq: int
+    last_seq: int
+    messages: int
+    subjects: tuple[str, ...] = ()
+    at_limit: bool = False
+    """Whether it stood at its own max_msgs or max_bytes, so that new messages push out old ones."""
+    mirror: bool = False
+    """A mirror shows no subjects of its own."""
+
+
+class ConsumerConfig(Struct, frozen=True):
+    """What of a consumer's configuration bears on the judgement."""
+
+    durable: bool = True
+    ack_policy: str = "explicit"
+    filters: tuple[str, ...] = ()
+    max_ack_pending: int | None = None
+    """None without a cap."""
+    ack_wait: float = 30.0
+    """Seconds until an unacknowledged message may be delivered again."""
+    sampled: bool = False
+    push: bool = False
+
+
+class Sample(Struct, frozen=True):
+    """One consumer as one reply of the server showed it; counts are messages or sequences."""
+
+    key: ConsumerKey
+    created: str
+    config: ConsumerConfig
+    at: Now
+    """When the reply that carried it arrived."""
+    pending: int
+    inflight: int
+    redelivered: int
+    waiting: int
+    """Pull requests that wait on the server for a message."""
+    delivered_stream: int
+    delivered_consumer: int
+    floor_stream: int
+    floor_consumer: int
+    since_delivery: float | None = None
+    """Seconds since the last delivery, by the server's own clock; None where the reply does not tell."""
+    since_ack: float | None = None
+    """Seconds since the last acknowledgement, by the server's own clock."""
+    paused: bool = False
+
+
+class Reading(Struct, frozen=True):
+    """What the samples of one consumer come to: its signals, each None where there is not the evidence for it."""
+
+    key: ConsumerKey
+    at: Now
+    pending: int
+    inflight: int | None
+    latency: float | None
+    """Judged latency in ms: the larger of the p95 and the stall; 0 while nothing waits and nothing is in flight."""
+    drain: float | None
+    """Seconds until what waits is through, at the rate measured while messages waited."""
+    latency_source: str | None = None
+    """`sampled`, `estimated`, `stall` or None."""
+    latency_evidence: bool = False
+    """Whether a latency latch may be released on this reading (product page, section 11)."""
+    p50: float | None = None
+    p95: float | None = None
+    """As shown: the larger of the p95 (sampled, or three times the estimated mean) and the stall, in ms."""
+    p99: float | None = None
+    stall: float = 0.0
+    """Milliseconds without any acknowledgement while something is in flight."""
+    arrival_rate: float | None = None
+    ack_rate: float | None = None
+    redelivery_ratio: float | None = None
+    cap: int | None = None
+    ack_wait: float = 30.0
+    delivered_consumer: int = 0
+    lost: int = 0
+    """Messages that left the stream before this consumer was given them, at most, not told in an earlier reading."""
+    losing: bool = False
+    """Whether this sample shows loss: a fall of pending is then no recovery."""
+    purged: bool = False
+    paused: bool = False
+
+
+class MarkSet(Struct, frozen=True):
+    """Three marks of one signal; a value is over a mark when it is above it, not at it."""
+
+    warn: float
+    critical: float
+    overload: float
+
+
+class Marks(Struct, frozen=True):
+    """The marks in force for one consumer, after its cap; `inflight` is None where the signal is absent."""
+
+    pending: MarkSet
+    inflight: MarkSet | None
+    latency: MarkSet
+    drain: MarkSet
+
+
+class Event(Struct, frozen=True):
+    """Something that happened to a subject, as it will be told. `seq` rises by one per subject within and across epochs."""
+
+    id: str
+    type: EventType
+    subject: str
+    at: float
+    """Unix seconds at which it was concluded."""
+    epoch: str
+    seq: int
+    incident: str | None
+    was: Status
+    now: Status
+    reasons: tuple[str, ...]
+    pressure: float | None
+    reading: Reading | None
+    marks: Marks | None
+    retry_after: int
+    admit_ratio: float
+    lost: int | None = None
+    """With `data_loss`: how many messages at most."""

@@ -1,0 +1,189 @@
+"""From the samples of one consumer to its signals."""
+
+from __future__ import annotations
+
+from sidecar.core import loss, trust
+from sidecar.core.model import Now, Reading, Sample, StreamLook
+from sidecar.core.window import Flow, Quantiles, Tally
+
+ENOUGH_TIME = 1.0
+"""Seconds of evidence below which a rate is not known."""
+P95_OF_MEAN = 3.0
+"""The 95th percentile of an exponential service time is ln(20), three times its mean."""
+FRESH_ACKS = 10.0
+"""Seconds after which acks no longer say how latency is now."""
+LOSS_INTERVAL = 10.0
+"""Seconds between two reports of one ongoing loss; what is lost in between is summed."""
+
+
+class Track:
+    """What is known of one consumer: takes its samples and ack metrics in, gives its Reading out. Bounded in memory."""
+
+    def __init__(self) -> None:
+        self.last: Sample | None = None
+        self._look: StreamLook | None = None
+        self._aside: tuple[Sample, StreamLook] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
+        self._flow = Flow()
+        self._latency = Quantiles()
+        self._last_ack: float | None = None
+        self._inflight_since: float | None = None
+        self._naks = self._dropped = 0
+        self._accounted = self._lost = 0
+        self._loss_told: float | None = None
+
+    def ack_seen(self, seconds: float, deliveries: int, now: Now) -> None:
+        """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
+        self._latency.add(now.mono, seconds)
+        if deliveries > 1:
+            self._flow.add(now.mono, Tally(redeliveries=deliveries - 1))
+
+    def nak_seen(self, now: Now) -> None:
+        self._naks += 1
+        self._flow.add(now.mono, Tally(redeliveries=1))
+
+    def dropped_seen(self, now: Now) -> None:
+        """The server gave a message up after max_deliver: it leaves in flight without an ack."""
+        self._dropped += 1
+        self._flow.add(now.mono, Tally(redeliveries=1))
+
+    def take(self, sample: Sample, look: StreamLook) -> Reading | str:
+        """The reading after this sample, or why it was set aside. `look` must have been taken after the sample."""
+        if why := trust.impossible(sample, look):
+            return why
+        if self.last is not None and self._look is not None:
+            if why := trust.contradicts(self.last, sample, self._look, look):
+                if not self._confirms(sample, look):
+                    self._aside = (sample, look)
+                    return why
+                self._forget()
+                self.last, self._look = self._aside or (sample, look)
+        self._aside = None
+        return self._believe(sample, look)
+
+    def _confirms(self, sample: Sample, look: StreamLook) -> bool:
+        """Whether a sample set aside before and this one follow each other: then both are the truth."""
+        if self._aside is None:
+            return False
+        return trust.contradicts(self._aside[0], sample, self._aside[1], look) is None
+
+    def _believe(self, sample: Sample, look: StreamLook) -> Reading:
+        last, before = self.last, self._look
+        purged = losing = False
+        if last is not None and before is not None:
+            purged = loss.purged(last, sample, before, look)
+            losing = not purged and loss.losing(last, sample, look, self._accounted)
+            if not purged:
+                self._lost += loss.evicted(last, sample, before, look, self._accounted)
+                self._count(last, sample)
+            self._accounted = max(self._accounted, before.first_seq - 1)
+        else:
+            self._accounted = look.first_seq - 1
+        self._time_acks(last, sample)
+        self._naks = self._dropped = 0
+        self.last, self._look = sample, look
+        return self._reading(sample, self._loss_due(sample.at), losing, purged)
+
+    def _count(self, last: Sample, sample: Sample) -> None:
+        """Tally the interval between two samples: first deliveries less what stayed in flight are acks (an upper bound)."""
+        time = sample.at.mono - last.at.mono
+        given = sample.delivered_consumer - last.delivered_consumer
+        new = given if sample.config.filters else min(given, sample.delivered_stream - last.delivered_stream)
+        naks = self._naks if sample.config.filters else 0
+        acks = max(0, new - (sample.inflight - last.inflight) - naks - self._dropped)
+        waited = last.pending > 0 and sample.pending > 0
+        tally = Tally(
+            time=time,
+            acks=acks,
+            arrivals=max(0, sample.pending - last.pending + new),
+            deliveries=given,
+            redeliveries=max(0, sample.redelivered - last.redelivered, given - new),
+            held=(last.inflight + sample.inflight) / 2 * time,
+            waited_time=time if waited else 0.0,
+            waited_acks=acks if waited else 0.0,
+        )
+        self._flow.add(sample.at.mono, tally)
+        if sample.since_ack is None and (acks > 0 or sample.floor_stream > last.floor_stream):
+            self._last_ack = sample.at.mono
+
+    def _time_acks(self, last: Sample | None, sample: Sample) -> None:
+        """Keep the moments the stall counts from: the last ack, and when in flight rose from 0."""
+        now = sample.at.mono
+        if sample.since_ack is not None:
+            self._last_ack = now - sample.since_ack
+        if sample.inflight == 0:
+            self._inflight_since = None
+        elif last is None or self._inflight_since is None:
+            # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
+            self._inflight_since = now - (sample.since_delivery or 0.0)
+
+    def _loss_due(self, now: Now) -> int:
+        if not self._lost or (self._loss_told is not None and now.mono - self._loss_told < LOSS_INTERVAL):
+            return 0
+        lost, self._lost, self._loss_told = self._lost, 0, now.mono
+        return lost
+
+    def _reading(self, sample: Sample, lost: int, losing: bool, purged: bool) -> Reading:
+        now = sample.at.mono
+        flow = self._flow.total(now)
+        acked = sample.config.ack_policy != "none"
+        stall = self._stall(sample)
+        quantiles = self._latency.at(now, 0.5, 0.95, 0.99)
+        estimate = None if quantiles else _estimate(flow)
+        p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
+        source = "sampled" if quantiles else "estimated" if estimate is not None else None
+        if sample.inflight and (p95 is None or stall > p95):
+            p95, source = stall, "stall"
+        idle = sample.pending == 0 and sample.inflight == 0
+        known = flow.time >= ENOUGH_TIME
+        return Reading(
+            key=sample.key,
+            at=sample.at,
+            pending=sample.pending,
+            inflight=sample.inflight if acked else None,
+            latency=0.0 if idle else None if p95 is None else p95 * 1000,
+            drain=_drain(sample.pending, flow),
+            latency_source=source,
+            latency_evidence=idle or self._fresh(quantiles is not None, estimate is not None, now),
+            p50=quantiles[0] * 1000 if quantiles else None,
+            p95=None if p95 is None else p95 * 1000,
+            p99=quantiles[2] * 1000 if quantiles else None,
+            stall=stall * 1000,
+            arrival_rate=flow.arrivals / flow.time if known else None,
+            ack_rate=flow.acks / flow.time if known else None,
+            redelivery_ratio=min(1.0, flow.redeliveries / flow.deliveries) if flow.deliveries else None,
+            cap=sample.config.max_ack_pending,
+            ack_wait=sample.config.ack_wait,
+            delivered_consumer=sample.delivered_consumer,
+            lost=lost,
+            losing=losing,
+            purged=purged,
+            paused=sample.paused,
+        )
+
+    def _stall(self, sample: Sample) -> float:
+        if not sample.inflight or self._inflight_since is None:
+            return 0.0
+        since = self._inflight_since if self._last_ack is None else max(self._last_ack, self._inflight_since)
+        return max(0.0, sample.at.mono - since)
+
+    def _fresh(self, sampled: bool, estimated: bool, now: float) -> bool:
+        newest = self._latency.newest if sampled else self._last_ack
+        return (sampled or estimated) and newest is not None and now - newest <= FRESH_ACKS
+
+
+def _estimate(flow: Tally) -> float | None:
+    """Mean seconds in flight by Little's law, L = lambda W; None where redeliveries pass for acks or evidence is thin."""
+    if flow.time < ENOUGH_TIME or flow.acks <= 0 or flow.redeliveries > 0:
+        return None
+    return flow.held / flow.acks
+
+
+def _drain(pending: int, flow: Tally) -> float | None:
+    """Seconds until `pending` is through at the ack rate of the time in which messages waited."""
+    if flow.waited_time < ENOUGH_TIME or flow.waited_acks <= 0:
+        return None
+    return pending * flow.waited_time / flow.waited_acks

@@ -1,0 +1,134 @@
+"""What is remembered of one subject: its members, what is stored of it, and what is on its way."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from sidecar.core.model import Action, ConsumerKey, Event, Marks, Reading, Signal, Status
+from sidecar.core.rules import Policy
+
+UNSENT_LIMIT = 8
+"""Events that wait in a stored state; at the limit, further changes are folded into the next event."""
+
+
+class Latch(Struct, frozen=True):
+    """A flag between two marks; `calm_since` is when its value was first seen at or below the release mark."""
+
+    on: bool = False
+    calm_since: float | None = None
+
+
+class Latches(Struct, frozen=True):
+    pending: Latch = Latch()
+    inflight: Latch = Latch()
+    latency_p95: Latch = Latch()
+    drain: Latch = Latch()
+    pending_alone: Latch = Latch()
+    drain_alone: Latch = Latch()
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """The latched signals, in the order reasons are listed."""
+        return tuple(s for s in Signal if getattr(self, s.value).on)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every set latch by its field name: what is stored."""
+        return tuple(name for name in self.__struct_fields__ if getattr(self, name).on)
+
+
+class Member(Struct, frozen=True):
+    """One consumer under one subject, as it is judged there."""
+
+    key: ConsumerKey
+    policy: Policy
+    latches: Latches = Latches()
+    status: Status = Status.UNKNOWN
+    """The last known one; UNKNOWN only while never sampled."""
+    reading: Reading | None = None
+    proof: float | None = None
+    """Monotonic time of the newest proof that `reading` holds; None while never sampled."""
+    marks: Marks | None = None
+    pressure: float = 0.0
+    lost: int = 0
+    """Lost messages not yet told of."""
+    purged: bool = False
+    """Whether a purge was seen since a latch was last set."""
+
+
+class Recoveries(Struct, frozen=True):
+    """The last incident and the sum of all that ended; times are Unix seconds, counted per incident."""
+
+    incident: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    total: int = 0
+    total_seconds: float = 0.0
+
+
+class Verdict(Struct, frozen=True):
+    """What a gateway is told, before any overrule for one request."""
+
+    action: Action = Action.CONTINUE
+    would: Action | None = None
+    admit_ratio: float = 1.0
+    retry_after: int = 0
+
+
+class Record(Struct, frozen=True):
+    """What is stored of a subject; two records that are equal but for `unsent` say the same."""
+
+    subject: str
+    epoch: str
+    seq: int = 0
+    """Of the newest event ever listed; 0 if there was none."""
+    status: Status = Status.INACTIVE
+    """The last known status: never UNKNOWN."""
+    told: Status = Status.INACTIVE
+    """The status the last listed event led to; differs from `status` only while `unsent` is full."""
+    lost: bool = False
+    """Whether the subject is unknown now (`monitoring_lost` was told)."""
+    since: float = 0.0
+    """Unix seconds at which the present status (or the loss of it) began."""
+    incident: str | None = None
+    reasons: tuple[str, ...] = ()
+    verdict: Verdict = Verdict()
+    latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
+    """The set latches of every consumer that has any."""
+    recoveries: Recoveries = Recoveries()
+    unsent: tuple[Event, ...] = ()
+
+
+class Writing(Struct, frozen=True):
+    """A write on its way: `nonce` recognises it if it was applied although its answer was lost."""
+
+    record: Record
+    expected: int
+    nonce: str
+    failing: bool = False
+
+
+class SubjectState(Struct, frozen=True):
+    subject: str
+    policy: Policy
+    """In force for the subject itself: what is answered while no member is known."""
+    deadline: float
+    """Monotonic time from which a subject without any proof is unknown."""
+    members: dict[ConsumerKey, Member] = {}
+    """Treated as frozen: replaced, never changed in place."""
+    record: Record | None = None
+    """What is stored, as far as known; None until it was loaded or begun."""
+    revision: int = 0
+    """Of the stored key; 0 where there is none."""
+    loading: bool = False
+    writing: Writing | None = None
+    sending: str | None = None
+    """Id of the event being published."""
+    sent: frozenset[str] = frozenset()
+    """Ids in `record.unsent` that are acknowledged, until a write takes them off."""
+    writes: int = 0
+    """Counted into each nonce."""
+    emptied: float | None = None
+    """Monotonic time at which the last member went."""
+    deleted: bool = False
+    """Whether a member was deleted since the last change was told."""

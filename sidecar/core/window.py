@@ -1,0 +1,114 @@
+"""Bounded windows over what was seen: rates over the last seconds, quantiles over the last minute."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+
+from msgspec import Struct
+
+RATE_SPAN = 10.0
+"""Seconds a rate looks back."""
+RATE_SLOT = 0.5
+LATENCY_SPAN = 60.0
+"""Seconds latency quantiles look back."""
+LATENCY_SLOT = 10.0
+ENOUGH_SAMPLES = 20
+"""Fewer ack samples than this give no quantile."""
+
+_ERROR = 0.01
+_GAMMA = (1 + _ERROR) / (1 - _ERROR)
+_LOG_GAMMA = math.log(_GAMMA)
+_SHORTEST, _LONGEST = 1e-6, 604_800.0
+"""Seconds; values are clamped to this range, which bounds a slot to some 1,360 buckets."""
+
+
+class Tally(Struct):
+    """What happened in some stretch of time; `time` is seconds, the others messages."""
+
+    time: float = 0.0
+    acks: float = 0.0
+    arrivals: float = 0.0
+    deliveries: float = 0.0
+    redeliveries: float = 0.0
+    held: float = 0.0
+    """Message-seconds in flight."""
+    waited_time: float = 0.0
+    """Seconds in which messages waited at both ends of an interval."""
+    waited_acks: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Flow:
+    """Tallies of the last RATE_SPAN seconds, in slots of RATE_SLOT."""
+
+    __slots__ = ("_slots",)
+
+    def __init__(self) -> None:
+        self._slots: deque[tuple[int, Tally]] = deque(maxlen=int(RATE_SPAN / RATE_SLOT) + 1)
+
+    def add(self, now: float, tally: Tally) -> None:
+        """Count an interval that ended `now`; one longer than the whole window says nothing about the present."""
+        if tally.time > RATE_SPAN:
+            self._slots.clear()
+            return
+        slot = int(now / RATE_SLOT)
+        if self._slots and self._slots[-1][0] == slot:
+            self._slots[-1][1].add(tally)
+        else:
+            self._slots.append((slot, tally))
+
+    def total(self, now: float) -> Tally:
+        oldest = int((now - RATE_SPAN) / RATE_SLOT)
+        total = Tally()
+        for slot, tally in self._slots:
+            if slot > oldest:
+                total.add(tally)
+        return total
+
+
+class Quantiles:
+    """Latency quantiles of the last LATENCY_SPAN seconds with at most 1 % relative error.
+
+    Buckets grow geometrically, as in DDSketch (Masson, Rim, Lee: VLDB 2019), so that any rate takes the same memory.
+    """
+
+    __slots__ = ("_slots", "newest")
+
+    def __init__(self) -> None:
+        self._slots: deque[tuple[int, Counter[int]]] = deque(maxlen=int(LATENCY_SPAN / LATENCY_SLOT))
+        self.newest: float | None = None
+        """Monotonic time of the newest sample."""
+
+    def add(self, now: float, seconds: float) -> None:
+        slot = int(now / LATENCY_SLOT)
+        if not self._slots or self._slots[-1][0] != slot:
+            self._slots.append((slot, Counter()))
+        value = min(max(seconds, _SHORTEST), _LONGEST)
+        self._slots[-1][1][math.ceil(math.log(value) / _LOG_GAMMA)] += 1
+        self.newest = now
+
+    def at(self, now: float, *shares: float) -> tuple[float, ...] | None:
+        """The quantiles asked for, in seconds; None under ENOUGH_SAMPLES."""
+        oldest = int((now - LATENCY_SPAN) / LATENCY_SLOT)
+        while self._slots and self._slots[0][0] <= oldest:
+            self._slots.popleft()
+        merged: Counter[int] = Counter()
+        for _, counts in self._slots:
+            merged.update(counts)
+        if (total := merged.total()) < ENOUGH_SAMPLES:
+            return None
+        buckets = sorted(merged.items())
+        return tuple(_rank(buckets, share * (total - 1)) for share in shares)
+
+
+def _rank(buckets: list[tuple[int, int]], rank: float) -> float:
+    seen = 0
+    for index, count in buckets:
+        seen += count
+        if seen > rank:
+            break
+    return 2 * math.exp(index * _LOG_GAMMA) / (_GAMMA + 1)

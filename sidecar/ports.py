@@ -1,0 +1,80 @@
+"""What the service asks of the world, in the service's own words. Each has a real edge, and a fake beside the tests."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from sidecar.core.model import ConsumerKey, Event, Sample, Status
+from sidecar.core.state import Record
+from sidecar.observations import ConsumersReading, StreamsReading
+
+
+class Unavailable(Exception):
+    """The world did not do it now (no connection, no answer, no quorum); whether it was done may be unknown."""
+
+
+class Conflict(Exception):
+    """A write that did not find what it expected: somebody else wrote."""
+
+
+class SendConflict(Exception):
+    """An event of that sequence was told before by somebody else; `seq` is the newest in the stream."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"the events stream already holds seq {seq}")
+        self.seq = seq
+
+
+class Stored(Struct, frozen=True):
+    """A record as the store holds it, with the revision a later write must expect."""
+
+    record: Record | None
+    """None where the key holds something that is not ours; it will be written over."""
+    revision: int
+    nonce: str = ""
+
+
+class Told(Struct, frozen=True):
+    """What the events stream last said of a subject."""
+
+    seq: int
+    status: Status
+    incident: str | None
+
+
+class Observer(Protocol):
+    async def streams(self) -> StreamsReading: ...
+    async def consumers(self, stream: str) -> ConsumersReading: ...
+    async def consumer(self, key: ConsumerKey) -> Sample: ...
+
+
+class StateStore(Protocol):
+    """One key per subject, changed by compare-and-set only."""
+
+    async def load_all(self) -> dict[str, Stored]:
+        """Every subject's record. Raises Unavailable."""
+
+    async def load(self, subject: str) -> Stored | None:
+        """None where there is no key. Raises Unavailable."""
+
+    async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
+        """The new revision; `expected` 0 means the key must not exist. A write that conflicts with the one of the
+        same nonce is our own, and done. Raises Conflict or Unavailable (then it may have been applied)."""
+
+    async def remove(self, subject: str, expected: int) -> None:
+        """Take the key away. Raises Conflict or Unavailable."""
+
+    async def beat(self, value: bytes) -> None:
+        """Write the group's heartbeat key. Raises Unavailable."""
+
+
+class Announcer(Protocol):
+    """The events stream: told once, in order."""
+
+    async def last(self, subject: str) -> Told | None:
+        """What was last told of a subject; None if nothing. Raises Unavailable."""
+
+    async def send(self, event: Event) -> None:
+        """Returns once the event is in the stream exactly once. Raises SendConflict, or Unavailable (send it again)."""
