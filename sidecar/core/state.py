@@ -120,6 +120,8 @@ class SubjectState(Struct, frozen=True):
     """What is stored, as far as known; None until it was loaded or begun."""
     revision: int = 0
     """Of the stored key; 0 where there is none."""
+    begun: bool = False
+    """Whether `record` was begun anew and is not stored yet."""
     loading: bool = False
     writing: Writing | None = None
     sending: str | None = None
@@ -130,5 +132,7 @@ class SubjectState(Struct, frozen=True):
     """Counted into each nonce."""
     emptied: float | None = None
     """Monotonic time at which the last member went."""
+    rebase: tuple[str, int] | None = None
+    """Epoch and sequence to go on from after the events stream turned out to be ahead."""
     deleted: bool = False
     """Whether a member was deleted since the last change was told."""

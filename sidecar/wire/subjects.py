@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_/.")
+from sidecar.core.patterns import encode
+
+__all__ = ["LONGEST_TAIL", "BadTail", "Names", "decode", "encode", "is_literal"]
+
 LONGEST_TAIL = 1024
 """Bytes of an encoded subject; a longer one is not watched."""
 
 
 class BadTail(ValueError):
     """A tail that is not the one canonical form of a subject; the text says where."""
-
-
-@lru_cache(maxsize=65_536)
-def encode(subject: str) -> str:
-    """A subject as the tail of one of our subjects or as a KV key: each byte outside `A-Za-z0-9-_/` of a token as `=XX`."""
-    return "".join(chr(b) if b in PLAIN else f"={b:02X}" for b in subject.encode())
 
 
 def decode(tail: str) -> str:

@@ -1,0 +1,186 @@
+"""What has changed for a subject since its record was stored, as the next record with its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from sidecar.core import admission
+from sidecar.core.freshness import Limits, freshness
+from sidecar.core.model import Event, EventType, Freshness, Now, Status
+from sidecar.core.patterns import encode
+from sidecar.core.state import UNSENT_LIMIT, Member, Record, Recoveries, SubjectState, Verdict
+
+
+def begin(subject: str, epoch: str, seq: int, status: Status, incident: str | None, now: Now) -> Record:
+    """A record for a subject of which nothing is stored: `status` is what was last told of it."""
+    known = max(status, Status.INACTIVE)
+    return Record(
+        subject=subject, epoch=epoch, seq=seq, status=known, told=known, since=now.wall, incident=incident
+    )
+
+
+def worst(members: Iterable[Member]) -> Member | None:
+    """The member that speaks for its subject: by status, then pressure, then name; one never judged is left out."""
+    return min(
+        (m for m in members if m.status is not Status.UNKNOWN), key=lambda m: (-m.status, -m.pressure, m.key), default=None
+    )
+
+
+def proof(state: SubjectState) -> float | None:
+    """The newest proof of any member."""
+    return max((m.proof for m in state.members.values() if m.proof is not None), default=None)
+
+
+def blind(state: SubjectState, now: Now, limits: Limits) -> bool:
+    """Whether nothing proves anything about the subject any more."""
+    newest = proof(state)
+    if newest is None:
+        return now.mono >= state.deadline
+    return freshness(newest, now.mono, limits) is Freshness.UNKNOWN
+
+
+def due(state: SubjectState, now: Now, limits: Limits) -> Record | None:
+    """The record to store next, or None while the stored one still says it all."""
+    assert state.record is not None
+    draft = _Draft(state, state.record, now)
+    if blind(state, now, limits):
+        draft.lose()
+    elif proof(state) is not None:
+        draft.restore()
+        draft.tell_losses()
+        draft.follow()
+    record = replace(draft.record, verdict=_verdict(state, draft.record, now, limits))
+    if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
+        record = replace(record, unsent=())
+    return record if record != state.record or (state.begun and proof(state) is not None) else None
+
+
+def _verdict(state: SubjectState, record: Record, now: Now, limits: Limits) -> Verdict:
+    member = worst(state.members.values())
+    newest = proof(state)
+    fresh = Freshness.UNKNOWN if record.lost else Freshness.KNOWN
+    policy = member.policy if member else state.policy
+    verdict = admission.verdict(policy, record.status, fresh, record.verdict, newest, now.mono, limits)
+    # Steps below a hundredth are not worth a write.
+    return record.verdict if _same(verdict, record.verdict) else verdict
+
+
+def _same(a: Verdict, b: Verdict) -> bool:
+    near = abs(a.admit_ratio - b.admit_ratio) < 0.01
+    return near and replace(a, admit_ratio=0) == replace(b, admit_ratio=0)
+
+
+class _Draft:
+    """The record being drawn up; each method is one thing that may have changed, in the order events are told."""
+
+    def __init__(self, state: SubjectState, stored: Record, now: Now) -> None:
+        self._sent = state.sent
+        unsent = tuple(e for e in stored.unsent if e.id not in state.sent)
+        self.record = stored if state.rebase is None else _rebased(replace(stored, unsent=unsent), *state.rebase)
+        self.state = state
+        self.now = now
+        self.member = worst(state.members.values())
+
+    @property
+    def room(self) -> int:
+        return UNSENT_LIMIT - sum(e.id not in self._sent for e in self.record.unsent)
+
+    def lose(self) -> None:
+        if self.record.lost or not self.room or self.state.begun:
+            return
+        self.record = replace(self.record, lost=True, since=self.now.wall, reasons=())
+        self._tell(EventType.MONITORING_LOST, self.record.status, self.record.status, ())
+
+    def restore(self) -> None:
+        if not self.record.lost or not self.room:
+            return
+        self.record = replace(self.record, lost=False, since=self.now.wall)
+        self._tell(EventType.MONITORING_RESTORED, self.record.status, self.record.status, ())
+
+    def tell_losses(self) -> None:
+        lost = sum(m.lost for m in self.state.members.values())
+        if lost and self.room:
+            self._tell(EventType.DATA_LOSS, self.record.status, self.record.status, self.record.reasons, lost=lost)
+
+    def follow(self) -> None:
+        """Move to the worst member's status, telling one event; fold it into the next one while the list is full."""
+        if self.member is None or self.record.lost:
+            return
+        status = self.member.status
+        reasons = tuple(s.value for s in self.member.latches.signals)
+        latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches.names)
+        if status is not self.record.status:
+            self.record = replace(self.record, status=status, since=self.now.wall)
+        self.record = replace(self.record, reasons=reasons, latched=tuple(sorted(latched)))
+        self._open_incident()
+        if status is not self.record.told and self.room:
+            rose = status > self.record.told
+            kind = EventType.RECOVERY if not rose else EventType.ACTIVE if status is Status.ACTIVE else EventType.WARNING
+            causes = () if rose else self._causes()
+            self._tell(kind, self.record.told, status, reasons + causes)
+            self.record = replace(self.record, told=status)
+        self._close_incident()
+
+    def _causes(self) -> tuple[str, ...]:
+        causes = ["purged"] if any(m.purged for m in self.state.members.values()) else []
+        return tuple(causes + (["consumer_deleted"] if self.state.deleted else []))
+
+    def _open_incident(self) -> None:
+        if self.record.status > Status.INACTIVE and self.record.incident is None:
+            incident = f"{self.record.epoch}-{self.record.seq + 1}"
+            recoveries = replace(self.record.recoveries, incident=incident, began=self.now.wall, ended=None)
+            self.record = replace(self.record, incident=incident, recoveries=recoveries)
+
+    def _close_incident(self) -> None:
+        if self.record.told > Status.INACTIVE or self.record.status > Status.INACTIVE or self.record.incident is None:
+            return
+        was, now = self.record.recoveries, self.now.wall
+        lasted = max(0.0, now - was.began) if was.began is not None else 0.0
+        recoveries = Recoveries(
+            incident=self.record.incident,
+            began=was.began,
+            ended=now,
+            total=was.total + 1,
+            total_seconds=was.total_seconds + lasted,
+        )
+        self.record = replace(self.record, incident=None, recoveries=recoveries)
+
+    def _tell(self, kind: EventType, was: Status, to: Status, reasons: tuple[str, ...], lost: int | None = None) -> None:
+        seq = self.record.seq + 1
+        verdict = admission.verdict_at(self.member.policy if self.member else self.state.policy, to)
+        event = Event(
+            id=event_id(self.record.subject, self.record.epoch, seq),
+            type=kind,
+            subject=self.record.subject,
+            at=self.now.wall,
+            epoch=self.record.epoch,
+            seq=seq,
+            incident=self.record.incident,
+            was=was,
+            now=to,
+            reasons=reasons,
+            pressure=self.member.pressure if self.member else None,
+            reading=self.member.reading if self.member else None,
+            marks=self.member.marks if self.member else None,
+            retry_after=verdict.retry_after,
+            admit_ratio=verdict.admit_ratio,
+            lost=lost,
+        )
+        unsent = tuple(e for e in self.record.unsent if e.id not in self._sent)
+        self.record = replace(self.record, seq=seq, unsent=(*unsent, event))
+
+
+def event_id(subject: str, epoch: str, seq: int) -> str:
+    """The same for every replica that concludes the same change."""
+    return f"{encode(subject)}:{epoch}:{seq}"
+
+
+def _rebased(record: Record, epoch: str, base: int) -> Record:
+    """The record in a new epoch, what is unsent numbered on from `base`."""
+    unsent = tuple(
+        replace(e, id=event_id(e.subject, epoch, base + n), epoch=epoch, seq=base + n)
+        for n, e in enumerate(record.unsent, start=1)
+    )
+    return replace(record, epoch=epoch, seq=base + len(unsent), unsent=unsent)

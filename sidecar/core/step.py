@@ -1,0 +1,231 @@
+"""The only place where a subject's state moves: step(state, stimulus, now, limits) -> (state, acts).
+
+A change is stored first, its events inside the record, and told only once it is stored; one write and one publish
+are on their way at most. So a crash at any point repeats nothing and forgets nothing.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from msgspec.structs import replace
+
+from sidecar.core import changes, status, thresholds
+from sidecar.core.freshness import Limits
+from sidecar.core.model import Now
+from sidecar.core.state import Latch, Latches, Member, SubjectState, Writing
+from sidecar.core.stimuli import (
+    Act,
+    Begun,
+    Forget,
+    Gone,
+    Joined,
+    Load,
+    Loaded,
+    Proved,
+    Publish,
+    Read,
+    SendConflicted,
+    Sent,
+    Stimulus,
+    Tick,
+    Write,
+    WriteConflict,
+    WriteFailing,
+    Written,
+)
+
+FORGET_AFTER = 3600.0
+"""Seconds after which the stored key of a subject without consumers goes."""
+
+
+class Context(Limits, frozen=True):
+    """What a step needs to know besides the state: the freshness limits in force, and who writes."""
+
+    writer: str
+    """Unique for this process; makes each write's nonce."""
+
+
+def step(state: SubjectState, stimulus: Stimulus, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
+    """The state after `stimulus`, and what is to be done. Results of the acts come back as stimuli."""
+    return settle(apply(stimulus, state, now), now, context)
+
+
+@singledispatch
+def apply(stimulus: Stimulus, state: SubjectState, now: Now) -> SubjectState:
+    raise TypeError(f"{type(stimulus).__name__} is no stimulus")
+
+
+@apply.register
+def _(stimulus: Joined, state: SubjectState, now: Now) -> SubjectState:
+    member = state.members.get(stimulus.key)
+    if member is None:
+        member = Member(key=stimulus.key, policy=stimulus.policy)
+    elif member.policy == stimulus.policy:
+        return state
+    else:
+        member = _judged(replace(member, policy=stimulus.policy))
+    return replace(_with(state, member), emptied=None)
+
+
+@apply.register
+def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
+    reading = stimulus.reading
+    if (member := state.members.get(reading.key)) is None:
+        return state
+    lost = member.lost + reading.lost
+    member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, purged=member.purged or reading.purged)
+    return _with(state, _judged(member))
+
+
+@apply.register
+def _(stimulus: Proved, state: SubjectState, now: Now) -> SubjectState:
+    member = state.members.get(stimulus.key)
+    if member is None or member.proof is None:
+        return state
+    return _with(state, replace(member, proof=max(member.proof, stimulus.at.mono)))
+
+
+@apply.register
+def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
+    if stimulus.key not in state.members:
+        return state
+    members = {key: member for key, member in state.members.items() if key != stimulus.key}
+    if members:
+        return replace(state, members=members, deleted=True)
+    return replace(state, members=members, deleted=True, deadline=now.mono, emptied=now.mono)
+
+
+@apply.register
+def _(stimulus: Tick, state: SubjectState, now: Now) -> SubjectState:
+    return state
+
+
+@apply.register
+def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
+    members = dict(state.members)
+    for key, names in stimulus.record.latched:
+        members[key] = _restored(members.get(key) or Member(key=key, policy=state.policy), names)
+    emptied = None if members else now.mono
+    return replace(
+        state,
+        members=members,
+        record=stimulus.record,
+        revision=stimulus.revision,
+        loading=False,
+        sending=None,
+        sent=frozenset(),
+        emptied=emptied,
+    )
+
+
+@apply.register
+def _(stimulus: Begun, state: SubjectState, now: Now) -> SubjectState:
+    record = changes.begin(state.subject, stimulus.epoch, stimulus.seq, stimulus.status, stimulus.incident, now)
+    return replace(
+        state, record=record, revision=stimulus.revision, loading=False, sending=None, sent=frozenset(), begun=True
+    )
+
+
+@apply.register
+def _(stimulus: Written, state: SubjectState, now: Now) -> SubjectState:
+    if state.writing is None or state.writing.nonce != stimulus.nonce:
+        return state
+    record = state.writing.record
+    left = frozenset(event.id for event in record.unsent)
+    return replace(
+        state,
+        record=record,
+        revision=stimulus.revision,
+        writing=None,
+        begun=False,
+        sent=state.sent & left,
+        sending=state.sending if state.sending in left else None,
+    )
+
+
+@apply.register
+def _(stimulus: WriteFailing, state: SubjectState, now: Now) -> SubjectState:
+    if state.writing is None or state.writing.nonce != stimulus.nonce or state.writing.failing:
+        return state
+    return replace(state, writing=replace(state.writing, failing=True))
+
+
+@apply.register
+def _(stimulus: WriteConflict, state: SubjectState, now: Now) -> SubjectState:
+    if state.writing is None or state.writing.nonce != stimulus.nonce:
+        return state
+    return replace(state, record=None, revision=0, writing=None)
+
+
+@apply.register
+def _(stimulus: Sent, state: SubjectState, now: Now) -> SubjectState:
+    if state.sending != stimulus.id:
+        return state
+    return replace(state, sending=None, sent=state.sent | {stimulus.id})
+
+
+@apply.register
+def _(stimulus: SendConflicted, state: SubjectState, now: Now) -> SubjectState:
+    if state.record is None or state.sending != stimulus.id:
+        return state
+    return replace(state, sending=None, rebase=(stimulus.epoch, stimulus.seq))
+
+
+def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
+    """Bring what is stored and told up to what is known, one write and one publish at a time."""
+    if state.record is None:
+        if state.loading or not state.members:
+            return state, []
+        return replace(state, loading=True), [Load(state.subject)]
+    acts: list[Act] = []
+    if state.writing is None:
+        if state.emptied is not None and now.mono - state.emptied >= FORGET_AFTER:
+            return state, [Forget(state.subject, state.revision)]
+        if (change := changes.due(state, now, context)) is not None:
+            nonce = f"{context.writer}.{state.writes}"
+            writing = Writing(change, state.revision, nonce)
+            members = {key: replace(m, lost=0) if m.lost else m for key, m in state.members.items()}
+            state = replace(
+                state, members=members, writing=writing, writes=state.writes + 1, deleted=False, rebase=None
+            )
+            acts.append(Write(state.subject, writing))
+    if state.sending is None and state.rebase is None and state.record is not None:
+        event = next((e for e in state.record.unsent if e.id not in state.sent), None)
+        if event is not None and _still_listed(event.id, state.writing):
+            state = replace(state, sending=event.id)
+            acts.append(Publish(state.subject, event))
+    return state, acts
+
+
+def _still_listed(event_id: str, writing: Writing | None) -> bool:
+    """An event that the write under way renumbers must not be told under its old id."""
+    return writing is None or any(event.id == event_id for event in writing.record.unsent)
+
+
+def _with(state: SubjectState, member: Member) -> SubjectState:
+    return replace(state, members={**state.members, member.key: member})
+
+
+def _judged(member: Member) -> Member:
+    """The member after its newest reading under its policy."""
+    if (reading := member.reading) is None:
+        return replace(member, status=status.status(member.latches, member.policy)) if member.latches.names else member
+    marks = thresholds.marks(member.policy, reading)
+    latches = status.judge(member.latches, reading, marks, member.policy)
+    rose = set(latches.names) - set(member.latches.names)
+    return replace(
+        member,
+        latches=latches,
+        marks=marks,
+        status=status.status(latches, member.policy),
+        pressure=thresholds.pressure(reading, marks),
+        purged=member.purged and not rose,
+    )
+
+
+def _restored(member: Member, names: tuple[str, ...]) -> Member:
+    """The member with its stored latches set, as it keeps its last status until it is read again."""
+    stored = {name: Latch(on=True) for name in names if name in Latches.__struct_fields__}
+    member = replace(member, latches=replace(member.latches, **stored))
+    return _judged(member)

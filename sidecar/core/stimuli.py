@@ -1,0 +1,120 @@
+"""What can happen to a subject, and what is to be done about it: the two alphabets of `step`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from sidecar.core.model import ConsumerKey, Event, Now, Reading, Status
+from sidecar.core.rules import Policy
+from sidecar.core.state import Record, Writing
+
+
+class Joined(Struct, frozen=True):
+    """A consumer that counts was found under the subject, or its policy is another now."""
+
+    key: ConsumerKey
+    policy: Policy
+
+
+class Read(Struct, frozen=True):
+    """A sample of a member was believed."""
+
+    reading: Reading
+
+
+class Proved(Struct, frozen=True):
+    """A member surely still is as it was last read."""
+
+    key: ConsumerKey
+    at: Now
+
+
+class Gone(Struct, frozen=True):
+    """A member was confirmed to exist no more."""
+
+    key: ConsumerKey
+
+
+class Tick(Struct, frozen=True):
+    """Time passed."""
+
+
+class Loaded(Struct, frozen=True):
+    """The stored record was read."""
+
+    record: Record
+    revision: int
+
+
+class Begun(Struct, frozen=True):
+    """Nothing of ours is stored: begin a new epoch where the events stream left off. `revision` is the key's, or 0."""
+
+    epoch: str
+    revision: int = 0
+    seq: int = 0
+    status: Status = Status.INACTIVE
+    incident: str | None = None
+
+
+class Written(Struct, frozen=True):
+    nonce: str
+    revision: int
+
+
+class WriteFailing(Struct, frozen=True):
+    """A write is being retried; what is answered meanwhile is the last written state, stale."""
+
+    nonce: str
+
+
+class WriteConflict(Struct, frozen=True):
+    """Somebody else wrote: what is stored must be read before anything is said."""
+
+    nonce: str
+
+
+class Sent(Struct, frozen=True):
+    id: str
+
+
+class SendConflicted(Struct, frozen=True):
+    """The events stream holds `seq` already, told by somebody else: go on from there in a new epoch."""
+
+    id: str
+    seq: int
+    epoch: str
+
+
+Stimulus = (
+    Joined | Read | Proved | Gone | Tick | Loaded | Begun | Written | WriteFailing | WriteConflict | Sent | SendConflicted
+)
+
+
+class Load(Struct, frozen=True):
+    """Read what is stored; answer with Loaded or Begun."""
+
+    subject: str
+
+
+class Write(Struct, frozen=True):
+    """Store by compare-and-set, again until it is certain; answer with Written or WriteConflict."""
+
+    subject: str
+    writing: Writing
+
+
+class Publish(Struct, frozen=True):
+    """Tell exactly once, again until acknowledged; answer with Sent or SendConflicted."""
+
+    subject: str
+    event: Event
+
+
+class Forget(Struct, frozen=True):
+    """Take the stored key away and drop the subject: it has been gone for FORGET_AFTER."""
+
+    subject: str
+    revision: int
+
+
+Act = Load | Write | Publish | Forget
