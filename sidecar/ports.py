@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from sidecar.core.model import ConsumerKey, Event, Sample, Status
+from sidecar.core.model import ConsumerKey, Event, Now, Sample, Status
 from sidecar.core.state import Record
 from sidecar.observations import ConsumersReading, StreamsReading
 
@@ -78,3 +78,7 @@ class Announcer(Protocol):
 
     async def send(self, event: Event) -> None:
         """Returns once the event is in the stream exactly once. Raises SendConflict, or Unavailable (send it again)."""
+
+
+class Clock(Protocol):
+    def now(self) -> Now: ...

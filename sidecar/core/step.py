@@ -29,6 +29,7 @@ from sidecar.core.stimuli import (
     Sent,
     Stimulus,
     Tick,
+    Unstored,
     Write,
     WriteConflict,
     WriteFailing,
@@ -155,6 +156,11 @@ def _(stimulus: WriteFailing, state: SubjectState, now: Now) -> SubjectState:
 def _(stimulus: WriteConflict, state: SubjectState, now: Now) -> SubjectState:
     if state.writing is None or state.writing.nonce != stimulus.nonce:
         return state
+    return replace(state, record=None, revision=0, writing=None)
+
+
+@apply.register
+def _(stimulus: Unstored, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, record=None, revision=0, writing=None)
 
 

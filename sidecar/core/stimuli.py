@@ -73,6 +73,10 @@ class WriteConflict(Struct, frozen=True):
     nonce: str
 
 
+class Unstored(Struct, frozen=True):
+    """The bucket is another one now: what was stored is not there any more."""
+
+
 class Sent(Struct, frozen=True):
     id: str
 
@@ -86,7 +90,19 @@ class SendConflicted(Struct, frozen=True):
 
 
 Stimulus = (
-    Joined | Read | Proved | Gone | Tick | Loaded | Begun | Written | WriteFailing | WriteConflict | Sent | SendConflicted
+    Joined
+    | Read
+    | Proved
+    | Gone
+    | Tick
+    | Loaded
+    | Begun
+    | Written
+    | WriteFailing
+    | WriteConflict
+    | Unstored
+    | Sent
+    | SendConflicted
 )
 
 

@@ -1,0 +1,115 @@
+"""All subjects of this installation: each stimulus goes through `step` here, and what is to be done goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from sidecar.core.freshness import Limits, limits
+from sidecar.core.model import ConsumerKey, Now, Status
+from sidecar.core.policy import PolicyEntry, effective
+from sidecar.core.rules import Policy
+from sidecar.core.state import SubjectState
+from sidecar.core.step import Context, step
+from sidecar.core.stimuli import Act, Joined, Stimulus, Tick
+from sidecar.ports import Clock
+from sidecar.settings import Observe
+
+
+class Passed(Struct):
+    """Seconds a subject has spent in each status since this process knew it, up to `at`."""
+
+    at: float
+    status: Status
+    seconds: dict[str, float]
+
+
+class Ledger:
+    """States are frozen and replaced: a reader on another thread copies `states` and sees one moment."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        observe: Observe,
+        layers: Mapping[str, Sequence[PolicyEntry]],
+        writer: str,
+        perform: Callable[[Act], None],
+        interval: Callable[[str], float],
+    ) -> None:
+        self.states: dict[str, SubjectState] = {}
+        self.layers = layers
+        self._clock = clock
+        self._observe = observe
+        self._writer = writer
+        self._perform = perform
+        self._interval = interval
+        self._passed: dict[str, Passed] = {}
+
+    def limits(self, subject: str) -> Limits:
+        """The freshness limits in force for a subject, given how often it is read now."""
+        observe = self._observe
+        return limits(observe.stale_after_seconds, observe.unknown_after_seconds, self._interval(subject))
+
+    def policy(self, subject: str, consumer: str | None = None) -> Policy:
+        return effective(self.layers, subject, consumer).policy
+
+    def open(self, subject: str) -> SubjectState:
+        """The subject's state, begun if this is the first that is heard of it."""
+        if (state := self.states.get(subject)) is None:
+            now = self._clock.now()
+            deadline = now.mono + self._observe.unknown_after_seconds
+            state = SubjectState(subject=subject, policy=self.policy(subject), deadline=deadline)
+            self.states[subject] = state
+            self._passed[subject] = Passed(now.mono, Status.UNKNOWN, {})
+        return state
+
+    def join(self, subject: str, key: ConsumerKey) -> None:
+        self.open(subject)
+        self.feed(subject, Joined(key, self.policy(subject, key.consumer)))
+
+    def feed(self, subject: str, stimulus: Stimulus) -> None:
+        """One thing happened to a subject: move its state and have done what follows from it."""
+        if (state := self.states.get(subject)) is None:
+            return
+        now = self._clock.now()
+        bounds = self.limits(subject)
+        context = Context(bounds.stale_after, bounds.unknown_after, writer=self._writer)
+        self.states[subject], acts = step(state, stimulus, now, context)
+        self._account(subject, now.mono)
+        for act in acts:
+            self._perform(act)
+
+    def tick(self) -> None:
+        for subject in tuple(self.states):
+            self.feed(subject, Tick())
+
+    def forget(self, subject: str) -> None:
+        self.states.pop(subject, None)
+        self._passed.pop(subject, None)
+
+    def members(self, stream: str) -> Iterable[tuple[ConsumerKey, str]]:
+        """Every member of a stream under every subject, remembered ones among them."""
+        for subject, state in tuple(self.states.items()):
+            for key in state.members:
+                if key.stream == stream:
+                    yield key, subject
+
+    def streams(self) -> set[str]:
+        """The streams any member belongs to."""
+        return {key.stream for state in self.states.values() for key in state.members}
+
+    def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
+        if (passed := self._passed.get(subject)) is None:
+            return {}
+        word = passed.status.word
+        return {**passed.seconds, word: passed.seconds.get(word, 0.0) + max(0.0, now.mono - passed.at)}
+
+    def _account(self, subject: str, now: float) -> None:
+        state, passed = self.states[subject], self._passed[subject]
+        known = state.record is not None and not state.record.lost and state.revision > 0
+        status = state.record.status if state.record is not None and known else Status.UNKNOWN
+        if status is not passed.status:
+            word = passed.status.word
+            passed.seconds[word] = passed.seconds.get(word, 0.0) + now - passed.at
+            passed.at, passed.status = now, status
