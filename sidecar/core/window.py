@@ -62,7 +62,7 @@ class Flow:
             self._slots.append((slot, tally))
 
     def total(self, now: float) -> Tally:
-        oldest = int((now - RATE_SPAN) / RATE_SLOT)
+        oldest = int(now / RATE_SLOT) - int(RATE_SPAN / RATE_SLOT)
         total = Tally()
         for slot, tally in self._slots:
             if slot > oldest:
@@ -93,7 +93,7 @@ class Quantiles:
 
     def at(self, now: float, *shares: float) -> tuple[float, ...] | None:
         """The quantiles asked for, in seconds; None under ENOUGH_SAMPLES."""
-        oldest = int((now - LATENCY_SPAN) / LATENCY_SLOT)
+        oldest = int(now / LATENCY_SLOT) - int(LATENCY_SPAN / LATENCY_SLOT)
         while self._slots and self._slots[0][0] <= oldest:
             self._slots.popleft()
         merged: Counter[int] = Counter()
