@@ -1,0 +1,432 @@
+"""A subject from first sight to last: what is stored, what is told, and what a crash at any point leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from sidecar.core.model import ConsumerKey, Event, EventType, Now, Reading, Status
+from sidecar.core.rules import Policy
+from sidecar.core.state import UNSENT_LIMIT, Record, SubjectState
+from sidecar.core.step import FORGET_AFTER, Context, step
+from sidecar.core.stimuli import (
+    Act,
+    Begun,
+    Forget,
+    Gone,
+    Joined,
+    Load,
+    Loaded,
+    Publish,
+    Read,
+    SendConflicted,
+    Sent,
+    Stimulus,
+    Tick,
+    Unstored,
+    Write,
+    WriteConflict,
+    WriteFailing,
+    Written,
+)
+
+ONE, TWO = ConsumerKey("S", "one"), ConsumerKey("T", "two")
+INSTANT = Policy(recovery_hold_seconds=0.0)
+STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
+
+
+@dataclass
+class World:
+    """The subject's state with a store and an events stream in arithmetic; acts wait until they are performed."""
+
+    policy: Policy = INSTANT
+    at: float = 1000.0
+    stored: Record | None = None
+    revision: int = 0
+    stream: list[Event] = field(default_factory=list)
+    todo: list[Act] = field(default_factory=list)
+    starts: int = 0
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """A fresh process: nothing is remembered but what is stored."""
+        self.starts += 1
+        self.todo.clear()
+        self.state = SubjectState(subject="s", policy=self.policy, deadline=self.at + 30.0)
+        if self.stored is not None:
+            self.feed(Loaded(self.stored, self.revision))
+
+    def feed(self, stimulus: Stimulus) -> None:
+        context = Context(10.0, 30.0, writer=f"w{self.starts}")
+        self.state, acts = step(self.state, stimulus, Now(self.at, self.at), context)
+        self.todo += acts
+
+    def read(self, pending: int = 0, inflight: int = 0, key: ConsumerKey = ONE, **more) -> None:
+        self.at += 0.1
+        self.feed(Joined(key, self.policy))
+        now = Now(self.at, self.at)
+        self.feed(Read(Reading(key, now, pending, inflight, 0.0, None, latency_evidence=True, **more)))
+
+    def perform(self, n: int = 1000) -> None:
+        """Do what waits, and what follows from it."""
+        for _ in range(n):
+            if not self.todo:
+                return
+            self.do(self.todo.pop(0))
+
+    def do(self, act: Act) -> None:
+        match act:
+            case Load() if self.stored is not None:
+                self.feed(Loaded(self.stored, self.revision))
+            case Load():
+                last = max(self.stream, key=lambda e: e.seq, default=None)
+                told = [e for e in self.stream if e.type in STATUS_EVENTS]
+                begun = Begun(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
+                if told:
+                    begun = replace(begun, status=told[-1].now, incident=told[-1].incident)
+                self.feed(begun)
+            case Write():
+                assert act.writing.expected == self.revision
+                self.apply(act)
+                self.feed(Written(act.writing.nonce, self.revision))
+            case Publish():
+                if act.event.id not in {e.id for e in self.stream}:
+                    self.stream.append(act.event)
+                self.feed(Sent(act.event.id))
+            case Forget():
+                self.stored, self.revision = None, 0
+
+    def apply(self, act: Write) -> None:
+        self.stored, self.revision = act.writing.record, self.revision + 1
+
+    @property
+    def told(self) -> list[str]:
+        return [e.type.value for e in self.stream]
+
+    def settled(self, **reading) -> None:
+        self.read(**reading)
+        self.perform()
+
+
+def test_the_first_known_status_is_stored_at_once_without_an_event() -> None:
+    world = World()
+    world.settled(pending=5)
+    assert world.stored is not None
+    assert (world.stored.status, world.stored.seq, world.told) == (Status.INACTIVE, 0, [])
+
+
+def test_the_step_to_active_is_direct_and_numbered_one() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    (event,) = world.stream
+    assert (event.type, event.seq, event.was, event.now) == (EventType.ACTIVE, 1, Status.INACTIVE, Status.ACTIVE)
+    assert event.reasons == ("pending", "inflight")
+    assert event.id == f"s:{event.epoch}:1"
+    assert (event.retry_after, event.admit_ratio) == (30, 0.0)
+
+
+def test_one_incident_spans_rise_to_inactive() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    world.settled(pending=1500)
+    world.settled(pending=0)
+    assert world.told == ["backpressure_active", "recovery", "recovery"]
+    assert len({e.incident for e in world.stream}) == 1
+    assert world.stored is not None and world.stored.incident is None
+    assert world.stored.recoveries.total == 1
+    world.settled(pending=1500)
+    assert world.stream[-1].incident != world.stream[0].incident
+
+
+def test_what_is_told_is_taken_off_the_list_by_a_write_of_its_own() -> None:
+    world = World()
+    world.settled(pending=1500)
+    assert world.stored is not None and world.stored.unsent == ()
+
+
+def test_nothing_is_told_before_it_is_stored() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.read(pending=1500)
+    assert [type(a) for a in world.todo] == [Write]
+
+
+def test_a_failing_write_keeps_the_old_truth_and_the_latest_is_judged_after_it() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.read(pending=1500, inflight=600)
+    (write,) = world.todo
+    assert isinstance(write, Write)
+    world.feed(WriteFailing(write.writing.nonce))
+    assert world.state.writing is not None and world.state.writing.failing
+    assert world.state.record is not None and world.state.record.status is Status.INACTIVE
+    world.read(pending=0)
+    world.perform()
+    assert world.told == ["backpressure_active", "recovery"]
+
+
+def test_changes_beyond_eight_unsent_events_are_folded_into_one() -> None:
+    world = World()
+    world.settled(pending=0)
+    for n in range(15):
+        world.read(pending=1500 if n % 2 == 0 else 0)
+        while any(isinstance(a, Write) for a in world.todo):
+            world.do(world.todo.pop(next(i for i, a in enumerate(world.todo) if isinstance(a, Write))))
+    assert world.stored is not None and len(world.stored.unsent) == UNSENT_LIMIT
+    assert world.stored.status is Status.WARNING
+    world.perform()
+    assert [e.seq for e in world.stream] == list(range(1, len(world.stream) + 1))
+    assert world.stream[-1].now is Status.WARNING
+    assert all(a.now is b.was for a, b in zip(world.stream, world.stream[1:], strict=False))
+
+
+def test_an_unsent_event_of_a_dead_process_is_told_by_the_next() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.read(pending=1500)
+    world.perform(1)
+    world.start()
+    world.perform()
+    assert world.told == ["backpressure_warning"]
+
+
+def test_a_subject_that_is_active_before_and_after_a_restart_is_told_once() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    world.start()
+    world.settled(pending=700, inflight=300)
+    assert world.told == ["backpressure_active"]
+
+
+def test_a_subject_that_recovered_during_a_restart_is_told_so() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    world.start()
+    world.settled(pending=0, inflight=0)
+    assert world.told == ["backpressure_active", "recovery"]
+
+
+def test_a_member_not_read_again_yet_keeps_the_status_it_had_before_the_restart() -> None:
+    world = World()
+    world.settled(pending=0, key=TWO)
+    world.settled(pending=1500, inflight=600)
+    world.start()
+    world.settled(pending=0, key=TWO)
+    assert world.told == ["backpressure_active"]
+    world.settled(pending=0)
+    assert world.told == ["backpressure_active", "recovery"]
+
+
+def test_the_worst_consumer_speaks() -> None:
+    world = World()
+    world.settled(pending=1500, key=TWO)
+    world.settled(pending=0)
+    assert world.told == ["backpressure_warning"]
+
+
+def test_a_deleted_worst_consumer_is_a_recovery_with_its_cause() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.settled(pending=1500, inflight=600, key=TWO)
+    world.feed(Gone(TWO))
+    world.perform()
+    assert world.stream[-1].type is EventType.RECOVERY
+    assert world.stream[-1].reasons == ("consumer_deleted",)
+
+
+def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    world.feed(Gone(ONE))
+    world.perform()
+    assert world.told == ["backpressure_active", "monitoring_lost"]
+    assert world.stored is not None and world.stored.lost and world.stored.incident is not None
+    lost = world.stream[-1]
+    assert lost.was is lost.now is Status.ACTIVE
+    world.settled(pending=0)
+    assert world.told[2:] == ["monitoring_restored", "recovery"]
+
+
+def test_the_state_of_a_subject_without_consumers_goes_after_an_hour() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.feed(Gone(ONE))
+    world.perform()
+    world.at += FORGET_AFTER
+    world.feed(Tick())
+    assert [type(a) for a in world.todo] == [Forget]
+
+
+def test_silence_becomes_monitoring_lost_once_and_no_recovery() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    for _ in range(200):
+        world.at += 1.0
+        world.feed(Tick())
+        world.perform()
+    assert world.told == ["backpressure_active", "monitoring_lost"]
+
+
+def test_a_restart_without_any_sample_is_silent_until_unknown() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    world.start()
+    world.at += 29.0
+    world.feed(Tick())
+    assert world.todo == []
+    world.at += 1.0
+    world.feed(Tick())
+    world.perform()
+    assert world.told == ["backpressure_active", "monitoring_lost"]
+
+
+def test_hold_keeps_rejecting_while_unknown_and_then_opens() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    seen = []
+    for _ in range(140):
+        world.at += 0.5
+        world.feed(Tick())
+        world.perform()
+        assert world.stored is not None
+        verdict = world.stored.verdict
+        seen.append((verdict.action.value, round(verdict.admit_ratio, 2)))
+    order = list(dict.fromkeys(seen))
+    assert order[0] == ("reject", 0.0) and order[-1] == ("continue", 1.0)
+    assert all(action == "throttle" for action, _ in order[1:-1])
+    assert [ratio for _, ratio in order] == sorted(ratio for _, ratio in order)
+
+
+def test_data_loss_is_told_and_is_no_recovery() -> None:
+    world = World()
+    world.settled(pending=1500)
+    world.settled(pending=100, losing=True, lost=1400)
+    assert world.told == ["backpressure_warning", "data_loss"]
+    assert world.stream[-1].lost == 1400
+
+
+def test_restoration_loss_and_status_come_in_that_order() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.at += 31.0
+    world.feed(Tick())
+    world.perform()
+    world.settled(pending=1500, lost=3)
+    assert world.told == ["monitoring_lost", "monitoring_restored", "data_loss", "backpressure_warning"]
+
+
+def test_a_purge_is_a_recovery_with_its_reason() -> None:
+    world = World()
+    world.settled(pending=1500)
+    world.settled(pending=0, purged=True)
+    assert world.stream[-1].reasons == ("purged",)
+
+
+def test_a_conflicting_writer_wins_and_the_difference_is_told_once() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.read(pending=1500)
+    (write,) = world.todo
+    assert isinstance(write, Write)
+    world.todo.clear()
+    world.apply(write)  # another replica stored the same change
+    world.feed(WriteConflict(write.writing.nonce))
+    world.perform()
+    assert world.told == ["backpressure_warning"]
+    assert [e.seq for e in world.stream] == [1]
+
+
+def test_an_events_stream_that_is_ahead_begins_a_new_epoch_after_it() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.read(pending=1500)
+    world.perform(1)
+    (publish,) = [a for a in world.todo if isinstance(a, Publish)]
+    world.todo.clear()
+    world.feed(SendConflicted(publish.event.id, 41, "new"))
+    world.perform()
+    assert [(e.epoch, e.seq, e.type.value) for e in world.stream] == [("new", 42, "backpressure_warning")]
+
+
+def test_a_recreated_bucket_begins_anew_and_tells_nothing_twice() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    world.stored, world.revision = None, 0
+    world.feed(Unstored())
+    world.perform()
+    assert world.told == ["backpressure_active"]
+    assert world.stored is not None and world.stored.seq == 1
+    world.settled(pending=0)
+    assert [e.seq for e in world.stream] == [1, 2]
+
+
+LOADS = st.sampled_from([(0, 0), (700, 0), (1500, 0), (1500, 600), (0, 600), (20_000, 0)])
+MOVES = st.one_of(
+    st.tuples(st.just("settled"), LOADS, st.sampled_from([ONE, TWO])),
+    st.tuples(st.just("read"), LOADS, st.sampled_from([ONE, TWO])),
+    st.tuples(st.just("perform"), st.integers(1, 3)),
+    st.tuples(st.just("late"), st.integers(0, 3)),
+    st.tuples(st.just("crash")),
+    st.tuples(st.just("wait"), st.sampled_from([0.0, 1.0, 12.0, 31.0])),
+    st.tuples(st.just("gone"), st.sampled_from([ONE, TWO])),
+    st.tuples(st.just("unstored")),
+)
+
+
+@settings(max_examples=400)
+@given(st.lists(MOVES, max_size=60), st.sampled_from([0.0, 1.0]))
+def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], hold: float) -> None:
+    world = World(policy=Policy(recovery_hold_seconds=hold))
+    for move in moves:
+        match move:
+            case ("read", (pending, inflight), key):
+                world.read(pending, inflight, key)
+            case ("settled", (pending, inflight), key):
+                world.read(pending, inflight, key)
+                world.perform()
+            case ("perform", n):
+                world.perform(n)
+            case ("late", n) if len(world.todo) > n:
+                # The last act asked for is applied, and the process dies before it hears of it.
+                act = world.todo[n]
+                if isinstance(act, Write) and act.writing.expected == world.revision:
+                    world.apply(act)
+                elif isinstance(act, Publish) and act.event.id not in {e.id for e in world.stream}:
+                    world.stream.append(act.event)
+                world.start()
+            case ("crash",):
+                world.start()
+            case ("wait", seconds):
+                world.at += seconds
+                world.feed(Tick())
+            case ("gone", key):
+                world.feed(Gone(key))
+            case ("unstored",) if not world.todo:
+                world.stored, world.revision = None, 0
+                world.feed(Unstored())
+    world.read(20_000, 0, ONE)
+    world.perform()
+    world.read(20_000, 0, ONE)
+    world.perform()
+    assert [e.seq for e in world.stream] == list(range(1, len(world.stream) + 1))
+    assert len({e.id for e in world.stream}) == len(world.stream)
+    statuses = [e for e in world.stream if e.type in STATUS_EVENTS]
+    assert all(a.now is b.was for a, b in zip(statuses, statuses[1:], strict=False))
+    assert all(e.was is not e.now for e in statuses)
+    assert statuses[-1].now is Status.ACTIVE
+    assert world.stored is not None and world.stored.unsent == ()
+    monitoring = [e.type for e in world.stream if "monitoring" in e.type.value]
+    assert all(a is not b for a, b in zip(monitoring, monitoring[1:], strict=False))
+
+
+@pytest.mark.parametrize("key", [ONE, TWO])
+def test_a_reading_of_an_unknown_member_changes_nothing(key: ConsumerKey) -> None:
+    world = World()
+    world.feed(Read(Reading(key, Now(0, 0), 1500, 600, 0.0, None)))
+    assert world.state.members == {} and world.todo == []
