@@ -1,0 +1,93 @@
+"""The drawing of the house: who may import whom. A file without a floor fails, and so does an import upwards."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sidecar"
+
+FLOORS: list[tuple[str, set[str]]] = [
+    ("the words", {"core.model", "core.rules", "core.patterns", "core.document"}),
+    ("the memory", {"core.state"}),
+    ("the windows", {"core.window"}),
+    ("the facts", {"core.trust", "core.loss", "core.thresholds", "core.freshness", "core.pace", "core.outbox"}),
+    ("the rules", {"core.signals", "core.status", "core.admission", "core.policy", "core.pull", "core.roster"}),
+    ("the change", {"core.changes", "core.stimuli"}),
+    ("the step", {"core.step"}),
+    ("the papers", {"observations", "settings", "wire.subjects", "wire.messages", "wire.replies", "wire.requests"}),
+    ("the records", {"wire.stored"}),
+    ("the ports", {"ports", "book", "clock"}),
+    ("the voice", {"render"}),
+    ("the answers", {"answers"}),
+    ("the shell", {"ledger", "perform"}),
+    ("the eyes", {"sweep"}),
+    ("the loops", {"service"}),
+    (
+        "the edges",
+        {
+            "edges.connection", "edges.credentials", "edges.embedded", "edges.consumer_info", "edges.advisories",
+            "edges.events", "edges.state_store", "edges.resources", "edges.responder", "edges.metrics", "edges.probes",
+            "edges.logs",
+        },
+    ),
+    ("the roof", {"main"}),
+    ("the stage", {"demo.programs"}),
+    ("the story", {"demo.story"}),
+    ("the doors", {"cli.run", "cli.check", "cli.demo"}),
+    ("the door", {"cli"}),
+    ("the bell", {"__main__"}),
+]  # fmt: skip
+HEIGHT = {module: height for height, (_, modules) in enumerate(FLOORS) for module in modules}
+
+CORE_MAY_IMPORT = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing", "msgspec"}
+KEPT_TO = {"nats": ("edges", "client", "demo"), "prometheus_client": ("edges",)}
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if not (path.name == "__init__.py" and path.parent.name != "cli"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    return {m.removeprefix("sidecar.") for m in imports(path) if m.startswith("sidecar.")} & HEIGHT.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_imports_only_from_the_floors_below_it(path: Path) -> None:
+    me = name_of(path)
+    assert me in HEIGHT, f"{me} has no floor: give it one in FLOORS"
+    upwards = {m for m in ours(path) if HEIGHT[m] >= HEIGHT[me]}
+    assert not upwards, f"{me} reaches up or sideways to {sorted(upwards)}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "core"], ids=name_of)
+def test_the_core_knows_no_world(path: Path) -> None:
+    outside = {m.split(".")[0] for m in imports(path)} - CORE_MAY_IMPORT - {"sidecar"}
+    assert not outside, f"{name_of(path)} brings {sorted(outside)} into the core"
+    assert all(m.startswith(("sidecar.core", "sidecar")) for m in imports(path) if m.startswith("sidecar"))
+
+
+@pytest.mark.parametrize("library", KEPT_TO)
+def test_a_library_of_the_world_stays_at_the_edges(library: str) -> None:
+    users = {name_of(p).split(".")[0] for p in FILES if any(m.split(".")[0] == library for m in imports(p))}
+    assert users <= set(KEPT_TO[library]), f"{library} is used in {sorted(users)}"
+
+
+def test_every_floor_is_lived_on() -> None:
+    assert HEIGHT.keys() <= {name_of(p) for p in FILES}
