@@ -1,1 +1,20 @@
 """The door: reads arguments, prints results, decides nothing."""
+
+from __future__ import annotations
+
+import click
+
+from sidecar import __version__
+from sidecar.cli.check import check
+from sidecar.cli.demo import demo
+from sidecar.cli.run import run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nats-backpressure")
+def main() -> None:
+    """Watch NATS JetStream consumers, judge how close each subject is to overload, and say so before it is."""
+
+
+for command in (run, check, demo):
+    main.add_command(command)

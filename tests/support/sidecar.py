@@ -1,0 +1,190 @@
+"""The sidecar as a process of its own, and the wire as another program sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from tests.support.servers import free_port
+
+SUBJECT = "beamline.router.v1.decide"
+PATIENCE = 15.0
+"""Seconds a test waits for what must come; what comes is much faster."""
+QUICK = {"observe": {"min_interval_ms": 50, "stale_after_seconds": 1, "unknown_after_seconds": 2}}
+"""Settings under which what takes half a minute by default takes seconds."""
+
+
+class Sidecar:
+    """`nats-backpressure run` with a config of its own; its log is kept in a file."""
+
+    def __init__(self, where: Path, url: str | None, config: dict[str, Any] | None = None, *arguments: str) -> None:
+        self.port = free_port()
+        self.log_path = where / f"sidecar-{self.port}.log"
+        self._config = where / f"config-{self.port}.yaml"
+        http = {"host": "127.0.0.1", "port": self.port}
+        self._config.write_text(json.dumps({"http": http, "log": {"level": "debug", "format": "json"}} | (config or {})))
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("NATS_")}
+        if url is not None:
+            self._environment["NATS_URL"] = url
+        self._arguments = arguments
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.kill()
+
+    async def start(self) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "sidecar", "run", "--config", str(self._config), *self._arguments),
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Its exit code after a signal, and the seconds that took."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(how)
+        async with asyncio.timeout(PATIENCE):
+            return await self.process.wait(), time.monotonic() - began
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    async def get(self, path: str) -> tuple[int, str]:
+        return await asyncio.to_thread(_get, f"http://127.0.0.1:{self.port}{path}")
+
+    async def ready(self, **facts: Any) -> dict[str, Any]:
+        """Wait until /readyz says all of these facts."""
+
+        async def look() -> dict[str, Any] | None:
+            assert self.process is not None
+            assert self.process.returncode is None, self.log
+            with suppress(OSError):
+                _, body = await self.get("/readyz")
+                found: dict[str, Any] = json.loads(body)
+                if all(found.get(key) == value for key, value in facts.items()):
+                    return found
+            return None
+
+        return await eventually(look, f"/readyz saying {facts}")
+
+    async def observing(self) -> Self:
+        await self.ready(observing=True)
+        return self
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def eventually(look: Any, what: str, seconds: float = PATIENCE) -> Any:
+    """The first true thing `look` gives; fails after `seconds` with what was waited for."""
+    deadline = time.monotonic() + seconds
+    found: Any = None
+    while time.monotonic() < deadline:
+        found = await look()
+        if found:
+            return found
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s for {what}; last: {found!r}")
+
+
+class Wire:
+    """The public wire, read as any client would: requests, events live and stored, state in KV."""
+
+    def __init__(self, nc: Client, name: str = "backpressure") -> None:
+        self.nc, self.name = nc, name
+        self.live: list[dict[str, Any]] = []
+
+    async def listen(self) -> Self:
+        async def heard(message: Msg) -> None:
+            self.live.append(json.loads(message.data))
+
+        await self.nc.subscribe(f"{self.name}.v1.event.>", cb=heard)
+        await self.nc.flush()
+        return self
+
+    async def raw(self, endpoint: str, payload: bytes = b"") -> Msg:
+        return await self.nc.request(f"{self.name}.v1.{endpoint}", payload, timeout=2)
+
+    async def ask(self, endpoint: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
+        reply = await self.raw(endpoint, b"" if payload is None else json.dumps(payload).encode())
+        assert not (reply.headers or {}).get("Nats-Service-Error-Code"), reply.headers
+        found: dict[str, Any] = json.loads(reply.data)
+        return found
+
+    async def refused(self, endpoint: str, payload: bytes = b"") -> str:
+        """The code of the service error it must answer with."""
+        reply = await self.raw(endpoint, payload)
+        assert reply.data == b""
+        return (reply.headers or {})["Nats-Service-Error-Code"]
+
+    async def status(self, subject: str = SUBJECT, **facts: Any) -> dict[str, Any]:
+        """Wait until the status says all of these facts."""
+
+        async def look() -> dict[str, Any] | None:
+            with suppress(Exception):
+                found = await self.ask(f"get.status.{subject}")
+                if all(found.get(key) == value for key, value in facts.items()):
+                    return found
+            return None
+
+        found: dict[str, Any] = await eventually(look, f"status of {subject} saying {facts}")
+        return found
+
+    async def event(self, kind: str, n: int = 1) -> dict[str, Any]:
+        """Wait until the n-th event of a type came over core NATS."""
+
+        async def look() -> dict[str, Any] | None:
+            found = [event for event in self.live if event["type"] == kind]
+            return found[n - 1] if len(found) >= n else None
+
+        found: dict[str, Any] = await eventually(look, f"{kind} number {n}")
+        return found
+
+    async def stored(self) -> list[dict[str, Any]]:
+        """Every event in the stream, in order."""
+        js = self.nc.jetstream()
+        stream = f"{self.name.upper()}_EVENTS"
+        info = await js.stream_info(stream)
+        first, last = info.state.first_seq, info.state.last_seq
+        return [json.loads((await js.get_msg(stream, n)).data or b"") for n in range(max(1, first), last + 1)]
+
+    async def state(self, subject: str = SUBJECT) -> dict[str, Any]:
+        kv = await self.nc.jetstream().key_value(f"{self.name}_state")
+        found: dict[str, Any] = json.loads((await kv.get(subject)).value or b"")
+        return found
