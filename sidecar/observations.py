@@ -1,0 +1,94 @@
+"""What the observing edges hand to the service: readings, what may go wrong with one, and hints that hasten the next."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from sidecar.core.model import ConsumerKey, Now, Sample, StreamLook
+
+
+class Unavailable(Exception):
+    """The server did not tell now: not connected, no answer in time, no leader, or an answer nobody can read."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StreamGone(Exception):
+    """The server answered that the stream does not exist (404, 10059)."""
+
+
+class ConsumerGone(Exception):
+    """The server answered that the consumer does not exist (404, 10014)."""
+
+
+class StreamsReading(Struct, frozen=True):
+    """Every stream the server showed."""
+
+    looks: tuple[StreamLook, ...]
+    complete: bool
+    """Whether this is all there are: only then does what is absent tell anything."""
+    took: float
+    """Seconds the server took to answer, without the time we held ourselves back."""
+    epoch: int
+    """The connection it was read on."""
+
+
+class ConsumersReading(Struct, frozen=True):
+    """Every consumer of one stream, and the stream as it looked just after them: pending <= last_seq must hold."""
+
+    look: StreamLook
+    samples: tuple[Sample, ...]
+    missing: tuple[str, ...]
+    """Consumers that exist and were not shown (a node is down, or does not support them); unknown, not gone."""
+    complete: bool
+    """Whether samples, missing and malformed together are all there are."""
+    malformed: int
+    """How many were left out because what the server said of them cannot be so."""
+    took: float
+    epoch: int
+
+
+class AckSeen(Struct, frozen=True):
+    """A sampled acknowledgement."""
+
+    key: ConsumerKey
+    seconds: float
+    """From this delivery to its ack."""
+    deliveries: int
+    at: Now
+    """When we heard of it."""
+
+
+class Nak(Struct, frozen=True):
+    key: ConsumerKey
+
+
+class MaxDeliveries(Struct, frozen=True):
+    """A message will not be delivered again; the server says so only when somebody pulls."""
+
+    key: ConsumerKey
+
+
+class Terminated(Struct, frozen=True):
+    key: ConsumerKey
+
+
+class ConsumerChanged(Struct, frozen=True):
+    key: ConsumerKey
+    what: str
+    """`created` or `deleted`."""
+
+
+class StreamChanged(Struct, frozen=True):
+    name: str
+    what: str
+    """`created`, `updated` or `deleted`."""
+
+
+class ApiLimited(Struct, frozen=True):
+    """The server threw JetStream API requests away because too many came."""
+
+
+Hint = AckSeen | Nak | MaxDeliveries | Terminated | ConsumerChanged | StreamChanged | ApiLimited
