@@ -1,4 +1,4 @@
-"""What the observing edges hand to the service: readings, what may go wrong with one, and hints that hasten the next."""
+"""What the observing edges hand to the service: readings, what goes wrong with one, and hints that hasten the next."""
 
 from __future__ import annotations
 
