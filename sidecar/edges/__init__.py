@@ -1,0 +1,1 @@
+"""The world: one outside thing per file; no judgement, and no edge knows another."""

@@ -1,0 +1,254 @@
+"""From what the service knows to the messages of the wire."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import msgspec
+from msgspec.structs import asdict
+
+from sidecar import __version__
+from sidecar.book import Book
+from sidecar.core import thresholds
+from sidecar.core.changes import proof, worst
+from sidecar.core.freshness import Limits, freshness, limits
+from sidecar.core.model import Event, Freshness, Marks, MarkSet, Now, Reading, Signal
+from sidecar.core.state import Member, Record, SubjectState, Verdict, Writing
+from sidecar.wire import messages
+from sidecar.wire.subjects import Names, encode
+
+CONSUMERS_SHOWN = 20
+"""Consumers in a status, the worst first."""
+
+
+def moment(unix: float | None) -> str | None:
+    """RFC 3339 in UTC with milliseconds and a Z."""
+    if unix is None:
+        return None
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def number(value: float | None, digits: int = 1) -> float | None:
+    """Rounded for the wire; what is not finite is not known."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)
+
+
+@lru_cache(maxsize=65_536)
+def places(prefix: str, subject: str) -> tuple[str, str]:
+    """The state key and the event subject a client would watch."""
+    tail = encode(subject)
+    return tail, f"{prefix}.event.*.{tail}"
+
+
+def metrics(reading: Reading | None) -> messages.Metrics:
+    if reading is None:
+        return messages.Metrics()
+    return messages.Metrics(
+        pending_messages=reading.pending,
+        inflight_messages=reading.inflight,
+        latency_p50_ms=number(reading.p50),
+        latency_p95_ms=number(reading.p95),
+        latency_p99_ms=number(reading.p99),
+        latency_source=reading.latency_source,
+        stall_ms=number(reading.stall),
+        arrival_rate=number(reading.arrival_rate),
+        ack_rate=number(reading.ack_rate),
+        drain_seconds=number(reading.drain, 2),
+        redelivery_ratio=number(reading.redelivery_ratio, 3),
+    )
+
+
+def marks(found: Marks | None) -> messages.Thresholds | None:
+    if found is None:
+        return None
+    inflight = found.inflight
+    return messages.Thresholds(
+        *asdict(found.pending).values(),
+        *asdict(found.latency).values(),
+        *(asdict(inflight).values() if inflight else (None, None, None)),
+        *asdict(found.drain).values(),
+    )
+
+
+def levels(member: Member | None) -> messages.Levels:
+    if member is None or member.reading is None or member.marks is None:
+        return messages.Levels()
+    reading, found = member.reading, member.marks
+
+    def level(signal: Signal) -> str:
+        mark: MarkSet | None = thresholds.of(found, signal)
+        return thresholds.level(thresholds.value(reading, found, signal), mark).value
+
+    return messages.Levels(*(level(signal) for signal in Signal))
+
+
+def recovery(record: Record | None) -> messages.Recovery:
+    if record is None:
+        return messages.Recovery(False, None, None, None, 0, None)
+    found = record.recoveries
+    lasted = None if found.began is None or found.ended is None else round(1000 * max(0.0, found.ended - found.began))
+    mean = round(1000 * found.total_seconds / found.total) if found.total else None
+    return messages.Recovery(
+        recovered=found.ended is not None,
+        recovery_time=moment(found.ended),
+        incident=found.incident,
+        duration_ms=lasted,
+        recoveries_total=found.total,
+        mean_time_to_recover_ms=mean,
+    )
+
+
+def bounds(state: SubjectState, book: Book) -> Limits:
+    observe = book.settings.observe
+    return limits(observe.stale_after_seconds, observe.unknown_after_seconds, book.interval(state.subject))
+
+
+def fresh(state: SubjectState, book: Book, now: Now) -> tuple[Freshness, str | None]:
+    """How old the truth about a subject is, and why it is stale: the oldest among those that were ever read counts."""
+    found = bounds(state, book)
+    proofs = [m.proof for m in state.members.values() if m.proof is not None]
+    if state.record is None or state.record.lost or not proofs:
+        return Freshness.UNKNOWN, None
+    if freshness(max(proofs), now.mono, found) is Freshness.UNKNOWN:
+        return Freshness.UNKNOWN, None
+    if freshness(min(proofs), now.mono, found) is not Freshness.KNOWN:
+        return Freshness.STALE, "age"
+    if state.writing is not None and state.writing.failing:
+        return Freshness.STALE, "no_quorum"
+    return Freshness.KNOWN, None
+
+
+def consumers(state: SubjectState, book: Book, now: Now) -> tuple[messages.ConsumerStatus, ...]:
+    found = bounds(state, book)
+    ranked = sorted(state.members.values(), key=lambda m: (-m.status, -m.pressure, m.key))
+    return tuple(
+        messages.ConsumerStatus(
+            stream=m.key.stream,
+            consumer=m.key.consumer,
+            status=m.status.word,
+            latched=tuple(s.value for s in m.latches.signals),
+            diagnosis=None,
+            metrics=metrics(m.reading),
+            freshness=freshness(m.proof, now.mono, found).value,
+        )
+        for m in ranked[:CONSUMERS_SHOWN]
+    )
+
+
+def status(state: SubjectState, record: Record | None, verdict: Verdict, book: Book, now: Now) -> messages.Status:
+    """A subject as it is known: the verdict is the stored one, the numbers are the worst consumer's newest."""
+    names = Names(book.settings.name)
+    member = worst(state.members.values())
+    fresh_, why = fresh(state, book, now)
+    if record is not None and record is not state.record:
+        fresh_, why = (Freshness.UNKNOWN, None) if record.lost else (Freshness.KNOWN, None)
+    known = record is not None and fresh_ is not Freshness.UNKNOWN
+    key, events = places(names.prefix, state.subject)
+    reading = member.reading if member else None
+    newest = proof(state)
+    policy = member.policy if member else state.policy
+    return messages.Status(
+        subject=state.subject,
+        group=book.settings.group,
+        status=record.status.word if record is not None and known else "unknown",
+        since=moment(record.since) if record else None,
+        incident=record.incident if record else None,
+        pressure=number(member.pressure, 3) if member and known else None,
+        reasons=record.reasons if record is not None and known else (),
+        metrics=metrics(reading),
+        levels=levels(member),
+        thresholds=marks(member.marks) if member else None,
+        diagnosis=None,
+        admit_ratio=verdict.admit_ratio,
+        mode=policy.mode,
+        override=None,
+        consumers=consumers(state, book, now),
+        consumers_total=len(state.members),
+        matched=(state.subject,),
+        state_keys=(key,),
+        event_subjects=(events,),
+        freshness=fresh_.value,
+        stale_reason=why,
+        sampled_at=moment(reading.at.wall) if reading else None,
+        age_ms=None if newest is None else round(1000 * max(0.0, now.mono - newest)),
+        policy=msgspec.to_builtins(policy),
+        recovery=recovery(record),
+    )
+
+
+def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> bytes:
+    """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to go on."""
+    record = writing.record
+    verdict = record.verdict
+    shown = asdict(status(state, record, verdict, book, now))
+    for field in ("age_ms", "policy", "recovery"):
+        shown[field] = msgspec.UNSET
+    member = worst(state.members.values())
+    policy = member.policy if member else state.policy
+    value = messages.State(
+        **shown,
+        action=verdict.action.value,
+        would=verdict.would.value if verdict.would else None,
+        retry_after_seconds=verdict.retry_after,
+        max_retry_attempts=policy.max_retry_attempts,
+        backoff_strategy=policy.backoff_strategy,
+        on_unknown=policy.on_unknown,
+        hold_seconds=policy.hold_seconds,
+        epoch=record.epoch,
+        seq=record.seq,
+        nonce=writing.nonce,
+        known_status=record.status.word,
+        told=record.told.word,
+        since_unix=record.since,
+        latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
+        recoveries=record.recoveries,
+        unsent=record.unsent,
+    )
+    return msgspec.json.encode(value)
+
+
+def event(told: Event, group: str, instance: str) -> messages.Event:
+    return messages.Event(
+        id=told.id,
+        type=told.type.value,
+        subject=told.subject,
+        timestamp=moment(told.at) or "",
+        epoch=told.epoch,
+        seq=told.seq,
+        incident=told.incident,
+        from_=told.was.word,
+        to=told.now.word,
+        reasons=told.reasons,
+        diagnosis=None,
+        pressure=number(told.pressure, 3),
+        metrics=metrics(told.reading),
+        thresholds=marks(told.marks),
+        retry_after_seconds=told.retry_after,
+        admit_ratio=told.admit_ratio,
+        group=group,
+        instance=instance,
+        version=__version__,
+        lost=msgspec.UNSET if told.lost is None else told.lost,
+    )
+
+
+def beat(book: Book, instance: str, now: Now) -> bytes:
+    """The heartbeat: what the states say held at `sampled_at`, and when to stop believing it without another."""
+    observe = book.settings.observe
+    intervals = [book.interval(subject) for subject in tuple(book.subjects)]
+    interval = max(intervals, default=observe.min_interval_ms / 1000)
+    found = limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval)
+    swept = book.swept_at
+    return msgspec.json.encode(
+        messages.Heartbeat(
+            instance=instance,
+            term="0",
+            sampled_at=None if swept is None else moment(now.wall - (now.mono - swept)),
+            subjects=len(intervals),
+            interval_ms=round(1000 * interval),
+            stale_after_ms=round(1000 * found.stale_after),
+            unknown_after_ms=round(1000 * found.unknown_after),
+        )
+    )
