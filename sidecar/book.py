@@ -21,6 +21,10 @@ class Book(Protocol):
     def subjects(self) -> Mapping[str, SubjectState]: ...
 
     @property
+    def wildcards(self) -> Sequence[str]:
+        """The watched subjects that are patterns, by name."""
+
+    @property
     def looks(self) -> Mapping[str, StreamLook]:
         """The newest look at each watched stream."""
 

@@ -15,6 +15,7 @@ from sidecar.core.step import Context, step
 from sidecar.core.stimuli import Act, Joined, Stimulus, Tick
 from sidecar.ports import Clock
 from sidecar.settings import Observe
+from sidecar.wire.subjects import is_literal
 
 
 class Passed(Struct):
@@ -38,6 +39,8 @@ class Ledger:
         interval: Callable[[str], float],
     ) -> None:
         self.states: dict[str, SubjectState] = {}
+        self.wildcards: tuple[str, ...] = ()
+        """Watched subjects that are patterns, by name."""
         self.layers = layers
         self._clock = clock
         self._observe = observe
@@ -62,6 +65,8 @@ class Ledger:
             state = SubjectState(subject=subject, policy=self.policy(subject), deadline=deadline)
             self.states[subject] = state
             self._passed[subject] = Passed(now.mono, Status.UNKNOWN, {})
+            if not is_literal(subject):
+                self.wildcards = tuple(sorted({*self.wildcards, subject}))
         return state
 
     def join(self, subject: str, key: ConsumerKey) -> None:
@@ -87,6 +92,7 @@ class Ledger:
     def forget(self, subject: str) -> None:
         self.states.pop(subject, None)
         self._passed.pop(subject, None)
+        self.wildcards = tuple(name for name in self.wildcards if name != subject)
 
     def members(self, stream: str) -> Iterable[tuple[ConsumerKey, str]]:
         """Every member of a stream under every subject, remembered ones among them."""

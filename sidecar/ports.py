@@ -8,11 +8,19 @@ from msgspec import Struct
 
 from sidecar.core.model import ConsumerKey, Event, Now, Sample, Status
 from sidecar.core.state import Record
-from sidecar.observations import ConsumersReading, StreamsReading
+from sidecar.observations import ConsumersReading, StreamsReading, Unavailable
 
-
-class Unavailable(Exception):
-    """The world did not do it now (no connection, no answer, no quorum); whether it was done may be unknown."""
+__all__ = [
+    "Announcer",
+    "Clock",
+    "Conflict",
+    "Observer",
+    "SendConflict",
+    "StateStore",
+    "Stored",
+    "Told",
+    "Unavailable",
+]
 
 
 class Conflict(Exception):

@@ -101,6 +101,10 @@ class Service(Book):
         return self._ledger.states
 
     @property
+    def wildcards(self) -> Sequence[str]:
+        return self._ledger.wildcards
+
+    @property
     def looks(self) -> Mapping[str, StreamLook]:
         return {name: lane.look for name, lane in tuple(self.sweep.lanes.items())}
 

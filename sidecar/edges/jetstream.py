@@ -1,0 +1,132 @@
+"""JetStream's own request and reply, as raw JSON: the same on every server, and nothing decoded that is not used."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from sidecar.ports import Unavailable
+
+TIMEOUT = 5.0
+"""Seconds for one request."""
+WRONG_SEQUENCE = frozenset({10071, 10164})
+"""Error codes of a write whose expected last sequence was another."""
+NO_MESSAGE, NO_STREAM = 10037, 10059
+
+
+class ApiError(Unavailable):
+    """An error in a reply of the server."""
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({code}, {err_code})")
+        self.code, self.err_code = code, err_code
+
+
+class Requests(Protocol):
+    async def request(
+        self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None
+    ) -> Msg: ...
+
+
+class _Error(Struct, frozen=True):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Reply(Struct, frozen=True):
+    error: _Error | None = None
+
+
+class PubAck(Struct, frozen=True):
+    seq: int
+    duplicate: bool = False
+
+
+class _StoredMessage(Struct, frozen=True):
+    subject: str
+    seq: int
+    data: str = ""
+    hdrs: str = ""
+
+
+class _MessageReply(Struct, frozen=True):
+    message: _StoredMessage
+
+
+class Message(Struct, frozen=True):
+    subject: str
+    seq: int
+    data: bytes
+    headers: dict[str, str]
+
+
+class StreamState(Struct, frozen=True):
+    messages: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class StreamInfo(Struct, frozen=True):
+    config: dict[str, Any]
+    created: str
+    state: StreamState
+
+
+R = TypeVar("R", bound=Struct)
+
+
+class JetStream:
+    """The API under one prefix. Raises Unavailable (ApiError where the server answered with an error)."""
+
+    def __init__(self, connection: Requests, prefix: str = "$JS.API") -> None:
+        self._connection, self.prefix = connection, prefix
+
+    async def api(self, what: str, kind: type[R], body: object = None) -> R:
+        payload = b"" if body is None else msgspec.json.encode(body)
+        reply = await self._connection.request(f"{self.prefix}.{what}", payload, TIMEOUT)
+        return decoded(reply.data, kind)
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> PubAck:
+        reply = await self._connection.request(subject, payload, TIMEOUT, headers)
+        return decoded(reply.data, PubAck)
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        """The newest message on a subject (or pattern) of a stream, read from its leader; None if there is none."""
+        try:
+            found = await self.api(f"STREAM.MSG.GET.{stream}", _MessageReply, {"last_by_subj": subject})
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            raise
+        message = found.message
+        headers = _headers(base64.b64decode(message.hdrs))
+        return Message(message.subject, message.seq, base64.b64decode(message.data), headers)
+
+    async def stream(self, name: str) -> StreamInfo | None:
+        try:
+            return await self.api(f"STREAM.INFO.{name}", StreamInfo)
+        except ApiError as error:
+            if error.err_code == NO_STREAM:
+                return None
+            raise
+
+
+def decoded(data: bytes, kind: type[R]) -> R:
+    """A reply as what it should be; an error in it, or a reply nobody can read, is raised."""
+    try:
+        error = msgspec.json.decode(data, type=_Reply).error
+        if error is not None:
+            raise ApiError(error.code, error.err_code, error.description[:200])
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        raise Unavailable(f"a reply nobody can read: {problem}") from None
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines) if value}

@@ -1,0 +1,111 @@
+"""Our own stream and bucket: made where missing, never altered, and named where something is in their way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from sidecar.core.model import StreamLook
+from sidecar.core.patterns import covers
+from sidecar.edges.jetstream import ApiError, JetStream, StreamInfo
+from sidecar.ports import Unavailable
+from sidecar.wire.subjects import Names
+
+log = structlog.get_logger()
+
+DUPLICATE_WINDOW = 3600
+"""Seconds in which the server recognises an event's id."""
+NANOSECONDS = 1_000_000_000
+HISTORY = 1
+
+
+class Resources:
+    """`ensure` makes what is missing; what an existing one has otherwise is said once."""
+
+    def __init__(self, js: JetStream, names: Names, replicas: int, max_age: float, manage: bool) -> None:
+        self._js, self._names, self._manage = js, names, manage
+        self._wanted = (
+            {
+                "name": names.events_stream,
+                "subjects": [f"{names.prefix}.event.>"],
+                "retention": "limits",
+                "storage": "file",
+                "discard": "old",
+                "num_replicas": replicas,
+                "max_age": int(max_age * NANOSECONDS),
+                "duplicate_window": int(min(DUPLICATE_WINDOW, max_age) * NANOSECONDS),
+                "allow_direct": True,
+            },
+            {
+                "name": f"KV_{names.state_bucket}",
+                "subjects": [f"$KV.{names.state_bucket}.>"],
+                "retention": "limits",
+                "storage": "file",
+                "discard": "new",
+                "num_replicas": replicas,
+                "max_msgs_per_subject": HISTORY,
+                "allow_rollup_hdrs": True,
+                "deny_delete": True,
+                "allow_direct": True,
+            },
+        )
+        self._said: set[str] = set()
+
+    async def ensure(self) -> None:
+        """Raises Unavailable while something is missing and cannot be made."""
+        for wanted in self._wanted:
+            found = await self._js.stream(wanted["name"])
+            if found is None:
+                await self._make(wanted)
+            else:
+                self._compare(wanted, found)
+
+    async def _make(self, wanted: dict[str, Any]) -> None:
+        name = wanted["name"]
+        if not self._manage:
+            self._say(name, "resources.missing", stream=name, make_it=command(wanted, self._names))
+            raise Unavailable(f"stream {name} is missing and manage_resources is false")
+        try:
+            await self._js.api(f"STREAM.CREATE.{name}", _Created, wanted)
+        except ApiError as error:
+            self._say(name, "resources.refused", stream=name, error=str(error), hint="a stream on the same subjects?")
+            raise
+        log.info("resources.created", stream=name)
+
+    def _compare(self, wanted: dict[str, Any], found: StreamInfo) -> None:
+        matters = ("subjects", "num_replicas", "max_age", "max_msgs_per_subject", "allow_rollup_hdrs")
+        other = {key: found.config.get(key) for key in matters if key in wanted and wanted[key] != found.config.get(key)}
+        if other:
+            self._say(f"{wanted['name']} {other}", "resources.differ", stream=wanted["name"], has=other)
+
+    def _say(self, key: str, event: str, **facts: object) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            log.warning(event, **facts)
+
+
+class _Created(Struct, frozen=True):
+    created: str = ""
+
+
+def command(wanted: dict[str, Any], names: Names) -> str:
+    """The line that makes it."""
+    if wanted["name"] == names.events_stream:
+        age, window = wanted["max_age"] // NANOSECONDS, wanted["duplicate_window"] // NANOSECONDS
+        return (
+            f"nats stream add {wanted['name']} --subjects '{wanted['subjects'][0]}' --storage file --retention limits "
+            f"--discard old --max-age {age}s --dupe-window {window}s --replicas {wanted['num_replicas']} --defaults"
+        )
+    return f"nats kv add {names.state_bucket} --history {HISTORY} --replicas {wanted['num_replicas']}"
+
+
+def captors(looks: Iterable[StreamLook], subject: str, ours: Sequence[str] | frozenset[str]) -> list[str]:
+    """The streams, other than our own, that store what is sent to `subject` and would answer it with their own ack."""
+    return [
+        look.name
+        for look in looks
+        if look.name not in ours and any(covers(pattern, subject) for pattern in look.subjects)
+    ]
