@@ -1,15 +1,19 @@
-"""NATS subject patterns and name globs: does one cover the other, which is the more specific, how one is spelt as a tail."""
+"""NATS subject patterns and name globs: which covers which, which is the more specific, how one is spelt as a tail."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+LONGEST_SUBJECT = 1024
+"""Bytes of an encoded subject; a longer one is not watched."""
+LONGEST_GLOB = 255
+"""Characters; the server allows stream and consumer names no longer than this."""
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_/.")
 
 
 @lru_cache(maxsize=65_536)
 def encode(subject: str) -> str:
-    """A subject as the tail of one of our subjects, or a KV key: each byte outside `A-Za-z0-9-_/` of a token as `=XX`."""
+    """A subject as the tail of one of our subjects, or a KV key: bytes of a token outside `A-Za-z0-9-_/` as `=XX`."""
     return "".join(chr(b) if b in _PLAIN else f"={b:02X}" for b in subject.encode())
 
 
@@ -30,7 +34,8 @@ def specificity(pattern: str) -> tuple[int, ...]:
 
 
 def glob(pattern: str, name: str) -> bool:
-    """Whether `name` matches `pattern`, in which `*` stands for any run of characters. Linear-time with backtracking to the last star."""
+    """Whether `name` matches `pattern`, in which `*` stands for any run of characters."""
+    # On a mismatch only the last star is tried again, so that no pattern costs more than the product of the lengths.
     p = n = 0
     star, mark = -1, 0
     while n < len(name):
@@ -44,3 +49,59 @@ def glob(pattern: str, name: str) -> bool:
         else:
             return False
     return all(c == "*" for c in pattern[p:])
+
+
+def globs_meet(one: str, other: str) -> bool:
+    """Whether some name matches both globs."""
+    row = [False] * (len(other) + 2)
+    for i in range(len(one), -1, -1):
+        below, row = row, [False] * (len(other) + 2)
+        a = one[i] if i < len(one) else ""
+        for j in range(len(other), -1, -1):
+            b = other[j] if j < len(other) else ""
+            if a == b == "":
+                row[j] = True
+            elif a == "*" or b == "*":
+                # A star stands for nothing, or takes the next character of the other.
+                row[j] = (a != "" and below[j]) if not b else row[j + 1] if not a else below[j] or row[j + 1]
+            else:
+                row[j] = a == b and below[j + 1]
+    return row[0]
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Why this is no subject or subject pattern that could be watched, or None."""
+    if not pattern:
+        return "must not be empty"
+    if any(c.isspace() or not c.isprintable() for c in pattern):
+        return "must not hold blanks or control characters"
+    if len(pattern) > LONGEST_SUBJECT or len(encode(pattern)) > LONGEST_SUBJECT:
+        return f"must have at most {LONGEST_SUBJECT} bytes when encoded"
+    parts = pattern.split(".")
+    if "" in parts:
+        return "must not have an empty token (a dot at an end, or two in a row)"
+    if ">" in parts[:-1]:
+        return "may have `>` as its last token only"
+    if any(len(part) > 1 and ("*" in part or ">" in part) for part in parts):
+        return "may have `*` and `>` only as whole tokens"
+    return None
+
+
+def literal_problem(subject: str) -> str | None:
+    """Why this is no plain subject, or None."""
+    if any(token in ("*", ">") for token in subject.split(".")):
+        return "must be a plain subject, without `*` and `>`"
+    return pattern_problem(subject)
+
+
+def glob_problem(text: str) -> str | None:
+    """Why no stream or consumer could be named like this, or None."""
+    if not text:
+        return "must not be empty"
+    if len(text) > LONGEST_GLOB:
+        return f"must have at most {LONGEST_GLOB} characters"
+    if any(c.isspace() or not c.isprintable() or c in ".>/\\" for c in text):
+        return "must not hold blanks, dots, slashes or `>`: it is compared with names of streams and consumers"
+    if any(c in "?[]" for c in text):
+        return "knows only `*` as a wildcard, not `?` or `[...]`"
+    return None

@@ -6,17 +6,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Count = Annotated[float, Meta(gt=0)]
-Share = Annotated[float, Meta(gt=0, le=1)]
+Mark = Annotated[float, Meta(ge=0.001, le=1e15)]
+"""Bounded on both sides so that no value divided by its mark leaves the finite numbers."""
+Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class MarkRule(Struct, frozen=True, forbid_unknown_fields=True):
     """Three marks of one signal, warn <= critical <= overload; a value counts when it is above its mark."""
 
-    warn: Count
-    critical: Count
-    overload: Count
+    warn: Mark
+    critical: Mark
+    overload: Mark
 
 
 class AdmissionRule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +36,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     inflight: MarkRule = MarkRule(50, 200, 500)
     drain_seconds: MarkRule = MarkRule(0.5, 2, 5)
     active_signals: Annotated[int, Meta(ge=1, le=4)] = 2
-    alone_factor: Annotated[float, Meta(ge=1)] = 10
+    alone_factor: Annotated[float, Meta(ge=1, le=1e6)] = 10
     recovery_threshold: Share = 0.5
     recovery_hold_seconds: Seconds = 1.0
     stall_seconds: Seconds = 10
@@ -52,7 +53,10 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Effective(Struct, frozen=True):
-    """A policy after all layers, and which layer each field came from (dotted field -> layer)."""
+    """A policy after all layers, and which layer each field came from (dotted field -> layer).
+
+    Shared by all consumers for which the same is in force: never change `sources`.
+    """
 
     policy: Policy
     sources: dict[str, str]

@@ -1,0 +1,452 @@
+"""Bytes and environment to Settings: frozen, bounded, every mistake named by its line and path."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, cast
+from urllib.parse import urlsplit
+
+import yaml
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from sidecar.core.document import Problem, Problems, join, read_rest, shown
+from sidecar.core.patterns import glob_problem, literal_problem
+from sidecar.core.policy import PolicyEntry, parse_entries
+
+LARGEST_FILE: Final = 1 << 20
+DEEPEST: Final = 32
+"""Levels a file may nest; ours need six."""
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Text = Annotated[str, Meta(min_length=1, max_length=1024)]
+Globs = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
+Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
+Millis = Annotated[int, Meta(ge=10, le=3_600_000)]
+Mark = Annotated[float, Meta(gt=0, le=1e15)]
+LIFETIME: Final = 10 * 365 * 86_400
+
+
+class Secret:
+    """Text that shows itself only when asked to."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Tls(Struct, frozen=True, forbid_unknown_fields=True):
+    ca_file: Text | None = None
+    cert_file: Text | None = None
+    key_file: Text | None = None
+
+
+class Nats(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach NATS. Secrets come from files or the environment, never from this file itself."""
+
+    servers: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=100)] = ("nats://127.0.0.1:4222",)
+    """Each with its scheme; may hold a user and password: show `shown_servers` instead."""
+    credentials_file: Text | None = None
+    nkey_seed_file: Text | None = None
+    user: Text | None = None
+    password_file: Text | None = None
+    token_file: Text | None = None
+    tls: Tls = Tls()
+    js_domain: Text | None = None
+    js_api_prefix: Text | None = None
+    inbox_prefix: Text = "_INBOX"
+    nkey_seed: Secret | None = None
+    password: Secret | None = None
+    token: Secret | None = None
+
+    @property
+    def shown_servers(self) -> tuple[str, ...]:
+        """The servers without what opens them."""
+        return tuple(re.sub(r"//[^/]*@", "//***@", server) for server in self.servers)
+
+    def __repr__(self) -> str:
+        rest = ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "servers")
+        return f"Nats(servers={self.shown_servers!r}, {', '.join(f'{name}={value!r}' for name, value in rest)})"
+
+
+class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """Globs over what counts; a stream or consumer named exactly is taken whatever it is."""
+
+    stream: str
+    consumers: Globs = ("*",)
+
+
+class PolicyGuard(Struct, frozen=True, forbid_unknown_fields=True):
+    """What policies from elsewhere than the file may not exceed."""
+
+    allow_bucket: bool = True
+    min_pending_overload: Mark | None = None
+    max_pending_overload: Mark | None = None
+
+
+class Observe(Struct, frozen=True, forbid_unknown_fields=True):
+    min_interval_ms: Millis = 100
+    max_interval_ms: Millis = 5000
+    api_requests_per_second: Annotated[float, Meta(ge=0.1, le=10_000)] = 50
+    server_share: Annotated[float, Meta(ge=0.0001, le=1)] = 0.05
+    stale_after_seconds: Seconds = 10
+    unknown_after_seconds: Seconds = 30
+
+
+class Publish(Struct, frozen=True, forbid_unknown_fields=True):
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    events_max_age_seconds: Annotated[float, Meta(ge=1, le=LIFETIME)] = 604_800
+    heartbeat_seconds: Seconds = 2
+    manage_resources: bool = True
+
+
+class Serving(Struct, frozen=True, forbid_unknown_fields=True):
+    status_alias: Text | None = None
+    reply_prefixes: Annotated[tuple[Text, ...], Meta(max_length=100)] = ()
+    """Whole tokens an asker's reply subject may begin with, besides the inboxes."""
+
+
+class Lease(Struct, frozen=True, forbid_unknown_fields=True):
+    heartbeat_seconds: Seconds = 0.5
+    renew_seconds: Seconds = 2
+    takeover_after_seconds: Seconds = 3
+    ttl_seconds: Seconds = 15
+
+
+class Http(Struct, frozen=True, forbid_unknown_fields=True):
+    host: Text = "0.0.0.0"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 7778
+    """0 takes any free one."""
+    ready_requires_nats: bool = False
+
+
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    max_subjects: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name = "backpressure"
+    group: Name = "default"
+    instance: Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")] = field(default_factory=socket.gethostname)
+    """The pod's name, in Kubernetes."""
+    nats: Nats = Nats()
+    watch: Annotated[tuple[WatchEntry, ...], Meta(min_length=1, max_length=1000)] = (WatchEntry("*"),)
+    policies: tuple[PolicyEntry, ...] = ()
+    policy_guard: PolicyGuard = PolicyGuard()
+    trust_consumer_metadata: bool = False
+    observe: Observe = Observe()
+    publish: Publish = Publish()
+    service: Serving = Serving()
+    lease: Lease = Lease()
+    http: Http = Http()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+
+
+class BadSettings(Exception):
+    """Settings that cannot be used; `lines` tells each mistake in a line of its own, fit for a terminal."""
+
+    def __init__(self, problems: Iterable[Problem], lines: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        self.lines = tuple(lines)
+        super().__init__("; ".join(self.lines))
+
+
+def load(path: Path | None, env: Mapping[str, str]) -> Settings:
+    """The settings of a file (else that of BACKPRESSURE_CONFIG, else the defaults) under the environment."""
+    if path is None and env.get("BACKPRESSURE_CONFIG"):
+        path = Path(env["BACKPRESSURE_CONFIG"])
+    if path is None:
+        return parse(b"", env, "settings")
+    name = shown(str(path))
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "no usable path"
+        problem = Problem("", f"cannot be read: {why[0].lower()}{why[1:]}")
+        raise BadSettings([problem], [f"{name}: {problem.line}"]) from None
+    return parse(data, env, name)
+
+
+def parse(data: bytes, env: Mapping[str, str], name: str) -> Settings:
+    """The settings of a YAML text under the environment. Raises BadSettings, which names `name`."""
+    found = Problems(_suggest)
+    lines: dict[str, int] = {}
+    document = _document(data, lines, found)
+    settings = Settings()
+    if isinstance(document, dict):
+        settings = _read(document, found)
+    elif document is not None:
+        found.add("", "must be a mapping of settings")
+    settings = replace(settings, nats=_with_environment(settings.nats, env, found))
+    _check(settings, found)
+    if found:
+        problems = found.told()
+        raise BadSettings(problems, (_line(problem, lines, name) for problem in problems))
+    return settings
+
+
+def _read(document: dict[Any, Any], found: Problems) -> Settings:
+    # Policies are partial by nature and have a reader of their own; `instance: null` is the host's name.
+    rest = {k: v for k, v in document.items() if k != "policies" and not (k == "instance" and v is None)}
+    settings = read_rest(Settings, rest, "", found)
+    if "policies" in document:
+        settings = replace(settings, policies=parse_entries(document["policies"], "policies", found))
+    return settings
+
+
+def _suggest(key: str, known: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(key, list(known), n=1)), None)
+
+
+def _line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
+    """A problem as editors like it: file, line, path, message."""
+    path = problem.path
+    if path in _VARIABLES:
+        return f"environment: {problem.line}"
+    while path and path not in lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return f"{name}:{lines[path]}: {problem.line}" if path in lines else f"{name}: {problem.line}"
+
+
+# --- the file
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes only, and only such as cannot grow beyond their text."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = cast(Any, self).peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases (`*name`) are not taken here", problem_mark=mark)
+        if self._depth >= DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEEPEST} levels", problem_mark=mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+def _document(data: bytes, lines: dict[str, int], found: Problems) -> object:
+    """The plain value of a YAML text, None for an empty or an unreadable one; fills in the line of each path."""
+    if len(data) > LARGEST_FILE:
+        found.add("", f"is larger than {LARGEST_FILE:,} bytes")
+        return None
+    try:
+        loader = _Loader(data.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        return None if node is None else _plain(loader, node, "", lines, found)
+    except UnicodeDecodeError as error:
+        lines[""] = data.count(b"\n", 0, error.start) + 1
+        found.add("", "is not UTF-8 text")
+    except yaml.reader.ReaderError as error:
+        lines[""] = data.decode("utf-8-sig").count("\n", 0, error.position) + 1
+        found.add("", "holds a control character")
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        lines[""] = mark.line + 1 if mark else 1
+        found.add("", _syntax(error.problem or "", error.context or ""))
+    return None
+
+
+def _syntax(problem: str, context: str) -> str:
+    if "\\t" in problem:
+        return "a tab stands where YAML wants spaces"
+    # PyYAML splits some of its sentences in two: "expected a single document", "but found another".
+    return f"is not YAML: {f'{context}, ' if problem.startswith('but ') else ''}{problem}".replace("\n", " ")
+
+
+def _plain(loader: _Loader, node: yaml.Node, path: str, lines: dict[str, int], found: Problems) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if not node.tag.startswith("tag:yaml.org,2002:"):
+        found.add(path, "tags (`!name`) are not taken here")
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, f"{path}[{i}]", lines, found) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(loader, node, path, found)
+    plain: dict[Any, Any] = {}
+    for key_node, item in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            found.add(path, "keys must be text")
+            continue
+        key = _scalar(loader, key_node, path, found)
+        here = join(path, shown(key)) if isinstance(key, str) else path
+        if key in plain:
+            found.add(here, f"stands twice, again in line {key_node.start_mark.line + 1}")
+            continue
+        lines.setdefault(here, key_node.start_mark.line + 1)
+        plain[key] = _plain(loader, item, here, lines, found)
+    return plain
+
+
+def _scalar(loader: _Loader, node: yaml.Node, path: str, found: Problems) -> str | int | float | bool | None:
+    """Only what JSON has too: a date is text, and so is 1:30, which YAML takes for ninety."""
+    kind = node.tag.rpartition(":")[2]
+    text = str(node.value)
+    if kind not in ("null", "bool", "int", "float") or ":" in text:
+        return text
+    try:
+        value: str | int | float | bool | None = getattr(loader, f"construct_yaml_{kind}")(node)
+    except (ValueError, KeyError, OverflowError):
+        found.add(path, f"is not a value of the kind {kind}")
+        return None
+    return value
+
+
+# --- the environment
+
+
+def _with_environment(nats: Nats, env: Mapping[str, str], found: Problems) -> Nats:
+    """The connection with what the usual NATS variables say; a way to log in named there replaces the file's."""
+    given = {name: value for name in _VARIABLES if (value := env.get(name, "").strip())}
+    nats = replace(nats, tls=replace(nats.tls, **_taken(given, _TLS)))
+    if any(name in given for name in _LOGIN):
+        same = "NATS_USER" in given or "NATS_PASSWORD" in given
+        user, password_file = (nats.user, nats.password_file) if same else (None, None)
+        nats = replace(
+            nats,
+            credentials_file=None,
+            nkey_seed_file=None,
+            token_file=None,
+            user=user,
+            password_file=None if "NATS_PASSWORD" in given else password_file,
+        )
+    nats = replace(nats, **_taken(given, {"NATS_CREDS": "credentials_file", "NATS_USER": "user"}))
+    if "NATS_PASSWORD" in given:
+        nats = replace(nats, password=Secret(given["NATS_PASSWORD"]))
+    if "NATS_TOKEN" in given:
+        nats = replace(nats, token=Secret(given["NATS_TOKEN"]))
+    if (nkey := given.get("NATS_NKEY")) is not None:
+        if re.fullmatch(r"S[A-Z2-7]{57}", nkey):
+            nats = replace(nats, nkey_seed=Secret(nkey))
+        elif re.fullmatch(r"[A-Z2-7]{40,}", nkey):
+            found.add("NATS_NKEY", "must be a seed (58 characters, beginning with S) or a file that holds one")
+        else:
+            nats = replace(nats, nkey_seed_file=nkey)
+    return replace(nats, servers=_servers(nats, given.get("NATS_URL"), found))
+
+
+_TLS: Final = {"NATS_CA": "ca_file", "NATS_CERT": "cert_file", "NATS_KEY": "key_file"}
+_LOGIN: Final = ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN")
+_VARIABLES: Final = ("NATS_URL", *_LOGIN, *_TLS)
+
+
+def _taken(given: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+    return {field: given[name] for name, field in fields.items() if name in given}
+
+
+def _servers(nats: Nats, url: str | None, found: Problems) -> tuple[str, ...]:
+    servers = nats.servers if url is None else tuple(s for s in map(str.strip, url.split(",")) if s)
+    whole = tuple(server if "://" in server else f"nats://{server}" for server in servers)
+    for i, server in enumerate(whole):
+        if not _is_server(server):
+            # Not repeated: it may hold a password.
+            found.add("NATS_URL" if url else f"nats.servers[{i}]", "must be nats://HOST:PORT or tls://HOST:PORT")
+    if not whole:
+        found.add("NATS_URL", "names no server")
+    return whole
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = url.isprintable() and " " not in url
+    return plain and parts.scheme in ("nats", "tls") and bool(parts.hostname) and port != 0 and parts.path in ("", "/")
+
+
+# --- what must fit together
+
+
+def _check(settings: Settings, found: Problems) -> None:
+    _check_nats(settings.nats, found)
+    _check_subjects(settings, found)
+    for i, entry in enumerate(settings.watch):
+        _add(found, f"watch[{i}].stream", glob_problem(entry.stream))
+        for j, name in enumerate(entry.consumers):
+            _add(found, f"watch[{i}].consumers[{j}]", glob_problem(name))
+    observe, lease, guard = settings.observe, settings.lease, settings.policy_guard
+    if observe.min_interval_ms > observe.max_interval_ms:
+        found.add("observe.min_interval_ms", "must not be above max_interval_ms")
+    if observe.unknown_after_seconds < 2 * observe.stale_after_seconds:
+        found.add("observe.unknown_after_seconds", "must be at least twice stale_after_seconds")
+    if lease.heartbeat_seconds >= lease.takeover_after_seconds:
+        found.add("lease.heartbeat_seconds", "must be below takeover_after_seconds")
+    if not lease.renew_seconds < lease.ttl_seconds:
+        found.add("lease.renew_seconds", "must be below ttl_seconds")
+    if guard != PolicyGuard():
+        found.add("policy_guard", "this version cannot do that yet (policies come from this file only)")
+    if settings.trust_consumer_metadata:
+        found.add("trust_consumer_metadata", "this version cannot do that yet (policies come from this file only)")
+
+
+def _check_nats(nats: Nats, found: Problems) -> None:
+    password = nats.password or nats.password_file
+    if nats.user and not password:
+        found.add("nats.user", "needs a password: nats.password_file or NATS_PASSWORD")
+    if password and not nats.user:
+        found.add("nats.password_file", "needs a user: nats.user or NATS_USER")
+    ways = {
+        "credentials": nats.credentials_file,
+        "nkey seed": nats.nkey_seed or nats.nkey_seed_file,
+        "user": nats.user,
+        "token": nats.token or nats.token_file,
+    }
+    if len(used := [way for way, value in ways.items() if value]) > 1:
+        found.add("nats", f"several ways to log in at once ({', '.join(used)}): keep one")
+    if bool(nats.tls.cert_file) != bool(nats.tls.key_file):
+        found.add("nats.tls", "cert_file and key_file go together")
+    if nats.js_domain and nats.js_api_prefix:
+        found.add("nats.js_domain", "says the same as js_api_prefix: keep one")
+    for name in ("js_domain", "js_api_prefix", "inbox_prefix"):
+        if (subject := getattr(nats, name)) is not None:
+            _add(found, f"nats.{name}", literal_problem(subject))
+
+
+def _check_subjects(settings: Settings, found: Problems) -> None:
+    """A reply goes out with our rights, so neither the system's subjects nor our own may be opened to it."""
+    prefix = [settings.name, "v1"]
+    named = [(f"service.reply_prefixes[{i}]", text) for i, text in enumerate(settings.service.reply_prefixes)]
+    if settings.service.status_alias is not None:
+        named.append(("service.status_alias", settings.service.status_alias))
+    for path, subject in named:
+        tokens = subject.split(".")
+        if problem := literal_problem(subject):
+            found.add(path, problem)
+        elif subject.startswith("$"):
+            found.add(path, "must not begin with `$`: those subjects are the system's")
+        elif all(a == b for a, b in zip(tokens, prefix, strict=False)):
+            found.add(path, f"must not meet {'.'.join(prefix)}, which is ours")
+
+
+def _add(found: Problems, path: str, message: str | None) -> None:
+    if message is not None:
+        found.add(path, message)
