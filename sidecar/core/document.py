@@ -216,6 +216,8 @@ def _text(shape: inspect.StrType, value: str) -> str | None:
         return "must not be empty"
     if shape.max_length is not None and len(value) > shape.max_length:
         return f"must have at most {shape.max_length} characters, has {len(value)}"
+    if not value.isprintable():
+        return "must not hold control characters"
     if shape.pattern is not None and not _matches(shape.pattern, value):
         return f"must match {shape.pattern.removesuffix(chr(92) + 'Z').removeprefix('^')}"
     return None

@@ -122,7 +122,7 @@ def check_inherited(entry: PolicyEntry, below: Layers, path: str, found: Problem
                     found.add(join(path, f"{signal}.{lower}"), text)
                     break
         if not below:
-            return
+            return  # what the default says is the same for every subject
 
 
 def effective(layers: Layers, subject: str, consumer: str | None = None) -> Effective:
