@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from sidecar.cli import main
 from tests.support.parts import need_command
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -31,7 +32,7 @@ def pod(manifests: list[Manifest]) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def sidecar(pod: Manifest) -> Manifest:
+def ours(pod: Manifest) -> Manifest:
     return next(c for c in pod["initContainers"] if c["name"] == "nats-backpressure")
 
 
@@ -48,17 +49,17 @@ def test_the_validation_would_notice_a_misspelt_field(manifests: list[Manifest])
         kubernetes_validate.validate(broken, NEWEST, strict=True)
 
 
-def test_it_is_a_native_sidecar_that_starts_before_the_router(pod: Manifest, sidecar: Manifest) -> None:
-    assert sidecar["restartPolicy"] == "Always"
+def test_it_is_a_native_sidecar_that_starts_before_the_router(pod: Manifest, ours: Manifest) -> None:
+    assert ours["restartPolicy"] == "Always"
     assert [c["name"] for c in pod["containers"]] == ["router"]
 
 
 @pytest.mark.parametrize(
     ("probe", "path"), [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]
 )
-def test_it_is_probed_where_it_answers(sidecar: Manifest, probe: str, path: str) -> None:
-    ports = {port["name"]: port["containerPort"] for port in sidecar["ports"]}
-    get = sidecar[probe]["httpGet"]
+def test_it_is_probed_where_it_answers(ours: Manifest, probe: str, path: str) -> None:
+    ports = {port["name"]: port["containerPort"] for port in ours["ports"]}
+    get = ours[probe]["httpGet"]
     assert (get["path"], ports[get["port"]]) == (path, 7778)
 
 
@@ -80,13 +81,11 @@ def test_it_starts_without_the_secret_of_its_credentials(pod: Manifest) -> None:
 
 
 def test_its_configuration_is_the_one_of_the_config_map_and_passes_check(
-    manifests: list[Manifest], pod: Manifest, sidecar: Manifest, tmp_path: Path
+    manifests: list[Manifest], pod: Manifest, ours: Manifest, tmp_path: Path
 ) -> None:
-    from sidecar.cli import main
-
     config = next(m for m in manifests if m["kind"] == "ConfigMap")
-    path = Path(sidecar["args"][sidecar["args"].index("--config") + 1])
-    mount = next(m for m in sidecar["volumeMounts"] if m["mountPath"] == str(path.parent))
+    path = Path(ours["args"][ours["args"].index("--config") + 1])
+    mount = next(m for m in ours["volumeMounts"] if m["mountPath"] == str(path.parent))
     volume = next(v for v in pod["volumes"] if v["name"] == mount["name"])
     assert volume["configMap"]["name"] == config["metadata"]["name"]
 
