@@ -1,0 +1,271 @@
+"""The roof: settings become connections, edges and a service; and the life of the process, from start to exit code.
+
+What answers starts before what asks; everything is stopped in reverse, with one time limit for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+from prometheus_client import CollectorRegistry
+
+from sidecar import __version__, render
+from sidecar.answers import Desk
+from sidecar.clock import SystemClock
+from sidecar.core.model import StreamLook
+from sidecar.edges import logs
+from sidecar.edges.advisories import Advisories
+from sidecar.edges.connection import Client, Connection, Options
+from sidecar.edges.consumer_info import ConsumerInfo
+from sidecar.edges.embedded import CannotEmbed, EmbeddedServer
+from sidecar.edges.events import Announcer
+from sidecar.edges.jetstream import JetStream
+from sidecar.edges.metrics import Gauges, Metrics
+from sidecar.edges.probes import PortTaken, Probes, Readiness
+from sidecar.edges.resources import Resources, captors
+from sidecar.edges.responder import Responder
+from sidecar.edges.state_store import StateStore
+from sidecar.service import Service
+from sidecar.settings import Nats, Secret, Settings
+from sidecar.wire.subjects import Names
+
+log = structlog.get_logger()
+
+STOP_WITHIN = 4.5
+"""Seconds from the signal to the exit, whatever hangs."""
+FINISH_WITHIN = 2.0
+"""Seconds of them for what is being written or published."""
+PULSE = 0.25
+LONG_LOSS = 30.0
+"""Seconds without a reading after which `ready_requires_nats` turns readiness off again."""
+EX_UNAVAILABLE = 1
+EX_CONFIG = 78
+
+
+class EmbeddedOptions(Struct, frozen=True):
+    """A server of our own: its port (0 picks a free one) and its directory (None is a temporary one)."""
+
+    port: int = 0
+    store: Path | None = None
+
+
+def start(settings: Settings, embedded: EmbeddedOptions | None) -> int:
+    """Run until a signal; the exit code."""
+    logs.set_up(settings.log.level, settings.log.format)
+    try:
+        asyncio.run(_run(settings, embedded))
+    except (CannotEmbed, PortTaken) as error:
+        log.error("start.failed", error=str(error))
+        return EX_CONFIG if isinstance(error, PortTaken) else EX_UNAVAILABLE
+    except BaseExceptionGroup as crash:
+        for error in _leaves(crash):
+            log.error("loop.crashed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        return EX_UNAVAILABLE
+    return 0
+
+
+async def with_embedded(use: Callable[[EmbeddedServer], Awaitable[bool]]) -> bool:
+    """Start a server, use it, take it down."""
+    server = EmbeddedServer()
+    await server.start()
+    try:
+        return await use(server)
+    finally:
+        await server.stop()
+
+
+async def _run(settings: Settings, embedded: EmbeddedOptions | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, _stop, stop)
+    if embedded is None:
+        await Sidecar(settings, settings.nats.servers).run(stop)
+        return
+    server = EmbeddedServer(embedded.port, embedded.store)
+    await server.start()
+    log.info("embedded.started", url=server.url)
+    try:
+        await Sidecar(settings, (server.url,)).run(stop)
+    finally:
+        await server.stop()
+
+
+def _stop(stop: asyncio.Event) -> None:
+    """Begin to stop, and see to it that it ends: neither cancel() nor drain() can be trusted to."""
+    if not stop.is_set():
+        log.info("stopping")
+        stop.set()
+        timer = threading.Timer(STOP_WITHIN, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+
+
+class Sidecar:
+    """The whole, wired up: two connections, so that what any client may send cannot blind the observer."""
+
+    def __init__(self, settings: Settings, servers: Sequence[str]) -> None:
+        self._settings = settings
+        self._clock = clock = SystemClock()
+        names = Names(settings.name)
+        instance = settings.instance or "unknown"
+        self._metrics = metrics = Metrics(CollectorRegistry(), settings.metrics.max_subjects)
+        options = connection_options(settings.nats, servers)
+        self._observing = Connection(
+            f"{names.name}/{instance}/observe",
+            options,
+            set_up=self._listen,
+            count=metrics.dropped,
+            on_rebuild=lambda: metrics.rebuilt("observe"),
+        )
+        prefix = api_prefix(settings.nats)
+        js = JetStream(self._observing, prefix)
+        publish = settings.publish
+        resources = Resources(js, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
+        self._service = service = Service(
+            settings,
+            clock,
+            ConsumerInfo(
+                self._observing,
+                clock,
+                count=metrics.dropped,
+                count_request=metrics.api_request,
+                prefix=prefix,
+                requests_per_second=settings.observe.api_requests_per_second,
+            ),
+            StateStore(js, names, settings.group, metrics.dropped, lambda: self._observing.client),
+            Announcer(js, names, settings.group, lambda event: render.event(event, settings.group, instance)),
+            resources.ensure,
+            metrics,
+            writer=f"{instance}.{secrets.token_hex(4)}",
+            render_state=render.state_value,
+            render_beat=lambda book, now: render.beat(book, instance, now),
+            on_looks=self._looked,
+        )
+        self._advisories = Advisories(clock, service.sweep.hint, metrics.dropped)
+        self._names, self._looks, self._said_captured = names, (), set[str]()
+        self._responder = Responder(
+            Desk(service), clock, names, metrics, settings.service.reply_prefixes, settings.service.status_alias, self._captors
+        )
+        self._answering = Connection(
+            f"{names.name}/{instance}/answer",
+            options,
+            set_up=self._responder.serve,
+            count=metrics.dropped,
+            on_rebuild=lambda: metrics.rebuilt("answer"),
+            may_publish=self._responder.may_reply,
+        )
+        metrics.registry.register(Gauges(service, metrics, clock, lambda: True))
+        self._probes = Probes(settings.http.host, settings.http.port, self._truth, metrics.registry)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve the probes at once, observe, and answer once something is known; until `stop`."""
+        self._probes.start()
+        log.info("started", version=__version__, http=self._probes.port, servers=self._settings.nats.shown_servers)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                loops = [
+                    tasks.create_task(self._pulse(), name="pulse"),
+                    tasks.create_task(self._observing.run(), name="observing connection"),
+                    tasks.create_task(self._answer(), name="answering connection"),
+                ]
+                service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
+                await stop.wait()
+                await self._responder.stop(1.0)
+                await asyncio.wait({service})
+                for loop in loops:
+                    loop.cancel()
+        finally:
+            self._probes.stop(1.0)
+            log.info("stopped")
+
+    async def _pulse(self) -> None:
+        while True:
+            self._probes.pulse()
+            await asyncio.sleep(PULSE)
+
+    async def _answer(self) -> None:
+        """Join the queue group only once there is something to answer."""
+        await self._service.sweep.complete.wait()
+        await self._answering.run()
+
+    async def _listen(self, client: Client) -> None:
+        await self._advisories.listen(client)
+
+    def _looked(self, looks: Sequence[StreamLook]) -> None:
+        """Streams came or went: what they capture is said, and the alias given up or taken again."""
+        self._looks = tuple(looks)
+        alias = self._settings.service.status_alias
+        for subject in (f"{self._names.prefix}.decide.gateway.x", *([alias] if alias else [])):
+            for stream in self._captors(subject):
+                if (said := f"{stream} {subject}") not in self._said_captured:
+                    self._said_captured.add(said)
+                    log.error(
+                        "subject.captured",
+                        subject=subject,
+                        stream=stream,
+                        hint="JetStream answers there first; take the subject out of the stream",
+                    )
+        if alias:
+            task = asyncio.ensure_future(self._responder.check_alias())
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _captors(self, subject: str) -> Sequence[str]:
+        return captors(self._looks, subject, self._names.ours)
+
+    def _truth(self) -> Readiness:
+        swept = self._service.swept_at
+        age = None if swept is None else self._clock.now().mono - swept
+        observing = swept is not None
+        lately = age is not None and age < LONG_LOSS
+        return Readiness(
+            ready=lately or not self._settings.http.ready_requires_nats,
+            nats="connected" if self._observing.connected else "connecting",
+            observing=observing,
+            leader=True,
+            last_sweep_age_ms=None if age is None else round(1000 * age),
+            version=__version__,
+        )
+
+
+def connection_options(nats: Nats, servers: Sequence[str]) -> Options:
+    def shown(secret: Secret | None) -> str | None:
+        return secret.reveal() if secret else None
+
+    return Options(
+        servers=tuple(servers),
+        credentials_file=nats.credentials_file,
+        nkey_seed_file=nats.nkey_seed_file,
+        nkey_seed=shown(nats.nkey_seed),
+        user=nats.user,
+        password=shown(nats.password),
+        password_file=nats.password_file,
+        token=shown(nats.token),
+        token_file=nats.token_file,
+        ca_file=nats.tls.ca_file,
+        cert_file=nats.tls.cert_file,
+        key_file=nats.tls.key_file,
+        inbox_prefix=nats.inbox_prefix,
+    )
+
+
+def api_prefix(nats: Nats) -> str:
+    """The subject under which JetStream's API is reached: plain, of a domain, or imported from another account."""
+    if nats.js_api_prefix:
+        return nats.js_api_prefix.rstrip(".")
+    return f"$JS.{nats.js_domain}.API" if nats.js_domain else "$JS.API"
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
