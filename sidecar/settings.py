@@ -21,6 +21,7 @@ from sidecar.core.policy import PolicyEntry, parse_entries
 LARGEST_FILE: Final = 1 << 20
 DEEPEST: Final = 32
 """Levels a file may nest; ours need six."""
+LONGEST_PATH: Final = 4096
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -180,7 +181,7 @@ def load(path: Path | None, env: Mapping[str, str]) -> Settings:
         path = Path(env["BACKPRESSURE_CONFIG"])
     if path is None:
         return parse(b"", env, "settings")
-    name = shown(str(path))
+    name = shown(str(path), LONGEST_PATH)
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
@@ -234,6 +235,9 @@ def _line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
 
 # --- the file
 
+# The last three are what YAML takes some plain text for; it is text here.
+_KINDS: Final = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
+
 
 class _Loader(yaml.SafeLoader):
     """Composes nodes only, and only such as cannot grow beyond their text."""
@@ -284,7 +288,7 @@ def _syntax(problem: str, context: str) -> str:
 
 def _plain(loader: _Loader, node: yaml.Node, path: str, lines: dict[str, int], found: Problems) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
-    if not node.tag.startswith("tag:yaml.org,2002:"):
+    if node.tag.removeprefix("tag:yaml.org,2002:") not in _KINDS:
         found.add(path, "tags (`!name`) are not taken here")
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, f"{path}[{i}]", lines, found) for i, item in enumerate(node.value)]

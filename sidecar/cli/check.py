@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sidecar.core.policy import PolicyEntry, over_default, plain
 from sidecar.core.rules import Effective
@@ -58,24 +59,20 @@ def _rows(found: Effective) -> Iterator[Row]:
         leaves = value if isinstance(value, dict) else {"": value}
         sources = {leaf: found.sources[f"{name}.{leaf}" if leaf else name] for leaf in leaves}
         shown = "  ".join(f"{leaf} {_text(item)}".strip() for leaf, item in leaves.items())
-        same = len(set(sources.values())) == 1
-        yield name, shown, _one(sources.values()) if same else ", ".join(f"{k}: {v}" for k, v in sources.items())
-
-
-def _one(sources: Iterable[str]) -> str:
-    return next(iter(sources))
+        distinct = set(sources.values())
+        yield name, shown, distinct.pop() if len(distinct) == 1 else ", ".join(f"{k}: {v}" for k, v in sources.items())
 
 
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _draw(settings: Settings) -> None:
     console = Console()
     for title, found in _sections(settings):
-        table = Table("field", "value", "from", title=title, title_justify="left", title_style="bold")
+        table = Table("field", "value", "from", title=Text(title), title_justify="left", title_style="bold")
         for name, value, source in _rows(found):
             table.add_row(name, value, source, style="dim" if source == "default" else "")
         console.print(table)

@@ -83,11 +83,11 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def shown(text: str) -> str:
-    """Something from the document, fit for one line of text."""
+def shown(text: str, longest: int = LONGEST_SHOWN) -> str:
+    """Something from outside, fit for one line of text."""
     # `ascii` leaves nothing that a terminal or a log could take for more than text.
-    text = ascii(text[: LONGEST_SHOWN + 1])[1:-1]
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+    text = ascii(text[: longest + 1])[1:-1]
+    return text if len(text) <= longest else text[:longest] + "..."
 
 
 @lru_cache(maxsize=64)
