@@ -34,10 +34,11 @@ async def take(nc: Client, n: int) -> list[Msg]:
 async def drain(nc: Client, held: list[Msg]) -> None:
     for message in held:
         await message.ack()
-    info = await nc.jetstream().consumer_info("ROUTER", "router")
-    for message in await take(nc, info.num_pending or 0) if info.num_pending else []:
-        await message.ack()
     await nc.flush()
+    while left := (await nc.jetstream().consumer_info("ROUTER", "router")).num_pending:
+        for message in await take(nc, min(500, left)):
+            await message.ack()
+        await nc.flush()
 
 
 @pytest.fixture
