@@ -56,3 +56,4 @@ def pair(nats_image: str, sidecar_image: str, tmp_path: Path) -> Iterator[Pair]:
     """A NATS container and our sidecar's, on a network of their own."""
     with running_pair(nats_image, sidecar_image, tmp_path) as pair:
         yield pair
+        print(pair.logs())  # shown when the test failed
