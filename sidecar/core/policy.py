@@ -143,7 +143,7 @@ def effective(layers: Layers, subject: str, consumer: str | None = None) -> Effe
 
 def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
     """The entry alone, over the default."""
-    return _merged(((layer, entry.fields),))
+    return _merge([(layer, entry.fields)])
 
 
 def plain(policy: Policy) -> dict[str, Any]:
@@ -169,9 +169,13 @@ def _applies(consumers: Sequence[str], consumer: str | None) -> bool:
     return any(name == "*" or glob(name, consumer) for name in consumers)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _merged(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Effective:
     """Kept, because thousands of consumers share a few policies: each is then one object in memory."""
+    return _merge(chosen)
+
+
+def _merge(chosen: Iterable[tuple[str, tuple[tuple[str, Value], ...]]]) -> Effective:
     values: dict[str, Value] = dict(_flat(plain(Policy())))
     sources = dict.fromkeys(values, "default")
     for layer, fields in chosen:
