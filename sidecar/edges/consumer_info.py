@@ -260,7 +260,7 @@ class ConsumerInfo:
             started = self._clock.now().mono
             outcome = "unavailable"
             try:
-                async with asyncio.timeout(self._timeout + 1):
+                async with asyncio.timeout(self._timeout * 1.2):
                     answer = await self._connection.request(f"{self._prefix}.{op}", payload, self._timeout)
                 outcome = "error"
                 # Looked for first: to decode a page of 256 twice would be half of all our work.

@@ -1,0 +1,293 @@
+"""JetStream in memory, as far as the sidecar sees it: streams, pull consumers, and how their numbers move.
+
+It does what real servers (2.9.10 to 2.15.1, tests/edges/test_consumer_info.py) were seen to do:
+- A purge moves `delivered` and `ack_floor` of every consumer to just before the first sequence left, without any
+  delivery (`delivered_consumer` stays); what was in flight there is gone. Of a subject: only consumers of that subject.
+- Eviction moves no `delivered`: `first_seq` passes it. What was in flight and is evicted counts as acknowledged.
+  With nobody pulling, `pending` stays at what the stream holds.
+- A pull that finds nothing more may move `delivered` to the stream's last sequence without a delivery, over what other
+  filters take and what was deleted at the end; not always (`skips`). The floor follows with the next ack.
+- A deleted message leaves `pending`, or in flight, by one; the sequences stay, first_seq too unless it was the first.
+- A NAK changes nothing: the message stays in flight, and until somebody pulls nothing shows it. The redelivery
+  raises `delivered_consumer`, not `delivered_stream`, and `redelivered`.
+- A TERM counts as an acknowledgement. `ack_floor` waits for gaps; `since_ack` tells of every ack, gap or not.
+- Nothing is redelivered, nor noted as delivered too often, unless somebody pulls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Sample, StreamLook
+from sidecar.core.patterns import covers
+from sidecar.observations import ConsumerGone, ConsumersReading, StreamGone, StreamsReading, Unavailable
+
+
+class FakeClock:
+    """Time stands still until it is told to go on."""
+
+    def __init__(self, mono: float = 1000.0, wall: float = 1_800_000_000.0) -> None:
+        self._now = Now(mono, wall)
+
+    def now(self) -> Now:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now = Now(self._now.mono + seconds, self._now.wall + seconds)
+
+
+@dataclass
+class FakeConsumer:
+    name: str
+    created: str
+    config: ConsumerConfig
+    max_deliver: int = 0
+    delivered_stream: int = 0
+    delivered_consumer: int = 0
+    floor: tuple[int, int] = (0, 0)
+    """Stream and consumer sequence up to which all is acknowledged."""
+    inflight: dict[int, int] = field(default_factory=dict)
+    """Stream sequence to the consumer sequence of its first delivery."""
+    deliveries: dict[int, int] = field(default_factory=dict)
+    again: list[int] = field(default_factory=list)
+    waiting: int = 0
+    paused: bool = False
+    active: float | None = None
+    acked: float | None = None
+
+    def takes(self, subject: str) -> bool:
+        return not self.config.filters or any(covers(f, subject) for f in self.config.filters)
+
+    def settle(self, seq: int, at: float) -> None:
+        """A message is in flight no more: acknowledged, terminated, deleted or evicted."""
+        given = self.inflight.pop(seq, None)
+        if given is None:
+            return
+        self.deliveries.pop(seq, None)
+        self.again = [s for s in self.again if s != seq]
+        self.acked = at
+        if not self.inflight:
+            self.floor = (self.delivered_stream, self.delivered_consumer)
+        elif given == self.floor[1] + 1:
+            self.floor = (seq, given)
+            if behind := [s for s in self.inflight if s > seq]:
+                self.floor = (min(behind) - 1, self.inflight[min(behind)] - 1)
+
+    def skip_to(self, seq: int) -> None:
+        """What a purge does: on to `seq`, without any delivery."""
+        self.delivered_stream = max(self.delivered_stream, seq)
+        if not self.inflight:
+            self.floor = (self.delivered_stream, self.delivered_consumer)
+        else:
+            self.floor = (max(self.floor[0], seq), self.floor[1])
+
+
+@dataclass
+class FakeStream:
+    name: str
+    created: str
+    subjects: tuple[str, ...]
+    max_msgs: int = 0
+    last_seq: int = 0
+    first_seq: int = 0
+    messages: dict[int, str] = field(default_factory=dict)
+    consumers: dict[str, FakeConsumer] = field(default_factory=dict)
+
+    def drop(self, seqs: list[int], at: float) -> None:
+        for seq in seqs:
+            self.messages.pop(seq, None)
+            for consumer in self.consumers.values():
+                consumer.settle(seq, at)
+        self.first_seq = min(self.messages, default=self.last_seq + 1)
+
+
+class FakeJetStream:
+    """The Observer in memory, and the hands to move it. `down` makes every reading Unavailable, `hidden` consumers are
+    listed as missing, `incomplete` readings show all they have and say that it may not be all, `skips` lets a pull that
+    finds nothing more move the consumer to the end of the stream."""
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.all: dict[str, FakeStream] = {}
+        self.epoch = 1
+        self.took = 0.001
+        self.down: str | None = None
+        self.hidden: set[ConsumerKey] = set()
+        self.incomplete = False
+        self.malformed = 0
+        self.skips = False
+        self.asked: list[str] = []
+        """What was read, in order: `streams`, `consumers S`, `consumer S c`."""
+        self._born = 0
+
+    # The Observer
+
+    async def streams(self) -> StreamsReading:
+        self._ask("streams")
+        return StreamsReading(tuple(_look(s) for s in self.all.values()), not self.incomplete, self.took, self.epoch)
+
+    async def consumers(self, stream: str) -> ConsumersReading:
+        self._ask(f"consumers {stream}")
+        found = self._stream(stream)
+        shown = [c for c in found.consumers.values() if ConsumerKey(stream, c.name) not in self.hidden]
+        return ConsumersReading(
+            look=_look(found),
+            samples=tuple(self._sample(found, consumer) for consumer in sorted(shown, key=lambda c: c.name)),
+            missing=tuple(sorted(name for name in found.consumers if ConsumerKey(stream, name) in self.hidden)),
+            complete=not self.incomplete,
+            malformed=self.malformed,
+            took=self.took,
+            epoch=self.epoch,
+        )
+
+    async def consumer(self, key: ConsumerKey) -> Sample:
+        self._ask(f"consumer {key.stream} {key.consumer}")
+        return self._sample(self._stream(key.stream), self.of(key))
+
+    # The hands
+
+    def of(self, key: ConsumerKey) -> FakeConsumer:
+        found = self._stream(key.stream).consumers.get(key.consumer)
+        if found is None:
+            raise ConsumerGone("consumer not found")
+        return found
+
+    def add_stream(self, name: str, subjects: tuple[str, ...], *, max_msgs: int = 0) -> None:
+        self.all[name] = FakeStream(name, self._birth(), subjects, max_msgs)
+
+    def delete_stream(self, name: str) -> None:
+        del self.all[name]
+
+    def add_consumer(self, key: ConsumerKey, config: ConsumerConfig | None = None, *, max_deliver: int = 0) -> None:
+        """A durable pull consumer that begins with the first message there is."""
+        config = config or ConsumerConfig(max_ack_pending=1000)
+        self._stream(key.stream).consumers[key.consumer] = FakeConsumer(
+            key.consumer, self._birth(), config, max_deliver
+        )
+
+    def delete_consumer(self, key: ConsumerKey) -> None:
+        del self._stream(key.stream).consumers[key.consumer]
+
+    def publish(self, stream: str, subject: str, n: int = 1) -> None:
+        found = self._stream(stream)
+        for _ in range(n):
+            found.last_seq += 1
+            found.messages[found.last_seq] = subject
+            found.first_seq = found.first_seq or 1
+            if found.max_msgs and len(found.messages) > found.max_msgs:
+                found.drop([found.first_seq], self._at())
+
+    def pull(self, key: ConsumerKey, n: int) -> list[int]:
+        """Up to n messages, those to be redelivered first; the stream sequences given."""
+        stream, consumer = self._stream(key.stream), self.of(key)
+        cap = consumer.config.max_ack_pending
+        given: list[int] = []
+        for seq in list(consumer.again):
+            if len(given) < n:
+                consumer.again.remove(seq)
+                given += [seq] if self._deliver(consumer, seq) else []
+        for seq in self._pending(stream, consumer):
+            if len(given) == n or consumer.paused or (cap is not None and len(consumer.inflight) >= cap):
+                break
+            self._deliver(consumer, seq)
+            given.append(seq)
+        else:
+            if self.skips and len(given) < n:
+                consumer.delivered_stream = max(consumer.delivered_stream, stream.last_seq)
+        return given
+
+    def ack(self, key: ConsumerKey, *seqs: int) -> None:
+        for seq in seqs:
+            self.of(key).settle(seq, self._at())
+
+    term = ack
+
+    def nak(self, key: ConsumerKey, *seqs: int) -> None:
+        self.of(key).again += [seq for seq in seqs if seq in self.of(key).inflight]
+
+    def time_out(self, key: ConsumerKey) -> None:
+        """The ack wait of everything in flight is over."""
+        self.nak(key, *self.of(key).inflight)
+
+    def delete_message(self, stream: str, seq: int) -> None:
+        self._stream(stream).drop([seq], self._at())
+
+    def purge(self, stream: str, keep: int = 0, subject: str = ">") -> None:
+        found = self._stream(stream)
+        going = [seq for seq, s in sorted(found.messages.items()) if covers(subject, s)]
+        if going or (subject == ">" and not keep):
+            found.drop(going[: max(0, len(going) - keep)], self._at())
+        left = [seq for seq, s in found.messages.items() if covers(subject, s)]
+        for consumer in found.consumers.values():
+            filters = consumer.config.filters
+            if filters and all(covers(subject, f) for f in filters):
+                consumer.skip_to(min(left, default=found.last_seq + 1) - 1)  # past other subjects, too
+            elif consumer.takes(subject):
+                consumer.skip_to(found.first_seq - 1)
+
+    # Inside
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.down is not None:
+            raise Unavailable(self.down)
+
+    def _at(self) -> float:
+        return self.clock.now().mono
+
+    def _birth(self) -> str:
+        self._born += 1
+        return f"2026-01-01T00:00:00.{self._born:09d}Z"
+
+    def _stream(self, name: str) -> FakeStream:
+        if name not in self.all:
+            raise StreamGone("stream not found")
+        return self.all[name]
+
+    def _deliver(self, consumer: FakeConsumer, seq: int) -> bool:
+        if consumer.max_deliver and consumer.deliveries.get(seq, 0) >= consumer.max_deliver:
+            consumer.inflight.pop(seq)  # the server drops it without an ack, and keeps counting it as redelivered
+            return False
+        consumer.delivered_consumer += 1
+        consumer.delivered_stream = max(consumer.delivered_stream, seq)
+        consumer.inflight.setdefault(seq, consumer.delivered_consumer)
+        consumer.deliveries[seq] = consumer.deliveries.get(seq, 0) + 1
+        consumer.active = self._at()
+        return True
+
+    @staticmethod
+    def _pending(stream: FakeStream, consumer: FakeConsumer) -> list[int]:
+        waiting = (s for s, subject in stream.messages.items() if consumer.takes(subject))
+        return [seq for seq in waiting if seq > consumer.delivered_stream]
+
+    def _sample(self, stream: FakeStream, consumer: FakeConsumer) -> Sample:
+        now = self.clock.now()
+        return Sample(
+            key=ConsumerKey(stream.name, consumer.name),
+            created=consumer.created,
+            config=consumer.config,
+            at=now,
+            pending=len(self._pending(stream, consumer)),
+            inflight=len(consumer.inflight),
+            redelivered=sum(n > 1 for n in consumer.deliveries.values()),
+            waiting=consumer.waiting,
+            delivered_stream=consumer.delivered_stream,
+            delivered_consumer=consumer.delivered_consumer,
+            floor_stream=consumer.floor[0],
+            floor_consumer=consumer.floor[1],
+            since_delivery=None if consumer.active is None else now.mono - consumer.active,
+            since_ack=None if consumer.acked is None else now.mono - consumer.acked,
+            paused=consumer.paused,
+        )
+
+
+def _look(stream: FakeStream) -> StreamLook:
+    return StreamLook(
+        name=stream.name,
+        created=stream.created,
+        first_seq=stream.first_seq,
+        last_seq=stream.last_seq,
+        messages=len(stream.messages),
+        subjects=stream.subjects,
+        at_limit=0 < stream.max_msgs <= len(stream.messages),
+    )
