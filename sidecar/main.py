@@ -15,7 +15,6 @@ from pathlib import Path
 
 import structlog
 from msgspec import Struct
-from prometheus_client import CollectorRegistry
 
 from sidecar import __version__, render
 from sidecar.answers import Desk
@@ -66,8 +65,8 @@ def start(settings: Settings, embedded: EmbeddedOptions | None) -> int:
         log.error("start.failed", error=str(error))
         return EX_CONFIG if isinstance(error, PortTaken) else EX_UNAVAILABLE
     except BaseExceptionGroup as crash:
-        for error in _leaves(crash):
-            log.error("loop.crashed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        for cause in _leaves(crash):
+            log.error("loop.crashed", error=f"{type(cause).__name__}: {cause}", exc_info=cause)
         return EX_UNAVAILABLE
     return 0
 
@@ -117,7 +116,7 @@ class Sidecar:
         self._clock = clock = SystemClock()
         names = Names(settings.name)
         instance = settings.instance or "unknown"
-        self._metrics = metrics = Metrics(CollectorRegistry(), settings.metrics.max_subjects)
+        self._metrics = metrics = Metrics(settings.metrics.max_subjects)
         options = connection_options(settings.nats, servers)
         self._observing = Connection(
             f"{names.name}/{instance}/observe",
@@ -151,9 +150,16 @@ class Sidecar:
             on_looks=self._looked,
         )
         self._advisories = Advisories(clock, service.sweep.hint, metrics.dropped)
-        self._names, self._looks, self._said_captured = names, (), set[str]()
+        self._names, self._said_captured = names, set[str]()
+        self._looks: tuple[StreamLook, ...] = ()
         self._responder = Responder(
-            Desk(service), clock, names, metrics, settings.service.reply_prefixes, settings.service.status_alias, self._captors
+            Desk(service),
+            clock,
+            names,
+            metrics,
+            settings.service.reply_prefixes,
+            settings.service.status_alias,
+            self._captors,
         )
         self._answering = Connection(
             f"{names.name}/{instance}/answer",

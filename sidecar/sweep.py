@@ -127,10 +127,12 @@ class Sweep:
         for entry in self._watch:
             exists = "*" in entry.stream or any(look.name == entry.stream for look in reading.looks)
             if reading.complete and not exists and self._say_once(entry):
-                log.warning("watch.stream_missing", stream=entry.stream, hint="it is awaited; check `watch` in the config")
+                log.warning(
+                    "watch.stream_missing", stream=entry.stream, hint="it is awaited; check `watch` in the config"
+                )
         # A stream that is known from the store alone is followed too: that is how its members are found to be gone.
         looks = {name: StreamLook(name, "", 0, 0, 0) for name in self._ledger.streams()} if reading.complete else {}
-        looks |= {l.name: l for l in reading.looks if roster.stream_chosen(l.name, self._watch, self._ours)}
+        looks |= {seen.name: seen for seen in reading.looks if roster.stream_chosen(seen.name, self._watch, self._ours)}
         return [look for name, look in looks.items() if name not in self.lanes]
 
     async def _follow(self, lane: Lane) -> None:
@@ -219,7 +221,7 @@ class Sweep:
             lane.under.pop(key, None)
 
     def _absent(self, lane: Lane, seen: Collection[ConsumerKey]) -> bool:
-        """Take out members that two whole readings lacked; those remembered from the store among them. True if none is left."""
+        """Take out members that two whole readings lacked, remembered ones too. True if none is left."""
         members: dict[ConsumerKey, list[str]] = {}
         for key, subject in self._ledger.members(lane.look.name):
             members.setdefault(key, []).append(subject)

@@ -25,10 +25,11 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the shell", {"ledger", "perform"}),
     ("the eyes", {"sweep"}),
     ("the loops", {"service"}),
+    ("the line", {"edges.jetstream"}),
     (
         "the edges",
         {
-            "edges.connection", "edges.credentials", "edges.embedded", "edges.consumer_info", "edges.advisories",
+            "edges.connection",  "edges.embedded", "edges.consumer_info", "edges.advisories",
             "edges.events", "edges.state_store", "edges.resources", "edges.responder", "edges.metrics", "edges.probes",
             "edges.logs",
         },
@@ -42,7 +43,17 @@ FLOORS: list[tuple[str, set[str]]] = [
 ]  # fmt: skip
 HEIGHT = {module: height for height, (_, modules) in enumerate(FLOORS) for module in modules}
 
-CORE_MAY_IMPORT = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing", "msgspec"}
+CORE_MAY_IMPORT = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "itertools",
+    "math",
+    "typing",
+    "msgspec",
+}
 KEPT_TO = {"nats": ("edges", "client", "demo"), "prometheus_client": ("edges",)}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if not (path.name == "__init__.py" and path.parent.name != "cli"))

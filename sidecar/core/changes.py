@@ -16,15 +16,15 @@ from sidecar.core.state import UNSENT_LIMIT, Member, Record, Recoveries, Subject
 def begin(subject: str, epoch: str, seq: int, status: Status, incident: str | None, now: Now) -> Record:
     """A record for a subject of which nothing is stored: `status` is what was last told of it."""
     known = max(status, Status.INACTIVE)
-    return Record(
-        subject=subject, epoch=epoch, seq=seq, status=known, told=known, since=now.wall, incident=incident
-    )
+    return Record(subject=subject, epoch=epoch, seq=seq, status=known, told=known, since=now.wall, incident=incident)
 
 
 def worst(members: Iterable[Member]) -> Member | None:
     """The member that speaks for its subject: by status, then pressure, then name; one never judged is left out."""
     return min(
-        (m for m in members if m.status is not Status.UNKNOWN), key=lambda m: (-m.status, -m.pressure, m.key), default=None
+        (m for m in members if m.status is not Status.UNKNOWN),
+        key=lambda m: (-m.status, -m.pressure, m.key),
+        default=None,
     )
 
 
@@ -117,7 +117,9 @@ class _Draft:
         self._open_incident()
         if status is not self.record.told and self.room:
             rose = status > self.record.told
-            kind = EventType.RECOVERY if not rose else EventType.ACTIVE if status is Status.ACTIVE else EventType.WARNING
+            kind = (
+                EventType.RECOVERY if not rose else EventType.ACTIVE if status is Status.ACTIVE else EventType.WARNING
+            )
             causes = () if rose else self._causes()
             self._tell(kind, self.record.told, status, reasons + causes)
             self.record = replace(self.record, told=status)
@@ -147,7 +149,9 @@ class _Draft:
         )
         self.record = replace(self.record, incident=None, recoveries=recoveries)
 
-    def _tell(self, kind: EventType, was: Status, to: Status, reasons: tuple[str, ...], lost: int | None = None) -> None:
+    def _tell(
+        self, kind: EventType, was: Status, to: Status, reasons: tuple[str, ...], lost: int | None = None
+    ) -> None:
         seq = self.record.seq + 1
         verdict = admission.verdict_at(self.member.policy if self.member else self.state.policy, to)
         event = Event(

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class Now(NamedTuple):
-    """One moment on two clocks: `mono` (seconds) measures durations, `wall` (Unix seconds) is only ever shown to people."""
+    """One moment on two clocks: `mono` (seconds) measures durations, `wall` (Unix seconds) is shown to people."""
 
     mono: float
     wall: float
@@ -178,7 +178,7 @@ class Marks(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """Something that happened to a subject, as it will be told. `seq` rises by one per subject within and across epochs."""
+    """Something that happened to a subject, as it will be told. `seq` rises by one per subject, across epochs too."""
 
     id: str
     type: EventType

@@ -15,7 +15,7 @@ GRANT_LIFE = 1.0
 ASKER_LIFE = 1.0
 """Seconds for which an asker counts as another that wants its share."""
 STILL = 5.0
-"""Seconds without an ack after which somebody must pull, whatever is in flight: only a pull makes the server redeliver."""
+"""Seconds without an ack after which somebody must pull: only a pull makes the server redeliver."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 1.0
 ASKERS = 256
 """Askers remembered; the one not heard from longest is forgotten first."""

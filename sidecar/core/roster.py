@@ -34,9 +34,10 @@ def consumer_chosen(key: ConsumerKey, config: ConsumerConfig, watch: Sequence[Wa
     """Whether a consumer counts: durable and acknowledging, unless it is named exactly."""
     counts = config.durable and config.ack_policy in ("explicit", "all")
     for entry in watch:
-        if stream_chosen(key.stream, [entry], ours):
-            if key.consumer in entry.consumers or (counts and any(glob(c, key.consumer) for c in entry.consumers)):
-                return True
+        named = key.consumer in entry.consumers
+        taken = named or (counts and any(glob(c, key.consumer) for c in entry.consumers))
+        if taken and stream_chosen(key.stream, [entry], ours):
+            return True
     return False
 
 

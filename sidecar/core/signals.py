@@ -54,15 +54,19 @@ class Track:
         """The reading after this sample, or why it was set aside. `look` must have been taken after the sample."""
         if why := trust.impossible(sample, look):
             return why
-        if self.last is not None and self._look is not None:
-            if why := trust.contradicts(self.last, sample, self._look, look):
-                if not self._confirms(sample, look):
-                    self._aside = (sample, look)
-                    return why
-                self._forget()
-                self.last, self._look = self._aside or (sample, look)
+        if why := self._contradicted(sample, look):
+            if not self._confirms(sample, look):
+                self._aside = (sample, look)
+                return why
+            self._forget()
+            self.last, self._look = self._aside or (sample, look)
         self._aside = None
         return self._believe(sample, look)
+
+    def _contradicted(self, sample: Sample, look: StreamLook) -> str | None:
+        if self.last is None or self._look is None:
+            return None
+        return trust.contradicts(self.last, sample, self._look, look)
 
     def _confirms(self, sample: Sample, look: StreamLook) -> bool:
         """Whether a sample set aside before and this one follow each other: then both are the truth."""
@@ -88,7 +92,7 @@ class Track:
         return self._reading(sample, self._loss_due(sample.at), losing, purged)
 
     def _count(self, last: Sample, sample: Sample) -> None:
-        """Tally the interval between two samples: first deliveries less what stayed in flight are acks (an upper bound)."""
+        """Tally the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
         time = sample.at.mono - last.at.mono
         given = sample.delivered_consumer - last.delivered_consumer
         new = given if sample.config.filters else min(given, sample.delivered_stream - last.delivered_stream)
@@ -176,7 +180,7 @@ class Track:
 
 
 def _estimate(flow: Tally) -> float | None:
-    """Mean seconds in flight by Little's law, L = lambda W; None where redeliveries pass for acks or evidence is thin."""
+    """Mean seconds in flight (Little, L = lambda W); None on thin evidence or while redeliveries look like acks."""
     if flow.time < ENOUGH_TIME or flow.acks <= 0 or flow.redeliveries > 0:
         return None
     return flow.held / flow.acks

@@ -107,7 +107,8 @@ class Quantiles:
 
 def _rank(buckets: list[tuple[int, int]], rank: float) -> float:
     seen = 0
-    for index, count in buckets:
+    index = 0
+    for index, count in buckets:  # noqa: B007  # the last one is the answer where rounding goes past it
         seen += count
         if seen > rank:
             break

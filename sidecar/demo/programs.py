@@ -9,7 +9,7 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import NoRespondersError, TimeoutError
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 
 STREAM, CONSUMER, SUBJECT = "ROUTER", "router-decide", "beamline.router.v1.decide"

@@ -65,7 +65,9 @@ class Story:
         ]
         try:
             await asyncio.sleep(3)
-            self.say(f"[b]a burst:[/] {BURST} requests at once, where the router can do {HANDS / SECONDS_EACH:.0f} a second")
+            self.say(
+                f"[b]a burst:[/] {BURST} requests at once, where the router can do {HANDS / SECONDS_EACH:.0f} a second"
+            )
             await gateway.call(BURST)
             finished = await _within(self.returned, LONGEST)
             await asyncio.sleep(2)
@@ -117,7 +119,9 @@ class Story:
         told = ", ".join(f"{kind} x {n}" for kind, n in self.events.items())
         asked = ", ".join(f"{action} x {n}" for action, n in sorted(router.answers.items()))
         self.console.print(f"events          {told or 'none'}", highlight=False)
-        self.console.print(f"gateway         202 x {gateway.answered[202]}, 503 x {gateway.answered[503]}", highlight=False)
+        self.console.print(
+            f"gateway         202 x {gateway.answered[202]}, 503 x {gateway.answered[503]}", highlight=False
+        )
         self.console.print(f"router          asked before each pull: {asked}", highlight=False)
         self.console.print(
             f"messages        {router.done} done, {router.redelivered} redelivered, longest queue {self.largest}",

@@ -159,7 +159,9 @@ class Connection:
             if not self._said_unreachable:
                 because = self._last_error or str(error) or type(error).__name__
                 servers = self._options.plain_servers()
-                log.warning("nats.unreachable", connection=self.name, servers=servers, error=because, hint="it keeps trying")
+                log.warning(
+                    "nats.unreachable", connection=self.name, servers=servers, error=because, hint="it keeps trying"
+                )
                 self._said_unreachable = True
             return None
         self._said_unreachable = False
@@ -171,7 +173,10 @@ class Connection:
             "servers": list(self._options.servers),
             "name": self.name,
             "allow_reconnect": False,
-            "connect_timeout": 5,
+            # Also while connecting nats-py goes round the servers by itself: once or twice each, at once.
+            "max_reconnect_attempts": 1,
+            "reconnect_time_wait": 0,
+            "connect_timeout": 2,
             "ping_interval": 10,
             "pending_size": 2 * 1024 * 1024,
             "flush_timeout": 2,
@@ -234,7 +239,9 @@ def check_size(client: NatsClient, subject: str, payload: bytes, headers: dict[s
     """Refuse what would cost us the connection. Raises Unavailable."""
     size = len(payload) + sum(len(k) + len(v) + 4 for k, v in (headers or {}).items()) + 12
     if size > client.max_payload:
-        raise Unavailable(f"{subject[:80]}: {size} bytes are more than the server's max_payload of {client.max_payload}")
+        raise Unavailable(
+            f"{subject[:80]}: {size} bytes are more than the server's max_payload of {client.max_payload}"
+        )
     if len(subject) > CONTROL_LINE - 200:
         raise Unavailable(f"{subject[:80]}...: a subject of {len(subject)} bytes is too long")
 
@@ -249,7 +256,7 @@ async def discard(client: NatsClient, seconds: float = 1.0) -> None:
         return
     task.cancel()
     if client._transport is not None:
-        client._transport.close()
+        client._transport.close()  # type: ignore[no-untyped-call]  # nats-py's transport has no types
 
 
 def credentials(options: Options) -> dict[str, Any]:

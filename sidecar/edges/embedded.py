@@ -46,8 +46,8 @@ class EmbeddedServer:
             self._temporary = tempfile.TemporaryDirectory(prefix="nats-backpressure-")
         store = str(self._store or (self._temporary.name if self._temporary else ""))
         arguments = [binary, "-js", "-a", "127.0.0.1", "-p", str(self._port), "-sd", store]
-        self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the server
+        self._process = subprocess.Popen(  # noqa: ASYNC220  # preexec_fn must run in this thread, see _die_with_us
             arguments, stdout=self._log, stderr=self._log, start_new_session=True, preexec_fn=_die_with_us
         )
         await self._answered()

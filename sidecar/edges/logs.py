@@ -8,7 +8,7 @@ import sys
 from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 SECRET_KEYS = re.compile(r"pass(word)?|token|secret|seed|creds|jwt|nkey", re.IGNORECASE)
 USERINFO = re.compile(r"(\w+://)[^/@\s]+@")
@@ -17,7 +17,7 @@ USERINFO = re.compile(r"(\w+://)[^/@\s]+@")
 def set_up(level: str, form: str, to: TextIO = sys.stderr) -> None:
     """Send our own lines and those of the libraries to one place, in one form."""
     console = form == "console" or (form == "auto" and to.isatty())
-    shared = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

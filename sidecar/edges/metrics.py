@@ -26,20 +26,38 @@ FASTEST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 class Metrics:
     """Every counter and histogram, and the names of the subjects that have a label of their own."""
 
-    def __init__(self, registry: CollectorRegistry, max_subjects: int) -> None:
-        self.registry = registry
+    def __init__(self, max_subjects: int) -> None:
+        # A registry of our own: what libraries put into the global one is not ours to publish.
+        self.registry = registry = CollectorRegistry()
         self._max, self._labels = max_subjects, set[str]()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(PREFIX + name, text, labels, registry=registry)
 
-        self._events = counter("events", "Events in the events stream. Rising: look at the subject's status.", "subject", "event_type")
-        self._recoveries = counter("recovery", "Recoveries told. Rising fast: the marks are too close to the load.", "subject")
-        self._decisions = counter("decisions", "Decisions answered. Many rejects: the subject is overloaded.", "subject", "role", "action")
-        self._transitions = counter("transitions", "Status changes stored. Rising fast: raise the hold or the marks.", "subject", "from", "to")
-        self._requests = counter("api_requests", "JetStream API requests. Other outcomes than ok: the server is slow or refuses.", "op", "outcome")
-        self._dropped = counter("dropped", "What was refused, lost or tried again, by kind. The log says each kind once.", "what")
-        self._rebuilds = counter("connection_rebuilds", "NATS clients replaced. Rising: the link or the credentials.", "connection")
+        self._events = counter(
+            "events", "Events in the events stream. Rising: look at the subject's status.", "subject", "event_type"
+        )
+        self._recoveries = counter(
+            "recovery", "Recoveries told. Rising fast: the marks are too close to the load.", "subject"
+        )
+        self._decisions = counter(
+            "decisions", "Decisions answered. Many rejects: the subject is overloaded.", "subject", "role", "action"
+        )
+        self._transitions = counter(
+            "transitions", "Status changes stored. Rising fast: raise the hold or the marks.", "subject", "from", "to"
+        )
+        self._requests = counter(
+            "api_requests",
+            "JetStream API requests. Other outcomes than ok: the server is slow or refuses.",
+            "op",
+            "outcome",
+        )
+        self._dropped = counter(
+            "dropped", "What was refused, lost or tried again, by kind. The log says each kind once.", "what"
+        )
+        self._rebuilds = counter(
+            "connection_rebuilds", "NATS clients replaced. Rising: the link or the credentials.", "connection"
+        )
         self._decided = Histogram(
             PREFIX + "decision_duration_seconds",
             "Time to decide. High: too many wildcards match, or the CPU is throttled.",
@@ -111,9 +129,13 @@ class Gauges(Collector):
         age = _gauge("sample_age_seconds", "Age of the newest proof. High: the server is slow or away.")
         latency = _gauge("latency_seconds", "Delivery to ack. High: workers are slow or hang.", "subject", "quantile")
         per = ("subject", "stream", "consumer")
-        pending = _gauge("pending_messages", "Messages not yet delivered. High: consumers are too slow or do not pull.", *per)
+        pending = _gauge(
+            "pending_messages", "Messages not yet delivered. High: consumers are too slow or do not pull.", *per
+        )
         inflight = _gauge("inflight_messages", "Delivered, not acknowledged. High: workers are slow or hang.", *per)
-        spent = CounterMetricFamily(PREFIX + "time_in_status_seconds", "Seconds in each status.", labels=["subject", "status"])
+        spent = CounterMetricFamily(
+            PREFIX + "time_in_status_seconds", "Seconds in each status.", labels=["subject", "status"]
+        )
         worsts: defaultdict[tuple[str, ...], float] = defaultdict(lambda: -1.0)
         sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
         for name, state in states.items():
@@ -128,19 +150,19 @@ class Gauges(Collector):
                     sums["inflight", *where] += member.reading.inflight or 0
             if label == OTHER:
                 continue
-            member = worst(state.members.values())
+            loudest = worst(state.members.values())
             ratio.add_metric([label], state.record.verdict.admit_ratio if state.record else 1.0)
-            if member is None or member.reading is None or member.proof is None:
+            if loudest is None or loudest.reading is None or loudest.proof is None:
                 continue
-            reading = member.reading
-            pressure.add_metric([label], member.pressure)
-            age.add_metric([label], max(0.0, now.mono - member.proof))
+            reading = loudest.reading
+            pressure.add_metric([label], loudest.pressure)
+            age.add_metric([label], max(0.0, now.mono - loudest.proof))
             if reading.drain is not None:
                 drain.add_metric([label], reading.drain)
             for quantile, value in (("0.5", reading.p50), ("0.95", reading.p95), ("0.99", reading.p99)):
                 if value is not None:
                     latency.add_metric([label, quantile], value / 1000)
-        families = {"pending": pending, "inflight": inflight, "spent": spent, "status": status}
+        families: dict[str, Any] = {"pending": pending, "inflight": inflight, "spent": spent, "status": status}
         for (family, *labels), value in [*worsts.items(), *sums.items()]:
             families[family].add_metric(labels, value)
         return (status, pressure, ratio, drain, age, latency, pending, inflight, spent)
@@ -161,10 +183,10 @@ class Gauges(Collector):
                     by_consumer[key.consumer] += member.reading.pending
             for consumer, value in by_consumer.items():
                 pending.add_metric([name, consumer], value)
-            member = worst(state.members.values())
-            if member is not None and member.reading is not None:
-                inflight.add_metric([name], member.reading.inflight or 0)
-                latency.add_metric([name], member.reading.p95 or 0.0)
+            loudest = worst(state.members.values())
+            if loudest is not None and loudest.reading is not None:
+                inflight.add_metric([name], loudest.reading.inflight or 0)
+                latency.add_metric([name], loudest.reading.p95 or 0.0)
         return (active, pending, latency, inflight)
 
 
@@ -173,5 +195,7 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 
 def _status(state: SubjectState) -> Status:
-    known = state.record is not None and not state.record.lost and any(m.proof is not None for m in state.members.values())
+    known = (
+        state.record is not None and not state.record.lost and any(m.proof is not None for m in state.members.values())
+    )
     return state.record.status if state.record is not None and known else Status.UNKNOWN

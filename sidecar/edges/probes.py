@@ -99,5 +99,7 @@ def _listen(host: str, port: int) -> socket.socket:
             bound.bind(address)
             undo.pop_all()
     except OSError as error:
-        raise PortTaken(f"http.host {host}, http.port {port}: {error.strerror}; give another port, or 0 for any") from None
+        raise PortTaken(
+            f"http.host {host}, http.port {port}: {error.strerror}; give another port, or 0 for any"
+        ) from None
     return bound

@@ -27,7 +27,7 @@ class Resources:
 
     def __init__(self, js: JetStream, names: Names, replicas: int, max_age: float, manage: bool) -> None:
         self._js, self._names, self._manage = js, names, manage
-        self._wanted = (
+        self._wanted: tuple[dict[str, Any], ...] = (
             {
                 "name": names.events_stream,
                 "subjects": [f"{names.prefix}.event.>"],
@@ -77,7 +77,9 @@ class Resources:
 
     def _compare(self, wanted: dict[str, Any], found: StreamInfo) -> None:
         matters = ("subjects", "num_replicas", "max_age", "max_msgs_per_subject", "allow_rollup_hdrs")
-        other = {key: found.config.get(key) for key in matters if key in wanted and wanted[key] != found.config.get(key)}
+        other = {
+            key: found.config.get(key) for key in matters if key in wanted and wanted[key] != found.config.get(key)
+        }
         if other:
             self._say(f"{wanted['name']} {other}", "resources.differ", stream=wanted["name"], has=other)
 

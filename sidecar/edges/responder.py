@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import msgspec
 import nats.micro
 import structlog
-
 from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -23,7 +22,15 @@ from sidecar.core.model import Now
 from sidecar.ports import Clock
 from sidecar.wire import messages
 from sidecar.wire.replies import reply_allowed
-from sidecar.wire.requests import AliasRequest, BadRequest, ConsumerRequest, GatewayRequest, ListRequest, document, parse
+from sidecar.wire.requests import (
+    AliasRequest,
+    BadRequest,
+    ConsumerRequest,
+    GatewayRequest,
+    ListRequest,
+    document,
+    parse,
+)
 from sidecar.wire.subjects import BadTail, Names, decode
 
 log = structlog.get_logger()
@@ -211,5 +218,3 @@ def _cut(found: Any) -> Any:
     if isinstance(found, dict) and found.get("consumers"):
         return {**found, "consumers": found["consumers"][: len(found["consumers"]) // 2], "truncated": True}
     raise Refused(503, "the answer is larger than a message may be")
-
-

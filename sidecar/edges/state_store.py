@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import nats.errors
 from msgspec import Struct
 
@@ -25,7 +24,9 @@ GONE = ("DEL", "PURGE")
 class StateStore:
     """Reads go to the stream's leader; only a write decides."""
 
-    def __init__(self, js: JetStream, names: Names, group: str, count: Callable[[str], None], client: Callable[[], Any]):
+    def __init__(
+        self, js: JetStream, names: Names, group: str, count: Callable[[str], None], client: Callable[[], Any]
+    ):
         self._js, self._count, self._client = js, count, client
         self._stream = f"KV_{names.state_bucket}"
         self._prefix = f"$KV.{names.state_bucket}."
@@ -90,9 +91,20 @@ class StateStore:
         client = self._client()
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
-        config = {"deliver_subject": inbox, "deliver_policy": "last_per_subject", "ack_policy": "none", "replay_policy": "instant", "mem_storage": True, "num_replicas": 1, "inactive_threshold": 30_000_000_000, "filter_subject": f"{self._prefix}>"}
+        config = {
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 30_000_000_000,
+            "filter_subject": f"{self._prefix}>",
+        }
         try:
-            made = await self._js.api(f"CONSUMER.CREATE.{self._stream}", _Made, {"stream_name": self._stream, "config": config})
+            made = await self._js.api(
+                f"CONSUMER.CREATE.{self._stream}", _Made, {"stream_name": self._stream, "config": config}
+            )
             left = made.num_pending + made.delivered.consumer_seq
             while left > 0:
                 raw = await subscription.next_msg(timeout=5)

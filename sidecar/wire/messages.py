@@ -128,7 +128,7 @@ class Status(Struct, frozen=True):
     freshness: str
     stale_reason: str | None
     sampled_at: str | None
-    age_ms: int | None | UnsetType = UNSET
+    age_ms: int | UnsetType | None = UNSET
     policy: dict[str, Any] | UnsetType = UNSET
     recovery: Recovery | UnsetType = UNSET
 
@@ -182,7 +182,7 @@ class StoredConsumer(Struct, frozen=True):
 
 
 class State(Status, frozen=True, kw_only=True):
-    """Value of a subject's key in the state bucket: its status, what a gateway needs to decide alone, and fields of ours."""
+    """Value of a subject's key in the state bucket: its status, what a gateway needs to decide, and fields of ours."""
 
     action: str
     would: str | None

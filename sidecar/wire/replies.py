@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def reply_allowed(reply: str, prefixes: Sequence[str] = ()) -> bool:
-    """Whether `reply` is an inbox: `_INBOX` or `_INBOX_*`, a service import `_R_`, or one of `prefixes` (whole tokens)."""
+    """Whether `reply` is an inbox (`_INBOX`, `_INBOX_*`), a service import (`_R_`), or under one of `prefixes`."""
     tokens = reply.split(".")
     if tokens[0] == "_GR_":  # a gateway puts itself, cluster and server in front of the asker's own inbox
         tokens = tokens[3:]

@@ -1,4 +1,4 @@
-"""What may be asked, and how a request is read: an object or nothing, null means default, unknown fields are ignored."""
+"""What may be asked, and how it is read: an object or nothing, null means default, unknown fields are ignored."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ KEY = ConsumerKey("S", "c")
 POLICY = Policy()
 
 
-def reading(pending: int = 0, latency: float | None = 0.0, inflight: int | None = 0, at: float = 0.0, **more) -> Reading:
+def reading(
+    pending: int = 0, latency: float | None = 0.0, inflight: int | None = 0, at: float = 0.0, **more
+) -> Reading:
     fields = {"drain": None, "latency_evidence": True} | more
     return Reading(key=KEY, at=Now(at, at), pending=pending, inflight=inflight, latency=latency, **fields)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -183,7 +184,7 @@ def test_changes_beyond_eight_unsent_events_are_folded_into_one() -> None:
     world.perform()
     assert [e.seq for e in world.stream] == list(range(1, len(world.stream) + 1))
     assert world.stream[-1].now is Status.WARNING
-    assert all(a.now is b.was for a, b in zip(world.stream, world.stream[1:], strict=False))
+    assert all(a.now is b.was for a, b in pairwise(world.stream))
 
 
 def test_an_unsent_event_of_a_dead_process_is_told_by_the_next() -> None:
@@ -417,12 +418,12 @@ def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], 
     assert [e.seq for e in world.stream] == list(range(1, len(world.stream) + 1))
     assert len({e.id for e in world.stream}) == len(world.stream)
     statuses = [e for e in world.stream if e.type in STATUS_EVENTS]
-    assert all(a.now is b.was for a, b in zip(statuses, statuses[1:], strict=False))
+    assert all(a.now is b.was for a, b in pairwise(statuses))
     assert all(e.was is not e.now for e in statuses)
     assert statuses[-1].now is Status.ACTIVE
     assert world.stored is not None and world.stored.unsent == ()
     monitoring = [e.type for e in world.stream if "monitoring" in e.type.value]
-    assert all(a is not b for a, b in zip(monitoring, monitoring[1:], strict=False))
+    assert all(a is not b for a, b in pairwise(monitoring))
 
 
 @pytest.mark.parametrize("key", [ONE, TWO])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import nats
@@ -101,7 +102,7 @@ async def test_a_restart_in_the_middle_repeats_nothing_and_forgets_nothing(
     await wire.status(status="inactive")
     events = await wire.stored()
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
-    assert all(a["to"] == b["from"] for a, b in zip(events, events[1:], strict=False))
+    assert all(a["to"] == b["from"] for a, b in pairwise(events))
 
 
 async def test_a_server_that_restarts_gets_each_event_once(nc: Client, server: NatsServer, sidecar: Sidecar) -> None:
@@ -134,7 +135,9 @@ async def test_silence_of_the_server_is_stale_then_unknown_and_never_calm(
 async def test_a_consumer_that_comes_and_goes_is_followed(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     js = nc.jetstream()
     await js.add_stream(name="OTHER", subjects=["other.>"])
-    await js.add_consumer("OTHER", ConsumerConfig(durable_name="late", ack_policy=AckPolicy.EXPLICIT, filter_subject="other.*.x"))
+    await js.add_consumer(
+        "OTHER", ConsumerConfig(durable_name="late", ack_policy=AckPolicy.EXPLICIT, filter_subject="other.*.x")
+    )
     assert (await wire.status("other.=2A.x", status="inactive"))["subject"] == "other.*.x"
     assert (await wire.ask("get.status.other.eu.x"))["matched"] == ["other.*.x"]
     await js.delete_consumer("OTHER", "late")
@@ -195,14 +198,20 @@ async def test_a_consumer_is_told_how_much_to_pull(nc: Client, sidecar: Sidecar,
     assert full["action"] == "reject"
 
 
-async def test_the_router_gets_its_established_answer(nc: Client, server: NatsServer, router: None, tmp_path: Path) -> None:
+async def test_the_router_gets_its_established_answer(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
     alias = "beamline.router.v1.status.backpressure"
     async with Sidecar(tmp_path, server.url, QUICK | {"service": {"status_alias": alias}}) as process:
         await process.observing()
         await Wire(nc).status(status="inactive")
         reply = json.loads((await nc.request(alias, json.dumps({"subject": SUBJECT}).encode(), timeout=2)).data)
         assert reply["success"] and reply["data"]["status"] == "inactive"
-        assert reply["data"]["thresholds"] == {"queue_overload": 1000, "latency_overload_ms": 5000, "inflight_overload": 450 + 50}
+        assert reply["data"]["thresholds"] == {
+            "queue_overload": 1000,
+            "latency_overload_ms": 5000,
+            "inflight_overload": 450 + 50,
+        }
         nobody = json.loads((await nc.request(alias, b'{"subject": "nobody"}', timeout=2)).data)
         assert nobody["data"]["status"] == "unknown"
         bad = json.loads((await nc.request(alias, b"[", timeout=2)).data)
@@ -241,7 +250,9 @@ async def _says(process: Sidecar, text: str) -> bool:
         pytest.param("validate.policy", b"nonsense", "400", id="a policy that is no JSON"),
     ],
 )
-async def test_a_bad_request_is_a_clear_error(sidecar: Sidecar, wire: Wire, tail: str, payload: bytes, code: str) -> None:
+async def test_a_bad_request_is_a_clear_error(
+    sidecar: Sidecar, wire: Wire, tail: str, payload: bytes, code: str
+) -> None:
     await wire.status(status="inactive")
     assert await wire.refused(tail, payload) == code
 

@@ -35,7 +35,9 @@ class Sidecar:
         self.log_path = where / f"sidecar-{self.port}.log"
         self._config = where / f"config-{self.port}.yaml"
         http = {"host": "127.0.0.1", "port": self.port}
-        self._config.write_text(json.dumps({"http": http, "log": {"level": "debug", "format": "json"}} | (config or {})))
+        self._config.write_text(
+            json.dumps({"http": http, "log": {"level": "debug", "format": "json"}} | (config or {}))
+        )
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("NATS_")}
         if url is not None:
             self._environment["NATS_URL"] = url
@@ -95,7 +97,8 @@ class Sidecar:
                     return found
             return None
 
-        return await eventually(look, f"/readyz saying {facts}")
+        found: dict[str, Any] = await eventually(look, f"/readyz saying {facts}")
+        return found
 
     async def observing(self) -> Self:
         await self.ready(observing=True)
