@@ -99,9 +99,11 @@ class RealWorld:
         config = {"name": name, "subjects": subjects, "storage": "memory", "max_msgs": max_msgs or -1}
         await self._api(f"STREAM.CREATE.{name}", **config)
 
-    async def add_consumer(self, key: ConsumerKey, *filters: str, cap: int = 1000, max_deliver: int = 0) -> None:
+    async def add_consumer(
+        self, key: ConsumerKey, *filters: str, cap: int = 1000, max_deliver: int = 0, sample: str = ""
+    ) -> None:
         config: dict[str, Any] = {"durable_name": key.consumer, "ack_policy": "explicit", "max_ack_pending": cap}
-        config |= {"max_deliver": max_deliver or -1, "ack_wait": 3_600_000_000_000}
+        config |= {"max_deliver": max_deliver or -1, "ack_wait": 3_600_000_000_000, "sample_freq": sample}
         config |= {"filter_subject": filters[0]} if len(filters) == 1 else {"filter_subjects": filters}
         await self._api(f"CONSUMER.DURABLE.CREATE.{key.stream}.{key.consumer}", stream_name=key.stream, config=config)
 
