@@ -200,7 +200,7 @@ class Sidecar:
 
     async def _answer(self) -> None:
         """Join the queue group only once there is something to answer."""
-        await self._service.sweep.complete.wait()
+        await self._service.known.wait()
         await self._answering.run()
 
     async def _listen(self, client: Client) -> None:

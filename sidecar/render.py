@@ -109,7 +109,7 @@ def fresh(state: SubjectState, book: Book, now: Now) -> tuple[Freshness, str | N
     """How old the truth about a subject is, and why it is stale: the oldest among those that were ever read counts."""
     found = bounds(state, book)
     proofs = [m.proof for m in state.members.values() if m.proof is not None]
-    if state.record is None or state.record.lost or not proofs:
+    if state.record is None or state.begun or state.record.lost or not proofs:
         return Freshness.UNKNOWN, None
     if freshness(max(proofs), now.mono, found) is Freshness.UNKNOWN:
         return Freshness.UNKNOWN, None

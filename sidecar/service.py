@@ -28,6 +28,8 @@ from sidecar.wire.subjects import Names
 
 log = structlog.get_logger()
 
+FIRST_STATES_WITHIN = 5.0
+"""Seconds for storing what the first sweep found, before we answer all the same."""
 TICK = 0.5
 """Seconds between two looks at what time alone changes: freshness, holds, openings."""
 
@@ -61,7 +63,10 @@ class Service(Book):
         self._render_beat, self._on_looks = render_beat, on_looks
         self._names = Names(settings.name)
         self._created: dict[str, str] = {}
+        self._tasks: asyncio.TaskGroup | None = None
         self._ensuring: asyncio.Task[None] | None = None
+        self.known = asyncio.Event()
+        """Set once every stream was read and the first states are stored: from then on there is something to say."""
         self._layers = {"file": settings.policies}
         self._ledger = Ledger(clock, settings.observe, self._layers, writer, self._perform, self.interval)
         self._performer = Performer(
@@ -114,7 +119,7 @@ class Service(Book):
 
     @property
     def swept_at(self) -> float | None:
-        return self.sweep.swept_at
+        return self.sweep.swept_at if self.known.is_set() else None
 
     def interval(self, subject: str) -> float:
         return max((self.sweep.interval(stream) for stream in self._streams_of(subject)), default=TICK)
@@ -133,8 +138,10 @@ class Service(Book):
     async def run(self, stop: asyncio.Event, finish_within: float) -> None:
         """Observe until `stop`; then what is being written or published may end, for so long at most."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             self._performer.start(tasks)
             loops = [
+                tasks.create_task(self._become_known(), name="first sweep"),
                 tasks.create_task(self._observe(), name="observe"),
                 tasks.create_task(self._tick(), name="tick"),
                 tasks.create_task(self._beat(), name="beat"),
@@ -168,6 +175,11 @@ class Service(Book):
                 self._ledger.feed(subject, Loaded(entry.record, entry.revision))
         log.info("state.loaded", subjects=len(stored))
 
+    async def _become_known(self) -> None:
+        await self.sweep.complete.wait()
+        await self._performer.finish(FIRST_STATES_WITHIN)
+        self.known.set()
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
@@ -175,7 +187,7 @@ class Service(Book):
 
     async def _beat(self) -> None:
         """Tell watchers of the state bucket that what it says is still so, while readings come."""
-        await self.sweep.complete.wait()
+        await self.known.wait()
         while True:
             try:
                 await self._store.beat(self._render_beat(self, self._clock.now()))
@@ -213,8 +225,9 @@ class Service(Book):
             for subject in tuple(self._ledger.states):
                 self._ledger.feed(subject, Unstored())
         self._created = now
-        if not all(now.values()) and (self._ensuring is None or self._ensuring.done()):
-            self._ensuring = asyncio.create_task(self._mend(), name="ensure resources")
+        idle = self._ensuring is None or self._ensuring.done()
+        if not all(now.values()) and idle and self._tasks is not None:
+            self._ensuring = self._tasks.create_task(self._mend(), name="ensure resources")
 
     async def _mend(self) -> None:
         try:

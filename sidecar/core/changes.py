@@ -11,12 +11,22 @@ from sidecar.core.freshness import Limits, freshness
 from sidecar.core.model import Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.state import UNSENT_LIMIT, Member, Record, Recoveries, SubjectState, Verdict
+from sidecar.core.stimuli import Begun
 
 
-def begin(subject: str, epoch: str, seq: int, status: Status, incident: str | None, now: Now) -> Record:
-    """A record for a subject of which nothing is stored: `status` is what was last told of it."""
-    known = max(status, Status.INACTIVE)
-    return Record(subject=subject, epoch=epoch, seq=seq, status=known, told=known, since=now.wall, incident=incident)
+def begin(state: SubjectState, begun: Begun, now: Now) -> Record:
+    """A record for a subject of which nothing is stored: it is taken to be as was last told."""
+    status = max(begun.status, Status.INACTIVE)
+    return Record(
+        subject=state.subject,
+        epoch=begun.epoch,
+        seq=begun.seq,
+        status=status,
+        told=status,
+        since=now.wall,
+        incident=begun.incident,
+        verdict=admission.verdict_at(state.policy, status),
+    )
 
 
 def worst(members: Iterable[Member]) -> Member | None:

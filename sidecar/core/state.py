@@ -122,6 +122,9 @@ class SubjectState(Struct, frozen=True):
     """Of the stored key; 0 where there is none."""
     begun: bool = False
     """Whether `record` was begun anew and is not stored yet."""
+    reload: bool = False
+    """Whether what is stored is another than `record` now and must be read before anything is written; `record` is
+    still what is answered."""
     loading: bool = False
     writing: Writing | None = None
     sending: str | None = None

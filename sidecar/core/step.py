@@ -22,7 +22,6 @@ from sidecar.core.stimuli import (
     Joined,
     Load,
     Loaded,
-    Proved,
     Publish,
     Read,
     SendConflicted,
@@ -80,14 +79,6 @@ def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Proved, state: SubjectState, now: Now) -> SubjectState:
-    member = state.members.get(stimulus.key)
-    if member is None or member.proof is None:
-        return state
-    return _with(state, replace(member, proof=max(member.proof, stimulus.at.mono)))
-
-
-@apply.register
 def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
     if stimulus.key not in state.members:
         return state
@@ -113,7 +104,9 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
         members=members,
         record=stimulus.record,
         revision=stimulus.revision,
+        begun=False,
         loading=False,
+        reload=False,
         sending=None,
         sent=frozenset(),
         emptied=emptied,
@@ -122,9 +115,16 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(stimulus: Begun, state: SubjectState, now: Now) -> SubjectState:
-    record = changes.begin(state.subject, stimulus.epoch, stimulus.seq, stimulus.status, stimulus.incident, now)
+    record = changes.begin(state, stimulus, now)
     return replace(
-        state, record=record, revision=stimulus.revision, loading=False, sending=None, sent=frozenset(), begun=True
+        state,
+        record=record,
+        revision=stimulus.revision,
+        begun=True,
+        loading=False,
+        reload=False,
+        sending=None,
+        sent=frozenset(),
     )
 
 
@@ -156,12 +156,12 @@ def _(stimulus: WriteFailing, state: SubjectState, now: Now) -> SubjectState:
 def _(stimulus: WriteConflict, state: SubjectState, now: Now) -> SubjectState:
     if state.writing is None or state.writing.nonce != stimulus.nonce:
         return state
-    return replace(state, record=None, revision=0, writing=None)
+    return replace(state, reload=True, writing=None)
 
 
 @apply.register
 def _(stimulus: Unstored, state: SubjectState, now: Now) -> SubjectState:
-    return replace(state, record=None, revision=0, writing=None)
+    return replace(state, reload=True, writing=None)
 
 
 @apply.register
@@ -180,7 +180,7 @@ def _(stimulus: SendConflicted, state: SubjectState, now: Now) -> SubjectState:
 
 def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
     """Bring what is stored and told up to what is known, one write and one publish at a time."""
-    if state.record is None:
+    if state.record is None or state.reload:
         if state.loading or not state.members:
             return state, []
         return replace(state, loading=True), [Load(state.subject)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from sidecar.core.model import ConsumerKey, Event, Now, Reading, Status
+from sidecar.core.model import ConsumerKey, Event, Reading, Status
 from sidecar.core.rules import Policy
 from sidecar.core.state import Record, Writing
 
@@ -20,13 +20,6 @@ class Read(Struct, frozen=True):
     """A sample of a member was believed."""
 
     reading: Reading
-
-
-class Proved(Struct, frozen=True):
-    """A member surely still is as it was last read."""
-
-    key: ConsumerKey
-    at: Now
 
 
 class Gone(Struct, frozen=True):
@@ -92,7 +85,6 @@ class SendConflicted(Struct, frozen=True):
 Stimulus = (
     Joined
     | Read
-    | Proved
     | Gone
     | Tick
     | Loaded

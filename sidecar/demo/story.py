@@ -39,7 +39,7 @@ class Story:
         self.largest = 0
 
     def say(self, text: str) -> None:
-        self.console.print(f"[dim]{time.monotonic() - self.began:5.1f} s[/]  {text}", highlight=False)
+        self.console.print(f"[dim]{time.monotonic() - self.began:5.1f} s[/]  {text}", highlight=False, soft_wrap=True)
 
     async def tell(self) -> bool:
         nc = await nats.connect(self.url)
