@@ -118,14 +118,15 @@ class Story:
         self.console.print()
         told = ", ".join(f"{kind} x {n}" for kind, n in self.events.items())
         asked = ", ".join(f"{action} x {n}" for action, n in sorted(router.answers.items()))
-        self.console.print(f"events          {told or 'none'}", highlight=False)
+        self.console.print(f"events          {told or 'none'}", highlight=False, soft_wrap=True)
         self.console.print(
             f"gateway         202 x {gateway.answered[202]}, 503 x {gateway.answered[503]}", highlight=False
         )
-        self.console.print(f"router          asked before each pull: {asked}", highlight=False)
+        self.console.print(f"router          asked before each pull: {asked}", highlight=False, soft_wrap=True)
         self.console.print(
             f"messages        {router.done} done, {router.redelivered} redelivered, longest queue {self.largest}",
             highlight=False,
+            soft_wrap=True,
         )
         if missing or not finished:
             self.console.print(f"[red]failed:[/] missing {', '.join(missing) or 'the return to inactive'}")
