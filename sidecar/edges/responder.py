@@ -8,20 +8,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import nats.errors
 import nats.micro
 import structlog
-from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.micro.request import Request
-from nats.micro.service import Service
+from nats.aio.subscription import Subscription
+from nats.micro.request import Request, ServiceError
 
 from sidecar import __version__
 from sidecar.answers import Desk, Refused, validate_policy
 from sidecar.core.model import Now
 from sidecar.ports import Clock
 from sidecar.wire import messages
-from sidecar.wire.replies import reply_allowed
+from sidecar.wire.replies import LARGEST_REPLY, fitted, reply_allowed
 from sidecar.wire.requests import (
     AliasRequest,
     BadRequest,
@@ -36,15 +36,16 @@ from sidecar.wire.subjects import BadTail, Names, decode
 log = structlog.get_logger()
 
 LARGEST_REQUEST = 64 * 1024
-LARGEST_REPLY = 1024 * 1024
-MARGIN = 4 * 1024
-"""Bytes kept free below the server's max_payload: a reply above it would cost us the connection."""
 LONGEST_ERROR = 200
 """Bytes of an error's text."""
-ALIAS_WAITING = 1024
-"""Alias requests that wait; the ones beyond are dropped by the client and counted."""
+WAITING, WAITING_BYTES = 1024, 4 * 1024 * 1024
+"""Requests that wait per endpoint, and their payloads; the ones beyond are dropped by the client and counted."""
+QUEUE = "q"
+"""The default queue group of all services: one replica answers."""
+INSIDE = "internal error; the log of the sidecar has it"
 
 Answer = Callable[[str, bytes, str, Now], Any]
+Handler = Callable[[Msg], Awaitable[None]]
 
 
 class Observed(Protocol):
@@ -67,19 +68,24 @@ class Responder:
     ) -> None:
         self._desk, self._clock, self._names, self._observed = desk, clock, names, observed
         self._prefixes, self._alias, self._captured = tuple(reply_prefixes), alias, captured
-        self._service: Service | None = None
-        self._subscription: Any = None
-        self._client: Client | None = None
+        self._door: Door | None = None
+        self._stopped = False
+        self._alias_turn = asyncio.Lock()
 
     def may_reply(self, subject: str) -> bool:
         """Whether we publish there: the guard of the whole answering connection."""
         return reply_allowed(subject, self._prefixes)
 
     async def serve(self, client: Client) -> None:
-        """Answer on this client; it is a new one after every rebuild."""
-        self._client = client
+        """Answer on this client, a new one after every rebuild; once it returns, the server knows."""
+        if self._stopped:
+            return
+        self._door = door = Door(client, self._reply_is_inbox)
         service = await nats.micro.add_service(
-            client, name=self._names.name, version=__version__, description="backpressure of JetStream consumers"
+            door,  # type: ignore[arg-type]  # all that the framework uses of a client
+            name=self._names.name,
+            version=__version__,
+            description="backpressure of JetStream consumers",
         )
         p = self._names.prefix
         for name, subject, answer in (
@@ -90,72 +96,70 @@ class Responder:
             ("policy", f"{p}.get.policy.>", self._policy),
             ("validate-policy", f"{p}.validate.policy", self._validate),
         ):
-            handler = self._handler(subject.removesuffix(">"), answer)
-            await service.add_endpoint(name=name, subject=subject, handler=handler)
-        self._service, self._subscription = service, None
+            await service.add_endpoint(name=name, subject=subject, handler=self._handler(subject, answer))
         await self.check_alias()
+        await settled(client)
 
     async def check_alias(self) -> None:
         """Answer the router's own query, unless a stream stores it: that stream's ack would come first."""
-        if self._alias is None or self._client is None or not self._client.is_connected:
-            return
-        captors = self._captured(self._alias)
-        if captors and self._subscription is not None:
-            await self._subscription.unsubscribe()
-            self._subscription = None
-        elif not captors and self._subscription is None:
-            self._subscription = await self._client.subscribe(
-                self._alias, queue="q", cb=self._alias_asked, pending_msgs_limit=ALIAS_WAITING
-            )
+        async with self._alias_turn:
+            door = self._door
+            if self._alias is None or door is None or self._stopped or not door.client.is_connected:
+                return
+            captured = bool(self._captured(self._alias))
+            try:
+                if captured and door.alias is not None:
+                    await door.alias.unsubscribe()
+                    door.alias = None
+                elif not captured and door.alias is None:
+                    door.alias = await door.subscribe(self._alias, QUEUE, self._alias_asked)
+            except nats.errors.Error as error:  # the client is on its way out; the next one starts afresh
+                log.debug("alias.unchanged", error=type(error).__name__)
 
     async def stop(self, seconds: float) -> None:
-        """Take no more requests; what is being answered may end."""
-        try:
-            async with asyncio.timeout(seconds):
-                if self._subscription is not None:
-                    await self._subscription.drain()
-                if self._service is not None:
-                    await self._service.stop()
-        except Exception as error:  # the connection may be gone; there is nobody left to tell
-            log.debug("service.stop_failed", error=type(error).__name__)
+        """Take no more requests; what has arrived is answered, for so long at most."""
+        self._stopped = True
+        if self._door is not None:
+            await self._door.close(seconds)
 
-    def _handler(self, prefix: str, answer: Answer) -> Callable[[Request], Awaitable[None]]:
+    def _reply_is_inbox(self, message: Msg) -> bool:
+        if self.may_reply(message.reply or ""):
+            return True
+        self._observed.dropped("reply_subject")
+        return False
+
+    def _handler(self, subject: str, answer: Answer) -> Callable[[Request], Awaitable[None]]:
+        """One endpoint. A ServiceError is sent and counted by the framework; any other would be sent as its repr."""
+
         async def handle(request: Request) -> None:
-            reply = request._msg.reply
-            if not self.may_reply(reply):
-                self._observed.dropped("reply_subject")
-                return
             try:
-                body = self._answered(request, prefix, reply, answer)
+                await request.respond(self._body(request, subject, answer))
             except Refused as refused:
-                await _refuse(request, refused.code, str(refused))
+                raise ServiceError(str(refused.code), _plain(str(refused))) from None
             except (BadRequest, BadTail) as bad:
-                await _refuse(request, 400, str(bad))
+                raise ServiceError("400", _plain(str(bad))) from None
             except Exception as error:  # no asker gets to see our insides
-                self._observed.dropped("request_failed")
-                log.error("request.failed", endpoint=prefix, error=type(error).__name__, exc_info=True)
-                await _refuse(request, 500, "internal error; the log of the sidecar has it")
-            else:
-                await request.respond(body)
+                self._failed(subject, error)
+                raise ServiceError("500", INSIDE) from None
 
         return handle
 
-    def _answered(self, request: Request, prefix: str, reply: str, answer: Answer) -> bytes:
-        if len(request.data) > LARGEST_REQUEST:
-            raise BadRequest(f"a request of {len(request.data)} bytes; at most {LARGEST_REQUEST} are read")
-        tail = request.subject.removeprefix(prefix) if prefix.endswith(".") else ""
-        subject = decode(tail) if tail else ""
-        asker = reply.rpartition(".")[0]
-        return self._fitting(answer(subject, request.data, asker, self._clock.now()))
+    def _body(self, request: Request, subject: str, answer: Answer) -> bytes:
+        """In the order of the contract: size, tail, payload, and only then whether it is watched."""
+        _check_size(request.data)
+        tail = decode(request.subject.removeprefix(subject[:-1])) if subject.endswith(">") else ""
+        asker = request._msg.reply.rpartition(".")[0]
+        return self._fitted(answer(tail, request.data, asker, self._clock.now()))
 
-    def _fitting(self, found: Any) -> bytes:
-        """The answer, cut at the last whole element where it would be too large."""
-        limit = min(self._client.max_payload if self._client else LARGEST_REPLY, LARGEST_REPLY) - MARGIN
-        body = msgspec.json.encode(found)
-        while len(body) > limit:
-            found = _cut(found)
-            body = msgspec.json.encode(found)
+    def _fitted(self, found: Any) -> bytes:
+        body = fitted(found, self._door.client.max_payload if self._door else LARGEST_REPLY)
+        if body is None:
+            raise Refused(503, "the answer is larger than a message may be")
         return body
+
+    def _failed(self, subject: str, error: Exception) -> None:
+        self._observed.dropped("request_failed")
+        log.error("request.failed", endpoint=subject, error=type(error).__name__, exc_info=error)
 
     def _gateway(self, subject: str, payload: bytes, asker: str, now: Now) -> messages.Decision:
         return self._decided(self._desk.decide_gateway, subject, parse(payload, GatewayRequest), now)
@@ -185,36 +189,75 @@ class Responder:
         return validate_policy(document(payload))
 
     async def _alias_asked(self, message: Msg) -> None:
-        if not self.may_reply(message.reply):
-            self._observed.dropped("reply_subject")
-            return
         try:
-            if len(message.data) > LARGEST_REQUEST:
-                raise BadRequest(f"a request of {len(message.data)} bytes; at most {LARGEST_REQUEST} are read")
+            _check_size(message.data)
             asked = parse(message.data, AliasRequest)
             found: Any = self._desk.alias(asked.subject, self._clock.now())
         except BadRequest as bad:
-            found = {"success": False, "error": {"code": "invalid_request", "message": str(bad)[:LONGEST_ERROR]}}
+            found = _alias_error("invalid_request", _plain(str(bad)))
         except Exception as error:  # no asker gets to see our insides
-            self._observed.dropped("request_failed")
-            log.error("request.failed", endpoint=self._alias, error=type(error).__name__, exc_info=True)
-            found = {"success": False, "error": {"code": "internal_error", "message": "internal error"}}
+            self._failed(str(self._alias), error)
+            found = _alias_error("internal_error", INSIDE)
         await message.respond(msgspec.json.encode(found))
 
 
-async def _refuse(request: Request, code: int, text: str) -> None:
-    """A service error: printable, short, and with an empty body."""
-    plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
-    await request.respond_error(str(code), plain[:LONGEST_ERROR])
+class Door:
+    """The client as the framework sees it: nothing waits without bound, no reply but to an inbox, an end in order."""
+
+    def __init__(self, client: Client, allowed: Callable[[Msg], bool]) -> None:
+        self.client, self._allowed = client, allowed
+        self.alias: Subscription | None = None
+        self._open: list[Subscription] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    async def subscribe(self, subject: str, queue: str = "", cb: Handler | None = None) -> Subscription:
+        assert cb is not None
+
+        async def handle(message: Msg) -> None:
+            if self._allowed(message):
+                await cb(message)
+            # A full queue is read without a pause: give way, or a flood here would hold up everything else.
+            await asyncio.sleep(0)
+
+        found = await self.client.subscribe(
+            subject, queue, handle, pending_msgs_limit=WAITING, pending_bytes_limit=WAITING_BYTES
+        )
+        self._open.append(found)
+        return found
+
+    async def close(self, seconds: float) -> None:
+        """Take no more, answer what has arrived, and send it. The framework's own stop would drop what waits."""
+        try:
+            async with asyncio.timeout(seconds):
+                for subscription in self._open:
+                    await self.client._send_unsubscribe(subscription._id)
+                await settled(self.client)
+                for subscription in self._open:
+                    await subscription._pending_queue.join()
+                await settled(self.client)
+        except (TimeoutError, nats.errors.Error) as error:  # the connection may be gone; nobody is left to tell
+            log.debug("responder.stopped_early", error=type(error).__name__)
 
 
-def _cut(found: Any) -> Any:
-    """The same answer with fewer elements, and a word on it."""
-    if isinstance(found, messages.StatusList) and found.subjects:
-        kept = found.subjects[: len(found.subjects) * 3 // 4]
-        return replace(found, subjects=kept, next_offset=found.offset + len(kept))
-    if isinstance(found, messages.Status) and found.consumers:
-        return replace(found, consumers=found.consumers[: len(found.consumers) // 2])
-    if isinstance(found, dict) and found.get("consumers"):
-        return {**found, "consumers": found["consumers"][: len(found["consumers"]) // 2], "truncated": True}
-    raise Refused(503, "the answer is larger than a message may be")
+async def settled(client: Client) -> None:
+    """Wait until the server has seen all that was sent. nats-py's `flush` alone does not: it writes its PING at once,
+    ahead of the commands that still wait to be written."""
+    if client.is_connected:
+        await client._flush_pending(force_flush=True)
+    await client.flush()
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > LARGEST_REQUEST:
+        raise BadRequest(f"a request of {len(payload)} bytes; at most {LARGEST_REQUEST} are read")
+
+
+def _plain(text: str) -> str:
+    """Printable and short, as a header's value must be."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:LONGEST_ERROR])
+
+
+def _alias_error(code: str, text: str) -> dict[str, Any]:
+    return {"success": False, "error": {"code": code, "message": text}}
