@@ -42,6 +42,7 @@ class Finding(msgspec.Struct, frozen=True):
     policy: Policy
     status: Status
     freshness: Freshness
+    stale_reason: str | None
     verdict: Verdict
     pressure: float
 
@@ -93,7 +94,7 @@ class Desk:
     def status(self, subject: str, now: Now) -> messages.Status:
         findings = self._find(subject, now)
         worst_ = max(findings, key=lambda f: f.rank)
-        found = render.status(worst_.state, worst_.state.record, worst_.verdict, self._book, now)
+        found = self._status(worst_, now)
         matched, keys, events = self._places(findings)
         return replace(found, subject=subject, matched=matched, state_keys=keys, event_subjects=events)
 
@@ -107,8 +108,12 @@ class Desk:
             total=len(names),
             offset=request.offset,
             next_offset=end if end < len(names) else None,
-            subjects=tuple(render.status(f.state, f.state.record, f.verdict, self._book, now) for f in found),
+            subjects=tuple(self._status(f, now) for f in found),
         )
+
+    def _status(self, finding: Finding, now: Now) -> messages.Status:
+        age = (finding.freshness, finding.stale_reason)
+        return render.status(finding.state, finding.verdict, age, self._book, now)
 
     def policy(self, subject: str, now: Now) -> dict[str, Any]:
         findings = self._find(subject, now)
@@ -175,15 +180,16 @@ class Desk:
     def _finding(self, state: SubjectState, now: Now) -> Finding:
         member = worst(state.members.values())
         fields = member.policy if member else state.policy
-        fresh, _ = render.fresh(state, self._book, now)
+        fresh, why = render.fresh(state, self._book, now)
         record = state.record
         if record is None:
-            return Finding(state, fields, Status.UNKNOWN, Freshness.UNKNOWN, Verdict(), 0.0)
+            return Finding(state, fields, Status.UNKNOWN, Freshness.UNKNOWN, None, Verdict(), 0.0)
         bounds = render.bounds(state, self._book)
         verdict = admission.verdict(fields, record.status, fresh, record.verdict, proof(state), now.mono, bounds)
         unknown = fresh is Freshness.UNKNOWN
         pressure = member.pressure if member else 0.0
-        return Finding(state, fields, Status.UNKNOWN if unknown else record.status, fresh, verdict, pressure)
+        status = Status.UNKNOWN if unknown else record.status
+        return Finding(state, fields, status, fresh, why, verdict, pressure)
 
     def _grant(self, finding: Finding, member: Member, asked: int, asker: str, now: Now) -> pull.Grant:
         if finding.freshness is not Freshness.KNOWN or member.proof is None:

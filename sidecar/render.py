@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from sidecar import __version__
 from sidecar.book import Book
@@ -137,13 +137,14 @@ def consumers(state: SubjectState, book: Book, now: Now) -> tuple[messages.Consu
     )
 
 
-def status(state: SubjectState, record: Record | None, verdict: Verdict, book: Book, now: Now) -> messages.Status:
+def status(
+    state: SubjectState, verdict: Verdict, age: tuple[Freshness, str | None], book: Book, now: Now
+) -> messages.Status:
     """A subject as it is known: the verdict is the stored one, the numbers are the worst consumer's newest."""
     names = Names(book.settings.name)
+    record = state.record
     member = worst(state.members.values())
-    fresh_, why = fresh(state, book, now)
-    if record is not None and record is not state.record:
-        fresh_, why = (Freshness.UNKNOWN, None) if record.lost else (Freshness.KNOWN, None)
+    fresh_, why = age
     known = record is not None and fresh_ is not Freshness.UNKNOWN
     key, events = places(names.prefix, state.subject)
     reading = member.reading if member else None
@@ -182,7 +183,8 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
     """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to go on."""
     record = writing.record
     verdict = record.verdict
-    shown = asdict(status(state, record, verdict, book, now))
+    age = (Freshness.UNKNOWN if record.lost else Freshness.KNOWN, None)
+    shown = asdict(status(replace(state, record=record), verdict, age, book, now))
     for field in ("age_ms", "policy", "recovery"):
         shown[field] = msgspec.UNSET
     member = worst(state.members.values())

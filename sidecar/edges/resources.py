@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import structlog
@@ -104,7 +104,7 @@ def command(wanted: dict[str, Any], names: Names) -> str:
     return f"nats kv add {names.state_bucket} --history {HISTORY} --replicas {wanted['num_replicas']}"
 
 
-def captors(looks: Iterable[StreamLook], subject: str, ours: Sequence[str] | frozenset[str]) -> list[str]:
+def captors(looks: Iterable[StreamLook], subject: str, ours: Collection[str]) -> list[str]:
     """The streams, other than our own, that store what is sent to `subject` and would answer it with their own ack."""
     return [
         look.name
