@@ -131,11 +131,16 @@ def test_the_audits_of_our_own_requests_are_not_listened_to() -> None:
     assert not any(">" in subject for subject in SUBJECTS)
 
 
-async def test_a_real_server_tells_them_all(server: NatsServer, nc: Client) -> None:
-    ears = Ears()
+async def listening(server: NatsServer, ears: Ears) -> Client:
     listener = await nats.connect(server.url)
     await ears.advisories.listen(listener)
-    await listener.flush()
+    await listener.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
+    return listener
+
+
+async def test_a_real_server_tells_them_all(server: NatsServer, nc: Client) -> None:
+    ears = Ears()
+    listener = await listening(server, ears)
     world = RealWorld(nc, server.version)
     await world.add_stream("S", "s.>")
     await world.add_consumer(C, max_deliver=2, sample="100")
@@ -176,9 +181,7 @@ async def test_a_real_server_tells_them_all(server: NatsServer, nc: Client) -> N
 
 async def test_a_forged_one_is_counted_and_the_next_is_heard(server: NatsServer, nc: Client) -> None:
     ears = Ears()
-    listener = await nats.connect(server.url)
-    await ears.advisories.listen(listener)
-    await listener.flush()
+    listener = await listening(server, ears)
     for data in (b"", b"\x00" * 100, payload("advisory.v1.nak", consumer="d"), payload("advisory.v1.nak")):
         await nc.publish(f"{CONSUMER}.MSG_NAKED.S.c", data)
     await ears.until(heard=1)

@@ -108,6 +108,8 @@ async def test_a_deleted_message_leaves_pending_or_flight(world: World, stream: 
 async def test_a_purge_moves_delivered_without_deliveries(
     world: World, stream: str, keep: int, expected: dict[str, int]
 ) -> None:
+    if keep == 9 and not world.tells_time:
+        pytest.skip(f"{NOT_WITH_THIS_SERVER}: 2.9 forgets all that is in flight, also what it keeps")
     await world.add_consumer(C)
     await world.publish(stream, "s.a", 10)
     await world.pull(C, 3)
@@ -243,6 +245,8 @@ async def test_a_name_that_is_none_asks_for_nothing(server: NatsServer, name: st
 @pytest.mark.parametrize("seed", range(6))
 async def test_the_fake_does_what_the_server_does_whatever_is_done(server: NatsServer, seed: int) -> None:
     """Sixty random moves on both at once, and the same numbers after each."""
+    if server.version < (2, 10):
+        pytest.skip(f"{NOT_WITH_THIS_SERVER}: 2.9 counts what was purged as redelivered for ever")
     dice = random.Random(seed)
     client = await nats.connect(server.url)
     fake, real = FakeWorld(), RealWorld(client, server.version)
@@ -282,6 +286,8 @@ def random_move(dice: random.Random, fake: FakeWorld) -> tuple[object, ...]:
         moves += [("delete_message", "S", dice.choice(sorted(stream.messages)[:-1]))]
     if dice.random() < 0.1:
         moves = [("purge", "S")]
-        if not any(c.again for c in stream.consumers.values()):  # else what is kept may have to wait for its ack wait
+        # What is kept of NAKed messages may have to wait for its ack wait; up to 2.12 holes are kept like messages.
+        whole = len(stream.messages) == stream.last_seq - stream.first_seq + 1
+        if whole and not any(c.again for c in stream.consumers.values()):
             moves += [("purge", "S", dice.randint(1, 5))]
     return dice.choice(moves)
