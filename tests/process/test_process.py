@@ -1,0 +1,121 @@
+"""The process itself: its page, its exit codes, and what it says of a configuration that does not fit the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar import main
+from sidecar.service import Service
+from sidecar.settings import Http, Settings
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+
+
+async def says(process: Sidecar, text: str) -> None:
+    async def said() -> bool:
+        return text in process.log
+
+    await eventually(said, f"the log to say {text!r}")
+
+
+async def add_router(nc: Client) -> None:
+    js = nc.jetstream()
+    await js.add_stream(name="ROUTER", subjects=[SUBJECT])
+    await js.add_consumer("ROUTER", ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT))
+
+
+async def test_the_metrics_page_tells_each_subject_under_the_names_of_the_contract(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    await add_router(nc)
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        wire = Wire(nc)
+        for _ in range(1500):
+            await nc.publish(SUBJECT, b"x")
+        await wire.status(status="warning")
+        await wire.ask(f"decide.gateway.{SUBJECT}")
+        _, text = await process.get("/metrics")
+    found = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
+
+    def value(name: str, **labels: str) -> float:
+        families = text_string_to_metric_families(text)
+        (only,) = [s.value for f in families for s in f.samples if s.name == name and s.labels == labels]
+        return float(only)
+
+    here = {"subject": SUBJECT}
+    assert value("router_backpressure_status", **here) == 1
+    assert value("router_backpressure_pending_messages", stream="ROUTER", consumer="router", **here) == 1500
+    assert value("router_backpressure_events_total", event_type="backpressure_warning", **here) == 1
+    assert value("router_backpressure_decisions_total", role="gateway", action="continue", **here) == 1
+    assert value("router_backpressure_transitions_total", **here, **{"from": "inactive", "to": "warning"}) == 1
+    assert value("router_jetstream_pending_messages", consumer="router", **here) == 1500
+    assert value("router_intake_backpressure_active", **here) == 0
+    expected = {
+        "api_requests_total", "observe_duration_seconds_count", "leader", "build_info", "pressure", "admit_ratio",
+        "inflight_messages", "sample_age_seconds", "time_in_status_seconds_total", "decision_duration_seconds_count",
+    }  # fmt: skip
+    assert {f"router_backpressure_{name}" for name in expected} <= found.keys()
+
+
+async def test_a_watched_stream_that_does_not_exist_is_said_and_awaited(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    async with Sidecar(tmp_path, server.url, QUICK | {"watch": [{"stream": "ROUTER"}]}) as process:
+        await says(process, "watch.stream_missing")
+        await add_router(nc)
+        await Wire(nc).status(status="inactive")
+        assert process.log.count("watch.stream_missing") == 1
+
+
+async def test_only_what_counts_is_watched(nc: Client, server: NatsServer, tmp_path: Path) -> None:
+    await add_router(nc)
+    js = nc.jetstream()
+    await js.add_stream(name="AUDIT", subjects=["audit"])
+    await js.add_consumer("AUDIT", ConsumerConfig(durable_name="silent", ack_policy=AckPolicy.NONE))
+    await js.add_stream(name="SPY", subjects=["spy"])
+    await js.add_consumer("SPY", ConsumerConfig(name="tail", ack_policy=AckPolicy.EXPLICIT, inactive_threshold=60))
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        await Wire(nc).status(status="inactive")
+        assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == [SUBJECT]
+
+
+async def test_a_consumer_with_several_filters_stands_under_each(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    if server.version < (2, 10):
+        pytest.skip("not with this server: several filters came with 2.10")
+    js = nc.jetstream()
+    await js.add_stream(name="ORDERS", subjects=["orders.>"])
+    filters = ["orders.a", "orders.b.*"]
+    await js.add_consumer(
+        "ORDERS", ConsumerConfig(durable_name="both", ack_policy=AckPolicy.EXPLICIT, filter_subjects=filters)
+    )
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == filters
+
+
+async def test_a_port_in_use_is_told_in_one_line(server: NatsServer, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"http": {"host": "127.0.0.1", "port": server.port}}
+    process = Sidecar(tmp_path, server.url, config)
+    await process.start()
+    assert process.process is not None
+    assert await process.process.wait() == 78
+    assert f"http.port {server.port}" in process.log
+    assert "Traceback" not in process.log
+
+
+def test_a_crash_in_a_loop_ends_the_process_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(self: Service) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Service, "_tick", crash)
+    assert main.start(Settings(http=Http(host="127.0.0.1", port=0)), None) == 1
