@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
+import structlog
 import uvicorn
 from msgspec import Struct, json
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+log = structlog.get_logger()
 
 STUCK_AFTER = 10.0
 """Seconds without a turn of the event loop after which the process is taken to be dead."""
-AT_ONCE = 64
-"""Connections served; more get 503 from the server."""
+AT_ONCE = 256
+"""Connections served; the ones beyond get 503."""
+PATIENCE = 10.0
+"""Seconds for a connection to bring its request and to take its answer."""
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Readiness(Struct, frozen=True):
@@ -38,19 +48,33 @@ class PortTaken(Exception):
 
 
 class Probes:
-    """Call `pulse` from the event loop at least every second."""
+    """Call `pulse` from the event loop at least every second. Listens once it is made, and answers once started."""
 
-    def __init__(self, host: str, port: int, truth: Callable[[], Readiness], registry: CollectorRegistry) -> None:
-        self._truth, self._registry = truth, registry
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        truth: Callable[[], Readiness],
+        registry: CollectorRegistry,
+        stuck_after: float = STUCK_AFTER,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._truth, self._registry, self._stuck_after = truth, registry, stuck_after
         self._pulse = time.monotonic()
+        self._scraping = asyncio.Lock()
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         routes = [Route("/healthz", self._healthz), Route("/readyz", self._readyz), Route("/metrics", self._metrics)]
         config = uvicorn.Config(
             Starlette(routes=routes),
+            loop="asyncio",
+            http=type("Patient", (_Patient,), {"patience": patience}),
+            ws="none",
+            lifespan="off",
             log_config=None,
             access_log=False,
-            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
             limit_concurrency=AT_ONCE,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=1,
@@ -59,6 +83,7 @@ class Probes:
         self._thread = threading.Thread(target=self._serve, name="probes", daemon=True)
 
     def start(self) -> None:
+        self._pulse = time.monotonic()
         self._thread.start()
 
     def pulse(self) -> None:
@@ -66,17 +91,21 @@ class Probes:
         self._pulse = time.monotonic()
 
     def stop(self, seconds: float) -> None:
+        """Answer what is being asked, for so long at most; blocks meanwhile."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(seconds)
         self._socket.close()
 
     def _serve(self) -> None:
-        self._server.run(sockets=[self._socket])
+        try:
+            self._server.run(sockets=[self._socket])
+        except Exception as error:  # without its probes the process will be restarted, and the log says why
+            log.error("http.failed", error=f"{type(error).__name__}: {error}", exc_info=error)
 
     async def _healthz(self, request: Request) -> Response:
         stuck = time.monotonic() - self._pulse
-        if stuck >= STUCK_AFTER:
+        if stuck >= self._stuck_after:
             return PlainTextResponse(f"the event loop has been stuck for {stuck:.0f} s\n", 503)
         return PlainTextResponse("ok\n")
 
@@ -84,22 +113,48 @@ class Probes:
         truth = self._truth()
         return Response(json.encode(truth), 200 if truth.ready else 503, media_type="application/json")
 
-    def _metrics(self, request: Request) -> Response:
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+    async def _metrics(self, request: Request) -> Response:
+        # One scrape at a time, off this loop: neither a slow nor an eager scraper holds up /healthz.
+        async with self._scraping:
+            body = await run_in_threadpool(generate_latest, self._registry)
+        return Response(body, media_type=METRICS_TYPE)
+
+
+class _Patient(H11Protocol):
+    """Ends a connection that makes no progress: a few silent ones must not use up what the kubelet needs."""
+
+    patience = PATIENCE
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._seen: Any = None
+        self._check = self.loop.call_later(self.patience, self._progressed)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._check.cancel()
+        super().connection_lost(exc)
+
+    def _progressed(self) -> None:
+        # uvicorn makes a new cycle for each request, and ends a connection that idles after one by itself.
+        if self.cycle is self._seen:
+            self.transport.abort()
+            return
+        self._seen = self.cycle
+        self._check = self.loop.call_later(self.patience, self._progressed)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """The bound socket, so that a port in use is told before anything starts."""
+    """The listening socket, so that a port in use is told before anything starts."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
         with contextlib.ExitStack() as undo:
+            bound = socket.socket(family, kind, protocol)
             undo.callback(bound.close)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(AT_ONCE)
             undo.pop_all()
-    except OSError as error:
-        raise PortTaken(
-            f"http.host {host}, http.port {port}: {error.strerror}; give another port, or 0 for any"
-        ) from None
+    except (OSError, OverflowError, UnicodeError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise PortTaken(f"http.host {host}, http.port {port}: {said}; give another port, or 0 for any") from None
     return bound
