@@ -53,6 +53,10 @@ class Router:
                 continue
             await self._take(subscription, pull["max_messages"])
 
+    async def finish(self) -> None:
+        """Work off what was taken; nothing is given back."""
+        await asyncio.gather(*self._tasks)
+
     async def _take(self, subscription: JetStreamContext.PullSubscription, n: int) -> None:
         try:
             messages = await subscription.fetch(n, timeout=0.5)

@@ -75,6 +75,7 @@ class Story:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await router.finish()
         return self._sum_up(router, gateway, finished)
 
     async def _until_answered(self, nc: Client) -> None:

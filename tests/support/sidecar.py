@@ -138,7 +138,7 @@ class Wire:
             self.live.append(json.loads(message.data))
 
         await self.nc.subscribe(f"{self.name}.v1.event.>", cb=heard)
-        await self.nc.flush()
+        await self.nc.request("$JS.API.INFO")  # proof that the server knows the subscription; a flush is none
         return self
 
     async def raw(self, endpoint: str, payload: bytes = b"") -> Msg:
