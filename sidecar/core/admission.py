@@ -15,11 +15,7 @@ LONGEST_DELAY = 86_400_000
 
 def verdict_at(policy: Policy, status: Status) -> Verdict:
     """Binary admission, the router's own design: an active subject rejects, any other continues."""
-    if status is not Status.ACTIVE:
-        return Verdict(would=Action.CONTINUE if policy.mode == "observe" else None)
-    if policy.mode == "observe":
-        return Verdict(would=Action.REJECT)
-    return Verdict(Action.REJECT, None, 0.0, policy.retry_after_seconds)
+    return _in_mode(policy, _rejection(policy) if status is Status.ACTIVE else Verdict())
 
 
 def verdict(
@@ -32,23 +28,23 @@ def verdict(
     limits: Limits,
 ) -> Verdict:
     """What to answer now. Stale: the last status acts. Unknown: the policy's `on_unknown`, where `hold` repeats the
-    last answer for `hold_seconds` and then opens gradually."""
+    last answer for `hold_seconds` and then opens gradually. `proof` None holds: there is nothing to count from."""
     if freshness is not Freshness.UNKNOWN:
         return verdict_at(policy, status)
-    if policy.mode == "observe":
-        return Verdict(would=Action.REJECT if policy.on_unknown == "reject" else last.would or Action.CONTINUE)
-    if policy.on_unknown == "continue":
-        return Verdict()
-    if policy.on_unknown == "reject":
-        return Verdict(Action.REJECT, None, 0.0, policy.retry_after_seconds)
-    if last.action is Action.CONTINUE or proof is None:
-        return last
-    opened = OPENING * (now - proof - limits.unknown_after - policy.hold_seconds)
-    if opened <= 0:
-        return last
-    if opened >= 1:
-        return Verdict()
-    return Verdict(Action.THROTTLE, None, round(max(opened, last.admit_ratio), 3), last.retry_after)
+    match policy.on_unknown:
+        case "continue":
+            found = Verdict()
+        case "reject":
+            found = _rejection(policy)
+        case "hold":
+            held = 0.0 if proof is None else now - proof - limits.unknown_after - policy.hold_seconds
+            found = _opening(_enforced(policy, last), OPENING * held)
+    return _in_mode(policy, found)
+
+
+def overruled(found: Verdict) -> Verdict:
+    """For a request of critical priority: always continue, and enforcement would say no other."""
+    return Verdict(would=None if found.would is None else Action.CONTINUE)
 
 
 def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
@@ -61,5 +57,33 @@ def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
         case "linear":
             factor = attempt
         case "exponential":
-            factor = 2 ** min(attempt - 1, 40)
+            factor = 2 ** min(attempt - 1, 40)  # far beyond LONGEST_DELAY, and still a small number
     return min(factor * retry_after * 1000, LONGEST_DELAY)
+
+
+def _rejection(policy: Policy) -> Verdict:
+    return Verdict(Action.REJECT, None, 0.0, policy.retry_after_seconds)
+
+
+def _opening(last: Verdict, opened: float) -> Verdict:
+    """The last answer, let go of by the share `opened`; it never closes again on the way."""
+    if opened <= 0 or last.action is Action.CONTINUE:
+        return last
+    ratio = round(max(opened, last.admit_ratio), 3)
+    return Verdict() if ratio >= 1 else Verdict(Action.THROTTLE, None, ratio, last.retry_after)
+
+
+def _in_mode(policy: Policy, found: Verdict) -> Verdict:
+    """Under `observe` the answer is continue, and `would` says what enforcement would have said."""
+    return Verdict(would=found.action) if policy.mode == "observe" else found
+
+
+def _enforced(policy: Policy, last: Verdict) -> Verdict:
+    """What enforcement said last, also where it was only observed."""
+    match last.would:
+        case None:
+            return last
+        case Action.CONTINUE:
+            return Verdict()
+        case _:
+            return _rejection(policy)

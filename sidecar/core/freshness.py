@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from msgspec import Struct
 
-from sidecar.core.model import Freshness
+from sidecar.core.model import Freshness, Status
+from sidecar.core.state import Member
 
 
 class Limits(Struct, frozen=True):
@@ -25,3 +29,28 @@ def freshness(proof: float | None, now: float, limits: Limits) -> Freshness:
     if proof is None or now - proof >= limits.unknown_after:
         return Freshness.UNKNOWN
     return Freshness.STALE if now - proof >= limits.stale_after else Freshness.KNOWN
+
+
+class Span(Struct, frozen=True):
+    """The oldest and the newest proof among the members of a subject that count, in monotonic time."""
+
+    oldest: float
+    newest: float
+
+
+def span(members: Iterable[Member]) -> Span | None:
+    """Of those that were ever read; None if nobody was. One that only keeps its stored status is older than any."""
+    oldest, newest = math.inf, -math.inf
+    for member in members:
+        if member.proof is not None:
+            oldest, newest = min(oldest, member.proof), max(newest, member.proof)
+        elif member.status is not Status.UNKNOWN:
+            oldest = -math.inf
+    return None if newest == -math.inf else Span(oldest, newest)
+
+
+def of_subject(found: Span | None, now: float, limits: Limits) -> Freshness:
+    """The oldest proof makes a subject stale; it is unknown only when no member has any."""
+    if found is None or freshness(found.newest, now, limits) is Freshness.UNKNOWN:
+        return Freshness.UNKNOWN
+    return Freshness.KNOWN if freshness(found.oldest, now, limits) is Freshness.KNOWN else Freshness.STALE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 
 from msgspec import Struct
 
@@ -11,16 +11,18 @@ from sidecar.core.model import Reading
 from sidecar.core.state import Member
 
 GRANT_LIFE = 1.0
-"""Seconds for which a grant counts although it was not seen as delivered."""
+"""Seconds for which a grant counts although it was not seen as delivered: whoever pulls later gives no promise."""
+UNSEEN_LIFE = 2.0
+"""A pull in a grant's last moment shows in the next reading only; a grant counts no longer than this until then."""
+SLOT = 0.02
+"""Seconds whose grants are counted as one, so that their number is bounded whatever is asked."""
 ASKER_LIFE = 1.0
 """Seconds for which an asker counts as another that wants its share."""
 STILL = 5.0
-"""Seconds without an ack after which somebody must pull: only a pull makes the server redeliver."""
+"""Seconds without an ack after which somebody must pull, whatever is in flight: only then the server redelivers."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 1.0
-ASKERS = 256
-"""Askers remembered; the one not heard from longest is forgotten first."""
-GRANTS = 1024
-"""Grants remembered per consumer; the oldest is forgotten first."""
+REVIVING_WAIT = 0.2
+"""Seconds after which it is worth asking again while what the dead left behind is taken up."""
 
 
 class Grant(Struct, frozen=True):
@@ -30,73 +32,154 @@ class Grant(Struct, frozen=True):
 
 
 class Desk:
-    """Grants of one consumer. They are this replica's own knowledge, forgotten within a second, and never stored."""
+    """Grants of one consumer. They are this replica's own knowledge, forgotten within seconds, and never stored."""
 
     def __init__(self) -> None:
-        self._grants: deque[list[float]] = deque(maxlen=GRANTS)
+        self._grants: deque[list[float]] = deque()
+        """Moments and what was granted then, the oldest first."""
         self._delivered: int | None = None
-        self._askers: OrderedDict[str, float] = OrderedDict()
-        self._probed = -math.inf
+        self._askers = _Askers()
+        self._revival = _Revival()
 
     def grant(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
-        """What `asker` may take of `asked`; the member must be known. `jitter` in 0..1 spreads who comes back when."""
+        """What `asker` may take of `asked`, counted at once."""
+        found = self.quote(member, asked, asker, now, replicas, jitter)
+        self.count(found.n, now)
+        return found
+
+    def quote(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
+        """What `asker` may take of `asked`, before it is counted; the member must be known.
+
+        `jitter` in 0..1 spreads who comes back when.
+        """
         reading = member.reading
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked, 0.0)
         self._seen(reading)
-        granted = self._outstanding(now)
-        others = self._heard(asker, now)
-        room = self._target(member) - reading.inflight - granted
-        n = max(0, min(math.ceil(room / max(1, replicas)), asked))
-        if others and n > (half := math.ceil(room / 2)):
-            n = max(1, half)
-        wait = self._wait(reading, room, jitter)
-        if n == 0 and self._must_not_wait(reading, granted, wait, now):
-            n = min(1, asked)
-            self._probed = now
+        granted = self._outstanding(reading, now)
+        room = _target(member, member.marks.inflight.overload) - reading.inflight - granted
+        alone = self._askers.alone(asker, now)
+        if room > 0:
+            self._revival.end(reading)
+            share = math.ceil(room / max(1, replicas))
+            return Grant(min(asked, share if alone else min(share, math.ceil(room / 2))), 0.0)
+        wait = _wait(reading, room, jitter)
+        n = self._revival.n(reading, granted, wait, now)
         if n > 0:
-            self._grants.append([now, float(n)])
-            return Grant(n, 0.0)
-        return Grant(0, wait)
+            return Grant(min(asked, n), 0.0)
+        return Grant(0, min(wait, REVIVING_WAIT * (0.5 + 0.5 * jitter)) if self._revival.on else wait)
 
-    def _target(self, member: Member) -> float:
-        assert member.marks is not None and member.marks.inflight is not None
-        mark = member.marks.inflight.overload
-        latched = member.latches.inflight.on or member.latches.latency_p95.on
-        return mark * member.policy.recovery_threshold if latched else mark
-
-    def _must_not_wait(self, reading: Reading, granted: float, wait: float, now: float) -> bool:
-        if not reading.inflight and not granted:
-            return True
-        still = reading.stall / 1000 + (now - reading.at.mono)
-        return bool(reading.inflight) and still >= min(reading.ack_wait, STILL) and now - self._probed >= wait
-
-    def _wait(self, reading: Reading, room: float, jitter: float) -> float:
-        """About the time in which acks make room for one more."""
-        needed = max(1.0, 1.0 - room)
-        expected = needed / reading.ack_rate if reading.ack_rate else LONGEST_WAIT
-        return min(LONGEST_WAIT, max(SHORTEST_WAIT, expected * (0.75 + 0.5 * jitter)))
+    def count(self, n: int, now: float) -> None:
+        """Remember that `n` was granted."""
+        if n <= 0:
+            return
+        self._revival.given(now)
+        if self._grants and now - self._grants[-1][0] < SLOT:
+            self._grants[-1][1] += n
+        else:
+            self._grants.append([now, n])
 
     def _seen(self, reading: Reading) -> None:
         """Take what was delivered since off the grants, the oldest first."""
         before, self._delivered = self._delivered, reading.delivered_consumer
-        left = 0 if before is None else max(0, reading.delivered_consumer - before)
+        left = 0.0 if before is None else reading.delivered_consumer - before
         while left > 0 and self._grants:
             taken = min(left, self._grants[0][1])
             self._grants[0][1] -= taken
-            left -= int(taken)
+            left -= taken
             if self._grants[0][1] <= 0:
                 self._grants.popleft()
 
-    def _outstanding(self, now: float) -> float:
-        while self._grants and now - self._grants[0][0] >= GRANT_LIFE:
+    def _outstanding(self, reading: Reading, now: float) -> int:
+        while self._grants:
+            at = self._grants[0][0]
+            if reading.at.mono < at + GRANT_LIFE and now < at + UNSEEN_LIFE:
+                break
             self._grants.popleft()
-        return sum(n for _, n in self._grants)
+        return int(sum(n for _, n in self._grants))
 
-    def _heard(self, asker: str, now: float) -> bool:
-        """Whether another than `asker` was heard lately."""
-        self._askers[asker] = now
-        self._askers.move_to_end(asker)
-        while self._askers and (len(self._askers) > ASKERS or now - next(iter(self._askers.values())) >= ASKER_LIFE):
-            self._askers.popitem(last=False)
-        return len(self._askers) > 1
+
+def _target(member: Member, mark: float) -> int:
+    """The most that may be in flight: below the mark as a whole number, since one above it would set the latch."""
+    latched = member.latches.inflight.on or member.latches.latency_p95.on
+    return max(1, math.floor(mark * member.policy.recovery_threshold if latched else mark))
+
+
+def _wait(reading: Reading, room: int, jitter: float) -> float:
+    """About the time in which acks make room for one more, spread so that the refused do not all come back at once."""
+    expected = (1 - room) / reading.ack_rate if reading.ack_rate else LONGEST_WAIT
+    return max(SHORTEST_WAIT, min(LONGEST_WAIT, expected) * (0.7 + 0.3 * jitter))
+
+
+class _Askers:
+    """Whether somebody else asked lately; the two newest tell as much as all of them."""
+
+    def __init__(self) -> None:
+        self._newest, self._newest_at = "", -math.inf
+        self._other_at = -math.inf
+        """When anyone but the newest asker last asked."""
+
+    def alone(self, asker: str, now: float) -> bool:
+        if asker != self._newest:
+            self._newest, self._other_at = asker, self._newest_at
+        self._newest_at = now
+        return now - self._other_at >= ASKER_LIFE
+
+
+class _Revival:
+    """What may be taken without room: somebody must pull, or what the dead hold stays in flight for ever.
+
+    Once no ack has moved for long enough, one message per wait, and beyond that as much as surely adds nothing to what
+    is in flight: the server hands out first what was not acknowledged in time. That much is doubled from one on, and
+    only while in flight does not grow, since a worker that asks for more time also looks like a dead one.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
+        self._history: deque[tuple[float, int]] = deque()
+        """Moments and the deliveries counted up to them, an ack wait back."""
+        self._allowance = 1
+        self._raised_at = 0
+        """The deliveries counted when the allowance was last doubled."""
+        self._ceiling = 0
+        self._given = -math.inf
+
+    def end(self, reading: Reading) -> None:
+        self._remember(reading)
+        self.on = False
+
+    def given(self, now: float) -> None:
+        self._given = now
+
+    def n(self, reading: Reading, granted: int, wait: float, now: float) -> int:
+        self._remember(reading)
+        inflight = reading.inflight or 0
+        still = inflight > 0 and reading.stall / 1000 + (now - reading.at.mono) >= min(reading.ack_wait, STILL)
+        if self.on and inflight > self._ceiling:
+            self.on = False
+        if not self.on and still:
+            self.on, self._allowance = True, 1
+            self._ceiling, self._raised_at = inflight, reading.delivered_consumer
+        if not self.on:
+            return 0
+        self._ceiling = inflight
+        if reading.delivered_consumer - self._raised_at >= self._allowance:
+            self._allowance, self._raised_at = 2 * self._allowance, reading.delivered_consumer
+        harmless = min(self._allowance, self._expired(reading, inflight)) - granted
+        return max(harmless, 1 if still and now - self._given >= wait else 0)
+
+    def _remember(self, reading: Reading) -> None:
+        at, delivered = reading.at.mono, reading.delivered_consumer
+        if self._history and delivered < self._history[-1][1]:
+            self._history.clear()  # another incarnation
+        if not self._history or at - self._history[-1][0] >= reading.ack_wait / 32:
+            self._history.append((at, delivered))
+        while len(self._history) > 1 and (self._history[1][0] <= at - reading.ack_wait or len(self._history) > 64):
+            self._history.popleft()
+
+    def _expired(self, reading: Reading, inflight: int) -> int:
+        """How many in flight were surely delivered longer than an ack wait ago."""
+        at, delivered = self._history[0]
+        if reading.at.mono - at < reading.ack_wait:
+            return 0
+        return max(0, inflight - (reading.delivered_consumer - delivered))

@@ -1,0 +1,123 @@
+"""What a gateway is told, in every status, freshness and mode; and when it may come back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.admission import LONGEST_DELAY, overruled, retry_delay, verdict
+from sidecar.core.freshness import Limits
+from sidecar.core.model import Action, Freshness, Status
+from sidecar.core.rules import Policy
+from sidecar.core.state import Verdict
+
+KNOWN, STALE, UNKNOWN = Freshness.KNOWN, Freshness.STALE, Freshness.UNKNOWN
+ACTIVE, WARNING, INACTIVE = Status.ACTIVE, Status.WARNING, Status.INACTIVE
+LIMITS = Limits(10.0, 30.0)
+ENFORCE, OBSERVE = Policy(), Policy(mode="observe")
+OPEN, SHUT = Verdict(), Verdict(Action.REJECT, None, 0.0, 30)
+
+
+def would(action: Action) -> Verdict:
+    return Verdict(would=action)
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "freshness", "expected"),
+    [
+        pytest.param(ENFORCE, ACTIVE, KNOWN, SHUT, id="active rejects"),
+        pytest.param(ENFORCE, WARNING, KNOWN, OPEN, id="warning continues"),
+        pytest.param(ENFORCE, INACTIVE, KNOWN, OPEN, id="inactive continues"),
+        pytest.param(ENFORCE, ACTIVE, STALE, SHUT, id="stale, the last status acts: active"),
+        pytest.param(ENFORCE, INACTIVE, STALE, OPEN, id="stale, the last status acts: inactive"),
+        pytest.param(OBSERVE, ACTIVE, KNOWN, would(Action.REJECT), id="observed, it would reject"),
+        pytest.param(OBSERVE, WARNING, KNOWN, would(Action.CONTINUE), id="observed, it would continue"),
+        pytest.param(
+            Policy(retry_after_seconds=7),
+            ACTIVE,
+            KNOWN,
+            Verdict(Action.REJECT, None, 0.0, 7),
+            id="the policy's seconds",
+        ),
+    ],
+)
+def test_binary_admission(policy: Policy, status: Status, freshness: Freshness, expected: Verdict) -> None:
+    assert verdict(policy, status, freshness, OPEN, 100.0, 100.0, LIMITS) == expected
+
+
+CONTINUE, REJECT = Policy(on_unknown="continue"), Policy(on_unknown="reject")
+WATCHED_REJECT = Policy(mode="observe", on_unknown="reject")
+
+
+@pytest.mark.parametrize(
+    ("policy", "last", "age", "expected"),
+    [
+        pytest.param(ENFORCE, SHUT, 30.0, SHUT, id="hold repeats a rejection"),
+        pytest.param(ENFORCE, SHUT, 60.0, SHUT, id="until its time is over"),
+        pytest.param(
+            ENFORCE, SHUT, 62.0, Verdict(Action.THROTTLE, None, 0.5, 30), id="then opens a quarter per second"
+        ),
+        pytest.param(ENFORCE, SHUT, 64.0, OPEN, id="and is open after four"),
+        pytest.param(ENFORCE, SHUT, 1e9, OPEN, id="for ever"),
+        pytest.param(ENFORCE, OPEN, 30.0, OPEN, id="hold repeats a continue"),
+        pytest.param(ENFORCE, OPEN, None, OPEN, id="never known continues"),
+        pytest.param(ENFORCE, SHUT, None, SHUT, id="a stored rejection is held before the first reading"),
+        pytest.param(CONTINUE, SHUT, 30.0, OPEN, id="continue at once"),
+        pytest.param(REJECT, OPEN, 30.0, SHUT, id="reject at once"),
+        pytest.param(REJECT, OPEN, None, SHUT, id="reject also what was never known"),
+        pytest.param(OBSERVE, would(Action.REJECT), 30.0, would(Action.REJECT), id="observed, hold would hold"),
+        pytest.param(OBSERVE, would(Action.REJECT), 62.0, would(Action.THROTTLE), id="observed, it would open"),
+        pytest.param(OBSERVE, would(Action.THROTTLE), 64.0, would(Action.CONTINUE), id="observed, it would be open"),
+        pytest.param(OBSERVE, would(Action.CONTINUE), 62.0, would(Action.CONTINUE), id="observed, nothing to open"),
+        pytest.param(WATCHED_REJECT, OPEN, 30.0, would(Action.REJECT), id="observed, reject at once"),
+        pytest.param(OBSERVE, SHUT, 30.0, would(Action.REJECT), id="the mode changed to observe meanwhile"),
+        pytest.param(ENFORCE, would(Action.REJECT), 30.0, SHUT, id="the mode changed to enforce meanwhile"),
+    ],
+)
+def test_the_unknown(policy: Policy, last: Verdict, age: float | None, expected: Verdict) -> None:
+    proof = None if age is None else 1000.0
+    assert verdict(policy, ACTIVE, UNKNOWN, last, proof, 1000.0 + (age or 0.0), LIMITS) == expected
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=20), st.sampled_from([ENFORCE, OBSERVE]))
+def test_an_answer_once_held_only_ever_opens(ages: list[float], policy: Policy) -> None:
+    last, ratio = SHUT if policy is ENFORCE else would(Action.REJECT), 0.0
+    for age in sorted(ages):
+        last = verdict(policy, ACTIVE, UNKNOWN, last, 1000.0, 1000.0 + age, LIMITS)
+        assert last.admit_ratio >= ratio
+        assert 0 <= last.admit_ratio <= 1
+        ratio = last.admit_ratio
+
+
+@pytest.mark.parametrize("found", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])
+def test_critical_requests_always_continue(found: Verdict) -> None:
+    assert overruled(found) == (OPEN if found.would is None else would(Action.CONTINUE))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "attempt", "expected"),
+    [
+        pytest.param("constant", 1, 30_000, id="constant"),
+        pytest.param("constant", 3, 30_000, id="constant stays"),
+        pytest.param("linear", 1, 30_000, id="linear starts at the base"),
+        pytest.param("linear", 3, 90_000, id="linear grows by the base"),
+        pytest.param("exponential", 1, 30_000, id="exponential starts at the base"),
+        pytest.param("exponential", 2, 60_000, id="exponential doubles"),
+        pytest.param("exponential", 3, 120_000, id="and doubles"),
+        pytest.param("exponential", 4, None, id="past the last attempt"),
+    ],
+)
+def test_when_to_retry(strategy: str, attempt: int, expected: int | None) -> None:
+    assert retry_delay(Policy(backoff_strategy=strategy), attempt, 30) == expected
+
+
+def test_there_is_nothing_to_retry_after_a_continue() -> None:
+    assert retry_delay(ENFORCE, 1, 0) is None
+
+
+@given(st.sampled_from(["constant", "linear", "exponential"]), st.integers(1, 1000), st.integers(1, 86_400))
+def test_no_delay_overflows(strategy: str, attempt: int, base: int) -> None:
+    found = retry_delay(Policy(backoff_strategy=strategy, max_retry_attempts=1000), attempt, base)
+    assert found is not None
+    assert 1000 <= found <= LONGEST_DELAY

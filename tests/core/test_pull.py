@@ -1,0 +1,194 @@
+"""How much a consumer may take: the room, its fair share, and what happens when nobody acknowledges any more."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core import thresholds
+from sidecar.core.model import ConsumerKey, Now, Reading
+from sidecar.core.pull import LONGEST_WAIT, SHORTEST_WAIT, Desk, Grant
+from sidecar.core.rules import MarkRule, Policy
+from sidecar.core.state import Latch, Latches, Member
+
+KEY = ConsumerKey("S", "c")
+POLICY = Policy()
+
+
+def reading(inflight: int | None, at: float = 100.0, **more) -> Reading:
+    return Reading(KEY, Now(at, at), 1000, inflight, None, None, **more)
+
+
+def member(found: Reading, latches: Latches | None = None, policy: Policy = POLICY) -> Member:
+    return Member(
+        KEY,
+        policy,
+        latches=latches or Latches(),
+        reading=found,
+        proof=found.at.mono,
+        marks=thresholds.marks(policy, found),
+    )
+
+
+def ask(found: Member, asked: int = 100, *, asker: str = "a", at: float = 100.0, replicas: int = 1) -> Grant:
+    return Desk().grant(found, asked, asker, at, replicas, 0.5)
+
+
+HELD = Latches(inflight=Latch(on=True))
+SLOW = Latches(latency_p95=Latch(on=True))
+
+
+@pytest.mark.parametrize(
+    ("inflight", "more", "latches", "asked", "n"),
+    [
+        pytest.param(0, {}, None, 100, 100, id="with room, what was asked"),
+        pytest.param(450, {}, None, 100, 50, id="no more than the room under the overload mark"),
+        pytest.param(499, {}, None, 100, 1, id="the last one"),
+        pytest.param(500, {"ack_rate": 10.0}, None, 100, 0, id="at the mark there is no room"),
+        pytest.param(700, {"ack_rate": 10.0}, None, 100, 0, id="above the mark neither"),
+        pytest.param(240, {}, HELD, 100, 10, id="with in flight latched, up to the release mark"),
+        pytest.param(240, {}, SLOW, 100, 10, id="with latency latched too"),
+        pytest.param(300, {}, HELD, 100, 0, id="between release and overload mark a latch leaves no room"),
+        pytest.param(80, {"cap": 100}, None, 100, 10, id="the mark is below the cap"),
+        pytest.param(0, {"cap": 1}, None, 100, 1, id="a cap of one leaves one"),
+        pytest.param(1, {"cap": 1}, None, 100, 0, id="and no second"),
+        pytest.param(13, {"cap": 15}, None, 100, 0, id="a mark of 13.5 has no room for a fourteenth: it would latch"),
+        pytest.param(None, {}, None, 77, 77, id="where nothing is acknowledged, what was asked"),
+        pytest.param(0, {"cap": 1}, HELD, 100, 1, id="with nothing in flight and nothing granted, never 0"),
+    ],
+)
+def test_the_room(inflight: int | None, more: dict, latches: Latches | None, asked: int, n: int) -> None:
+    assert ask(member(reading(inflight, **more), latches), asked).n == n
+
+
+def test_a_long_queue_alone_holds_nobody_back() -> None:
+    latches = Latches(pending=Latch(on=True), pending_alone=Latch(on=True), drain=Latch(on=True))
+    assert ask(member(reading(0), latches)).n == 100
+
+
+def test_a_recovery_threshold_of_zero_still_lets_the_queue_empty() -> None:
+    policy = Policy(recovery_threshold=0.0)
+    assert ask(member(reading(0), HELD, policy)).n == 1
+
+
+def test_replicas_that_cannot_see_each_other_share_the_room() -> None:
+    assert ask(member(reading(400)), replicas=3).n == 34
+
+
+def test_a_grant_counts_until_it_is_seen_as_delivered() -> None:
+    desk, found = Desk(), member(reading(0, delivered_consumer=7))
+    assert desk.grant(found, 400, "a", 100.0, 1, 0.5).n == 400
+    assert desk.grant(found, 400, "a", 100.1, 1, 0.5).n == 100
+    seen = member(reading(300, at=100.2, delivered_consumer=307))
+    # 300 are in flight, 100 of the first and 100 of the second grant are still to come.
+    assert desk.grant(seen, 400, "a", 100.2, 1, 0.5) == Grant(0, pytest.approx(0.85))
+
+
+def test_a_grant_counts_for_a_second_when_nothing_is_delivered() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, at=100.9)), 400, "a", 100.99, 1, 0.5).n == 100
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, at=101.0)), 400, "a", 101.0, 1, 0.5).n == 400
+
+
+def test_a_pull_in_the_last_moment_of_its_second_counts_until_a_reading_shows_it() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, at=100.95)), 400, "a", 101.0, 1, 0.5).n == 100
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0)), 400, "a", 102.0, 1, 0.5).n == 400, "but not for ever without readings"
+
+
+def test_a_consumer_created_anew_takes_no_grants_off() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0, delivered_consumer=900)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, delivered_consumer=0)), 400, "a", 100.1, 1, 0.5).n == 100
+
+
+def test_nobody_takes_more_than_half_while_another_asks() -> None:
+    desk, found = Desk(), member(reading(399))
+    assert desk.grant(found, 100, "a", 100.0, 1, 0.5).n == 100
+    desk = Desk()
+    assert desk.quote(found, 100, "a", 100.0, 1, 0.5).n == 100
+    assert desk.quote(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
+    assert desk.quote(found, 100, "a", 100.9, 1, 0.5).n == 51
+    assert desk.quote(found, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
+    assert desk.quote(found, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
+
+
+def test_of_three_askers_none_is_alone() -> None:
+    desk, found = Desk(), member(reading(400))
+    for n, asker in enumerate("abcabcabc"):
+        assert desk.quote(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
+
+
+@given(
+    asked=st.lists(st.tuples(st.floats(0, 0.2), st.integers(1, 10_000), st.sampled_from("abc")), max_size=60),
+    inflight=st.integers(0, 600),
+)
+def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, inflight: int) -> None:
+    desk, found, at, total = Desk(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
+    for after, n, asker in asked:
+        at += after
+        if at >= 101.0:
+            return
+        total += desk.grant(found, n, asker, at, 1, 0.5).n
+    assert total <= max(0, 500 - inflight)
+
+
+@given(st.integers(0, 10_000), st.one_of(st.none(), st.floats(0, 1e9)), st.floats(0, 1), st.integers(1, 10_000))
+def test_whoever_is_refused_knows_when_to_come_back(
+    inflight: int, rate: float | None, jitter: float, asked: int
+) -> None:
+    found = Desk().grant(member(reading(inflight, ack_rate=rate)), asked, "a", 100.0, 1, jitter)
+    assert 0 <= found.n <= asked
+    assert found.wait == 0 if found.n else SHORTEST_WAIT <= found.wait <= LONGEST_WAIT
+
+
+def test_the_wait_is_as_long_as_acks_need_to_make_room() -> None:
+    slow, fast = (ask(member(reading(520, ack_rate=rate))).wait for rate in (30.0, 300.0))
+    assert (slow, fast) == (pytest.approx(0.7 * 0.85), pytest.approx(0.07 * 0.85))
+
+
+def test_refused_askers_are_spread_even_at_the_longest_wait() -> None:
+    found = member(reading(900))
+    waits = {Desk().grant(found, 1, "a", 100.0, 1, jitter).wait for jitter in (0.0, 0.5, 1.0)}
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize(
+    ("stall", "age", "ack_wait", "n"),
+    [
+        pytest.param(4900.0, 0.0, 30.0, 0, id="acks moved less than 5 s ago"),
+        pytest.param(5000.0, 0.0, 30.0, 1, id="none moved for 5 s"),
+        pytest.param(4000.0, 1.0, 30.0, 1, id="the age of the reading counts"),
+        pytest.param(1900.0, 0.0, 2.0, 0, id="less than a short ack wait"),
+        pytest.param(2000.0, 0.0, 2.0, 1, id="a short ack wait"),
+    ],
+)
+def test_somebody_must_pull_once_no_ack_moves(stall: float, age: float, ack_wait: float, n: int) -> None:
+    found = member(reading(600, stall=stall, ack_wait=ack_wait), HELD)
+    assert ask(found, at=100.0 + age).n == n
+
+
+def test_without_acks_it_is_one_message_per_wait() -> None:
+    desk, found = Desk(), member(reading(600, stall=9000.0), HELD)
+    times = [100.0 + n / 20 for n in range(101)]
+    granted = [at for at in times if desk.grant(found, 10, "a", at, 1, 1.0).n]
+    assert granted == [pytest.approx(100.0 + n) for n in range(6)]
+
+
+def test_a_quote_counts_nothing() -> None:
+    desk, found = Desk(), member(reading(600, stall=9000.0), HELD)
+    assert [desk.quote(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    desk, found = Desk(), member(reading(0), policy=Policy(inflight=MarkRule(1, 1, 1e15)))
+    for n in range(20_000):
+        desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
+    assert len(desk._grants) <= 101
