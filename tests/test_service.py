@@ -1,0 +1,148 @@
+"""The service on fakes: faults that a real server cannot produce on demand, at every write and every publish."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from sidecar import render
+from sidecar.clock import SystemClock
+from sidecar.core.model import ConsumerConfig, ConsumerKey, Status
+from sidecar.service import Service
+from sidecar.settings import Observe, Settings
+from tests.fakes.observer import FakeJetStream
+from tests.fakes.stores import STATUS_EVENTS, FakeAnnouncer, FakeStateStore
+from tests.support.sidecar import eventually
+
+KEY = ConsumerKey("ROUTER", "router")
+SUBJECT = "decide"
+SETTINGS = Settings(
+    instance="here", observe=Observe(min_interval_ms=10, stale_after_seconds=1, unknown_after_seconds=2)
+)
+
+
+class Quiet:
+    """Nobody counts."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: None
+
+
+class World:
+    """One JetStream, one bucket and one events stream, outliving every service that runs on them."""
+
+    def __init__(self) -> None:
+        self.js = FakeJetStream(SystemClock())  # type: ignore[arg-type]  # any clock will do
+        self.js.add_stream(KEY.stream, (SUBJECT,))
+        self.js.add_consumer(KEY, ConsumerConfig())
+        self.store, self.announcer = FakeStateStore(), FakeAnnouncer()
+        self.lives = 0
+
+    async def nothing(self) -> None:
+        """The resources are always there."""
+
+    @asynccontextmanager
+    async def living(self) -> AsyncIterator[Service]:
+        """A service that runs, and is killed without a word at the end."""
+        self.lives += 1
+        service = Service(
+            SETTINGS,
+            SystemClock(),
+            self.js,
+            self.store,
+            self.announcer,
+            self.nothing,
+            Quiet(),
+            writer=f"life-{self.lives}",
+            render_state=render.state_value,
+            render_beat=lambda book, now: render.beat(book, "here", now),
+            on_looks=lambda looks: None,
+        )
+        task = asyncio.create_task(service.run(asyncio.Event(), 1.0))
+        try:
+            yield service
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def told(self, service: Service, status: Status) -> None:
+        async def settled() -> bool:
+            state = service.subjects.get(SUBJECT)
+            return bool(state and state.record and state.record.told is status and not state.record.unsent)
+
+        await eventually(settled, f"{status.word} to be told")
+
+    def load(self) -> None:
+        self.js.publish(KEY.stream, SUBJECT, 20_000)
+
+    def unload(self) -> None:
+        self.js.purge(KEY.stream)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_fails_each_change_is_told_once(seed: int) -> None:
+    dice = random.Random(seed)
+    world = World()
+    for faults in (world.store.faults, world.announcer.faults):
+        faults.before = faults.after = lambda: dice.random() < 0.25
+    for life in range(3):
+        (world.load if life % 2 == 0 else world.unload)()
+        async with world.living():
+            await asyncio.sleep(dice.uniform(0.0, 0.3))
+    for faults in (world.store.faults, world.announcer.faults):
+        faults.before = faults.after = lambda: False
+    world.unload()
+    async with world.living() as service:
+        await service.known.wait()
+        await world.told(service, Status.INACTIVE)
+        world.load()
+        await world.told(service, Status.ACTIVE)
+    told = world.announcer.told
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))
+    moves = [event for event in told if event.type in STATUS_EVENTS]
+    assert all(a.now is b.was for a, b in pairwise(moves))
+    assert moves[-1].now is Status.ACTIVE
+
+
+async def test_a_slow_list_of_one_stream_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.js.add_stream("STUCK", ("stuck",))
+    world.js.add_consumer(ConsumerKey("STUCK", "c"), ConsumerConfig())
+    consumers = world.js.consumers
+
+    async def slow(stream: str) -> Any:
+        if stream == "STUCK":
+            await asyncio.sleep(60)
+        return await consumers(stream)
+
+    monkeypatch.setattr(world.js, "consumers", slow)
+    async with world.living() as service:
+        await world.told(service, Status.INACTIVE)
+        world.load()
+        await world.told(service, Status.ACTIVE)
+
+
+async def test_members_missing_from_a_list_are_not_gone() -> None:
+    world = World()
+    async with world.living() as service:
+        world.load()
+        await world.told(service, Status.ACTIVE)
+        world.js.hidden.add(KEY)
+        await asyncio.sleep(1.3)  # beyond the second in which a consumer that is gone would be taken out
+        assert KEY in service.subjects[SUBJECT].members
+
+
+async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None:
+    world = World()
+    world.store.faults.before = lambda: True
+    async with world.living() as service:
+        await asyncio.sleep(0.2)
+        assert service.swept_at is None
+    assert world.announcer.told == []
