@@ -10,6 +10,8 @@ ENOUGH_TIME = 1.0
 """Seconds of evidence below which a rate is not known."""
 P95_OF_MEAN = 3.0
 """The 95th percentile of an exponential service time is ln(20), three times its mean."""
+CLOCK_SLACK = 0.1
+"""Seconds by which two replies may differ in how long they were under way."""
 FRESH_ACKS = 10.0
 """Seconds after which acks no longer say how latency is now."""
 LOSS_INTERVAL = 10.0
@@ -98,6 +100,8 @@ class Track:
         new = given if sample.config.filters else min(given, sample.delivered_stream - last.delivered_stream)
         naks = self._naks if sample.config.filters else 0
         acks = max(0, new - (sample.inflight - last.inflight) - naks - self._dropped)
+        if not _may_have_acked(sample, time):
+            acks = 0
         waited = last.pending > 0 and sample.pending > 0
         tally = Tally(
             time=time,
@@ -177,6 +181,13 @@ class Track:
     def _fresh(self, sampled: bool, estimated: bool, now: float) -> bool:
         newest = self._latency.newest if sampled else self._last_ack
         return (sampled or estimated) and newest is not None and now - newest <= FRESH_ACKS
+
+
+def _may_have_acked(sample: Sample, time: float) -> bool:
+    """Whether the server's own clock allows an ack in the last `time` seconds; before 2.10 it does not tell."""
+    if sample.since_delivery is None:
+        return True
+    return sample.since_ack is not None and sample.since_ack <= time + CLOCK_SLACK
 
 
 def _estimate(flow: Tally) -> float | None:

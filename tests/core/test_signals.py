@@ -119,6 +119,15 @@ def test_an_idle_worker_teaches_nothing_about_drain() -> None:
     assert reading.ack_rate == pytest.approx(10.0, rel=0.1)
 
 
+def test_what_leaves_in_flight_without_the_server_seeing_an_ack_is_no_ack() -> None:
+    consumer = Consumer()
+    consumer.publish(100)
+    consumer.deliver(50)
+    consumer.read()
+    consumer.inflight -= 10
+    assert [consumer.read().ack_rate for _ in range(15)][-1] == 0.0
+
+
 def test_no_ack_at_all_is_no_drain_rate() -> None:
     consumer = Consumer()
     consumer.publish(1500)
