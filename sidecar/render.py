@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from sidecar import __version__
 from sidecar.book import Book
 from sidecar.core import thresholds
-from sidecar.core.changes import proof, worst
-from sidecar.core.freshness import Limits, freshness, limits
+from sidecar.core.changes import worst
+from sidecar.core.freshness import Limits, Span, freshness, limits, of_subject, span
 from sidecar.core.model import Event, Freshness, Marks, MarkSet, Now, Reading, Signal
 from sidecar.core.state import Member, Record, SubjectState, Verdict, Writing
 from sidecar.wire import messages
@@ -33,6 +34,33 @@ def moment(unix: float | None) -> str | None:
 def number(value: float | None, digits: int = 1) -> float | None:
     """Rounded for the wire; what is not finite is not known."""
     return None if value is None or not math.isfinite(value) else round(value, digits)
+
+
+def mark(value: float) -> float:
+    """A mark as people write it: 1000 and not 1000.0."""
+    return int(value) if value == int(value) else round(value, 3)
+
+
+class Digest(msgspec.Struct, frozen=True):
+    """What is worked out from a state alone, once for all who ask before it changes."""
+
+    state: SubjectState
+    worst: Member | None
+    """The member that speaks for the subject."""
+    span: Span | None
+    sampled_at: str | None
+    """When the oldest proof among the members was had."""
+    age_from: float | None
+    """The same in monotonic time."""
+
+
+def digest(state: SubjectState) -> Digest:
+    members = state.members.values()
+    proved = [(m.proof, m.reading) for m in members if m.proof is not None and m.reading is not None]
+    oldest, reading = min(proved, key=lambda found: found[0], default=(None, None))
+    # A look at the stream may have proved later that an older reading still holds.
+    at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
+    return Digest(state, worst(members), span(members), moment(at), oldest)
 
 
 @lru_cache(maxsize=65_536)
@@ -63,13 +91,14 @@ def metrics(reading: Reading | None) -> messages.Metrics:
 def marks(found: Marks | None) -> messages.Thresholds | None:
     if found is None:
         return None
-    inflight = found.inflight
-    return messages.Thresholds(
-        *asdict(found.pending).values(),
-        *asdict(found.latency).values(),
-        *(asdict(inflight).values() if inflight else (None, None, None)),
-        *asdict(found.drain).values(),
-    )
+
+    def three(of: MarkSet) -> tuple[float, float, float]:
+        return mark(of.warn), mark(of.critical), mark(of.overload)
+
+    inflight: tuple[float | None, float | None, float | None] = (None, None, None)
+    if found.inflight:
+        inflight = three(found.inflight)
+    return messages.Thresholds(*three(found.pending), *three(found.latency), *inflight, *three(found.drain))
 
 
 def levels(member: Member | None) -> messages.Levels:
@@ -106,23 +135,25 @@ def bounds(state: SubjectState, book: Book) -> Limits:
 
 
 def fresh(state: SubjectState, book: Book, now: Now) -> tuple[Freshness, str | None]:
-    """How old the truth about a subject is, and why it is stale: the oldest among those that were ever read counts."""
-    found = bounds(state, book)
-    proofs = [m.proof for m in state.members.values() if m.proof is not None]
-    if state.record is None or state.begun or state.record.lost or not proofs:
+    """How old the truth about a subject is, and why it is stale."""
+    return truth(digest(state), bounds(state, book), now)
+
+
+def truth(found: Digest, limits: Limits, now: Now) -> tuple[Freshness, str | None]:
+    """The same of a digest. What was never stored was never told: it is unknown."""
+    state = found.state
+    if state.record is None or state.record.lost or state.begun:
         return Freshness.UNKNOWN, None
-    if freshness(max(proofs), now.mono, found) is Freshness.UNKNOWN:
-        return Freshness.UNKNOWN, None
-    if freshness(min(proofs), now.mono, found) is not Freshness.KNOWN:
-        return Freshness.STALE, "age"
+    fresh_ = of_subject(found.span, now.mono, limits)
+    if fresh_ is not Freshness.KNOWN:
+        return fresh_, "age" if fresh_ is Freshness.STALE else None
     if state.writing is not None and state.writing.failing:
         return Freshness.STALE, "no_quorum"
     return Freshness.KNOWN, None
 
 
-def consumers(state: SubjectState, book: Book, now: Now) -> tuple[messages.ConsumerStatus, ...]:
-    found = bounds(state, book)
-    ranked = sorted(state.members.values(), key=lambda m: (-m.status, -m.pressure, m.key))
+def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.ConsumerStatus, ...]:
+    shown = heapq.nsmallest(CONSUMERS_SHOWN, state.members.values(), key=lambda m: (-m.status, -m.pressure, m.key))
     return tuple(
         messages.ConsumerStatus(
             stream=m.key.stream,
@@ -131,49 +162,50 @@ def consumers(state: SubjectState, book: Book, now: Now) -> tuple[messages.Consu
             latched=tuple(s.value for s in m.latches.signals),
             diagnosis=None,
             metrics=metrics(m.reading),
-            freshness=freshness(m.proof, now.mono, found).value,
+            freshness=freshness(m.proof, now.mono, limits).value,
         )
-        for m in ranked[:CONSUMERS_SHOWN]
+        for m in shown
     )
 
 
 def status(
-    state: SubjectState, verdict: Verdict, age: tuple[Freshness, str | None], book: Book, now: Now
+    found: Digest,
+    record: Record | None,
+    verdict: Verdict,
+    known: tuple[Freshness, str | None],
+    book: Book,
+    now: Now,
 ) -> messages.Status:
     """A subject as it is known: the verdict is the stored one, the numbers are the worst consumer's newest."""
-    names = Names(book.settings.name)
-    record = state.record
-    member = worst(state.members.values())
-    fresh_, why = age
-    known = record is not None and fresh_ is not Freshness.UNKNOWN
-    key, events = places(names.prefix, state.subject)
-    reading = member.reading if member else None
-    newest = proof(state)
+    state, member = found.state, found.worst
+    fresh_, why = known
+    judged = record if fresh_ is not Freshness.UNKNOWN else None
+    key, events = places(Names(book.settings.name).prefix, state.subject)
     policy = member.policy if member else state.policy
     return messages.Status(
         subject=state.subject,
         group=book.settings.group,
-        status=record.status.word if record is not None and known else "unknown",
+        status=judged.status.word if judged else "unknown",
         since=moment(record.since) if record else None,
         incident=record.incident if record else None,
-        pressure=number(member.pressure, 3) if member and known else None,
-        reasons=record.reasons if record is not None and known else (),
-        metrics=metrics(reading),
+        pressure=number(member.pressure, 3) if member and judged else None,
+        reasons=judged.reasons if judged else (),
+        metrics=metrics(member.reading if member else None),
         levels=levels(member),
         thresholds=marks(member.marks) if member else None,
         diagnosis=None,
         admit_ratio=verdict.admit_ratio,
         mode=policy.mode,
         override=None,
-        consumers=consumers(state, book, now),
+        consumers=consumers(state, bounds(state, book), now),
         consumers_total=len(state.members),
         matched=(state.subject,),
         state_keys=(key,),
         event_subjects=(events,),
         freshness=fresh_.value,
         stale_reason=why,
-        sampled_at=moment(reading.at.wall) if reading else None,
-        age_ms=None if newest is None else round(1000 * max(0.0, now.mono - newest)),
+        sampled_at=found.sampled_at,
+        age_ms=None if found.age_from is None else round(1000 * max(0.0, now.mono - found.age_from)),
         policy=msgspec.to_builtins(policy),
         recovery=recovery(record),
     )
@@ -183,12 +215,13 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
     """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to go on."""
     record = writing.record
     verdict = record.verdict
-    age = (Freshness.UNKNOWN if record.lost else Freshness.KNOWN, None)
-    shown = asdict(status(replace(state, record=record), verdict, age, book, now))
+    # Once it is written it is what is known; how old it is, a watcher takes from the heartbeat.
+    found = digest(state)
+    known = (Freshness.UNKNOWN if record.lost else Freshness.KNOWN, None)
+    shown = asdict(status(found, record, verdict, known, book, now))
     for field in ("age_ms", "policy", "recovery"):
         shown[field] = msgspec.UNSET
-    member = worst(state.members.values())
-    policy = member.policy if member else state.policy
+    policy = found.worst.policy if found.worst else state.policy
     value = messages.State(
         **shown,
         action=verdict.action.value,

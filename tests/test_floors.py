@@ -22,6 +22,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the records", {"wire.stored"}),
     ("the ports", {"ports", "book", "clock"}),
     ("the voice", {"render"}),
+    ("the findings", {"finding"}),
     ("the answers", {"answers"}),
     ("the shell", {"ledger", "perform"}),
     ("the eyes", {"sweep"}),

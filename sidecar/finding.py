@@ -1,0 +1,132 @@
+"""Which watched subjects a question is about, and what each of them says right now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from sidecar import render
+from sidecar.book import Book
+from sidecar.core import admission
+from sidecar.core.freshness import Limits
+from sidecar.core.model import Action, Freshness, Now, Status
+from sidecar.core.rules import Policy
+from sidecar.core.state import Member, SubjectState, Verdict
+from sidecar.wire.subjects import is_literal
+
+STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
+HERE = ""
+"""In a tree of tokens: the pattern that ends here (no token is empty)."""
+
+
+class Finding(Struct, frozen=True):
+    """One watched subject as it answers, ready to be ranked."""
+
+    digest: render.Digest
+    limits: Limits
+    policy: Policy
+    """Of the member that speaks, or of the subject itself."""
+    status: Status
+    freshness: Freshness
+    stale_reason: str | None
+    verdict: Verdict
+
+    @property
+    def state(self) -> SubjectState:
+        return self.digest.state
+
+    @property
+    def member(self) -> Member | None:
+        """The worst: it speaks for the subject."""
+        return self.digest.worst
+
+    @property
+    def pressure(self) -> float:
+        return self.digest.worst.pressure if self.digest.worst else 0.0
+
+    @property
+    def rank(self) -> tuple[int, int, float, bool]:
+        """The strictest action decides, then status, then pressure; enforcing before observing."""
+        return STRICTNESS[self.verdict.action], self.status, self.pressure, self.policy.mode == "enforce"
+
+
+class Finder:
+    """Finds in the book; keeps what is worked out from a state for as long as the state is the same."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._digests: dict[str, render.Digest] = {}
+        self._patterns: Sequence[str] = ()
+        self._tree: Tree = {}
+
+    def find(self, subject: str, now: Now) -> list[Finding]:
+        """Every watched subject the question is about, by name. A pattern is about itself alone."""
+        states = self._book.subjects
+        names = [subject] if subject in states else []
+        if self._book.wildcards and is_literal(subject):
+            names = sorted({*names, *self._matches(subject)})
+        return [self.finding(states[name], now) for name in names if name in states]
+
+    def finding(self, state: SubjectState, now: Now) -> Finding:
+        digest = self._digest(state)
+        record, member = state.record, digest.worst
+        policy = member.policy if member else state.policy
+        limits = render.bounds(state, self._book)
+        fresh, why = render.truth(digest, limits, now)
+        # Where nothing was read yet, `hold` counts from when the subject became unknown by its deadline.
+        proof = digest.span.newest if digest.span else state.deadline - limits.unknown_after
+        last = record.verdict if record else Verdict()
+        status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
+        verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits)
+        return Finding(digest, limits, policy, status, fresh, why, verdict)
+
+    def _digest(self, state: SubjectState) -> render.Digest:
+        found = self._digests.get(state.subject)
+        if found is None or found.state is not state:
+            if len(self._digests) > 2 * len(self._book.subjects):
+                self._digests.clear()  # of subjects that went
+            found = self._digests[state.subject] = render.digest(state)
+        return found
+
+    def _matches(self, subject: str) -> list[str]:
+        """The watched patterns that match a plain subject."""
+        patterns = self._book.wildcards
+        if patterns is not self._patterns:
+            self._patterns, self._tree = patterns, tree(patterns)
+        return matches(self._tree, subject)
+
+
+Tree = dict[str, "Tree | str"]
+"""Patterns token by token, so that a question costs what it matches, however many patterns there are."""
+
+
+def tree(patterns: Sequence[str]) -> Tree:
+    root: Tree = {}
+    for pattern in patterns:
+        node = root
+        for token in pattern.split("."):
+            below = node.setdefault(token, {})
+            assert isinstance(below, dict)
+            node = below
+        node[HERE] = pattern
+    return root
+
+
+def matches(root: Tree, subject: str) -> list[str]:
+    found: list[str] = []
+    level = [root]
+    for token in subject.split("."):
+        below: list[Tree] = []
+        for node in level:
+            _end(node.get(">"), found)
+            below += [sub for key in (token, "*") if isinstance(sub := node.get(key), dict)]
+        level = below
+    for node in level:
+        _end(node, found)
+    return found
+
+
+def _end(node: Tree | str | None, found: list[str]) -> None:
+    if isinstance(node, dict) and isinstance(pattern := node.get(HERE), str):
+        found.append(pattern)
