@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -30,6 +30,8 @@ AT_ONCE = 256
 PATIENCE = 10.0
 """Seconds for a connection to bring its request and to take its answer."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Readiness(Struct, frozen=True):
@@ -64,9 +66,9 @@ class Probes:
         self._scraping = asyncio.Lock()
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
-        routes = [Route("/healthz", self._healthz), Route("/readyz", self._readyz), Route("/metrics", self._metrics)]
+        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
         config = uvicorn.Config(
-            Starlette(routes=routes),
+            Starlette(routes=[Route(path, _guarded(answer)) for path, answer in pages.items()]),
             loop="asyncio",
             http=type("Patient", (_Patient,), {"patience": patience}),
             ws="none",
@@ -118,6 +120,19 @@ class Probes:
         async with self._scraping:
             body = await run_in_threadpool(generate_latest, self._registry)
         return Response(body, media_type=METRICS_TYPE)
+
+
+def _guarded(answer: Answer) -> Answer:
+    """A failure of ours is told as such, and its facts to the log only."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except Exception as error:
+            log.error("http.failed", path=request.url.path, error=type(error).__name__, exc_info=error)
+            return PlainTextResponse("internal error; the log has it\n", 500)
+
+    return guarded
 
 
 class _Patient(H11Protocol):

@@ -103,13 +103,21 @@ async def test_anything_else_is_not_found(http: httpx.AsyncClient, path: str) ->
     assert (await http.get(path, follow_redirects=True)).status_code in (404, 200)
 
 
-async def test_a_truth_that_fails_is_a_500_and_the_page_lives(world: World, http: httpx.AsyncClient) -> None:
+async def test_a_failure_of_ours_is_a_500_that_tells_nothing(world: World, http: httpx.AsyncClient) -> None:
     def broken() -> Readiness:
         raise RuntimeError("s3cret")
 
+    class Broken(Collector):
+        def collect(self) -> Iterator[object]:  # type: ignore[override]
+            raise RuntimeError("s3cret")
+
     world.page._truth = broken
-    found = await http.get("/readyz")
-    assert found.status_code == 500 and "s3cret" not in found.text
+    world.registry.register(Broken())
+    with capture_logs() as logs:
+        for path in ("/readyz", "/metrics"):
+            found = await http.get(path)
+            assert (found.status_code, found.text) == (500, "internal error; the log has it\n")
+    assert [(line["event"], line["path"]) for line in logs] == [("http.failed", "/readyz"), ("http.failed", "/metrics")]
     assert (await http.get("/healthz")).status_code == 200
 
 
