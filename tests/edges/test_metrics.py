@@ -1,0 +1,276 @@
+"""The catalogue as Prometheus reads it: names, values, bounds, and what is not known left out."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import prometheus_client
+import pytest
+from msgspec.structs import replace
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar import __version__
+from sidecar.book import Book
+from sidecar.core.model import Action, ConsumerKey, Now, Reading, Status, StreamLook
+from sidecar.core.policy import PolicyEntry
+from sidecar.core.rules import Policy
+from sidecar.core.state import Member, Record, SubjectState, Verdict
+from sidecar.edges.metrics import Gauges, Metrics
+from sidecar.settings import Settings
+
+NOW = Now(1000.0, 1_767_225_600.0)
+P = "router_backpressure_"
+
+
+@pytest.fixture(autouse=True)
+def created_as_before() -> Iterator[None]:
+    yield
+    prometheus_client.enable_created_metrics()
+
+
+class Clock:
+    def now(self) -> Now:
+        return NOW
+
+
+class StubBook(Book):
+    def __init__(self) -> None:
+        self.states: dict[str, SubjectState] = {}
+
+    settings = Settings(group="blue")  # type: ignore[assignment]
+    wildcards: Sequence[str] = ()  # type: ignore[assignment]
+    looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
+    layers: Mapping[str, Sequence[PolicyEntry]] = {}  # type: ignore[assignment]
+    swept_at = NOW.mono  # type: ignore[assignment]
+
+    @property
+    def subjects(self) -> Mapping[str, SubjectState]:
+        return self.states
+
+    def interval(self, subject: str) -> float:
+        return 0.1
+
+    def next_reading(self, subject: str) -> float:
+        return NOW.mono
+
+    def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
+        return {"inactive": 60.0, "active": 1.5}
+
+
+def member(consumer: str = "c", age: float = 0.5, **reading: Any) -> Member:
+    key = ConsumerKey("S", consumer)
+    facts = {"pending": 5, "inflight": 2, "latency": None, "drain": None, **reading}
+    at = Now(NOW.mono - age, NOW.wall - age)
+    found = Reading(key=key, at=at, **facts)  # type: ignore[arg-type]
+    return Member(key, Policy(), status=Status.ACTIVE, reading=found, proof=at.mono, pressure=1.5)
+
+
+def state(subject: str, *members: Member, **record: Any) -> SubjectState:
+    facts = {
+        "epoch": "e",
+        "seq": 1,
+        "status": Status.ACTIVE,
+        "verdict": Verdict(Action.REJECT, None, 0.0, 30),
+        **record,
+    }
+    return SubjectState(
+        subject, Policy(), NOW.mono, {m.key: m for m in members}, Record(subject=subject, **facts), revision=1
+    )
+
+
+class World:
+    def __init__(self, max_subjects: int = 1000) -> None:
+        self.book, self.metrics = StubBook(), Metrics(CollectorRegistry(), max_subjects)
+        self.metrics.registry.register(Gauges(self.book, self.metrics, Clock(), lambda: True))
+
+    def watch(self, *states: SubjectState) -> None:
+        self.book.states.update({s.subject: s for s in states})
+
+    def text(self) -> str:
+        return generate_latest(self.metrics.registry).decode()
+
+    def values(self, name: str) -> dict[tuple[str, ...], float]:
+        """label values (in alphabetical order of the label) -> value, of every series of a name"""
+        families = list(text_string_to_metric_families(self.text()))
+        samples = [s for f in families for s in f.samples if s.name == name]
+        found = {tuple(value for _, value in sorted(s.labels.items())): s.value for s in samples}
+        assert len(found) == len(samples), "one series twice"
+        return found
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def everything(world: World) -> None:
+    world.watch(state("a.b", member(p50=1.0, p95=2.0, p99=3.0, drain=4.0)))
+    world.metrics.event("a.b", "backpressure_active")
+    world.metrics.event("a.b", "recovery")
+    world.metrics.transition("a.b", "inactive", "active")
+    world.metrics.decision("a.b", "gateway", "reject", 0.0001)
+    world.metrics.dropped("reply_subject", 3)
+    world.metrics.api_request("consumer_list", "ok", 0.01)
+    world.metrics.rebuilt("answer")
+    world.metrics.observed(0.01)
+
+
+def test_the_catalogue_is_the_contracts(world: World) -> None:
+    everything(world)
+    names = {s.name for f in text_string_to_metric_families(world.text()) for s in f.samples}
+    assert names == {
+        *(P + n for n in (
+            "events_total", "recovery_total", "status", "pressure", "admit_ratio", "pending_messages",
+            "inflight_messages", "latency_seconds", "drain_seconds", "decisions_total", "sample_age_seconds",
+            "transitions_total", "time_in_status_seconds_total", "api_requests_total", "leader", "dropped_total",
+            "connection_rebuilds_total", "build_info",
+        )),
+        *(P + h + "_duration_seconds" + s for h in ("decision", "observe") for s in ("_bucket", "_count", "_sum")),
+        "router_intake_backpressure_active", "router_jetstream_pending_messages",
+        "router_intake_processing_latency_p95", "router_intake_inflight_messages",
+    }  # fmt: skip
+
+
+def test_every_family_says_what_it_is_and_is_named_as_prometheus_wants_it(world: World) -> None:
+    everything(world)
+    for family in text_string_to_metric_families(world.text()):
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
+        assert family.documentation.endswith(".") and len(family.documentation) > 15
+        assert family.type in ("counter", "gauge", "histogram")
+        assert "milliseconds" not in family.name
+        for sample in family.samples:
+            assert sample.name.endswith("_total") is (family.type == "counter")
+            assert not sample.name.endswith(("_created", "_info_info"))
+        what_it_means, _, what_to_do = re.sub(r"[:;] ", ". ", family.documentation).partition(". ")
+        assert what_it_means and (what_to_do or family.name == P + "build_info")
+
+
+def test_what_the_service_tells_is_counted(world: World) -> None:
+    everything(world)
+    assert world.values(P + "events_total") == {("backpressure_active", "a.b"): 1, ("recovery", "a.b"): 1}
+    assert world.values(P + "recovery_total") == {("a.b",): 1}
+    assert world.values(P + "transitions_total") == {("inactive", "a.b", "active"): 1}
+    assert world.values(P + "decisions_total") == {("reject", "gateway", "a.b"): 1}
+    assert world.values(P + "decision_duration_seconds_count") == {(): 1}
+    assert world.values(P + "dropped_total") == {("reply_subject",): 3}
+    assert world.values(P + "api_requests_total") == {("consumer_list", "ok"): 1}
+    assert world.values(P + "connection_rebuilds_total") == {("answer",): 1}
+    assert world.values(P + "observe_duration_seconds_sum") == {(): 0.01}
+
+
+def test_a_subject_as_it_is_known(world: World) -> None:
+    world.watch(state("a.b", member(p50=100.0, p95=2000.0, p99=3000.0, drain=4.0)))
+    expected = {"status": 2, "pressure": 1.5, "admit_ratio": 0, "drain_seconds": 4, "sample_age_seconds": 0.5}
+    assert {name: world.values(P + name)["a.b",] for name in expected} == expected
+    assert world.values(P + "latency_seconds") == {("0.5", "a.b"): 0.1, ("0.95", "a.b"): 2.0, ("0.99", "a.b"): 3.0}
+    assert world.values(P + "pending_messages") == {("c", "S", "a.b"): 5}
+    assert world.values(P + "inflight_messages") == {("c", "S", "a.b"): 2}
+    assert world.values(P + "time_in_status_seconds_total") == {("inactive", "a.b"): 60, ("active", "a.b"): 1.5}
+    assert world.values(P + "leader") == {("blue",): 1}
+    assert world.values(P + "build_info") == {(__version__,): 1}
+
+
+def test_the_routers_own_names_keep_working(world: World) -> None:
+    world.watch(state("a.b", member(p95=2000.0)), state("c.d", member(), status=Status.WARNING))
+    assert world.values("router_intake_backpressure_active") == {("a.b",): 1, ("c.d",): 0}
+    assert world.values("router_jetstream_pending_messages") == {("c", "a.b"): 5, ("c", "c.d"): 5}
+    assert world.values("router_intake_processing_latency_p95") == {("a.b",): 2000}
+    assert world.values("router_intake_inflight_messages") == {("a.b",): 2, ("c.d",): 2}
+
+
+UNKNOWN = {
+    "nothing stored": replace(state("s", member()), record=None),
+    "told to be lost": state("s", member(), lost=True),
+    "no proof for a minute": state("s", member(age=60.0)),
+    "nobody ever read": state("s", replace(member(), proof=None, reading=None, status=Status.UNKNOWN)),
+    "no consumer": state("s"),
+}
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_unknown_is_never_calm(world: World, unknown: SubjectState) -> None:
+    """Also while the loss itself cannot be stored, because the server is away."""
+    world.watch(unknown)
+    assert world.values(P + "status") == {("s",): -1}
+    assert world.values(P + "pressure") == {}
+
+
+def test_admission_follows_what_a_gateway_is_told_now(world: World) -> None:
+    world.watch(state("stale", member(age=15.0)), state("open", member(age=500.0)))
+    assert world.values(P + "admit_ratio") == {("stale",): 0, ("open",): 1}
+
+
+def test_what_is_not_known_has_no_series(world: World) -> None:
+    world.watch(state("s", member(inflight=None, drain=float("inf"), p95=float("nan"))))
+    for name in ("inflight_messages", "drain_seconds", "latency_seconds"):
+        assert world.values(P + name) == {}
+    assert world.values("router_intake_processing_latency_p95") == {}
+    assert world.values(P + "pending_messages") == {("c", "S", "s"): 5}
+
+
+def test_beyond_the_bound_the_rest_is_one(world: World) -> None:
+    world = World(max_subjects=2)
+    world.watch(*(state(f"s{n}", member(f"c{n}", age=float(n), pending=n)) for n in range(5)))
+    assert world.values(P + "pending_messages") == {
+        ("c0", "S", "s0"): 0, ("c1", "S", "s1"): 1, ("_other", "_other", "_other"): 2 + 3 + 4,
+    }  # fmt: skip
+    assert world.values(P + "sample_age_seconds") == {("s0",): 0, ("s1",): 1, ("_other",): 4}
+    assert world.values(P + "time_in_status_seconds_total")["active", "_other"] == 4.5
+    assert world.values("router_jetstream_pending_messages")["_other", "_other"] == 9
+    for n in range(5):
+        world.metrics.event(f"s{n}", "recovery")
+        world.metrics.transition(f"s{n}", "active", "inactive")
+        world.metrics.decision(f"s{n}", "gateway", "continue", 0.001)
+    assert world.values(P + "recovery_total") == {("s0",): 1, ("s1",): 1, ("_other",): 3}
+    assert world.values(P + "events_total") == {("recovery", "s0"): 1, ("recovery", "s1"): 1, ("recovery", "_other"): 3}
+    assert world.values(P + "decisions_total")["continue", "gateway", "_other"] == 3
+    assert world.values(P + "transitions_total")["active", "_other", "inactive"] == 3
+
+
+def test_the_worst_of_the_rest_stands_for_it() -> None:
+    world = World(max_subjects=0)
+    calm = {"status": Status.INACTIVE, "verdict": Verdict()}
+    world.watch(state("a", member(), **calm), state("b", member()), state("c", member(), **calm))
+    assert world.values(P + "status") == {("_other",): 2}
+    assert world.values(P + "admit_ratio") == {("_other",): 0}
+    assert world.values("router_intake_backpressure_active") == {("_other",): 1}
+
+
+def test_a_subject_of_many_consumers_is_bounded_too() -> None:
+    world = World(max_subjects=2)
+    world.watch(state("s", *(member(f"c{n:02}", pending=1) for n in range(20))))
+    found = world.values(P + "pending_messages")
+    assert len(found) == 9 and found["_other", "_other", "s"] == 12
+    world.watch(state("s", *(member(f"d{n:02}", pending=1) for n in range(8))))
+    assert ("d00", "S", "s") in world.values(P + "pending_messages"), "those that are gone make room"
+
+
+def test_any_subject_is_a_label(world: World) -> None:
+    for subject in ('quote"d', "back\\slash", "größe.→", "orders.*.>", "a b"):
+        world.watch(state(subject, member()))
+        assert world.values(P + "status")[subject,] == 2
+
+
+def test_it_can_be_scraped_while_subjects_come_and_go(world: World) -> None:
+    stop, failed = threading.Event(), list[BaseException]()
+
+    def scrape() -> None:
+        try:
+            while not stop.is_set():
+                world.text()
+        except BaseException as error:  # told below
+            failed.append(error)
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    for n in range(2000):
+        world.watch(state(f"s{n % 50}", member()))
+        world.book.states.pop(f"s{(n + 25) % 50}", None)
+        world.metrics.decision(f"s{n}", "gateway", "continue", 0.001)
+    stop.set()
+    thread.join()
+    assert not failed
