@@ -127,7 +127,7 @@ async def test_bytes_that_are_no_text_do_not_end_the_reader(server: NatsServer, 
     async with connected(options(server)) as (connection, listener):
         await up(connection)
         await connection.client.subscribe("x.>")
-        await connection.client.flush()
+        await connection.client.request("$JS.API.INFO")
         await raw(server, b"PUB x.\xff\xfe 2\r\nhi\r\n", b"HPUB x.y 20 22\r\nNATS/1.0 \xff\xff\xff\r\n\r\nxxxxhi\r\n")
         await hears(listener, lambda: nc.publish("news", b"still here"), b"still here")
         assert connection.epoch == 1
@@ -162,7 +162,7 @@ async def test_the_answering_client_publishes_only_where_it_may(server: NatsServ
         await up(connection)
         forbidden = await nc.subscribe("forbidden")
         inbox = await nc.subscribe("inbox")
-        await nc.flush()
+        await nc.request("$JS.API.INFO")  # proof that the server knows them; a flush is none
         await connection.client.publish("forbidden", b"x")
         await connection.client.publish("inbox", b"y")
         assert (await inbox.next_msg()).data == b"y"
