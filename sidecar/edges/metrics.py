@@ -65,10 +65,16 @@ GAUGES: dict[str, tuple[str, Labels]] = {
 class Metrics:
     """Every counter and histogram, and which subjects have a label of their own: the first that come."""
 
-    def __init__(self, registry: CollectorRegistry, max_subjects: int) -> None:
+    @classmethod
+    def apart(cls, max_subjects: int) -> Metrics:
+        """On a registry of its own: what libraries put into the global one is not ours to publish."""
+        return cls(CollectorRegistry(), max_subjects)
+
+    def __init__(self, max_subjects: int, registry: CollectorRegistry | None = None) -> None:
         # `_created` series would double all counters, and no dashboard reads them.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry, self.max_subjects = registry, max_subjects
+        self.registry = registry = registry or CollectorRegistry()
+        self.max_subjects = max_subjects
         self._labels, self._lock = set[str](), Lock()
         self._counters = {
             name: Counter(P + name, text, labels, registry=registry) for name, (text, labels) in COUNTERS.items()

@@ -10,7 +10,7 @@ from typing import Any
 import prometheus_client
 import pytest
 from msgspec.structs import replace
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar import __version__
@@ -84,7 +84,7 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
 
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
-        self.book, self.metrics = StubBook(), Metrics(CollectorRegistry(), max_subjects)
+        self.book, self.metrics = StubBook(), Metrics(max_subjects)
         self.metrics.registry.register(Gauges(self.book, self.metrics, Clock(), lambda: True))
 
     def watch(self, *states: SubjectState) -> None:
