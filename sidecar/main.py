@@ -116,7 +116,7 @@ class Sidecar:
         self._clock = clock = SystemClock()
         names = Names(settings.name)
         instance = settings.instance or "unknown"
-        self._metrics = metrics = Metrics.apart(settings.metrics.max_subjects)
+        self._metrics = metrics = Metrics(settings.metrics.max_subjects)
         options = connection_options(settings.nats, servers)
         self._observing = Connection(
             f"{names.name}/{instance}/observe",

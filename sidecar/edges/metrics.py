@@ -65,11 +65,6 @@ GAUGES: dict[str, tuple[str, Labels]] = {
 class Metrics:
     """Every counter and histogram, and which subjects have a label of their own: the first that come."""
 
-    @classmethod
-    def apart(cls, max_subjects: int) -> Metrics:
-        """On a registry of its own: what libraries put into the global one is not ours to publish."""
-        return cls(CollectorRegistry(), max_subjects)
-
     def __init__(self, max_subjects: int, registry: CollectorRegistry | None = None) -> None:
         # `_created` series would double all counters, and no dashboard reads them.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
