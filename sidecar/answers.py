@@ -59,8 +59,10 @@ class Desk:
 
     def decide_consumer(self, subject: str, request: ConsumerRequest, asker: str, now: Now) -> messages.Decision:
         findings = self._find(subject, now)
-        chosen = [(f, m) for f in findings for m in f.state.members.values() if _named(m.key, request)]
-        if not chosen and (request.stream or request.consumer):
+        names_one = request.stream is not None or request.consumer is not None
+        members = ((f, m) for f in findings for m in (f.state.members.values() if names_one else f.digest.fullest))
+        chosen = [(f, m) for f, m in members if _named(m.key, request)]
+        if not chosen and names_one:
             raise Refused(404, f"no watched consumer of {subject[:120]} is named so")
         asked = request.max_messages
         enforced = [(f, m) for f, m in chosen if f.policy.mode == "enforce"]

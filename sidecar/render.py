@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -22,6 +23,8 @@ from sidecar.wire.subjects import Names, encode
 
 CONSUMERS_SHOWN = 20
 """Consumers in a status, the worst first."""
+FULLEST = 64
+"""Consumers asked for their room when a pull names none: a crowd must not make a question expensive."""
 
 
 def moment(unix: float | None) -> str | None:
@@ -52,6 +55,8 @@ class Digest(msgspec.Struct, frozen=True):
     """When the oldest proof among the members was had."""
     age_from: float | None
     """The same in monotonic time."""
+    fullest: tuple[Member, ...]
+    """Those with the least room under their in-flight mark, FULLEST at most."""
 
 
 def digest(state: SubjectState) -> Digest:
@@ -60,7 +65,16 @@ def digest(state: SubjectState) -> Digest:
     oldest, reading = min(proved, key=lambda found: found[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
-    return Digest(state, worst(members), span(members), moment(at), oldest)
+    return Digest(state, worst(members), span(members), moment(at), oldest, _fullest(members))
+
+
+def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
+    def room(m: Member) -> float:
+        if m.reading is None or m.reading.inflight is None or m.marks is None or m.marks.inflight is None:
+            return math.inf
+        return m.marks.inflight.overload - m.reading.inflight
+
+    return tuple(members) if len(members) <= FULLEST else tuple(heapq.nsmallest(FULLEST, members, key=room))
 
 
 @lru_cache(maxsize=65_536)
