@@ -151,6 +151,7 @@ class Sidecar:
         )
         self._advisories = Advisories(clock, service.sweep.hint, metrics.dropped)
         self._names, self._said_captured = names, set[str]()
+        self._serving = False
         self._looks: tuple[StreamLook, ...] = ()
         self._responder = Responder(
             Desk(service),
@@ -164,7 +165,7 @@ class Sidecar:
         self._answering = Connection(
             f"{names.name}/{instance}/answer",
             options,
-            set_up=self._responder.serve,
+            set_up=self._serve,
             count=metrics.dropped,
             on_rebuild=lambda: metrics.rebuilt("answer"),
             may_publish=self._responder.may_reply,
@@ -203,6 +204,10 @@ class Sidecar:
         await self._service.known.wait()
         await self._answering.run()
 
+    async def _serve(self, client: Client) -> None:
+        await self._responder.serve(client)
+        self._serving = True
+
     async def _listen(self, client: Client) -> None:
         await self._advisories.listen(client)
 
@@ -230,7 +235,8 @@ class Sidecar:
     def _truth(self) -> Readiness:
         swept = self._service.swept_at
         age = None if swept is None else self._clock.now().mono - swept
-        observing = swept is not None
+        # Only once somebody answers too: who waits for it asks next.
+        observing = swept is not None and self._serving
         lately = age is not None and age < LONG_LOSS
         return Readiness(
             ready=lately or not self._settings.http.ready_requires_nats,
