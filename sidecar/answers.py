@@ -225,7 +225,7 @@ class Desk:
             alert=_alerts(fields, decides.status),
             would=verdict.would.value if verdict.would else None,
             freshness=decides.freshness.value,
-            sampled_at=decides.digest.sampled_at,
+            sampled_at=render.moment(decides.digest.sampled_at),
             valid_for_ms=valid_for_ms,
             incident=record.incident if record else None,
             state_keys=keys,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from sidecar import render
 from sidecar.book import Book
 from sidecar.core import admission
 from sidecar.core.freshness import Limits
 from sidecar.core.model import Action, Freshness, Now, Status
 from sidecar.core.rules import Policy
 from sidecar.core.state import Member, SubjectState, Verdict
+from sidecar.digest import Digest, bounds, digest, truth
 from sidecar.wire.subjects import is_literal
 
 STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
@@ -23,7 +23,7 @@ HERE = ""
 class Finding(Struct, frozen=True):
     """One watched subject as it answers, ready to be ranked."""
 
-    digest: render.Digest
+    digest: Digest
     limits: Limits
     policy: Policy
     """Of the member that speaks, or of the subject itself."""
@@ -56,7 +56,7 @@ class Finder:
 
     def __init__(self, book: Book) -> None:
         self._book = book
-        self._digests: dict[str, render.Digest] = {}
+        self._digests: dict[str, Digest] = {}
         self._patterns: Sequence[str] = ()
         self._tree: Tree = {}
 
@@ -69,24 +69,24 @@ class Finder:
         return [self.finding(states[name], now) for name in names if name in states]
 
     def finding(self, state: SubjectState, now: Now) -> Finding:
-        digest = self._digest(state)
-        record, member = state.record, digest.worst
+        found = self._digest(state)
+        record, member = state.record, found.worst
         policy = member.policy if member else state.policy
-        limits = render.bounds(state, self._book)
-        fresh, why = render.truth(digest, limits, now)
+        limits = bounds(state, self._book)
+        fresh, why = truth(found, limits, now)
         # Where nothing was read yet, `hold` counts from when the subject became unknown by its deadline.
-        proof = digest.span.newest if digest.span else state.deadline - limits.unknown_after
+        proof = found.span.newest if found.span else state.deadline - limits.unknown_after
         last = record.verdict if record else Verdict()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
         verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits)
-        return Finding(digest, limits, policy, status, fresh, why, verdict)
+        return Finding(found, limits, policy, status, fresh, why, verdict)
 
-    def _digest(self, state: SubjectState) -> render.Digest:
+    def _digest(self, state: SubjectState) -> Digest:
         found = self._digests.get(state.subject)
         if found is None or found.state is not state:
             if len(self._digests) > 2 * len(self._book.subjects):
                 self._digests.clear()  # of subjects that went
-            found = self._digests[state.subject] = render.digest(state)
+            found = self._digests[state.subject] = digest(state)
         return found
 
     def _matches(self, subject: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -14,17 +13,15 @@ from msgspec.structs import asdict
 from sidecar import __version__
 from sidecar.book import Book
 from sidecar.core import thresholds
-from sidecar.core.changes import worst
-from sidecar.core.freshness import Limits, Span, freshness, limits, of_subject, span
+from sidecar.core.freshness import Limits, freshness, limits
 from sidecar.core.model import Event, Freshness, Marks, MarkSet, Now, Reading, Signal
 from sidecar.core.state import Member, Record, SubjectState, Verdict, Writing
+from sidecar.digest import Digest, bounds, digest
 from sidecar.wire import messages
 from sidecar.wire.subjects import Names, encode
 
 CONSUMERS_SHOWN = 20
 """Consumers in a status, the worst first."""
-FULLEST = 64
-"""Consumers asked for their room when a pull names none: a crowd must not make a question expensive."""
 
 
 def moment(unix: float | None) -> str | None:
@@ -42,39 +39,6 @@ def number(value: float | None, digits: int = 1) -> float | None:
 def mark(value: float) -> float:
     """A mark as people write it: 1000 and not 1000.0."""
     return int(value) if value == int(value) else round(value, 3)
-
-
-class Digest(msgspec.Struct, frozen=True):
-    """What is worked out from a state alone, once for all who ask before it changes."""
-
-    state: SubjectState
-    worst: Member | None
-    """The member that speaks for the subject."""
-    span: Span | None
-    sampled_at: str | None
-    """When the oldest proof among the members was had."""
-    age_from: float | None
-    """The same in monotonic time."""
-    fullest: tuple[Member, ...]
-    """Those with the least room under their in-flight mark, FULLEST at most."""
-
-
-def digest(state: SubjectState) -> Digest:
-    members = state.members.values()
-    proved = [(m.proof, m.reading) for m in members if m.proof is not None and m.reading is not None]
-    oldest, reading = min(proved, key=lambda found: found[0], default=(None, None))
-    # A look at the stream may have proved later that an older reading still holds.
-    at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
-    return Digest(state, worst(members), span(members), moment(at), oldest, _fullest(members))
-
-
-def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
-    def room(m: Member) -> float:
-        if m.reading is None or m.reading.inflight is None or m.marks is None or m.marks.inflight is None:
-            return math.inf
-        return m.marks.inflight.overload - m.reading.inflight
-
-    return tuple(members) if len(members) <= FULLEST else tuple(heapq.nsmallest(FULLEST, members, key=room))
 
 
 @lru_cache(maxsize=65_536)
@@ -143,29 +107,6 @@ def recovery(record: Record | None) -> messages.Recovery:
     )
 
 
-def bounds(state: SubjectState, book: Book) -> Limits:
-    observe = book.settings.observe
-    return limits(observe.stale_after_seconds, observe.unknown_after_seconds, book.interval(state.subject))
-
-
-def fresh(state: SubjectState, book: Book, now: Now) -> tuple[Freshness, str | None]:
-    """How old the truth about a subject is, and why it is stale."""
-    return truth(digest(state), bounds(state, book), now)
-
-
-def truth(found: Digest, limits: Limits, now: Now) -> tuple[Freshness, str | None]:
-    """The same of a digest. What was never stored was never told: it is unknown."""
-    state = found.state
-    if state.record is None or state.record.lost or state.begun:
-        return Freshness.UNKNOWN, None
-    fresh_ = of_subject(found.span, now.mono, limits)
-    if fresh_ is not Freshness.KNOWN:
-        return fresh_, "age" if fresh_ is Freshness.STALE else None
-    if state.writing is not None and state.writing.failing:
-        return Freshness.STALE, "no_quorum"
-    return Freshness.KNOWN, None
-
-
 def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.ConsumerStatus, ...]:
     shown = heapq.nsmallest(CONSUMERS_SHOWN, state.members.values(), key=lambda m: (-m.status, -m.pressure, m.key))
     return tuple(
@@ -218,7 +159,7 @@ def status(
         event_subjects=(events,),
         freshness=fresh_.value,
         stale_reason=why,
-        sampled_at=found.sampled_at,
+        sampled_at=moment(found.sampled_at),
         age_ms=None if found.age_from is None else round(1000 * max(0.0, now.mono - found.age_from)),
         policy=msgspec.to_builtins(policy),
         recovery=recovery(record),

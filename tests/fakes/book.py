@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sidecar import render
 from sidecar.core import status as machine
 from sidecar.core import thresholds
+from sidecar.core.changes import worst as worst_of
 from sidecar.core.model import Action, ConsumerKey, Now, Reading, Status, StreamLook
 from sidecar.core.policy import PolicyEntry
 from sidecar.core.rules import Policy
@@ -71,7 +71,7 @@ OVERLOADED = {"pending": 1500, "inflight": 100, "latency": 6000.0}
 
 def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **more: Any) -> SubjectState:
     """Its record says what its worst member says."""
-    worst = render.worst(members)
+    worst = worst_of(members)
     status = worst.status if worst else Status.INACTIVE
     reasons = tuple(s.value for s in worst.latches.signals) if worst else ()
     fields = worst.policy if worst else policy
