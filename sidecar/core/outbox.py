@@ -1,4 +1,8 @@
-"""What the outcome of a publish means: told, to be told again, or told by somebody else."""
+"""What the events stream holds, and what that means for an event: told, to be told, or told by somebody else.
+
+A subject's events are told in the order of their `seq`. So one is in the stream if a later one is, unless somebody
+else told that one: then ours, known by its id and its time, is not there.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,62 @@ from enum import StrEnum
 from msgspec import Struct
 
 
-class Newest(Struct, frozen=True):
-    """The newest message on an event's own subject: its place in the stream, and the event in it."""
+class Placed(Struct, frozen=True):
+    """A message on an event's own subject: its place in the stream, and the event in it; no id if it is foreign."""
 
     place: int = 0
     id: str = ""
     seq: int = 0
+    at: str = ""
+
+
+class Mine(Struct, frozen=True):
+    """The event to be told."""
+
+    id: str
+    seq: int
+    at: str
+    """As rendered: two events of one id and another time are two changes (a state bucket put back from a backup)."""
 
 
 class Next(StrEnum):
     TOLD = "told"
     PUBLISH = "publish"
+    SEARCH = "search"
+    """Ours may lie behind the newest: a process that died before it could take its events off the list."""
     CONFLICT = "conflict"
 
 
-def before(id: str, seq: int, newest: Newest) -> Next:
-    """What to do, seeing the newest message on the subject: at first, and after an expected place was refused."""
-    if newest.id == id:
-        return Next.TOLD
-    return Next.CONFLICT if newest.seq >= seq else Next.PUBLISH
+def before(mine: Mine, newest: Placed, top: int) -> Next:
+    """What to do, seeing the newest message on the event's own subject and the subject's highest `seq` of any type."""
+    if newest.id == mine.id:
+        return _same(mine, newest)
+    if newest.place and (not newest.id or newest.seq >= mine.seq):
+        return Next.SEARCH
+    return Next.CONFLICT if top >= mine.seq else Next.PUBLISH
+
+
+def searched(mine: Mine, found: Placed | None, top: int) -> Next:
+    """`found` is the first message on the event's own subject whose `seq` is not below ours."""
+    if found is not None and found.id == mine.id:
+        return _same(mine, found)
+    return Next.CONFLICT if found is not None or top >= mine.seq else Next.PUBLISH
 
 
 def acknowledged(duplicate: bool, attempted: bool) -> Next:
-    """A duplicate is our own late copy if we tried before; on a first attempt somebody else used the id."""
-    return Next.CONFLICT if duplicate and not attempted else Next.TOLD
+    """A duplicate is our own late copy if we tried before; on a first attempt the stream has to say whose it is."""
+    return Next.SEARCH if duplicate and not attempted else Next.TOLD
+
+
+def disputed(verdict: Next) -> Next:
+    """After a duplicate on a first attempt: told if the stream shows ours; it knows the id but not the event if not."""
+    return Next.TOLD if verdict is Next.TOLD else Next.CONFLICT
+
+
+def base(mine: Mine, top: int) -> int:
+    """The `seq` a new epoch goes on from after a conflict: never back, even if the stream was emptied."""
+    return max(top, mine.seq - 1)
+
+
+def _same(mine: Mine, found: Placed) -> Next:
+    return Next.TOLD if found.at == mine.at else Next.CONFLICT

@@ -6,15 +6,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from sidecar.core import outbox
+from sidecar.core.changes import event_id
 from sidecar.core.model import Event, EventType, Status
-from sidecar.core.outbox import Newest, Next
+from sidecar.core.outbox import Mine, Next, Placed
 from sidecar.edges.jetstream import WRONG_SEQUENCE, ApiError, JetStream, Message
 from sidecar.ports import SendConflict, Told, Unavailable
 from sidecar.wire import messages
 from sidecar.wire.subjects import Names, encode
+
+log = structlog.get_logger()
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 TRIES = 4
@@ -22,7 +26,11 @@ TRIES = 4
 REMEMBERED = 4096
 """Ids of attempts without an answer; the oldest is forgotten first."""
 LARGEST = 64 * 1024
-"""Bytes of an event; a larger one is refused (it never is: its parts are bounded)."""
+"""Bytes of an event with its headers; a larger one is refused (it never is: its parts are bounded)."""
+STEPS = 256
+"""Messages looked at when an event is searched for."""
+HIGHEST = 2**53
+"""No `seq` is as high: JSON numbers are exact below it."""
 
 
 class _Written(Struct, frozen=True):
@@ -30,6 +38,8 @@ class _Written(Struct, frozen=True):
 
     id: str = ""
     seq: int = 0
+    epoch: str = ""
+    timestamp: str = ""
     to: str = ""
     incident: str | None = None
 
@@ -38,6 +48,7 @@ class Announcer:
     def __init__(self, js: JetStream, names: Names, group: str, render: Callable[[Event], messages.Event]) -> None:
         self._js, self._names, self._group, self._render = js, names, group, render
         self._attempted: OrderedDict[str, None] = OrderedDict()
+        self._said: set[int] = set()
 
     async def last(self, subject: str) -> Told | None:
         newest = await self._newest(self._names.event("*", subject))
@@ -46,50 +57,88 @@ class Announcer:
         told: Message | None = None
         for kind in STATUS_EVENTS:
             found = await self._newest(self._names.event(kind.value, subject))
-            if found is not None and (told is None or found.seq > told.seq):
+            if found is not None and _read(found, subject).id and (told is None or found.seq > told.seq):
                 told = found
-        seq = _read(newest).seq
+        top = await self._top(subject)
         if told is None:
-            return Told(seq, Status.INACTIVE, None)
-        event = _read(told)
+            return Told(top, Status.INACTIVE, None)
+        event = _read(told, subject)
         status = {"active": Status.ACTIVE, "warning": Status.WARNING}.get(event.to, Status.INACTIVE)
-        return Told(max(seq, event.seq), status, event.incident if status > Status.INACTIVE else None)
+        return Told(top, status, event.incident if status > Status.INACTIVE else None)
 
     async def send(self, event: Event) -> None:
-        subject = self._names.event(event.type.value, event.subject)
+        rendered = self._render(event)
+        mine = Mine(event.id, event.seq, rendered.timestamp)
         for _ in range(TRIES):
-            newest = await self._newest_of(subject)
-            match outbox.before(event.id, event.seq, newest):
-                case Next.TOLD:
-                    return self._done(event)
-                case Next.CONFLICT:
-                    raise SendConflict(await self._top(event.subject))
-                case Next.PUBLISH:
-                    if await self._publish(subject, event, newest.place):
-                        return self._done(event)
-        raise Unavailable(f"{subject}: others write there all the time")
+            verdict, newest = await self._look(event, mine)
+            if verdict is Next.PUBLISH:
+                verdict = await self._publish(event, rendered, newest.place)
+            if verdict is Next.SEARCH:
+                verdict = outbox.disputed((await self._look(event, mine))[0])
+            if verdict is Next.TOLD:
+                self._attempted.pop(event.id, None)
+                return
+            if verdict is Next.CONFLICT:
+                raise SendConflict(outbox.base(mine, await self._top(event.subject)))
+        raise Unavailable(f"{event.id}: others write there all the time")
 
-    async def _publish(self, subject: str, event: Event, place: int) -> bool:
-        """Whether it is told now; not if the expected place was taken meanwhile."""
+    async def _look(self, event: Event, mine: Mine) -> tuple[Next, Placed]:
+        """What the stream says of an event, and the newest message on its subject."""
+        subject = self._names.event(event.type.value, event.subject)
+        top = await self._top(event.subject)
+        newest = await self._newest(subject)
+        if newest is None:
+            return outbox.before(mine, Placed(), top), Placed()
+        placed = _placed(newest, event.subject)
+        verdict = outbox.before(mine, placed, top)
+        if verdict is Next.SEARCH:
+            verdict = outbox.searched(mine, await self._search(subject, event, placed.place), top)
+        return verdict, placed
+
+    async def _search(self, subject: str, event: Event, place: int) -> Placed | None:
+        """The first event on this subject whose `seq` is not below ours; the stream can only be walked forwards."""
+        back = 8
+        while (start := max(1, place - back)) > 1:
+            found = await self._next(subject, start)
+            if found is not None and 0 < _placed(found, event.subject).seq < event.seq:
+                break
+            back *= 2
+        for _ in range(STEPS):
+            found = await self._next(subject, start)
+            if found is None:
+                return None
+            placed = _placed(found, event.subject)
+            if placed.seq >= event.seq:
+                return placed
+            start = placed.place + 1
+        raise Unavailable(f"{event.id}: not found among {STEPS} messages")
+
+    async def _publish(self, event: Event, rendered: messages.Event, place: int) -> Next:
+        """PUBLISH (look again) if the expected place was taken meanwhile."""
+        subject = self._names.event(event.type.value, event.subject)
+        payload, headers = msgspec.json.encode(rendered), self._headers(event, rendered, place)
+        if (size := len(payload) + sum(len(k) + len(v) + 4 for k, v in headers.items())) > LARGEST:
+            raise Unavailable(f"{event.id}: an event of {size} bytes")
         attempted = event.id in self._attempted
         self._attempted[event.id] = None
         while len(self._attempted) > REMEMBERED:
             self._attempted.popitem(last=False)
-        payload = msgspec.json.encode(self._render(event))
-        if len(payload) > LARGEST:
-            raise Unavailable(f"{subject}: an event of {len(payload)} bytes")
         try:
-            ack = await self._js.publish(subject, payload, self._headers(event, place))
+            ack = await self._js.publish(subject, payload, headers)
         except ApiError as error:
             if error.err_code in WRONG_SEQUENCE:
-                return False
+                return Next.PUBLISH
+            self._say(error)
             raise
-        if outbox.acknowledged(ack.duplicate, attempted) is Next.CONFLICT:
-            raise SendConflict(await self._top(event.subject))
-        return True
+        return outbox.acknowledged(ack.duplicate, attempted)
 
-    def _headers(self, event: Event, place: int) -> dict[str, str]:
-        rendered = self._render(event)
+    def _say(self, error: ApiError) -> None:
+        """A server that refuses an event will go on doing so until somebody changes something."""
+        if error.err_code not in self._said:
+            self._said.add(error.err_code)
+            log.warning("event.refused", stream=self._names.events_stream, error=str(error), hint="it keeps trying")
+
+    def _headers(self, event: Event, rendered: messages.Event, place: int) -> dict[str, str]:
         return {
             "Nats-Msg-Id": event.id,
             "Nats-Expected-Stream": self._names.events_stream,
@@ -102,27 +151,33 @@ class Announcer:
             "ce-time": rendered.timestamp,
         }
 
-    def _done(self, event: Event) -> None:
-        self._attempted.pop(event.id, None)
-
     async def _newest(self, subject: str) -> Message | None:
         return await self._js.last(self._names.events_stream, subject)
 
-    async def _newest_of(self, subject: str) -> Newest:
-        message = await self._newest(subject)
-        if message is None:
-            return Newest()
-        event = _read(message)
-        return Newest(message.seq, message.headers.get("Nats-Msg-Id", event.id), event.seq)
+    async def _next(self, subject: str, place: int) -> Message | None:
+        return await self._js.next(self._names.events_stream, subject, place)
 
     async def _top(self, subject: str) -> int:
-        message = await self._newest(self._names.event("*", subject))
-        return 0 if message is None else _read(message).seq
+        """The highest `seq` told of a subject; one message that is not ours does not hide it."""
+        newest = await self._newest(self._names.event("*", subject))
+        if newest is None:
+            return 0
+        if (seq := _read(newest, subject).seq) > 0:
+            return seq
+        each = [await self._newest(self._names.event(kind.value, subject)) for kind in EventType]
+        return max((_read(message, subject).seq for message in each if message is not None), default=0)
 
 
-def _read(message: Message) -> _Written:
-    """What another program may have put there instead is an event nobody knows."""
+def _placed(message: Message, subject: str) -> Placed:
+    event = _read(message, subject)
+    return Placed(message.seq, event.id, event.seq, event.timestamp)
+
+
+def _read(message: Message, subject: str) -> _Written:
+    """What another program may have put there instead is an event nobody knows: without id and `seq`."""
     try:
-        return msgspec.json.decode(message.data, type=_Written)
+        found = msgspec.json.decode(message.data, type=_Written)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return _Written()
+    known = 0 < found.seq < HIGHEST and found.id == event_id(subject, found.epoch, found.seq)
+    return found if known else _Written()

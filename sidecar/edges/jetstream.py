@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from sidecar.ports import Unavailable
 
+PLAIN = "$JS.API"
 TIMEOUT = 5.0
 """Seconds for one request."""
 WRONG_SEQUENCE = frozenset({10071, 10164})
@@ -83,7 +84,7 @@ R = TypeVar("R", bound=Struct)
 class JetStream:
     """The API under one prefix. Raises Unavailable (ApiError where the server answered with an error)."""
 
-    def __init__(self, connection: Requests, prefix: str = "$JS.API") -> None:
+    def __init__(self, connection: Requests, prefix: str = PLAIN) -> None:
         self._connection, self.prefix = connection, prefix
 
     async def api(self, what: str, kind: type[R], body: object = None) -> R:
@@ -91,21 +92,37 @@ class JetStream:
         reply = await self._connection.request(f"{self.prefix}.{what}", payload, TIMEOUT)
         return decoded(reply.data, kind)
 
+    @property
+    def kv(self) -> str:
+        """What a write to a bucket is prefixed with: under another prefix than the plain one the server (or the
+        account's import) maps `<prefix>.$KV.>` back, as every client's KV expects."""
+        return "" if self.prefix == PLAIN else f"{self.prefix}."
+
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> PubAck:
         reply = await self._connection.request(subject, payload, TIMEOUT, headers)
         return decoded(reply.data, PubAck)
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """The newest message on a subject (or pattern) of a stream, read from its leader; None if there is none."""
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def next(self, stream: str, subject: str, place: int) -> Message | None:
+        """The first message on a subject at or after a place in the stream; None if there is none."""
+        return await self._get(stream, {"next_by_subj": subject, "seq": place})
+
+    async def _get(self, stream: str, which: dict[str, object]) -> Message | None:
         try:
-            found = await self.api(f"STREAM.MSG.GET.{stream}", _MessageReply, {"last_by_subj": subject})
+            found = await self.api(f"STREAM.MSG.GET.{stream}", _MessageReply, which)
         except ApiError as error:
             if error.err_code == NO_MESSAGE:
                 return None
             raise
         message = found.message
-        headers = _headers(base64.b64decode(message.hdrs))
-        return Message(message.subject, message.seq, base64.b64decode(message.data), headers)
+        try:
+            data, block = base64.b64decode(message.data), base64.b64decode(message.hdrs)
+        except ValueError as problem:
+            raise Unavailable(f"a reply nobody can read: {problem}") from None
+        return Message(message.subject, message.seq, data, _headers(block))
 
     async def stream(self, name: str) -> StreamInfo | None:
         try:

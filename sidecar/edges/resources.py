@@ -20,6 +20,7 @@ DUPLICATE_WINDOW = 3600
 """Seconds in which the server recognises an event's id."""
 NANOSECONDS = 1_000_000_000
 HISTORY = 1
+NAME_IN_USE = 10058
 
 
 class Resources:
@@ -71,16 +72,14 @@ class Resources:
         try:
             await self._js.api(f"STREAM.CREATE.{name}", _Created, wanted)
         except ApiError as error:
+            if error.err_code == NAME_IN_USE:  # another replica was faster, with settings of its own
+                return
             self._say(name, "resources.refused", stream=name, error=str(error), hint="a stream on the same subjects?")
             raise
         log.info("resources.created", stream=name)
 
     def _compare(self, wanted: dict[str, Any], found: StreamInfo) -> None:
-        matters = ("subjects", "num_replicas", "max_age", "max_msgs_per_subject", "allow_rollup_hdrs")
-        other = {
-            key: found.config.get(key) for key in matters if key in wanted and wanted[key] != found.config.get(key)
-        }
-        if other:
+        if other := differences(wanted, found.config):
             self._say(f"{wanted['name']} {other}", "resources.differ", stream=wanted["name"], has=other)
 
     def _say(self, key: str, event: str, **facts: object) -> None:
@@ -91,6 +90,36 @@ class Resources:
 
 class _Created(Struct, frozen=True):
     created: str = ""
+
+
+MATTERS: dict[str, object] = {
+    "subjects": [],
+    "num_replicas": 1,
+    "retention": "limits",
+    "storage": "file",
+    "max_age": 0,
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_msgs_per_subject": -1,
+    "max_msg_size": -1,
+    "allow_rollup_hdrs": False,
+    "no_ack": False,
+    "sealed": False,
+    "mirror": None,
+}
+"""What of an existing stream bears on us, with what the server takes it to be where nothing is said."""
+
+
+def differences(wanted: dict[str, Any], config: dict[str, Any]) -> dict[str, object]:
+    """What an existing stream has otherwise than we would have made it, as far as it matters."""
+    # Servers show "no limit" as -1, 0 or not at all.
+    unlimited = {key: plain for key, plain in MATTERS.items() if plain == -1}
+
+    def value(source: dict[str, Any], key: str) -> object:
+        found = source.get(key, MATTERS[key])
+        return -1 if key in unlimited and found in (0, None) else found
+
+    return {key: value(config, key) for key in MATTERS if value(wanted, key) != value(config, key)}
 
 
 def command(wanted: dict[str, Any], names: Names) -> str:

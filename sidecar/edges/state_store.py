@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from sidecar.wire.subjects import BadTail, Names, decode, encode
 
 LOAD_WITHIN = 30.0
 """Seconds for reading every key."""
-BATCH = 500
+SILENCE = 5.0
+"""Seconds without a key while some are left."""
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 GONE = ("DEL", "PURGE")
 
@@ -30,11 +32,15 @@ class StateStore:
         self._js, self._count, self._client = js, count, client
         self._stream = f"KV_{names.state_bucket}"
         self._prefix = f"$KV.{names.state_bucket}."
-        self._beat = self._prefix + names.heartbeat_key(group)
+        self._group, self._names = group, names
+
+    def _to(self, key: str) -> str:
+        """Where a key is written."""
+        return f"{self._js.kv}{self._prefix}{key}"
 
     async def load(self, subject: str) -> Stored | None:
         message = await self._js.last(self._stream, self._prefix + encode(subject))
-        return None if message is None else self._stored(message)
+        return None if message is None else self._stored(subject, message)
 
     async def load_all(self) -> dict[str, Stored]:
         """All keys in one pass of an ordered, ephemeral consumer over the last value of each."""
@@ -47,41 +53,43 @@ class StateStore:
                     except BadTail:
                         self._count("state_malformed")
                         continue
-                    found[subject] = self._stored(message)
+                    found[subject] = self._stored(subject, message)
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"reading the state bucket: {error or 'it took too long'}") from error
         return {subject: stored for subject, stored in found.items() if stored.record is not None}
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
-        key = self._prefix + encode(subject)
+        key = encode(subject)
         try:
-            return (await self._js.publish(key, value, {EXPECTED: str(expected)})).seq
+            return (await self._js.publish(self._to(key), value, {EXPECTED: str(expected)})).seq
         except ApiError as error:
             if error.err_code not in WRONG_SEQUENCE:
                 raise
-        now = await self._js.last(self._stream, key)
-        if now is not None and self._stored(now).nonce == nonce:
+        now = await self._js.last(self._stream, self._prefix + key)
+        if now is not None and self._stored(subject, now).nonce == nonce:
             return now.seq
-        if now is not None and expected == 0 and now.headers.get("KV-Operation") in GONE:
+        if now is not None and expected == 0 and _gone(now):
             return await self.write(subject, value, now.seq, nonce)
         raise Conflict(subject)
 
     async def remove(self, subject: str, expected: int) -> None:
-        headers = {"KV-Operation": "DEL", EXPECTED: str(expected)}
+        key = encode(subject)
         try:
-            await self._js.publish(self._prefix + encode(subject), b"", headers)
+            await self._js.publish(self._to(key), b"", {"KV-Operation": "DEL", EXPECTED: str(expected)})
         except ApiError as error:
-            if error.err_code in WRONG_SEQUENCE:
+            if error.err_code not in WRONG_SEQUENCE:
+                raise
+            now = await self._js.last(self._stream, self._prefix + key)
+            if now is not None and not _gone(now):
                 raise Conflict(subject) from None
-            raise
 
     async def beat(self, value: bytes) -> None:
-        await self._js.publish(self._beat, value)
+        await self._js.publish(self._to(self._names.heartbeat_key(self._group)), value)
 
-    def _stored(self, message: Message) -> Stored:
-        if message.headers.get("KV-Operation") in GONE:
+    def _stored(self, subject: str, message: Message) -> Stored:
+        if _gone(message):
             return Stored(None, message.seq)
-        if (found := record_of(message.data)) is None:
+        if (found := record_of(message.data)) is None or found[0].subject != subject:
             self._count("state_malformed")
             return Stored(None, message.seq)
         return Stored(found[0], message.seq, found[1])
@@ -91,7 +99,9 @@ class StateStore:
         client = self._client()
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
+        name = secrets.token_hex(8)
         config = {
+            "name": name,
             "deliver_subject": inbox,
             "deliver_policy": "last_per_subject",
             "ack_policy": "none",
@@ -101,19 +111,24 @@ class StateStore:
             "inactive_threshold": 30_000_000_000,
             "filter_subject": f"{self._prefix}>",
         }
+        body = {"stream_name": self._stream, "config": config}
         try:
-            made = await self._js.api(
-                f"CONSUMER.CREATE.{self._stream}", _Made, {"stream_name": self._stream, "config": config}
-            )
-            left = made.num_pending + made.delivered.consumer_seq
+            made = await self._js.api(f"CONSUMER.CREATE.{self._stream}.{name}", _Made, body)
+            left, count = made.num_pending + made.delivered.consumer_seq, 0
             while left > 0:
-                raw = await subscription.next_msg(timeout=5)
-                left = raw.metadata.num_pending
-                subject = raw.subject
-                if not subject.startswith(self._prefix + "="):
-                    yield Message(subject, raw.metadata.sequence.stream, raw.data, dict(raw.headers or {}))
+                raw = await subscription.next_msg(timeout=SILENCE)
+                left, count = raw.metadata.num_pending, count + 1
+                if raw.metadata.sequence.consumer != count:
+                    raise Unavailable("reading the state bucket: a key was lost on the way")
+                if not raw.subject.startswith(self._prefix + "="):
+                    yield Message(raw.subject, raw.metadata.sequence.stream, raw.data, dict(raw.headers or {}))
         finally:
-            await subscription.unsubscribe()
+            await subscription.unsubscribe()  # without interest the server takes the consumer down by itself
+
+
+def _gone(message: Message) -> bool:
+    """Whether the key was deleted: the message says so, with nothing in it."""
+    return message.headers.get("KV-Operation") in GONE or "Nats-Marker-Reason" in message.headers
 
 
 class _Delivered(Struct, frozen=True):

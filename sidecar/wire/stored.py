@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
-from sidecar.core.model import Action, ConsumerKey, Status
-from sidecar.core.state import Record, Verdict
+from sidecar.core.changes import event_id
+from sidecar.core.model import Action, ConsumerKey, Event, Status
+from sidecar.core.state import UNSENT_LIMIT, Record, Recoveries, Verdict
 from sidecar.wire import messages
+
+EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
+HIGHEST = 2**53
+LATEST = 32_503_680_000
+"""Unix seconds of the year 3000: a time beyond is none of ours, and some cannot be shown."""
+LONGEST = 256
+"""Characters of a reason or an incident."""
 
 
 def record_of(value: bytes) -> tuple[Record, str] | None:
@@ -21,6 +31,8 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         )
         status, told = Status[found.known_status.upper()], Status[found.told.upper()]
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError):
+        return None
+    if Status.UNKNOWN in (status, told) or not _sane(found):
         return None
     record = Record(
         subject=found.subject,
@@ -38,3 +50,44 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         unsent=found.unsent,
     )
     return record, found.nonce
+
+
+def _sane(found: messages.State) -> bool:
+    """Whether we could have written this. What it says goes into headers, times and answers: anybody with the right
+    to write the bucket could otherwise end the process, at every start anew."""
+    return (
+        EPOCH.fullmatch(found.epoch) is not None
+        and 0 <= found.seq < HIGHEST
+        and _moment(found.since_unix)
+        and 0 <= found.admit_ratio <= 1
+        and 0 <= found.retry_after_seconds < HIGHEST
+        and len(found.incident or "") <= LONGEST
+        and all(len(reason) <= LONGEST for reason in found.reasons)
+        and _recovered(found.recoveries)
+        and len(found.unsent) <= UNSENT_LIMIT
+        and all(_listed(event, found) for event in found.unsent)
+    )
+
+
+def _recovered(recoveries: Recoveries) -> bool:
+    times = (recoveries.began, recoveries.ended)
+    return (
+        all(at is None or _moment(at) for at in times)
+        and 0 <= recoveries.total < HIGHEST
+        and 0 <= recoveries.total_seconds < HIGHEST
+    )
+
+
+def _listed(event: Event, found: messages.State) -> bool:
+    """An event not told yet is of this very subject and epoch, and goes by the name it must have."""
+    return (
+        event.subject == found.subject
+        and event.epoch == found.epoch
+        and 0 < event.seq <= found.seq
+        and event.id == event_id(event.subject, event.epoch, event.seq)
+        and _moment(event.at)
+    )
+
+
+def _moment(unix: float) -> bool:
+    return 0 <= unix <= LATEST

@@ -32,18 +32,18 @@ class FakeStateStore:
 
     async def load_all(self) -> dict[str, Stored]:
         self.faults.strike(self.faults.before)
-        found = {subject: self._stored(value, revision) for subject, (value, revision) in self.values.items()}
+        found = {subject: self._stored(subject, *kept) for subject, kept in self.values.items()}
         return {subject: stored for subject, stored in found.items() if stored.record is not None}
 
     async def load(self, subject: str) -> Stored | None:
         self.faults.strike(self.faults.before)
-        return self._stored(*self.values[subject]) if subject in self.values else None
+        return self._stored(subject, *self.values[subject]) if subject in self.values else None
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
         self.faults.strike(self.faults.before)
         now = self.values.get(subject)
         if (now[1] if now else 0) != expected:
-            if now is not None and self._stored(*now).nonce == nonce:
+            if now is not None and self._stored(subject, *now).nonce == nonce:
                 return now[1]
             raise Conflict(subject)
         self._revision += 1
@@ -54,18 +54,25 @@ class FakeStateStore:
     async def remove(self, subject: str, expected: int) -> None:
         self.faults.strike(self.faults.before)
         now = self.values.get(subject)
-        if (now[1] if now else 0) != expected:
+        if now is not None and now[1] != expected:
             raise Conflict(subject)
         self.values.pop(subject, None)
+        self.faults.strike(self.faults.after)
+
+    def recreate(self) -> None:
+        """The bucket was deleted and made again: it is empty, and revisions begin anew."""
+        self.values.clear()
+        self._revision = 0
 
     async def beat(self, value: bytes) -> None:
         self.faults.strike(self.faults.before)
         self.beats.append(value)
 
     @staticmethod
-    def _stored(value: bytes, revision: int) -> Stored:
+    def _stored(subject: str, value: bytes, revision: int) -> Stored:
         found = record_of(value)
-        return Stored(None, revision) if found is None else Stored(found[0], revision, found[1])
+        ours = found is not None and found[0].subject == subject
+        return Stored(found[0], revision, found[1]) if found and ours else Stored(None, revision)
 
 
 class FakeAnnouncer:
@@ -85,10 +92,16 @@ class FakeAnnouncer:
 
     async def send(self, event: Event) -> None:
         self.faults.strike(self.faults.before)
-        same = [e for e in self.told if e.subject == event.subject and e.type is event.type]
-        if same and same[-1].id == event.id:
+        told = [e for e in self.told if e.subject == event.subject]
+        same = next((e for e in told if e.id == event.id), None)
+        if same is not None and (same.type, same.at) == (event.type, event.at):
             return
-        if same and same[-1].seq >= event.seq:
-            raise SendConflict(max(e.seq for e in self.told if e.subject == event.subject))
+        top = max((e.seq for e in told), default=0)
+        if same is not None or top >= event.seq:
+            raise SendConflict(max(top, event.seq - 1))
         self.told.append(event)
         self.faults.strike(self.faults.after)
+
+    def recreate(self) -> None:
+        """The stream was deleted and made again."""
+        self.told.clear()
