@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 DISCOVER_EVERY = 1.0
 """Seconds between two looks at the list of streams."""
+WITHOUT_PAUSE = 50
+"""Samples judged in one go (some 2 ms); then whoever waits for an answer has a turn."""
 SINGLY_LIMIT = 64
 """Members missing from a list that are read one by one in a sweep; the others wait for the next."""
 
@@ -153,7 +155,7 @@ class Sweep:
                 log.debug("consumers.unavailable", stream=name, error=str(error))
                 lane.interval = min(self._budget.max_interval, max(lane.interval * 2, self._budget.min_interval))
             else:
-                self._take(lane, reading)
+                await self._take(lane, reading)
                 lane.interval = self._paced(lane, reading)
                 await self._read_singly(lane, reading)
                 lane.swept = True
@@ -173,12 +175,14 @@ class Sweep:
         whole = reading.complete and not reading.missing
         return pace.interval(self._budget, followed, requests, reading.took, whole, limited)
 
-    def _take(self, lane: Lane, reading: ConsumersReading) -> None:
+    async def _take(self, lane: Lane, reading: ConsumersReading) -> None:
         self._on_read(reading.took)
         self._read_at = self._clock.now().mono
         lane.look = reading.look
-        for sample in reading.samples:
+        for n, sample in enumerate(reading.samples, start=1):
             self._sample(lane, sample)
+            if n % WITHOUT_PAUSE == 0:
+                await asyncio.sleep(0)
         if reading.complete and not reading.missing and not reading.malformed:
             self._absent(lane, {sample.key for sample in reading.samples})
 

@@ -70,6 +70,8 @@ def due(state: SubjectState, now: Now, limits: Limits) -> Record | None:
 def _verdict(state: SubjectState, record: Record, now: Now, limits: Limits) -> Verdict:
     member = worst(state.members.values())
     newest = proof(state)
+    if newest is None:  # nobody is left to prove anything: the hold runs from when that was so
+        newest = state.deadline - limits.unknown_after
     fresh = Freshness.UNKNOWN if record.lost else Freshness.KNOWN
     policy = member.policy if member else state.policy
     verdict = admission.verdict(policy, record.status, fresh, record.verdict, newest, now.mono, limits)

@@ -27,6 +27,8 @@ REMEMBERED = 4096
 """Ids of attempts without an answer; the oldest is forgotten first."""
 LARGEST = 64 * 1024
 """Bytes of an event with its headers; a larger one is refused (it never is: its parts are bounded)."""
+PASSING = {10008, 10158}
+"""Refusals of a cluster that end by themselves: no leader now; the same id is being stored at this moment."""
 STEPS = 256
 """Messages looked at when an event is searched for."""
 HIGHEST = 2**53
@@ -126,6 +128,8 @@ class Announcer:
         try:
             ack = await self._js.publish(subject, payload, headers)
         except ApiError as error:
+            if not attempted:  # refused for certain, so a duplicate seen later is not ours
+                self._attempted.pop(event.id, None)
             if error.err_code in WRONG_SEQUENCE:
                 return Next.PUBLISH
             self._say(error)
@@ -134,7 +138,7 @@ class Announcer:
 
     def _say(self, error: ApiError) -> None:
         """A server that refuses an event will go on doing so until somebody changes something."""
-        if error.err_code not in self._said:
+        if error.err_code not in self._said | PASSING:
             self._said.add(error.err_code)
             log.warning("event.refused", stream=self._names.events_stream, error=str(error), hint="it keeps trying")
 

@@ -254,6 +254,19 @@ def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open()
     assert world.told[2:] == ["monitoring_restored", "recovery"]
 
 
+def test_what_is_stored_opens_after_the_last_consumer_went() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    world.feed(Gone(ONE))
+    world.perform()
+    assert world.stored is not None and world.stored.verdict.action.value == "reject"
+    for _ in range(40):
+        world.at += 1.0
+        world.feed(Tick())
+        world.perform()
+    assert world.stored.verdict.action.value == "continue"
+
+
 def test_the_state_of_a_subject_without_consumers_goes_after_an_hour() -> None:
     world = World()
     world.settled(pending=0)
