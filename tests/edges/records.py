@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -33,6 +34,8 @@ class Requests:
         self.nc = nc
         self.lose = 0
         """How many of the next answers to a write are forgotten after it was applied."""
+        self.refuse = 0
+        """The code with which the next write is refused, unapplied: a cluster's, which one server never gives."""
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
         """Done once, just before the next write."""
         self.written: list[tuple[str, bytes, dict[str, str] | None]] = []
@@ -44,6 +47,9 @@ class Requests:
             first, self.meanwhile = self.meanwhile, None
             if first is not None:
                 await first()
+            code, self.refuse = self.refuse, 0
+            if code:
+                return Msg(self.nc, data=json.dumps({"error": {"code": 409, "err_code": code}}).encode())
         try:
             reply = await self.nc.request(subject, payload, timeout=2, headers=headers)
         except nats.errors.Error as error:

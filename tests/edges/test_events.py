@@ -136,6 +136,28 @@ async def test_a_refusal_is_said_once(nc: Client) -> None:
         assert [line["event"] for line in logs] == ["event.refused"]
 
 
+@pytest.mark.parametrize("code", [10008, 10158])
+async def test_what_a_cluster_refuses_in_passing_is_not_said(nc: Client, code: int) -> None:
+    async with real(nc) as (requests, _, announcer):
+        requests.refuse = code
+        with capture_logs() as logs, pytest.raises(Unavailable):
+            await announcer.send(event(1))
+        assert logs == []
+        await announcer.send(event(1))
+        assert await count(nc) == 1
+
+
+async def test_after_a_certain_refusal_a_duplicate_is_not_taken_for_ours(nc: Client) -> None:
+    async with real(nc) as (requests, _, announcer):
+        await announcer_of(requests).send(event(1))
+        await nc.jetstream().purge_stream(NAMES.events_stream)
+        requests.refuse = 10158
+        with pytest.raises(Unavailable):
+            await announcer.send(event(1))
+        with pytest.raises(SendConflict):
+            await announcer.send(event(1))
+
+
 async def test_an_event_beyond_the_cap_does_not_leave_the_house(nc: Client) -> None:
     async with real(nc) as (requests, _, announcer):
         with pytest.raises(Unavailable, match="bytes"):
