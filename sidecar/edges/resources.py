@@ -74,9 +74,18 @@ class Resources:
         except ApiError as error:
             if error.err_code == NAME_IN_USE:  # another replica was faster, with settings of its own
                 return
-            self._say(name, "resources.refused", stream=name, error=str(error), hint="a stream on the same subjects?")
+            held_by = await self._holders(wanted["subjects"][0])
+            hint = "take the subjects out of that stream, or give this installation another `name`" if held_by else None
+            self._say(name, "resources.refused", stream=name, error=str(error), subjects_held_by=held_by, hint=hint)
             raise
         log.info("resources.created", stream=name)
+
+    async def _holders(self, subject: str) -> list[str]:
+        """The streams that have some of these subjects already."""
+        try:
+            return (await self._js.api("STREAM.NAMES", _Names, {"subject": subject})).streams or []
+        except Unavailable:
+            return []
 
     def _compare(self, wanted: dict[str, Any], found: StreamInfo) -> None:
         if other := differences(wanted, found.config):
@@ -90,6 +99,10 @@ class Resources:
 
 class _Created(Struct, frozen=True):
     created: str = ""
+
+
+class _Names(Struct, frozen=True):
+    streams: list[str] | None = None
 
 
 MATTERS: dict[str, object] = {

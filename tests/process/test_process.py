@@ -74,6 +74,16 @@ async def test_a_watched_stream_that_does_not_exist_is_said_and_awaited(
         assert process.log.count("watch.stream_missing") == 1
 
 
+async def test_a_stream_on_our_subjects_is_named_and_awaited(nc: Client, server: NatsServer, tmp_path: Path) -> None:
+    await add_router(nc)
+    await nc.jetstream().add_stream(name="GREEDY", subjects=["backpressure.>"])
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await says(process, '"subjects_held_by": ["GREEDY"]')
+        assert (await process.ready(observing=False))["nats"] == "connected"
+        await nc.jetstream().delete_stream("GREEDY")
+        await process.observing()
+
+
 async def test_only_what_counts_is_watched(nc: Client, server: NatsServer, tmp_path: Path) -> None:
     await add_router(nc)
     js = nc.jetstream()
