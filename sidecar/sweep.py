@@ -75,6 +75,8 @@ class Sweep:
         self._budget, self._watch, self._ours = budget, watch, ours
         self._count, self._on_streams, self._on_read = count, on_streams, on_read
         self._tracks: dict[ConsumerKey, Track] = {}
+        self._origins: dict[str, tuple[str, ...]] = {}
+        """The subjects of every stream: a mirror's are those of its origin."""
         self._said: set[object] = set()
         self._discover = asyncio.Event()
         self._discovered = False
@@ -94,6 +96,7 @@ class Sweep:
                     log.debug("streams.unavailable", error=str(error))
                 else:
                     self._on_streams(reading)
+                    self._origins = {look.name: look.subjects for look in reading.looks}
                     for look in self._new(reading):
                         lane = self.lanes[look.name] = Lane(look, self._clock.now().mono)
                         lanes.create_task(self._follow(lane), name=f"follow {look.name}")
@@ -190,7 +193,8 @@ class Sweep:
         key = sample.key
         if not roster.consumer_chosen(key, sample.config, self._watch, self._ours):
             return
-        subjects = roster.subjects(sample.config, lane.look)
+        own = lane.look.subjects or self._origins.get(lane.look.origin or "", ())
+        subjects = roster.subjects(sample.config, own)
         if isinstance(subjects, str):
             if self._say_once(key):
                 log.warning("consumer.not_watched", stream=key.stream, consumer=key.consumer, because=subjects)

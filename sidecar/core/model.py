@@ -83,8 +83,8 @@ class StreamLook(Struct, frozen=True):
     subjects: tuple[str, ...] = ()
     at_limit: bool = False
     """Whether it stood at its own max_msgs or max_bytes, so that new messages push out old ones."""
-    mirror: bool = False
-    """A mirror shows no subjects of its own."""
+    origin: str | None = None
+    """The stream this one mirrors: a mirror shows no subjects of its own."""
 
 
 class ConsumerConfig(Struct, frozen=True):

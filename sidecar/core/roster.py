@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from sidecar.core.model import ConsumerConfig, ConsumerKey, StreamLook
+from sidecar.core.model import ConsumerConfig, ConsumerKey
 from sidecar.core.patterns import encode, glob
 
 SUBJECTS_LIMIT = 8
@@ -41,11 +41,11 @@ def consumer_chosen(key: ConsumerKey, config: ConsumerConfig, watch: Sequence[Wa
     return False
 
 
-def subjects(config: ConsumerConfig, look: StreamLook) -> tuple[str, ...] | str:
-    """The subjects a consumer stands under, or why it cannot be watched."""
-    found = config.filters or look.subjects
+def subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:
+    """The subjects a consumer stands under, or why it cannot be watched; `stream` are those of its stream."""
+    found = config.filters or stream
     if not found:
-        return "it has no filter, and its stream shows no subjects (a mirror?)"
+        return "it has no filter, and its stream shows no subjects (a mirror whose origin is not visible?)"
     if len(found) > SUBJECTS_LIMIT:
         return f"it stands under {len(found)} subjects, more than {SUBJECTS_LIMIT}"
     if any(len(encode(subject)) > LONGEST_KEY for subject in found):

@@ -72,6 +72,10 @@ class _Consumer(Struct):
     ts: Moment | None = None
 
 
+class _Mirror(Struct):
+    name: str = ""
+
+
 class _StreamConfig(Struct):
     name: str
     subjects: tuple[str, ...] | None = None
@@ -79,7 +83,7 @@ class _StreamConfig(Struct):
     max_bytes: Limit = 0
     max_msgs_per_subject: Limit = 0
     discard: str = "old"
-    mirror: Raw = Raw()
+    mirror: _Mirror | None = None
 
 
 class _State(Struct):
@@ -315,7 +319,7 @@ def _look(stream: _Stream) -> StreamLook:
         messages=state.messages,
         subjects=config.subjects or (),
         at_limit=config.discard == "old" and _full(config, state),
-        mirror=bytes(config.mirror) not in (b"", b"null"),
+        origin=config.mirror.name if config.mirror else None,
     )
 
 

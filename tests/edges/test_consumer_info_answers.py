@@ -294,7 +294,7 @@ async def test_a_stream_at_its_limit_pushes_out_old_ones(config: dict[str, Any],
 async def test_a_mirror_is_told_by_its_configuration() -> None:
     config = {"subjects": None, "mirror": {"name": "S"}}
     look = (await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [stream(config=config)]})).streams()).looks[0]
-    assert look.mirror and look.subjects == ()
+    assert (look.origin, look.subjects) == ("S", ())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig, StreamSource
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar import main
@@ -111,6 +111,18 @@ async def test_a_consumer_with_several_filters_stands_under_each(
     async with Sidecar(tmp_path, server.url, QUICK) as process:
         await process.observing()
         assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == filters
+
+
+async def test_a_consumer_of_a_mirror_stands_under_the_subjects_of_the_origin(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    js = nc.jetstream()
+    await js.add_stream(name="ORIGIN", subjects=["origin.>"])
+    await js.add_stream(StreamConfig(name="COPY", mirror=StreamSource(name="ORIGIN")))
+    await js.add_consumer("COPY", ConsumerConfig(durable_name="reader", ack_policy=AckPolicy.EXPLICIT))
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == ["origin.>"]
 
 
 async def test_a_port_in_use_is_told_in_one_line(server: NatsServer, tmp_path: Path) -> None:
