@@ -215,7 +215,9 @@ class Sidecar:
         """Streams came or went: what they capture is said, and the alias given up or taken again."""
         self._looks = tuple(looks)
         alias = self._settings.service.status_alias
-        for subject in (f"{self._names.prefix}.decide.gateway.x", *([alias] if alias else [])):
+        p = self._names.prefix
+        asked = [f"{p}.{tail}" for tail in ("decide.gateway.x", "decide.consumer.x", "get.status.x", "validate.policy")]
+        for subject in (*asked, *([alias] if alias else [])):
             for stream in self._captors(subject):
                 if (said := f"{stream} {subject}") not in self._said_captured:
                     self._said_captured.add(said)
@@ -230,7 +232,7 @@ class Sidecar:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _captors(self, subject: str) -> Sequence[str]:
-        return captors(self._looks, subject, self._names.ours)
+        return captors(self._looks, subject)
 
     def _truth(self) -> Readiness:
         swept = self._service.swept_at

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 AT_ONCE = 64
 """Acts under way; the others wait their turn (a subject never has more than one write and one publish)."""
+SAID_AT = 5
+"""The try at which an outage is said, some two seconds into it."""
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, growing, with full jitter."""
 
@@ -90,14 +92,16 @@ class Performer:
 
     async def _again(self, act: Act, attempt: Callable[[], Awaitable[None]]) -> None:
         """Try until the outcome is certain. The world may be away for long: said once, and told to the core."""
-        delay = FIRST_RETRY
+        delay, tries = FIRST_RETRY, 0
         while True:
+            tries += 1
             try:
                 async with self._turn:
                     return await attempt()
             except Unavailable as error:
                 self._count(f"{type(act).__name__.lower()}_retry")
-                log.debug("act.unavailable", act=type(act).__name__, subject=act.subject, error=str(error))
+                say = log.warning if tries == SAID_AT else log.debug
+                say("act.unavailable", act=type(act).__name__, subject=act.subject, error=str(error), tries=tries)
             if isinstance(act, Write):
                 self._feed(act.subject, WriteFailing(act.writing.nonce))
             await asyncio.sleep(random.uniform(0.3, 1.0) * delay)

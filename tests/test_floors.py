@@ -18,6 +18,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the stimuli", {"core.stimuli"}),
     ("the change", {"core.changes"}),
     ("the step", {"core.step"}),
+    ("the paper", {"written"}),
     ("the papers", {"observations", "settings", "wire.subjects", "wire.messages", "wire.replies", "wire.requests"}),
     ("the records", {"wire.stored"}),
     ("the ports", {"ports", "book", "clock"}),

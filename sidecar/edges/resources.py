@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -146,10 +146,6 @@ def command(wanted: dict[str, Any], names: Names) -> str:
     return f"nats kv add {names.state_bucket} --history {HISTORY} --replicas {wanted['num_replicas']}"
 
 
-def captors(looks: Iterable[StreamLook], subject: str, ours: Collection[str]) -> list[str]:
-    """The streams, other than our own, that store what is sent to `subject` and would answer it with their own ack."""
-    return [
-        look.name
-        for look in looks
-        if look.name not in ours and any(covers(pattern, subject) for pattern in look.subjects)
-    ]
+def captors(looks: Iterable[StreamLook], subject: str) -> list[str]:
+    """The streams that store what is sent to `subject`, and would answer it with their own acknowledgement."""
+    return [look.name for look in looks if any(covers(pattern, subject) for pattern in look.subjects)]
