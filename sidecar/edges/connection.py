@@ -211,12 +211,16 @@ class Connection:
             self._last_error = "no answer to a round trip"
 
     async def _answers(self, client: Client) -> bool:
+        """Whether a PING comes back in time. Not `rtt`: it cancels what a late PONG then trips over, which ends the
+        read loop, so that one slow answer (or one busy moment of our own) would cost the connection."""
+        pong: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._probe_timeout + 1):
-                await client.rtt(self._probe_timeout)  # type: ignore[arg-type]  # it takes fractions of seconds
+            async with asyncio.timeout(self._probe_timeout):
+                await client._send_ping(pong)
         except Exception:  # any failure is the finding
             return False
-        return True
+        done, _ = await asyncio.wait({pong}, timeout=self._probe_timeout)
+        return bool(done)
 
     async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
         """One request. Raises Unavailable for whatever kept the answer away; it may have been received all the same."""

@@ -46,7 +46,7 @@ class Listener:
 
 @asynccontextmanager
 async def connected(
-    options: Options, may_publish: Callable[[str], bool] | None = None
+    options: Options, may_publish: Callable[[str], bool] | None = None, probe_every: float = 0.1
 ) -> AsyncIterator[tuple[Connection, Listener]]:
     listener = Listener()
     connection = Connection(
@@ -56,7 +56,7 @@ async def connected(
         count=listener.count,
         on_rebuild=listener.rebuilt,
         may_publish=may_publish,
-        probe_every=0.1,
+        probe_every=probe_every,
         probe_timeout=0.2,
     )
     task = asyncio.create_task(connection.run())
@@ -108,6 +108,16 @@ async def test_a_black_hole_is_noticed_by_the_round_trip(server: NatsServer) -> 
         await eventually(noticed, "the silence to be noticed")
         proxy.forward()
         await up(connection, 2)
+
+
+async def test_one_late_answer_costs_no_connection(server: NatsServer, nc: PlainClient) -> None:
+    async with Proxy(server.port) as proxy, connected(Options((proxy.url,)), probe_every=0.3) as (connection, listener):
+        await up(connection)
+        proxy.delay = 0.25  # each way: a round trip takes longer than the 0.2 s it is given
+        await asyncio.sleep(0.45)
+        proxy.delay = 0.0
+        await hears(listener, lambda: nc.publish("news", b"still here"), b"still here")
+        assert connection.epoch == 1
 
 
 async def test_a_frozen_server_is_unavailable_within_the_time_given(server: NatsServer) -> None:
