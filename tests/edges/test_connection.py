@@ -111,12 +111,13 @@ async def test_a_black_hole_is_noticed_by_the_round_trip(server: NatsServer) -> 
 
 
 async def test_one_late_answer_costs_no_connection(server: NatsServer, nc: PlainClient) -> None:
-    async with Proxy(server.port) as proxy, connected(Options((proxy.url,)), probe_every=0.3) as (connection, listener):
+    async with Proxy(server.port) as proxy, connected(Options((proxy.url,)), probe_every=60) as (connection, listener):
         await up(connection)
-        proxy.delay = 0.25  # each way: a round trip takes longer than the 0.2 s it is given
-        await asyncio.sleep(0.45)
+        proxy.delay = 0.15  # each way: a round trip takes longer than the 0.2 s it is given
+        assert not await connection._answers(connection.client)
         proxy.delay = 0.0
         await hears(listener, lambda: nc.publish("news", b"still here"), b"still here")
+        assert await connection._answers(connection.client)
         assert connection.epoch == 1
 
 
