@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import json
+import secrets
 import shutil
 import signal
 import socket
@@ -19,6 +21,8 @@ from typing import IO
 READY_WITHIN = 10.0
 STOP_WITHIN = 3.0
 PR_SET_PDEATHSIG = 1
+# Loaded here: a child between fork and exec must not begin to load libraries.
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class CannotEmbed(Exception):
@@ -30,6 +34,7 @@ class EmbeddedServer:
 
     def __init__(self, port: int = 0, store: Path | None = None) -> None:
         self._port, self._store = port, store
+        self._name = f"embedded-{secrets.token_hex(4)}"
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -39,17 +44,33 @@ class EmbeddedServer:
         return f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Raises CannotEmbed."""
+        """Raises CannotEmbed. Whatever else ends it early, nothing is left running or lying about."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         binary = _binary()
         self._port = _bindable(self._port)
         if self._store is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="nats-backpressure-")
         store = str(self._store or (self._temporary.name if self._temporary else ""))
-        arguments = [binary, "-js", "-a", "127.0.0.1", "-p", str(self._port), "-sd", store]
+        arguments = [binary, "-js", "-a", "127.0.0.1", "-p", str(self._port), "-sd", store, "-n", self._name]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the server
-        self._process = subprocess.Popen(  # noqa: ASYNC220  # preexec_fn must run in this thread, see _die_with_us
-            arguments, stdout=self._log, stderr=self._log, start_new_session=True, preexec_fn=_die_with_us
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: ASYNC220  # preexec_fn must run in this thread, see _die_with_us
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+                preexec_fn=_die_with_us,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            raise CannotEmbed(f"{binary}: {said}; reinstall it, or take it off the PATH") from None
         await self._answered()
 
     async def _answered(self) -> None:
@@ -57,18 +78,17 @@ class EmbeddedServer:
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 break
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError, TimeoutError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                 greeting = await asyncio.wait_for(reader.readline(), 1)
                 writer.close()
-                if greeting.startswith(b"INFO"):
+                # By its name: another server may have taken the port since we looked.
+                if greeting.startswith(b"INFO") and json.loads(greeting[5:]).get("server_name") == self._name:
                     return
             await asyncio.sleep(0.02)
-        said = await self._last_words()
-        raise CannotEmbed(f"nats-server on port {self._port} did not start: {said}")
+        raise CannotEmbed(f"nats-server on port {self._port} did not start: {self._last_words()}")
 
-    async def _last_words(self) -> str:
-        await self.stop()
+    def _last_words(self) -> str:
         assert self._log is not None
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
@@ -76,16 +96,27 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.to_thread(process.wait, STOP_WITHIN)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                await asyncio.to_thread(process.wait)
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+        try:
+            if process is not None:
+                await _end(process)
+        finally:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+            if self._temporary is not None:
+                self._temporary.cleanup()
+                self._temporary = None
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, STOP_WITHIN)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()  # at once after a kill; and it must also end where we are cancelled
 
 
 def _binary() -> str:
@@ -109,5 +140,5 @@ def _bindable(port: int) -> int:
 
 def _die_with_us() -> None:
     # Runs in the child before exec: where we are killed without a word, the kernel ends the server too.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
