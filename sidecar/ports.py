@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
@@ -15,6 +16,9 @@ __all__ = [
     "Clock",
     "Conflict",
     "Observer",
+    "PolicySnapshot",
+    "PolicyStore",
+    "PolicyValue",
     "SendConflict",
     "StateStore",
     "Stored",
@@ -76,6 +80,26 @@ class StateStore(Protocol):
 
     async def beat(self, value: bytes) -> None:
         """Write the group's heartbeat key. Raises Unavailable."""
+
+
+class PolicyValue(Struct, frozen=True):
+    value: bytes
+    revision: int
+
+
+class PolicySnapshot(Struct, frozen=True):
+    """The whole policy bucket at one moment."""
+
+    bucket: str
+    """When the bucket was created: another one is another bucket."""
+    entries: dict[str, PolicyValue]
+    """By key, as it stands in the bucket (an encoded subject or pattern). Treated as frozen."""
+
+
+class PolicyStore(Protocol):
+    async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
+        """Tell the whole bucket now, and again after every change, for as long as it is let. A bucket that is away
+        is waited for; one that was deleted or made anew is told as such (with what it holds then)."""
 
 
 class Announcer(Protocol):

@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sidecar"
 
 FLOORS: list[tuple[str, set[str]]] = [
-    ("the words", {"core.model", "core.rules", "core.patterns", "core.document"}),
+    ("the words", {"core.model", "core.patterns", "core.document"}),
+    ("the rules' words", {"core.rules"}),
     ("the memory", {"core.state"}),
     ("the windows", {"core.window"}),
     ("the facts", {"core.trust", "core.loss", "core.thresholds", "core.freshness", "core.pace", "core.outbox"}),

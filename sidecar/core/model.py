@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 
 class Now(NamedTuple):
@@ -65,6 +65,25 @@ class EventType(StrEnum):
     DATA_LOSS = "data_loss"
     MONITORING_LOST = "monitoring_lost"
     MONITORING_RESTORED = "monitoring_restored"
+    ALERT_FIRING = "alert_firing"
+    ALERT_RESOLVED = "alert_resolved"
+    POLICY_REJECTED = "policy_rejected"
+
+
+class Diagnosis(StrEnum):
+    """What is going on with a consumer, the most severe first."""
+
+    SERVER_STUCK = "server_stuck"
+    CAP_REACHED = "cap_reached"
+    NOBODY_PULLING = "nobody_pulling"
+    POISON = "poison"
+    STREAM_FULL = "stream_full"
+    FALLING_BEHIND = "falling_behind"
+    PAUSED = "paused"
+    BACKFILLING = "backfilling"
+    DRAINING = "draining"
+    IDLE = "idle"
+    HEALTHY = "healthy"
 
 
 class ConsumerKey(NamedTuple):
@@ -85,6 +104,10 @@ class StreamLook(Struct, frozen=True):
     """Whether it stood at its own max_msgs or max_bytes, so that new messages push out old ones."""
     origin: str | None = None
     """The stream this one mirrors: a mirror shows no subjects of its own."""
+    fill: float | None = None
+    """The largest share of its own limits (messages, bytes) that it holds, 0..1; None without limits."""
+    oldest_age: float | None = None
+    """Seconds since its first message was stored, by the server's own clock; None where it is empty or not told."""
 
 
 class ConsumerConfig(Struct, frozen=True):
@@ -99,6 +122,13 @@ class ConsumerConfig(Struct, frozen=True):
     """Seconds until an unacknowledged message may be delivered again."""
     sampled: bool = False
     push: bool = False
+    max_deliver: int | None = None
+    """None without a limit."""
+    priority_groups: bool = False
+    rate_limited: bool = False
+    original_replay: bool = False
+    metadata: tuple[tuple[str, str], ...] = ()
+    """What in its metadata is meant for us, by key: `backpressure.*` and `io.nats.monitor.*`."""
 
 
 class Sample(Struct, frozen=True):
@@ -123,6 +153,8 @@ class Sample(Struct, frozen=True):
     since_ack: float | None = None
     """Seconds since the last acknowledgement, by the server's own clock."""
     paused: bool = False
+    bound: bool = True
+    """Whether somebody is subscribed to the deliver subject of a push consumer; True for pull consumers."""
 
 
 class Reading(Struct, frozen=True):
@@ -158,6 +190,17 @@ class Reading(Struct, frozen=True):
     """Whether this sample shows loss: a fall of pending is then no recovery."""
     purged: bool = False
     paused: bool = False
+    diagnosis: Diagnosis | None = None
+    """None until enough samples tell."""
+    diagnosed_for: float = 0.0
+    """Seconds for which that has been so without a break."""
+    backfilling: bool = False
+    """Surely reading history: seen to appear on a stream that already held messages for it, and not through yet."""
+    capacity: float | None = None
+    """Messages a second it was seen to get through, smoothed; learnt only while it was busy and nothing came again."""
+    stream_fill: float | None = None
+    oldest_age: float | None = None
+    """Seconds the oldest waiting message has waited; None where that cannot be had cheaply."""
 
 
 class MarkSet(Struct, frozen=True):
@@ -175,6 +218,30 @@ class Marks(Struct, frozen=True):
     inflight: MarkSet | None
     latency: MarkSet
     drain: MarkSet
+    derived: tuple[tuple[str, str], ...] = ()
+    """How marks came about that are not simply the policy's: (signal, sentence)."""
+
+
+class Override(Struct, frozen=True, forbid_unknown_fields=True):
+    """An operator's word over the judgement, until it expires by itself."""
+
+    action: Literal["open", "reject"]
+    until: Annotated[float, Meta(ge=0, le=32_503_680_000)]
+    """Unix seconds."""
+
+
+class Alert(Struct, frozen=True):
+    """One alert of a subject as it stands."""
+
+    name: str
+    severity: str
+    when: str
+    """The condition in words, as `pending_above: 5000`."""
+    state: Literal["pending", "firing", "resolved"]
+    since: float
+    """Unix seconds at which it came to stand so."""
+    value: float | str | None = None
+    """What was compared."""
 
 
 class Event(Struct, frozen=True):
@@ -198,3 +265,11 @@ class Event(Struct, frozen=True):
     admit_ratio: float
     lost: int | None = None
     """With `data_loss`: how many messages at most."""
+    diagnosis: Diagnosis | None = None
+    override: Override | None = None
+    """In force when it was concluded."""
+    alert: Alert | None = None
+    """With `alert_firing` and `alert_resolved`."""
+    errors: tuple[tuple[str, str], ...] = ()
+    """With `policy_rejected`: (path, message)."""
+    overload_in: float | None = None

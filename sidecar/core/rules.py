@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from sidecar.core.model import Diagnosis, Override
+
 Mark = Annotated[float, Meta(ge=0.001, le=1e15)]
 """Bounded on both sides so that no value divided by its mark leaves the finite numbers."""
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -20,20 +22,59 @@ class MarkRule(Struct, frozen=True, forbid_unknown_fields=True):
     overload: Mark
 
 
-class AdmissionRule(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a gateway is told to shed; `binary` is all or nothing."""
+class PendingRule(MarkRule, frozen=True, forbid_unknown_fields=True):
+    """Marks of the backlog; with `overload_seconds` the overload mark is that many seconds of work at the measured
+    rate, kept within `min` and `max`, and `overload` holds until the rate is known."""
 
-    mode: Literal["binary"] = "binary"
+    overload_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    min: Mark | None = None
+    max: Mark | None = None
+
+
+class InflightRule(MarkRule, frozen=True, forbid_unknown_fields=True):
+    """Marks in flight; with `overload_ratio` the overload mark is that share of the consumer's max_ack_pending, and
+    `overload` holds where there is no such cap."""
+
+    overload_ratio: Annotated[float, Meta(gt=0, le=1)] | None = None
+
+
+class AdmissionRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a gateway is told to shed; `binary` is all or nothing, `adaptive` a share."""
+
+    mode: Literal["binary", "adaptive"] = "binary"
+    floor: Annotated[float, Meta(gt=0, le=1)] = 0.01
+    """The smallest share admitted in adaptive mode."""
+    target_drain_seconds: Annotated[float, Meta(gt=0, le=3600)] = 2
+    """The backlog adaptive admission holds, in seconds of work."""
+
+
+class When(Struct, frozen=True, forbid_unknown_fields=True):
+    """The condition of an alert: exactly one of these is given."""
+
+    status: Literal["warning", "active"] | None = None
+    """This status or worse."""
+    diagnosis: Diagnosis | None = None
+    pending_above: Annotated[float, Meta(ge=0, le=1e15)] | None = None
+    inflight_above: Annotated[float, Meta(ge=0, le=1e15)] | None = None
+    latency_p95_above_ms: Annotated[float, Meta(ge=0, le=1e15)] | None = None
+    stream_fill_above: Share | None = None
+
+
+class AlertRule(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+    when: When
+    for_seconds: Seconds = 0
+    severity: Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_.-]+$")] = "warning"
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """What counts as overload for a subject, and what is answered then. The defaults are the router's."""
 
     mode: Literal["enforce", "observe"] = "enforce"
-    pending: MarkRule = MarkRule(10, 100, 1000)
+    pending: PendingRule = PendingRule(10, 100, 1000)
     latency_p95: MarkRule = MarkRule(500, 2000, 5000)
     """Milliseconds."""
-    inflight: MarkRule = MarkRule(50, 200, 500)
+    inflight: InflightRule = InflightRule(50, 200, 500)
     drain_seconds: MarkRule = MarkRule(0.5, 2, 5)
     active_signals: Annotated[int, Meta(ge=1, le=4)] = 2
     alone_factor: Annotated[float, Meta(ge=1, le=1e6)] = 10
@@ -50,6 +91,16 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     on_paused: Literal["judge", "ignore"] = "judge"
     count_backfill: bool = True
     admission: AdmissionRule = AdmissionRule()
+    alerts: Annotated[tuple[AlertRule, ...], Meta(max_length=64)] = ()
+    override: Override | None = None
+
+
+class Guard(Struct, frozen=True, forbid_unknown_fields=True):
+    """What policies in the bucket and in consumer metadata may not go beyond; it stands in the file only."""
+
+    allow_bucket: bool = True
+    min_pending_overload: Mark | None = None
+    max_pending_overload: Mark | None = None
 
 
 class Effective(Struct, frozen=True):
