@@ -125,7 +125,7 @@ class Desk:
             word, fields, numbers, marks = "unknown", Policy(), messages.Metrics(), None
         else:
             word, fields, member = decides.status.word, decides.policy, decides.member
-            numbers = render.metrics(member.reading if member else None)
+            numbers = render.metrics(member.reading if member else None, member.marks if member else None)
             marks = render.marks(member.marks if member else None)
         shown = ("pending_messages", "latency_p95_ms", "inflight_messages")
         return {

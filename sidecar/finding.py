@@ -79,6 +79,7 @@ class Finder:
         last = record.verdict if record else Verdict()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
         verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits)
+        verdict = admission.overridden(verdict, admission.in_force(policy, now), policy)
         return Finding(found, limits, policy, status, fresh, why, verdict)
 
     def _digest(self, state: SubjectState) -> Digest:

@@ -12,9 +12,9 @@ from msgspec.structs import asdict
 
 from sidecar import __version__
 from sidecar.book import Book
-from sidecar.core import thresholds
+from sidecar.core import admission, forecast, thresholds
 from sidecar.core.freshness import Limits, freshness, limits
-from sidecar.core.model import Event, Freshness, Marks, MarkSet, Now, Reading, Signal
+from sidecar.core.model import Alert, Event, Freshness, Marks, MarkSet, Now, Override, Reading, Signal
 from sidecar.core.state import Member, Record, SubjectState, Verdict, Writing
 from sidecar.digest import Digest, bounds, digest
 from sidecar.wire import messages
@@ -48,9 +48,10 @@ def places(prefix: str, subject: str) -> tuple[str, str]:
     return tail, f"{prefix}.event.*.{tail}"
 
 
-def metrics(reading: Reading | None) -> messages.Metrics:
+def metrics(reading: Reading | None, marks: Marks | None) -> messages.Metrics:
     if reading is None:
         return messages.Metrics()
+    overload_in = forecast.overload_in(reading, marks.pending.overload) if marks else None
     return messages.Metrics(
         pending_messages=reading.pending,
         inflight_messages=reading.inflight,
@@ -62,7 +63,10 @@ def metrics(reading: Reading | None) -> messages.Metrics:
         arrival_rate=number(reading.arrival_rate),
         ack_rate=number(reading.ack_rate),
         drain_seconds=number(reading.drain, 2),
+        overload_in_seconds=number(overload_in),
+        oldest_age_seconds=number(reading.oldest_age),
         redelivery_ratio=number(reading.redelivery_ratio, 3),
+        stream_fill=number(reading.stream_fill, 4),
     )
 
 
@@ -77,6 +81,15 @@ def marks(found: Marks | None) -> messages.Thresholds | None:
     if found.inflight:
         inflight = three(found.inflight)
     return messages.Thresholds(*three(found.pending), *three(found.latency), *inflight, *three(found.drain))
+
+
+def override(found: Override | None) -> messages.Override | None:
+    return None if found is None else messages.Override(found.action, moment(found.until) or "")
+
+
+def alert(found: Alert) -> messages.AlertChange:
+    since = moment(found.since) or ""
+    return messages.AlertChange(found.name, found.severity, found.state, found.when, found.value, since)
 
 
 def levels(member: Member | None) -> messages.Levels:
@@ -115,8 +128,8 @@ def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.C
             consumer=m.key.consumer,
             status=m.status.word,
             latched=tuple(s.value for s in m.latches.signals),
-            diagnosis=None,
-            metrics=metrics(m.reading),
+            diagnosis=m.reading.diagnosis if m.reading else None,
+            metrics=metrics(m.reading, m.marks),
             freshness=freshness(m.proof, now.mono, limits).value,
         )
         for m in shown
@@ -145,13 +158,13 @@ def status(
         incident=record.incident if record else None,
         pressure=number(member.pressure, 3) if member and judged else None,
         reasons=judged.reasons if judged else (),
-        metrics=metrics(member.reading if member else None),
+        metrics=metrics(member.reading, member.marks) if member else messages.Metrics(),
         levels=levels(member),
         thresholds=marks(member.marks) if member else None,
-        diagnosis=None,
+        diagnosis=judged.diagnosis if judged else None,
         admit_ratio=verdict.admit_ratio,
         mode=policy.mode,
-        override=None,
+        override=override(admission.in_force(policy, now)),
         consumers=consumers(state, bounds(state, book), now),
         consumers_total=len(state.members),
         matched=(state.subject,),
@@ -169,14 +182,14 @@ def status(
 def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> bytes:
     """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to go on."""
     record = writing.record
-    verdict = record.verdict
     # Once it is written it is what is known; how old it is, a watcher takes from the heartbeat.
     found = digest(state)
     known = (Freshness.UNKNOWN if record.lost else Freshness.KNOWN, None)
+    policy = found.worst.policy if found.worst else state.policy
+    verdict = admission.overridden(record.verdict, record.override, policy)
     shown = asdict(status(found, record, verdict, known, book, now))
     for field in ("age_ms", "policy", "recovery"):
         shown[field] = msgspec.UNSET
-    policy = found.worst.policy if found.worst else state.policy
     value = messages.State(
         **shown,
         action=verdict.action.value,
@@ -194,6 +207,8 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         since_unix=record.since,
         latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
         recoveries=record.recoveries,
+        alerts=record.alerts,
+        rejected=record.rejected,
         unsent=record.unsent,
     )
     return msgspec.json.encode(value)
@@ -211,9 +226,9 @@ def event(told: Event, group: str, instance: str) -> messages.Event:
         from_=told.was.word,
         to=told.now.word,
         reasons=told.reasons,
-        diagnosis=None,
+        diagnosis=told.diagnosis,
         pressure=number(told.pressure, 3),
-        metrics=metrics(told.reading),
+        metrics=metrics(told.reading, told.marks),
         thresholds=marks(told.marks),
         retry_after_seconds=told.retry_after,
         admit_ratio=told.admit_ratio,
@@ -221,6 +236,9 @@ def event(told: Event, group: str, instance: str) -> messages.Event:
         instance=instance,
         version=__version__,
         lost=msgspec.UNSET if told.lost is None else told.lost,
+        override=override(told.override),
+        alert=msgspec.UNSET if told.alert is None else alert(told.alert),
+        errors=tuple(messages.Problem(*error) for error in told.errors) or msgspec.UNSET,
     )
 
 

@@ -15,6 +15,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the memory", {"core.state"}),
     ("the windows", {"core.window"}),
     ("the facts", {"core.trust", "core.loss", "core.thresholds", "core.freshness", "core.pace", "core.outbox"}),
+    ("the warnings", {"core.forecast", "core.alerts"}),
     ("the rules", {"core.signals", "core.status", "core.admission", "core.policy", "core.pull", "core.roster"}),
     ("the stimuli", {"core.stimuli"}),
     ("the change", {"core.changes"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidecar.core.freshness import Limits
-from sidecar.core.model import Action, Freshness, Status
+from sidecar.core.model import Action, Freshness, Now, Override, Status
 from sidecar.core.rules import Policy
 from sidecar.core.state import Verdict
 
@@ -45,6 +45,18 @@ def verdict(
 def overruled(found: Verdict) -> Verdict:
     """For a request of critical priority: always continue, and enforcement would say no other."""
     return Verdict(would=None if found.would is None else Action.CONTINUE)
+
+
+def in_force(policy: Policy, now: Now) -> Override | None:
+    """The policy's override, until it expires."""
+    return policy.override if policy.override is not None and now.wall < policy.override.until else None
+
+
+def overridden(found: Verdict, override: Override | None, policy: Policy) -> Verdict:
+    """An operator's word goes over the judgement, and over a dry run."""
+    if override is None:
+        return found
+    return _rejection(policy) if override.action == "reject" else Verdict()
 
 
 def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from sidecar.core import admission
+from sidecar.core import admission, alerts
 from sidecar.core.freshness import Limits, freshness
-from sidecar.core.model import Event, EventType, Freshness, Now, Status
+from sidecar.core.model import Alert, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
+from sidecar.core.rules import Policy
 from sidecar.core.state import UNSENT_LIMIT, Member, Record, Recoveries, SubjectState, Verdict
 from sidecar.core.stimuli import Begun
 
@@ -61,19 +62,34 @@ def due(state: SubjectState, now: Now, limits: Limits) -> Record | None:
         draft.restore()
         draft.tell_losses()
         draft.follow()
+        if _certain(state, now, limits):
+            draft.alert()
+    draft.reject()
+    draft.note()
     record = replace(draft.record, verdict=_verdict(state, draft.record, now, limits))
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
     return record if record != state.record or (state.begun and proof(state) is not None) else None
 
 
-def _verdict(state: SubjectState, record: Record, now: Now, limits: Limits) -> Verdict:
+def _certain(state: SubjectState, now: Now, limits: Limits) -> bool:
+    """Whether what is known is fresh enough to draw anything from time alone."""
+    newest = proof(state)
+    return newest is not None and freshness(newest, now.mono, limits) is Freshness.KNOWN
+
+
+def policy_of(state: SubjectState) -> Policy:
+    """Of the member that speaks, or of the subject itself."""
     member = worst(state.members.values())
+    return member.policy if member else state.policy
+
+
+def _verdict(state: SubjectState, record: Record, now: Now, limits: Limits) -> Verdict:
     newest = proof(state)
     if newest is None:  # nobody is left to prove anything: the hold runs from when that was so
         newest = state.deadline - limits.unknown_after
     fresh = Freshness.UNKNOWN if record.lost else Freshness.KNOWN
-    policy = member.policy if member else state.policy
+    policy = policy_of(state)
     verdict = admission.verdict(policy, record.status, fresh, record.verdict, newest, now.mono, limits)
     # Steps below a hundredth are not worth a write.
     return record.verdict if _same(verdict, record.verdict) else verdict
@@ -94,6 +110,8 @@ class _Draft:
         self.state = state
         self.now = now
         self.member = worst(state.members.values())
+        self.policy = policy_of(state)
+        self.override = admission.in_force(self.policy, now)
 
     @property
     def room(self) -> int:
@@ -121,7 +139,7 @@ class _Draft:
         if self.member is None or self.record.lost:
             return
         status = self.member.status
-        reasons = tuple(s.value for s in self.member.latches.signals)
+        reasons = self._reasons()
         latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches.names)
         if status is not self.record.status:
             self.record = replace(self.record, status=status, since=self.now.wall)
@@ -132,14 +150,52 @@ class _Draft:
             kind = (
                 EventType.RECOVERY if not rose else EventType.ACTIVE if status is Status.ACTIVE else EventType.WARNING
             )
-            causes = () if rose else self._causes()
-            self._tell(kind, self.record.told, status, reasons + causes)
+            self._tell(kind, self.record.told, status, self._reasons(fell=not rose))
             self.record = replace(self.record, told=status)
         self._close_incident()
 
-    def _causes(self) -> tuple[str, ...]:
-        causes = ["purged"] if any(m.purged for m in self.state.members.values()) else []
-        return tuple(causes + (["consumer_deleted"] if self.state.deleted else []))
+    def alert(self) -> None:
+        """Follow the alerts; those for which the list has no room stay as they were, and are told when it has."""
+        if self.record.lost:
+            return
+        members = tuple(self.state.members.values())
+        before = {alert.name: alert for alert in self.record.alerts}
+        standing = alerts.follow(self.record.alerts, self.policy, self.record.status, members, self.now)
+        changed = alerts.changes(self.record.alerts, standing)
+        late = {alert.name for alert in changed[self.room :]}
+        for one in changed[: self.room]:
+            kind = EventType.ALERT_FIRING if one.state == "firing" else EventType.ALERT_RESOLVED
+            self._tell(kind, self.record.status, self.record.status, self.record.reasons, alert=one)
+        kept = [before.get(alert.name) if alert.name in late else alert for alert in standing]
+        self.record = replace(self.record, alerts=tuple(alert for alert in kept if alert is not None))
+
+    def reject(self) -> None:
+        refused = self.state.rejection
+        if refused is None or refused.mark == self.record.rejected or not self.room or self.state.begun:
+            return
+        status = self.record.status
+        self._tell(EventType.POLICY_REJECTED, status, status, self.record.reasons, errors=refused.errors)
+        self.record = replace(self.record, rejected=refused.mark)
+
+    def note(self) -> None:
+        """What is kept beside the status: the diagnosis, and the override in force."""
+        reading = self.member.reading if self.member and not self.record.lost else None
+        diagnosis = reading.diagnosis if reading else None
+        self.record = replace(self.record, diagnosis=diagnosis, override=self.override)
+
+    def _reasons(self, fell: bool = False) -> tuple[str, ...]:
+        """The latched signals, then what else had a part in it; of a fall, also what made it fall."""
+        member = self.member
+        assert member is not None
+        stalled = member.latches.latency_p95.on and member.reading and member.reading.latency_source == "stall"
+        causes = {
+            "stalled": stalled,
+            member.counted or "": member.counted,
+            "purged": fell and any(m.purged for m in self.state.members.values()),
+            "consumer_deleted": fell and self.state.deleted,
+            "override": self.override,
+        }
+        return (*(s.value for s in member.latches.signals), *(str(name) for name, had in causes.items() if had))
 
     def _open_incident(self) -> None:
         if self.record.status > Status.INACTIVE and self.record.incident is None:
@@ -162,10 +218,18 @@ class _Draft:
         self.record = replace(self.record, incident=None, recoveries=recoveries)
 
     def _tell(
-        self, kind: EventType, was: Status, to: Status, reasons: tuple[str, ...], lost: int | None = None
+        self,
+        kind: EventType,
+        was: Status,
+        to: Status,
+        reasons: tuple[str, ...],
+        lost: int | None = None,
+        alert: Alert | None = None,
+        errors: tuple[tuple[str, str], ...] = (),
     ) -> None:
         seq = self.record.seq + 1
-        verdict = admission.verdict_at(self.member.policy if self.member else self.state.policy, to)
+        verdict = admission.overridden(admission.verdict_at(self.policy, to), self.override, self.policy)
+        reading = self.member.reading if self.member else None
         event = Event(
             id=event_id(self.record.subject, self.record.epoch, seq),
             type=kind,
@@ -178,11 +242,15 @@ class _Draft:
             now=to,
             reasons=reasons,
             pressure=self.member.pressure if self.member else None,
-            reading=self.member.reading if self.member else None,
+            reading=reading,
             marks=self.member.marks if self.member else None,
             retry_after=verdict.retry_after,
             admit_ratio=verdict.admit_ratio,
             lost=lost,
+            diagnosis=reading.diagnosis if reading else None,
+            override=self.override,
+            alert=alert,
+            errors=errors,
         )
         unsent = tuple(e for e in self.record.unsent if e.id not in self._sent)
         self.record = replace(self.record, seq=seq, unsent=(*unsent, event))

@@ -272,4 +272,3 @@ class Event(Struct, frozen=True):
     """With `alert_firing` and `alert_resolved`."""
     errors: tuple[tuple[str, str], ...] = ()
     """With `policy_rejected`: (path, message)."""
-    overload_in: float | None = None

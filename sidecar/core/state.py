@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from sidecar.core.model import Action, ConsumerKey, Event, Marks, Reading, Signal, Status
+from sidecar.core.model import (
+    Action,
+    Alert,
+    ConsumerKey,
+    Diagnosis,
+    Event,
+    Marks,
+    Override,
+    Reading,
+    Signal,
+    Status,
+)
 from sidecar.core.rules import Policy
 
 UNSENT_LIMIT = 8
@@ -25,6 +36,8 @@ class Latches(Struct, frozen=True):
     drain: Latch = Latch()
     pending_alone: Latch = Latch()
     drain_alone: Latch = Latch()
+    diagnosed: Latch = Latch()
+    """A diagnosis that counts as a signal beside an overloaded backlog."""
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -50,6 +63,8 @@ class Member(Struct, frozen=True):
     """Monotonic time of the newest proof that `reading` holds; None while never sampled."""
     marks: Marks | None = None
     pressure: float = 0.0
+    counted: Diagnosis | None = None
+    """The diagnosis that set the latch `diagnosed`."""
     lost: int = 0
     """Lost messages not yet told of."""
     purged: bool = False
@@ -75,6 +90,13 @@ class Verdict(Struct, frozen=True):
     retry_after: int = 0
 
 
+class Rejection(Struct, frozen=True):
+    """A policy for the subject that was refused. `mark` tells this refusal from every other."""
+
+    mark: str
+    errors: tuple[tuple[str, str], ...]
+
+
 class Record(Struct, frozen=True):
     """What is stored of a subject; two records that are equal but for `unsent` say the same."""
 
@@ -96,6 +118,12 @@ class Record(Struct, frozen=True):
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
     recoveries: Recoveries = Recoveries()
+    diagnosis: Diagnosis | None = None
+    override: Override | None = None
+    """In force when it was stored."""
+    alerts: tuple[Alert, ...] = ()
+    rejected: str = ""
+    """The mark of the last refused policy that was told."""
     unsent: tuple[Event, ...] = ()
 
 
@@ -137,5 +165,7 @@ class SubjectState(Struct, frozen=True):
     """Monotonic time at which the last member went."""
     rebase: tuple[str, int] | None = None
     """Epoch and sequence to go on from after the events stream turned out to be ahead."""
+    rejection: Rejection | None = None
+    """The last policy that was refused."""
     deleted: bool = False
     """Whether a member was deleted since the last change was told."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from sidecar.core import thresholds
-from sidecar.core.model import Marks, Reading, Signal, Status
+from sidecar.core.model import Diagnosis, Marks, Reading, Signal, Status
 from sidecar.core.rules import Policy
 from sidecar.core.state import Latch, Latches
 
@@ -29,10 +29,25 @@ def held(was: Latch, now_: Latch) -> Latch:
     return replace(was, calm_since=None) if was.on and not (now_.on and now_.calm_since is None) else now_
 
 
+COUNTED = (Diagnosis.SERVER_STUCK, Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLING)
+"""What is as good as a second signal beside an overloaded backlog, once it has lasted: nobody works on it."""
+
+
+def left_out(reading: Reading, policy: Policy) -> bool:
+    """Whether the policy says that a consumer in this condition does not count."""
+    return (reading.paused and policy.on_paused == "ignore") or (reading.backfilling and not policy.count_backfill)
+
+
+def counts(reading: Reading, latches: Latches, policy: Policy) -> bool:
+    """Whether what is diagnosed counts as a signal by itself, given that pending is overloaded."""
+    lasted = reading.diagnosis in COUNTED and reading.diagnosed_for >= policy.stall_seconds
+    return lasted and latches.pending.on and not left_out(reading, policy)
+
+
 def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latches:
     """All latches of one consumer after one reading."""
     now = reading.at.mono
-    ignored = reading.paused and policy.on_paused == "ignore"
+    ignored = left_out(reading, policy)
 
     def judged(signal: Signal, old: Latch, factor: float = 1.0) -> Latch:
         mark = thresholds.of(marks, signal)
@@ -46,7 +61,7 @@ def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latch
         pending, pending_alone = held(was.pending, pending), held(was.pending_alone, pending_alone)
     if not reading.latency_evidence and not ignored:
         latency = held(was.latency_p95, latency)
-    return Latches(
+    latches = Latches(
         pending=pending,
         inflight=judged(Signal.INFLIGHT, was.inflight),
         latency_p95=latency,
@@ -54,10 +69,12 @@ def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latch
         pending_alone=pending_alone,
         drain_alone=judged(Signal.DRAIN, was.drain_alone, policy.alone_factor),
     )
+    stuck = 1.0 if counts(reading, latches, policy) else 0.0
+    return replace(latches, diagnosed=latch(was.diagnosed, stuck, 0.5, policy, now))
 
 
 def status(latches: Latches, policy: Policy) -> Status:
-    count = len(latches.signals)
+    count = len(latches.signals) + (latches.pending.on and latches.diagnosed.on)
     if latches.pending_alone.on or latches.drain_alone.on or count >= policy.active_signals:
         return Status.ACTIVE
     return Status.WARNING if count else Status.INACTIVE

@@ -24,6 +24,8 @@ from sidecar.core.stimuli import (
     Loaded,
     Publish,
     Read,
+    Refused,
+    Ruled,
     SendConflicted,
     Sent,
     Stimulus,
@@ -86,6 +88,16 @@ def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
     if members:
         return replace(state, members=members, deleted=True)
     return replace(state, members=members, deleted=True, deadline=now.mono, emptied=now.mono)
+
+
+@apply.register
+def _(stimulus: Ruled, state: SubjectState, now: Now) -> SubjectState:
+    return replace(state, policy=stimulus.policy)
+
+
+@apply.register
+def _(stimulus: Refused, state: SubjectState, now: Now) -> SubjectState:
+    return replace(state, rejection=stimulus.rejection)
 
 
 @apply.register
@@ -220,12 +232,14 @@ def _judged(member: Member) -> Member:
     marks = thresholds.marks(member.policy, reading)
     latches = status.judge(member.latches, reading, marks, member.policy)
     rose = set(latches.names) - set(member.latches.names)
+    counts = status.counts(reading, latches, member.policy)
     return replace(
         member,
         latches=latches,
         marks=marks,
         status=status.status(latches, member.policy),
-        pressure=thresholds.pressure(reading, marks),
+        pressure=0.0 if status.left_out(reading, member.policy) else thresholds.pressure(reading, marks),
+        counted=reading.diagnosis if counts else member.counted if latches.diagnosed.on else None,
         purged=member.purged and not rose,
     )
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from sidecar.core.model import ConsumerKey, Event, Reading, Status
 from sidecar.core.rules import Policy
-from sidecar.core.state import Record, Writing
+from sidecar.core.state import Record, Rejection, Writing
 
 
 class Joined(Struct, frozen=True):
@@ -26,6 +26,18 @@ class Gone(Struct, frozen=True):
     """A member was confirmed to exist no more."""
 
     key: ConsumerKey
+
+
+class Ruled(Struct, frozen=True):
+    """The policy of the subject itself is another now."""
+
+    policy: Policy
+
+
+class Refused(Struct, frozen=True):
+    """A policy for the subject was refused; the last good one stays."""
+
+    rejection: Rejection
 
 
 class Tick(Struct, frozen=True):
@@ -86,6 +98,8 @@ Stimulus = (
     Joined
     | Read
     | Gone
+    | Ruled
+    | Refused
     | Tick
     | Loaded
     | Begun

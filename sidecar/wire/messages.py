@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from sidecar.core.model import Alert as StandingAlert
 from sidecar.core.model import Event as StoredEvent
 from sidecar.core.state import Recoveries
 
@@ -95,6 +96,13 @@ class Recovery(Struct, frozen=True):
     mean_time_to_recover_ms: int | None
 
 
+class Override(Struct, frozen=True):
+    """An operator's word over the judgement; `until` is when it expires."""
+
+    action: Literal["open", "reject"]
+    until: str
+
+
 class ConsumerStatus(Struct, frozen=True):
     stream: str
     consumer: str
@@ -119,7 +127,7 @@ class Status(Struct, frozen=True):
     diagnosis: str | None
     admit_ratio: float
     mode: str
-    override: None
+    override: Override | None
     consumers: tuple[ConsumerStatus, ...]
     consumers_total: int
     matched: tuple[str, ...]
@@ -129,6 +137,8 @@ class Status(Struct, frozen=True):
     stale_reason: str | None
     sampled_at: str | None
     age_ms: int | UnsetType | None = UNSET
+    thresholds_from: dict[str, str] = {}
+    """How those marks came about that are not simply the policy's, by signal."""
     policy: dict[str, Any] | UnsetType = UNSET
     recovery: Recovery | UnsetType = UNSET
 
@@ -138,6 +148,22 @@ class StatusList(Struct, frozen=True):
     offset: int
     next_offset: int | None
     subjects: tuple[Status, ...]
+
+
+class AlertChange(Struct, frozen=True):
+    """What an alert event is about."""
+
+    name: str
+    severity: str
+    state: str
+    when: str
+    value: float | str | None
+    since: str
+
+
+class Problem(Struct, frozen=True):
+    path: str
+    message: str
 
 
 class Event(Struct, frozen=True):
@@ -161,6 +187,9 @@ class Event(Struct, frozen=True):
     instance: str
     version: str
     lost: int | UnsetType = UNSET
+    override: Override | None = None
+    alert: AlertChange | UnsetType = UNSET
+    errors: tuple[Problem, ...] | UnsetType = UNSET
 
 
 class Heartbeat(Struct, frozen=True):
@@ -202,4 +231,6 @@ class State(Status, frozen=True, kw_only=True):
     latches: tuple[StoredConsumer, ...] = ()
     recoveries: Recoveries = Recoveries()
     unsent: tuple[StoredEvent, ...] = ()
-    alerts: tuple[()] = ()
+    alerts: tuple[StandingAlert, ...] = ()
+    rejected: str = ""
+    """The mark of the last refused policy that was told."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import msgspec
 
 from sidecar.core.changes import event_id
-from sidecar.core.model import Action, ConsumerKey, Event, Status
+from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, Override, Status
 from sidecar.core.state import UNSENT_LIMIT, Record, Recoveries, Verdict
 from sidecar.wire import messages
 
@@ -15,6 +16,8 @@ EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HIGHEST = 2**53
 LATEST = 32_503_680_000
 """Unix seconds of the year 3000: a time beyond is none of ours, and some cannot be shown."""
+DIAGNOSES = {diagnosis.value: diagnosis for diagnosis in Diagnosis}
+MOST_ALERTS = 256
 LONGEST = 256
 """Characters of a reason or an incident."""
 
@@ -47,6 +50,10 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         verdict=verdict,
         latched=tuple((ConsumerKey(c.stream, c.consumer), c.latched) for c in found.latches),
         recoveries=found.recoveries,
+        diagnosis=DIAGNOSES.get(found.diagnosis or ""),
+        override=_override(found.override),
+        alerts=found.alerts,
+        rejected=found.rejected,
         unsent=found.unsent,
     )
     return record, found.nonce
@@ -63,10 +70,24 @@ def _sane(found: messages.State) -> bool:
         and 0 <= found.retry_after_seconds < HIGHEST
         and len(found.incident or "") <= LONGEST
         and all(len(reason) <= LONGEST for reason in found.reasons)
+        and len(found.alerts) <= MOST_ALERTS
+        and all(_moment(alert.since) for alert in found.alerts)
+        and len(found.rejected) <= LONGEST
         and _recovered(found.recoveries)
         and len(found.unsent) <= UNSENT_LIMIT
         and all(_listed(event, found) for event in found.unsent)
     )
+
+
+def _override(shown: messages.Override | None) -> Override | None:
+    """One that cannot be read is none: what is in force comes from the policy anyway."""
+    if shown is None:
+        return None
+    try:
+        until = datetime.fromisoformat(shown.until)
+    except ValueError:
+        return None
+    return Override(shown.action, until.timestamp()) if until.tzinfo is not None else None
 
 
 def _recovered(recoveries: Recoveries) -> bool:
