@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from sidecar.core.model import ConsumerKey, Event, Now, Sample, Status
-from sidecar.core.state import Record
+from sidecar.core.state import Record, Rejection
 from sidecar.observations import ConsumersReading, StreamsReading, Unavailable
 
 __all__ = [
@@ -107,6 +107,9 @@ class Announcer(Protocol):
 
     async def last(self, subject: str) -> Told | None:
         """What was last told of a subject; None if nothing. Raises Unavailable."""
+
+    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
+        """Tell of a refused policy under a key that nobody watches, once. Raises Unavailable."""
 
     async def send(self, event: Event) -> None:
         """Returns once the event is in the stream exactly once. Raises SendConflict, or Unavailable (send it again)."""

@@ -239,6 +239,7 @@ def event(told: Event, group: str, instance: str) -> messages.Event:
         override=override(told.override),
         alert=msgspec.UNSET if told.alert is None else alert(told.alert),
         errors=tuple(messages.Problem(*error) for error in told.errors) or msgspec.UNSET,
+        policy_revision=told.policy_revision or msgspec.UNSET,
     )
 
 

@@ -11,8 +11,11 @@ from sidecar.core.freshness import Limits, freshness
 from sidecar.core.model import Alert, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy
-from sidecar.core.state import UNSENT_LIMIT, Member, Record, Recoveries, SubjectState, Verdict
+from sidecar.core.state import UNSENT_LIMIT, Member, Record, Recoveries, Rejection, SubjectState, Verdict
 from sidecar.core.stimuli import Begun
+
+NO_EPOCH = "policy"
+"""The epoch under a key of which nothing but refused policies was ever told."""
 
 
 def begin(state: SubjectState, begun: Begun, now: Now) -> Record:
@@ -174,7 +177,7 @@ class _Draft:
         if refused is None or refused.mark == self.record.rejected or not self.room or self.state.begun:
             return
         status = self.record.status
-        self._tell(EventType.POLICY_REJECTED, status, status, self.record.reasons, errors=refused.errors)
+        self._tell(EventType.POLICY_REJECTED, status, status, self.record.reasons, refused=refused)
         self.record = replace(self.record, rejected=refused.mark)
 
     def note(self) -> None:
@@ -225,7 +228,7 @@ class _Draft:
         reasons: tuple[str, ...],
         lost: int | None = None,
         alert: Alert | None = None,
-        errors: tuple[tuple[str, str], ...] = (),
+        refused: Rejection | None = None,
     ) -> None:
         seq = self.record.seq + 1
         verdict = admission.overridden(admission.verdict_at(self.policy, to), self.override, self.policy)
@@ -250,7 +253,8 @@ class _Draft:
             diagnosis=reading.diagnosis if reading else None,
             override=self.override,
             alert=alert,
-            errors=errors,
+            errors=refused.errors if refused else (),
+            policy_revision=refused.mark if refused else "",
         )
         unsent = tuple(e for e in self.record.unsent if e.id not in self._sent)
         self.record = replace(self.record, seq=seq, unsent=(*unsent, event))
@@ -259,6 +263,29 @@ class _Draft:
 def event_id(subject: str, epoch: str, seq: int) -> str:
     """The same for every replica that concludes the same change."""
     return f"{encode(subject)}:{epoch}:{seq}"
+
+
+def refusal(subject: str, refused: Rejection, at: float, seq: int, epoch: str = NO_EPOCH) -> Event:
+    """A refused policy under a key that nobody watches: no state numbers its events."""
+    return Event(
+        id=event_id(subject, epoch, seq),
+        type=EventType.POLICY_REJECTED,
+        subject=subject,
+        at=at,
+        epoch=epoch,
+        seq=seq,
+        incident=None,
+        was=Status.INACTIVE,
+        now=Status.INACTIVE,
+        reasons=(),
+        pressure=None,
+        reading=None,
+        marks=None,
+        retry_after=0,
+        admit_ratio=1.0,
+        errors=refused.errors,
+        policy_revision=refused.mark,
+    )
 
 
 def _rebased(record: Record, epoch: str, base: int) -> Record:

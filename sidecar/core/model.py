@@ -272,3 +272,5 @@ class Event(Struct, frozen=True):
     """With `alert_firing` and `alert_resolved`."""
     errors: tuple[tuple[str, str], ...] = ()
     """With `policy_rejected`: (path, message)."""
+    policy_revision: str = ""
+    """With `policy_rejected`: tells the refused policy from every other."""

@@ -10,9 +10,10 @@ import structlog
 from msgspec import Struct
 
 from sidecar.core import outbox
-from sidecar.core.changes import event_id
+from sidecar.core.changes import NO_EPOCH, event_id, refusal
 from sidecar.core.model import Event, EventType, Status
 from sidecar.core.outbox import Mine, Next, Placed
+from sidecar.core.state import Rejection
 from sidecar.edges.jetstream import WRONG_SEQUENCE, ApiError, JetStream, Message
 from sidecar.ports import SendConflict, Told, Unavailable
 from sidecar.wire import messages
@@ -44,6 +45,7 @@ class _Written(Struct, frozen=True):
     timestamp: str = ""
     to: str = ""
     incident: str | None = None
+    policy_revision: str = ""
 
 
 class Announcer:
@@ -83,6 +85,19 @@ class Announcer:
             if verdict is Next.CONFLICT:
                 raise SendConflict(outbox.base(mine, await self._top(event.subject)))
         raise Unavailable(f"{event.id}: others write there all the time")
+
+    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
+        """Tell of a refused policy under a key that no state numbers: after what was last told there, and once."""
+        told = await self._newest(self._names.event(EventType.POLICY_REJECTED.value, subject))
+        if told is not None and _read(told, subject).policy_revision == refused.mark:
+            return
+        newest = await self._newest(self._names.event("*", subject))
+        epoch = (_read(newest, subject).epoch if newest else "") or NO_EPOCH
+        seq = await self._top(subject) + 1
+        try:
+            await self.send(refusal(subject, refused, at, seq, epoch))
+        except SendConflict:
+            raise Unavailable(f"{subject[:80]}: another told of it meanwhile; look again") from None
 
     async def _look(self, event: Event, mine: Mine) -> tuple[Next, Placed]:
         """What the stream says of an event, and the newest message on its subject."""

@@ -190,6 +190,7 @@ class Event(Struct, frozen=True):
     override: Override | None = None
     alert: AlertChange | UnsetType = UNSET
     errors: tuple[Problem, ...] | UnsetType = UNSET
+    policy_revision: str | UnsetType = UNSET
 
 
 class Heartbeat(Struct, frozen=True):

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar.core.model import ConsumerKey, Event, EventType, Now, Reading, Status
+from sidecar.core.changes import worst
+from sidecar.core.model import ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
 from sidecar.core.rules import Policy
-from sidecar.core.state import UNSENT_LIMIT, Record, SubjectState
+from sidecar.core.state import UNSENT_LIMIT, Record, Rejection, SubjectState
+from sidecar.core.status import COUNTED
 from sidecar.core.step import FORGET_AFTER, Context, step
 from sidecar.core.stimuli import (
     Act,
@@ -24,6 +26,8 @@ from sidecar.core.stimuli import (
     Loaded,
     Publish,
     Read,
+    Refused,
+    Ruled,
     SendConflicted,
     Sent,
     Stimulus,
@@ -72,7 +76,13 @@ class World:
         self.at += 0.1
         self.feed(Joined(key, self.policy))
         now = Now(self.at, self.at)
-        self.feed(Read(Reading(key, now, pending, inflight, 0.0, None, latency_evidence=True, **more)))
+        self.feed(
+            Read(
+                Reading(
+                    key, now, pending, inflight, **{"latency": 0.0, "drain": None, "latency_evidence": True, **more}
+                )
+            )
+        )
 
     def perform(self, n: int = 1000) -> None:
         """Do what waits, and what follows from it."""
@@ -444,3 +454,73 @@ def test_a_reading_of_an_unknown_member_changes_nothing(key: ConsumerKey) -> Non
     world = World()
     world.feed(Read(Reading(key, Now(0, 0), 1500, 600, 0.0, None)))
     assert world.state.members == {} and world.todo == []
+
+
+def test_a_policy_refused_is_told_once_and_numbered_with_the_rest() -> None:
+    world = World()
+    world.settled(pending=1500, inflight=600)
+    refusal = Rejection("b:7", (("pending.warn", "must not be above critical"),))
+    for _ in range(3):
+        world.feed(Refused(refusal))
+        world.perform()
+    world.start()
+    world.feed(Refused(refusal))
+    world.settled(pending=0)
+    assert world.told == ["backpressure_active", "policy_rejected", "recovery"]
+    rejected = world.stream[1]
+    assert (rejected.seq, rejected.errors, rejected.policy_revision) == (2, refusal.errors, "b:7")
+    assert (rejected.was, rejected.now) == (Status.ACTIVE, Status.ACTIVE)
+
+
+def test_an_override_is_stored_at_once_and_gone_when_it_expires() -> None:
+    world = World()
+    world.settled(pending=5)
+    world.feed(Ruled(replace(INSTANT, override=Override("reject", world.at + 60))))
+    world.policy = world.state.policy
+    world.settled(pending=5)
+    assert world.stored is not None and world.stored.override == Override("reject", world.policy.override.until)
+    assert world.stored.reasons == ("override",)
+    assert world.told == []
+    world.at += 60
+    world.settled(pending=5)
+    assert (world.stored.override, world.stored.reasons) == (None, ())
+
+
+def test_an_event_says_which_override_was_in_force_and_what_is_answered_under_it() -> None:
+    world = World(policy=replace(INSTANT, override=Override("open", 1e10)))
+    world.settled(pending=1500, inflight=600)
+    (event,) = world.stream
+    assert (event.type, event.override) == (EventType.ACTIVE, Override("open", 1e10))
+    assert (event.retry_after, event.admit_ratio, event.reasons) == (0, 1.0, ("pending", "inflight", "override"))
+
+
+def test_a_diagnosis_that_lasts_counts_beside_an_overloaded_backlog_and_is_named() -> None:
+    world = World()
+    world.settled(pending=1500, diagnosis=Diagnosis.NOBODY_PULLING, diagnosed_for=9.9)
+    world.settled(pending=1500, diagnosis=Diagnosis.NOBODY_PULLING, diagnosed_for=10.0)
+    assert world.told == ["backpressure_warning", "backpressure_active"]
+    assert world.stream[1].reasons == ("pending", "nobody_pulling")
+    assert world.stored is not None and world.stored.diagnosis is Diagnosis.NOBODY_PULLING
+    world.settled(pending=0)
+    assert world.stream[-1].reasons == ()
+
+
+def test_a_hung_worker_is_named_stalled() -> None:
+    world = World()
+    world.settled(inflight=600, latency=6000.0, latency_source="stall")
+    assert world.stream[-1].reasons == ("inflight", "latency_p95", "stalled")
+
+
+def test_a_consumer_that_surely_reads_history_is_left_out_where_the_policy_says_so() -> None:
+    for count, told in ((True, ["backpressure_active"]), (False, [])):
+        world = World(policy=replace(INSTANT, count_backfill=count))
+        world.settled(pending=50_000, inflight=600, backfilling=True)
+        assert world.told == told
+    assert worst(world.state.members.values()).pressure == 0.0
+
+
+@pytest.mark.parametrize("diagnosis", [d for d in Diagnosis if d not in COUNTED])
+def test_other_diagnoses_do_not_count_however_long_they_last(diagnosis: Diagnosis) -> None:
+    world = World()
+    world.settled(pending=1500, diagnosis=diagnosis, diagnosed_for=1e6)
+    assert world.told == ["backpressure_warning"]

@@ -10,6 +10,7 @@ import nats
 import pytest
 
 from sidecar.core.model import EventType, Status
+from sidecar.core.state import Rejection
 from sidecar.ports import Conflict, SendConflict, Unavailable
 from tests.conftest import StartServer
 from tests.edges.records import NAMES, RECORD, SUBJECT, Requests, event, real, value
@@ -151,3 +152,16 @@ async def test_the_last_word_is_the_newest_status_and_the_highest_seq(stores: St
     await announcer.send(event(2, EventType.MONITORING_LOST))
     told = await announcer.last(SUBJECT)
     assert (told.seq, told.status, told.incident) == (2, Status.ACTIVE, "e-1")
+
+
+async def test_a_refused_policy_under_a_key_nobody_watches_is_told_once(stores: Stores) -> None:
+    requests, _, announcer = stores
+    first, second = (Rejection(f"created:{n}", (("pending.warn", "must not be above critical"),)) for n in (7, 9))
+    lose_one(requests, announcer)
+    with pytest.raises(Unavailable):
+        await announcer.refuse("orders.>", first, 1_800_000_000.0)
+    await announcer.refuse("orders.>", first, 1_800_000_001.0)
+    assert (await announcer.last("orders.>")).seq == 1
+    await announcer.refuse("orders.>", second, 1_800_000_002.0)
+    told = await announcer.last("orders.>")
+    assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sidecar.core.changes import refusal
 from sidecar.core.model import Event, EventType, Status
+from sidecar.core.state import Rejection
 from sidecar.ports import Conflict, SendConflict, Stored, Told, Unavailable
 from sidecar.wire.stored import record_of
 
@@ -100,6 +102,13 @@ class FakeAnnouncer:
         if same is not None or top >= event.seq:
             raise SendConflict(max(top, event.seq - 1))
         self.told.append(event)
+        self.faults.strike(self.faults.after)
+
+    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
+        self.faults.strike(self.faults.before)
+        told = [event for event in self.told if event.subject == subject]
+        if not any(event.policy_revision == refused.mark for event in told):
+            self.told.append(refusal(subject, refused, at, max((event.seq for event in told), default=0) + 1))
         self.faults.strike(self.faults.after)
 
     def recreate(self) -> None:
