@@ -103,10 +103,10 @@ class Desk:
     def policy(self, subject: str, now: Now) -> dict[str, Any]:
         findings = self._find(subject, now)
         state = _decides(findings).state
-        whole = policy.effective(self._book.layers, state.subject, None)
+        whole = self._book.rules.effective(state.subject)
         differing = []
         for key in sorted(state.members):
-            own = policy.effective(self._book.layers, state.subject, key.consumer)
+            own = self._book.rules.effective(state.subject, key)
             if own.policy != whole.policy:
                 differing.append({**key._asdict(), "policy": policy.plain(own.policy), "sources": own.sources})
         return {

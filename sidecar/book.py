@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sidecar.core.model import Now, StreamLook
-from sidecar.core.policy import PolicyEntry
 from sidecar.core.state import SubjectState
+from sidecar.rulebook import Rulebook
 from sidecar.settings import Settings
 
 
@@ -29,8 +29,8 @@ class Book(Protocol):
         """The newest look at each watched stream."""
 
     @property
-    def layers(self) -> Mapping[str, Sequence[PolicyEntry]]:
-        """The policy layers in force: `file` (and later `bucket` and `consumer`)."""
+    def rules(self) -> Rulebook:
+        """The policies in force."""
 
     @property
     def swept_at(self) -> float | None:

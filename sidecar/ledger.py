@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 
 from sidecar.core.freshness import Limits, limits
 from sidecar.core.model import ConsumerKey, Now, Status
-from sidecar.core.policy import PolicyEntry, effective
-from sidecar.core.rules import Policy
 from sidecar.core.state import SubjectState
 from sidecar.core.step import Context, step
-from sidecar.core.stimuli import Act, Joined, Stimulus, Tick
+from sidecar.core.stimuli import Act, Joined, Ruled, Stimulus, Tick
 from sidecar.ports import Clock
+from sidecar.rulebook import Rulebook
 from sidecar.settings import Observe
 from sidecar.wire.subjects import is_literal
 
@@ -33,7 +32,7 @@ class Ledger:
         self,
         clock: Clock,
         observe: Observe,
-        layers: Mapping[str, Sequence[PolicyEntry]],
+        rules: Rulebook,
         writer: str,
         perform: Callable[[Act], None],
         interval: Callable[[str], float],
@@ -41,7 +40,7 @@ class Ledger:
         self.states: dict[str, SubjectState] = {}
         self.wildcards: tuple[str, ...] = ()
         """Watched subjects that are patterns, by name."""
-        self.layers = layers
+        self._rules = rules
         self._clock = clock
         self._observe = observe
         self._writer = writer
@@ -54,15 +53,13 @@ class Ledger:
         observe = self._observe
         return limits(observe.stale_after_seconds, observe.unknown_after_seconds, self._interval(subject))
 
-    def policy(self, subject: str, consumer: str | None = None) -> Policy:
-        return effective(self.layers, subject, consumer).policy
-
     def open(self, subject: str) -> SubjectState:
         """The subject's state, begun if this is the first that is heard of it."""
         if (state := self.states.get(subject)) is None:
             now = self._clock.now()
             deadline = now.mono + self._observe.unknown_after_seconds
-            state = SubjectState(subject=subject, policy=self.policy(subject), deadline=deadline)
+            policy = self._rules.effective(subject).policy
+            state = SubjectState(subject=subject, policy=policy, deadline=deadline)
             self.states[subject] = state
             self._passed[subject] = Passed(now.mono, Status.UNKNOWN, {})
             if not is_literal(subject):
@@ -71,7 +68,17 @@ class Ledger:
 
     def join(self, subject: str, key: ConsumerKey) -> None:
         self.open(subject)
-        self.feed(subject, Joined(key, self.policy(subject, key.consumer)))
+        self.feed(subject, Joined(key, self._rules.effective(subject, key).policy))
+
+    def rule(self, subject: str) -> None:
+        """Judge a subject anew under the policies that are in force now."""
+        if (state := self.states.get(subject)) is None:
+            return
+        if (policy := self._rules.effective(subject).policy) != state.policy:
+            self.feed(subject, Ruled(policy))
+        for key, member in state.members.items():
+            if (policy := self._rules.effective(subject, key).policy) != member.policy:
+                self.feed(subject, Joined(key, policy))
 
     def feed(self, subject: str, stimulus: Stimulus) -> None:
         """One thing happened to a subject: move its state and have done what follows from it."""

@@ -32,6 +32,7 @@ from sidecar.edges.probes import PortTaken, Probes, Readiness
 from sidecar.edges.resources import Resources, captors
 from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
+from sidecar.ports import PolicySnapshot
 from sidecar.service import Service
 from sidecar.settings import Nats, Secret, Settings
 from sidecar.wire.subjects import Names
@@ -108,6 +109,14 @@ def _stop(stop: asyncio.Event) -> None:
         timer.start()
 
 
+class NoPolicies:
+    """Placeholder until the policy bucket's edge is there."""
+
+    async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
+        on_change(PolicySnapshot("", {}))
+        await asyncio.Event().wait()
+
+
 class Sidecar:
     """The whole, wired up: two connections, so that what any client may send cannot blind the observer."""
 
@@ -142,6 +151,7 @@ class Sidecar:
             ),
             StateStore(js, names, settings.group, metrics.dropped, lambda: self._observing.client),
             Announcer(js, names, settings.group, lambda event: render.event(event, settings.group, instance)),
+            NoPolicies(),
             resources.ensure,
             metrics,
             writer=f"{instance}.{secrets.token_hex(4)}",

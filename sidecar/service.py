@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -14,22 +15,24 @@ import structlog
 from sidecar.book import Book
 from sidecar.core.model import Event, Now, StreamLook
 from sidecar.core.pace import Budget
-from sidecar.core.policy import PolicyEntry
 from sidecar.core.roster import Watch
 from sidecar.core.state import Record, SubjectState, Writing
-from sidecar.core.stimuli import Act, Loaded, Unstored
+from sidecar.core.stimuli import Act, Loaded, Refused, Unstored
 from sidecar.ledger import Ledger
 from sidecar.observations import StreamsReading
 from sidecar.perform import FIRST_RETRY, LAST_RETRY, Performer
-from sidecar.ports import Announcer, Clock, Observer, StateStore, Unavailable
+from sidecar.ports import Announcer, Clock, Observer, PolicySnapshot, PolicyStore, StateStore, Unavailable
+from sidecar.rulebook import Refusal, Rulebook
 from sidecar.settings import Settings
-from sidecar.sweep import Sweep
+from sidecar.sweep import WITHOUT_PAUSE, Sweep
 from sidecar.wire.subjects import Names
 
 log = structlog.get_logger()
 
 FIRST_STATES_WITHIN = 5.0
 """Seconds for storing what the first sweep found, before we answer all the same."""
+POLICIES_WITHIN = 5.0
+"""Seconds for reading the policy bucket, before we judge without what it says."""
 TICK = 0.5
 """Seconds between two looks at what time alone changes: freshness, holds, openings."""
 
@@ -51,6 +54,7 @@ class Service(Book):
         observer: Observer,
         store: StateStore,
         announcer: Announcer,
+        policies: PolicyStore,
         ensure: Callable[[], Awaitable[None]],
         counts: Counts,
         writer: str,
@@ -59,16 +63,18 @@ class Service(Book):
         on_looks: Callable[[Sequence[StreamLook]], None],
     ) -> None:
         self._settings, self._clock, self._counts = settings, clock, counts
-        self._store, self._ensure = store, ensure
+        self._store, self._announcer, self._policies, self._ensure = store, announcer, policies, ensure
         self._render_beat, self._on_looks = render_beat, on_looks
         self._names = Names(settings.name)
         self._created: dict[str, str] = {}
+        self._ruled = asyncio.Event()
+        self._refused: dict[str, Refusal] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._ensuring: asyncio.Task[None] | None = None
         self.known = asyncio.Event()
         """Set once every stream was read and the first states are stored: from then on there is something to say."""
-        self._layers = {"file": settings.policies}
-        self._ledger = Ledger(clock, settings.observe, self._layers, writer, self._perform, self.interval)
+        self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+        self._ledger = Ledger(clock, settings.observe, self._rules, writer, self._perform, self.interval)
         self._performer = Performer(
             store,
             announcer,
@@ -84,6 +90,7 @@ class Service(Book):
             observer,
             clock,
             self._ledger,
+            self._rules,
             Budget(
                 observe.min_interval_ms / 1000,
                 observe.max_interval_ms / 1000,
@@ -114,8 +121,8 @@ class Service(Book):
         return {name: lane.look for name, lane in tuple(self.sweep.lanes.items())}
 
     @property
-    def layers(self) -> Mapping[str, Sequence[PolicyEntry]]:
-        return self._layers
+    def rules(self) -> Rulebook:
+        return self._rules
 
     @property
     def swept_at(self) -> float | None:
@@ -143,6 +150,8 @@ class Service(Book):
             loops = [
                 tasks.create_task(self._become_known(), name="first sweep"),
                 tasks.create_task(self._observe(), name="observe"),
+                tasks.create_task(self._policies.follow(self._policies_changed), name="follow policies"),
+                tasks.create_task(self._rule(), name="rule"),
                 tasks.create_task(self._tick(), name="tick"),
                 tasks.create_task(self._beat(), name="beat"),
             ]
@@ -154,6 +163,10 @@ class Service(Book):
 
     async def _observe(self) -> None:
         await self._remember()
+        # Not before the policies are known: a verdict under another policy would be told, and taken back.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLICIES_WITHIN):
+                await self._ruled.wait()
         await self.sweep.run()
 
     async def _remember(self) -> None:
@@ -179,6 +192,51 @@ class Service(Book):
         await self.sweep.complete.wait()
         await self._performer.finish(FIRST_STATES_WITHIN)
         self.known.set()
+
+    def reload(self, settings: Settings) -> None:
+        """Put the policies of a file that was read again in force; what else it says takes a restart."""
+        self._refuse(self._rules.take_file(settings.policies, settings.policy_guard))
+        self._ruled.set()
+
+    def _policies_changed(self, snapshot: PolicySnapshot) -> None:
+        self._refuse(self._rules.take_bucket(snapshot))
+        self._ruled.set()
+
+    def _refuse(self, refused: Sequence[Refusal]) -> None:
+        for refusal in refused:
+            self._counts.dropped("policy_rejected")
+            log.warning("policy.rejected", subject=refusal.subject, errors=refusal.rejection.errors)
+            self._refused[refusal.subject] = refusal
+
+    async def _rule(self) -> None:
+        """After every change of the policies: judge all subjects anew, and tell of those that were refused."""
+        await self.sweep.complete.wait()
+        delay = FIRST_RETRY
+        while True:
+            await self._ruled.wait()
+            self._ruled.clear()
+            for n, subject in enumerate(tuple(self._ledger.states)):
+                self._ledger.rule(subject)
+                if n % WITHOUT_PAUSE == 0:
+                    await asyncio.sleep(0)
+            try:
+                await self._tell_refused()
+                delay = FIRST_RETRY
+            except Unavailable as error:
+                log.debug("policy.untold", error=str(error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, LAST_RETRY)
+                self._ruled.set()
+
+    async def _tell_refused(self) -> None:
+        """A subject's own state numbers what is told of it; under a key nobody watches it follows what was told."""
+        for subject, refusal in tuple(self._refused.items()):
+            if subject in self._ledger.states:
+                self._ledger.feed(subject, Refused(refusal.rejection))
+            else:
+                await self._announcer.refuse(subject, refusal.rejection, self._clock.now().wall)
+            if self._refused.get(subject) is refusal:
+                del self._refused[subject]
 
     async def _tick(self) -> None:
         while True:

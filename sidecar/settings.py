@@ -17,6 +17,7 @@ from sidecar import written
 from sidecar.core.document import Problem, Problems, read_rest, shown
 from sidecar.core.patterns import glob_problem, literal_problem
 from sidecar.core.policy import PolicyEntry, parse_entries
+from sidecar.core.rules import Guard
 
 LONGEST_PATH: Final = 4096
 
@@ -91,14 +92,6 @@ class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
     consumers: Globs = ("*",)
 
 
-class PolicyGuard(Struct, frozen=True, forbid_unknown_fields=True):
-    """What policies from elsewhere than the file may not exceed."""
-
-    allow_bucket: bool = True
-    min_pending_overload: Mark | None = None
-    max_pending_overload: Mark | None = None
-
-
 class Observe(Struct, frozen=True, forbid_unknown_fields=True):
     min_interval_ms: Millis = 100
     max_interval_ms: Millis = 5000
@@ -152,7 +145,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     nats: Nats = Nats()
     watch: Annotated[tuple[WatchEntry, ...], Meta(min_length=1, max_length=1000)] = (WatchEntry("*"),)
     policies: tuple[PolicyEntry, ...] = ()
-    policy_guard: PolicyGuard = PolicyGuard()
+    policy_guard: Guard = Guard()
     trust_consumer_metadata: bool = False
     observe: Observe = Observe()
     publish: Publish = Publish()
@@ -313,7 +306,7 @@ def _check(settings: Settings, found: Problems) -> None:
         found.add("lease.heartbeat_seconds", "must be below takeover_after_seconds")
     if not lease.renew_seconds < lease.ttl_seconds:
         found.add("lease.renew_seconds", "must be below ttl_seconds")
-    if guard != PolicyGuard():
+    if guard != Guard():
         found.add("policy_guard", "this version cannot do that yet (policies come from this file only)")
     if settings.trust_consumer_metadata:
         found.add("trust_consumer_metadata", "this version cannot do that yet (policies come from this file only)")

@@ -12,7 +12,8 @@ from sidecar.core.model import ConsumerKey, Sample, StreamLook
 from sidecar.core.pace import Budget
 from sidecar.core.roster import Watch
 from sidecar.core.signals import Track
-from sidecar.core.stimuli import Gone, Read
+from sidecar.core.state import Rejection
+from sidecar.core.stimuli import Gone, Read, Refused
 from sidecar.ledger import Ledger
 from sidecar.observations import (
     AckSeen,
@@ -29,6 +30,7 @@ from sidecar.observations import (
     Unavailable,
 )
 from sidecar.ports import Clock, Observer
+from sidecar.rulebook import Rulebook
 
 log = structlog.get_logger()
 
@@ -61,6 +63,7 @@ class Sweep:
         observer: Observer,
         clock: Clock,
         ledger: Ledger,
+        rules: Rulebook,
         budget: Budget,
         watch: Sequence[Watch],
         ours: Collection[str],
@@ -71,7 +74,7 @@ class Sweep:
     ) -> None:
         self.lanes: dict[str, Lane] = {}
         self.swept_at: float | None = None
-        self._observer, self._clock, self._ledger = observer, clock, ledger
+        self._observer, self._clock, self._ledger, self._rules = observer, clock, ledger, rules
         self._budget, self._watch, self._ours = budget, watch, ours
         self._count, self._on_streams, self._on_read = count, on_streams, on_read
         self._tracks: dict[ConsumerKey, Track] = {}
@@ -200,7 +203,13 @@ class Sweep:
                 log.warning("consumer.not_watched", stream=key.stream, consumer=key.consumer, because=subjects)
                 self._count("consumer_not_watched")
             subjects = ()
+        ruled, refused = self._rules.take_metadata(key, sample.config.metadata)
         self._enrol(lane, key, subjects)
+        for subject in subjects:
+            if ruled:
+                self._ledger.rule(subject)
+            if refused is not None:
+                self._refuse(key, subject, refused)
         if not subjects:
             return
         track = self._tracks.setdefault(key, Track())
@@ -211,6 +220,11 @@ class Sweep:
             return
         for subject in subjects:
             self._ledger.feed(subject, Read(reading))
+
+    def _refuse(self, key: ConsumerKey, subject: str, refused: Rejection) -> None:
+        self._count("policy_rejected")
+        log.warning("policy.rejected", stream=key.stream, consumer=key.consumer, errors=refused.errors)
+        self._ledger.feed(subject, Refused(refused))
 
     def _enrol(self, lane: Lane, key: ConsumerKey, subjects: tuple[str, ...]) -> None:
         """Keep a consumer under the subjects it stands under now; its filter may have changed."""
@@ -241,6 +255,7 @@ class Sweep:
                 self._ledger.feed(subject, Gone(key))
             lane.under.pop(key, None)
             self._tracks.pop(key, None)
+            self._rules.forget(key)
         return len(gone) == len(members)
 
     async def _read_singly(self, lane: Lane, reading: ConsumersReading) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from sidecar import render
 from sidecar.clock import SystemClock
 from sidecar.core.model import ConsumerConfig, ConsumerKey, Status
+from sidecar.ports import PolicySnapshot, PolicyValue
 from sidecar.service import Service
 from sidecar.settings import Observe, Settings
 from tests.fakes.observer import FakeJetStream
@@ -34,6 +35,24 @@ class Quiet:
         return lambda *args: None
 
 
+class FakePolicies:
+    """A policy bucket that tells at once what it holds."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, PolicyValue] = {}
+        self._told: list[Callable[[PolicySnapshot], None]] = []
+
+    async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
+        self._told.append(on_change)
+        on_change(PolicySnapshot("b", dict(self.entries)))
+        await asyncio.Event().wait()
+
+    def put(self, key: str, value: bytes) -> None:
+        self.entries[key] = PolicyValue(value, len(self.entries) + 1)
+        for on_change in self._told:
+            on_change(PolicySnapshot("b", dict(self.entries)))
+
+
 class World:
     """One JetStream, one bucket and one events stream, outliving every service that runs on them."""
 
@@ -41,7 +60,7 @@ class World:
         self.js = FakeJetStream(SystemClock())  # type: ignore[arg-type]  # any clock will do
         self.js.add_stream(KEY.stream, (SUBJECT,))
         self.js.add_consumer(KEY, ConsumerConfig())
-        self.store, self.announcer = FakeStateStore(), FakeAnnouncer()
+        self.store, self.announcer, self.policies = FakeStateStore(), FakeAnnouncer(), FakePolicies()
         self.lives = 0
 
     async def nothing(self) -> None:
@@ -57,6 +76,7 @@ class World:
             self.js,
             self.store,
             self.announcer,
+            self.policies,
             self.nothing,
             Quiet(),
             writer=f"life-{self.lives}",

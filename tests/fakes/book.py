@@ -9,9 +9,9 @@ from sidecar.core import status as machine
 from sidecar.core import thresholds
 from sidecar.core.changes import worst as worst_of
 from sidecar.core.model import Action, ConsumerKey, Now, Reading, Status, StreamLook
-from sidecar.core.policy import PolicyEntry
 from sidecar.core.rules import Policy
 from sidecar.core.state import Latches, Member, Record, SubjectState, Verdict
+from sidecar.rulebook import Rulebook
 from sidecar.settings import Settings
 
 NOW = Now(1000.0, 1_767_225_600.0)
@@ -30,7 +30,7 @@ class WrittenBook:
         self.subjects: dict[str, SubjectState] = {state.subject: state for state in states}
         self.wildcards: Sequence[str] = tuple(name for name in self.subjects if "*" in name or ">" in name)
         self.looks: Mapping[str, StreamLook] = {}
-        self.layers: dict[str, Sequence[PolicyEntry]] = {"file": self.settings.policies}
+        self.rules = Rulebook(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
         self.swept_at: float | None = NOW.mono
         self.next = NOW.mono + 0.5
 

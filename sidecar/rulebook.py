@@ -1,0 +1,118 @@
+"""The policies in force while we run: the file's, the bucket's, the consumers' own; the last good of each stays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from sidecar.core.document import Problem
+from sidecar.core.layers import Layers, bucket_entry, metadata_entry
+from sidecar.core.model import ConsumerKey
+from sidecar.core.policy import PolicyEntry
+from sidecar.core.rules import Effective, Guard
+from sidecar.core.state import Rejection
+from sidecar.ports import PolicySnapshot, PolicyValue
+from sidecar.wire.subjects import BadTail, decode
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Refusal(Struct, frozen=True):
+    """A policy that was refused, under the key it stands under."""
+
+    subject: str
+    rejection: Rejection
+
+
+class _Kept(Struct):
+    """A key of the bucket: which value was read last, and the last good policy in it."""
+
+    mark: str
+    entry: PolicyEntry | None
+
+
+class Rulebook:
+    """What is in force changes as a whole: whoever reads `effective` sees one moment."""
+
+    def __init__(self, file: Sequence[PolicyEntry], guard: Guard, trust_metadata: bool) -> None:
+        self._file, self._guard, self._trust = tuple(file), guard, trust_metadata
+        self._bucket: dict[str, _Kept] = {}
+        self._snapshot = PolicySnapshot("", {})
+        self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
+        self.layers = Layers(self._file, (), guard)
+
+    def effective(self, subject: str, key: ConsumerKey | None = None) -> Effective:
+        """For a consumer of a watched subject; without one, for those that no entry singles out."""
+        own = self._own.get(key) if key is not None else None
+        return self.layers.effective(subject, key, own[1] if own else None)
+
+    def take_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[Refusal]:
+        """The file's policies are these now; what stands above them is judged anew."""
+        self._file, self._guard = tuple(file), guard
+        for kept in self._bucket.values():
+            kept.mark = ""
+        self._own = {key: (metadata, self._read_own(metadata)[0]) for key, (metadata, _) in self._own.items()}
+        return self.take_bucket(self._snapshot)
+
+    def take_bucket(self, snapshot: PolicySnapshot) -> list[Refusal]:
+        """The bucket holds this now. Each refusal is told with every call until its key holds something else."""
+        self._snapshot = snapshot
+        below = Layers(self._file, (), self._guard)
+        refused: list[Refusal] = []
+        bucket: dict[str, _Kept] = {}
+        for key, value in snapshot.entries.items():
+            mark = f"{snapshot.bucket}:{value.revision}"
+            kept = self._bucket.get(key) or _Kept("", None)
+            if kept.mark != mark:
+                entry, problems = _parsed(key, value, below, self._guard)
+                if problems:
+                    refused.append(Refusal(_subject(key), Rejection(mark, _told(problems))))
+                kept = _Kept(mark, kept.entry if problems else entry)
+            bucket[key] = kept
+        self._bucket = bucket
+        self.layers = Layers(self._file, tuple(k.entry for k in bucket.values() if k.entry is not None), self._guard)
+        return refused
+
+    def take_metadata(self, key: ConsumerKey, metadata: Metadata) -> tuple[bool, Rejection | None]:
+        """Whether the consumer's own policy is another now, and what is wrong with what it says."""
+        had = self._own.get(key)
+        if not self._trust or (had[0] if had else ()) == metadata:
+            return False, None
+        entry, problems = self._read_own(metadata)
+        if problems:
+            self._own[key] = (metadata, had[1] if had else None)
+            return False, Rejection(_mark(metadata), _told(problems))
+        self._own[key] = (metadata, entry)
+        return True, None
+
+    def forget(self, key: ConsumerKey) -> None:
+        self._own.pop(key, None)
+
+    def _read_own(self, metadata: Metadata) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
+        found = metadata_entry(metadata, self.layers, self._guard)
+        return (None, found) if isinstance(found, tuple) else (found, ())
+
+
+def _parsed(
+    key: str, value: PolicyValue, below: Layers, guard: Guard
+) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
+    found = bucket_entry(key, value.value, below, guard)
+    return (None, found) if isinstance(found, tuple) else (found, ())
+
+
+def _subject(key: str) -> str:
+    """What the key stands for; one that is no subject stands for itself."""
+    try:
+        return decode(key)
+    except BadTail:
+        return key
+
+
+def _told(problems: Iterable[Problem]) -> tuple[tuple[str, str], ...]:
+    return tuple((problem.path, problem.message) for problem in problems)
+
+
+def _mark(metadata: Metadata) -> str:
+    return hashlib.sha256(repr(metadata).encode()).hexdigest()[:16]
