@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar import __version__, render
 from sidecar.answers import Desk
@@ -34,7 +35,7 @@ from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
 from sidecar.ports import PolicySnapshot
 from sidecar.service import Service
-from sidecar.settings import Nats, Secret, Settings
+from sidecar.settings import BadSettings, Nats, Secret, Settings
 from sidecar.wire.subjects import Names
 
 log = structlog.get_logger()
@@ -57,11 +58,11 @@ class EmbeddedOptions(Struct, frozen=True):
     store: Path | None = None
 
 
-def start(settings: Settings, embedded: EmbeddedOptions | None) -> int:
-    """Run until a signal; the exit code."""
+def start(settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings]) -> int:
+    """Run until a signal; the exit code. On SIGHUP the settings are read again, and their policies put in force."""
     logs.set_up(settings.log.level, settings.log.format)
     try:
-        asyncio.run(_run(settings, embedded))
+        asyncio.run(_run(settings, embedded, read_again))
     except (CannotEmbed, PortTaken) as error:
         log.error("start.failed", error=str(error))
         return EX_CONFIG if isinstance(error, PortTaken) else EX_UNAVAILABLE
@@ -82,21 +83,26 @@ async def with_embedded(use: Callable[[EmbeddedServer], Awaitable[bool]]) -> boo
         await server.stop()
 
 
-async def _run(settings: Settings, embedded: EmbeddedOptions | None) -> None:
+async def _run(settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, _stop, stop)
     if embedded is None:
-        await Sidecar(settings, settings.nats.servers).run(stop)
+        await _live(Sidecar(settings, settings.nats.servers), stop, read_again)
         return
     server = EmbeddedServer(embedded.port, embedded.store)
     await server.start()
     log.info("embedded.started", url=server.url)
     try:
-        await Sidecar(settings, (server.url,)).run(stop)
+        await _live(Sidecar(settings, (server.url,)), stop, read_again)
     finally:
         await server.stop()
+
+
+async def _live(sidecar: Sidecar, stop: asyncio.Event, read_again: Callable[[], Settings]) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: sidecar.reload(read_again))
+    await sidecar.run(stop)
 
 
 def _stop(stop: asyncio.Event) -> None:
@@ -203,6 +209,19 @@ class Sidecar:
         finally:
             self._probes.stop(1.0)
             log.info("stopped")
+
+    def reload(self, read_again: Callable[[], Settings]) -> None:
+        """Take the policies of a file that was changed; a bad file changes nothing, and is told of."""
+        try:
+            settings = read_again()
+        except BadSettings as bad:
+            log.error("config.rejected", errors=bad.lines, hint="the last good policies stay in force")
+            self._service.refuse_file(bad.problems)
+            return
+        self._service.reload(settings)
+        same = replace(settings, policies=(), policy_guard=self._settings.policy_guard)
+        restart = same != replace(self._settings, policies=())
+        log.info("config.reloaded", policies=len(settings.policies), other_changes_need_a_restart=restart)
 
     async def _pulse(self) -> None:
         while True:

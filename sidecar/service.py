@@ -6,6 +6,7 @@ One task group holds every loop: a crash in any of them ends the process, for it
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -13,10 +14,11 @@ from typing import Protocol
 import structlog
 
 from sidecar.book import Book
+from sidecar.core.document import Problem
 from sidecar.core.model import Event, Now, StreamLook
 from sidecar.core.pace import Budget
 from sidecar.core.roster import Watch
-from sidecar.core.state import Record, SubjectState, Writing
+from sidecar.core.state import Record, Rejection, SubjectState, Writing
 from sidecar.core.stimuli import Act, Loaded, Refused, Unstored
 from sidecar.ledger import Ledger
 from sidecar.observations import StreamsReading
@@ -31,6 +33,8 @@ log = structlog.get_logger()
 
 FIRST_STATES_WITHIN = 5.0
 """Seconds for storing what the first sweep found, before we answer all the same."""
+THE_FILE = "_file"
+"""What `policy_rejected` calls the settings file, which stands under no key."""
 POLICIES_WITHIN = 5.0
 """Seconds for reading the policy bucket, before we judge without what it says."""
 TICK = 0.5
@@ -196,6 +200,13 @@ class Service(Book):
     def reload(self, settings: Settings) -> None:
         """Put the policies of a file that was read again in force; what else it says takes a restart."""
         self._refuse(self._rules.take_file(settings.policies, settings.policy_guard))
+        self._ruled.set()
+
+    def refuse_file(self, problems: Sequence[Problem]) -> None:
+        """A file that was read again cannot be used: the last good policies stay in force."""
+        errors = tuple((problem.path, problem.message) for problem in problems)
+        mark = hashlib.sha256(repr(errors).encode()).hexdigest()[:16]
+        self._refuse([Refusal(THE_FILE, Rejection(mark, errors))])
         self._ruled.set()
 
     def _policies_changed(self, snapshot: PolicySnapshot) -> None:

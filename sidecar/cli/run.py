@@ -30,4 +30,5 @@ def run(path: Path | None, embedded: bool, embedded_port: int, embedded_store: P
     # Imported late: a mistake in the file is told without loading the client, the server and the rest.
     from sidecar.main import EmbeddedOptions, start
 
-    sys.exit(start(settings, EmbeddedOptions(embedded_port, embedded_store) if embedded else None))
+    own = EmbeddedOptions(embedded_port, embedded_store) if embedded else None
+    sys.exit(start(settings, own, lambda: load(path, os.environ)))
