@@ -27,8 +27,9 @@ from sidecar.edges.connection import Client, Connection, Options
 from sidecar.edges.consumer_info import ConsumerInfo
 from sidecar.edges.embedded import CannotEmbed, EmbeddedServer
 from sidecar.edges.events import Announcer
+from sidecar.edges.gauges import Gauges
 from sidecar.edges.jetstream import JetStream
-from sidecar.edges.metrics import Gauges, Metrics
+from sidecar.edges.metrics import Metrics
 from sidecar.edges.probes import PortTaken, Probes, Readiness
 from sidecar.edges.resources import Resources, captors
 from sidecar.edges.responder import Responder

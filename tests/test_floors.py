@@ -10,14 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sidecar"
 
 FLOORS: list[tuple[str, set[str]]] = [
-    ("the words", {"core.model", "core.patterns", "core.document"}),
-    ("the rules' words", {"core.rules"}),
+    ("the words", {"core.model", "core.patterns", "core.document", "core.moments"}),
+    ("the rules' words", {"core.rules", "core.claims"}),
     ("the memory", {"core.state"}),
     ("the windows", {"core.window"}),
     ("the facts", {"core.trust", "core.loss", "core.thresholds", "core.freshness", "core.pace", "core.outbox"}),
     ("the warnings", {"core.forecast", "core.alerts"}),
-    ("the rules", {"core.signals", "core.status", "core.admission", "core.policy", "core.pull", "core.roster"}),
+    ("the rules", {"core.signals", "core.status", "core.admission", "core.policy", "core.pull", "core.roster", "core.guard"}),
     ("the layers", {"core.layers"}),
+    ("the guests", {"core.foreign"}),
     ("the stimuli", {"core.stimuli"}),
     ("the change", {"core.changes"}),
     ("the step", {"core.step"}),
@@ -33,12 +34,12 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the shell", {"ledger", "perform"}),
     ("the eyes", {"sweep"}),
     ("the loops", {"service"}),
-    ("the line", {"edges.jetstream"}),
+    ("the line", {"edges.jetstream", "edges.catalogue"}),
     (
         "the edges",
         {
             "edges.connection",  "edges.embedded", "edges.consumer_info", "edges.advisories",
-            "edges.events", "edges.state_store", "edges.resources", "edges.responder", "edges.metrics", "edges.probes",
+            "edges.events", "edges.state_store", "edges.resources", "edges.responder", "edges.metrics", "edges.gauges", "edges.probes",
             "edges.logs",
         },
     ),

@@ -15,11 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar import __version__
 from sidecar.book import Book
-from sidecar.core.model import Action, ConsumerKey, Now, Reading, Status, StreamLook
-from sidecar.core.policy import PolicyEntry
-from sidecar.core.rules import Policy
+from sidecar.core.model import Action, Alert, ConsumerKey, Diagnosis, Now, Reading, Status, StreamLook
+from sidecar.core.rules import Guard, Policy
 from sidecar.core.state import Member, Record, SubjectState, Verdict
-from sidecar.edges.metrics import Gauges, Metrics
+from sidecar.edges.gauges import Gauges
+from sidecar.edges.metrics import Metrics
+from sidecar.rulebook import Rulebook
 from sidecar.settings import Settings
 
 NOW = Now(1000.0, 1_767_225_600.0)
@@ -44,7 +45,7 @@ class StubBook(Book):
     settings = Settings(group="blue")  # type: ignore[assignment]
     wildcards: Sequence[str] = ()  # type: ignore[assignment]
     looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
-    layers: Mapping[str, Sequence[PolicyEntry]] = {}  # type: ignore[assignment]
+    rules = Rulebook((), Guard(), trust_metadata=False)  # type: ignore[assignment]
     swept_at = NOW.mono  # type: ignore[assignment]
 
     @property
@@ -108,11 +109,15 @@ def world() -> World:
 
 
 def everything(world: World) -> None:
-    world.watch(state("a.b", member(p50=1.0, p95=2.0, p99=3.0, drain=4.0)))
+    firing = Alert("long-queue", "critical", "pending_above: 5000", "firing", NOW.wall)
+    told = {"diagnosis": Diagnosis.NOBODY_PULLING, "alerts": (firing,)}
+    world.watch(state("a.b", member(p50=1.0, p95=2.0, p99=3.0, drain=4.0), **told))
+    world.book.looks = {"S": StreamLook("S", "c", 1, 9, 9, fill=0.25), "T": StreamLook("T", "c", 1, 9, 9)}
     world.metrics.event("a.b", "backpressure_active")
     world.metrics.event("a.b", "recovery")
     world.metrics.transition("a.b", "inactive", "active")
     world.metrics.decision("a.b", "gateway", "reject", 0.0001)
+    world.metrics.decision("a.b", "gateway", "continue", 0.0001, would="reject")
     world.metrics.dropped("reply_subject", 3)
     world.metrics.api_request("consumer_list", "ok", 0.01)
     world.metrics.rebuilt("answer")
@@ -124,7 +129,8 @@ def test_the_catalogue_is_the_contracts(world: World) -> None:
     names = {s.name for f in text_string_to_metric_families(world.text()) for s in f.samples}
     assert names == {
         *(P + n for n in (
-            "events_total", "recovery_total", "status", "pressure", "admit_ratio", "pending_messages",
+            "events_total", "recovery_total", "would_total", "stream_fill", "diagnosis", "alerts",
+            "status", "pressure", "admit_ratio", "pending_messages",
             "inflight_messages", "latency_seconds", "drain_seconds", "decisions_total", "sample_age_seconds",
             "transitions_total", "time_in_status_seconds_total", "api_requests_total", "leader", "dropped_total",
             "connection_rebuilds_total", "build_info",
@@ -154,7 +160,7 @@ def test_what_the_service_tells_is_counted(world: World) -> None:
     assert world.values(P + "events_total") == {("backpressure_active", "a.b"): 1, ("recovery", "a.b"): 1}
     assert world.values(P + "recovery_total") == {("a.b",): 1}
     assert world.values(P + "transitions_total") == {("inactive", "a.b", "active"): 1}
-    assert world.values(P + "decisions_total") == {("reject", "gateway", "a.b"): 1}
+    assert world.values(P + "decisions_total")[("reject", "gateway", "a.b")] == 1
     assert world.values(P + "decision_duration_seconds_count") == {(): 1}
     assert world.values(P + "dropped_total") == {("reply_subject",): 3}
     assert world.values(P + "api_requests_total") == {("consumer_list", "ok"): 1}
@@ -274,3 +280,16 @@ def test_it_can_be_scraped_while_subjects_come_and_go(world: World) -> None:
     stop.set()
     thread.join()
     assert not failed
+
+
+def test_a_diagnosis_an_alert_and_a_full_stream_are_shown_under_their_names(world: World) -> None:
+    everything(world)
+    assert world.values(P + "diagnosis") == {("nobody_pulling", "a.b"): 1.0}
+    assert world.values(P + "alerts") == {("long-queue", "firing", "a.b"): 1.0}
+    assert world.values(P + "stream_fill") == {("S",): 0.25}
+
+
+def test_what_a_dry_run_would_have_answered_is_counted_apart(world: World) -> None:
+    everything(world)
+    assert world.values(P + "would_total") == {("reject", "gateway", "a.b"): 1.0}
+    assert world.values(P + "decisions_total")[("continue", "gateway", "a.b")] == 1.0
