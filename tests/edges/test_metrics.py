@@ -161,7 +161,7 @@ def test_what_the_service_tells_is_counted(world: World) -> None:
     assert world.values(P + "recovery_total") == {("a.b",): 1}
     assert world.values(P + "transitions_total") == {("inactive", "a.b", "active"): 1}
     assert world.values(P + "decisions_total")[("reject", "gateway", "a.b")] == 1
-    assert world.values(P + "decision_duration_seconds_count") == {(): 1}
+    assert world.values(P + "decision_duration_seconds_count") == {(): 2}
     assert world.values(P + "dropped_total") == {("reply_subject",): 3}
     assert world.values(P + "api_requests_total") == {("consumer_list", "ok"): 1}
     assert world.values(P + "connection_rebuilds_total") == {("answer",): 1}
