@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from sidecar.core.document import Problem
-from sidecar.core.layers import Layers, bucket_entry, metadata_entry
+from sidecar.core.foreign import bucket_entry, metadata_entry
+from sidecar.core.layers import Layers
 from sidecar.core.model import ConsumerKey
 from sidecar.core.policy import PolicyEntry
 from sidecar.core.rules import Effective, Guard

@@ -6,7 +6,8 @@ value, so a hostile document can neither nest deeper than the types do nor be wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from functools import lru_cache
 from math import isfinite
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -55,6 +56,10 @@ class Problems:
         if self._count <= LIMIT:
             self._first.append(Problem(path, message))
 
+    def about(self, path: str) -> bool:
+        """Whether something told is wrong just there."""
+        return any(problem.path == path for problem in self._first)
+
     def told(self) -> tuple[Problem, ...]:
         more = self._count - LIMIT
         return (*self._first, Problem("", f"and {more} more problems")) if more > 0 else tuple(self._first)
@@ -100,11 +105,14 @@ def _walk(shape: inspect.Type, value: object, path: str, found: Problems, partia
         case inspect.StructType():
             return _struct(shape, value, path, found, partial)
         case inspect.VarTupleType():
-            return _sequence(shape, value, path, found, partial)
+            return _sequence(shape, value, path, found)
         case inspect.UnionType():
             if value is None and shape.includes_none:
                 return None
-            return _walk(_other_than_none(shape), value, path, found, partial)
+            # What may be null is one value, given or not: no part of it is inherited.
+            return _walk(_other_than_none(shape), value, path, found, partial=False)
+        case inspect.EnumType():
+            return _member(shape.cls, value, path, found)
     message = _leaf(shape, value)
     if message is not None:
         found.add(path, message)
@@ -126,7 +134,13 @@ def _struct(shape: inspect.StructType, value: object, path: str, found: Problems
     missing = [f.encode_name for f in shape.fields if f.required and f.name not in given]
     for name in missing:
         found.add(join(path, name), "is missing")
-    return BAD if missing or any(item is BAD for item in given.values()) else shape.cls(**given)
+    if missing or any(item is BAD for item in given.values()):
+        return BAD
+    try:
+        return shape.cls(**given)
+    except ValueError as broken:  # a rule of its own, between its fields
+        found.add(path, str(broken))
+        return BAD
 
 
 def _fields(shape: inspect.Type, value: object, path: str, found: Problems, partial: bool) -> dict[str, Any]:
@@ -158,7 +172,8 @@ def _unknown(key: str, path: str, known: Sequence[str], found: Problems) -> None
     found.add(join(path, shown(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
 
 
-def _sequence(shape: inspect.VarTupleType, value: object, path: str, found: Problems, partial: bool) -> Any:
+def _sequence(shape: inspect.VarTupleType, value: object, path: str, found: Problems) -> Any:
+    """A list, with each entry given whole."""
     if not isinstance(value, list | tuple):
         found.add(path, f"must be a list, not {_kind(value)}")
         return BAD
@@ -168,7 +183,7 @@ def _sequence(shape: inspect.VarTupleType, value: object, path: str, found: Prob
     if shape.max_length is not None and len(value) > shape.max_length:
         found.add(path, f"must have at most {shape.max_length} entries, has {len(value)}")
         return BAD
-    items = tuple(_walk(shape.item_type, item, f"{path}[{i}]", found, partial) for i, item in enumerate(value))
+    items = tuple(_walk(shape.item_type, item, f"{path}[{i}]", found, partial=False) for i, item in enumerate(value))
     return BAD if any(item is BAD for item in items) else items
 
 
@@ -188,11 +203,21 @@ def _leaf(shape: inspect.Type, value: object) -> str | None:
         case inspect.StrType():
             return _text(shape, value) if isinstance(value, str) else f"must be text, not {_kind(value)}"
         case inspect.LiteralType():
-            if isinstance(value, str) and value in shape.values:
-                return None
-            what = f"`{shown(value)}`" if isinstance(value, str) else _kind(value)
-            return f"must be one of {', '.join(map(str, shape.values))}, not {what}"
+            return None if isinstance(value, str) and value in shape.values else _not_one_of(shape.values, value)
     raise TypeError(f"no document carries {shape}")
+
+
+def _member(cls: type[Enum], value: object, path: str, found: Problems) -> Any:
+    try:
+        return cls(value)
+    except ValueError:
+        found.add(path, _not_one_of((member.value for member in cls), value))
+        return BAD
+
+
+def _not_one_of(words: Iterable[object], value: object) -> str:
+    what = f"`{shown(value)}`" if isinstance(value, str) else _kind(value)
+    return f"must be one of {', '.join(map(str, words))}, not {what}"
 
 
 def _bounds(shape: inspect.IntType | inspect.FloatType, value: float) -> str | None:

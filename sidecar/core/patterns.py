@@ -17,6 +17,38 @@ def encode(subject: str) -> str:
     return "".join(chr(b) if b in _PLAIN else f"={b:02X}" for b in subject.encode())
 
 
+class BadTail(ValueError):
+    """A tail that is not the one canonical form of a subject; the text says where."""
+
+
+def decode(tail: str) -> str:
+    """The subject a tail stands for. Raises BadTail unless `encode` gives back the very same tail."""
+    if len(tail) > LONGEST_SUBJECT:
+        raise BadTail(f"tail of {len(tail)} bytes is longer than {LONGEST_SUBJECT}")
+    raw = bytearray()
+    i = 0
+    while i < len(tail):
+        if tail[i] != "=":
+            raw += tail[i].encode()
+            i += 1
+            continue
+        pair = tail[i + 1 : i + 3]
+        if len(pair) != 2 or any(c not in "0123456789ABCDEF" for c in pair):
+            raise BadTail(f"`={pair}` at byte {i} is no `=XX` with two upper-case hex digits")
+        raw.append(int(pair, 16))
+        i += 3
+    try:
+        subject = raw.decode()
+    except UnicodeDecodeError:
+        raise BadTail("tail does not decode to UTF-8") from None
+    if "" in subject.split("."):
+        raise BadTail("tail has an empty token")
+    # Not the cached form: what an asker makes up must not fill our memory.
+    if (canonical := encode.__wrapped__(subject)) != tail:
+        raise BadTail(f"not the canonical form; it is `{canonical[:120]}`")
+    return subject
+
+
 def covers(pattern: str, subject: str) -> bool:
     """Whether every subject that `subject` (literal or pattern) can match is matched by `pattern` too."""
     theirs = subject.split(".")

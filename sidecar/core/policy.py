@@ -1,39 +1,39 @@
-"""Policies in layers: parsed, validated, and merged into what is in force for one consumer of one subject."""
+"""Policies: parsed and validated as entries of a layer, and merged, field by field, into what is in force."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from msgspec import Meta, Struct, to_builtins
 
+from sidecar.core import moments
+from sidecar.core.claims import Claims
 from sidecar.core.document import Problem, Problems, join, read_given
-from sidecar.core.patterns import covers, glob, glob_problem, globs_meet, pattern_problem, specificity
-from sidecar.core.rules import Effective, MarkRule, Policy
+from sidecar.core.model import Override
+from sidecar.core.patterns import glob, glob_problem, pattern_problem
+from sidecar.core.rules import AlertRule, Effective, MarkRule, Policy
 
-LAYERS: Final = ("default", "file", "bucket", "consumer")
-"""From the weakest to the strongest."""
 MOST_POLICIES: Final = 10_000
+"""Entries of one layer; a file with more is refused."""
 
-Value = str | int | float | bool
+Value = str | int | float | bool | Override | tuple[AlertRule, ...] | None
 Names = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
 
 _MARKS: Final = ("warn", "critical", "overload")
-_LATER: Final = {
-    "pending.overload_seconds": "marks that follow the drain rate",
-    "pending.min": "marks that follow the drain rate",
-    "pending.max": "marks that follow the drain rate",
-    "inflight.overload_ratio": "a mark as a share of max_ack_pending",
-    "admission.floor": "adaptive admission",
-    "admission.target_drain_seconds": "adaptive admission",
-    "alerts": "alerts by rule",
-    "override": "overrides",
+_DEFAULT: Final = Policy()
+_GROUPS: Final[dict[str, type[Struct]]] = {
+    name: type(value) for name in Policy.__struct_fields__ if isinstance(value := getattr(_DEFAULT, name), Struct)
 }
-"""What policies may say by the contract and this version does not do: refused, since silence would be a lie."""
-_OFF: Final[dict[str, object]] = {"alerts": []}
-"""What of these amounts to not using them, where that is not null."""
+"""The fields that are merged member by member; every other one is replaced whole."""
+_MARKED: Final = tuple(name for name, kind in _GROUPS.items() if issubclass(kind, MarkRule))
+_FOLLOWING: Final = {
+    "pending": ("pending.overload_seconds", "pending.min", "pending.max"),
+    "inflight": ("inflight.overload_ratio",),
+}
+"""What makes an overload mark follow something measured."""
 
 
 class PolicyEntry(Struct, frozen=True):
@@ -43,8 +43,11 @@ class PolicyEntry(Struct, frozen=True):
     consumers: tuple[str, ...] = ("*",)
     fields: tuple[tuple[str, Value], ...] = ()
 
-
-Layers = Mapping[str, Sequence[PolicyEntry]]
+    def applies(self, consumer: str | None) -> bool:
+        """Whether the entry is for this consumer; for None, whether it singles no consumer out."""
+        if consumer is None:
+            return any(name.strip("*") == "" for name in self.consumers)
+        return any(name == "*" or glob(name, consumer) for name in self.consumers)
 
 
 class _Document(Policy, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +69,7 @@ def parse_entry(
 
 def _parse(document: object, path: str, need_subjects: bool, found: Problems) -> PolicyEntry:
     """What is good of an entry, so that the rest of it can be checked even where a part is wrong."""
-    given = read_given(_Document, _without_later(document, path, found), path, found)
+    given = read_given(_Document, _in_unix_time(document, path, found), path, found)
     subjects, consumers = given.pop("subjects", ()), given.pop("consumers", ("*",))
     for i, pattern in enumerate(subjects):
         _add(found, f"{join(path, 'subjects')}[{i}]", pattern_problem(pattern))
@@ -74,8 +77,8 @@ def _parse(document: object, path: str, need_subjects: bool, found: Problems) ->
         _add(found, f"{join(path, 'consumers')}[{i}]", glob_problem(name))
     if need_subjects and not (isinstance(document, Mapping) and "subjects" in document):
         found.add(join(path, "subjects"), "is missing: a list of subjects or patterns the policy applies to")
-    fields = tuple(_flat(given))
-    _check_order(dict(fields), path, found)
+    fields = tuple(flat(given))
+    check_together(dict(fields), path, found)
     return PolicyEntry(subjects, consumers, fields)
 
 
@@ -88,12 +91,12 @@ def parse_entries(value: object, path: str, found: Problems) -> tuple[PolicyEntr
         found.add(path, f"must have at most {MOST_POLICIES} entries, has {len(value)}")
         return ()
     entries: list[PolicyEntry] = []
-    claims = _Claims()
+    claims = Claims()
     for i, document in enumerate(value):
         here = f"{path}[{i}]"
         entry = _parse(document, here, True, found)
-        check_inherited(entry, {}, here, found)
-        claims.claim(entry, here, found)
+        check_inherited(entry, _DEFAULT, here, found)
+        claims.claim(entry.subjects, entry.consumers, here, found)
         entries.append(entry)
     return tuple(entries)
 
@@ -102,86 +105,60 @@ def validate_document(document: object) -> tuple[tuple[Problem, ...], dict[str, 
     """What is wrong with a policy laid over the default; what would be in force if nothing is."""
     found = Problems()
     entry = _parse(document, "", False, found)
-    check_inherited(entry, {}, "", found)
+    check_inherited(entry, _DEFAULT, "", found)
     return found.told(), None if found else plain(over_default(entry).policy)
 
 
-def check_inherited(entry: PolicyEntry, below: Layers, path: str, found: Problems) -> None:
+def check_together(given: Mapping[str, Value], path: str, found: Problems) -> None:
+    """What the fields given in one place must be to each other."""
+    for signal in _MARKED:
+        marks = [(name, _number(given[f"{signal}.{name}"])) for name in _MARKS if f"{signal}.{name}" in given]
+        for (lower, low), (upper, high) in pairwise(marks):
+            if low > high:
+                found.add(join(path, f"{signal}.{lower}"), f"must not be above {upper}, {low:,} is above {high:,}")
+    seconds, least, most = (given.get(name) for name in _FOLLOWING["pending"])
+    if seconds is None and not found.about(join(path, "pending.overload_seconds")):
+        for name, bound in (("min", least), ("max", most)):
+            if bound is not None:
+                found.add(join(path, f"pending.{name}"), "may be given only together with overload_seconds")
+    if least is not None and most is not None and _number(least) > _number(most):
+        found.add(join(path, "pending.min"), f"must not be above max, {least:,} is above {most:,}")
+    names = [rule.name for rule in cast(tuple[AlertRule, ...], given.get("alerts", ()))]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            found.add(f"{join(path, 'alerts')}[{i}].name", "stands twice: the names of alerts must differ")
+
+
+def check_inherited(entry: PolicyEntry, inherited: Policy, path: str, found: Problems) -> None:
     """A given warn or critical must not stand above the next higher mark it inherits: that one must be given too.
 
-    (The other way round the inherited one gives way: see `effective`.)
+    (The other way round the inherited one gives way: see `merged`.)
     """
     given = dict(entry.fields)
-    for subject in entry.subjects or (">",):
-        inherited = plain(effective(below, subject).policy)
-        for signal in _marked():
-            for lower, upper in (("warn", "critical"), ("warn", "overload"), ("critical", "overload")):
-                mine, theirs = given.get(f"{signal}.{lower}"), inherited[signal][upper]
-                if mine is not None and f"{signal}.{upper}" not in given and _number(mine) > theirs:
-                    text = f"must not be above {upper}, which is {theirs:,} by inheritance; give {upper} too"
-                    found.add(join(path, f"{signal}.{lower}"), text)
-                    break
-        if not below:
-            return  # what the default says is the same for every subject
+    for signal in _MARKED:
+        for lower, upper in (("warn", "critical"), ("warn", "overload"), ("critical", "overload")):
+            mine, theirs = given.get(f"{signal}.{lower}"), getattr(getattr(inherited, signal), upper)
+            if mine is not None and f"{signal}.{upper}" not in given and _number(mine) > theirs:
+                text = f"must not be above {upper}, which is {theirs:,} by inheritance; give {upper} too"
+                found.add(join(path, f"{signal}.{lower}"), text)
+                break
 
 
-def effective(layers: Layers, subject: str, consumer: str | None = None) -> Effective:
-    """What is in force for a consumer of a watched subject; without a consumer, for those that no entry singles out.
+@lru_cache(maxsize=4096)
+def merged(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Effective:
+    """The fields of each (layer, fields) over those of the layers before it, the first over the default.
 
-    In each layer the most specific pattern that covers the subject and whose `consumers` match counts; its fields go
-    over those of the layers below. Then a mark above the next higher one is lowered to it, so that warn <= critical <=
-    overload always holds: overload alone moves the status, and nothing but a given overload moves overload. A lowered
-    mark has the source of the one it was lowered to.
+    Then a mark above the next higher one is lowered to it, so that warn <= critical <= overload always holds: overload
+    alone moves the status, and nothing but a given overload moves overload. A lowered mark has the source of the one
+    it was lowered to. Kept, because thousands of consumers share a few policies: each is then one object in memory.
     """
-    chosen = []
-    for layer in LAYERS[1:]:
-        entry = _closest(layers[layer], subject, consumer) if layer in layers else None
-        if entry is not None:
-            chosen.append((layer, entry.fields))
-    return _merged(tuple(chosen))
-
-
-def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
-    """The entry alone, over the default."""
-    return _merge([(layer, entry.fields)])
-
-
-def plain(policy: Policy) -> dict[str, Any]:
-    """A policy as it would be written down in full."""
-    written: dict[str, Any] = to_builtins(policy)
-    return written
-
-
-def _closest(entries: Sequence[PolicyEntry], subject: str, consumer: str | None) -> PolicyEntry | None:
-    best, best_key = None, None
-    for entry in entries:
-        for pattern in entry.subjects:
-            if covers(pattern, subject):
-                key = specificity(pattern)
-                if (best_key is None or key < best_key) and _applies(entry.consumers, consumer):
-                    best, best_key = entry, key
-    return best
-
-
-def _applies(consumers: Sequence[str], consumer: str | None) -> bool:
-    if consumer is None:
-        return any(name.strip("*") == "" for name in consumers)
-    return any(name == "*" or glob(name, consumer) for name in consumers)
-
-
-@lru_cache(maxsize=1024)
-def _merged(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Effective:
-    """Kept, because thousands of consumers share a few policies: each is then one object in memory."""
-    return _merge(chosen)
-
-
-def _merge(chosen: Iterable[tuple[str, tuple[tuple[str, Value], ...]]]) -> Effective:
-    values: dict[str, Value] = dict(_flat(plain(Policy())))
+    values = dict(flat({name: getattr(_DEFAULT, name) for name in Policy.__struct_fields__}))
     sources = dict.fromkeys(values, "default")
     for layer, fields in chosen:
-        values.update(fields)
-        sources.update((name, layer) for name, _ in fields)
-    for signal in _marked():
+        given = _whole(dict(fields), values)
+        values.update(given)
+        sources.update(dict.fromkeys(given, layer))
+    for signal in _MARKED:
         for lower, upper in (("critical", "overload"), ("warn", "critical")):
             low, high = f"{signal}.{lower}", f"{signal}.{upper}"
             if _number(values[low]) > _number(values[high]):
@@ -189,93 +166,69 @@ def _merge(chosen: Iterable[tuple[str, tuple[tuple[str, Value], ...]]]) -> Effec
     return Effective(_built(values), sources)
 
 
-def _built(values: Mapping[str, Value]) -> Policy:
-    groups: dict[str, Any] = {}
-    for name, value in values.items():
-        head, _, leaf = name.partition(".")
-        if leaf:
-            groups.setdefault(head, {})[leaf] = value
-        else:
-            groups[head] = value
-    default = Policy()
-    return Policy(**{k: type(getattr(default, k))(**v) if isinstance(v, dict) else v for k, v in groups.items()})
+def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
+    """The entry alone, over the default."""
+    return merged(((layer, entry.fields),))
 
 
-def _flat(given: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
+def plain(policy: Policy) -> dict[str, Any]:
+    """A policy as people would write it down in full."""
+    written: dict[str, Any] = to_builtins(policy)
+    for alert in written["alerts"]:
+        alert["when"] = {name: value for name, value in alert["when"].items() if value is not None}
+    if policy.override is not None:
+        written["override"]["until"] = moments.written(policy.override.until)
+    return written
+
+
+def flat(given: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
+    """Fields of a policy, the members of its groups by dotted name."""
     for name, value in given.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}.{leaf}", item) for leaf, item in value.items())
+        if name in _GROUPS:
+            members = (
+                value if isinstance(value, dict) else {leaf: getattr(value, leaf) for leaf in value.__struct_fields__}
+            )
+            yield from ((f"{name}.{leaf}", item) for leaf, item in members.items())
         else:
             yield name, value
 
 
-@lru_cache(maxsize=1)
-def _marked() -> tuple[str, ...]:
-    """The fields that hold marks."""
-    default = Policy()
-    return tuple(name for name in Policy.__struct_fields__ if isinstance(getattr(default, name), MarkRule))
+def _whole(given: dict[str, Value], inherited: Mapping[str, Value]) -> dict[str, Value]:
+    """How an overload mark comes about is said by one layer: what gives `overload` or `overload_seconds` (or the ratio)
+    leaves nothing of what it inherits of the other and of its bounds. A bare `overload_seconds` inherits `overload`,
+    which holds until the rate is known."""
+    for signal, names in _FOLLOWING.items():
+        if f"{signal}.overload" in given or names[0] in given:
+            given = {name: None for name in names if inherited[name] is not None} | given
+    return given
+
+
+def _built(values: Mapping[str, Value]) -> Policy:
+    groups: dict[str, dict[str, Value]] = {name: {} for name in _GROUPS}
+    whole: dict[str, Any] = {}
+    for name, value in values.items():
+        head, _, leaf = name.partition(".")
+        (groups[head] if leaf else whole)[leaf or head] = value
+    whole |= {name: _GROUPS[name](**members) for name, members in groups.items()}
+    return Policy(**whole)
 
 
 def _number(value: Value) -> float:
-    assert not isinstance(value, str)
+    assert isinstance(value, int | float)
     return value
 
 
-def _check_order(given: Mapping[str, Value], path: str, found: Problems) -> None:
-    """warn <= critical <= overload among the marks given together."""
-    for signal in _marked():
-        marks = [(name, _number(given[f"{signal}.{name}"])) for name in _MARKS if f"{signal}.{name}" in given]
-        for (lower, low), (upper, high) in pairwise(marks):
-            if low > high:
-                found.add(join(path, f"{signal}.{lower}"), f"must not be above {upper}, {low:,} is above {high:,}")
-
-
-def _without_later(document: object, path: str, found: Problems) -> object:
-    """The document without what this version does not do yet, which is said unless it amounts to "off"."""
-    if not isinstance(document, Mapping):
+def _in_unix_time(document: object, path: str, found: Problems) -> object:
+    """The document with the moment an override ends, which people write as RFC 3339, as a number."""
+    override = document.get("override") if isinstance(document, Mapping) else None
+    if not isinstance(override, Mapping) or not isinstance(text := override.get("until"), str):
         return document
-    kept: dict[Any, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
-    for name, what in _LATER.items():
-        head, _, leaf = name.partition(".")
-        group, key = (kept.get(head), leaf) if leaf else (kept, head)
-        if isinstance(group, dict) and key in group and group.pop(key) != _OFF.get(name):
-            found.add(join(path, name), f"this version cannot do that yet ({what})")
-    admission = kept.get("admission")
-    if isinstance(admission, dict) and admission.get("mode") == "adaptive":
-        del admission["mode"]
-        found.add(join(path, "admission.mode"), "this version cannot do that yet (adaptive admission); use binary")
-    return kept
+    if (until := moments.parse(text)) is None:
+        found.add(join(path, "override.until"), f"must be a moment in UTC, as {moments.EXAMPLE}")
+        until = 0.0
+    return {**cast(Mapping[str, object], document), "override": {**override, "until": until}}
 
 
 def _add(found: Problems, path: str, message: str | None) -> None:
     if message is not None:
         found.add(path, message)
-
-
-class _Claims:
-    """Which pattern is claimed for which consumers in one layer."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, dict[str, str]] = {}
-        self._globs: dict[str, list[tuple[str, str]]] = {}
-
-    def claim(self, entry: PolicyEntry, path: str, found: Problems) -> None:
-        for i, pattern in enumerate(entry.subjects):
-            taken = next((t for t in (self._taken(pattern, c) for c in entry.consumers) if t), None)
-            if pattern in entry.subjects[:i] or taken:
-                where = f"{path}.subjects[{i}]"
-                found.add(where, f"the same pattern stands in {taken or path}, for consumers that overlap")
-        for pattern in entry.subjects:
-            for consumer in entry.consumers:
-                if "*" in consumer:
-                    self._globs.setdefault(pattern, []).append((consumer, path))
-                else:
-                    self._names.setdefault(pattern, {})[consumer] = path
-
-    def _taken(self, pattern: str, consumer: str) -> str | None:
-        """The path of an earlier entry that claims the pattern for some of the same consumers."""
-        names, globs = self._names.get(pattern, {}), self._globs.get(pattern, ())
-        if "*" not in consumer:
-            return names.get(consumer) or next((p for other, p in globs if glob(other, consumer)), None)
-        by_name = next((p for name, p in names.items() if glob(consumer, name)), None)
-        return by_name or next((p for other, p in globs if globs_meet(other, consumer)), None)

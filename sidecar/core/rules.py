@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
 from sidecar.core.model import Diagnosis, Override
 
-Mark = Annotated[float, Meta(ge=0.001, le=1e15)]
+SMALLEST_MARK: Final = 0.001
+LARGEST_MARK: Final = 1e15
+Mark = Annotated[float, Meta(ge=SMALLEST_MARK, le=LARGEST_MARK)]
 """Bounded on both sides so that no value divided by its mark leaves the finite numbers."""
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -26,7 +28,7 @@ class PendingRule(MarkRule, frozen=True, forbid_unknown_fields=True):
     """Marks of the backlog; with `overload_seconds` the overload mark is that many seconds of work at the measured
     rate, kept within `min` and `max`, and `overload` holds until the rate is known."""
 
-    overload_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    overload_seconds: Annotated[float, Meta(ge=0.001, le=86_400)] | None = None
     min: Mark | None = None
     max: Mark | None = None
 
@@ -35,7 +37,7 @@ class InflightRule(MarkRule, frozen=True, forbid_unknown_fields=True):
     """Marks in flight; with `overload_ratio` the overload mark is that share of the consumer's max_ack_pending, and
     `overload` holds where there is no such cap."""
 
-    overload_ratio: Annotated[float, Meta(gt=0, le=1)] | None = None
+    overload_ratio: Annotated[float, Meta(ge=0.001, le=1)] | None = None
 
 
 class AdmissionRule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +60,10 @@ class When(Struct, frozen=True, forbid_unknown_fields=True):
     inflight_above: Annotated[float, Meta(ge=0, le=1e15)] | None = None
     latency_p95_above_ms: Annotated[float, Meta(ge=0, le=1e15)] | None = None
     stream_fill_above: Share | None = None
+
+    def __post_init__(self) -> None:
+        if sum(getattr(self, name) is not None for name in self.__struct_fields__) != 1:
+            raise ValueError(f"must hold exactly one of {', '.join(self.__struct_fields__)}")
 
 
 class AlertRule(Struct, frozen=True, forbid_unknown_fields=True):

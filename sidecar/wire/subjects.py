@@ -4,44 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidecar.core.patterns import encode
+from sidecar.core.patterns import LONGEST_SUBJECT as LONGEST_TAIL
+from sidecar.core.patterns import BadTail, decode, encode
 
 __all__ = ["LONGEST_TAIL", "BadTail", "Names", "decode", "encode", "is_literal"]
-
-LONGEST_TAIL = 1024
-"""Bytes of an encoded subject; a longer one is not watched."""
-
-
-class BadTail(ValueError):
-    """A tail that is not the one canonical form of a subject; the text says where."""
-
-
-def decode(tail: str) -> str:
-    """The subject a tail stands for. Raises BadTail unless `encode` gives back the very same tail."""
-    if len(tail) > LONGEST_TAIL:
-        raise BadTail(f"tail of {len(tail)} bytes is longer than {LONGEST_TAIL}")
-    raw = bytearray()
-    i = 0
-    while i < len(tail):
-        if tail[i] != "=":
-            raw += tail[i].encode()
-            i += 1
-            continue
-        pair = tail[i + 1 : i + 3]
-        if len(pair) != 2 or any(c not in "0123456789ABCDEF" for c in pair):
-            raise BadTail(f"`={pair}` at byte {i} is no `=XX` with two upper-case hex digits")
-        raw.append(int(pair, 16))
-        i += 3
-    try:
-        subject = raw.decode()
-    except UnicodeDecodeError:
-        raise BadTail("tail does not decode to UTF-8") from None
-    if "" in subject.split("."):
-        raise BadTail("tail has an empty token")
-    # Not the cached form: what an asker makes up must not fill our memory.
-    if (canonical := encode.__wrapped__(subject)) != tail:
-        raise BadTail(f"not the canonical form; it is `{canonical[:120]}`")
-    return subject
 
 
 def is_literal(subject: str) -> bool:

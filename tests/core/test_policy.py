@@ -1,51 +1,28 @@
-"""Policies: what is refused and how, what is inherited, which entry counts, and that marks stay in order."""
-
-from typing import Any
+"""One policy: what is refused and how, what is taken, how it is written down again, and what gives way."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.document import LIMIT, Problems
+from sidecar.core.model import Diagnosis, Override
 from sidecar.core.policy import (
-    PolicyEntry,
     check_inherited,
-    effective,
     over_default,
     parse_entries,
     parse_entry,
     plain,
     validate_document,
 )
-from sidecar.core.rules import MarkRule, Policy
+from sidecar.core.rules import AdmissionRule, AlertRule, InflightRule, PendingRule, Policy, When
+from tests.support.policies import entry
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = [*Policy.__struct_fields__, "subjects", "consumers", "alerts", "override"]
-MARKS = st.dictionaries(st.sampled_from(["warn", "critical", "overload"]), st.integers(1, 100) | st.floats(0.5, 100))
-SIGNALS = ["pending", "inflight", "latency_p95", "drain_seconds"]
-ENTRIES = st.builds(
-    lambda subjects, consumers, marks: entry(*subjects, consumers=consumers, **marks),
-    st.lists(st.sampled_from(["a.b", "a.*", "*.b", "a.>", ">", "*.*"]), min_size=1, max_size=2, unique=True),
-    st.sampled_from([["*"], ["r*"], ["r1", "x"]]),
-    st.dictionaries(st.sampled_from(SIGNALS), MARKS).map(
-        lambda marks: {s: dict(zip(m, sorted(m.values()), strict=True)) for s, m in ordered(marks).items()}
-    ),
-)
-
-
-def ordered(marks: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    names = ("warn", "critical", "overload")
-    return {signal: {name: m[name] for name in names if name in m} for signal, m in marks.items()}
-
-
-def entry(*subjects: str, **fields: Any) -> PolicyEntry:
-    parsed, problems = parse_entry({"subjects": list(subjects), **fields})
-    assert parsed is not None, problems
-    return parsed
+FIELDS = [*Policy.__struct_fields__, "subjects", "consumers"]
 
 
 def paths(document: object) -> list[str]:
@@ -57,6 +34,16 @@ def message(document: object) -> str:
     return problem.line
 
 
+UNTIL = "2026-11-23T14:05:00.250Z"
+LONG = {"name": "long-queue", "when": {"pending_above": 5000}, "for_seconds": 60, "severity": "critical"}
+FULL = {
+    "subjects": ["a"],
+    "pending": {"overload_seconds": 30, "min": 100, "max": 100_000},
+    "inflight": {"overload_ratio": 0.9},
+    "admission": {"mode": "adaptive", "floor": 0.05},
+    "alerts": [LONG, {"name": "stuck", "when": {"diagnosis": "server_stuck"}}],
+    "override": {"action": "reject", "until": UNTIL},
+}
 REFUSED = {
     "a key nobody knows": ({"pendng": {}}, "pendng: unknown key"),
     "a mark nobody knows": ({"pending": {"wran": 1}}, "pending.wran: unknown key"),
@@ -93,14 +80,64 @@ REFUSED = {
     "no consumers": ({"consumers": []}, "consumers: must not be empty"),
     "a subject that is none": ({"subjects": ["a", "b..c"]}, "subjects[1]: must not have an empty token"),
     "a consumer that is none": ({"consumers": ["a.b"]}, "consumers[0]: must not hold blanks, dots"),
-    "marks that follow the drain": (
-        {"pending": {"overload_seconds": 30}},
-        "pending.overload_seconds: this version cannot",
+    "bounds of no dynamic mark": ({"pending": {"max": 5}}, "pending.max: may be given only together with overload_s"),
+    "a dynamic mark switched off, with a bound": (
+        {"pending": {"overload_seconds": None, "min": 5}},
+        "pending.min: may be given only together with overload_seconds",
     ),
-    "a share of the cap": ({"inflight": {"overload_ratio": 0.9}}, "inflight.overload_ratio: this version cannot"),
-    "adaptive admission": ({"admission": {"mode": "adaptive"}}, "admission.mode: this version cannot"),
-    "alerts": ({"alerts": [{"name": "x"}]}, "alerts: this version cannot"),
-    "an override": ({"override": "open"}, "override: this version cannot"),
+    "bounds upside down": (
+        {"pending": {"overload_seconds": 1, "min": 5000, "max": 10}},
+        "pending.min: must not be above max, 5,000 is above 10",
+    ),
+    "seconds that are none": (
+        {"pending": {"overload_seconds": "x", "min": 5}},
+        "pending.overload_seconds: must be a number, not text",
+    ),
+    "more than the whole cap": (
+        {"inflight": {"overload_ratio": 1.5}},
+        "inflight.overload_ratio: must be at most 1, is 1.5",
+    ),
+    "a mode of admission nobody knows": (
+        {"admission": {"mode": "dice"}},
+        "admission.mode: must be one of adaptive, binary, not `dice`",
+    ),
+    "a floor of nothing": ({"admission": {"floor": 0}}, "admission.floor: must be above 0, is 0"),
+    "an alert without a condition": ({"alerts": [{"name": "x"}]}, "alerts[0].when: is missing"),
+    "an alert on nothing": (
+        {"alerts": [{"name": "x", "when": {}}]},
+        "alerts[0].when: must hold exactly one of status,",
+    ),
+    "an alert on two things": (
+        {"alerts": [LONG, {"name": "x", "when": {"pending_above": 1, "status": "active"}}]},
+        "alerts[1].when: must hold exactly one of status,",
+    ),
+    "an alert on an unknown diagnosis": (
+        {"alerts": [{"name": "x", "when": {"diagnosis": "tired"}}]},
+        "alerts[0].when.diagnosis: must be one of server_stuck, cap_reached,",
+    ),
+    "an alert on a calm status": (
+        {"alerts": [{"name": "x", "when": {"status": "inactive"}}]},
+        "alerts[0].when.status: must be one of active, warning, not `inactive`",
+    ),
+    "an alert with a blank name": (
+        {"alerts": [LONG | {"name": "a b"}]},
+        "alerts[0].name: must match [A-Za-z0-9_.-]+",
+    ),
+    "an alert twice": ({"alerts": [LONG, LONG]}, "alerts[1].name: stands twice"),
+    "an override that is only a word": ({"override": "open"}, "override: must be a mapping, not text"),
+    "an override without an end": ({"override": {"action": "open"}}, "override.until: is missing"),
+    "an override that ends in words": (
+        {"override": {"action": "open", "until": "tomorrow"}},
+        "override.until: must be a moment in UTC, as 2026-",
+    ),
+    "an override that ends in another zone": (
+        {"override": {"action": "open", "until": "2026-11-23T14:05:00+01:00"}},
+        "override.until: must be a moment in UTC, as 2026-",
+    ),
+    "an override that says something else": (
+        {"override": {"action": "auto", "until": UNTIL}},
+        "override.action: must be one of open, reject, not `auto`",
+    ),
 }
 
 
@@ -117,15 +154,61 @@ def test_a_mistake_is_named_with_its_path_and_rule(case: str) -> None:
         {"alerts": []},
         {"admission": {"mode": "binary"}},
         {"override": None},
+        {"pending": {"overload_seconds": None, "min": None}, "inflight": {"overload_ratio": None}},
         {"recovery_threshold": 0},
         plain(Policy()),
     ],
-    ids=["nothing", "no alerts", "binary", "no override", "a share of nothing", "the default written out"],
+    ids=[
+        "nothing",
+        "no alerts",
+        "binary",
+        "no override",
+        "no dynamic mark",
+        "a share of nothing",
+        "the default in full",
+    ],
 )
 def test_what_changes_nothing_is_taken(document: object) -> None:
     problems, written = validate_document(document)
     assert not problems and written is not None
     assert written | {"recovery_threshold": 0.5} == plain(Policy())
+
+
+def test_everything_the_contract_offers_is_taken() -> None:
+    parsed, _ = parse_entry(FULL)
+    assert parsed is not None
+    assert over_default(parsed).policy == Policy(
+        pending=PendingRule(10, 100, 1000, overload_seconds=30, min=100, max=100_000),
+        inflight=InflightRule(50, 200, 500, overload_ratio=0.9),
+        admission=AdmissionRule("adaptive", 0.05, 2),
+        alerts=(
+            AlertRule("long-queue", When(pending_above=5000), 60, "critical"),
+            AlertRule("stuck", When(diagnosis=Diagnosis.SERVER_STUCK)),
+        ),
+        override=Override("reject", 1_795_442_700.25),
+    )
+
+
+def test_a_policy_is_written_down_as_people_would() -> None:
+    _, written = validate_document(FULL)
+    assert written is not None
+    assert written["override"] == {"action": "reject", "until": UNTIL}
+    assert written["alerts"][1] == {
+        "name": "stuck",
+        "when": {"diagnosis": "server_stuck"},
+        "for_seconds": 0,
+        "severity": "warning",
+    }
+    assert validate_document(written) == ((), written)
+
+
+def test_the_end_of_an_override_may_be_a_number() -> None:
+    _, written = validate_document({"override": {"action": "reject", "until": 1_795_442_700.25}})
+    assert written is not None and written["override"]["until"] == UNTIL
+
+
+def test_an_override_is_given_whole_or_not_at_all() -> None:
+    assert paths({"override": {"until": UNTIL}}) == ["override.action"]
 
 
 def test_every_mistake_is_told_not_only_the_first() -> None:
@@ -164,39 +247,8 @@ def test_subjects_are_needed_where_policies_stand_in_a_list() -> None:
 
 def test_an_inherited_mark_above_a_given_overload_is_lowered_to_it() -> None:
     found = over_default(entry("a", pending={"overload": 50}))
-    assert found.policy.pending == MarkRule(10, 50, 50)
+    assert found.policy.pending == PendingRule(10, 50, 50)
     assert found.sources["pending.critical"] == "file" and found.sources["pending.warn"] == "default"
-
-
-def test_marks_merge_one_by_one_through_the_layers() -> None:
-    layers = {
-        "file": [entry(">", pending={"warn": 20, "overload": 500}, retry_after_seconds=7)],
-        "bucket": [entry("a.*", pending={"overload": 800})],
-        "consumer": [entry("a.b", consumers=["r1"], mode="observe")],
-    }
-    found = effective(layers, "a.b", "r1")
-    assert found.policy == Policy(mode="observe", pending=MarkRule(20, 100, 800), retry_after_seconds=7)
-    given_by = {name: layer for name, layer in found.sources.items() if layer != "default"}
-    assert given_by == {
-        "mode": "consumer",
-        "pending.warn": "file",
-        "pending.overload": "bucket",
-        "retry_after_seconds": "file",
-    }
-    assert effective(layers, "z", "r1").policy.mode == "enforce"
-
-
-def test_the_most_specific_pattern_of_a_layer_counts_alone() -> None:
-    layer = [entry(">", retry_after_seconds=1), entry("a.*", max_retry_attempts=9), entry("a.b", mode="observe")]
-    assert effective({"file": layer}, "a.b").policy == Policy(mode="observe")
-    assert effective({"file": layer}, "a.c").policy == Policy(max_retry_attempts=9)
-    assert effective({"file": layer}, "a.>").policy == Policy(retry_after_seconds=1)
-
-
-def test_consumers_an_entry_is_not_for_take_the_next_specific_one() -> None:
-    layer = [entry("a.*", retry_after_seconds=1), entry("a.b", consumers=["router-*"], retry_after_seconds=2)]
-    seen = {c: effective({"file": layer}, "a.b", c).policy.retry_after_seconds for c in ("router-1", "audit", None)}
-    assert seen == {"router-1": 2, "audit": 1, None: 1}
 
 
 OVERLAPS = [
@@ -224,41 +276,15 @@ def test_one_pattern_stands_once_in_one_entry() -> None:
     assert [p.path for p in found.told()] == ["policies[0].subjects[1]"]
 
 
-def test_a_mark_is_held_against_the_layers_below() -> None:
-    below = {"file": [entry("a.>", pending={"critical": 300, "overload": 5000})]}
+def test_a_given_mark_is_held_against_what_it_inherits() -> None:
+    inherited = over_default(entry("a", pending={"critical": 300, "overload": 5000})).policy
     found = Problems()
-    check_inherited(entry("a.b", pending={"warn": 250}), below, "", found)
+    check_inherited(entry("a", pending={"warn": 250}), inherited, "", found)
     assert not found
-    check_inherited(entry("a.b", "c", pending={"warn": 250}), below, "", found)
+    check_inherited(entry("a", pending={"warn": 301}), inherited, "", found)
     assert [p.path for p in found.told()] == ["pending.warn"]
 
 
-@given(st.dictionaries(st.sampled_from(["file", "bucket", "consumer"]), st.lists(ENTRIES, max_size=4)))
-def test_whatever_is_merged_warn_is_at_most_critical_at_most_overload(layers: dict[str, list[PolicyEntry]]) -> None:
-    for subject in ("a.b", "a.c", "a.b.c", "*.b"):
-        found = effective(layers, subject, "r1")
-        written = plain(found.policy)
-        for signal in SIGNALS:
-            marks = written[signal]
-            assert marks["warn"] <= marks["critical"] <= marks["overload"]
-        assert set(found.sources.values()) <= {"default", *layers}
-
-
-@given(st.lists(ENTRIES, max_size=3), st.lists(ENTRIES, max_size=3))
-def test_a_field_comes_from_the_strongest_layer_that_gives_it(
-    file: list[PolicyEntry], bucket: list[PolicyEntry]
-) -> None:
-    found = effective({"file": file, "bucket": bucket}, "a.b", "r1")
-    for signal in SIGNALS:
-        # Overload is never moved by the order of marks, so it shows the merge alone.
-        name = f"{signal}.overload"
-        alone = {layer: effective({layer: e}, "a.b", "r1") for layer, e in (("file", file), ("bucket", bucket))}
-        giver = next((layer for layer in ("bucket", "file") if alone[layer].sources[name] == layer), "default")
-        assert found.sources[name] == giver
-        if giver != "default":
-            assert getattr(found.policy, signal).overload == getattr(alone[giver].policy, signal).overload
-
-
-def test_thousands_of_consumers_under_one_policy_share_one_object() -> None:
-    layers = {"file": [entry(">", retry_after_seconds=9)]}
-    assert len({id(effective(layers, f"a.{i}", f"c{i}")) for i in range(1000)}) == 1
+def test_every_alert_is_looked_at_even_where_one_is_wrong() -> None:
+    document = {"alerts": [{"name": "x", "when": {}}, LONG, {"name": "y y", "when": {"status": "active"}}]}
+    assert paths(document) == ["alerts[0].when", "alerts[2].name"]
