@@ -218,8 +218,6 @@ class Marks(Struct, frozen=True):
     inflight: MarkSet | None
     latency: MarkSet
     drain: MarkSet
-    derived: tuple[tuple[str, str], ...] = ()
-    """How marks came about that are not simply the policy's: (signal, sentence)."""
 
 
 class Override(Struct, frozen=True, forbid_unknown_fields=True):

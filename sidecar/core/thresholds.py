@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidecar.core.model import Level, Marks, MarkSet, Reading, Signal
-from sidecar.core.rules import MarkRule, Policy
+from sidecar.core.rules import LARGEST_MARK, SMALLEST_MARK, InflightRule, MarkRule, PendingRule, Policy
 
 CAP_SHARE = 0.9
 """In flight is judged below the consumer's own cap, since at the cap the server stops delivering."""
@@ -14,17 +14,62 @@ SMALL_CAP_STALL = 5_000.0
 
 
 def marks(policy: Policy, reading: Reading) -> Marks:
-    """The policy's marks, in flight limited to CAP_SHARE of the cap, or absent where nothing is acknowledged."""
-    inflight = None
-    if reading.inflight is not None:
-        top = float("inf") if reading.cap is None else CAP_SHARE * reading.cap
-        rule = policy.inflight
-        inflight = MarkSet(min(rule.warn, top), min(rule.critical, top), min(rule.overload, top))
-    return Marks(_marks(policy.pending), inflight, _marks(policy.latency_p95), _marks(policy.drain_seconds))
+    """The marks of one consumer. What follows something measured moves overload alone; a lower mark gives way to it.
+
+    Where nothing is acknowledged in flight has no marks.
+    """
+    pending = _topped(policy.pending, _pending(policy.pending, reading.capacity))
+    inflight = None if reading.inflight is None else _topped(policy.inflight, _inflight(policy.inflight, reading.cap))
+    return Marks(pending, inflight, _marks(policy.latency_p95), _marks(policy.drain_seconds))
+
+
+def derived(policy: Policy, reading: Reading) -> tuple[tuple[str, str], ...]:
+    """How marks came about that are not simply the policy's, (signal, sentence). Not for every sample: it writes."""
+    found = []
+    rule, capacity = policy.pending, reading.capacity
+    if rule.overload_seconds is not None and capacity is not None:
+        text = f"{_text(rule.overload_seconds)} s of work at {capacity:.{1 if capacity >= 1 else 3}f} messages/s"
+        work, kept = rule.overload_seconds * capacity, _pending(rule, capacity)
+        if kept > work:
+            text += f", raised to min {_text(kept)}"
+        elif kept < work:
+            text += f", limited to max {_text(kept)}"
+        found.append((Signal.PENDING.value, text))
+    cap = reading.cap
+    if reading.inflight is not None and cap is not None:
+        mark, ratio = _inflight(policy.inflight, cap), policy.inflight.overload_ratio
+        share = CAP_SHARE if ratio is None else min(ratio, CAP_SHARE)
+        if ratio is not None or mark < policy.inflight.overload:
+            found.append((Signal.INFLIGHT.value, f"{_text(share)} x max_ack_pending {cap}"))
+    return tuple(found)
+
+
+def _pending(rule: PendingRule, capacity: float | None) -> float:
+    """The overload mark: `overload_seconds` of work within `min` and `max`, or as given until the rate is known."""
+    if rule.overload_seconds is None or capacity is None:
+        return rule.overload
+    least = SMALLEST_MARK if rule.min is None else rule.min
+    most = LARGEST_MARK if rule.max is None else rule.max
+    return min(max(rule.overload_seconds * capacity, least), most)
+
+
+def _inflight(rule: InflightRule, cap: int | None) -> float:
+    """The overload mark: `overload_ratio` of the cap where both are there, and never above CAP_SHARE of it."""
+    if cap is None:
+        return rule.overload
+    return min(rule.overload if rule.overload_ratio is None else rule.overload_ratio * cap, CAP_SHARE * cap)
+
+
+def _topped(rule: MarkRule, overload: float) -> MarkSet:
+    return MarkSet(min(rule.warn, overload), min(rule.critical, overload), overload)
 
 
 def _marks(rule: MarkRule) -> MarkSet:
     return MarkSet(rule.warn, rule.critical, rule.overload)
+
+
+def _text(number: float) -> str:
+    return f"{number:.12g}"
 
 
 def of(marks: Marks, signal: Signal) -> MarkSet | None:
