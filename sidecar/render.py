@@ -15,6 +15,7 @@ from sidecar.book import Book
 from sidecar.core import admission, forecast, thresholds
 from sidecar.core.freshness import Limits, freshness, limits
 from sidecar.core.model import Alert, Event, Freshness, Marks, MarkSet, Now, Override, Reading, Signal
+from sidecar.core.policy import plain
 from sidecar.core.state import Member, Record, SubjectState, Verdict, Writing
 from sidecar.digest import Digest, bounds, digest
 from sidecar.wire import messages
@@ -161,6 +162,7 @@ def status(
         metrics=metrics(member.reading, member.marks) if member else messages.Metrics(),
         levels=levels(member),
         thresholds=marks(member.marks) if member else None,
+        thresholds_from=dict(thresholds.derived(policy, member.reading)) if member and member.reading else {},
         diagnosis=judged.diagnosis if judged else None,
         admit_ratio=verdict.admit_ratio,
         mode=policy.mode,
@@ -174,7 +176,7 @@ def status(
         stale_reason=why,
         sampled_at=moment(found.sampled_at),
         age_ms=None if found.age_from is None else round(1000 * max(0.0, now.mono - found.age_from)),
-        policy=msgspec.to_builtins(policy),
+        policy=plain(policy),
         recovery=recovery(record),
     )
 
