@@ -13,7 +13,7 @@ from sidecar.core.layers import Layers
 from sidecar.core.model import ConsumerKey
 from sidecar.core.patterns import BadTail, decode, pattern_problem
 from sidecar.core.policy import PolicyEntry, Value, check_inherited, check_together, flat, parse_entry
-from sidecar.core.rules import Guard, Policy
+from sidecar.core.rules import LARGEST_MARK, Guard, Policy
 
 LARGEST_VALUE: Final = 64 * 1024
 """Bytes of one policy in the bucket; a larger one is refused unread."""
@@ -110,9 +110,10 @@ def _theirs(said: Mapping[str, str], found: Problems) -> dict[str, Value]:
         mark = _scalar(said.get(key, "0"))
         if isinstance(mark, bool) or not isinstance(mark, int):
             found.add(key, "must be a whole number")
+        elif mark > LARGEST_MARK:
+            found.add(key, f"must be at most {LARGEST_MARK:,}")
         elif mark > 0:
-            signal, _, leaf = field.partition(".")
-            given |= dict(flat(read_given(Policy, {signal: {leaf: mark}}, OURS, found)))
+            given[field] = mark
     return given
 
 
