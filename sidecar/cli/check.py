@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -54,19 +55,33 @@ def _whose(entry: PolicyEntry) -> str:
 
 
 def _rows(found: Effective) -> Iterator[Row]:
-    """Field, value, and where it comes from: one word, or each mark's where they differ."""
+    """Field, value, and where it comes from: one word, or each member's where they differ."""
     for name, value in plain(found.policy).items():
-        leaves = value if isinstance(value, dict) else {"": value}
-        sources = {leaf: found.sources[f"{name}.{leaf}" if leaf else name] for leaf in leaves}
-        shown = "  ".join(f"{leaf} {_text(item)}".strip() for leaf, item in leaves.items())
+        leaves = {leaf: item for leaf, item in value.items() if item is not None} if isinstance(value, dict) else {}
+        sources = {leaf: found.sources.get(f"{name}.{leaf}") or found.sources[name] for leaf in leaves or [""]}
+        shown = "  ".join(f"{leaf} {_text(item)}" for leaf, item in leaves.items()) if leaves else _text(value)
         distinct = set(sources.values())
         yield name, shown, distinct.pop() if len(distinct) == 1 else ", ".join(f"{k}: {v}" for k, v in sources.items())
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    match value:
+        case None | []:
+            return "none"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:.12g}"
+        case list():
+            return "; ".join(map(_alert, value))
+    return str(value)
+
+
+def _alert(alert: dict[str, Any]) -> str:
+    """One alert in a line: `long-queue (critical): pending_above 5000 for 60 s`."""
+    (condition,) = alert["when"].items()
+    lasting = f" for {_text(alert['for_seconds'])} s" if alert["for_seconds"] else ""
+    return f"{alert['name']} ({alert['severity']}): {condition[0]} {_text(condition[1])}{lasting}"
 
 
 def _draw(settings: Settings) -> None:
@@ -82,4 +97,4 @@ def _write(settings: Settings) -> None:
     for title, found in _sections(settings):
         click.echo(title)
         for name, value, source in _rows(found):
-            click.echo(f"  {name:<22} {value:<44} {source}".rstrip())
+            click.echo(f"  {name:<22} {value:<44}  {source}".rstrip())

@@ -174,6 +174,7 @@ def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
 def plain(policy: Policy) -> dict[str, Any]:
     """A policy as people would write it down in full."""
     written: dict[str, Any] = to_builtins(policy)
+    written["alerts"] = list(written["alerts"])
     for alert in written["alerts"]:
         alert["when"] = {name: value for name, value in alert["when"].items() if value is not None}
     if policy.override is not None:

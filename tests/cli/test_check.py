@@ -29,6 +29,46 @@ def test_a_good_file_prints_each_pattern_with_its_marks_and_where_they_come_from
     assert lines[2].endswith("warn: default, critical: file, overload: file")
 
 
+FULL = """
+policies:
+  - subjects: [a]
+    pending: {overload_seconds: 30, min: 100, max: 100000}
+    inflight: {overload_ratio: 0.9}
+    admission: {mode: adaptive}
+    override: {action: reject, until: "2026-11-23T14:05:00Z"}
+    alerts:
+      - {name: long-queue, when: {pending_above: 5000}, for_seconds: 60, severity: critical}
+      - {name: stuck, when: {diagnosis: server_stuck}}
+"""
+
+
+def test_dynamic_marks_alerts_and_overrides_are_printed_with_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(FULL)
+    ran = CliRunner().invoke(check, [str(file)])
+    assert ran.exit_code == 0, ran.stderr
+    printed = {line.split()[0]: " ".join(line.split()[1:]) for line in reversed(ran.stdout.splitlines())}
+    following = "default, overload_seconds: file, min: file, max: file"
+    assert printed["pending"].startswith("warn 10 critical 100 overload 1000 overload_seconds 30 min 100 max 100000 ")
+    assert printed["pending"].endswith(f"overload: {following}")
+    assert printed["inflight"].startswith("warn 50 critical 200 overload 500 overload_ratio 0.9 ")
+    assert printed["admission"].startswith("mode adaptive floor 0.01 target_drain_seconds 2 ")
+    assert printed["override"] == "action reject until 2026-11-23T14:05:00.000Z file"
+    assert (
+        printed["alerts"]
+        == "long-queue (critical): pending_above 5000 for 60 s; stuck (warning): diagnosis server_stuck file"
+    )
+
+
+def test_what_is_not_set_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("")
+    lines = CliRunner().invoke(check, [str(file)]).stdout.splitlines()
+    printed = {line.split()[0]: line.split()[1:] for line in lines}
+    assert printed["alerts"] == printed["override"] == ["none", "default"]
+    assert not any("None" in line for line in lines)
+
+
 def test_a_bad_file_is_one_line_for_each_mistake_and_exit_78(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("nmae: x\npolicies:\n  - subjects: [a]\n    pending:\n      warn: -1\n")
