@@ -34,9 +34,10 @@ from sidecar.edges.probes import PortTaken, Probes, Readiness
 from sidecar.edges.resources import Resources, captors
 from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
+from sidecar.nats_options import Nats, Secret
 from sidecar.ports import PolicySnapshot
 from sidecar.service import Service
-from sidecar.settings import BadSettings, Nats, Secret, Settings
+from sidecar.settings import BadSettings, Settings
 from sidecar.wire.subjects import Names
 
 log = structlog.get_logger()

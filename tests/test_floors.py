@@ -23,7 +23,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the stimuli", {"core.stimuli"}),
     ("the change", {"core.changes"}),
     ("the step", {"core.step"}),
-    ("the paper", {"written"}),
+    ("the paper", {"written", "nats_options"}),
     ("the papers", {"observations", "settings", "wire.subjects", "wire.messages", "wire.replies", "wire.requests"}),
     ("the records", {"wire.stored"}),
     ("the ports", {"ports", "clock"}),

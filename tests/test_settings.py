@@ -10,7 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.settings import BadSettings, Nats, Secret, Settings, load, parse
+from sidecar.core.model import Override
+from sidecar.core.rules import Guard
+from sidecar.nats_options import Nats, Secret
+from sidecar.settings import BadSettings, Settings, load, parse
 
 SEED = "SU" + "A" * 56
 
@@ -76,8 +79,20 @@ WRONG = {
         "service: {reply_prefixes: [backpressure]}",
         "f:1: service.reply_prefixes[0]: must not meet",
     ),
-    "a guard": ("policy_guard: {allow_bucket: false}", "f:1: policy_guard: this version cannot do that yet"),
-    "metadata": ("trust_consumer_metadata: true", "f:1: trust_consumer_metadata: this version cannot do that yet"),
+    "a guard crossed": (
+        "policy_guard: {min_pending_overload: 9, max_pending_overload: 8}",
+        "f:1: policy_guard.min_pending_overload: must not be above max_pending_overload",
+    ),
+    "a guard of nothing": (
+        "policy_guard: {min_pending_overload: 0}",
+        "f:1: policy_guard.min_pending_overload: must be at least 0.001, is 0",
+    ),
+    "a guard of nobody's": ("policy_guard: {allow_buckets: true}", "f:1: policy_guard.allow_buckets: unknown key"),
+    "half a trust": ("trust_consumer_metadata: 1", "f:1: trust_consumer_metadata: must be true or false"),
+    "an override that ends at noon": (
+        "policies: [{subjects: [a], override: {action: open, until: 2026-11-23}}]",
+        "f:1: policies[0].override.until: must be a moment in UTC",
+    ),
     "a password in the file": ("nats: {password: hunter2}", "f:1: nats.password: unknown key"),
     "a key twice": ("name: a\ngroup: b\nname: c", "f:1: name: stands twice, again in line 3"),
     "a tab": ("log:\n\tlevel: info", "f:2: a tab stands where YAML wants spaces"),
@@ -184,6 +199,19 @@ def test_the_router_example_is_taken() -> None:
     assert entry.subjects == ("beamline.router.v1.decide",) and entry.fields == (("retry_after_seconds", 30),)
     assert settings.service.reply_prefixes == ("acme.replies", "OTHER")
     assert (settings.watch[0].stream, settings.watch[0].consumers) == ("ROUTER*", ("router-*", "audit"))
+
+
+def test_what_others_may_say_of_policies_is_taken() -> None:
+    text = b"""
+        policy_guard: {allow_bucket: false, min_pending_overload: 100, max_pending_overload: 100000}
+        trust_consumer_metadata: true
+        policies:
+          - subjects: [a]
+            override: {action: open, until: 2026-11-23T14:05:00.000Z}
+        """
+    settings = parse(text, {}, "f")
+    assert settings.policy_guard == Guard(False, 100, 100_000) and settings.trust_consumer_metadata
+    assert settings.policies[0].fields == (("override", Override("open", 1_795_442_700.0)),)
 
 
 @pytest.mark.parametrize(("what", "why"), [(".", "is a directory"), ("none.yaml", "no such file or directory")])
