@@ -5,67 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import nats
 import pytest
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StreamConfig
 
+from tests.support.router import CONSUMER, drain, publish, take
 from tests.support.servers import NatsServer, free_port
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
-
-CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000, ack_wait=60)
-
-
-async def publish(nc: Client, n: int) -> None:
-    for _ in range(n - 1):
-        await nc.publish(SUBJECT, b"decide")
-    await nc.jetstream().publish(SUBJECT, b"decide")  # the ack of the last one: all are stored
-
-
-async def take(nc: Client, n: int) -> list[Msg]:
-    """Exactly `n` messages, unacknowledged; a fetch may give fewer, and waiting for the rest would be a stall."""
-    subscription = await nc.jetstream().pull_subscribe_bind("router", "ROUTER")
-    taken: list[Msg] = []
-    async with asyncio.timeout(10):
-        while len(taken) < n:
-            with suppress(TimeoutError):
-                taken += await subscription.fetch(n - len(taken), timeout=0.2)
-    return taken
-
-
-async def drain(nc: Client, held: list[Msg]) -> None:
-    for message in held:
-        await message.ack()
-    await nc.flush()
-    while left := (await nc.jetstream().consumer_info("ROUTER", "router")).num_pending:
-        for message in await take(nc, min(500, left)):
-            await message.ack()
-        await nc.flush()
-
-
-@pytest.fixture
-async def router(nc: Client) -> None:
-    """A stream and the durable consumer of a router on it."""
-    await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
-    await nc.jetstream().add_consumer("ROUTER", CONSUMER)
-
-
-@pytest.fixture
-async def wire(nc: Client) -> Wire:
-    return await Wire(nc).listen()
-
-
-@pytest.fixture
-async def sidecar(tmp_path: Path, server: NatsServer, router: None) -> AsyncIterator[Sidecar]:
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
-        await process.observing()
-        yield process
 
 
 async def test_a_burst_is_told_once_everywhere_and_so_is_its_end(nc: Client, sidecar: Sidecar, wire: Wire) -> None:

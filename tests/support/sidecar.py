@@ -34,15 +34,17 @@ class Sidecar:
         self.port = free_port()
         self.log_path = where / f"sidecar-{self.port}.log"
         self._config = where / f"config-{self.port}.yaml"
-        http = {"host": "127.0.0.1", "port": self.port}
-        self._config.write_text(
-            json.dumps({"http": http, "log": {"level": "debug", "format": "json"}} | (config or {}))
-        )
+        self.configure(config or {})
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("NATS_")}
         if url is not None:
             self._environment["NATS_URL"] = url
         self._arguments = arguments
         self.process: asyncio.subprocess.Process | None = None
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Write its file; a running one takes it on SIGHUP."""
+        http = {"host": "127.0.0.1", "port": self.port}
+        self._config.write_text(json.dumps({"http": http, "log": {"level": "debug", "format": "json"}} | config))
 
     async def __aenter__(self) -> Self:
         await self.start()

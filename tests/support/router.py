@@ -1,0 +1,49 @@
+"""The router's stream and worker, driven by hand: what is published, taken and acknowledged is what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from tests.support.sidecar import SUBJECT
+
+CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000, ack_wait=60)
+
+
+async def publish(nc: Client, n: int) -> None:
+    for _ in range(n - 1):
+        await nc.publish(SUBJECT, b"decide")
+    await nc.jetstream().publish(SUBJECT, b"decide")  # the ack of the last one: all are stored
+
+
+async def take(nc: Client, n: int) -> list[Msg]:
+    """Exactly `n` messages, unacknowledged; a fetch may give fewer, and waiting for the rest would be a stall."""
+    subscription = await nc.jetstream().pull_subscribe_bind("router", "ROUTER")
+    taken: list[Msg] = []
+    async with asyncio.timeout(10):
+        while len(taken) < n:
+            with suppress(TimeoutError):
+                taken += await subscription.fetch(n - len(taken), timeout=0.2)
+    return taken
+
+
+async def drain(nc: Client, held: list[Msg]) -> None:
+    for message in held:
+        await message.ack()
+    await nc.flush()
+    while left := (await nc.jetstream().consumer_info("ROUTER", "router")).num_pending:
+        for message in await take(nc, min(500, left)):
+            await message.ack()
+        await nc.flush()
+
+
+async def work(nc: Client, per_second: int) -> None:
+    """A steady worker."""
+    while True:
+        for message in await take(nc, per_second // 20):
+            await message.ack()
+        await asyncio.sleep(0.05)
