@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from msgspec import DecodeError, json
+from msgspec import json
 
 from sidecar.core.document import Problem, Problems, join, read_given, shown
 from sidecar.core.guard import beyond
@@ -17,8 +17,6 @@ from sidecar.core.rules import LARGEST_MARK, Guard, Policy
 
 LARGEST_VALUE: Final = 64 * 1024
 """Bytes of one policy in the bucket; a larger one is refused unread."""
-LONGEST_TEXT: Final = 256
-"""Characters of one value in metadata that are taken for JSON; longer ones are text."""
 
 OURS: Final = "backpressure"
 """The first token of the keys in a consumer's metadata that are fields of its policy."""
@@ -129,11 +127,9 @@ def _field(name: str, value: Scalar, found: Problems) -> dict[str, Value]:
 
 def _scalar(text: str) -> Scalar:
     """A value as JSON has it, where it is a number, true, false, null or quoted; otherwise the text itself."""
-    if len(text) > LONGEST_TEXT:
-        return text
     try:
         return _JSON_SCALAR.decode(text)
-    except (DecodeError, UnicodeError):
+    except ValueError:
         return text
 
 

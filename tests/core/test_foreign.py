@@ -165,6 +165,8 @@ def test_the_marks_of_the_nats_command_are_overload_marks_and_lower_ones_give_wa
 def test_our_own_key_goes_over_that_of_the_nats_command() -> None:
     found = metadata_entry(((UNPROCESSED, "200"), ("backpressure.pending.overload", "300")), FILE, FREE)
     assert isinstance(found, PolicyEntry) and found.fields == (("pending.overload", 300),)
+    (line,) = lines(metadata_entry(((UNPROCESSED, "200"), ("backpressure.pending.overload", "3")), FILE, BOUND))
+    assert line.startswith("backpressure.pending.overload: must be at least 100")
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,35 @@ def test_consumers_an_entry_is_not_for_take_the_next_specific_one() -> None:
     assert seen == {R1: 2, AUDIT: 1, None: 1}
 
 
-@given(ANY, st.sampled_from(SUBJECTS), st.sampled_from([R1, AUDIT, None]))
-def test_the_index_finds_what_the_rule_says(layer: list[PolicyEntry], subject: str, key: ConsumerKey | None) -> None:
+@pytest.mark.parametrize(
+    ("closer", "further"),
+    [
+        ("a.b.c", "a.b.*"),
+        ("a.b.*", "a.b.>"),
+        ("a.b.*", "a.*.c"),
+        ("a.b.>", "a.*.c"),
+        ("a.*.>", "*.b.c"),
+        ("*.b.c", ">"),
+    ],
+)
+def test_token_by_token_a_literal_goes_before_a_star_before_the_rest(closer: str, further: str) -> None:
+    for order in ((closer, further), (further, closer)):
+        layers = Layers([entry(pattern, retry_after_seconds=1 + (pattern == closer)) for pattern in order])
+        assert layers.effective("a.b.c").policy.retry_after_seconds == 2
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from(["*", "r*", "audit"])), unique=True, max_size=20),
+    st.sampled_from(SUBJECTS),
+    st.sampled_from([R1, AUDIT, None]),
+)
+def test_the_index_finds_what_the_rule_says(
+    claims: list[tuple[str, str]], subject: str, key: ConsumerKey | None
+) -> None:
+    layer = [entry(p, consumers=[c], retry_after_seconds=i) for i, (p, c) in enumerate(claims, 1)]
     expected = closest(layer, subject, key and key.consumer)
-    alone = Layers([PolicyEntry((">",), fields=expected.fields)] if expected else [])
-    assert Layers(layer).effective(subject, key) == alone.effective("x")
+    found = Layers(layer).effective(subject, key)
+    assert found.policy.retry_after_seconds == (dict(expected.fields)["retry_after_seconds"] if expected else 30)
 
 
 @given(ANY, ANY, entries("a"))
