@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sidecar.core import thresholds
 from sidecar.core.model import ConsumerKey, Now, Reading
 from sidecar.core.pull import LONGEST_WAIT, SHORTEST_WAIT, Desk, Grant
-from sidecar.core.rules import MarkRule, Policy
+from sidecar.core.rules import InflightRule, Policy
 from sidecar.core.state import Latch, Latches, Member
 
 KEY = ConsumerKey("S", "c")
@@ -188,7 +188,7 @@ def test_a_quote_counts_nothing() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    desk, found = Desk(), member(reading(0), policy=Policy(inflight=MarkRule(1, 1, 1e15)))
+    desk, found = Desk(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
     for n in range(20_000):
         desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
     assert len(desk._grants) <= 101

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from sidecar.core import status, thresholds
 from sidecar.core.model import ConsumerKey, Now, Reading
 from sidecar.core.pull import LONGEST_WAIT, Desk
-from sidecar.core.rules import MarkRule, Policy
+from sidecar.core.rules import InflightRule, Policy
 from sidecar.core.state import Latches, Member
 
 KEY = ConsumerKey("S", "c")
@@ -197,7 +197,7 @@ def test_everything_is_delivered_and_the_mark_is_kept(
     world = World(
         JetStream(messages, cap, ack_wait),
         [*mortal, lasting(survivor)],
-        Policy(inflight=MarkRule(mark, mark, mark)),
+        Policy(inflight=InflightRule(mark, mark, mark)),
     )
     # The others may live for 20 s; what they held comes back after the ack wait, at worst once more for each of them;
     # then the survivor, who may find everything given back and in flight, and must then wait until no ack has moved.
