@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sidecar.core import loss, trust
+from sidecar.core.ages import Ages
+from sidecar.core.diagnosis import Course, Facts, Point
 from sidecar.core.model import Now, Reading, Sample, StreamLook
-from sidecar.core.window import Flow, Quantiles, Tally
+from sidecar.core.window import ENOUGH_TIME, RATE_SPAN, Capacity, Flow, Quantiles, Tally
 
-ENOUGH_TIME = 1.0
-"""Seconds of evidence below which a rate is not known."""
 P95_OF_MEAN = 3.0
 """The 95th percentile of an exponential service time is ln(20), three times its mean."""
 CLOCK_SLACK = 0.1
@@ -19,21 +19,33 @@ LOSS_INTERVAL = 10.0
 
 
 class Track:
-    """What is known of one consumer: takes its samples and ack metrics in, gives its Reading out. Bounded in memory."""
+    """What is known of one consumer: takes its samples and ack metrics in, gives its Reading out. Bounded in memory.
 
-    def __init__(self) -> None:
+    `appeared`: it was seen to come into being, rather than found at the first look round. `ages`: those of its stream,
+    best shared by all consumers there.
+    """
+
+    def __init__(self, appeared: bool = False, ages: Ages | None = None) -> None:
         self.last: Sample | None = None
         self._look: StreamLook | None = None
         self._aside: tuple[Sample, StreamLook] | None = None
+        self._appeared = appeared
+        self._ages = ages or Ages()
         self._forget()
 
     def _forget(self) -> None:
         """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
         self._flow = Flow()
         self._latency = Quantiles()
+        self._capacity = Capacity()
+        self._course = Course()
+        self._arrived = self._acked = 0.0
+        self._given_up: float | None = None
+        self._history = 0
+        """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
         self._last_ack: float | None = None
         self._inflight_since: float | None = None
-        self._naks = self._dropped = 0
+        self._naks = self._dropped = self._again = 0
         self._accounted = self._lost = 0
         self._loss_told: float | None = None
 
@@ -41,6 +53,7 @@ class Track:
         """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
         self._latency.add(now.mono, seconds)
         if deliveries > 1:
+            self._again += 1
             self._flow.add(now.mono, Tally(redeliveries=deliveries - 1))
 
     def nak_seen(self, now: Now) -> None:
@@ -48,8 +61,9 @@ class Track:
         self._flow.add(now.mono, Tally(redeliveries=1))
 
     def dropped_seen(self, now: Now) -> None:
-        """The server gave a message up after max_deliver: it leaves in flight without an ack."""
+        """The server gave a message up (max_deliver), or a worker did (TERM): it leaves in flight without an ack."""
         self._dropped += 1
+        self._given_up = now.mono
         self._flow.add(now.mono, Tally(redeliveries=1))
 
     def take(self, sample: Sample, look: StreamLook) -> Reading | str:
@@ -60,10 +74,22 @@ class Track:
             if not self._confirms(sample, look):
                 self._aside = (sample, look)
                 return why
-            self._forget()
-            self.last, self._look = self._aside or (sample, look)
+            self._begin_again(*(self._aside or (sample, look)))
         self._aside = None
         return self._believe(sample, look)
+
+    def _begin_again(self, sample: Sample, look: StreamLook) -> None:
+        """Another incarnation, of which this was the first sample: one that came into being while its stream stood."""
+        before, was = self.last, self._look
+        self._appeared = before is not None and was is not None and before.created != sample.created
+        self._appeared = self._appeared and was is not None and was.created == look.created
+        self._forget()
+        self._begin(sample, look)
+        self.last, self._look = sample, look
+
+    def _begin(self, sample: Sample, look: StreamLook) -> None:
+        self._accounted = look.first_seq - 1
+        self._history = look.last_seq if self._appeared and sample.pending else 0
 
     def _contradicted(self, sample: Sample, look: StreamLook) -> str | None:
         if self.last is None or self._look is None:
@@ -87,11 +113,15 @@ class Track:
                 self._count(last, sample)
             self._accounted = max(self._accounted, before.first_seq - 1)
         else:
-            self._accounted = look.first_seq - 1
+            self._begin(sample, look)
+        if sample.delivered_stream >= self._history or not sample.pending:
+            self._history = 0
         self._time_acks(last, sample)
-        self._naks = self._dropped = 0
+        self._naks = self._dropped = self._again = 0
         self.last, self._look = sample, look
-        return self._reading(sample, self._loss_due(sample.at), losing, purged)
+        self._ages.saw(look, sample.at.mono)
+        self._diagnose(sample, look)
+        return self._reading(sample, look, self._loss_due(sample.at), losing, purged)
 
     def _count(self, last: Sample, sample: Sample) -> None:
         """Tally the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
@@ -114,6 +144,11 @@ class Track:
             waited_acks=acks if waited else 0.0,
         )
         self._flow.add(sample.at.mono, tally)
+        self._arrived += tally.arrivals
+        self._acked += acks
+        again = tally.redeliveries or self._naks or self._dropped or self._again
+        if waited and not (again or last.paused or sample.paused) and time <= RATE_SPAN:
+            self._capacity.learn(time, acks)
         if sample.since_ack is None and (acks > 0 or sample.floor_stream > last.floor_stream):
             self._last_ack = sample.at.mono
 
@@ -128,19 +163,30 @@ class Track:
             # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
             self._inflight_since = now - (sample.since_delivery or 0.0)
 
+    def _diagnose(self, sample: Sample, look: StreamLook) -> None:
+        """Take the sample up for the diagnosis, unless the last one it took is too near."""
+        at, config = sample.at.mono, sample.config
+        if not self._course.due(at):
+            return
+        waiting = int(sample.bound) if config.push else sample.waiting
+        given = sample.delivered_consumer
+        point = Point(at, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
+        facts = Facts(config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
+        self._course.add(point, facts)
+
     def _loss_due(self, now: Now) -> int:
         if not self._lost or (self._loss_told is not None and now.mono - self._loss_told < LOSS_INTERVAL):
             return 0
         lost, self._lost, self._loss_told = self._lost, 0, now.mono
         return lost
 
-    def _reading(self, sample: Sample, lost: int, losing: bool, purged: bool) -> Reading:
+    def _reading(self, sample: Sample, look: StreamLook, lost: int, losing: bool, purged: bool) -> Reading:
         now = sample.at.mono
         flow = self._flow.total(now)
         acked = sample.config.ack_policy != "none"
         stall = self._stall(sample)
         quantiles = self._latency.at(now, 0.5, 0.95, 0.99)
-        estimate = None if quantiles else _estimate(flow)
+        estimate = None if quantiles else flow.estimate()
         p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
         source = "sampled" if quantiles else "estimated" if estimate is not None else None
         if sample.inflight and (p95 is None or stall > p95):
@@ -153,7 +199,7 @@ class Track:
             pending=sample.pending,
             inflight=sample.inflight if acked else None,
             latency=0.0 if idle else None if p95 is None else p95 * 1000,
-            drain=_drain(sample.pending, flow),
+            drain=flow.drain(sample.pending),
             latency_source=source,
             latency_evidence=idle or self._fresh(quantiles is not None, estimate is not None, now),
             p50=quantiles[0] * 1000 if quantiles else None,
@@ -170,6 +216,12 @@ class Track:
             losing=losing,
             purged=purged,
             paused=sample.paused,
+            diagnosis=self._course.said,
+            diagnosed_for=now - self._course.since if self._course.said else 0.0,
+            backfilling=self._history > 0,
+            capacity=self._capacity.rate,
+            stream_fill=look.fill,
+            oldest_age=self._ages.oldest(sample, look),
         )
 
     def _stall(self, sample: Sample) -> float:
@@ -188,17 +240,3 @@ def _may_have_acked(sample: Sample, time: float) -> bool:
     if sample.since_delivery is None:
         return True
     return sample.since_ack is not None and sample.since_ack <= time + CLOCK_SLACK
-
-
-def _estimate(flow: Tally) -> float | None:
-    """Mean seconds in flight (Little, L = lambda W); None on thin evidence or while redeliveries look like acks."""
-    if flow.time < ENOUGH_TIME or flow.acks <= 0 or flow.redeliveries > 0:
-        return None
-    return flow.held / flow.acks
-
-
-def _drain(pending: int, flow: Tally) -> float | None:
-    """Seconds until `pending` is through at the ack rate of the time in which messages waited."""
-    if flow.waited_time < ENOUGH_TIME or flow.waited_acks <= 0:
-        return None
-    return pending * flow.waited_time / flow.waited_acks

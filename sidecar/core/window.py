@@ -10,11 +10,15 @@ from msgspec import Struct
 RATE_SPAN = 10.0
 """Seconds a rate looks back."""
 RATE_SLOT = 0.5
+ENOUGH_TIME = 1.0
+"""Seconds of evidence below which a rate is not known."""
 LATENCY_SPAN = 60.0
 """Seconds latency quantiles look back."""
 LATENCY_SLOT = 10.0
 ENOUGH_SAMPLES = 20
 """Fewer ack samples than this give no quantile."""
+CAPACITY_SPAN = 30.0
+"""Seconds of work after which what was learnt of capacity weighs 1/e of what is learnt now."""
 
 _ERROR = 0.01
 _GAMMA = (1 + _ERROR) / (1 - _ERROR)
@@ -47,6 +51,18 @@ class Tally(Struct):
         self.held += other.held
         self.waited_time += other.waited_time
         self.waited_acks += other.waited_acks
+
+    def estimate(self) -> float | None:
+        """Mean seconds in flight (Little, L = lambda W); None on thin evidence or while redeliveries look like acks."""
+        if self.time < ENOUGH_TIME or self.acks <= 0 or self.redeliveries > 0:
+            return None
+        return self.held / self.acks
+
+    def drain(self, pending: int) -> float | None:
+        """Seconds until `pending` is through at the ack rate of the time in which messages waited."""
+        if self.waited_time < ENOUGH_TIME or self.waited_acks <= 0:
+            return None
+        return pending * self.waited_time / self.waited_acks
 
 
 class Flow:
@@ -83,33 +99,38 @@ class Quantiles:
     Buckets grow geometrically, as in DDSketch (Masson, Rim, Lee: VLDB 2019), so that any rate takes the same memory.
     """
 
-    __slots__ = ("_slots", "newest")
+    __slots__ = ("_merged", "_slots", "newest")
 
     def __init__(self) -> None:
-        self._slots: deque[tuple[int, Counter[int]]] = deque(maxlen=int(LATENCY_SPAN / LATENCY_SLOT))
+        self._slots: deque[tuple[int, Counter[int]]] = deque()
+        self._merged: Counter[int] = Counter()
+        """The sum of all slots, kept as they come and go: to sum them for every reading would be most of its cost."""
         self.newest: float | None = None
         """Monotonic time of the newest sample."""
 
     def add(self, now: float, seconds: float) -> None:
         slot = int(now / LATENCY_SLOT)
         if not self._slots or self._slots[-1][0] != slot:
+            self._forget(slot)
             self._slots.append((slot, Counter()))
-        value = min(max(seconds, _SHORTEST), _LONGEST)
-        self._slots[-1][1][math.ceil(math.log(value) / _LOG_GAMMA)] += 1
+        bucket = math.ceil(math.log(min(max(seconds, _SHORTEST), _LONGEST)) / _LOG_GAMMA)
+        self._slots[-1][1][bucket] += 1
+        self._merged[bucket] += 1
         self.newest = now
 
     def at(self, now: float, *shares: float) -> tuple[float, ...] | None:
         """The quantiles asked for, in seconds; None under ENOUGH_SAMPLES."""
-        oldest = int(now / LATENCY_SLOT) - int(LATENCY_SPAN / LATENCY_SLOT)
-        while self._slots and self._slots[0][0] <= oldest:
-            self._slots.popleft()
-        merged: Counter[int] = Counter()
-        for _, counts in self._slots:
-            merged.update(counts)
-        if (total := merged.total()) < ENOUGH_SAMPLES:
+        self._forget(int(now / LATENCY_SLOT))
+        if (total := self._merged.total()) < ENOUGH_SAMPLES:
             return None
-        buckets = sorted(merged.items())
+        buckets = sorted(self._merged.items())
         return tuple(_rank(buckets, share * (total - 1)) for share in shares)
+
+    def _forget(self, slot: int) -> None:
+        """Let go of the slots that are too old for the window that ends in `slot`."""
+        while self._slots and self._slots[0][0] <= slot - int(LATENCY_SPAN / LATENCY_SLOT):
+            # Subtracted in place, which leaves no bucket at 0 behind.
+            self._merged -= self._slots.popleft()[1]
 
 
 def _rank(buckets: list[tuple[int, int]], rank: float) -> float:
@@ -120,3 +141,26 @@ def _rank(buckets: list[tuple[int, int]], rank: float) -> float:
         if seen > rank:
             break
     return 2 * math.exp(index * _LOG_GAMMA) / (_GAMMA + 1)
+
+
+class Capacity:
+    """Messages a second over the time in which it was to be learnt, the recent weighing more.
+
+    An exponentially weighted mean by time (one sum of messages, one of seconds, both fading with CAPACITY_SPAN), so
+    that it holds for intervals of any length. While nothing is learnt nothing fades.
+    """
+
+    __slots__ = ("_acks", "_time")
+
+    def __init__(self) -> None:
+        self._acks = self._time = 0.0
+
+    def learn(self, seconds: float, acks: float) -> None:
+        fading = math.exp(-seconds / CAPACITY_SPAN)
+        self._acks = self._acks * fading + acks
+        self._time = self._time * fading + seconds
+
+    @property
+    def rate(self) -> float | None:
+        """None until ENOUGH_TIME was seen, and while no ack was: that is no rate, see `drain`."""
+        return self._acks / self._time if self._time >= ENOUGH_TIME and self._acks > 0 else None
