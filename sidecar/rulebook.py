@@ -54,11 +54,11 @@ class Rulebook:
         self._file, self._guard = tuple(file), guard
         for kept in self._bucket.values():
             kept.mark = ""
-        self._own = {key: (metadata, self._read_own(metadata)[0]) for key, (metadata, _) in self._own.items()}
+        self._own = {key: (said, self._read_own(key, said, ())[0]) for key, (said, _) in self._own.items()}
         return self.take_bucket(self._snapshot)
 
     def take_bucket(self, snapshot: PolicySnapshot) -> list[Refusal]:
-        """The bucket holds this now. Each refusal is told with every call until its key holds something else."""
+        """The bucket holds this now. What it is refused for is told once for each value of a key."""
         self._snapshot = snapshot
         below = Layers(self._file, (), self._guard)
         refused: list[Refusal] = []
@@ -76,12 +76,14 @@ class Rulebook:
         self.layers = Layers(self._file, tuple(k.entry for k in bucket.values() if k.entry is not None), self._guard)
         return refused
 
-    def take_metadata(self, key: ConsumerKey, metadata: Metadata) -> tuple[bool, Rejection | None]:
+    def take_metadata(
+        self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
+    ) -> tuple[bool, Rejection | None]:
         """Whether the consumer's own policy is another now, and what is wrong with what it says."""
         had = self._own.get(key)
         if not self._trust or (had[0] if had else ()) == metadata:
             return False, None
-        entry, problems = self._read_own(metadata)
+        entry, problems = self._read_own(key, metadata, subjects)
         if problems:
             self._own[key] = (metadata, had[1] if had else None)
             return False, Rejection(_mark(metadata), _told(problems))
@@ -91,8 +93,10 @@ class Rulebook:
     def forget(self, key: ConsumerKey) -> None:
         self._own.pop(key, None)
 
-    def _read_own(self, metadata: Metadata) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
-        found = metadata_entry(metadata, self.layers, self._guard)
+    def _read_own(
+        self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
+    ) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
+        found = metadata_entry(metadata, self.layers, self._guard, subjects, key)
         return (None, found) if isinstance(found, tuple) else (found, ())
 
 

@@ -203,7 +203,7 @@ class Sweep:
                 log.warning("consumer.not_watched", stream=key.stream, consumer=key.consumer, because=subjects)
                 self._count("consumer_not_watched")
             subjects = ()
-        ruled, refused = self._rules.take_metadata(key, sample.config.metadata)
+        ruled, refused = self._rules.take_metadata(key, sample.config.metadata, subjects)
         self._enrol(lane, key, subjects)
         for subject in subjects:
             if ruled:
