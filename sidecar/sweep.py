@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 import structlog
 
 from sidecar.core import pace, roster
+from sidecar.core.ages import Ages
 from sidecar.core.model import ConsumerKey, Sample, StreamLook
 from sidecar.core.pace import Budget
 from sidecar.core.roster import Watch
@@ -27,6 +28,7 @@ from sidecar.observations import (
     StreamChanged,
     StreamGone,
     StreamsReading,
+    Terminated,
     Unavailable,
 )
 from sidecar.ports import Clock, Observer
@@ -52,6 +54,9 @@ class Lane:
         self.interval = 0.0
         self.next = now
         self.swept = False
+        self.whole = False
+        """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
+        self.ages = Ages()
         self.wake = asyncio.Event()
 
 
@@ -117,13 +122,13 @@ class Sweep:
                     lane.wake.set()
             case ApiLimited():
                 self._limited_until = now.mono + pace.LIMITED_FOR
-            case AckSeen() | Nak() | MaxDeliveries() if track := self._tracks.get(hint.key):
+            case AckSeen() | Nak() | MaxDeliveries() | Terminated() if track := self._tracks.get(hint.key):
                 match hint:
                     case AckSeen():
                         track.ack_seen(hint.seconds, hint.deliveries, now)
                     case Nak():
                         track.nak_seen(now)
-                    case MaxDeliveries():
+                    case MaxDeliveries() | Terminated():
                         track.dropped_seen(now)
 
     def interval(self, stream: str) -> float:
@@ -189,7 +194,8 @@ class Sweep:
             self._sample(lane, sample)
             if n % WITHOUT_PAUSE == 0:
                 await asyncio.sleep(0)
-        if reading.complete and not reading.missing and not reading.malformed:
+        lane.whole = reading.complete and not reading.missing and not reading.malformed
+        if lane.whole:
             self._absent(lane, {sample.key for sample in reading.samples})
 
     def _sample(self, lane: Lane, sample: Sample) -> None:
@@ -212,7 +218,8 @@ class Sweep:
                 self._refuse(key, subject, refused)
         if not subjects:
             return
-        track = self._tracks.setdefault(key, Track())
+        if (track := self._tracks.get(key)) is None:
+            track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages)
         reading = track.take(sample, lane.look)
         if isinstance(reading, str):
             self._count("sample_set_aside")
