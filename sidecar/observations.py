@@ -72,6 +72,8 @@ class MaxDeliveries(Struct, frozen=True):
 
 
 class Terminated(Struct, frozen=True):
+    """A worker refused a message for good (TERM): it leaves in flight, and looks like an ack in everything else."""
+
     key: ConsumerKey
 
 

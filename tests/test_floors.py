@@ -35,7 +35,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the shell", {"ledger", "perform"}),
     ("the eyes", {"sweep"}),
     ("the loops", {"service"}),
-    ("the line", {"edges.jetstream", "edges.catalogue"}),
+    ("the line", {"edges.jetstream", "edges.catalogue", "edges.shapes"}),
     (
         "the edges",
         {

@@ -11,14 +11,15 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from sidecar import ports
-from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Sample, StreamLook
+from sidecar.core.model import ConsumerKey, Now, Sample
+from sidecar.edges import shapes
+from sidecar.edges.shapes import Consumer, Error, Page, Reply, Stream
 from sidecar.observations import ConsumerGone, ConsumersReading, StreamGone, StreamsReading, Unavailable
 
 PAGES_LIMIT = 400
@@ -33,90 +34,7 @@ STREAM_NOT_FOUND, CONSUMER_NOT_FOUND = 10059, 10014
 NAME_IN_SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]{1,256}")
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Limit = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""Zero, negative or absent: without a limit."""
-Moment = Annotated[datetime, Meta(tz=True)]
-Text = Annotated[str, Meta(max_length=1024)]
 T = TypeVar("T")
-
-
-class _Sequences(Struct):
-    consumer_seq: Count
-    stream_seq: Count
-    last_active: Moment | None = None
-
-
-class _Config(Struct):
-    ack_policy: Text
-    durable_name: str = ""
-    filter_subject: str = ""
-    filter_subjects: tuple[str, ...] | None = None
-    max_ack_pending: Limit = 0
-    ack_wait: Count = 0
-    sample_freq: str = ""
-    deliver_subject: str = ""
-
-
-class _Consumer(Struct):
-    name: str
-    created: Text
-    config: _Config
-    delivered: _Sequences
-    ack_floor: _Sequences
-    num_pending: Count
-    num_ack_pending: Count
-    num_redelivered: Count = 0
-    num_waiting: Count = 0
-    paused: bool = False
-    ts: Moment | None = None
-
-
-class _Mirror(Struct):
-    name: str = ""
-
-
-class _StreamConfig(Struct):
-    name: str
-    subjects: tuple[str, ...] | None = None
-    max_msgs: Limit = 0
-    max_bytes: Limit = 0
-    max_msgs_per_subject: Limit = 0
-    discard: str = "old"
-    mirror: _Mirror | None = None
-
-
-class _State(Struct):
-    messages: Count
-    bytes: Count
-    first_seq: Count
-    last_seq: Count
-    num_subjects: Count = 0
-
-
-class _Stream(Struct):
-    config: _StreamConfig
-    created: Text
-    state: _State
-
-
-class _Error(Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _Reply(Struct):
-    error: _Error | None = None
-
-
-class _Page(_Reply, Generic[T]):
-    total: Count = 0
-    limit: Count = 0
-    streams: list[T] | None = None
-    consumers: list[T] | None = None
-    missing: list[str] | None = None
-    offline: dict[str, str] | None = None
 
 
 class _Listed(Struct, Generic[T]):
@@ -183,7 +101,7 @@ class ConsumerInfo:
     async def streams(self) -> StreamsReading:
         async with self._one_connection() as epoch:
             listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name)
-        looks = tuple(_look(stream) for stream, _ in listed.items.values())
+        looks = tuple(shapes.look(stream) for stream, _ in listed.items.values())
         return StreamsReading(
             looks, listed.complete and not listed.missing and not listed.malformed, listed.took, epoch
         )
@@ -193,15 +111,21 @@ class ConsumerInfo:
         async with self._one_connection() as epoch:
             listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", _CONSUMERS, lambda consumer: consumer.name)
             data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
-        look = _look(self._decoded(_STREAM, data))
-        samples = tuple(_sample(stream, consumer, at) for consumer, at in listed.items.values())
+        look = shapes.look(self._decoded(_STREAM, data))
+        samples = tuple(self._sample(stream, consumer, at) for consumer, at in listed.items.values())
         missing = tuple(sorted(listed.missing - listed.items.keys()))
         return ConsumersReading(look, samples, missing, listed.complete, listed.malformed, listed.took + took, epoch)
 
     async def consumer(self, key: ConsumerKey) -> Sample:
         async with self._one_connection():
             data, _, at = await self._ask(f"CONSUMER.INFO.{_token(key.stream)}.{_token(key.consumer)}", b"")
-        return _sample(key.stream, self._decoded(_CONSUMER, data), at)
+        return self._sample(key.stream, self._decoded(_CONSUMER, data), at)
+
+    def _sample(self, stream: str, info: Consumer, at: Now) -> Sample:
+        metadata, left_out = shapes.meant_for_us(info.config.metadata or {})
+        if left_out:
+            self._count("metadata_left_out")
+        return shapes.sample(stream, info, at, metadata)
 
     @asynccontextmanager
     async def _one_connection(self) -> AsyncIterator[int]:
@@ -235,7 +159,7 @@ class ConsumerInfo:
                 break
         return listed
 
-    def _page(self, kind: _Kind[T], data: bytes) -> tuple[_Page[T] | _Page[Raw], list[T], int]:
+    def _page(self, kind: _Kind[T], data: bytes) -> tuple[Page[T] | Page[Raw], list[T], int]:
         try:
             page = kind.pages.decode(data)
             return page, page.streams or page.consumers or [], 0
@@ -282,16 +206,16 @@ class ConsumerInfo:
 class _Kind(Generic[T]):
     """How the members of a list are decoded: a page in one go, or each by itself."""
 
-    def __init__(self, pages: msgspec.json.Decoder[_Page[T]], item: msgspec.json.Decoder[T]) -> None:
+    def __init__(self, pages: msgspec.json.Decoder[Page[T]], item: msgspec.json.Decoder[T]) -> None:
         self.pages, self.item = pages, item
 
 
-_REPLY = msgspec.json.Decoder(_Reply)
-_ITEMS = msgspec.json.Decoder(_Page[Raw])
-_STREAM = msgspec.json.Decoder(_Stream)
-_CONSUMER = msgspec.json.Decoder(_Consumer)
-_STREAMS = _Kind(msgspec.json.Decoder(_Page[_Stream]), _STREAM)
-_CONSUMERS = _Kind(msgspec.json.Decoder(_Page[_Consumer]), _CONSUMER)
+_REPLY = msgspec.json.Decoder(Reply)
+_ITEMS = msgspec.json.Decoder(Page[Raw])
+_STREAM = msgspec.json.Decoder(Stream)
+_CONSUMER = msgspec.json.Decoder(Consumer)
+_STREAMS = _Kind(msgspec.json.Decoder(Page[Stream]), _STREAM)
+_CONSUMERS = _Kind(msgspec.json.Decoder(Page[Consumer]), _CONSUMER)
 
 
 def _token(name: str) -> str:
@@ -301,73 +225,9 @@ def _token(name: str) -> str:
     return name
 
 
-def _said(error: _Error) -> Exception:
+def _said(error: Error) -> Exception:
     if error.code == 404 and error.err_code == STREAM_NOT_FOUND:
         return StreamGone(error.description[:120])
     if error.code == 404 and error.err_code == CONSUMER_NOT_FOUND:
         return ConsumerGone(error.description[:120])
     return Unavailable(f"{error.code} ({error.err_code}): {error.description[:120]}")
-
-
-def _look(stream: _Stream) -> StreamLook:
-    config, state = stream.config, stream.state
-    return StreamLook(
-        name=config.name,
-        created=stream.created,
-        first_seq=state.first_seq,
-        last_seq=state.last_seq,
-        messages=state.messages,
-        subjects=config.subjects or (),
-        at_limit=config.discard == "old" and _full(config, state),
-        origin=config.mirror.name if config.mirror else None,
-    )
-
-
-def _full(config: _StreamConfig, state: _State) -> bool:
-    """Whether a next message pushes one out. Bytes: the next one may be larger than what room is left."""
-    per_subject = config.max_msgs_per_subject * state.num_subjects
-    return (
-        0 < config.max_msgs <= state.messages
-        or 0 < config.max_bytes * 0.95 <= state.bytes
-        or 0 < per_subject <= state.messages
-    )
-
-
-def _sample(stream: str, info: _Consumer, at: Now) -> Sample:
-    return Sample(
-        key=ConsumerKey(stream, info.name),
-        created=info.created,
-        config=_facts(info.config),
-        at=at,
-        pending=info.num_pending,
-        inflight=info.num_ack_pending,
-        redelivered=info.num_redelivered,
-        waiting=info.num_waiting,
-        delivered_stream=info.delivered.stream_seq,
-        delivered_consumer=info.delivered.consumer_seq,
-        floor_stream=info.ack_floor.stream_seq,
-        floor_consumer=info.ack_floor.consumer_seq,
-        since_delivery=_since(info.delivered.last_active, info.ts),
-        since_ack=_since(info.ack_floor.last_active, info.ts),
-        paused=info.paused,
-    )
-
-
-def _facts(config: _Config) -> ConsumerConfig:
-    frequency = config.sample_freq.strip().rstrip("%")
-    return ConsumerConfig(
-        durable=bool(config.durable_name),
-        ack_policy=config.ack_policy,
-        filters=config.filter_subjects or ((config.filter_subject,) if config.filter_subject else ()),
-        max_ack_pending=config.max_ack_pending if config.max_ack_pending > 0 else None,
-        ack_wait=config.ack_wait / 1e9 if config.ack_wait else 30.0,
-        sampled=frequency.isdigit() and int(frequency) > 0,
-        push=bool(config.deliver_subject),
-    )
-
-
-def _since(then: datetime | None, now: datetime | None) -> float | None:
-    """Seconds on the server's own clock; None where the reply tells no time (2.9), or it never happened (year 1)."""
-    if then is None or now is None or then.year <= 1:
-        return None
-    return max(0.0, (now - then).total_seconds())

@@ -43,7 +43,7 @@ def consumer(name: str = "good", /, **changes: Any) -> dict[str, Any]:
     return info
 
 
-def stream(name: str = "S", config: dict[str, Any] | None = None, **state: int) -> dict[str, Any]:
+def stream(name: str = "S", config: dict[str, Any] | None = None, **state: Any) -> dict[str, Any]:
     numbers = {"messages": 10, "bytes": 100, "first_seq": 1, "last_seq": 10, **state}
     return {"config": {"name": name, "subjects": ["s.>"], **(config or {})}, "created": "then", "state": numbers}
 
@@ -314,6 +314,22 @@ async def test_a_mirror_is_told_by_its_configuration() -> None:
         ({"filter_subject": "s.a"}, "filters", ("s.a",)),
         ({"filter_subjects": ["s.a", "s.b"]}, "filters", ("s.a", "s.b")),
         ({"ack_policy": "all"}, "ack_policy", "all"),
+        ({"max_deliver": 5}, "max_deliver", 5),
+        ({"max_deliver": -1}, "max_deliver", None),
+        ({}, "max_deliver", None),
+        ({"priority_groups": ["A"]}, "priority_groups", True),
+        ({}, "priority_groups", False),
+        ({"rate_limit_bps": 8000}, "rate_limited", True),
+        ({"rate_limit_bps": 2**64 - 1}, "rate_limited", True),
+        ({}, "rate_limited", False),
+        ({"replay_policy": "original"}, "original_replay", True),
+        ({"replay_policy": "instant"}, "original_replay", False),
+        ({"metadata": {"_nats.ver": "2.15.1", "owner": "me"}}, "metadata", ()),
+        (
+            {"metadata": {"io.nats.monitor.x": "2", "backpressure.y": "1", "backpressure": "3"}},
+            "metadata",
+            (("backpressure.y", "1"), ("io.nats.monitor.x", "2")),
+        ),
     ],
 )
 async def test_the_configuration_is_read_for_what_bears_on_the_judgement(
@@ -321,6 +337,75 @@ async def test_the_configuration_is_read_for_what_bears_on_the_judgement(
 ) -> None:
     reading, _ = await read(consumer(**{f"config__{k}": v for k, v in changes.items()}))
     assert getattr(reading.samples[0].config, fact) == value
+
+
+MANY = {f"backpressure.{n:03}": "1" for n in range(70)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kept"),
+    [
+        (MANY, sorted(MANY.items())[:64]),
+        ({"backpressure.a": "x" * 1024, "backpressure.b": "x" * 1025}, [("backpressure.a", "x" * 1024)]),
+        ({"backpressure." + "k" * 1024: "1", "backpressure.c": "2"}, [("backpressure.c", "2")]),
+    ],
+    ids=["keys", "a value", "a key"],
+)
+async def test_metadata_beyond_its_bounds_is_left_out_and_counted(metadata: Any, kept: list[tuple[str, str]]) -> None:
+    reading, reader = await read(consumer(config__metadata=metadata))
+    assert reading.samples[0].config.metadata == tuple(kept)
+    assert reader.counted == ["metadata_left_out"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({}, True),
+        ({"config__deliver_subject": "to.me"}, False),
+        ({"config__deliver_subject": "to.me", "push_bound": True}, True),
+    ],
+    ids=["pull", "push to nobody", "push to somebody"],
+)
+async def test_a_push_consumer_tells_whether_somebody_listens(changes: dict[str, Any], bound: bool) -> None:
+    reading, _ = await read(consumer(**changes))
+    assert reading.samples[0].bound is bound
+
+
+@pytest.mark.parametrize(
+    ("config", "state", "fill"),
+    [
+        ({}, {}, None),
+        ({"max_msgs": -1, "max_bytes": 0}, {}, None),
+        ({"max_msgs": 40}, {}, 0.25),
+        ({"max_msgs": 40, "max_bytes": 200}, {}, 0.5),
+        ({"max_msgs": 10, "discard": "new"}, {}, 1.0),
+        ({"max_bytes": 90}, {}, 1.0),
+        ({"max_msgs_per_subject": 5}, {"num_subjects": 2}, None),
+    ],
+    ids=["no limits", "limits that are none", "messages", "the larger share", "full", "over", "per subject is none"],
+)
+async def test_how_full_a_stream_is(config: dict[str, Any], state: Any, fill: float | None) -> None:
+    reader = Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=stream(config=config, **state)))
+    assert (await reader.consumers("S")).look.fill == fill
+
+
+@pytest.mark.parametrize(
+    ("state", "ts", "age"),
+    [
+        ({"first_ts": "2026-01-01T00:00:00Z"}, TS, 60.5),
+        ({"first_ts": "2026-01-01T00:00:00Z"}, None, None),
+        ({"first_ts": "0001-01-01T00:00:00Z", "messages": 0}, TS, None),
+        ({"first_ts": "2026-01-01T00:00:00Z", "messages": 0}, TS, None),
+        ({"first_ts": "2026-01-01T00:02:00Z"}, TS, 0.0),
+        ({}, TS, None),
+    ],
+    ids=["by the server's clock", "which 2.9 does not tell", "empty", "emptied", "from the future", "untold"],
+)
+async def test_how_old_the_first_message_is(state: Any, ts: str | None, age: float | None) -> None:
+    told = stream(**state) | ({"ts": ts} if ts else {})
+    assert (await Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=told)).consumers("S")).look.oldest_age == age
+    listed = await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [told]})).streams()
+    assert listed.looks[0].oldest_age == age
 
 
 async def test_the_budget_spreads_requests_and_allows_a_short_burst() -> None:
