@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Reading, Sample, StreamLook
+from sidecar.core.model import ConsumerConfig, ConsumerKey, Diagnosis, Now, Reading, Sample, StreamLook
 from sidecar.core.signals import Track
 
 KEY = ConsumerKey("S", "c")
@@ -29,7 +31,15 @@ class Consumer:
     last_ack: float | None = None
     last_delivery: float | None = None
     created: str = "one"
+    stream_created: str = "then"
     at_limit: bool = False
+    redelivered: int = 0
+    waiting: int = 0
+    paused: bool = False
+    bound: bool = True
+    push: bool = False
+    fill: float | None = None
+    first_age: float | None = None
     track: Track = field(default_factory=Track)
 
     def publish(self, n: int) -> None:
@@ -58,22 +68,36 @@ class Consumer:
         return Sample(
             key=KEY,
             created=self.created,
-            config=ConsumerConfig(filters=self.filters, max_ack_pending=self.cap),
+            config=ConsumerConfig(filters=self.filters, max_ack_pending=self.cap, push=self.push),
             at=Now(self.at, self.at),
             pending=self.last - max(self.delivered, self.first - 1),
             inflight=self.inflight,
-            redelivered=0,
-            waiting=0,
+            redelivered=self.redelivered,
+            waiting=self.waiting,
             delivered_stream=self.delivered,
             delivered_consumer=self.given,
             floor_stream=self.floor,
             floor_consumer=0,
             since_delivery=None if self.last_delivery is None else self.at - self.last_delivery,
             since_ack=None if self.last_ack is None else self.at - self.last_ack,
+            paused=self.paused,
+            bound=self.bound,
         )
 
     def look(self) -> StreamLook:
-        return StreamLook("S", "then", self.first, self.last, self.last - self.first + 1, ("s",), self.at_limit)
+        held = self.last - self.first + 1
+        return StreamLook(
+            "S",
+            self.stream_created,
+            self.first,
+            self.last,
+            held,
+            ("s.>",),
+            self.at_limit,
+            None,
+            self.fill,
+            self.first_age,
+        )
 
     def take(self, after: float = 0.1) -> Reading | str:
         self.at += after
@@ -327,3 +351,216 @@ def test_more_pending_than_the_stream_ever_held_is_never_believed() -> None:
     wrapped = replace(consumer.sample(), pending=2**64 - 1)
     assert isinstance(consumer.track.take(wrapped, consumer.look()), str)
     assert isinstance(consumer.track.take(wrapped, consumer.look()), str)
+
+
+def test_a_reading_says_what_is_going_on_and_for_how_long() -> None:
+    consumer = Consumer()
+    consumer.publish(50)
+    readings = [consumer.read(0.5) for _ in range(25)]
+    assert [r.diagnosis for r in readings[:4]] == [None] * 4
+    assert {r.diagnosis for r in readings[4:]} == {Diagnosis.NOBODY_PULLING}
+    assert (readings[3].diagnosed_for, readings[4].diagnosed_for) == (0.0, 0.0)
+    assert readings[-1].diagnosed_for == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "diagnosis"),
+    [
+        ({"waiting": 1}, Diagnosis.SERVER_STUCK),
+        ({"paused": True}, Diagnosis.PAUSED),
+        ({"push": True, "bound": False}, Diagnosis.NOBODY_PULLING),
+        ({"push": True, "bound": True}, Diagnosis.HEALTHY),
+        ({"fill": 1.0}, Diagnosis.NOBODY_PULLING),
+        ({"fill": 1.0, "waiting": 1, "paused": True}, Diagnosis.STREAM_FULL),
+    ],
+    ids=["pulls wait", "paused", "push to nobody", "push to somebody", "full, and nobody", "full, and paused"],
+)
+def test_what_the_server_shows_reaches_the_rules(changes: dict[str, Any], diagnosis: Diagnosis) -> None:
+    consumer = Consumer(**changes)
+    consumer.publish(50)
+    assert [consumer.read(0.5).diagnosis for _ in range(6)][-1] is diagnosis
+
+
+def test_a_message_given_up_is_poison_for_a_minute() -> None:
+    consumer = Consumer()
+    consumer.read()
+    consumer.track.dropped_seen(Now(consumer.at, 0.0))
+    said = [consumer.read(1.0).diagnosis for _ in range(70)]
+    assert said[2:60] == [Diagnosis.POISON] * 58
+    assert said[62:] == [Diagnosis.IDLE] * 8
+
+
+def test_another_incarnation_is_diagnosed_from_its_own_samples() -> None:
+    consumer = Consumer()
+    consumer.publish(50)
+    assert [consumer.read(0.5).diagnosis for _ in range(6)][-1] is Diagnosis.NOBODY_PULLING
+    consumer.created = "two"
+    consumer.take(0.5)
+    assert consumer.read(0.5).diagnosis is None
+
+
+def test_a_terminated_message_is_no_ack() -> None:
+    consumer = Consumer()
+    consumer.publish(100)
+    consumer.deliver(20)
+    consumer.read()
+    for _ in range(20):
+        consumer.ack(1)
+        consumer.track.dropped_seen(Now(consumer.at, 0.0))
+        reading = consumer.read()
+    assert reading.ack_rate == 0.0
+
+
+def test_a_redelivery_counter_that_never_falls_is_told_once() -> None:
+    """From 2.14 on num_redelivered stays where max_deliver left it."""
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.deliver(10)
+    consumer.read()
+    consumer.redelivered = 10
+    ratios = [(consumer.deliver(5), consumer.ack(5), consumer.read(0.5).redelivery_ratio)[2] for _ in range(40)]
+    assert max(ratios[:15]) > 0
+    assert set(ratios[25:]) == {0.0}
+
+
+def test_capacity_is_what_it_got_through_while_messages_waited() -> None:
+    consumer = Consumer()
+    consumer.publish(10_000)
+    assert worked(consumer, rounds=9).capacity is None
+    assert worked(consumer, rounds=40).capacity == pytest.approx(100.0, rel=0.05)
+
+
+def test_capacity_forgets_by_the_time_it_worked() -> None:
+    consumer = Consumer()
+    consumer.publish(100_000)
+    worked(consumer, rounds=1000, each=10)
+    reading = worked(consumer, rounds=300, each=20)
+    assert reading.capacity == pytest.approx(200 - 100 / math.e, rel=0.02)
+
+
+def test_an_idle_consumer_teaches_nothing_about_capacity() -> None:
+    consumer = Consumer()
+    consumer.publish(400)
+    before = worked(consumer, rounds=39).capacity
+    consumer.deliver(10)
+    consumer.ack(10)
+    consumer.read()
+    for _ in range(600):
+        consumer.publish(1)
+        consumer.deliver(1)
+        consumer.ack(1)
+        reading = consumer.read()
+    assert before == reading.capacity == pytest.approx(100.0, rel=0.01)
+
+
+@pytest.mark.parametrize("what", ["nak", "max deliver", "redelivered by metric", "redelivered by counter", "paused"])
+def test_capacity_is_frozen_while_messages_come_again(what: str) -> None:
+    consumer = Consumer()
+    consumer.publish(100_000)
+    before = worked(consumer, rounds=50).capacity
+    for _ in range(100):
+        now = Now(consumer.at, 0.0)
+        match what:
+            case "nak":
+                consumer.track.nak_seen(now)
+            case "max deliver":
+                consumer.track.dropped_seen(now)
+            case "redelivered by metric":
+                consumer.track.ack_seen(0.1, 2, now)
+            case "redelivered by counter":
+                consumer.redelivered += 1
+            case "paused":
+                consumer.paused = True
+        consumer.deliver(90)
+        consumer.ack(90)
+        assert consumer.read().capacity == before
+
+
+def test_who_appears_on_a_stream_that_holds_messages_reads_history_until_it_is_through() -> None:
+    consumer = Consumer(track=Track(appeared=True))
+    consumer.publish(100)
+    assert consumer.read().backfilling
+    consumer.publish(50)
+    consumer.deliver(99)
+    assert consumer.read().backfilling
+    consumer.deliver(1)
+    assert not consumer.read().backfilling
+
+
+def test_history_is_through_when_nothing_waits_although_the_last_messages_are_for_others() -> None:
+    consumer = Consumer(filters=("s.a",), track=Track(appeared=True))
+    consumer.publish(100)
+    assert consumer.read().backfilling
+    consumer.deliver(90)
+    through = consumer.track.take(replace(consumer.sample(), pending=0), consumer.look())
+    assert isinstance(through, Reading) and not through.backfilling
+    assert not consumer.read().backfilling
+
+
+@pytest.mark.parametrize(("appeared", "held"), [(False, 100), (True, 0), (False, 0)], ids=str)
+def test_only_who_appeared_on_messages_is_surely_backfilling(appeared: bool, held: int) -> None:
+    consumer = Consumer(track=Track(appeared=appeared))
+    consumer.publish(held)
+    consumer.read()
+    consumer.publish(100)
+    assert not consumer.read().backfilling
+
+
+@pytest.mark.parametrize(
+    ("change", "backfills"),
+    [({"created": "two"}, True), ({"created": "two", "stream_created": "now"}, False), ({}, False)],
+    ids=["the consumer was recreated", "the stream was", "its sequence was set back"],
+)
+def test_a_consumer_made_anew_appears_too(change: dict[str, str], backfills: bool) -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.deliver(500)
+    consumer.ack(500)
+    consumer.read()
+    for name, value in change.items():
+        setattr(consumer, name, value)
+    consumer.delivered = consumer.given = consumer.floor = 0
+    assert isinstance(consumer.take(), str)
+    assert consumer.read().backfilling is backfills
+
+
+def test_a_consumer_made_anew_on_a_shortened_stream_has_lost_nothing() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.evict_to(501)
+    consumer.deliver(100)
+    consumer.read()
+    consumer.created, consumer.delivered, consumer.given, consumer.floor, consumer.inflight = "two", 0, 0, 0, 0
+    consumer.take()
+    assert [consumer.read().lost for _ in range(3)] == [0, 0, 0]
+
+
+def test_the_oldest_waiting_message_is_timed_by_our_own_looks() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    consumer.deliver(10)
+    assert consumer.read().oldest_age == 0.0
+    consumer.publish(5)
+    assert consumer.read(1.0).oldest_age == 0.0
+    consumer.publish(5)
+    assert [consumer.read(1.0).oldest_age for _ in range(3)] == pytest.approx([1.0, 2.0, 3.0])
+    consumer.deliver(5)
+    assert consumer.read(1.0).oldest_age == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("filters", "age"), [((), 77.0), (("s.>",), 77.0), (("s.*",), None), (("s.a", ">"), 77.0)], ids=str
+)
+def test_the_first_message_of_a_stream_is_timed_by_the_server(filters: tuple[str, ...], age: float | None) -> None:
+    consumer = Consumer(filters=filters, first_age=77.0)
+    consumer.publish(10)
+    assert consumer.read().oldest_age == age
+    consumer.deliver(3)
+    assert consumer.read().oldest_age is None  # stored before our first look: nobody tells when
+    consumer.evict_to(4)
+    assert consumer.read().oldest_age == age
+
+
+def test_how_full_the_stream_is_stands_in_the_reading() -> None:
+    assert Consumer(fill=0.4).read().stream_fill == 0.4
+    assert Consumer().read().stream_fill is None
