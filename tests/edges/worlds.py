@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from sidecar import ports
 from sidecar.core.model import ConsumerConfig, ConsumerKey, Now
-from sidecar.edges.consumer_info import ConsumerInfo
+from sidecar.edges.consumer_info import ConsumerInfo, Requester
 from sidecar.ports import Observer
 from tests.fakes.observer import FakeJetStream
 
@@ -81,30 +81,39 @@ class FakeWorld:
 
 
 class RealWorld:
-    def __init__(self, client: Client, version: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        version: tuple[int, ...],
+        *,
+        clock: ports.Clock | None = None,
+        connection: Requester | None = None,
+    ) -> None:
+        self.version = version
         self.tells_time = version >= (2, 10)
         self.counted: list[str] = []
         self.requests: list[str] = []
         self._client = client
         self._held: dict[tuple[ConsumerKey, int], str] = {}
         self.observer: Observer = ConsumerInfo(
-            Direct(client),
-            RealClock(),
+            connection or Direct(client),
+            clock or RealClock(),
             count=self.counted.append,
             count_request=lambda op, outcome, seconds: self.requests.append(f"{op} {outcome}"),
             requests_per_second=100_000,
         )
 
-    async def add_stream(self, name: str, *subjects: str, max_msgs: int = 0) -> None:
+    async def add_stream(self, name: str, *subjects: str, max_msgs: int = 0, **more: Any) -> None:
         config = {"name": name, "subjects": subjects, "storage": "memory", "max_msgs": max_msgs or -1}
-        await self._api(f"STREAM.CREATE.{name}", **config)
+        await self._api(f"STREAM.CREATE.{name}", **config, **more)
 
     async def add_consumer(
-        self, key: ConsumerKey, *filters: str, cap: int = 1000, max_deliver: int = 0, sample: str = ""
+        self, key: ConsumerKey, *filters: str, cap: int = 1000, max_deliver: int = 0, sample: str = "", **more: Any
     ) -> None:
         config: dict[str, Any] = {"durable_name": key.consumer, "ack_policy": "explicit", "max_ack_pending": cap}
         config |= {"max_deliver": max_deliver or -1, "ack_wait": 3_600_000_000_000, "sample_freq": sample}
         config |= {"filter_subject": filters[0]} if len(filters) == 1 else {"filter_subjects": filters}
+        config |= more
         await self._api(f"CONSUMER.DURABLE.CREATE.{key.stream}.{key.consumer}", stream_name=key.stream, config=config)
 
     async def publish(self, stream: str, subject: str, n: int = 1) -> None:
@@ -149,6 +158,17 @@ class RealWorld:
 
     async def delete_stream(self, name: str) -> None:
         await self._api(f"STREAM.DELETE.{name}")
+
+    async def reset(self, key: ConsumerKey, seq: int = 0) -> None:
+        """On from `seq`, or from its ack floor, its deliveries counted from 0 again (from 2.14 on)."""
+        await self._api(f"CONSUMER.RESET.{key.stream}.{key.consumer}", **({"seq": seq} if seq else {}))
+
+    async def ask(self, key: ConsumerKey, n: int, **more: Any) -> None:
+        """A pull that stays with the server, which counts it only while somebody listens where it is to be answered."""
+        wanted = json.dumps({"batch": n, "expires": 3_600_000_000_000, **more}).encode()
+        inbox = self._client.new_inbox()
+        await self._client.subscribe(inbox)
+        await self._client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{key.stream}.{key.consumer}", wanted, reply=inbox)
 
     async def _answer(self, key: ConsumerKey, verb: bytes, seqs: tuple[int, ...]) -> None:
         for seq in seqs:  # as requests, so that it is known when the server is done with it
