@@ -11,7 +11,7 @@ from sidecar.core.freshness import Limits, freshness
 from sidecar.core.model import Alert, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy
-from sidecar.core.state import UNSENT_LIMIT, Member, Record, Recoveries, Rejection, SubjectState, Verdict
+from sidecar.core.state import NONE_SET, UNSENT_LIMIT, Member, Record, Recoveries, Rejection, SubjectState, Verdict
 from sidecar.core.stimuli import Begun
 
 NO_EPOCH = "policy"
@@ -143,7 +143,7 @@ class _Draft:
             return
         status = self.member.status
         reasons = self._reasons()
-        latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches.names)
+        latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches != NONE_SET)
         if status is not self.record.status:
             self.record = replace(self.record, status=status, since=self.now.wall)
         self.record = replace(self.record, reasons=reasons, latched=tuple(sorted(latched)))

@@ -50,6 +50,9 @@ class Latches(Struct, frozen=True):
         return tuple(name for name in self.__struct_fields__ if getattr(self, name).on)
 
 
+NONE_SET = Latches()
+
+
 class Member(Struct, frozen=True):
     """One consumer under one subject, as it is judged there."""
 

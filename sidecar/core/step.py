@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from sidecar.core import changes, status, thresholds
 from sidecar.core.freshness import Limits
-from sidecar.core.model import Now
-from sidecar.core.state import Latch, Latches, Member, SubjectState, Writing
+from sidecar.core.model import Now, Status
+from sidecar.core.state import NONE_SET, Latch, Latches, Member, SubjectState, Writing
 from sidecar.core.stimuli import (
     Act,
     Begun,
@@ -230,6 +230,9 @@ def _judged(member: Member) -> Member:
     if (reading := member.reading) is None:
         return replace(member, status=status.status(member.latches, member.policy)) if member.latches.names else member
     marks = thresholds.marks(member.policy, reading)
+    pressure = thresholds.pressure(reading, marks)
+    if pressure <= 1 and member.latches == NONE_SET:  # nothing is above its mark, and nothing is there to be released
+        return replace(member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted=None)
     latches = status.judge(member.latches, reading, marks, member.policy)
     rose = set(latches.names) - set(member.latches.names)
     counts = status.counts(reading, latches, member.policy)
@@ -238,7 +241,7 @@ def _judged(member: Member) -> Member:
         latches=latches,
         marks=marks,
         status=status.status(latches, member.policy),
-        pressure=0.0 if status.left_out(reading, member.policy) else thresholds.pressure(reading, marks),
+        pressure=0.0 if status.left_out(reading, member.policy) else pressure,
         counted=reading.diagnosis if counts else member.counted if latches.diagnosed.on else None,
         purged=member.purged and not rose,
     )

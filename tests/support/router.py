@@ -20,9 +20,9 @@ async def publish(nc: Client, n: int) -> None:
     await nc.jetstream().publish(SUBJECT, b"decide")  # the ack of the last one: all are stored
 
 
-async def take(nc: Client, n: int) -> list[Msg]:
+async def take(nc: Client, n: int, consumer: str = "router") -> list[Msg]:
     """Exactly `n` messages, unacknowledged; a fetch may give fewer, and waiting for the rest would be a stall."""
-    subscription = await nc.jetstream().pull_subscribe_bind("router", "ROUTER")
+    subscription = await nc.jetstream().pull_subscribe_bind(consumer, "ROUTER")
     taken: list[Msg] = []
     async with asyncio.timeout(10):
         while len(taken) < n:
@@ -41,9 +41,9 @@ async def drain(nc: Client, held: list[Msg]) -> None:
         await nc.flush()
 
 
-async def work(nc: Client, per_second: int) -> None:
+async def work(nc: Client, per_second: int, consumer: str = "router") -> None:
     """A steady worker."""
     while True:
-        for message in await take(nc, per_second // 20):
+        for message in await take(nc, per_second // 20, consumer):
             await message.ack()
         await asyncio.sleep(0.05)
