@@ -85,12 +85,20 @@ class Ledger:
         if (state := self.states.get(subject)) is None:
             return
         now = self._clock.now()
-        bounds = self.limits(subject)
-        context = Context(bounds.stale_after, bounds.unknown_after, writer=self._writer)
-        self.states[subject], acts = step(state, stimulus, now, context)
+        self.states[subject], acts = step(state, stimulus, now, self._context(subject))
         self._account(subject, now.mono)
         for act in acts:
             self._perform(act)
+
+    def stays(self, subject: str, at: Now) -> bool:
+        """Whether a look at the time, `at` that moment, would leave the subject as it is."""
+        state = self.states[subject]
+        after, acts = step(state, Tick(), at, self._context(subject))
+        return not acts and (after is state or after == state)
+
+    def _context(self, subject: str) -> Context:
+        bounds = self.limits(subject)
+        return Context(bounds.stale_after, bounds.unknown_after, writer=self._writer)
 
     def tick(self) -> None:
         for subject in tuple(self.states):
