@@ -143,7 +143,7 @@ def cap_reached(seen: Evidence) -> bool:
 
 def nobody_pulling(seen: Evidence) -> bool:
     """Messages wait, nobody asks for them and none is acknowledged: see whether the worker runs."""
-    if seen.facts.paused or seen.given() or seen.acked():
+    if seen.facts.paused or seen.moved_at > seen.points[0].at:
         return False
     if not (seen.nearly_all(seen.queued) and seen.hardly_any(seen.pulled)):
         return False

@@ -23,15 +23,26 @@ def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
     assert [ages.of(seq, 10.0) for seq in (10, 11, 20, 21, 30, 31)] == [None, 8.0, 8.0, 6.0, 6.0, None]
 
 
-@pytest.mark.parametrize("other", [look(5), look(40, "again")], ids=["fewer messages", "created anew"])
-def test_another_stream_of_that_name_begins_anew(other: StreamLook) -> None:
+@pytest.mark.parametrize(
+    ("other", "twelfth"), [(look(5), 6.0), (look(40, "again"), None)], ids=["fewer messages", "created anew"]
+)
+def test_another_stream_of_that_name_begins_anew(other: StreamLook, twelfth: float | None) -> None:
     ages = Ages()
     ages.saw(look(10), 0.0)
     ages.saw(look(20), 1.0)
     ages.saw(other, 2.0)
     assert ages.of(15, 9.0) is None
     ages.saw(StreamLook("S", other.created, 1, 50, 50), 3.0)
-    assert ages.of(45, 9.0) == 6.0
+    assert (ages.of(12, 9.0), ages.of(45, 9.0)) == (twelfth, 6.0)
+
+
+def test_what_is_long_ago_is_told_more_coarsely_but_told() -> None:
+    ages = Ages()
+    for n in range(10_000):
+        ages.saw(look(10 * n), float(n))
+    assert len(ages._looks) <= LOOKS
+    found = [ages.of(seq, 10_000.0) for seq in (1, 50_000, 99_900)]
+    assert None not in found and found[2] == 10.0
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 60.0), st.integers(0, 100)), min_size=2, max_size=600), st.data())

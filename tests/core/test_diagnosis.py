@@ -80,7 +80,7 @@ TABLE = [
     ),
     Case(
         "at a cap of one, whose worker works",
-        [Row(0, 50, 1, 0, 0, 0, 0), Row(1, 50, 1, 0, 9, 9, 9), Row(2, 50, 1, 0, 19, 19, 19)],
+        [Row(100, 50, 1, 0, 0, 0, 0), Row(101, 50, 1, 0, 9, 9, 9), Row(102, 50, 1, 0, 19, 19, 19)],
         "",
         CAP_1,
     ),
@@ -105,6 +105,12 @@ TABLE = [
         [Row(at, 50, 100 - 10 * at, 0, 0, 0, 10 * at) for at in range(8)],
         "",
     ),
+    Case(
+        "a worker just through with what it had",
+        [Row(0, 50, 5), Row(1, 50, 0, 0, 0, 0, 5), Row(2, 50, 0, 0, 0, 0, 5)],
+        "",
+    ),
+    Case("a worker that takes and has not acked yet", [Row(at, 50 - at, at, 0, at) for at in range(8)], ""),
     Case("nobody there, and paused", still(50), "paused", Facts(paused=True)),
     Case("push, and nobody subscribed", still(50), "nobody_pulling", PUSH),
     Case("a message given up a minute ago", still(0), "poison idle", Facts(given_up=-57.0)),
@@ -160,6 +166,11 @@ TABLE = [
         "more goes than comes",
         [Row(0, 900, 9, 0, 0, 0, 0), Row(1, 850, 9, 0, 100, 50, 100), Row(2, 800, 9, 0, 200, 100, 200)],
         "draining",
+    ),
+    Case(
+        "a handful more goes than comes",
+        [Row(0, 10, 5, 0, 0, 0, 0), Row(1, 6, 5, 0, 5, 1, 5), Row(2, 2, 5, 0, 10, 2, 10)],
+        "",
     ),
 ]
 
@@ -240,6 +251,14 @@ def test_something_else_is_said_once_the_old_verdict_failed_twice() -> None:
     moving = [Row(5.0 + n, 40 - 10 * n, 0, 0, 10 + 10 * n, 0, 10 + 10 * n) for n in range(4)]
     assert told(course, moving) == ["nobody_pulling", "draining", "draining", "draining"]
     assert course.since == 6.0
+
+
+def test_a_verdict_that_fails_now_and_then_stays() -> None:
+    course = Course()
+    told(course, still(50, until=5))
+    for n in range(5, 30):
+        course.add(Point(float(n), 50, 0, 0, 0, 0, 0), Facts(paused=n % 2 == 0))
+        assert (course.said, course.since) == (Diagnosis.NOBODY_PULLING, 2.0)
 
 
 def test_two_verdicts_that_take_turns_do_not_keep_a_third() -> None:

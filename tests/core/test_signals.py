@@ -453,6 +453,15 @@ def test_an_idle_consumer_teaches_nothing_about_capacity() -> None:
     assert before == reading.capacity == pytest.approx(100.0, rel=0.01)
 
 
+def test_an_interval_of_which_too_little_was_seen_teaches_nothing_about_capacity() -> None:
+    consumer = Consumer()
+    consumer.publish(100_000)
+    before = worked(consumer, rounds=50).capacity
+    consumer.deliver(10)
+    consumer.ack(10)
+    assert consumer.read(11.0).capacity == before
+
+
 @pytest.mark.parametrize("what", ["nak", "max deliver", "redelivered by metric", "redelivered by counter", "paused"])
 def test_capacity_is_frozen_while_messages_come_again(what: str) -> None:
     consumer = Consumer()
@@ -522,6 +531,17 @@ def test_a_consumer_made_anew_appears_too(change: dict[str, str], backfills: boo
     consumer.delivered = consumer.given = consumer.floor = 0
     assert isinstance(consumer.take(), str)
     assert consumer.read().backfilling is backfills
+
+
+def test_a_consumer_made_anew_for_what_is_new_reads_no_history() -> None:
+    consumer = Consumer(filters=("s.a",))
+    consumer.publish(1000)
+    consumer.deliver(500)
+    consumer.read()
+    consumer.created, consumer.delivered, consumer.given, consumer.floor, consumer.inflight = "two", 0, 0, 0, 0
+    consumer.at += 0.1
+    consumer.track.take(replace(consumer.sample(), pending=0), consumer.look())
+    assert not consumer.read().backfilling
 
 
 def test_a_consumer_made_anew_on_a_shortened_stream_has_lost_nothing() -> None:
