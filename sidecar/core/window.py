@@ -27,7 +27,7 @@ _SHORTEST, _LONGEST = 1e-6, 604_800.0
 """Seconds; values are clamped to this range, which bounds a slot to some 1,360 buckets."""
 
 
-class Tally(Struct):
+class Tally(Struct, gc=False):
     """What happened in some stretch of time; `time` is seconds, the others messages."""
 
     time: float = 0.0

@@ -132,9 +132,12 @@ async def test_a_purge_of_a_subject_moves_only_its_consumers(world: World, strea
 async def test_eviction_with_nobody_pulling_shows_only_in_the_first_sequence(world: World) -> None:
     await world.add_stream("S", "s.>", max_msgs=10)
     await world.add_consumer(C)
-    await world.publish("S", "s.a", 35)
+    await world.publish("S", "s.a", 5)
+    assert (await world.observer.consumers("S")).look.fill == 0.5
+    await world.publish("S", "s.a", 30)
     await shows(world, C, first=26, last=35, pending=10, delivered=0, deliveries=0, floor=0)
-    assert (await world.observer.consumers("S")).look.at_limit
+    look = (await world.observer.consumers("S")).look
+    assert (look.at_limit, look.fill) == (True, 1.0)
 
 
 async def test_eviction_passes_a_puller_by_and_takes_what_is_in_flight(world: World) -> None:

@@ -290,4 +290,5 @@ def _look(stream: FakeStream) -> StreamLook:
         messages=len(stream.messages),
         subjects=stream.subjects,
         at_limit=0 < stream.max_msgs <= len(stream.messages),
+        fill=len(stream.messages) / stream.max_msgs if stream.max_msgs else None,
     )
