@@ -36,6 +36,7 @@ from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
 from sidecar.nats_options import Nats, Secret
 from sidecar.ports import PolicySnapshot
+from sidecar.recorder import Recorder, Tape
 from sidecar.service import Service
 from sidecar.settings import BadSettings, Settings
 from sidecar.wire.subjects import Names
@@ -60,11 +61,17 @@ class EmbeddedOptions(Struct, frozen=True):
     store: Path | None = None
 
 
-def start(settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings]) -> int:
-    """Run until a signal; the exit code. On SIGHUP the settings are read again, and their policies put in force."""
+def start(
+    settings: Settings,
+    embedded: EmbeddedOptions | None,
+    read_again: Callable[[], Settings],
+    tape: Tape | None = None,
+) -> int:
+    """Run until a signal; the exit code. On SIGHUP the settings are read again, and their policies put in force. What
+    is observed is written on the tape, if there is one."""
     logs.set_up(settings.log.level, settings.log.format)
     try:
-        asyncio.run(_run(settings, embedded, read_again))
+        asyncio.run(_run(settings, embedded, read_again, tape))
     except (CannotEmbed, PortTaken) as error:
         log.error("start.failed", error=str(error))
         return EX_CONFIG if isinstance(error, PortTaken) else EX_UNAVAILABLE
@@ -85,19 +92,21 @@ async def with_embedded(use: Callable[[EmbeddedServer], Awaitable[bool]]) -> boo
         await server.stop()
 
 
-async def _run(settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings]) -> None:
+async def _run(
+    settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings], tape: Tape | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, _stop, stop)
     if embedded is None:
-        await _live(Sidecar(settings, settings.nats.servers), stop, read_again)
+        await _live(Sidecar(settings, settings.nats.servers, tape), stop, read_again)
         return
     server = EmbeddedServer(embedded.port, embedded.store)
     await server.start()
     log.info("embedded.started", url=server.url)
     try:
-        await _live(Sidecar(settings, (server.url,)), stop, read_again)
+        await _live(Sidecar(settings, (server.url,), tape), stop, read_again)
     finally:
         await server.stop()
 
@@ -128,7 +137,7 @@ class NoPolicies:
 class Sidecar:
     """The whole, wired up: two connections, so that what any client may send cannot blind the observer."""
 
-    def __init__(self, settings: Settings, servers: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, servers: Sequence[str], tape: Tape | None = None) -> None:
         self._settings = settings
         self._clock = clock = SystemClock()
         names = Names(settings.name)
@@ -146,17 +155,19 @@ class Sidecar:
         js = JetStream(self._observing, prefix)
         publish = settings.publish
         resources = Resources(js, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
+        observer = ConsumerInfo(
+            self._observing,
+            clock,
+            count=metrics.dropped,
+            count_request=metrics.api_request,
+            prefix=prefix,
+            requests_per_second=settings.observe.api_requests_per_second,
+        )
+        self._recorder = recorder = tape and Recorder(observer, clock, tape, settings, metrics.dropped)
         self._service = service = Service(
             settings,
             clock,
-            ConsumerInfo(
-                self._observing,
-                clock,
-                count=metrics.dropped,
-                count_request=metrics.api_request,
-                prefix=prefix,
-                requests_per_second=settings.observe.api_requests_per_second,
-            ),
+            recorder or observer,
             StateStore(js, names, settings.group, metrics.dropped, lambda: self._observing.client),
             Announcer(js, names, settings.group, lambda event: render.event(event, settings.group, instance)),
             NoPolicies(),
@@ -167,7 +178,8 @@ class Sidecar:
             render_beat=lambda book, now: render.beat(book, instance, now),
             on_looks=self._looked,
         )
-        self._advisories = Advisories(clock, service.sweep.hint, metrics.dropped)
+        sink = recorder.hearing(service.sweep.hint) if recorder else service.sweep.hint
+        self._advisories = Advisories(clock, sink, metrics.dropped)
         self._names, self._said_captured = names, set[str]()
         self._serving = False
         self._looks: tuple[StreamLook, ...] = ()
@@ -210,6 +222,8 @@ class Sidecar:
                     loop.cancel()
         finally:
             self._probes.stop(1.0)
+            if self._recorder:
+                self._recorder.close()
             log.info("stopped")
 
     def reload(self, read_again: Callable[[], Settings]) -> None:

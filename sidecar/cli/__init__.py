@@ -7,6 +7,7 @@ import click
 from sidecar import __version__
 from sidecar.cli.check import check
 from sidecar.cli.demo import demo
+from sidecar.cli.replay import replay
 from sidecar.cli.run import run
 
 
@@ -16,5 +17,5 @@ def main() -> None:
     """Watch NATS JetStream consumers, judge how close each subject is to overload, and say so before it is."""
 
 
-for command in (run, check, demo):
+for command in (run, replay, check, demo):
     main.add_command(command)

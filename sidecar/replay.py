@@ -1,0 +1,243 @@
+"""Judges a recording again: what was observed goes through the same tracks, ledger and step as it does in service.
+
+Time comes from the recording. Every act is answered at once, so what is told was concluded, whatever hindered its
+telling then. What was done because of a verdict is in what was observed: another policy cannot make callers come back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Mapping
+
+from msgspec import Struct, field
+
+from sidecar.core import roster
+from sidecar.core.ages import Ages
+from sidecar.core.model import ConsumerKey, Event, Now, Sample, StreamLook
+from sidecar.core.patterns import covers
+from sidecar.core.roster import Watch
+from sidecar.core.signals import Track
+from sidecar.core.stimuli import Act, Begun, Forget, Gone, Load, Publish, Read, Refused, Sent, Stimulus, Write, Written
+from sidecar.ledger import Ledger
+from sidecar.longhand import Heard, Missing, Observation, Observed, Single
+from sidecar.rulebook import Rulebook
+from sidecar.settings import Settings
+from sidecar.wire.subjects import Names
+
+TICK = 0.5
+"""Seconds between two looks at what time alone changes, as in service."""
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.at = Now(0.0, 0.0)
+
+    def now(self) -> Now:
+        return self.at
+
+
+class _Lane(Struct):
+    """One stream as it was last read."""
+
+    look: StreamLook
+    read: float
+    interval: float = 0.0
+    whole: bool = False
+    ages: Ages = field(default_factory=Ages)
+    under: dict[ConsumerKey, tuple[str, ...]] = {}
+    absent: dict[ConsumerKey, float] = {}
+
+
+class Replay:
+    """Bounded by what is watched at a time; `tell` hears of every event when it is concluded."""
+
+    def __init__(self, settings: Settings, tell: Callable[[Event], None], only: str | None = None) -> None:
+        self.samples = 0
+        self.set_aside = 0
+        self.first: Now | None = None
+        self._longest = 0.0
+        self.told: Counter[str] = Counter()
+        """Events by type."""
+        self.forgotten: defaultdict[str, float] = defaultdict(float)
+        """Seconds in each status of the subjects that went."""
+        self._settings, self._tell, self._only = settings, tell, only
+        self._watch = [Watch(entry.stream, entry.consumers) for entry in settings.watch]
+        self._ours = Names(settings.name).ours
+        self._clock = _Clock()
+        self._ticked = 0.0
+        self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+        self._acts: deque[Act] = deque()
+        self._ledger = Ledger(self._clock, settings.observe, self._rules, "replay", self._acts.append, self._interval)
+        self._lanes: dict[str, _Lane] = {}
+        self._tracks: dict[ConsumerKey, Track] = {}
+
+    @property
+    def now(self) -> Now:
+        return self._clock.at
+
+    def time_in(self) -> dict[str, Mapping[str, float]]:
+        """Seconds each subject spent in each status."""
+        return {subject: self._ledger.time_in(subject, self.now) for subject in self._ledger.states}
+
+    def take(self, seen: Observation, longest_interval: float = 0.0) -> None:
+        """The next thing that was observed, after the time that passed until then. `longest_interval`: seconds that
+        were let pass between two readings; they make nothing stale."""
+        self._longest = max(longest_interval, self._settings.observe.max_interval_ms / 1000)
+        self._pass(seen.at)
+        match seen:
+            case Observed():
+                self._reading(seen)
+            case Single():
+                if lane := self._lanes.get(seen.sample.key.stream):
+                    self._sample(lane, seen.sample)
+            case Missing():
+                if lane := self._lanes.get(seen.stream):
+                    self._take_out(lane, ())
+                    if not lane.under:
+                        del self._lanes[seen.stream]
+            case Heard():
+                self._hear(seen)
+
+    def _pass(self, to: Now) -> None:
+        """Let time pass, with a look every TICK."""
+        if self.first is None:
+            self.first, self._ticked, self._clock.at = to, to.mono, to
+        while (left := int((to.mono - self._ticked) / TICK)) > 0:
+            looks = self._looks(left, to)
+            self._clock.at = self._after(looks, to)
+            self._ticked += looks * TICK
+            self._ledger.tick()
+            self._answer()
+        if to.mono > self.now.mono:
+            self._clock.at = to
+
+    def _looks(self, left: int, to: Now) -> int:
+        """How many looks on the first is that changes anything; `left` if none does.
+
+        A step is a pure function of time, so a gap is searched and not walked: what a look changes, a later one in its
+        place would change too.
+        """
+        if left == 1 or self._calm(self._after(left, to)):
+            return left
+        calm, changing = 0, left
+        probe = 1
+        while changing - calm > 1:
+            if self._calm(self._after(probe, to)):
+                calm = probe
+            else:
+                changing = probe
+            probe = (calm + changing) // 2
+        return changing
+
+    def _after(self, looks: int, to: Now) -> Now:
+        mono = self._ticked + looks * TICK
+        return Now(mono, to.wall - (to.mono - mono))
+
+    def _calm(self, at: Now) -> bool:
+        return all(self._ledger.stays(subject, at) for subject in self._ledger.states)
+
+    def _reading(self, seen: Observed) -> None:
+        name = seen.look.name
+        if not roster.stream_chosen(name, self._watch, self._ours):
+            return
+        lane = self._lanes.setdefault(name, _Lane(seen.look, seen.at.mono))
+        lane.interval, lane.read = seen.at.mono - lane.read, seen.at.mono
+        lane.look = seen.look
+        for sample in seen.samples:
+            self._sample(lane, sample)
+        lane.whole = seen.whole
+        if seen.whole:
+            self._take_out(lane, {sample.key for sample in seen.samples})
+
+    def _sample(self, lane: _Lane, sample: Sample) -> None:
+        key = sample.key
+        if not roster.consumer_chosen(key, sample.config, self._watch, self._ours):
+            return
+        found = roster.subjects(sample.config, lane.look.subjects)
+        subjects = () if isinstance(found, str) else tuple(filter(self._asked, found))
+        ruled, refused = self._rules.take_metadata(key, sample.config.metadata, subjects)
+        self._enrol(lane, key, subjects)
+        for subject in subjects:
+            if ruled:
+                self._ledger.rule(subject)
+                self._answer()
+            if refused is not None:
+                self._feed(subject, Refused(refused))
+        if not subjects:
+            return
+        self.samples += 1
+        if (track := self._tracks.get(key)) is None:
+            track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages)
+        reading = track.take(sample, lane.look)
+        if isinstance(reading, str):
+            self.set_aside += 1
+            return
+        for subject in subjects:
+            self._feed(subject, Read(reading))
+
+    def _asked(self, subject: str) -> bool:
+        return self._only is None or covers(self._only, subject)
+
+    def _enrol(self, lane: _Lane, key: ConsumerKey, subjects: tuple[str, ...]) -> None:
+        """Keep a consumer under the subjects it stands under now."""
+        before = lane.under.get(key, ())
+        for subject in subjects:
+            if subject not in before:
+                self._ledger.join(subject, key)
+                self._answer()
+        for subject in before:
+            if subject not in subjects:
+                self._feed(subject, Gone(key))
+        lane.under[key] = subjects
+        if not subjects:
+            del lane.under[key]
+
+    def _take_out(self, lane: _Lane, seen: Collection[ConsumerKey]) -> None:
+        """Take out consumers that two whole readings lacked."""
+        lane.absent, gone = roster.absent(lane.absent, lane.under, seen, self.now.mono)
+        for key in gone:
+            for subject in lane.under.pop(key):
+                self._feed(subject, Gone(key))
+            self._tracks.pop(key, None)
+            self._rules.forget(key)
+
+    def _hear(self, heard: Heard) -> None:
+        if (track := self._tracks.get(heard.key)) is None:
+            return
+        for seconds, deliveries, times in heard.acks:
+            for _ in range(times):
+                track.ack_seen(seconds, deliveries, heard.at)
+        for _ in range(heard.naks):
+            track.nak_seen(heard.at)
+        for _ in range(heard.dropped):
+            track.dropped_seen(heard.at)
+
+    def _interval(self, subject: str) -> float:
+        """Seconds between two readings, as far as the recording tells: what it left out may have come in between."""
+        state = self._ledger.states.get(subject)
+        streams = {key.stream for key in state.members} if state else ()
+        found = max((self._lanes[stream].interval for stream in streams if stream in self._lanes), default=TICK)
+        return min(found, self._longest)
+
+    def _feed(self, subject: str, stimulus: Stimulus) -> None:
+        self._ledger.feed(subject, stimulus)
+        self._answer()
+
+    def _answer(self) -> None:
+        """Do what is to be done, as if the world never failed."""
+        while self._acts:
+            act = self._acts.popleft()
+            match act:
+                case Load(subject):
+                    self._ledger.feed(subject, Begun("replay"))
+                case Write(subject, writing):
+                    revision = self._ledger.states[subject].revision + 1
+                    self._ledger.feed(subject, Written(writing.nonce, revision))
+                case Publish(subject, event):
+                    self.told[event.type.value] += 1
+                    self._tell(event)
+                    self._ledger.feed(subject, Sent(event.id))
+                case Forget(subject):
+                    for word, seconds in self._ledger.time_in(subject, self.now).items():
+                        self.forgotten[word] += seconds
+                    self._ledger.forget(subject)

@@ -1,0 +1,94 @@
+"""A recording of the real process on a real server, judged again: it says what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from nats.aio.client import Client
+
+from sidecar.cli.replay import replay
+from tests.support.router import drain, publish, take
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, Sidecar, Wire
+
+SLOW_WRITE = 0.5
+"""Seconds by which what was told may lag behind what a replay concludes at once."""
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NATS_URL", "BACKPRESSURE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def replayed(file: Path, *arguments: str) -> list[dict[str, Any]]:
+    ran = CliRunner().invoke(replay, [str(file), "--json", *arguments])
+    assert ran.exit_code == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def told(events: list[dict[str, Any]]) -> list[tuple[object, ...]]:
+    return [(e["type"], e["subject"], e["seq"], e["from"], e["to"], e["reasons"]) for e in events]
+
+
+async def test_a_recorded_burst_is_judged_again_as_it_was(
+    nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
+) -> None:
+    file = tmp_path / "burst.jsonl"
+    async with Sidecar(tmp_path, server.url, QUICK, "--record", str(file)) as process:
+        await process.observing()
+        for incident in (1, 2):
+            await publish(nc, 2100)
+            held = await take(nc, 600)
+            await wire.event("backpressure_active", incident)
+            await wire.status(status="active")
+            await drain(nc, held)
+            await wire.event("recovery", incident)
+            await wire.status(status="inactive")
+        assert (await process.end())[0] == 0
+        stored = await wire.stored()
+    again = await asyncio.to_thread(replayed, file)
+    assert told(again) == told(stored)
+    for one, other in zip(again, stored, strict=True):
+        apart = datetime.fromisoformat(one["timestamp"]) - datetime.fromisoformat(other["timestamp"])
+        assert abs(apart.total_seconds()) < SLOW_WRITE
+        assert one["metrics"]["pending_messages"] == other["metrics"]["pending_messages"]
+
+    strict = tmp_path / "strict.yaml"
+    strict.write_text("policies: [{subjects: ['>'], pending: {overload: 50000}, inflight: {overload: 50000}}]\n")
+    milder = await asyncio.to_thread(replayed, file, "--config", str(strict))
+    assert [event for event in milder if event["to"] == "active"] == []
+
+
+async def test_a_killed_process_leaves_a_recording_that_the_next_one_goes_on_with(
+    nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
+) -> None:
+    file = tmp_path / "crash.jsonl"
+    async with Sidecar(tmp_path, server.url, QUICK, "--record", str(file)) as process:
+        await process.observing()
+        await process.kill()
+        with file.open("ab") as recording:
+            recording.write(b'{"t":"read","s":0,"at":[1')
+        await process.start()
+        await process.observing()
+        await publish(nc, 2100)
+        await take(nc, 600)
+        await wire.event("backpressure_active")
+        await process.end()
+    ran = await asyncio.to_thread(CliRunner().invoke, replay, [str(file)])
+    assert ran.exit_code == 0
+    assert ran.stderr.count("left out") == 1
+    assert "inactive -> active  backpressure_active" in ran.stdout
+
+
+async def test_a_file_that_cannot_be_written_is_told_before_anything_begins(tmp_path: Path) -> None:
+    async with Sidecar(tmp_path, None, QUICK, "--record", str(tmp_path / "none" / "file")) as process:
+        assert process.process is not None
+        assert await asyncio.wait_for(process.process.wait(), 15) == 78
+        assert process.log.strip() == f"--record: {tmp_path}/none/file: cannot be written: no such file or directory"
