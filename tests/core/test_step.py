@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from sidecar.core.changes import worst
 from sidecar.core.model import ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
-from sidecar.core.rules import Policy
+from sidecar.core.rules import AlertRule, Policy, When
 from sidecar.core.state import UNSENT_LIMIT, Record, Rejection, SubjectState
 from sidecar.core.status import COUNTED
 from sidecar.core.step import FORGET_AFTER, Context, step
@@ -40,7 +40,9 @@ from sidecar.core.stimuli import (
 )
 
 ONE, TWO = ConsumerKey("S", "one"), ConsumerKey("T", "two")
-INSTANT = Policy(recovery_hold_seconds=0.0)
+INSTANT = Policy(recovery_hold_seconds=0.0, alert_on_active=False)
+"""Without the alert that every rise to active brings, but where a test is about alerts."""
+ALERTING = Policy(recovery_hold_seconds=0.0, alert_on_warning=True)
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 
 
@@ -406,7 +408,7 @@ MOVES = st.one_of(
 @settings(max_examples=400)
 @given(st.lists(MOVES, max_size=60), st.sampled_from([0.0, 1.0]))
 def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], hold: float) -> None:
-    world = World(policy=Policy(recovery_hold_seconds=hold))
+    world = World(policy=replace(ALERTING, recovery_hold_seconds=hold))
     for move in moves:
         match move:
             case ("read", (pending, inflight), key):
@@ -447,6 +449,10 @@ def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], 
     assert world.stored is not None and world.stored.unsent == ()
     monitoring = [e.type for e in world.stream if "monitoring" in e.type.value]
     assert all(a is not b for a, b in pairwise(monitoring))
+    alerts = [(e.epoch, e.alert.name, e.type) for e in world.stream if e.alert is not None]
+    for epoch, name in {(epoch, name) for epoch, name, _ in alerts}:
+        told = [kind for e, n, kind in alerts if (e, n) == (epoch, name)]
+        assert all(a is not b for a, b in pairwise(told))
 
 
 @pytest.mark.parametrize("key", [ONE, TWO])
@@ -524,3 +530,44 @@ def test_other_diagnoses_do_not_count_however_long_they_last(diagnosis: Diagnosi
     world = World()
     world.settled(pending=1500, diagnosis=diagnosis, diagnosed_for=1e6)
     assert world.told == ["backpressure_warning"]
+
+
+def test_an_alert_is_told_after_the_status_and_outlives_a_restart() -> None:
+    world = World(policy=ALERTING)
+    world.settled(pending=1500, inflight=600)
+    world.start()
+    world.settled(pending=1500, inflight=600)
+    world.settled(pending=0)
+    assert world.told == [
+        "backpressure_active", "alert_firing", "alert_firing", "recovery", "alert_resolved", "alert_resolved",
+    ]  # fmt: skip
+    fired = world.stream[1]
+    assert fired.alert is not None
+    assert (fired.alert.name, fired.alert.severity, fired.alert.when) == (
+        "backpressure_active",
+        "critical",
+        "status: active",
+    )
+    assert (fired.was, fired.now, fired.incident) == (Status.ACTIVE, Status.ACTIVE, world.stream[0].incident)
+
+
+def test_more_alerts_than_the_list_has_room_for_are_told_when_it_has() -> None:
+    rules = tuple(AlertRule(f"above-{n}", When(pending_above=n)) for n in range(2 * UNSENT_LIMIT))
+    world = World(policy=replace(INSTANT, alerts=rules))
+    world.settled(pending=500)
+    for _ in range(3):
+        world.settled(pending=500)
+    assert world.told == ["alert_firing"] * len(rules)
+    assert world.stored is not None and {a.state for a in world.stored.alerts} == {"firing"}
+
+
+def test_nothing_is_drawn_from_time_alone_while_the_truth_is_stale() -> None:
+    world = World(policy=replace(INSTANT, alerts=(AlertRule("long", When(pending_above=5), for_seconds=12),)))
+    world.settled(pending=500)
+    for _ in range(20):
+        world.at += 1
+        world.feed(Tick())
+        world.perform()
+    assert world.told == []
+    world.settled(pending=500)
+    assert world.told == ["alert_firing"]
