@@ -26,7 +26,7 @@ from sidecar.recording import (
 )
 
 DISORDER = 1.0
-"""Seconds by which a line may come late: hints are written after the newest of them."""
+"""Seconds by which a line may come late (hints are written after the newest of them), and clocks may disagree."""
 LONGEST_GAP = 10 * 365 * 86_400.0
 """Seconds between two lines beyond which a time is taken for a mistake."""
 
@@ -136,7 +136,9 @@ class Longhand:
         mono, wall = line.at
         if self.last is not None:
             # Monotonic clocks begin anew with a machine: what lies between two parts is told by the other clock.
-            self._shift = self.last.mono + min(max(0.0, wall - self.last.wall), LONGEST_GAP) - mono
+            follows = self.last.mono + min(max(0.0, wall - self.last.wall), LONGEST_GAP)
+            if abs(follows - (mono + self._shift)) > DISORDER:
+                self._shift = follows - mono
         self.begun, self.last = line, Now(mono + self._shift, wall)
         self._lanes, self._numbers, self._consumers = {}, {}, {}
 

@@ -104,23 +104,25 @@ class Replay:
             self.first, self._ticked, self._clock.at = to, to.mono, to
         while (left := int((to.mono - self._ticked) / TICK)) > 0:
             looks = self._looks(left, to)
-            self._clock.at = self._after(looks, to)
-            self._ticked += looks * TICK
-            self._ledger.tick()
-            self._answer()
+            self._clock.at = self._after(looks or left, to)
+            self._ticked += (looks or left) * TICK
+            if looks:
+                self._ledger.tick()
+                self._answer()
         if to.mono > self.now.mono:
             self._clock.at = to
 
     def _looks(self, left: int, to: Now) -> int:
-        """How many looks on the first is that changes anything; `left` if none does.
+        """How many looks on the first is that changes anything, of so many that are left; 0 if none does.
 
         A step is a pure function of time, so a gap is searched and not walked: what a look changes, a later one in its
         place would change too.
         """
-        if left == 1 or self._calm(self._after(left, to)):
-            return left
-        calm, changing = 0, left
-        probe = 1
+        if left == 1:
+            return 1
+        if self._calm(self._after(left, to)):
+            return 0
+        calm, changing, probe = 0, left, 1
         while changing - calm > 1:
             if self._calm(self._after(probe, to)):
                 calm = probe
