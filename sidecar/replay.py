@@ -6,6 +6,7 @@ telling then. What was done because of a verdict is in what was observed: anothe
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 
@@ -103,20 +104,32 @@ class Replay:
         if self.first is None:
             self.first, self._ticked, self._clock.at = to, to.mono, to
         while (left := int((to.mono - self._ticked) / TICK)) > 0:
-            looks = self._looks(left, to)
-            self._clock.at = self._after(looks or left, to)
-            self._ticked += (looks or left) * TICK
+            stretch = 1 if left == 1 else self._stretch(left)
+            looks = self._looks(stretch, to)
+            self._clock.at = self._after(looks or stretch, to)
+            self._ticked += (looks or stretch) * TICK
             if looks:
                 self._ledger.tick()
                 self._answer()
         if to.mono > self.now.mono:
             self._clock.at = to
 
-    def _looks(self, left: int, to: Now) -> int:
-        """How many looks on the first is that changes anything, of so many that are left; 0 if none does.
+    def _stretch(self, left: int) -> int:
+        """For how many looks, of so many that are left, everything stays as fresh as it is."""
+        for subject, state in self._ledger.states.items():
+            limits = self._ledger.limits(subject)
+            for member in state.members.values():
+                for after in (limits.stale_after, limits.unknown_after):
+                    edge = (member.proof or 0.0) + after - self._ticked
+                    if edge > 0:
+                        left = min(left, max(1, math.ceil(edge / TICK) - 1))
+        return left
 
-        A step is a pure function of time, so a gap is searched and not walked: what a look changes, a later one in its
-        place would change too.
+    def _looks(self, left: int, to: Now) -> int:
+        """How many looks on the first is that changes anything, of so many in a stretch; 0 if none does.
+
+        A step is a pure function of time, so a stretch is searched and not walked: while all stays as fresh as it is,
+        what one look changes a later one in its place would change too.
         """
         if left == 1:
             return 1
@@ -142,7 +155,7 @@ class Replay:
         name = seen.look.name
         if not roster.stream_chosen(name, self._watch, self._ours):
             return
-        lane = self._lanes.setdefault(name, _Lane(seen.look, seen.at.mono))
+        lane = self._lanes.setdefault(name, _Lane(seen.look, seen.at.mono - self._longest))
         lane.interval, lane.read = seen.at.mono - lane.read, seen.at.mono
         lane.look = seen.look
         for sample in seen.samples:
