@@ -30,12 +30,12 @@ from sidecar.edges.events import Announcer
 from sidecar.edges.gauges import Gauges
 from sidecar.edges.jetstream import JetStream
 from sidecar.edges.metrics import Metrics
+from sidecar.edges.policy_store import PolicyStore
 from sidecar.edges.probes import PortTaken, Probes, Readiness
 from sidecar.edges.resources import Resources, captors
 from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
 from sidecar.nats_options import Nats, Secret
-from sidecar.ports import PolicySnapshot
 from sidecar.recorder import Recorder, Tape
 from sidecar.service import Service
 from sidecar.settings import BadSettings, Settings
@@ -126,14 +126,6 @@ def _stop(stop: asyncio.Event) -> None:
         timer.start()
 
 
-class NoPolicies:
-    """Placeholder until the policy bucket's edge is there."""
-
-    async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
-        on_change(PolicySnapshot("", {}))
-        await asyncio.Event().wait()
-
-
 class Sidecar:
     """The whole, wired up: two connections, so that what any client may send cannot blind the observer."""
 
@@ -170,7 +162,7 @@ class Sidecar:
             recorder or observer,
             StateStore(js, names, settings.group, metrics.dropped, lambda: self._observing.client),
             Announcer(js, names, settings.group, lambda event: render.event(event, settings.group, instance)),
-            NoPolicies(),
+            PolicyStore(js, names, metrics.dropped, lambda: self._observing.client),
             resources.ensure,
             metrics,
             writer=f"{instance}.{secrets.token_hex(4)}",

@@ -288,7 +288,8 @@ class Service(Book):
             return
         created = {look.name: look.created for look in reading.looks}
         state, events = f"KV_{self._names.state_bucket}", self._names.events_stream
-        now = {name: created.get(name, "") for name in (state, events)}
+        policies = f"KV_{self._names.policy_bucket}"
+        now = {name: created.get(name, "") for name in (state, events, policies)}
         if self._created and now[state] != self._created[state]:
             log.warning("state.recreated", bucket=self._names.state_bucket)
             for subject in tuple(self._ledger.states):

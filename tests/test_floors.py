@@ -36,12 +36,13 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the eyes", {"sweep", "replay"}),
     ("the loops", {"service"}),
     ("the line", {"edges.jetstream", "edges.catalogue", "edges.shapes"}),
+    ("the pass", {"edges.lasts"}),
     (
         "the edges",
         {
             "edges.connection",  "edges.embedded", "edges.consumer_info", "edges.advisories",
-            "edges.events", "edges.state_store", "edges.resources", "edges.responder", "edges.metrics", "edges.gauges", "edges.probes",
-            "edges.logs",
+            "edges.events", "edges.state_store", "edges.policy_store", "edges.resources", "edges.responder",
+            "edges.metrics", "edges.gauges", "edges.probes", "edges.logs",
         },
     ),
     ("the roof", {"main"}),

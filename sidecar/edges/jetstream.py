@@ -65,6 +65,11 @@ class Message(Struct, frozen=True):
     data: bytes
     headers: dict[str, str]
 
+    @property
+    def gone(self) -> bool:
+        """Whether it says that a key of a bucket was deleted, with nothing in it."""
+        return self.headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in self.headers
+
 
 class StreamState(Struct, frozen=True):
     messages: int = 0

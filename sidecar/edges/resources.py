@@ -40,29 +40,28 @@ class Resources:
                 "duplicate_window": int(min(DUPLICATE_WINDOW, max_age) * NANOSECONDS),
                 "allow_direct": True,
             },
-            {
-                "name": f"KV_{names.state_bucket}",
-                "subjects": [f"$KV.{names.state_bucket}.>"],
-                "retention": "limits",
-                "storage": "file",
-                "discard": "new",
-                "num_replicas": replicas,
-                "max_msgs_per_subject": HISTORY,
-                "allow_rollup_hdrs": True,
-                "deny_delete": True,
-                "allow_direct": True,
-            },
+            _bucket(names.state_bucket, replicas),
         )
+        self._optional = _bucket(names.policy_bucket, replicas)
+        """Without it we judge by the file alone."""
         self._said: set[str] = set()
 
     async def ensure(self) -> None:
         """Raises Unavailable while something is missing and cannot be made."""
         for wanted in self._wanted:
-            found = await self._js.stream(wanted["name"])
-            if found is None:
-                await self._make(wanted)
-            else:
-                self._compare(wanted, found)
+            await self._ensure(wanted)
+        try:
+            await self._ensure(self._optional)
+        except Unavailable as error:
+            name = self._optional["name"]
+            self._say(f"without {name}", "resources.without", stream=name, error=str(error))
+
+    async def _ensure(self, wanted: dict[str, Any]) -> None:
+        found = await self._js.stream(wanted["name"])
+        if found is None:
+            await self._make(wanted)
+        else:
+            self._compare(wanted, found)
 
     async def _make(self, wanted: dict[str, Any]) -> None:
         name = wanted["name"]
@@ -95,6 +94,22 @@ class Resources:
         if key not in self._said:
             self._said.add(key)
             log.warning(event, **facts)
+
+
+def _bucket(name: str, replicas: int) -> dict[str, Any]:
+    """As every client's KV makes one."""
+    return {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": HISTORY,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+    }
 
 
 class _Created(Struct, frozen=True):
@@ -143,7 +158,7 @@ def command(wanted: dict[str, Any], names: Names) -> str:
             f"nats stream add {wanted['name']} --subjects '{wanted['subjects'][0]}' --storage file --retention limits "
             f"--discard old --max-age {age}s --dupe-window {window}s --replicas {wanted['num_replicas']} --defaults"
         )
-    return f"nats kv add {names.state_bucket} --history {HISTORY} --replicas {wanted['num_replicas']}"
+    return f"nats kv add {wanted['name'].removeprefix('KV_')} --history {HISTORY} --replicas {wanted['num_replicas']}"
 
 
 def captors(looks: Iterable[StreamLook], subject: str) -> list[str]:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from collections.abc import Callable
 from typing import Any
 
-import nats.errors
-from msgspec import Struct
-
 from sidecar.edges.jetstream import WRONG_SEQUENCE, ApiError, JetStream, Message
-from sidecar.ports import Conflict, Stored, Unavailable
+from sidecar.edges.lasts import lasts
+from sidecar.ports import Conflict, Stored
 from sidecar.wire.stored import record_of
 from sidecar.wire.subjects import BadTail, Names, decode, encode
 
-LOAD_WITHIN = 30.0
-"""Seconds for reading every key."""
-SILENCE = 5.0
-"""Seconds without a key while some are left."""
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-GONE = ("DEL", "PURGE")
 
 
 class StateStore:
@@ -45,17 +36,16 @@ class StateStore:
     async def load_all(self) -> dict[str, Stored]:
         """All keys in one pass of an ordered, ephemeral consumer over the last value of each."""
         found: dict[str, Stored] = {}
-        try:
-            async with asyncio.timeout(LOAD_WITHIN):
-                async for message in self._lasts():
-                    try:
-                        subject = decode(message.subject.removeprefix(self._prefix))
-                    except BadTail:
-                        self._count("state_malformed")
-                        continue
-                    found[subject] = self._stored(subject, message)
-        except (TimeoutError, nats.errors.Error) as error:
-            raise Unavailable(f"reading the state bucket: {error or 'it took too long'}") from error
+        async for message in lasts(self._js, self._client(), self._stream, self._prefix):
+            key = message.subject.removeprefix(self._prefix)
+            if key.startswith("="):  # a heartbeat: no subject encodes to it
+                continue
+            try:
+                subject = decode(key)
+            except BadTail:
+                self._count("state_malformed")
+                continue
+            found[subject] = self._stored(subject, message)
         return {subject: stored for subject, stored in found.items() if stored.record is not None}
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
@@ -68,7 +58,7 @@ class StateStore:
         now = await self._js.last(self._stream, self._prefix + key)
         if now is not None and self._stored(subject, now).nonce == nonce:
             return now.seq
-        if now is not None and expected == 0 and _gone(now):
+        if now is not None and expected == 0 and now.gone:
             return await self.write(subject, value, now.seq, nonce)
         raise Conflict(subject)
 
@@ -80,61 +70,16 @@ class StateStore:
             if error.err_code not in WRONG_SEQUENCE:
                 raise
             now = await self._js.last(self._stream, self._prefix + key)
-            if now is not None and not _gone(now):
+            if now is not None and not now.gone:
                 raise Conflict(subject) from None
 
     async def beat(self, value: bytes) -> None:
         await self._js.publish(self._to(self._names.heartbeat_key(self._group)), value)
 
     def _stored(self, subject: str, message: Message) -> Stored:
-        if _gone(message):
+        if message.gone:
             return Stored(None, message.seq)
         if (found := record_of(message.data)) is None or found[0].subject != subject:
             self._count("state_malformed")
             return Stored(None, message.seq)
         return Stored(found[0], message.seq, found[1])
-
-    async def _lasts(self) -> Any:
-        """The newest message of every key but the heartbeats."""
-        client = self._client()
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(inbox)
-        name = secrets.token_hex(8)
-        config = {
-            "name": name,
-            "deliver_subject": inbox,
-            "deliver_policy": "last_per_subject",
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": 30_000_000_000,
-            "filter_subject": f"{self._prefix}>",
-        }
-        body = {"stream_name": self._stream, "config": config}
-        try:
-            made = await self._js.api(f"CONSUMER.CREATE.{self._stream}.{name}", _Made, body)
-            left, count = made.num_pending + made.delivered.consumer_seq, 0
-            while left > 0:
-                raw = await subscription.next_msg(timeout=SILENCE)
-                left, count = raw.metadata.num_pending, count + 1
-                if raw.metadata.sequence.consumer != count:
-                    raise Unavailable("reading the state bucket: a key was lost on the way")
-                if not raw.subject.startswith(self._prefix + "="):
-                    yield Message(raw.subject, raw.metadata.sequence.stream, raw.data, dict(raw.headers or {}))
-        finally:
-            await subscription.unsubscribe()  # without interest the server takes the consumer down by itself
-
-
-def _gone(message: Message) -> bool:
-    """Whether the key was deleted: the message says so, with nothing in it."""
-    return message.headers.get("KV-Operation") in GONE or "Nats-Marker-Reason" in message.headers
-
-
-class _Delivered(Struct, frozen=True):
-    consumer_seq: int = 0
-
-
-class _Made(Struct, frozen=True):
-    num_pending: int
-    delivered: _Delivered

@@ -73,7 +73,16 @@ async def test_replicas_that_start_together_make_it_once(nc: Client) -> None:
     assert {info.config.name for info in await nc.jetstream().streams_info()} == {
         NAMES.events_stream,
         f"KV_{NAMES.state_bucket}",
+        f"KV_{NAMES.policy_bucket}",
     }
+
+
+async def test_without_the_right_to_make_a_policy_bucket_the_rest_is_made_all_the_same(nc: Client) -> None:
+    await nc.jetstream().add_stream(name="TAKEN", subjects=[f"$KV.{NAMES.policy_bucket}.>"])
+    with capture_logs() as logs:
+        await resources(nc).ensure()
+    assert {line["event"] for line in logs} >= {"resources.refused", "resources.without"}
+    assert (await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")).config.name
 
 
 async def test_a_bucket_that_forgets_is_said_once(nc: Client) -> None:

@@ -1,0 +1,222 @@
+"""Policies that change while the sidecar runs, seen only through the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.kv import KeyValue
+
+from tests.support.router import publish, work
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+
+WITHIN = 1.0
+"""Seconds within which a policy that was put is in force, by the contract."""
+
+
+async def policies(nc: Client) -> KeyValue:
+    return await nc.jetstream().key_value("backpressure_policy")
+
+
+async def put(nc: Client, key: str, policy: dict[str, Any]) -> float:
+    """When it was stored."""
+    await (await policies(nc)).put(key, json.dumps(policy).encode())
+    return time.monotonic()
+
+
+async def rejected(wire: Wire, key: str) -> dict[str, Any]:
+    async def told() -> dict[str, Any] | None:
+        found = [e for e in wire.live if (e["type"], e["subject"]) == ("policy_rejected", key)]
+        return found[-1] if found else None
+
+    found: dict[str, Any] = await eventually(told, f"policy_rejected for {key}")
+    return found
+
+
+class TestPoliciesInTheBucket:
+    async def test_one_that_is_put_changes_the_verdict_within_a_second_and_one_that_is_taken_away_too(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
+        await publish(nc, 500)
+        await wire.status(status="inactive")
+        stored = await put(nc, SUBJECT, {"pending": {"warn": 1, "critical": 2, "overload": 40}, "active_signals": 1})
+        status = await wire.status(status="active")
+        assert time.monotonic() - stored < WITHIN
+        assert status["thresholds"]["queue_overload"] == 40
+        assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["action"] == "reject"
+        policy = await wire.ask(f"get.policy.{SUBJECT}")
+        assert (policy["policy"]["pending"]["overload"], policy["sources"]["pending.overload"]) == (40, "bucket")
+        assert policy["sources"]["retry_after_seconds"] == "default"
+        await (await policies(nc)).delete(SUBJECT)
+        await wire.status(status="inactive")
+        assert (await wire.ask(f"get.policy.{SUBJECT}"))["sources"]["pending.overload"] == "default"
+
+    async def test_a_pattern_governs_all_it_covers_unless_something_closer_does(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
+        await wire.status(status="inactive")
+        await put(nc, "beamline.=3E", {"retry_after_seconds": 7})
+        await wire.status(policy=await _effective(wire, "retry_after_seconds", 7))
+        await put(nc, "beamline.=2A.v1.decide", {"retry_after_seconds": 9})
+        await wire.status(policy=await _effective(wire, "retry_after_seconds", 9))
+
+    async def test_an_invalid_one_is_refused_whole_with_its_path_and_the_last_good_one_stays(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
+        await wire.status(status="inactive")
+        await put(nc, SUBJECT, {"retry_after_seconds": 7})
+        await _effective(wire, "retry_after_seconds", 7)
+        await put(nc, SUBJECT, {"retry_after_seconds": 8, "pending": {"warn": 5, "critical": 1}, "nonsense": 1})
+        event = await rejected(wire, SUBJECT)
+        assert {"pending.warn", "nonsense"} <= {error["path"] for error in event["errors"]}
+        assert await wire.ask(f"get.policy.{SUBJECT}") == await _asked(wire, "retry_after_seconds", 7)
+        assert wire.live == await wire.stored()
+
+    async def test_one_under_a_pattern_nobody_watches_is_refused_once_across_a_restart(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
+        await wire.status(status="inactive")
+        await put(nc, "no.=3E", {"pending": {"overload": -1}})
+        assert (await rejected(wire, "no.>"))["errors"][0]["path"] == "pending.overload"
+        await sidecar.kill()
+        await sidecar.start()
+        await sidecar.observing()
+        await put(nc, "other.=3E", {"nonsense": 1})
+        await rejected(wire, "other.>")
+        assert [e["subject"] for e in await wire.stored()] == ["no.>", "other.>"]
+
+    async def test_a_bucket_that_is_deleted_and_made_anew_is_followed(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
+        await wire.status(status="inactive")
+        await put(nc, SUBJECT, {"retry_after_seconds": 7})
+        await _effective(wire, "retry_after_seconds", 7)
+        await nc.jetstream().delete_stream("KV_backpressure_policy")
+        await _effective(wire, "retry_after_seconds", 30)
+
+        async def there() -> bool:
+            with suppress(Exception):
+                return bool(await put(nc, SUBJECT, {"retry_after_seconds": 8}))
+            return False
+
+        await eventually(there, "the bucket made anew")
+        await _effective(wire, "retry_after_seconds", 8)
+
+    async def test_the_guard_of_the_file_holds(
+        self, nc: Client, server: NatsServer, router: None, tmp_path: Path
+    ) -> None:
+        wire = await Wire(nc).listen()
+        async with Sidecar(tmp_path, server.url, QUICK | {"policy_guard": {"max_pending_overload": 5000}}) as process:
+            await process.observing()
+            await put(nc, SUBJECT, {"pending": {"overload": 6000}})
+            assert (await rejected(wire, SUBJECT))["errors"][0]["path"] == "pending.overload"
+
+
+async def _asked(wire: Wire, field: str, value: object) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        found = await wire.ask(f"get.policy.{SUBJECT}")
+        return found if found["policy"][field] == value else None
+
+    found: dict[str, Any] = await eventually(look, f"{field} of {value}")
+    return found
+
+
+async def _effective(wire: Wire, field: str, value: object) -> dict[str, Any]:
+    """The policy in force once a field of it has that value."""
+    policy: dict[str, Any] = (await _asked(wire, field, value))["policy"]
+    return policy
+
+
+async def test_an_override_goes_over_everything_until_it_expires(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    await wire.status(status="inactive")
+    until = (datetime.now(UTC) + timedelta(seconds=2)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    await put(nc, SUBJECT, {"override": {"action": "reject", "until": until}})
+    status = await wire.status(override={"action": "reject", "until": until})
+    assert status["status"] == "inactive"
+    decision = await wire.ask(f"decide.gateway.{SUBJECT}")
+    assert (decision["action"], decision["retry_after_seconds"]) == ("reject", 30)
+    assert "override" in decision["reasons"]
+    assert (await wire.ask(f"decide.gateway.{SUBJECT}", {"priority": "critical"}))["action"] == "continue"
+
+    async def stored() -> bool:
+        return (await wire.state())["action"] == "reject"
+
+    await eventually(stored, "the state to say so")
+    await wire.status(override=None)
+    assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["action"] == "continue"
+
+
+async def test_a_changed_file_is_taken_on_sighup_and_a_bad_one_is_told(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
+    wire = await Wire(nc).listen()
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        assert process.process is not None
+        process.configure(QUICK | {"policies": [{"subjects": [">"], "retry_after_seconds": 7}]})
+        process.process.send_signal(signal.SIGHUP)
+        policy = await _asked(wire, "retry_after_seconds", 7)
+        assert policy["sources"]["retry_after_seconds"] == "file"
+        process.configure(QUICK | {"policies": [{"subjects": [">"], "retry_after_seconds": -7}]})
+        process.process.send_signal(signal.SIGHUP)
+        event = await rejected(wire, "_file")
+        assert event["errors"][0]["path"] == "policies[0].retry_after_seconds"
+        await _effective(wire, "retry_after_seconds", 7)
+
+
+async def test_a_consumers_own_metadata_counts_only_where_it_is_trusted(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
+    js = nc.jetstream()
+    wire = await Wire(nc).listen()
+    own = ConsumerConfig(
+        durable_name="own",
+        ack_policy=AckPolicy.EXPLICIT,
+        metadata={"backpressure.retry_after_seconds": "7", "io.nats.monitor.unprocessed-critical": "40"},
+    )
+    await js.add_consumer("ROUTER", own)
+    info = await js.consumer_info("ROUTER", "own")
+    if not (info.config.metadata or {}).get("backpressure.retry_after_seconds"):
+        pytest.skip("not with this server: consumers have no metadata")
+    for trusted in (False, True):
+        async with Sidecar(tmp_path, server.url, QUICK | {"trust_consumer_metadata": trusted}) as process:
+            await process.observing()
+            found = await wire.ask(f"get.policy.{SUBJECT}")
+            assert [c["consumer"] for c in found["consumers"]] == (["own"] if trusted else [])
+    (consumer,) = found["consumers"]
+    assert (consumer["policy"]["retry_after_seconds"], consumer["sources"]["retry_after_seconds"]) == (7, "consumer")
+    assert (consumer["policy"]["pending"]["overload"], consumer["sources"]["pending.overload"]) == (40, "consumer")
+
+
+async def test_marks_follow_the_measured_rate_and_say_so(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    await put(
+        nc,
+        SUBJECT,
+        {"pending": {"overload_seconds": 2, "min": 10, "max": 100_000}, "inflight": {"overload_ratio": 0.2}},
+    )
+    await publish(nc, 3000)
+    working = asyncio.create_task(work(nc, per_second=200))
+
+    async def derived() -> dict[str, Any] | None:
+        status = await wire.ask(f"get.status.{SUBJECT}")
+        return status if "pending" in status["thresholds_from"] else None
+
+    try:
+        status = await eventually(derived, "a mark from the measured rate")
+        assert status["thresholds_from"]["pending"].startswith("2 s of work at ")
+        assert 40 <= status["thresholds"]["queue_overload"] <= 1200
+        assert status["thresholds_from"]["inflight"] == "0.2 x max_ack_pending 1000"
+        assert status["thresholds"]["inflight_overload"] == 200
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
