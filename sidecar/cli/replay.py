@@ -62,8 +62,9 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
     began = time.perf_counter()
     problem = _play(file, replays, differences)
     took = time.perf_counter() - began
-    for line in _summary(replays, differences, took):
-        click.echo(line, err=as_json)
+    if replays[0].first or not problem:
+        for line in _summary(replays, differences, took):
+            click.echo(line, err=as_json)
     if problem:
         click.echo(f"{file}: {problem}", err=True)
         sys.exit(EX_DATA)

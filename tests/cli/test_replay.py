@@ -1,0 +1,201 @@
+"""`replay FILE`: what would have been told, why, and what it came to; nothing else on standard output."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sidecar.cli.replay import BAD_SHOWN, replay
+from sidecar.recording import Line, Stream, encode
+from tests.support.recordings import beginning, reading, written
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NATS_URL", "NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("BACKPRESSURE_CONFIG", raising=False)
+
+
+def burst() -> list[Line]:
+    """A queue and a full worker from the first to the third second, read every 0.1 s for six."""
+    told = [*beginning()]
+    for n in range(61):
+        told += reading(n / 10, 2000, 600, 0) if 10 <= n < 30 else reading(n / 10, 0, 0, 2600 if n >= 30 else 0)
+    return told
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    file = tmp_path / "burst.jsonl"
+    file.write_bytes(written(burst()))
+    return file
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Path:
+    return config(tmp_path, "quiet", alert_on_active=False)
+
+
+def config(where: Path, name: str, **fields: object) -> Path:
+    file = where / f"{name}.yaml"
+    file.write_text(json.dumps({"policies": [{"subjects": [">"], **fields}]}))
+    return file
+
+
+def run(*arguments: object, data: bytes | None = None) -> Result:
+    return CliRunner().invoke(replay, [str(argument) for argument in arguments], input=data)
+
+
+def test_a_transition_is_a_line_with_its_reasons_and_what_was_measured(recording: Path, quiet: Path) -> None:
+    ran = run(recording, "--config", quiet)
+    assert ran.exit_code == 0 and ran.stderr == ""
+    active, recovery, *_ = ran.stdout.splitlines()
+    assert active.split("  ")[:5] == [
+        "2027-01-15T08:00:01.000Z",
+        "orders.new",
+        "inactive -> active",
+        "backpressure_active",
+        "[pending, inflight]",
+    ]
+    assert "  pressure 2.0  pending 2000  inflight 600  " in active
+    assert "  active -> inactive  recovery  []" in recovery
+
+
+def test_the_summary_tells_how_much_how_long_and_how_fast(recording: Path, quiet: Path) -> None:
+    lines = run(recording, "--config", quiet).stdout.splitlines()
+    after = lines[lines.index("") + 1 :]
+    assert after[0] == "2027-01-15T08:00:00.000Z to 2027-01-15T08:00:06.000Z, 6.0 s"
+    assert after[1].startswith("61 samples; judged in ") and after[1].endswith(" times as fast as it happened")
+    assert after[2] == "events: backpressure_active 1, recovery 1"
+    assert after[3] == "orders.new: active 3.0 s, inactive 3.0 s, unknown 0.0 s"
+
+
+def test_json_is_the_event_of_the_wire_and_nothing_else(recording: Path, quiet: Path) -> None:
+    ran = run(recording, "--config", quiet, "--json")
+    active, recovery = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert (active["from"], active["to"], active["reasons"]) == ("inactive", "active", ["pending", "inflight"])
+    assert active["metrics"]["pending_messages"] == 2000
+    assert active["thresholds"]["queue_overload"] == 1000
+    assert (recovery["type"], recovery["seq"], recovery["instance"]) == ("recovery", 2, "replay")
+    assert "61 samples" in ran.stderr
+
+
+def test_other_policies_come_to_other_verdicts(recording: Path, tmp_path: Path) -> None:
+    lax = config(tmp_path, "lax", pending={"overload": 5000}, inflight={"overload": 5000})
+    assert "events: none" in run(recording, "--config", lax).stdout
+
+
+def test_two_policies_are_compared_in_one_pass(recording: Path, quiet: Path, tmp_path: Path) -> None:
+    other = config(tmp_path, "other", pending={"overload": 5000}, alert_on_active=False)
+    ran = run(recording, "--config", quiet, "--compare", other)
+    assert ran.stdout.splitlines()[:2] == [
+        "2027-01-15T08:00:01.000Z  orders.new  active [pending, inflight] | warning [inflight]",
+        "2027-01-15T08:00:04.000Z  orders.new  both inactive, after 3.0 s",
+    ]
+    assert "events: backpressure_active 1 | 0, backpressure_warning 0 | 1, recovery 1 | 1" in ran.stdout
+    assert ran.stdout.rstrip().endswith(
+        "orders.new: active 3.0 s | 0.0 s, inactive 3.0 s | 3.0 s, unknown 0.0 s | 0.0 s, warning 0.0 s | 3.0 s;"
+        " differed for 3.0 s"
+    )
+    apart, together = [
+        json.loads(line) for line in run(recording, "--config", quiet, "--compare", other, "--json").stdout.splitlines()
+    ]
+    assert apart["config"] == {"status": "active", "reasons": ["pending", "inflight"]}
+    assert apart["compare"] == {"status": "warning", "reasons": ["inflight"]}
+    assert (apart["differed_seconds"], together["differed_seconds"]) == (None, 3.0)
+
+
+def test_only_the_subjects_asked_for_are_judged(recording: Path) -> None:
+    assert "\n0 samples" in run(recording, "--subject", "invoices.>").stdout
+    assert "61 samples" in run(recording, "--subject", "orders.*").stdout
+    refused = run(recording, "--subject", "a..b")
+    assert refused.exit_code == 2 and "--subject" in refused.stderr
+
+
+def test_it_reads_what_is_piped_in_or_compressed(recording: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "burst.jsonl.gz"
+    packed.write_bytes(gzip.compress(recording.read_bytes()))
+    expected = [line for line in run(recording).stdout.splitlines() if "judged in" not in line]
+    for ran in (run(packed), run("-", data=recording.read_bytes())):
+        assert [line for line in ran.stdout.splitlines() if "judged in" not in line] == expected
+
+
+class TestWhatCannotBeRead:
+    def told(self, file: Path, lines: Iterable[bytes]) -> Result:
+        file.write_bytes(b"".join(lines))
+        return run(file)
+
+    def test_a_bad_line_is_named_and_the_rest_is_judged(self, recording: Path, quiet: Path) -> None:
+        whole = run(recording, "--config", quiet).stdout.splitlines()[:2]
+        lines = recording.read_bytes().splitlines(keepends=True)
+        ran = self.told(recording, [*lines[:7], b"{oops\n", b'{"t":"read","s":5,"at":[1000.0,1.0]}\n', *lines[7:]])
+        assert ran.exit_code == 0
+        first, second = ran.stderr.splitlines()
+        assert first.startswith(f"{recording}:8: not JSON: ") and first.endswith("; left out")
+        assert second == f"{recording}:9: stream 5 was not introduced; left out"
+        assert run(recording, "--config", quiet).stdout.splitlines()[:2] == whole
+
+    def test_very_many_are_counted(self, recording: Path) -> None:
+        ran = self.told(recording, [recording.read_bytes(), *[b"x\n"] * (BAD_SHOWN + 1234)])
+        assert len(ran.stderr.splitlines()) == BAD_SHOWN + 1
+        assert ran.stderr.splitlines()[-1] == f"{recording}: 1,234 more lines that cannot be read were left out"
+
+    def test_an_interrupted_end_is_told_and_no_error(self, recording: Path) -> None:
+        ran = self.told(recording, [recording.read_bytes()[:-20]])
+        assert ran.exit_code == 0
+        assert ran.stderr == f"{recording}:125: cut off, as when a recording is interrupted; left out\n"
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            pytest.param(b"", "no recording: it is empty", id="empty"),
+            pytest.param(
+                encode(Stream(0, "S", "t")),
+                "no recording: it does not begin with a line `recording`",
+                id="no beginning",
+            ),
+            pytest.param(
+                b'{"t":"recording","format":9,"name":"x","version":"3.1","at":[1,1]}\n',
+                "written in format 9 by version 3.1; this one reads 1",
+                id="a format of the future",
+            ),
+        ],
+    )
+    def test_what_is_no_recording_is_one_line_and_exit_65(self, tmp_path: Path, content: bytes, problem: str) -> None:
+        ran = self.told(tmp_path / "r", [content])
+        assert ran.exit_code == 65 and ran.stdout == ""
+        assert ran.stderr == f"{tmp_path}/r: {problem}\n"
+
+    @pytest.mark.parametrize(
+        ("name", "problem"),
+        [
+            pytest.param("none", "cannot be read: no such file or directory", id="a file that is not there"),
+            pytest.param("none.gz", "cannot be read: no such file or directory", id="a compressed one"),
+            pytest.param(".", "cannot be read: is a directory", id="a directory"),
+        ],
+    )
+    def test_what_cannot_be_opened_is_one_line_and_exit_65(self, tmp_path: Path, name: str, problem: str) -> None:
+        ran = run(tmp_path / name)
+        assert ran.exit_code == 65 and ran.stdout == ""
+        assert ran.stderr == f"{tmp_path / name}: {problem}\n"
+
+    def test_a_file_that_is_not_compressed_but_says_so(self, tmp_path: Path) -> None:
+        file = tmp_path / "r.gz"
+        ran = self.told(file, [written(burst())])
+        assert ran.exit_code == 65
+        assert ran.stderr.startswith(f"{file}: line 1: cannot be read on: Not a gzipped file")
+
+    def test_a_bad_configuration_is_one_line_for_each_mistake_and_exit_78(
+        self, recording: Path, tmp_path: Path
+    ) -> None:
+        bad = config(tmp_path, "bad", pending={"warn": -1})
+        for option in ("--config", "--compare"):
+            ran = run(recording, option, bad)
+            assert ran.exit_code == 78 and ran.stdout == ""
+            assert "policies[0].pending.warn" in ran.stderr
