@@ -6,7 +6,6 @@ telling then. What was done because of a verdict is in what was observed: anothe
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 
@@ -23,10 +22,8 @@ from sidecar.ledger import Ledger
 from sidecar.longhand import Heard, Missing, Observation, Observed, Single
 from sidecar.rulebook import Rulebook
 from sidecar.settings import Settings
+from sidecar.ticks import TICK, Ticks
 from sidecar.wire.subjects import Names
-
-TICK = 0.5
-"""Seconds between two looks at what time alone changes, as in service."""
 
 
 class _Clock:
@@ -104,52 +101,16 @@ class Replay:
         if self.first is None:
             self.first, self._ticked, self._clock.at = to, to.mono, to
         while (left := int((to.mono - self._ticked) / TICK)) > 0:
-            stretch = 1 if left == 1 else self._stretch(left)
-            looks = self._looks(stretch, to)
-            self._clock.at = self._after(looks or stretch, to)
-            self._ticked += (looks or stretch) * TICK
-            if looks:
+            ticks = Ticks(self._ledger, self._ticked, to)
+            step = 1 if left == 1 else ticks.alike(left)
+            due = 1 if left == 1 else ticks.due(step)
+            self._clock.at = ticks.at(due or step)
+            self._ticked = self.now.mono
+            if due:
                 self._ledger.tick()
                 self._answer()
         if to.mono > self.now.mono:
             self._clock.at = to
-
-    def _stretch(self, left: int) -> int:
-        """For how many looks, of so many that are left, everything stays as fresh as it is."""
-        for subject, state in self._ledger.states.items():
-            limits = self._ledger.limits(subject)
-            for member in state.members.values():
-                for after in (limits.stale_after, limits.unknown_after):
-                    edge = (member.proof or 0.0) + after - self._ticked
-                    if edge > 0:
-                        left = min(left, max(1, math.ceil(edge / TICK) - 1))
-        return left
-
-    def _looks(self, left: int, to: Now) -> int:
-        """How many looks on the first is that changes anything, of so many in a stretch; 0 if none does.
-
-        A step is a pure function of time, so a stretch is searched and not walked: while all stays as fresh as it is,
-        what one look changes a later one in its place would change too.
-        """
-        if left == 1:
-            return 1
-        if self._calm(self._after(left, to)):
-            return 0
-        calm, changing, probe = 0, left, 1
-        while changing - calm > 1:
-            if self._calm(self._after(probe, to)):
-                calm = probe
-            else:
-                changing = probe
-            probe = (calm + changing) // 2
-        return changing
-
-    def _after(self, looks: int, to: Now) -> Now:
-        mono = self._ticked + looks * TICK
-        return Now(mono, to.wall - (to.mono - mono))
-
-    def _calm(self, at: Now) -> bool:
-        return all(self._ledger.stays(subject, at) for subject in self._ledger.states)
 
     def _reading(self, seen: Observed) -> None:
         name = seen.look.name

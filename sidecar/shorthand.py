@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections import Counter
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.core.model import Now, Sample, StreamLook
+from sidecar.hints import Hints
 from sidecar.observations import AckSeen, ConsumersReading, Hint, MaxDeliveries, Nak, Terminated
 from sidecar.recording import (
     CONSUMERS_LIMIT,
     At,
     Consumer,
-    Hinted,
     Line,
     ReadDone,
     Sampled,
@@ -32,26 +30,9 @@ reading they ended with."""
 STILL_EVERY = 0.5
 """Seconds after which a reading that showed nothing new is written from then on: as often as the service looks at the
 time. What time alone moves is moved in a replay this much later at most."""
-HINTS_EVERY = 1.0
-"""Seconds of hints in one line, at most."""
-HINTS_LIMIT = 4096
-"""Different ack times in one line; at the limit the line is written at once."""
 SLACK = 0.05
 """Seconds by which what grows with the clock (since the last ack, age of the oldest message) may differ and still count
 as unmoved: replies take different times."""
-ACK_STEP = 1.01
-"""Ack times are written as the nearest power of this: within 0.5 %, besides the 1 % of the quantiles."""
-_SHORTEST, _LONGEST = 1e-6, 604_800.0
-
-
-class _Hints(Struct):
-    began: float
-    at: Now
-    acks: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """By power of ACK_STEP and deliveries."""
-    naks: int = 0
-    max_deliveries: int = 0
-    terminated: int = 0
 
 
 class _Kept(Struct):
@@ -61,7 +42,7 @@ class _Kept(Struct):
     sample: Sample
     shown: bool = True
     """Whether the last reading showed it."""
-    hints: _Hints | None = None
+    hints: Hints | None = None
 
 
 class _Lane(Struct):
@@ -142,11 +123,10 @@ class Shorthand:
                 return []
         if kept is None:
             return []
-        full = kept.hints and (now.mono - kept.hints.began >= HINTS_EVERY or len(kept.hints.acks) >= HINTS_LIMIT)
-        told: list[Line] = [_hinted(kept)] if full else []
-        kept.hints = kept.hints or _Hints(now.mono, now)
+        told = _heard(kept) if kept.hints and kept.hints.full(now) else []
+        kept.hints = kept.hints or Hints(now)
+        kept.hints.add(hint, now)
         lane.heard[hint.key.consumer] = None
-        _count(kept.hints, hint, now)
         return told
 
     def flush(self) -> list[Line]:
@@ -154,7 +134,7 @@ class Shorthand:
         return [line for lane in self._lanes.values() for line in self._heard(lane)]
 
     def _heard(self, lane: _Lane) -> list[Line]:
-        told: list[Line] = [_hinted(lane.consumers[name]) for name in lane.heard]
+        told = [line for name in lane.heard for line in _heard(lane.consumers[name])]
         lane.heard.clear()
         return told
 
@@ -234,27 +214,9 @@ def _identity(look: StreamLook) -> tuple[object, ...]:
     return look.name, look.created, look.subjects, look.origin
 
 
-def _count(hints: _Hints, hint: Hint, now: Now) -> None:
-    hints.at = now
-    match hint:
-        case AckSeen():
-            power = round(math.log(min(max(hint.seconds, _SHORTEST), _LONGEST)) / math.log(ACK_STEP))
-            hints.acks[power, hint.deliveries] += 1
-        case Nak():
-            hints.naks += 1
-        case MaxDeliveries():
-            hints.max_deliveries += 1
-        case Terminated():
-            hints.terminated += 1
-        case _:
-            pass
-
-
-def _hinted(kept: _Kept) -> Hinted:
+def _heard(kept: _Kept) -> list[Line]:
     hints, kept.hints = kept.hints, None
-    assert hints is not None, "only what was heard of is asked for"
-    acks = tuple((float(f"{ACK_STEP**power:.4g}"), times, n) for (power, times), n in sorted(hints.acks.items()))
-    return Hinted(kept.number, _at(hints.at), acks, hints.naks, hints.max_deliveries, hints.terminated)
+    return [hints.line(kept.number)] if hints else []
 
 
 def _consumer(lane: _Lane, kept: _Kept) -> Consumer:

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar import longhand, shorthand
+from sidecar import hints, longhand, shorthand
 from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Sample, StreamLook
 from sidecar.core.window import Quantiles
+from sidecar.hints import HINTS_EVERY
 from sidecar.longhand import Heard, Longhand, Missing, Observation, Observed, Single
 from sidecar.observations import (
     AckSeen,
@@ -29,7 +30,7 @@ from sidecar.observations import (
 from sidecar.recorder import Recorder, Tape
 from sidecar.recording import CUT, LONGEST_LINE, Bad, Line, NoRecording, decode, encode, lines
 from sidecar.settings import Settings
-from sidecar.shorthand import HINTS_EVERY, SETTLED, STILL_EVERY, Shorthand
+from sidecar.shorthand import SETTLED, STILL_EVERY, Shorthand
 from tests.fakes.observer import FakeJetStream
 from tests.support.recordings import MONO, WALL, beginning, reading, written
 
@@ -230,7 +231,7 @@ class TestHints:
         assert len(written(writer.flush())) < 10_000
 
     def test_more_different_ack_times_than_a_line_holds_fill_several(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(shorthand, "HINTS_LIMIT", 10)
+        monkeypatch.setattr(hints, "HINTS_LIMIT", 10)
         found = self.heard(*[AckSeen(KEY, 1.1**n, 1, now(0)) for n in range(25)])
         assert [len(heard.acks) for heard in found] == [10, 10, 5]
 

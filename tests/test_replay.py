@@ -14,8 +14,9 @@ from sidecar.core.policy import PolicyEntry
 from sidecar.differences import Difference, Differences
 from sidecar.longhand import Heard, Missing
 from sidecar.recording import Consumer, Hinted, Line, ReadDone, Sampled, StreamMissing
-from sidecar.replay import TICK, Replay
+from sidecar.replay import Replay
 from sidecar.settings import Observe, Settings, WatchEntry
+from sidecar.ticks import TICK
 from tests.support.policies import entry
 from tests.support.recordings import MONO, SUBJECT, WALL, beginning, minutes, observed, reading, still
 
