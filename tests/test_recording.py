@@ -28,7 +28,7 @@ from sidecar.observations import (
     Terminated,
 )
 from sidecar.recorder import Recorder, Tape
-from sidecar.recording import CUT, LONGEST_LINE, Bad, Line, NoRecording, decode, encode, lines
+from sidecar.recording import CUT, LONGEST_LINE, Bad, Line, NoRecording, StreamMissing, decode, encode, lines
 from sidecar.settings import Settings
 from sidecar.shorthand import SETTLED, STILL_EVERY, Shorthand
 from tests.fakes.observer import FakeJetStream
@@ -335,6 +335,28 @@ def test_a_part_recorded_after_a_reboot_follows_the_one_before() -> None:
         assert reader.take(line) is None
     found = reader.take(replace(done, at=(4.0, WALL + 81.0)))
     assert isinstance(found, Observed) and found.at == Now(MONO + 81.0, WALL + 81.0)
+
+
+def test_numbers_of_a_stream_that_does_not_exist_mean_nothing_any_more() -> None:
+    reader = Longhand()
+    for line in (*beginning(), *reading(0.0), StreamMissing("ORDERS", (MONO + 1, WALL + 1))):
+        reader.take(line)
+    sampled, done = reading(2.0)
+    assert reader.take(sampled) == Bad("consumer 1 was not introduced")
+    assert reader.take(done) == Bad("stream 0 was not introduced")
+
+
+def test_who_leaves_makes_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shorthand, "CONSUMERS_LIMIT", 1)
+    monkeypatch.setattr(longhand, "CONSUMERS_LIMIT", 1)
+    writer, told = Shorthand(), []
+    told += writer.reading(seen(sample(0, "a")), now(0)) + writer.reading(seen(), now(1))
+    told += writer.reading(seen(sample(2, "b")), now(2)) + writer.missing("S", now(3))
+    told += writer.reading(seen(sample(4, "c")), now(4))
+    told += writer.reading(seen(sample(5, "d"), look=replace(LOOK, created="t9")), now(5))
+    assert writer.left_out == 0
+    shown = [[s.key.consumer for s in o.samples] for o in back(told) if isinstance(o, Observed)]
+    assert shown == [["a"], [], ["b"], ["c"], ["d"]]
 
 
 def test_more_consumers_than_can_be_kept_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:

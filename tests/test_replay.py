@@ -13,7 +13,7 @@ from sidecar.core.model import ConsumerConfig, ConsumerKey, Event, EventType, No
 from sidecar.core.policy import PolicyEntry
 from sidecar.differences import Difference, Differences
 from sidecar.longhand import Heard, Missing
-from sidecar.recording import Consumer, Hinted, Line, ReadDone, Sampled, StreamMissing
+from sidecar.recording import Consumer, Hinted, Line, ReadDone, Sampled, Shape, StreamMissing
 from sidecar.replay import Replay
 from sidecar.settings import Observe, Settings, WatchEntry
 from sidecar.ticks import TICK
@@ -163,6 +163,15 @@ class TestWhatComesAndGoes:
         assert replay.time_in() == {}
         assert replay.forgotten["inactive"] == pytest.approx(3.0)
         assert not replay._tracks and not replay._lanes
+
+    def test_one_that_appears_before_a_stream_full_of_messages_reads_history(self) -> None:
+        begun, stream, consumer = beginning()
+        before = ReadDone(0, (MONO - 1, WALL - 1), Shape(1, 2000, 2000))
+        arrived = [consumer, *reading(0.0, 2000)]
+        (found,) = judged([begun, stream, *arrived])
+        assert found.reading is not None and not found.reading.backfilling
+        (appeared,) = judged([begun, stream, before, *arrived])
+        assert appeared.reading is not None and appeared.reading.backfilling
 
     def test_metadata_rules_where_it_is_trusted(self) -> None:
         own = ConsumerConfig(metadata=(("backpressure.active_signals", "3"),))
