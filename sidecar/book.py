@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from sidecar.core.aggregate import View
 from sidecar.core.model import Now, StreamLook
 from sidecar.core.state import SubjectState
 from sidecar.rulebook import Rulebook
@@ -41,6 +42,9 @@ class Book(Protocol):
 
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading."""
+
+    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+        """What a subject was like over the last `seconds`; None where it is not known."""
 
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
         """Seconds spent in each status since this process first knew the subject."""

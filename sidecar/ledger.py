@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 
+from sidecar.core.aggregate import Aggregate, View
+from sidecar.core.changes import worst
 from sidecar.core.freshness import Limits, limits
 from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.state import SubjectState
 from sidecar.core.step import Context, step
-from sidecar.core.stimuli import Act, Joined, Ruled, Stimulus, Tick
+from sidecar.core.stimuli import Act, Joined, Read, Ruled, Stimulus, Tick
 from sidecar.ports import Clock
 from sidecar.rulebook import Rulebook
 from sidecar.settings import Observe
@@ -23,6 +25,7 @@ class Passed(Struct):
     at: float
     status: Status
     seconds: dict[str, float]
+    windows: Aggregate
 
 
 class Ledger:
@@ -61,7 +64,7 @@ class Ledger:
             policy = self._rules.effective(subject).policy
             state = SubjectState(subject=subject, policy=policy, deadline=deadline)
             self.states[subject] = state
-            self._passed[subject] = Passed(now.mono, Status.UNKNOWN, {})
+            self._passed[subject] = Passed(now.mono, Status.UNKNOWN, {}, Aggregate())
             if not is_literal(subject):
                 self.wildcards = tuple(sorted({*self.wildcards, subject}))
         return state
@@ -86,7 +89,7 @@ class Ledger:
             return
         now = self._clock.now()
         self.states[subject], acts = step(state, stimulus, now, self._context(subject))
-        self._account(subject, now.mono)
+        self._account(subject, now.mono, stimulus)
         for act in acts:
             self._perform(act)
 
@@ -126,7 +129,12 @@ class Ledger:
         word = passed.status.word
         return {**passed.seconds, word: passed.seconds.get(word, 0.0) + max(0.0, now.mono - passed.at)}
 
-    def _account(self, subject: str, now: float) -> None:
+    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+        """What the subject was like lately; None if this process does not know it."""
+        passed = self._passed.get(subject)
+        return passed.windows.window(now.mono, seconds) if passed else None
+
+    def _account(self, subject: str, now: float, stimulus: Stimulus) -> None:
         state, passed = self.states[subject], self._passed[subject]
         known = state.record is not None and not state.record.lost and state.revision > 0
         status = state.record.status if state.record is not None and known else Status.UNKNOWN
@@ -134,3 +142,8 @@ class Ledger:
             word = passed.status.word
             passed.seconds[word] = passed.seconds.get(word, 0.0) + now - passed.at
             passed.at, passed.status = now, status
+        read = stimulus.reading if isinstance(stimulus, Read) else None
+        if read is not None and len(state.members) > 1:
+            speaks = worst(state.members.values())
+            read = read if speaks is not None and speaks.key == read.key else None
+        passed.windows.see(now, status, read)

@@ -209,6 +209,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         since_unix=record.since,
         latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
         recoveries=record.recoveries,
+        totals=record.totals,
         alerts=record.alerts,
         rejected=record.rejected,
         unsent=record.unsent,

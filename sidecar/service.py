@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from sidecar.book import Book
+from sidecar.core.aggregate import View
 from sidecar.core.document import Problem
 from sidecar.core.model import Event, Now, StreamLook
 from sidecar.core.pace import Budget
@@ -138,6 +139,9 @@ class Service(Book):
     def next_reading(self, subject: str) -> float:
         lanes = [self.sweep.lanes[s] for s in self._streams_of(subject) if s in self.sweep.lanes]
         return min((lane.next for lane in lanes), default=self._clock.now().mono + self.interval(subject))
+
+    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+        return self._ledger.window(subject, now, seconds)
 
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
         return self._ledger.time_in(subject, now)

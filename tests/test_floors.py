@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the rules' words", {"core.rules", "core.claims"}),
     ("the memory", {"core.state"}),
     ("the windows", {"core.window", "core.ages"}),
+    ("the diary", {"core.aggregate"}),
     ("the facts", {"core.trust", "core.loss", "core.thresholds", "core.freshness", "core.pace", "core.outbox"}),
     ("the bounds", {"core.guard"}),
     ("the warnings", {"core.forecast", "core.alerts", "core.diagnosis"}),
@@ -27,6 +29,13 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the papers", {"observations", "settings", "wire.subjects", "wire.messages", "wire.replies", "wire.requests"}),
     ("the records", {"wire.stored", "hints", "longhand"}),
     ("the shorthand", {"shorthand"}),
+    ("the client's words", {"client.values", "client.stats", "client.interest"}),
+    ("the client's rules", {"client.admission"}),
+    ("the client's gates", {"client.gate"}),
+    ("the client's picture", {"client.picture"}),
+    ("the client's senses", {"client.watch", "client.asking", "client.events"}),
+    ("the client", {"client.client"}),
+    ("the client's users", {"client.pull_gate", "client.asgi"}),
     ("the ports", {"ports", "clock"}),
     ("the rules in force", {"rulebook", "recorder"}),
     ("the book", {"book"}),
@@ -110,6 +119,16 @@ def test_the_core_knows_no_world(path: Path) -> None:
 def test_a_library_of_the_world_stays_at_the_edges(library: str) -> None:
     users = {name_of(p).split(".")[0] for p in FILES if any(m.split(".")[0] == library for m in imports(p))}
     assert users <= set(KEPT_TO[library]), f"{library} is used in {sorted(users)}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "client"], ids=name_of)
+def test_the_client_knows_the_sidecar_only_by_its_wire(path: Path) -> None:
+    others = {
+        m for m in imports(path) if m.startswith("sidecar.") and not m.startswith(("sidecar.client", "sidecar.wire"))
+    }
+    assert not others, f"{name_of(path)} reaches into {sorted(others)}"
+    brought = {m.split(".")[0] for m in imports(path)} - set(sys.stdlib_module_names) - {"sidecar", "nats", "msgspec"}
+    assert not brought, f"{name_of(path)} brings {sorted(brought)} to whoever imports it"
 
 
 def test_every_floor_is_lived_on() -> None:

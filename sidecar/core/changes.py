@@ -11,7 +11,17 @@ from sidecar.core.freshness import Limits, freshness
 from sidecar.core.model import Alert, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy
-from sidecar.core.state import NONE_SET, UNSENT_LIMIT, Member, Record, Recoveries, Rejection, SubjectState, Verdict
+from sidecar.core.state import (
+    NONE_SET,
+    UNSENT_LIMIT,
+    Member,
+    Record,
+    Recoveries,
+    Rejection,
+    SubjectState,
+    Totals,
+    Verdict,
+)
 from sidecar.core.stimuli import Begun
 
 NO_EPOCH = "policy"
@@ -257,7 +267,16 @@ class _Draft:
             policy_revision=refused.mark if refused else "",
         )
         unsent = tuple(e for e in self.record.unsent if e.id not in self._sent)
-        self.record = replace(self.record, seq=seq, unsent=(*unsent, event))
+        self.record = replace(self.record, seq=seq, unsent=(*unsent, event), totals=self._counted(kind))
+
+    def _counted(self, kind: EventType) -> Totals:
+        was = self.record.totals
+        return Totals(
+            active=was.active + (kind is EventType.ACTIVE),
+            warning=was.warning + (kind is EventType.WARNING),
+            recovery=was.recovery + (kind is EventType.RECOVERY),
+            last=self.now.wall,
+        )
 
 
 def event_id(subject: str, epoch: str, seq: int) -> str:

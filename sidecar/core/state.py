@@ -84,6 +84,16 @@ class Recoveries(Struct, frozen=True):
     total_seconds: float = 0.0
 
 
+class Totals(Struct, frozen=True):
+    """Events ever told of a subject, by type; all of them are as many as its `seq`."""
+
+    active: int = 0
+    warning: int = 0
+    recovery: int = 0
+    last: float | None = None
+    """Unix seconds of the newest event of any type."""
+
+
 class Verdict(Struct, frozen=True):
     """What a gateway is told, before any overrule for one request."""
 
@@ -121,6 +131,7 @@ class Record(Struct, frozen=True):
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
     recoveries: Recoveries = Recoveries()
+    totals: Totals = Totals()
     diagnosis: Diagnosis | None = None
     override: Override | None = None
     """In force when it was stored."""

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from sidecar.core.model import Alert as StandingAlert
 from sidecar.core.model import Event as StoredEvent
-from sidecar.core.state import Recoveries
+from sidecar.core.state import Recoveries, Totals
 
 Role = Literal["gateway", "consumer"]
 
@@ -233,5 +233,6 @@ class State(Status, frozen=True, kw_only=True):
     recoveries: Recoveries = Recoveries()
     unsent: tuple[StoredEvent, ...] = ()
     alerts: tuple[StandingAlert, ...] = ()
+    totals: Totals = Totals()
     rejected: str = ""
     """The mark of the last refused policy that was told."""

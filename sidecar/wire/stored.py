@@ -52,6 +52,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         recoveries=found.recoveries,
         diagnosis=DIAGNOSES.get(found.diagnosis or ""),
         override=_override(found.override),
+        totals=found.totals,
         alerts=found.alerts,
         rejected=found.rejected,
         unsent=found.unsent,
@@ -73,6 +74,8 @@ def _sane(found: messages.State) -> bool:
         and len(found.alerts) <= MOST_ALERTS
         and all(_moment(alert.since) for alert in found.alerts)
         and len(found.rejected) <= LONGEST
+        and all(0 <= n < HIGHEST for n in (found.totals.active, found.totals.warning, found.totals.recovery))
+        and (found.totals.last is None or _moment(found.totals.last))
         and _recovered(found.recoveries)
         and len(found.unsent) <= UNSENT_LIMIT
         and all(_listed(event, found) for event in found.unsent)

@@ -40,6 +40,9 @@ class WrittenBook:
     def next_reading(self, subject: str) -> float:
         return self.next
 
+    def window(self, subject: str, now: Now, seconds: float) -> None:
+        return None
+
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
         return {}
 
