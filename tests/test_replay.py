@@ -224,17 +224,20 @@ def peak(lines: Iterable[Line]) -> int:
         tracemalloc.stop()
 
 
+SLACK = 64 * 1024
+"""Bytes that bounded windows and the interpreter's free lists may still fill: a few for every sample would be more."""
+
+
 def test_four_days_take_no_more_memory_than_one() -> None:
     peak(minutes(1440))  # what is made once and kept by the interpreter
-    # 16 KiB is what bounded windows may still fill; 4,320 samples kept would be half a megabyte.
-    assert peak(minutes(4 * 1440)) < peak(minutes(1440)) + 16_384
+    assert peak(minutes(4 * 1440)) < peak(minutes(1440)) + SLACK
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_year_takes_no_more_memory_than_a_month() -> None:
     peak(minutes(1440))
-    assert peak(minutes(365 * 1440)) < 1.2 * peak(minutes(30 * 1440))
+    assert peak(minutes(365 * 1440)) < peak(minutes(30 * 1440)) + SLACK
 
 
 class TestDifferences:
