@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec import Struct
 
 from sidecar.core.aggregate import Aggregate, View
-from sidecar.core.changes import worst
+from sidecar.core.changes import calm, proof, worst
 from sidecar.core.freshness import Limits, limits
 from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.state import SubjectState
@@ -104,8 +104,11 @@ class Ledger:
         return Context(bounds.stale_after, bounds.unknown_after, writer=self._writer)
 
     def tick(self) -> None:
-        for subject in tuple(self.states):
-            self.feed(subject, Tick())
+        now, sure = self._clock.now().mono, self._observe.unknown_after_seconds
+        for subject, state in tuple(self.states.items()):
+            newest = proof(state)
+            if newest is None or now - newest >= sure or not calm(state):
+                self.feed(subject, Tick())
 
     def forget(self, subject: str) -> None:
         self.states.pop(subject, None)

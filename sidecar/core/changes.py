@@ -45,6 +45,9 @@ def begin(state: SubjectState, begun: Begun, now: Now) -> Record:
 
 def worst(members: Iterable[Member]) -> Member | None:
     """The member that speaks for its subject: by status, then pressure, then name; one never judged is left out."""
+    members = tuple(members)
+    if len(members) == 1:
+        return members[0] if members[0].status is not Status.UNKNOWN else None
     return min(
         (m for m in members if m.status is not Status.UNKNOWN),
         key=lambda m: (-m.status, -m.pressure, m.key),
@@ -65,8 +68,43 @@ def blind(state: SubjectState, now: Now, limits: Limits) -> bool:
     return freshness(newest, now.mono, limits) is Freshness.UNKNOWN
 
 
+def calm(state: SubjectState) -> bool:
+    """Whether nothing is latched, nothing waits to be told, and all of that is stored: the usual case by far, for
+    which neither a calm reading nor time alone changes anything as long as there is proof."""
+    record = state.record
+    if (
+        record is None
+        or record.status is not Status.INACTIVE
+        or record.told is not Status.INACTIVE
+        or record.lost
+        or record.reasons
+        or record.latched
+        or record.unsent
+        or record.override is not None
+        or state.begun
+        or state.rebase is not None
+        or (state.rejection is not None and state.rejection.mark != record.rejected)
+        or any(alert.state != "resolved" for alert in record.alerts)
+    ):
+        return False
+    for member in state.members.values():
+        ruled = member.policy.override is not None or member.policy.alerts
+        if member.status > Status.INACTIVE or member.latches != NONE_SET or member.lost or ruled:
+            return False
+    speaks = worst(state.members.values())
+    if speaks is None or speaks.reading is None or speaks.reading.diagnosis is not record.diagnosis:
+        return False
+    return record.verdict == admission.verdict_at(speaks.policy, Status.INACTIVE)
+
+
 def due(state: SubjectState, now: Now, limits: Limits) -> Record | None:
     """The record to store next, or None while the stored one still says it all."""
+    if calm(state) and not blind(state, now, limits):
+        return None
+    return drawn_up(state, now, limits)
+
+
+def drawn_up(state: SubjectState, now: Now, limits: Limits) -> Record | None:
     assert state.record is not None
     draft = _Draft(state, state.record, now)
     if blind(state, now, limits):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar.core.changes import worst
+from sidecar.core.changes import blind, calm, drawn_up, worst
 from sidecar.core.model import ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
 from sidecar.core.rules import AlertRule, Policy, When
 from sidecar.core.state import UNSENT_LIMIT, Record, Rejection, SubjectState
@@ -70,8 +70,10 @@ class World:
             self.feed(Loaded(self.stored, self.revision))
 
     def feed(self, stimulus: Stimulus) -> None:
-        context = Context(10.0, 30.0, writer=f"w{self.starts}")
-        self.state, acts = step(self.state, stimulus, Now(self.at, self.at), context)
+        context, now = Context(10.0, 30.0, writer=f"w{self.starts}"), Now(self.at, self.at)
+        self.state, acts = step(self.state, stimulus, now, context)
+        if calm(self.state) and not blind(self.state, now, context):
+            assert drawn_up(self.state, now, context) is None, "what is taken for calm has nothing to tell"
         self.todo += acts
 
     def read(self, pending: int = 0, inflight: int = 0, key: ConsumerKey = ONE, **more) -> None:
