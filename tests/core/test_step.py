@@ -573,3 +573,11 @@ def test_nothing_is_drawn_from_time_alone_while_the_truth_is_stale() -> None:
     assert world.told == []
     world.settled(pending=500)
     assert world.told == ["alert_firing"]
+
+
+def test_a_loss_under_a_calm_subject_is_told_all_the_same() -> None:
+    world = World()
+    world.settled(pending=5)
+    world.settled(pending=5, lost=3, losing=True)
+    assert world.told == ["data_loss"]
+    assert world.stream[0].lost == 3
