@@ -1,0 +1,39 @@
+"""Prints what adaptive admission comes to in every story of its world: `python -m benchmarks.adaptive [PART OF NAME]`.
+
+Arithmetic with seeded dice, so the same numbers everywhere. `goodput` is the least share of its capacity that the
+worker did while more was offered; waits (from publish to ack) and backlogs are in units of the target; `settled` begins
+15 s after the onset; `moves` are the most rises and falls of the status in any minute.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+from tests.core.adaptive_world import CALM, HELD, OVERLOAD, ROUGH, Scenario, World
+
+SETTLED = OVERLOAD + 15.0
+
+
+def row(name: str, story: Scenario) -> str:
+    world = World(story).run()
+    overloaded = any(load > 1 for _, load in story.load)
+    goodput = f"{world.busy(OVERLOAD):7.3f}" if overloaded else "      -"
+    waits = (
+        f"{world.wait(OVERLOAD):8.2f} {world.wait(SETTLED):8.2f} {world.highest(0):8.2f} {world.highest(SETTLED):8.2f}"
+    )
+    changes = sum(a != b for (_, a), (_, b) in itertools.pairwise(world.ratios)) / story.seconds
+    rises, falls = world.moves()
+    lost = "" if world.whole() else "  LOST"
+    return f"{name:42}{goodput} {waits}  {rises} / {falls} {changes:7.2f}{lost}"
+
+
+def main(part: str = "") -> None:
+    print(f"{'':42}goodput      p99  settled  backlog  settled  moves  writes/s")
+    for name, story in (CALM | HELD | ROUGH).items():
+        if part in name:
+            print(row(name, story))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
