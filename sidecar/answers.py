@@ -50,9 +50,7 @@ class Desk:
     def decide_gateway(self, subject: str, request: GatewayRequest, now: Now) -> messages.Decision:
         findings = self._find(subject, now)
         decides = _decides(findings)
-        verdict = decides.verdict
-        if request.priority == "critical":
-            verdict = admission.overruled(verdict)
+        verdict = admission.for_priority(decides.verdict, decides.policy, request.priority)
         delay = admission.retry_delay(decides.policy, request.attempt, verdict.retry_after)
         valid = 0 if decides.freshness is Freshness.UNKNOWN else self._valid_for(findings, now)
         return self._decision("gateway", subject, findings, decides, verdict, delay, valid)
@@ -82,7 +80,7 @@ class Desk:
         return replace(found, subject=subject, matched=matched, state_keys=keys, event_subjects=events)
 
     def status_list(self, request: ListRequest, now: Now) -> messages.StatusList:
-        self._observed()
+        self.observed()
         states = self._book.subjects
         names = sorted(states)
         shown: list[messages.Status] = []
@@ -117,6 +115,10 @@ class Desk:
             "consumers": differing,
         }
 
+    def deciding(self, subject: str, now: Now) -> Finding:
+        """What speaks for all the watched subjects that a question is about."""
+        return _decides(self._find(subject, now))
+
     def alias(self, subject: str, now: Now) -> dict[str, Any]:
         """The router's established answer; an unwatched subject is unknown, under the default policy."""
         try:
@@ -149,12 +151,12 @@ class Desk:
             },
         }
 
-    def _observed(self) -> None:
+    def observed(self) -> None:
         if self._book.swept_at is None:
             raise Refused(503, "nothing is known yet: the first sweep is under way")
 
     def _find(self, subject: str, now: Now) -> list[Finding]:
-        self._observed()
+        self.observed()
         if findings := self._finder.find(subject, now):
             return findings
         raise Refused(404, f"nobody watches {subject[:120]}")

@@ -78,7 +78,7 @@ class Finder:
         proof = found.span.newest if found.span else state.deadline - limits.unknown_after
         last = record.verdict if record else Verdict()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
-        verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits)
+        verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits, state.shedding)
         verdict = admission.overridden(verdict, admission.in_force(policy, now), policy)
         return Finding(found, limits, policy, status, fresh, why, verdict)
 

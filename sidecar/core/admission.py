@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from sidecar.core.adaptive import OPEN, Shedding, priority_share
 from sidecar.core.freshness import Limits
 from sidecar.core.model import Action, Freshness, Now, Override, Status
 from sidecar.core.rules import Policy
 from sidecar.core.state import Verdict
+
+Priority = Literal["low", "normal", "high", "critical"]
 
 OPENING = 0.25
 """Share per second by which an answer held too long opens: recovery must not invite the herd back."""
@@ -13,9 +18,24 @@ LONGEST_DELAY = 86_400_000
 """Milliseconds; no retry delay is longer."""
 
 
-def verdict_at(policy: Policy, status: Status) -> Verdict:
-    """Binary admission, the router's own design: an active subject rejects, any other continues."""
-    return _in_mode(policy, _rejection(policy) if status is Status.ACTIVE else Verdict())
+def verdict_at(policy: Policy, status: Status, shedding: Shedding = OPEN) -> Verdict:
+    """Binary admission, the router's own design: an active subject rejects, any other continues. Adaptive: a share."""
+    if policy.admission.mode == "adaptive":
+        share = max(shedding.ratio, policy.admission.floor)
+        found = Verdict(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else Verdict()
+    else:
+        found = _rejection(policy) if status is Status.ACTIVE else Verdict()
+    return _in_mode(policy, found)
+
+
+def for_priority(found: Verdict, policy: Policy, priority: Priority) -> Verdict:
+    """Critical requests always continue. In adaptive mode the low ones are shed first; in binary mode all are alike."""
+    if priority == "critical":
+        return Verdict(would=None if found.would is None else Action.CONTINUE)
+    if found.action is not Action.THROTTLE or policy.admission.mode == "binary":
+        return found
+    share = priority_share(found.admit_ratio, priority, policy.admission.floor)
+    return Verdict(found.action, found.would, round(share, 4), found.retry_after)
 
 
 def verdict(
@@ -26,11 +46,12 @@ def verdict(
     proof: float | None,
     now: float,
     limits: Limits,
+    shedding: Shedding = OPEN,
 ) -> Verdict:
     """What to answer now. Stale: the last status acts. Unknown: the policy's `on_unknown`, where `hold` repeats the
     last answer for `hold_seconds` and then opens gradually. `proof` None holds: there is nothing to count from."""
     if freshness is not Freshness.UNKNOWN:
-        return verdict_at(policy, status)
+        return verdict_at(policy, status, shedding)
     match policy.on_unknown:
         case "continue":
             found = Verdict()
@@ -40,11 +61,6 @@ def verdict(
             held = 0.0 if proof is None else now - proof - limits.unknown_after - policy.hold_seconds
             found = _opening(_enforced(policy, last), OPENING * held)
     return _in_mode(policy, found)
-
-
-def overruled(found: Verdict) -> Verdict:
-    """For a request of critical priority: always continue, and enforcement would say no other."""
-    return Verdict(would=None if found.would is None else Action.CONTINUE)
 
 
 def in_force(policy: Policy, now: Now) -> Override | None:
@@ -97,5 +113,7 @@ def _enforced(policy: Policy, last: Verdict) -> Verdict:
             return last
         case Action.CONTINUE:
             return Verdict()
+        case Action.THROTTLE:
+            return Verdict(Action.THROTTLE, None, policy.admission.floor, policy.retry_after_seconds)
         case _:
             return _rejection(policy)

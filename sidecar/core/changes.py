@@ -94,7 +94,8 @@ def calm(state: SubjectState) -> bool:
     speaks = worst(state.members.values())
     if speaks is None or speaks.reading is None or speaks.reading.diagnosis is not record.diagnosis:
         return False
-    return record.verdict == admission.verdict_at(speaks.policy, Status.INACTIVE)
+    verdict = admission.verdict_at(speaks.policy, Status.INACTIVE, state.shedding)
+    return record.verdict == verdict and not state.shedding.shedding
 
 
 def due(state: SubjectState, now: Now, limits: Limits) -> Record | None:
@@ -141,7 +142,7 @@ def _verdict(state: SubjectState, record: Record, now: Now, limits: Limits) -> V
         newest = state.deadline - limits.unknown_after
     fresh = Freshness.UNKNOWN if record.lost else Freshness.KNOWN
     policy = policy_of(state)
-    verdict = admission.verdict(policy, record.status, fresh, record.verdict, newest, now.mono, limits)
+    verdict = admission.verdict(policy, record.status, fresh, record.verdict, newest, now.mono, limits, state.shedding)
     # Steps below a hundredth are not worth a write.
     return record.verdict if _same(verdict, record.verdict) else verdict
 
@@ -190,6 +191,8 @@ class _Draft:
         if self.member is None or self.record.lost:
             return
         status = self.member.status
+        if self.state.shedding.shedding:  # nobody is shed in silence
+            status = max(status, Status.WARNING)
         reasons = self._reasons()
         latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches != NONE_SET)
         if status is not self.record.status:
@@ -241,6 +244,7 @@ class _Draft:
         stalled = member.latches.latency_p95.on and member.reading and member.reading.latency_source == "stall"
         causes = {
             "stalled": stalled,
+            "shedding": self.state.shedding.shedding,
             member.counted or "": member.counted,
             "purged": fell and any(m.purged for m in self.state.members.values()),
             "consumer_deleted": fell and self.state.deleted,
@@ -279,7 +283,8 @@ class _Draft:
         refused: Rejection | None = None,
     ) -> None:
         seq = self.record.seq + 1
-        verdict = admission.overridden(admission.verdict_at(self.policy, to), self.override, self.policy)
+        verdict = admission.verdict_at(self.policy, to, self.state.shedding)
+        verdict = admission.overridden(verdict, self.override, self.policy)
         reading = self.member.reading if self.member else None
         event = Event(
             id=event_id(self.record.subject, self.record.epoch, seq),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from sidecar.core.adaptive import OPEN, Shedding
 from sidecar.core.model import (
     Action,
     Alert,
@@ -16,6 +17,7 @@ from sidecar.core.model import (
     Signal,
     Status,
 )
+from sidecar.core.offered import Offered
 from sidecar.core.rules import Policy
 
 UNSENT_LIMIT = 8
@@ -179,6 +181,10 @@ class SubjectState(Struct, frozen=True):
     """Monotonic time at which the last member went."""
     rebase: tuple[str, int] | None = None
     """Epoch and sequence to go on from after the events stream turned out to be ahead."""
+    shedding: Shedding = OPEN
+    """What adaptive admission came to; OPEN in binary mode."""
+    offered: Offered | None = None
+    """What gateways report; None where none does."""
     rejection: Rejection | None = None
     """The last policy that was refused."""
     deleted: bool = False

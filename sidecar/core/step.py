@@ -11,8 +11,10 @@ from functools import singledispatch
 from msgspec.structs import replace
 
 from sidecar.core import changes, status, thresholds
+from sidecar.core.adaptive import OPEN, Shedding, follow
 from sidecar.core.freshness import Limits
 from sidecar.core.model import Now, Status
+from sidecar.core.offered import heard
 from sidecar.core.state import NONE_SET, Latch, Latches, Member, SubjectState, Writing
 from sidecar.core.stimuli import (
     Act,
@@ -25,6 +27,7 @@ from sidecar.core.stimuli import (
     Publish,
     Read,
     Refused,
+    Reported,
     Ruled,
     SendConflicted,
     Sent,
@@ -77,7 +80,7 @@ def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
         return state
     lost = member.lost + reading.lost
     member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, purged=member.purged or reading.purged)
-    return _with(state, _judged(member))
+    return _shed(_with(state, _judged(member)), now)
 
 
 @apply.register
@@ -98,6 +101,12 @@ def _(stimulus: Ruled, state: SubjectState, now: Now) -> SubjectState:
 @apply.register
 def _(stimulus: Refused, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, rejection=stimulus.rejection)
+
+
+@apply.register
+def _(stimulus: Reported, state: SubjectState, now: Now) -> SubjectState:
+    offered = heard(state.offered, stimulus.offered, stimulus.admitted, stimulus.seconds, now.mono)
+    return replace(state, offered=offered)
 
 
 @apply.register
@@ -122,6 +131,7 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
         sending=None,
         sent=frozenset(),
         emptied=emptied,
+        shedding=Shedding(stimulus.record.verdict.admit_ratio, stimulus.record.verdict.retry_after),
     )
 
 
@@ -223,6 +233,16 @@ def _still_listed(event_id: str, writing: Writing | None) -> bool:
 
 def _with(state: SubjectState, member: Member) -> SubjectState:
     return replace(state, members={**state.members, member.key: member})
+
+
+def _shed(state: SubjectState, now: Now) -> SubjectState:
+    """What adaptive admission comes to after the newest readings of all that count."""
+    policy = changes.policy_of(state)
+    if policy.admission.mode == "binary" and state.shedding is OPEN:
+        return state
+    members = state.members.values()
+    readings = [m.reading for m in members if m.reading is not None and not status.left_out(m.reading, m.policy)]
+    return replace(state, shedding=follow(state.shedding, policy, readings, state.offered, now))
 
 
 def _judged(member: Member) -> Member:

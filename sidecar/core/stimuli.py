@@ -40,6 +40,14 @@ class Refused(Struct, frozen=True):
     rejection: Rejection
 
 
+class Reported(Struct, frozen=True):
+    """A gateway told what it was offered and what it let through in the last seconds."""
+
+    offered: int
+    admitted: int
+    seconds: float
+
+
 class Tick(Struct, frozen=True):
     """Time passed."""
 
@@ -100,6 +108,7 @@ Stimulus = (
     | Gone
     | Ruled
     | Refused
+    | Reported
     | Tick
     | Loaded
     | Begun

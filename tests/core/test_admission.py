@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.admission import LONGEST_DELAY, overruled, retry_delay, verdict
+from sidecar.core.admission import LONGEST_DELAY, for_priority, retry_delay, verdict
 from sidecar.core.freshness import Limits
 from sidecar.core.model import Action, Freshness, Status
 from sidecar.core.rules import Policy
@@ -92,7 +92,7 @@ def test_an_answer_once_held_only_ever_opens(ages: list[float], policy: Policy) 
 
 @pytest.mark.parametrize("found", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])
 def test_critical_requests_always_continue(found: Verdict) -> None:
-    assert overruled(found) == (OPEN if found.would is None else would(Action.CONTINUE))
+    assert for_priority(found, ENFORCE, "critical") == (OPEN if found.would is None else would(Action.CONTINUE))
 
 
 @pytest.mark.parametrize(

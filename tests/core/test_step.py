@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sidecar.core.changes import blind, calm, drawn_up, worst
-from sidecar.core.model import ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
-from sidecar.core.rules import AlertRule, Policy, When
+from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
+from sidecar.core.rules import AdmissionRule, AlertRule, Policy, When
 from sidecar.core.state import UNSENT_LIMIT, Record, Rejection, SubjectState
 from sidecar.core.status import COUNTED
 from sidecar.core.step import FORGET_AFTER, Context, step
@@ -581,3 +581,42 @@ def test_a_loss_under_a_calm_subject_is_told_all_the_same() -> None:
     world.settled(pending=5, lost=3, losing=True)
     assert world.told == ["data_loss"]
     assert world.stream[0].lost == 3
+
+
+ADAPTIVE = replace(INSTANT, admission=AdmissionRule(mode="adaptive", floor=0.05, target_drain_seconds=2))
+
+
+def shed(world: World, seconds: float = 6.0) -> None:
+    """Two hundred arrive each second where a hundred are done."""
+    pending = delivered = 0
+    for _ in range(int(seconds / 0.1)):
+        pending, delivered = pending + 10, delivered + 10
+        world.settled(pending=pending, delivered_consumer=delivered, capacity=100.0)
+
+
+def test_adaptive_admission_sheds_a_share_and_nobody_in_silence() -> None:
+    world = World(policy=ADAPTIVE)
+    shed(world)
+    assert world.stored is not None
+    verdict = world.stored.verdict
+    assert verdict.action is Action.THROTTLE
+    assert 0.05 <= verdict.admit_ratio < 0.9 and 1 <= verdict.retry_after <= 30
+    assert world.told[0] == "backpressure_warning" and "shedding" in world.stream[0].reasons
+    assert "shedding" in world.stored.reasons
+    assert world.stored.status >= Status.WARNING
+
+
+def test_what_was_admitted_before_a_restart_is_gone_on_with() -> None:
+    world = World(policy=ADAPTIVE)
+    shed(world)
+    assert world.stored is not None
+    before = world.stored.verdict.admit_ratio
+    world.start()
+    assert world.state.shedding.ratio == before
+
+
+def test_binary_mode_knows_no_share() -> None:
+    world = World()
+    shed(world, 15)
+    assert world.stored is not None and world.stored.verdict.action is not Action.THROTTLE
+    assert "shedding" not in world.stored.reasons
