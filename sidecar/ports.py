@@ -9,13 +9,16 @@ from msgspec import Struct
 
 from sidecar.core.model import ConsumerKey, Event, Now, Sample, Status
 from sidecar.core.state import Record, Rejection
+from sidecar.history import Kept
 from sidecar.observations import ConsumersReading, StreamsReading, Unavailable
 
 __all__ = [
     "Announcer",
     "Clock",
     "Conflict",
+    "EventLog",
     "Observer",
+    "Page",
     "PolicySnapshot",
     "PolicyStore",
     "PolicyValue",
@@ -24,6 +27,7 @@ __all__ = [
     "Stored",
     "Told",
     "Unavailable",
+    "Wanted",
 ]
 
 
@@ -113,6 +117,46 @@ class Announcer(Protocol):
 
     async def send(self, event: Event) -> None:
         """Returns once the event is in the stream exactly once. Raises SendConflict, or Unavailable (send it again)."""
+
+
+class Wanted(Struct, frozen=True):
+    """Which events of a subject a question is about; times are Unix milliseconds, both ends included."""
+
+    subject: str
+    limit: int
+    types: frozenset[str] = frozenset()
+    """None of them named means all."""
+    since: int = 0
+    until: int | None = None
+    before: int | None = None
+    """Only those of a lower `seq`."""
+
+    def has(self, event: Kept) -> bool:
+        return (
+            self.since <= event.at
+            and (self.until is None or event.at <= self.until)
+            and (self.before is None or event.seq < self.before)
+            and (not self.types or event.type in self.types)
+        )
+
+
+class Page(Struct, frozen=True):
+    events: tuple[Kept, ...]
+    """The newest first."""
+    whole: bool
+    """Whether none that was wanted is left out."""
+
+
+class EventLog(Protocol):
+    """The events stream, read again."""
+
+    async def older(self, wanted: Wanted) -> Page:
+        """The newest of those wanted; at most `limit`, and fewer where that would take too many reads. Raises
+        Unavailable."""
+
+    async def recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
+        """All that was stored since then, the newest `most` at most, in the order of the stream; the moment from which
+        on that is everything told. Raises Unavailable, when some may have been taken already."""
 
 
 class Clock(Protocol):

@@ -1,0 +1,80 @@
+"""The events stream as a list, and events as they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from sidecar.core import moments
+from sidecar.core.changes import event_id
+from sidecar.history import Kept, kept
+from sidecar.ports import Page, Unavailable, Wanted
+from sidecar.wire import messages
+
+SUBJECT = "orders.*.created"
+T0 = 1_767_225_600_000
+"""New Year's midnight of 2026 in Unix milliseconds."""
+TYPES = {"active": "backpressure_active", "warning": "backpressure_warning", "inactive": "recovery"}
+
+
+def told(seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epoch: str = "e", **more: Any) -> bytes:
+    """An event as it stands in the stream."""
+    event = messages.Event(
+        id=event_id(subject, epoch, seq),
+        type=more.pop("type", TYPES[to]),
+        subject=subject,
+        timestamp=moments.written(at / 1000),
+        epoch=epoch,
+        seq=seq,
+        incident=None,
+        from_=more.pop("was", "inactive"),
+        to=to,
+        reasons=("pending",),
+        diagnosis=None,
+        pressure=1.5,
+        metrics=messages.Metrics(),
+        thresholds=None,
+        retry_after_seconds=30,
+        admit_ratio=0.0,
+        group="default",
+        instance="here",
+        version="1",
+        **more,
+    )
+    return msgspec.json.encode(event)
+
+
+def event(*given: Any, **more: Any) -> Kept:
+    found = kept(told(*given, **more))
+    assert found is not None
+    return found
+
+
+class FakeEventLog:
+    """What was told, in order; `stored` may be put before it is asked. Everything was stored when it was concluded."""
+
+    def __init__(self, stored: Iterable[bytes] = ()) -> None:
+        self.stored = [found for payload in stored if (found := kept(payload)) is not None]
+        self.asked: list[Wanted] = []
+        self.failing = 0
+        """How many of the next questions are not answered."""
+
+    async def older(self, wanted: Wanted) -> Page:
+        self.asked.append(wanted)
+        self._strike()
+        found = [e for e in reversed(self.stored) if e.subject == wanted.subject and wanted.has(e)]
+        return Page(tuple(found[: wanted.limit]), whole=len(found) <= wanted.limit)
+
+    async def recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
+        self._strike()
+        found = [e for e in self.stored if e.at >= since]
+        for each in found[-most:]:
+            take(each)
+        return since if len(found) <= most else found[-most].at
+
+    def _strike(self) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise Unavailable("the fake was told to fail")
