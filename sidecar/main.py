@@ -20,12 +20,13 @@ from msgspec.structs import replace
 from sidecar import __version__, render
 from sidecar.answers import Desk
 from sidecar.clock import SystemClock
-from sidecar.core.model import StreamLook
+from sidecar.core.model import Event, StreamLook
 from sidecar.edges import logs
 from sidecar.edges.advisories import Advisories
 from sidecar.edges.connection import Client, Connection, Options
 from sidecar.edges.consumer_info import ConsumerInfo
 from sidecar.edges.embedded import CannotEmbed, EmbeddedServer
+from sidecar.edges.event_log import EventLog
 from sidecar.edges.events import Announcer
 from sidecar.edges.gauges import Gauges
 from sidecar.edges.jetstream import JetStream
@@ -35,10 +36,13 @@ from sidecar.edges.probes import PortTaken, Probes, Readiness
 from sidecar.edges.resources import Resources, captors
 from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
+from sidecar.history import History
 from sidecar.nats_options import Nats, Secret
+from sidecar.past import Past, Remembering
 from sidecar.recorder import Recorder, Tape
 from sidecar.service import Service
 from sidecar.settings import BadSettings, Settings
+from sidecar.wire import messages
 from sidecar.wire.subjects import Names
 
 log = structlog.get_logger()
@@ -155,13 +159,18 @@ class Sidecar:
             prefix=prefix,
             requests_per_second=settings.observe.api_requests_per_second,
         )
+
+        def told(event: Event) -> messages.Event:
+            return render.event(event, settings.group, instance)
+
+        history = History(round(1000 * clock.now().wall))
         self._recorder = recorder = tape and Recorder(observer, clock, tape, settings, metrics.dropped)
         self._service = service = Service(
             settings,
             clock,
             recorder or observer,
             StateStore(js, names, settings.group, metrics.dropped, lambda: self._observing.client),
-            Announcer(js, names, settings.group, lambda event: render.event(event, settings.group, instance)),
+            Remembering(Announcer(js, names, settings.group, told), history, told),
             PolicyStore(js, names, metrics.dropped, lambda: self._observing.client),
             resources.ensure,
             metrics,
@@ -175,8 +184,12 @@ class Sidecar:
         self._names, self._said_captured = names, set[str]()
         self._serving = False
         self._looks: tuple[StreamLook, ...] = ()
+        desk = Desk(service)
+        stream = EventLog(js, lambda: self._observing.client, names, metrics.dropped)
+        self._past = Past(desk, service, history, stream, clock)
         self._responder = Responder(
-            Desk(service),
+            desk,
+            self._past,
             clock,
             names,
             metrics,
@@ -205,6 +218,7 @@ class Sidecar:
                     tasks.create_task(self._pulse(), name="pulse"),
                     tasks.create_task(self._observing.run(), name="observing connection"),
                     tasks.create_task(self._answer(), name="answering connection"),
+                    tasks.create_task(self._past.remember(), name="remember events"),
                 ]
                 service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
                 await stop.wait()

@@ -30,6 +30,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the step", {"core.step"}),
     ("the paper", {"written", "nats_options", "recording", "differences"}),
     ("the papers", {"observations", "settings", "wire.subjects", "wire.messages", "wire.replies", "wire.requests"}),
+    ("the reports", {"wire.reports"}),
     ("the records", {"wire.stored", "wire.windows", "wire.past", "hints", "longhand", "history"}),
     ("the shorthand", {"shorthand"}),
     ("the client's words", {"client.values", "client.stats", "client.interest"}),
@@ -54,7 +55,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     (
         "the edges",
         {
-            "edges.connection",  "edges.embedded", "edges.consumer_info", "edges.advisories",
+            "edges.connection",  "edges.embedded", "edges.consumer_info", "edges.advisories", "edges.reports",
             "edges.events", "edges.event_log", "edges.state_store", "edges.policy_store", "edges.resources",
             "edges.responder", "edges.metrics", "edges.gauges", "edges.probes", "edges.logs",
         },

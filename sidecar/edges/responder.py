@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from inspect import isawaitable
 from typing import Any, Protocol
 
 import msgspec
@@ -13,20 +14,23 @@ import nats.micro
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.micro.request import Request, ServiceError
 
 from sidecar import __version__
 from sidecar.answers import Desk, Refused, validate_policy
 from sidecar.core.model import Now
+from sidecar.edges.door import Door, settled
+from sidecar.past import Past
 from sidecar.ports import Clock
-from sidecar.wire import messages
+from sidecar.wire import messages, past, windows
 from sidecar.wire.replies import LARGEST_REPLY, fitted, reply_allowed
 from sidecar.wire.requests import (
     AliasRequest,
     BadRequest,
     ConsumerRequest,
+    EventsRequest,
     GatewayRequest,
+    HistoryRequest,
     ListRequest,
     document,
     parse,
@@ -38,14 +42,12 @@ log = structlog.get_logger()
 LARGEST_REQUEST = 64 * 1024
 LONGEST_ERROR = 200
 """Bytes of an error's text."""
-WAITING, WAITING_BYTES = 1024, 4 * 1024 * 1024
-"""Requests that wait per endpoint, and their payloads; the ones beyond are dropped by the client and counted."""
 QUEUE = "q"
 """The default queue group of all services: one replica answers."""
 INSIDE = "internal error; the log of the sidecar has it"
 
 Answer = Callable[[str, bytes, str, Now], Any]
-Handler = Callable[[Msg], Awaitable[None]]
+"""Subject, payload, who asks, and when; what comes back may have to be awaited."""
 
 
 class Observed(Protocol):
@@ -59,6 +61,7 @@ class Responder:
     def __init__(
         self,
         desk: Desk,
+        past: Past,
         clock: Clock,
         names: Names,
         observed: Observed,
@@ -66,7 +69,8 @@ class Responder:
         alias: str | None = None,
         captured: Callable[[str], Sequence[str]] = lambda subject: (),
     ) -> None:
-        self._desk, self._clock, self._names, self._observed = desk, clock, names, observed
+        self._desk, self._past = desk, past
+        self._clock, self._names, self._observed = clock, names, observed
         self._prefixes, self._alias, self._captured = tuple(reply_prefixes), alias, captured
         self._door: Door | None = None
         self._stopped = False
@@ -80,14 +84,15 @@ class Responder:
         """Answer on this client, a new one after every rebuild; once it returns, the server knows."""
         if self._stopped:
             return
-        self._door = door = Door(client, self._reply_is_inbox)
+        p = self._names.prefix
+        slow = {f"{p}.get.events.>", f"{p}.get.history.>"}
+        self._door = door = Door(client, self._reply_is_inbox, slow)
         service = await nats.micro.add_service(
             door,  # type: ignore[arg-type]  # all that the framework uses of a client
             name=self._names.name,
             version=__version__,
             description="backpressure of JetStream consumers",
         )
-        p = self._names.prefix
         for name, subject, answer in (
             ("decide-gateway", f"{p}.decide.gateway.>", self._gateway),
             ("decide-consumer", f"{p}.decide.consumer.>", self._consumer),
@@ -95,6 +100,12 @@ class Responder:
             ("status-list", f"{p}.get.status", self._list),
             ("policy", f"{p}.get.policy.>", self._policy),
             ("validate-policy", f"{p}.validate.policy", self._validate),
+            ("events", f"{p}.get.events.>", self._events),
+            ("history", f"{p}.get.history.>", self._history),
+            ("metrics", f"{p}.get.metrics.>", self._metrics),
+            ("recovery", f"{p}.get.recovery.>", self._recovery),
+            ("alerts", f"{p}.get.alerts.>", self._alerts),
+            ("alerts-list", f"{p}.get.alerts", self._alerts_list),
         ):
             await service.add_endpoint(name=name, subject=subject, handler=self._handler(subject, answer))
         await self.check_alias()
@@ -133,7 +144,8 @@ class Responder:
 
         async def handle(request: Request) -> None:
             try:
-                await request.respond(self._body(request, subject, answer))
+                found = self._found(request, subject, answer)
+                await request.respond(self._fitted(await found if isawaitable(found) else found))
             except Refused as refused:
                 raise ServiceError(str(refused.code), _plain(str(refused))) from None
             except (BadRequest, BadTail) as bad:
@@ -144,12 +156,12 @@ class Responder:
 
         return handle
 
-    def _body(self, request: Request, subject: str, answer: Answer) -> bytes:
+    def _found(self, request: Request, subject: str, answer: Answer) -> Any:
         """In the order of the contract: size, tail, payload, and only then whether it is watched."""
         _check_size(request.data)
         tail = decode(request.subject.removeprefix(subject[:-1])) if subject.endswith(">") else ""
         asker = request._msg.reply.rpartition(".")[0]
-        return self._fitted(answer(tail, request.data, asker, self._clock.now()))
+        return answer(tail, request.data, asker, self._clock.now())
 
     def _fitted(self, found: Any) -> bytes:
         body = fitted(found, self._door.client.max_payload if self._door else LARGEST_REPLY)
@@ -188,6 +200,27 @@ class Responder:
     def _validate(self, subject: str, payload: bytes, asker: str, now: Now) -> dict[str, Any]:
         return validate_policy(document(payload))
 
+    def _events(self, subject: str, payload: bytes, asker: str, now: Now) -> Awaitable[past.Events]:
+        return self._past.events(subject, parse(payload, EventsRequest), now)
+
+    def _history(self, subject: str, payload: bytes, asker: str, now: Now) -> Awaitable[past.Transitions]:
+        return self._past.history(subject, parse(payload, HistoryRequest), now)
+
+    def _metrics(self, subject: str, payload: bytes, asker: str, now: Now) -> windows.Windows:
+        return self._past.metrics(subject, parse(payload, windows.MetricsRequest), now)
+
+    def _recovery(self, subject: str, payload: bytes, asker: str, now: Now) -> past.Recovered:
+        document(payload)
+        return self._past.recovery(subject, now)
+
+    def _alerts(self, subject: str, payload: bytes, asker: str, now: Now) -> past.Alerts:
+        document(payload)
+        return self._past.alerts(subject, now)
+
+    def _alerts_list(self, subject: str, payload: bytes, asker: str, now: Now) -> past.Alerts:
+        document(payload)
+        return self._past.alerts_list(now)
+
     async def _alias_asked(self, message: Msg) -> None:
         try:
             _check_size(message.data)
@@ -199,54 +232,6 @@ class Responder:
             self._failed(str(self._alias), error)
             found = _alias_error("internal_error", INSIDE)
         await message.respond(msgspec.json.encode(found))
-
-
-class Door:
-    """The client as the framework sees it: nothing waits without bound, no reply but to an inbox, an end in order."""
-
-    def __init__(self, client: Client, allowed: Callable[[Msg], bool]) -> None:
-        self.client, self._allowed = client, allowed
-        self.alias: Subscription | None = None
-        self._open: list[Subscription] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.client, name)
-
-    async def subscribe(self, subject: str, queue: str = "", cb: Handler | None = None) -> Subscription:
-        assert cb is not None
-
-        async def handle(message: Msg) -> None:
-            if self._allowed(message):
-                await cb(message)
-            # A full queue is read without a pause: give way, or a flood here would hold up everything else.
-            await asyncio.sleep(0)
-
-        found = await self.client.subscribe(
-            subject, queue, handle, pending_msgs_limit=WAITING, pending_bytes_limit=WAITING_BYTES
-        )
-        self._open.append(found)
-        return found
-
-    async def close(self, seconds: float) -> None:
-        """Take no more, answer what has arrived, and send it. The framework's own stop would drop what waits."""
-        try:
-            async with asyncio.timeout(seconds):
-                for subscription in self._open:
-                    await self.client._send_unsubscribe(subscription._id)
-                await settled(self.client)
-                for subscription in self._open:
-                    await subscription._pending_queue.join()
-                await settled(self.client)
-        except (TimeoutError, nats.errors.Error) as error:  # the connection may be gone; nobody is left to tell
-            log.debug("responder.stopped_early", error=type(error).__name__)
-
-
-async def settled(client: Client) -> None:
-    """Wait until the server has seen all that was sent. nats-py's `flush` alone does not: it writes its PING at once,
-    ahead of the commands that still wait to be written."""
-    if client.is_connected:
-        await client._flush_pending(force_flush=True)
-    await client.flush()
 
 
 def _check_size(payload: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, takewhile
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ from msgspec.structs import replace
 LARGEST_REPLY = 1024 * 1024
 MARGIN = 4 * 1024
 """Bytes kept free below the server's max_payload: a reply above it would cost us the connection."""
+CUT = frozenset({"events", "transitions", "alerts"})
+"""Lists of replies that say `truncated`."""
 
 
 def reply_allowed(reply: str, prefixes: Sequence[str] = ()) -> bool:
@@ -32,23 +35,39 @@ def fitted(found: Any, max_payload: int) -> bytes | None:
     """The answer as JSON, cut at the last whole element where it would be too large; None if even that is."""
     ceiling = min(max_payload, LARGEST_REPLY)
     limit = max(ceiling - MARGIN, ceiling // 2)
-    if isinstance(found, Struct) and {"subjects", "offset", "total"} <= set(found.__struct_fields__):
-        found = _page_within(found, limit)
+    if isinstance(found, Struct):
+        found = _within(found, limit)
     for attempt in (found, *_shorter(found)):
         if len(body := msgspec.json.encode(attempt)) <= limit:
             return body
     return None
 
 
+def _within(found: Any, limit: int) -> Any:
+    """A list that is told as cut, cut to what fits; anything else as it is."""
+    fields = set(found.__struct_fields__)
+    if {"subjects", "offset", "total"} <= fields:
+        return _page_within(found, limit)
+    if "truncated" not in fields:
+        return found
+    for name in fields & CUT:
+        elements = getattr(found, name)
+        kept = _fitting(elements, limit - len(msgspec.json.encode(replace(found, **{name: (), "truncated": True}))))
+        if kept < len(elements):
+            return replace(found, **{name: elements[:kept], "truncated": True})
+    return found
+
+
+def _fitting(elements: Sequence[Any], room: int) -> int:
+    """How many of them fit, with a comma each."""
+    sizes = accumulate(len(msgspec.json.encode(element)) + 1 for element in elements)
+    return sum(1 for _ in takewhile(lambda size: size <= room, sizes))
+
+
 def _page_within(page: Any, limit: int) -> Any:
     """As many subjects as fit; `next_offset` says where to go on. A first one too large by itself is shortened."""
     room = limit - 200  # for the page's own fields
-    size = kept = 0
-    for subject in page.subjects:
-        size += len(msgspec.json.encode(subject)) + 1
-        if size > room:
-            break
-        kept += 1
+    kept = _fitting(page.subjects, room)
     if kept == len(page.subjects):
         return page
     shown = page.subjects[:kept]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+
+from sidecar.core.model import EventType
+
+Limit = Annotated[int, Meta(ge=1, le=1000)]
+Moment = Annotated[datetime, Meta(tz=True)]
+"""RFC 3339, in any zone that is named."""
 
 
 class GatewayRequest(Struct, frozen=True):
@@ -21,7 +28,22 @@ class ConsumerRequest(Struct, frozen=True):
 
 class ListRequest(Struct, frozen=True):
     offset: Annotated[int, Meta(ge=0)] = 0
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    limit: Limit = 100
+
+
+class EventsRequest(Struct, frozen=True):
+    """`since` and `until` are included: a reader of pages asks on with the time of the last event as `until`, and drops
+    the ids it has, since several events may be of one moment."""
+
+    type: EventType | None = None
+    since: Moment | None = None
+    """24 hours ago, if it is not given."""
+    until: Moment | None = None
+    limit: Limit = 100
+
+
+class HistoryRequest(Struct, frozen=True):
+    limit: Limit = 100
 
 
 class AliasRequest(Struct, frozen=True):

@@ -17,11 +17,18 @@ from structlog.testing import capture_logs
 from sidecar import __version__
 from sidecar.answers import Desk, Refused
 from sidecar.core.model import Now
-from sidecar.edges.responder import LARGEST_REQUEST, WAITING, Responder, settled
+from sidecar.edges.door import WAITING, settled
+from sidecar.edges.responder import LARGEST_REQUEST, Responder
+from sidecar.history import History
+from sidecar.past import AT_ONCE, Past
+from sidecar.ports import Page, Wanted
 from sidecar.wire import messages
 from sidecar.wire.requests import ConsumerRequest, GatewayRequest, ListRequest
 from sidecar.wire.subjects import Names
 from tests.conftest import StartServer
+from tests.fakes.book import SUBJECT, WrittenBook, member
+from tests.fakes.book import subject as watched
+from tests.fakes.event_log import T0, FakeEventLog, event, told
 from tests.support.servers import NatsServer
 
 ALIAS = "router.status.backpressure"
@@ -107,11 +114,37 @@ class StubDesk(Desk):
         return {"success": True, "data": {"subject": subject, "status": "unknown"}}
 
 
+class SlowLog(FakeEventLog):
+    """Answers once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__([told(seq, T0 - 1000 * (900 - seq), subject=SUBJECT) for seq in range(1, 900)])
+        self.let = asyncio.Event()
+        self.let.set()
+        self.arrived = asyncio.Semaphore(0)
+
+    async def older(self, wanted: Wanted) -> Page:
+        self.arrived.release()
+        await self.let.wait()
+        return await super().older(wanted)
+
+
+def past_of(stream: FakeEventLog) -> Past:
+    """Of one subject that is watched, of which nothing is in memory but what came last."""
+    book = WrittenBook(watched(member()))
+    history = History(T0)
+    history.keep(event(900, T0, subject=SUBJECT))
+    return Past(Desk(book), book, history, stream, Clock())
+
+
 class Asker:
     """A client and the sidecar's side of the same server."""
 
-    def __init__(self, nc: Client, ours: Client, responder: Responder, desk: StubDesk, counts: Counts) -> None:
+    def __init__(
+        self, nc: Client, ours: Client, responder: Responder, desk: StubDesk, counts: Counts, stream: SlowLog
+    ) -> None:
         self.nc, self.ours, self.responder, self.desk, self.counts = nc, ours, responder, desk, counts
+        self.stream = stream
 
     async def ask(self, subject: str, payload: bytes = b"") -> Msg:
         return await self.nc.request(subject, payload, timeout=5)
@@ -134,11 +167,11 @@ class Asker:
 
 
 async def serving(server: NatsServer, nc: Client, **given: Any) -> Asker:
-    desk, counts = StubDesk(), Counts()
+    desk, counts, stream = StubDesk(), Counts(), SlowLog()
     ours = await nats.connect(server.url, allow_reconnect=False)
-    responder = Responder(desk, Clock(), Names(), counts, **given)
+    responder = Responder(desk, past_of(stream), Clock(), Names(), counts, **given)
     await responder.serve(ours)
-    return Asker(nc, ours, responder, desk, counts)
+    return Asker(nc, ours, responder, desk, counts, stream)
 
 
 @pytest.fixture
@@ -148,7 +181,8 @@ async def asker(server: NatsServer, nc: Client) -> AsyncIterator[Asker]:
     await found.ours.close()
 
 
-TAILED = ["decide.gateway", "decide.consumer", "get.status", "get.policy"]
+PAST = ["get.events", "get.history", "get.metrics", "get.recovery", "get.alerts"]
+TAILED = ["decide.gateway", "decide.consumer", "get.status", "get.policy", *PAST]
 
 
 async def test_a_decision_is_answered_and_counted_under_the_watched_subject(asker: Asker) -> None:
@@ -223,7 +257,9 @@ BAD_PAYLOADS = {
 }
 
 
-@pytest.mark.parametrize("endpoint", [f"{e}.orders.new" for e in TAILED] + ["get.status", "validate.policy"])
+@pytest.mark.parametrize(
+    "endpoint", [f"{e}.orders.new" for e in TAILED] + ["get.status", "get.alerts", "validate.policy"]
+)
 @pytest.mark.parametrize("payload", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS.keys())
 async def test_a_payload_that_is_no_object_is_a_400(asker: Asker, endpoint: str, payload: bytes) -> None:
     code, _ = await asker.error(f"{P}.{endpoint}", payload)
@@ -250,6 +286,13 @@ async def test_a_payload_that_is_no_object_is_a_400(asker: Asker, endpoint: str,
         ("get.status", '{"limit": 0}', "limit"),
         ("get.status", '{"limit": 1001}', "limit"),
         ("get.status", '{"limit": {}}', "limit"),
+        ("get.events.orders.new", '{"limit": 1001}', "limit"),
+        ("get.events.orders.new", '{"type": "storm"}', "type"),
+        ("get.events.orders.new", '{"since": "yesterday"}', "since"),
+        ("get.events.orders.new", '{"until": 1767225600}', "until"),
+        ("get.history.orders.new", '{"limit": 0}', "limit"),
+        ("get.metrics.orders.new", '{"windows": ["1s"]}', "windows"),
+        ("get.metrics.orders.new", '{"windows": "1m"}', "windows"),
     ],
 )
 async def test_a_wrong_value_is_a_400_that_names_the_field(asker: Asker, endpoint: str, given: str, field: str) -> None:
@@ -330,6 +373,8 @@ async def test_it_is_a_service_any_tool_can_find(asker: Asker) -> None:
         ("status-list", f"{P}.get.status", "q"),
         ("policy", f"{P}.get.policy.>", "q"),
         ("validate-policy", f"{P}.validate.policy", "q"),
+        *((e.removeprefix("get."), f"{P}.{e}.>", "q") for e in PAST),
+        ("alerts-list", f"{P}.get.alerts", "q"),
     }
 
 
@@ -444,7 +489,8 @@ async def test_a_flood_is_bounded_and_others_get_their_turn(server: NatsServer, 
 
     desk, counts = StubDesk(), Counts()
     ours = await nats.connect(server.url, error_cb=on_error)
-    responder = Responder(desk, Clock(), Names(), counts)
+    stream = SlowLog()
+    responder = Responder(desk, past_of(stream), Clock(), Names(), counts)
     await responder.serve(ours)
     turns = 0
 
@@ -461,7 +507,7 @@ async def test_a_flood_is_bounded_and_others_get_their_turn(server: NatsServer, 
         await nc.publish(f"{P}.decide.gateway.orders.new", b"", reply=inbox)
     await settled(nc)
     await settled(ours)
-    asker = Asker(nc, ours, responder, desk, counts)
+    asker = Asker(nc, ours, responder, desk, counts, stream)
     assert await asker.lives()
     answered, lost = len(desk.asked) - 1, dropped["SlowConsumerError"]
     assert answered + lost == flood and answered >= WAITING
@@ -497,3 +543,75 @@ async def test_stopping_keeps_to_its_time_when_the_server_does_not_answer(asker:
 async def test_stopping_without_a_connection_is_nothing(asker: Asker) -> None:
     await asker.ours.close()
     await asker.responder.stop(1.0)
+
+
+EVENTS = f"{P}.get.events.{SUBJECT}"
+OLDER = b'{"since": "2025-12-31T00:00:00Z", "limit": 1000}'
+
+
+async def test_the_past_is_answered(asker: Asker) -> None:
+    found = await asker.answer(EVENTS, OLDER)
+    assert [e["seq"] for e in found["events"]] == list(range(900, 0, -1))
+    assert (found["truncated"], found["matched"]) == (False, [SUBJECT])
+    found = await asker.answer(f"{P}.get.history.{SUBJECT}", b'{"limit": 1}')
+    assert found["transitions"] == [
+        {"from": "inactive", "to": "active", "at": "2026-01-01T00:00:00.000Z", "reasons": ["pending"], "held_ms": None}
+    ]
+    assert (await asker.answer(f"{P}.get.recovery.{SUBJECT}"))["recovered"] is False
+    assert (await asker.answer(f"{P}.get.alerts.{SUBJECT}"))["alerts"] == []
+    assert (await asker.answer(f"{P}.get.alerts"))["alerts"] == []
+    assert (await asker.answer(f"{P}.get.metrics.{SUBJECT}", b'{"windows": ["2h"]}'))["windows"].keys() == {"2h"}
+
+
+@pytest.mark.parametrize("endpoint", PAST)
+async def test_of_what_nobody_watches_there_is_no_past(asker: Asker, endpoint: str) -> None:
+    assert (await asker.error(f"{P}.{endpoint}.nobody"))[0] == "404"
+
+
+async def test_only_so_many_read_the_stream_at_once_and_hold_up_nobody_else(asker: Asker) -> None:
+    asker.stream.let.clear()
+    waiting = [asyncio.ensure_future(asker.answer(EVENTS, OLDER)) for _ in range(AT_ONCE)]
+    for _ in waiting:
+        await asker.stream.arrived.acquire()
+    assert (await asker.error(EVENTS, OLDER))[0] == "429"
+    assert (await asker.error(f"{P}.get.history.{SUBJECT}"))[0] == "429"
+    recent = await asker.answer(EVENTS, b'{"since": "2026-01-01T00:00:00Z"}')
+    assert [e["seq"] for e in recent["events"]] == [900]
+    assert await asker.lives()
+    asker.stream.let.set()
+    assert {len(found["events"]) for found in await asyncio.gather(*waiting)} == {900}
+    assert len((await asker.answer(EVENTS, OLDER))["events"]) == 900
+
+
+async def test_a_question_that_reads_the_stream_is_answered_before_it_stops(asker: Asker) -> None:
+    asker.stream.let.clear()
+    waiting = asyncio.ensure_future(asker.answer(EVENTS, OLDER))
+    await asker.stream.arrived.acquire()
+    stopping = asyncio.ensure_future(asker.responder.stop(5.0))
+    await settled(asker.nc)
+    assert not stopping.done()
+    asker.stream.let.set()
+    await stopping
+    assert len((await waiting)["events"]) == 900
+
+
+async def test_a_client_that_goes_under_a_question_harms_nothing(asker: Asker) -> None:
+    asker.stream.let.clear()
+    inbox = asker.nc.new_inbox()
+    await asker.nc.publish(EVENTS, OLDER, reply=inbox)
+    await asker.stream.arrived.acquire()
+    await asker.ours.close()
+    asker.stream.let.set()
+    await asker.responder.stop(1.0)
+
+
+async def test_events_are_cut_below_what_a_message_may_hold(start_server: StartServer) -> None:
+    server = await start_server("max_payload: 16KB")
+    nc = await nats.connect(server.url)
+    asker = await serving(server, nc)
+    found = await asker.answer(EVENTS, OLDER)
+    assert found["truncated"] is True and 5 < len(found["events"]) < 900
+    assert [e["seq"] for e in found["events"]] == list(range(900, 900 - len(found["events"]), -1))
+    assert await asker.lives()
+    await nc.close()
+    await asker.ours.close()

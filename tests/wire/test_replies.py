@@ -121,6 +121,28 @@ def test_an_answer_with_a_long_list_is_shortened_and_says_so(found: dict[str, An
     assert fitted(found, LARGEST_REPLY) == msgspec.json.encode(found)
 
 
+class Cut(Struct):
+    events: tuple[Item, ...]
+    truncated: bool = False
+
+
+@given(st.lists(st.integers(0, 9000), max_size=30), st.integers(MARGIN + 200, 60_000))
+def test_a_list_that_says_so_is_cut_at_the_last_whole_element(sizes: list[int], max_payload: int) -> None:
+    items = tuple(Item("x" * size) for size in sizes)
+    body = fitted(Cut(items), max_payload)
+    limit = max(max_payload - MARGIN, max_payload // 2)
+    assert body is not None and len(body) <= limit
+    found = msgspec.json.decode(body, type=Cut)
+    kept = len(found.events)
+    assert found.events == items[:kept] and found.truncated == (kept < len(items))
+    if kept < len(items):
+        assert len(msgspec.json.encode(Cut(items[: kept + 1], True))) > limit - 2, "the next one would have fitted"
+
+
+def test_what_was_cut_before_stays_so() -> None:
+    assert json.loads(fitted(Cut((Item("s"),), truncated=True), 8192) or b"")["truncated"] is True
+
+
 def test_a_status_is_shown_with_fewer_consumers() -> None:
     body = fitted(Item("s", ("c" * 100,) * 100), 8192)
     assert body is not None and 0 < len(json.loads(body)["consumers"]) < 100

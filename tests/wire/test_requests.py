@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.model import EventType
 from sidecar.wire.requests import (
     AliasRequest,
     BadRequest,
     ConsumerRequest,
+    EventsRequest,
     GatewayRequest,
+    HistoryRequest,
     ListRequest,
     NoRequest,
     parse,
 )
 
-KINDS = (GatewayRequest, ConsumerRequest, ListRequest, AliasRequest, NoRequest)
+KINDS = (GatewayRequest, ConsumerRequest, ListRequest, AliasRequest, EventsRequest, HistoryRequest, NoRequest)
+MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,11 @@ KINDS = (GatewayRequest, ConsumerRequest, ListRequest, AliasRequest, NoRequest)
         pytest.param(b'{"stream": "S", "consumer": null}', ConsumerRequest(stream="S"), id="a stream"),
         pytest.param(b'{"offset": 5, "limit": 1000}', ListRequest(5, 1000), id="a page"),
         pytest.param(b'{"anything": 1}', NoRequest(), id="nothing to ask"),
+        pytest.param(b'{"type": null, "since": null}', EventsRequest(), id="the events of a day"),
+        pytest.param(b'{"type": "recovery", "limit": 1}', EventsRequest(EventType.RECOVERY, limit=1), id="one type"),
+        pytest.param(b'{"since": "2026-01-01T00:00:00.000Z"}', EventsRequest(since=MIDNIGHT), id="since"),
+        pytest.param(b'{"until": "2026-01-01T02:00:00+02:00"}', EventsRequest(until=MIDNIGHT), id="another zone"),
+        pytest.param(b'{"limit": 1000}', HistoryRequest(1000), id="the most transitions"),
     ],
 )
 def test_a_request_is_read(payload: bytes, expected: object) -> None:
@@ -66,6 +76,12 @@ def test_a_request_is_read(payload: bytes, expected: object) -> None:
         pytest.param(ConsumerRequest, b'{"stream": 1}', "$.stream", id="a stream that is no name"),
         pytest.param(ListRequest, b'{"offset": -1}', "$.offset", id="before the first"),
         pytest.param(ListRequest, b'{"limit": 0}', "$.limit", id="a page of none"),
+        pytest.param(EventsRequest, b'{"type": "storm"}', "$.type", id="no type of ours"),
+        pytest.param(EventsRequest, b'{"since": "yesterday"}', "$.since", id="no moment"),
+        pytest.param(EventsRequest, b'{"since": "2026-01-01T00:00:00"}', "$.since", id="a moment nowhere"),
+        pytest.param(EventsRequest, b'{"until": 1767225600}', "$.until", id="a number for a moment"),
+        pytest.param(EventsRequest, b'{"limit": 0}', "$.limit", id="no events"),
+        pytest.param(HistoryRequest, b'{"limit": 1001}', "$.limit", id="too many transitions"),
         pytest.param(AliasRequest, b"", "subject", id="the alias without a subject"),
         pytest.param(AliasRequest, b'{"subject": ""}', "$.subject", id="an empty subject"),
     ],
@@ -82,7 +98,21 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-fields = st.sampled_from(["attempt", "priority", "max_messages", "stream", "consumer", "offset", "limit", "subject"])
+fields = st.sampled_from(
+    [
+        "attempt",
+        "priority",
+        "max_messages",
+        "stream",
+        "consumer",
+        "offset",
+        "limit",
+        "subject",
+        "type",
+        "since",
+        "until",
+    ]
+)
 
 
 @given(st.sampled_from(KINDS), st.binary(max_size=50) | st.dictionaries(fields, values).map(json.dumps).map(str.encode))
