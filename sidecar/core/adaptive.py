@@ -71,6 +71,9 @@ def follow(was: Shedding, policy: Policy, readings: Iterable[Reading], offered: 
     """
     if policy.admission.mode == "binary":
         return OPEN
+    if policy.override is not None and now.wall < policy.override.until:
+        # Nobody applies the ratio now. After a rejection it begins at the floor: that return is half-open too.
+        return was if policy.override.action == "open" else Shedding(policy.admission.floor)
     was = _resumed(was, policy)
     dt = 0.0 if was.at is None else max(0.0, now.mono - was.at)
     applied = _applied(was, policy, dt)

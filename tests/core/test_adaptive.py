@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.adaptive import CALM, OPEN, POWERS, RISE, SHARE_STEP, STEP, Shedding, follow, priority_share
 from sidecar.core.gauge import LONGEST_GAP
-from sidecar.core.model import ConsumerKey, Now, Reading
+from sidecar.core.model import ConsumerKey, Now, Override, Reading
 from sidecar.core.offered import Offered, heard
 from sidecar.core.rules import AdmissionRule, Policy
 
@@ -146,6 +146,16 @@ def test_of_several_consumers_the_smallest_ratio_decides_and_one_deleted_decides
 
 def test_in_binary_mode_it_is_open() -> None:
     assert follow(Shedding(0.3), Policy(), [Consumer().reading(0, 10_000)], None, at(0)) == OPEN
+
+
+@pytest.mark.parametrize(("action", "ratio"), [("open", 0.2), ("reject", POLICY.admission.floor)])
+def test_under_an_override_the_ratio_waits_and_returns_half_open(action: str, ratio: float) -> None:
+    until = 500.0
+    policy = Policy(admission=AdmissionRule("adaptive"), override=Override(action, until))
+    loop = Loop(policy, was=Shedding(0.2))
+    assert {found.ratio for found in loop.see(*[0] * 20)} == {ratio}
+    reading = loop.consumer.reading(3.0, 0)
+    assert follow(loop.was, policy, [reading], None, Now(reading.at.mono, until)).ratio <= ratio + RISE
 
 
 def test_a_dry_run_takes_what_arrives_for_what_is_offered() -> None:
