@@ -107,16 +107,17 @@ class EventLog:
         answers = await client.subscribe(inbox)
         try:
             while left > 0:
-                ask = msgspec.json.encode({"batch": min(PULL, left), "no_wait": True})
+                n = min(PULL, left)
+                ask = msgspec.json.encode({"batch": n, "expires": int(SILENCE * 1e9)})
                 await client.publish(f"{self._js.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{name}", ask, reply=inbox)
-                for _ in range(min(PULL, left)):
+                for _ in range(n):
                     raw = await answers.next_msg(timeout=SILENCE)
                     if (status := (raw.headers or {}).get("Status")) is not None:
-                        if status in ("404", "408"):  # the rest was purged meanwhile
-                            return
-                        raise Unavailable(f"reading {self._stream}: status {status}")
-                    left -= 1
+                        raise Unavailable(f"reading {self._stream}: it ended before its time, status {status}")
                     yield raw
+                    left = raw.metadata.num_pending
+                    if left == 0:
+                        break
         finally:
             await answers.unsubscribe()
 

@@ -65,7 +65,8 @@ class RealWorld:
 
     async def tell(self, *payloads: bytes) -> None:
         js = self.nc.jetstream()
-        await asyncio.gather(*[js.publish(subject_of(payload), payload) for payload in payloads])
+        for n in range(0, len(payloads), 100):
+            await asyncio.gather(*[js.publish(subject_of(payload), payload) for payload in payloads[n : n + 100]])
 
     async def put(self, subject: str, *payloads: bytes) -> None:
         for payload in payloads:
