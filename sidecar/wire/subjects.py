@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.core.patterns import LONGEST_SUBJECT as LONGEST_TAIL
-from sidecar.core.patterns import BadTail, decode, encode
+from sidecar.core.patterns import BadTail, covers, decode, encode
 
-__all__ = ["LONGEST_TAIL", "BadTail", "Names", "decode", "encode", "is_literal"]
+__all__ = ["LONGEST_TAIL", "BadTail", "Names", "covers", "decode", "encode", "is_literal"]
 
 
 def is_literal(subject: str) -> bool:

@@ -1,0 +1,154 @@
+"""What a known state means for a request now: the action that holds, until when, and whose turn it is to be shed.
+
+Pure: the time is an argument, in monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from msgspec import Struct
+
+from sidecar.client.values import Known
+
+OPENING = 0.25
+"""Share per second by which an answer held too long opens, as the sidecar's own does: no herd comes back at once."""
+OPENING_STEP = 0.1
+"""Seconds after which an opening ratio is worked out anew."""
+FALLBACK_RETRY_AFTER = 30.0
+"""Seconds told on `on_unknown: reject` where the last answer named none: the default policy's."""
+LONGEST_RETRY_AFTER = 86_400.0
+STRICTNESS: Final = {"continue": 0, "throttle": 1, "reject": 2}
+STATUS: Final = {"unknown": -1, "inactive": 0, "warning": 1, "active": 2}
+CRITICAL = "critical"
+NORMAL = "normal"
+RANKS: Final = {"high": 0, "normal": 1, "low": 2}
+LATELY = 256
+"""Requests after which what each priority offered is halved: how long a mix is remembered."""
+BAND = 4.0
+"""Requests by which the whole may be off while a mix of priorities is shed. Not 1: a burst of high ones could then
+not be let in ahead of its share, nor low ones before it be held back, and the order would hang on who comes when."""
+TINY = 1e-9
+"""For sums of floats that should be whole."""
+
+
+class Limits(Struct, frozen=True):
+    """Seconds without proof after which a state is stale, and after which it is unknown (product: 10 and 30)."""
+
+    stale_after: float = 10.0
+    unknown_after: float = 30.0
+
+
+class Ruling(Struct, frozen=True):
+    """What one state, or the worst of several, says now."""
+
+    action: str
+    ratio: float
+    """Share of the requests to admit: 1 for `continue`, 0 for `reject`."""
+    retry_after: float
+    status: str
+    freshness: str
+    would: str | None
+    pressure: float
+    enforced: bool
+    until: float
+    """When it has to be worked out anew although nothing was heard."""
+
+    @property
+    def rank(self) -> tuple[int, float, int, float, bool]:
+        """The strictest action decides, then status, then pressure; enforcing before observing."""
+        return STRICTNESS[self.action], -self.ratio, STATUS[self.status], self.pressure, self.enforced
+
+
+OPEN = Ruling("continue", 1.0, 0.0, "unknown", "unknown", None, 0.0, False, math.inf)
+"""Where nobody watches, or nothing is known yet: backpressure that fails closed is an outage."""
+
+
+def ruling(known: Known, proof: float, limits: Limits, lost: float | None, now: float) -> Ruling:
+    """A state's word now. `proof` is when it was last known to hold, `lost` since when the sidecar itself knows no
+    more. Stale: the last status acts. Unknown: the policy's `on_unknown`."""
+    blind = min(proof + limits.unknown_after, math.inf if lost is None else lost)
+    if now < blind:
+        stale = proof + limits.stale_after
+        fresh, until = ("known", stale) if now < stale else ("stale", blind)
+        return _as_told(known, known.status, fresh, min(until, blind))
+    match known.on_unknown:
+        case "continue":
+            return _unknown(known, "continue", 1.0, 0.0)
+        case "reject":
+            if known.mode == "observe" and known.action == "continue":
+                return _unknown(known, "continue", 1.0, 0.0, would="reject")
+            return _unknown(known, "reject", 0.0, known.retry_after_seconds or FALLBACK_RETRY_AFTER)
+        case _:
+            return _held(known, blind + known.hold_seconds, now)
+
+
+def worst(found: list[Ruling]) -> Ruling:
+    return max(found, key=lambda one: one.rank) if found else OPEN
+
+
+def _held(known: Known, until: float, now: float) -> Ruling:
+    """The last answer until then, let go of by a quarter a second; it never closes again on the way."""
+    last = _as_told(known, "unknown", "unknown", until)
+    if now < until:
+        return last
+    ratio = max(OPENING * (now - until), last.ratio)
+    if ratio >= 1:
+        return _unknown(known, "continue", 1.0, 0.0)
+    return _unknown(known, "throttle", ratio, last.retry_after, until=now + OPENING_STEP)
+
+
+def _as_told(known: Known, status: str, freshness: str, until: float) -> Ruling:
+    ratio = {"continue": 1.0, "throttle": known.admit_ratio, "reject": 0.0}[known.action]
+    retry_after = 0.0 if known.action == "continue" else min(known.retry_after_seconds, LONGEST_RETRY_AFTER)
+    pressure, enforced = known.pressure or 0.0, known.mode == "enforce"
+    return Ruling(known.action, ratio, retry_after, status, freshness, known.would, pressure, enforced, until)
+
+
+def _unknown(
+    known: Known, action: str, ratio: float, retry_after: float, *, would: str | None = None, until: float = math.inf
+) -> Ruling:
+    retry_after = min(retry_after, LONGEST_RETRY_AFTER)
+    return Ruling(action, ratio, retry_after, "unknown", "unknown", would, 0.0, known.mode == "enforce", until)
+
+
+class Shedder:
+    """Spreads a ratio evenly over requests by error diffusion, not by dice, and sheds the low priorities first.
+
+    Every request earns `ratio` of credit and an admitted one pays 1, so that credit is exactly what the admitted are
+    behind ratio x offered: never more than 1 where all are of one priority, never more than BAND in any mix. Within
+    that each priority has a share, and an accumulator of its own: of what was offered lately the ratio is given to the
+    high ones first, then to the normal, and to the low what is left.
+    """
+
+    __slots__ = ("_due", "_offered", "credit")
+
+    def __init__(self) -> None:
+        self.credit = 0.0
+        self._offered = [0, 0, 0]
+        """Requests lately, by rank."""
+        self._due = [0.5, 0.5, 0.5]  # rounded, not cut off
+        """Admissions a rank has a right to, within -BAND and BAND."""
+
+    def admit(self, ratio: float, priority: str = NORMAL) -> bool:
+        """Whether this request goes through; an unknown priority counts as normal, `critical` is not asked here."""
+        if ratio <= 0:
+            return False
+        rank = RANKS.get(priority, 1)
+        offered, due = self._offered, self._due
+        offered[rank] += 1
+        high, normal, low = offered
+        total = high + normal + low
+        if total >= LATELY:
+            self._offered = [high // 2, normal // 2, low // 2]
+        # What is left of the ratio once all of a higher rank are admitted.
+        left = ratio * total - (0 if rank == 0 else high if rank == 1 else high + normal)
+        if left > 0:
+            due[rank] = min(BAND, due[rank] + min(1.0, left / offered[rank]))
+        self.credit += ratio
+        if self.credit < 1 - BAND or (self.credit <= BAND and due[rank] < 1 - TINY):
+            return False
+        self.credit -= 1
+        due[rank] = max(-BAND, due[rank] - 1)
+        return True

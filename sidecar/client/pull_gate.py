@@ -1,0 +1,87 @@
+"""A pull subscription that asks before each pull, so that a router takes what it can work off."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js import JetStreamContext
+
+from sidecar.client.client import BackpressureClient
+from sidecar.client.values import Decision
+
+GRANT_LIFE = 1.0
+"""Seconds for which the sidecar counts a grant: no pull waits longer before it asks again."""
+SHORTEST_WAIT, LONGEST_WAIT = 0.01, 1.0
+"""Seconds between two questions while nothing may be taken, whatever the answer says."""
+
+
+class PullGate:
+    """Wraps a nats-py pull subscription. Workers may share a gate: they pull in turn, since nats-py mixes up the
+    answers of two fetches on one subscription; for pulls side by side give each worker a subscription and a gate."""
+
+    def __init__(
+        self,
+        client: BackpressureClient,
+        subscription: JetStreamContext.PullSubscription,
+        subject: str,
+        *,
+        stream: str | None = None,
+        consumer: str | None = None,
+    ) -> None:
+        """`stream` and `consumer` name the one that is pulled from, where several stand under the subject."""
+        self._client, self._subscription, self._subject = client, subscription, subject
+        self._stream, self._consumer = stream, consumer
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
+        """At most `batch` messages, and no more than the sidecar says.
+
+        Raises nats.errors.TimeoutError, as the subscription does, when none came within `timeout` seconds, be it that
+        there were none or that none may be taken. Without an answer from the sidecar it pulls the whole batch.
+        """
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self._turn.acquire()
+            except TimeoutError:
+                break
+            try:
+                messages, wait = await self._pull(batch, deadline)
+            finally:
+                self._turn.release()
+            if messages:
+                return messages
+            await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
+        raise NatsTimeoutError
+
+    async def _pull(self, batch: int, deadline: float) -> tuple[list[Msg], float]:
+        """What was pulled; where nothing may be, the seconds to wait."""
+        found = await self._client.decide(
+            self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
+        )
+        n, wait = _granted(found, batch)
+        if n == 0:
+            self._client.stats.count("held_back", self._subject)
+            return [], wait
+        left = min(deadline - time.monotonic(), GRANT_LIFE)
+        if left <= 0:
+            return [], 0.0
+        try:
+            messages = await self._subscription.fetch(n, timeout=left)
+        except NatsTimeoutError:
+            return [], 0.0
+        for _ in messages:
+            self._client.stats.count("pulled", self._subject)
+        return messages, 0.0
+
+
+def _granted(found: Decision, batch: int) -> tuple[int, float]:
+    """How many to pull, and the seconds to wait where it is none."""
+    if found.pull is None:
+        return batch, 0.0
+    wait = min(LONGEST_WAIT, max(SHORTEST_WAIT, found.pull.wait_ms / 1000))
+    return min(batch, found.pull.max_messages), wait

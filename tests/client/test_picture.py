@@ -1,0 +1,258 @@
+"""What is concluded from what was seen: no gap and no clock may make a stale calm look fresh."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecar.client import picture as room
+from sidecar.client.gate import Gate
+from sidecar.client.interest import MOST_WATCHED, Interest, overlap
+from sidecar.client.picture import Picture
+from sidecar.wire.subjects import encode
+from tests.client.states import SUBJECT, active, state
+
+STAMP = 1_800_000_000.0
+"""The server's time, far from ours."""
+
+
+class Seen:
+    """A picture with a hand on its clock."""
+
+    def __init__(self, *interest: str) -> None:
+        self.picture, self.now = Picture(), 1000.0
+        self.picture.interest.add(interest or (">",))
+        self._sampled = 0
+
+    def put(self, *states: dict[str, Any], age: float = 0.0) -> str | None:
+        wrong = None
+        for found in states:
+            value, key = msgspec.json.encode(found), encode(found["subject"])
+            wrong = self.picture.put(key, value, self.now - age, STAMP + self.now - age)
+        return wrong
+
+    def beat(self, group: str = "default", age: float = 0.0, lag: float = 0.0, **fields: Any) -> str | None:
+        at = msgspec.json.encode({"sampled_at": rfc3339(STAMP + self.now - age - lag), "instance": "i", **fields})
+        return self.picture.put(f"=heartbeat.{group}", at, self.now - age, STAMP + self.now - age)
+
+    def says(self, subject: str = SUBJECT) -> tuple[str, str]:
+        gate = Gate(subject)
+        self.picture.refresh(gate, self.now)
+        return gate.ruling.action, gate.ruling.freshness
+
+
+def rfc3339(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).isoformat()
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+def test_a_state_is_known_while_heartbeats_come_and_ages_without(seen: Seen) -> None:
+    seen.put(active())
+    ages = []
+    for step in range(12):
+        if step < 5:
+            seen.beat()
+        ages.append(seen.says()[1])
+        seen.now += 8
+    assert ages[:6] == ["known"] * 6
+    assert ages[6:8] == ["stale"] * 2 and set(ages[8:]) == {"unknown"}
+
+
+def test_a_heartbeat_whose_sampling_stands_still_proves_nothing(seen: Seen) -> None:
+    seen.put(active())
+    seen.beat(sampled_at="2026-01-01T00:00:00.000Z")
+    for _ in range(4):
+        seen.now += 8
+        seen.beat(sampled_at="2026-01-01T00:00:00.000Z")
+    assert seen.says() == ("reject", "unknown")
+
+
+def test_two_instances_that_stand_still_in_turn_prove_nothing(seen: Seen) -> None:
+    seen.put(active())
+    for step in range(8):
+        seen.beat(instance=f"i{step % 2}", sampled_at=f"2026-01-01T00:00:0{step % 2}.000Z")
+        seen.now += 5
+    assert seen.says() == ("reject", "unknown")
+
+
+def test_a_heartbeat_that_has_sampled_nothing_proves_nothing(seen: Seen) -> None:
+    seen.put(active())
+    seen.now += 31
+    seen.beat(sampled_at=None)
+    assert seen.says()[1] == "unknown"
+
+
+def test_a_clock_that_is_hours_off_costs_one_heartbeat_at_most(seen: Seen) -> None:
+    seen.put(state(), age=7200)
+    seen.beat(lag=3600)
+    assert seen.says()[1] == "unknown"
+    seen.now += 2
+    seen.beat(lag=3600)
+    assert seen.says()[1] == "known"
+    seen.beat(lag=-3600)
+    assert seen.says()[1] == "known"
+
+
+def test_a_late_start_after_the_sidecar_died_does_not_take_an_old_calm_for_fresh(seen: Seen) -> None:
+    seen.picture.begin()
+    seen.put(state(on_unknown="reject"), age=5000)
+    seen.beat(age=3600)
+    seen.picture.complete(seen.now)
+    assert seen.says() == ("reject", "unknown")
+
+
+def test_a_heartbeat_of_a_snapshot_proves_nothing_before_the_last_state_is_in(seen: Seen) -> None:
+    seen.put(state())
+    seen.now += 20
+    seen.picture.begin()
+    seen.beat()
+    assert seen.says() == ("continue", "stale")
+    seen.put(active())
+    seen.picture.complete(seen.now)
+    assert seen.says() == ("reject", "known")
+
+
+def test_a_state_that_vanished_stays_and_ages_whatever_beats(seen: Seen) -> None:
+    seen.put(active())
+    seen.beat()
+    seen.now += 5
+    seen.picture.begin()
+    seen.beat()
+    seen.picture.complete(seen.now)
+    assert seen.says() == ("reject", "known")
+    seen.now += 6
+    seen.beat()
+    assert seen.says() == ("reject", "stale")
+    seen.now += 60
+    seen.beat()
+    assert seen.says() == ("continue", "unknown")
+    seen.put(state())
+    assert seen.says() == ("continue", "known")
+
+
+def test_a_state_that_vanished_long_ago_is_let_go(seen: Seen) -> None:
+    seen.put(active())
+    for _ in range(2):
+        seen.picture.begin()
+        seen.picture.complete(seen.now)
+        seen.now += room.ORPHAN_LIFE + 1
+    seen.picture.begin()
+    seen.picture.complete(seen.now)
+    assert not seen.picture.entries
+
+
+def test_a_state_that_was_deleted_is_gone_at_once(seen: Seen) -> None:
+    seen.put(active(), active("orders.*"))
+    seen.picture.delete(SUBJECT)
+    seen.picture.delete("orders.=2A")
+    seen.picture.delete("not.=canonical")
+    assert seen.says() == ("continue", "unknown") and not seen.picture.entries
+
+
+def test_a_subject_the_sidecar_lost_holds_from_when_it_said_so(seen: Seen) -> None:
+    lost = active(status="unknown", hold_seconds=30)
+    seen.put(active())
+    seen.put(lost)
+    for _ in range(3):
+        seen.now += 9
+        seen.beat()
+        seen.put(lost)  # written again, for an alert say: the hold does not begin anew
+        assert seen.says() == ("reject", "unknown")
+    seen.now += 9
+    seen.beat()
+    assert seen.says() == ("continue", "unknown")
+    seen.put(active())
+    assert seen.says() == ("reject", "known")
+
+
+def test_groups_age_each_by_their_own_heartbeats(seen: Seen) -> None:
+    seen.put(active("a", group="one"), active("b", group="two"))
+    seen.now += 20
+    seen.beat("two")
+    assert (seen.says("a")[1], seen.says("b")[1]) == ("stale", "known")
+    assert not seen.picture.blind(seen.now)
+    seen.now += 20
+    assert seen.picture.blind(seen.now)
+
+
+def test_a_literal_is_governed_by_every_state_that_covers_it_and_the_worst_decides(seen: Seen) -> None:
+    seen.put(state(SUBJECT), active("orders.*"), state("orders.>", action="throttle", admit_ratio=0.5))
+    assert seen.says()[0] == "reject"
+    assert seen.says("orders.eu.created")[0] == "throttle"
+    assert seen.says("orders.>")[0] == "throttle"
+    assert seen.says("orders.*.created")[0] == "continue", "a pattern is about itself alone"
+    seen.picture.delete("orders.=2A")
+    assert seen.says()[0] == "throttle"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"admit_ratio": -0.1},
+        {"admit_ratio": 1.1},
+        {"admit_ratio": "all"},
+        {"action": "frobnicate"},
+        {"status": 3},
+        {"retry_after_seconds": -1},
+        {"subject": "another.one"},
+    ],
+    ids=str,
+)
+def test_a_state_that_cannot_be_is_none_and_admits(seen: Seen, fields: dict[str, Any]) -> None:
+    seen.put(active())
+    value = msgspec.json.encode(active() | fields)
+    assert seen.picture.put(SUBJECT, value, seen.now, STAMP) == "malformed_state"
+    assert seen.says() == ("continue", "unknown")
+
+
+@pytest.mark.parametrize("value", [b"", b"null", b"[]", b"\xff", b"{", b"[" * 5000], ids=repr)
+def test_what_is_no_json_object_is_no_state_and_no_heartbeat(seen: Seen, value: bytes) -> None:
+    seen.put(active())
+    assert seen.picture.put("=heartbeat.default", value, seen.now, STAMP) == "malformed_heartbeat"
+    assert seen.says()[0] == "reject"
+    assert seen.picture.put(SUBJECT, value, seen.now, STAMP) == "malformed_state"
+    assert seen.says()[0] == "continue"
+
+
+def test_keys_of_others_and_of_later_versions_are_left_alone(seen: Seen) -> None:
+    assert seen.picture.put("=other.key", b"?", seen.now, STAMP) is None
+    assert Seen("orders.>").put(active("invoices")) is None
+
+
+def test_what_is_kept_is_bounded(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MOST_KEYS", 2)
+    assert seen.put(state("a"), state("b"), state("c")) == "keys_refused"
+    assert seen.put(state("a")) is None
+    monkeypatch.setattr(room, "MOST_GROUPS", 2)
+    for n in range(5):
+        seen.beat(f"g{n}")
+        seen.beat("g0", instance=f"i{n}")
+    assert len(seen.picture._pulses) == 2 and len(seen.picture._pulses["g0"].sampled) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ("a.b", "a.b", True), ("a.b", "a.c", False), ("a.*", "*.b", True), ("a.*", "b.*", False), ("a", "a.b", False),
+        ("a.>", "a.b.c", True), ("a.>", "a", False), (">", "a.*", True), ("a.>", "*.b", True), ("a.*.c", "a.b.>", True),
+    ],
+)  # fmt: skip
+def test_two_patterns_meet_where_a_subject_matches_both(one: str, other: str, meet: bool) -> None:
+    assert overlap(one, other) is meet is overlap(other, one)
+
+
+def test_what_is_wanted_is_what_governs_the_subjects_named() -> None:
+    interest = Interest()
+    assert interest.add(["orders.created", "bills.*"]) and not interest.add(["bills.eu", "orders.created"])
+    wanted = ["orders.created", "orders.*", ">", "bills.eu", "bills.*", "*.eu"]
+    assert [s for s in [*wanted, "orders.gone", "bills.eu.x", "orders.*.x"] if interest.wants(s)] == wanted
+    with pytest.raises(ValueError, match="a pattern"):
+        interest.add(f"s{n}" for n in range(MOST_WATCHED + 1))
+    assert not interest.wants("s1")

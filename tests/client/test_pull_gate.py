@@ -1,0 +1,183 @@
+"""A pull gate in front of a real pull consumer, with several workers, several connections, and nobody to ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js import JetStreamContext
+
+from sidecar.client import BackpressureClient, PullGate
+from tests.client.service import Answer, Service
+from tests.client.states import SUBJECT
+from tests.support.servers import NatsServer
+
+Subscription = JetStreamContext.PullSubscription
+
+
+@pytest.fixture
+async def subscription(nc: Client) -> Subscription:
+    await nc.jetstream().add_stream(name="ORDERS", subjects=[SUBJECT])
+    return await nc.jetstream().pull_subscribe(SUBJECT, "router")
+
+
+async def publish(nc: Client, n: int) -> None:
+    for i in range(n):
+        await nc.jetstream().publish(SUBJECT, str(i).encode())
+
+
+def grants(*given: int, wait_ms: float = 20) -> Callable[[dict[str, Any]], Answer]:
+    """These, one after the other; then the last one for ever."""
+    left = list(given)
+
+    def answer(_: dict[str, Any]) -> Answer:
+        n = left.pop(0) if len(left) > 1 else left[0]
+        return {"subject": SUBJECT, "role": "consumer", "pull": {"max_messages": n, "wait_ms": wait_ms}}
+
+    return answer
+
+
+async def test_it_pulls_what_it_is_told_and_no_more(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 30)
+    gate = PullGate(client, subscription, SUBJECT, stream="ORDERS", consumer="router")
+    async with Service(nc, grants(3, 50, 10)) as service:
+        assert [len(await gate.fetch(10)) for _ in range(3)] == [3, 10, 10]
+    assert service.asked[0] == (
+        f"consumer.{SUBJECT}",
+        {"max_messages": 10, "stream": "ORDERS", "consumer": "router"},
+    )
+    assert client.stats.pulled == 23
+
+
+async def test_it_waits_while_it_is_told_nothing_and_asks_again(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 5)
+    gate = PullGate(client, subscription, SUBJECT)
+    async with Service(nc, grants(0, 0, 0, 2, wait_ms=50)) as service:
+        began = time.monotonic()
+        assert len(await gate.fetch(5)) == 2
+        assert time.monotonic() - began >= 0.15
+        assert len(service.asked) == 4 and client.stats.held_back == 3
+
+
+@pytest.mark.parametrize("n", [0, 5], ids=["nothing may be taken", "there is nothing"])
+async def test_it_gives_up_in_time_as_the_subscription_does(
+    client: BackpressureClient, nc: Client, subscription: Subscription, n: int
+) -> None:
+    gate = PullGate(client, subscription, SUBJECT)
+    async with Service(nc, grants(n, wait_ms=10_000)):
+        began = time.monotonic()
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(5, timeout=0.3)
+        assert 0.25 <= time.monotonic() - began < 1.5
+    if n:
+        await publish(nc, 1)
+        assert len(await subscription.fetch(5, timeout=2)) == 1, "no pull is left behind to take it"
+
+
+async def test_an_absurd_wait_and_a_hasty_one_are_bounded(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 1)
+    gate = PullGate(client, subscription, SUBJECT)
+    async with Service(nc, grants(0, 1, wait_ms=1e9)):
+        assert len(await gate.fetch(5, timeout=5)) == 1
+    async with Service(nc, grants(0, wait_ms=0)) as service:
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(5, timeout=0.2)
+        assert len(service.asked) <= 21
+
+
+async def test_a_grant_is_used_while_it_counts_and_then_asked_for_anew(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    gate = PullGate(client, subscription, SUBJECT)
+    async with Service(nc, grants(4)) as service:
+        fetching = asyncio.create_task(gate.fetch(4, timeout=10))
+        async with asyncio.timeout(5):
+            while len(service.asked) < 2:
+                await asyncio.sleep(0.01)
+        await publish(nc, 1)
+        assert len(await fetching) == 1
+
+
+async def test_with_nobody_to_ask_it_pulls_everything_and_waits_for_one_answer_only(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 50)
+    gate = PullGate(client, subscription, SUBJECT)
+    async with Service(nc, lambda _: None):
+        began = time.monotonic()
+        assert [len(await gate.fetch(5)) for _ in range(10)] == [5] * 10
+        assert 0.25 <= time.monotonic() - began < 1.0
+        assert client.stats.outages == 1
+
+
+async def test_workers_that_share_a_gate_get_every_message_once(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    gate, got = PullGate(client, subscription, SUBJECT), []
+    await publish(nc, 300)
+
+    async def work() -> None:
+        while len(got) < 300:
+            try:
+                messages = await gate.fetch(10, timeout=0.5)
+            except NatsTimeoutError:
+                continue
+            got.extend(message.data for message in messages)
+            for message in messages:
+                await message.ack()
+
+    async with Service(nc, grants(7)), asyncio.timeout(20):
+        await asyncio.gather(*(work() for _ in range(6)))
+    assert sorted(got, key=int) == [str(i).encode() for i in range(300)]
+    assert client.stats.pulled == 300
+
+
+async def test_workers_on_connections_of_their_own_never_take_more_than_was_granted_together(
+    server: NatsServer, nc: Client, subscription: Subscription
+) -> None:
+    """The service grants room that is left, as the sidecar does; each worker is a process's worth of its own."""
+    await publish(nc, 200)
+    room, out, most, done = 20, 0, 0, 0
+
+    def answer(request: dict[str, Any]) -> Answer:
+        nonlocal out, most
+        n = min(request["max_messages"], room - out)
+        out += n
+        most = max(most, out)
+        return {"subject": SUBJECT, "role": "consumer", "pull": {"max_messages": n, "wait_ms": 10}}
+
+    async def work() -> None:
+        nonlocal out, done
+        own = await nats.connect(server.url)
+        async with BackpressureClient(own) as client:
+            bound = await own.jetstream().pull_subscribe_bind("router", "ORDERS")
+            gate = PullGate(client, bound, SUBJECT)
+            while done < 200:
+                before = out
+                try:
+                    messages: list[Msg] = await gate.fetch(8, timeout=0.5)
+                except NatsTimeoutError:
+                    out = min(out, before) if done >= 200 else out
+                    continue
+                for message in messages:
+                    await message.ack_sync()
+                out -= len(messages)
+                done += len(messages)
+        await own.close()
+
+    async with Service(nc, answer), asyncio.timeout(30):
+        await asyncio.gather(*(work() for _ in range(4)))
+    assert done == 200 and most <= room
