@@ -19,7 +19,7 @@ from sidecar.answers import Desk, Refused
 from sidecar.book import Book
 from sidecar.core.aggregate import View
 from sidecar.core.model import Event, EventType, Now, Status
-from sidecar.core.state import SubjectState
+from sidecar.core.state import Record, SubjectState
 from sidecar.history import EVENTS, History, Kept
 from sidecar.ports import Announcer, Clock, EventLog, Page, Unavailable, Wanted
 from sidecar.wire import messages, windows
@@ -32,7 +32,7 @@ AT_ONCE = 4
 """Questions that read the stream at a time; one more is refused with 429. Those answered from memory do not count."""
 DAY = 86_400_000
 """Milliseconds that events go back where no `since` is given, and for which memory is filled at the start."""
-FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+FIRST_RETRY, LAST_RETRY = 0.1, 60.0
 """Seconds between two tries to fill it."""
 LEAST_RECALLED = 1000
 """Events asked for at least; each try that fails asks for half as many as the one before."""
@@ -65,23 +65,23 @@ class Past:
                 return
 
     async def events(self, subject: str, request: EventsRequest, now: Now) -> wire.Events:
-        name = self._decides(subject, now).subject
+        state = self._decides(subject, now)
         wanted = Wanted(
-            name,
+            state.subject,
             request.limit + 1,  # one more tells whether that is all
             frozenset({request.type.value} if request.type else ()),
             _ms(now.wall) - DAY if request.since is None else _ms(request.since.timestamp()),
             None if request.until is None else _ms(request.until.timestamp()),
         )
-        found, whole = await self._told(wanted)
+        found, whole = await self._told(wanted, state)
         shown = tuple(Raw(event.body) for event in found[: request.limit])
-        return wire.Events((name,), shown, truncated=not whole or len(found) > request.limit)
+        return wire.Events((state.subject,), shown, truncated=not whole or len(found) > request.limit)
 
     async def history(self, subject: str, request: HistoryRequest, now: Now) -> wire.Transitions:
-        name = self._decides(subject, now).subject
-        found, whole = await self._told(Wanted(name, request.limit + 1, MOVES))  # one more tells since when
+        state = self._decides(subject, now)
+        found, whole = await self._told(Wanted(state.subject, request.limit + 1, MOVES), state)
         moves = tuple(_transitions(found))[: request.limit]
-        return wire.Transitions((name,), moves, truncated=not whole or len(found) > request.limit)
+        return wire.Transitions((state.subject,), moves, truncated=not whole or len(found) > request.limit)
 
     def recovery(self, subject: str, now: Now) -> wire.Recovered:
         state = self._decides(subject, now)
@@ -122,13 +122,16 @@ class Past:
     def _decides(self, subject: str, now: Now) -> SubjectState:
         return self._desk.deciding(subject, now).state
 
-    async def _told(self, wanted: Wanted) -> tuple[list[Kept], bool]:
+    async def _told(self, wanted: Wanted, state: SubjectState) -> tuple[list[Kept], bool]:
         """The newest of those wanted, and whether none is left out."""
         recent = self._history.of(wanted.subject)
+        complete_since = self._history.complete_since(wanted.subject)
+        heard = _heard_all(recent, state.record, complete_since)
+        if not heard:
+            recent = ()
         found = [event for event in reversed(recent) if wanted.has(event)][: wanted.limit]
-        from_the_first = bool(recent) and recent[0].seq == 1
-        known = wanted.since >= self._history.complete_since(wanted.subject)
-        if known or from_the_first or len(found) == wanted.limit:
+        known = wanted.since >= complete_since or (recent and recent[0].seq == 1)
+        if (heard and known) or len(found) == wanted.limit:
             return found, True
         before = recent[0].seq if recent else None
         try:
@@ -159,6 +162,14 @@ class Remembering:
     async def send(self, event: Event) -> None:
         await self._told.send(event)
         self._history.add(event.subject, msgspec.json.encode(self._render(event)))
+
+
+def _heard_all(recent: Sequence[Kept], record: Record | None, complete_since: int) -> bool:
+    """Whether the newest that was told is in memory: another replica may have told it, and stored that it did."""
+    told = record.seq - len(record.unsent) if record else 0
+    if recent:
+        return recent[-1].seq >= told
+    return record is None or told == 0 or _ms(record.since) < complete_since
 
 
 def _ms(unix: float) -> int:

@@ -108,6 +108,19 @@ async def test_only_what_is_older_than_memory_is_asked_of_the_stream() -> None:
     assert (asked.before, asked.limit, asked.since) == (28, 8, T0 - DAY)
 
 
+@pytest.mark.parametrize("recent", [0, 28], ids=["of which nothing is in memory", "of which some is"])
+async def test_what_another_replica_told_is_read_from_the_stream(recent: int) -> None:
+    state = subject(member())
+    record = replace(state.record, seq=30, since=NOW.wall - 3600, unsent=(records.event(31),))
+    window = Window(*HOURS, book=WrittenBook(replace(state, record=replace(record, seq=31))))
+    early = History(T0 - 9 * DAY)
+    for each in window.stream.stored[:recent]:
+        early.keep(each)
+    window.history.adopt(early)
+    assert await window.events() == (list(range(30, 6, -1)), False)
+    assert [asked.before for asked in window.stream.asked] == [None]
+
+
 async def test_an_event_is_handed_on_as_it_was_told() -> None:
     found = await Window(HOURS[-1], recent=1).past.events(SUBJECT, EventsRequest(), NOW)
     assert found.matched == (SUBJECT,)
@@ -295,9 +308,9 @@ async def test_memory_is_filled_again_until_it_succeeds(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(rooms.asyncio, "sleep", sleep)
     window = Window(*HOURS)
-    window.stream.failing = 8
+    window.stream.failing = 12
     await window.past.remember()
-    assert waited == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert waited == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60])
     assert [e.seq for e in window.history.of(SUBJECT)] == list(range(7, 31))
     assert window.history.complete_since(SUBJECT) == T0 - DAY
 
