@@ -29,6 +29,8 @@ LATELY = 256
 BAND = 4.0
 """Requests by which the whole may be off while a mix of priorities is shed. Not 1: a burst of high ones could then
 not be let in ahead of its share, nor low ones before it be held back, and the order would hang on who comes when."""
+WEIGHED_EVERY = 16
+"""Requests between looks at the mix, at most."""
 TINY = 1e-9
 """For sums of floats that should be whole."""
 
@@ -122,12 +124,15 @@ class Shedder:
     high ones first, then to the normal, and to the low what is left.
     """
 
-    __slots__ = ("_due", "_offered", "credit")
+    __slots__ = ("_due", "_offered", "_ratio", "_shares", "_until_weighed", "credit")
 
     def __init__(self) -> None:
         self.credit = 0.0
+        self._ratio, self._until_weighed = 0.0, 0
         self._offered = [0, 0, 0]
         """Requests lately, by rank."""
+        self._shares = [0.0, 0.0, 0.0]
+        """Of the requests of a rank, the share to admit."""
         self._due = [0.5, 0.5, 0.5]  # rounded, not cut off
         """Admissions a rank has a right to, within -BAND and BAND."""
 
@@ -136,19 +141,26 @@ class Shedder:
         if ratio <= 0:
             return False
         rank = RANKS.get(priority, 1)
-        offered, due = self._offered, self._due
-        offered[rank] += 1
-        high, normal, low = offered
-        total = high + normal + low
-        if total >= LATELY:
-            self._offered = [high // 2, normal // 2, low // 2]
-        # What is left of the ratio once all of a higher rank are admitted.
-        left = ratio * total - (0 if rank == 0 else high if rank == 1 else high + normal)
-        if left > 0:
-            due[rank] = min(BAND, due[rank] + min(1.0, left / offered[rank]))
-        self.credit += ratio
-        if self.credit < 1 - BAND or (self.credit <= BAND and due[rank] < 1 - TINY):
+        self._offered[rank] += 1
+        self._until_weighed -= 1
+        if self._until_weighed < 0 or ratio != self._ratio:
+            self._weigh(ratio)
+        self.credit = credit = self.credit + ratio
+        due = self._due[rank] + self._shares[rank]
+        if credit < 1 - BAND or (credit <= BAND and due < 1 - TINY):
+            self._due[rank] = min(BAND, due)
             return False
-        self.credit -= 1
-        due[rank] = max(-BAND, due[rank] - 1)
+        self.credit = credit - 1
+        self._due[rank] = due - 1 if due > 1 - BAND else -BAND
         return True
+
+    def _weigh(self, ratio: float) -> None:
+        """Give what the ratio leaves of the requests lately to each rank in turn."""
+        total = sum(self._offered)
+        self._ratio, self._until_weighed = ratio, min(WEIGHED_EVERY, total // 4)
+        left = ratio * total
+        for rank, offered in enumerate(self._offered):
+            self._shares[rank] = min(1.0, max(0.0, left) / max(1, offered))
+            left -= offered
+        if total >= LATELY:
+            self._offered = [offered // 2 for offered in self._offered]

@@ -1,0 +1,105 @@
+"""Every example of docs/client.md, run as it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from nats.aio.client import Client
+
+from tests.client.service import GATEWAY, Service
+from tests.client.states import States, active, state, until
+from tests.support.router import CONSUMER
+from tests.support.servers import NatsServer
+from tests.support.sidecar import SUBJECT
+
+PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def example(title: str) -> dict[str, Any]:
+    """What an example defines."""
+    [source] = [source for found, source in EXAMPLES if found == title]
+    defined: dict[str, Any] = {}
+    exec(compile(source, f"{PAGE.name}: {title}", "exec"), defined)
+    return defined
+
+
+def test_every_example_of_the_page_is_run_here() -> None:
+    assert len(EXAMPLES) == PAGE.read_text().count("```python") == 5
+    assert {f'example("{title}")' for title, _ in EXAMPLES} <= set(
+        re.findall(r'example\("[^"]+"\)', Path(__file__).read_text())
+    )
+
+
+async def test_the_gateway(nc: Client, server: NatsServer, states: States, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", server.url)
+    await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
+    await states.put(active(SUBJECT))
+    app = example("A gateway")["app"]
+    transport = httpx.ASGITransport(app=app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://g") as http:
+        assert (await http.post("/v1/decide")).json()["code"] == "service_overloaded"
+        assert (await http.post("/v1/emergency")).status_code == 202
+
+
+async def test_without_a_framework(nc: Client, states: States) -> None:
+    await states.put(active("orders.full"), state("orders.calm"))
+    handled, refused = [], []
+
+    async def requests() -> AsyncIterator[SimpleNamespace]:
+        for tenant in ("full", "calm"):
+            yield SimpleNamespace(tenant=tenant, priority="normal")
+
+    async def handle(request: SimpleNamespace) -> None:
+        handled.append(request.tenant)
+
+    async def refuse(request: SimpleNamespace, retry_after: float) -> None:
+        refused.append((request.tenant, retry_after))
+
+    await example("Without a framework")["gateway"](nc, requests(), handle, refuse)
+    assert (handled, refused) == (["calm"], [("full", 30)])
+
+
+async def test_asking(nc: Client) -> None:
+    ask = example("Asking")["ask"]
+    assert await ask(nc) == "go on"
+    async with Service(nc, lambda _: GATEWAY):
+        assert await ask(nc) == "reject"
+
+
+async def test_the_consumer(nc: Client) -> None:
+    js = nc.jetstream()
+    await js.add_stream(name="ROUTER", subjects=[SUBJECT])
+    await js.add_consumer("ROUTER", CONSUMER)
+    handled = []
+
+    async def handle(message: Any) -> None:
+        handled.append(message.data)
+
+    grant = {"subject": SUBJECT, "role": "consumer", "pull": {"max_messages": 2, "wait_ms": 0}}
+    async with Service(nc, lambda _: grant):
+        working = asyncio.create_task(example("A consumer")["router"](nc, handle))
+        for n in range(5):
+            await js.publish(SUBJECT, str(n).encode())
+        await until(lambda: len(handled) == 5, "all of them")
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_events_and_counters(nc: Client) -> None:
+    shown, counted = [], []
+    client = await example("Events and counters")["observe"](nc, shown.append, counted.append)
+    event = {"subject": SUBJECT, "epoch": "e", "seq": 1, "type": "recovery"}
+    for _ in range(2):
+        await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", json.dumps(event).encode())
+    await until(lambda: counted == ["events", "events_dropped"], "both")
+    assert shown == [event]
+    await client.close()

@@ -1,0 +1,97 @@
+"""The client beside the real sidecar: what it decides alone is what the sidecar would say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from sidecar.client import BackpressureClient, PullGate
+from tests.client.states import says
+from tests.support.router import CONSUMER, drain, publish, take
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar
+
+CONFIG = QUICK | {"publish": {"heartbeat_seconds": 0.2}, "policies": [{"subjects": [">"], "hold_seconds": 1}]}
+
+
+@pytest.fixture
+async def sidecar(tmp_path: Path, server: NatsServer, nc: Client) -> AsyncIterator[Sidecar]:
+    await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
+    await nc.jetstream().add_consumer("ROUTER", CONSUMER)
+    async with Sidecar(tmp_path, server.url, CONFIG) as process:
+        yield await process.observing()
+
+
+async def test_a_burst_is_refused_and_its_end_lets_in_again(
+    nc: Client, sidecar: Sidecar, client: BackpressureClient
+) -> None:
+    await client.watch([SUBJECT])
+    await says(client, SUBJECT, status="inactive", freshness="known", admitted=True)
+    await publish(nc, 2100)
+    held = await take(nc, 600)
+    await says(client, SUBJECT, status="active", freshness="known", admitted=False, retry_after_seconds=30)
+    asked = await client.decide(SUBJECT)
+    assert (asked.action, asked.status, asked.retry_after_seconds) == ("reject", "active", 30)
+    assert (
+        client.admit(SUBJECT, "critical") and (await client.decide(SUBJECT, priority="critical")).action == "continue"
+    )
+    await drain(nc, held)
+    await says(client, SUBJECT, status="inactive", admitted=True)
+    assert client.stats.malformed_state == client.stats.malformed_heartbeat == client.stats.malformed_reply == 0
+
+
+async def test_a_sidecar_that_dies_is_believed_for_a_while_held_for_a_while_and_believed_again_when_it_is_back(
+    nc: Client, sidecar: Sidecar, client: BackpressureClient
+) -> None:
+    await publish(nc, 2100)
+    held = await take(nc, 600)
+    await client.watch([SUBJECT])
+    await says(client, SUBJECT, status="active", freshness="known")
+    assert (await client.decide(SUBJECT)).action == "reject"
+    await sidecar.kill()
+    await says(client, SUBJECT, freshness="stale", action="reject")
+    await says(client, SUBJECT, freshness="unknown", action="reject")
+    await says(client, SUBJECT, freshness="unknown", action="continue")
+    await sidecar.start()
+    await sidecar.observing()
+    await says(client, SUBJECT, freshness="known", action="reject")
+    assert held
+
+
+async def test_a_subject_nobody_watches_is_admitted_by_both(
+    sidecar: Sidecar, client: BackpressureClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.watch()
+    assert client.admit("nobody.at.all") and client.admit("nobody.at.all")
+    found = [await client.decide("nobody.at.all") for _ in range(2)]
+    assert [f.failed_open for f in found] == ["unwatched"] * 2 and client.stats.unwatched == 4
+    assert client.stats.outages == 0
+    assert sum("nobody" in record.message for record in caplog.records) == 1
+
+
+async def test_a_pull_gate_stops_at_the_mark_and_goes_on_as_acks_come(
+    nc: Client, sidecar: Sidecar, client: BackpressureClient
+) -> None:
+    await publish(nc, 1200)
+    subscription = await nc.jetstream().pull_subscribe_bind("router", "ROUTER")
+    gate = PullGate(client, subscription, SUBJECT, stream="ROUTER", consumer="router")
+    held: list[Msg] = []
+    async with asyncio.timeout(20):
+        while client.stats.held_back == 0:
+            with suppress(TimeoutError):
+                held += await gate.fetch(200, timeout=0.2)
+    assert 300 <= len(held) <= 560, "about the in-flight mark of 500"
+    taken = len(held)
+    async with asyncio.timeout(30):
+        while taken < 1200:
+            for message in held:
+                await message.ack()
+            held = await gate.fetch(200, timeout=10)
+            taken += len(held)
+    assert client.stats.failed_open == 0
