@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from sidecar.client.admission import CRITICAL, NORMAL, RANKS
 from sidecar.client.asking import TIMEOUT, Asker, Role
@@ -52,6 +54,7 @@ class BackpressureClient:
         self._asker = Asker(nc, self._names, self.stats, self.voice)
         self._watch = Watch(nc, self._names, api_prefix, self._picture, self.stats, self.voice)
         self._tasks: list[asyncio.Task[None]] = []
+        self._subscriptions: list[Subscription] = []
 
     async def __aenter__(self) -> BackpressureClient:
         return self
@@ -126,7 +129,7 @@ class BackpressureClient:
             once.hear(message.data)
 
         tail = ">" if subject is None else f"*.{encode(subject)}"
-        await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=heard)
+        self._subscriptions.append(await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=heard))
 
     async def close(self) -> None:
         """Stop following and asking; `admit` goes on with what it knows, as it ages."""
@@ -134,6 +137,11 @@ class BackpressureClient:
         for task in tasks:
             task.cancel()
         self._asker.cancel()
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            with suppress(Exception):  # of a connection that is gone already, say
+                async with asyncio.timeout(CLOSE_WITHIN):
+                    await subscription.unsubscribe()
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_WITHIN)
 

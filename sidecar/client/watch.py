@@ -47,6 +47,10 @@ class Lost(Exception):
     """The watch is over; the text says why."""
 
 
+class Again(Lost):
+    """The watch is given up though nothing is wrong with it."""
+
+
 class _Error(Struct, frozen=True):
     err_code: int = 0
     description: str = ""
@@ -75,14 +79,12 @@ class Watch:
         self.whole = False
         """Whether the present watch has read every state."""
         self._queue: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self._again = False
         self.doubt = FIRST_DOUBT
         self.ready = asyncio.Event()
 
     def reopen(self) -> None:
         """Read every state again: there is more to be interested in."""
         self.ready.clear()
-        self._again = True
         with suppress(asyncio.QueueFull):
             self._queue.put_nowait(None)
 
@@ -97,9 +99,9 @@ class Watch:
             self.whole, began = False, time.monotonic()
             try:
                 await self._follow()
+            except Again:
+                continue
             except Exception as error:  # a client that closes under it makes nats-py raise many things
-                if self._again:
-                    continue
                 self.stats.count("watch_lost")
                 self._say(str(error) or type(error).__name__)
             lasted = self.whole and time.monotonic() - began >= LAST_RETRY
@@ -108,7 +110,6 @@ class Watch:
 
     async def _follow(self) -> None:
         """One watch from beginning to end. Raises what ended it."""
-        self._again = False
         queue = self._queue = asyncio.Queue(maxsize=QUEUED)
 
         async def heard(message: Msg) -> None:
@@ -190,7 +191,7 @@ class _Reading:
         except TimeoutError:
             raise Lost(f"no word from the server for {SILENCE} s") from None
         if message is None:
-            raise Lost("there is more to watch")
+            raise Again("there is more to watch")
         return message
 
     def _take(self, message: Msg) -> None:
@@ -239,6 +240,9 @@ class _Reading:
         watch = self._watch
         if not self._picture.blind(now):
             watch.doubt = FIRST_DOUBT
-        elif not self._snapshot and now - self._began >= watch.doubt:
+            watch.voice.over("heartbeats", "", "the backpressure sidecar's heartbeats are back")
+            return
+        watch.voice.say("heartbeats", "", "the backpressure sidecar's heartbeats have stopped: its states grow old")
+        if not self._snapshot and now - self._began >= watch.doubt:
             watch.doubt = min(2 * watch.doubt, LAST_DOUBT)
-            raise Lost("the sidecar's heartbeats have stopped")
+            raise Again("the sidecar's heartbeats have stopped")

@@ -169,7 +169,7 @@ async def test_a_consumer_that_is_taken_away_is_made_again(
 
 
 async def test_a_watch_whose_heartbeats_stop_looks_again_though_the_server_is_well(
-    client: BackpressureClient, states: States, monkeypatch: pytest.MonkeyPatch
+    client: BackpressureClient, states: States, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(room, "FIRST_DOUBT", 0.5)
     await states.put(active())
@@ -179,6 +179,8 @@ async def test_a_watch_whose_heartbeats_stop_looks_again_though_the_server_is_we
     await until(lambda: client.stats.snapshots >= 2, "another look")
     assert client.admit(SUBJECT).freshness == "stale"
     assert client._watch.doubt > 0.5, "ever more rarely"
+    assert client.stats.watch_lost == 0
+    assert ["heartbeats have stopped" in record.message for record in caplog.records] == [True]
 
 
 async def test_a_message_lost_on_the_way_begins_the_watch_anew(client: BackpressureClient, states: States) -> None:
@@ -295,6 +297,10 @@ async def test_events_come_once(client: BackpressureClient, nc: Client) -> None:
         await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", broken)
     await until(lambda: client.stats.events + client.stats.events_dropped == 13, "all of them")
     assert heard == [("a", 1), ("a", 2), ("b", 3), ("a", 3), ("b", 4)]
+    await client.close()
+    await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", b"{}")
+    await nc.request("$JS.API.INFO")
+    assert client.stats.events_dropped == 8
 
 
 async def test_nothing_is_left_in_the_bucket_by_many_watches(
