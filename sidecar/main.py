@@ -33,9 +33,11 @@ from sidecar.edges.jetstream import JetStream
 from sidecar.edges.metrics import Metrics
 from sidecar.edges.policy_store import PolicyStore
 from sidecar.edges.probes import PortTaken, Probes, Readiness
+from sidecar.edges.reports import Reports
 from sidecar.edges.resources import Resources, captors
 from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
+from sidecar.finding import Finder
 from sidecar.history import History
 from sidecar.nats_options import Nats, Secret
 from sidecar.past import Past, Remembering
@@ -43,6 +45,7 @@ from sidecar.recorder import Recorder, Tape
 from sidecar.service import Service
 from sidecar.settings import BadSettings, Settings
 from sidecar.wire import messages
+from sidecar.wire.reports import GatewayReport
 from sidecar.wire.subjects import Names
 
 log = structlog.get_logger()
@@ -186,6 +189,7 @@ class Sidecar:
         self._looks: tuple[StreamLook, ...] = ()
         desk = Desk(service)
         stream = EventLog(js, lambda: self._observing.client, names, metrics.dropped)
+        self._finder, self._reports = Finder(service), Reports(names.prefix, clock, self._reported, metrics.dropped)
         self._past = Past(desk, service, history, stream, clock)
         self._responder = Responder(
             desk,
@@ -257,7 +261,13 @@ class Sidecar:
 
     async def _serve(self, client: Client) -> None:
         await self._responder.serve(client)
+        await self._reports.listen(client)
         self._serving = True
+
+    def _reported(self, subject: str, report: GatewayReport) -> None:
+        """It may name a literal that watched wildcards cover; what nobody watches is not remembered."""
+        for found in self._finder.find(subject, self._clock.now()):
+            self._service.reported(found.state.subject, report.offered, report.admitted, report.seconds)
 
     async def _listen(self, client: Client) -> None:
         await self._advisories.listen(client)

@@ -19,7 +19,7 @@ from sidecar.answers import Desk, Refused
 from sidecar.book import Book
 from sidecar.core.aggregate import View
 from sidecar.core.model import Event, EventType, Now, Status
-from sidecar.core.state import Record, SubjectState
+from sidecar.core.state import Record, SubjectState, Totals
 from sidecar.history import EVENTS, History, Kept
 from sidecar.ports import Announcer, Clock, EventLog, Page, Unavailable, Wanted
 from sidecar.wire import messages, windows
@@ -97,19 +97,19 @@ class Past:
         return wire.Alerts(None, tuple(sorted(found, key=_urgency)))
 
     def metrics(self, subject: str, request: windows.MetricsRequest, now: Now) -> windows.Windows:
-        """Events are counted as far as they are in memory."""
+        """Changes in a window are counted as far as they are in memory; in all, as the stored state counts them."""
         lengths = {window: windows.seconds(window) for window in request.windows}
-        name = self._decides(subject, now).subject
+        state = self._decides(subject, now)
+        name, total = state.subject, state.record.totals if state.record else Totals()
         moves = [event for event in self._history.of(name) if event.type in MOVES]
-        total = Counter(event.type for event in moves)
         return windows.Windows(
             subject=subject,
             matched=(name,),
-            total_events=len(moves),
-            active_events=total[EventType.ACTIVE.value],
-            warning_events=total[EventType.WARNING.value],
-            recovery_events=total[EventType.RECOVERY.value],
-            last_event_time=render.moment(moves[-1].at / 1000) if moves else None,
+            total_events=total.active + total.warning + total.recovery,
+            active_events=total.active,
+            warning_events=total.warning,
+            recovery_events=total.recovery,
+            last_event_time=render.moment(total.last),
             windows={
                 window: _window(
                     self._book.window(name, now, seconds),

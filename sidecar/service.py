@@ -20,7 +20,7 @@ from sidecar.core.model import Event, Now, StreamLook
 from sidecar.core.pace import Budget
 from sidecar.core.roster import Watch
 from sidecar.core.state import Record, Rejection, SubjectState, Writing
-from sidecar.core.stimuli import Act, Loaded, Refused, Unstored
+from sidecar.core.stimuli import Act, Loaded, Refused, Reported, Unstored
 from sidecar.ledger import Ledger
 from sidecar.observations import StreamsReading
 from sidecar.perform import FIRST_RETRY, LAST_RETRY, Performer
@@ -205,6 +205,10 @@ class Service(Book):
         """Put the policies of a file that was read again in force; what else it says takes a restart."""
         self._refuse(self._rules.take_file(settings.policies, settings.policy_guard))
         self._ruled.set()
+
+    def reported(self, subject: str, offered: int, admitted: int, seconds: float) -> None:
+        """A gateway told what it was offered and let through under a watched subject."""
+        self._ledger.feed(subject, Reported(offered, admitted, seconds))
 
     def refuse_file(self, problems: Sequence[Problem]) -> None:
         """A file that was read again cannot be used: the last good policies stay in force."""

@@ -15,7 +15,7 @@ from sidecar import past as rooms
 from sidecar.answers import Desk, Refused
 from sidecar.core.aggregate import Measure, View
 from sidecar.core.model import Alert, Event, EventType, Now, Status
-from sidecar.core.state import Recoveries
+from sidecar.core.state import Recoveries, Totals
 from sidecar.edges.event_log import EventLog
 from sidecar.edges.events import Announcer
 from sidecar.edges.jetstream import JetStream
@@ -267,7 +267,10 @@ class Watched(WrittenBook):
 
 
 def test_windows_count_events_and_tell_what_was_measured() -> None:
-    window = Window(*MOVES, recent=6, book=Watched(subject(member())))
+    state = subject(member())
+    assert state.record is not None
+    told = replace(state.record, totals=Totals(2, 1, 2, NOW.wall - 100))
+    window = Window(*MOVES, recent=6, book=Watched(replace(state, record=told)))
     found = msgspec.to_builtins(window.past.metrics(SUBJECT, MetricsRequest(("2m", "1h")), NOW))
     totals = [found[f"{kind}_events"] for kind in ("total", "active", "warning", "recovery")]
     assert totals == [5, 2, 1, 2] and found["last_event_time"] == "2025-12-31T23:58:20.000Z"

@@ -314,6 +314,8 @@ class _Draft:
 
     def _counted(self, kind: EventType) -> Totals:
         was = self.record.totals
+        if kind not in (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY):
+            return was
         return Totals(
             active=was.active + (kind is EventType.ACTIVE),
             warning=was.warning + (kind is EventType.WARNING),

@@ -87,13 +87,13 @@ class Recoveries(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
-    """Events ever told of a subject, by type; all of them are as many as its `seq`."""
+    """Changes of status ever told of a subject."""
 
     active: int = 0
     warning: int = 0
     recovery: int = 0
     last: float | None = None
-    """Unix seconds of the newest event of any type."""
+    """Unix seconds of the newest of them."""
 
 
 class Verdict(Struct, frozen=True):

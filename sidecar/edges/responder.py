@@ -53,7 +53,7 @@ Answer = Callable[[str, bytes, str, Now], Any]
 class Observed(Protocol):
     """Who is told of each decision, for the metrics."""
 
-    def decision(self, subject: str, role: str, action: str, seconds: float) -> None: ...
+    def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None) -> None: ...
     def dropped(self, what: str, n: int = 1) -> None: ...
 
 
@@ -183,7 +183,8 @@ class Responder:
         began = time.perf_counter()
         found = decide(subject, *given)
         # The watched subject is the label: what a caller makes up must not grow our memory.
-        self._observed.decision(found.matched[0], found.role, found.action, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        self._observed.decision(found.matched[0], found.role, found.action, took, found.would)
         return found
 
     def _status(self, subject: str, payload: bytes, asker: str, now: Now) -> messages.Status:
