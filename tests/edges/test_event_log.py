@@ -367,3 +367,16 @@ async def test_however_the_events_lie_the_newest_of_those_wanted_are_found(
     expected = list(range(last, 0, -1))
     assert seqs(search.found) == expected[:limit] and whole == (len(expected) <= limit)
     assert shelf.reads < READS
+
+
+@pytest.mark.parametrize("many", [True, False])
+async def test_a_replica_whose_clock_is_behind_hides_no_event(many: bool) -> None:
+    shelf = Shelf({1: 1, 2: 2, 3: 3}, many)
+    for place, seconds in ((2, 20), (3, 17)):
+        shelf.messages[place] = Message("s", place, told(place, T0 + 1000 * seconds), {})
+    for wanted, expected in (
+        (Wanted(SUBJECT, 9, until=T0 + 18_000), [3, 1]),
+        (Wanted(SUBJECT, 9, since=T0 + 19_000), [2]),
+    ):
+        search = _Search(shelf, "s", wanted, lambda message: kept(message.data))  # type: ignore[arg-type]
+        assert await search.run(1, 4) and seqs(search.found) == expected
