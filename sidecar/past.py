@@ -35,7 +35,7 @@ DAY = 86_400_000
 FIRST_RETRY, LAST_RETRY = 0.1, 60.0
 """Seconds between two tries to fill it."""
 LEAST_RECALLED = 1000
-"""Events asked for at least; each try that fails asks for half as many as the one before."""
+"""Events asked for at least; a try that fails half-way is followed by one that asks for half as many."""
 MOVES = frozenset({EventType.ACTIVE.value, EventType.WARNING.value, EventType.RECOVERY.value})
 """The events that tell of a change of status."""
 ALERT_ORDER = ("firing", "pending", "resolved")
@@ -58,7 +58,8 @@ class Past:
             except Unavailable as error:
                 log.debug("history.unavailable", error=str(error))
                 await asyncio.sleep(delay)
-                most, delay = max(most // 2, LEAST_RECALLED), min(2 * delay, LAST_RETRY)
+                most = max(most // 2, LEAST_RECALLED) if len(older) else most
+                delay = min(2 * delay, LAST_RETRY)
             else:
                 self._history.adopt(older)
                 log.info("history.loaded", events=len(self._history))

@@ -318,6 +318,19 @@ async def test_memory_is_filled_again_until_it_succeeds(monkeypatch: pytest.Monk
     assert window.history.complete_since(SUBJECT) == T0 - DAY
 
 
+async def test_a_pass_that_does_not_end_in_time_is_followed_by_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sleep(seconds: float) -> None: ...
+
+    monkeypatch.setattr(rooms.asyncio, "sleep", sleep)
+    monkeypatch.setattr(rooms, "LEAST_RECALLED", 2)
+    monkeypatch.setattr(rooms, "EVENTS", 40)
+    window = Window(*HOURS)
+    window.stream.longest, window.stream.failing = 6, 1
+    await window.past.remember()
+    assert [e.seq for e in window.history.of(SUBJECT)] == [26, 27, 28, 29, 30]
+    assert (await window.events())[0] == list(range(30, 6, -1)) and len(window.stream.asked) == 1
+
+
 async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
     async with records.real(nc) as (requests, _, _):
         book = WrittenBook(subject(member(), name=records.SUBJECT))

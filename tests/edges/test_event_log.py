@@ -8,18 +8,21 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
+import nats
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from sidecar.core.changes import encode
+from sidecar.edges import batches as reading
 from sidecar.edges import event_log
 from sidecar.edges.batches import Batches
 from sidecar.edges.event_log import READS, EventLog, _Enough, _Search
 from sidecar.edges.jetstream import JetStream, Message
 from sidecar.history import Kept, kept
 from sidecar.ports import Unavailable, Wanted
+from tests.conftest import StartServer
 from tests.edges.records import NAMES, Requests, announcer_of, real
 from tests.edges.records import event as concluded
 from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, told
@@ -27,6 +30,18 @@ from tests.support.parts import need_server
 from tests.support.servers import NatsServer
 
 KINDS = {"backpressure_active", "backpressure_warning", "recovery"}
+
+
+DOCUMENTED = """
+accounts {{ A {{ jetstream: enabled, users: [
+  {{user: admin, password: a}}
+  {{user: sidecar, password: s, permissions: {{
+    publish: ["$JS.API.STREAM.INFO.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.CONSUMER.CREATE.BACKPRESSURE_EVENTS.>",
+      "$JS.API.CONSUMER.MSG.NEXT.BACKPRESSURE_EVENTS.*"{direct}]
+    subscribe: ["_INBOX.>"]}}}}
+]}}}}
+"""
+DIRECT = ', "$JS.API.DIRECT.GET.BACKPRESSURE_EVENTS"'
 
 
 class Counted(Requests):
@@ -326,6 +341,30 @@ async def test_batches_are_found_out_by_trying(stored: RealWorld, server: NatsSe
     assert [m.seq for m in await batches.next(subject, 18, 10)] == ([18, 19, 20] if batches.here else [18])
     assert await batches.next(subject, 21, 10) == await batches.next(subject, 21, 1) == []
     assert stored.nc._subs.keys() <= {1}, "no subscription is left"
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["as documented", "without direct access"])
+async def test_the_rights_that_are_documented_are_enough(
+    start_server: StartServer, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "WITHIN", 0.2)
+    server = await start_server(DOCUMENTED.format(direct=DIRECT if direct else ""))
+    admin = await nats.connect(server.url, user="admin", password="a")
+    sidecar = await nats.connect(server.url, user="sidecar", password="s", error_cb=ignore)
+    async with real(admin):
+        await RealWorld(admin).tell(*run(1, 20))
+        log = RealWorld(sidecar).log
+        assert seqs((await log.older(Wanted(SUBJECT, 10))).events) == list(range(20, 10, -1))
+        assert log.batches.here == (direct and server.version >= (2, 11))
+        taken: list[Kept] = []
+        await log.recall(T0, 100, taken.append)
+        assert len(taken) == 20
+    await admin.close()
+    await sidecar.close()
+
+
+async def ignore(error: Exception) -> None:
+    """nats-py would print it."""
 
 
 class Shelf:

@@ -60,6 +60,8 @@ class FakeEventLog:
         self.asked: list[Wanted] = []
         self.failing = 0
         """How many of the next questions are not answered."""
+        self.longest = 1_000_000
+        """Events in a pass beyond which it does not end in time."""
 
     async def older(self, wanted: Wanted) -> Page:
         self.asked.append(wanted)
@@ -70,8 +72,10 @@ class FakeEventLog:
     async def recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
         self._strike()
         found = [e for e in self.stored if e.at >= since]
-        for each in found[-most:]:
+        for each in found[-most:][: self.longest]:
             take(each)
+        if min(most, len(found)) > self.longest:
+            raise Unavailable("it took too long")
         return since if len(found) <= most else found[-most].at
 
     def _strike(self) -> None:
