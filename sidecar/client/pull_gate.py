@@ -17,6 +17,9 @@ GRANT_LIFE = 1.0
 SHORTEST_WAIT, LONGEST_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing may be taken, whatever the answer says."""
 
+LATE_EVERY = 0.05
+"""Seconds between two looks for messages that come late while nothing may be taken."""
+
 
 class PullGate:
     """Wraps a nats-py pull subscription. Workers may share a gate: they pull in turn, since nats-py mixes up the
@@ -55,11 +58,13 @@ class PullGate:
                 self._turn.release()
             if messages:
                 return messages
-            await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
+            await self._pause(min(wait, max(0.0, deadline - time.monotonic())))
         raise NatsTimeoutError
 
     async def _pull(self, batch: int, deadline: float) -> tuple[list[Msg], float]:
         """What was pulled; where nothing may be, the seconds to wait."""
+        if late := await self._late(batch):
+            return late, 0.0
         found = await self._client.decide(
             self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
         )
@@ -77,6 +82,22 @@ class PullGate:
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages, 0.0
+
+
+    async def _late(self, batch: int) -> list[Msg]:
+        """What came after its fetch had ended: nats-py ends one on the status of an older pull, and its own goes on at
+        the server. It was granted, and is in flight: unless it is worked off, nothing more ever will be granted."""
+        found: list[Msg] = []
+        while len(found) < batch and not self._subscription._sub._pending_queue.empty():
+            message = await self._subscription._sub.next_msg(timeout=GRANT_LIFE)
+            if not JetStreamContext.is_status_msg(message):
+                found.append(message)
+        return found
+
+    async def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and self._subscription._sub._pending_queue.empty():
+            await asyncio.sleep(min(left, LATE_EVERY))
 
 
 def _granted(found: Decision, batch: int) -> tuple[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import nats
@@ -143,6 +144,29 @@ async def test_workers_that_share_a_gate_get_every_message_once(
         await asyncio.gather(*(work() for _ in range(6)))
     assert sorted(got, key=int) == [str(i).encode() for i in range(300)]
     assert client.stats.pulled == 300
+
+
+async def test_workers_that_share_a_gate_never_get_more_than_one_grant_each(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Side by side, nats-py gives one fetch the status of another, which leaves a pull behind that fills the next."""
+    gate, sizes = PullGate(client, subscription, SUBJECT), []
+
+    async def work(timeout: float) -> None:
+        while sum(sizes) < 60:
+            with suppress(NatsTimeoutError):
+                messages = await gate.fetch(5, timeout=timeout)
+                sizes.append(len(messages))
+                for message in messages:
+                    await message.ack()
+
+    async with Service(nc, grants(2)), asyncio.timeout(30):
+        working = asyncio.gather(*(work(seconds) for seconds in (0.05, 0.11, 0.17, 0.9)))
+        for _ in range(6):
+            await asyncio.sleep(0.25)  # a lull, in which some fetches end and others do not
+            await publish(nc, 10)
+        await working
+    assert set(sizes) <= {1, 2}
 
 
 async def test_workers_on_connections_of_their_own_never_take_more_than_was_granted_together(
