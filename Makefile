@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: venv ## watch a burst overload a router and drain again, on a real server of its own
+demo: venv ## watch three times the load meet a router, on a real server of its own
 	$(BIN)/nats-backpressure demo
 
 test: venv ## run the tests; needs nothing but Python

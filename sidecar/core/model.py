@@ -184,6 +184,8 @@ class Reading(Struct, frozen=True):
     cap: int | None = None
     ack_wait: float = 30.0
     delivered_consumer: int = 0
+    waiting: int = 0
+    """Pull requests that wait at the server."""
     lost: int = 0
     """Messages that left the stream before this consumer was given them, at most, not told in an earlier reading."""
     losing: bool = False

@@ -80,15 +80,17 @@ class Desk:
             self._grants.append([now, n])
 
     def _seen(self, reading: Reading) -> None:
-        """Take what was delivered since off the grants, the oldest first."""
+        """Take what was delivered since off the grants: the oldest first while pulls wait at the server, which serves
+        them in order; else the newest that can have brought it, since what is left of older ones was not used. Taken
+        off the oldest always, what is not used would live on in the newer ones for ever."""
         before, self._delivered = self._delivered, reading.delivered_consumer
         left = 0.0 if before is None else reading.delivered_consumer - before
-        while left > 0 and self._grants:
-            taken = min(left, self._grants[0][1])
-            self._grants[0][1] -= taken
+        given = [grant for grant in self._grants if grant[0] <= reading.at.mono]
+        for grant in given if reading.waiting else reversed(given):
+            taken = min(max(0.0, left), grant[1])
+            grant[1] -= taken
             left -= taken
-            if self._grants[0][1] <= 0:
-                self._grants.popleft()
+        self._grants = deque(grant for grant in self._grants if grant[1] > 0)
 
     def _outstanding(self, reading: Reading, now: float) -> int:
         while self._grants:

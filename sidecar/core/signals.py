@@ -212,6 +212,7 @@ class Track:
             cap=sample.config.max_ack_pending,
             ack_wait=sample.config.ack_wait,
             delivered_consumer=sample.delivered_consumer,
+            waiting=sample.waiting,
             lost=lost,
             losing=losing,
             purged=purged,

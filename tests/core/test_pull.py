@@ -192,3 +192,27 @@ def test_what_is_remembered_is_bounded() -> None:
     for n in range(20_000):
         desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
     assert len(desk._grants) <= 101
+
+
+def test_what_was_granted_and_not_used_is_free_again_after_a_second_however_busy_it_is() -> None:
+    """Two of thirty were there to be had; from then on each grant is taken up at once."""
+    policy = Policy(inflight=InflightRule(5, 10, 30))
+    desk, at, delivered = Desk(), 100.0, 0
+    desk.grant(member(reading(0, at, delivered_consumer=0), policy=policy), 30, "a", at, 1, 0.5)
+    delivered = 2
+    granted = 0
+    for _ in range(15):
+        at += 0.1
+        granted = desk.grant(
+            member(reading(10, at, delivered_consumer=delivered), policy=policy), 10, "a", at, 1, 0.5
+        ).n
+        delivered += granted
+    assert granted == 10
+
+
+def test_while_pulls_wait_at_the_server_the_oldest_grant_is_taken_to_be_served_first() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0, 100.0, waiting=2, delivered_consumer=0)), 10, "a", 100.0, 1, 0.5)
+    desk.grant(member(reading(0, 100.9, waiting=2, delivered_consumer=0)), 10, "a", 100.9, 1, 0.5)
+    full = member(reading(485, 101.3, waiting=1, delivered_consumer=10))
+    assert desk.grant(full, 100, "a", 101.3, 1, 0.5).n == 5
