@@ -16,7 +16,6 @@ GRANT_LIFE = 1.0
 """Seconds for which the sidecar counts a grant: no pull waits longer before it asks again."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing may be taken, whatever the answer says."""
-
 LATE_EVERY = 0.05
 """Seconds between two looks for messages that come late while nothing may be taken."""
 
@@ -75,29 +74,35 @@ class PullGate:
         left = min(deadline - time.monotonic(), GRANT_LIFE)
         if left <= 0:
             return [], 0.0
+        # Again: with as many in its queue nats-py would ask the server for 0 more, which sends 1 (2.16).
+        if late := await self._late(batch):
+            return late, 0.0
         try:
-            messages = await self._subscription.fetch(n, timeout=left)
+            return self._counted(await self._subscription.fetch(n, timeout=left)), 0.0
         except NatsTimeoutError:
             return [], 0.0
-        for _ in messages:
-            self._client.stats.count("pulled", self._subject)
-        return messages, 0.0
-
 
     async def _late(self, batch: int) -> list[Msg]:
         """What came after its fetch had ended: nats-py ends one on the status of an older pull, and its own goes on at
         the server. It was granted, and is in flight: unless it is worked off, nothing more ever will be granted."""
         found: list[Msg] = []
-        while len(found) < batch and not self._subscription._sub._pending_queue.empty():
+        # Not fetch(): that would pull as well.
+        while len(found) < batch and self._subscription.pending_msgs:
             message = await self._subscription._sub.next_msg(timeout=GRANT_LIFE)
             if not JetStreamContext.is_status_msg(message):
                 found.append(message)
-        return found
+        return self._counted(found)
 
     async def _pause(self, seconds: float) -> None:
+        """Wait, but not beyond the moment in which something comes late."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and self._subscription._sub._pending_queue.empty():
+        while (left := until - time.monotonic()) > 0 and not self._subscription.pending_msgs:
             await asyncio.sleep(min(left, LATE_EVERY))
+
+    def _counted(self, messages: list[Msg]) -> list[Msg]:
+        for _ in messages:
+            self._client.stats.count("pulled", self._subject)
+        return messages
 
 
 def _granted(found: Decision, batch: int) -> tuple[int, float]:
