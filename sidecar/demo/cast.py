@@ -48,8 +48,8 @@ class Cast:
         config.write_text(json.dumps(settings(self.scene, self.ports.sidecar)))  # JSON is YAML
         await self._start("sidecar", "run", "--config", str(config))
 
-    async def router(self, heard: Heard) -> None:
-        await self._start("sidecar.demo.worker", self._shown, self.url, heard=heard)
+    async def router(self, heard: Heard) -> asyncio.subprocess.Process:
+        return await self._start("sidecar.demo.worker", self._shown, self.url, heard=heard)
 
     async def gateway(self) -> None:
         page = f"http://127.0.0.1:{self.ports.sidecar}/metrics"
@@ -101,7 +101,7 @@ async def _listen(lines: asyncio.StreamReader, heard: Heard) -> None:
 def settings(scene: Scene, port: int) -> dict[str, Any]:
     """Marks in proportion to what this router can do: the defaults are for one that does more."""
     hands, second = scene.hands, scene.capacity
-    policy = {
+    policy: dict[str, Any] = {
         "subjects": [SUBJECT],
         "pending": {"warn": 0.2 * second, "critical": 0.5 * second, "overload": scene.target_drain * second},
         "inflight": {"warn": 1.5 * hands, "critical": 2 * hands, "overload": 3 * hands},
@@ -111,6 +111,8 @@ def settings(scene: Scene, port: int) -> dict[str, Any]:
     }
     if scene.mode == "adaptive":
         policy["admission"] = {"mode": "adaptive", "target_drain_seconds": scene.target_drain}
+    if scene.policy is not None:
+        policy = {"subjects": [SUBJECT], **scene.policy}
     return {
         "policies": [policy],
         "http": {"host": "127.0.0.1", "port": port},

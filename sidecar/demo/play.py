@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import time
+import urllib.request
 from collections import Counter
 from contextlib import suppress
 from typing import Any, Protocol
@@ -49,7 +50,8 @@ class Run:
         self._scene, self._nc, self._cast, self._audience = scene, nc, cast, audience
         self.take = Take(scene)
         self._began = math.inf
-        self._fresh: list[float] = []
+        self._before = Counter[str]()
+        """What a router that was killed had done."""
 
     async def run(self) -> Take:
         scene = self._scene
@@ -67,20 +69,45 @@ class Run:
         await self._nc.subscribe(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{STREAM}.>", cb=self._gave_up)
         await self._cast.sidecar()
         await self._until_answered()
-        await self._cast.router(self._worked)
+        router = await self._cast.router(self._worked)
         await self._cast.gateway()
         await self._until_open()
         self._began = time.monotonic()
         self._audience.say(0.0, f"calm: {scene.share_in_calm * scene.capacity:.0f} requests a second")
         rows = asyncio.create_task(self._rows())
-        turns = asyncio.create_task(self._turns())
+        turns = [asyncio.create_task(self._turns()), asyncio.create_task(self._crash(router))]
         callers = await self._cast.callers(self._called)
         await callers.wait()
-        turns.cancel()
+        await self._settled()
+        for turn in turns:
+            turn.cancel()
+        await asyncio.gather(*turns, return_exceptions=True)
         rows.cancel()
         with suppress(asyncio.CancelledError):
             await rows
+        info = await js.consumer_info(STREAM, CONSUMER)
+        self.take.left = (info.num_pending or 0) + (info.num_ack_pending or 0)
+        self.take.page = await asyncio.to_thread(_read, f"http://127.0.0.1:{self._cast.ports.sidecar}/metrics")
         return self.take
+
+    async def _settled(self) -> None:
+        until = time.monotonic() + self._scene.settle
+        while time.monotonic() < until:
+            status = await self._status()
+            if status and status["status"] == "inactive" and not status["metrics"]["inflight_messages"]:
+                return
+            await asyncio.sleep(0.1)
+
+    async def _crash(self, router: asyncio.subprocess.Process) -> None:
+        if self._scene.crash_at is None:
+            return
+        await asyncio.sleep(self._scene.crash_at)
+        self._audience.say(self._now, "the router is killed")
+        router.kill()
+        await asyncio.sleep(self._scene.crash_for)
+        self._before = Counter(self.take.worker)
+        self._audience.say(self._now, "the router is back")
+        await self._cast.router(self._worked)
 
     @property
     def _now(self) -> float:
@@ -158,8 +185,13 @@ class Run:
     def _worked(self, line: dict[str, Any]) -> None:
         at = line.pop("at") - self._began
         self.take.latencies += [(at, took) for took in line.pop("latencies")]
-        self.take.worker = Counter(line)
+        self.take.worker = self._before + Counter(line)
 
     def _called(self, line: dict[str, Any]) -> None:
         line.pop("at")
         self.take.callers = Counter(line)
+
+
+def _read(page: str) -> str:
+    with urllib.request.urlopen(page, timeout=5) as answer:
+        return str(answer.read().decode())

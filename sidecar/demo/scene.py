@@ -39,6 +39,15 @@ class Scene(Struct, frozen=True, kw_only=True):
     nak: bool = False
     """Whether the router hands back what it has no hand for, instead of asking before it pulls."""
     max_deliver: int = -1
+    asks: bool = True
+    """Whether the router asks before it pulls, in the modes in which there is somebody to ask."""
+    policy: dict[str, Any] | None = None
+    """The sidecar's policy for the subject; None is one in proportion to what this router can do."""
+    settle: float = 0.0
+    """Seconds after the callers are done for which the return to inactive is waited for, at most."""
+    crash_at: float | None = None
+    """Seconds into the run at which the router is killed; it is started anew `crash_for` later."""
+    crash_for: float = 2.0
 
     @property
     def capacity(self) -> float:

@@ -39,6 +39,10 @@ class Take(Struct):
     worker: Counter[str] = Counter()
     lost: int = 0
     """Messages given up by the server after max_deliver deliveries."""
+    page: str = ""
+    """The sidecar's metrics at the end."""
+    left: int = 0
+    """Messages not worked off at the end."""
 
 
 class Summary(Struct, frozen=True):

@@ -70,7 +70,7 @@ async def main(scene: Scene, url: str) -> None:
         async def freely(n: int) -> list[Msg]:
             return await subscription.fetch(n, timeout=0.5)
 
-        asks = scene.mode in ("binary", "adaptive") and not scene.nak
+        asks = scene.asks and scene.mode in ("binary", "adaptive") and not scene.nak
         fetch = PullGate(BackpressureClient(nc), subscription, SUBJECT).fetch if asks else freely
         worker = Worker(nc, scene, fetch)
         async with asyncio.TaskGroup() as tasks:
