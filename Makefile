@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# The tests wait more than they work: more of them side by side than there are processors.
+SIDE_BY_SIDE := -n 4 --dist worksteal
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint test-all test-slow test-containers test-versions clean
@@ -23,7 +25,7 @@ demo: venv ## watch three times the load meet a router, on a real server of its 
 	$(BIN)/nats-backpressure demo
 
 test: venv ## run the tests; needs nothing but Python
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 lint: venv ## ruff and mypy
 	$(BIN)/ruff check .
@@ -39,7 +41,7 @@ test-containers: venv ## only the container story (Docker; installed with apt wh
 	tests/containers/run $(BIN)/python -m pytest -m containers $(PYTEST_ARGS)
 
 test-versions: venv ## only the tests on real servers, against each server version
-	$(BIN)/python tests/versions/matrix.py $(PYTEST_ARGS)
+	$(BIN)/python tests/versions/matrix.py $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 clean: ## remove what the other targets made here
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

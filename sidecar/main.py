@@ -37,6 +37,7 @@ from sidecar.edges.reports import Reports
 from sidecar.edges.resources import Resources, captors
 from sidecar.edges.responder import Responder
 from sidecar.edges.state_store import StateStore
+from sidecar.ending import ended
 from sidecar.finding import Finder
 from sidecar.history import History
 from sidecar.nats_options import Nats, Secret
@@ -228,8 +229,7 @@ class Sidecar:
                 await stop.wait()
                 await self._responder.stop(1.0)
                 await asyncio.wait({service})
-                for loop in loops:
-                    loop.cancel()
+                await ended(loops)
         finally:
             self._probes.stop(1.0)
             if self._recorder:

@@ -26,6 +26,7 @@ from sidecar.core.stimuli import (
     WriteFailing,
     Written,
 )
+from sidecar.ending import ended
 from sidecar.ports import Announcer, Conflict, SendConflict, StateStore, Unavailable
 
 log = structlog.get_logger()
@@ -74,10 +75,9 @@ class Performer:
         if pending := tuple(self._under_way):
             await asyncio.wait(pending, timeout=seconds)
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
         """Stop what is still under way; it is stored, or was never begun, so the next start goes on from there."""
-        for task in tuple(self._under_way):
-            task.cancel()
+        await ended(self._under_way)
 
     async def _do(self, act: Act) -> None:
         match act:

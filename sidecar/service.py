@@ -21,6 +21,7 @@ from sidecar.core.pace import Budget
 from sidecar.core.roster import Watch
 from sidecar.core.state import Record, Rejection, SubjectState, Writing
 from sidecar.core.stimuli import Act, Loaded, Refused, Reported, Unstored
+from sidecar.ending import ended
 from sidecar.ledger import Ledger
 from sidecar.observations import StreamsReading
 from sidecar.perform import FIRST_RETRY, LAST_RETRY, Performer
@@ -164,10 +165,9 @@ class Service(Book):
                 tasks.create_task(self._beat(), name="beat"),
             ]
             await stop.wait()
-            for loop in loops:
-                loop.cancel()
+            await ended(loops)
             await self._performer.finish(finish_within)
-            self._performer.abandon()
+            await self._performer.abandon()
 
     async def _observe(self) -> None:
         await self._remember()

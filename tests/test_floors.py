@@ -40,7 +40,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the client's senses", {"client.watch", "client.asking", "client.events"}),
     ("the client", {"client.client"}),
     ("the client's users", {"client.pull_gate", "client.asgi"}),
-    ("the ports", {"ports", "clock"}),
+    ("the ports", {"ports", "clock", "ending"}),
     ("the rules in force", {"rulebook", "recorder"}),
     ("the book", {"book"}),
     ("the digest", {"digest"}),

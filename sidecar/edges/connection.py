@@ -290,7 +290,10 @@ class Connection:
             async with asyncio.timeout(seconds), self._turn:
                 client = self.client
                 check_size(client, subject, payload, headers)  # before nats-py: it leaks what it could not publish
-                return await client.request(subject, payload, timeout=seconds, headers=headers)
+                answer = await client.request(subject, payload, timeout=seconds, headers=headers)
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError  # nats-py loses one that comes together with the answer (ending.py)
+                return answer
         except Unavailable:
             raise
         except Exception as error:  # a client that closes under a request raises many things, uvloop's RuntimeError too

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from nats.aio.client import Client
 
 from tests.client.service import GATEWAY, Service
 from tests.client.states import States, active, state, until
+from tests.support.meanwhile import meanwhile
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT
@@ -86,12 +86,10 @@ async def test_the_consumer(nc: Client) -> None:
 
     grant = {"subject": SUBJECT, "role": "consumer", "pull": {"max_messages": 2, "wait_ms": 0}}
     async with Service(nc, lambda _: grant):
-        working = asyncio.create_task(example("A consumer")["router"](nc, handle))
-        for n in range(5):
-            await js.publish(SUBJECT, str(n).encode())
-        await until(lambda: len(handled) == 5, "all of them")
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        async with meanwhile(example("A consumer")["router"](nc, handle)):
+            for n in range(5):
+                await js.publish(SUBJECT, str(n).encode())
+            await until(lambda: len(handled) == 5, "all of them")
 
 
 async def test_events_and_counters(nc: Client) -> None:

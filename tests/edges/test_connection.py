@@ -383,6 +383,24 @@ async def test_an_empty_credentials_file_is_said_once_and_freezes_nothing(server
     assert lines[0]["error"] == f"{path}: it is empty"
 
 
+async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answered(*_: object, **__: object) -> Msg:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return Msg(_client=PlainClient())
+
+    async with connected(Options((server.url,))) as (connection, _):
+        await up(connection)
+        monkeypatch.setattr(connection.client, "request", answered)
+        asking = asyncio.create_task(connection.request("news", b"", 60))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+
 async def test_without_a_server_a_request_fails_at_once() -> None:
     async with connected(Options(("nats://127.0.0.1:1",))) as (connection, _):
         with pytest.raises(Unavailable, match="not connected"):

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
+from tests.support.meanwhile import meanwhile
 from tests.support.router import CONSUMER, drain, publish, take, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
@@ -156,31 +157,21 @@ class TestDiagnoses:
     async def test_the_cap_is_reached_by_a_worker_that_hangs(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await publish(nc, 1500)
         held = await take(nc, 1000)
-        waiting = asyncio.create_task(take(nc, 1))
-        try:
+        async with meanwhile(take(nc, 1)):
             status = await self.diagnosed(wire, "cap_reached")
             assert status["metrics"]["latency_source"] == "stall"
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
         assert held
 
     async def test_falling_behind_and_draining(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await publish(nc, 300)
-        working = asyncio.create_task(work(nc, per_second=200))
-        arriving = asyncio.create_task(_arrive(nc, per_second=800))
-        try:
-            status = await self.diagnosed(wire, "falling_behind")
-            if status["metrics"]["pending_messages"] < 1000:
-                assert 0 < status["metrics"]["overload_in_seconds"] < 600
-            assert status["metrics"]["arrival_rate"] > status["metrics"]["ack_rate"] > 0
-            assert status["metrics"]["oldest_age_seconds"] > 0
-            arriving.cancel()
+        async with meanwhile(work(nc, per_second=200)):
+            async with meanwhile(_arrive(nc, per_second=800)):
+                status = await self.diagnosed(wire, "falling_behind")
+                if status["metrics"]["pending_messages"] < 1000:
+                    assert 0 < status["metrics"]["overload_in_seconds"] < 600
+                assert status["metrics"]["arrival_rate"] > status["metrics"]["ack_rate"] > 0
+                assert status["metrics"]["oldest_age_seconds"] > 0
             await self.diagnosed(wire, "draining")
-        finally:
-            for task in (arriving, working):
-                task.cancel()
-            await asyncio.gather(arriving, working, return_exceptions=True)
 
     async def test_poison_that_is_given_up(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         js = nc.jetstream()
@@ -196,12 +187,8 @@ class TestDiagnoses:
                 with suppress(TimeoutError):
                     await subscription.fetch(5, timeout=0.2)
 
-        feeding = asyncio.create_task(feed())
-        try:
+        async with meanwhile(feed()):
             await self.diagnosed(wire, "poison", "poison")
-        finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
 
     async def test_a_stream_at_its_own_limits(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         js = nc.jetstream()
@@ -210,13 +197,9 @@ class TestDiagnoses:
         subscription = await js.pull_subscribe_bind("c", "SMALL")
         for _ in range(120):
             await js.publish("small", b"x")
-        working = asyncio.create_task(_keep_asking(subscription))
-        try:
+        async with meanwhile(_keep_asking(subscription)):
             status = await self.diagnosed(wire, "stream_full", "small")
             assert status["metrics"]["stream_fill"] == 1.0
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
 
     async def test_a_paused_consumer(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await wire.status(status="inactive")
@@ -242,19 +225,14 @@ class TestDiagnoses:
                 "ROUTER", ConsumerConfig(durable_name="audit", ack_policy=AckPolicy.EXPLICIT)
             )
 
-            working = asyncio.create_task(work(nc, 200, "audit"))
-
             async def seen() -> bool:
                 consumers = (await wire.ask(f"get.status.{SUBJECT}"))["consumers"]
                 return any((c["consumer"], c["diagnosis"]) == ("audit", "backfilling") for c in consumers)
 
-            try:
+            async with meanwhile(work(nc, 200, "audit")):
                 await eventually(seen, "backfilling")
                 assert (await wire.ask(f"get.status.{SUBJECT}"))["status"] == "inactive"
                 assert wire.live == []
-            finally:
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
 
 
 class TestLatency:
@@ -287,16 +265,12 @@ class TestLatency:
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         await publish(nc, 3000)
-        working = asyncio.create_task(_hold_and_ack(nc))
 
         async def source(wanted: str) -> bool:
             return (await wire.ask(f"get.status.{SUBJECT}"))["metrics"]["latency_source"] == wanted
 
-        try:
+        async with meanwhile(_hold_and_ack(nc)):
             await eventually(lambda: source("estimated"), "an estimate")
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
         for message in await take(nc, 50):
             await message.nak()
         (kept,) = await take(nc, 1)

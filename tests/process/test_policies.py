@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import time
@@ -16,6 +15,7 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.kv import KeyValue
 
+from tests.support.meanwhile import meanwhile
 from tests.support.router import publish, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
@@ -205,18 +205,14 @@ async def test_marks_follow_the_measured_rate_and_say_so(nc: Client, sidecar: Si
         {"pending": {"overload_seconds": 2, "min": 10, "max": 100_000}, "inflight": {"overload_ratio": 0.2}},
     )
     await publish(nc, 3000)
-    working = asyncio.create_task(work(nc, per_second=200))
 
     async def derived() -> dict[str, Any] | None:
         status = await wire.ask(f"get.status.{SUBJECT}")
         return status if "pending" in status["thresholds_from"] else None
 
-    try:
+    async with meanwhile(work(nc, per_second=200)):
         status = await eventually(derived, "a mark from the measured rate")
         assert status["thresholds_from"]["pending"].startswith("2 s of work at ")
         assert 40 <= status["thresholds"]["queue_overload"] <= 1200
         assert status["thresholds_from"]["inflight"] == "0.2 x max_ack_pending 1000"
         assert status["thresholds"]["inflight_overload"] == 200
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)

@@ -140,4 +140,5 @@ def test_a_crash_in_a_loop_ends_the_process_with_1(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(Service, "_tick", crash)
-    assert main.start(Settings(http=Http(host="127.0.0.1", port=0)), None) == 1
+    settings = Settings(http=Http(host="127.0.0.1", port=0))
+    assert main.start(settings, None, lambda: settings) == 1
