@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from nats.errors import NoRespondersError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
 from tests.support.meanwhile import meanwhile
+from tests.support.parts import need_server
 from tests.support.router import CONSUMER, drain, publish, take, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
@@ -201,14 +201,14 @@ class TestDiagnoses:
             status = await self.diagnosed(wire, "stream_full", "small")
             assert status["metrics"]["stream_fill"] == 1.0
 
-    async def test_a_paused_consumer(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    async def test_a_paused_consumer(self, nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire) -> None:
+        need_server(server.version, (2, 11), "a pause")
         await wire.status(status="inactive")
         until = (datetime.now(UTC) + timedelta(minutes=5)).isoformat().replace("+00:00", "Z")
         reply = await nc.request(
             "$JS.API.CONSUMER.PAUSE.ROUTER.router", json.dumps({"pause_until": until}).encode(), timeout=2
         )
-        if not json.loads(reply.data).get("paused"):
-            pytest.skip("not with this server: consumers cannot be paused")
+        assert json.loads(reply.data)["paused"]
         await publish(nc, 10)
         await self.diagnosed(wire, "paused")
 
@@ -353,25 +353,26 @@ class TestGuards:
             await js.delete_consumer("ROUTER", "router")
         await js.add_consumer("ROUTER", replaced(CONSUMER, deliver_policy=DeliverPolicy.NEW))
         await wire.status(status="inactive", freshness="known")
-        stored = await wire.stored()
-        assert stored[-1]["to"] == "inactive"
+
+        async def over() -> list[dict[str, Any]] | None:
+            found = await wire.stored()
+            return found if found[-1]["to"] == "inactive" else None
+
+        stored = await eventually(over, "the end in the stream")
         assert all(a["to"] == b["from"] for a, b in pairwise(stored))
         assert [e["seq"] for e in stored] == list(range(1, len(stored) + 1))
         await publish(nc, 1500)
         await wire.status(status="warning")
 
     async def test_a_reset_consumer_is_followed_to_where_it_stands_now(
-        self, nc: Client, sidecar: Sidecar, wire: Wire
+        self, nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
     ) -> None:
+        need_server(server.version, (2, 14), "CONSUMER.RESET")
         await publish(nc, 1500)
         await drain(nc, [])
         await wire.status(status="inactive", diagnosis="idle")
-        try:
-            reply = await nc.request("$JS.API.CONSUMER.RESET.ROUTER.router", b'{"seq": 1}', timeout=2)
-        except NoRespondersError:
-            pytest.skip("not with this server: consumers cannot be reset")
-        if "error" in json.loads(reply.data):
-            pytest.skip("not with this server: consumers cannot be reset")
+        reply = await nc.request("$JS.API.CONSUMER.RESET.ROUTER.router", b'{"seq": 1}', timeout=2)
+        assert "error" not in json.loads(reply.data)
         status = await wire.status(status="warning")
         assert status["metrics"]["pending_messages"] == 1500
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -13,8 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-# Below the ephemeral range: a client that redials a dead server could otherwise connect to its own socket.
-PORTS = range(20000, 32000)
+# Below the ephemeral range: a client that redials a dead server could otherwise connect to its own socket. Those that
+# run side by side have ranges of their own: a port that was found free is not taken at once.
+SIDE_BY_SIDE, EACH = 8, 1500
+FIRST = 20000 + EACH * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % SIDE_BY_SIDE)
+PORTS = itertools.cycle(range(FIRST, FIRST + EACH))
+for _ in range(os.getpid() % EACH):
+    next(PORTS)
 READY_WITHIN = 10.0
 
 
@@ -30,7 +35,7 @@ def server_binary() -> str:
 def free_port() -> int:
     """A port nobody listens on now; whoever starts on it must be ready to lose the race and ask again."""
     while True:
-        port = random.choice(PORTS)
+        port = next(PORTS)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
