@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-AGAIN_AFTER = 0.5
+AGAIN_AFTER = 2.0
+"""Seconds: longer than it takes any task to clean up behind itself (a connection waits a second for its end)."""
 
 
 async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -19,8 +19,10 @@ from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
 from sidecar.edges.connection import BadCredentials, Client, Connection, Options, credentials
+from sidecar.ending import ended
 from sidecar.ports import Unavailable
 from tests.conftest import StartServer
+from tests.support.meanwhile import meanwhile
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
@@ -64,13 +66,8 @@ async def connected(
         probe_timeout=0.2,
         **more,
     )
-    task = asyncio.create_task(connection.run())
-    try:
+    async with meanwhile(connection.run()):
         yield connection, listener
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def up(connection: Connection, epoch: int = 1) -> None:
@@ -453,9 +450,7 @@ async def test_a_cancel_while_setting_up_leaves_nothing_behind(server: NatsServe
     task = asyncio.create_task(connection.run())
     await asyncio.wait_for(reached.wait(), 10)
     client = connection.client
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await ended([task])
 
     async def gone() -> bool:
         return asyncio.all_tasks() <= before

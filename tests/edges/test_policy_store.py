@@ -18,6 +18,7 @@ from sidecar.ports import PolicySnapshot
 from sidecar.wire.subjects import Names
 from tests.conftest import StartServer
 from tests.edges.records import Requests
+from tests.support.meanwhile import meanwhile
 from tests.support.sidecar import eventually
 
 NAMES = Names()
@@ -58,10 +59,8 @@ async def bucket(nc: Client) -> KeyValue:
 @pytest.fixture
 async def follower(nc: Client) -> AsyncIterator[Follower]:
     found = Follower(nc)
-    task = asyncio.create_task(found.store.follow(found.told.append))
-    yield found
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with meanwhile(found.store.follow(found.told.append)):
+        yield found
 
 
 async def test_what_is_put_and_what_is_taken_away_is_known_within_a_second(
@@ -114,22 +113,20 @@ async def test_a_server_that_restarts_is_followed_on(start_server: StartServer) 
     server = await start_server()
     async with await nats.connect(server.url, reconnect_time_wait=0.1) as nc:
         found = Follower(nc)
-        task = asyncio.create_task(found.store.follow(found.told.append))
-        bucket = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
-        await bucket.put("a", b"1")
-        await found.holds(a=b"1")
-        await server.restart(kill=True)
+        async with meanwhile(found.store.follow(found.told.append)):
+            bucket = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
+            await bucket.put("a", b"1")
+            await found.holds(a=b"1")
+            await server.restart(kill=True)
 
-        async def put() -> bool:
-            try:
-                return bool(await bucket.put("a", b"2"))
-            except Exception:
-                return False
+            async def put() -> bool:
+                try:
+                    return bool(await bucket.put("a", b"2"))
+                except Exception:
+                    return False
 
-        await eventually(put, "the bucket to be back")
-        await found.holds(a=b"2")
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            await eventually(put, "the bucket to be back")
+            await found.holds(a=b"2")
 
 
 async def test_more_keys_than_are_kept_are_counted_and_said_once(
