@@ -13,7 +13,8 @@ from sidecar.client.client import BackpressureClient
 from sidecar.client.values import Decision
 
 GRANT_LIFE = 1.0
-"""Seconds for which the sidecar counts a grant: no pull waits longer before it asks again."""
+"""Seconds for which the sidecar counts a grant: what is left of one is used up before another is asked for, and no
+pull waits longer before it asks again."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing may be taken, whatever the answer says."""
 REST_WITHIN = 0.02
@@ -39,6 +40,7 @@ class PullGate:
         self._client, self._subscription, self._subject = client, subscription, subject
         self._stream, self._consumer = stream, consumer
         self._turn = asyncio.Lock()
+        self._granted, self._until = 0, 0.0
 
     async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
         """At most `batch` messages, and no more than the sidecar says.
@@ -66,14 +68,17 @@ class PullGate:
         """What was pulled; where nothing may be, the seconds to wait."""
         if late := await self._late(batch):
             return late, 0.0
-        found = await self._client.decide(
-            self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
-        )
-        n, wait = _granted(found, batch)
-        if n == 0:
-            self._client.stats.count("held_back", self._subject)
-            return [], wait
-        left = min(deadline - time.monotonic(), GRANT_LIFE)
+        now = time.monotonic()
+        if self._granted == 0 or self._until - now < SHORTEST_WAIT:
+            self._granted, self._until = 0, now + GRANT_LIFE
+            found = await self._client.decide(
+                self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
+            )
+            self._granted, wait = _granted(found, batch)
+            if self._granted == 0:
+                self._client.stats.count("held_back", self._subject)
+                return [], wait
+        n, left = min(batch, self._granted), min(deadline, self._until) - time.monotonic()
         if left <= 0:
             return [], 0.0
         # Again: with as many in its queue nats-py would ask the server for 0 more, which sends 1 (2.16).
@@ -115,6 +120,7 @@ class PullGate:
             await asyncio.sleep(min(left, LATE_EVERY))
 
     def _counted(self, messages: list[Msg]) -> list[Msg]:
+        self._granted = max(0, self._granted - len(messages))
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages

@@ -36,11 +36,9 @@ class Story:
         )
 
     def event(self, at: float, event: dict[str, Any]) -> None:
-        because = f" because of {', '.join(event['reasons'])}" if event["reasons"] else ""
-        retry = f", Retry-After {event['retry_after_seconds']}" if event["retry_after_seconds"] else ""
         self._console.print(
             f"[dim]{at:5.1f} s[/]  [b reverse {COLOURS.get(event['to'], 'dim')}] {event['type']} [/]"
-            f" seq {event['seq']}: {event['from']} -> {event['to']}{because}{retry}",
+            f" seq {event['seq']}: {_news(event)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -66,6 +64,14 @@ class Silent:
     def row(self, row: Row) -> None: ...
 
     def event(self, at: float, event: dict[str, Any]) -> None: ...
+
+
+def _news(event: dict[str, Any]) -> str:
+    if alert := event.get("alert"):
+        return str(alert["name"])
+    because = f" because of {', '.join(event['reasons'])}" if event["reasons"] else ""
+    retry = f", Retry-After {event['retry_after_seconds']}" if event["retry_after_seconds"] else ""
+    return f"{event['from']} -> {event['to']}{because}{retry}"
 
 
 def _seconds(value: float | None) -> str:

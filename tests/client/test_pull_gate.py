@@ -118,7 +118,7 @@ async def test_what_came_is_handed_out_at_once_though_more_was_asked_for(
 ) -> None:
     monkeypatch.setattr("sidecar.client.pull_gate.GRANT_LIFE", 60.0)
     gate = PullGate(client, subscription, SUBJECT)
-    async with Service(nc, grants(50)), asyncio.timeout(20):
+    async with Service(nc, grants(50)) as service, asyncio.timeout(20):
         fetching = asyncio.create_task(gate.fetch(50, timeout=60))
         while not (await subscription.consumer_info()).num_waiting:
             await asyncio.sleep(0.01)
@@ -126,6 +126,7 @@ async def test_what_came_is_handed_out_at_once_though_more_was_asked_for(
         assert len(await fetching) == 1
         await publish(nc, 3)
         assert len(await gate.fetch(50, timeout=60)) == 3
+        assert len(service.asked) == 1, "what is left of a grant is used before another is asked for"
 
 
 async def test_with_nobody_to_ask_it_pulls_everything_and_waits_for_one_answer_only(
