@@ -18,8 +18,9 @@ from nats.errors import NoRespondersError
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from sidecar.demo.cast import Cast
-from sidecar.demo.scene import CONSUMER, PREFIX, STREAM, SUBJECT, Scene
+from sidecar.demo.scene import CONSUMER, PREFIX, REPORT_EVERY, STREAM, SUBJECT, Scene
 from sidecar.demo.summary import Row, Take
+from sidecar.ending import ended
 
 ROW_EVERY = 0.25
 READY_WITHIN = 20.0
@@ -61,7 +62,7 @@ class Run:
             durable_name=CONSUMER,
             ack_policy=AckPolicy.EXPLICIT,
             max_ack_pending=1000,
-            ack_wait=30,
+            ack_wait=scene.ack_wait,
             max_deliver=scene.max_deliver,
         )
         await js.add_consumer(STREAM, config)
@@ -79,12 +80,7 @@ class Run:
         callers = await self._cast.callers(self._called)
         await callers.wait()
         await self._settled()
-        for turn in turns:
-            turn.cancel()
-        await asyncio.gather(*turns, return_exceptions=True)
-        rows.cancel()
-        with suppress(asyncio.CancelledError):
-            await rows
+        await ended([*turns, rows])
         info = await js.consumer_info(STREAM, CONSUMER)
         self.take.left = (info.num_pending or 0) + (info.num_ack_pending or 0)
         self.take.page = await asyncio.to_thread(_read, f"http://127.0.0.1:{self._cast.ports.sidecar}/metrics")
@@ -94,9 +90,10 @@ class Run:
         until = time.monotonic() + self._scene.settle
         while time.monotonic() < until:
             status = await self._status()
-            if status and status["status"] == "inactive" and not status["metrics"]["inflight_messages"]:
-                return
+            if status and status["status"] == "inactive" and not _work(status):
+                break
             await asyncio.sleep(0.1)
+        await asyncio.sleep(2 * REPORT_EVERY)  # for the programs' last lines
 
     async def _crash(self, router: asyncio.subprocess.Process) -> None:
         if self._scene.crash_at is None:
@@ -190,6 +187,10 @@ class Run:
     def _called(self, line: dict[str, Any]) -> None:
         line.pop("at")
         self.take.callers = Counter(line)
+
+
+def _work(status: dict[str, Any]) -> int:
+    return (status["metrics"]["pending_messages"] or 0) + (status["metrics"]["inflight_messages"] or 0)
 
 
 def _read(page: str) -> str:

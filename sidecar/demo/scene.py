@@ -39,6 +39,8 @@ class Scene(Struct, frozen=True, kw_only=True):
     nak: bool = False
     """Whether the router hands back what it has no hand for, instead of asking before it pulls."""
     max_deliver: int = -1
+    ack_wait: float = 30.0
+    """Seconds after which the server delivers again what a router took and did not acknowledge."""
     asks: bool = True
     """Whether the router asks before it pulls, in the modes in which there is somebody to ask."""
     policy: dict[str, Any] | None = None

@@ -97,6 +97,17 @@ async def test_critical_is_never_shed_and_the_low_ones_are_first(overloaded: Bac
     assert abs(shares["high"] + shares["normal"] + shares["low"] - 150) <= BAND
 
 
+async def test_backpressure_goes_before_a_rate_limit_of_the_application(overloaded: BackpressureClient) -> None:
+    async def limit(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("too many", 429)
+
+    app = Starlette(routes=[StarletteRoute("/{path:path}", limit)])
+    guarded = BackpressureMiddleware(app, overloaded, {"/orders": SUBJECT, "/calm": "calm"})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=guarded), base_url="http://gateway") as http:
+        assert (await http.get("/orders")).status_code == 503
+        assert (await http.get("/calm")).status_code == 429
+
+
 async def test_the_first_route_that_matches_path_and_method_decides(overloaded: BackpressureClient) -> None:
     routes = [Route("/orders", SUBJECT, methods=["post"]), Route("/orders", "calm")]
     async with gateway(overloaded, routes) as http:

@@ -1,0 +1,134 @@
+"""The router design's four overloads and those that follow from it, each with everything around it as a real process.
+
+Time runs ten times as fast as in the design (100 ms of work are 10 ms, and so on, marks in seconds alike), except for
+the thousand at once: they are what they are. Counts are the design's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import nats
+import pytest
+
+from sidecar.demo.cast import Cast
+from sidecar.demo.load import Caller
+from sidecar.demo.scene import SUBJECT, Scene
+from sidecar.demo.summary import summed
+from tests.overload.conftest import Played
+from tests.overload.seen import back_to_calm, clean, shed_while_active, told_and_over
+from tests.support.router import CONSUMER, publish, take
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, Sidecar, Wire
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+MARKS: dict[str, Any] = {
+    "pending": {"warn": 10, "critical": 100, "overload": 1000},
+    "inflight": {"warn": 50, "critical": 200, "overload": 500},
+    "latency_p95": {"warn": 50, "critical": 200, "overload": 500},
+    "drain_seconds": {"warn": 0.05, "critical": 0.2, "overload": 0.5},
+    "retry_after_seconds": 3,
+}
+"""The defaults, those in seconds divided by ten."""
+PATIENT = {"settle": 40.0, "calm": 1.0}
+
+
+def burst(messages: int, per_second: float, **scene: Any) -> Scene:
+    """So many messages at such a rate, before which and after which it is quiet."""
+    scene = {"policy": MARKS, "share_in_calm": 0.1, **PATIENT, **scene}
+    found = Scene(**scene)
+    return Scene(**scene | {"overload": per_second / found.capacity, "seconds": messages / per_second})
+
+
+async def test_two_thousand_messages_of_100_ms_fill_the_queue(played: Played) -> None:
+    few = MARKS | {
+        "inflight": {"warn": 5, "critical": 10, "overload": 20}
+    }  # the gate then leaves the rest in the queue
+    told_and_over(await played(burst(2000, 1000, hands=3, seconds_each=0.010, policy=MARKS | few)), "pending", "drain")
+
+
+async def test_a_thousand_messages_of_2_s_are_slow_to_be_answered(played: Played) -> None:
+    seen = await played(burst(1000, 500, hands=20, seconds_each=0.200, asks=False))
+    told_and_over(seen, "latency_p95")
+
+
+async def test_a_thousand_at_once_are_too_many_in_flight(played: Played) -> None:
+    seen = await played(burst(1000, 700, hands=1000, seconds_each=1.0, asks=False, share_in_calm=0.02))
+    told_and_over(seen, "inflight")
+
+
+async def test_three_thousand_messages_of_3_s_overload_everything(played: Played) -> None:
+    seen = await played(burst(3000, 700, hands=30, seconds_each=0.300, asks=False))
+    told_and_over(seen, "inflight", "latency_p95")
+
+
+async def test_where_backpressure_never_comes_the_tests_above_fail(played: Played) -> None:
+    deaf = MARKS | {name: {"overload": 1_000_000} for name in ("pending", "inflight", "latency_p95", "drain_seconds")}
+    seen = await played(burst(700, 700, hands=4, seconds_each=0.010, policy=deaf))
+    assert seen.callers["shed"] == 0
+    with pytest.raises(AssertionError, match="backpressure never came"):
+        told_and_over(seen)
+
+
+async def test_a_burst_is_over_soon(played: Played) -> None:
+    seen = await played(Scene(overload=10, seconds=1.5, **PATIENT))
+    told_and_over(seen)
+    assert summed(seen).events["backpressure_active"] == 1
+
+
+async def test_a_slow_leak_is_held_back_before_anything_is_late(played: Played) -> None:
+    seen = await played(Scene(mode="adaptive", overload=1.2, seconds=12, **PATIENT))
+    summary = summed(seen)
+    assert 0 < summary.shed < 0.5
+    assert summary.goodput > 0.8
+    assert summary.largest_backlog <= 3 * seen.scene.target_drain * seen.scene.capacity
+    clean(seen)
+
+
+async def test_a_router_that_crashes_in_the_middle_loses_nothing(played: Played) -> None:
+    seen = await played(Scene(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
+    shed_while_active(seen)
+    assert (seen.lost, seen.left) == (0, 0)
+    in_hand = 3 * seen.scene.hands  # no more is ever in flight: what the dead one held comes again, and only that
+    assert 0 < seen.worker["redelivered"] <= in_hand
+    assert seen.worker["done"] >= seen.callers["admitted"] - in_hand
+
+
+async def test_with_a_pull_gate_overload_delivers_nothing_again(played: Played) -> None:
+    seen = await played(Scene(overload=10, seconds=6, max_deliver=3, **PATIENT))
+    clean(seen)
+    back_to_calm(seen)
+
+
+async def test_with_the_habit_of_handing_back_messages_are_delivered_again_and_given_up(played: Played) -> None:
+    seen = await played(Scene(mode="none", nak=True, overload=10, seconds=6, calm=1.0, max_deliver=3))
+    assert seen.worker["redelivered"] > seen.worker["done"]
+    assert seen.lost > 100
+
+
+async def test_a_gateway_that_starts_late_refuses_from_its_first_request(server: NatsServer, tmp_path: Any) -> None:
+    scene = Scene()
+    async with await nats.connect(server.url) as nc, Sidecar(tmp_path, server.url, QUICK) as process:
+        await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
+        await nc.jetstream().add_consumer("ROUTER", CONSUMER)
+        await process.observing()
+        await publish(nc, 2100)
+        held = await take(nc, 600)
+        await Wire(nc).status(status="active")
+        cast = Cast(scene, server.url)
+        try:
+            await cast.gateway()
+            caller = Caller(cast.ports.gateway)
+            while True:
+                try:
+                    first = await caller.call()
+                    break
+                except OSError:
+                    await asyncio.sleep(0.05)
+            caller.close()
+        finally:
+            await cast.end()
+        assert held
+        assert first == 503
