@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 SIDE_BY_SIDE := -n 4 --dist worksteal
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint test-all test-slow test-containers test-versions clean
+.PHONY: help venv demo test lint test-all test-slow test-containers test-versions bench-overload clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,14 +34,17 @@ lint: venv ## ruff and mypy
 
 test-all: test test-slow test-containers test-versions ## everything: also the slow, the containers and every server version
 
-test-slow: venv ## only the slow ones: chaos and long property runs
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS); status=$$?; [ $$status -eq 0 ] || [ $$status -eq 5 ]  # 5: there are none
+test-slow: venv ## only the slow ones: whole overloads, chaos and long property runs
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS); status=$$?; [ $$status -eq 0 ] || [ $$status -eq 5 ]  # 5: there are none
 
 test-containers: venv ## only the container story (Docker; installed with apt where missing)
 	tests/containers/run $(BIN)/python -m pytest -m containers $(PYTEST_ARGS)
 
 test-versions: venv ## only the tests on real servers, against each server version
 	$(BIN)/python tests/versions/matrix.py $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+bench-overload: venv ## goodput and latency at 1, 3 and 10 times the capacity, of five ways to live with it (10 minutes)
+	$(BIN)/python -m benchmarks.overload --out build/overload
 
 clean: ## remove what the other targets made here
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
