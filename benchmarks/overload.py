@@ -1,6 +1,6 @@
 """The same load against four ways of living with it: how much useful work is left at 1, 3 and 10 times the capacity.
 
-    python benchmarks/overload.py [--seconds 20] [--overload 1 3 10] [--out build/overload]
+    python -m benchmarks.overload [--seconds 20] [--overload 1 3 10] [--out build/overload]
 
 Each run has its own NATS server; gateway, router, sidecar and callers are processes of their own on this machine.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.plot import drawn
 from sidecar.demo.play import play
 from sidecar.demo.report import page
 from sidecar.demo.scene import Mode, Scene
@@ -72,11 +73,15 @@ def main() -> None:
     wanted = parser.parse_args()
     print("| load | system | goodput | p50 s | p99 s | shed | changes/min | backlog | delivered again | lost |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    results: dict[float, dict[str, Summary]] = {}
     for overload in wanted.overload:
         for name in wanted.system:
             mode, nak = SYSTEMS[name]
             scene = Scene(mode=mode, overload=overload, seconds=wanted.seconds, nak=nak, max_deliver=MAX_DELIVER)
-            print(row(name, measured(scene, wanted.out, name)), flush=True)
+            results.setdefault(overload, {})[name] = found = measured(scene, wanted.out, name)
+            print(row(name, found), flush=True)
+    if wanted.out is not None:
+        (wanted.out / "overload.svg").write_text(drawn(results))
 
 
 if __name__ == "__main__":

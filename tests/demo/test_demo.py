@@ -1,0 +1,49 @@
+"""The demo as a newcomer starts it: one command, and everything else comes and goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "demo", *arguments),
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 45)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("mode", ["none", "binary", "adaptive"])
+async def test_it_shows_an_overload_and_what_it_came_to(mode: str, tmp_path: Path) -> None:
+    report = tmp_path / "run.html"
+    wanted = ("--mode", mode, "--overload", "8", "--seconds", "3", "--json", "--report", str(report))
+    code, out, err = await run(*wanted, NATS_URL="nats://127.0.0.1:1")  # whatever the shell has, it uses its own server
+    assert (code, err) == (0, "")
+    found = json.loads(out.splitlines()[-1])
+    assert (found["mode"], found["overload"], found["failed"], found["lost"]) == (mode, 8.0, 0, 0)
+    assert found["done"] > 100 and found["goodput"] > 0.3 and found["p99_seconds"] >= found["p50_seconds"] > 0
+    assert (found["shed"] > 0) is (mode != "none")
+    assert found["status_changes"] == sum(
+        found["events"].get(kind, 0) for kind in ("backpressure_active", "backpressure_warning", "recovery")
+    )
+    assert "<polyline" in report.read_text()
+
+
+async def test_a_report_that_cannot_be_a_file_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    code, out, err = await run("--report", str(tmp_path), "--seconds", "1")
+    assert (code, out) == (2, "") and "--report" in err
