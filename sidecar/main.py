@@ -42,9 +42,9 @@ from sidecar.finding import Finder
 from sidecar.history import History
 from sidecar.nats_options import Nats, Secret
 from sidecar.past import Past, Remembering
-from sidecar.recorder import Recorder, Tape
 from sidecar.service import Service
 from sidecar.settings import BadSettings, Settings
+from sidecar.tape.recorder import Recorder, Tape
 from sidecar.wire import messages
 from sidecar.wire.reports import GatewayReport
 from sidecar.wire.subjects import Names

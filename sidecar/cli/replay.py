@@ -17,13 +17,13 @@ import msgspec
 
 from sidecar.core.model import Event
 from sidecar.core.patterns import pattern_problem
-from sidecar.differences import Difference, Differences
-from sidecar.longhand import Longhand
-from sidecar.recording import CUT, Bad, NoRecording, lines
 from sidecar.render import event as rendered
 from sidecar.render import metrics, moment, number
-from sidecar.replay import Replay
 from sidecar.settings import BadSettings, Settings, load
+from sidecar.tape.differences import Difference, Differences
+from sidecar.tape.longhand import Longhand
+from sidecar.tape.recording import CUT, Bad, NoRecording, lines
+from sidecar.tape.replay import Replay
 
 EX_DATA = 65
 """The exit code of sysexits.h for input that is not what it should be."""

@@ -12,7 +12,7 @@ import click
 from sidecar.settings import BadSettings, load
 
 if TYPE_CHECKING:
-    from sidecar.recorder import Tape
+    from sidecar.tape.recorder import Tape
 
 EX_CONFIG = 78
 """The exit code of sysexits.h for a configuration that cannot be used."""
@@ -48,7 +48,7 @@ def run(
 
 
 def _tape(record: Path | None, limit: int) -> Tape | None:
-    from sidecar.recorder import Tape
+    from sidecar.tape.recorder import Tape
 
     try:
         return Tape(record, limit << 20) if record else None

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sidecar.cli.replay import BAD_SHOWN, replay
-from sidecar.recording import Line, Stream, encode
+from sidecar.tape.recording import Line, Stream, encode
 from tests.support.recordings import beginning, reading, written
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sidecar.core.model import ConsumerConfig
-from sidecar.longhand import Longhand, Observation
-from sidecar.recording import Bad, Begun, Consumer, Line, ReadDone, Sampled, Shape, Stream, encode
+from sidecar.tape.longhand import Longhand, Observation
+from sidecar.tape.recording import Bad, Begun, Consumer, Line, ReadDone, Sampled, Shape, Stream, encode
 
 SUBJECT = "orders.new"
 MONO, WALL = 1000.0, 1_800_000_000.0

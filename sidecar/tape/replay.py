@@ -19,10 +19,10 @@ from sidecar.core.roster import Watch
 from sidecar.core.signals import Track
 from sidecar.core.stimuli import Act, Begun, Forget, Gone, Load, Publish, Read, Refused, Sent, Stimulus, Write, Written
 from sidecar.ledger import Ledger
-from sidecar.longhand import Heard, Missing, Observation, Observed, Single
 from sidecar.rulebook import Rulebook
 from sidecar.settings import Settings
-from sidecar.ticks import TICK, Ticks
+from sidecar.tape.longhand import Heard, Missing, Observation, Observed, Single
+from sidecar.tape.ticks import TICK, Ticks
 from sidecar.wire.subjects import Names
 
 

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from sidecar.core.model import ConsumerConfig, ConsumerKey, Event, EventType, Now, Status
 from sidecar.core.policy import PolicyEntry
-from sidecar.differences import Difference, Differences
-from sidecar.longhand import Heard, Missing
-from sidecar.recording import Consumer, Hinted, Line, ReadDone, Sampled, Shape, StreamMissing
-from sidecar.replay import Replay
 from sidecar.settings import Observe, Settings, WatchEntry
-from sidecar.ticks import TICK
+from sidecar.tape.differences import Difference, Differences
+from sidecar.tape.longhand import Heard, Missing
+from sidecar.tape.recording import Consumer, Hinted, Line, ReadDone, Sampled, Shape, StreamMissing
+from sidecar.tape.replay import Replay
+from sidecar.tape.ticks import TICK
 from tests.support.policies import entry
 from tests.support.recordings import MONO, SUBJECT, WALL, beginning, minutes, observed, reading, still
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from sidecar.core.model import Now
 from sidecar.observations import AckSeen, MaxDeliveries, Nak, Terminated
-from sidecar.recording import Hinted
+from sidecar.tape.recording import Hinted
 
 HINTS_EVERY: Final = 1.0
 """Seconds of hints in one line, at most: ack metrics move the latency window of a replay by no more."""

@@ -13,11 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar import hints, longhand, shorthand
 from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Sample, StreamLook
 from sidecar.core.window import Quantiles
-from sidecar.hints import HINTS_EVERY
-from sidecar.longhand import Heard, Longhand, Missing, Observation, Observed, Single
 from sidecar.observations import (
     AckSeen,
     ApiLimited,
@@ -27,10 +24,13 @@ from sidecar.observations import (
     StreamGone,
     Terminated,
 )
-from sidecar.recorder import Recorder, Tape
-from sidecar.recording import CUT, LONGEST_LINE, Bad, Line, NoRecording, StreamMissing, decode, encode, lines
 from sidecar.settings import Settings
-from sidecar.shorthand import SETTLED, STILL_EVERY, Shorthand
+from sidecar.tape import hints, longhand, shorthand
+from sidecar.tape.hints import HINTS_EVERY
+from sidecar.tape.longhand import Heard, Longhand, Missing, Observation, Observed, Single
+from sidecar.tape.recorder import Recorder, Tape
+from sidecar.tape.recording import CUT, LONGEST_LINE, Bad, Line, NoRecording, StreamMissing, decode, encode, lines
+from sidecar.tape.shorthand import SETTLED, STILL_EVERY, Shorthand
 from tests.fakes.observer import FakeJetStream
 from tests.support.recordings import MONO, WALL, beginning, reading, written
 

@@ -8,9 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.core.model import Now, Sample, StreamLook
-from sidecar.hints import Hints
 from sidecar.observations import AckSeen, ConsumersReading, Hint, MaxDeliveries, Nak, Terminated
-from sidecar.recording import (
+from sidecar.tape.hints import Hints
+from sidecar.tape.recording import (
     CONSUMERS_LIMIT,
     At,
     Consumer,

@@ -17,9 +17,9 @@ from sidecar import __version__
 from sidecar.core.model import ConsumerKey, Sample
 from sidecar.observations import ConsumersReading, Hint, StreamGone, StreamsReading
 from sidecar.ports import Clock, Observer
-from sidecar.recording import CONSUMERS_LIMIT, FORMAT, Begun, Line, encode
 from sidecar.settings import Settings
-from sidecar.shorthand import Shorthand
+from sidecar.tape.recording import CONSUMERS_LIMIT, FORMAT, Begun, Line, encode
+from sidecar.tape.shorthand import Shorthand
 
 log = structlog.get_logger()
 

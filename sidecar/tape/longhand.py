@@ -6,7 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.core.model import ConsumerKey, Now, Sample, StreamLook
-from sidecar.recording import (
+from sidecar.tape.recording import (
     CONSUMERS_LIMIT,
     FORMAT,
     At,

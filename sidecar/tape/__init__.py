@@ -1,0 +1,1 @@
+"""What was observed, written down, and judged again: recorder -> recording -> replay."""
