@@ -41,6 +41,7 @@ class PullGate:
         self._stream, self._consumer = stream, consumer
         self._turn = asyncio.Lock()
         self._granted, self._until = 0, 0.0
+        self._kept: list[Msg] = []
 
     async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
         """At most `batch` messages, and no more than the sidecar says.
@@ -60,7 +61,7 @@ class PullGate:
             finally:
                 self._turn.release()
             if messages:
-                return messages
+                return self._counted(messages)
             await self._pause(min(wait, max(0.0, deadline - time.monotonic())))
         raise NatsTimeoutError
 
@@ -88,7 +89,11 @@ class PullGate:
             messages = await self._subscription.fetch(1, timeout=left)
         except TimeoutError:  # nats.errors.TimeoutError is one; fetch raises both
             return [], 0.0
-        return self._counted(messages) + await self._rest(n - 1), 0.0
+        try:
+            return messages + await self._rest(n - 1), 0.0
+        except BaseException:  # cancelled, say: what is here already is for the next fetch
+            self._kept += messages
+            raise
 
     async def _rest(self, n: int) -> list[Msg]:
         """Up to `n` more, if they are there: fetch(n) alone would hold back the first until all have come or its time
@@ -98,20 +103,20 @@ class PullGate:
         if late := await self._late(n):
             return late
         try:
-            return self._counted(await self._subscription.fetch(n, timeout=REST_WITHIN))
+            return await self._subscription.fetch(n, timeout=REST_WITHIN)
         except TimeoutError:  # nats.errors.TimeoutError is one; fetch raises both
             return []
 
     async def _late(self, batch: int) -> list[Msg]:
         """What came after its fetch had ended: nats-py ends one on the status of an older pull, and its own goes on at
         the server. It was granted, and is in flight: unless it is worked off, nothing more ever will be granted."""
-        found: list[Msg] = []
+        found, self._kept = self._kept[:batch], self._kept[batch:]
         # Not fetch(): that would pull as well.
         while len(found) < batch and self._subscription.pending_msgs:
             message = await self._subscription._sub.next_msg(timeout=GRANT_LIFE)
             if not JetStreamContext.is_status_msg(message):
                 found.append(message)
-        return self._counted(found)
+        return found
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not beyond the moment in which something comes late."""

@@ -17,6 +17,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 from sidecar.client import BackpressureClient, PullGate
+from sidecar.ending import ended
 from tests.client.service import Answer, Service
 from tests.client.states import SUBJECT, until
 from tests.support.servers import NatsServer
@@ -127,6 +128,20 @@ async def test_what_came_is_handed_out_at_once_though_more_was_asked_for(
         await publish(nc, 3)
         assert len(await gate.fetch(50, timeout=60)) == 3
         assert len(service.asked) == 1, "what is left of a grant is used before another is asked for"
+
+
+async def test_what_a_cancelled_fetch_had_got_is_for_the_next_one(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.client.pull_gate.REST_WITHIN", 60.0)
+    gate = PullGate(client, subscription, SUBJECT)
+    await publish(nc, 1)
+    async with Service(nc, grants(5)), asyncio.timeout(20):
+        fetching = asyncio.create_task(gate.fetch(5, timeout=60))
+        while not (await subscription.consumer_info()).num_waiting:  # it waits for the other four
+            await asyncio.sleep(0.01)
+        await ended([fetching])
+        assert [message.data for message in await gate.fetch(5)] == [b"0"]
 
 
 async def test_with_nobody_to_ask_it_pulls_everything_and_waits_for_one_answer_only(
