@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -13,10 +14,10 @@ from sidecar.client.client import BackpressureClient
 from sidecar.client.values import Decision
 
 GRANT_LIFE = 1.0
-"""Seconds for which the sidecar counts a grant: what is left of one is used up before another is asked for, and no
-pull waits longer before it asks again."""
+"""Seconds for which the sidecar counts a grant: no pull waits longer before it asks again."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing may be taken, whatever the answer says."""
+NOT_OVERLOADED = ("inactive", "warning")
 REST_WITHIN = 0.02
 """Seconds for which the first message of a pull waits for the others; those that take longer come late."""
 LATE_EVERY = 0.05
@@ -40,7 +41,8 @@ class PullGate:
         self._client, self._subscription, self._subject = client, subscription, subject
         self._stream, self._consumer = stream, consumer
         self._turn = asyncio.Lock()
-        self._granted, self._until = 0, 0.0
+        self._unused: deque[tuple[int, float]] = deque()
+        """Grants of the last GRANT_LIFE: how many are left of each, and until when it counts."""
         self._kept: list[Msg] = []
 
     async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
@@ -69,17 +71,21 @@ class PullGate:
         """What was pulled; where nothing may be, the seconds to wait."""
         if late := await self._late(batch):
             return late, 0.0
-        now = time.monotonic()
-        if self._granted == 0 or self._until - now < SHORTEST_WAIT:
-            self._granted, self._until = 0, now + GRANT_LIFE
-            found = await self._client.decide(
-                self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
-            )
-            self._granted, wait = _granted(found, batch)
-            if self._granted == 0:
-                self._client.stats.count("held_back", self._subject)
-                return [], wait
-        n, left = min(batch, self._granted), min(deadline, self._until) - time.monotonic()
+        asked = time.monotonic()
+        found = await self._client.decide(
+            self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
+        )
+        (n, wait), unused, until = _granted(found, batch), self._left(asked), asked + GRANT_LIFE
+        if n > 0:
+            self._unused.append((n, until))
+        elif unused and found.status in NOT_OVERLOADED:
+            # What may not be taken is what we were granted a moment ago and have not used.
+            n, until = min(batch, unused), self._unused[0][1]
+        else:
+            self._unused.clear()
+            self._client.stats.count("held_back", self._subject)
+            return [], wait
+        left = min(deadline, until) - time.monotonic()
         if left <= 0:
             return [], 0.0
         # Again: with as many in its queue nats-py would ask the server for 0 more, which sends 1 (2.16).
@@ -124,8 +130,21 @@ class PullGate:
         while (left := until - time.monotonic()) > 0 and not self._subscription.pending_msgs:
             await asyncio.sleep(min(left, LATE_EVERY))
 
+    def _left(self, now: float) -> int:
+        """What was granted, still counts, and was not used."""
+        while self._unused and self._unused[0][1] <= now:
+            self._unused.popleft()
+        return sum(n for n, _ in self._unused)
+
+    def _use(self, messages: int) -> None:
+        while messages and self._unused:
+            n, until = self._unused.popleft()
+            if n > messages:
+                self._unused.appendleft((n - messages, until))
+            messages -= min(n, messages)
+
     def _counted(self, messages: list[Msg]) -> list[Msg]:
-        self._granted = max(0, self._granted - len(messages))
+        self._use(len(messages))
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages

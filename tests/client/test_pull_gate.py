@@ -119,7 +119,7 @@ async def test_what_came_is_handed_out_at_once_though_more_was_asked_for(
 ) -> None:
     monkeypatch.setattr("sidecar.client.pull_gate.GRANT_LIFE", 60.0)
     gate = PullGate(client, subscription, SUBJECT)
-    async with Service(nc, grants(50)) as service, asyncio.timeout(20):
+    async with Service(nc, grants(50)), asyncio.timeout(20):
         fetching = asyncio.create_task(gate.fetch(50, timeout=60))
         while not (await subscription.consumer_info()).num_waiting:
             await asyncio.sleep(0.01)
@@ -127,7 +127,29 @@ async def test_what_came_is_handed_out_at_once_though_more_was_asked_for(
         assert len(await fetching) == 1
         await publish(nc, 3)
         assert len(await gate.fetch(50, timeout=60)) == 3
-        assert len(service.asked) == 1, "what is left of a grant is used before another is asked for"
+
+
+@pytest.mark.parametrize("status", ["inactive", "warning", "active", "unknown"])
+async def test_told_nothing_it_uses_what_is_left_of_its_grant_unless_the_subject_is_overloaded(
+    client: BackpressureClient, nc: Client, subscription: Subscription, status: str
+) -> None:
+    await publish(nc, 2)
+    gate = PullGate(client, subscription, SUBJECT)
+    left = [5, 0]
+
+    def answer(_: dict[str, Any]) -> Answer:
+        pull = {"max_messages": left.pop(0) if left else 0, "wait_ms": 20}
+        return {"subject": SUBJECT, "role": "consumer", "status": status, "pull": pull}
+
+    async with Service(nc, answer) as service:
+        assert len(await gate.fetch(5)) == 2
+        await publish(nc, 9)
+        taken = 0
+        with suppress(NatsTimeoutError):
+            while True:
+                taken += len(await gate.fetch(5, timeout=0.2))
+        assert taken == (3 if status in ("inactive", "warning") else 0), "5 were granted, 2 of them were used"
+        assert len(service.asked) >= 2
 
 
 async def test_what_a_cancelled_fetch_had_got_is_for_the_next_one(
