@@ -60,12 +60,21 @@ FLOORS: list[tuple[str, set[str]]] = [
             "edges.responder", "edges.metrics", "edges.gauges", "edges.probes", "edges.logs",
         },
     ),
+    ("the hand", {"edges.asking"}),
     ("the roof", {"main"}),
     ("the stage", {"demo.scene"}),
     ("the programs", {"demo.load", "demo.worker", "demo.gateway", "demo.cast", "demo.summary"}),
     ("the play", {"demo.play"}),
     ("the story", {"demo.story", "demo.report"}),
-    ("the doors", {"cli.run", "cli.check", "cli.demo", "cli.replay"}),
+    ("the print", {"cli.show", "cli.options"}),
+    ("the talk", {"cli.talk"}),
+    (
+        "the doors",
+        {
+            "cli.run", "cli.check", "cli.demo", "cli.replay", "cli.status", "cli.decide", "cli.events",
+            "cli.schema",
+        },
+    ),
     ("the door", {"cli"}),
     ("the bell", {"__main__"}),
 ]  # fmt: skip
