@@ -57,7 +57,7 @@ FLOORS: list[tuple[str, set[str]]] = [
         {
             "edges.connection",  "edges.embedded", "edges.consumer_info", "edges.advisories", "edges.reports",
             "edges.events", "edges.event_log", "edges.state_store", "edges.policy_store", "edges.resources",
-            "edges.responder", "edges.metrics", "edges.gauges", "edges.probes", "edges.logs",
+            "edges.responder", "edges.metrics", "edges.gauges", "edges.probes", "edges.logs", "edges.policy_desk",
         },
     ),
     ("the hand", {"edges.asking"}),
@@ -68,11 +68,12 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the story", {"demo.story", "demo.report"}),
     ("the print", {"cli.show", "cli.options"}),
     ("the talk", {"cli.talk"}),
+    ("the pen", {"cli.bucket"}),
     (
         "the doors",
         {
-            "cli.run", "cli.check", "cli.demo", "cli.replay", "cli.status", "cli.decide", "cli.events",
-            "cli.schema",
+            "cli.run", "cli.check", "cli.demo", "cli.replay", "cli.status", "cli.decide", "cli.events", "cli.policy",
+            "cli.override", "cli.schema",
         },
     ),
     ("the door", {"cli"}),
