@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,7 +36,7 @@ REFUSED_WITHIN = 1.0
 
 async def change(target: Target, line: Line, pattern: str, instead: Callable[[Document], Document]) -> int:
     """Put another policy in the place of the one for a pattern; none in the place of one is a removal, and none in the
-    place of none changes nothing. The new revision, 0 where nothing is left."""
+    place of none changes nothing. The revision that was written, or was taken out; 0 where nothing was."""
     from sidecar.edges.policy_desk import PolicyDesk
 
     desk, key = PolicyDesk(jetstream(target, line), line.names), encode(pattern)
@@ -47,7 +48,7 @@ async def change(target: Target, line: Line, pattern: str, instead: Callable[[Do
                 return await _put(line, desk, key, was, checked(policy))
             if was.value:
                 await desk.remove(key, was.revision)
-            return 0
+            return was.revision if was.value else 0
         except Conflict:
             continue
     raise click.ClickException(f"others keep changing the policy for {pattern}: try again")
@@ -85,10 +86,11 @@ async def _put(line: Line, desk: PolicyDesk, key: str, was: PolicyValue, value: 
         if message is None:
             note("stored, but the connection was lost before a sidecar could refuse it: see `policy get`")
             return revision
-        if was.value:
-            await desk.write(key, was.value, revision)
-        else:
-            await desk.remove(key, revision)
+        with suppress(Conflict):  # somebody else mended it meanwhile
+            if was.value:
+                await desk.write(key, was.value, revision)
+            else:
+                await desk.remove(key, revision)
     problems = read(message.data, Event).errors or ()
     refuse(f"the sidecar refuses it: {Problem(p.path, p.message).line}" for p in problems)
     raise click.ClickException("the sidecar refuses it; the bucket is as it was")
@@ -101,5 +103,5 @@ def _policy(pattern: str, value: bytes) -> Document:
     try:
         return msgspec.json.decode(value, type=Document)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        note(f"what the bucket held for {pattern} is no policy: it is replaced")
+        note(f"what the bucket held for {pattern} was no policy")
         return {}

@@ -28,6 +28,8 @@ DAY = 86_400.0
 """Seconds that are gone back where no `--since` is given."""
 AGAIN_AFTER = 1.0
 """Seconds before a lost connection is tried anew, while following."""
+SKEW = 60.0
+"""Seconds by which the clock of whoever told an event may be behind ours."""
 MOST_READ = 100_000
 """Events of all subjects read from the stream at most, the newest."""
 
@@ -123,7 +125,7 @@ async def _follow(line: Line, query: _Query, since: float | None, as_json: bool)
             if query.wants(event):
                 _print(event.body, as_json)
 
-    first = True
+    first, began = True, time.time() if since is None else since
     while True:
         try:
             async with line.hear(await query.subjects(line)) as heard:
@@ -132,9 +134,9 @@ async def _follow(line: Line, query: _Query, since: float | None, as_json: bool)
                         tell(bytes(event))
                 first = False
                 while (message := await heard.get()) is not None:
-                    since = time.time()
+                    since = max(began, time.time() - SKEW)
                     tell(message.data)
-                since = since or time.time()
+                since = began if since is None else since
             note("the connection was lost; trying again")
         except Unavailable:
             if first:

@@ -111,16 +111,9 @@ def _document(file: Path) -> Document:
 @asks
 def rm(target: Target, pattern: str) -> None:
     """Take the policy for PATTERN out of the bucket, with its override."""
-    found = False
-
-    def nothing(was: Document) -> Document:
-        nonlocal found
-        found = bool(was)
-        return {}
 
     async def story(line: Line) -> None:
-        await change(target, line, pattern, nothing)
-        if not found:
+        if not await change(target, line, pattern, lambda was: {}):
             raise click.ClickException(f"the bucket holds no policy for {pattern}")
         click.echo(f"{pattern}: taken out")
 

@@ -10,6 +10,7 @@ from nats.aio.client import Client
 
 from tests.support.command import Command
 from tests.support.router import drain, publish
+from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, Wire
 
 
@@ -31,17 +32,20 @@ async def test_the_past_is_told_of_one_subject_or_all_the_newest_last(
         assert not await command.good("events", *asked, "--since", "2999-01-01T00:00:00Z")
 
 
-async def test_following_tells_each_event_once_from_the_past_into_the_present(
-    command: Command, nc: Client, sidecar: Sidecar, wire: Wire
+async def test_following_tells_each_event_once_over_a_restart_of_the_server_until_it_is_interrupted(
+    command: Command, nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
 ) -> None:
     await publish(nc, 1500)
-    await wire.event("backpressure_warning")
-    following = await command.begun("events", SUBJECT, "--follow", "--since", "1h", "--json")
-    assert following.stdout is not None
-    async with asyncio.timeout(10):
+    following = await command.begun("events", "--follow", "--since", "1h", "--json")
+    assert following.stdout is not None and following.stderr is not None
+    async with asyncio.timeout(15):
         assert json.loads(await following.stdout.readline())["type"] == "backpressure_warning"
+        await server.restart()
+        assert b"the connection was lost" in await following.stderr.readline()
+        while not nc.is_connected:
+            await asyncio.sleep(0.02)
         await drain(nc, [])
         assert json.loads(await following.stdout.readline())["type"] == "recovery"
-    following.send_signal(signal.SIGINT)
-    rest, said = await following.communicate()
-    assert (following.returncode, rest, said) == (130, b"", b"")
+        following.send_signal(signal.SIGINT)
+        rest, _ = await following.communicate()
+    assert (following.returncode, rest) == (130, b"")

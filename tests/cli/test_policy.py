@@ -133,3 +133,10 @@ async def test_an_override_says_when_it_hides_a_wider_policy_and_leaves_nothing_
     assert ran.exit_code == 0 and "a wider policy in the bucket does not reach" in ran.stderr
     await command.good("override", SUBJECT, "auto")
     assert await bucket(nc) is None
+
+
+async def test_what_others_left_unreadable_in_the_bucket_can_be_taken_out(command: Command, nc: Client) -> None:
+    await (await nc.jetstream().create_key_value(bucket="backpressure_policy")).put(SUBJECT, b"{nonsense")
+    ran = await command("policy", "rm", SUBJECT)
+    assert (ran.exit_code, ran.stdout) == (0, f"{SUBJECT}: taken out\n")
+    assert ran.stderr == f"what the bucket held for {SUBJECT} was no policy\n"

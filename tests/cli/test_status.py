@@ -12,7 +12,7 @@ from tests.support.router import publish
 from tests.support.sidecar import SUBJECT, Sidecar, Wire
 
 
-async def test_a_list_has_the_worst_first_and_says_why(
+async def test_a_list_has_the_worst_first_and_one_subject_comes_with_its_signals_marks_and_consumers(
     command: Command, nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
     await nc.jetstream().add_stream(name="CALM", subjects=["a.calm"])
@@ -26,13 +26,6 @@ async def test_a_list_has_the_worst_first_and_says_why(
     assert second.split()[:2] == ["a.calm", "inactive"]
     found = await command.json("status")
     assert {each["subject"] for each in found["subjects"]} == {SUBJECT, "a.calm"} and found["total"] == 2
-
-
-async def test_one_subject_is_told_with_its_signals_their_marks_and_its_consumers(
-    command: Command, nc: Client, sidecar: Sidecar, wire: Wire
-) -> None:
-    await publish(nc, 1500)
-    await wire.status(status="warning")
     told = [line.split() for line in (await command.good("status", SUBJECT)).splitlines()]
     assert ["subject", SUBJECT] in told
     assert ["pending", "1,500", "overload", "10", "100", "1,000"] in [line[:6] for line in told]
