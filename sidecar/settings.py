@@ -138,7 +138,7 @@ def parse(data: bytes, env: Mapping[str, str], name: str) -> Settings:
     _check(settings, found)
     if found:
         problems = found.told()
-        raise BadSettings(problems, (_line(problem, lines, name) for problem in problems))
+        raise BadSettings(problems, (problem_line(problem, lines, name) for problem in problems))
     return settings
 
 
@@ -155,7 +155,7 @@ def _suggest(key: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(key, list(known), n=1)), None)
 
 
-def _line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
+def problem_line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
     """A problem as editors like it: file, line, path, message."""
     path = problem.path
     if path in nats_options.VARIABLES:

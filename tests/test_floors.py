@@ -57,15 +57,25 @@ FLOORS: list[tuple[str, set[str]]] = [
         {
             "edges.connection",  "edges.embedded", "edges.consumer_info", "edges.advisories", "edges.reports",
             "edges.events", "edges.event_log", "edges.state_store", "edges.policy_store", "edges.resources",
-            "edges.responder", "edges.metrics", "edges.gauges", "edges.probes", "edges.logs",
+            "edges.responder", "edges.metrics", "edges.gauges", "edges.probes", "edges.logs", "edges.policy_desk",
         },
     ),
+    ("the hand", {"edges.asking"}),
     ("the roof", {"main"}),
     ("the stage", {"demo.scene"}),
     ("the programs", {"demo.load", "demo.worker", "demo.gateway", "demo.cast", "demo.summary"}),
     ("the play", {"demo.play"}),
     ("the story", {"demo.story", "demo.report"}),
-    ("the doors", {"cli.run", "cli.check", "cli.demo", "cli.replay"}),
+    ("the print", {"cli.show", "cli.options"}),
+    ("the talk", {"cli.talk"}),
+    ("the pen", {"cli.bucket"}),
+    (
+        "the doors",
+        {
+            "cli.run", "cli.check", "cli.demo", "cli.replay", "cli.status", "cli.decide", "cli.events", "cli.policy",
+            "cli.override", "cli.schema",
+        },
+    ),
     ("the door", {"cli"}),
     ("the bell", {"__main__"}),
 ]  # fmt: skip

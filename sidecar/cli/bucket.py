@@ -1,0 +1,107 @@
+"""A change to the policy bucket: checked by the sidecar's own rules, written only over what was read, and taken back
+where the sidecar refuses it for what only it knows (its file's marks, its guard)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from sidecar.cli.options import Target
+from sidecar.cli.show import note
+from sidecar.cli.talk import jetstream, read
+from sidecar.core.document import Problem
+from sidecar.core.foreign import LARGEST_VALUE
+from sidecar.core.policy import parse_entry
+from sidecar.ports import Conflict, PolicyValue
+from sidecar.wire.messages import Event
+from sidecar.wire.subjects import encode
+
+if TYPE_CHECKING:
+    from sidecar.edges.asking import Line
+    from sidecar.edges.policy_desk import PolicyDesk
+
+Document = dict[str, Any]
+
+ATTEMPTS = 5
+"""Times a change is tried where others write the same key."""
+REFUSED_WITHIN = 1.0
+"""Seconds in which a sidecar says that it refuses a policy: by the contract, as fast as one is in force."""
+
+
+async def change(target: Target, line: Line, pattern: str, instead: Callable[[Document], Document]) -> int:
+    """Put another policy in the place of the one for a pattern; none in the place of one is a removal, and none in the
+    place of none changes nothing. The revision that was written, or was taken out; 0 where nothing was."""
+    from sidecar.edges.policy_desk import PolicyDesk
+
+    desk, key = PolicyDesk(jetstream(target, line), line.names), encode(pattern)
+    for _ in range(ATTEMPTS):
+        was = await desk.read(key)
+        policy = instead(_policy(pattern, was.value))
+        try:
+            if policy:
+                return await _put(line, desk, key, was, checked(policy))
+            if was.value:
+                await desk.remove(key, was.revision)
+            return was.revision if was.value else 0
+        except Conflict:
+            continue
+    raise click.ClickException(f"others keep changing the policy for {pattern}: try again")
+
+
+def checked(policy: Document, where: Callable[[Problem], str] = lambda problem: problem.line) -> bytes:
+    """The policy as it is stored. Exits with 1 and one line for each mistake, told by `where`."""
+    problems = parse_entry(policy, need_subjects=False)[1]
+    if "subjects" in policy:
+        problems += (Problem("subjects", "has no place here: the pattern is given on the command line"),)
+    value = b"" if problems else msgspec.json.encode(policy)
+    if len(value) > LARGEST_VALUE:
+        problems = (Problem("", f"is larger than {LARGEST_VALUE:,} bytes"),)
+    refuse(map(where, problems))
+    return value
+
+
+def refuse(lines: Iterable[str]) -> None:
+    """Exits with 1 and a line for each mistake, if there is one."""
+    told = list(lines)
+    for line in told:
+        note(line)
+    if told:
+        sys.exit(1)
+
+
+async def _put(line: Line, desk: PolicyDesk, key: str, was: PolicyValue, value: bytes) -> int:
+    async with line.hear([f"{line.names.prefix}.event.policy_rejected.{key}"]) as heard:
+        revision = await desk.write(key, value, was.revision)
+        try:
+            async with asyncio.timeout(REFUSED_WITHIN):
+                message = await heard.get()
+        except TimeoutError:
+            return revision
+        if message is None:
+            note("stored, but the connection was lost before a sidecar could refuse it: see `policy get`")
+            return revision
+        with suppress(Conflict):  # somebody else mended it meanwhile
+            if was.value:
+                await desk.write(key, was.value, revision)
+            else:
+                await desk.remove(key, revision)
+    problems = read(message.data, Event).errors or ()
+    refuse(f"the sidecar refuses it: {Problem(p.path, p.message).line}" for p in problems)
+    raise click.ClickException("the sidecar refuses it; the bucket is as it was")
+
+
+def _policy(pattern: str, value: bytes) -> Document:
+    """What stands in the bucket, empty where nothing does; what nobody can read is not built upon."""
+    if not value:
+        return {}
+    try:
+        return msgspec.json.decode(value, type=Document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        note(f"what the bucket held for {pattern} was no policy")
+        return {}

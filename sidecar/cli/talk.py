@@ -1,0 +1,60 @@
+"""A command that asks, from its connection to its end: whatever goes wrong is one line on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+import msgspec
+from msgspec import Struct
+
+from sidecar.cli.options import Target
+from sidecar.cli.show import plain
+from sidecar.ports import Unavailable
+
+if TYPE_CHECKING:
+    from sidecar.edges.asking import Line
+    from sidecar.edges.jetstream import JetStream
+
+S = TypeVar("S", bound=Struct)
+
+
+def talk(target: Target, story: Callable[[Line], Awaitable[None]]) -> None:
+    """Exits with 1 and one line where the world does not do its part, with 130 when interrupted."""
+    try:
+        asyncio.run(_told(target, story))
+    except Unavailable as error:
+        raise click.ClickException(plain(str(error))) from None
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _told(target: Target, story: Callable[[Line], Awaitable[None]]) -> None:
+    # Imported late: usage and mistakes in it are told without loading the client and the rest.
+    from sidecar.edges.asking import Line
+    from sidecar.main import connection_options
+
+    line = Line(connection_options(target.nats, target.nats.servers), target.names, target.timeout)
+    try:
+        await line.connect()
+        await story(line)
+    finally:
+        await line.close()
+
+
+def jetstream(target: Target, line: Line) -> JetStream:
+    from sidecar.edges.jetstream import JetStream
+    from sidecar.main import api_prefix
+
+    return JetStream(line, api_prefix(target.nats))
+
+
+def read(document: bytes, kind: type[S]) -> S:
+    """An answer as what it should be. Raises Unavailable."""
+    try:
+        return msgspec.json.decode(document, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise Unavailable(f"an answer that cannot be read (is the sidecar of another version?): {problem}") from None

@@ -1,0 +1,51 @@
+"""`events`: what was told, and what is being told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+
+from nats.aio.client import Client
+
+from tests.support.command import Command
+from tests.support.router import drain, publish
+from tests.support.servers import NatsServer
+from tests.support.sidecar import SUBJECT, Sidecar, Wire
+
+
+async def test_the_past_is_told_of_one_subject_or_all_the_newest_last(
+    command: Command, nc: Client, sidecar: Sidecar, wire: Wire
+) -> None:
+    await publish(nc, 1500)
+    await wire.event("backpressure_warning")
+    await drain(nc, [])
+    await wire.event("recovery")
+    for asked in ((), (SUBJECT,)):
+        rose, fell = (await command.good("events", *asked)).splitlines()
+        assert f"{SUBJECT}  backpressure_warning  inactive -> warning  [pending" in rose and "pending 1,500" in rose
+        assert "recovery  warning -> inactive" in fell
+        newest = await command.json("events", *asked, "--limit", 1)
+        assert [each["type"] for each in newest["events"]] == ["recovery"] and newest["truncated"]
+        only = await command.json("events", *asked, "--type", "backpressure_warning", "--since", "1h")
+        assert [each["seq"] for each in only["events"]] == [1]
+        assert not await command.good("events", *asked, "--since", "2999-01-01T00:00:00Z")
+
+
+async def test_following_tells_each_event_once_over_a_restart_of_the_server_until_it_is_interrupted(
+    command: Command, nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
+) -> None:
+    await publish(nc, 1500)
+    following = await command.begun("events", "--follow", "--since", "1h", "--json")
+    assert following.stdout is not None and following.stderr is not None
+    async with asyncio.timeout(15):
+        assert json.loads(await following.stdout.readline())["type"] == "backpressure_warning"
+        await server.restart()
+        assert b"the connection was lost" in await following.stderr.readline()
+        while not nc.is_connected:
+            await asyncio.sleep(0.02)
+        await drain(nc, [])
+        assert json.loads(await following.stdout.readline())["type"] == "recovery"
+        following.send_signal(signal.SIGINT)
+        rest, _ = await following.communicate()
+    assert (following.returncode, rest) == (130, b"")

@@ -1,0 +1,142 @@
+"""`policy` and `override`: changed through the bucket, refused before or put back after."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from nats.aio.client import Client
+from nats.js.errors import KeyNotFoundError
+
+from tests.support.command import Command
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+
+GUARDED = QUICK | {"policy_guard": {"max_pending_overload": 5000}}
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path, server: NatsServer, router: None) -> AsyncIterator[Sidecar]:
+    async with Sidecar(tmp_path, server.url, GUARDED) as process:
+        await process.observing()
+        yield process
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which nothing is refused: nobody waits to hear that it is."""
+    monkeypatch.setattr("sidecar.cli.bucket.REFUSED_WITHIN", 0.05)
+
+
+async def bucket(nc: Client, key: str = SUBJECT) -> object:
+    try:
+        found = await (await nc.jetstream().key_value("backpressure_policy")).get(key)
+    except KeyNotFoundError:
+        return None
+    return msgspec.json.decode(found.value or b"")
+
+
+async def source(command: Command, field: str, wanted: str) -> str:
+    """What `policy get` prints of a field, once it comes from there."""
+
+    async def look() -> str | None:
+        lines = (await command.good("policy", "get", SUBJECT)).splitlines()
+        return next((line for line in lines if line.startswith(field) and line.endswith(wanted)), None)
+
+    found: str = await eventually(look, f"{field} from {wanted}")
+    return found
+
+
+async def test_a_policy_is_set_shown_with_its_source_and_taken_out(
+    command: Command, hasty: None, nc: Client, guarded: Sidecar, wire: Wire, tmp_path: Path
+) -> None:
+    await wire.status(status="inactive")
+    file = tmp_path / "policy.yaml"
+    file.write_text("retry_after_seconds: 7\n")
+    assert await command.good("policy", "set", SUBJECT, file) == f"{SUBJECT}: in the bucket as revision 1\n"
+    assert "7" in (await source(command, "retry_after_seconds", "bucket")).split()
+    assert (await command.json("policy", "get", SUBJECT))["sources"]["max_retry_attempts"] == "default"
+    assert await command.good("policy", "set", "beamline.*.>", "-", data="{mode: observe}")
+    assert await bucket(nc, "beamline.=2A.=3E") == {"mode": "observe"}
+    assert await command.good("policy", "rm", SUBJECT) == f"{SUBJECT}: taken out\n"
+    await source(command, "retry_after_seconds", "default")
+    assert await command.failed("policy", "rm", SUBJECT) == f"Error: the bucket holds no policy for {SUBJECT}\n"
+
+
+async def test_a_policy_the_sidecars_guard_refuses_is_told_and_the_bucket_is_as_it_was(
+    command: Command, nc: Client, guarded: Sidecar, wire: Wire
+) -> None:
+    await wire.status(status="inactive")
+    for before in (None, {"retry_after_seconds": 7}):
+        if before:
+            await command.good("policy", "set", SUBJECT, "-", data=msgspec.json.encode(before).decode())
+        said = await command.failed("policy", "set", SUBJECT, "-", data="{pending: {overload: 6000}}")
+        assert said == (
+            "the sidecar refuses it: pending.overload: must be at most 5,000 "
+            "(policy_guard.max_pending_overload), is 6,000\n"
+        )
+        assert await bucket(nc) == before
+
+
+BAD = "retry_after_seconds: 5\npending:\n  warn: 50\n  critical: 5\nretry_after: 5\n"
+
+
+async def test_a_mistake_in_a_file_is_told_by_line_before_anything_is_asked(tmp_path: Path) -> None:
+    command, file = Command("nats://127.0.0.1:1"), tmp_path / "policy.yaml"
+    file.write_text(BAD)
+    said = await command.failed("policy", "set", "a", file)
+    assert sorted(said.splitlines()) == [
+        f"{file}:3: pending.warn: must not be above critical, 50 is above 5",
+        f"{file}:5: retry_after: unknown key",
+    ]
+    assert "pattern is given on the command line" in await command.failed(
+        "policy", "set", "a", "-", data="subjects: [a]"
+    )
+    assert "must be a mapping" in await command.failed("policy", "set", "a", "-", data="[]")
+    assert "is not YAML" in await command.failed("policy", "set", "a", "-", data="a: b: c")
+    missing = await command.failed("policy", "set", "a", tmp_path / "none")
+    assert missing == f"Error: {tmp_path}/none: cannot be read: no such file or directory\n"
+
+
+async def test_without_a_bucket_it_says_who_makes_it(command: Command) -> None:
+    said = await command.failed("policy", "rm", "a")
+    assert said == "Error: there is no bucket backpressure_policy: a sidecar of that name makes it when it starts\n"
+
+
+async def test_an_override_is_in_force_at_once_keeps_the_policy_and_can_be_ended(
+    command: Command, hasty: None, nc: Client, sidecar: Sidecar, wire: Wire
+) -> None:
+    await wire.status(status="inactive")
+    await command.good("policy", "set", SUBJECT, "-", data="{retry_after_seconds: 7}")
+    said = await command.good("override", SUBJECT, "reject", "--for", "10m")
+    assert said.startswith(f"{SUBJECT}: reject until 20") and said.endswith("Z\n")
+    await source(command, "override", "bucket")
+    decision = await command.json("decide", "gateway", SUBJECT)
+    assert (decision["action"], decision["retry_after_seconds"]) == ("reject", 7)
+    assert "reject until 20" in await command.good("status", SUBJECT)
+    await command.good("policy", "set", SUBJECT, "-", data="{retry_after_seconds: 8}")
+    kept = await bucket(nc)
+    assert isinstance(kept, dict) and kept["override"]["action"] == "reject", "a new policy ended the override"
+    assert await command.good("override", SUBJECT, "auto") == f"{SUBJECT}: auto\n"
+    assert await bucket(nc) == {"retry_after_seconds": 8}
+
+
+async def test_an_override_says_when_it_hides_a_wider_policy_and_leaves_nothing_behind(
+    command: Command, hasty: None, nc: Client, sidecar: Sidecar, wire: Wire
+) -> None:
+    await wire.status(status="inactive")
+    await command.good("policy", "set", "beamline.>", "-", data="{retry_after_seconds: 7}")
+    await source(command, "retry_after_seconds", "bucket")
+    ran = await command("override", SUBJECT, "open", "--for", "1h")
+    assert ran.exit_code == 0 and "a wider policy in the bucket does not reach" in ran.stderr
+    await command.good("override", SUBJECT, "auto")
+    assert await bucket(nc) is None
+
+
+async def test_what_others_left_unreadable_in_the_bucket_can_be_taken_out(command: Command, nc: Client) -> None:
+    await (await nc.jetstream().create_key_value(bucket="backpressure_policy")).put(SUBJECT, b"{nonsense")
+    ran = await command("policy", "rm", SUBJECT)
+    assert (ran.exit_code, ran.stdout) == (0, f"{SUBJECT}: taken out\n")
+    assert ran.stderr == f"what the bucket held for {SUBJECT} was no policy\n"

@@ -1,0 +1,44 @@
+"""`status`: all subjects in a list, or all about one."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+from nats.aio.client import Client
+
+from tests.support.command import Command
+from tests.support.router import publish
+from tests.support.sidecar import SUBJECT, Sidecar, Wire
+
+
+async def test_a_list_has_the_worst_first_and_one_subject_comes_with_its_signals_marks_and_consumers(
+    command: Command, nc: Client, sidecar: Sidecar, wire: Wire
+) -> None:
+    await nc.jetstream().add_stream(name="CALM", subjects=["a.calm"])
+    await nc.jetstream().add_consumer("CALM", durable_name="calm")
+    await publish(nc, 1500)
+    await wire.status("a.calm", status="inactive")
+    await wire.status(status="warning")
+    headers, first, second = (await command.good("status")).splitlines()
+    assert headers.split()[:3] == ["subject", "status", "pressure"]
+    assert first.split()[:4] == [SUBJECT, "warning", "1.5", "1,500"] and "  pending" in first
+    assert second.split()[:2] == ["a.calm", "inactive"]
+    found = await command.json("status")
+    assert {each["subject"] for each in found["subjects"]} == {SUBJECT, "a.calm"} and found["total"] == 2
+    told = [line.split() for line in (await command.good("status", SUBJECT)).splitlines()]
+    assert ["subject", SUBJECT] in told
+    assert ["pending", "1,500", "overload", "10", "100", "1,000"] in [line[:6] for line in told]
+    assert ["ROUTER", "router", "warning", "1,500"] in [line[:4] for line in told]
+    assert (await command.json("status", SUBJECT))["metrics"]["pending_messages"] == 1500
+
+
+async def test_watching_goes_on_until_it_is_interrupted(command: Command, sidecar: Sidecar, wire: Wire) -> None:
+    await wire.status(status="inactive")
+    watching = await command.begun("status", SUBJECT, "--watch", "--json")
+    assert watching.stdout is not None
+    for _ in range(2):
+        assert json.loads(await watching.stdout.readline())["subject"] == SUBJECT
+    watching.send_signal(signal.SIGINT)
+    _, said = await watching.communicate()
+    assert (watching.returncode, said) == (130, b"")

@@ -1,0 +1,53 @@
+"""`nats-backpressure` as an operator types it, beside a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from typing import Any
+
+import msgspec
+from click.testing import CliRunner, Result
+
+from sidecar.cli import main
+
+PLAIN = {name: None for name in os.environ if name.startswith("NATS_")}
+"""What an environment of the developer's own must not add."""
+
+
+class Command:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def __call__(self, *arguments: object, data: str | None = None, **env: str) -> Result:
+        """What it printed, and its exit code; never a stack trace."""
+        given = [str(argument) for argument in arguments]
+        ran = await asyncio.to_thread(
+            lambda: CliRunner().invoke(main, given, input=data, env={**PLAIN, "NATS_URL": self.url, **env})
+        )
+        assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
+        assert "Traceback" not in ran.output
+        return ran
+
+    async def good(self, *arguments: object, data: str | None = None) -> str:
+        ran = await self(*arguments, data=data)
+        assert ran.exit_code == 0, ran.stderr
+        return ran.stdout
+
+    async def json(self, *arguments: object) -> Any:
+        return msgspec.json.decode(await self.good(*arguments, "--json"))
+
+    async def failed(self, *arguments: object, code: int = 1, data: str | None = None, **env: str) -> str:
+        """What it says is wrong."""
+        ran = await self(*arguments, data=data, **env)
+        assert ran.exit_code == code and not ran.stdout, ran.output
+        return ran.stderr
+
+    async def begun(self, *arguments: str) -> Process:
+        """A process of its own, for what goes on until it is interrupted."""
+        env = {k: v for k, v in os.environ.items() if k not in PLAIN} | {"NATS_URL": self.url}
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sidecar", *arguments), env=env, stdout=PIPE, stderr=PIPE
+        )
