@@ -64,20 +64,23 @@ class Metrics(Struct, frozen=True):
 
 
 class Thresholds(Struct, frozen=True):
-    """The marks in force, after a consumer's cap; the in-flight ones are None where that signal is absent."""
+    """The marks in force, after a consumer's cap; the in-flight ones are None where that signal is absent.
 
-    queue_warn: float
-    queue_critical: float
-    queue_overload: float
-    latency_warn_ms: float
-    latency_critical_ms: float
-    latency_overload_ms: float
-    inflight_warn: float | None
-    inflight_critical: float | None
-    inflight_overload: float | None
-    drain_warn_seconds: float
-    drain_critical_seconds: float
-    drain_overload_seconds: float
+    A whole one stays whole when it is read and written again: to some readers 10 and 10.0 are not the same.
+    """
+
+    queue_warn: int | float
+    queue_critical: int | float
+    queue_overload: int | float
+    latency_warn_ms: int | float
+    latency_critical_ms: int | float
+    latency_overload_ms: int | float
+    inflight_warn: int | float | None
+    inflight_critical: int | float | None
+    inflight_overload: int | float | None
+    drain_warn_seconds: int | float
+    drain_critical_seconds: int | float
+    drain_overload_seconds: int | float
 
 
 class Levels(Struct, frozen=True):
@@ -157,7 +160,7 @@ class AlertChange(Struct, frozen=True):
     severity: str
     state: str
     when: str
-    value: float | str | None
+    value: int | float | str | None
     since: str
 
 
