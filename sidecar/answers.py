@@ -163,7 +163,7 @@ class Desk:
 
     def _status(self, found: Finding, now: Now) -> messages.Status:
         known = (found.freshness, found.stale_reason)
-        return render.status(found.digest, found.state.record, found.verdict, known, self._book, now)
+        return render.status(found.digest, found.state.record, found.verdict, found.reasons, known, self._book, now)
 
     def _valid_for(self, findings: list[Finding], now: Now) -> int:
         """Milliseconds to the next planned reading of anything the answer rests on."""
@@ -216,7 +216,7 @@ class Desk:
             role=role,
             status=decides.status.word,
             action=verdict.action.value,
-            reasons=() if unknown or record is None else record.reasons,
+            reasons=decides.reasons,
             pressure=None if unknown else render.number(decides.pressure, 3),
             retry_after_seconds=verdict.retry_after,
             max_retry_attempts=fields.max_retry_attempts,

@@ -16,6 +16,7 @@ from sidecar.digest import Digest, bounds, digest, truth
 from sidecar.wire.subjects import is_literal
 
 STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
+OVERRIDE = "override"
 HERE = ""
 """In a tree of tokens: the pattern that ends here (no token is empty)."""
 
@@ -31,6 +32,7 @@ class Finding(Struct, frozen=True):
     freshness: Freshness
     stale_reason: str | None
     verdict: Verdict
+    reasons: tuple[str, ...]
 
     @property
     def state(self) -> SubjectState:
@@ -79,8 +81,12 @@ class Finder:
         last = record.verdict if record else Verdict()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
         verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits, state.shedding)
-        verdict = admission.overridden(verdict, admission.in_force(policy, now), policy)
-        return Finding(found, limits, policy, status, fresh, why, verdict)
+        override = admission.in_force(policy, now)
+        verdict = admission.overridden(verdict, override, policy)
+        # The stored ones follow with the next write; an override acts, and is named, from its first moment to its last.
+        reasons = record.reasons if record and status is not Status.UNKNOWN else ()
+        reasons = (*(reason for reason in reasons if reason != OVERRIDE), *([OVERRIDE] if override else []))
+        return Finding(found, limits, policy, status, fresh, why, verdict, reasons)
 
     def _digest(self, state: SubjectState) -> Digest:
         found = self._digests.get(state.subject)

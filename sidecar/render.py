@@ -141,6 +141,7 @@ def status(
     found: Digest,
     record: Record | None,
     verdict: Verdict,
+    reasons: tuple[str, ...],
     known: tuple[Freshness, str | None],
     book: Book,
     now: Now,
@@ -158,7 +159,7 @@ def status(
         since=moment(record.since) if record else None,
         incident=record.incident if record else None,
         pressure=number(member.pressure, 3) if member and judged else None,
-        reasons=judged.reasons if judged else (),
+        reasons=reasons,
         metrics=metrics(member.reading, member.marks) if member else messages.Metrics(),
         levels=levels(member),
         thresholds=marks(member.marks) if member else None,
@@ -189,7 +190,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
     known = (Freshness.UNKNOWN if record.lost else Freshness.KNOWN, None)
     policy = found.worst.policy if found.worst else state.policy
     verdict = admission.overridden(record.verdict, record.override, policy)
-    shown = asdict(status(found, record, verdict, known, book, now))
+    shown = asdict(status(found, record, verdict, record.reasons, known, book, now))
     for field in ("age_ms", "policy", "recovery"):
         shown[field] = msgspec.UNSET
     value = messages.State(

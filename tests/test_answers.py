@@ -12,7 +12,7 @@ from sidecar import render
 from sidecar.answers import Desk, validate_policy
 from sidecar.core.model import ConsumerKey
 from sidecar.core.policy import PolicyEntry
-from sidecar.core.rules import Policy
+from sidecar.core.rules import Override, Policy
 from sidecar.core.state import Recoveries, Writing
 from sidecar.wire.requests import ListRequest
 from sidecar.wire.stored import record_of
@@ -42,6 +42,17 @@ def test_whole_numbers_are_written_as_such() -> None:
     )
     assert b'"queue_warn":10,"queue_critical":100.5,"queue_overload":1000,' in found
     assert b'"inflight_overload":90,' in found
+
+
+@pytest.mark.parametrize(("lasts", "stored", "told"), [(60.0, (), ("override",)), (-1.0, ("override",), ())])
+def test_an_override_is_a_reason_from_its_first_moment_to_its_last_whatever_is_stored(
+    lasts: float, stored: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    policy = replace(POLICY, override=Override("reject", NOW.wall + lasts))
+    state = subject(member(policy=policy))
+    desk = Desk(WrittenBook(replace(state, record=replace(state.record, reasons=stored))))
+    found = desk.status(SUBJECT, NOW)
+    assert (found.reasons, found.override is not None) == (told, bool(told))
 
 
 def test_a_status_shows_the_worst_twenty() -> None:
