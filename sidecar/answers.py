@@ -49,8 +49,7 @@ class Desk:
 
     def decide_gateway(self, subject: str, request: GatewayRequest, now: Now) -> messages.Decision:
         findings = self._find(subject, now)
-        decides = _decides(findings)
-        verdict = admission.for_priority(decides.verdict, decides.policy, request.priority)
+        decides, verdict = _strictest(findings, request.priority)
         delay = admission.retry_delay(decides.policy, request.attempt, verdict.retry_after)
         valid = 0 if decides.freshness is Freshness.UNKNOWN else self._valid_for(findings, now)
         return self._decision("gateway", subject, findings, decides, verdict, delay, valid)
@@ -69,14 +68,14 @@ class Desk:
         if chosen and not enforced:
             would = _pull_action(self._grant(chosen, asked, asker, now).n, asked)
         verdict = Verdict(_pull_action(grant.n, asked), would)
-        decides = _decides([f for f, _ in chosen] or findings)
+        decides, _ = _strictest([f for f, _ in chosen] or findings)
         room = messages.Pull(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0)
         return self._decision("consumer", subject, findings, decides, verdict, pull_=room)
 
     def status(self, subject: str, now: Now) -> messages.Status:
         findings = self._find(subject, now)
         matched, keys, events = self._places(findings)
-        found = self._status(_decides(findings), now)
+        found = self._status(_shown(subject, findings), now)
         return replace(found, subject=subject, matched=matched, state_keys=keys, event_subjects=events)
 
     def status_list(self, request: ListRequest, now: Now) -> messages.StatusList:
@@ -100,7 +99,7 @@ class Desk:
 
     def policy(self, subject: str, now: Now) -> dict[str, Any]:
         findings = self._find(subject, now)
-        state = _decides(findings).state
+        state = _shown(subject, findings).state
         whole = self._book.rules.effective(state.subject)
         differing = []
         for key in sorted(state.members):
@@ -115,18 +114,18 @@ class Desk:
             "consumers": differing,
         }
 
-    def deciding(self, subject: str, now: Now) -> Finding:
-        """What speaks for all the watched subjects that a question is about."""
-        return _decides(self._find(subject, now))
+    def shown(self, subject: str, now: Now) -> Finding:
+        """The watched subject whose status, events and the like answer a question."""
+        return _shown(subject, self._find(subject, now))
 
     def alias(self, subject: str, now: Now) -> dict[str, Any]:
         """The router's established answer; an unwatched subject is unknown, under the default policy."""
         try:
-            decides = _decides(self._find(subject, now))
+            found = self.shown(subject, now)
         except Refused:
             word, fields, numbers, marks = "unknown", Policy(), messages.Metrics(), None
         else:
-            word, fields, member = decides.status.word, decides.policy, decides.member
+            word, fields, member = found.status.word, found.policy, found.member
             numbers = render.metrics(member.reading if member else None, member.marks if member else None)
             marks = render.marks(member.marks if member else None)
         shown = ("pending_messages", "latency_p95_ms", "inflight_messages")
@@ -242,8 +241,15 @@ def validate_policy(found: dict[str, Any]) -> dict[str, Any]:
     return {"valid": not errors, "errors": errors, "effective": effective}
 
 
-def _decides(findings: list[Finding]) -> Finding:
-    return max(findings, key=lambda f: f.rank) if len(findings) > 1 else findings[0]
+def _strictest(findings: list[Finding], priority: admission.Priority = "normal") -> tuple[Finding, Verdict]:
+    """Which of several decides, and what it answers to a request of this priority; of equals the first one."""
+    answers = [(f, admission.for_priority(f.verdict, f.policy, priority)) for f in findings]
+    return max(answers, key=lambda answer: answer[0].rank(answer[1])) if len(answers) > 1 else answers[0]
+
+
+def _shown(subject: str, findings: list[Finding]) -> Finding:
+    """A subject that is itself watched is shown as it is, whatever else covers it; of others the one that decides."""
+    return findings[0] if findings[0].state.subject == subject else _strictest(findings)[0]
 
 
 def _alerts(fields: Policy, status: Status) -> bool:

@@ -47,10 +47,11 @@ class Finding(Struct, frozen=True):
     def pressure(self) -> float:
         return self.digest.worst.pressure if self.digest.worst else 0.0
 
-    @property
-    def rank(self) -> tuple[int, int, float, bool]:
-        """The strictest action decides, then status, then pressure; enforcing before observing."""
-        return STRICTNESS[self.verdict.action], self.status, self.pressure, self.policy.mode == "enforce"
+    def rank(self, verdict: Verdict) -> tuple[int, float, int, float, bool]:
+        """How strict this answer is: the strictest action decides (of two shares the smaller), then status, then
+        pressure; enforcing before observing."""
+        enforced = self.policy.mode == "enforce"
+        return STRICTNESS[verdict.action], -verdict.admit_ratio, self.status, self.pressure, enforced
 
 
 class Finder:
@@ -63,11 +64,11 @@ class Finder:
         self._tree: Tree = {}
 
     def find(self, subject: str, now: Now) -> list[Finding]:
-        """Every watched subject the question is about, by name. A pattern is about itself alone."""
+        """Every watched subject the question is about: itself, then by name. A pattern is about itself alone."""
         states = self._book.subjects
         names = [subject] if subject in states else []
         if self._book.wildcards and is_literal(subject):
-            names = sorted({*names, *self._matches(subject)})
+            names += sorted(self._matches(subject))
         return [self.finding(states[name], now) for name in names if name in states]
 
     def finding(self, state: SubjectState, now: Now) -> Finding:

@@ -42,7 +42,7 @@ ALERT_ORDER = ("firing", "pending", "resolved")
 
 
 class Past:
-    """Answers for the watched subject that decides; raises Refused. `remember` is to run from the start on."""
+    """Answers for the watched subject that `Desk.shown` gives; raises Refused. `remember` is to run from the start."""
 
     def __init__(self, desk: Desk, book: Book, history: History, stream: EventLog, clock: Clock) -> None:
         self._desk, self._book, self._history, self._stream, self._clock = desk, book, history, stream, clock
@@ -66,7 +66,7 @@ class Past:
                 return
 
     async def events(self, subject: str, request: EventsRequest, now: Now) -> wire.Events:
-        state = self._decides(subject, now)
+        state = self._shown(subject, now)
         wanted = Wanted(
             state.subject,
             request.limit + 1,  # one more tells whether that is all
@@ -79,17 +79,17 @@ class Past:
         return wire.Events((state.subject,), shown, truncated=not whole or len(found) > request.limit)
 
     async def history(self, subject: str, request: HistoryRequest, now: Now) -> wire.Transitions:
-        state = self._decides(subject, now)
+        state = self._shown(subject, now)
         found, whole = await self._told(Wanted(state.subject, request.limit + 1, MOVES), state)
         moves = tuple(_transitions(found))[: request.limit]
         return wire.Transitions((state.subject,), moves, truncated=not whole or len(found) > request.limit)
 
     def recovery(self, subject: str, now: Now) -> wire.Recovered:
-        state = self._decides(subject, now)
+        state = self._shown(subject, now)
         return wire.Recovered(**asdict(render.recovery(state.record)), matched=(state.subject,))
 
     def alerts(self, subject: str, now: Now) -> wire.Alerts:
-        state = self._decides(subject, now)
+        state = self._shown(subject, now)
         return wire.Alerts((state.subject,), tuple(sorted(_alerts(state), key=_urgency)))
 
     def alerts_list(self, now: Now) -> wire.Alerts:
@@ -100,7 +100,7 @@ class Past:
     def metrics(self, subject: str, request: windows.MetricsRequest, now: Now) -> windows.Windows:
         """Changes in a window are counted as far as they are in memory; in all, as the stored state counts them."""
         lengths = {window: windows.seconds(window) for window in request.windows}
-        state = self._decides(subject, now)
+        state = self._shown(subject, now)
         name, total = state.subject, state.record.totals if state.record else Totals()
         moves = [event for event in self._history.of(name) if event.type in MOVES]
         return windows.Windows(
@@ -120,8 +120,8 @@ class Past:
             },
         )
 
-    def _decides(self, subject: str, now: Now) -> SubjectState:
-        return self._desk.deciding(subject, now).state
+    def _shown(self, subject: str, now: Now) -> SubjectState:
+        return self._desk.shown(subject, now).state
 
     async def _told(self, wanted: Wanted, state: SubjectState) -> tuple[list[Kept], bool]:
         """The newest of those wanted, and whether none is left out."""

@@ -101,11 +101,12 @@ class _Query:
         return Events((), tuple(msgspec.Raw(event.body) for event in newest[: self._limit]), more)
 
     async def subjects(self, line: Line) -> tuple[str, ...]:
-        """Where they are told: of a literal, under every watched subject that covers it."""
+        """Where they are published: a watched subject's own; of another literal, those of all that cover it."""
         if self._watched is None:
             return (f"{line.names.prefix}.event.{self._kind or '*'}.>",)
         try:
-            return read(await line.ask(f"get.status.{encode(self._watched)}"), Status).event_subjects
+            found = read(await line.ask(f"get.status.{encode(self._watched)}"), Status)
+            return found.event_subjects[:1] if self._watched in found.matched[:1] else found.event_subjects
         except Unavailable as error:
             note(f"{error}; following the subject as it is written")
             return (line.names.event("*", self._watched).replace("=2A", "*", 1),)

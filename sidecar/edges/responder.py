@@ -174,17 +174,21 @@ class Responder:
         log.error("request.failed", endpoint=subject, error=type(error).__name__, exc_info=error)
 
     def _gateway(self, subject: str, payload: bytes, asker: str, now: Now) -> messages.Decision:
-        return self._decided(self._desk.decide_gateway, subject, parse(payload, GatewayRequest), now)
+        return self._decided(self._desk.decide_gateway, subject, now, parse(payload, GatewayRequest))
 
     def _consumer(self, subject: str, payload: bytes, asker: str, now: Now) -> messages.Decision:
-        return self._decided(self._desk.decide_consumer, subject, parse(payload, ConsumerRequest), asker, now)
+        return self._decided(self._desk.decide_consumer, subject, now, parse(payload, ConsumerRequest), asker)
 
-    def _decided(self, decide: Callable[..., messages.Decision], subject: str, *given: Any) -> messages.Decision:
+    def _decided(
+        self, decide: Callable[..., messages.Decision], subject: str, now: Now, *given: Any
+    ) -> messages.Decision:
         began = time.perf_counter()
-        found = decide(subject, *given)
-        # The watched subject is the label: what a caller makes up must not grow our memory.
+        found = decide(subject, *given, now)
         took = time.perf_counter() - began
-        self._observed.decision(found.matched[0], found.role, found.action, took, found.would)
+        # The label is a watched subject, itself or the one that decides: what a caller makes up must not fill memory.
+        own = subject in found.matched[:1] or len(found.matched) == 1
+        label = found.matched[0] if own else self._desk.shown(subject, now).state.subject
+        self._observed.decision(label, found.role, found.action, took, found.would)
         return found
 
     def _status(self, subject: str, payload: bytes, asker: str, now: Now) -> messages.Status:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
 
-from tests.support.router import drain, publish, take
-from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
+from tests.support.router import CONSUMER, drain, publish, take
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
 
 async def test_a_burst_can_be_read_again_also_after_a_restart(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
@@ -49,3 +51,39 @@ async def test_a_burst_can_be_read_again_also_after_a_restart(nc: Client, sideca
     assert await eventually(told, "the same after a restart")
     assert (await wire.ask(f"get.history.{SUBJECT}"))["transitions"][-len(moves) :] == moves
     assert "history.loaded" in sidecar.log
+
+
+async def test_a_watched_subject_keeps_its_own_past_beside_an_audit_durable_that_covers_it(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    """seed.md D2 and D15: the audit durable is calm, has no events, and comes first by name."""
+    js = nc.jetstream()
+    await js.add_stream(name="ROUTER", subjects=["beamline.router.v1.>"])
+    await js.add_consumer("ROUTER", CONSUMER.evolve(filter_subject=SUBJECT))
+    audit = CONSUMER.evolve(durable_name="audit", filter_subject="beamline.router.v1.>")
+    await js.add_consumer("ROUTER", audit)
+    wire = await Wire(nc).listen()
+    policy = {"subjects": ["beamline.router.v1.>"], "pending": {"overload": 100_000}}
+    async with Sidecar(tmp_path, server.url, QUICK | {"policies": [policy, {"subjects": [SUBJECT]}]}) as process:
+        await process.observing()
+        await publish(nc, 1500)
+        await wire.status(status="warning")
+        await drain(nc, [])
+        await wire.status(status="inactive")
+        rose = [e["id"] for e in await wire.stored() if e["subject"] == SUBJECT]
+        assert len(rose) >= 2
+
+        async def own() -> bool:
+            return [e["id"] for e in reversed((await wire.ask(f"get.events.{SUBJECT}"))["events"])] == rose
+
+        await eventually(own, "its own events")
+        status = await wire.status()
+        assert [c["consumer"] for c in status["consumers"]] == [CONSUMER.durable_name]
+        assert status["matched"] == [SUBJECT, "beamline.router.v1.>"]
+        assert (await wire.ask(f"get.metrics.{SUBJECT}"))["warning_events"] == 1
+        assert (await wire.ask(f"get.recovery.{SUBJECT}"))["recoveries_total"] == 1
+        assert {t["to"] for t in (await wire.ask(f"get.history.{SUBJECT}"))["transitions"]} == {"warning", "inactive"}
+        assert {a["subject"] for a in (await wire.ask(f"get.alerts.{SUBJECT}"))["alerts"]} <= {SUBJECT}
+        await wire.ask(f"decide.gateway.{SUBJECT}")
+        counted = f'router_backpressure_decisions_total{{action="continue",role="gateway",subject="{SUBJECT}"}} 1.0'
+        assert counted in (await process.get("/metrics"))[1]
