@@ -10,7 +10,7 @@ from sidecar.core.aggregate import Aggregate, View
 from sidecar.core.changes import calm, proof, worst
 from sidecar.core.freshness import Limits, limits
 from sidecar.core.model import ConsumerKey, Now, Status
-from sidecar.core.state import SubjectState
+from sidecar.core.state import Carried, SubjectState
 from sidecar.core.step import Context, step
 from sidecar.core.stimuli import Act, Joined, Read, Ruled, Stimulus, Tick
 from sidecar.ports import Clock
@@ -125,6 +125,11 @@ class Ledger:
     def streams(self) -> set[str]:
         """The streams any member belongs to."""
         return {key.stream for state in self.states.values() for key in state.members}
+
+    def carried(self, key: ConsumerKey, subjects: Iterable[str]) -> Carried:
+        """What was stored of a consumer under these subjects before this process began to read it."""
+        found = (self.states[subject].carried.get(key) for subject in subjects if subject in self.states)
+        return next((carried for carried in found if carried is not None), Carried())
 
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
         if (passed := self._passed.get(subject)) is None:

@@ -209,6 +209,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         told=record.told.word,
         since_unix=record.since,
         latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
+        carried=tuple(messages.StoredFacts(key.stream, key.consumer, facts) for key, facts in record.carried),
         recoveries=record.recoveries,
         totals=record.totals,
         alerts=record.alerts,

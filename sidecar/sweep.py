@@ -219,7 +219,8 @@ class Sweep:
         if not subjects:
             return
         if (track := self._tracks.get(key)) is None:
-            track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages)
+            carried = self._ledger.carried(key, subjects)
+            track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages, carried=carried)
         reading = track.take(sample, lane.look)
         if isinstance(reading, str):
             self._count("sample_set_aside")

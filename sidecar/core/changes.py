@@ -8,12 +8,15 @@ from msgspec.structs import replace
 
 from sidecar.core import admission, alerts
 from sidecar.core.freshness import Limits, freshness
-from sidecar.core.model import Alert, Event, EventType, Freshness, Now, Status
+from sidecar.core.model import Alert, ConsumerKey, Event, EventType, Freshness, Now, Reading, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy
 from sidecar.core.state import (
+    CARRIED_LIMIT,
     NONE_SET,
+    NOTHING,
     UNSENT_LIMIT,
+    Carried,
     Member,
     Record,
     Recoveries,
@@ -121,7 +124,27 @@ def drawn_up(state: SubjectState, now: Now, limits: Limits) -> Record | None:
     record = replace(draft.record, verdict=_verdict(state, draft.record, now, limits))
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
-    return record if record != state.record or (state.begun and proof(state) is not None) else None
+    if differ(record, state.record) or (state.begun and proof(state) is not None):
+        return replace(record, carried=_carried(state, record))
+    return None
+
+
+def differ(a: Record, b: Record) -> bool:
+    """Whether two records say different things; what is merely carried along says nothing."""
+    return a is not b and replace(a, carried=()) != replace(b, carried=())
+
+
+def _carried(state: SubjectState, record: Record) -> tuple[tuple[ConsumerKey, Carried], ...]:
+    """What to store of each consumer, CARRIED_LIMIT at most: those with latches first, then by name."""
+    read = {key: carry(m.reading) for key, m in state.members.items() if m.reading is not None}
+    latched = {key for key, _ in record.latched}
+    found = [(key, carried) for key, carried in (state.carried | read).items() if carried != NOTHING]
+    return tuple(sorted(found, key=lambda entry: (entry[0] not in latched, entry[0]))[:CARRIED_LIMIT])
+
+
+def carry(reading: Reading) -> Carried:
+    """What a restart needs to know of a consumer."""
+    return Carried(diagnosis=reading.diagnosis, diagnosed_for=reading.diagnosed_for, capacity=reading.capacity)
 
 
 def _certain(state: SubjectState, now: Now, limits: Limits) -> bool:

@@ -6,6 +6,7 @@ from sidecar.core import loss, trust
 from sidecar.core.ages import Ages
 from sidecar.core.diagnosis import Course, Facts, Point
 from sidecar.core.model import Now, Reading, Sample, StreamLook
+from sidecar.core.state import NOTHING, Carried
 from sidecar.core.window import ENOUGH_TIME, RATE_SPAN, Capacity, Flow, Quantiles, Tally
 
 P95_OF_MEAN = 3.0
@@ -22,14 +23,15 @@ class Track:
     """What is known of one consumer: takes its samples and ack metrics in, gives its Reading out. Bounded in memory.
 
     `appeared`: it was seen to come into being, rather than found at the first look round. `ages`: those of its stream,
-    best shared by all consumers there.
+    best shared by all consumers there. `carried`: what was stored of it before a restart.
     """
 
-    def __init__(self, appeared: bool = False, ages: Ages | None = None) -> None:
+    def __init__(self, appeared: bool = False, ages: Ages | None = None, carried: Carried = NOTHING) -> None:
         self.last: Sample | None = None
         self._look: StreamLook | None = None
         self._aside: tuple[Sample, StreamLook] | None = None
         self._appeared = appeared
+        self._carried = carried
         self._ages = ages or Ages()
         self._forget()
 

@@ -20,6 +20,8 @@ from sidecar.core.model import (
 from sidecar.core.offered import Offered
 from sidecar.core.rules import Policy
 
+CARRIED_LIMIT = 1000
+"""Consumers of which `Carried` is stored, those with latches first; the others start from nothing after a restart."""
 UNSENT_LIMIT = 8
 """Events that wait in a stored state; at the limit, further changes are folded into the next event."""
 
@@ -74,6 +76,20 @@ class Member(Struct, frozen=True):
     """Lost messages not yet told of."""
     purged: bool = False
     """Whether a purge was seen since a latch was last set."""
+
+
+class Carried(Struct, frozen=True):
+    """What is stored of one consumer so that a restart continues where this process was. It is stored with whatever is
+    written next and is never by itself the reason for a write."""
+
+    diagnosis: Diagnosis | None = None
+    diagnosed_for: float = 0.0
+    """Seconds for which `diagnosis` had held when it was stored."""
+    capacity: float | None = None
+    """Messages a second, learnt; None where it was not."""
+
+
+NOTHING = Carried()
 
 
 class Recoveries(Struct, frozen=True):
@@ -132,6 +148,8 @@ class Record(Struct, frozen=True):
     verdict: Verdict = Verdict()
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
+    carried: tuple[tuple[ConsumerKey, Carried], ...] = ()
+    """By consumer, CARRIED_LIMIT at most; not compared when it is decided whether there is something to store."""
     recoveries: Recoveries = Recoveries()
     totals: Totals = Totals()
     diagnosis: Diagnosis | None = None
@@ -160,6 +178,8 @@ class SubjectState(Struct, frozen=True):
     """Monotonic time from which a subject without any proof is unknown."""
     members: dict[ConsumerKey, Member] = {}
     """Treated as frozen: replaced, never changed in place."""
+    carried: dict[ConsumerKey, Carried] = {}
+    """As stored when the record was loaded, also of consumers that were not read since. Treated as frozen."""
     record: Record | None = None
     """What is stored, as far as known; None until it was loaded or begun."""
     revision: int = 0

@@ -88,9 +88,9 @@ def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
     if stimulus.key not in state.members:
         return state
     members = {key: member for key, member in state.members.items() if key != stimulus.key}
-    if members:
-        return replace(state, members=members, deleted=True)
-    return replace(state, members=members, deleted=True, deadline=now.mono, emptied=now.mono)
+    carried = {key: one for key, one in state.carried.items() if key != stimulus.key}
+    state = replace(state, members=members, carried=carried, deleted=True)
+    return state if members else replace(state, deadline=now.mono, emptied=now.mono)
 
 
 @apply.register
@@ -123,6 +123,7 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
     return replace(
         state,
         members=members,
+        carried=dict(stimulus.record.carried),
         record=stimulus.record,
         revision=stimulus.revision,
         begun=False,

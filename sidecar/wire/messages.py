@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from sidecar.core.model import Alert as StandingAlert
 from sidecar.core.model import Event as StoredEvent
-from sidecar.core.state import Recoveries, Totals
+from sidecar.core.state import Carried, Recoveries, Totals
 
 Role = Literal["gateway", "consumer"]
 
@@ -214,6 +214,14 @@ class StoredConsumer(Struct, frozen=True):
     latched: tuple[str, ...]
 
 
+class StoredFacts(Struct, frozen=True):
+    """What a restart needs to know of one consumer."""
+
+    stream: str
+    consumer: str
+    facts: Carried
+
+
 class State(Status, frozen=True, kw_only=True):
     """Value of a subject's key in the state bucket: its status, what a gateway needs to decide, and fields of ours."""
 
@@ -233,6 +241,7 @@ class State(Status, frozen=True, kw_only=True):
     """The status the last listed event led to."""
     since_unix: float
     latches: tuple[StoredConsumer, ...] = ()
+    carried: tuple[StoredFacts, ...] = ()
     recoveries: Recoveries = Recoveries()
     unsent: tuple[StoredEvent, ...] = ()
     alerts: tuple[StandingAlert, ...] = ()

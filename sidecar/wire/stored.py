@@ -9,7 +9,7 @@ import msgspec
 
 from sidecar.core.changes import event_id
 from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, Override, Status
-from sidecar.core.state import UNSENT_LIMIT, Record, Recoveries, Verdict
+from sidecar.core.state import UNSENT_LIMIT, Carried, Record, Recoveries, Verdict
 from sidecar.wire import messages
 
 EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -49,6 +49,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         reasons=found.reasons,
         verdict=verdict,
         latched=tuple((ConsumerKey(c.stream, c.consumer), c.latched) for c in found.latches),
+        carried=tuple((ConsumerKey(one.stream, one.consumer), one.facts) for one in found.carried if _fact(one.facts)),
         recoveries=found.recoveries,
         diagnosis=DIAGNOSES.get(found.diagnosis or ""),
         override=_override(found.override),
@@ -91,6 +92,11 @@ def _override(shown: messages.Override | None) -> Override | None:
     except ValueError:
         return None
     return Override(shown.action, until.timestamp()) if until.tzinfo is not None else None
+
+
+def _fact(facts: Carried) -> bool:
+    """One that cannot be so is left out: a restart then begins with nothing."""
+    return 0 <= facts.diagnosed_for < LATEST and (facts.capacity is None or 0 < facts.capacity < HIGHEST)
 
 
 def _recovered(recoveries: Recoveries) -> bool:
