@@ -165,7 +165,7 @@ class Sidecar:
         )
 
         def told(event: Event) -> messages.Event:
-            return render.event(event, settings.group, instance)
+            return render.event(event, instance)
 
         history = History(round(1000 * clock.now().wall))
         self._recorder = recorder = tape and Recorder(observer, clock, tape, settings, metrics.dropped)
@@ -173,8 +173,8 @@ class Sidecar:
             settings,
             clock,
             recorder or observer,
-            StateStore(js, names, settings.group, metrics.dropped, lambda: self._observing.client),
-            Remembering(Announcer(js, names, settings.group, told), history, told),
+            StateStore(js, names, metrics.dropped, lambda: self._observing.client),
+            Remembering(Announcer(js, names, told), history, told),
             PolicyStore(js, names, metrics.dropped, lambda: self._observing.client),
             resources.ensure,
             metrics,
@@ -210,7 +210,7 @@ class Sidecar:
             on_rebuild=lambda: metrics.rebuilt("answer"),
             may_publish=self._responder.may_reply,
         )
-        metrics.registry.register(Gauges(service, metrics, clock, lambda: True))
+        metrics.registry.register(Gauges(service, metrics, clock))
         self._probes = Probes(settings.http.host, settings.http.port, self._truth, metrics.registry)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -300,12 +300,14 @@ class Sidecar:
         age = None if swept is None else self._clock.now().mono - swept
         # Only once somebody answers too: who waits for it asks next.
         observing = swept is not None and self._serving
+        streams = len(self._service.looks)
         lately = age is not None and age < LONG_LOSS
         return Readiness(
             ready=lately or not self._settings.http.ready_requires_nats,
             nats="connected" if self._observing.connected else "connecting",
             observing=observing,
-            leader=True,
+            streams=streams,
+            reads=streams,  # every replica reads all of them
             last_sweep_age_ms=None if age is None else round(1000 * age),
             version=__version__,
         )

@@ -83,7 +83,7 @@ class StateStore(Protocol):
         """Take the key away. Raises Conflict or Unavailable."""
 
     async def beat(self, value: bytes) -> None:
-        """Write the group's heartbeat key. Raises Unavailable."""
+        """Write the heartbeat key. Raises Unavailable."""
 
 
 class PolicyValue(Struct, frozen=True):

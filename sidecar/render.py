@@ -21,6 +21,8 @@ from sidecar.digest import Digest, bounds, digest
 from sidecar.wire import messages
 from sidecar.wire.subjects import Names, encode
 
+SCHEMA = 1
+"""Of what is stored."""
 CONSUMERS_SHOWN = 20
 """Consumers in a status, the worst first."""
 
@@ -154,7 +156,6 @@ def status(
     policy = member.policy if member else state.policy
     return messages.Status(
         subject=state.subject,
-        group=book.settings.group,
         status=judged.status.word if judged else "unknown",
         since=moment(record.since) if record else None,
         incident=record.incident if record else None,
@@ -219,7 +220,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
     return msgspec.json.encode(value)
 
 
-def event(told: Event, group: str, instance: str) -> messages.Event:
+def event(told: Event, instance: str) -> messages.Event:
     return messages.Event(
         id=told.id,
         type=told.type.value,
@@ -237,7 +238,6 @@ def event(told: Event, group: str, instance: str) -> messages.Event:
         thresholds=marks(told.marks),
         retry_after_seconds=told.retry_after,
         admit_ratio=told.admit_ratio,
-        group=group,
         instance=instance,
         version=__version__,
         lost=msgspec.UNSET if told.lost is None else told.lost,
@@ -248,7 +248,7 @@ def event(told: Event, group: str, instance: str) -> messages.Event:
     )
 
 
-def beat(book: Book, instance: str, now: Now) -> bytes:
+def beat(book: Book, instance: str, now: Now, leaving: bool = False) -> bytes:
     """The heartbeat: what the states say held at `sampled_at`, and when to stop believing it without another."""
     observe = book.settings.observe
     intervals = [book.interval(subject) for subject in tuple(book.subjects)]
@@ -257,12 +257,14 @@ def beat(book: Book, instance: str, now: Now) -> bytes:
     swept = book.swept_at
     return msgspec.json.encode(
         messages.Heartbeat(
+            schema=SCHEMA,
             instance=instance,
-            term="0",
             sampled_at=None if swept is None else moment(now.wall - (now.mono - swept)),
             subjects=len(intervals),
             interval_ms=round(1000 * interval),
+            heartbeat_ms=round(1000 * book.settings.publish.heartbeat_seconds),
             stale_after_ms=round(1000 * found.stale_after),
             unknown_after_ms=round(1000 * found.unknown_after),
+            leaving=leaving,
         )
     )

@@ -25,6 +25,11 @@ Globs = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
 Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
 Millis = Annotated[int, Meta(ge=10, le=3_600_000)]
 LIFETIME: Final = 10 * 365 * 86_400
+GONE: Final = {
+    "group": "unknown key; installations that are watched and asked apart have each a `name` of their own",
+    "lease": "unknown key; replicas of one `name` need no leader, so there is nothing to set",
+}
+"""Settings that once were, with what to do instead."""
 
 
 class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,13 +61,6 @@ class Serving(Struct, frozen=True, forbid_unknown_fields=True):
     """Whole tokens an asker's reply subject may begin with, besides the inboxes."""
 
 
-class Lease(Struct, frozen=True, forbid_unknown_fields=True):
-    heartbeat_seconds: Seconds = 0.5
-    renew_seconds: Seconds = 2
-    takeover_after_seconds: Seconds = 3
-    ttl_seconds: Seconds = 15
-
-
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     host: Text = "0.0.0.0"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 7778
@@ -81,7 +79,6 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name = "backpressure"
-    group: Name = "default"
     instance: Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")] = field(default_factory=socket.gethostname)
     """The pod's name, in Kubernetes."""
     nats: Nats = Nats()
@@ -92,7 +89,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     observe: Observe = Observe()
     publish: Publish = Publish()
     service: Serving = Serving()
-    lease: Lease = Lease()
     http: Http = Http()
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -145,6 +141,9 @@ def parse(data: bytes, env: Mapping[str, str], name: str) -> Settings:
 def _read(document: dict[Any, Any], found: Problems) -> Settings:
     # Policies are partial by nature and have a reader of their own; `instance: null` is the host's name.
     rest = {k: v for k, v in document.items() if k != "policies" and not (k == "instance" and v is None)}
+    for key in GONE.keys() & rest.keys():
+        found.add(key, GONE[key])
+        del rest[key]
     settings = read_rest(Settings, rest, "", found)
     if "policies" in document:
         settings = replace(settings, policies=parse_entries(document["policies"], "policies", found))
@@ -172,15 +171,11 @@ def _check(settings: Settings, found: Problems) -> None:
         _add(found, f"watch[{i}].stream", glob_problem(entry.stream))
         for j, name in enumerate(entry.consumers):
             _add(found, f"watch[{i}].consumers[{j}]", glob_problem(name))
-    observe, lease, guard = settings.observe, settings.lease, settings.policy_guard
+    observe, guard = settings.observe, settings.policy_guard
     if observe.min_interval_ms > observe.max_interval_ms:
         found.add("observe.min_interval_ms", "must not be above max_interval_ms")
     if observe.unknown_after_seconds < 2 * observe.stale_after_seconds:
         found.add("observe.unknown_after_seconds", "must be at least twice stale_after_seconds")
-    if lease.heartbeat_seconds >= lease.takeover_after_seconds:
-        found.add("lease.heartbeat_seconds", "must be below takeover_after_seconds")
-    if not lease.renew_seconds < lease.ttl_seconds:
-        found.add("lease.renew_seconds", "must be below ttl_seconds")
     least, most = guard.min_pending_overload, guard.max_pending_overload
     if least is not None and most is not None and least > most:
         found.add("policy_guard.min_pending_overload", "must not be above max_pending_overload")

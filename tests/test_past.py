@@ -342,7 +342,7 @@ async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
         def process() -> tuple[Past, Remembering]:
             stream = EventLog(JetStream(requests), lambda: nc, records.NAMES, lambda what: None)
             history = History(T0 - 10_000)
-            announcer = Announcer(JetStream(requests), records.NAMES, "default", rendered)
+            announcer = Announcer(JetStream(requests), records.NAMES, rendered)
             return Past(Desk(book), book, history, stream, Clock()), Remembering(announcer, history, rendered)
 
         first, telling = process()

@@ -41,7 +41,7 @@ WRONG = {
     "policies that are none": ("policies: {}", "f:1: policies: must be a list of policies"),
     "a name with a blank": ("name: a b", "f:1: name: must match [A-Za-z0-9_-]{1,64}"),
     "a name with a newline": ('name: "a\\n"', "f:1: name: must not hold control characters"),
-    "an empty group": ('group: ""', "f:1: group: must match [A-Za-z0-9_-]{1,64}"),
+    "a group": ("group: blue", "f:1: group: unknown key; installations that are watched and asked apart have each a"),
     "no such port": ("http: {port: 65536}", "f:1: http.port: must be at most 65,535, is 65,536"),
     "true is no port": ("http: {port: true}", "f:1: http.port: must be a whole number, not true"),
     "ninety is not meant": (
@@ -57,7 +57,7 @@ WRONG = {
         "observe: {stale_after_seconds: 16}",
         "f:1: observe.unknown_after_seconds: must be at least twice stale_after_seconds",
     ),
-    "a lease lost at once": ("lease: {ttl_seconds: 1}", "f:1: lease.renew_seconds: must be below ttl_seconds"),
+    "a lease": ("lease: {ttl_seconds: 1}", "f:1: lease: unknown key; replicas of one `name` need no leader"),
     "nothing watched": ("watch: []", "f:1: watch: must not be empty"),
     "a stream left out": ("watch:\n  - consumers: [a]", "f:2: watch[0].stream: is missing"),
     "a stream with a dot": ("watch: [{stream: a.b}]", "f:1: watch[0].stream: must not hold blanks, dots"),
@@ -94,7 +94,7 @@ WRONG = {
         "f:1: policies[0].override.until: must be a moment in UTC",
     ),
     "a password in the file": ("nats: {password: hunter2}", "f:1: nats.password: unknown key"),
-    "a key twice": ("name: a\ngroup: b\nname: c", "f:1: name: stands twice, again in line 3"),
+    "a key twice": ("name: a\ntrust_consumer_metadata: true\nname: c", "f:1: name: stands twice, again in line 3"),
     "a tab": ("log:\n\tlevel: info", "f:2: a tab stands where YAML wants spaces"),
     "an alias bomb": ("a: &a [1]\nb: [*a, *a]", "f:2: is not YAML: aliases (`*name`) are not taken here"),
     "a tower": ("a: " + "[" * 5000, "f:1: is not YAML: nested deeper than 32 levels"),
@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line_that_says_where(case: str) -> None:
 
 
 def test_bytes_that_are_not_text_are_told_by_line() -> None:
-    assert lines(b"name: a\ngroup: \xff") == ["f:2: is not UTF-8 text"]
+    assert lines(b"name: a\nlog: \xff") == ["f:2: is not UTF-8 text"]
 
 
 def test_a_file_too_large_is_not_looked_into() -> None:
@@ -152,12 +152,11 @@ def test_without_a_file_the_documented_defaults_hold() -> None:
     settings = load(None, {})
     assert settings == Settings(instance=settings.instance) and settings.instance
     assert settings.nats.servers == ("nats://127.0.0.1:4222",)
-    assert (settings.observe.stale_after_seconds, settings.http.port, settings.lease.ttl_seconds) == (10, 7778, 15)
+    assert (settings.observe.stale_after_seconds, settings.http.port) == (10, 7778)
 
 
 DOCUMENTED = """
 name: backpressure
-group: default
 instance: null
 nats: {servers: ["nats://127.0.0.1:4222"], credentials_file: null, nkey_seed_file: null, user: null,
        password_file: null, token_file: null, tls: {ca_file: null, cert_file: null, key_file: null},
@@ -170,7 +169,6 @@ observe: {min_interval_ms: 100, max_interval_ms: 5000, api_requests_per_second: 
           stale_after_seconds: 10, unknown_after_seconds: 30}
 publish: {replicas: 1, events_max_age_seconds: 604800, heartbeat_seconds: 2, manage_resources: true}
 service: {status_alias: null, reply_prefixes: []}
-lease: {heartbeat_seconds: 0.5, renew_seconds: 2, takeover_after_seconds: 3, ttl_seconds: 15}
 http: {host: 0.0.0.0, port: 7778, ready_requires_nats: false}
 metrics: {max_subjects: 1000}
 log: {level: info, format: auto}
@@ -223,9 +221,9 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, what: str, why: str) ->
 
 def test_the_variable_names_the_file_where_no_argument_does(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("group: from-variable")
-    assert load(None, {"BACKPRESSURE_CONFIG": str(file)}).group == "from-variable"
-    assert load(None, {"BACKPRESSURE_CONFIG": ""}).group == "default"
+    file.write_text("name: from-variable")
+    assert load(None, {"BACKPRESSURE_CONFIG": str(file)}).name == "from-variable"
+    assert load(None, {"BACKPRESSURE_CONFIG": ""}).name == "backpressure"
 
 
 def test_the_environment_wins_over_the_file() -> None:

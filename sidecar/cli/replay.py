@@ -119,7 +119,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _tell_event(as_json: bool, event: Event) -> None:
-    click.echo(msgspec.json.encode(rendered(event, "", "replay")) if as_json else _line(event))
+    click.echo(msgspec.json.encode(rendered(event, "replay")) if as_json else _line(event))
 
 
 def _line(event: Event) -> str:

@@ -13,35 +13,37 @@ from sidecar.client.admission import Limits, Ruling, ruling, worst
 from sidecar.client.gate import NEVER, Entry, Gate
 from sidecar.client.interest import Interest
 from sidecar.client.values import Beat, Known, read
-from sidecar.wire.subjects import BadTail, covers, decode, is_literal
+from sidecar.wire.subjects import HEARTBEAT, BadTail, covers, decode, is_literal
 
 MOST_KEYS = 10_000
 """States kept; a further key is left out and counted (`keys_refused`)."""
-MOST_GROUPS = 64
-"""Groups, and instances in each, whose heartbeats are kept; further ones are left out."""
+MOST_INSTANCES = 64
+"""Instances whose last heartbeat is remembered; the one that beat longest ago makes room: each rollout brings new
+names, and a gateway outlives many rollouts."""
 ORPHAN_LIFE = 3600.0
 """Seconds for which a state is kept that vanished without being deleted."""
-HEARTBEAT = "=heartbeat."
 
 
 class Pulse:
-    """The heartbeats of one group."""
+    """The heartbeats, of however many instances."""
 
     __slots__ = ("limits", "proof", "sampled")
 
     def __init__(self) -> None:
         self.proof, self.limits = NEVER, Limits()
-        self.sampled: dict[str, str] = {}
-        """Each instance's last `sampled_at`."""
+        self.sampled: dict[str, str | None] = {}
+        """Each instance's last `sampled_at`, the one that beat longest ago first."""
 
     def hear(self, beat: Beat, written: float, stamp: float) -> None:
         """A heartbeat proves something only if its sampling moved on since the same instance's last one. Of the first
         one this cannot be told: there its times are compared, at worst it looks too old until the second."""
         self.limits = Limits(beat.stale_after_ms / 1000, beat.unknown_after_ms / 1000)
-        last = self.sampled.get(beat.instance)
-        if beat.sampled_at is None or beat.sampled_at == last or (last is None and len(self.sampled) >= MOST_GROUPS):
-            return
+        last = self.sampled.pop(beat.instance, None)
+        if last is None and len(self.sampled) >= MOST_INSTANCES:
+            del self.sampled[next(iter(self.sampled))]
         self.sampled[beat.instance] = beat.sampled_at
+        if beat.sampled_at is None or beat.sampled_at == last:
+            return
         self.proof = max(self.proof, written - (_lag(beat.sampled_at, stamp) if last is None else 0.0))
 
 
@@ -53,10 +55,11 @@ class Picture:
         self.interest = Interest()
         self.entries: dict[str, Entry] = {}
         self._wildcards: dict[str, Entry] = {}
-        self._pulses: dict[str, Pulse] = {}
+        self._pulse: Pulse | None = None
+        """None before the first heartbeat."""
         self._seen: set[str] | None = None
         """The subjects of the snapshot under way; None while live."""
-        self._beats: list[tuple[str, Beat, float, float]] = []
+        self._beats: list[tuple[Beat, float, float]] = []
 
     def begin(self) -> None:
         """A snapshot begins: its heartbeats prove nothing before the last of its states is in."""
@@ -79,8 +82,8 @@ class Picture:
     def put(self, key: str, value: bytes, written: float, stamp: float) -> str | None:
         """A key's value, written at `written` by our clock and `stamp` (Unix seconds) by the server's. Returns the
         name of what was wrong with it: such a state is none, and its subject is admitted."""
-        if key.startswith(HEARTBEAT):
-            return self._beat(key.removeprefix(HEARTBEAT), value, written, stamp)
+        if key == HEARTBEAT:
+            return self._beat(value, written, stamp)
         try:
             subject = decode(key)
         except BadTail:
@@ -100,9 +103,8 @@ class Picture:
             return
 
     def blind(self, now: float) -> bool:
-        """Whether groups beat before, and all have been silent for longer than they said they would be."""
-        pulses = self._pulses.values()
-        return bool(pulses) and all(now - pulse.proof >= pulse.limits.stale_after for pulse in pulses)
+        """Whether there were heartbeats before, and none for longer than they said there would be."""
+        return self._pulse is not None and now - self._pulse.proof >= self._pulse.limits.stale_after
 
     def refresh(self, gate: Gate, now: float) -> None:
         """Work out what is answered now."""
@@ -115,13 +117,11 @@ class Picture:
         gate.version = self.version
 
     def _ruling(self, entry: Entry, now: float) -> Ruling:
-        pulse = self._pulses.get(entry.known.group)
-        limits = pulse.limits if pulse else Limits()
+        limits = self._pulse.limits if self._pulse else Limits()
         return ruling(entry.known, self._proof(entry), limits, entry.lost, now)
 
     def _proof(self, entry: Entry) -> float:
-        pulse = self._pulses.get(entry.known.group)
-        return entry.proof if pulse is None or entry.orphan else max(entry.proof, pulse.proof)
+        return entry.proof if self._pulse is None or entry.orphan else max(entry.proof, self._pulse.proof)
 
     def _keep(self, subject: str, known: Known, written: float) -> str | None:
         if self._seen is not None:
@@ -157,19 +157,19 @@ class Picture:
             found += [entry for name, entry in self._wildcards.items() if covers(name, subject)]
         return found
 
-    def _beat(self, group: str, value: bytes, written: float, stamp: float) -> str | None:
+    def _beat(self, value: bytes, written: float, stamp: float) -> str | None:
         if (beat := read(value, Beat)) is None:
             return "malformed_heartbeat"
         if self._seen is not None:
-            self._beats.append((group, beat, written, stamp))
+            self._beats.append((beat, written, stamp))
         else:
-            self._hear(group, beat, written, stamp)
+            self._hear(beat, written, stamp)
             self.version += 1
         return None
 
-    def _hear(self, group: str, beat: Beat, written: float, stamp: float) -> None:
-        if group in self._pulses or len(self._pulses) < MOST_GROUPS:
-            self._pulses.setdefault(group, Pulse()).hear(beat, written, stamp)
+    def _hear(self, beat: Beat, written: float, stamp: float) -> None:
+        self._pulse = self._pulse or Pulse()
+        self._pulse.hear(beat, written, stamp)
 
 
 def _lag(sampled_at: str, stamp: float) -> float:

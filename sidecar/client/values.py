@@ -19,7 +19,6 @@ class Known(Struct, frozen=True):
     subject: str
     status: Standing
     action: Action
-    group: str = "default"
     would: Action | None = None
     mode: str = "enforce"
     admit_ratio: Ratio = 1.0
@@ -31,7 +30,7 @@ class Known(Struct, frozen=True):
 
 
 class Beat(Struct, frozen=True):
-    """The value of a group's heartbeat key: what the states say held at `sampled_at`."""
+    """The value of the heartbeat key: what the states say held at `sampled_at`."""
 
     instance: str = ""
     sampled_at: str | None = None

@@ -34,7 +34,7 @@ OPEN_WITHIN = 3.0
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds before the next watch, growing, with jitter: many gateways come back at once."""
 FIRST_DOUBT, LAST_DOUBT = 10.0, 60.0
-"""Seconds a watch is kept whose groups are all silent, growing; another one would most likely hear no more."""
+"""Seconds a watch is kept while no heartbeat comes, growing; another one would most likely hear no more."""
 LINK_POLL = 0.1
 """Seconds between looks at a connection that is away."""
 QUEUED = 65_536
@@ -235,7 +235,7 @@ class _Reading:
         watch.ready.set()
 
     def _question(self) -> None:
-        """The link is well and no group speaks: see by another watch whether it is us, ever more rarely."""
+        """The link is well and no heartbeat comes: see by another watch whether it is us, ever more rarely."""
         now = time.monotonic()
         watch = self._watch
         if not self._picture.blind(now):

@@ -46,7 +46,6 @@ GAUGES: dict[str, tuple[str, Labels]] = {
         ("subject", "diagnosis"),
     ),
     P + "alerts": ("1 for the state each alert is in. Firing: its condition has held.", ("subject", "alert", "state")),
-    P + "leader": ("Whether this replica leads its group. Not 1 in all of a group: nobody publishes.", ("group",)),
     P + "build_info": ("Always 1; the version is in the label.", ("version",)),
     "router_intake_backpressure_active": ("1 while active. High: ask get.status for the reasons.", SUBJECT),
     "router_jetstream_pending_messages": ("Not yet delivered. High: consumers are too slow.", ("subject", "consumer")),

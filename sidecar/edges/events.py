@@ -49,8 +49,8 @@ class _Written(Struct, frozen=True):
 
 
 class Announcer:
-    def __init__(self, js: JetStream, names: Names, group: str, render: Callable[[Event], messages.Event]) -> None:
-        self._js, self._names, self._group, self._render = js, names, group, render
+    def __init__(self, js: JetStream, names: Names, render: Callable[[Event], messages.Event]) -> None:
+        self._js, self._names, self._render = js, names, render
         self._attempted: OrderedDict[str, None] = OrderedDict()
         self._said: set[int] = set()
 
@@ -164,7 +164,7 @@ class Announcer:
             "Nats-Expected-Last-Subject-Sequence": str(place),
             "ce-specversion": "1.0",
             "ce-id": event.id,
-            "ce-source": f"/{self._names.name}/{self._group}",
+            "ce-source": f"/{self._names.name}",
             "ce-type": f"{self._names.prefix}.{event.type.value}",
             "ce-subject": encode(event.subject),
             "ce-time": rendered.timestamp,

@@ -30,8 +30,8 @@ class Labelling(Protocol):
 class Gauges(Collector):
     """Reads the book at scrape, from another thread: every mapping is copied first, every value in it is frozen."""
 
-    def __init__(self, book: Book, metrics: Labelling, clock: Clock, leads: Callable[[], bool]) -> None:
-        self._book, self._metrics, self._clock, self._leads = book, metrics, clock, leads
+    def __init__(self, book: Book, metrics: Labelling, clock: Clock) -> None:
+        self._book, self._metrics, self._clock = book, metrics, clock
         self._finder = Finder(book)
         self._places = set[tuple[str, ConsumerKey]]()
 
@@ -51,7 +51,6 @@ class Gauges(Collector):
                 page.add(P + "time_in_status_seconds", (label, word), seconds)
         for look in list(self._book.looks.values())[: self._metrics.max_subjects]:
             page.most(P + "stream_fill", (look.name,), look.fill)
-        page.add(P + "leader", (self._book.settings.group,), float(self._leads()))
         page.add(P + "build_info", (__version__,), 1.0)
         yield from page.families()
 

@@ -40,7 +40,10 @@ class Readiness(Struct, frozen=True):
     ready: bool
     nats: str
     observing: bool
-    leader: bool
+    streams: int
+    """Followed."""
+    reads: int
+    """Of them, those that this replica reads itself."""
     last_sweep_age_ms: int | None
     version: str
 

@@ -9,7 +9,7 @@ from sidecar.edges.jetstream import WRONG_SEQUENCE, ApiError, JetStream, Message
 from sidecar.edges.lasts import lasts
 from sidecar.ports import Conflict, Stored
 from sidecar.wire.stored import record_of
-from sidecar.wire.subjects import BadTail, Names, decode, encode
+from sidecar.wire.subjects import HEARTBEAT, BadTail, Names, decode, encode
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
@@ -17,13 +17,10 @@ EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 class StateStore:
     """Reads go to the stream's leader; only a write decides."""
 
-    def __init__(
-        self, js: JetStream, names: Names, group: str, count: Callable[[str], None], client: Callable[[], Any]
-    ):
+    def __init__(self, js: JetStream, names: Names, count: Callable[[str], None], client: Callable[[], Any]):
         self._js, self._count, self._client = js, count, client
         self._stream = f"KV_{names.state_bucket}"
         self._prefix = f"$KV.{names.state_bucket}."
-        self._group, self._names = group, names
 
     def _to(self, key: str) -> str:
         """Where a key is written."""
@@ -74,7 +71,7 @@ class StateStore:
                 raise Conflict(subject) from None
 
     async def beat(self, value: bytes) -> None:
-        await self._js.publish(self._to(self._names.heartbeat_key(self._group)), value)
+        await self._js.publish(self._to(HEARTBEAT), value)
 
     def _stored(self, subject: str, message: Message) -> Stored:
         if message.gone:

@@ -118,7 +118,6 @@ class ConsumerStatus(Struct, frozen=True):
 
 class Status(Struct, frozen=True):
     subject: str
-    group: str
     status: str
     since: str | None
     incident: str | None
@@ -186,7 +185,6 @@ class Event(Struct, frozen=True):
     thresholds: Thresholds | None
     retry_after_seconds: int
     admit_ratio: float
-    group: str
     instance: str
     version: str
     lost: int | UnsetType = UNSET
@@ -197,15 +195,20 @@ class Event(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """Value of the key `=heartbeat.<group>`."""
+    """Value of the key `=heartbeat`: what the states say still held at `sampled_at`."""
 
+    schema: int
     instance: str
-    term: str
     sampled_at: str | None
     subjects: int
     interval_ms: int
+    """The longest time between two readings of a stream."""
+    heartbeat_ms: int
+    """Time to the next one of these."""
     stale_after_ms: int
     unknown_after_ms: int
+    leaving: bool
+    """Whether the last replica stops in an orderly way: nobody looks any more whether the states still hold."""
 
 
 class StoredConsumer(Struct, frozen=True):

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from sidecar.core.patterns import LONGEST_SUBJECT as LONGEST_TAIL
 from sidecar.core.patterns import BadTail, covers, decode, encode
 
-__all__ = ["LONGEST_TAIL", "BadTail", "Names", "covers", "decode", "encode", "is_literal"]
+__all__ = ["HEARTBEAT", "LONGEST_TAIL", "BadTail", "Names", "covers", "decode", "encode", "is_literal"]
+
+HEARTBEAT = "=heartbeat"
+"""The key under which the state bucket says that what it holds is still so; no subject encodes to it."""
 
 
 def is_literal(subject: str) -> bool:
@@ -38,17 +41,10 @@ class Names:
         return f"{self.name}_policy"
 
     @property
-    def lease_bucket(self) -> str:
-        return f"{self.name}_lease"
-
-    @property
     def ours(self) -> frozenset[str]:
         """The streams that are ours and never watched unless named."""
-        buckets = (self.state_bucket, self.policy_bucket, self.lease_bucket)
+        buckets = (self.state_bucket, self.policy_bucket)
         return frozenset({self.events_stream, *(f"KV_{b}" for b in buckets)})
 
     def event(self, kind: str, subject: str) -> str:
         return f"{self.prefix}.event.{kind}.{encode(subject)}"
-
-    def heartbeat_key(self, group: str) -> str:
-        return f"=heartbeat.{group}"

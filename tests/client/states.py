@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
 from sidecar.client import BackpressureClient
-from sidecar.wire.subjects import Names, encode
+from sidecar.wire.subjects import HEARTBEAT, Names, encode
 from tests.support.sidecar import eventually
 
 SUBJECT = "orders.created"
@@ -20,7 +20,7 @@ BUCKET = Names().state_bucket
 
 
 def state(subject: str = SUBJECT, **fields: Any) -> dict[str, Any]:
-    return {"subject": subject, "status": "inactive", "action": "continue", "group": "default", **fields}
+    return {"subject": subject, "status": "inactive", "action": "continue", **fields}
 
 
 def active(subject: str = SUBJECT, **fields: Any) -> dict[str, Any]:
@@ -58,12 +58,12 @@ class States:
     async def delete(self, subject: str) -> None:
         await self.raw(encode(subject), b"", {"KV-Operation": "DEL"})
 
-    async def beat(self, group: str = "default", **fields: Any) -> None:
+    async def beat(self, **fields: Any) -> None:
         """`sampled_at` is now unless given."""
         sampled_at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        beat = {"instance": "i", "term": "0", "sampled_at": sampled_at, "stale_after_ms": 10_000}
-        value = {**beat, "unknown_after_ms": 30_000, "interval_ms": 100, "subjects": 1, **fields}
-        await self.raw(Names().heartbeat_key(group), json.dumps(value).encode())
+        beat = {"schema": 1, "instance": "i", "sampled_at": sampled_at, "stale_after_ms": 10_000, "leaving": False}
+        value = {**beat, "unknown_after_ms": 30_000, "interval_ms": 100, "heartbeat_ms": 2000, "subjects": 1, **fields}
+        await self.raw(HEARTBEAT, json.dumps(value).encode())
 
 
 async def says(client: BackpressureClient, subject: str = SUBJECT, seconds: float = 15.0, **facts: Any) -> None:

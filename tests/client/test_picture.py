@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.client import picture as room
 from sidecar.client.gate import Gate
 from sidecar.client.interest import MOST_WATCHED, Interest, overlap
 from sidecar.client.picture import Picture
-from sidecar.wire.subjects import encode
+from sidecar.wire.subjects import HEARTBEAT, encode
 from tests.client.states import SUBJECT, active, state
 
 STAMP = 1_800_000_000.0
@@ -34,9 +36,9 @@ class Seen:
             wrong = self.picture.put(key, value, self.now - age, STAMP + self.now - age)
         return wrong
 
-    def beat(self, group: str = "default", age: float = 0.0, lag: float = 0.0, **fields: Any) -> str | None:
+    def beat(self, age: float = 0.0, lag: float = 0.0, **fields: Any) -> str | None:
         at = msgspec.json.encode({"sampled_at": rfc3339(STAMP + self.now - age - lag), "instance": "i", **fields})
-        return self.picture.put(f"=heartbeat.{group}", at, self.now - age, STAMP + self.now - age)
+        return self.picture.put(HEARTBEAT, at, self.now - age, STAMP + self.now - age)
 
     def says(self, subject: str = SUBJECT) -> tuple[str, str]:
         gate = Gate(subject)
@@ -172,14 +174,27 @@ def test_a_subject_the_sidecar_lost_holds_from_when_it_said_so(seen: Seen) -> No
     assert seen.says() == ("reject", "known")
 
 
-def test_groups_age_each_by_their_own_heartbeats(seen: Seen) -> None:
-    seen.put(active("a", group="one"), active("b", group="two"))
-    seen.now += 20
-    seen.beat("two")
-    assert (seen.says("a")[1], seen.says("b")[1]) == ("stale", "known")
+def test_a_watch_is_blind_only_once_no_instance_beats_any_more(seen: Seen) -> None:
+    assert not seen.picture.blind(seen.now), "nothing was promised yet"
+    seen.beat(instance="one")
+    seen.now += 9
+    seen.beat(instance="two")
+    seen.now += 9
     assert not seen.picture.blind(seen.now)
-    seen.now += 20
+    seen.now += 1
     assert seen.picture.blind(seen.now)
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=300))
+def test_the_newest_instance_is_never_refused_however_many_there_were(instances: list[int]) -> None:
+    """A gateway outlives many rollouts, and each brings instances with new names."""
+    seen = Seen()
+    seen.put(active())
+    for n in instances:
+        seen.now += 40
+        seen.beat(instance=f"pod-{n}")
+        assert seen.says() == ("reject", "known")
+        assert len(seen.picture._pulse.sampled) <= room.MOST_INSTANCES  # type: ignore[union-attr]
 
 
 def test_a_literal_is_governed_by_every_state_that_covers_it_and_the_worst_decides(seen: Seen) -> None:
@@ -215,7 +230,7 @@ def test_a_state_that_cannot_be_is_none_and_admits(seen: Seen, fields: dict[str,
 @pytest.mark.parametrize("value", [b"", b"null", b"[]", b"\xff", b"{", b"[" * 5000], ids=repr)
 def test_what_is_no_json_object_is_no_state_and_no_heartbeat(seen: Seen, value: bytes) -> None:
     seen.put(active())
-    assert seen.picture.put("=heartbeat.default", value, seen.now, STAMP) == "malformed_heartbeat"
+    assert seen.picture.put(HEARTBEAT, value, seen.now, STAMP) == "malformed_heartbeat"
     assert seen.says()[0] == "reject"
     assert seen.picture.put(SUBJECT, value, seen.now, STAMP) == "malformed_state"
     assert seen.says()[0] == "continue"
@@ -230,11 +245,6 @@ def test_what_is_kept_is_bounded(seen: Seen, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(room, "MOST_KEYS", 2)
     assert seen.put(state("a"), state("b"), state("c")) == "keys_refused"
     assert seen.put(state("a")) is None
-    monkeypatch.setattr(room, "MOST_GROUPS", 2)
-    for n in range(5):
-        seen.beat(f"g{n}")
-        seen.beat("g0", instance=f"i{n}")
-    assert len(seen.picture._pulses) == 2 and len(seen.picture._pulses["g0"].sampled) == 2
 
 
 @pytest.mark.parametrize(

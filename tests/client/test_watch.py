@@ -13,6 +13,7 @@ from nats.js.errors import NotFoundError
 
 from sidecar.client import BackpressureClient
 from sidecar.client import watch as room
+from sidecar.wire.subjects import HEARTBEAT
 from tests.client.states import BUCKET, SUBJECT, States, active, says, state, until
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
@@ -204,7 +205,7 @@ async def test_what_cannot_be_read_admits_and_is_said_once(
     for n, value in enumerate((b"", b"nonsense", absurd), start=1):
         await states.raw(SUBJECT, value)  # one by one: the server skips what is overwritten before it is delivered
         await until(lambda n=n: client.stats.malformed_state == n, "its being read")  # type: ignore[misc]
-    await states.raw("=heartbeat.default", b"nonsense")
+    await states.raw(HEARTBEAT, b"nonsense")
     await until(lambda: client.stats.malformed_heartbeat == 1, "all of it")
     assert client.admit(SUBJECT) and not client.admit("another")
     assert sum(f"{SUBJECT} in the state bucket" in r.message for r in caplog.records) == 1

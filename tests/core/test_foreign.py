@@ -51,7 +51,7 @@ def test_an_override_can_be_put_for_a_while() -> None:
 REFUSED = {
     "a key nobody encodes": ("a.*", b"{}", ": the key is no encoded subject"),
     "a key that is no subject": ("a.=3E.b", b"{}", "the key stands for `a.>.b`, which may have `>` as its last"),
-    "the heartbeat's key": ("=heartbeat.x", b"{}", "the key is no encoded subject"),
+    "the heartbeat's key": ("=heartbeat", b"{}", "the key is no encoded subject"),
     "no JSON": ("a.b", b"{", "is not JSON"),
     "nothing": ("a.b", b"", "is not JSON"),
     "no text": ("a.b", b'"\xff"', "is not JSON"),

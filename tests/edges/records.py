@@ -96,7 +96,7 @@ def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: St
 
 def announcer_of(requests: Requests, instance: str = "here") -> Announcer:
     """What tells events: another one stands for another process."""
-    return Announcer(JetStream(requests), NAMES, "default", lambda told: render.event(told, "default", instance))
+    return Announcer(JetStream(requests), NAMES, lambda told: render.event(told, instance))
 
 
 @asynccontextmanager
@@ -104,8 +104,8 @@ async def real(nc: Client, prefix: str = "$JS.API") -> AsyncIterator[tuple[Reque
     requests = Requests(nc)
     js = JetStream(requests, prefix)
     await Resources(js, NAMES, 1, 604_800, True).ensure()
-    store = StateStore(js, NAMES, "default", lambda what: None, lambda: nc)
-    yield requests, store, Announcer(js, NAMES, "default", lambda told: render.event(told, "default", "here"))
+    store = StateStore(js, NAMES, lambda what: None, lambda: nc)
+    yield requests, store, Announcer(js, NAMES, lambda told: render.event(told, "here"))
 
 
 RECORD = Record(SUBJECT, "e", seq=1, status=Status.ACTIVE, told=Status.ACTIVE, unsent=(event(1),))

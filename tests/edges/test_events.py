@@ -32,7 +32,7 @@ async def test_an_event_carries_its_id_and_cloudevents_headers(nc: Client) -> No
         body = json.loads(message.data or b"")
         assert headers["Nats-Msg-Id"] == headers["ce-id"] == body["id"] == "orders.=2A.created:e:1"
         assert (headers["ce-source"], headers["ce-type"]) == (
-            "/backpressure/default",
+            "/backpressure",
             "backpressure.v1.backpressure_active",
         )
         assert (headers["ce-specversion"], headers["ce-subject"]) == ("1.0", "orders.=2A.created")

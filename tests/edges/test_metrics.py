@@ -42,7 +42,7 @@ class StubBook(Book):
     def __init__(self) -> None:
         self.states: dict[str, SubjectState] = {}
 
-    settings = Settings(group="blue")  # type: ignore[assignment]
+    settings = Settings()  # type: ignore[assignment]
     wildcards: Sequence[str] = ()  # type: ignore[assignment]
     looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
     rules = Rulebook((), Guard(), trust_metadata=False)  # type: ignore[assignment]
@@ -79,14 +79,14 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
         **record,
     }
     return SubjectState(
-        subject, Policy(), NOW.mono, {m.key: m for m in members}, Record(subject=subject, **facts), revision=1
+        subject, Policy(), NOW.mono, {m.key: m for m in members}, record=Record(subject=subject, **facts), revision=1
     )
 
 
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
         self.book, self.metrics = StubBook(), Metrics(max_subjects)
-        self.metrics.registry.register(Gauges(self.book, self.metrics, Clock(), lambda: True))
+        self.metrics.registry.register(Gauges(self.book, self.metrics, Clock()))
 
     def watch(self, *states: SubjectState) -> None:
         self.book.states.update({s.subject: s for s in states})
@@ -132,7 +132,7 @@ def test_the_catalogue_is_the_contracts(world: World) -> None:
             "events_total", "recovery_total", "would_total", "stream_fill", "diagnosis", "alerts",
             "status", "pressure", "admit_ratio", "pending_messages",
             "inflight_messages", "latency_seconds", "drain_seconds", "decisions_total", "sample_age_seconds",
-            "transitions_total", "time_in_status_seconds_total", "api_requests_total", "leader", "dropped_total",
+            "transitions_total", "time_in_status_seconds_total", "api_requests_total", "dropped_total",
             "connection_rebuilds_total", "build_info",
         )),
         *(P + h + "_duration_seconds" + s for h in ("decision", "observe") for s in ("_bucket", "_count", "_sum")),
@@ -176,7 +176,6 @@ def test_a_subject_as_it_is_known(world: World) -> None:
     assert world.values(P + "pending_messages") == {("c", "S", "a.b"): 5}
     assert world.values(P + "inflight_messages") == {("c", "S", "a.b"): 2}
     assert world.values(P + "time_in_status_seconds_total") == {("inactive", "a.b"): 60, ("active", "a.b"): 1.5}
-    assert world.values(P + "leader") == {("blue",): 1}
     assert world.values(P + "build_info") == {(__version__,): 1}
 
 

@@ -18,7 +18,9 @@ from structlog.testing import capture_logs
 from sidecar.edges import probes
 from sidecar.edges.probes import PortTaken, Probes, Readiness
 
-READY = Readiness(ready=True, nats="connected", observing=True, leader=True, last_sweep_age_ms=80, version="1.2.3")
+READY = Readiness(
+    ready=True, nats="connected", observing=True, streams=4, reads=4, last_sweep_age_ms=80, version="1.2.3"
+)
 
 
 class World:
@@ -74,10 +76,10 @@ async def test_readiness_tells_the_whole_truth(world: World, http: httpx.AsyncCl
     found = await http.get("/readyz")
     assert found.status_code == 200 and found.headers["content-type"] == "application/json"
     assert found.json() == {
-        "ready": True, "nats": "connected", "observing": True, "leader": True, "last_sweep_age_ms": 80,
+        "ready": True, "nats": "connected", "observing": True, "streams": 4, "reads": 4, "last_sweep_age_ms": 80,
         "version": "1.2.3",
     }  # fmt: skip
-    world.truth = Readiness(False, "connecting", False, True, None, "1.2.3")
+    world.truth = Readiness(False, "connecting", False, 0, 0, None, "1.2.3")
     found = await http.get("/readyz")
     assert found.status_code == 503 and found.json()["last_sweep_age_ms"] is None
 

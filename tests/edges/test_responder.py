@@ -60,7 +60,7 @@ def consumer_status(n: int) -> messages.ConsumerStatus:
 
 def status(subject: str, consumers: int = 0) -> messages.Status:
     return messages.Status(
-        subject=subject, group="default", status="inactive", since=None, incident=None, pressure=None, reasons=(),
+        subject=subject, status="inactive", since=None, incident=None, pressure=None, reasons=(),
         metrics=messages.Metrics(), levels=messages.Levels(), thresholds=None, diagnosis=None, admit_ratio=1.0,
         mode="enforce", override=None, consumers=tuple(consumer_status(n) for n in range(consumers)),
         consumers_total=consumers, matched=(subject,), state_keys=(), event_subjects=(), freshness="known",

@@ -116,7 +116,7 @@ async def test_all_of_it_works_in_a_domain(start_server: StartServer, tmp_path: 
         await store.beat(b"{}")
         assert [subject for subject, _, _ in requests.written] == [
             f"$JS.hub.API.$KV.backpressure_state.{encode(SUBJECT)}",
-            "$JS.hub.API.$KV.backpressure_state.=heartbeat.default",
+            "$JS.hub.API.$KV.backpressure_state.=heartbeat",
         ]
         assert (await store.load_all())[SUBJECT].revision == revision
         await announcer.send(event(1))

@@ -38,7 +38,6 @@ def told(seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epo
         thresholds=None,
         retry_after_seconds=30,
         admit_ratio=0.0,
-        group="default",
         instance="here",
         version="1",
         **more,

@@ -58,7 +58,7 @@ async def test_the_metrics_page_tells_each_subject_under_the_names_of_the_contra
     assert value("router_jetstream_pending_messages", consumer="router", **here) == 1500
     assert value("router_intake_backpressure_active", **here) == 0
     expected = {
-        "api_requests_total", "observe_duration_seconds_count", "leader", "build_info", "pressure", "admit_ratio",
+        "api_requests_total", "observe_duration_seconds_count", "build_info", "pressure", "admit_ratio",
         "inflight_messages", "sample_age_seconds", "time_in_status_seconds_total", "decision_duration_seconds_count",
     }  # fmt: skip
     assert {f"router_backpressure_{name}" for name in expected} <= found.keys()
