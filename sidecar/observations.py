@@ -43,11 +43,23 @@ class ConsumersReading(Struct, frozen=True):
     missing: tuple[str, ...]
     """Consumers that exist and were not shown (a node is down, or does not support them); unknown, not gone."""
     complete: bool
-    """Whether samples, missing and malformed together are all there are."""
-    malformed: int
-    """How many were left out because what the server said of them cannot be so."""
+    """Whether samples, missing, malformed and unnamed together are all there are."""
+    malformed: tuple[str, ...]
+    """Consumers that exist, and what the server said of them cannot be so; unknown, not gone."""
     took: float
     epoch: int
+    unnamed: int = 0
+    """How many were left out of which not even the name could be read."""
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Names of consumers that exist and could not be read."""
+        return frozenset(self.missing) | frozenset(self.malformed)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are no others than those shown and those unread."""
+        return self.complete and not self.unnamed
 
 
 class AckSeen(Struct, frozen=True):

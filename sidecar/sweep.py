@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
-from sidecar.core import pace, roster
+from sidecar.core import membership, pace, roster
 from sidecar.core.ages import Ages
+from sidecar.core.membership import NOTHING_SHOWN, Shown, Standing
 from sidecar.core.model import ConsumerKey, Sample, StreamLook
 from sidecar.core.pace import Budget
 from sidecar.core.roster import Watch
@@ -41,7 +42,9 @@ DISCOVER_EVERY = 1.0
 WITHOUT_PAUSE = 50
 """Samples judged in one go (some 2 ms); then whoever waits for an answer has a turn."""
 SINGLY_LIMIT = 64
-"""Members missing from a list that are read one by one in a sweep; the others wait for the next."""
+"""Members of which a list says nothing that are read one by one after it; the others wait for the next round."""
+FROM_MEMORY = 100
+"""Streams followed at a time that only the store knows; each takes two answers to be found gone."""
 
 
 class Lane:
@@ -50,8 +53,18 @@ class Lane:
     def __init__(self, look: StreamLook, now: float) -> None:
         self.look = look
         self.under: dict[ConsumerKey, tuple[str, ...]] = {}
+        """Consumers that were read, with the subjects they count under."""
         self.absent: dict[ConsumerKey, float] = {}
+        self.silent: frozenset[ConsumerKey] = frozenset()
+        """Members of which the last reading said nothing."""
+        self.singly: asyncio.Task[None] | None = None
+        """Reads them one by one, beside the list."""
+        self.turn = 0
+        """Where among them the next round begins."""
         self.interval = 0.0
+        """Seconds between two readings, as planned; an outage does not stretch it."""
+        self.retry = 0.0
+        """Seconds until the next try while it cannot be read; 0 while it can."""
         self.next = now
         self.swept = False
         self.whole = False
@@ -86,6 +99,7 @@ class Sweep:
         self._origins: dict[str, tuple[str, ...]] = {}
         """The subjects of every stream: a mirror's are those of its origin."""
         self._said: set[object] = set()
+        self._tasks: asyncio.TaskGroup | None = None
         self._discover = asyncio.Event()
         self._discovered = False
         self._read_at: float | None = None
@@ -95,6 +109,7 @@ class Sweep:
     async def run(self) -> None:
         """Discover streams for as long as it is let; each stream has a task of its own, so that none delays another."""
         async with asyncio.TaskGroup() as lanes:
+            self._tasks = lanes
             while True:
                 self._discover.clear()
                 try:
@@ -144,9 +159,15 @@ class Sweep:
                     "watch.stream_missing", stream=entry.stream, hint="it is awaited; check `watch` in the config"
                 )
         # A stream that is known from the store alone is followed too: that is how its members are found to be gone.
-        looks = {name: StreamLook(name, "", 0, 0, 0) for name in self._ledger.streams()} if reading.complete else {}
-        looks |= {seen.name: seen for seen in reading.looks if roster.stream_chosen(seen.name, self._watch, self._ours)}
+        listed = {look.name: look for look in reading.looks}
+        looks = {name: look for name, look in listed.items() if self._chosen(name)}
+        # A stream of which members are remembered is followed too: that is how they are found not to count any more.
+        for name in sorted(self._ledger.streams() - looks.keys())[:FROM_MEMORY]:
+            looks[name] = listed.get(name) or StreamLook(name, "", 0, 0, 0)
         return [look for name, look in looks.items() if name not in self.lanes]
+
+    def _chosen(self, stream: str) -> bool:
+        return roster.stream_chosen(stream, self._watch, self._ours)
 
     async def _follow(self, lane: Lane) -> None:
         """Read one stream again and again, until it is gone for sure."""
@@ -155,27 +176,44 @@ class Sweep:
             lane.wake.clear()
             started = self._clock.now().mono
             try:
-                reading = await self._observer.consumers(name)
+                await self.read(lane)
             except StreamGone:
-                lane.swept = True
-                if self._absent(lane, ()):
+                lane.swept, lane.retry = True, membership.GONE_AFTER / 2
+                self._settle(lane, Shown({}, whole=True))
+                if not self._members(lane):
+                    log.info("stream.gone", stream=name)
                     break
-                lane.interval = roster.GONE_AFTER / 2
             except Unavailable as error:
                 self._count("sweep_unavailable")
                 log.debug("consumers.unavailable", stream=name, error=str(error))
-                lane.interval = min(self._budget.max_interval, max(lane.interval * 2, self._budget.min_interval))
+                self._settle(lane, NOTHING_SHOWN)
+                lane.retry = min(self._budget.max_interval, max(lane.retry * 2, self._budget.min_interval))
             else:
-                await self._take(lane, reading)
-                lane.interval = self._paced(lane, reading)
-                await self._read_singly(lane, reading)
-                lane.swept = True
+                lane.swept, lane.retry = True, 0.0
+                if not self._chosen(name) and not self._members(lane):
+                    break
+                self._read_silent(lane)
             self._check_complete()
-            lane.next = max(self._clock.now().mono, started + lane.interval)
+            lane.next = max(self._clock.now().mono, started + (lane.retry or lane.interval))
             await _woken(lane.wake, lane.next - self._clock.now().mono)
         del self.lanes[name]
         self._check_complete()
-        log.info("stream.gone", stream=name)
+
+    async def read(self, lane: Lane) -> None:
+        """One reading of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
+        reading = await self._observer.consumers(lane.look.name)
+        self._on_read(reading.took)
+        self._read_at = self._clock.now().mono
+        lane.look = reading.look
+        members = self._members(lane)
+        under: dict[ConsumerKey, tuple[str, ...]] = {}
+        for n, sample in enumerate(reading.samples, start=1):
+            under[sample.key] = self._sample(lane, sample, members.get(sample.key, ()))
+            if n % WITHOUT_PAUSE == 0:
+                await asyncio.sleep(0)
+        lane.whole = reading.whole and not reading.unread
+        lane.silent = self._settle(lane, Shown(under, reading.unread, reading.whole)).silent
+        lane.interval = self._paced(lane, reading)
 
     def _paced(self, lane: Lane, reading: ConsumersReading) -> float:
         if not lane.under:
@@ -186,38 +224,29 @@ class Sweep:
         whole = reading.complete and not reading.missing
         return pace.interval(self._budget, followed, requests, reading.took, whole, limited)
 
-    async def _take(self, lane: Lane, reading: ConsumersReading) -> None:
-        self._on_read(reading.took)
-        self._read_at = self._clock.now().mono
-        lane.look = reading.look
-        for n, sample in enumerate(reading.samples, start=1):
-            self._sample(lane, sample)
-            if n % WITHOUT_PAUSE == 0:
-                await asyncio.sleep(0)
-        lane.whole = reading.complete and not reading.missing and not reading.malformed
-        if lane.whole:
-            self._absent(lane, {sample.key for sample in reading.samples})
-
-    def _sample(self, lane: Lane, sample: Sample) -> None:
+    def _sample(self, lane: Lane, sample: Sample, members_of: Collection[str]) -> tuple[str, ...]:
+        """Take one consumer in; the subjects it counts under. `members_of`: those it is a member of already."""
         key = sample.key
-        if not roster.consumer_chosen(key, sample.config, self._watch, self._ours):
-            return
         own = lane.look.subjects or self._origins.get(lane.look.origin or "", ())
-        subjects = roster.subjects(sample.config, own)
+        subjects = roster.counts_under(key, sample.config, own, self._watch, self._ours)
         if isinstance(subjects, str):
             if self._say_once(key):
                 log.warning("consumer.not_watched", stream=key.stream, consumer=key.consumer, because=subjects)
                 self._count("consumer_not_watched")
             subjects = ()
+        if not subjects:
+            self._drop(lane, key)
+            return ()
         ruled, refused = self._rules.take_metadata(key, sample.config.metadata, subjects)
-        self._enrol(lane, key, subjects)
+        for subject in subjects:
+            if subject not in members_of or subject not in lane.under.get(key, ()):
+                self._ledger.join(subject, key)
+        lane.under[key] = subjects
         for subject in subjects:
             if ruled:
                 self._ledger.rule(subject)
             if refused is not None:
                 self._refuse(key, subject, refused)
-        if not subjects:
-            return
         if (track := self._tracks.get(key)) is None:
             carried = self._ledger.carried(key, subjects)
             track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages, carried=carried)
@@ -225,56 +254,79 @@ class Sweep:
         if isinstance(reading, str):
             self._count("sample_set_aside")
             log.debug("sample.set_aside", stream=key.stream, consumer=key.consumer, because=reading)
-            return
+            return subjects
         for subject in subjects:
             self._ledger.feed(subject, Read(reading))
+        return subjects
 
     def _refuse(self, key: ConsumerKey, subject: str, refused: Rejection) -> None:
         self._count("policy_rejected")
         log.warning("policy.rejected", stream=key.stream, consumer=key.consumer, errors=refused.errors)
         self._ledger.feed(subject, Refused(refused))
 
-    def _enrol(self, lane: Lane, key: ConsumerKey, subjects: tuple[str, ...]) -> None:
-        """Keep a consumer under the subjects it stands under now; its filter may have changed."""
-        before = lane.under.get(key, ())
-        if subjects == before:
-            return
-        for subject in subjects:
-            if subject not in before:
-                self._ledger.join(subject, key)
-        for subject in before:
-            if subject not in subjects:
-                self._ledger.feed(subject, Gone(key))
-        if subjects:
-            lane.under[key] = subjects
-        else:
-            lane.under.pop(key, None)
-
-    def _absent(self, lane: Lane, seen: Collection[ConsumerKey]) -> bool:
-        """Take out members that two whole readings lacked, remembered ones too. True if none is left."""
-        members: dict[ConsumerKey, list[str]] = {}
+    def _members(self, lane: Lane) -> dict[ConsumerKey, list[str]]:
+        """The members of a stream with their subjects, those that are only remembered among them."""
+        found: dict[ConsumerKey, list[str]] = {}
         for key, subject in self._ledger.members(lane.look.name):
-            members.setdefault(key, []).append(subject)
-        now = self._clock.now().mono
-        lane.absent, gone = roster.absent(lane.absent, members, seen, now)
+            found.setdefault(key, []).append(subject)
+        return found
+
+    def _settle(self, lane: Lane, shown: Shown) -> Standing:
+        """Take out members that do not count any more, those that are only remembered too."""
+        members = self._members(lane)
+        pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
+        found = membership.standing(pairs, shown, self._watch, self._ours)
+        for key, subject in found.out:
+            log.info("consumer.out", stream=key.stream, consumer=key.consumer, subject=subject)
+            self._ledger.feed(subject, Gone(key, exists=True))
+        there = [key for key in members if key in shown.under or key.consumer in shown.unread]
+        self._absent(lane, found.absent, there, members)
+        return found
+
+    def _absent(
+        self,
+        lane: Lane,
+        absent: Collection[ConsumerKey],
+        there: Collection[ConsumerKey],
+        members: Mapping[ConsumerKey, Sequence[str]],
+    ) -> None:
+        """Take out those that are gone for sure."""
+        lane.absent, gone = membership.gone(lane.absent, absent, there, self._clock.now().mono)
         for key in gone:
             log.info("consumer.gone", stream=key.stream, consumer=key.consumer)
             for subject in members[key]:
                 self._ledger.feed(subject, Gone(key))
-            lane.under.pop(key, None)
-            self._tracks.pop(key, None)
-            self._rules.forget(key)
-        return len(gone) == len(members)
+            self._drop(lane, key)
 
-    async def _read_singly(self, lane: Lane, reading: ConsumersReading) -> None:
-        """What a list lacks because a node is down can still be read one by one."""
-        for name in reading.missing[:SINGLY_LIMIT]:
-            key = ConsumerKey(lane.look.name, name)
-            if key in lane.under:
-                try:
-                    self._sample(lane, await self._observer.consumer(key))
-                except (Unavailable, ConsumerGone, StreamGone):
-                    self._count("sweep_unavailable")
+    def _drop(self, lane: Lane, key: ConsumerKey) -> None:
+        lane.under.pop(key, None)
+        self._tracks.pop(key, None)
+        self._rules.forget(key)
+
+    def _read_silent(self, lane: Lane) -> None:
+        """Have read one by one, beside the list, what it said nothing of: a node is down, or more came meanwhile."""
+        if not lane.silent or self._tasks is None or (lane.singly is not None and not lane.singly.done()):
+            return
+        silent = sorted(lane.silent)
+        start = lane.turn % len(silent)
+        chosen = (silent[start:] + silent[:start])[:SINGLY_LIMIT]
+        lane.turn = start + len(chosen)
+        lane.singly = self._tasks.create_task(self._read_singly(lane, chosen), name=f"read singly {lane.look.name}")
+
+    async def _read_singly(self, lane: Lane, chosen: Sequence[ConsumerKey]) -> None:
+        for key in chosen:
+            try:
+                sample = await self._observer.consumer(key)
+            except ConsumerGone:
+                members = self._members(lane)
+                if key in lane.silent and key in members:
+                    self._absent(lane, [key], (), members)
+            except (Unavailable, StreamGone):
+                self._count("sweep_unavailable")
+            else:
+                if key in lane.silent:  # a list that came meanwhile is newer
+                    under = self._sample(lane, sample, self._members(lane).get(key, ()))
+                    self._settle(lane, Shown({key: under}))
 
     def _check_complete(self, discovered: bool = False) -> None:
         self._discovered = self._discovered or discovered

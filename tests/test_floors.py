@@ -23,6 +23,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the bounds", {"core.guard"}),
     ("the warnings", {"core.forecast", "core.alerts", "core.diagnosis"}),
     ("the rules", {"core.signals", "core.status", "core.admission", "core.policy", "core.pull", "core.roster"}),
+    ("the members", {"core.membership"}),
     ("the layers", {"core.layers"}),
     ("the guests", {"core.foreign"}),
     ("the stimuli", {"core.stimuli"}),

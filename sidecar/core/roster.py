@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
@@ -13,8 +13,6 @@ SUBJECTS_LIMIT = 8
 """A consumer that stands under more subjects is not watched."""
 LONGEST_KEY = 1024
 """Bytes of an encoded subject; a longer one is not watched."""
-GONE_AFTER = 1.0
-"""Seconds between two readings that both lack a consumer, after which it is gone."""
 
 
 class Watch(Struct, frozen=True):
@@ -41,6 +39,21 @@ def consumer_chosen(key: ConsumerKey, config: ConsumerConfig, watch: Sequence[Wa
     return False
 
 
+def name_chosen(key: ConsumerKey, watch: Sequence[Watch], ours: Collection[str]) -> bool:
+    """Whether a consumer of this name may count at all, whatever its configuration."""
+    return any(
+        stream_chosen(key.stream, [entry], ours) and any(glob(name, key.consumer) for name in entry.consumers)
+        for entry in watch
+    )
+
+
+def counts_under(
+    key: ConsumerKey, config: ConsumerConfig, stream: tuple[str, ...], watch: Sequence[Watch], ours: Collection[str]
+) -> tuple[str, ...] | str:
+    """The subjects under which a consumer counts, none if it does not; or why one that does cannot be watched."""
+    return subjects(config, stream) if consumer_chosen(key, config, watch, ours) else ()
+
+
 def subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:
     """The subjects a consumer stands under, or why it cannot be watched; `stream` are those of its stream."""
     found = config.filters or stream
@@ -51,12 +64,3 @@ def subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...]
     if any(len(encode(subject)) > LONGEST_KEY for subject in found):
         return f"one of its subjects is longer than {LONGEST_KEY} bytes when encoded"
     return tuple(found)
-
-
-def absent(
-    since: Mapping[ConsumerKey, float], known: Iterable[ConsumerKey], seen: Collection[ConsumerKey], now: float
-) -> tuple[dict[ConsumerKey, float], list[ConsumerKey]]:
-    """From when each known consumer has been absent, and which are now gone for sure; give whole readings only."""
-    missing = {key: since.get(key, now) for key in known if key not in seen}
-    gone = [key for key, first in missing.items() if now - first >= GONE_AFTER]
-    return {key: first for key, first in missing.items() if key not in gone}, gone

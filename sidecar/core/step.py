@@ -89,7 +89,7 @@ def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
         return state
     members = {key: member for key, member in state.members.items() if key != stimulus.key}
     carried = {key: one for key, one in state.carried.items() if key != stimulus.key}
-    state = replace(state, members=members, carried=carried, deleted=True)
+    state = replace(state, members=members, carried=carried, deleted=state.deleted or not stimulus.exists)
     return state if members else replace(state, deadline=now.mono, emptied=now.mono)
 
 

@@ -23,9 +23,10 @@ class Read(Struct, frozen=True):
 
 
 class Gone(Struct, frozen=True):
-    """A member was confirmed to exist no more."""
+    """A member was confirmed to exist no more, or (`exists`) to count under the subject no more."""
 
     key: ConsumerKey
+    exists: bool = False
 
 
 class Ruled(Struct, frozen=True):

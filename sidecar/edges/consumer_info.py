@@ -42,7 +42,10 @@ class _Listed(Struct, Generic[T]):
 
     items: dict[str, tuple[T, Now]]
     missing: set[str]
-    malformed: int
+    malformed: set[str]
+    """Names of those that cannot be so."""
+    unnamed: int
+    """Of which not even the name can be read."""
     complete: bool
     took: float
 
@@ -103,7 +106,10 @@ class ConsumerInfo:
             listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name)
         looks = tuple(shapes.look(stream) for stream, _ in listed.items.values())
         return StreamsReading(
-            looks, listed.complete and not listed.missing and not listed.malformed, listed.took, epoch
+            looks,
+            listed.complete and not (listed.missing or listed.malformed or listed.unnamed),
+            listed.took,
+            epoch,
         )
 
     async def consumers(self, stream: str) -> ConsumersReading:
@@ -114,7 +120,9 @@ class ConsumerInfo:
         look = shapes.look(self._decoded(_STREAM, data))
         samples = tuple(self._sample(stream, consumer, at) for consumer, at in listed.items.values())
         missing = tuple(sorted(listed.missing - listed.items.keys()))
-        return ConsumersReading(look, samples, missing, listed.complete, listed.malformed, listed.took + took, epoch)
+        malformed = tuple(sorted(listed.malformed - listed.items.keys()))
+        took += listed.took
+        return ConsumersReading(look, samples, missing, listed.complete, malformed, took, epoch, listed.unnamed)
 
     async def consumer(self, key: ConsumerKey) -> Sample:
         async with self._one_connection():
@@ -136,43 +144,46 @@ class ConsumerInfo:
 
     async def _list(self, op: str, kind: _Kind[T], name_of: Callable[[T], str]) -> _Listed[T]:
         """Page after page; one that changes under us is read to its end, and then not called complete."""
-        listed: _Listed[T] = _Listed({}, set(), 0, False, 0.0)
+        listed: _Listed[T] = _Listed({}, set(), set(), 0, False, 0.0)
         offset, first_total = 0, None
         for _ in range(PAGES_LIMIT):
             data, took, at = await self._ask(op, b'{"offset":%d}' % offset)
-            page, found, malformed = self._page(kind, data)
+            page, found, bad = self._page(kind, data)
             listed.took += took
-            listed.malformed += malformed
             for item in found:
                 if NAME_IN_SUBJECT.fullmatch(name_of(item)):
                     listed.items[name_of(item)] = (item, at)
                 else:
-                    listed.malformed += 1
+                    bad.append(name_of(item))
                     self._count("name_unusable")
+            listed.malformed |= {name for name in bad if name is not None}
+            listed.unnamed += bad.count(None)
             listed.missing |= {*(page.missing or ()), *(page.offline or ())}
             first_total = page.total if first_total is None else first_total
             # Never from what we read: a page lacks what is missing. Never negative: that ends a 2.9.10 server.
-            offset += page.limit or len(found) + malformed
-            if offset >= page.total or not (found or malformed or page.missing or page.offline):
-                seen = len(listed.items.keys() | listed.missing) + listed.malformed
+            offset += page.limit or len(found) + len(bad)
+            if offset >= page.total or not (found or bad or page.missing or page.offline):
+                seen = len(listed.items.keys() | listed.missing | listed.malformed) + listed.unnamed
                 listed.complete = seen == page.total == first_total
                 break
         return listed
 
-    def _page(self, kind: _Kind[T], data: bytes) -> tuple[Page[T] | Page[Raw], list[T], int]:
+    def _page(self, kind: _Kind[T], data: bytes) -> tuple[Page[T] | Page[Raw], list[T], list[str | None]]:
+        """A page, its items, and the names of those that cannot be so (None where not even the name can be read)."""
         try:
             page = kind.pages.decode(data)
-            return page, page.streams or page.consumers or [], 0
+            return page, page.streams or page.consumers or [], []
         except UNREADABLE:
             items = self._decoded(_ITEMS, data)
         found: list[T] = []
-        raw = items.streams or items.consumers or []
-        for item in raw:
+        bad: list[str | None] = []
+        for item in items.streams or items.consumers or []:
             try:
                 found.append(kind.item.decode(item))
             except UNREADABLE:
                 self._count("consumer_info_malformed")
-        return items, found, len(raw) - len(found)
+                bad.append(_name(item))
+        return items, found, bad
 
     def _decoded(self, decoder: msgspec.json.Decoder[T], data: bytes) -> T:
         try:
@@ -210,12 +221,29 @@ class _Kind(Generic[T]):
         self.pages, self.item = pages, item
 
 
+class _Named(Struct, frozen=True):
+    name: str = ""
+
+
+class _Nameable(_Named, frozen=True):
+    config: _Named = _Named()
+
+
 _REPLY = msgspec.json.Decoder(Reply)
 _ITEMS = msgspec.json.Decoder(Page[Raw])
 _STREAM = msgspec.json.Decoder(Stream)
 _CONSUMER = msgspec.json.Decoder(Consumer)
 _STREAMS = _Kind(msgspec.json.Decoder(Page[Stream]), _STREAM)
 _CONSUMERS = _Kind(msgspec.json.Decoder(Page[Consumer]), _CONSUMER)
+
+
+def _name(item: Raw) -> str | None:
+    """By what name a stream or consumer goes of which nothing else can be read."""
+    try:
+        found = msgspec.json.decode(item, type=_Nameable)
+    except UNREADABLE:
+        return None
+    return found.name or found.config.name or None
 
 
 def _token(name: str) -> str:

@@ -32,12 +32,16 @@ LONGEST_GAP = 10 * 365 * 86_400.0
 
 
 class Observed(Struct, frozen=True):
-    """A reading of a stream: every consumer it showed. `whole`: whatever it lacks is not there."""
+    """A reading of a stream: every consumer it showed. `whole`: what else it lacks is not there, but for the `unread`."""
 
     at: Now
     look: StreamLook
     samples: tuple[Sample, ...]
     whole: bool
+    unread: frozenset[str] = frozenset()
+    """Names of consumers that were shown before, exist, and could not be read."""
+    hidden: int = 0
+    """How many could not be read, those that were never shown too."""
 
 
 class Single(Struct, frozen=True):
@@ -181,7 +185,9 @@ class Longhand:
             lane.consumers.pop(number, None)
             self._consumers.pop(number, None)
         shown = tuple(_shown(kept, at) for kept in lane.consumers.values() if kept.fresh or kept.shown)
-        return Observed(at, aged(lane.look, at.mono - lane.looked), shown, not line.partly)
+        unread = frozenset(kept.key.consumer for kept in lane.consumers.values() if not kept.shown)
+        look = aged(lane.look, at.mono - lane.looked)
+        return Observed(at, look, shown, not line.partly, unread, line.unread)
 
     def _missing(self, line: StreamMissing) -> Observation | Bad:
         at = self._moment(line.at)

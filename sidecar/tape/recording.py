@@ -102,11 +102,13 @@ class ReadDone(Struct, frozen=True, tag_field="t", tag="read", omit_defaults=Tru
     look: Shape | None = None
     """None if it is as it was, but for its age."""
     left: tuple[Count, ...] = ()
-    """Consumers that were no longer there, in a whole reading."""
+    """Consumers that were no longer there, in a reading that is not partly."""
     out: tuple[Count, ...] = ()
     """Consumers that were not shown any more, which says nothing of them; until they have a line again."""
     partly: bool = False
     """Whether what it lacks says nothing."""
+    unread: Count = 0
+    """How many consumers exist and could not be read: `out` names those of them that were shown before."""
 
 
 class StreamMissing(Struct, frozen=True, tag_field="t", tag="missing"):

@@ -7,12 +7,13 @@ telling then. What was done because of a verdict is in what was observed: anothe
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct, field
 
-from sidecar.core import roster
+from sidecar.core import membership, roster
 from sidecar.core.ages import Ages
+from sidecar.core.membership import Shown
 from sidecar.core.model import ConsumerKey, Event, Now, Sample, StreamLook
 from sidecar.core.patterns import covers
 from sidecar.core.roster import Watch
@@ -87,10 +88,11 @@ class Replay:
                 self._reading(seen)
             case Single():
                 if lane := self._lanes.get(seen.sample.key.stream):
-                    self._sample(lane, seen.sample)
+                    key = seen.sample.key
+                    self._settle(lane, Shown({key: self._sample(lane, seen.sample)}))
             case Missing():
                 if lane := self._lanes.get(seen.stream):
-                    self._take_out(lane, ())
+                    self._settle(lane, Shown({}, whole=True))
                     if not lane.under:
                         del self._lanes[seen.stream]
             case Heard():
@@ -119,63 +121,64 @@ class Replay:
         lane = self._lanes.setdefault(name, _Lane(seen.look, seen.at.mono - self._longest))
         lane.interval, lane.read = seen.at.mono - lane.read, seen.at.mono
         lane.look = seen.look
-        for sample in seen.samples:
-            self._sample(lane, sample)
-        lane.whole = seen.whole
-        if seen.whole:
-            self._take_out(lane, {sample.key for sample in seen.samples})
+        under = {sample.key: self._sample(lane, sample) for sample in seen.samples}
+        lane.whole = seen.whole and not seen.hidden
+        self._settle(lane, Shown(under, seen.unread, seen.whole))
 
-    def _sample(self, lane: _Lane, sample: Sample) -> None:
+    def _sample(self, lane: _Lane, sample: Sample) -> tuple[str, ...]:
+        """Take one consumer in; the subjects it counts under."""
         key = sample.key
-        if not roster.consumer_chosen(key, sample.config, self._watch, self._ours):
-            return
-        found = roster.subjects(sample.config, lane.look.subjects)
+        found = roster.counts_under(key, sample.config, lane.look.subjects, self._watch, self._ours)
         subjects = () if isinstance(found, str) else tuple(filter(self._asked, found))
+        if not subjects:
+            self._drop(lane, key)
+            return ()
         ruled, refused = self._rules.take_metadata(key, sample.config.metadata, subjects)
-        self._enrol(lane, key, subjects)
+        for subject in subjects:
+            if subject not in lane.under.get(key, ()):
+                self._ledger.join(subject, key)
+                self._answer()
+        lane.under[key] = subjects
         for subject in subjects:
             if ruled:
                 self._ledger.rule(subject)
                 self._answer()
             if refused is not None:
                 self._feed(subject, Refused(refused))
-        if not subjects:
-            return
         self.samples += 1
         if (track := self._tracks.get(key)) is None:
             track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages)
         reading = track.take(sample, lane.look)
         if isinstance(reading, str):
             self.set_aside += 1
-            return
+            return subjects
         for subject in subjects:
             self._feed(subject, Read(reading))
+        return subjects
 
     def _asked(self, subject: str) -> bool:
         return self._only is None or covers(self._only, subject)
 
-    def _enrol(self, lane: _Lane, key: ConsumerKey, subjects: tuple[str, ...]) -> None:
-        """Keep a consumer under the subjects it stands under now."""
-        before = lane.under.get(key, ())
-        for subject in subjects:
-            if subject not in before:
-                self._ledger.join(subject, key)
-                self._answer()
-        for subject in before:
-            if subject not in subjects:
-                self._feed(subject, Gone(key))
-        lane.under[key] = subjects
-        if not subjects:
-            del lane.under[key]
-
-    def _take_out(self, lane: _Lane, seen: Collection[ConsumerKey]) -> None:
-        """Take out consumers that two whole readings lacked."""
-        lane.absent, gone = roster.absent(lane.absent, lane.under, seen, self.now.mono)
+    def _settle(self, lane: _Lane, shown: Shown) -> None:
+        """Take out members that do not count any more."""
+        members: dict[ConsumerKey, list[str]] = {}
+        for key, subject in self._ledger.members(lane.look.name):
+            members.setdefault(key, []).append(subject)
+        pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
+        found = membership.standing(pairs, shown, self._watch, self._ours)
+        for key, subject in found.out:
+            self._feed(subject, Gone(key, exists=True))
+        there = [key for key in members if key in shown.under or key.consumer in shown.unread]
+        lane.absent, gone = membership.gone(lane.absent, found.absent, there, self.now.mono)
         for key in gone:
-            for subject in lane.under.pop(key):
+            for subject in members[key]:
                 self._feed(subject, Gone(key))
-            self._tracks.pop(key, None)
-            self._rules.forget(key)
+            self._drop(lane, key)
+
+    def _drop(self, lane: _Lane, key: ConsumerKey) -> None:
+        lane.under.pop(key, None)
+        self._tracks.pop(key, None)
+        self._rules.forget(key)
 
     def _hear(self, heard: Heard) -> None:
         if (track := self._tracks.get(heard.key)) is None:

@@ -57,6 +57,7 @@ class _Lane(Struct):
     moved: float
     """Monotonic time at which there was news of it."""
     whole: bool = True
+    unread: int = 0
     consumers: dict[str, _Kept] = {}
     heard: dict[str, None] = {}
     """Consumers with hints that are not written yet."""
@@ -78,12 +79,13 @@ class Shorthand:
         look = reading.look if reading.look.subjects else replace(reading.look, subjects=origin)
         told: list[Line] = []
         lane = self._lane(look, at, told)
-        whole = reading.complete and not reading.missing and not reading.malformed
+        whole, unread = reading.whole, reading.unread
         shown = {sample.key.consumer for sample in reading.samples}
-        lacking = [name for name, kept in lane.consumers.items() if name not in shown and (whole or kept.shown)]
+        left = [name for name in lane.consumers if whole and name not in shown and name not in unread]
+        out = [name for name, kept in lane.consumers.items() if kept.shown and name not in shown and name not in left]
         moved = [sample for sample in reading.samples if _moved(lane.consumers.get(sample.key.consumer), sample)]
         same = not told and _same(aged(lane.look, at.mono - lane.looked), look)
-        news = moved or lacking or lane.heard or not same or whole is not lane.whole
+        news = moved or left or out or lane.heard or not same or (whole, len(unread)) != (lane.whole, lane.unread)
         if news:
             lane.moved = at.mono
         elif at.mono - lane.moved >= SETTLED and at.mono - lane.read < STILL_EVERY:
@@ -91,10 +93,18 @@ class Shorthand:
         told += self._heard(lane)
         for sample in moved:
             told += self._sample(lane, sample, at)
-        numbers = tuple(self._lack(lane, name, whole) for name in lacking)
-        left, out = (numbers, ()) if whole else ((), numbers)
-        told.append(ReadDone(lane.number, _at(at), None if same else _shape(look), left, out, not whole))
-        lane.read, lane.whole = at.mono, whole
+        told.append(
+            ReadDone(
+                lane.number,
+                _at(at),
+                None if same else _shape(look),
+                tuple(self._lack(lane, name, gone=True) for name in left),
+                tuple(self._lack(lane, name, gone=False) for name in out),
+                not whole,
+                len(unread),
+            )
+        )
+        lane.read, lane.whole, lane.unread = at.mono, whole, len(unread)
         if not same:
             lane.look, lane.looked = look, at.mono
         return told
@@ -168,10 +178,10 @@ class Shorthand:
         told.append(_sampled(kept.number, sample, closing))
         return told
 
-    def _lack(self, lane: _Lane, name: str, whole: bool) -> int:
+    def _lack(self, lane: _Lane, name: str, gone: bool) -> int:
         kept = lane.consumers[name]
         kept.shown = False
-        if whole:
+        if gone:
             del lane.consumers[name]
             self._kept -= 1
         return kept.number

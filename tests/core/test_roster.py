@@ -58,24 +58,6 @@ def test_a_consumer_stands_under_its_subjects(
     assert found in got if isinstance(found, str) else got == found
 
 
-def test_gone_takes_two_readings_a_second_apart() -> None:
-    key = ConsumerKey("S", "c")
-    since, gone = roster.absent({}, [key], [], 10.0)
-    assert gone == []
-    since, gone = roster.absent(since, [key], [], 10.9)
-    assert gone == []
-    since, gone = roster.absent(since, [key], [], 11.0)
-    assert (since, gone) == ({}, [key])
-
-
-def test_a_consumer_that_shows_again_was_never_gone() -> None:
-    key = ConsumerKey("S", "c")
-    since, _ = roster.absent({}, [key], [], 10.0)
-    since, _ = roster.absent(since, [key], [key], 10.5)
-    _, gone = roster.absent(since, [key], [], 11.2)
-    assert gone == []
-
-
 BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50, server_share=0.05)
 
 

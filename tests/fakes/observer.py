@@ -103,7 +103,7 @@ class FakeStream:
 
 class FakeJetStream:
     """The Observer in memory, and the hands to move it. `down` makes every reading Unavailable, `hidden` consumers are
-    listed as missing, `incomplete` readings show all they have and say that it may not be all, `skips` lets a pull that
+    listed as missing, `unreadable` ones as malformed, `unnamed` ones are left out without a name, `incomplete` readings show all they have and say that it may not be all, `skips` lets a pull that
     finds nothing more move the consumer to the end of the stream."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
@@ -113,8 +113,11 @@ class FakeJetStream:
         self.took = 0.001
         self.down: str | None = None
         self.hidden: set[ConsumerKey] = set()
+        self.silent: set[ConsumerKey] = set()
+        """Consumers that do not answer when they are asked about singly."""
         self.incomplete = False
-        self.malformed = 0
+        self.unreadable: set[ConsumerKey] = set()
+        self.unnamed: set[ConsumerKey] = set()
         self.skips = False
         self.asked: list[str] = []
         """What was read, in order: `streams`, `consumers S`, `consumer S c`."""
@@ -129,19 +132,28 @@ class FakeJetStream:
     async def consumers(self, stream: str) -> ConsumersReading:
         self._ask(f"consumers {stream}")
         found = self._stream(stream)
-        shown = [c for c in found.consumers.values() if ConsumerKey(stream, c.name) not in self.hidden]
+        away = self.hidden | self.unreadable | self.unnamed
+        shown = [c for c in found.consumers.values() if ConsumerKey(stream, c.name) not in away]
+
+        def names(of: set[ConsumerKey]) -> tuple[str, ...]:
+            return tuple(sorted(name for name in found.consumers if ConsumerKey(stream, name) in of))
+
         return ConsumersReading(
             look=_look(found),
             samples=tuple(self._sample(found, consumer) for consumer in sorted(shown, key=lambda c: c.name)),
-            missing=tuple(sorted(name for name in found.consumers if ConsumerKey(stream, name) in self.hidden)),
+            missing=names(self.hidden),
             complete=not self.incomplete,
-            malformed=self.malformed,
+            malformed=names(self.unreadable),
             took=self.took,
             epoch=self.epoch,
+            unnamed=len(names(self.unnamed)),
         )
 
     async def consumer(self, key: ConsumerKey) -> Sample:
         self._ask(f"consumer {key.stream} {key.consumer}")
+        self.of(key)
+        if key in self.unreadable | self.unnamed | self.silent:
+            raise Unavailable("an answer that cannot be so")
         return self._sample(self._stream(key.stream), self.of(key))
 
     # The hands

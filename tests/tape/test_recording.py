@@ -49,7 +49,7 @@ def sample(at: float = 0.0, name: str = "c", **fields: Any) -> Sample:
 
 
 def seen(*samples: Sample, look: StreamLook = LOOK, **fields: Any) -> ConsumersReading:
-    whole = {"missing": (), "complete": True, "malformed": 0, "took": 0.001, "epoch": 1}
+    whole = {"missing": (), "complete": True, "malformed": (), "took": 0.001, "epoch": 1}
     return ConsumersReading(look, samples, **(whole | fields))
 
 
@@ -98,8 +98,17 @@ class TestWhatWasObservedComesBack:
         told += writer.reading(seen(sample(1), missing=("d",)), now(1))
         told += writer.reading(seen(sample(2), missing=("d",)), now(2))
         told += writer.reading(seen(sample(3), sample(3, "d")), now(3))
-        found = [(o.whole, [s.key.consumer for s in o.samples]) for o in back(told) if isinstance(o, Observed)]
-        assert found == [(True, ["c", "d"]), (False, ["c"]), (False, ["c"]), (True, ["c", "d"])]
+        found = [
+            (o.hidden, set(o.unread), [s.key.consumer for s in o.samples]) for o in back(told) if isinstance(o, Observed)
+        ]
+        assert found == [(0, set(), ["c", "d"]), (1, {"d"}, ["c"]), (1, {"d"}, ["c"]), (0, set(), ["c", "d"])]
+
+    def test_a_consumer_that_is_gone_is_so_beside_one_that_cannot_be_read(self) -> None:
+        writer = Shorthand()
+        told = writer.reading(seen(sample(0), sample(0, "d"), sample(0, "e")), now(0))
+        told += writer.reading(seen(sample(1), malformed=("d",)), now(1))
+        found = [o for o in back(told) if isinstance(o, Observed)][-1]
+        assert (found.whole, set(found.unread), len(found.samples)) == (True, {"d"}, 1)
 
     def test_a_consumer_that_is_gone_costs_nothing_any_more(self) -> None:
         writer = Shorthand()
