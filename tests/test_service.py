@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replaced
 
 from sidecar import render
 from sidecar.clock import SystemClock
@@ -67,11 +68,11 @@ class World:
         """The resources are always there."""
 
     @asynccontextmanager
-    async def living(self) -> AsyncIterator[Service]:
+    async def living(self, settings: Settings = SETTINGS) -> AsyncIterator[Service]:
         """A service that runs, and is killed without a word at the end."""
         self.lives += 1
         service = Service(
-            SETTINGS,
+            settings,
             SystemClock(),
             self.js,
             self.store,
@@ -157,6 +158,45 @@ async def test_members_missing_from_a_list_are_not_gone() -> None:
         world.js.hidden.add(KEY)
         await asyncio.sleep(1.3)  # beyond the second in which a consumer that is gone would be taken out
         assert KEY in service.subjects[SUBJECT].members
+
+
+AUDIT, NEIGHBOUR = ConsumerKey(KEY.stream, "audit"), ConsumerKey(KEY.stream, "neighbour")
+
+
+@pytest.mark.parametrize("how", ["hidden", "unreadable", "unnamed"])
+async def test_a_consumer_that_was_deleted_goes_whatever_cannot_be_read_beside_it(how: str) -> None:
+    world = World()
+    for key in (AUDIT, NEIGHBOUR):
+        world.js.add_consumer(key, ConsumerConfig())
+    async with world.living() as service:
+        world.load()
+        for key in (KEY, NEIGHBOUR):
+            world.js.of(key).skip_to(20_000)  # all of it is done
+        await world.told(service, Status.ACTIVE)
+        getattr(world.js, how).add(NEIGHBOUR)
+        world.js.silent.add(NEIGHBOUR)
+        world.js.delete_consumer(AUDIT)
+        await world.told(service, Status.INACTIVE)
+        members = service.subjects[SUBJECT].members
+        assert AUDIT not in members and NEIGHBOUR in members
+
+
+async def test_one_member_that_does_not_answer_delays_no_other_of_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.js.add_consumer(AUDIT, ConsumerConfig())
+    single = world.js.consumer
+
+    async def slow(key: ConsumerKey) -> Any:
+        await asyncio.sleep(60)
+        return await single(key)
+
+    monkeypatch.setattr(world.js, "consumer", slow)
+    async with world.living(replaced(SETTINGS, observe=replaced(SETTINGS.observe, max_interval_ms=100))) as service:
+        await world.told(service, Status.INACTIVE)
+        world.js.hidden.add(AUDIT)
+        await asyncio.sleep(0.3)
+        world.load()
+        await world.told(service, Status.ACTIVE)
 
 
 async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None:

@@ -32,7 +32,7 @@ LONGEST_GAP = 10 * 365 * 86_400.0
 
 
 class Observed(Struct, frozen=True):
-    """A reading of a stream: every consumer it showed. `whole`: what else it lacks is not there, but for the `unread`."""
+    """A reading of a stream: every consumer it showed. `whole`: there are no others but the `unread`."""
 
     at: Now
     look: StreamLook

@@ -620,3 +620,18 @@ def test_binary_mode_knows_no_share() -> None:
     shed(world, 15)
     assert world.stored is not None and world.stored.verdict.action is not Action.THROTTLE
     assert "shedding" not in world.stored.reasons
+
+
+def test_a_member_that_only_counts_no_more_was_not_deleted() -> None:
+    world = World()
+    world.read()
+    world.read(pending=20_000, key=TWO)
+    world.perform()
+    world.feed(Gone(TWO, exists=True))
+    world.perform()
+    assert (world.stream[-1].type, world.stream[-1].reasons) == (EventType.RECOVERY, ())
+    world.read(pending=20_000, key=TWO)
+    world.perform()
+    world.feed(Gone(TWO))
+    world.perform()
+    assert world.stream[-1].reasons == ("consumer_deleted",)

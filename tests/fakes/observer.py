@@ -103,8 +103,9 @@ class FakeStream:
 
 class FakeJetStream:
     """The Observer in memory, and the hands to move it. `down` makes every reading Unavailable, `hidden` consumers are
-    listed as missing, `unreadable` ones as malformed, `unnamed` ones are left out without a name, `incomplete` readings show all they have and say that it may not be all, `skips` lets a pull that
-    finds nothing more move the consumer to the end of the stream."""
+    listed as missing, `unreadable` ones as malformed, `unnamed` ones are left out without a name, `incomplete` readings
+    show all they have and say that it may not be all, `skips` lets a pull that finds nothing more move the consumer to
+    the end of the stream."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()

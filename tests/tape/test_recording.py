@@ -99,7 +99,9 @@ class TestWhatWasObservedComesBack:
         told += writer.reading(seen(sample(2), missing=("d",)), now(2))
         told += writer.reading(seen(sample(3), sample(3, "d")), now(3))
         found = [
-            (o.hidden, set(o.unread), [s.key.consumer for s in o.samples]) for o in back(told) if isinstance(o, Observed)
+            (o.hidden, set(o.unread), [s.key.consumer for s in o.samples])
+            for o in back(told)
+            if isinstance(o, Observed)
         ]
         assert found == [(0, set(), ["c", "d"]), (1, {"d"}, ["c"]), (1, {"d"}, ["c"]), (0, set(), ["c", "d"])]
 
