@@ -105,11 +105,11 @@ class Desk:
         for key in sorted(state.members):
             own = self._book.rules.effective(state.subject, key)
             if own.policy != whole.policy:
-                differing.append({**key._asdict(), "policy": policy.plain(own.policy), "sources": own.sources})
+                differing.append({**key._asdict(), "policy": policy.plain(own.policy, now), "sources": own.sources})
         return {
             "subject": subject,
             "matched": self._places(findings)[0],
-            "policy": policy.plain(whole.policy),
+            "policy": policy.plain(whole.policy, now),
             "sources": whole.sources,
             "consumers": differing,
         }

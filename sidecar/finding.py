@@ -10,7 +10,7 @@ from sidecar.book import Book
 from sidecar.core import admission
 from sidecar.core.freshness import Limits
 from sidecar.core.model import Action, Freshness, Now, Status
-from sidecar.core.rules import Policy
+from sidecar.core.rules import Policy, in_force
 from sidecar.core.state import Member, SubjectState, Verdict
 from sidecar.digest import Digest, bounds, digest, truth
 from sidecar.wire.subjects import is_literal
@@ -82,7 +82,7 @@ class Finder:
         last = record.verdict if record else Verdict()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
         verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits, state.shedding)
-        override = admission.in_force(policy, now)
+        override = in_force(policy, now)
         verdict = admission.overridden(verdict, override, policy)
         # The stored ones follow with the next write; an override acts, and is named, from its first moment to its last.
         reasons = record.reasons if record and status is not Status.UNKNOWN else ()

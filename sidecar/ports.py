@@ -89,6 +89,8 @@ class StateStore(Protocol):
 class PolicyValue(Struct, frozen=True):
     value: bytes
     revision: int
+    at: float = 0.0
+    """Unix seconds at which the server stored it."""
 
 
 class PolicySnapshot(Struct, frozen=True):

@@ -16,6 +16,7 @@ from sidecar.core import admission, forecast, thresholds
 from sidecar.core.freshness import Limits, freshness, limits
 from sidecar.core.model import Alert, Event, Freshness, Marks, MarkSet, Now, Override, Reading, Signal
 from sidecar.core.policy import plain
+from sidecar.core.rules import in_force
 from sidecar.core.state import Member, Record, SubjectState, Verdict, Writing
 from sidecar.digest import Digest, bounds, digest
 from sidecar.wire import messages
@@ -168,7 +169,7 @@ def status(
         diagnosis=judged.diagnosis if judged else None,
         admit_ratio=verdict.admit_ratio,
         mode=policy.mode,
-        override=override(admission.in_force(policy, now)),
+        override=override(in_force(policy, now)),
         consumers=consumers(state, bounds(state, book), now),
         consumers_total=len(state.members),
         matched=(state.subject,),
@@ -178,7 +179,7 @@ def status(
         stale_reason=why,
         sampled_at=moment(found.sampled_at),
         age_ms=None if found.age_from is None else round(1000 * max(0.0, now.mono - found.age_from)),
-        policy=plain(policy),
+        policy=plain(policy, now),
         recovery=recovery(record),
     )
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from sidecar.core.document import Problem
-from sidecar.core.foreign import bucket_entry, metadata_entry
+from sidecar.core.foreign import OVERRIDES, bucket_entry, metadata_entry, override_entry
 from sidecar.core.layers import Layers
 from sidecar.core.model import ConsumerKey
-from sidecar.core.policy import PolicyEntry
+from sidecar.core.policy import OverrideEntry, PolicyEntry
 from sidecar.core.rules import Effective, Guard
 from sidecar.core.state import Rejection
 from sidecar.ports import PolicySnapshot, PolicyValue
@@ -27,11 +27,15 @@ class Refusal(Struct, frozen=True):
     rejection: Rejection
 
 
+Good = PolicyEntry | OverrideEntry
+"""What a key of the bucket may hold: a policy, or an override for a pattern."""
+
+
 class _Kept(Struct):
-    """A key of the bucket: which value was read last, and the last good policy in it."""
+    """A key of the bucket: which value was read last, and the last good one."""
 
     mark: str
-    entry: PolicyEntry | None
+    good: Good | None
 
 
 class Rulebook:
@@ -40,6 +44,8 @@ class Rulebook:
     def __init__(self, file: Sequence[PolicyEntry], guard: Guard, trust_metadata: bool) -> None:
         self._file, self._guard, self._trust = tuple(file), guard, trust_metadata
         self._bucket: dict[str, _Kept] = {}
+        self._ended = 0.0
+        """Unix seconds; overrides that ended before are left out."""
         self._snapshot = PolicySnapshot("", {})
         self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
         self.layers = Layers(self._file, (), guard)
@@ -67,14 +73,30 @@ class Rulebook:
             mark = f"{snapshot.bucket}:{value.revision}"
             kept = self._bucket.get(key) or _Kept("", None)
             if kept.mark != mark:
-                entry, problems = _parsed(key, value, below, self._guard)
+                good, problems = _parsed(key, value, below, self._guard)
                 if problems:
                     refused.append(Refusal(_subject(key), Rejection(mark, _told(problems))))
-                kept = _Kept(mark, kept.entry if problems else entry)
+                kept = _Kept(mark, kept.good if problems else good)
             bucket[key] = kept
         self._bucket = bucket
-        self.layers = Layers(self._file, tuple(k.entry for k in bucket.values() if k.entry is not None), self._guard)
+        self._layer()
         return refused
+
+    def expire(self, wall: float) -> bool:
+        """Leave out the overrides that are over by now. True if there are any: who was under them is judged anew."""
+        if not any(self._ended < one.override.until <= wall for one in self._overrides()):
+            return False
+        self._ended = wall
+        self._layer()
+        return True
+
+    def _layer(self) -> None:
+        policies = [kept.good for kept in self._bucket.values() if isinstance(kept.good, PolicyEntry)]
+        overrides = [one for one in self._overrides() if one.override.until > self._ended]
+        self.layers = Layers(self._file, policies, self._guard, overrides)
+
+    def _overrides(self) -> list[OverrideEntry]:
+        return [kept.good for kept in self._bucket.values() if isinstance(kept.good, OverrideEntry)]
 
     def take_metadata(
         self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
@@ -100,17 +122,20 @@ class Rulebook:
         return (None, found) if isinstance(found, tuple) else (found, ())
 
 
-def _parsed(
-    key: str, value: PolicyValue, below: Layers, guard: Guard
-) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
-    found = bucket_entry(key, value.value, below, guard)
+def _parsed(key: str, value: PolicyValue, below: Layers, guard: Guard) -> tuple[Good | None, tuple[Problem, ...]]:
+    found: Good | tuple[Problem, ...]
+    if key.startswith(OVERRIDES):
+        found = override_entry(key, value.value, value.at, guard)
+    else:
+        found = bucket_entry(key, value.value, below, guard)
     return (None, found) if isinstance(found, tuple) else (found, ())
 
 
 def _subject(key: str) -> str:
-    """What the key stands for; one that is no subject stands for itself."""
+    """What the key stands for, an override's behind its prefix; one that is no subject stands for itself."""
+    prefix = OVERRIDES if key.startswith(OVERRIDES) else ""
     try:
-        return decode(key)
+        return prefix + decode(key.removeprefix(prefix))
     except BadTail:
         return key
 

@@ -260,6 +260,8 @@ class Service(Book):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
+            if self._rules.expire(self._clock.now().wall):
+                self._ruled.set()
             self._ledger.tick()
 
     async def _beat(self) -> None:

@@ -48,7 +48,7 @@ def test_whole_numbers_are_written_as_such() -> None:
 def test_an_override_is_a_reason_from_its_first_moment_to_its_last_whatever_is_stored(
     lasts: float, stored: tuple[str, ...], told: tuple[str, ...]
 ) -> None:
-    policy = replace(POLICY, override=Override("reject", NOW.wall + lasts))
+    policy = replace(POLICY, override=(Override("reject", NOW.wall + lasts),))
     state = subject(member(policy=policy))
     desk = Desk(WrittenBook(replace(state, record=replace(state.record, reasons=stored))))
     found = desk.status(SUBJECT, NOW)

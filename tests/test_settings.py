@@ -10,7 +10,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import Override
 from sidecar.core.rules import Guard
 from sidecar.nats_options import Nats, Secret
 from sidecar.settings import BadSettings, Settings, load, parse
@@ -89,9 +88,9 @@ WRONG = {
     ),
     "a guard of nobody's": ("policy_guard: {allow_buckets: true}", "f:1: policy_guard.allow_buckets: unknown key"),
     "half a trust": ("trust_consumer_metadata: 1", "f:1: trust_consumer_metadata: must be true or false"),
-    "an override that ends at noon": (
+    "an override in the file": (
         "policies: [{subjects: [a], override: {action: open, until: 2026-11-23}}]",
-        "f:1: policies[0].override.until: must be a moment in UTC",
+        "f:1: policies[0].override: has no place in a policy; an override is a key of its own in the policy bucket",
     ),
     "a password in the file": ("nats: {password: hunter2}", "f:1: nats.password: unknown key"),
     "a key twice": ("name: a\ntrust_consumer_metadata: true\nname: c", "f:1: name: stands twice, again in line 3"),
@@ -205,11 +204,11 @@ def test_what_others_may_say_of_policies_is_taken() -> None:
         trust_consumer_metadata: true
         policies:
           - subjects: [a]
-            override: {action: open, until: 2026-11-23T14:05:00.000Z}
+            override: null
         """
     settings = parse(text, {}, "f")
     assert settings.policy_guard == Guard(False, 100, 100_000) and settings.trust_consumer_metadata
-    assert settings.policies[0].fields == (("override", Override("open", 1_795_442_700.0)),)
+    assert settings.policies[0].fields == ()
 
 
 @pytest.mark.parametrize(("what", "why"), [(".", "is a directory"), ("none.yaml", "no such file or directory")])

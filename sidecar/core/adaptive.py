@@ -19,7 +19,7 @@ from sidecar.core.gauge import Gauge
 from sidecar.core.model import Now, Reading
 from sidecar.core.offered import Offered
 from sidecar.core.patience import Patience
-from sidecar.core.rules import Policy
+from sidecar.core.rules import Policy, in_force
 
 RISE = 0.25
 """Share per second by which the ratio rises at most: recovery must not invite the herd back."""
@@ -71,9 +71,9 @@ def follow(was: Shedding, policy: Policy, readings: Iterable[Reading], offered: 
     """
     if policy.admission.mode == "binary":
         return OPEN
-    if policy.override is not None and now.wall < policy.override.until:
+    if (override := in_force(policy, now)) is not None:
         # Nobody applies the ratio now. After a rejection it begins at the floor: that return is half-open too.
-        return was if policy.override.action == "open" else Shedding(policy.admission.floor)
+        return was if override.action == "open" else Shedding(policy.admission.floor)
     was = _resumed(was, policy)
     dt = 0.0 if was.at is None else max(0.0, now.mono - was.at)
     applied = _applied(was, policy, dt)

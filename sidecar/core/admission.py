@@ -6,7 +6,7 @@ from typing import Literal
 
 from sidecar.core.adaptive import OPEN, Shedding, priority_share
 from sidecar.core.freshness import Limits
-from sidecar.core.model import Action, Freshness, Now, Override, Status
+from sidecar.core.model import Action, Freshness, Override, Status
 from sidecar.core.rules import Policy
 from sidecar.core.state import Verdict
 
@@ -61,11 +61,6 @@ def verdict(
             held = 0.0 if proof is None else now - proof - limits.unknown_after - policy.hold_seconds
             found = _opening(_enforced(policy, last), OPENING * held)
     return _in_mode(policy, found)
-
-
-def in_force(policy: Policy, now: Now) -> Override | None:
-    """The policy's override, until it expires."""
-    return policy.override if policy.override is not None and now.wall < policy.override.until else None
 
 
 def overridden(found: Verdict, override: Override | None, policy: Policy) -> Verdict:

@@ -10,7 +10,7 @@ from sidecar.core import admission, alerts
 from sidecar.core.freshness import Limits, freshness
 from sidecar.core.model import Alert, ConsumerKey, Event, EventType, Freshness, Now, Reading, Status
 from sidecar.core.patterns import encode
-from sidecar.core.rules import Policy
+from sidecar.core.rules import Policy, in_force
 from sidecar.core.state import (
     CARRIED_LIMIT,
     NONE_SET,
@@ -91,7 +91,7 @@ def calm(state: SubjectState) -> bool:
     ):
         return False
     for member in state.members.values():
-        ruled = member.policy.override is not None or member.policy.alerts
+        ruled = member.policy.override or member.policy.alerts
         if member.status > Status.INACTIVE or member.latches != NONE_SET or member.lost or ruled:
             return False
     speaks = worst(state.members.values())
@@ -186,7 +186,7 @@ class _Draft:
         self.now = now
         self.member = worst(state.members.values())
         self.policy = policy_of(state)
-        self.override = admission.in_force(self.policy, now)
+        self.override = in_force(self.policy, now)
 
     @property
     def room(self) -> int:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import json
+from msgspec import Meta, Struct, json
 
-from sidecar.core.document import Problem, Problems, join, read_given, shown
+from sidecar.core import moments
+from sidecar.core.document import Problem, Problems, join, read, read_given, shown
 from sidecar.core.guard import beyond
 from sidecar.core.layers import Layers
-from sidecar.core.model import ConsumerKey
+from sidecar.core.model import ConsumerKey, Override
 from sidecar.core.patterns import BadTail, decode, pattern_problem
-from sidecar.core.policy import PolicyEntry, Value, check_inherited, check_together, flat, parse_entry
+from sidecar.core.policy import OverrideEntry, PolicyEntry, Value, check_inherited, check_together, flat, parse_entry
 from sidecar.core.rules import LARGEST_MARK, Guard, Policy
 
 LARGEST_VALUE: Final = 64 * 1024
 """Bytes of one policy in the bucket; a larger one is refused unread."""
+OVERRIDES: Final = "=override."
+"""What the keys of overrides in the policy bucket begin with: no subject encodes to it."""
+LONGEST_OVERRIDE: Final = 7 * 86_400.0
+"""Seconds from when it was put to its end: what is forgotten must not stand for ever."""
+CLOCKS_APART: Final = 3600.0
+"""Seconds by which the clock that wrote the end may be ahead of the server's."""
 
 OURS: Final = "backpressure"
 """The first token of the keys in a consumer's metadata that are fields of its policy."""
@@ -28,6 +35,37 @@ THEIRS: Final = {
 
 Scalar = str | int | float | bool | None
 _JSON_SCALAR: Final[json.Decoder[Scalar]] = json.Decoder(Scalar)
+
+
+class _Override(Struct, frozen=True, forbid_unknown_fields=True):
+    action: Literal["open", "reject"]
+    until: Annotated[str, Meta(max_length=64)]
+
+
+def override_entry(key: str, value: bytes, put_at: float, guard: Guard) -> OverrideEntry | tuple[Problem, ...]:
+    """The override under a key of the bucket that begins with OVERRIDES, or everything that is wrong with it.
+
+    `put_at` (Unix seconds) is when it was put: it must not last longer than LONGEST_OVERRIDE from then.
+    """
+    found = Problems()
+    pattern = _subject(key.removeprefix(OVERRIDES), found)
+    if not guard.allow_bucket:
+        found.add("", "overrides in the bucket are switched off (policy_guard.allow_bucket)")
+    elif len(value) > LARGEST_VALUE:
+        found.add("", f"is larger than {LARGEST_VALUE:,} bytes")
+    document = None if found else _decoded(value, found)
+    given = None if found else read(_Override, document, "", found)
+    if given is None:
+        return found.told()
+    until = moments.parse(given.until)
+    if until is None:
+        found.add("until", f"must be a moment in UTC, as {moments.EXAMPLE}")
+    elif until - put_at > LONGEST_OVERRIDE + CLOCKS_APART:
+        days = (until - put_at) / 86_400
+        found.add("until", f"must be at most 7 days ahead, is {days:,.1f} days; put it again before it ends")
+    else:
+        return OverrideEntry(pattern, Override(given.action, until))
+    return found.told()
 
 
 def bucket_entry(key: str, value: bytes, below: Layers, guard: Guard) -> PolicyEntry | tuple[Problem, ...]:
@@ -89,12 +127,19 @@ def _subject(key: str, found: Problems) -> str:
     return subject
 
 
-def _document(value: bytes, found: Problems) -> PolicyEntry | None:
+def _decoded(value: bytes, found: Problems) -> Any:
     try:
-        document = json.decode(value)
+        return json.decode(value)
     # A UnicodeDecodeError is a ValueError, as a DecodeError is.
     except (ValueError, RecursionError):
         found.add("", "is not JSON")
+        return None
+
+
+def _document(value: bytes, found: Problems) -> PolicyEntry | None:
+    before = len(found)
+    document = _decoded(value, found)
+    if len(found) > before:
         return None
     if isinstance(document, Mapping) and "subjects" in document:
         found.add("subjects", "must not stand here: the key says what the policy applies to")
@@ -119,7 +164,7 @@ def _field(name: str, value: Scalar, found: Problems) -> dict[str, Value]:
     """What one of our keys gives: a field by its dotted name."""
     head, _, leaf = name.partition(".")
     if head == "override":
-        found.add(join(OURS, name), "no consumer may give this: it belongs in the bucket or the file")
+        found.add(join(OURS, name), "no consumer may give this: it would go over the operator's")
         return {}
     document: dict[str, Any] = {head: {leaf: value} if leaf else value}
     return dict(flat(read_given(Policy, document, OURS, found)))

@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 from sidecar.core.guard import OPEN, lets
-from sidecar.core.model import ConsumerKey
-from sidecar.core.policy import PolicyEntry, merged
+from sidecar.core.model import ConsumerKey, Override
+from sidecar.core.policy import OverrideEntry, PolicyEntry, merged
 from sidecar.core.rules import Effective, Guard
 
 
 class Layers:
-    """The file's and the bucket's policies, indexed once and never changed: another bucket is another value.
+    """The file's and the bucket's policies and the overrides above them, indexed once and never changed: another
+    bucket is another value.
 
     What the guard does not let through is left out of the bucket, whoever took it in.
     """
 
-    __slots__ = ("_layers",)
+    __slots__ = ("_layers", "_overrides")
 
     def __init__(
-        self, file: Sequence[PolicyEntry] = (), bucket: Sequence[PolicyEntry] = (), guard: Guard = OPEN
+        self,
+        file: Sequence[PolicyEntry] = (),
+        bucket: Sequence[PolicyEntry] = (),
+        guard: Guard = OPEN,
+        overrides: Sequence[OverrideEntry] = (),
     ) -> None:
         allowed = [entry for entry in bucket if guard.allow_bucket and lets(entry.fields, guard)]
-        self._layers = (("file", _Index(file)), ("bucket", _Index(allowed)))
+        self._layers = (("file", Index(file)), ("bucket", Index(allowed)))
+        self._overrides = Index(
+            [PolicyEntry((one.pattern,), fields=(("override", (one.override,)),)) for one in overrides]
+            if guard.allow_bucket
+            else ()
+        )
 
     def effective(self, subject: str, key: ConsumerKey | None = None, own: PolicyEntry | None = None) -> Effective:
         """What is in force for a consumer of a watched subject; without one, for those that no entry singles out.
 
         In each layer the most specific pattern that covers the subject and whose `consumers` match counts, alone.
-        `own` is what the consumer's metadata says, the strongest layer. Equal results are one object.
+        `own` is what the consumer's metadata says, the strongest of them. The overrides stand above all: every one
+        that covers the subject and can ever be in force there. Equal results are one object.
         """
         consumer = None if key is None else key.consumer
         found = [(layer, index.closest(subject, consumer)) for layer, index in self._layers]
         found.append(("consumer", own))
-        return merged(tuple((layer, entry.fields) for layer, entry in found if entry is not None and entry.fields))
+        chosen = [(layer, entry.fields) for layer, entry in found if entry is not None and entry.fields]
+        if standing := self._standing(subject):
+            chosen.append(("bucket", (("override", standing),)))
+        return merged(tuple(chosen))
+
+    def _standing(self, subject: str) -> tuple[Override, ...]:
+        """The most specific one first. One that ends no later than a more specific one is never in force."""
+        found: list[Override] = []
+        for entry in self._overrides.covering(subject):
+            (one,) = cast(tuple[Override], entry.fields[0][1])
+            if not found or one.until > found[-1].until:
+                found.append(one)
+        return tuple(found)
 
 
 class _Node:
@@ -46,7 +70,7 @@ class _Node:
         self.here: list[PolicyEntry] = []
 
 
-class _Index:
+class Index:
     """One layer. A look-up costs what the subject is long, however many patterns there are."""
 
     __slots__ = ("_literal", "_root")
@@ -59,8 +83,11 @@ class _Index:
                 self._at(pattern).append(entry)
 
     def closest(self, subject: str, consumer: str | None) -> PolicyEntry | None:
-        covering = (entry for entries in self._covering(subject) for entry in entries)
-        return next((entry for entry in covering if entry.applies(consumer)), None)
+        return next((entry for entry in self.covering(subject) if entry.applies(consumer)), None)
+
+    def covering(self, subject: str) -> Iterator[PolicyEntry]:
+        """The entries of every pattern that covers the subject, the most specific pattern first."""
+        return (entry for entries in self._covering(subject) for entry in entries)
 
     def _at(self, pattern: str) -> list[PolicyEntry]:
         tokens = pattern.split(".")

@@ -12,14 +12,15 @@ from msgspec import Meta, Struct, to_builtins
 from sidecar.core import moments
 from sidecar.core.claims import Claims
 from sidecar.core.document import Problem, Problems, join, read_given
-from sidecar.core.model import Override
+from sidecar.core.model import Now, Override
 from sidecar.core.patterns import glob, glob_problem, pattern_problem
-from sidecar.core.rules import AlertRule, Effective, MarkRule, Policy
+from sidecar.core.rules import AlertRule, Effective, MarkRule, Policy, in_force
 
 MOST_POLICIES: Final = 10_000
 """Entries of one layer; a file with more is refused."""
 
-Value = str | int | float | bool | Override | tuple[AlertRule, ...] | None
+Value = str | int | float | bool | tuple[Any, ...] | None
+"""What a field of a policy can be; a tuple holds alerts or overrides (msgspec lets a union have one kind of tuple)."""
 Names = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
 
 _MARKS: Final = ("warn", "critical", "overload")
@@ -50,6 +51,13 @@ class PolicyEntry(Struct, frozen=True):
         return any(name == "*" or glob(name, consumer) for name in self.consumers)
 
 
+class OverrideEntry(Struct, frozen=True):
+    """An operator's word for what a pattern covers."""
+
+    pattern: str
+    override: Override
+
+
 class _Document(Policy, frozen=True, forbid_unknown_fields=True):
     """A policy as it is written down, with what it applies to."""
 
@@ -69,7 +77,7 @@ def parse_entry(
 
 def _parse(document: object, path: str, need_subjects: bool, found: Problems) -> PolicyEntry:
     """What is good of an entry, so that the rest of it can be checked even where a part is wrong."""
-    given = read_given(_Document, _in_unix_time(document, path, found), path, found)
+    given = read_given(_Document, _without_override(document, path, found), path, found)
     subjects, consumers = given.pop("subjects", ()), given.pop("consumers", ("*",))
     for i, pattern in enumerate(subjects):
         _add(found, f"{join(path, 'subjects')}[{i}]", pattern_problem(pattern))
@@ -171,14 +179,14 @@ def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
     return merged(((layer, entry.fields),))
 
 
-def plain(policy: Policy) -> dict[str, Any]:
-    """A policy as people would write it down in full."""
+def plain(policy: Policy, now: Now | None = None) -> dict[str, Any]:
+    """A policy as people would write it down in full, with the override that is in force `now`."""
     written: dict[str, Any] = to_builtins(policy)
     written["alerts"] = list(written["alerts"])
     for alert in written["alerts"]:
         alert["when"] = {name: value for name, value in alert["when"].items() if value is not None}
-    if policy.override is not None:
-        written["override"]["until"] = moments.written(policy.override.until)
+    override = in_force(policy, now) if now is not None else None
+    written["override"] = override and {"action": override.action, "until": moments.written(override.until)}
     return written
 
 
@@ -219,15 +227,18 @@ def _number(value: Value) -> float:
     return value
 
 
-def _in_unix_time(document: object, path: str, found: Problems) -> object:
-    """The document with the moment an override ends, which people write as RFC 3339, as a number."""
-    override = document.get("override") if isinstance(document, Mapping) else None
-    if not isinstance(override, Mapping) or not isinstance(text := override.get("until"), str):
+def _without_override(document: object, path: str, found: Problems) -> object:
+    """An override is no field of a policy: one in there would not reach what another policy governs. `null`, as an
+    effective policy shows it, is none."""
+    if not isinstance(document, Mapping) or "override" not in document:
         return document
-    if (until := moments.parse(text)) is None:
-        found.add(join(path, "override.until"), f"must be a moment in UTC, as {moments.EXAMPLE}")
-        until = 0.0
-    return {**cast(Mapping[str, object], document), "override": {**override, "until": until}}
+    if document["override"] is not None:
+        found.add(
+            join(path, "override"),
+            "has no place in a policy; an override is a key of its own in the policy bucket, `=override.<encoded "
+            "subject or pattern>`: run `nats-backpressure override SUBJECT open|reject --for 10m`",
+        )
+    return {name: value for name, value in document.items() if name != "override"}
 
 
 def _add(found: Problems, path: str, message: str | None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from sidecar.core.model import Diagnosis, Override
+from sidecar.core.model import Diagnosis, Now, Override
 
 SMALLEST_MARK: Final = 0.001
 LARGEST_MARK: Final = 1e15
@@ -98,7 +98,13 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     count_backfill: bool = True
     admission: AdmissionRule = AdmissionRule()
     alerts: Annotated[tuple[AlertRule, ...], Meta(max_length=64)] = ()
-    override: Override | None = None
+    override: tuple[Override, ...] = ()
+    """No field of a policy that anybody writes: the layer above all of them, the most specific override first."""
+
+
+def in_force(policy: Policy, now: Now) -> Override | None:
+    """The most specific override that is not over yet."""
+    return next((one for one in policy.override if now.wall < one.until), None)
 
 
 class Guard(Struct, frozen=True, forbid_unknown_fields=True):

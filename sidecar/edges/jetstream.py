@@ -64,6 +64,8 @@ class Message(Struct, frozen=True):
     seq: int
     data: bytes
     headers: dict[str, str]
+    at: float = 0.0
+    """Unix seconds at which it was stored, as far as the reply says."""
 
     @property
     def gone(self) -> bool:

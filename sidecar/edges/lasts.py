@@ -59,9 +59,11 @@ async def _lasts(js: JetStream, client: Client, stream: str, subjects: str) -> A
         left, count = made.num_pending + made.delivered.consumer_seq, 0
         while left > 0:
             raw = await subscription.next_msg(timeout=SILENCE)
-            left, count = raw.metadata.num_pending, count + 1
-            if raw.metadata.sequence.consumer != count:
+            about = raw.metadata
+            left, count = about.num_pending, count + 1
+            if about.sequence.consumer != count:
                 raise Unavailable(f"reading {stream}: a key was lost on the way")
-            yield Message(raw.subject, raw.metadata.sequence.stream, raw.data, dict(raw.headers or {}))
+            headers, at = dict(raw.headers or {}), about.timestamp.timestamp()
+            yield Message(raw.subject, about.sequence.stream, raw.data, headers, at)
     finally:
         await subscription.unsubscribe()  # without interest the server takes the consumer down by itself

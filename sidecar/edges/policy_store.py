@@ -55,7 +55,7 @@ class PolicyStore:
             if len(found) >= MOST_KEYS:
                 self._too_many()
                 continue
-            found[message.subject.removeprefix(self._prefix)] = PolicyValue(message.data, message.seq)
+            found[message.subject.removeprefix(self._prefix)] = PolicyValue(message.data, message.seq, message.at)
         return found
 
     def _too_many(self) -> None:

@@ -151,7 +151,7 @@ def test_in_binary_mode_it_is_open() -> None:
 @pytest.mark.parametrize(("action", "ratio"), [("open", 0.2), ("reject", POLICY.admission.floor)])
 def test_under_an_override_the_ratio_waits_and_returns_half_open(action: str, ratio: float) -> None:
     until = 500.0
-    policy = Policy(admission=AdmissionRule("adaptive"), override=Override(action, until))
+    policy = Policy(admission=AdmissionRule("adaptive"), override=(Override(action, until),))
     loop = Loop(policy, was=Shedding(0.2))
     assert {found.ratio for found in loop.see(*[0] * 20)} == {ratio}
     reading = loop.consumer.reading(3.0, 0)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.document import Problem
-from sidecar.core.foreign import LARGEST_VALUE, THEIRS, bucket_entry, metadata_entry
+from sidecar.core.foreign import LARGEST_VALUE, THEIRS, bucket_entry, metadata_entry, override_entry
 from sidecar.core.layers import Layers
 from sidecar.core.model import ConsumerKey, Override
-from sidecar.core.policy import PolicyEntry
+from sidecar.core.policy import OverrideEntry, PolicyEntry
 from sidecar.core.rules import Guard, PendingRule, Policy
 from tests.support.policies import entry
 
@@ -42,10 +42,69 @@ def test_a_key_is_a_subject_or_a_pattern_and_its_value_a_policy() -> None:
     assert found == PolicyEntry(("a.*.>",), ("r*",), (("pending.overload", 800), ("mode", "observe")))
 
 
-def test_an_override_can_be_put_for_a_while() -> None:
-    found = put({"override": {"action": "open", "until": "2026-11-23T14:05:00.000Z"}})
-    assert isinstance(found, PolicyEntry)
-    assert found.fields == (("override", Override("open", 1_795_442_700.0)),)
+PUT_AT = 1_795_442_100.0
+TEN_MINUTES = {"action": "open", "until": "2026-11-23T14:05:00.000Z"}
+
+
+def overriding(document: object, key: str = "=override.a.=2A", guard: Guard = FREE) -> Any:
+    value = document if isinstance(document, bytes) else msgspec.json.encode(document)
+    return override_entry(key, value, PUT_AT, guard)
+
+
+def test_an_override_stands_for_a_pattern_under_a_key_of_its_own() -> None:
+    assert overriding(TEN_MINUTES) == OverrideEntry("a.*", Override("open", 1_795_442_700.0))
+    assert overriding(TEN_MINUTES, "=override.=3E").pattern == ">"
+    assert overriding({"action": "reject", "until": "2020-01-01T00:00:00Z"}).override.action == "reject", "it is over"
+
+
+@pytest.mark.parametrize(
+    ("document", "key", "expected"),
+    [
+        pytest.param(b"{", "=override.a", "is not JSON", id="no JSON"),
+        pytest.param(b"null", "=override.a", "must be a mapping, not null", id="nothing"),
+        pytest.param(b" " * LARGEST_VALUE + b"{}", "=override.a", "is larger than 65,536 bytes", id="too much"),
+        pytest.param({"action": "open"}, "=override.a", "until: is missing", id="without an end"),
+        pytest.param(
+            {"action": "auto", "until": "2026-11-23T14:05:00Z"},
+            "=override.a",
+            "action: must be one of open, reject, not `auto`",
+            id="another action",
+        ),
+        pytest.param(TEN_MINUTES | {"why": "x"}, "=override.a", "why: unknown key", id="an unknown key"),
+        pytest.param(TEN_MINUTES | {"until": 1_795_442_700}, "=override.a", "until: must be text", id="a number"),
+        pytest.param(
+            TEN_MINUTES | {"until": "tomorrow"}, "=override.a", "until: must be a moment in UTC, as 2026-", id="words"
+        ),
+        pytest.param(
+            TEN_MINUTES | {"until": "2026-11-23T14:05:00+01:00"},
+            "=override.a",
+            "until: must be a moment in UTC, as 2026-",
+            id="another zone",
+        ),
+        pytest.param(
+            TEN_MINUTES | {"until": "2026-12-01T13:55:00Z"},
+            "=override.a",
+            "until: must be at most 7 days ahead, is 8.0 days; put it again before it ends",
+            id="too long",
+        ),
+        pytest.param(TEN_MINUTES, "=override.a..b", "the key is no encoded subject or pattern: tail has", id="no key"),
+        pytest.param(TEN_MINUTES, "=override.a.*", "the key is no encoded subject", id="a key not encoded"),
+        pytest.param(TEN_MINUTES, "=override.", "the key is no encoded subject", id="for nothing"),
+    ],
+)
+def test_a_bad_override_is_refused_like_a_policy(document: object, key: str, expected: str) -> None:
+    (line,) = lines(overriding(document, key))
+    assert line.startswith(expected)
+
+
+def test_the_clock_of_who_put_an_override_may_be_ahead() -> None:
+    assert overriding(TEN_MINUTES | {"until": "2026-11-30T14:54:00Z"}).override.action == "open"
+
+
+def test_where_the_bucket_is_switched_off_it_overrides_nothing() -> None:
+    assert "allow_bucket" in lines(overriding(TEN_MINUTES, guard=Guard(allow_bucket=False)))[0]
+    entry_ = OverrideEntry(">", Override("open", 1e10))
+    assert not Layers(guard=Guard(allow_bucket=False), overrides=[entry_]).effective("a").policy.override
 
 
 REFUSED = {

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.layers import Layers
-from sidecar.core.model import ConsumerKey
+from sidecar.core.model import ConsumerKey, Now, Override
 from sidecar.core.patterns import covers, specificity
-from sidecar.core.policy import PolicyEntry, plain
-from sidecar.core.rules import Guard, InflightRule, PendingRule, Policy
+from sidecar.core.policy import OverrideEntry, PolicyEntry, plain
+from sidecar.core.rules import Guard, InflightRule, PendingRule, Policy, in_force
 from tests.support.policies import SIGNALS, entries, entry
 
 R1 = ConsumerKey("S", "r1")
@@ -213,3 +213,30 @@ def test_a_look_up_among_ten_thousand_patterns_looks_at_few(monkeypatch: pytest.
     assert layers.effective("a.77.c", R1).policy.retry_after_seconds == 2
     assert layers.effective("z", R1).policy == Policy()
     assert looks == 3
+
+
+OVERRIDES = st.dictionaries(
+    st.sampled_from(PATTERNS),
+    st.builds(Override, st.sampled_from(["open", "reject"]), st.integers(0, 6).map(float)),
+    max_size=8,
+)
+
+
+@given(ANY, ANY, OVERRIDES, st.sampled_from(SUBJECTS), st.sampled_from([None, R1, AUDIT]))
+def test_the_most_specific_override_that_is_not_over_is_in_force_whatever_the_policies_say(
+    file: list[PolicyEntry],
+    bucket: list[PolicyEntry],
+    overrides: dict[str, Override],
+    subject: str,
+    key: ConsumerKey | None,
+) -> None:
+    entries_ = [OverrideEntry(pattern, one) for pattern, one in overrides.items()]
+    with_, without = Layers(file, bucket, overrides=entries_), Layers(file, bucket)
+    found, bare = with_.effective(subject, key), without.effective(subject, key)
+    for at in range(-1, 8):
+        covering = [(specificity(p), one) for p, one in overrides.items() if covers(p, subject) and at < one.until]
+        expected = min(covering, key=lambda pair: pair[0])[1] if covering else None
+        assert in_force(found.policy, Now(0.0, float(at))) == expected
+    assert plain(found.policy) == plain(bare.policy), "an override changes no field of a policy"
+    shown = {"override": "bucket"} if found.policy.override else {}
+    assert found.sources == bare.sources | shown

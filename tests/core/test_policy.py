@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.document import LIMIT, Problems
-from sidecar.core.model import Diagnosis, Override
+from sidecar.core.model import Diagnosis, Now, Override
 from sidecar.core.policy import (
     check_inherited,
     over_default,
@@ -42,7 +42,6 @@ FULL = {
     "inflight": {"overload_ratio": 0.9},
     "admission": {"mode": "adaptive", "floor": 0.05},
     "alerts": [LONG, {"name": "stuck", "when": {"diagnosis": "server_stuck"}}],
-    "override": {"action": "reject", "until": UNTIL},
 }
 REFUSED = {
     "a key nobody knows": ({"pendng": {}}, "pendng: unknown key"),
@@ -124,19 +123,9 @@ REFUSED = {
         "alerts[0].name: must match [A-Za-z0-9_.-]+",
     ),
     "an alert twice": ({"alerts": [LONG, LONG]}, "alerts[1].name: stands twice"),
-    "an override that is only a word": ({"override": "open"}, "override: must be a mapping, not text"),
-    "an override without an end": ({"override": {"action": "open"}}, "override.until: is missing"),
-    "an override that ends in words": (
-        {"override": {"action": "open", "until": "tomorrow"}},
-        "override.until: must be a moment in UTC, as 2026-",
-    ),
-    "an override that ends in another zone": (
-        {"override": {"action": "open", "until": "2026-11-23T14:05:00+01:00"}},
-        "override.until: must be a moment in UTC, as 2026-",
-    ),
-    "an override that says something else": (
-        {"override": {"action": "auto", "until": UNTIL}},
-        "override.action: must be one of open, reject, not `auto`",
+    "an override": (
+        {"override": {"action": "open", "until": UNTIL}},
+        "override: has no place in a policy; an override is a key of its own in the policy bucket, `=override.<encoded",
     ),
 }
 
@@ -185,14 +174,12 @@ def test_everything_the_contract_offers_is_taken() -> None:
             AlertRule("long-queue", When(pending_above=5000), 60, "critical"),
             AlertRule("stuck", When(diagnosis=Diagnosis.SERVER_STUCK)),
         ),
-        override=Override("reject", 1_795_442_700.25),
     )
 
 
 def test_a_policy_is_written_down_as_people_would() -> None:
     _, written = validate_document(FULL)
     assert written is not None
-    assert written["override"] == {"action": "reject", "until": UNTIL}
     assert written["alerts"][1] == {
         "name": "stuck",
         "when": {"diagnosis": "server_stuck"},
@@ -202,13 +189,18 @@ def test_a_policy_is_written_down_as_people_would() -> None:
     assert validate_document(written) == ((), written)
 
 
-def test_the_end_of_an_override_may_be_a_number() -> None:
-    _, written = validate_document({"override": {"action": "reject", "until": 1_795_442_700.25}})
-    assert written is not None and written["override"]["until"] == UNTIL
-
-
-def test_an_override_is_given_whole_or_not_at_all() -> None:
-    assert paths({"override": {"until": UNTIL}}) == ["override.action"]
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [
+        pytest.param(100.0, {"action": "open", "until": "1970-01-01T00:03:20.000Z"}, id="the most specific first"),
+        pytest.param(200.0, {"action": "reject", "until": "1970-01-01T00:05:00.500Z"}, id="then the one behind it"),
+        pytest.param(300.5, None, id="none once all are over"),
+        pytest.param(None, None, id="none where no time is given"),
+    ],
+)
+def test_a_policy_shows_the_override_that_is_in_force(at: float | None, shown: object) -> None:
+    policy = Policy(override=(Override("open", 200.0), Override("reject", 300.5)))
+    assert plain(policy, None if at is None else Now(0.0, at))["override"] == shown
 
 
 def test_every_mistake_is_told_not_only_the_first() -> None:

@@ -483,10 +483,10 @@ def test_a_policy_refused_is_told_once_and_numbered_with_the_rest() -> None:
 def test_an_override_is_stored_at_once_and_gone_when_it_expires() -> None:
     world = World()
     world.settled(pending=5)
-    world.feed(Ruled(replace(INSTANT, override=Override("reject", world.at + 60))))
+    world.feed(Ruled(replace(INSTANT, override=(Override("reject", world.at + 60),))))
     world.policy = world.state.policy
     world.settled(pending=5)
-    assert world.stored is not None and world.stored.override == Override("reject", world.policy.override.until)
+    assert world.stored is not None and world.stored.override == world.policy.override[0]
     assert world.stored.reasons == ("override",)
     assert world.told == []
     world.at += 60
@@ -495,7 +495,7 @@ def test_an_override_is_stored_at_once_and_gone_when_it_expires() -> None:
 
 
 def test_an_event_says_which_override_was_in_force_and_what_is_answered_under_it() -> None:
-    world = World(policy=replace(INSTANT, override=Override("open", 1e10)))
+    world = World(policy=replace(INSTANT, override=(Override("open", 1e10),)))
     world.settled(pending=1500, inflight=600)
     (event,) = world.stream
     assert (event.type, event.override) == (EventType.ACTIVE, Override("open", 1e10))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.kv import KeyValue
 
 from tests.support.meanwhile import meanwhile
-from tests.support.router import publish, work
+from tests.support.router import override, publish, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
@@ -137,23 +137,134 @@ async def _effective(wire: Wire, field: str, value: object) -> dict[str, Any]:
     return policy
 
 
-async def test_an_override_goes_over_everything_until_it_expires(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
-    await wire.status(status="inactive")
-    until = (datetime.now(UTC) + timedelta(seconds=2)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    await put(nc, SUBJECT, {"override": {"action": "reject", "until": until}})
-    status = await wire.status(override={"action": "reject", "until": until})
-    assert status["status"] == "inactive"
-    decision = await wire.ask(f"decide.gateway.{SUBJECT}")
-    assert (decision["action"], decision["retry_after_seconds"]) == ("reject", 30)
-    assert "override" in decision["reasons"]
-    assert (await wire.ask(f"decide.gateway.{SUBJECT}", {"priority": "critical"}))["action"] == "continue"
+class TestOverrides:
+    async def test_one_goes_over_everything_until_it_expires(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+        await wire.status(status="inactive")
+        put_ = await override(nc, SUBJECT, "reject", 2)
+        status = await wire.status(override=put_)
+        assert status["status"] == "inactive"
+        decision = await wire.ask(f"decide.gateway.{SUBJECT}")
+        assert (decision["action"], decision["retry_after_seconds"]) == ("reject", 30)
+        assert "override" in decision["reasons"]
+        assert (await wire.ask(f"decide.gateway.{SUBJECT}", {"priority": "critical"}))["action"] == "continue"
+        policy = await wire.ask(f"get.policy.{SUBJECT}")
+        assert (policy["policy"]["override"], policy["sources"]["override"]) == (put_, "bucket")
 
-    async def stored() -> bool:
-        return (await wire.state())["action"] == "reject"
+        async def stored() -> bool:
+            return (await wire.state())["action"] == "reject"
 
-    await eventually(stored, "the state to say so")
-    await wire.status(override=None)
-    assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["action"] == "continue"
+        await eventually(stored, "the state to say so")
+        await wire.status(override=None)
+        assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["action"] == "continue"
+
+        async def over() -> bool:
+            found = await wire.ask(f"get.policy.{SUBJECT}")
+            return (found["policy"]["override"], found["sources"]["override"]) == (None, "default")
+
+        await eventually(over, "the policy without it")
+
+    async def test_a_wide_one_reaches_a_subject_with_a_policy_of_its_own(
+        self, nc: Client, server: NatsServer, tmp_path: Path
+    ) -> None:
+        """operations.md D3: the subject that somebody tuned went on rejecting."""
+        async with three_subjects(nc, server, tmp_path, {"policies": [ALONE]}) as wire:
+            await put(nc, "orders.created", {"pending": {"overload": 500}, "active_signals": 1})
+            for name in ("orders.created", "orders.paid"):
+                await wire.status(name, status="active")
+            put_ = await override(nc, "orders.*", "open", 60)
+            for name in ("orders.created", "orders.paid", "orders.shipped"):
+                status = await wire.status(name, override=put_)
+                assert (await wire.ask(f"decide.gateway.{name}"))["action"] == "continue"
+                assert "override" in status["reasons"]
+            assert (await wire.ask("get.policy.orders.created"))["policy"]["pending"]["overload"] == 500
+            await (await policies(nc)).delete("=override.orders.=2A")
+            await wire.status("orders.created", override=None, status="active")
+            assert (await wire.ask("decide.gateway.orders.created"))["action"] == "reject"
+
+    async def test_the_most_specific_one_counts_and_the_wider_one_again_when_it_is_over(
+        self, nc: Client, server: NatsServer, tmp_path: Path
+    ) -> None:
+        async with three_subjects(nc, server, tmp_path) as wire:
+            wide = await override(nc, "orders.>", "reject", 60)
+            near = await override(nc, "orders.created", "open", 6)
+            await wire.status("orders.created", override=near)
+            await wire.status("orders.paid", override=wide)
+            actions = [(await wire.ask(f"decide.gateway.orders.{name}"))["action"] for name in ("created", "paid")]
+            assert actions == ["continue", "reject"]
+            status = await wire.status("orders.created", override=wide)
+            assert "override" in status["reasons"]
+            assert (await wire.ask("decide.gateway.orders.created"))["action"] == "reject"
+
+            async def stored() -> bool:
+                return (await wire.state("orders.created"))["override"] == wide
+
+            await eventually(stored, "the state to say so")
+
+    async def test_one_goes_over_a_dry_run_and_over_a_share(
+        self, nc: Client, server: NatsServer, tmp_path: Path
+    ) -> None:
+        modes = [
+            {"subjects": ["orders.created"], "mode": "observe"},
+            {"subjects": ["orders.paid"], "admission": {"mode": "adaptive"}},
+        ]
+        async with three_subjects(nc, server, tmp_path, {"policies": modes}) as wire:
+            for action, expected in (("reject", ("reject", 0.0)), ("open", ("continue", 1.0))):
+                put_ = await override(nc, ">", action, 60)
+                for name in ("created", "paid"):
+                    await wire.status(f"orders.{name}", override=put_)
+                    found = await wire.ask(f"decide.gateway.orders.{name}")
+                    assert (found["action"], found["admit_ratio"], found["would"]) == (*expected, None)
+
+    async def test_events_say_that_one_is_in_force_and_a_restart_forgets_none(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
+        put_ = await override(nc, "beamline.>", "open", 60)
+        await wire.status(override=put_)
+        await publish(nc, 1500)
+        event = await wire.event("backpressure_warning")
+        assert event["override"] == put_ and event["reasons"][-1] == "override"
+        await sidecar.kill()
+        await sidecar.start()
+        await sidecar.observing()
+        assert (await wire.status())["override"] == put_
+
+    async def test_a_bad_one_is_refused_and_the_last_good_one_stays(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
+        good = await override(nc, SUBJECT, "reject", 60)
+        await wire.status(override=good)
+        await override(nc, SUBJECT, "open", 8 * 86_400)
+        event = await rejected(wire, f"=override.{SUBJECT}")
+        assert event["errors"] == [
+            {"path": "until", "message": "must be at most 7 days ahead, is 8.0 days; put it again before it ends"}
+        ]
+        assert (await wire.status())["override"] == good
+        await put(nc, SUBJECT, {"override": good})
+        event = await rejected(wire, SUBJECT)
+        assert [error["path"] for error in event["errors"]] == ["override"]
+        assert "nats-backpressure override SUBJECT" in event["errors"][0]["message"]
+
+
+ALONE = {"subjects": [">"], "active_signals": 1}
+
+
+@asynccontextmanager
+async def three_subjects(
+    nc: Client, server: NatsServer, tmp_path: Path, config: dict[str, Any] | None = None
+) -> AsyncIterator[Wire]:
+    """Three consumers of one stream, two of them with 1,500 messages waiting."""
+    js = nc.jetstream()
+    await js.add_stream(name="ORDERS", subjects=["orders.>"])
+    for name in ("created", "paid", "shipped"):
+        filtered = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, filter_subject=f"orders.{name}")
+        await js.add_consumer("ORDERS", filtered.evolve(durable_name=f"router-{name}"))
+    for name in ("created", "paid"):
+        for _ in range(1499):
+            await nc.publish(f"orders.{name}", b"x")
+        await js.publish(f"orders.{name}", b"x")
+    async with Sidecar(tmp_path, server.url, QUICK | (config or {})) as process:
+        await process.observing()
+        yield await Wire(nc).listen()
 
 
 async def test_a_changed_file_is_taken_on_sighup_and_a_bad_one_is_told(

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from sidecar.wire.subjects import encode
 from tests.support.sidecar import SUBJECT
 
 CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000, ack_wait=60)
+
+
+async def override(nc: Client, pattern: str, action: str, seconds: float) -> dict[str, str]:
+    """Put an override in the bucket as any program would; what it says."""
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    said = {"action": action, "until": until.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+    bucket = await nc.jetstream().key_value("backpressure_policy")
+    await bucket.put(f"=override.{encode(pattern)}", json.dumps(said).encode())
+    return said
 
 
 async def publish(nc: Client, n: int) -> None:
