@@ -70,6 +70,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the print", {"cli.show", "cli.options"}),
     ("the talk", {"cli.talk"}),
     ("the pen", {"cli.bucket"}),
+    ("the reach", {"cli.reach"}),
     (
         "the doors",
         {

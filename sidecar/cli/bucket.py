@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from msgspec import Struct
 
 from sidecar.cli.options import Target
 from sidecar.cli.show import note
 from sidecar.cli.talk import jetstream, read
 from sidecar.core.document import Problem
-from sidecar.core.foreign import LARGEST_VALUE
+from sidecar.core.foreign import LARGEST_VALUE, OVERRIDES
 from sidecar.core.policy import parse_entry
 from sidecar.ports import Conflict, PolicyValue
 from sidecar.wire.messages import Event
@@ -34,24 +35,39 @@ REFUSED_WITHIN = 1.0
 """Seconds in which a sidecar says that it refuses a policy: by the contract, as fast as one is in force."""
 
 
-async def change(target: Target, line: Line, pattern: str, instead: Callable[[Document], Document]) -> int:
-    """Put another policy in the place of the one for a pattern; none in the place of one is a removal, and none in the
-    place of none changes nothing. The revision that was written, or was taken out; 0 where nothing was."""
+class Place(Struct, frozen=True):
+    """A key of the bucket: a pattern's policy, or its override."""
+
+    pattern: str
+    overrides: bool = False
+
+    @property
+    def key(self) -> str:
+        return (OVERRIDES if self.overrides else "") + encode(self.pattern)
+
+    @property
+    def refused_under(self) -> str:
+        """The tail of the event that says that what it holds was refused."""
+        return encode((OVERRIDES if self.overrides else "") + self.pattern)
+
+
+async def change(target: Target, line: Line, place: Place, value: bytes) -> int:
+    """Put a value under a key, or nothing, which takes the key out. The revision that was written, or taken out; 0
+    where there was nothing to take out."""
     from sidecar.edges.policy_desk import PolicyDesk
 
-    desk, key = PolicyDesk(jetstream(target, line), line.names), encode(pattern)
+    desk = PolicyDesk(jetstream(target, line), line.names)
     for _ in range(ATTEMPTS):
-        was = await desk.read(key)
-        policy = instead(_policy(pattern, was.value))
+        was = await desk.read(place.key)
         try:
-            if policy:
-                return await _put(line, desk, key, was, checked(policy))
+            if value:
+                return await _put(line, desk, place, was, value)
             if was.value:
-                await desk.remove(key, was.revision)
+                await desk.remove(place.key, was.revision)
             return was.revision if was.value else 0
         except Conflict:
             continue
-    raise click.ClickException(f"others keep changing the policy for {pattern}: try again")
+    raise click.ClickException(f"others keep changing what stands for {place.pattern}: try again")
 
 
 def checked(policy: Document, where: Callable[[Problem], str] = lambda problem: problem.line) -> bytes:
@@ -75,8 +91,9 @@ def refuse(lines: Iterable[str]) -> None:
         sys.exit(1)
 
 
-async def _put(line: Line, desk: PolicyDesk, key: str, was: PolicyValue, value: bytes) -> int:
-    async with line.hear([f"{line.names.prefix}.event.policy_rejected.{key}"]) as heard:
+async def _put(line: Line, desk: PolicyDesk, place: Place, was: PolicyValue, value: bytes) -> int:
+    key = place.key
+    async with line.hear([f"{line.names.prefix}.event.policy_rejected.{place.refused_under}"]) as heard:
         revision = await desk.write(key, value, was.revision)
         try:
             async with asyncio.timeout(REFUSED_WITHIN):
@@ -94,14 +111,3 @@ async def _put(line: Line, desk: PolicyDesk, key: str, was: PolicyValue, value: 
     problems = read(message.data, Event).errors or ()
     refuse(f"the sidecar refuses it: {Problem(p.path, p.message).line}" for p in problems)
     raise click.ClickException("the sidecar refuses it; the bucket is as it was")
-
-
-def _policy(pattern: str, value: bytes) -> Document:
-    """What stands in the bucket, empty where nothing does; what nobody can read is not built upon."""
-    if not value:
-        return {}
-    try:
-        return msgspec.json.decode(value, type=Document)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        note(f"what the bucket held for {pattern} was no policy")
-        return {}

@@ -1,4 +1,4 @@
-"""`override`: the last word of an operator on a subject, for a time."""
+"""`override`: the last word of an operator on what a pattern covers, for a time."""
 
 from __future__ import annotations
 
@@ -6,62 +6,63 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from msgspec import Struct
+import msgspec
 
-from sidecar.cli.bucket import Document, change
+from sidecar.cli.bucket import Place, change
 from sidecar.cli.options import Target, asks, between, subject
+from sidecar.cli.reach import bucket, check, over, reach, stricter
 from sidecar.cli.show import note
-from sidecar.cli.talk import read, talk
+from sidecar.cli.talk import talk
+from sidecar.core.foreign import LONGEST_OVERRIDE
 from sidecar.core.moments import written
-from sidecar.ports import Unavailable
-from sidecar.wire.subjects import encode
+from sidecar.core.policy import OverrideEntry
 
 if TYPE_CHECKING:
     from sidecar.edges.asking import Line
-
-WEEK = 7 * 86_400.0
-
-
-class _Effective(Struct, frozen=True):
-    sources: dict[str, str]
 
 
 @click.command()
 @click.argument("subject", type=subject)
 @click.argument("action", type=click.Choice(("open", "reject", "auto")))
-@click.option("--for", "lasting", type=between(1, WEEK), metavar="DURATION", help="How long, such as 10m; at most 7d.")
+@click.option(
+    "--for", "lasting", type=between(1, LONGEST_OVERRIDE), metavar="DURATION", help="How long, such as 10m; at most 7d."
+)
+@click.option("--force", is_flag=True, help="Put it also where it governs no watched subject.")
 @asks
-def override(target: Target, subject: str, action: str, lasting: float | None) -> None:
-    """Answer for SUBJECT (or a pattern) `open` or `reject`, whatever is measured, until the time given with --for is
-    over; `auto` ends that at once."""
+def override(target: Target, subject: str, action: str, lasting: float | None, force: bool) -> None:
+    """Answer for all that SUBJECT (or a pattern) covers `open` or `reject`, whatever is measured and whatever its
+    policies say, until the time given with --for is over; `auto` ends that at once.
+
+    Of several the most specific one counts. Exits with 1 where it governs no watched subject, unless with --force.
+    """
     if (action == "auto") != (lasting is None):
         raise click.UsageError("--for goes with open and reject: say how long (--for 10m)")
-    until = None if lasting is None else written(time.time() + lasting)
+    place = Place(subject, overrides=True)
 
-    alone = False
+    async def put(line: Line, seconds: float) -> None:
+        until = written(time.time() + seconds)
+        value = msgspec.json.encode({"action": action, "until": until})
+        found = await reach(line, place, await bucket(target, line), value)
+        check(place, found, force)
+        await change(target, line, place, value)
+        click.echo(f"{subject}: {action} until {until}" + (f"; {found.line()}" if found else ""))
+        if found and action == "open" and (still := stricter(found)):
+            note(still)
 
-    def instead(was: Document) -> Document:
-        nonlocal alone
-        alone = not was
-        rest = {name: value for name, value in was.items() if name != "override"}
-        return rest if until is None else {**rest, "override": {"action": action, "until": until}}
+    async def end(line: Line) -> None:
+        held = await bucket(target, line)
+        wider = [one for one in over(held, subject) if one.pattern != subject]
+        if place.key not in held:
+            others = f"; {_told(wider[0])}: end that one" if wider else ""
+            raise click.ClickException(f"no override stands for {subject}{others}")
+        found = await reach(line, place, held, held[place.key].value)
+        await change(target, line, place, b"")
+        click.echo(f"{subject}: auto" + (f"; {found.line('governed')}" if found else ""))
+        if wider:
+            note(f"{_told(wider[0])}, and governs {subject} from now on")
 
-    async def story(line: Line) -> None:
-        governed = until is not None and await _governed(line, subject)
-        await change(target, line, subject, instead)
-        click.echo(f"{subject}: {action}" + (f" until {until}" if until else ""))
-        if governed and alone:
-            note(
-                f"a wider policy in the bucket does not reach {subject} while this one stands, "
-                f"also after it expired: end it with `override {subject} auto`"
-            )
-
-    talk(target, story)
+    talk(target, end if lasting is None else lambda line: put(line, lasting))
 
 
-async def _governed(line: Line, subject: str) -> bool:
-    """Whether the bucket has a say in what is in force now; not for what nobody watches, or nobody answers for."""
-    try:
-        return "bucket" in read(await line.ask(f"get.policy.{encode(subject)}"), _Effective).sources.values()
-    except Unavailable:
-        return False
+def _told(one: OverrideEntry) -> str:
+    return f"{one.pattern} is overridden ({one.override.action} until {written(one.override.until)})"

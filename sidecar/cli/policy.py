@@ -10,8 +10,9 @@ import click
 from msgspec import Struct
 
 from sidecar import written
-from sidecar.cli.bucket import Document, change, checked, refuse
+from sidecar.cli.bucket import Place, change, checked, refuse
 from sidecar.cli.options import Target, asks, subject
+from sidecar.cli.reach import bucket, check, reach
 from sidecar.cli.show import FIELDS, fields, grid, print_json
 from sidecar.cli.talk import read, talk
 from sidecar.core.document import Problem, Problems
@@ -67,26 +68,28 @@ def _effective(title: str, policy: Mapping[str, Any], sources: Mapping[str, str]
 @policy.command("set")
 @click.argument("pattern", type=subject)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--force", is_flag=True, help="Put it also where it governs no watched subject.")
 @asks
-def set_(target: Target, pattern: str, file: Path) -> None:
-    """Put the policy in FILE (YAML or JSON, `-` for standard input) in force for PATTERN.
+def set_(target: Target, pattern: str, file: Path, force: bool) -> None:
+    """Put the policy in FILE (YAML or JSON, `-` for standard input) in force for PATTERN, in the place of the one that
+    the bucket holds for PATTERN.
 
-    It replaces what the bucket holds for PATTERN; only an override stays, unless FILE has one itself. Exits with 1 and
-    one line for each mistake, and the bucket is as it was.
+    Exits with 1 and one line for each mistake, and where it would govern no watched subject (unless with --force); the
+    bucket is then as it was.
     """
-    document = _document(file)
+    place, value = Place(pattern), _document(file)
 
     async def story(line: Line) -> None:
-        revision = await change(
-            target, line, pattern, lambda was: {k: v for k, v in was.items() if k == "override"} | document
-        )
-        click.echo(f"{pattern}: in the bucket as revision {revision}")
+        found = await reach(line, place, await bucket(target, line), value)
+        check(place, found, force)
+        revision = await change(target, line, place, value)
+        click.echo(f"{pattern}: in the bucket as revision {revision}" + (f"; {found.line()}" if found else ""))
 
     talk(target, story)
 
 
-def _document(file: Path) -> Document:
-    """The policy in a file, checked. Exits with 1 and a line for each mistake, as editors like it."""
+def _document(file: Path) -> bytes:
+    """The policy in a file, checked, as it is stored. Exits with 1 and a line for each mistake, as editors like it."""
     try:
         with click.open_file(str(file), "rb") as opened:
             data = opened.read(written.LARGEST_FILE + 1)
@@ -102,19 +105,25 @@ def _document(file: Path) -> Document:
     refuse(map(where, found.told()))
     if not isinstance(document, dict) or not document:
         raise click.ClickException(f"{file}: must be a mapping of the fields of a policy")
-    checked(document, where)
-    return document
+    return checked(document, where)
 
 
 @policy.command()
 @click.argument("pattern", type=subject)
+@click.option("--force", is_flag=True, help="Take it out also where it governs no watched subject.")
 @asks
-def rm(target: Target, pattern: str) -> None:
-    """Take the policy for PATTERN out of the bucket, with its override."""
+def rm(target: Target, pattern: str, force: bool) -> None:
+    """Take the policy for PATTERN out of the bucket. Exits with 1 where it governs no watched subject, unless with
+    --force. An override stays: end it with `override PATTERN auto`."""
+    place = Place(pattern)
 
     async def story(line: Line) -> None:
-        if not await change(target, line, pattern, lambda was: {}):
+        held = await bucket(target, line)
+        if place.key not in held:
             raise click.ClickException(f"the bucket holds no policy for {pattern}")
-        click.echo(f"{pattern}: taken out")
+        found = await reach(line, place, held, held[place.key].value)
+        check(place, found, force)
+        await change(target, line, place, b"")
+        click.echo(f"{pattern}: taken out" + (f"; {found.line('governed')}" if found else ""))
 
     talk(target, story)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sidecar.cli.options import Target, asks, subject
 from sidecar.cli.show import Row, because, cell, grid, plain, print_json, table
-from sidecar.cli.talk import read, talk
+from sidecar.cli.talk import read, statuses, talk
 from sidecar.ports import Unavailable
 from sidecar.wire.messages import ConsumerStatus, Status, StatusList
 from sidecar.wire.subjects import encode
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 WATCH_EVERY = 1.0
 """Seconds between two looks of `--watch`."""
-PAGE = 1000
-"""Subjects asked for at once."""
 SEVERITY = ("active", "warning", "unknown", "inactive")
 """What comes first in the list."""
 LIST = ("subject", "status", "pressure", "pending", "inflight", "p95 ms", "drain s", "freshness", "why")
@@ -58,7 +56,8 @@ def status(target: Target, watched: str | None, watch: bool, as_json: bool) -> N
 
     async def look(line: Line) -> bytes | list[Part]:
         if watched is None:
-            found = await _all(line)
+            subjects = await statuses(line)
+            found = StatusList(len(subjects), 0, None, subjects)
             return msgspec.json.encode(found) if as_json else _list(found)
         document = await line.ask(f"get.status.{encode(watched)}")
         return document if as_json else _one(read(document, Status))
@@ -70,17 +69,6 @@ def status(target: Target, watched: str | None, watch: bool, as_json: bool) -> N
             await _write(lambda: look(line), watch)
 
     talk(target, story)
-
-
-async def _all(line: Line) -> StatusList:
-    """Every page in one."""
-    found: list[Status] = []
-    offset: int | None = 0
-    while offset is not None:
-        page = read(await line.ask("get.status", {"offset": offset, "limit": PAGE}), StatusList)
-        found += page.subjects
-        offset = page.next_offset
-    return StatusList(len(found), 0, None, tuple(found))
 
 
 async def _write(look: Callable[[], Awaitable[bytes | list[Part]]], watch: bool) -> None:

@@ -14,10 +14,14 @@ from msgspec import Struct
 from sidecar.cli.options import Target
 from sidecar.cli.show import plain
 from sidecar.ports import Unavailable
+from sidecar.wire.messages import Status, StatusList
 
 if TYPE_CHECKING:
     from sidecar.edges.asking import Line
     from sidecar.edges.jetstream import JetStream
+
+PAGE = 1000
+"""Subjects asked for at once."""
 
 S = TypeVar("S", bound=Struct)
 
@@ -50,6 +54,17 @@ def jetstream(target: Target, line: Line) -> JetStream:
     from sidecar.main import api_prefix
 
     return JetStream(line, api_prefix(target.nats))
+
+
+async def statuses(line: Line) -> tuple[Status, ...]:
+    """Of all watched subjects: every page of the list in one."""
+    found: list[Status] = []
+    offset: int | None = 0
+    while offset is not None:
+        page = read(await line.ask("get.status", {"offset": offset, "limit": PAGE}), StatusList)
+        found += page.subjects
+        offset = page.next_offset
+    return tuple(found)
 
 
 def read(document: bytes, kind: type[S]) -> S:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from nats.aio.client import Client
+
 from sidecar.edges.jetstream import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStream
+from sidecar.edges.lasts import lasts
 from sidecar.ports import Conflict, PolicyValue, Unavailable
 from sidecar.wire.subjects import Names
 
+MOST_KEYS = 10_000
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -23,6 +29,19 @@ class PolicyDesk:
         except ApiError as error:
             raise self._named(error) from None
         return PolicyValue(b"", 0) if found is None else PolicyValue(b"" if found.gone else found.data, found.seq)
+
+    async def all(self, client: Callable[[], Client]) -> dict[str, PolicyValue]:
+        """Every key that holds something, MOST_KEYS at most: a sidecar reads no more."""
+        found: dict[str, PolicyValue] = {}
+        try:
+            async for message in lasts(self._js, client(), self._stream, self._prefix):
+                if not message.gone and len(found) < MOST_KEYS:
+                    found[message.subject.removeprefix(self._prefix)] = PolicyValue(
+                        message.data, message.seq, message.at
+                    )
+        except ApiError as error:
+            raise self._named(error) from None
+        return found
 
     async def write(self, key: str, value: bytes, expected: int) -> int:
         """The new revision. Raises Conflict where another one than the expected stands there by now."""

@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 
 from tests.support.command import Command
+from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
@@ -28,6 +29,9 @@ async def guarded(tmp_path: Path, server: NatsServer, router: None) -> AsyncIter
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests in which nothing is refused: nobody waits to hear that it is."""
     monkeypatch.setattr("sidecar.cli.bucket.REFUSED_WITHIN", 0.05)
+
+
+ALL = "governs 1 of 1 watched subject"
 
 
 async def bucket(nc: Client, key: str = SUBJECT) -> object:
@@ -55,12 +59,14 @@ async def test_a_policy_is_set_shown_with_its_source_and_taken_out(
     await wire.status(status="inactive")
     file = tmp_path / "policy.yaml"
     file.write_text("retry_after_seconds: 7\n")
-    assert await command.good("policy", "set", SUBJECT, file) == f"{SUBJECT}: in the bucket as revision 1\n"
+    assert await command.good("policy", "set", SUBJECT, file) == f"{SUBJECT}: in the bucket as revision 1; {ALL}\n"
     assert "7" in (await source(command, "retry_after_seconds", "bucket")).split()
     assert (await command.json("policy", "get", SUBJECT))["sources"]["max_retry_attempts"] == "default"
-    assert await command.good("policy", "set", "beamline.*.>", "-", data="{mode: observe}")
+    said = await command.failed("policy", "set", "beamline.*.>", "-", data="{mode: observe}")
+    assert f"it governs none of the watched subjects it covers: {SUBJECT} (it has its own). --force" in said
+    assert await command.good("policy", "set", "beamline.*.>", "-", "--force", data="{mode: observe}")
     assert await bucket(nc, "beamline.=2A.=3E") == {"mode": "observe"}
-    assert await command.good("policy", "rm", SUBJECT) == f"{SUBJECT}: taken out\n"
+    assert await command.good("policy", "rm", SUBJECT) == f"{SUBJECT}: taken out; governed 1 of 1 watched subject\n"
     await source(command, "retry_after_seconds", "default")
     assert await command.failed("policy", "rm", SUBJECT) == f"Error: the bucket holds no policy for {SUBJECT}\n"
 
@@ -105,38 +111,102 @@ async def test_without_a_bucket_it_says_who_makes_it(command: Command) -> None:
     assert said == "Error: there is no bucket backpressure_policy: a sidecar of that name makes it when it starts\n"
 
 
-async def test_an_override_is_in_force_at_once_keeps_the_policy_and_can_be_ended(
+async def test_an_override_is_in_force_at_once_beside_the_policy_and_can_be_ended(
     command: Command, hasty: None, nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
     await wire.status(status="inactive")
     await command.good("policy", "set", SUBJECT, "-", data="{retry_after_seconds: 7}")
     said = await command.good("override", SUBJECT, "reject", "--for", "10m")
-    assert said.startswith(f"{SUBJECT}: reject until 20") and said.endswith("Z\n")
+    assert said.startswith(f"{SUBJECT}: reject until 20") and said.endswith(f"Z; {ALL}\n")
     await source(command, "override", "bucket")
     decision = await command.json("decide", "gateway", SUBJECT)
     assert (decision["action"], decision["retry_after_seconds"]) == ("reject", 7)
     assert "reject until 20" in await command.good("status", SUBJECT)
     await command.good("policy", "set", SUBJECT, "-", data="{retry_after_seconds: 8}")
-    kept = await bucket(nc)
-    assert isinstance(kept, dict) and kept["override"]["action"] == "reject", "a new policy ended the override"
-    assert await command.good("override", SUBJECT, "auto") == f"{SUBJECT}: auto\n"
+    assert (await command.json("decide", "gateway", SUBJECT))["action"] == "reject", "a new policy ended the override"
+    assert await command.good("override", SUBJECT, "auto") == f"{SUBJECT}: auto; governed 1 of 1 watched subject\n"
     assert await bucket(nc) == {"retry_after_seconds": 8}
-
-
-async def test_an_override_says_when_it_hides_a_wider_policy_and_leaves_nothing_behind(
-    command: Command, hasty: None, nc: Client, sidecar: Sidecar, wire: Wire
-) -> None:
-    await wire.status(status="inactive")
-    await command.good("policy", "set", "beamline.>", "-", data="{retry_after_seconds: 7}")
-    await source(command, "retry_after_seconds", "bucket")
-    ran = await command("override", SUBJECT, "open", "--for", "1h")
-    assert ran.exit_code == 0 and "a wider policy in the bucket does not reach" in ran.stderr
-    await command.good("override", SUBJECT, "auto")
-    assert await bucket(nc) is None
+    assert await bucket(nc, f"=override.{SUBJECT}") is None
+    assert await command.failed("override", SUBJECT, "auto") == f"Error: no override stands for {SUBJECT}\n"
 
 
 async def test_what_others_left_unreadable_in_the_bucket_can_be_taken_out(command: Command, nc: Client) -> None:
     await (await nc.jetstream().create_key_value(bucket="backpressure_policy")).put(SUBJECT, b"{nonsense")
     ran = await command("policy", "rm", SUBJECT)
     assert (ran.exit_code, ran.stdout) == (0, f"{SUBJECT}: taken out\n")
-    assert ran.stderr == f"what the bucket held for {SUBJECT} was no policy\n"
+    assert ran.stderr.startswith("what it governs is not known: nobody answers under the name `backpressure` at")
+
+
+@pytest.fixture
+async def orders(nc: Client, server: NatsServer, tmp_path: Path) -> AsyncIterator[Sidecar]:
+    """operations.md: three subjects of one stream, and an audit durable that reads them all."""
+    await nc.jetstream().add_stream(name="ORDERS", subjects=["orders.>"])
+    for name in ("created", "paid", "shipped"):
+        own = CONSUMER.evolve(durable_name=f"router-{name}", filter_subject=f"orders.{name}")
+        await nc.jetstream().add_consumer("ORDERS", own)
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        yield process
+
+
+async def test_an_override_reaches_a_subject_with_its_own_policy_and_says_so(
+    command: Command, hasty: None, nc: Client, orders: Sidecar
+) -> None:
+    """D3"""
+    await command.good("policy", "set", "orders.created", "-", data="{pending: {overload: 500}}")
+    said = await command.good("override", "orders.*", "reject", "--for", "2m")
+    assert said.endswith("; governs 3 of 3 watched subjects\n")
+
+    async def refused() -> bool:
+        found = [await command.json("decide", "gateway", f"orders.{name}") for name in ("created", "paid")]
+        return [each["action"] for each in found] == ["reject"] * 2
+
+    await eventually(refused, "both to be refused")
+    said = await command.good("override", "orders.created", "open", "--for", "2m")
+    assert said.endswith("; governs 1 of 3 watched subjects\n")
+    said = await command.good("override", "orders.*", "reject", "--for", "3m")
+    assert said.endswith("; governs 2 of 3 watched subjects; not orders.created (it has its own)\n")
+    ran = await command("override", "orders.created", "auto")
+    assert ran.exit_code == 0 and "orders.* is overridden (reject until 20" in ran.stderr
+    assert "and governs orders.created from now on" in ran.stderr
+    said = await command.failed("override", "orders.paid", "auto")
+    assert said.startswith("Error: no override stands for orders.paid; orders.* is overridden (reject until 20")
+
+
+async def test_what_governs_nothing_is_refused_unless_it_is_forced(
+    command: Command, hasty: None, nc: Client, orders: Sidecar
+) -> None:
+    """D4"""
+    said = await command.failed("override", "ordres.created", "open", "--for", "1m")
+    assert said == (
+        "Error: ordres.created: nothing was changed, since it covers none of the 3 watched subjects: "
+        "orders.created, orders.paid, orders.shipped (did you mean orders.created?). --force does it all the same\n"
+    )
+    assert "covers none" in await command.failed("policy", "set", "no.such.subject", "-", data="{mode: observe}")
+    assert await bucket(nc, "=override.ordres.created") is None and await bucket(nc, "no.such.subject") is None
+    said = await command.good("policy", "set", "no.such.subject", "-", "--force", data="{mode: observe}")
+    assert said == "no.such.subject: in the bucket as revision 1; governs 0 of 3 watched subjects\n"
+    assert "covers none" in await command.failed("policy", "rm", "no.such.subject")
+    await command.good("policy", "rm", "no.such.subject", "--force")
+    said = await command.failed("policy", "set", "orders.*", "-", data="{mode: observe, consumers: [audit]}")
+    assert "orders.created (no consumer of it is named), orders.paid" in said
+
+
+async def test_an_open_override_says_which_watched_pattern_may_still_refuse(
+    command: Command, hasty: None, nc: Client, orders: Sidecar, wire: Wire
+) -> None:
+    audit = CONSUMER.evolve(durable_name="audit", filter_subject="orders.>")
+    await nc.jetstream().add_consumer("ORDERS", audit)
+    await wire.status("orders.=3E", status="inactive")
+    ran = await command("override", "orders.paid", "open", "--for", "1m")
+    assert ran.exit_code == 0 and ran.stderr == (
+        "orders.> is watched too, covers orders.paid and is not overridden: where it refuses, orders.paid is refused\n"
+    )
+
+
+async def test_without_a_sidecar_an_override_is_put_and_says_what_is_not_known(command: Command, nc: Client) -> None:
+    await nc.jetstream().create_key_value(bucket="backpressure_policy")
+    ran = await command("override", "a.*", "open", "--for", "1m")
+    assert ran.exit_code == 0 and ran.stdout.startswith("a.*: open until 20") and "governs" not in ran.stdout
+    assert ran.stderr.startswith("what it governs is not known: nobody answers under the name `backpressure`")
+    assert isinstance(found := await bucket(nc, "=override.a.=2A"), dict) and found["action"] == "open"
