@@ -92,6 +92,7 @@ CORE_MAY_IMPORT = {
     "itertools",
     "math",
     "typing",
+    "zlib",
     "msgspec",
 }
 KEPT_TO = {"nats": ("edges", "client", "demo"), "prometheus_client": ("edges",)}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from sidecar.core.model import Sample, StreamLook
-from sidecar.core.patterns import covers
+from sidecar.core.patterns import covers_all
 
 LOOKS = 128
 """Looks kept per stream; when there are more, every second one of the older half goes, so that the first one stays."""
@@ -57,12 +55,7 @@ class Ages:
         """
         if not sample.pending:
             return 0.0
-        if sample.config.filters and not _takes_all(sample.config.filters, look.subjects):
+        if sample.config.filters and not covers_all(sample.config.filters, look.subjects):
             return None
         following = sample.delivered_stream + 1
         return look.oldest_age if following <= look.first_seq else self.of(following, sample.at.mono)
-
-
-@lru_cache(maxsize=4096)
-def _takes_all(filters: tuple[str, ...], subjects: tuple[str, ...]) -> bool:
-    return bool(subjects) and all(any(covers(own, subject) for own in filters) for subject in subjects)

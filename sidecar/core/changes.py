@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.core import admission, alerts
 from sidecar.core.freshness import Limits, freshness
-from sidecar.core.model import Alert, ConsumerKey, Event, EventType, Freshness, Now, Reading, Status
+from sidecar.core.model import Alert, ConsumerKey, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy, in_force
 from sidecar.core.state import (
     CARRIED_LIMIT,
+    DATA_LOSS,
+    LOSS_INTERVAL,
     NONE_SET,
     NOTHING,
+    PURGED,
     UNSENT_LIMIT,
     Carried,
+    Loss,
     Member,
     Record,
     Recoveries,
@@ -92,7 +97,7 @@ def calm(state: SubjectState) -> bool:
         return False
     for member in state.members.values():
         ruled = member.policy.override or member.policy.alerts
-        if member.status > Status.INACTIVE or member.latches != NONE_SET or member.lost or ruled:
+        if member.status > Status.INACTIVE or member.latches != NONE_SET or member.unreported or ruled:
             return False
     speaks = worst(state.members.values())
     if speaks is None or speaks.reading is None or speaks.reading.diagnosis is not record.diagnosis:
@@ -101,14 +106,22 @@ def calm(state: SubjectState) -> bool:
     return record.verdict == verdict and not state.shedding.shedding
 
 
-def due(state: SubjectState, now: Now, limits: Limits) -> Record | None:
+class Change(Struct, frozen=True):
+    """What to store next."""
+
+    record: Record
+    losses: tuple[Loss, ...] = ()
+    """What its events report as lost."""
+
+
+def due(state: SubjectState, now: Now, limits: Limits) -> Change | None:
     """The record to store next, or None while the stored one still says it all."""
     if calm(state) and not blind(state, now, limits):
         return None
     return drawn_up(state, now, limits)
 
 
-def drawn_up(state: SubjectState, now: Now, limits: Limits) -> Record | None:
+def drawn_up(state: SubjectState, now: Now, limits: Limits) -> Change | None:
     assert state.record is not None
     draft = _Draft(state, state.record, now)
     if blind(state, now, limits):
@@ -125,7 +138,7 @@ def drawn_up(state: SubjectState, now: Now, limits: Limits) -> Record | None:
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
     if differ(record, state.record) or (state.begun and proof(state) is not None):
-        return replace(record, carried=_carried(state, record))
+        return Change(replace(record, carried=_carried(state, record, draft.losses)), draft.losses)
     return None
 
 
@@ -134,17 +147,26 @@ def differ(a: Record, b: Record) -> bool:
     return a is not b and replace(a, carried=()) != replace(b, carried=())
 
 
-def _carried(state: SubjectState, record: Record) -> tuple[tuple[ConsumerKey, Carried], ...]:
+def _carried(state: SubjectState, record: Record, losses: tuple[Loss, ...]) -> tuple[tuple[ConsumerKey, Carried], ...]:
     """What to store of each consumer, CARRIED_LIMIT at most: those with latches first, then by name."""
-    read = {key: carry(m.reading) for key, m in state.members.items() if m.reading is not None}
+    reported = {loss.key: loss for loss in losses}
+    read = {key: carry(m, reported.get(key)) for key, m in state.members.items() if m.reading is not None}
     latched = {key for key, _ in record.latched}
     found = [(key, carried) for key, carried in (state.carried | read).items() if carried != NOTHING]
     return tuple(sorted(found, key=lambda entry: (entry[0] not in latched, entry[0]))[:CARRIED_LIMIT])
 
 
-def carry(reading: Reading) -> Carried:
-    """What a restart needs to know of a consumer."""
-    return Carried(diagnosis=reading.diagnosis, diagnosed_for=reading.diagnosed_for, capacity=reading.capacity)
+def carry(member: Member, loss: Loss | None = None) -> Carried:
+    """What a restart needs to know of a consumer, once `loss` is reported."""
+    reading = member.reading
+    return Carried(
+        diagnosis=reading.diagnosis if reading else None,
+        diagnosed_for=reading.diagnosed_for if reading else 0.0,
+        capacity=reading.capacity if reading else None,
+        account=loss.account if loss else member.account,
+        lost=loss.lost if loss else member.reported,
+        causes=tuple(sorted(member.causes)),
+    )
 
 
 def _certain(state: SubjectState, now: Now, limits: Limits) -> bool:
@@ -187,6 +209,7 @@ class _Draft:
         self.member = worst(state.members.values())
         self.policy = policy_of(state)
         self.override = in_force(self.policy, now)
+        self.losses: tuple[Loss, ...] = ()
 
     @property
     def room(self) -> int:
@@ -205,9 +228,12 @@ class _Draft:
         self._tell(EventType.MONITORING_RESTORED, self.record.status, self.record.status, ())
 
     def tell_losses(self) -> None:
-        lost = sum(m.lost for m in self.state.members.values())
-        if lost and self.room:
+        """Report what was lost, LOSS_INTERVAL apart; without room it waits for the next record that has some."""
+        members = [m for m in self.state.members.values() if m.unreported and _loss_due(m, self.now)]
+        if members and self.room:
+            lost = sum(m.unreported for m in members)
             self._tell(EventType.DATA_LOSS, self.record.status, self.record.status, self.record.reasons, lost=lost)
+            self.losses = tuple(Loss(m.key, m.lost, m.reading.account if m.reading else m.account) for m in members)
 
     def follow(self) -> None:
         """Move to the worst member's status, telling one event; fold it into the next one while the list is full."""
@@ -269,7 +295,8 @@ class _Draft:
             "stalled": stalled,
             "shedding": self.state.shedding.shedding,
             member.counted or "": member.counted,
-            "purged": fell and any(m.purged for m in self.state.members.values()),
+            DATA_LOSS: fell and any(DATA_LOSS in m.causes for m in self.state.members.values()),
+            PURGED: fell and any(PURGED in m.causes for m in self.state.members.values()),
             "consumer_deleted": fell and self.state.deleted,
             "override": self.override,
         }
@@ -345,6 +372,10 @@ class _Draft:
             recovery=was.recovery + (kind is EventType.RECOVERY),
             last=self.now.wall,
         )
+
+
+def _loss_due(member: Member, now: Now) -> bool:
+    return member.reported_at is None or now.mono - member.reported_at >= LOSS_INTERVAL
 
 
 def event_id(subject: str, epoch: str, seq: int) -> str:

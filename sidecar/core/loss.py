@@ -1,44 +1,287 @@
-"""Messages that went before a consumer was given them: evicted by the stream, or purged by somebody."""
+"""Messages that left a stream before a consumer was given them: how many surely, and what was a purge instead.
+
+A sample and a look at the stream are taken at different times, so they are compared only in the direction that is safe:
+what had left the stream at a look taken before a sample can only have been given by the time of that sample.
+
+A consumer of the whole stream loses what lies between its place and the stream's first sequence: exact, from sequences.
+Of any other consumer the counters alone must tell. Everything that was pending at a checkpoint is, at a later sample,
+given (in the deliveries since), still pending, or gone; so
+
+    lost >= pending then - deliveries since - min(pending now, room),  room = min(last then - first + 1, messages)
+
+where `room` is of the last look before the sample: what was there at the checkpoint and still is lies between the
+stream's first sequence and its last one of then. It counts as lost only where the stream may have dropped messages by
+itself, and its first sequence passed the consumer's place. What neither tells cannot be told from counters.
+"""
 
 from __future__ import annotations
 
-from sidecar.core.model import Sample, StreamLook
+from zlib import crc32
+
+from msgspec import Struct
+
+from sidecar.core.model import Account, Retention, Sample, StreamLook
+from sidecar.core.patterns import covers_all
+
+CHECKPOINTS = 32
+"""Checkpoints of one consumer; when there are more, every second one of the older half goes, never the first."""
+AGE_SLACK = 2.0
+"""Seconds by which two looks may be farther apart than the samples before them."""
 
 
-def purged(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> bool:
-    """Somebody purged the stream: the server moves the consumer past what went, deliveries do not explain it.
+class Checkpoint(Struct, frozen=True, gc=False):
+    """One sample, as far as later ones are compared with it."""
 
-    Eviction leaves an idle consumer where it was. With deliveries in the same interval the two look alike, unless
-    everything that was in the stream went at once and the stream does not stand at its own limit.
-    """
-    jump = sample.delivered_stream - last.delivered_stream
-    given = sample.delivered_consumer - last.delivered_consumer
-    if jump <= given or look.first_seq <= before.first_seq or sample.delivered_stream < look.first_seq - 1:
+    number: int
+    place: int
+    given: int
+    pending: int
+    last: int
+    before: int | None
+    """Last sequence at the look before the sample; None where there was none."""
+    lost: int
+    """Messages counted as lost by then."""
+
+
+class Losses:
+    """The losses of one consumer, sample by sample: `total` rises, and never beyond what was surely lost. Bounded by
+    CHECKPOINTS. Give samples of one incarnation of stream and consumer only."""
+
+    __slots__ = (
+        "_account",
+        "_checkpoints",
+        "_dropped",
+        "_from",
+        "_kind",
+        "_last",
+        "_look",
+        "_moved",
+        "_number",
+        "_passed",
+        "_settled",
+        "account",
+        "losing",
+        "purged",
+        "total",
+    )
+
+    def __init__(self, account: Account | None = None) -> None:
+        self.total = 0
+        self.losing = False
+        """Whether the newest sample shows loss: a fall of pending is then no recovery."""
+        self.purged = False
+        """Whether somebody emptied the stream, or a part of it, since the sample before."""
+        self.account = account
+        """Where the accounting stands after the newest sample."""
+        self._account = account
+        self._checkpoints: list[Checkpoint] = []
+        self._last: Sample | None = None
+        self._look: StreamLook | None = None
+        self._from = (0, 0, 0)
+        """Place, deliveries and pending that the next sample is compared with."""
+        self._kind = 0
+        self._number = 0
+        self._passed = -1
+        """Number of the newest checkpoint whose place the first sequence passed while messages may have dropped."""
+        self._settled = 0
+        self._dropped = False
+        """Whether the stream may have dropped messages between the last two looks."""
+        self._moved = True
+        """Whether the newest look differs from the one before it: then the next sample has something to be compared."""
+
+    def take(self, sample: Sample, look: StreamLook) -> None:
+        """Account for a sample; `look` was taken after it."""
+        last, before = self._last, self._look
+        self.losing = self.purged = False
+        if last is not None and before is not None:
+            unmoved = not self._moved and _same(last, sample, before, look)
+            self._moved = not _same_look(before, look)
+            if unmoved:
+                return
+        self._number += 1
+        kind = _kind(sample, look)
+        if last is None:
+            before = None
+            stored = self._account
+            if stored is not None and _fits(stored, sample, look, kind):
+                self._resume(stored)
+            else:
+                self._begin(sample, look)
+        elif kind != self._kind:
+            self._begin(sample, look)
+        self._kind = kind
+        self._compare(sample, before, look)
+        self._last, self._look = sample, look
+
+    def _begin(self, sample: Sample, look: StreamLook) -> None:
+        """Nothing that was before can be told from."""
+        self._checkpoints.clear()
+        self._from = (sample.delivered_stream, sample.delivered_consumer, sample.pending)
+        self._settled = max(look.first_seq - 1, self._settled)
+        self._dropped = False
+
+    def _resume(self, stored: Account) -> None:
+        self._settled = stored.settled
+        self._from = (stored.place, stored.given, stored.pending)
+        checkpoint = Checkpoint(self._number, stored.place, stored.given, stored.pending, stored.last, None, 0)
+        self._checkpoints.append(checkpoint)
+        self._number += 1
+
+    def _compare(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
+        elapsed = sample.at.mono - self._last.at.mono if self._last is not None else None
+        drops = may_drop(before, look, elapsed)
+        place, given, pending = self._from
+        fell = pending - sample.pending - (sample.delivered_consumer - given)
+        if _purged(fell, sample.delivered_stream - place, sample.delivered_consumer - given, drops, sample, look):
+            self.purged = True
+            self._checkpoints.clear()
+            self._settled = max(self._settled, sample.delivered_stream)
+            self._passed = self._number - 1
+        else:
+            counted = self.total
+            if _by_sequence(sample, look):
+                self._count_sequences(sample, before, look, drops)
+            else:
+                self._count_checkpoints(sample, before, look, drops)
+            passed = drops and look.first_seq - 1 > place
+            replaced = _replaced(look, None if before is None else look.last_seq - before.last_seq)
+            self.losing = self.total > counted or (passed and fell > replaced)
+        self._dropped = drops
+        self._remember(sample, before, look)
+
+    def _count_sequences(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
+        """Exact for a consumer of the whole stream. What is gone by a look after the sample may still have been given
+        in between, unless the consumer is past it already."""
+        place, given, _ = self._from
+        start = max(place, self._settled)
+        at = max(sample.delivered_stream, start)
+        gone = max(before.first_seq - 1 if before is not None else 0, min(look.first_seq - 1, at))
+        if gone > start and (drops or self._dropped):
+            skipped = max(0, at - start - (sample.delivered_consumer - given))
+            self.total += min(gone - start, skipped + max(0, gone - at))
+        self._settled = max(self._settled, gone)
+
+    def _count_checkpoints(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
+        if drops and look.first_seq - 1 > self._from[0]:
+            self._passed = max(self._passed, self._number - 1)
+        for then in self._checkpoints:
+            if then.number > self._passed:
+                break
+            left = sample.pending
+            if before is not None:
+                left = min(left, max(0, min(then.last - before.first_seq + 1, before.messages)))
+            replaced = _replaced(look, None if then.before is None else look.last_seq - then.before)
+            lost = then.pending - (sample.delivered_consumer - then.given) - left - replaced
+            lost = min(lost, look.first_seq - 1 - then.place)
+            if lost > 0:
+                self.total = max(self.total, then.lost + int(lost))
+
+    def _remember(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
+        place, given, pending = sample.delivered_stream, sample.delivered_consumer, sample.pending
+        self._from = (place, given, pending)
+        if _by_sequence(sample, look):
+            self._checkpoints.clear()
+        else:
+            self._drop_useless(sample, before)
+            ahead = None if before is None else before.last_seq
+            then = Checkpoint(self._number, place, given, pending, look.last_seq, ahead, self.total)
+            self._checkpoints.append(then)
+            if len(self._checkpoints) > CHECKPOINTS:
+                del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
+            if self._dropped and look.first_seq - 1 > place:
+                self._passed = self._number
+        self.account = Account(
+            sample.created, look.created, self._kind, place, given, pending, look.last_seq, self._settled
+        )
+
+    def _drop_useless(self, sample: Sample, before: StreamLook | None) -> None:
+        """Let go of checkpoints that can tell of no further loss: all of it was given, or is accounted for."""
+        gone = before.first_seq if before is not None else 0
+        self._checkpoints = [
+            then
+            for then in self._checkpoints
+            if then.last >= gone and sample.delivered_consumer - then.given < then.pending
+        ]
+
+
+def may_drop(before: StreamLook | None, look: StreamLook, elapsed: float | None) -> bool:
+    """Whether the stream may have dropped messages by itself between two looks, `elapsed` seconds apart; with only one,
+    whether it ever does. Where it cannot have, what went was deleted or purged."""
+    now = look.retention
+    if now is None:
+        return True
+    if before is None or elapsed is None:
+        return now.drops
+    if now != before.retention or now.life_times:
+        return True
+    oldest = before.oldest_age
+    if now.max_age and (oldest is None or oldest + elapsed + AGE_SLACK >= now.max_age):
+        return True
+    arrived = look.last_seq - before.last_seq
+    if arrived <= 0 or not now.discards_old:
         return False
-    if sample.config.filters and last.pending - sample.pending - given <= 0:
+    return now.max_bytes > 0 or 0 < now.max_msgs < before.messages + arrived
+
+
+def _purged(fell: int, moved: int, given: int, drops: bool, sample: Sample, look: StreamLook) -> bool:
+    """The server moves a consumer past what was purged, and leaves it where it was when messages are dropped. With
+    deliveries in the same interval the two look alike; then it was a purge where nothing can have been dropped."""
+    if fell <= 0 or moved <= given or sample.delivered_stream < look.first_seq - 1:
         return False
-    return given == 0 or (look.first_seq > before.last_seq and not look.at_limit)
+    return given == 0 or not drops
 
 
-def evicted(last: Sample, sample: Sample, before: StreamLook, look: StreamLook, accounted: int) -> int:
-    """How many messages at most went ungiven between two samples; 0 unless some surely did.
-
-    `before` was looked at after `last` and ahead of `sample`: what had left the stream by then, and is not among what
-    was given until `sample`, was never given. `accounted` is the stream sequence up to which loss was counted already.
-    """
-    gap = before.first_seq - 1 - max(last.delivered_stream, accounted)
-    given = sample.delivered_consumer - last.delivered_consumer
-    if gap <= 0:
-        return 0
-    if not sample.config.filters:
-        return max(0, gap - given)
-    if last.pending - sample.pending - given <= 0:
-        return 0
-    return min(gap, last.pending + look.last_seq - before.last_seq)
-
-
-def losing(last: Sample, sample: Sample, look: StreamLook, accounted: int) -> bool:
-    """Whether the stream's beginning has passed the consumer's place, so that its pending fell by loss."""
-    if look.first_seq - 1 <= max(sample.delivered_stream, accounted):
+def _by_sequence(sample: Sample, look: StreamLook) -> bool:
+    """Whether every message of the stream is this consumer's, and none leaves it but by being dropped."""
+    retention = look.retention
+    if retention is not None and (retention.policy != "limits" or retention.per_subject or retention.rollup):
         return False
-    return not sample.config.filters or sample.pending < last.pending
+    return not sample.config.filters or covers_all(sample.config.filters, look.subjects)
+
+
+def _replaced(look: StreamLook, arrived: int | None) -> float:
+    """How many messages at most newer ones took the place of: those are not lost."""
+    retention = look.retention
+    if retention is None or not (retention.rollup or retention.per_subject):
+        return 0.0
+    if arrived is None or (retention.rollup and arrived > 0):
+        return float("inf")
+    return arrived
+
+
+def _kind(sample: Sample, look: StreamLook) -> int:
+    """Tells whether two samples count the same messages in the same way."""
+    retention = look.retention or Retention()
+    what = (*sorted(sample.config.filters), "", retention.policy, str(retention.per_subject), str(retention.rollup))
+    return crc32("\n".join(what).encode(errors="replace"))
+
+
+def _fits(stored: Account, sample: Sample, look: StreamLook, kind: int) -> bool:
+    return (
+        stored.created == sample.created
+        and stored.stream_created == look.created
+        and stored.kind == kind
+        and stored.place <= sample.delivered_stream
+        and stored.given <= sample.delivered_consumer
+        and stored.last <= look.last_seq
+    )
+
+
+def _same(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> bool:
+    """Whether nothing moved that loss depends on."""
+    return (
+        sample.pending == last.pending
+        and sample.delivered_consumer == last.delivered_consumer
+        and sample.delivered_stream == last.delivered_stream
+        and sample.config.filters == last.config.filters
+        and _same_look(before, look)
+    )
+
+
+def _same_look(before: StreamLook, look: StreamLook) -> bool:
+    return (
+        look.first_seq == before.first_seq
+        and look.last_seq == before.last_seq
+        and look.messages == before.messages
+        and look.retention == before.retention
+    )

@@ -91,6 +91,30 @@ class ConsumerKey(NamedTuple):
     consumer: str
 
 
+class Retention(Struct, frozen=True):
+    """What a stream drops by itself; 0 is no limit."""
+
+    policy: str = "limits"
+    """`limits`, `interest` or `workqueue`."""
+    max_age: float = 0.0
+    """Seconds."""
+    max_msgs: int = 0
+    max_bytes: int = 0
+    discards_old: bool = True
+    """Whether a full stream drops its oldest messages, rather than refusing new ones."""
+    per_subject: int = 0
+    """Messages of one subject; a newer one takes the place of the oldest."""
+    rollup: bool = False
+    """Whether a message may take the place of all before it."""
+    life_times: bool = False
+    """Whether a message may carry a life time of its own."""
+
+    @property
+    def drops(self) -> bool:
+        """Whether it ever drops messages that nothing took the place of."""
+        return self.max_age > 0 or self.life_times or (self.discards_old and (self.max_msgs > 0 or self.max_bytes > 0))
+
+
 class StreamLook(Struct, frozen=True):
     """A stream as one reply of the server showed it."""
 
@@ -108,6 +132,8 @@ class StreamLook(Struct, frozen=True):
     """The largest share of its own limits (messages, bytes) that it holds, 0..1; None without limits."""
     oldest_age: float | None = None
     """Seconds since its first message was stored, by the server's own clock; None where it is empty or not told."""
+    retention: Retention | None = None
+    """None where it is not known (an old recording): then it may drop anything."""
 
 
 class ConsumerConfig(Struct, frozen=True):
@@ -157,6 +183,24 @@ class Sample(Struct, frozen=True):
     """Whether somebody is subscribed to the deliver subject of a push consumer; True for pull consumers."""
 
 
+class Account(Struct, frozen=True, gc=False):
+    """Where the accounting of one consumer stands: a checkpoint that survives a restart."""
+
+    created: str
+    stream_created: str
+    kind: int
+    """Of the filters, and of what the stream replaces: other counts mean other messages."""
+    place: int
+    """Stream sequence of the newest delivery."""
+    given: int
+    """Deliveries so far."""
+    pending: int
+    last: int
+    """Last sequence of the stream at a look taken after the sample."""
+    settled: int
+    """Stream sequence up to which loss is accounted for, where sequences tell it."""
+
+
 class Reading(Struct, frozen=True):
     """What the samples of one consumer come to: its signals, each None where there is not the evidence for it."""
 
@@ -187,7 +231,7 @@ class Reading(Struct, frozen=True):
     waiting: int = 0
     """Pull requests that wait at the server."""
     lost: int = 0
-    """Messages that left the stream before this consumer was given them, at most, not told in an earlier reading."""
+    """Messages that left the stream before this consumer was given them, not reported in an earlier reading."""
     losing: bool = False
     """Whether this sample shows loss: a fall of pending is then no recovery."""
     purged: bool = False
@@ -200,6 +244,8 @@ class Reading(Struct, frozen=True):
     """Surely reading history: seen to appear on a stream that already held messages for it, and not through yet."""
     capacity: float | None = None
     """Messages a second it was seen to get through, smoothed; learnt only while it was busy and nothing came again."""
+    account: Account | None = None
+    """Where the accounting of losses stands, for a restart."""
     stream_fill: float | None = None
     oldest_age: float | None = None
     """Seconds the oldest waiting message has waited; None where that cannot be had cheaply."""

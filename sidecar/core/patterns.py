@@ -60,6 +60,12 @@ def covers(pattern: str, subject: str) -> bool:
     return len(tokens) == len(theirs)
 
 
+@lru_cache(maxsize=4096)
+def covers_all(filters: tuple[str, ...], subjects: tuple[str, ...]) -> bool:
+    """Whether a consumer with these filters takes every message of a stream with these subjects."""
+    return bool(subjects) and all(any(covers(own, subject) for own in filters) for subject in subjects)
+
+
 def specificity(pattern: str) -> tuple[int, ...]:
     """A sort key, smaller is more specific: token by token, a literal before `*` before `>`."""
     return tuple({"*": 1, ">": 2}.get(token, 0) for token in pattern.split("."))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sidecar.core import loss, trust
+from sidecar.core import trust
 from sidecar.core.ages import Ages
 from sidecar.core.diagnosis import Course, Facts, Point
+from sidecar.core.loss import Losses
 from sidecar.core.model import Now, Reading, Sample, StreamLook
 from sidecar.core.state import NOTHING, Carried
 from sidecar.core.window import ENOUGH_TIME, RATE_SPAN, Capacity, Flow, Quantiles, Tally
@@ -15,8 +16,6 @@ CLOCK_SLACK = 0.1
 """Seconds by which two replies may differ in how long they were under way."""
 FRESH_ACKS = 10.0
 """Seconds after which acks no longer say how latency is now."""
-LOSS_INTERVAL = 10.0
-"""Seconds between two reports of one ongoing loss; what is lost in between is summed."""
 
 
 class Track:
@@ -48,8 +47,7 @@ class Track:
         self._last_ack: float | None = None
         self._inflight_since: float | None = None
         self._naks = self._dropped = self._again = 0
-        self._accounted = self._lost = 0
-        self._loss_told: float | None = None
+        self._losses = Losses(self._carried.account)
 
     def ack_seen(self, seconds: float, deliveries: int, now: Now) -> None:
         """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
@@ -87,10 +85,10 @@ class Track:
         self._appeared = self._appeared and was is not None and was.created == look.created
         self._forget()
         self._begin(sample, look)
+        self._losses.take(sample, look)
         self.last, self._look = sample, look
 
     def _begin(self, sample: Sample, look: StreamLook) -> None:
-        self._accounted = look.first_seq - 1
         self._history = look.last_seq if self._appeared and sample.pending else 0
 
     def _contradicted(self, sample: Sample, look: StreamLook) -> str | None:
@@ -105,17 +103,12 @@ class Track:
         return trust.contradicts(self._aside[0], sample, self._aside[1], look) is None
 
     def _believe(self, sample: Sample, look: StreamLook) -> Reading:
-        last, before = self.last, self._look
-        purged = losing = False
-        if last is not None and before is not None:
-            purged = loss.purged(last, sample, before, look)
-            losing = not purged and loss.losing(last, sample, look, self._accounted)
-            if not purged:
-                self._lost += loss.evicted(last, sample, before, look, self._accounted)
-                self._count(last, sample)
-            self._accounted = max(self._accounted, before.first_seq - 1)
-        else:
+        last, counted = self.last, self._losses.total
+        self._losses.take(sample, look)
+        if last is None:
             self._begin(sample, look)
+        elif not self._losses.purged:
+            self._count(last, sample)
         if sample.delivered_stream >= self._history or not sample.pending:
             self._history = 0
         self._time_acks(last, sample)
@@ -123,7 +116,7 @@ class Track:
         self.last, self._look = sample, look
         self._ages.saw(look, sample.at.mono)
         self._diagnose(sample, look)
-        return self._reading(sample, look, self._loss_due(sample.at), losing, purged)
+        return self._reading(sample, look, self._losses.total - counted)
 
     def _count(self, last: Sample, sample: Sample) -> None:
         """Tally the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
@@ -176,13 +169,7 @@ class Track:
         facts = Facts(config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
         self._course.add(point, facts)
 
-    def _loss_due(self, now: Now) -> int:
-        if not self._lost or (self._loss_told is not None and now.mono - self._loss_told < LOSS_INTERVAL):
-            return 0
-        lost, self._lost, self._loss_told = self._lost, 0, now.mono
-        return lost
-
-    def _reading(self, sample: Sample, look: StreamLook, lost: int, losing: bool, purged: bool) -> Reading:
+    def _reading(self, sample: Sample, look: StreamLook, lost: int) -> Reading:
         now = sample.at.mono
         flow = self._flow.total(now)
         acked = sample.config.ack_policy != "none"
@@ -216,8 +203,9 @@ class Track:
             delivered_consumer=sample.delivered_consumer,
             waiting=sample.waiting,
             lost=lost,
-            losing=losing,
-            purged=purged,
+            losing=self._losses.losing,
+            purged=self._losses.purged,
+            account=self._losses.account,
             paused=sample.paused,
             diagnosis=self._course.said,
             diagnosed_for=now - self._course.since if self._course.said else 0.0,

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from sidecar.core.adaptive import OPEN, Shedding
 from sidecar.core.model import (
+    Account,
     Action,
     Alert,
     ConsumerKey,
@@ -73,9 +74,19 @@ class Member(Struct, frozen=True):
     counted: Diagnosis | None = None
     """The diagnosis that set the latch `diagnosed`."""
     lost: int = 0
-    """Lost messages not yet told of."""
-    purged: bool = False
-    """Whether a purge was seen since a latch was last set."""
+    """Messages known to be lost so far, those of before a restart among them."""
+    reported: int = 0
+    """How many of them a stored `data_loss` event reports."""
+    reported_at: float | None = None
+    """Monotonic time at which that was stored last."""
+    account: Account | None = None
+    """Where the accounting stood when nothing was left to report: what is stored, so that no loss is skipped."""
+    causes: frozenset[str] = frozenset()
+    """What made pending fall besides work since the pending latch was last set: DATA_LOSS, PURGED."""
+
+    @property
+    def unreported(self) -> int:
+        return self.lost - self.reported
 
 
 class Carried(Struct, frozen=True):
@@ -87,9 +98,18 @@ class Carried(Struct, frozen=True):
     """Seconds for which `diagnosis` had held when it was stored."""
     capacity: float | None = None
     """Messages a second, learnt; None where it was not."""
+    account: Account | None = None
+    """Where the accounting of losses stands: all before it is reported."""
+    lost: int = 0
+    """Messages reported as lost so far."""
+    causes: tuple[str, ...] = ()
+    """What made pending fall besides work, since the pending latch was last set."""
 
 
 NOTHING = Carried()
+DATA_LOSS, PURGED = "data_loss", "purged"
+LOSS_INTERVAL = 10.0
+"""Seconds between two reports of one ongoing loss; what is lost in between is summed."""
 
 
 class Recoveries(Struct, frozen=True):
@@ -161,6 +181,14 @@ class Record(Struct, frozen=True):
     unsent: tuple[Event, ...] = ()
 
 
+class Loss(Struct, frozen=True):
+    """How many messages of a consumer are reported as lost in all, and where its accounting then stands."""
+
+    key: ConsumerKey
+    lost: int
+    account: Account | None
+
+
 class Writing(Struct, frozen=True):
     """A write on its way: `nonce` recognises it if it was applied although its answer was lost."""
 
@@ -168,6 +196,8 @@ class Writing(Struct, frozen=True):
     expected: int
     nonce: str
     failing: bool = False
+    losses: tuple[Loss, ...] = ()
+    """The losses that events in the record report."""
 
 
 class SubjectState(Struct, frozen=True):

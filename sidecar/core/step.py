@@ -6,6 +6,7 @@ are on their way at most. So a crash at any point repeats nothing and forgets no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import singledispatch
 
 from msgspec.structs import replace
@@ -13,9 +14,20 @@ from msgspec.structs import replace
 from sidecar.core import changes, status, thresholds
 from sidecar.core.adaptive import OPEN, Shedding, follow
 from sidecar.core.freshness import Limits
-from sidecar.core.model import Now, Status
+from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.offered import heard
-from sidecar.core.state import NONE_SET, Latch, Latches, Member, SubjectState, Writing
+from sidecar.core.rules import Policy
+from sidecar.core.state import (
+    DATA_LOSS,
+    NONE_SET,
+    PURGED,
+    Carried,
+    Latch,
+    Latches,
+    Member,
+    SubjectState,
+    Writing,
+)
 from sidecar.core.stimuli import (
     Act,
     Begun,
@@ -65,7 +77,7 @@ def apply(stimulus: Stimulus, state: SubjectState, now: Now) -> SubjectState:
 def _(stimulus: Joined, state: SubjectState, now: Now) -> SubjectState:
     member = state.members.get(stimulus.key)
     if member is None:
-        member = Member(key=stimulus.key, policy=stimulus.policy)
+        member = _known(stimulus.key, stimulus.policy, state.carried)
     elif member.policy == stimulus.policy:
         return state
     else:
@@ -79,7 +91,13 @@ def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
     if (member := state.members.get(reading.key)) is None:
         return state
     lost = member.lost + reading.lost
-    member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, purged=member.purged or reading.purged)
+    causes = member.causes
+    if reading.lost or reading.losing:
+        causes |= {DATA_LOSS}
+    if reading.purged:
+        causes |= {PURGED}
+    account = reading.account if lost == member.reported else member.account
+    member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account)
     return _shed(_with(state, _judged(member)), now)
 
 
@@ -116,14 +134,15 @@ def _(stimulus: Tick, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
-    members = dict(state.members)
+    carried = dict(stimulus.record.carried)
+    members = {key: _resumed(member, carried.get(key)) for key, member in state.members.items()}
     for key, names in stimulus.record.latched:
-        members[key] = _restored(members.get(key) or Member(key=key, policy=state.policy), names)
+        members[key] = _restored(members.get(key) or _known(key, state.policy, carried), names)
     emptied = None if members else now.mono
     return replace(
         state,
         members=members,
-        carried=dict(stimulus.record.carried),
+        carried=carried,
         record=stimulus.record,
         revision=stimulus.revision,
         begun=False,
@@ -157,8 +176,13 @@ def _(stimulus: Written, state: SubjectState, now: Now) -> SubjectState:
         return state
     record = state.writing.record
     left = frozenset(event.id for event in record.unsent)
+    members = dict(state.members)
+    for loss in state.writing.losses:
+        if (member := members.get(loss.key)) is not None:
+            members[loss.key] = replace(member, reported=loss.lost, reported_at=now.mono, account=loss.account)
     return replace(
         state,
+        members=members,
         record=record,
         revision=stimulus.revision,
         writing=None,
@@ -213,11 +237,8 @@ def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectStat
             return state, [Forget(state.subject, state.revision)]
         if (change := changes.due(state, now, context)) is not None:
             nonce = f"{context.writer}.{state.writes}"
-            writing = Writing(change, state.revision, nonce)
-            members = {key: replace(m, lost=0) if m.lost else m for key, m in state.members.items()}
-            state = replace(
-                state, members=members, writing=writing, writes=state.writes + 1, deleted=False, rebase=None
-            )
+            writing = Writing(change.record, state.revision, nonce, losses=change.losses)
+            state = replace(state, writing=writing, writes=state.writes + 1, deleted=False, rebase=None)
             acts.append(Write(state.subject, writing))
     if state.sending is None and state.rebase is None and state.record is not None:
         event = next((e for e in state.record.unsent if e.id not in state.sent), None)
@@ -255,7 +276,6 @@ def _judged(member: Member) -> Member:
     if pressure <= 1 and member.latches == NONE_SET:  # nothing is above its mark, and nothing is there to be released
         return replace(member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted=None)
     latches = status.judge(member.latches, reading, marks, member.policy)
-    rose = set(latches.names) - set(member.latches.names)
     counts = status.counts(reading, latches, member.policy)
     return replace(
         member,
@@ -264,7 +284,25 @@ def _judged(member: Member) -> Member:
         status=status.status(latches, member.policy),
         pressure=0.0 if status.left_out(reading, member.policy) else pressure,
         counted=reading.diagnosis if counts else member.counted if latches.diagnosed.on else None,
-        purged=member.purged and not rose,
+        causes=frozenset() if latches.pending.on and not member.latches.pending.on else member.causes,
+    )
+
+
+def _known(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, Carried]) -> Member:
+    """A member that was not here yet, with what was stored of it."""
+    return _resumed(Member(key=key, policy=policy), carried.get(key))
+
+
+def _resumed(member: Member, carried: Carried | None) -> Member:
+    """The member with the losses that the store says are reported: none of them is reported again."""
+    if carried is None:
+        return member
+    return replace(
+        member,
+        lost=max(member.lost, carried.lost),
+        reported=max(member.reported, carried.lost),
+        account=member.account or carried.account,
+        causes=member.causes | frozenset(carried.causes),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
-from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Sample, StreamLook
+from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Retention, Sample, StreamLook
 
 METADATA = ("backpressure.", "io.nats.monitor.")
 """How the keys begin that are meant for us."""
@@ -73,6 +73,10 @@ class StreamConfig(Struct):
     max_bytes: Limit = 0
     max_msgs_per_subject: Limit = 0
     discard: str = "old"
+    retention: str = "limits"
+    max_age: Count = 0
+    allow_rollup_hdrs: bool = False
+    allow_msg_ttl: bool = False
     mirror: Mirror | None = None
 
 
@@ -124,6 +128,20 @@ def look(stream: Stream) -> StreamLook:
         origin=config.mirror.name if config.mirror else None,
         fill=_fill(config, state),
         oldest_age=_since(state.first_ts, stream.ts) if state.messages else None,
+        retention=_retention(config),
+    )
+
+
+def _retention(config: StreamConfig) -> Retention:
+    return Retention(
+        policy=config.retention,
+        max_age=config.max_age / 1e9,
+        max_msgs=max(0, config.max_msgs),
+        max_bytes=max(0, config.max_bytes),
+        discards_old=config.discard == "old",
+        per_subject=max(0, config.max_msgs_per_subject),
+        rollup=config.allow_rollup_hdrs,
+        life_times=config.allow_msg_ttl,
     )
 
 

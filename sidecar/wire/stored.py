@@ -96,7 +96,14 @@ def _override(shown: messages.Override | None) -> Override | None:
 
 def _fact(facts: Carried) -> bool:
     """One that cannot be so is left out: a restart then begins with nothing."""
-    return 0 <= facts.diagnosed_for < LATEST and (facts.capacity is None or 0 < facts.capacity < HIGHEST)
+    account = facts.account
+    return (
+        0 <= facts.diagnosed_for < LATEST
+        and (facts.capacity is None or 0 < facts.capacity < HIGHEST)
+        and 0 <= facts.lost < HIGHEST
+        and len(facts.causes) <= 2
+        and (account is None or max(len(account.created), len(account.stream_created)) <= LONGEST)
+    )
 
 
 def _recovered(recoveries: Recoveries) -> bool:

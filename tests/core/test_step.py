@@ -57,6 +57,9 @@ class World:
     stream: list[Event] = field(default_factory=list)
     todo: list[Act] = field(default_factory=list)
     starts: int = 0
+    publishing: bool = True
+    held: list[Act] = field(default_factory=list)
+    """What could not be published."""
 
     def __post_init__(self) -> None:
         self.start()
@@ -110,6 +113,8 @@ class World:
                 assert act.writing.expected == self.revision
                 self.apply(act)
                 self.feed(Written(act.writing.nonce, self.revision))
+            case Publish() if not self.publishing:
+                self.held.append(act)
             case Publish():
                 if act.event.id not in {e.id for e in self.stream}:
                     self.stream.append(act.event)
@@ -337,6 +342,78 @@ def test_data_loss_is_told_and_is_no_recovery() -> None:
     world.settled(pending=100, losing=True, lost=1400)
     assert world.told == ["backpressure_warning", "data_loss"]
     assert world.stream[-1].lost == 1400
+
+
+def test_an_ongoing_loss_is_reported_every_ten_seconds_with_the_sum() -> None:
+    world = World()
+    world.settled(pending=1500)
+    for _ in range(100):
+        world.at += 0.3
+        world.settled(pending=1500, losing=True, lost=2)
+    assert 3 <= world.told.count("data_loss") <= 4
+    world.at += 10.0
+    world.feed(Tick())
+    world.perform()
+    assert sum(event.lost or 0 for event in world.stream) == 200
+
+
+def test_a_recovery_in_which_a_loss_had_part_names_it() -> None:
+    world = World()
+    world.settled(pending=1500)
+    world.settled(pending=0, losing=True, lost=1500)
+    world.settled(pending=0)
+    assert world.told == ["backpressure_warning", "data_loss", "recovery"]
+    assert world.stream[-1].reasons == ("data_loss",)
+    world.settled(pending=1500)
+    world.settled(pending=0)
+    assert world.stream[-1].reasons == ()
+
+
+def test_a_loss_that_finds_the_list_full_is_reported_once_there_is_room() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.publishing = False
+    for n in range(UNSENT_LIMIT + 2):
+        world.settled(pending=1500 * (1 - n % 2))
+    world.settled(pending=1500, lost=7)
+    world.settled(pending=0)
+    assert world.state.record is not None and len(world.state.record.unsent) == UNSENT_LIMIT
+    world.publishing, world.todo, world.held = True, world.held, []
+    world.perform()
+    world.settled(pending=0)
+    assert [event.lost for event in world.stream if event.type is EventType.DATA_LOSS] == [7]
+
+
+def beaten(world: World, lost: int, *, reported: bool) -> None:
+    """A write that reports a loss meets the one of another, which reports it too or does not know of it."""
+    world.read(pending=0, lost=lost)
+    (write,) = world.todo
+    assert isinstance(write, Write)
+    record = write.writing.record
+    if not reported:
+        assert world.stored is not None
+        record = world.stored
+    world.stored, world.revision, world.todo = record, world.revision + 1, []
+    world.feed(WriteConflict(write.writing.nonce))
+    world.perform()
+
+
+@pytest.mark.parametrize("reported", [False, True], ids=["who does not know of it", "who reported it"])
+def test_a_loss_whose_write_lost_to_another_is_reported_once(reported: bool) -> None:
+    world = World()
+    world.settled(pending=0)
+    beaten(world, 7, reported=reported)
+    for _ in range(3):
+        world.settled(pending=0)
+    assert [event.lost for event in world.stream if event.type is EventType.DATA_LOSS] == [7]
+
+
+def test_a_loss_before_a_restart_is_not_reported_again() -> None:
+    world = World()
+    world.settled(pending=0, lost=7)
+    world.start()
+    world.settled(pending=0, lost=5)
+    assert [event.lost for event in world.stream if event.type is EventType.DATA_LOSS] == [7, 5]
 
 
 def test_restoration_loss_and_status_come_in_that_order() -> None:

@@ -64,7 +64,7 @@ async def test_evicted_messages_are_a_loss_with_its_number_and_no_drain(at: Foll
     await at.world.publish("S", "s.a", 25)
     await shows(at.world, C, first=26, pending=10, inflight=0)
     readings = [await at.read() for _ in range(3)]
-    assert readings[0].losing and readings[1].losing
+    assert readings[1].losing
     assert [reading.lost for reading in readings] == [0, 23, 0]  # 26 is the first; 1 and 2 were given
     assert not any(reading.purged for reading in readings)
 

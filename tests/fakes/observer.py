@@ -12,13 +12,17 @@ It does what real servers (2.9.10 to 2.15.1, tests/edges/test_consumer_info.py) 
   raises `delivered_consumer`, not `delivered_stream`, and `redelivered`.
 - A TERM counts as an acknowledgement. `ack_floor` waits for gaps; `since_ack` tells of every ack, gap or not.
 - Nothing is redelivered, nor noted as delivered too often, unless somebody pulls.
+- A stream drops its oldest messages at its limits, on a publish, on an update and by age; under a limit per subject, or
+  with a rollup, newer messages take the place of older ones.
+- An acknowledged message leaves a work queue; it leaves an interest stream once every consumer that takes it has
+  acknowledged it. What nobody takes is not stored there, and counts a sequence all the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Sample, StreamLook
+from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Retention, Sample, StreamLook
 from sidecar.core.patterns import covers
 from sidecar.observations import ConsumerGone, ConsumersReading, StreamGone, StreamsReading, Unavailable
 
@@ -54,6 +58,10 @@ class FakeConsumer:
     paused: bool = False
     active: float | None = None
     acked: float | None = None
+    lost: int = 0
+    """Messages that the stream dropped while they waited for this consumer."""
+    withdrawn: int = 0
+    """Messages that were deleted, purged or replaced while they waited."""
 
     def takes(self, subject: str) -> bool:
         return not self.config.filters or any(covers(f, subject) for f in self.config.filters)
@@ -87,18 +95,59 @@ class FakeStream:
     name: str
     created: str
     subjects: tuple[str, ...]
-    max_msgs: int = 0
+    retention: Retention = Retention()
     last_seq: int = 0
     first_seq: int = 0
     messages: dict[int, str] = field(default_factory=dict)
+    stored_at: dict[int, float] = field(default_factory=dict)
     consumers: dict[str, FakeConsumer] = field(default_factory=dict)
 
-    def drop(self, seqs: list[int], at: float) -> None:
+    def drop(self, seqs: list[int], at: float, *, lost: bool = False) -> None:
         for seq in seqs:
-            self.messages.pop(seq, None)
+            if (subject := self.messages.pop(seq, None)) is None:
+                continue
+            self.stored_at.pop(seq, None)
             for consumer in self.consumers.values():
+                waits = seq > consumer.delivered_stream and consumer.takes(subject)
+                consumer.lost += waits and lost
+                consumer.withdrawn += waits and not lost
                 consumer.settle(seq, at)
         self.first_seq = min(self.messages, default=self.last_seq + 1)
+
+    def store(self, subject: str, at: float, rollup: bool) -> None:
+        """A message comes in; what stands against the limits goes."""
+        self.last_seq += 1
+        wanted = any(consumer.takes(subject) for consumer in self.consumers.values())
+        if self.retention.policy == "interest" and not wanted:
+            self.first_seq = min(self.messages, default=self.last_seq + 1)
+            return
+        replaced: list[int] = []
+        if rollup or self.retention.per_subject:
+            same = [seq for seq, other in self.messages.items() if other == subject]
+            replaced = same if rollup else same[: max(0, len(same) + 1 - self.retention.per_subject)]
+        self.messages[self.last_seq], self.stored_at[self.last_seq] = subject, at
+        if replaced:
+            self.drop(sorted(replaced), at)
+        self.first_seq = self.first_seq if self.first_seq in self.messages else min(self.messages)
+        self.shrink(at)
+
+    def shrink(self, at: float) -> None:
+        """Drop what is beyond the limits now."""
+        kept = self.retention
+        if not kept.max_age and not 0 < kept.max_msgs < len(self.messages):
+            return
+        seqs = sorted(self.messages)
+        over = len(seqs) - kept.max_msgs if kept.max_msgs and kept.discards_old else 0
+        old = [seq for seq in seqs if kept.max_age and at - self.stored_at[seq] >= kept.max_age]
+        if going := sorted({*seqs[: max(0, over)], *old}):
+            self.drop(going, at, lost=True)
+
+    def acknowledged(self, seq: int, at: float) -> None:
+        if (subject := self.messages.get(seq)) is None or self.retention.policy == "limits":
+            return
+        open_ = [c for c in self.consumers.values() if c.takes(subject)]
+        if all(seq <= c.delivered_stream and seq not in c.inflight for c in open_):
+            self.drop([seq], at)
 
 
 class FakeJetStream:
@@ -128,7 +177,7 @@ class FakeJetStream:
 
     async def streams(self) -> StreamsReading:
         self._ask("streams")
-        return StreamsReading(tuple(_look(s) for s in self.all.values()), not self.incomplete, self.took, self.epoch)
+        return StreamsReading(tuple(self.look(name) for name in self.all), not self.incomplete, self.took, self.epoch)
 
     async def consumers(self, stream: str) -> ConsumersReading:
         self._ask(f"consumers {stream}")
@@ -140,7 +189,7 @@ class FakeJetStream:
             return tuple(sorted(name for name in found.consumers if ConsumerKey(stream, name) in of))
 
         return ConsumersReading(
-            look=_look(found),
+            look=self.look(stream),
             samples=tuple(self._sample(found, consumer) for consumer in sorted(shown, key=lambda c: c.name)),
             missing=names(self.hidden),
             complete=not self.incomplete,
@@ -165,8 +214,23 @@ class FakeJetStream:
             raise ConsumerGone("consumer not found")
         return found
 
-    def add_stream(self, name: str, subjects: tuple[str, ...], *, max_msgs: int = 0) -> None:
-        self.all[name] = FakeStream(name, self._birth(), subjects, max_msgs)
+    def add_stream(
+        self, name: str, subjects: tuple[str, ...], *, max_msgs: int = 0, retention: Retention | None = None
+    ) -> None:
+        self.all[name] = FakeStream(name, self._birth(), subjects, retention or Retention(max_msgs=max_msgs))
+
+    def update_stream(self, name: str, retention: Retention) -> None:
+        found = self._stream(name)
+        found.retention = retention
+        found.shrink(self._at())
+
+    def look(self, name: str) -> StreamLook:
+        """The stream alone, as STREAM.INFO shows it."""
+        return _look(self._stream(name), self._at())
+
+    def sample(self, key: ConsumerKey) -> Sample:
+        """A consumer alone, as CONSUMER.INFO shows it."""
+        return self._sample(self._stream(key.stream), self.of(key))
 
     def delete_stream(self, name: str) -> None:
         del self.all[name]
@@ -181,14 +245,10 @@ class FakeJetStream:
     def delete_consumer(self, key: ConsumerKey) -> None:
         del self._stream(key.stream).consumers[key.consumer]
 
-    def publish(self, stream: str, subject: str, n: int = 1) -> None:
+    def publish(self, stream: str, subject: str, n: int = 1, *, rollup: bool = False) -> None:
         found = self._stream(stream)
         for _ in range(n):
-            found.last_seq += 1
-            found.messages[found.last_seq] = subject
-            found.first_seq = found.first_seq or 1
-            if found.max_msgs and len(found.messages) > found.max_msgs:
-                found.drop([found.first_seq], self._at())
+            found.store(subject, self._at(), rollup)
 
     def pull(self, key: ConsumerKey, n: int) -> list[int]:
         """Up to n messages, those to be redelivered first; the stream sequences given."""
@@ -212,6 +272,7 @@ class FakeJetStream:
     def ack(self, key: ConsumerKey, *seqs: int) -> None:
         for seq in seqs:
             self.of(key).settle(seq, self._at())
+            self._stream(key.stream).acknowledged(seq, self._at())
 
     term = ack
 
@@ -255,7 +316,9 @@ class FakeJetStream:
     def _stream(self, name: str) -> FakeStream:
         if name not in self.all:
             raise StreamGone("stream not found")
-        return self.all[name]
+        found = self.all[name]
+        found.shrink(self._at())
+        return found
 
     def _deliver(self, consumer: FakeConsumer, seq: int) -> bool:
         if consumer.max_deliver and consumer.deliveries.get(seq, 0) >= consumer.max_deliver:
@@ -294,14 +357,17 @@ class FakeJetStream:
         )
 
 
-def _look(stream: FakeStream) -> StreamLook:
+def _look(stream: FakeStream, now: float) -> StreamLook:
+    kept, held = stream.retention, len(stream.messages)
     return StreamLook(
         name=stream.name,
         created=stream.created,
         first_seq=stream.first_seq,
         last_seq=stream.last_seq,
-        messages=len(stream.messages),
+        messages=held,
         subjects=stream.subjects,
-        at_limit=0 < stream.max_msgs <= len(stream.messages),
-        fill=len(stream.messages) / stream.max_msgs if stream.max_msgs else None,
+        at_limit=0 < kept.max_msgs <= held and kept.discards_old,
+        fill=min(1.0, held / kept.max_msgs) if kept.max_msgs else None,
+        oldest_age=now - stream.stored_at[stream.first_seq] if held else None,
+        retention=kept,
     )
