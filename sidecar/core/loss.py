@@ -82,7 +82,7 @@ class Losses:
         self._kind = 0
         self._number = 0
         self._passed = -1
-        """Number of the newest checkpoint whose place the first sequence passed while messages may have dropped."""
+        """Newest checkpoint whose place the first sequence passed, while the stream may have dropped messages."""
         self._settled = 0
         self._dropped = False
         """Whether the stream may have dropped messages between the last two looks."""

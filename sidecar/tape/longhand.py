@@ -119,7 +119,9 @@ class Longhand:
         match line:
             case Stream():
                 self._drop(line.name)
-                look = StreamLook(line.name, line.created, 0, 0, 0, line.subjects, origin=line.origin)
+                look = StreamLook(
+                    line.name, line.created, 0, 0, 0, line.subjects, origin=line.origin, retention=line.retention
+                )
                 self._lanes[line.s], self._numbers[line.name] = _Lane(line, look), line.s
                 self._check_room()
                 return None

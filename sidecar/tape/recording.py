@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from sidecar.core.model import ConsumerConfig, Now, Sample, StreamLook
+from sidecar.core.model import ConsumerConfig, Now, Retention, Sample, StreamLook
 
 FORMAT: Final = 1
 """Lines and fields that are unknown are added without a new number; a reader leaves them out."""
@@ -50,6 +50,8 @@ class Stream(Struct, frozen=True, tag_field="t", tag="stream", omit_defaults=Tru
     subjects: tuple[str, ...] = ()
     """Of a mirror: those of its origin."""
     origin: str | None = None
+    retention: Retention | None = None
+    """None in recordings made before it was written."""
 
 
 class Consumer(Struct, frozen=True, tag_field="t", tag="consumer", omit_defaults=True):

@@ -149,14 +149,14 @@ class Shorthand:
         return told
 
     def _lane(self, look: StreamLook, at: Now, told: list[Line]) -> _Lane:
-        """The stream's, introduced if it is new, another incarnation, or has other subjects."""
+        """The stream's, introduced if it is new, another incarnation, or configured otherwise."""
         lane = self._lanes.get(look.name)
         if lane is not None and _identity(lane.look) == _identity(look):
             return lane
         if lane is not None:
             self._kept -= len(lane.consumers)
         lane = self._lanes[look.name] = _Lane(next(self._numbers), look, at.mono, at.mono, at.mono)
-        told.append(Stream(lane.number, look.name, look.created, look.subjects, look.origin))
+        told.append(Stream(lane.number, look.name, look.created, look.subjects, look.origin, look.retention))
         return lane
 
     def _sample(self, lane: _Lane, sample: Sample, closing: Now | None) -> list[Line]:
@@ -221,7 +221,7 @@ def _near(a: float | None, b: float | None) -> bool:
 
 
 def _identity(look: StreamLook) -> tuple[object, ...]:
-    return look.name, look.created, look.subjects, look.origin
+    return look.name, look.created, look.subjects, look.origin, look.retention
 
 
 def _heard(kept: _Kept) -> list[Line]:

@@ -95,7 +95,7 @@ class FakeStream:
     name: str
     created: str
     subjects: tuple[str, ...]
-    retention: Retention = Retention()
+    retention: Retention
     last_seq: int = 0
     first_seq: int = 0
     messages: dict[int, str] = field(default_factory=dict)
