@@ -151,13 +151,15 @@ class Desk:
         }
 
     def observed(self) -> None:
-        if self._book.swept_at is None:
+        if not self._book.observing:
             raise Refused(503, "nothing is known yet: the first sweep is under way")
 
     def _find(self, subject: str, now: Now) -> list[Finding]:
         self.observed()
         if findings := self._finder.find(subject, now):
             return findings
+        if self._book.unread(subject):
+            raise Refused(503, f"nothing is known yet of {subject[:120]}: a stream that may hold it was not read")
         raise Refused(404, f"nobody watches {subject[:120]}")
 
     def _status(self, found: Finding, now: Now) -> messages.Status:

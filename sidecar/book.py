@@ -35,7 +35,14 @@ class Book(Protocol):
 
     @property
     def swept_at(self) -> float | None:
-        """Monotonic time of the newest reading of any stream; None before the first complete sweep."""
+        """Monotonic time of the newest reading of any stream; None until each was read or tried."""
+
+    @property
+    def observing(self) -> bool:
+        """Whether every stream was read or tried: there is something to answer."""
+
+    def unread(self, subject: str) -> bool:
+        """Whether somebody may stand under a subject without our knowing it yet."""
 
     def interval(self, subject: str) -> float:
         """Seconds between two readings of the subject's streams, as planned now."""

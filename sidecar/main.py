@@ -299,7 +299,7 @@ class Sidecar:
         swept = self._service.swept_at
         age = None if swept is None else self._clock.now().mono - swept
         # Only once somebody answers too: who waits for it asks next.
-        observing = swept is not None and self._serving
+        observing = self._service.observing and self._serving
         streams = len(self._service.looks)
         lately = age is not None and age < LONG_LOSS
         return Readiness(

@@ -28,13 +28,11 @@ from sidecar.perform import FIRST_RETRY, LAST_RETRY, Performer
 from sidecar.ports import Announcer, Clock, Observer, PolicySnapshot, PolicyStore, StateStore, Unavailable
 from sidecar.rulebook import Refusal, Rulebook
 from sidecar.settings import Settings
-from sidecar.sweep import WITHOUT_PAUSE, Sweep
+from sidecar.sweep import ROUND_WITHIN, WITHOUT_PAUSE, Sweep
 from sidecar.wire.subjects import Names
 
 log = structlog.get_logger()
 
-FIRST_STATES_WITHIN = 5.0
-"""Seconds for storing what the first sweep found, before we answer all the same."""
 THE_FILE = "_file"
 """What `policy_rejected` calls the settings file, which stands under no key."""
 POLICIES_WITHIN = 5.0
@@ -78,7 +76,8 @@ class Service(Book):
         self._tasks: asyncio.TaskGroup | None = None
         self._ensuring: asyncio.Task[None] | None = None
         self.known = asyncio.Event()
-        """Set once every stream was read and the first states are stored: from then on there is something to say."""
+        """Set once every stream was read or tried and the first states are stored, ROUND_WITHIN after the first list of
+        streams at most: from then on there is something to answer."""
         self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
         self._ledger = Ledger(clock, settings.observe, self._rules, writer, self._perform, self.interval)
         self._performer = Performer(
@@ -105,6 +104,7 @@ class Service(Book):
             ),
             [Watch(entry.stream, entry.consumers) for entry in settings.watch],
             self._names.ours,
+            stale_after=observe.stale_after_seconds,
             count=counts.dropped,
             on_streams=self._streams,
             on_read=counts.observed,
@@ -133,6 +133,13 @@ class Service(Book):
     @property
     def swept_at(self) -> float | None:
         return self.sweep.swept_at if self.known.is_set() else None
+
+    @property
+    def observing(self) -> bool:
+        return self.known.is_set()
+
+    def unread(self, subject: str) -> bool:
+        return self.sweep.unread(subject)
 
     def interval(self, subject: str) -> float:
         return max((self.sweep.interval(stream) for stream in self._streams_of(subject)), default=TICK)
@@ -198,7 +205,8 @@ class Service(Book):
 
     async def _become_known(self) -> None:
         await self.sweep.complete.wait()
-        await self._performer.finish(FIRST_STATES_WITHIN)
+        took = self._clock.now().mono - (self.sweep.began_at or 0.0)
+        await self._performer.finish(max(0.0, ROUND_WITHIN - took))
         self.known.set()
 
     def reload(self, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from sidecar.core.ages import Ages
 from sidecar.core.membership import NOTHING_SHOWN, Shown, Standing
 from sidecar.core.model import ConsumerKey, Sample, StreamLook
 from sidecar.core.pace import Budget
+from sidecar.core.patterns import overlap
 from sidecar.core.roster import Watch
 from sidecar.core.signals import Track
 from sidecar.core.state import Rejection
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 
 DISCOVER_EVERY = 1.0
 """Seconds between two looks at the list of streams."""
+ROUND_WITHIN = 5.0
+"""Seconds for reading or trying every stream, at the start and after an outage, before what is known is answered."""
 WITHOUT_PAUSE = 50
 """Samples judged in one go (some 2 ms); then whoever waits for an answer has a turn."""
 SINGLY_LIMIT = 64
@@ -66,7 +69,8 @@ class Lane:
         self.retry = 0.0
         """Seconds until the next try while it cannot be read; 0 while it can."""
         self.next = now
-        self.swept = False
+        self.seen = False
+        """Whether it was ever read."""
         self.whole = False
         """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
         self.ages = Ages()
@@ -74,7 +78,11 @@ class Lane:
 
 
 class Sweep:
-    """Follows every watched stream; `swept_at` is when the newest reading came, None until each was read once."""
+    """Follows every watched stream. `complete` is set once each was read or tried, after ROUND_WITHIN at most.
+
+    `swept_at` is when the newest reading of any stream came. At the start, and when readings come again after an
+    outage, it waits until each was read or tried: who takes it for proof of all the others must not be misled.
+    """
 
     def __init__(
         self,
@@ -86,6 +94,7 @@ class Sweep:
         watch: Sequence[Watch],
         ours: Collection[str],
         *,
+        stale_after: float,
         count: Callable[[str], None],
         on_streams: Callable[[StreamsReading], None],
         on_read: Callable[[float], None],
@@ -101,8 +110,15 @@ class Sweep:
         self._said: set[object] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._discover = asyncio.Event()
-        self._discovered = False
+        self._listed = False
+        """Whether all streams there are were seen in one list."""
         self._read_at: float | None = None
+        self._stale_after = stale_after
+        self._round = 0
+        self._untried: set[str] | None = None
+        """Streams of the round under way that were not tried in it yet; None while there is none."""
+        self.began_at: float | None = None
+        """Monotonic time at which the first list of streams was answered."""
         self._limited_until = 0.0
         self.complete = asyncio.Event()
 
@@ -120,10 +136,18 @@ class Sweep:
                 else:
                     self._on_streams(reading)
                     self._origins = {look.name: look.subjects for look in reading.looks}
+                    self._listed = self._listed or reading.complete
+                    if self.began_at is None:
+                        self.began_at = self._clock.now().mono
+                        self._begin_round()
                     for look in self._new(reading):
                         lane = self.lanes[look.name] = Lane(look, self._clock.now().mono)
+                        if self._untried is not None:
+                            self._untried.add(look.name)
                         lanes.create_task(self._follow(lane), name=f"follow {look.name}")
-                    self._check_complete(discovered=reading.complete)
+                    if not self.lanes:  # the list is all there is to be read
+                        self._was_read()
+                    self._tried("")
                 await _woken(self._discover, DISCOVER_EVERY)
 
     def hint(self, hint: Hint) -> None:
@@ -178,7 +202,7 @@ class Sweep:
             try:
                 await self.read(lane)
             except StreamGone:
-                lane.swept, lane.retry = True, membership.GONE_AFTER / 2
+                lane.retry = membership.GONE_AFTER / 2
                 self._settle(lane, Shown({}, whole=True))
                 if not self._members(lane):
                     log.info("stream.gone", stream=name)
@@ -189,22 +213,22 @@ class Sweep:
                 self._settle(lane, NOTHING_SHOWN)
                 lane.retry = min(self._budget.max_interval, max(lane.retry * 2, self._budget.min_interval))
             else:
-                lane.swept, lane.retry = True, 0.0
+                lane.retry = 0.0
                 if not self._chosen(name) and not self._members(lane):
                     break
                 self._read_silent(lane)
-            self._check_complete()
+            self._tried(name)
             lane.next = max(self._clock.now().mono, started + (lane.retry or lane.interval))
             await _woken(lane.wake, lane.next - self._clock.now().mono)
         del self.lanes[name]
-        self._check_complete()
+        self._tried(name)
 
     async def read(self, lane: Lane) -> None:
         """One reading of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
         reading = await self._observer.consumers(lane.look.name)
         self._on_read(reading.took)
-        self._read_at = self._clock.now().mono
-        lane.look = reading.look
+        self._was_read()
+        lane.look, lane.seen = reading.look, True
         members = self._members(lane)
         under: dict[ConsumerKey, tuple[str, ...]] = {}
         for n, sample in enumerate(reading.samples, start=1):
@@ -328,11 +352,50 @@ class Sweep:
                     under = self._sample(lane, sample, self._members(lane).get(key, ()))
                     self._settle(lane, Shown({key: under}))
 
-    def _check_complete(self, discovered: bool = False) -> None:
-        self._discovered = self._discovered or discovered
-        if self._discovered and all(lane.swept for lane in self.lanes.values()):
-            self.swept_at = self._read_at if self._read_at is not None else self._clock.now().mono
-            self.complete.set()
+    def _begin_round(self) -> None:
+        """Every stream is to be read or tried before `swept_at` moves on."""
+        self._round += 1
+        self._untried = set(self.lanes)
+        asyncio.get_running_loop().call_later(ROUND_WITHIN, self._end_round, self._round)
+        for lane in self.lanes.values():
+            if lane.retry:
+                lane.wake.set()
+
+    def _tried(self, stream: str) -> None:
+        if self._untried is not None:
+            self._untried.discard(stream)
+            if self._listed and not self._untried:
+                self._end_round(self._round)
+
+    def _end_round(self, number: int) -> None:
+        if self._untried is None or number != self._round:
+            return
+        self._untried, self.swept_at = None, self._read_at
+        self.complete.set()
+
+    def _was_read(self) -> None:
+        now, last = self._clock.now().mono, self._read_at
+        self._read_at = now
+        if self._untried is None and last is not None and now - last >= self._outage():
+            self._begin_round()
+        if self._untried is None and self.complete.is_set():
+            self.swept_at = now
+
+    def _outage(self) -> float:
+        """Seconds without a reading of any stream that are an outage of all."""
+        intervals = [lane.interval for lane in self.lanes.values() if lane.under]
+        return max(self._stale_after, 3 * min(intervals, default=self._budget.max_interval))
+
+    def unread(self, subject: str) -> bool:
+        """Whether somebody may stand under a subject without our knowing it yet: a stream there was never read."""
+        return not self._listed or any(
+            not lane.seen and self._chosen(lane.look.name) and self._may_hold(lane.look, subject)
+            for lane in tuple(self.lanes.values())
+        )
+
+    def _may_hold(self, look: StreamLook, subject: str) -> bool:
+        subjects = look.subjects or self._origins.get(look.origin or "", ())
+        return not subjects or any(overlap(pattern, subject) for pattern in subjects)
 
     def _say_once(self, what: object) -> bool:
         """True the first time; the set is bounded by forgetting all at 10,000."""

@@ -66,6 +66,17 @@ def covers_all(filters: tuple[str, ...], subjects: tuple[str, ...]) -> bool:
     return bool(subjects) and all(any(covers(own, subject) for own in filters) for subject in subjects)
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether some subject is matched by both patterns."""
+    a, b = one.split("."), other.split(".")
+    for x, y in zip(a, b, strict=False):
+        if ">" in (x, y):
+            return True
+        if x != y and "*" not in (x, y):
+            return False
+    return len(a) == len(b)
+
+
 def specificity(pattern: str) -> tuple[int, ...]:
     """A sort key, smaller is more specific: token by token, a literal before `*` before `>`."""
     return tuple({"*": 1, ">": 2}.get(token, 0) for token in pattern.split("."))

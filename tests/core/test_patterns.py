@@ -13,6 +13,7 @@ from sidecar.core.patterns import (
     glob_problem,
     globs_meet,
     literal_problem,
+    overlap,
     pattern_problem,
     specificity,
 )
@@ -121,3 +122,8 @@ def test_what_no_consumer_is_called_is_no_glob(name: str) -> None:
 def test_whatever_is_taken_as_a_pattern_has_a_key(text: str) -> None:
     if pattern_problem(text) is None:
         assert encode(text).isascii()
+
+
+@given(PATTERNS, PATTERNS)
+def test_patterns_overlap_where_one_subject_is_matched_by_both(one: str, other: str) -> None:
+    assert overlap(one, other) is any(covers(one, name) and covers(other, name) for name in LITERALS)

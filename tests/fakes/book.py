@@ -34,6 +34,13 @@ class WrittenBook:
         self.swept_at: float | None = NOW.mono
         self.next = NOW.mono + 0.5
 
+    @property
+    def observing(self) -> bool:
+        return self.swept_at is not None
+
+    def unread(self, subject: str) -> bool:
+        return False
+
     def interval(self, subject: str) -> float:
         return 0.1
 

@@ -1,0 +1,141 @@
+"""One stream that cannot be read makes its own subjects stale and nothing else; on a real server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from tests.conftest import StartServer
+from tests.support.router import CONSUMER, publish
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+
+DENIED = "$JS.API.CONSUMER.LIST.DARK"
+SECONDS = 8.0
+"""A starting sidecar answers within 5 s of finding the streams, and has to start."""
+
+
+def accounts(*denied: str) -> str:
+    deny = json.dumps(list(denied))
+    return f"""accounts {{ A {{ jetstream: enabled, users: [
+      {{user: admin, password: a}}, {{user: sidecar, password: s, permissions: {{publish: {{deny: {deny}}}}}}}]}} }}"""
+
+
+@pytest.fixture
+async def server(start_server: StartServer) -> NatsServer:
+    return await start_server(accounts(DENIED))
+
+
+@pytest.fixture
+async def nc(server: NatsServer) -> AsyncIterator[Client]:
+    client = await nats.connect(server.url, user="admin", password="a", reconnect_time_wait=0.1)
+    js = client.jetstream()
+    await js.add_stream(name="ROUTER", subjects=[SUBJECT])
+    await js.add_consumer("ROUTER", CONSUMER)
+    yield client
+    await client.close()
+
+
+async def add_dark(nc: Client) -> None:
+    await nc.jetstream().add_stream(name="DARK", subjects=["dark.>"])
+    await nc.jetstream().add_consumer("DARK", CONSUMER)
+
+
+def beside(where: Path, server: NatsServer, config: dict[str, Any] = QUICK) -> Sidecar:
+    return Sidecar(where, server.url.replace("://", "://sidecar:s@"), config)
+
+
+async def beat(nc: Client) -> dict[str, Any]:
+    kv = await nc.jetstream().key_value("backpressure_state")
+    found: dict[str, Any] = json.loads((await kv.get("=heartbeat")).value or b"")
+    return found
+
+
+async def test_a_sidecar_that_starts_beside_it_answers_for_the_rest_within_seconds(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    await add_dark(nc)
+    wire = await Wire(nc).listen()
+    began = time.monotonic()
+    async with beside(tmp_path, server) as process:
+        await process.observing()
+        assert time.monotonic() - began < SECONDS
+        assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["freshness"] == "known"
+        assert await wire.refused("decide.gateway.dark.x") == "503"  # somebody may stand there
+        assert await wire.refused("decide.gateway.light.x") == "404"
+        assert (await beat(nc))["sampled_at"] is not None
+
+
+async def test_one_that_appears_later_does_not_stop_the_heartbeat(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    async with beside(tmp_path, server, QUICK | {"publish": {"heartbeat_seconds": 0.2}}) as process:
+        await process.observing()
+        await add_dark(nc)
+
+        async def tried() -> bool:
+            return "consumers.unavailable" in process.log
+
+        await eventually(tried, "the stream to be tried")
+        first = (await beat(nc))["sampled_at"]
+
+        async def moved() -> bool:
+            return bool((await beat(nc))["sampled_at"] > first)
+
+        await eventually(moved, "the heartbeat to go on", 3.0)
+        found = await process.ready(observing=True)
+        assert found["last_sweep_age_ms"] < 1000
+
+
+async def test_one_that_stops_being_readable_ages_alone_and_comes_back(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
+    server.reload(accounts())
+    await add_dark(nc)
+    wire = await Wire(nc).listen()
+    seen: list[tuple[str, str, int | None]] = []
+    kv = await nc.jetstream().create_key_value(bucket="backpressure_state")
+    watcher = await kv.watch("dark.=3E")
+
+    async def written(freshness: str) -> dict[str, Any]:
+        async def look() -> dict[str, Any] | None:
+            entry = await watcher.updates(timeout=0.5)
+            if entry is None or not entry.value:
+                return None
+            state = json.loads(entry.value)
+            seen.append((state["freshness"], state["status"], state["proof_age_ms"]))
+            return state if state["freshness"] == freshness else None
+
+        async def patiently() -> dict[str, Any] | None:
+            try:
+                return await look()
+            except nats.errors.TimeoutError:
+                return None
+
+        found: dict[str, Any] = await eventually(patiently, f"a state written {freshness}; seen {seen}")
+        return found
+
+    async with beside(tmp_path, server) as process:
+        await process.observing()
+        await publish(nc, 1)
+        await nc.jetstream().publish("dark.x", b"")
+        state = await written("known")
+        assert state["proof_age_ms"] is None
+        server.reload(accounts(DENIED))
+        state = await written("stale")
+        assert (state["stale_reason"], state["status"]) == ("age", "inactive")
+        assert 1000 <= state["proof_age_ms"] < 4000
+        state = await written("unknown")
+        assert state["proof_age_ms"] >= 2000
+        assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["freshness"] == "known"
+        assert (await wire.state(SUBJECT))["freshness"] == "known"
+        server.reload(accounts())
+        await written("known")
+        assert [one[0] for one in seen] == ["known", "stale", "unknown", "known"], seen
