@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec import Struct
 
 from sidecar.core.aggregate import Aggregate, View
-from sidecar.core.changes import calm, proof, worst
-from sidecar.core.freshness import Limits, limits
+from sidecar.core.changes import calm, worst
+from sidecar.core.freshness import Limits, limits, vouched
 from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.state import Carried, SubjectState
 from sidecar.core.step import Context, step
@@ -39,6 +39,7 @@ class Ledger:
         writer: str,
         perform: Callable[[Act], None],
         interval: Callable[[str], float],
+        swept: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.states: dict[str, SubjectState] = {}
         self.wildcards: tuple[str, ...] = ()
@@ -48,7 +49,7 @@ class Ledger:
         self._observe = observe
         self._writer = writer
         self._perform = perform
-        self._interval = interval
+        self._interval, self._swept = interval, swept
         self._passed: dict[str, Passed] = {}
 
     def limits(self, subject: str) -> Limits:
@@ -101,12 +102,12 @@ class Ledger:
 
     def _context(self, subject: str) -> Context:
         bounds = self.limits(subject)
-        return Context(bounds.stale_after, bounds.unknown_after, writer=self._writer)
+        return Context(bounds.stale_after, bounds.unknown_after, writer=self._writer, swept=self._swept())
 
     def tick(self) -> None:
-        now, sure = self._clock.now().mono, self._observe.unknown_after_seconds
+        now, sure = self._clock.now().mono, self._observe.stale_after_seconds
         for subject, state in tuple(self.states.items()):
-            newest = proof(state)
+            newest = vouched(state.members.values())
             if newest is None or now - newest >= sure or not calm(state):
                 self.feed(subject, Tick())
 

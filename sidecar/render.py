@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from sidecar import __version__
 from sidecar.book import Book
 from sidecar.core import admission, forecast, thresholds
-from sidecar.core.freshness import Limits, freshness, limits
+from sidecar.core.freshness import Limits, freshness, limits, vouched
 from sidecar.core.model import Alert, Event, Freshness, Marks, MarkSet, Now, Override, Reading, Signal
 from sidecar.core.policy import plain
 from sidecar.core.rules import in_force
@@ -187,9 +187,11 @@ def status(
 def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> bytes:
     """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to go on."""
     record = writing.record
-    # Once it is written it is what is known; how old it is, a watcher takes from the heartbeat.
+    # Once it is written it is what is known; how old it is, a watcher takes from the heartbeat. Where that proves
+    # nothing of this one subject it is said here, once.
     found = digest(state)
-    known = (Freshness.UNKNOWN if record.lost else Freshness.KNOWN, None)
+    fresh_ = Freshness.UNKNOWN if record.lost else Freshness.STALE if record.stale else Freshness.KNOWN
+    known = (fresh_, "age" if record.stale else None)
     policy = found.worst.policy if found.worst else state.policy
     verdict = admission.overridden(record.verdict, record.override, policy)
     shown = asdict(status(found, record, verdict, record.reasons, known, book, now))
@@ -197,6 +199,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         shown[field] = msgspec.UNSET
     value = messages.State(
         **shown,
+        proof_age_ms=None if fresh_ is Freshness.KNOWN else proof_age(state, bounds(state, book), now),
         action=verdict.action.value,
         would=verdict.would.value if verdict.would else None,
         retry_after_seconds=verdict.retry_after,
@@ -219,6 +222,14 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         unsent=record.unsent,
     )
     return msgspec.json.encode(value)
+
+
+def proof_age(state: SubjectState, limits: Limits, now: Now) -> int:
+    """Milliseconds since what is said was last proved. Where that was before this process, since its beginning."""
+    proved = vouched(state.members.values())
+    if proved is None or not math.isfinite(proved):
+        proved = state.deadline - limits.unknown_after if state.emptied is None else state.emptied
+    return round(1000 * max(0.0, now.mono - proved))
 
 
 def event(told: Event, instance: str) -> messages.Event:

@@ -79,7 +79,9 @@ class Service(Book):
         """Set once every stream was read or tried and the first states are stored, ROUND_WITHIN after the first list of
         streams at most: from then on there is something to answer."""
         self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
-        self._ledger = Ledger(clock, settings.observe, self._rules, writer, self._perform, self.interval)
+        self._ledger = Ledger(
+            clock, settings.observe, self._rules, writer, self._perform, self.interval, lambda: self.swept_at
+        )
         self._performer = Performer(
             store,
             announcer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from msgspec.structs import replace as replaced
 from sidecar import render
 from sidecar.clock import SystemClock
 from sidecar.core.model import ConsumerConfig, ConsumerKey, Status
-from sidecar.ports import PolicySnapshot, PolicyValue
+from sidecar.ports import PolicySnapshot, PolicyValue, Unavailable
 from sidecar.service import Service
 from sidecar.settings import Observe, Settings
 from tests.fakes.observer import FakeJetStream
@@ -197,6 +198,128 @@ async def test_one_member_that_does_not_answer_delays_no_other_of_its_stream(mon
         await asyncio.sleep(0.3)
         world.load()
         await world.told(service, Status.ACTIVE)
+
+
+def written(world: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every state that is written from now on: its subject and freshness."""
+    found: list[tuple[str, str]] = []
+    write = world.store.write
+
+    async def noting(subject: str, value: bytes, expected: int, nonce: str) -> int:
+        revision = await write(subject, value, expected, nonce)
+        found.append((subject, json.loads(value)["freshness"]))
+        return revision
+
+    monkeypatch.setattr(world.store, "write", noting)
+    return found
+
+
+def unreadable(world: World, monkeypatch: pytest.MonkeyPatch, stream: str) -> set[str]:
+    """The streams that cannot be read; put some in."""
+    consumers, away = world.js.consumers, {stream}
+
+    async def some(name: str) -> Any:
+        if name in away:
+            raise Unavailable("no right to list its consumers")
+        return await consumers(name)
+
+    monkeypatch.setattr(world.js, "consumers", some)
+    return away
+
+
+async def test_one_stream_that_cannot_be_read_ages_alone_and_is_written_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.js.add_stream("DARK", ("dark",))
+    world.js.add_consumer(ConsumerKey("DARK", "c"), ConsumerConfig())
+    async with world.living() as service:
+        await service.known.wait()
+        noted = written(world, monkeypatch)
+        away = unreadable(world, monkeypatch, "DARK")
+
+        async def told(freshness: str) -> bool:
+            return ("dark", freshness) in noted
+
+        await eventually(lambda: told("stale"), "the stale state")
+        await eventually(lambda: told("unknown"), "the unknown one")
+        away.clear()
+        await eventually(lambda: told("known"), "it to be known again")
+        assert [word for subject, word in noted if subject == "dark"].count("stale") == 1
+        assert {word for subject, word in noted if subject == SUBJECT} <= {"known"}
+
+
+async def test_an_outage_of_everything_writes_no_stale_states_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    for n in range(30):
+        world.js.add_stream(f"S{n}", (f"s.{n}",))
+        world.js.add_consumer(ConsumerKey(f"S{n}", "c"), ConsumerConfig())
+    async with world.living() as service:
+        await service.known.wait()
+        noted = written(world, monkeypatch)
+        world.js.down = "NATS is away"
+        await asyncio.sleep(1.6)  # beyond the limit for stale, before that for unknown
+        assert service.swept_at is not None and SystemClock().now().mono - service.swept_at > 1
+        world.js.down = None
+        before = service.swept_at
+
+        async def again() -> bool:
+            return service.swept_at != before
+
+        await eventually(again, "the heartbeat to move on")
+        assert all(len({m.proof for m in state.members.values()} - {None}) for state in service.subjects.values())
+        await asyncio.sleep(1.0)
+        assert {word for _, word in noted} <= {"known"}
+
+
+async def test_after_an_outage_the_heartbeat_waits_until_each_stream_was_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.js.add_stream("DARK", ("dark",))
+    world.js.add_consumer(ConsumerKey("DARK", "c"), ConsumerConfig())
+    patient = replaced(SETTINGS, observe=replaced(SETTINGS.observe, unknown_after_seconds=10))
+    async with world.living(patient) as service:
+        await service.known.wait()
+        noted = written(world, monkeypatch)
+        away = unreadable(world, monkeypatch, "DARK")
+        away.add(KEY.stream)
+        await asyncio.sleep(1.6)
+        away.discard(KEY.stream)
+        before = service.swept_at
+
+        async def again() -> bool:
+            return service.swept_at != before
+
+        await eventually(again, "the heartbeat to move on")
+
+        async def stale() -> bool:
+            return ("dark", "stale") in noted
+
+        # As soon as the heartbeat would prove it: not a limit later.
+        await eventually(stale, "the stale state", 0.8)
+
+
+async def test_a_list_of_streams_that_stays_incomplete_delays_the_first_answer_only_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.sweep.ROUND_WITHIN", 0.5)
+    world = World()
+    world.js.incomplete = True
+    async with world.living() as service:
+        async with asyncio.timeout(3):
+            await service.known.wait()
+        assert service.subjects[SUBJECT].members and service.unread("other")
+
+
+async def test_of_a_stream_that_was_never_read_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.js.add_stream("DARK", ("dark.>",))
+    unreadable(world, monkeypatch, "DARK")
+    async with world.living() as service:
+        async with asyncio.timeout(3):
+            await service.known.wait()
+        assert [service.unread(subject) for subject in ("dark.x", "dark.*", "light.x")] == [True, True, False]
 
 
 async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.core import admission, alerts
-from sidecar.core.freshness import Limits, freshness
+from sidecar.core.freshness import Limits, freshness, vouched
 from sidecar.core.model import Alert, ConsumerKey, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy, in_force
@@ -69,11 +69,27 @@ def proof(state: SubjectState) -> float | None:
 
 
 def blind(state: SubjectState, now: Now, limits: Limits) -> bool:
-    """Whether nothing proves anything about the subject any more."""
+    """Whether nothing proves any more what is said of the subject: nobody was read, or whoever holds its status."""
     newest = proof(state)
     if newest is None:
         return now.mono >= state.deadline
-    return freshness(newest, now.mono, limits) is Freshness.UNKNOWN
+    if freshness(newest, now.mono, limits) is Freshness.UNKNOWN:
+        return True
+    speaks = worst(state.members.values())
+    if speaks is None or speaks.status is Status.INACTIVE:
+        return False
+    return freshness(vouched(state.members.values()), now.mono, limits) is Freshness.UNKNOWN
+
+
+def ages_alone(state: SubjectState, limits: Limits, swept: float | None) -> bool:
+    """Whether what is said of the subject was already stale when something else was read: the heartbeat, which says
+    when that was, then proves nothing of it. Where all age together the heartbeat stands still, and says it all."""
+    if swept is None or state.begun:
+        return False
+    if proof(state) is None and state.deadline - limits.unknown_after < swept:
+        return True  # everything was read or tried since, and nobody under this subject could be read
+    newest = vouched(state.members.values())
+    return newest is not None and freshness(newest, swept, limits) is not Freshness.KNOWN
 
 
 def calm(state: SubjectState) -> bool:
@@ -85,6 +101,7 @@ def calm(state: SubjectState) -> bool:
         or record.status is not Status.INACTIVE
         or record.told is not Status.INACTIVE
         or record.lost
+        or record.stale
         or record.reasons
         or record.latched
         or record.unsent
@@ -114,14 +131,14 @@ class Change(Struct, frozen=True):
     """What its events report as lost."""
 
 
-def due(state: SubjectState, now: Now, limits: Limits) -> Change | None:
-    """The record to store next, or None while the stored one still says it all."""
-    if calm(state) and not blind(state, now, limits):
+def due(state: SubjectState, now: Now, limits: Limits, swept: float | None = None) -> Change | None:
+    """The record to store next, or None while the stored one still says it all. `swept`: when anything was read."""
+    if calm(state) and not blind(state, now, limits) and not ages_alone(state, limits, swept):
         return None
-    return drawn_up(state, now, limits)
+    return drawn_up(state, now, limits, swept)
 
 
-def drawn_up(state: SubjectState, now: Now, limits: Limits) -> Change | None:
+def drawn_up(state: SubjectState, now: Now, limits: Limits, swept: float | None = None) -> Change | None:
     assert state.record is not None
     draft = _Draft(state, state.record, now)
     if blind(state, now, limits):
@@ -132,6 +149,7 @@ def drawn_up(state: SubjectState, now: Now, limits: Limits) -> Change | None:
         draft.follow()
         if _certain(state, now, limits):
             draft.alert()
+    draft.age(ages_alone(state, limits, swept))
     draft.reject()
     draft.note()
     record = replace(draft.record, verdict=_verdict(state, draft.record, now, limits))
@@ -226,6 +244,9 @@ class _Draft:
             return
         self.record = replace(self.record, lost=False, since=self.now.wall)
         self._tell(EventType.MONITORING_RESTORED, self.record.status, self.record.status, ())
+
+    def age(self, alone: bool) -> None:
+        self.record = replace(self.record, stale=alone and not self.record.lost)
 
     def tell_losses(self) -> None:
         """Report what was lost, LOSS_INTERVAL apart; without room it waits for the next record that has some."""

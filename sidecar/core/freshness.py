@@ -49,6 +49,20 @@ def span(members: Iterable[Member]) -> Span | None:
     return None if newest == -math.inf else Span(oldest, newest)
 
 
+def vouched(members: Iterable[Member]) -> float | None:
+    """When what is said of a subject was last proved, in monotonic time; None if no member was ever judged.
+
+    A status above inactive is as sure as the newest proof of any member that has it: the others can only make it worse.
+    Inactive takes all of them, so the oldest counts. One restored and not read since counts from when it was restored.
+    """
+    judged = [member for member in members if member.status is not Status.UNKNOWN]
+    top = max((member.status for member in judged), default=Status.UNKNOWN)
+    proofs = [member.since if member.proof is None else member.proof for member in judged if member.status is top]
+    if not proofs:
+        return None
+    return min(proofs) if top is Status.INACTIVE else max(proofs)
+
+
 def of_subject(found: Span | None, now: float, limits: Limits) -> Freshness:
     """The oldest proof makes a subject stale; it is unknown only when no member has any."""
     if found is None or freshness(found.newest, now, limits) is Freshness.UNKNOWN:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 from sidecar.core.adaptive import OPEN, Shedding
@@ -84,6 +86,9 @@ class Member(Struct, frozen=True):
     causes: frozenset[str] = frozenset()
     """What made pending fall besides work since the pending latch was last set: DATA_LOSS, PURGED."""
 
+    since: float = -math.inf
+    """Monotonic time at which it came here; without any proof it is unproved from then on."""
+
     @property
     def unreported(self) -> int:
         return self.lost - self.reported
@@ -161,6 +166,8 @@ class Record(Struct, frozen=True):
     """The status the last listed event led to; differs from `status` only while `unsent` is full."""
     lost: bool = False
     """Whether the subject is unknown now (`monitoring_lost` was told)."""
+    stale: bool = False
+    """Whether it was stored that nothing proves it now, while other subjects are read."""
     since: float = 0.0
     """Unix seconds at which the present status (or the loss of it) began."""
     incident: str | None = None

@@ -57,10 +57,12 @@ FORGET_AFTER = 3600.0
 
 
 class Context(Limits, frozen=True):
-    """What a step needs to know besides the state: the freshness limits in force, and who writes."""
+    """What a step needs to know besides the state: the freshness limits in force, who writes, what else is read."""
 
     writer: str
     """Unique for this process; makes each write's nonce."""
+    swept: float | None = None
+    """Monotonic time of the newest reading of anything, which the heartbeat tells; None before the first."""
 
 
 def step(state: SubjectState, stimulus: Stimulus, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
@@ -77,7 +79,7 @@ def apply(stimulus: Stimulus, state: SubjectState, now: Now) -> SubjectState:
 def _(stimulus: Joined, state: SubjectState, now: Now) -> SubjectState:
     member = state.members.get(stimulus.key)
     if member is None:
-        member = _known(stimulus.key, stimulus.policy, state.carried)
+        member = _known(stimulus.key, stimulus.policy, state.carried, now)
     elif member.policy == stimulus.policy:
         return state
     else:
@@ -137,7 +139,7 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
     carried = dict(stimulus.record.carried)
     members = {key: _resumed(member, carried.get(key)) for key, member in state.members.items()}
     for key, names in stimulus.record.latched:
-        members[key] = _restored(members.get(key) or _known(key, state.policy, carried), names)
+        members[key] = _restored(members.get(key) or _known(key, state.policy, carried, now), names)
     emptied = None if members else now.mono
     return replace(
         state,
@@ -235,7 +237,7 @@ def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectStat
     if state.writing is None:
         if state.emptied is not None and now.mono - state.emptied >= FORGET_AFTER:
             return state, [Forget(state.subject, state.revision)]
-        if (change := changes.due(state, now, context)) is not None:
+        if (change := changes.due(state, now, context, context.swept)) is not None:
             nonce = f"{context.writer}.{state.writes}"
             writing = Writing(change.record, state.revision, nonce, losses=change.losses)
             state = replace(state, writing=writing, writes=state.writes + 1, deleted=False, rebase=None)
@@ -288,9 +290,9 @@ def _judged(member: Member) -> Member:
     )
 
 
-def _known(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, Carried]) -> Member:
+def _known(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, Carried], now: Now) -> Member:
     """A member that was not here yet, with what was stored of it."""
-    return _resumed(Member(key=key, policy=policy), carried.get(key))
+    return _resumed(Member(key=key, policy=policy, since=now.mono), carried.get(key))
 
 
 def _resumed(member: Member, carried: Carried | None) -> Member:

@@ -228,6 +228,8 @@ class StoredFacts(Struct, frozen=True):
 class State(Status, frozen=True, kw_only=True):
     """Value of a subject's key in the state bucket: its status, what a gateway needs to decide, and fields of ours."""
 
+    proof_age_ms: int | None = None
+    """Where `freshness` is not known: milliseconds since its proof, when this was written."""
     action: str
     would: str | None
     retry_after_seconds: int

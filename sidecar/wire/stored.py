@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from sidecar.core.changes import event_id
-from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, Override, Status
+from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, Freshness, Override, Status
 from sidecar.core.state import UNSENT_LIMIT, Carried, Record, Recoveries, Verdict
 from sidecar.wire import messages
 
@@ -44,6 +44,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         status=status,
         told=told,
         lost=found.status == Status.UNKNOWN.word,
+        stale=found.freshness == Freshness.STALE,
         since=found.since_unix,
         incident=found.incident,
         reasons=found.reasons,

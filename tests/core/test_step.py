@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar.core.changes import blind, calm, drawn_up, worst
+from sidecar.core.changes import ages_alone, blind, calm, drawn_up, worst
 from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
 from sidecar.core.rules import AdmissionRule, AlertRule, Policy, When
 from sidecar.core.state import UNSENT_LIMIT, Record, Rejection, SubjectState
@@ -60,6 +60,7 @@ class World:
     publishing: bool = True
     held: list[Act] = field(default_factory=list)
     """What could not be published."""
+    swept: float | None = None
 
     def __post_init__(self) -> None:
         self.start()
@@ -73,10 +74,11 @@ class World:
             self.feed(Loaded(self.stored, self.revision))
 
     def feed(self, stimulus: Stimulus) -> None:
-        context, now = Context(10.0, 30.0, writer=f"w{self.starts}"), Now(self.at, self.at)
+        context, now = Context(10.0, 30.0, writer=f"w{self.starts}", swept=self.swept), Now(self.at, self.at)
         self.state, acts = step(self.state, stimulus, now, context)
-        if calm(self.state) and not blind(self.state, now, context):
-            assert drawn_up(self.state, now, context) is None, "what is taken for calm has nothing to tell"
+        aging = ages_alone(self.state, context, self.swept)
+        if calm(self.state) and not blind(self.state, now, context) and not aging:
+            assert drawn_up(self.state, now, context, self.swept) is None, "what is taken for calm has nothing to tell"
         self.todo += acts
 
     def read(self, pending: int = 0, inflight: int = 0, key: ConsumerKey = ONE, **more) -> None:
@@ -712,3 +714,76 @@ def test_a_member_that_only_counts_no_more_was_not_deleted() -> None:
     world.feed(Gone(TWO))
     world.perform()
     assert world.stream[-1].reasons == ("consumer_deleted",)
+
+
+class TestASubjectThatAgesAlone:
+    def world(self) -> World:
+        world = World()
+        world.read()
+        world.perform()
+        world.swept = world.at
+        return world
+
+    def aged(self, world: World, seconds: float, *, alone: bool = True) -> None:
+        world.at += seconds
+        world.swept = world.at if alone else world.swept
+        world.feed(Tick())
+        world.perform()
+
+    def test_it_is_stored_as_stale_once_and_as_known_again(self) -> None:
+        world = self.world()
+        self.aged(world, 9.9)
+        assert world.stored is not None and not world.stored.stale
+        self.aged(world, 0.2)
+        assert world.stored.stale and world.stream == []
+        revision = world.revision
+        self.aged(world, 5.0)
+        assert world.revision == revision
+        world.read()
+        world.perform()
+        assert not world.stored.stale
+
+    def test_where_all_age_together_nothing_is_stored(self) -> None:
+        world = self.world()
+        revision = world.revision
+        self.aged(world, 20.0, alone=False)
+        assert world.revision == revision
+
+    def test_lost_is_not_stale(self) -> None:
+        world = self.world()
+        self.aged(world, 12.0)
+        self.aged(world, 20.0)
+        assert world.stored is not None and (world.stored.lost, world.stored.stale) == (True, False)
+
+    def test_what_is_said_rests_on_whoever_has_the_status_it_is_of(self) -> None:
+        """An idle neighbour that cannot be read makes nobody less overloaded; an overloaded one may have recovered."""
+        world = self.world()
+        world.read(key=TWO)
+        world.read(pending=20_000)
+        world.perform()
+        for _ in range(400):
+            world.swept = world.at
+            world.read(pending=20_000)
+            world.perform()
+        assert world.stored is not None and (world.stored.status, world.stored.stale) == (Status.ACTIVE, False)
+        for _ in range(110):
+            world.swept = world.at
+            world.read(key=TWO)
+            world.perform()
+        assert world.stored.stale
+        for _ in range(200):
+            world.swept = world.at
+            world.read(key=TWO)
+            world.perform()
+        assert world.stored.lost and world.stream[-1].type is EventType.MONITORING_LOST
+
+    def test_after_a_restart_nobody_read_means_nothing_proved(self) -> None:
+        world = self.world()
+        world.start()
+        world.at += 5
+        world.feed(Tick())
+        assert world.stored is not None and not world.stored.stale
+        world.swept = world.at
+        world.feed(Tick())
+        world.perform()
+        assert world.stored.stale
