@@ -119,28 +119,36 @@ class Desk:
         return _shown(subject, self._find(subject, now))
 
     def alias(self, subject: str, now: Now) -> dict[str, Any]:
-        """The router's established answer; an unwatched subject is unknown, under the default policy."""
+        """The router's established answer, in whole numbers as the router gives them; an unwatched subject is unknown,
+        under the default policy."""
         try:
             found = self.shown(subject, now)
         except Refused:
-            word, fields, numbers, marks = "unknown", Policy(), messages.Metrics(), None
+            word, fields, reading, marks = "unknown", Policy(), None, None
         else:
             word, fields, member = found.status.word, found.policy, found.member
-            numbers = render.metrics(member.reading if member else None, member.marks if member else None)
-            marks = render.marks(member.marks if member else None)
-        shown = ("pending_messages", "latency_p95_ms", "inflight_messages")
+            reading, marks = (member.reading, member.marks) if member else (None, None)
+        overload = {"queue": fields.pending.overload, "latency": fields.latency_p95.overload}
+        overload["inflight"] = fields.inflight.overload
+        if marks:
+            overload |= {"queue": marks.pending.overload, "latency": marks.latency.overload}
+            overload["inflight"] = marks.inflight.overload if marks.inflight else overload["inflight"]
         return {
             "success": True,
             "data": {
                 "subject": subject,
                 "status": word,
-                "metrics": {name: getattr(numbers, name) for name in shown},
+                "metrics": {
+                    # Where nothing was measured the router answers 0: that is the form of this answer.
+                    "pending_messages": reading.pending if reading else None,
+                    "latency_p95_ms": round(render.number(reading.p95) or 0.0) if reading else None,
+                    "inflight_messages": reading.inflight or 0 if reading else None,
+                },
                 "thresholds": {
-                    "queue_overload": marks.queue_overload if marks else render.mark(fields.pending.overload),
-                    "latency_overload_ms": (
-                        marks.latency_overload_ms if marks else render.mark(fields.latency_p95.overload)
-                    ),
-                    "inflight_overload": marks.inflight_overload if marks else render.mark(fields.inflight.overload),
+                    # Rounded down: a whole number is above 49 just where it is above 49.5.
+                    "queue_overload": int(overload["queue"]),
+                    "latency_overload_ms": int(overload["latency"]),
+                    "inflight_overload": int(overload["inflight"]),
                 },
                 "policy": {
                     "retry_after_seconds": fields.retry_after_seconds,

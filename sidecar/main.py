@@ -210,8 +210,8 @@ class Sidecar:
             on_rebuild=lambda: metrics.rebuilt("answer"),
             may_publish=self._responder.may_reply,
         )
-        metrics.registry.register(Gauges(service, metrics, clock))
-        self._probes = Probes(settings.http.host, settings.http.port, self._truth, metrics.registry)
+        metrics.expose(Gauges(service, metrics, clock))
+        self._probes = Probes(settings.http.host, settings.http.port, self._truth, metrics.page)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the probes at once, observe, and answer once something is known; until `stop`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -42,6 +44,25 @@ def test_whole_numbers_are_written_as_such() -> None:
     )
     assert b'"queue_warn":10,"queue_critical":100.5,"queue_overload":1000,' in found
     assert b'"inflight_overload":90,' in found
+
+
+@pytest.mark.parametrize(
+    ("values", "metrics", "thresholds"),
+    [
+        pytest.param({}, (0, 0, 0), (1000, 5000, 500), id="idle: what the router answers there"),
+        pytest.param({"latency": 1354.9, "inflight": None}, (0, 1355, 0), (1000, 5000, 500), id="ack none"),
+        pytest.param(
+            {"latency": float("nan"), "cap": 55}, (0, 0, 0), (1000, 5000, 49), id="a mark between two numbers"
+        ),
+    ],
+)
+def test_the_alias_answers_whole_numbers_as_the_router_does(
+    values: dict[str, Any], metrics: tuple[int, ...], thresholds: tuple[int, ...]
+) -> None:
+    data = Desk(WrittenBook(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
+    found = tuple(data["metrics"].values()), tuple(data["thresholds"].values())
+    assert found == (metrics, thresholds)
+    assert all(type(number) is int for numbers in found for number in numbers)
 
 
 @pytest.mark.parametrize(("lasts", "stored", "told"), [(60.0, (), ("override",)), (-1.0, ("override",), ())])
@@ -119,7 +140,7 @@ def test_the_router_gets_its_established_answer() -> None:
         "data": {
             "subject": SUBJECT,
             "status": "active",
-            "metrics": {"pending_messages": 1500, "latency_p95_ms": 6000.0, "inflight_messages": 100},
+            "metrics": {"pending_messages": 1500, "latency_p95_ms": 6000, "inflight_messages": 100},
             "thresholds": {"queue_overload": 1000, "latency_overload_ms": 5000, "inflight_overload": 500},
             "policy": {"retry_after_seconds": 30, "max_retry_attempts": 3},
             "timestamp": 1_767_225_600_000,

@@ -88,7 +88,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     recovery_hold_seconds: Seconds = 1.0
     stall_seconds: Seconds = 10
     retry_after_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30
-    max_retry_attempts: Annotated[int, Meta(ge=0, le=1000)] = 3
+    max_retry_attempts: Annotated[int, Meta(ge=1, le=1000)] = 3
     backoff_strategy: Literal["constant", "linear", "exponential"] = "exponential"
     alert_on_active: bool = True
     alert_on_warning: bool = False

@@ -10,9 +10,12 @@ P = "router_backpressure_"
 FASTEST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 SLOWEST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+ACTIVE = "router_intake_backpressure_active"
 SUBJECT = ("subject",)
 CONSUMER = ("subject", "stream", "consumer")
 Labels = tuple[str, ...]
+KNOWN = ("inactive", "warning", "active")
+"""The statuses a subject moves between while it is watched."""
 
 COUNTERS: dict[str, tuple[str, Labels]] = {
     "events": ("Events told, by type. Rising: look at the subject's status.", ("subject", "event_type")),
@@ -32,7 +35,15 @@ COUNTERS: dict[str, tuple[str, Labels]] = {
 }
 TIME_IN_STATUS = "Seconds in each status since this process knew the subject. Much active or unknown: act on it."
 GAUGES: dict[str, tuple[str, Labels]] = {
-    P + "status": ("-1 unknown, 0 inactive, 1 warning, 2 active. High: ask get.status for the reasons.", SUBJECT),
+    # The router's own names come first on the page, since a gateway in C reads no more than its first 8 KiB.
+    ACTIVE: ("Whether the subject is active. At 1, ask get.status for the reasons.", SUBJECT),
+    "router_jetstream_pending_messages": ("Not yet delivered. High: consumers are too slow.", ("subject", "consumer")),
+    "router_intake_processing_latency_p95": ("Milliseconds. High: workers are slow or hang.", SUBJECT),
+    "router_intake_inflight_messages": ("Delivered, not acknowledged. High: workers are slow or hang.", SUBJECT),
+    P + "status": (
+        "Status: -1 unknown, 0 inactive, 1 warning, 2 active. High: ask get.status for the reasons.",
+        SUBJECT,
+    ),
     P + "pressure": ("Largest value over its mark; 1 is at the mark. High: add workers or admit less.", SUBJECT),
     P + "admit_ratio": ("Share of requests gateways are told to admit. Low: the subject is overloaded.", SUBJECT),
     P + "pending_messages": ("Not yet delivered. High: consumers are too few, too slow, or do not pull.", CONSUMER),
@@ -42,13 +53,27 @@ GAUGES: dict[str, tuple[str, Labels]] = {
     P + "sample_age_seconds": ("Age of the newest proof. High: the server is slow or away, or hears us not.", SUBJECT),
     P + "stream_fill": ("Share of the stream's own limits in use. Near 1: it drops or refuses messages.", ("stream",)),
     P + "diagnosis": (
-        "1 for what is going on with the consumer that speaks for the subject. See docs/policy.md for each.",
+        "Diagnosis of the worst consumer, the present one at 1. See docs/policy.md for each.",
         ("subject", "diagnosis"),
     ),
-    P + "alerts": ("1 for the state each alert is in. Firing: its condition has held.", ("subject", "alert", "state")),
+    P + "alerts": (
+        "Alerts, each at 1 under the state it is in. Firing: its condition has held.",
+        ("subject", "alert", "state"),
+    ),
     P + "build_info": ("Always 1; the version is in the label.", ("version",)),
-    "router_intake_backpressure_active": ("1 while active. High: ask get.status for the reasons.", SUBJECT),
-    "router_jetstream_pending_messages": ("Not yet delivered. High: consumers are too slow.", ("subject", "consumer")),
-    "router_intake_processing_latency_p95": ("Milliseconds. High: workers are slow or hang.", SUBJECT),
-    "router_intake_inflight_messages": ("Delivered, not acknowledged. High: workers are slow or hang.", SUBJECT),
 }
+
+# What is known of label values before anything was counted: each series begins at 0, so that `increase()` has a first
+# step to see.
+DROPPED = (
+    "advisory_malformed", "consumer_info_malformed", "consumer_not_watched", "event_conflict", "event_malformed",
+    "forget_retry", "heartbeat", "load_retry", "metadata_left_out", "name_unusable", "nats_error", "permission_denied",
+    "policy_beyond_limit", "policy_rejected", "publish_retry", "recording", "reply_subject", "report_malformed",
+    "report_too_many", "request_failed", "sample_set_aside", "slow_consumer", "state_conflict", "state_malformed",
+    "sweep_unavailable", "undecodable_message", "write_retry",
+)  # fmt: skip
+OPS = ("STREAM.LIST", "STREAM.INFO", "CONSUMER.LIST", "CONSUMER.INFO")
+OUTCOMES = ("ok", "error", "unavailable")
+CONNECTIONS = ("observe", "answer")
+ROLES = ("gateway", "consumer")
+MOVES = tuple((was, now) for was in KNOWN for now in KNOWN if was != now)

@@ -14,7 +14,7 @@ from sidecar.book import Book
 from sidecar.core.changes import proof
 from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.state import SubjectState
-from sidecar.edges.catalogue import CONSUMERS_PER_SUBJECT, GAUGES, OTHER, TIME_IN_STATUS, Labels, P
+from sidecar.edges.catalogue import ACTIVE, CONSUMERS_PER_SUBJECT, GAUGES, OTHER, TIME_IN_STATUS, Labels, P
 from sidecar.finding import Finder, Finding
 from sidecar.ports import Clock
 
@@ -25,6 +25,7 @@ class Labelling(Protocol):
     max_subjects: int
 
     def label(self, subject: str) -> str: ...
+    def dry_run(self, label: str) -> None: ...
 
 
 class Gauges(Collector):
@@ -44,6 +45,8 @@ class Gauges(Collector):
         for name, state in states.items():
             label = self._metrics.label(name)
             found = self._finder.finding(state, now)
+            if found.policy.mode == "observe":
+                self._metrics.dry_run(label)
             self._judged(page, label, found)
             self._measured(page, label, found, now)
             self._consumers(page, name, label, state)
@@ -57,7 +60,7 @@ class Gauges(Collector):
     def _judged(self, page: _Page, label: str, found: Finding) -> None:
         """As a gateway would be told now; of those that share a label, the worst."""
         page.most(P + "status", (label,), float(found.status))
-        page.most("router_intake_backpressure_active", (label,), float(found.status is Status.ACTIVE))
+        page.most(ACTIVE, (label,), float(found.status is Status.ACTIVE))
         page.least(P + "admit_ratio", (label,), found.verdict.admit_ratio)
         if found.status is not Status.UNKNOWN and found.member is not None:
             page.most(P + "pressure", (label,), found.pressure)
@@ -124,9 +127,13 @@ class _Page:
     def families(self) -> Iterator[Metric]:
         spent = P + "time_in_status_seconds"
         counter = CounterMetricFamily(spent, TIME_IN_STATUS, labels=("subject", "status"))
-        families: list[CounterMetricFamily | GaugeMetricFamily] = [counter]
-        families += [GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()]
+        families: list[CounterMetricFamily | GaugeMetricFamily] = [
+            *(GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()),
+            counter,
+        ]
         for family in families:
-            for labels, value in self._values.get(family.name, {}).items():
+            values = self._values.get(family.name, {})
+            first = sorted(values.items(), key=lambda one: -one[1]) if family.name == ACTIVE else values.items()
+            for labels, value in first:
                 family.add_metric(labels, value)
             yield family

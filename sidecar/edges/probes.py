@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 import uvicorn
 from msgspec import Struct, json
-from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -60,11 +59,11 @@ class Probes:
         host: str,
         port: int,
         truth: Callable[[], Readiness],
-        registry: CollectorRegistry,
+        metrics: Callable[[], bytes],
         stuck_after: float = STUCK_AFTER,
         patience: float = PATIENCE,
     ) -> None:
-        self._truth, self._registry, self._stuck_after = truth, registry, stuck_after
+        self._truth, self._page, self._stuck_after = truth, metrics, stuck_after
         self._pulse = time.monotonic()
         self._scraping = asyncio.Lock()
         self._socket = _listen(host, port)
@@ -121,7 +120,7 @@ class Probes:
     async def _metrics(self, request: Request) -> Response:
         # One scrape at a time, off this loop: neither a slow nor an eager scraper holds up /healthz.
         async with self._scraping:
-            body = await run_in_threadpool(generate_latest, self._registry)
+            body = await run_in_threadpool(self._page)
         return Response(body, media_type=METRICS_TYPE)
 
 

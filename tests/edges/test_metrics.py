@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations, product
+from pathlib import Path
 from typing import Any
 
 import prometheus_client
 import pytest
 from msgspec.structs import replace
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar import __version__
 from sidecar.book import Book
-from sidecar.core.model import Action, Alert, ConsumerKey, Diagnosis, Now, Reading, Status, StreamLook
+from sidecar.core.model import Action, Alert, ConsumerKey, Diagnosis, EventType, Now, Reading, Status, StreamLook
 from sidecar.core.rules import Guard, Policy
 from sidecar.core.state import Member, Record, SubjectState, Verdict
+from sidecar.core.stimuli import Forget, Load, Publish, Write
+from sidecar.edges import gauges, reports
+from sidecar.edges.catalogue import COUNTERS, DROPPED
 from sidecar.edges.gauges import Gauges
 from sidecar.edges.metrics import Metrics
 from sidecar.rulebook import Rulebook
@@ -86,13 +90,13 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
         self.book, self.metrics = StubBook(), Metrics(max_subjects)
-        self.metrics.registry.register(Gauges(self.book, self.metrics, Clock()))
+        self.metrics.expose(Gauges(self.book, self.metrics, Clock()))
 
     def watch(self, *states: SubjectState) -> None:
         self.book.states.update({s.subject: s for s in states})
 
     def text(self) -> str:
-        return generate_latest(self.metrics.registry).decode()
+        return self.metrics.page().decode()
 
     def values(self, name: str) -> dict[tuple[str, ...], float]:
         """label values (in alphabetical order of the label) -> value, of every series of a name"""
@@ -101,6 +105,10 @@ class World:
         found = {tuple(value for _, value in sorted(s.labels.items())): s.value for s in samples}
         assert len(found) == len(samples), "one series twice"
         return found
+
+    def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        """Those of its series that are above 0."""
+        return {labels: value for labels, value in self.values(name).items() if value}
 
 
 @pytest.fixture
@@ -157,15 +165,15 @@ def test_every_family_says_what_it_is_and_is_named_as_prometheus_wants_it(world:
 
 def test_what_the_service_tells_is_counted(world: World) -> None:
     everything(world)
-    assert world.values(P + "events_total") == {("backpressure_active", "a.b"): 1, ("recovery", "a.b"): 1}
-    assert world.values(P + "recovery_total") == {("a.b",): 1}
-    assert world.values(P + "transitions_total") == {("inactive", "a.b", "active"): 1}
+    assert world.counted(P + "events_total") == {("backpressure_active", "a.b"): 1, ("recovery", "a.b"): 1}
+    assert world.counted(P + "recovery_total") == {("a.b",): 1}
+    assert world.counted(P + "transitions_total") == {("inactive", "a.b", "active"): 1}
     assert world.values(P + "decisions_total")[("reject", "gateway", "a.b")] == 1
-    assert world.values(P + "decision_duration_seconds_count") == {(): 2}
-    assert world.values(P + "dropped_total") == {("reply_subject",): 3}
-    assert world.values(P + "api_requests_total") == {("consumer_list", "ok"): 1}
-    assert world.values(P + "connection_rebuilds_total") == {("answer",): 1}
-    assert world.values(P + "observe_duration_seconds_sum") == {(): 0.01}
+    assert world.counted(P + "decision_duration_seconds_count") == {(): 2}
+    assert world.counted(P + "dropped_total") == {("reply_subject",): 3}
+    assert world.counted(P + "api_requests_total") == {("consumer_list", "ok"): 1}
+    assert world.counted(P + "connection_rebuilds_total") == {("answer",): 1}
+    assert world.counted(P + "observe_duration_seconds_sum") == {(): 0.01}
 
 
 def test_a_subject_as_it_is_known(world: World) -> None:
@@ -230,8 +238,12 @@ def test_beyond_the_bound_the_rest_is_one(world: World) -> None:
         world.metrics.event(f"s{n}", "recovery")
         world.metrics.transition(f"s{n}", "active", "inactive")
         world.metrics.decision(f"s{n}", "gateway", "continue", 0.001)
-    assert world.values(P + "recovery_total") == {("s0",): 1, ("s1",): 1, ("_other",): 3}
-    assert world.values(P + "events_total") == {("recovery", "s0"): 1, ("recovery", "s1"): 1, ("recovery", "_other"): 3}
+    assert world.counted(P + "recovery_total") == {("s0",): 1, ("s1",): 1, ("_other",): 3}
+    assert world.counted(P + "events_total") == {
+        ("recovery", "s0"): 1,
+        ("recovery", "s1"): 1,
+        ("recovery", "_other"): 3,
+    }
     assert world.values(P + "decisions_total")["continue", "gateway", "_other"] == 3
     assert world.values(P + "transitions_total")["active", "_other", "inactive"] == 3
 
@@ -290,5 +302,87 @@ def test_a_diagnosis_an_alert_and_a_full_stream_are_shown_under_their_names(worl
 
 def test_what_a_dry_run_would_have_answered_is_counted_apart(world: World) -> None:
     everything(world)
-    assert world.values(P + "would_total") == {("reject", "gateway", "a.b"): 1.0}
+    assert world.counted(P + "would_total") == {("reject", "gateway", "a.b"): 1.0}
     assert world.values(P + "decisions_total")[("continue", "gateway", "a.b")] == 1.0
+
+
+def test_the_first_step_of_every_counter_is_seen(world: World) -> None:
+    """What is known of the labels is there with 0 before anything was counted."""
+    world.watch(state("a.b", member()), state("c.d", replace(member("d"), policy=Policy(mode="observe"))))
+    for subject in ("a.b", "c.d"):
+        assert {key[0] for key in world.values(P + "events_total") if key[1] == subject} == set(EventType)
+        assert world.values(P + "recovery_total")[subject,] == 0
+        made = {key[:2] for key in world.values(P + "decisions_total") if key[2] == subject}
+        assert made == set(product(Action, ("gateway", "consumer")))
+        moves = {key[::2] for key in world.values(P + "transitions_total") if key[1] == subject}
+        assert moves == set(permutations(("inactive", "warning", "active"), 2))
+    would = {key[2] for key in world.values(P + "would_total")}
+    assert would == {"c.d"}, "of an enforced policy it says nothing"
+    requests = product(("STREAM.LIST", "STREAM.INFO", "CONSUMER.LIST", "CONSUMER.INFO"), ("ok", "error", "unavailable"))
+    assert set(world.values(P + "api_requests_total")) == set(requests)
+    assert set(world.values(P + "connection_rebuilds_total")) == {("observe",), ("answer",)}
+    assert {name for (name,) in world.values(P + "dropped_total")} == set(DROPPED)
+    for name in COUNTERS:
+        assert not world.counted(P + name + "_total")
+
+
+def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
+    """A new one belongs in `catalogue.DROPPED`."""
+    told = re.compile(r"(?:_count|dropped|_note)\((.*)")
+    found = {reports.MALFORMED, reports.TOO_MANY}
+    for path in Path(gauges.__file__).parent.parent.rglob("*.py"):
+        if path.parent.name in ("client", "demo", "cli"):
+            continue
+        for given in told.findall(path.read_text()):
+            for name in re.findall(r'"([a-z][^"]*|[{][^"]+)"', given):
+                for act in (Load, Write, Publish, Forget):
+                    found.add(name.replace("{type(act).__name__.lower()}", act.__name__.lower()))
+    assert found == set(DROPPED)
+
+
+def test_those_beyond_the_bound_begin_at_0_too() -> None:
+    world = World(max_subjects=1)
+    world.watch(state("a", member()), state("b", member()))
+    assert set(world.values(P + "recovery_total")) == {("a",), ("_other",)}
+
+
+def c_gateway(page: str) -> str:
+    """What the router's gateway makes of a page (beamline-c-gateway 990e5e5, backpressure_client.c): in the first 8
+    KiB the first place where the name stands, the first blank behind it, and `atoi` from there."""
+    text = page[: 8192 - 1 - len("HTTP/1.1 200 OK\r\ndate: Wed, 25 Nov 2026 21:00:00 GMT\r\n\r\n")]
+    if (found := text.find("router_intake_backpressure_active")) < 0:
+        return "inactive"
+    if (blank := text.find(" ", found)) < 0:
+        return "inactive"
+    number = re.match(r"[+-]?\d+", text[blank:].lstrip(" \t"))
+    if number and int(number.group()) == 1:
+        return "active"
+    others = ("router_jetstream_pending_messages", "router_intake_processing_latency_p95")
+    return "warning" if any(name in text for name in others) else "inactive"
+
+
+@pytest.mark.parametrize("calm", [0, 1, 700], ids=["alone", "beside a calm one", "beside hundreds"])
+@pytest.mark.parametrize("p95", [None, 8000.0])
+def test_the_routers_c_gateway_reads_what_is_so(calm: int, p95: float | None) -> None:
+    world = World()
+    quiet = {"status": Status.INACTIVE, "verdict": Verdict()}
+    world.watch(*(state(f"s.{n:03}", member(), **quiet) for n in range(calm)), state("z", member(p95=p95), **quiet))
+    # A warning is what it says wherever it sees the router's other metrics and none is active.
+    assert c_gateway(world.text()) == ("warning" if calm < 100 else "inactive")
+    world.watch(state("z", member(p95=p95)))
+    assert c_gateway(world.text()) == "active"
+    assert world.values("router_intake_backpressure_active")["z",] == 1
+
+
+def test_the_routers_own_metrics_come_first_and_no_help_looks_like_a_value(world: World) -> None:
+    assert "# router_intake" not in world.text(), "nothing is watched yet"
+    everything(world)
+    families = [line.split()[2] for line in world.text().splitlines() if line.startswith("# TYPE")]
+    assert families[:4] == [
+        "router_intake_backpressure_active",
+        "router_jetstream_pending_messages",
+        "router_intake_processing_latency_p95",
+        "router_intake_inflight_messages",
+    ]
+    helps = [line.split(" ", 3)[3] for line in world.text().splitlines() if line.startswith("# HELP")]
+    assert len(helps) == len(families) and all(text[0].isalpha() for text in helps)
