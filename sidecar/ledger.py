@@ -12,7 +12,7 @@ from sidecar.core.freshness import Limits, limits, vouched
 from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.state import Carried, SubjectState
 from sidecar.core.step import Context, step
-from sidecar.core.stimuli import Act, Joined, Read, Ruled, Stimulus, Tick
+from sidecar.core.stimuli import Act, Drop, Joined, Read, Ruled, Stimulus, Tick
 from sidecar.ports import Clock
 from sidecar.rulebook import Rulebook
 from sidecar.settings import Observe
@@ -92,7 +92,10 @@ class Ledger:
         self.states[subject], acts = step(state, stimulus, now, self._context(subject))
         self._account(subject, now.mono, stimulus)
         for act in acts:
-            self._perform(act)
+            if isinstance(act, Drop):
+                self.forget(subject)
+            else:
+                self._perform(act)
 
     def stays(self, subject: str, at: Now) -> bool:
         """Whether a look at the time, `at` that moment, would leave the subject as it is."""

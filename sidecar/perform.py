@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from sidecar.core.model import Event
-from sidecar.core.state import Record, Writing
+from sidecar.core.state import Record, SubjectState, Writing
 from sidecar.core.stimuli import (
     Act,
     Begun,
@@ -18,6 +18,7 @@ from sidecar.core.stimuli import (
     Load,
     Loaded,
     Publish,
+    Removed,
     SendConflicted,
     Sent,
     Stimulus,
@@ -47,15 +48,15 @@ class Performer:
         store: StateStore,
         announcer: Announcer,
         feed: Callable[[str, Stimulus], None],
-        forget: Callable[[str], None],
-        render: Callable[[str, Writing], bytes],
+        state: Callable[[str], SubjectState | None],
+        render: Callable[[SubjectState, Writing], bytes],
         *,
         on_written: Callable[[str, Record], None],
         on_sent: Callable[[Event], None],
         count: Callable[[str], None],
     ) -> None:
         self._store, self._announcer = store, announcer
-        self._feed, self._forget, self._render = feed, forget, render
+        self._feed, self._state, self._render = feed, state, render
         self._on_written, self._on_sent, self._count = on_written, on_sent, count
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._tasks: asyncio.TaskGroup | None = None
@@ -120,8 +121,10 @@ class Performer:
             self._feed(subject, Begun(epoch, revision, told.seq, told.status, told.incident))
 
     async def _write(self, subject: str, writing: Writing) -> None:
+        if (state := self._state(subject)) is None:
+            return
         try:
-            revision = await self._store.write(subject, self._render(subject, writing), writing.expected, writing.nonce)
+            revision = await self._store.write(subject, self._render(state, writing), writing.expected, writing.nonce)
         except Conflict:
             self._count("state_conflict")
             log.warning("state.conflict", subject=subject, hint="somebody else writes the state bucket")
@@ -142,11 +145,13 @@ class Performer:
         self._feed(subject, Sent(event.id))
 
     async def _remove(self, subject: str, revision: int) -> None:
+        if (state := self._state(subject)) is None or not state.forgetting:
+            return
         try:
             await self._store.remove(subject, revision)
         except Conflict:
             self._count("state_conflict")
-        self._forget(subject)
+        self._feed(subject, Removed())
 
 
 def new_epoch() -> str:

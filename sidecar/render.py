@@ -213,6 +213,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         known_status=record.status.word,
         told=record.told.word,
         since_unix=record.since,
+        lost_listed=record.lost_listed,
         latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
         carried=tuple(messages.StoredFacts(key.stream, key.consumer, facts) for key, facts in record.carried),
         recoveries=record.recoveries,

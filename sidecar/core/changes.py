@@ -102,6 +102,7 @@ def calm(state: SubjectState) -> bool:
         or record.told is not Status.INACTIVE
         or record.lost
         or record.stale
+        or record.lost_listed
         or record.reasons
         or record.latched
         or record.unsent
@@ -234,16 +235,22 @@ class _Draft:
         return UNSENT_LIMIT - sum(e.id not in self._sent for e in self.record.unsent)
 
     def lose(self) -> None:
-        if self.record.lost or not self.room or self.state.begun:
+        """The status is unknown whatever room there is; the event waits for some."""
+        if self.state.begun:
             return
-        self.record = replace(self.record, lost=True, since=self.now.wall, reasons=())
-        self._tell(EventType.MONITORING_LOST, self.record.status, self.record.status, ())
+        if not self.record.lost:
+            self.record = replace(self.record, lost=True, since=self.now.wall, reasons=())
+        if not self.record.lost_listed and self.room:
+            self.record = replace(self.record, lost_listed=True)
+            self._tell(EventType.MONITORING_LOST, self.record.status, self.record.status, ())
 
     def restore(self) -> None:
-        if not self.record.lost or not self.room:
-            return
-        self.record = replace(self.record, lost=False, since=self.now.wall)
-        self._tell(EventType.MONITORING_RESTORED, self.record.status, self.record.status, ())
+        """The status is known again whatever room there is; a loss that was never listed needs no event."""
+        if self.record.lost:
+            self.record = replace(self.record, lost=False, since=self.now.wall)
+        if self.record.lost_listed and self.room:
+            self.record = replace(self.record, lost_listed=False)
+            self._tell(EventType.MONITORING_RESTORED, self.record.status, self.record.status, ())
 
     def age(self, alone: bool) -> None:
         self.record = replace(self.record, stale=alone and not self.record.lost)

@@ -165,7 +165,9 @@ class Record(Struct, frozen=True):
     told: Status = Status.INACTIVE
     """The status the last listed event led to; differs from `status` only while `unsent` is full."""
     lost: bool = False
-    """Whether the subject is unknown now (`monitoring_lost` was told)."""
+    """Whether the subject is unknown now."""
+    lost_listed: bool = False
+    """Whether the events listed so far say so; differs from `lost` only while `unsent` is full."""
     stale: bool = False
     """Whether it was stored that nothing proves it now, while other subjects are read."""
     since: float = 0.0
@@ -236,6 +238,8 @@ class SubjectState(Struct, frozen=True):
     """Counted into each nonce."""
     emptied: float | None = None
     """Monotonic time at which the last member went."""
+    forgetting: bool = False
+    """Whether the stored key is being removed; a member that joins meanwhile calls it off."""
     rebase: tuple[str, int] | None = None
     """Epoch and sequence to go on from after the events stream turned out to be ahead."""
     shedding: Shedding = OPEN

@@ -31,6 +31,7 @@ from sidecar.core.state import (
 from sidecar.core.stimuli import (
     Act,
     Begun,
+    Drop,
     Forget,
     Gone,
     Joined,
@@ -39,6 +40,7 @@ from sidecar.core.stimuli import (
     Publish,
     Read,
     Refused,
+    Removed,
     Reported,
     Ruled,
     SendConflicted,
@@ -84,7 +86,7 @@ def _(stimulus: Joined, state: SubjectState, now: Now) -> SubjectState:
         return state
     else:
         member = _judged(replace(member, policy=stimulus.policy))
-    return replace(_with(state, member), emptied=None)
+    return replace(_with(state, member), emptied=None, forgetting=False)
 
 
 @apply.register
@@ -227,8 +229,17 @@ def _(stimulus: SendConflicted, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, sending=None, rebase=(stimulus.epoch, stimulus.seq))
 
 
+@apply.register
+def _(stimulus: Removed, state: SubjectState, now: Now) -> SubjectState:
+    if not state.members:
+        return replace(state, record=None)
+    return replace(state, forgetting=False, reload=True, writing=None)
+
+
 def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
     """Bring what is stored and told up to what is known, one write and one publish at a time."""
+    if state.forgetting:
+        return state, [] if state.record is not None else [Drop(state.subject)]
     if state.record is None or state.reload:
         if state.loading or not state.members:
             return state, []
@@ -236,7 +247,7 @@ def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectStat
     acts: list[Act] = []
     if state.writing is None:
         if state.emptied is not None and now.mono - state.emptied >= FORGET_AFTER:
-            return state, [Forget(state.subject, state.revision)]
+            return replace(state, forgetting=True), [Forget(state.subject, state.revision)]
         if (change := changes.due(state, now, context, context.swept)) is not None:
             nonce = f"{context.writer}.{state.writes}"
             writing = Writing(change.record, state.revision, nonce, losses=change.losses)

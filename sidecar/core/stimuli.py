@@ -103,6 +103,10 @@ class SendConflicted(Struct, frozen=True):
     epoch: str
 
 
+class Removed(Struct, frozen=True):
+    """The stored key was removed, or somebody else wrote it first; either way it is not ours any more."""
+
+
 Stimulus = (
     Joined
     | Read
@@ -119,6 +123,7 @@ Stimulus = (
     | Unstored
     | Sent
     | SendConflicted
+    | Removed
 )
 
 
@@ -143,10 +148,16 @@ class Publish(Struct, frozen=True):
 
 
 class Forget(Struct, frozen=True):
-    """Take the stored key away and drop the subject: it has been gone for FORGET_AFTER."""
+    """Remove the stored key, unless the state is not `forgetting` any more; answer with Removed."""
 
     subject: str
     revision: int
 
 
-Act = Load | Write | Publish | Forget
+class Drop(Struct, frozen=True):
+    """Nothing is left of the subject: let go of its state, at once."""
+
+    subject: str
+
+
+Act = Load | Write | Publish | Forget | Drop

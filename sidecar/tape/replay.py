@@ -18,7 +18,21 @@ from sidecar.core.model import ConsumerKey, Event, Now, Sample, StreamLook
 from sidecar.core.patterns import covers
 from sidecar.core.roster import Watch
 from sidecar.core.signals import Track
-from sidecar.core.stimuli import Act, Begun, Forget, Gone, Load, Publish, Read, Refused, Sent, Stimulus, Write, Written
+from sidecar.core.stimuli import (
+    Act,
+    Begun,
+    Forget,
+    Gone,
+    Load,
+    Publish,
+    Read,
+    Refused,
+    Removed,
+    Sent,
+    Stimulus,
+    Write,
+    Written,
+)
 from sidecar.ledger import Ledger
 from sidecar.rulebook import Rulebook
 from sidecar.settings import Settings
@@ -219,4 +233,4 @@ class Replay:
                 case Forget(subject):
                     for word, seconds in self._ledger.time_in(subject, self.now).items():
                         self.forgotten[word] += seconds
-                    self._ledger.forget(subject)
+                    self._ledger.feed(subject, Removed())

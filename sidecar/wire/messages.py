@@ -245,6 +245,8 @@ class State(Status, frozen=True, kw_only=True):
     told: str
     """The status the last listed event led to."""
     since_unix: float
+    lost_listed: bool | None = None
+    """Whether the events listed so far say that the subject is unknown; None where `status` tells it (older states)."""
     latches: tuple[StoredConsumer, ...] = ()
     carried: tuple[StoredFacts, ...] = ()
     recoveries: Recoveries = Recoveries()

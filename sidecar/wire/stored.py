@@ -45,6 +45,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         told=told,
         lost=found.status == Status.UNKNOWN.word,
         stale=found.freshness == Freshness.STALE,
+        lost_listed=found.status == Status.UNKNOWN.word if found.lost_listed is None else found.lost_listed,
         since=found.since_unix,
         incident=found.incident,
         reasons=found.reasons,

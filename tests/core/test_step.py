@@ -19,6 +19,7 @@ from sidecar.core.step import FORGET_AFTER, Context, step
 from sidecar.core.stimuli import (
     Act,
     Begun,
+    Drop,
     Forget,
     Gone,
     Joined,
@@ -27,6 +28,7 @@ from sidecar.core.stimuli import (
     Publish,
     Read,
     Refused,
+    Removed,
     Ruled,
     SendConflicted,
     Sent,
@@ -57,6 +59,7 @@ class World:
     stream: list[Event] = field(default_factory=list)
     todo: list[Act] = field(default_factory=list)
     starts: int = 0
+    dropped: bool = False
     publishing: bool = True
     held: list[Act] = field(default_factory=list)
     """What could not be published."""
@@ -121,8 +124,11 @@ class World:
                 if act.event.id not in {e.id for e in self.stream}:
                     self.stream.append(act.event)
                 self.feed(Sent(act.event.id))
-            case Forget():
+            case Forget() if self.state.forgetting:
                 self.stored, self.revision = None, 0
+                self.feed(Removed())
+            case Drop():
+                self.dropped = True
 
     def apply(self, act: Write) -> None:
         self.stored, self.revision = act.writing.record, self.revision + 1
@@ -296,6 +302,63 @@ def test_the_state_of_a_subject_without_consumers_goes_after_an_hour() -> None:
     world.at += FORGET_AFTER
     world.feed(Tick())
     assert [type(a) for a in world.todo] == [Forget]
+
+
+def emptied_for_an_hour() -> World:
+    world = World()
+    world.settled(pending=0)
+    world.feed(Gone(ONE))
+    world.perform()
+    world.at += FORGET_AFTER
+    for _ in range(10):
+        world.at += 0.5
+        world.feed(Tick())
+    return world
+
+
+def test_a_key_is_removed_once_however_long_that_takes() -> None:
+    world = emptied_for_an_hour()
+    assert [type(a) for a in world.todo] == [Forget]
+    world.perform()
+    assert world.dropped and world.stored is None
+
+
+def test_a_consumer_that_returns_while_its_key_is_being_removed_calls_that_off() -> None:
+    world = emptied_for_an_hour()
+    world.settled(pending=1500)
+    assert not world.dropped and world.stored is not None
+    assert world.stored.status is Status.WARNING
+
+
+def test_a_consumer_that_returns_after_its_key_was_removed_is_taken_up() -> None:
+    world = emptied_for_an_hour()
+    world.read(pending=1500)
+    world.stored, world.revision, world.todo = None, 0, []  # the removal was on its way, and the write came too late
+    world.feed(Removed())
+    world.perform()
+    assert not world.dropped and world.stored is not None
+    assert (world.stored.status, world.state.revision) == (Status.WARNING, world.revision)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_subject_that_goes_blind_with_the_list_full_comes_back(room: int) -> None:
+    world = World()
+    world.settled(pending=0)
+    world.publishing = False
+    for n in range(UNSENT_LIMIT - room):
+        world.settled(pending=1500 * (1 - n % 2))
+    world.at += 31.0
+    world.feed(Tick())
+    world.perform()
+    assert world.stored is not None and world.stored.lost
+    world.settled(pending=20000)
+    assert (world.stored.lost, world.stored.status) == (False, Status.ACTIVE)
+    world.publishing, world.todo, world.held = True, world.held, []
+    world.perform()
+    world.settled(pending=20000)
+    assert [event.seq for event in world.stream] == list(range(1, len(world.stream) + 1))
+    assert world.told.count("monitoring_lost") == world.told.count("monitoring_restored") == min(room, 1)
+    assert world.stream[-1].now is Status.ACTIVE
 
 
 def test_silence_becomes_monitoring_lost_once_and_no_recovery() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,8 +32,12 @@ class Doctored(Direct):
     """The test's own client, and a lie: `change` may alter every page of consumers before it is read."""
 
     change: Callable[[dict[str, Any]], None] | None = None
+    between: Callable[[], Awaitable[object]] | None = None
+    """What happens after the consumers were sampled and before the stream is looked at."""
 
     async def request(self, subject: str, payload: bytes, seconds: float) -> Any:
+        if self.between is not None and ".STREAM.INFO." in subject:
+            await self.between()
         answer = await super().request(subject, payload, seconds)
         if self.change is None or ".CONSUMER.LIST." not in subject:
             return answer
