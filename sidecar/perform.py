@@ -118,7 +118,7 @@ class Performer:
         if told is None:
             self._feed(subject, Begun(epoch, revision))
         else:
-            self._feed(subject, Begun(epoch, revision, told.seq, told.status, told.incident))
+            self._feed(subject, Begun(epoch, revision, told.seq, told.status, told.incident, told.lost))
 
     async def _write(self, subject: str, writing: Writing) -> None:
         if (state := self._state(subject)) is None:

@@ -58,6 +58,8 @@ class Told(Struct, frozen=True):
     seq: int
     status: Status
     incident: str | None
+    lost: bool = False
+    """Whether it last said that the subject is unknown."""
 
 
 class Observer(Protocol):

@@ -45,6 +45,8 @@ def begin(state: SubjectState, begun: Begun, now: Now) -> Record:
         seq=begun.seq,
         status=status,
         told=status,
+        lost=begun.lost,
+        lost_listed=begun.lost,
         since=now.wall,
         incident=begun.incident,
         verdict=admission.verdict_at(state.policy, status),

@@ -68,6 +68,8 @@ class Begun(Struct, frozen=True):
     seq: int = 0
     status: Status = Status.INACTIVE
     incident: str | None = None
+    lost: bool = False
+    """Whether the stream says last that the subject is unknown."""
 
 
 class Written(Struct, frozen=True):

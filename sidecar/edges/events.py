@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import structlog
@@ -22,6 +22,7 @@ from sidecar.wire.subjects import Names, encode
 log = structlog.get_logger()
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
+MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
 TRIES = 4
 """Publishes within one call; the caller tries again later."""
 REMEMBERED = 4096
@@ -58,17 +59,24 @@ class Announcer:
         newest = await self._newest(self._names.event("*", subject))
         if newest is None:
             return None
-        told: Message | None = None
-        for kind in STATUS_EVENTS:
-            found = await self._newest(self._names.event(kind.value, subject))
-            if found is not None and _read(found, subject).id and (told is None or found.seq > told.seq):
-                told = found
+        told = await self._newest_of(subject, STATUS_EVENTS)
+        lost = await self._newest_of(subject, MONITORING_EVENTS)
         top = await self._top(subject)
+        unknown = lost is not None and lost.subject == self._names.event(EventType.MONITORING_LOST.value, subject)
         if told is None:
-            return Told(top, Status.INACTIVE, None)
+            return Told(top, Status.INACTIVE, None, unknown)
         event = _read(told, subject)
         status = {"active": Status.ACTIVE, "warning": Status.WARNING}.get(event.to, Status.INACTIVE)
-        return Told(top, status, event.incident if status > Status.INACTIVE else None)
+        return Told(top, status, event.incident if status > Status.INACTIVE else None, unknown)
+
+    async def _newest_of(self, subject: str, kinds: Iterable[EventType]) -> Message | None:
+        """The newest of our events of these types."""
+        newest: Message | None = None
+        for kind in kinds:
+            found = await self._newest(self._names.event(kind.value, subject))
+            if found is not None and _read(found, subject).id and (newest is None or found.seq > newest.seq):
+                newest = found
+        return newest
 
     async def send(self, event: Event) -> None:
         rendered = self._render(event)

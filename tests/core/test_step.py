@@ -113,6 +113,8 @@ class World:
                 begun = Begun(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
                 if told:
                     begun = replace(begun, status=told[-1].now, incident=told[-1].incident)
+                monitoring = [e.type for e in self.stream if "monitoring" in e.type.value]
+                begun = replace(begun, lost=monitoring[-1:] == [EventType.MONITORING_LOST])
                 self.feed(begun)
             case Write():
                 assert act.writing.expected == self.revision

@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.core.model import Reading
 from sidecar.core.signals import Track
+from sidecar.core.state import Carried
 from tests.edges.following import C, Following, following
 from tests.edges.worlds import SETTLES_WITHIN
 from tests.support.servers import NatsServer
@@ -181,7 +182,7 @@ async def test_a_loss_while_nobody_looked_is_counted_by_whoever_looks_next(
     await at.read(0.1)
     account = (await at.read(0.1)).account
     await at.until(lambda sample: sample.pending == 0)
-    at.track = Track(account=account)
+    at.track = Track(carried=Carried(account=account))
     assert counted([await at.read() for _ in range(4)]) == 40
-    at.track = Track(account=at.track.last and (await at.read()).account)
+    at.track = Track(carried=Carried(account=(await at.read()).account))
     assert counted([await at.read() for _ in range(4)]) == 0

@@ -151,7 +151,9 @@ async def test_the_last_word_is_the_newest_status_and_the_highest_seq(stores: St
     await announcer.send(event(1))
     await announcer.send(event(2, EventType.MONITORING_LOST))
     told = await announcer.last(SUBJECT)
-    assert (told.seq, told.status, told.incident) == (2, Status.ACTIVE, "e-1")
+    assert (told.seq, told.status, told.incident, told.lost) == (2, Status.ACTIVE, "e-1", True)
+    await announcer.send(event(3, EventType.MONITORING_RESTORED))
+    assert not (await announcer.last(SUBJECT)).lost
 
 
 async def test_a_refused_policy_under_a_key_nobody_watches_is_told_once(stores: Stores) -> None:

@@ -11,6 +11,7 @@ from sidecar.ports import Conflict, SendConflict, Stored, Told, Unavailable
 from sidecar.wire.stored import record_of
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
+MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
 
 
 class Faults:
@@ -90,7 +91,9 @@ class FakeAnnouncer:
         moves = [event for event in events if event.type in STATUS_EVENTS]
         status = moves[-1].now if moves else Status.INACTIVE
         incident = moves[-1].incident if status > Status.INACTIVE else None
-        return Told(max(event.seq for event in events), status, incident)
+        monitoring = [event.type for event in events if event.type in MONITORING_EVENTS]
+        lost = monitoring[-1:] == [EventType.MONITORING_LOST]
+        return Told(max(event.seq for event in events), status, incident, lost)
 
     async def send(self, event: Event) -> None:
         self.faults.strike(self.faults.before)
