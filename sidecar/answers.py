@@ -175,8 +175,8 @@ class Desk:
         return render.status(found.digest, found.state.record, found.verdict, found.reasons, known, self._book, now)
 
     def _valid_for(self, findings: list[Finding], now: Now) -> int:
-        """Milliseconds to the next planned reading of anything the answer rests on."""
-        left = min(self._book.next_reading(f.state.subject) for f in findings) - now.mono
+        """Milliseconds to the next planned reading of anything the answer rests on, or until it opens by its age."""
+        left = min(min(self._book.next_reading(f.state.subject), f.changes) for f in findings) - now.mono
         return round(1000 * min(LONGEST_VALID / 1000, max(SHORTEST_VALID / 1000, left)))
 
     def _grant(self, chosen: list[tuple[Finding, Member]], asked: int, asker: str, now: Now) -> pull.Grant:

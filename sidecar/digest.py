@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from sidecar.book import Book
 from sidecar.core.changes import worst
-from sidecar.core.freshness import Limits, Span, limits, of_subject, span
+from sidecar.core.freshness import Limits, Span, limits, of_subject, span, vouched
 from sidecar.core.model import Freshness, Now
 from sidecar.core.state import Member, SubjectState
 
@@ -27,6 +27,8 @@ class Digest(Struct, frozen=True):
     span: Span | None
     sampled_at: float | None
     """When the oldest proof among the members was had, in Unix seconds."""
+    vouched: float | None
+    """Monotonic time of the last proof of what is answered; None where no member proves it."""
     age_from: float | None
     """The same in monotonic time."""
     fullest: tuple[Member, ...]
@@ -39,7 +41,7 @@ def digest(state: SubjectState) -> Digest:
     oldest, reading = min(proved, key=lambda found: found[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
-    return Digest(state, worst(members), span(members), at, oldest, _fullest(members))
+    return Digest(state, worst(members), span(members), at, vouched(members), oldest, _fullest(members))
 
 
 def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
@@ -54,6 +56,18 @@ def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
 def bounds(state: SubjectState, book: Book) -> Limits:
     observe = book.settings.observe
     return limits(observe.stale_after_seconds, observe.unknown_after_seconds, book.interval(state.subject))
+
+
+def proved(found: Digest, limits: Limits, now: Now) -> float:
+    """The moment from which on what is answered ages, in monotonic time."""
+    state, last = found.state, found.vouched
+    if last is None or not math.isfinite(last):  # nobody was read yet, or nobody is left
+        return state.deadline - limits.unknown_after if state.emptied is None else state.emptied
+    if state.record is not None and state.record.lost and now.mono - last < limits.stale_after:
+        return -math.inf  # it proves what will be answered once that is stored, not what was answered last
+    if state.writing is not None and state.writing.failing:
+        return min(last, state.writing.since)  # the old answer is repeated because a new one cannot be stored
+    return last
 
 
 def truth(found: Digest, limits: Limits, now: Now) -> tuple[Freshness, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -12,11 +13,14 @@ from sidecar.core.freshness import Limits
 from sidecar.core.model import Action, Freshness, Now, Status
 from sidecar.core.rules import Policy, in_force
 from sidecar.core.state import Member, SubjectState, Verdict
-from sidecar.digest import Digest, bounds, digest, truth
+from sidecar.digest import Digest, bounds, digest, proved, truth
+from sidecar.wire.opening import holds_for
 from sidecar.wire.subjects import is_literal
 
 STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
 OVERRIDE = "override"
+STEP = 0.1
+"""Seconds after which a share that opens is another one."""
 HERE = ""
 """In a tree of tokens: the pattern that ends here (no token is empty)."""
 
@@ -33,6 +37,8 @@ class Finding(Struct, frozen=True):
     stale_reason: str | None
     verdict: Verdict
     reasons: tuple[str, ...]
+    changes: float
+    """Monotonic time at which age alone makes it another answer."""
 
     @property
     def state(self) -> SubjectState:
@@ -77,17 +83,19 @@ class Finder:
         policy = member.policy if member else state.policy
         limits = bounds(state, self._book)
         fresh, why = truth(found, limits, now)
-        # Where nothing was read yet, `hold` counts from when the subject became unknown by its deadline.
-        proof = found.span.newest if found.span else state.deadline - limits.unknown_after
+        opens = proved(found, limits, now) + holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after)
         last = record.verdict if record else Verdict()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
-        verdict = admission.verdict(policy, status, fresh, last, proof, now.mono, limits, state.shedding)
+        verdict = admission.verdict(policy, status, fresh, last, now.mono - opens, state.shedding)
         override = in_force(policy, now)
         verdict = admission.overridden(verdict, override, policy)
         # The stored ones follow with the next write; an override acts, and is named, from its first moment to its last.
         reasons = record.reasons if record and status is not Status.UNKNOWN else ()
         reasons = (*(reason for reason in reasons if reason != OVERRIDE), *([OVERRIDE] if override else []))
-        return Finding(found, limits, policy, status, fresh, why, verdict, reasons)
+        changes = math.inf
+        if verdict.action is not Action.CONTINUE and override is None:
+            changes = max(opens, now.mono + STEP)
+        return Finding(found, limits, policy, status, fresh, why, verdict, reasons, changes)
 
     def _digest(self, state: SubjectState) -> Digest:
         found = self._digests.get(state.subject)

@@ -13,15 +13,17 @@ from msgspec.structs import asdict
 from sidecar import __version__
 from sidecar.book import Book
 from sidecar.core import admission, forecast, thresholds
-from sidecar.core.freshness import Limits, freshness, limits, vouched
+from sidecar.core.freshness import Limits, freshness, limits
 from sidecar.core.model import Alert, Event, Freshness, Marks, MarkSet, Now, Override, Reading, Signal
 from sidecar.core.policy import plain
 from sidecar.core.rules import in_force
 from sidecar.core.state import Member, Record, SubjectState, Verdict, Writing
-from sidecar.digest import Digest, bounds, digest
+from sidecar.digest import Digest, bounds, digest, proved
 from sidecar.wire import messages
 from sidecar.wire.subjects import Names, encode
 
+LONGEST_AGE = 86_400.0
+"""Seconds; what was proved longer ago, or never, is as old as this."""
 SCHEMA = 1
 """Of what is stored."""
 CONSUMERS_SHOWN = 20
@@ -199,7 +201,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         shown[field] = msgspec.UNSET
     value = messages.State(
         **shown,
-        proof_age_ms=None if fresh_ is Freshness.KNOWN else proof_age(state, bounds(state, book), now),
+        proof_age_ms=None if fresh_ is Freshness.KNOWN else proof_age(found, bounds(state, book), now),
         action=verdict.action.value,
         would=verdict.would.value if verdict.would else None,
         retry_after_seconds=verdict.retry_after,
@@ -225,12 +227,9 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
     return msgspec.json.encode(value)
 
 
-def proof_age(state: SubjectState, limits: Limits, now: Now) -> int:
+def proof_age(found: Digest, limits: Limits, now: Now) -> int:
     """Milliseconds since what is said was last proved. Where that was before this process, since its beginning."""
-    proved = vouched(state.members.values())
-    if proved is None or not math.isfinite(proved):
-        proved = state.deadline - limits.unknown_after if state.emptied is None else state.emptied
-    return round(1000 * max(0.0, now.mono - proved))
+    return round(1000 * min(LONGEST_AGE, max(0.0, now.mono - proved(found, limits, now))))
 
 
 def event(told: Event, instance: str) -> messages.Event:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sidecar"
 
 FLOORS: list[tuple[str, set[str]]] = [
-    ("the words", {"core.model", "core.patterns", "core.document", "core.moments"}),
+    ("the words", {"wire.opening", "core.model", "core.patterns", "core.document", "core.moments"}),
     ("the rules' words", {"core.rules", "core.claims"}),
     ("the loop's eyes", {"core.gauge", "core.offered"}),
     ("the loop's patience", {"core.patience"}),

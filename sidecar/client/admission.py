@@ -11,9 +11,8 @@ from typing import Final
 from msgspec import Struct
 
 from sidecar.client.values import Known
+from sidecar.wire.opening import aged, holds_for
 
-OPENING = 0.25
-"""Share per second by which an answer held too long opens, as the sidecar's own does: no herd comes back at once."""
 OPENING_STEP = 0.1
 """Seconds after which an opening ratio is worked out anew."""
 FALLBACK_RETRY_AFTER = 30.0
@@ -67,52 +66,46 @@ OPEN = Ruling("continue", 1.0, 0.0, "unknown", "unknown", None, 0.0, False, math
 """Where nobody watches, or nothing is known yet: backpressure that fails closed is an outage."""
 
 
-def ruling(known: Known, proof: float, limits: Limits, lost: float | None, now: float) -> Ruling:
-    """A state's word now. `proof` is when it was last known to hold, `lost` since when the sidecar itself knows no
-    more. Stale: the last status acts. Unknown: the policy's `on_unknown`."""
-    blind = min(proof + limits.unknown_after, math.inf if lost is None else lost)
-    if now < blind:
-        stale = proof + limits.stale_after
-        fresh, until = ("known", stale) if now < stale else ("stale", blind)
-        return _as_told(known, known.status, fresh, min(until, blind))
-    match known.on_unknown:
-        case "continue":
-            return _unknown(known, "continue", 1.0, 0.0)
-        case "reject":
-            if known.mode == "observe" and known.action == "continue":
-                return _unknown(known, "continue", 1.0, 0.0, would="reject")
-            return _unknown(known, "reject", 0.0, known.retry_after_seconds or FALLBACK_RETRY_AFTER)
-        case _:
-            return _held(known, blind + known.hold_seconds, now)
+def ruling(known: Known, proof: float, limits: Limits, left: float | None, now: float) -> Ruling:
+    """A state's word now. `proof` is when it was last known to hold; `left` is when the last replica said that it
+    stops, so that nobody looks for the end of a refusal any more."""
+    stale_at, unknown_at = proof + limits.stale_after, proof + limits.unknown_after
+    opens_at = proof + holds_for(known.on_unknown, known.hold_seconds, limits.stale_after)
+    if left is not None:
+        stale_at, opens_at = min(stale_at, left), min(opens_at, left)
+    lost = known.freshness == "unknown" or known.status == "unknown"
+    unknown = now >= unknown_at or (lost and known.override is None)
+    observed = known.mode == "observe" and known.action == "continue"
+    said = (known.would or "continue") if observed else known.action
+    action, ratio = aged(said, _share(said, known, observed), known.on_unknown, now - opens_at, unknown)
+    opening = action == "throttle" and now >= opens_at
+    turns = [now + OPENING_STEP] if opening else [at for at in (stale_at, unknown_at, opens_at) if at > now]
+    blind = unknown or lost
+    return Ruling(
+        action="continue" if observed else action,
+        ratio=1.0 if observed else ratio,
+        retry_after=0.0 if observed or action == "continue" else _retry_after(known, said),
+        status="unknown" if blind else known.status,
+        freshness="unknown" if blind else "stale" if now >= stale_at or known.freshness != "known" else "known",
+        would=action if observed and (known.would or action != "continue") else known.would,
+        pressure=0.0 if blind else known.pressure or 0.0,
+        enforced=known.mode == "enforce",
+        until=min(turns, default=math.inf),
+    )
+
+
+def _share(said: str, known: Known, observed: bool) -> float:
+    """Of the requests, before it ages; what a dry run would admit is not told."""
+    return {"continue": 1.0, "throttle": 0.0 if observed else known.admit_ratio, "reject": 0.0}[said]
+
+
+def _retry_after(known: Known, said: str) -> float:
+    named = known.retry_after_seconds or (FALLBACK_RETRY_AFTER if said == "continue" else 0.0)
+    return min(named, LONGEST_RETRY_AFTER)
 
 
 def worst(found: list[Ruling]) -> Ruling:
     return max(found, key=lambda one: one.rank) if found else OPEN
-
-
-def _held(known: Known, until: float, now: float) -> Ruling:
-    """The last answer until then, let go of by a quarter a second; it never closes again on the way."""
-    last = _as_told(known, "unknown", "unknown", until)
-    if now < until:
-        return last
-    ratio = max(OPENING * (now - until), last.ratio)
-    if ratio >= 1:
-        return _unknown(known, "continue", 1.0, 0.0)
-    return _unknown(known, "throttle", ratio, last.retry_after, until=now + OPENING_STEP)
-
-
-def _as_told(known: Known, status: str, freshness: str, until: float) -> Ruling:
-    ratio = {"continue": 1.0, "throttle": known.admit_ratio, "reject": 0.0}[known.action]
-    retry_after = 0.0 if known.action == "continue" else min(known.retry_after_seconds, LONGEST_RETRY_AFTER)
-    pressure, enforced = known.pressure or 0.0, known.mode == "enforce"
-    return Ruling(known.action, ratio, retry_after, status, freshness, known.would, pressure, enforced, until)
-
-
-def _unknown(
-    known: Known, action: str, ratio: float, retry_after: float, *, would: str | None = None, until: float = math.inf
-) -> Ruling:
-    retry_after = min(retry_after, LONGEST_RETRY_AFTER)
-    return Ruling(action, ratio, retry_after, "unknown", "unknown", would, 0.0, known.mode == "enforce", until)
 
 
 class Shedder:

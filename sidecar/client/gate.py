@@ -35,14 +35,13 @@ class Admission(Struct, frozen=True):
 class Entry:
     """One state. Shedding is counted here, with the watched subject, whatever literals are asked about."""
 
-    __slots__ = ("admitted", "known", "lost", "offered", "orphan", "proof", "shedder", "subject")
+    __slots__ = ("admitted", "known", "offered", "orphan", "proof", "shedder", "subject", "written")
 
     def __init__(self, subject: str, known: Known) -> None:
         self.subject, self.known = subject, known
         self.proof = NEVER
-        """When the value itself was written: then it held."""
-        self.lost: float | None = None
-        """Since when the sidecar itself knows no more."""
+        """When it was last known to hold, by the value itself."""
+        self.written = NEVER
         self.orphan = False
         """Gone without a deletion (the bucket was made anew): heartbeats prove nothing about it any more."""
         self.shedder = Shedder()

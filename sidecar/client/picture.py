@@ -20,6 +20,8 @@ MOST_KEYS = 10_000
 MOST_INSTANCES = 64
 """Instances whose last heartbeat is remembered; the one that beat longest ago makes room: each rollout brings new
 names, and a gateway outlives many rollouts."""
+MISSED = 3
+"""Heartbeats that must be missing before a state is stale."""
 ORPHAN_LIFE = 3600.0
 """Seconds for which a state is kept that vanished without being deleted."""
 
@@ -27,17 +29,23 @@ ORPHAN_LIFE = 3600.0
 class Pulse:
     """The heartbeats, of however many instances."""
 
-    __slots__ = ("limits", "proof", "sampled")
+    __slots__ = ("left", "limits", "proof", "sampled")
 
     def __init__(self) -> None:
         self.proof, self.limits = NEVER, Limits()
+        self.left: float | None = None
+        """When the last replica said that it stops; None as soon as another one beats."""
         self.sampled: dict[str, str | None] = {}
         """Each instance's last `sampled_at`, the one that beat longest ago first."""
 
     def hear(self, beat: Beat, written: float, stamp: float) -> None:
         """A heartbeat proves something only if its sampling moved on since the same instance's last one. Of the first
         one this cannot be told: there its times are compared, at worst it looks too old until the second."""
-        self.limits = Limits(beat.stale_after_ms / 1000, beat.unknown_after_ms / 1000)
+        stale_after = max(beat.stale_after_ms, MISSED * beat.heartbeat_ms) / 1000
+        self.limits = Limits(stale_after, max(beat.unknown_after_ms / 1000, 2 * stale_after))
+        if beat.leaving:
+            self.left = written if self.left is None else self.left
+            return
         last = self.sampled.pop(beat.instance, None)
         if last is None and len(self.sampled) >= MOST_INSTANCES:
             del self.sampled[next(iter(self.sampled))]
@@ -45,6 +53,7 @@ class Pulse:
         if beat.sampled_at is None or beat.sampled_at == last:
             return
         self.proof = max(self.proof, written - (_lag(beat.sampled_at, stamp) if last is None else 0.0))
+        self.left = None
 
 
 class Picture:
@@ -117,11 +126,23 @@ class Picture:
         gate.version = self.version
 
     def _ruling(self, entry: Entry, now: float) -> Ruling:
-        limits = self._pulse.limits if self._pulse else Limits()
-        return ruling(entry.known, self._proof(entry), limits, entry.lost, now)
+        limits, left = (self._pulse.limits, self._pulse.left) if self._pulse else (Limits(), None)
+        if left is not None and left < entry.written:  # somebody wrote it since
+            left = None
+        return ruling(entry.known, self._proof(entry), limits, left, now)
 
     def _proof(self, entry: Entry) -> float:
-        return entry.proof if self._pulse is None or entry.orphan else max(entry.proof, self._pulse.proof)
+        if self._pulse is None or entry.orphan or not entry.known.renewed:
+            return entry.proof
+        return max(entry.proof, self._pulse.proof)
+
+    def _proved(self, entry: Entry, known: Known, written: float) -> float:
+        """When a state that was just written was proved to hold. One that is not known proves nothing by itself."""
+        if known.renewed:
+            return written
+        if known.proof_age_ms is not None:
+            return written - known.proof_age_ms / 1000
+        return min(written, max(self._proof(entry), written - Limits().unknown_after))
 
     def _keep(self, subject: str, known: Known, written: float) -> str | None:
         if self._seen is not None:
@@ -134,11 +155,8 @@ class Picture:
             if not is_literal(subject):
                 self._wildcards[subject] = entry
             self.keys_version += 1
-        if known.status != "unknown":
-            entry.lost = None
-        elif entry.lost is None:
-            entry.lost = written
-        entry.known, entry.proof, entry.orphan = known, written, False
+        entry.proof = self._proved(entry, known, written)
+        entry.known, entry.written, entry.orphan = known, written, False
         self.version += 1
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -24,9 +24,19 @@ class Known(Struct, frozen=True):
     admit_ratio: Ratio = 1.0
     retry_after_seconds: Amount = 0.0
     on_unknown: str = "hold"
-    hold_seconds: Amount = 30.0
+    hold_seconds: Amount = 10.0
     pressure: float | None = None
     incident: str | None = None
+    override: dict[str, Any] | None = None
+    freshness: str = "known"
+    proof_age_ms: Amount | None = None
+    """How old the last proof was when this was written; None while `freshness` is known."""
+
+    @property
+    def renewed(self) -> bool:
+        """Whether heartbeats prove that it still holds. An override holds for as long as a sidecar is there to end it,
+        whatever is known of the consumers."""
+        return self.override is not None or (self.freshness == "known" and self.status != "unknown")
 
 
 class Beat(Struct, frozen=True):
@@ -36,6 +46,9 @@ class Beat(Struct, frozen=True):
     sampled_at: str | None = None
     stale_after_ms: Annotated[float, Meta(gt=0)] = 10_000.0
     unknown_after_ms: Annotated[float, Meta(gt=0)] = 30_000.0
+    heartbeat_ms: Amount = 0.0
+    leaving: bool = False
+    """Whether the last replica stops: nobody will look any more whether the states still hold."""
 
 
 class Pull(Struct, frozen=True):

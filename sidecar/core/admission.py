@@ -5,27 +5,20 @@ from __future__ import annotations
 from typing import Literal
 
 from sidecar.core.adaptive import OPEN, Shedding, priority_share
-from sidecar.core.freshness import Limits
 from sidecar.core.model import Action, Freshness, Override, Status
 from sidecar.core.rules import Policy
 from sidecar.core.state import Verdict
+from sidecar.wire.opening import aged
 
 Priority = Literal["low", "normal", "high", "critical"]
 
-OPENING = 0.25
-"""Share per second by which an answer held too long opens: recovery must not invite the herd back."""
 LONGEST_DELAY = 86_400_000
 """Milliseconds; no retry delay is longer."""
 
 
 def verdict_at(policy: Policy, status: Status, shedding: Shedding = OPEN) -> Verdict:
     """Binary admission, the router's own design: an active subject rejects, any other continues. Adaptive: a share."""
-    if policy.admission.mode == "adaptive":
-        share = max(shedding.ratio, policy.admission.floor)
-        found = Verdict(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else Verdict()
-    else:
-        found = _rejection(policy) if status is Status.ACTIVE else Verdict()
-    return _in_mode(policy, found)
+    return _in_mode(policy, _judged(policy, status, shedding))
 
 
 def for_priority(found: Verdict, policy: Policy, priority: Priority) -> Verdict:
@@ -43,23 +36,23 @@ def verdict(
     status: Status,
     freshness: Freshness,
     last: Verdict,
-    proof: float | None,
-    now: float,
-    limits: Limits,
+    opening: float,
     shedding: Shedding = OPEN,
 ) -> Verdict:
-    """What to answer now. Stale: the last status acts. Unknown: the policy's `on_unknown`, where `hold` repeats the
-    last answer for `hold_seconds` and then opens gradually. `proof` None holds: there is nothing to count from."""
-    if freshness is not Freshness.UNKNOWN:
-        return verdict_at(policy, status, shedding)
-    match policy.on_unknown:
-        case "continue":
-            found = Verdict()
-        case "reject":
+    """What to answer now. Stale: the last status acts; unknown: the last answer. Either has been opening for so many
+    seconds, negative where it does not yet (`sidecar.wire.opening`); `on_unknown: reject` rejects what is unknown."""
+    unknown = freshness is Freshness.UNKNOWN
+    found = _enforced(policy, last) if unknown else _judged(policy, status, shedding)
+    if freshness is not Freshness.KNOWN:
+        # Under `observe` nobody knows the share that would apply: as for who watches, it opens from nothing.
+        ratio = 0.0 if policy.mode == "observe" and found.action is not Action.CONTINUE else found.admit_ratio
+        action, ratio = aged(found.action.value, ratio, policy.on_unknown, opening, unknown)
+        if action == "reject":
             found = _rejection(policy)
-        case "hold":
-            held = 0.0 if proof is None else now - proof - limits.unknown_after - policy.hold_seconds
-            found = _opening(_enforced(policy, last), OPENING * held)
+        elif action == "continue":
+            found = Verdict()
+        else:
+            found = Verdict(Action.THROTTLE, None, round(ratio, 4), found.retry_after)
     return _in_mode(policy, found)
 
 
@@ -88,12 +81,12 @@ def _rejection(policy: Policy) -> Verdict:
     return Verdict(Action.REJECT, None, 0.0, policy.retry_after_seconds)
 
 
-def _opening(last: Verdict, opened: float) -> Verdict:
-    """The last answer, let go of by the share `opened`; it never closes again on the way."""
-    if opened <= 0 or last.action is Action.CONTINUE:
-        return last
-    ratio = round(max(opened, last.admit_ratio), 3)
-    return Verdict() if ratio >= 1 else Verdict(Action.THROTTLE, None, ratio, last.retry_after)
+def _judged(policy: Policy, status: Status, shedding: Shedding) -> Verdict:
+    """As enforcement would answer."""
+    if policy.admission.mode == "adaptive":
+        share = max(shedding.ratio, policy.admission.floor)
+        return Verdict(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else Verdict()
+    return _rejection(policy) if status is Status.ACTIVE else Verdict()
 
 
 def _in_mode(policy: Policy, found: Verdict) -> Verdict:

@@ -155,7 +155,7 @@ def drawn_up(state: SubjectState, now: Now, limits: Limits, swept: float | None 
     draft.age(ages_alone(state, limits, swept))
     draft.reject()
     draft.note()
-    record = replace(draft.record, verdict=_verdict(state, draft.record, now, limits))
+    record = replace(draft.record, verdict=_verdict(state, draft.record))
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
     if differ(record, state.record) or (state.begun and proof(state) is not None):
@@ -202,13 +202,10 @@ def policy_of(state: SubjectState) -> Policy:
     return member.policy if member else state.policy
 
 
-def _verdict(state: SubjectState, record: Record, now: Now, limits: Limits) -> Verdict:
-    newest = proof(state)
-    if newest is None:  # nobody is left to prove anything: the hold runs from when that was so
-        newest = state.deadline - limits.unknown_after
+def _verdict(state: SubjectState, record: Record) -> Verdict:
+    """What is stored does not open: whoever reads it opens it by a clock of its own."""
     fresh = Freshness.UNKNOWN if record.lost else Freshness.KNOWN
-    policy = policy_of(state)
-    verdict = admission.verdict(policy, record.status, fresh, record.verdict, newest, now.mono, limits, state.shedding)
+    verdict = admission.verdict(policy_of(state), record.status, fresh, record.verdict, 0.0, state.shedding)
     # Steps below a hundredth are not worth a write.
     return record.verdict if _same(verdict, record.verdict) else verdict
 

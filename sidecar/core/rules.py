@@ -93,7 +93,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     alert_on_active: bool = True
     alert_on_warning: bool = False
     on_unknown: Literal["hold", "continue", "reject"] = "hold"
-    hold_seconds: Seconds = 30
+    hold_seconds: Seconds = 10
     on_paused: Literal["judge", "ignore"] = "judge"
     count_backfill: bool = True
     admission: AdmissionRule = AdmissionRule()

@@ -207,6 +207,8 @@ class Writing(Struct, frozen=True):
     failing: bool = False
     losses: tuple[Loss, ...] = ()
     """The losses that events in the record report."""
+    since: float = math.inf
+    """Monotonic time at which it began."""
 
 
 class SubjectState(Struct, frozen=True):

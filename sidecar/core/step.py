@@ -250,7 +250,7 @@ def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectStat
             return replace(state, forgetting=True), [Forget(state.subject, state.revision)]
         if (change := changes.due(state, now, context, context.swept)) is not None:
             nonce = f"{context.writer}.{state.writes}"
-            writing = Writing(change.record, state.revision, nonce, losses=change.losses)
+            writing = Writing(change.record, state.revision, nonce, losses=change.losses, since=now.mono)
             state = replace(state, writing=writing, writes=state.writes + 1, deleted=False, rebase=None)
             acts.append(Write(state.subject, writing))
     if state.sending is None and state.rebase is None and state.record is not None:

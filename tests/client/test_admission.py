@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from itertools import cycle, islice, pairwise, permutations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,13 +15,13 @@ from sidecar.client.admission import BAND, FALLBACK_RETRY_AFTER, OPEN, RANKS, Li
 from sidecar.client.values import Known
 
 LIMITS = Limits(stale_after=10, unknown_after=30)
-ACTIVE = Known("s", "active", "reject", admit_ratio=0.0, retry_after_seconds=30, hold_seconds=30)
+ACTIVE = Known("s", "active", "reject", admit_ratio=0.0, retry_after_seconds=30)
 CALM = Known("s", "inactive", "continue")
 
 
-def at(age: float, known: Known = ACTIVE, lost: float | None = None) -> tuple[str, float, str]:
+def at(age: float, known: Known = ACTIVE, left: float | None = None) -> tuple[str, float, str]:
     """Action, ratio and freshness so many seconds after the last proof."""
-    found = ruling(known, 100.0, LIMITS, lost, 100.0 + age)
+    found = ruling(known, 100.0, LIMITS, left, 100.0 + age)
     return found.action, found.ratio, found.freshness
 
 
@@ -29,37 +30,46 @@ def at(age: float, known: Known = ACTIVE, lost: float | None = None) -> tuple[st
     [
         pytest.param(0, ("reject", 0.0, "known"), id="just proved"),
         pytest.param(9.9, ("reject", 0.0, "known"), id="still known"),
-        pytest.param(10, ("reject", 0.0, "stale"), id="stale: the last status acts"),
-        pytest.param(29.9, ("reject", 0.0, "stale"), id="still stale"),
-        pytest.param(30, ("reject", 0.0, "unknown"), id="unknown: held"),
-        pytest.param(59.9, ("reject", 0.0, "unknown"), id="held to the end"),
-        pytest.param(61, ("throttle", 0.25, "unknown"), id="opens by a quarter a second"),
-        pytest.param(63, ("throttle", 0.75, "unknown"), id="three quarters open"),
-        pytest.param(64, ("continue", 1.0, "unknown"), id="open"),
+        pytest.param(10, ("reject", 0.0, "stale"), id="stale: held to the last"),
+        pytest.param(11, ("throttle", 0.25, "stale"), id="opens by a quarter a second"),
+        pytest.param(13, ("throttle", 0.75, "stale"), id="three quarters open"),
+        pytest.param(14, ("continue", 1.0, "stale"), id="open"),
+        pytest.param(30, ("continue", 1.0, "unknown"), id="unknown, and open"),
         pytest.param(100_000, ("continue", 1.0, "unknown"), id="open for good"),
     ],
 )
-def test_an_answer_ages_to_stale_to_held_to_open(age: float, expected: tuple[str, float, str]) -> None:
+def test_a_refusal_ages_to_stale_to_open(age: float, expected: tuple[str, float, str]) -> None:
     assert at(age) == expected
 
 
-def test_a_throttle_that_is_held_opens_from_its_own_ratio_and_never_closes_on_the_way() -> None:
-    known = Known("s", "warning", "throttle", admit_ratio=0.6, retry_after_seconds=2)
-    assert [at(age, known)[1] for age in (0, 45, 60, 61, 62, 63, 64)] == [0.6, 0.6, 0.6, 0.6, 0.6, 0.75, 1.0]
+def test_a_longer_hold_is_held_through_stale_and_unknown() -> None:
+    held = msgspec.structs.replace(ACTIVE, hold_seconds=40)
+    assert [at(age, held)[:2] for age in (30, 40, 42, 44)] == [
+        ("reject", 0.0), ("reject", 0.0), ("throttle", 0.5), ("continue", 1.0),
+    ]  # fmt: skip
+
+
+def test_a_throttle_opens_from_its_own_ratio() -> None:
+    known = Known("s", "warning", "throttle", admit_ratio=0.5, retry_after_seconds=2)
+    assert [at(age, known)[1] for age in (0, 9, 10, 11, 12, 13)] == [0.5, 0.5, 0.5, 0.75, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("known", "expected"),
+    ("known", "stale", "unknown"),
     [
-        (Known("s", "active", "reject", on_unknown="continue"), ("continue", 1.0, "unknown")),
-        (Known("s", "inactive", "continue", on_unknown="reject"), ("reject", 0.0, "unknown")),
-        (Known("s", "inactive", "continue", on_unknown="reject", mode="observe"), ("continue", 1.0, "unknown")),
-        (Known("s", "active", "reject", on_unknown="of another version"), ("reject", 0.0, "unknown")),
+        (Known("s", "active", "reject", on_unknown="continue"), "continue", "continue"),
+        (Known("s", "active", "reject", on_unknown="reject"), "reject", "reject"),
+        (Known("s", "warning", "throttle", admit_ratio=0.5, on_unknown="reject"), "throttle", "reject"),
+        (Known("s", "inactive", "continue", on_unknown="reject"), "continue", "reject"),
+        (Known("s", "inactive", "continue", on_unknown="reject", mode="observe"), "continue", "continue"),
+        (Known("s", "inactive", "continue"), "continue", "continue"),
+        (Known("s", "active", "reject", on_unknown="of another version"), "throttle", "continue"),
     ],
-    ids=["continue", "reject", "reject in a dry run", "what is not understood holds"],
-)
-def test_on_unknown_applies_at_once(known: Known, expected: tuple[str, float, str]) -> None:
-    assert at(30, known) == expected
+    ids=["continue", "reject", "reject, of a share", "reject, of a continue", "reject in a dry run", "hold",
+         "what is not understood holds"],
+)  # fmt: skip
+def test_on_unknown(known: Known, stale: str, unknown: str) -> None:
+    assert (at(11, known)[0], at(30, known)[0]) == (stale, unknown)
 
 
 def test_a_rejection_of_the_unknown_names_a_time_even_if_the_last_answer_named_none() -> None:
@@ -68,11 +78,16 @@ def test_a_rejection_of_the_unknown_names_a_time_even_if_the_last_answer_named_n
     )
 
 
-def test_what_the_sidecar_itself_lost_is_unknown_however_fresh_its_heartbeat() -> None:
+def test_what_the_sidecar_itself_lost_is_unknown_whatever_its_age() -> None:
     known = Known("s", "unknown", "reject", retry_after_seconds=30)
-    assert at(5, known, lost=100.0) == ("reject", 0.0, "unknown")
-    assert at(31, known, lost=100.0)[0] == "throttle"
-    assert at(34, known, lost=100.0)[0] == "continue"
+    assert [at(age, known) for age in (5, 14)] == [("reject", 0.0, "unknown"), ("continue", 1.0, "unknown")]
+
+
+def test_once_the_last_replica_left_a_refusal_opens_at_once() -> None:
+    assert [at(age, left=102.0) for age in (1, 2, 3, 6)] == [
+        ("reject", 0.0, "known"), ("reject", 0.0, "stale"), ("throttle", 0.25, "stale"), ("continue", 1.0, "stale"),
+    ]  # fmt: skip
+    assert at(12, left=111.0)[1] == 0.5, "one that opens already does not begin again"
 
 
 def test_a_dry_run_continues_and_says_what_it_would() -> None:
@@ -81,8 +96,8 @@ def test_a_dry_run_continues_and_says_what_it_would() -> None:
 
 
 def test_a_ruling_says_when_to_look_again() -> None:
-    untils = [ruling(ACTIVE, 0, LIMITS, None, now).until for now in (0, 10, 30, 61, 64)]
-    assert untils == [10, 30, 60, 61.1, math.inf]
+    untils = [ruling(ACTIVE, 0, LIMITS, None, now).until for now in (0, 11, 14, 30)]
+    assert untils == [10, 11.1, 30, math.inf]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,11 @@ class Seen:
         at = msgspec.json.encode({"sampled_at": rfc3339(STAMP + self.now - age - lag), "instance": "i", **fields})
         return self.picture.put(HEARTBEAT, at, self.now - age, STAMP + self.now - age)
 
+    def ratio(self, subject: str = SUBJECT) -> float:
+        gate = Gate(subject)
+        self.picture.refresh(gate, self.now)
+        return gate.ruling.ratio
+
     def says(self, subject: str = SUBJECT) -> tuple[str, str]:
         gate = Gate(subject)
         self.picture.refresh(gate, self.now)
@@ -73,7 +78,7 @@ def test_a_heartbeat_whose_sampling_stands_still_proves_nothing(seen: Seen) -> N
     for _ in range(4):
         seen.now += 8
         seen.beat(sampled_at="2026-01-01T00:00:00.000Z")
-    assert seen.says() == ("reject", "unknown")
+    assert seen.says() == ("continue", "unknown")
 
 
 def test_two_instances_that_stand_still_in_turn_prove_nothing(seen: Seen) -> None:
@@ -81,7 +86,7 @@ def test_two_instances_that_stand_still_in_turn_prove_nothing(seen: Seen) -> Non
     for step in range(8):
         seen.beat(instance=f"i{step % 2}", sampled_at=f"2026-01-01T00:00:0{step % 2}.000Z")
         seen.now += 5
-    assert seen.says() == ("reject", "unknown")
+    assert seen.says() == ("continue", "unknown")
 
 
 def test_a_heartbeat_that_has_sampled_nothing_proves_nothing(seen: Seen) -> None:
@@ -131,7 +136,7 @@ def test_a_state_that_vanished_stays_and_ages_whatever_beats(seen: Seen) -> None
     assert seen.says() == ("reject", "known")
     seen.now += 6
     seen.beat()
-    assert seen.says() == ("reject", "stale")
+    assert seen.says() == ("throttle", "stale")
     seen.now += 60
     seen.beat()
     assert seen.says() == ("continue", "unknown")
@@ -158,20 +163,138 @@ def test_a_state_that_was_deleted_is_gone_at_once(seen: Seen) -> None:
     assert seen.says() == ("continue", "unknown") and not seen.picture.entries
 
 
-def test_a_subject_the_sidecar_lost_holds_from_when_it_said_so(seen: Seen) -> None:
-    lost = active(status="unknown", hold_seconds=30)
-    seen.put(active())
-    seen.put(lost)
-    for _ in range(3):
-        seen.now += 9
+def test_a_state_that_is_not_known_ages_whatever_beats_and_however_often_it_is_written(seen: Seen) -> None:
+    """One stream cannot be read: the others' heartbeats prove nothing about its subject."""
+    seen.put(active("another"), active())
+    lost = active(freshness="stale", proof_age_ms=10_000)
+    said = []
+    for n in range(8):
         seen.beat()
-        seen.put(lost)  # written again, for an alert say: the hold does not begin anew
-        assert seen.says() == ("reject", "unknown")
-    seen.now += 9
-    seen.beat()
-    assert seen.says() == ("continue", "unknown")
+        seen.put(lost | {"proof_age_ms": 10_000 + 1000 * n})  # written again, for an alert say
+        said.append(seen.says())
+        seen.now += 1
+    assert said == [("reject", "stale")] + [("throttle", "stale")] * 3 + [("continue", "stale")] * 4
+    assert seen.says("another") == ("reject", "known")
     seen.put(active())
     assert seen.says() == ("reject", "known")
+
+
+@pytest.mark.parametrize("age", [{}, {"proof_age_ms": None}, {"proof_age_ms": 0}], ids=str)
+def test_a_subject_the_sidecar_lost_holds_from_its_last_proof(seen: Seen, age: dict[str, Any]) -> None:
+    lost = active(status="unknown", freshness="unknown", **age)
+    seen.put(active())
+    seen.put(lost)
+    said = []
+    for _ in range(4):
+        seen.now += 4
+        seen.beat()
+        if not age.get("proof_age_ms", 1):
+            seen.put(lost | {"proof_age_ms": 1000 * (seen.now - 1000)})
+        else:
+            seen.put(lost)  # written again by a sidecar that does not say how old it is: the hold goes on
+        said.append(seen.says())
+    assert said == [("reject", "unknown")] * 2 + [("throttle", "unknown"), ("continue", "unknown")]
+    seen.put(active())
+    assert seen.says() == ("reject", "known")
+
+
+@pytest.mark.parametrize("on_unknown", ["hold", "reject"])
+def test_what_was_lost_before_anybody_watched_is_as_old_as_it_says(seen: Seen, on_unknown: str) -> None:
+    lost = active(status="unknown", freshness="unknown", on_unknown=on_unknown)
+    open_ = ("continue" if on_unknown == "hold" else "reject", "unknown")
+    seen.put(lost)
+    assert seen.says() == open_, "how old it is nobody says: it is old"
+    seen.put(lost | {"proof_age_ms": 5000})
+    assert seen.says() == ("reject", "unknown")
+    seen.now += 9
+    assert seen.says() == open_
+
+
+@pytest.mark.parametrize("override", ["reject", "open"])
+def test_an_override_holds_while_a_sidecar_is_there_to_end_it(seen: Seen, override: str) -> None:
+    said = active if override == "reject" else state
+    word = "reject" if override == "reject" else "continue"
+    seen.put(said(status="unknown", freshness="unknown", proof_age_ms=0, on_unknown="reject",
+                  override={"action": override, "until": "2027-01-01T00:00:00.000Z"}))  # fmt: skip
+    for _ in range(10):
+        seen.now += 5
+        seen.beat()
+        assert seen.says() == (word, "unknown")
+
+
+def test_an_override_does_not_outlive_the_sidecar_that_would_end_it(seen: Seen) -> None:
+    seen.put(active(override={"action": "reject", "until": "2027-01-01T00:00:00.000Z"}))
+    seen.now += 14
+    assert seen.says() == ("continue", "stale")
+
+
+def test_a_replica_that_leaves_as_the_last_opens_at_once_a_quarter_a_second(seen: Seen) -> None:
+    seen.put(active(), active("strict", on_unknown="reject"), active("quick", on_unknown="continue"))
+    seen.beat()
+    seen.now += 2
+    seen.beat(leaving=True)
+    said = []
+    for _ in range(5):
+        said.append((*seen.says(), seen.ratio()))
+        seen.now += 1
+    assert said == [
+        ("reject", "stale", 0.0),
+        *(("throttle", "stale", n / 4) for n in (1, 2, 3)),
+        ("continue", "stale", 1),
+    ]
+    assert seen.says("strict")[0] == "reject" and seen.says("quick")[0] == "continue"
+
+
+def test_a_gateway_that_starts_after_the_last_replica_left_is_open(seen: Seen) -> None:
+    seen.picture.begin()
+    seen.put(active(), age=6)
+    seen.beat(age=5, leaving=True)
+    seen.picture.complete(seen.now)
+    assert seen.says() == ("continue", "stale")
+
+
+@pytest.mark.parametrize("how", ["another replica beats", "it comes back", "another replica writes the state"])
+def test_a_leave_counts_only_until_somebody_is_there(seen: Seen, how: str) -> None:
+    seen.put(active())
+    seen.beat()
+    seen.beat(instance="other")
+    seen.now += 1
+    seen.beat(leaving=True)
+    seen.now += 2
+    assert seen.says() == ("throttle", "stale")
+    match how:
+        case "another replica beats":
+            seen.beat(instance="other")
+        case "it comes back":
+            seen.beat()
+        case _:
+            seen.put(active())
+    assert seen.says() == ("reject", "known")
+
+
+def test_one_that_stands_still_takes_no_leave_back(seen: Seen) -> None:
+    seen.put(active())
+    seen.beat(instance="stuck", sampled_at="2027-01-15T08:00:00.000Z")
+    seen.beat()
+    seen.beat(leaving=True)
+    seen.now += 4
+    seen.beat(instance="stuck", sampled_at="2027-01-15T08:00:00.000Z")
+    assert seen.says() == ("continue", "stale")
+
+
+def test_slow_heartbeats_make_nothing_stale(seen: Seen) -> None:
+    """`stale_after_seconds: 2` beside a heartbeat every 5 s: a state must not be stale between two of them."""
+    seen.put(active())
+    for _ in range(5):
+        seen.beat(stale_after_ms=2000, unknown_after_ms=4000, heartbeat_ms=5000)
+        seen.now += 5
+        assert seen.says() == ("reject", "known")
+    seen.now += 9.9
+    assert seen.says() == ("reject", "known")
+    seen.now += 4.1
+    assert seen.says() == ("continue", "stale")
+    seen.now += 12
+    assert seen.says() == ("continue", "unknown")
 
 
 def test_a_watch_is_blind_only_once_no_instance_beats_any_more(seen: Seen) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.adaptive import Shedding
 from sidecar.core.admission import LONGEST_DELAY, for_priority, retry_delay, verdict
-from sidecar.core.freshness import Limits
 from sidecar.core.model import Action, Freshness, Status
-from sidecar.core.rules import Policy
+from sidecar.core.rules import AdmissionRule, Policy
 from sidecar.core.state import Verdict
 
 KNOWN, STALE, UNKNOWN = Freshness.KNOWN, Freshness.STALE, Freshness.UNKNOWN
 ACTIVE, WARNING, INACTIVE = Status.ACTIVE, Status.WARNING, Status.INACTIVE
-LIMITS = Limits(10.0, 30.0)
 ENFORCE, OBSERVE = Policy(), Policy(mode="observe")
 OPEN, SHUT = Verdict(), Verdict(Action.REJECT, None, 0.0, 30)
 
@@ -43,7 +44,7 @@ def would(action: Action) -> Verdict:
     ],
 )
 def test_binary_admission(policy: Policy, status: Status, freshness: Freshness, expected: Verdict) -> None:
-    assert verdict(policy, status, freshness, OPEN, 100.0, 100.0, LIMITS) == expected
+    assert verdict(policy, status, freshness, OPEN, -1.0) == expected
 
 
 CONTINUE, REJECT = Policy(on_unknown="continue"), Policy(on_unknown="reject")
@@ -51,43 +52,41 @@ WATCHED_REJECT = Policy(mode="observe", on_unknown="reject")
 
 
 @pytest.mark.parametrize(
-    ("policy", "last", "age", "expected"),
+    ("policy", "last", "opening", "expected"),
     [
-        pytest.param(ENFORCE, SHUT, 30.0, SHUT, id="hold repeats a rejection"),
-        pytest.param(ENFORCE, SHUT, 60.0, SHUT, id="until its time is over"),
-        pytest.param(
-            ENFORCE, SHUT, 62.0, Verdict(Action.THROTTLE, None, 0.5, 30), id="then opens a quarter per second"
-        ),
-        pytest.param(ENFORCE, SHUT, 64.0, OPEN, id="and is open after four"),
-        pytest.param(ENFORCE, SHUT, 1e9, OPEN, id="for ever"),
-        pytest.param(ENFORCE, OPEN, 30.0, OPEN, id="hold repeats a continue"),
-        pytest.param(ENFORCE, OPEN, None, OPEN, id="never known continues"),
-        pytest.param(ENFORCE, SHUT, None, SHUT, id="a stored rejection is held before the first reading"),
-        pytest.param(CONTINUE, SHUT, 30.0, OPEN, id="continue at once"),
-        pytest.param(REJECT, OPEN, 30.0, SHUT, id="reject at once"),
-        pytest.param(REJECT, OPEN, None, SHUT, id="reject also what was never known"),
-        pytest.param(OBSERVE, would(Action.REJECT), 30.0, would(Action.REJECT), id="observed, hold would hold"),
-        pytest.param(OBSERVE, would(Action.REJECT), 62.0, would(Action.THROTTLE), id="observed, it would open"),
-        pytest.param(OBSERVE, would(Action.THROTTLE), 64.0, would(Action.CONTINUE), id="observed, it would be open"),
-        pytest.param(OBSERVE, would(Action.CONTINUE), 62.0, would(Action.CONTINUE), id="observed, nothing to open"),
-        pytest.param(WATCHED_REJECT, OPEN, 30.0, would(Action.REJECT), id="observed, reject at once"),
-        pytest.param(OBSERVE, SHUT, 30.0, would(Action.REJECT), id="the mode changed to observe meanwhile"),
-        pytest.param(ENFORCE, would(Action.REJECT), 30.0, SHUT, id="the mode changed to enforce meanwhile"),
+        pytest.param(ENFORCE, SHUT, -1.0, SHUT, id="hold repeats a rejection"),
+        pytest.param(ENFORCE, SHUT, 0.0, SHUT, id="until its time is over"),
+        pytest.param(ENFORCE, SHUT, 2.0, Verdict(Action.THROTTLE, None, 0.5, 30), id="then opens a quarter per second"),
+        pytest.param(ENFORCE, SHUT, 4.0, OPEN, id="and is open after four"),
+        pytest.param(ENFORCE, SHUT, math.inf, OPEN, id="for ever"),
+        pytest.param(ENFORCE, OPEN, -1.0, OPEN, id="hold repeats a continue"),
+        pytest.param(ENFORCE, OPEN, math.inf, OPEN, id="never known continues"),
+        pytest.param(CONTINUE, SHUT, 0.0, OPEN, id="continue at once"),
+        pytest.param(REJECT, OPEN, -math.inf, SHUT, id="reject at once"),
+        pytest.param(OBSERVE, would(Action.REJECT), -1.0, would(Action.REJECT), id="observed, hold would hold"),
+        pytest.param(OBSERVE, would(Action.REJECT), 2.0, would(Action.THROTTLE), id="observed, it would open"),
+        pytest.param(OBSERVE, would(Action.THROTTLE), 4.0, would(Action.CONTINUE), id="observed, it would be open"),
+        pytest.param(OBSERVE, would(Action.CONTINUE), 2.0, would(Action.CONTINUE), id="observed, nothing to open"),
+        pytest.param(WATCHED_REJECT, OPEN, -math.inf, would(Action.REJECT), id="observed, reject at once"),
+        pytest.param(OBSERVE, SHUT, -1.0, would(Action.REJECT), id="the mode changed to observe meanwhile"),
+        pytest.param(ENFORCE, would(Action.REJECT), -1.0, SHUT, id="the mode changed to enforce meanwhile"),
     ],
 )
-def test_the_unknown(policy: Policy, last: Verdict, age: float | None, expected: Verdict) -> None:
-    proof = None if age is None else 1000.0
-    assert verdict(policy, ACTIVE, UNKNOWN, last, proof, 1000.0 + (age or 0.0), LIMITS) == expected
+def test_the_unknown(policy: Policy, last: Verdict, opening: float, expected: Verdict) -> None:
+    assert verdict(policy, ACTIVE, UNKNOWN, last, opening) == expected
 
 
-@given(st.lists(st.floats(0, 100), min_size=2, max_size=20), st.sampled_from([ENFORCE, OBSERVE]))
-def test_an_answer_once_held_only_ever_opens(ages: list[float], policy: Policy) -> None:
-    last, ratio = SHUT if policy is ENFORCE else would(Action.REJECT), 0.0
-    for age in sorted(ages):
-        last = verdict(policy, ACTIVE, UNKNOWN, last, 1000.0, 1000.0 + age, LIMITS)
-        assert last.admit_ratio >= ratio
-        assert 0 <= last.admit_ratio <= 1
-        ratio = last.admit_ratio
+@pytest.mark.parametrize("freshness", [STALE, UNKNOWN])
+def test_a_share_opens_from_where_it_was_stale_or_unknown(freshness: Freshness) -> None:
+    adaptive, last = Policy(admission=AdmissionRule("adaptive")), Verdict(Action.THROTTLE, None, 0.2, 3)
+    found = [verdict(adaptive, WARNING, freshness, last, t, Shedding(0.2, 3)) for t in (-5.0, 0.0, 1.0, 3.0, 3.2)]
+    assert [(v.action.value, v.admit_ratio, v.retry_after) for v in found] == [
+        ("throttle", 0.2, 3), ("throttle", 0.2, 3), ("throttle", 0.45, 3), ("throttle", 0.95, 3), ("continue", 1.0, 0),
+    ]  # fmt: skip
+
+
+def test_what_is_known_does_not_open_whatever_its_age() -> None:
+    assert verdict(ENFORCE, ACTIVE, KNOWN, OPEN, 5.0) == SHUT
 
 
 @pytest.mark.parametrize("found", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])

@@ -213,8 +213,8 @@ def test_unknown_is_never_calm(world: World, unknown: SubjectState) -> None:
 
 
 def test_admission_follows_what_a_gateway_is_told_now(world: World) -> None:
-    world.watch(state("stale", member(age=15.0)), state("open", member(age=500.0)))
-    assert world.values(P + "admit_ratio") == {("stale",): 0, ("open",): 1}
+    world.watch(state("stale", member(age=9.0)), state("opening", member(age=12.0)), state("open", member(age=500.0)))
+    assert world.values(P + "admit_ratio") == {("stale",): 0, ("opening",): 0.5, ("open",): 1}
 
 
 def test_what_is_not_known_has_no_series(world: World) -> None:

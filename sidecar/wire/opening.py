@@ -1,0 +1,42 @@
+"""How an answer ages: what a refusal is still worth so long after the last proof that it holds.
+
+A refusal is worth something only while somebody looks for its end. The sidecar and every gateway apply the same two
+functions, each by its own clock, so that whoever asks and whoever watches is answered alike.
+"""
+
+from __future__ import annotations
+
+import math
+
+OPENING = 0.25
+"""Share per second by which a refusal opens, so that no herd comes back at once."""
+
+
+def holds_for(on_unknown: str, hold_seconds: float, stale_after: float) -> float:
+    """Seconds after the last proof at which a refusal begins to open.
+
+    `stale_after` is the limit in force, at least three times the time between two readings (for a watcher: between two
+    heartbeats), so that nothing opens while proofs come as they should. An `on_unknown` of another version holds.
+    """
+    match on_unknown:
+        case "continue":
+            return stale_after
+        case "reject":
+            return math.inf
+        case _:
+            return max(stale_after, hold_seconds)
+
+
+def aged(action: str, ratio: float, on_unknown: str, opening: float, unknown: bool) -> tuple[str, float]:
+    """Action and share (0 for `reject`, 1 for `continue`) after `opening` seconds of opening; negative: not yet.
+
+    A `continue` is never turned into a refusal by age, but under `on_unknown: reject`, which is also the only choice
+    that never opens.
+    """
+    if on_unknown == "reject":
+        return ("reject", 0.0) if unknown else (action, ratio)
+    if action == "continue" or opening < 0:
+        return action, ratio
+    if on_unknown == "continue" or ratio + OPENING * opening >= 1:
+        return "continue", 1.0
+    return (action if opening == 0 else "throttle"), ratio + OPENING * opening
