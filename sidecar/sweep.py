@@ -248,8 +248,11 @@ class Sweep:
         whole = reading.complete and not reading.missing
         return pace.interval(self._budget, followed, requests, reading.took, whole, limited)
 
-    def _sample(self, lane: Lane, sample: Sample, members_of: Collection[str]) -> tuple[str, ...]:
-        """Take one consumer in; the subjects it counts under. `members_of`: those it is a member of already."""
+    def _sample(
+        self, lane: Lane, sample: Sample, members_of: Collection[str], *, early: bool = False
+    ) -> tuple[str, ...]:
+        """Take one consumer in; the subjects it counts under. `members_of`: those it is a member of already; `early`:
+        the stream was looked at before the sample."""
         key = sample.key
         own = lane.look.subjects or self._origins.get(lane.look.origin or "", ())
         subjects = roster.counts_under(key, sample.config, own, self._watch, self._ours)
@@ -274,7 +277,7 @@ class Sweep:
         if (track := self._tracks.get(key)) is None:
             carried = self._ledger.carried(key, subjects)
             track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages, carried=carried)
-        reading = track.take(sample, lane.look)
+        reading = track.take(sample, lane.look, early=early)
         if isinstance(reading, str):
             self._count("sample_set_aside")
             log.debug("sample.set_aside", stream=key.stream, consumer=key.consumer, because=reading)
@@ -349,7 +352,7 @@ class Sweep:
                 self._count("sweep_unavailable")
             else:
                 if key in lane.silent:  # a list that came meanwhile is newer
-                    under = self._sample(lane, sample, self._members(lane).get(key, ()))
+                    under = self._sample(lane, sample, self._members(lane).get(key, ()), early=True)
                     self._settle(lane, Shown({key: under}))
 
     def _begin_round(self) -> None:

@@ -59,6 +59,7 @@ class Losses:
         "_number",
         "_passed",
         "_settled",
+        "_waiting",
         "account",
         "losing",
         "purged",
@@ -74,6 +75,7 @@ class Losses:
         self.account = account
         """Where the accounting stands after the newest sample."""
         self._account = account
+        self._waiting: tuple[Sample, StreamLook] | None = None
         self._checkpoints: list[Checkpoint] = []
         self._last: Sample | None = None
         self._look: StreamLook | None = None
@@ -89,10 +91,16 @@ class Losses:
         self._moved = True
         """Whether the newest look differs from the one before it: then the next sample has something to be compared."""
 
-    def take(self, sample: Sample, look: StreamLook) -> None:
-        """Account for a sample; `look` was taken after it."""
-        last, before = self._last, self._look
+    def take(self, sample: Sample, look: StreamLook, early: bool = False) -> None:
+        """Account for a sample; `look` was taken after it. Where it was taken before (`early`), the sample waits for
+        the first newer look, and is left out if a sample with a look of its own comes first."""
         self.losing = self.purged = False
+        waiting, self._waiting = self._waiting, (sample, look) if early else None
+        if early:
+            if waiting is None or waiting[1] is look:
+                return
+            sample = waiting[0]
+        last, before = self._last, self._look
         if last is not None and before is not None:
             unmoved = not self._moved and _same(last, sample, before, look)
             self._moved = not _same_look(before, look)

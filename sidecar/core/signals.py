@@ -66,9 +66,10 @@ class Track:
         self._given_up = now.mono
         self._flow.add(now.mono, Tally(redeliveries=1))
 
-    def take(self, sample: Sample, look: StreamLook) -> Reading | str:
-        """The reading after this sample, or why it was set aside. `look` must have been taken after the sample."""
-        if why := trust.impossible(sample, look):
+    def take(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
+        """The reading after this sample, or why it was set aside. `look` was taken after the sample, or (`early`)
+        before it, where a consumer was read by itself."""
+        if not early and (why := trust.impossible(sample, look)):
             return why
         if why := self._contradicted(sample, look):
             if not self._confirms(sample, look):
@@ -76,7 +77,7 @@ class Track:
                 return why
             self._begin_again(*(self._aside or (sample, look)))
         self._aside = None
-        return self._believe(sample, look)
+        return self._believe(sample, look, early)
 
     def _begin_again(self, sample: Sample, look: StreamLook) -> None:
         """Another incarnation, of which this was the first sample: one that came into being while its stream stood."""
@@ -102,9 +103,9 @@ class Track:
             return False
         return trust.contradicts(self._aside[0], sample, self._aside[1], look) is None
 
-    def _believe(self, sample: Sample, look: StreamLook) -> Reading:
+    def _believe(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
         last, counted = self.last, self._losses.total
-        self._losses.take(sample, look)
+        self._losses.take(sample, look, early)
         if last is None:
             self._begin(sample, look)
         elif not self._losses.purged:

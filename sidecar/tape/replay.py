@@ -103,7 +103,7 @@ class Replay:
             case Single():
                 if lane := self._lanes.get(seen.sample.key.stream):
                     key = seen.sample.key
-                    self._settle(lane, Shown({key: self._sample(lane, seen.sample)}))
+                    self._settle(lane, Shown({key: self._sample(lane, seen.sample, early=True)}))
             case Missing():
                 if lane := self._lanes.get(seen.stream):
                     self._settle(lane, Shown({}, whole=True))
@@ -139,7 +139,7 @@ class Replay:
         lane.whole = seen.whole and not seen.hidden
         self._settle(lane, Shown(under, seen.unread, seen.whole))
 
-    def _sample(self, lane: _Lane, sample: Sample) -> tuple[str, ...]:
+    def _sample(self, lane: _Lane, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
         """Take one consumer in; the subjects it counts under."""
         key = sample.key
         found = roster.counts_under(key, sample.config, lane.look.subjects, self._watch, self._ours)
@@ -162,7 +162,7 @@ class Replay:
         self.samples += 1
         if (track := self._tracks.get(key)) is None:
             track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages)
-        reading = track.take(sample, lane.look)
+        reading = track.take(sample, lane.look, early=early)
         if isinstance(reading, str):
             self.set_aside += 1
             return subjects

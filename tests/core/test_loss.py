@@ -56,6 +56,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.fake.add_stream("S", ("s.>",), retention=self.retention)
+        self.look = self.fake.look("S")
         for name in self.names:
             self.fake.add_consumer(ConsumerKey("S", name), ConsumerConfig(filters=FILTERS[name], max_ack_pending=100))
             self.losses[name], self.before[name], self.held[name] = Losses(), 0, []
@@ -65,12 +66,21 @@ class World:
         samples = {name: self.fake.sample(ConsumerKey("S", name)) for name in self.names}
         for op in between:
             self.do(*op)
-        look = self.fake.look("S")
+        look = self.look = self.fake.look("S")
         for name, sample in samples.items():
             self.losses[name].take(sample, look)
 
+    def read_singly(self) -> None:
+        """Each consumer by itself, after the look that all of them are judged by."""
+        for name in self.names:
+            self.losses[name].take(self.fake.sample(ConsumerKey("S", name)), self.look, early=True)
+
     def do(self, op: str, *args: Any) -> None:
         match op:
+            case "singly":
+                self.read_singly()
+            case "look":
+                self.look = self.fake.look("S")
             case "publish":
                 self.fake.publish("S", args[0], args[1], rollup=self.retention.rollup and args[2])
             case "work":
@@ -113,6 +123,8 @@ ORDINARY = st.one_of(
 )
 AGAIN = st.tuples(st.just("again"), st.sampled_from(list(FILTERS)))
 RESTART = st.just(("restart",))
+SINGLY = st.sampled_from([("singly",), ("look",)])
+"""A consumer that lists lack is read by itself, while looks at the stream come with the lists."""
 LIMIT = st.tuples(st.just("limit"), st.sampled_from([2, 5, 20]))
 BY_HAND = st.one_of(
     st.tuples(st.just("delete"), st.integers(0, 4)),
@@ -134,7 +146,7 @@ def play(world: World, run: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(run=runs(AGAIN, RESTART))
+@given(run=runs(AGAIN, RESTART, SINGLY))
 def test_never_more_is_counted_than_was_lost(kind: str, run: Any) -> None:
     world = World(KINDS[kind])
     world.read()
@@ -155,7 +167,7 @@ def test_changed_limits_invent_nothing(kind: str, run: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["without limits", "max_msgs, discard new", "work queue", "interest"])
-@given(run=runs(AGAIN, RESTART, BY_HAND))
+@given(run=runs(AGAIN, RESTART, BY_HAND, SINGLY))
 def test_where_nothing_is_ever_dropped_nothing_is_lost(kind: str, run: Any) -> None:
     world = World(KINDS[kind])
     world.read()
@@ -276,6 +288,18 @@ def test_a_purge_between_the_sample_and_the_look_is_no_loss() -> None:
         assert world.losses[filter_].purged
         world.read()
         assert world.counted(filter_) == 0, filter_
+
+
+def test_a_consumer_that_is_read_by_itself_loses_what_it_loses() -> None:
+    for filter_ in ("a", "all"):
+        world = World(Retention(max_age=60.0), names=(filter_,))
+        world.do("publish", "s.a", 40, False)
+        for wait in (0.1, 0.1, 61.0, 0.1, 0.1):
+            world.do("wait", wait)
+            world.do("look")
+            world.read_singly()
+            world.read_singly()
+        assert world.counted(filter_) == 40, filter_
 
 
 def test_an_account_of_another_life_counts_for_nothing() -> None:
