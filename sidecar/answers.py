@@ -190,7 +190,7 @@ class Desk:
             one = desk.quote(member, asked, asker, now.mono, 1, random.random())
             least = min(least, one, key=lambda grant: (grant.n, -grant.wait))
         for desk in desks.values():
-            desk.count(least.n, now.mono)
+            desk.count(least.n, asker, now.mono)
         return least
 
     def _pull_desk(self, key: ConsumerKey) -> pull.Desk:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -41,8 +40,8 @@ class PullGate:
         self._client, self._subscription, self._subject = client, subscription, subject
         self._stream, self._consumer = stream, consumer
         self._turn = asyncio.Lock()
-        self._unused: deque[tuple[int, float]] = deque()
-        """Grants of the last GRANT_LIFE: how many are left of each, and until when it counts."""
+        self._unused, self._unused_until = 0, 0.0
+        """What is left of the last grant, and until when it counts. With a grant the sidecar forgets those before."""
         self._kept: list[Msg] = []
 
     async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
@@ -77,12 +76,12 @@ class PullGate:
         )
         (n, wait), unused, until = _granted(found, batch), self._left(asked), asked + GRANT_LIFE
         if n > 0:
-            self._unused.append((n, until))
+            self._unused, self._unused_until = n, until
         elif unused and found.status in NOT_OVERLOADED:
             # What may not be taken is what we were granted a moment ago and have not used.
-            n, until = min(batch, unused), self._unused[0][1]
+            n, until = min(batch, unused), self._unused_until
         else:
-            self._unused.clear()
+            self._unused = 0
             self._client.stats.count("held_back", self._subject)
             return [], wait
         left = min(deadline, until) - time.monotonic()
@@ -132,19 +131,10 @@ class PullGate:
 
     def _left(self, now: float) -> int:
         """What was granted, still counts, and was not used."""
-        while self._unused and self._unused[0][1] <= now:
-            self._unused.popleft()
-        return sum(n for n, _ in self._unused)
-
-    def _use(self, messages: int) -> None:
-        while messages and self._unused:
-            n, until = self._unused.popleft()
-            if n > messages:
-                self._unused.appendleft((n - messages, until))
-            messages -= min(n, messages)
+        return self._unused if now < self._unused_until else 0
 
     def _counted(self, messages: list[Msg]) -> list[Msg]:
-        self._use(len(messages))
+        self._unused = max(0, self._unused - len(messages))
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages

@@ -14,8 +14,12 @@ GRANT_LIFE = 1.0
 """Seconds for which a grant counts although it was not seen as delivered: whoever pulls later gives no promise."""
 UNSEEN_LIFE = 2.0
 """A pull in a grant's last moment shows in the next reading only; a grant counts no longer than this until then."""
+MOST_GRANTS = 64
+"""Grants that are remembered with their asker; further ones are counted by slot, so that their number is bounded."""
 SLOT = 0.02
-"""Seconds whose grants are counted as one, so that their number is bounded whatever is asked."""
+"""Seconds of a slot of grants."""
+SPAN = 0.05
+"""Deliveries are remembered by readings that lie at least so many seconds apart, so that their number is bounded."""
 ASKER_LIFE = 1.0
 """Seconds for which an asker counts as another that wants its share."""
 STILL = 5.0
@@ -35,16 +39,14 @@ class Desk:
     """Grants of one consumer. They are this replica's own knowledge, forgotten within seconds, and never stored."""
 
     def __init__(self) -> None:
-        self._grants: deque[list[float]] = deque()
-        """Moments and what was granted then, the oldest first."""
-        self._delivered: int | None = None
+        self._grants = _Grants()
         self._askers = _Askers()
         self._revival = _Revival()
 
     def grant(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
         """What `asker` may take of `asked`, counted at once."""
         found = self.quote(member, asked, asker, now, replicas, jitter)
-        self.count(found.n, now)
+        self.count(found.n, asker, now)
         return found
 
     def quote(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
@@ -55,8 +57,7 @@ class Desk:
         reading = member.reading
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked, 0.0)
-        self._seen(reading)
-        granted = self._outstanding(reading, now)
+        granted = self._grants.outstanding(reading, now)
         room = _target(member, member.marks.inflight.overload) - reading.inflight - granted
         alone = self._askers.alone(asker, now)
         if room > 0:
@@ -69,36 +70,11 @@ class Desk:
             return Grant(min(asked, n), 0.0)
         return Grant(0, min(wait, REVIVING_WAIT * (0.5 + 0.5 * jitter)) if self._revival.on else wait)
 
-    def count(self, n: int, now: float) -> None:
+    def count(self, n: int, asker: str, now: float) -> None:
         """Remember that `n` was granted."""
-        if n <= 0:
-            return
-        self._revival.given(now)
-        if self._grants and now - self._grants[-1][0] < SLOT:
-            self._grants[-1][1] += n
-        else:
-            self._grants.append([now, n])
-
-    def _seen(self, reading: Reading) -> None:
-        """Take what was delivered since off the grants: the oldest first while pulls wait at the server, which serves
-        them in order; else the newest that can have brought it, since what is left of older ones was not used. Taken
-        off the oldest always, what is not used would live on in the newer ones for ever."""
-        before, self._delivered = self._delivered, reading.delivered_consumer
-        left = 0.0 if before is None else reading.delivered_consumer - before
-        given = [grant for grant in self._grants if grant[0] <= reading.at.mono]
-        for grant in given if reading.waiting else reversed(given):
-            taken = min(max(0.0, left), grant[1])
-            grant[1] -= taken
-            left -= taken
-        self._grants = deque(grant for grant in self._grants if grant[1] > 0)
-
-    def _outstanding(self, reading: Reading, now: float) -> int:
-        while self._grants:
-            at = self._grants[0][0]
-            if reading.at.mono < at + GRANT_LIFE and now < at + UNSEEN_LIFE:
-                break
-            self._grants.popleft()
-        return int(sum(n for _, n in self._grants))
+        if n > 0:
+            self._revival.given(now)
+            self._grants.add(n, asker, now)
 
 
 def _target(member: Member, mark: float) -> int:
@@ -111,6 +87,107 @@ def _wait(reading: Reading, room: int, jitter: float) -> float:
     """About the time in which acks make room for one more, spread so that the refused do not all come back at once."""
     expected = (1 - room) / reading.ack_rate if reading.ack_rate else LONGEST_WAIT
     return max(SHORTEST_WAIT, min(LONGEST_WAIT, expected) * (0.7 + 0.3 * jitter))
+
+
+class _Given(Struct):
+    n: int
+    at: float
+    ends: float
+    """What is pulled later was not promised."""
+    asker: str | None
+    """None where it is several grants."""
+    replaced: float = math.inf
+    """When its asker was granted more."""
+
+
+class _Delivered(Struct):
+    """Deliveries between two readings."""
+
+    n: int
+    after: float
+    until: float
+
+
+class _Grants:
+    """How much of what was granted may still be pulled: at most, whoever pulled what was delivered.
+
+    A grant lasts a second, and no longer than until a reading shows what its asker did before it was granted more.
+    While pulls wait at the server that shows nothing: several may share the asker's connection, each with a pull that
+    waits. Deliveries may be to any grant that lasted then; most is left to be pulled if they were to those that ended
+    first. Which these are is known only later, so deliveries are remembered as long as the grants they may be to.
+    """
+
+    def __init__(self) -> None:
+        self._given: list[_Given] = []
+        self._delivered: list[_Delivered] = []
+        self._sum = 0
+        self._sum_until = math.inf
+        """When a grant is forgotten although no reading shows what became of it."""
+        self._seen: tuple[float, int] | None = None
+        """The last reading: its moment, and the deliveries counted up to it."""
+
+    def add(self, n: int, asker: str, now: float) -> None:
+        self._sum += n
+        self._sum_until = min(self._sum_until, now + UNSEEN_LIFE)
+        for grant in self._given:
+            if grant.asker == asker:
+                grant.replaced = min(grant.replaced, now)
+        last = self._given[-1] if self._given else None
+        if len(self._given) < MOST_GRANTS:
+            self._given.append(_Given(n, now, now + GRANT_LIFE, asker))
+        elif last is not None and last.asker is None and last.at // SLOT == now // SLOT:
+            last.n, last.at, last.ends = last.n + n, now, now + GRANT_LIFE
+        else:
+            self._given.append(_Given(n, now, now + GRANT_LIFE, None))
+
+    def outstanding(self, reading: Reading, now: float) -> int:
+        at, delivered = reading.at.mono, reading.delivered_consumer
+        if self._seen == (at, delivered) and now < self._sum_until:
+            return self._sum
+        self._remember(at, delivered)
+        if reading.waiting == 0:
+            for grant in self._given:
+                if grant.replaced <= at:
+                    grant.ends = min(grant.ends, grant.replaced)
+        self._forget(at, now)
+        self._sum = self._left(at)
+        lasting = (grant.at + UNSEEN_LIFE for grant in self._given if grant.ends > at)
+        self._sum_until = min(lasting, default=math.inf)
+        return self._sum
+
+    def _remember(self, at: float, delivered: int) -> None:
+        before, self._seen = self._seen, (at, delivered)
+        if before is None or delivered <= before[1]:
+            return  # the first reading, nothing new, or a consumer that was created again
+        n, last = delivered - before[1], self._delivered[-1] if self._delivered else None
+        if last is not None and at - last.after < SPAN:
+            last.n, last.until = last.n + n, at
+        else:
+            self._delivered.append(_Delivered(n, before[0], at))
+
+    def _forget(self, at: float, now: float) -> None:
+        """Drop the deliveries from before all that lasts, then the grants that none of the others can be to."""
+        for grant in self._given:
+            if now >= grant.at + UNSEEN_LIFE:
+                grant.ends = min(grant.ends, at)
+        oldest = min((grant.at for grant in self._given if grant.ends > at), default=math.inf)
+        self._delivered = [one for one in self._delivered if one.until >= oldest]
+        first = self._delivered[0].after if self._delivered else math.inf
+        self._given = [grant for grant in self._given if grant.ends > min(at, first)]
+
+    def _left(self, at: float) -> int:
+        ending = sorted(self._given, key=lambda grant: grant.ends)
+        left = [grant.n for grant in ending]
+        for one in self._delivered:
+            n = one.n
+            for place, grant in enumerate(ending):
+                if n == 0:
+                    break
+                if grant.at <= one.until and grant.ends > one.after:
+                    taken = min(n, left[place])
+                    left[place] -= taken
+                    n -= taken
+        return sum(n for n, grant in zip(left, ending, strict=True) if grant.ends > at)
 
 
 class _Askers:

@@ -152,6 +152,24 @@ async def test_told_nothing_it_uses_what_is_left_of_its_grant_unless_the_subject
         assert len(service.asked) >= 2
 
 
+async def test_a_new_grant_replaces_what_is_left_of_the_last_one(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 2)
+    gate, left = PullGate(client, subscription, SUBJECT), [5, 1, 0]
+
+    def answer(_: dict[str, Any]) -> Answer:
+        pull = {"max_messages": left.pop(0) if len(left) > 1 else 0, "wait_ms": 20}
+        return {"subject": SUBJECT, "role": "consumer", "status": "inactive", "pull": pull}
+
+    async with Service(nc, answer):
+        assert len(await gate.fetch(5)) == 2
+        await publish(nc, 9)
+        assert len(await gate.fetch(5)) == 1
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(5, timeout=0.2)
+
+
 async def test_what_a_cancelled_fetch_had_got_is_for_the_next_one(
     client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.core import thresholds
 from sidecar.core.model import ConsumerKey, Now, Reading
-from sidecar.core.pull import LONGEST_WAIT, SHORTEST_WAIT, Desk, Grant
+from sidecar.core.pull import GRANT_LIFE, LONGEST_WAIT, SHORTEST_WAIT, Desk, Grant
 from sidecar.core.rules import InflightRule, Policy
 from sidecar.core.state import Latch, Latches, Member
 
@@ -79,10 +79,11 @@ def test_replicas_that_cannot_see_each_other_share_the_room() -> None:
 def test_a_grant_counts_until_it_is_seen_as_delivered() -> None:
     desk, found = Desk(), member(reading(0, delivered_consumer=7))
     assert desk.grant(found, 400, "a", 100.0, 1, 0.5).n == 400
-    assert desk.grant(found, 400, "a", 100.1, 1, 0.5).n == 100
+    assert desk.grant(found, 400, "b", 100.1, 1, 0.5).n == 50
     seen = member(reading(300, at=100.2, delivered_consumer=307))
-    # 300 are in flight, 100 of the first and 100 of the second grant are still to come.
-    assert desk.grant(seen, 400, "a", 100.2, 1, 0.5) == Grant(0, pytest.approx(0.85))
+    # 300 are in flight, 100 of the first and 50 of the second grant are still to come: room for 50, half of it for one.
+    assert desk.grant(seen, 400, "b", 100.2, 1, 0.5).n == 25
+    assert desk.grant(seen, 400, "b", 100.2, 1, 0.5).n == 13
 
 
 def test_a_grant_counts_for_a_second_when_nothing_is_delivered() -> None:
@@ -191,7 +192,10 @@ def test_what_is_remembered_is_bounded() -> None:
     desk, found = Desk(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
     for n in range(20_000):
         desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
-    assert len(desk._grants) <= 101
+    for n in range(1, 1001):
+        found = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
+        desk.quote(found, 1, "a", 101.99, 1, 0.5)
+    assert len(desk._grants._given) <= 64 + 101 and len(desk._grants._delivered) <= 41
 
 
 def test_what_was_granted_and_not_used_is_free_again_after_a_second_however_busy_it_is() -> None:
@@ -214,3 +218,53 @@ def test_while_pulls_wait_at_the_server_the_oldest_grant_is_taken_to_be_served_f
     desk.grant(member(reading(0, 100.9, waiting=2, delivered_consumer=0)), 10, "a", 100.9, 1, 0.5)
     full = member(reading(485, 101.3, waiting=1, delivered_consumer=10))
     assert desk.grant(full, 100, "a", 101.3, 1, 0.5).n == 5
+
+
+def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() -> None:
+    """a pulls late. Taken off the newest, b's deliveries would leave a's 100 uncounted while a can still pull them."""
+    desk, at = Desk(), 100.0
+    desk.grant(member(reading(0, at)), 100, "a", at, 1, 0.5)
+    for n in range(1, 9):
+        at += 0.1
+        desk.grant(member(reading(0, at, delivered_consumer=10 * (n - 1))), 10, "b", at, 1, 0.5)
+    found = member(reading(0, 100.9, delivered_consumer=80))
+    assert desk.quote(found, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
+
+
+def test_while_pulls_wait_a_newer_grant_of_the_same_connection_ends_none() -> None:
+    desk, found = Desk(), member(reading(0, waiting=3))
+    assert [desk.grant(found, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
+    assert desk.quote(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
+    assert desk.quote(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, "none waits: only the newest counts"
+
+
+MOMENTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.3]),
+        st.sampled_from(["ask", "pull", "read"]),
+        st.integers(0, 3),
+        st.integers(0, 6),
+    ),
+    max_size=60,
+)
+
+
+@given(MOMENTS)
+def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
+    """By whoever pulls within a second, and asks again only when that is done."""
+    desk, at, delivered, left = Desk(), 100.0, 0, {}
+    found = member(reading(0, at, delivered_consumer=0))
+    for after, move, who, n in moments:
+        at += after
+        if move == "read":
+            found = member(reading(0, at, delivered_consumer=delivered))
+        elif move == "ask":
+            given = desk.grant(found, n + 1, str(who), at, 1, 0.5).n
+            left[who] = (given, at) if given else left.get(who, (0, at))
+        elif who in left and at < left[who][1] + GRANT_LIFE:
+            took = min(n, left[who][0])
+            delivered += took
+            left[who] = (left[who][0] - took, left[who][1])
+        counted = desk._grants.outstanding(found.reading, at)
+        unread = delivered - found.reading.delivered_consumer
+        assert counted >= unread + sum(n for n, since in left.values() if at < since + GRANT_LIFE)
