@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# Properties take the same examples in every run of `make test`, new ones in every run of `make test-slow`, and the same
+# again with the SEED that it printed.
+SEED ?=
+FRESH := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+TIMES ?= 100
 # The tests wait more than they work: more of them side by side than there are processors.
 SIDE_BY_SIDE := -n 4 --dist worksteal
 SHELL := /bin/bash
@@ -24,8 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv ## watch three times the load meet a router, on a real server of its own
 	$(BIN)/nats-backpressure demo
 
-test: venv ## run the tests; needs nothing but Python
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+test: venv ## run the tests; needs nothing but Python (SEED=123: other examples)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(SEED),--hypothesis-seed=$(SEED)) $(PYTEST_ARGS)
 
 lint: venv ## ruff and mypy
 	$(BIN)/ruff check .
@@ -34,8 +39,11 @@ lint: venv ## ruff and mypy
 
 test-all: test test-slow test-containers test-versions ## everything: also the slow, the containers and every server version
 
-test-slow: venv ## only the slow ones: whole overloads, chaos and long property runs
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS); status=$$?; [ $$status -eq 0 ] || [ $$status -eq 5 ]  # 5: there are none
+test-slow: venv ## only the slow ones: whole overloads, chaos, and 100 times the examples with a fresh seed (SEED, TIMES)
+	@echo "properties: seed $(FRESH); the same again: make test-slow SEED=$(FRESH) TIMES=$(TIMES)"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
+	EXPLORE=$(TIMES) $(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis and not real_server" \
+		--timeout=900 --durations=10 --hypothesis-seed=$(FRESH) $(PYTEST_ARGS)
 
 test-containers: venv ## only the container story (Docker; installed with apt where missing)
 	tests/containers/run $(BIN)/python -m pytest -m containers $(PYTEST_ARGS)

@@ -5,19 +5,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import hypothesis
 import nats
 import pytest
 from nats.aio.client import Client
 
+from tests.support import exploring
 from tests.support.parts import NOT_WITH_THIS_SERVER
 from tests.support.servers import NatsServer
 
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
-# The machines are shared: how long an example takes says nothing. In CI the same examples every time.
-hypothesis.settings.register_profile("house", deadline=None, derandomize=CI)
-hypothesis.settings.load_profile("house")
+exploring.register()
 
 StartServer = Callable[..., Awaitable[NatsServer]]
 
@@ -54,6 +52,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real_server")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any(item.get_closest_marker("hypothesis") for item in session.items):
+        exploring.load_everything()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    seed, times = config.getoption("--hypothesis-seed"), exploring.TIMES
+    again = f"make test SEED={seed}" if times == 1 else f"make test-slow SEED={seed} TIMES={times}"
+    terminalreporter.write_line(f"properties: seed {seed}, {times} times the examples; the same again: {again}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -40,6 +40,7 @@ from sidecar.core.stimuli import (
     WriteFailing,
     Written,
 )
+from tests.support.exploring import examples
 
 ONE, TWO = ConsumerKey("S", "one"), ConsumerKey("T", "two")
 INSTANT = Policy(recovery_hold_seconds=0.0, alert_on_active=False)
@@ -548,7 +549,7 @@ MOVES = st.one_of(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(MOVES, max_size=60), st.sampled_from([0.0, 1.0]))
 def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], hold: float) -> None:
     world = World(policy=replace(ALERTING, recovery_hold_seconds=hold))

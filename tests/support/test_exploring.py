@@ -1,0 +1,40 @@
+"""Every property takes more examples when exploring, or says why not; and the same ones for the same seed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.support import exploring
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def test_no_property_sets_a_number_of_its_own() -> None:
+    for path in TESTS.rglob("test_*.py"):
+        for given in re.findall(r"\bmax_examples\s*=\s*([\w.]*)", path.read_text()):
+            assert path == Path(__file__) or given == "examples", (
+                f"{path}: max_examples=examples(...), or it never grows"
+            )
+
+
+@pytest.mark.parametrize(("times", "most", "n"), [(1, None, 50), (100, None, 5000), (100, 700, 700), (1, 10, 50)])
+def test_exploring_takes_so_many_times_the_examples_or_as_many_as_are_said(
+    monkeypatch: pytest.MonkeyPatch, times: int, most: int | None, n: int
+) -> None:
+    monkeypatch.setattr(exploring, "TIMES", times)
+    assert exploring.examples(50, most=most, why="each takes a second") == n
+
+
+def test_whoever_takes_fewer_says_why() -> None:
+    with pytest.raises(ValueError, match="says why"):
+        exploring.examples(50, most=700)
+
+
+def test_neither_a_local_database_nor_the_environment_chooses_the_examples() -> None:
+    found = hypothesis.settings.get_profile("house")
+    assert (found.database, found.derandomize, found.deadline) == (None, False, None)
+    assert hypothesis.core.global_force_seed is not None
