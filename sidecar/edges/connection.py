@@ -90,6 +90,12 @@ class Client(NatsClient):
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:
             self._note("undecodable_message", type(error).__name__)
+        else:
+            return
+        # It raised before anybody was given it. Handed on as far as it can be read, without its headers and with U+FFFD
+        # in its subject, it is refused by whoever reads it, and no gap is left in what a consumer delivers.
+        with suppress(Exception):
+            await super()._process_msg(sid, subject.decode(errors="replace").encode(), reply, data, b"")
 
     async def _process_pong(self) -> None:
         # A late PONG meets a future that its waiter has cancelled (`flush`, `rtt`); setting it would end the read loop.

@@ -7,7 +7,6 @@ counted, and the rest of its page is kept; what a newer server adds is ignored.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from sidecar.core.model import ConsumerKey, Now, Sample
 from sidecar.edges import shapes
 from sidecar.edges.shapes import Consumer, Error, Page, Reply, Stream
 from sidecar.observations import ConsumerGone, ConsumersReading, StreamGone, StreamsReading, Unavailable
+from sidecar.wire.subjects import NAME
 
 PAGES_LIMIT = 400
 """Pages of one list, of 256 members each; what lies beyond is not read and the reading is not complete."""
@@ -31,7 +31,6 @@ TIMEOUT = 5.0
 BURST = 0.2
 """Seconds' worth of budget that may be spent at once after a pause."""
 STREAM_NOT_FOUND, CONSUMER_NOT_FOUND = 10059, 10014
-NAME_IN_SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]{1,256}")
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 T = TypeVar("T")
@@ -151,7 +150,7 @@ class ConsumerInfo:
             page, found, bad = self._page(kind, data)
             listed.took += took
             for item in found:
-                if NAME_IN_SUBJECT.fullmatch(name_of(item)):
+                if NAME.fullmatch(name_of(item)):
                     listed.items[name_of(item)] = (item, at)
                 else:
                     bad.append(name_of(item))
@@ -248,7 +247,7 @@ def _name(item: Raw) -> str | None:
 
 def _token(name: str) -> str:
     """A name as it may stand in a subject. Raises Unavailable: a wildcard here would ask for something else."""
-    if not NAME_IN_SUBJECT.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise Unavailable(f"no name of a stream or consumer: {name[:80]!r}")
     return name
 

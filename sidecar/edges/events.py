@@ -204,7 +204,7 @@ def _read(message: Message, subject: str) -> _Written:
     """What another program may have put there instead is an event nobody knows: without id and `seq`."""
     try:
         found = msgspec.json.decode(message.data, type=_Written)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Written()
     known = 0 < found.seq < HIGHEST and found.id == event_id(subject, found.epoch, found.seq)
     return found if known else _Written()

@@ -147,7 +147,7 @@ def decoded(data: bytes, kind: type[R]) -> R:
         if error is not None:
             raise ApiError(error.code, error.err_code, error.description[:200])
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise Unavailable(f"a reply nobody can read: {problem}") from None
 
 

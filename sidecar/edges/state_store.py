@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
+from sidecar.core.document import shown
 from sidecar.edges.jetstream import WRONG_SEQUENCE, ApiError, JetStream, Message
 from sidecar.edges.lasts import lasts
 from sidecar.ports import Conflict, Stored
 from sidecar.wire.stored import record_of
 from sidecar.wire.subjects import HEARTBEAT, BadTail, Names, decode, encode
 
+log = structlog.get_logger()
+
+SAID_LIMIT = 1000
+"""Malformed keys that are named in the log; further ones are only counted."""
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -21,6 +28,7 @@ class StateStore:
         self._js, self._count, self._client = js, count, client
         self._stream = f"KV_{names.state_bucket}"
         self._prefix = f"$KV.{names.state_bucket}."
+        self._said: set[str] = set()
 
     def _to(self, key: str) -> str:
         """Where a key is written."""
@@ -39,8 +47,8 @@ class StateStore:
                 continue
             try:
                 subject = decode(key)
-            except BadTail:
-                self._count("state_malformed")
+            except BadTail as bad:
+                self._malformed(key, f"the key is no encoded subject: {bad}")
                 continue
             found[subject] = self._stored(subject, message)
         return {subject: stored for subject, stored in found.items() if stored.record is not None}
@@ -77,6 +85,13 @@ class StateStore:
         if message.gone:
             return Stored(None, message.seq)
         if (found := record_of(message.data)) is None or found[0].subject != subject:
-            self._count("state_malformed")
+            self._malformed(encode(subject), "it is no state that this program writes; it is written over")
             return Stored(None, message.seq)
         return Stored(found[0], message.seq, found[1])
+
+    def _malformed(self, key: str, because: str) -> None:
+        """Count what somebody else wrote here, and name each key once (of SAID_LIMIT at most)."""
+        self._count("state_malformed")
+        if key not in self._said and len(self._said) < SAID_LIMIT:
+            self._said.add(key)
+            log.warning("state.malformed", key=shown(key), because=because, hint="it is left out; who may write there?")

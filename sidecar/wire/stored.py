@@ -11,6 +11,7 @@ from sidecar.core.changes import event_id
 from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, Freshness, Override, Status
 from sidecar.core.state import UNSENT_LIMIT, Carried, Record, Recoveries, Verdict
 from sidecar.wire import messages
+from sidecar.wire.subjects import NAME
 
 EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HIGHEST = 2**53
@@ -18,6 +19,9 @@ LATEST = 32_503_680_000
 """Unix seconds of the year 3000: a time beyond is none of ours, and some cannot be shown."""
 DIAGNOSES = {diagnosis.value: diagnosis for diagnosis in Diagnosis}
 MOST_ALERTS = 256
+MOST_CONSUMERS, MOST_STREAMS = 10_000, 100
+"""Consumers of which something is stored under one subject, and streams that they belong to."""
+MOST_LATCHES = 32
 LONGEST = 256
 """Characters of a reason or an incident."""
 
@@ -33,7 +37,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
             retry_after=found.retry_after_seconds,
         )
         status, told = Status[found.known_status.upper()], Status[found.told.upper()]
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError, RecursionError):
         return None
     if Status.UNKNOWN in (status, told) or not _sane(found):
         return None
@@ -80,8 +84,21 @@ def _sane(found: messages.State) -> bool:
         and all(0 <= n < HIGHEST for n in (found.totals.active, found.totals.warning, found.totals.recovery))
         and (found.totals.last is None or _moment(found.totals.last))
         and _recovered(found.recoveries)
+        and _members(found)
         and len(found.unsent) <= UNSENT_LIMIT
         and all(_listed(event, found) for event in found.unsent)
+    )
+
+
+def _members(found: messages.State) -> bool:
+    """Whether consumers like these may stand under a subject: each stream of them is asked the server about."""
+    keys = [(one.stream, one.consumer) for one in found.latches] + [(one.stream, one.consumer) for one in found.carried]
+    latches = [one.latched for one in found.latches]
+    return (
+        len(keys) <= MOST_CONSUMERS
+        and len({stream for stream, _ in keys}) <= MOST_STREAMS
+        and all(NAME.fullmatch(name) for key in keys for name in key)
+        and all(len(names) <= MOST_LATCHES and all(len(name) <= LONGEST for name in names) for names in latches)
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sidecar.core.patterns import LONGEST_SUBJECT as LONGEST_TAIL
 from sidecar.core.patterns import BadTail, covers, decode, encode
 
-__all__ = ["HEARTBEAT", "LONGEST_TAIL", "BadTail", "Names", "covers", "decode", "encode", "is_literal"]
+__all__ = ["HEARTBEAT", "LONGEST_TAIL", "NAME", "BadTail", "Names", "covers", "decode", "encode", "is_literal"]
 
+NAME = re.compile(r"[^\s.*>\x00-\x1f\x7f]{1,256}")
+"""What a stream or consumer may be called: it stands in a subject as one token."""
 HEARTBEAT = "=heartbeat"
 """The key under which the state bucket says that what it holds is still so; no subject encodes to it."""
 
