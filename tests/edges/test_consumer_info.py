@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import nats
 import pytest
+from msgspec.structs import replace
 
-from sidecar.core.model import ConsumerConfig, ConsumerKey
+from sidecar.core.model import ConsumerConfig, ConsumerKey, Retention
 from sidecar.observations import ConsumerGone, StreamGone, Unavailable
 from tests.edges.worlds import FakeWorld, RealWorld, World, picture, shows
 from tests.support.parts import NOT_WITH_THIS_SERVER
@@ -245,18 +246,33 @@ async def test_a_name_that_is_none_asks_for_nothing(server: NatsServer, name: st
     await client.close()
 
 
-@pytest.mark.parametrize("seed", range(6))
-async def test_the_fake_does_what_the_server_does_whatever_is_done(server: NatsServer, seed: int) -> None:
+KINDS = {
+    "no limits": Retention(),
+    "max_msgs": Retention(max_msgs=12),
+    "max_msgs, discard new": Retention(max_msgs=12, discards_old=False),
+    "per subject": Retention(per_subject=3),
+    "rollup": Retention(rollup=True),
+    "work queue": Retention("workqueue"),
+    "work queue with max_msgs": Retention("workqueue", max_msgs=12),
+    "interest": Retention("interest"),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_fake_does_what_the_server_does_whatever_is_done(server: NatsServer, kind: str, seed: int) -> None:
     """Sixty random moves on both at once, and the same numbers after each."""
     if server.version < (2, 10):
         pytest.skip(f"{NOT_WITH_THIS_SERVER}: 2.9 counts what was purged as redelivered for ever")
     dice = random.Random(seed)
     client = await nats.connect(server.url)
     fake, real = FakeWorld(), RealWorld(client, server.version)
-    keys = [ConsumerKey("S", "all"), ConsumerKey("S", "only-a")]
+    retention = KINDS[kind]
+    alone = retention.policy == "workqueue"  # where no two consumers may take the same message
+    keys = [ConsumerKey("S", "only-b" if alone else "all"), ConsumerKey("S", "only-a")]
     for world in (fake, real):
-        await world.add_stream("S", "s.>", max_msgs=12 if seed % 2 else 0)
-        await world.add_consumer(keys[0], cap=6)
+        await world.add_stream("S", "s.>", retention=retention)
+        await world.add_consumer(keys[0], *(("s.b",) if alone else ()), cap=6)
         await world.add_consumer(keys[1], "s.a")
     for _ in range(60):
         move = random_move(dice, fake)
@@ -264,7 +280,28 @@ async def test_the_fake_does_what_the_server_does_whatever_is_done(server: NatsS
             await getattr(world, move[0])(*move[1:])
         for key in keys:
             await shows(real, key, **await certain(fake, key))
+        assert (await real.observer.consumers("S")).look.retention == fake.fake.look("S").retention
     await client.close()
+
+
+async def test_a_stream_drops_by_age_what_nobody_was_given(world: World) -> None:
+    await world.add_stream("S", "s.>", retention=Retention(max_age=1.0))
+    await world.add_consumer(C, "s.a")
+    await world.publish("S", "s.a", 5)
+    assert await world.pull(C, 2) == [1, 2]
+    if isinstance(world, FakeWorld):
+        world.fake.clock.advance(1.0)
+    await shows(world, C, first=6, last=5, messages=0, pending=0, delivered=2, deliveries=2)
+    look = (await world.observer.consumers("S")).look
+    assert (look.retention, look.oldest_age) == (Retention(max_age=1.0), None)
+
+
+async def test_the_age_of_the_oldest_message_is_the_servers(world: World, stream: str) -> None:
+    await world.publish(stream, "s.a", 5)
+    if isinstance(world, FakeWorld):
+        world.fake.clock.advance(0.01)
+    age = (await world.observer.consumers(stream)).look.oldest_age
+    assert age is not None and 0 < age < 30 if world.tells_time else age is None
 
 
 async def certain(fake: FakeWorld, key: ConsumerKey) -> dict[str, int]:
@@ -272,17 +309,26 @@ async def certain(fake: FakeWorld, key: ConsumerKey) -> dict[str, int]:
     a filtered consumer that finds nothing to deliver may skip to the end."""
     numbers = await picture(fake, key)
     del numbers["acked"]
-    if key.consumer != "all":
+    if key.consumer != "all" or fake.fake.look("S").retention != Retention():
         del numbers["delivered"], numbers["floor"]
     return numbers
 
 
 def random_move(dice: random.Random, fake: FakeWorld) -> tuple[object, ...]:
     stream = fake.fake.all["S"]
-    consumer = stream.consumers[dice.choice(["all", "only-a"])]
+    retention = stream.retention
+    consumer = stream.consumers[dice.choice(sorted(stream.consumers))]
     key = ConsumerKey("S", consumer.name)
     held = sorted(set(consumer.inflight) - set(consumer.again))
-    moves = [("publish", "S", dice.choice(["s.a", "s.b"]), dice.randint(1, 4)), ("pull", key, dice.randint(1, 4))]
+    moves = [
+        ("publish", "S", dice.choice(["s.a", "s.b", "s.c"]), dice.randint(1, 4)),
+        ("pull", key, dice.randint(1, 4)),
+    ]
+    if retention.rollup and dice.random() < 0.2:
+        moves += [("publish", "S", dice.choice(["s.a", "s.b"]), 1, True)]
+    if retention.max_msgs and dice.random() < 0.1:
+        moves = [("update_stream", "S", replace(retention, max_msgs=dice.choice([5, 12, 30])))]
+        return moves[0]
     if held:
         moves += [(verb, key, dice.choice(held)) for verb in ("ack", "ack", "nak", "term")]
     if len(stream.messages) > 1 and dice.random() < 0.2:

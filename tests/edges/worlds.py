@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.errors import APIError
 
 from sidecar import ports
-from sidecar.core.model import ConsumerConfig, ConsumerKey, Now
+from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Retention
 from sidecar.edges.consumer_info import ConsumerInfo, Requester
 from sidecar.ports import Observer
 from tests.fakes.observer import FakeJetStream
@@ -46,14 +48,19 @@ class FakeWorld:
         self.fake = FakeJetStream()
         self.observer: Observer = self.fake
 
-    async def add_stream(self, name: str, *subjects: str, max_msgs: int = 0) -> None:
-        self.fake.add_stream(name, subjects, max_msgs=max_msgs)
+    async def add_stream(
+        self, name: str, *subjects: str, max_msgs: int = 0, retention: Retention | None = None
+    ) -> None:
+        self.fake.add_stream(name, subjects, max_msgs=max_msgs, retention=retention)
+
+    async def update_stream(self, name: str, retention: Retention) -> None:
+        self.fake.update_stream(name, retention)
 
     async def add_consumer(self, key: ConsumerKey, *filters: str, cap: int = 1000, max_deliver: int = 0) -> None:
         self.fake.add_consumer(key, ConsumerConfig(filters=filters, max_ack_pending=cap), max_deliver=max_deliver)
 
-    async def publish(self, stream: str, subject: str, n: int = 1) -> None:
-        self.fake.publish(stream, subject, n)
+    async def publish(self, stream: str, subject: str, n: int = 1, rollup: bool = False) -> None:
+        self.fake.publish(stream, subject, n, rollup=rollup)
 
     async def pull(self, key: ConsumerKey, n: int) -> list[int]:
         return self.fake.pull(key, n)
@@ -95,6 +102,7 @@ class RealWorld:
         self.requests: list[str] = []
         self._client = client
         self._held: dict[tuple[ConsumerKey, int], str] = {}
+        self._subjects: dict[str, tuple[str, ...]] = {}
         self.observer: Observer = ConsumerInfo(
             connection or Direct(client),
             clock or RealClock(),
@@ -103,9 +111,16 @@ class RealWorld:
             requests_per_second=100_000,
         )
 
-    async def add_stream(self, name: str, *subjects: str, max_msgs: int = 0, **more: Any) -> None:
-        config = {"name": name, "subjects": subjects, "storage": "memory", "max_msgs": max_msgs or -1}
-        await self._api(f"STREAM.CREATE.{name}", **config, **more)
+    async def add_stream(
+        self, name: str, *subjects: str, max_msgs: int = 0, retention: Retention | None = None, **more: Any
+    ) -> None:
+        self._subjects[name] = subjects
+        config = _config(retention or Retention(max_msgs=max_msgs))
+        await self._api(f"STREAM.CREATE.{name}", name=name, subjects=subjects, storage="memory", **config | more)
+
+    async def update_stream(self, name: str, retention: Retention) -> None:
+        config = {"name": name, "subjects": self._subjects[name], "storage": "memory", **_config(retention)}
+        await self._api(f"STREAM.UPDATE.{name}", **config)
 
     async def add_consumer(
         self, key: ConsumerKey, *filters: str, cap: int = 1000, max_deliver: int = 0, sample: str = "", **more: Any
@@ -116,9 +131,11 @@ class RealWorld:
         config |= more
         await self._api(f"CONSUMER.DURABLE.CREATE.{key.stream}.{key.consumer}", stream_name=key.stream, config=config)
 
-    async def publish(self, stream: str, subject: str, n: int = 1) -> None:
+    async def publish(self, stream: str, subject: str, n: int = 1, rollup: bool = False) -> None:
+        headers = {"Nats-Rollup": "sub"} if rollup else None
         for _ in range(n):
-            await self._client.jetstream().publish(subject, b"x", stream=stream)
+            with suppress(APIError):  # a stream that is full and refuses new messages
+                await self._client.jetstream().publish(subject, b"x", stream=stream, headers=headers)
 
     async def pull(self, key: ConsumerKey, n: int) -> list[int]:
         """A pull until the server says that it is over; at the cap it says so only once the pull expires."""
@@ -179,6 +196,18 @@ class RealWorld:
             f"$JS.API.{op}", json.dumps(payload).encode() if payload else b"", timeout=5
         )
         assert "error" not in (reply := json.loads(answer.data)), reply
+
+
+def _config(retention: Retention) -> dict[str, Any]:
+    return {
+        "retention": retention.policy,
+        "max_age": round(retention.max_age * 1e9),
+        "max_msgs": retention.max_msgs or -1,
+        "max_bytes": retention.max_bytes or -1,
+        "discard": "old" if retention.discards_old else "new",
+        "max_msgs_per_subject": retention.per_subject or -1,
+        "allow_rollup_hdrs": retention.rollup,
+    }
 
 
 World = FakeWorld | RealWorld

@@ -115,7 +115,10 @@ class FakeStream:
         self.first_seq = min(self.messages, default=self.last_seq + 1)
 
     def store(self, subject: str, at: float, rollup: bool) -> None:
-        """A message comes in; what stands against the limits goes."""
+        """A message comes in; what stands against the limits goes, or the message is refused."""
+        kept = self.retention
+        if not kept.discards_old and 0 < kept.max_msgs <= len(self.messages):
+            return
         self.last_seq += 1
         wanted = any(consumer.takes(subject) for consumer in self.consumers.values())
         if self.retention.policy == "interest" and not wanted:
