@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec import Struct
 
 from sidecar.core.aggregate import Aggregate, View
-from sidecar.core.changes import calm, worst
+from sidecar.core.changes import calm, overdue, worst
 from sidecar.core.freshness import Limits, limits, vouched
 from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.state import Carried, SubjectState
@@ -108,10 +108,10 @@ class Ledger:
         return Context(bounds.stale_after, bounds.unknown_after, writer=self._writer, swept=self._swept())
 
     def tick(self) -> None:
-        now, sure = self._clock.now().mono, self._observe.stale_after_seconds
+        at, sure = self._clock.now(), self._observe.stale_after_seconds
         for subject, state in tuple(self.states.items()):
             newest = vouched(state.members.values())
-            if newest is None or now - newest >= sure or not calm(state):
+            if newest is None or at.mono - newest >= sure or not calm(state) or overdue(state, at):
                 self.feed(subject, Tick())
 
     def forget(self, subject: str) -> None:

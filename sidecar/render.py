@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 from sidecar import __version__
 from sidecar.book import Book
 from sidecar.core import admission, forecast, thresholds
+from sidecar.core.changes import diagnosed
 from sidecar.core.freshness import Limits, freshness, limits
 from sidecar.core.model import Alert, Event, Freshness, Marks, MarkSet, Now, Override, Reading, Signal
 from sidecar.core.policy import plain
@@ -134,7 +135,7 @@ def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.C
             consumer=m.key.consumer,
             status=m.status.word,
             latched=tuple(s.value for s in m.latches.signals),
-            diagnosis=m.reading.diagnosis if m.reading else None,
+            diagnosis=diagnosed(m, m.status),
             metrics=metrics(m.reading, m.marks),
             freshness=freshness(m.proof, now.mono, limits).value,
         )
@@ -168,7 +169,7 @@ def status(
         levels=levels(member),
         thresholds=marks(member.marks) if member else None,
         thresholds_from=dict(thresholds.derived(policy, member.reading)) if member and member.reading else {},
-        diagnosis=judged.diagnosis if judged else None,
+        diagnosis=diagnosed(member, judged.status) if judged else None,
         admit_ratio=verdict.admit_ratio,
         mode=policy.mode,
         override=override(in_force(policy, now)),
@@ -217,7 +218,9 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
         since_unix=record.since,
         lost_listed=record.lost_listed,
         latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
-        carried=tuple(messages.StoredFacts(key.stream, key.consumer, facts) for key, facts in record.carried),
+        carried=tuple(
+            messages.StoredFacts(key.stream, key.consumer, msgspec.to_builtins(facts)) for key, facts in record.carried
+        ),
         recoveries=record.recoveries,
         totals=record.totals,
         alerts=record.alerts,

@@ -62,6 +62,8 @@ class Shedding(Struct, frozen=True):
 
 
 OPEN = Shedding()
+SHEDDING = "shedding"
+"""The reason it is told by."""
 
 
 def follow(was: Shedding, policy: Policy, readings: Iterable[Reading], offered: Offered | None, now: Now) -> Shedding:
@@ -113,7 +115,7 @@ def _resumed(was: Shedding, policy: Policy) -> Shedding:
     """Nothing is below the floor, which may be another now, and what was stored may be binary mode's 0."""
     ratio = max(was.ratio, policy.admission.floor)
     if was.at is None:
-        return Shedding(ratio, patience=Patience(base=was.retry_after))
+        return Shedding(ratio, 0, was.shedding, refused_at=was.refused_at, patience=Patience(base=was.retry_after))
     return was if ratio == was.ratio else replace(was, ratio=ratio, wish=max(was.wish or ratio, ratio))
 
 

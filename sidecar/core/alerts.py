@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -18,11 +20,21 @@ RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 Value = float | str
 
 
+class Unsure(Enum):
+    """A condition that is not seen to hold, where there is not the evidence that it does not: it changes nothing."""
+
+    UNSURE = "unsure"
+
+
+UNSURE: Final = Unsure.UNSURE
+
+
 def follow(
-    was: Sequence[Alert], policy: Policy, status: Status, members: Sequence[Member], now: Now
+    was: Sequence[Alert], policy: Policy, status: Status, members: Sequence[Member], now: Now, awaited: bool = False
 ) -> tuple[Alert, ...]:
     """How the alerts of a subject stand now, by rule; equal to `was` while none changes its state.
 
+    `awaited`: a consumer that was known before a restart was not read again yet.
     One that fires and has no rule any more, or another condition, is resolved first. Time is the wall clock's, since
     it must outlast a restart: where that jumped back behind `since`, the condition has held from now on.
     """
@@ -36,7 +48,7 @@ def follow(
                 continue
             alert = None
         before.pop(rule.name, None)
-        found = _next(alert, rule, _value(rule.when, status, readings), now)
+        found = _next(alert, rule, _value(rule.when, status, readings, awaited), now)
         standing += [found] if found is not None else []
     gone = (alert for alert in before.values() if alert.state == "firing")
     return (*standing, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
@@ -57,8 +69,10 @@ def _rules(policy: Policy) -> Iterable[AlertRule]:
     yield from policy.alerts
 
 
-def _next(alert: Alert | None, rule: AlertRule, value: Value | None, now: Now) -> Alert | None:
+def _next(alert: Alert | None, rule: AlertRule, value: Value | Unsure | None, now: Now) -> Alert | None:
     """The alert after one look at its condition; `value` is None while that does not hold."""
+    if value is UNSURE:
+        return alert
     state = None if alert is None else alert.state
     if value is None:
         if alert is not None and state == "firing":
@@ -75,10 +89,18 @@ def _next(alert: Alert | None, rule: AlertRule, value: Value | None, now: Now) -
     return replace(alert, state="firing", since=now.wall, value=value)
 
 
-def _value(when: When, status: Status, readings: Sequence[Reading]) -> Value | None:
-    """What makes the condition hold, the largest of all consumers'; None where it does not."""
+def _value(when: When, status: Status, readings: Sequence[Reading], awaited: bool) -> Value | Unsure | None:
+    """What makes the condition hold, the largest of all consumers'; None where it surely does not."""
     if when.status is not None:
         return status.word if status >= RANK[when.status] else None
+    if (found := _holds(when, readings)) is not None:
+        return found
+    thin = when.diagnosis is not None and any(r.diagnosis is None for r in readings)
+    thin |= when.latency_p95_above_ms is not None and any(not r.latency_evidence for r in readings)
+    return UNSURE if awaited or thin else None
+
+
+def _holds(when: When, readings: Sequence[Reading]) -> Value | None:
     if when.diagnosis is not None:
         return when.diagnosis.value if any(r.diagnosis is when.diagnosis for r in readings) else None
     for limit, values in (

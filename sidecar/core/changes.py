@@ -8,8 +8,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.core import admission, alerts
+from sidecar.core.adaptive import SHEDDING
+from sidecar.core.diagnosis import shown
 from sidecar.core.freshness import Limits, freshness, vouched
-from sidecar.core.model import Alert, ConsumerKey, Event, EventType, Freshness, Now, Status
+from sidecar.core.model import Alert, ConsumerKey, Diagnosis, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy, in_force
 from sidecar.core.state import (
@@ -32,6 +34,10 @@ from sidecar.core.state import (
 )
 from sidecar.core.stimuli import Begun
 
+CARRY_EVERY = 30.0
+"""Seconds without a write after which what is merely carried along, a changed diagnosis above all, is stored alone."""
+CAPACITY_STEP = 1.2
+"""Factor by which what was learnt of capacity must differ from what is stored, to be worth a write of its own."""
 NO_EPOCH = "policy"
 """The epoch under a key of which nothing but refused policies was ever told."""
 
@@ -120,7 +126,7 @@ def calm(state: SubjectState) -> bool:
         if member.status > Status.INACTIVE or member.latches != NONE_SET or member.unreported or ruled:
             return False
     speaks = worst(state.members.values())
-    if speaks is None or speaks.reading is None or speaks.reading.diagnosis is not record.diagnosis:
+    if speaks is None or speaks.reading is None:
         return False
     verdict = admission.verdict_at(speaks.policy, Status.INACTIVE, state.shedding)
     return record.verdict == verdict and not state.shedding.shedding
@@ -134,14 +140,48 @@ class Change(Struct, frozen=True):
     """What its events report as lost."""
 
 
-def due(state: SubjectState, now: Now, limits: Limits, swept: float | None = None) -> Change | None:
-    """The record to store next, or None while the stored one still says it all. `swept`: when anything was read."""
-    if calm(state) and not blind(state, now, limits) and not ages_alone(state, limits, swept):
+def due(
+    state: SubjectState, now: Now, limits: Limits, swept: float | None = None, passing: bool = False
+) -> Change | None:
+    """The record to store next, or None while the stored one still says it all. `swept`: when anything was read.
+    `passing`: only time passes; then alone it is looked whether something carried along is due."""
+    late = passing and overdue(state, now)
+    if not late and calm(state) and not blind(state, now, limits) and not ages_alone(state, limits, swept):
         return None
-    return drawn_up(state, now, limits, swept)
+    return drawn_up(state, now, limits, swept, late)
 
 
-def drawn_up(state: SubjectState, now: Now, limits: Limits, swept: float | None = None) -> Change | None:
+def overdue(state: SubjectState, now: Now) -> bool:
+    """Whether nothing was stored for CARRY_EVERY, and something that goes with the next write is another now."""
+    record = state.record
+    if record is None or record.lost or now.mono - state.wrote < CARRY_EVERY:
+        return False
+    speaks = worst(state.members.values())
+    if speaks is not None and speaks.reading is not None:
+        said = shown(speaks.reading.said, record.status)
+        if said is not record.diagnosis:
+            return True
+    stored = dict(record.carried)
+    full = len(stored) >= CARRIED_LIMIT
+    return any(_moved(stored.get(m.key, NOTHING), m) for m in state.members.values() if m.key in stored or not full)
+
+
+def _moved(stored: Carried, member: Member) -> bool:
+    reading = member.reading
+    if reading is None:
+        return False
+    if reading.said is not None and reading.said is not stored.diagnosis:
+        return True
+    was, capacity = stored.capacity, reading.capacity
+    if capacity is None or member.policy.pending.overload_seconds is None:
+        return False
+    return was is None or not was / CAPACITY_STEP <= capacity <= was * CAPACITY_STEP
+
+
+def drawn_up(
+    state: SubjectState, now: Now, limits: Limits, swept: float | None = None, late: bool = False
+) -> Change | None:
+    """What to store if it says anything else than what is stored; `late`: also if it only carries something else."""
     assert state.record is not None
     draft = _Draft(state, state.record, now)
     if blind(state, now, limits):
@@ -158,36 +198,58 @@ def drawn_up(state: SubjectState, now: Now, limits: Limits, swept: float | None 
     record = replace(draft.record, verdict=_verdict(state, draft.record))
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
-    if differ(record, state.record) or (state.begun and proof(state) is not None):
+    if late or differ(record, state.record) or (state.begun and proof(state) is not None):
         return Change(replace(record, carried=_carried(state, record, draft.losses)), draft.losses)
     return None
 
 
 def differ(a: Record, b: Record) -> bool:
     """Whether two records say different things; what is merely carried along says nothing."""
-    return a is not b and replace(a, carried=()) != replace(b, carried=())
+    return a is not b and replace(a, carried=(), diagnosis=None) != replace(b, carried=(), diagnosis=None)
 
 
 def _carried(state: SubjectState, record: Record, losses: tuple[Loss, ...]) -> tuple[tuple[ConsumerKey, Carried], ...]:
     """What to store of each consumer, CARRIED_LIMIT at most: those with latches first, then by name."""
-    reported = {loss.key: loss for loss in losses}
-    read = {key: carry(m, reported.get(key)) for key, m in state.members.items() if m.reading is not None}
+    reported, before = {loss.key: loss for loss in losses}, state.carried
+    read = {
+        key: carry(m, before.get(key, NOTHING), reported.get(key))
+        for key, m in state.members.items()
+        if m.reading is not None
+    }
     latched = {key for key, _ in record.latched}
     found = [(key, carried) for key, carried in (state.carried | read).items() if carried != NOTHING]
     return tuple(sorted(found, key=lambda entry: (entry[0] not in latched, entry[0]))[:CARRIED_LIMIT])
 
 
-def carry(member: Member, loss: Loss | None = None) -> Carried:
-    """What a restart needs to know of a consumer, once `loss` is reported."""
+def carry(member: Member, before: Carried = NOTHING, loss: Loss | None = None) -> Carried:
+    """What a restart needs to know of a consumer, once `loss` is reported; `before` is what was read back, which goes
+    on until something is diagnosed anew."""
     reading = member.reading
+    said = reading.said if reading else None
     return Carried(
-        diagnosis=reading.diagnosis if reading else None,
-        diagnosed_for=reading.diagnosed_for if reading else 0.0,
+        diagnosis=said or before.diagnosis,
+        diagnosed_for=reading.diagnosed_for if reading and said else before.diagnosed_for,
         capacity=reading.capacity if reading else None,
         account=loss.account if loss else member.account,
         lost=loss.lost if loss else member.reported,
         causes=tuple(sorted(member.causes)),
+        counted=member.counted,
+        stalled=member.stalled,
+        history=reading.history if reading else 0,
     )
+
+
+def _awaited(state: SubjectState, now: Now) -> bool:
+    """Whether a consumer that is known from the store was not read since the start, and may still be."""
+    members = state.members
+    return now.mono < state.deadline and any(
+        key not in members or members[key].reading is None for key in (*state.carried, *members)
+    )
+
+
+def diagnosed(member: Member | None, status: Status) -> Diagnosis | None:
+    """What is reported of a member beside a status."""
+    return None if member is None or member.reading is None else shown(member.reading.diagnosis, status)
 
 
 def _certain(state: SubjectState, now: Now, limits: Limits) -> bool:
@@ -290,7 +352,8 @@ class _Draft:
             return
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
-        standing = alerts.follow(self.record.alerts, self.policy, self.record.status, members, self.now)
+        awaited = _awaited(self.state, self.now)
+        standing = alerts.follow(self.record.alerts, self.policy, self.record.status, members, self.now, awaited)
         changed = alerts.changes(self.record.alerts, standing)
         late = {alert.name for alert in changed[self.room :]}
         for one in changed[: self.room]:
@@ -309,18 +372,16 @@ class _Draft:
 
     def note(self) -> None:
         """What is kept beside the status: the diagnosis, and the override in force."""
-        reading = self.member.reading if self.member and not self.record.lost else None
-        diagnosis = reading.diagnosis if reading else None
+        diagnosis = None if self.record.lost else diagnosed(self.member, self.record.status)
         self.record = replace(self.record, diagnosis=diagnosis, override=self.override)
 
     def _reasons(self, fell: bool = False) -> tuple[str, ...]:
         """The latched signals, then what else had a part in it; of a fall, also what made it fall."""
         member = self.member
         assert member is not None
-        stalled = member.latches.latency_p95.on and member.reading and member.reading.latency_source == "stall"
         causes = {
-            "stalled": stalled,
-            "shedding": self.state.shedding.shedding,
+            "stalled": member.stalled,
+            SHEDDING: self.state.shedding.shedding,
             member.counted or "": member.counted,
             DATA_LOSS: fell and any(DATA_LOSS in m.causes for m in self.state.members.values()),
             PURGED: fell and any(PURGED in m.causes for m in self.state.members.values()),
@@ -380,7 +441,7 @@ class _Draft:
             retry_after=verdict.retry_after,
             admit_ratio=verdict.admit_ratio,
             lost=lost,
-            diagnosis=reading.diagnosis if reading else None,
+            diagnosis=diagnosed(self.member, to),
             override=self.override,
             alert=alert,
             errors=refused.errors if refused else (),

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from sidecar.core.model import ConsumerConfig, Diagnosis
+from sidecar.core.model import ConsumerConfig, Diagnosis, Status
 from sidecar.core.thresholds import SMALL_CAP, SMALL_CAP_STALL
 
 SPACING = 0.5
@@ -27,6 +28,8 @@ AGAIN = 2
 """Times in a row that something else must be found before it is said; the first verdict needs no more than ENOUGH."""
 WORKING = 5.0
 """Seconds (or the ack wait, if shorter) for which who holds messages may be at work on them without a sign."""
+PATIENT = (Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLING)
+"""What may take WORKING to be found: before that, that something else is found proves nothing."""
 HANDFUL = 10
 """Messages; a shorter queue is not said to grow or to drain."""
 MARGIN = 1.1
@@ -86,6 +89,14 @@ class Evidence:
         while len(points) > ENOUGH and points[1].at <= point.at - SPAN:
             points.popleft()
         self._tally()
+
+    def joined(self, point: Point, facts: Facts) -> Evidence:
+        """The same with one more point, which is not kept."""
+        found = Evidence()
+        found.points.extend(self.points)
+        found.facts, found.moved_at, found.acked_at = self.facts, self.moved_at, self.acked_at
+        found.add(point, facts)
+        return found
 
     def _tally(self) -> None:
         """In how many points messages wait, pulls wait, in flight is at the cap, and there is nothing at all."""
@@ -219,15 +230,33 @@ def verdict(seen: Evidence) -> Diagnosis | None:
     return next(name for name, holds in RULES if holds(seen))
 
 
+CALM = (Diagnosis.HEALTHY, Diagnosis.IDLE)
+PASSING = (Diagnosis.FALLING_BEHIND, Diagnosis.DRAINING, Diagnosis.IDLE)
+"""What a healthy consumer looks like now and then."""
+
+
+def shown(found: Diagnosis | None, status: Status) -> Diagnosis | None:
+    """What is reported beside a status: nobody is idle or healthy above inactive, the rules are only slower then."""
+    return None if found in CALM and status > Status.INACTIVE else found
+
+
 class Course:
-    """The diagnosis of one consumer as it goes: what is said, and since when."""
+    """The diagnosis of one consumer as it goes: what is said, and since when.
 
-    __slots__ = ("_failed", "evidence", "said", "since")
+    `before`: what was said before a restart, and for how many seconds. It is not said again until it is found again;
+    its time then goes on, without the time in which nobody looked. Something else is said once it was found AGAIN, as
+    if there had been no restart, and not before the old verdict could have been found.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_before", "_began", "_failed", "_fits", "_lasted", "evidence", "said", "since")
+
+    def __init__(self, before: Diagnosis | None = None, lasted: float = 0.0) -> None:
         self.evidence = Evidence()
         self.said: Diagnosis | None = None
         self.since = 0.0
+        self._before, self._lasted = before, lasted
+        self._began: float | None = None
+        self._fits = True
         self._failed = 0
         """Times in a row that something else was found than what is said."""
 
@@ -236,13 +265,46 @@ class Course:
         points = self.evidence.points
         return not points or at - points[-1].at >= SPACING
 
-    def add(self, point: Point, facts: Facts) -> None:
-        """Take a point up, and see whether something else is to be said."""
+    def see(self, point: Point, facts: Facts) -> Diagnosis | None:
+        """What is said, if this sample, the newest, bears it out too: else None."""
+        if self.due(point.at):
+            found = self.add(point, facts)
+        elif self.said is not None and self._news(point, facts):
+            found = verdict(self.evidence.joined(point, facts))
+        else:
+            return self.said if self._fits else None
+        # Between two of its pulls a healthy consumer may look otherwise for a moment.
+        passing = self.said is Diagnosis.HEALTHY and found in PASSING
+        self._fits = found is self.said or passing
+        return self.said if self._fits else None
+
+    def _news(self, point: Point, facts: Facts) -> bool:
+        """Whether a sample says anything else than the newest point that was taken up."""
+        last = self.evidence.points[-1]
+        return facts != self.evidence.facts or replace(point, at=last.at) != last
+
+    def add(self, point: Point, facts: Facts) -> Diagnosis | None:
+        """Take a point up, and see whether something else is to be said; what was found."""
         self.evidence.add(point, facts)
+        self._began = point.at if self._began is None else self._began
         found = verdict(self.evidence)
         if found is None or found is self.said:
             self._failed = 0
-            return
-        self._failed += 1
-        if self.said is None or self._failed >= AGAIN:
-            self.said, self.since, self._failed = found, point.at, 0
+        elif self._before is not None:
+            self._go_on(found, point.at)
+        else:
+            self._failed += 1
+            if self.said is None or self._failed >= AGAIN:
+                self.said, self.since, self._failed = found, point.at, 0
+        return found
+
+    def _go_on(self, found: Diagnosis, at: float) -> None:
+        """After a restart: what was said before goes on, or something else is said for the first time."""
+        assert self._began is not None
+        self._failed = 0 if found is self._before else self._failed + 1
+        if found is self._before:
+            self.said, self.since = found, at - self._lasted
+        elif self._failed >= AGAIN and at - self._began >= (WORKING if self._before in PATIENT else 0.0):
+            self.said, self.since = found, at
+        if self.said is not None:
+            self._before, self._failed = None, 0

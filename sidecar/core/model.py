@@ -221,7 +221,9 @@ class Reading(Struct, frozen=True):
     """As shown: the larger of the p95 (sampled, or three times the estimated mean) and the stall, in ms."""
     p99: float | None = None
     stall: float = 0.0
-    """Milliseconds without any acknowledgement while something is in flight."""
+    """Milliseconds without any acknowledgement while something is in flight; at least, unless `stall_known`."""
+    stall_known: bool = True
+    """False while nobody saw since when something is in flight, and no ack since then: a calm stall proves nothing."""
     arrival_rate: float | None = None
     ack_rate: float | None = None
     redelivery_ratio: float | None = None
@@ -237,9 +239,13 @@ class Reading(Struct, frozen=True):
     purged: bool = False
     paused: bool = False
     diagnosis: Diagnosis | None = None
-    """None until enough samples tell."""
+    """None until enough samples tell, and while the newest one does not bear out what the others told."""
+    said: Diagnosis | None = None
+    """The same, whether or not the newest sample bears it out: what goes on after a restart, once it is found again."""
     diagnosed_for: float = 0.0
-    """Seconds for which that has been so without a break."""
+    """Seconds for which that has been said without a break."""
+    history: int = 0
+    """The stream sequence up to which it reads history; 0 where it does not."""
     backfilling: bool = False
     """Surely reading history: seen to appear on a stream that already held messages for it, and not through yet."""
     capacity: float | None = None

@@ -6,7 +6,7 @@ from sidecar.core import trust
 from sidecar.core.ages import Ages
 from sidecar.core.diagnosis import Course, Facts, Point
 from sidecar.core.loss import Losses
-from sidecar.core.model import Now, Reading, Sample, StreamLook
+from sidecar.core.model import Diagnosis, Now, Reading, Sample, StreamLook
 from sidecar.core.state import NOTHING, Carried
 from sidecar.core.window import ENOUGH_TIME, RATE_SPAN, Capacity, Flow, Quantiles, Tally
 
@@ -33,6 +33,8 @@ class Track:
         self._carried = carried
         self._ages = ages or Ages()
         self._forget()
+        self._course = Course(carried.diagnosis, carried.diagnosed_for)
+        self._capacity = Capacity(carried.capacity)
 
     def _forget(self) -> None:
         """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
@@ -46,6 +48,8 @@ class Track:
         """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
         self._last_ack: float | None = None
         self._inflight_since: float | None = None
+        self._rise_seen = True
+        """Whether in flight was seen to rise from 0, so that the moment above is when; else it may be long before."""
         self._naks = self._dropped = self._again = 0
         self._losses = Losses(self._carried.account)
 
@@ -92,6 +96,14 @@ class Track:
     def _begin(self, sample: Sample, look: StreamLook) -> None:
         self._history = look.last_seq if self._appeared and sample.pending else 0
 
+    def _resume(self, sample: Sample, look: StreamLook) -> None:
+        """What was known before a restart goes on at first sight."""
+        before = self._carried
+        if before.history <= look.last_seq:
+            self._history = max(self._history, before.history)
+        if before.diagnosis is Diagnosis.POISON:
+            self._given_up = sample.at.mono
+
     def _contradicted(self, sample: Sample, look: StreamLook) -> str | None:
         if self.last is None or self._look is None:
             return None
@@ -108,6 +120,7 @@ class Track:
         self._losses.take(sample, look, early)
         if last is None:
             self._begin(sample, look)
+            self._resume(sample, look)
         elif not self._losses.purged:
             self._count(last, sample)
         if sample.delivered_stream >= self._history or not sample.pending:
@@ -116,8 +129,8 @@ class Track:
         self._naks = self._dropped = self._again = 0
         self.last, self._look = sample, look
         self._ages.saw(look, sample.at.mono)
-        self._diagnose(sample, look)
-        return self._reading(sample, look, self._losses.total - counted)
+        diagnosis = self._diagnose(sample, look)
+        return self._reading(sample, look, diagnosis, self._losses.total - counted)
 
     def _count(self, last: Sample, sample: Sample) -> None:
         """Tally the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
@@ -154,23 +167,22 @@ class Track:
         if sample.since_ack is not None:
             self._last_ack = now - sample.since_ack
         if sample.inflight == 0:
-            self._inflight_since = None
+            self._inflight_since, self._rise_seen = None, True
         elif last is None or self._inflight_since is None:
             # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
             self._inflight_since = now - (sample.since_delivery or 0.0)
+            self._rise_seen = last is not None
 
-    def _diagnose(self, sample: Sample, look: StreamLook) -> None:
-        """Take the sample up for the diagnosis, unless the last one it took is too near."""
+    def _diagnose(self, sample: Sample, look: StreamLook) -> Diagnosis | None:
+        """What is said, if this sample bears it out."""
         at, config = sample.at.mono, sample.config
-        if not self._course.due(at):
-            return
         waiting = int(sample.bound) if config.push else sample.waiting
         given = sample.delivered_consumer
         point = Point(at, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
         facts = Facts(config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
-        self._course.add(point, facts)
+        return self._course.see(point, facts)
 
-    def _reading(self, sample: Sample, look: StreamLook, lost: int) -> Reading:
+    def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
         now = sample.at.mono
         flow = self._flow.total(now)
         acked = sample.config.ack_policy != "none"
@@ -196,6 +208,7 @@ class Track:
             p95=None if p95 is None else p95 * 1000,
             p99=quantiles[2] * 1000 if quantiles else None,
             stall=stall * 1000,
+            stall_known=not sample.inflight or self._stall_known(),
             arrival_rate=flow.arrivals / flow.time if known else None,
             ack_rate=flow.acks / flow.time if known else None,
             redelivery_ratio=min(1.0, flow.redeliveries / flow.deliveries) if flow.deliveries else None,
@@ -208,8 +221,10 @@ class Track:
             purged=self._losses.purged,
             account=self._losses.account,
             paused=sample.paused,
-            diagnosis=self._course.said,
+            diagnosis=diagnosis,
+            said=self._course.said,
             diagnosed_for=now - self._course.since if self._course.said else 0.0,
+            history=self._history,
             backfilling=self._history > 0,
             capacity=self._capacity.rate,
             stream_fill=look.fill,
@@ -221,6 +236,10 @@ class Track:
             return 0.0
         since = self._inflight_since if self._last_ack is None else max(self._last_ack, self._inflight_since)
         return max(0.0, sample.at.mono - since)
+
+    def _stall_known(self) -> bool:
+        acked, since = self._last_ack, self._inflight_since
+        return self._rise_seen or (acked is not None and since is not None and acked >= since)
 
     def _fresh(self, sampled: bool, estimated: bool, now: float) -> bool:
         newest = self._latency.newest if sampled else self._last_ack

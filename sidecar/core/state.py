@@ -75,6 +75,8 @@ class Member(Struct, frozen=True):
     pressure: float = 0.0
     counted: Diagnosis | None = None
     """The diagnosis that set the latch `diagnosed`."""
+    stalled: bool = False
+    """Whether a stall set or holds the latch `latency_p95`."""
     lost: int = 0
     """Messages known to be lost so far, those of before a restart among them."""
     reported: int = 0
@@ -109,6 +111,12 @@ class Carried(Struct, frozen=True):
     """Messages reported as lost so far."""
     causes: tuple[str, ...] = ()
     """What made pending fall besides work, since the pending latch was last set."""
+    counted: Diagnosis | None = None
+    """The diagnosis that set the latch `diagnosed`, while that is on."""
+    stalled: bool = False
+    """Whether a stall holds the latch `latency_p95`."""
+    history: int = 0
+    """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
 
 
 NOTHING = Carried()
@@ -232,6 +240,8 @@ class SubjectState(Struct, frozen=True):
     still what is answered."""
     loading: bool = False
     writing: Writing | None = None
+    wrote: float = 0.0
+    """Monotonic time at which the newest write was asked for, or the record was read back."""
     sending: str | None = None
     """Id of the event being published."""
     sent: frozenset[str] = frozenset()

@@ -69,8 +69,17 @@ def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latch
         pending_alone=pending_alone,
         drain_alone=judged(Signal.DRAIN, was.drain_alone, policy.alone_factor),
     )
-    stuck = 1.0 if counts(reading, latches, policy) else 0.0
-    return replace(latches, diagnosed=latch(was.diagnosed, stuck, 0.5, policy, now))
+    return replace(latches, diagnosed=latch(was.diagnosed, _stuck(reading, latches, policy), 0.5, policy, now))
+
+
+def _stuck(reading: Reading, latches: Latches, policy: Policy) -> float | None:
+    """1 where a diagnosis counts, 0 where none can; None where nobody can say: nothing is diagnosed yet (a restart), or
+    what is has not lasted long enough."""
+    if not latches.pending.on or left_out(reading, policy):
+        return 0.0
+    if counts(reading, latches, policy):
+        return 1.0
+    return None if reading.diagnosis is None or reading.diagnosis in COUNTED else 0.0
 
 
 def status(latches: Latches, policy: Policy) -> Status:

@@ -12,19 +12,21 @@ from functools import singledispatch
 from msgspec.structs import replace
 
 from sidecar.core import changes, status, thresholds
-from sidecar.core.adaptive import OPEN, Shedding, follow
+from sidecar.core.adaptive import OPEN, SHEDDING, Shedding, follow
 from sidecar.core.freshness import Limits
-from sidecar.core.model import ConsumerKey, Now, Status
+from sidecar.core.model import ConsumerKey, Marks, Now, Reading, Status
 from sidecar.core.offered import heard
 from sidecar.core.rules import Policy
 from sidecar.core.state import (
     DATA_LOSS,
     NONE_SET,
+    NOTHING,
     PURGED,
     Carried,
     Latch,
     Latches,
     Member,
+    Record,
     SubjectState,
     Writing,
 )
@@ -69,7 +71,7 @@ class Context(Limits, frozen=True):
 
 def step(state: SubjectState, stimulus: Stimulus, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
     """The state after `stimulus`, and what is to be done. Results of the acts come back as stimuli."""
-    return settle(apply(stimulus, state, now), now, context)
+    return settle(apply(stimulus, state, now), now, context, isinstance(stimulus, Tick))
 
 
 @singledispatch
@@ -141,12 +143,14 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
     carried = dict(stimulus.record.carried)
     members = {key: _resumed(member, carried.get(key)) for key, member in state.members.items()}
     for key, names in stimulus.record.latched:
-        members[key] = _restored(members.get(key) or _known(key, state.policy, carried, now), names)
+        member = members.get(key) or _known(key, state.policy, carried, now)
+        members[key] = _restored(member, names, carried.get(key, NOTHING))
     emptied = None if members else now.mono
     return replace(
         state,
         members=members,
         carried=carried,
+        wrote=now.mono,
         record=stimulus.record,
         revision=stimulus.revision,
         begun=False,
@@ -155,7 +159,7 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
         sending=None,
         sent=frozenset(),
         emptied=emptied,
-        shedding=Shedding(stimulus.record.verdict.admit_ratio, stimulus.record.verdict.retry_after),
+        shedding=_shed_before(stimulus.record, now),
     )
 
 
@@ -236,8 +240,8 @@ def _(stimulus: Removed, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, forgetting=False, reload=True, writing=None)
 
 
-def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
-    """Bring what is stored and told up to what is known, one write and one publish at a time."""
+def settle(state: SubjectState, now: Now, context: Context, passing: bool) -> tuple[SubjectState, list[Act]]:
+    """Bring what is stored and told up to what is known, one write and one publish at a time; `passing`: on a Tick."""
     if state.forgetting:
         return state, [] if state.record is not None else [Drop(state.subject)]
     if state.record is None or state.reload:
@@ -248,10 +252,11 @@ def settle(state: SubjectState, now: Now, context: Context) -> tuple[SubjectStat
     if state.writing is None:
         if state.emptied is not None and now.mono - state.emptied >= FORGET_AFTER:
             return replace(state, forgetting=True), [Forget(state.subject, state.revision)]
-        if (change := changes.due(state, now, context, context.swept)) is not None:
+        if (change := changes.due(state, now, context, context.swept, passing)) is not None:
             nonce = f"{context.writer}.{state.writes}"
             writing = Writing(change.record, state.revision, nonce, losses=change.losses, since=now.mono)
-            state = replace(state, writing=writing, writes=state.writes + 1, deleted=False, rebase=None)
+            writes = state.writes + 1
+            state = replace(state, writing=writing, writes=writes, wrote=now.mono, deleted=False, rebase=None)
             acts.append(Write(state.subject, writing))
     if state.sending is None and state.rebase is None and state.record is not None:
         event = next((e for e in state.record.unsent if e.id not in state.sent), None)
@@ -287,7 +292,7 @@ def _judged(member: Member) -> Member:
     marks = thresholds.marks(member.policy, reading)
     pressure = thresholds.pressure(reading, marks)
     if pressure <= 1 and member.latches == NONE_SET:  # nothing is above its mark, and nothing is there to be released
-        return replace(member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted=None)
+        return replace(member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted=None, stalled=False)
     latches = status.judge(member.latches, reading, marks, member.policy)
     counts = status.counts(reading, latches, member.policy)
     return replace(
@@ -297,6 +302,7 @@ def _judged(member: Member) -> Member:
         status=status.status(latches, member.policy),
         pressure=0.0 if status.left_out(reading, member.policy) else pressure,
         counted=reading.diagnosis if counts else member.counted if latches.diagnosed.on else None,
+        stalled=_stalled(member, latches, reading, marks),
         causes=frozenset() if latches.pending.on and not member.latches.pending.on else member.causes,
     )
 
@@ -319,8 +325,30 @@ def _resumed(member: Member, carried: Carried | None) -> Member:
     )
 
 
-def _restored(member: Member, names: tuple[str, ...]) -> Member:
+def _restored(member: Member, names: tuple[str, ...], carried: Carried) -> Member:
     """The member with its stored latches set, as it keeps its last status until it is read again."""
     stored = {name: Latch(on=True) for name in names if name in Latches.__struct_fields__}
-    member = replace(member, latches=replace(member.latches, **stored))
+    member = replace(
+        member,
+        latches=replace(member.latches, **stored),
+        counted=member.counted or carried.counted,
+        stalled=member.stalled or carried.stalled,
+    )
     return _judged(member)
+
+
+def _shed_before(record: Record, now: Now) -> Shedding:
+    """What was shed goes on, and where somebody was shed lately that is so for a while longer."""
+    shedding = SHEDDING in record.reasons
+    verdict = record.verdict
+    return Shedding(verdict.admit_ratio, verdict.retry_after, shedding, refused_at=now.mono if shedding else None)
+
+
+def _stalled(member: Member, latches: Latches, reading: Reading, marks: Marks) -> bool:
+    """Whether a stall set or holds the latency latch: until that is off, or a latency that was measured holds it."""
+    if not latches.latency_p95.on:
+        return False
+    release = marks.latency.overload * member.policy.recovery_threshold
+    if reading.latency_source == "stall" and reading.latency is not None and reading.latency > release:
+        return True
+    return member.stalled and not reading.latency_evidence

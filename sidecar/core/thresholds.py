@@ -27,14 +27,19 @@ def derived(policy: Policy, reading: Reading) -> tuple[tuple[str, str], ...]:
     """How marks came about that are not simply the policy's, (signal, sentence). Not for every sample: it writes."""
     found = []
     rule, capacity = policy.pending, reading.capacity
-    if rule.overload_seconds is not None and capacity is not None:
-        text = f"{_text(rule.overload_seconds)} s of work at {capacity:.{1 if capacity >= 1 else 3}f} messages/s"
-        work, kept = rule.overload_seconds * capacity, _pending(rule, capacity)
+    if rule.overload_seconds is not None:
+        if capacity is None:
+            text, work = f"{_text(rule.overload)} until the rate is known", rule.overload
+        else:
+            text = f"{_text(rule.overload_seconds)} s of work at {capacity:.{1 if capacity >= 1 else 3}f} messages/s"
+            work = rule.overload_seconds * capacity
+        kept = _pending(rule, capacity)
         if kept > work:
             text += f", raised to min {_text(kept)}"
         elif kept < work:
             text += f", limited to max {_text(kept)}"
-        found.append((Signal.PENDING.value, text))
+        if capacity is not None or kept != work:
+            found.append((Signal.PENDING.value, text))
     cap = reading.cap
     if reading.inflight is not None and cap is not None:
         mark, ratio = _inflight(policy.inflight, cap), policy.inflight.overload_ratio
@@ -45,12 +50,12 @@ def derived(policy: Policy, reading: Reading) -> tuple[tuple[str, str], ...]:
 
 
 def _pending(rule: PendingRule, capacity: float | None) -> float:
-    """The overload mark: `overload_seconds` of work within `min` and `max`, or as given until the rate is known."""
-    if rule.overload_seconds is None or capacity is None:
+    """The overload mark: `overload_seconds` of work, or as given until the rate is known, within `min` and `max`."""
+    if rule.overload_seconds is None:
         return rule.overload
     least = SMALLEST_MARK if rule.min is None else rule.min
     most = LARGEST_MARK if rule.max is None else rule.max
-    return min(max(rule.overload_seconds * capacity, least), most)
+    return min(max(rule.overload if capacity is None else rule.overload_seconds * capacity, least), most)
 
 
 def _inflight(rule: InflightRule, cap: int | None) -> float:
@@ -91,7 +96,9 @@ def value(reading: Reading, marks: Marks, signal: Signal) -> float | None:
             return reading.pending
         case Signal.INFLIGHT:
             small = reading.cap is not None and reading.cap <= SMALL_CAP
-            return 0 if small and reading.inflight and reading.stall < SMALL_CAP_STALL else reading.inflight
+            if not small or not reading.inflight or reading.stall >= SMALL_CAP_STALL:
+                return reading.inflight
+            return 0 if reading.stall_known else None
         case Signal.LATENCY:
             return reading.latency
         case Signal.DRAIN:

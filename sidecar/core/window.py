@@ -152,8 +152,10 @@ class Capacity:
 
     __slots__ = ("_acks", "_time")
 
-    def __init__(self) -> None:
-        self._acks = self._time = 0.0
+    def __init__(self, rate: float | None = None) -> None:
+        """`rate`: what was learnt before a restart; it weighs as much as if it had just been learnt."""
+        self._time = 0.0 if rate is None else CAPACITY_SPAN
+        self._acks = 0.0 if rate is None else rate * CAPACITY_SPAN
 
     def learn(self, seconds: float, acks: float) -> None:
         fading = math.exp(-seconds / CAPACITY_SPAN)

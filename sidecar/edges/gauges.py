@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from sidecar import __version__
 from sidecar.book import Book
-from sidecar.core.changes import proof
+from sidecar.core.changes import diagnosed, proof
 from sidecar.core.model import ConsumerKey, Now, Status
 from sidecar.core.state import SubjectState
 from sidecar.edges.catalogue import ACTIVE, CONSUMERS_PER_SUBJECT, GAUGES, OTHER, TIME_IN_STATUS, Labels, P
@@ -66,8 +66,8 @@ class Gauges(Collector):
             page.most(P + "pressure", (label,), found.pressure)
         if (record := found.state.record) is None:
             return
-        if record.diagnosis is not None and not record.lost:
-            page.most(P + "diagnosis", (label, record.diagnosis.value), 1.0)
+        if found.status is not Status.UNKNOWN and (diagnosis := diagnosed(found.member, found.status)) is not None:
+            page.most(P + "diagnosis", (label, diagnosis.value), 1.0)
         for alert in record.alerts if label != OTHER else ():
             page.most(P + "alerts", (label, alert.name, alert.state), 1.0)
 

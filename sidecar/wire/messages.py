@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from sidecar.core.model import Alert as StandingAlert
 from sidecar.core.model import Event as StoredEvent
-from sidecar.core.state import Carried, Recoveries, Totals
+from sidecar.core.state import Recoveries, Totals
 
 Role = Literal["gateway", "consumer"]
 
@@ -222,7 +222,8 @@ class StoredFacts(Struct, frozen=True):
 
     stream: str
     consumer: str
-    facts: Carried
+    facts: dict[str, Any]
+    """`Carried`, decoded one by one: what a newer version adds to one must not make the whole record unreadable."""
 
 
 class State(Status, frozen=True, kw_only=True):

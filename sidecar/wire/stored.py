@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from sidecar.core.changes import event_id
 from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, Freshness, Override, Status
-from sidecar.core.state import UNSENT_LIMIT, Carried, Record, Recoveries, Verdict
+from sidecar.core.state import CARRIED_LIMIT, UNSENT_LIMIT, Carried, Record, Recoveries, Verdict
 from sidecar.wire import messages
 from sidecar.wire.subjects import NAME
 
@@ -55,7 +56,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         reasons=found.reasons,
         verdict=verdict,
         latched=tuple((ConsumerKey(c.stream, c.consumer), c.latched) for c in found.latches),
-        carried=tuple((ConsumerKey(one.stream, one.consumer), one.facts) for one in found.carried if _fact(one.facts)),
+        carried=_carried(found.carried),
         recoveries=found.recoveries,
         diagnosis=DIAGNOSES.get(found.diagnosis or ""),
         override=_override(found.override),
@@ -113,16 +114,33 @@ def _override(shown: messages.Override | None) -> Override | None:
     return Override(shown.action, until.timestamp()) if until.tzinfo is not None else None
 
 
-def _fact(facts: Carried) -> bool:
-    """One that cannot be so is left out: a restart then begins with nothing."""
+def _carried(stored: tuple[messages.StoredFacts, ...]) -> tuple[tuple[ConsumerKey, Carried], ...]:
+    """One that cannot be so is left out: a restart then begins with nothing for that consumer."""
+    found = ((ConsumerKey(one.stream, one.consumer), _facts(one.facts)) for one in stored)
+    return tuple((key, facts) for key, facts in found if facts is not None)[:CARRIED_LIMIT]
+
+
+def _facts(stored: dict[str, Any]) -> Carried | None:
+    known = {name: value for name, value in stored.items() if name not in ("diagnosis", "counted") or _known(value)}
+    try:
+        facts = msgspec.convert(known, Carried)
+    except msgspec.ValidationError:
+        return None
     account = facts.account
-    return (
+    sane = (
         0 <= facts.diagnosed_for < LATEST
         and (facts.capacity is None or 0 < facts.capacity < HIGHEST)
+        and 0 <= facts.history < HIGHEST
         and 0 <= facts.lost < HIGHEST
         and len(facts.causes) <= 2
         and (account is None or max(len(account.created), len(account.stream_created)) <= LONGEST)
     )
+    return facts if sane else None
+
+
+def _known(diagnosis: object) -> bool:
+    """Whether this version knows it; what a newer one found is left out."""
+    return isinstance(diagnosis, str) and diagnosis in DIAGNOSES
 
 
 def _recovered(recoveries: Recoveries) -> bool:

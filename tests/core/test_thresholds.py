@@ -29,6 +29,13 @@ PENDING = [
     pytest.param(FOLLOWING, 80.0, MarkSet(10, 100, 2400), "30 s of work at 80.0 messages/s", id="follows the rate"),
     pytest.param(FOLLOWING, None, DEFAULT, None, id="as given until the rate is known"),
     pytest.param(
+        PendingRule(10, 100, 1000, overload_seconds=30, min=10, max=700),
+        None,
+        MarkSet(10, 100, 700),
+        "1000 until the rate is known, limited to max 700",
+        id="not above max, known or not",
+    ),
+    pytest.param(
         FOLLOWING, 2.0, MarkSet(10, 100, 100), "30 s of work at 2.0 messages/s, raised to min 100", id="not below min"
     ),
     pytest.param(

@@ -1,0 +1,46 @@
+"""A sidecar that is stopped or killed in the middle of an incident, and started again: nothing is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
+
+import pytest
+from nats.aio.client import Client
+
+from tests.support.router import drain, publish
+from tests.support.servers import NatsServer
+from tests.support.sidecar import QUICK, Sidecar, Wire
+
+PAST_ALL_EVIDENCE = 8.0
+"""Seconds: what a diagnosis takes (5 s where it is patient), what it must last to count, and the hold of a latch."""
+
+
+@pytest.mark.parametrize("how", [SIGTERM, SIGKILL], ids=lambda how: how.name)
+async def test_nobody_pulling_outlives_a_restart_without_an_event(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path, how: Signals
+) -> None:
+    wire = await Wire(nc).listen()
+    policy = {"subjects": [">"], "stall_seconds": 2}
+    async with Sidecar(tmp_path, server.url, QUICK | {"policies": [policy]}) as process:
+        await process.observing()
+        await wire.status(status="inactive")
+        await publish(nc, 1500)
+        await wire.event("alert_firing")
+        before, state = await wire.stored(), await wire.state()
+        for _ in range(2):
+            await process.end(how)
+            await process.start()
+            await process.observing()
+            status = await wire.status(status="active", freshness="known", reasons=["pending", "nobody_pulling"])
+            assert status["incident"] == state["incident"]
+            await asyncio.sleep(PAST_ALL_EVIDENCE)
+            status = await wire.status(diagnosis="nobody_pulling")
+            assert (status["status"], status["reasons"]) == ("active", ["pending", "nobody_pulling"])
+            assert await wire.stored() == before
+        await drain(nc, [])
+        await wire.status(status="inactive")
+        await wire.event("alert_resolved")
+        after = [event["type"] for event in (await wire.stored())[len(before) :]]
+        assert set(after) == {"recovery", "alert_resolved"} and after.count("alert_resolved") == 1
