@@ -182,6 +182,7 @@ class Sidecar:
             render_state=render.state_value,
             render_beat=lambda book, now: render.beat(book, instance, now),
             on_looks=self._looked,
+            on_rules=recorder.rules if recorder else lambda sources: None,
         )
         sink = recorder.hearing(service.sweep.hint) if recorder else service.sweep.hint
         self._advisories = Advisories(clock, sink, metrics.dropped)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from sidecar.core.document import Problem
 from sidecar.core.foreign import OVERRIDES, bucket_entry, metadata_entry, override_entry
-from sidecar.core.layers import Layers
+from sidecar.core.layers import Entry, Layers, Sources
 from sidecar.core.model import ConsumerKey
 from sidecar.core.policy import OverrideEntry, PolicyEntry
 from sidecar.core.rules import Effective, Guard
@@ -27,15 +27,11 @@ class Refusal(Struct, frozen=True):
     rejection: Rejection
 
 
-Good = PolicyEntry | OverrideEntry
-"""What a key of the bucket may hold: a policy, or an override for a pattern."""
-
-
 class _Kept(Struct):
     """A key of the bucket: which value was read last, and the last good one."""
 
     mark: str
-    good: Good | None
+    good: Entry | None
 
 
 class Rulebook:
@@ -54,6 +50,20 @@ class Rulebook:
         """For a consumer of a watched subject; without one, for those that no entry singles out."""
         own = self._own.get(key) if key is not None else None
         return self.layers.effective(subject, key, own[1] if own else None)
+
+    @property
+    def sources(self) -> Sources:
+        """What is in force now, for whoever wants to put the same in force again."""
+        bucket = {key: kept.good for key, kept in self._bucket.items() if kept.good is not None}
+        return Sources(self._file, bucket, self._guard, self._trust)
+
+    def restore(self, sources: Sources) -> None:
+        """Put in force what once was."""
+        self._file, self._guard, self._trust = sources.file, sources.guard, sources.trust_metadata
+        self._bucket = {key: _Kept("", good) for key, good in sources.bucket.items()}
+        self._layer()
+        own = self._own if self._trust else {}
+        self._own = {key: (said, self._read_own(key, said, ())[0]) for key, (said, _) in own.items()}
 
     def take_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[Refusal]:
         """The file's policies are these now; what stands above them is judged anew."""
@@ -122,8 +132,8 @@ class Rulebook:
         return (None, found) if isinstance(found, tuple) else (found, ())
 
 
-def _parsed(key: str, value: PolicyValue, below: Layers, guard: Guard) -> tuple[Good | None, tuple[Problem, ...]]:
-    found: Good | tuple[Problem, ...]
+def _parsed(key: str, value: PolicyValue, below: Layers, guard: Guard) -> tuple[Entry | None, tuple[Problem, ...]]:
+    found: Entry | tuple[Problem, ...]
     if key.startswith(OVERRIDES):
         found = override_entry(key, value.value, value.at, guard)
     else:

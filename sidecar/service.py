@@ -16,6 +16,7 @@ import structlog
 from sidecar.book import Book
 from sidecar.core.aggregate import View
 from sidecar.core.document import Problem
+from sidecar.core.layers import Sources
 from sidecar.core.model import Event, Now, StreamLook
 from sidecar.core.pace import Budget
 from sidecar.core.roster import Watch
@@ -65,10 +66,11 @@ class Service(Book):
         render_state: Callable[[SubjectState, Writing, Book, Now], bytes],
         render_beat: Callable[[Book, Now], bytes],
         on_looks: Callable[[Sequence[StreamLook]], None],
+        on_rules: Callable[[Sources], None] = lambda sources: None,
     ) -> None:
         self._settings, self._clock, self._counts = settings, clock, counts
         self._store, self._announcer, self._policies, self._ensure = store, announcer, policies, ensure
-        self._render_beat, self._on_looks = render_beat, on_looks
+        self._render_beat, self._on_looks, self._on_rules = render_beat, on_looks, on_rules
         self._names = Names(settings.name)
         self._created: dict[str, str] = {}
         self._ruled = asyncio.Event()
@@ -79,6 +81,7 @@ class Service(Book):
         """Set once every stream was read or tried and the first states are stored, ROUND_WITHIN after the first list of
         streams at most: from then on there is something to answer."""
         self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+        on_rules(self._rules.sources)
         self._ledger = Ledger(
             clock, settings.observe, self._rules, writer, self._perform, self.interval, lambda: self.swept_at
         )
@@ -214,6 +217,7 @@ class Service(Book):
     def reload(self, settings: Settings) -> None:
         """Put the policies of a file that was read again in force; what else it says takes a restart."""
         self._refuse(self._rules.take_file(settings.policies, settings.policy_guard))
+        self._on_rules(self._rules.sources)
         self._ruled.set()
 
     def reported(self, subject: str, offered: int, admitted: int, seconds: float) -> None:
@@ -229,6 +233,7 @@ class Service(Book):
 
     def _policies_changed(self, snapshot: PolicySnapshot) -> None:
         self._refuse(self._rules.take_bucket(snapshot))
+        self._on_rules(self._rules.sources)
         self._ruled.set()
 
     def _refuse(self, refused: Sequence[Refusal]) -> None:

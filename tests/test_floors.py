@@ -31,7 +31,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the step", {"core.step"}),
     ("the paper", {"written", "nats_options", "tape.recording", "tape.differences"}),
     ("the papers", {"observations", "settings", "wire.subjects", "wire.messages", "wire.replies", "wire.requests"}),
-    ("the reports", {"wire.reports"}),
+    ("the reports", {"wire.reports", "tape.rules"}),
     ("the records", {"wire.stored", "wire.windows", "wire.past", "tape.hints", "tape.longhand", "history"}),
     ("the shorthand", {"tape.shorthand"}),
     ("the client's words", {"client.values", "client.stats", "client.interest"}),

@@ -40,19 +40,21 @@ TimeIn = Mapping[str, Mapping[str, float]]
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--config", type=click.Path(path_type=Path), envvar="BACKPRESSURE_CONFIG", help="The policies.")
+@click.option("--config", type=click.Path(path_type=Path), envvar="BACKPRESSURE_CONFIG", help="Other policies.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Other policies: print only where the two differ.")
 @click.option("--subject", metavar="PATTERN", help="Judge only subjects that match.")
 @click.option("--json", "as_json", is_flag=True, help="One object a line; the summary goes to standard error.")
 def replay(file: Path, config: Path | None, compare: Path | None, subject: str | None, as_json: bool) -> None:
     """Judge FILE, a recording of `run --record`, again: print what would have been told, and why.
 
-    FILE may be `-` (standard input) or end in .gz; parts laid end to end are one recording. Exits with 0, with 78 and
-    one line for each mistake in a configuration, or with 65 if FILE is no recording.
+    Without --config it is judged by the policies that were in force when it was recorded. FILE may be `-` (standard
+    input) or end in .gz; parts laid end to end are one recording. Exits with 0, with 78 and one line for each mistake
+    in a configuration, or with 65 if FILE is no recording.
     """
     if subject is not None and (problem := pattern_problem(subject)):
         raise click.BadParameter(problem, param_hint="--subject")
-    settings = [_settings(path) for path in ((config,) if compare is None else (config, compare))]
+    paths = (config,) if compare is None else (config, compare)
+    settings = [None if path is None else _settings(path) for path in paths]
     differences = Differences(partial(_tell_difference, as_json))
     tell = partial(_tell_event, as_json)
     replays = [
@@ -62,6 +64,8 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
     began = time.perf_counter()
     problem = _play(file, replays, differences)
     took = time.perf_counter() - began
+    if replays[0].first and not replays[0].ruled:
+        click.echo(f"{file}: holds no policies (an older version wrote it): judged by the default ones", err=True)
     if replays[0].first or not problem:
         for line in _summary(replays, differences, took):
             click.echo(line, err=as_json)
@@ -70,7 +74,7 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
         sys.exit(EX_DATA)
 
 
-def _settings(path: Path | None) -> Settings:
+def _settings(path: Path) -> Settings:
     try:
         return load(path, os.environ)
     except BadSettings as bad:

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
+from msgspec import Struct
+
 from sidecar.core.guard import OPEN, lets
 from sidecar.core.model import ConsumerKey, Override
 from sidecar.core.policy import OverrideEntry, PolicyEntry, merged
 from sidecar.core.rules import Effective, Guard
+
+Entry = PolicyEntry | OverrideEntry
+
+
+class Sources(Struct, frozen=True):
+    """What the layers are made of: of every key of the bucket the last good value."""
+
+    file: tuple[PolicyEntry, ...] = ()
+    bucket: dict[str, Entry] = {}
+    """By key. Treated as frozen."""
+    guard: Guard = OPEN
+    trust_metadata: bool = False
 
 
 class Layers:

@@ -179,14 +179,31 @@ def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
     return merged(((layer, entry.fields),))
 
 
+def document(entry: PolicyEntry) -> dict[str, Any]:
+    """An entry as people would write it down: `parse_entry` makes the same entry of it."""
+    written: dict[str, Any] = {"subjects": list(entry.subjects), "consumers": list(entry.consumers)}
+    for name, value in entry.fields:
+        head, _, leaf = name.partition(".")
+        if leaf:
+            written.setdefault(head, {})[leaf] = value
+        else:
+            written[head] = _alerts(value) if isinstance(value, tuple) else value
+    return written
+
+
 def plain(policy: Policy, now: Now | None = None) -> dict[str, Any]:
     """A policy as people would write it down in full, with the override that is in force `now`."""
     written: dict[str, Any] = to_builtins(policy)
-    written["alerts"] = list(written["alerts"])
-    for alert in written["alerts"]:
-        alert["when"] = {name: value for name, value in alert["when"].items() if value is not None}
+    written["alerts"] = _alerts(policy.alerts)
     override = in_force(policy, now) if now is not None else None
     written["override"] = override and {"action": override.action, "until": moments.written(override.until)}
+    return written
+
+
+def _alerts(rules: tuple[AlertRule, ...]) -> list[dict[str, Any]]:
+    written: list[dict[str, Any]] = [to_builtins(rule) for rule in rules]
+    for alert in written:
+        alert["when"] = {name: value for name, value in alert["when"].items() if value is not None}
     return written
 
 

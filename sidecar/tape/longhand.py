@@ -17,6 +17,8 @@ from sidecar.tape.recording import (
     Line,
     NoRecording,
     ReadDone,
+    Rule,
+    Rules,
     Sampled,
     Shape,
     Stream,
@@ -24,6 +26,7 @@ from sidecar.tape.recording import (
     aged,
     still,
 )
+from sidecar.tape.rules import Ruled, RulesReader
 
 DISORDER = 1.0
 """Seconds by which a line may come late (hints are written after the newest of them), and clocks may disagree."""
@@ -69,7 +72,7 @@ class Heard(Struct, frozen=True):
     """Messages that left in flight without an ack: given up, or terminated."""
 
 
-Observation = Observed | Single | Missing | Heard
+Observation = Observed | Single | Missing | Heard | Ruled
 
 
 class _Kept(Struct):
@@ -102,6 +105,7 @@ class Longhand:
         self._lanes: dict[int, _Lane] = {}
         self._numbers: dict[str, int] = {}
         self._consumers: dict[int, _Kept] = {}
+        self._rules = RulesReader()
 
     @property
     def longest_interval(self) -> float:
@@ -135,6 +139,11 @@ class Longhand:
                 return self._missing(line)
             case Hinted():
                 return self._heard(line)
+            case Rule():
+                return self._rules.take(line)
+            case Rules():
+                at = self._moment(line.at)
+                return at if isinstance(at, Bad) else self._rules.done(line, at, self.begun.name)
 
     def _begin(self, line: Begun) -> None:
         if line.format > FORMAT:
@@ -146,7 +155,7 @@ class Longhand:
             if abs(follows - (mono + self._shift)) > DISORDER:
                 self._shift = follows - mono
         self.begun, self.last = line, Now(mono + self._shift, wall)
-        self._lanes, self._numbers, self._consumers = {}, {}, {}
+        self._lanes, self._numbers, self._consumers, self._rules = {}, {}, {}, RulesReader()
 
     def _introduce(self, line: Consumer) -> Bad | None:
         if (lane := self._lanes.get(line.s)) is None:

@@ -14,11 +14,14 @@ from typing import BinaryIO
 import structlog
 
 from sidecar import __version__
+from sidecar.core.layers import Sources
 from sidecar.core.model import ConsumerKey, Sample
+from sidecar.core.roster import Watch
 from sidecar.observations import ConsumersReading, Hint, StreamGone, StreamsReading
 from sidecar.ports import Clock, Observer
 from sidecar.settings import Settings
 from sidecar.tape.recording import CONSUMERS_LIMIT, FORMAT, Begun, Line, encode
+from sidecar.tape.rules import RulesWriter, Scope
 from sidecar.tape.shorthand import Shorthand
 
 log = structlog.get_logger()
@@ -86,12 +89,15 @@ class Recorder:
     ) -> None:
         self._observer, self._clock, self._tape, self._count = observer, clock, tape, count
         self._name, self._longest_interval = settings.name, settings.observe.max_interval_ms / 1000
+        watch = tuple(Watch(entry.stream, entry.consumers) for entry in settings.watch)
+        observe = settings.observe
+        self._scope = Scope(watch, observe.stale_after_seconds, observe.unknown_after_seconds)
+        self._sources: Sources | None = None
         self._origins: dict[str, tuple[str, ...]] = {}
         self._failed = False
         self._flushed = clock.now().mono
-        self._shorthand = Shorthand()
         self._said_full = False
-        self._write([self._beginning()])
+        self._begin()
 
     async def streams(self) -> StreamsReading:
         reading = await self._observer.streams()
@@ -124,14 +130,27 @@ class Recorder:
 
         return hear
 
+    def rules(self, sources: Sources) -> None:
+        """These policies are in force from now on."""
+        self._sources = sources
+        self._write(self._rules.lines(sources, self._clock.now()))
+
     def close(self) -> None:
         self._write(self._shorthand.flush())
         if not self._failed:
             self._try(self._tape.close)
 
-    def _beginning(self) -> Begun:
+    def _begin(self) -> None:
+        """Begin a part that can be read alone: with its format, and all policies in force."""
         now = self._clock.now()
-        return Begun(FORMAT, self._name, __version__, (round(now.mono, 3), round(now.wall, 3)), self._longest_interval)
+        at = round(now.mono, 3), round(now.wall, 3)
+        self._shorthand, self._rules = Shorthand(), RulesWriter(self._scope)
+        begun: list[Line] = [Begun(FORMAT, self._name, __version__, at, self._longest_interval)]
+        begun += self._rules.lines(self._sources, now) if self._sources else []
+        before = 0 if self._failed else self._tape.size
+        self._write(begun)
+        # Where the policies alone fill a file, it holds as much again of what was observed.
+        self._full = max(self._tape.limit, 0 if self._failed else 2 * self._tape.size - before)
 
     def _check_room(self) -> None:
         left_out, self._shorthand.left_out = self._shorthand.left_out, 0
@@ -142,12 +161,11 @@ class Recorder:
             self._said_full = True
 
     def _turn(self) -> None:
-        if self._failed or self._tape.size < self._tape.limit:
+        if self._failed or self._tape.size < self._full:
             return
         self._write(self._shorthand.flush())
         self._try(self._tape.turn)
-        self._shorthand = Shorthand()
-        self._write([self._beginning()])
+        self._begin()
         log.info("recording.turned", file=str(self._tape.path), kept=f"{self._tape.path}.1")
 
     def _write(self, lines: Sequence[Line]) -> None:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from sidecar.core.model import ConsumerConfig, Now, Retention, Sample, StreamLook
+from sidecar.core.policy import OverrideEntry
+from sidecar.core.roster import Watch
+from sidecar.core.rules import Guard
 
 FORMAT: Final = 1
 """Lines and fields that are unknown are added without a new number; a reader leaves them out."""
@@ -133,10 +136,31 @@ class Hinted(Struct, frozen=True, tag_field="t", tag="hints", omit_defaults=True
     terminated: Count = 0
 
 
+class Rule(Struct, frozen=True, tag_field="t", tag="rule", omit_defaults=True):
+    """An entry of the file's policies or a key of the policy bucket is this from the next `rules` line on; with neither
+    policy nor override it is no more."""
+
+    layer: Literal["file", "bucket"]
+    key: Text
+    policy: dict[str, Any] | None = None
+    override: OverrideEntry | None = None
+
+
+class Rules(Struct, frozen=True, tag_field="t", tag="rules", omit_defaults=True):
+    """The entries as they stand now are in force, with what else of the settings decides."""
+
+    at: At
+    guard: Guard = Guard()
+    trust_metadata: bool = False
+    watch: tuple[Watch, ...] = (Watch("*"),)
+    stale_after: Seconds = 10.0
+    unknown_after: Seconds = 30.0
+
+
 CONSUMERS_LIMIT: Final = 100_000
 """Consumers kept in mind at a time: a writer leaves further ones out, a reader gives up."""
 
-Line = Begun | Stream | Consumer | Sampled | ReadDone | StreamMissing | Hinted
+Line = Begun | Stream | Consumer | Sampled | ReadDone | StreamMissing | Hinted | Rule | Rules
 
 _DECODER: Final[msgspec.json.Decoder[Line]] = msgspec.json.Decoder(Line)
 _ENCODER = msgspec.json.Encoder()

@@ -35,8 +35,9 @@ from sidecar.core.stimuli import (
 )
 from sidecar.ledger import Ledger
 from sidecar.rulebook import Rulebook
-from sidecar.settings import Settings
+from sidecar.settings import Observe, Settings
 from sidecar.tape.longhand import Heard, Missing, Observation, Observed, Single
+from sidecar.tape.rules import Ruled
 from sidecar.tape.ticks import TICK, Ticks
 from sidecar.wire.subjects import Names
 
@@ -62,9 +63,15 @@ class _Lane(Struct):
 
 
 class Replay:
-    """Bounded by what is watched at a time; `tell` hears of every event when it is concluded."""
+    """Bounded by what is watched at a time; `tell` hears of every event when it is concluded.
 
-    def __init__(self, settings: Settings, tell: Callable[[Event], None], only: str | None = None) -> None:
+    Without settings it judges by the policies that were in force when it was recorded, as far as the recording holds
+    them (`ruled`), and by the default ones where it does not.
+    """
+
+    def __init__(self, settings: Settings | None, tell: Callable[[Event], None], only: str | None = None) -> None:
+        self.ruled = settings is not None
+        """Whether it knows what to judge by."""
         self.samples = 0
         self.set_aside = 0
         self.first: Now | None = None
@@ -73,16 +80,20 @@ class Replay:
         """Events by type."""
         self.forgotten: defaultdict[str, float] = defaultdict(float)
         """Seconds in each status of the subjects that went."""
-        self._settings, self._tell, self._only = settings, tell, only
-        self._watch = [Watch(entry.stream, entry.consumers) for entry in settings.watch]
-        self._ours = Names(settings.name).ours
+        self._tell, self._only, self._as_recorded = tell, only, settings is None
         self._clock = _Clock()
         self._ticked = 0.0
-        self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
         self._acts: deque[Act] = deque()
-        self._ledger = Ledger(self._clock, settings.observe, self._rules, "replay", self._acts.append, self._interval)
         self._lanes: dict[str, _Lane] = {}
         self._tracks: dict[ConsumerKey, Track] = {}
+        self._set_up(settings or Settings())
+
+    def _set_up(self, settings: Settings) -> None:
+        self._settings = settings
+        self._watch = [Watch(entry.stream, entry.consumers) for entry in settings.watch]
+        self._ours = Names(settings.name).ours
+        self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+        self._ledger = Ledger(self._clock, settings.observe, self._rules, "replay", self._acts.append, self._interval)
 
     @property
     def now(self) -> Now:
@@ -96,6 +107,10 @@ class Replay:
         """The next thing that was observed, after the time that passed until then. `longest_interval`: seconds that
         were let pass between two readings; they make nothing stale."""
         self._longest = max(longest_interval, self._settings.observe.max_interval_ms / 1000)
+        if isinstance(seen, Ruled):
+            if self._as_recorded:
+                self._rule(seen)
+            return
         self._pass(seen.at)
         match seen:
             case Observed():
@@ -111,6 +126,22 @@ class Replay:
                         del self._lanes[seen.stream]
             case Heard():
                 self._hear(seen)
+
+    def _rule(self, seen: Ruled) -> None:
+        """Judge by what was in force from then on."""
+        self.ruled = True
+        if self.first is None:
+            observe = Observe(
+                stale_after_seconds=seen.scope.stale_after, unknown_after_seconds=seen.scope.unknown_after
+            )
+            self._set_up(Settings(name=seen.name, observe=observe))
+        else:
+            self._pass(seen.at)
+        self._watch = list(seen.scope.watch)
+        self._rules.restore(seen.sources)
+        for subject in tuple(self._ledger.states):
+            self._ledger.rule(subject)
+            self._answer()
 
     def _pass(self, to: Now) -> None:
         """Let time pass, with a look every TICK."""

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sidecar.cli.replay import BAD_SHOWN, replay
-from sidecar.tape.recording import Line, Stream, encode
-from tests.support.recordings import beginning, reading, written
+from sidecar.tape.recording import Line, Rules, Stream, encode
+from tests.support.recordings import MONO, WALL, beginning, reading, written
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def burst() -> list[Line]:
     """A queue and a full worker from the first to the third second, read every 0.1 s for six."""
-    told = [*beginning()]
+    told: list[Line] = [beginning()[0], Rules((MONO, WALL)), *beginning()[1:]]
     for n in range(61):
         told += reading(n / 10, 2000, 600, 0) if 10 <= n < 30 else reading(n / 10, 0, 0, 2600 if n >= 30 else 0)
     return told
@@ -111,6 +111,15 @@ def test_two_policies_are_compared_in_one_pass(recording: Path, quiet: Path, tmp
     assert (apart["differed_seconds"], together["differed_seconds"]) == (None, 3.0)
 
 
+def test_a_recording_without_policies_is_judged_by_the_default_ones_and_says_so(tmp_path: Path, quiet: Path) -> None:
+    file = tmp_path / "old.jsonl"
+    file.write_bytes(written(line for line in burst() if not isinstance(line, Rules)))
+    ran = run(file)
+    assert ran.exit_code == 0 and "backpressure_active 1" in ran.stdout
+    assert ran.stderr == f"{file}: holds no policies (an older version wrote it): judged by the default ones\n"
+    assert run(file, "--config", quiet).stderr == ""
+
+
 def test_only_the_subjects_asked_for_are_judged(recording: Path) -> None:
     assert "\n0 samples" in run(recording, "--subject", "invoices.>").stdout
     assert "61 samples" in run(recording, "--subject", "orders.*").stdout
@@ -149,7 +158,7 @@ class TestWhatCannotBeRead:
     def test_an_interrupted_end_is_told_and_no_error(self, recording: Path) -> None:
         ran = self.told(recording, [recording.read_bytes()[:-20]])
         assert ran.exit_code == 0
-        assert ran.stderr == f"{recording}:125: cut off, as when a recording is interrupted; left out\n"
+        assert ran.stderr == f"{recording}:126: cut off, as when a recording is interrupted; left out\n"
 
     @pytest.mark.parametrize(
         ("content", "problem"),

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from nats.aio.client import Client
 
 from sidecar.cli.replay import replay
-from tests.support.router import drain, publish, take
+from tests.support.router import CONSUMER, drain, override, publish, take
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, Sidecar, Wire
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire
 
 SLOW_WRITE = 0.5
 """Seconds by which what was told may lag behind what a replay concludes at once."""
@@ -69,6 +69,36 @@ async def test_a_recorded_burst_is_judged_again_as_it_was(
     strict.write_text("policies: [{subjects: ['>'], pending: {overload: 50000}, inflight: {overload: 50000}}]\n")
     milder = await asyncio.to_thread(replayed, file, "--config", str(strict))
     assert [event for event in milder if event["to"] == "active"] == []
+
+
+async def test_without_other_policies_it_is_judged_by_those_that_were_in_force(
+    nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
+) -> None:
+    """seed.md D17: of the file, of the bucket while it changed, and an override."""
+    file = tmp_path / "policies.jsonl"
+    mild = {"subjects": [">"], "pending": {"overload": 50_000}, "inflight": {"overload": 50_000}}
+    settings = QUICK | {"policies": [mild], "watch": [{"stream": "ROUTER", "consumers": ["router"]}]}
+    async with Sidecar(tmp_path, server.url, settings, "--record", str(file)) as process:
+        await process.observing()
+        await nc.jetstream().add_consumer("ROUTER", CONSUMER.evolve(durable_name="audit"))
+        await publish(nc, 2100)
+        held = await take(nc, 600)
+        await wire.status(status="inactive")
+        bucket = await nc.jetstream().key_value("backpressure_policy")
+        await bucket.put(SUBJECT, b'{"pending": {"overload": 1000}, "inflight": {"overload": 500}}')
+        await wire.event("backpressure_active")
+        put = await override(nc, "beamline.>", "open", 60)
+        await wire.status(override=put)
+        await drain(nc, held)
+        await wire.event("recovery")
+        await wire.status(status="inactive")
+        assert (await process.end())[0] == 0
+        stored = turns(await wire.stored())
+    ran = await asyncio.to_thread(CliRunner().invoke, replay, [str(file), "--json"])
+    assert ran.exit_code == 0 and "holds no policies" not in ran.stderr
+    again = turns([json.loads(line) for line in ran.stdout.splitlines()])
+    assert told(again) == told(stored) and len(stored) >= 2
+    assert [(e["override"] or {}).get("action") for e in again] == [(e["override"] or {}).get("action") for e in stored]
 
 
 async def test_a_killed_process_leaves_a_recording_that_the_next_one_goes_on_with(
