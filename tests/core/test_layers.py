@@ -221,8 +221,10 @@ OVERRIDES = st.dictionaries(
     max_size=8,
 )
 
+FEW = st.lists(entries(*PATTERNS), max_size=2)
 
-@given(ANY, ANY, OVERRIDES, st.sampled_from(SUBJECTS), st.sampled_from([None, R1, AUDIT]))
+
+@given(FEW, FEW, OVERRIDES, st.sampled_from(SUBJECTS), st.sampled_from([None, R1, AUDIT]))
 def test_the_most_specific_override_that_is_not_over_is_in_force_whatever_the_policies_say(
     file: list[PolicyEntry],
     bucket: list[PolicyEntry],
