@@ -180,7 +180,7 @@ class Sidecar:
             metrics,
             writer=f"{instance}.{secrets.token_hex(4)}",
             render_state=render.state_value,
-            render_beat=lambda book, now: render.beat(book, instance, now),
+            render_beat=lambda book, now, leaving: render.beat(book, instance, now, leaving),
             on_looks=self._looked,
             on_rules=recorder.rules if recorder else lambda sources: None,
         )

@@ -38,6 +38,10 @@ THE_FILE = "_file"
 """What `policy_rejected` calls the settings file, which stands under no key."""
 POLICIES_WITHIN = 5.0
 """Seconds for reading the policy bucket, before we judge without what it says."""
+ALONE_AFTER = 3
+"""Heartbeats in a row with none of another replica in between, after which we take ourselves for the last one."""
+LEAVE_WITHIN = 1.0
+"""Seconds for telling the watchers that the last replica leaves."""
 TICK = 0.5
 """Seconds between two looks at what time alone changes: freshness, holds, openings."""
 
@@ -64,7 +68,7 @@ class Service(Book):
         counts: Counts,
         writer: str,
         render_state: Callable[[SubjectState, Writing, Book, Now], bytes],
-        render_beat: Callable[[Book, Now], bytes],
+        render_beat: Callable[[Book, Now, bool], bytes],
         on_looks: Callable[[Sequence[StreamLook]], None],
         on_rules: Callable[[Sources], None] = lambda sources: None,
     ) -> None:
@@ -77,6 +81,8 @@ class Service(Book):
         self._refused: dict[str, Refusal] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._ensuring: asyncio.Task[None] | None = None
+        self._alone = ALONE_AFTER - 1
+        """Heartbeats in a row with none of another replica in between."""
         self.known = asyncio.Event()
         """Set once every stream was read or tried and the first states are stored, ROUND_WITHIN after the first list of
         streams at most: from then on there is something to answer."""
@@ -180,6 +186,7 @@ class Service(Book):
             await ended(loops)
             await self._performer.finish(finish_within)
             await self._performer.abandon()
+            await self._leave()
 
     async def _observe(self) -> None:
         await self._remember()
@@ -284,11 +291,28 @@ class Service(Book):
         await self.known.wait()
         while True:
             try:
-                await self._store.beat(self._render_beat(self, self._clock.now()))
+                alone = await self._store.beat(self._render_beat(self, self._clock.now(), False))
+                if alone is not None:
+                    self._alone = self._alone + 1 if alone else 0
             except Unavailable as error:
                 self._counts.dropped("heartbeat")
                 log.debug("heartbeat.unavailable", error=str(error))
             await asyncio.sleep(self._settings.publish.heartbeat_seconds)
+
+    async def _leave(self) -> None:
+        """As the last replica tell the watchers that nobody looks any more for the end of a refusal."""
+        if self._alone < ALONE_AFTER:
+            return
+        try:
+            async with asyncio.timeout(LEAVE_WITHIN):
+                if await self._store.leave(self._render_beat(self, self._clock.now(), True)):
+                    log.info("heartbeat.leaving", hint="watchers open what is refused within four seconds")
+        except (Unavailable, TimeoutError) as error:
+            log.warning(
+                "heartbeat.not_left",
+                error=str(error) or "no answer",
+                hint="watchers open what is refused by themselves, once they miss the heartbeats",
+            )
 
     def _perform(self, act: Act) -> None:
         self._performer.perform(act)

@@ -83,7 +83,7 @@ class World:
             Quiet(),
             writer=f"life-{self.lives}",
             render_state=render.state_value,
-            render_beat=lambda book, now: render.beat(book, "here", now),
+            render_beat=lambda book, now, leaving: render.beat(book, "here", now, leaving),
             on_looks=lambda looks: None,
         )
         task = asyncio.create_task(service.run(asyncio.Event(), 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -29,6 +30,10 @@ class StateStore:
         self._stream = f"KV_{names.state_bucket}"
         self._prefix = f"$KV.{names.state_bucket}."
         self._said: set[str] = set()
+        self._beat: int | None = None
+        """The revision of our last heartbeat."""
+        self._beaten = b""
+        """The last heartbeat that we tried to write."""
 
     def _to(self, key: str) -> str:
         """Where a key is written."""
@@ -78,8 +83,44 @@ class StateStore:
             if now is not None and not now.gone:
                 raise Conflict(subject) from None
 
-    async def beat(self, value: bytes) -> None:
-        await self._js.publish(self._to(HEARTBEAT), value)
+    async def beat(self, value: bytes) -> bool | None:
+        ours, self._beaten = (self._beaten, value), value
+        alone = None
+        if self._beat is not None:
+            try:
+                self._beat = await self._beat_after(self._beat, value)
+                return True
+            except Conflict:
+                now = await self._heartbeat()
+                alone = now is None or now.data in ours  # one of ours was applied although its answer was lost
+        self._beat = (await self._js.publish(self._to(HEARTBEAT), value)).seq
+        return alone
+
+    async def leave(self, value: bytes) -> bool:
+        if self._beat is None:
+            return False
+        try:
+            await self._beat_after(self._beat, value)
+        except Conflict:
+            now = await self._heartbeat()
+            if now is None or now.data != self._beaten:
+                return False
+            with suppress(Conflict):
+                await self._beat_after(now.seq, value)
+                return True
+            return False
+        return True
+
+    async def _beat_after(self, revision: int, value: bytes) -> int:
+        try:
+            return (await self._js.publish(self._to(HEARTBEAT), value, {EXPECTED: str(revision)})).seq
+        except ApiError as error:
+            if error.err_code not in WRONG_SEQUENCE:
+                raise
+            raise Conflict(HEARTBEAT) from None
+
+    async def _heartbeat(self) -> Message | None:
+        return await self._js.last(self._stream, self._prefix + HEARTBEAT)
 
     def _stored(self, subject: str, message: Message) -> Stored:
         if message.gone:

@@ -15,9 +15,10 @@ from sidecar.core.model import EventType, Status
 from sidecar.core.state import UNSENT_LIMIT
 from sidecar.edges.jetstream import JetStream
 from sidecar.edges.resources import Resources
+from sidecar.edges.state_store import StateStore
 from sidecar.ports import Conflict, Unavailable
 from sidecar.wire.stored import record_of
-from sidecar.wire.subjects import encode
+from sidecar.wire.subjects import HEARTBEAT, encode
 from tests.conftest import StartServer
 from tests.edges.records import NAMES, RECORD, SUBJECT, event, real, value
 
@@ -174,3 +175,56 @@ def test_what_is_no_state_at_all_is_not_ours(raw: bytes) -> None:
 def test_the_status_of_a_lost_subject_is_kept() -> None:
     lost = msgspec.structs.replace(RECORD, lost=True, status=Status.WARNING)
     assert record_of(value(lost, "n1")) == (lost, "n1")
+
+
+def other(store: StateStore) -> StateStore:
+    """Another replica on the same bucket."""
+    return StateStore(store._js, NAMES, lambda what: None, store._client)
+
+
+async def test_heartbeats_tell_whether_another_replica_beats_too(nc: Client) -> None:
+    async with real(nc) as (_, one, _):
+        two = other(one)
+        assert await one.beat(b"1") is None, "of the first one nobody knows"
+        assert [await one.beat(b"2"), await one.beat(b"3")] == [True, True]
+        assert await two.beat(b"a") is None
+        assert [await one.beat(b"4"), await two.beat(b"b"), await one.beat(b"5")] == [False, False, False]
+        assert await one.beat(b"6") is True, "the other one fell silent"
+
+
+async def test_a_heartbeat_of_ours_whose_answer_was_lost_is_no_other_replica(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        await store.beat(b"1")
+        await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"2")  # as if our next one had been late
+        store._beaten = b"2"
+        assert await store.beat(b"3") is True
+        await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"4")
+        store._beaten = b"4"
+        assert await store.leave(b"leaving") is True
+
+
+async def test_only_the_last_replica_takes_its_leave(nc: Client) -> None:
+    async with real(nc) as (_, one, _):
+        two = other(one)
+        assert await one.leave(b"leaving") is False, "it never beat"
+        await one.beat(b"1")
+        await two.beat(b"a")
+        assert await one.leave(b"leaving") is False, "another one beat since"
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        assert (await kv.get(HEARTBEAT)).value == b"a"
+        assert await two.leave(b"leaving") is True
+        assert (await kv.get(HEARTBEAT)).value == b"leaving"
+
+
+async def test_a_bucket_made_again_takes_heartbeats_and_a_leave(nc: Client) -> None:
+    async with real(nc) as (requests, store, _):
+        for n in range(5):
+            await store.beat(b"%d" % n)
+        await nc.jetstream().delete_stream(f"KV_{NAMES.state_bucket}")
+        with pytest.raises(Unavailable):
+            await store.beat(b"6")
+        with pytest.raises(Unavailable):
+            await store.leave(b"leaving")
+        await Resources(JetStream(requests), NAMES, 1, 604_800, True).ensure()
+        assert await store.beat(b"7") is True
+        assert await store.leave(b"leaving") is True

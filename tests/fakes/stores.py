@@ -67,9 +67,13 @@ class FakeStateStore:
         self.values.clear()
         self._revision = 0
 
-    async def beat(self, value: bytes) -> None:
+    async def beat(self, value: bytes) -> bool | None:
         self.faults.strike(self.faults.before)
         self.beats.append(value)
+        return True
+
+    async def leave(self, value: bytes) -> bool:
+        return bool(await self.beat(value))
 
     @staticmethod
     def _stored(subject: str, value: bytes, revision: int) -> Stored:

@@ -1,0 +1,189 @@
+"""A refusal does not outlive whoever looks for its end: a gateway beside sidecars that die and that stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from sidecar.client import BackpressureClient
+from tests.client.states import says
+from tests.support.meanwhile import meanwhile
+from tests.support.router import drain, publish, take, work
+from tests.support.servers import NatsServer
+from tests.support.sidecar import SUBJECT, Sidecar, eventually
+
+SLACK = 2.0
+"""Seconds for a machine that does other things as well."""
+QUICK: dict[str, Any] = {
+    "observe": {"min_interval_ms": 50, "stale_after_seconds": 2, "unknown_after_seconds": 4},
+    "publish": {"heartbeat_seconds": 0.3},
+}
+
+
+def under(policy: dict[str, Any], config: dict[str, Any] = QUICK) -> dict[str, Any]:
+    return config | {"policies": [{"subjects": [">"], "hold_seconds": 1} | policy]}
+
+
+@pytest.fixture
+async def gateway(nc: Client) -> AsyncIterator[BackpressureClient]:
+    async with BackpressureClient(nc, report_every=None) as client:
+        yield client
+
+
+async def overloaded(nc: Client, gateway: BackpressureClient, **expected: Any) -> list[Msg]:
+    """The gateway refuses, for good reason; what the worker holds."""
+    await publish(nc, 2100)
+    held = await take(nc, 600)
+    assert await gateway.watch([SUBJECT])
+    await says(gateway, SUBJECT, freshness="known", **({"action": "reject", "status": "active"} | expected))
+    return held
+
+
+async def opening(gateway: BackpressureClient, since: float, seconds: float) -> tuple[float, float]:
+    """Seconds from `since` until it began to let somebody in, and until it let in everybody."""
+    began: float | None = None
+
+    async def look() -> tuple[float, float] | None:
+        nonlocal began
+        now, found = time.monotonic() - since, gateway.admit(SUBJECT)
+        if began is None and found.admit_ratio > 0:
+            began = now
+        return (began or 0.0, now) if found.action == "continue" else None
+
+    both: tuple[float, float] = await eventually(look, "the gateway to open", seconds)
+    return both
+
+
+async def test_after_a_kill_a_gateway_before_an_idle_router_is_open_within_14_s(
+    nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
+) -> None:
+    async with Sidecar(tmp_path, server.url) as process:
+        await process.observing()
+        held = await overloaded(nc, gateway)
+        killed = time.monotonic()
+        await process.kill()
+        await drain(nc, held)
+        began, opened = await opening(gateway, killed, 14 + SLACK)
+    assert began >= 7 and began + 3 <= opened <= 14 + SLACK, "it is held for a while, and then opens by degrees"
+
+
+async def test_after_an_orderly_stop_of_the_last_replica_a_gateway_is_open_within_5_s(
+    nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
+) -> None:
+    async with Sidecar(tmp_path, server.url) as process:
+        await process.observing()
+        await overloaded(nc, gateway)
+        await asyncio.sleep(2.5)  # a second heartbeat, without which it does not know that it is the only one
+        asked = time.monotonic()
+        code, seconds = await process.end()
+        began, opened = await opening(gateway, asked, 5 + SLACK)
+    assert (code, seconds < 5) == (0, True)
+    assert began < 2 and began + 3 <= opened <= 5 + SLACK
+    assert gateway.admit(SUBJECT).freshness == "stale"
+
+
+async def test_one_of_two_replicas_that_stops_opens_nothing_and_the_last_one_does(
+    nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
+) -> None:
+    one, two = (Sidecar(tmp_path, server.url, QUICK | {"instance": name}) for name in ("one", "two"))
+    async with one, two:
+        await asyncio.gather(one.observing(), two.observing())
+        await overloaded(nc, gateway)
+        await asyncio.sleep(1)
+        code, _ = await one.end()
+        assert code == 0
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            found = gateway.admit(SUBJECT)
+            assert (found.action, found.freshness) == ("reject", "known")
+            await asyncio.sleep(0.02)
+        asked = time.monotonic()
+        await two.end()
+        began, _ = await opening(gateway, asked, 5 + SLACK)
+        assert began < 2
+
+
+async def test_a_sidecar_that_comes_back_is_believed_again_at_once(
+    nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
+) -> None:
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        await overloaded(nc, gateway)
+        await asyncio.sleep(1)
+        await process.end()
+        await opening(gateway, time.monotonic(), 5 + SLACK)
+        await process.start()
+        await says(gateway, SUBJECT, action="reject", freshness="known")
+
+
+@pytest.mark.parametrize(
+    ("policy", "before", "after"),
+    [
+        pytest.param({"on_unknown": "continue"}, "reject", "continue", id="continue"),
+        pytest.param({"on_unknown": "reject"}, "reject", "reject", id="reject"),
+        pytest.param({"mode": "observe"}, "continue", "continue", id="a dry run"),
+    ],
+)
+async def test_what_a_policy_says_of_the_unknown_holds_after_a_kill(
+    nc: Client,
+    server: NatsServer,
+    router: None,
+    gateway: BackpressureClient,
+    tmp_path: Path,
+    policy: dict[str, Any],
+    before: str,
+    after: str,
+) -> None:
+    async with Sidecar(tmp_path, server.url, under(policy)) as process:
+        await process.observing()
+        await overloaded(nc, gateway, action=before)
+        watching = policy.get("mode") == "observe"
+        assert gateway.admit(SUBJECT).would == ("reject" if watching else None)
+        await process.kill()
+        await says(gateway, SUBJECT, freshness="stale", action=after)
+        if watching:
+            await says(gateway, SUBJECT, would="throttle", action="continue", seconds=5)
+            await says(gateway, SUBJECT, would="continue", seconds=5 + SLACK)
+        await says(gateway, SUBJECT, freshness="unknown", action=after, seconds=5 + SLACK)
+
+
+async def test_a_share_opens_from_where_it_was(
+    nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
+) -> None:
+    policy = {"admission": {"mode": "adaptive", "floor": 0.02}}
+    async with Sidecar(tmp_path, server.url, under(policy)) as process, meanwhile(work(nc, 50)):
+        await process.observing()
+        await publish(nc, 3000)
+        assert await gateway.watch([SUBJECT])
+
+        async def low() -> bool:
+            return gateway.admit(SUBJECT).admit_ratio < 0.2
+
+        await eventually(low, "a low share")
+        killed = time.monotonic()
+        await process.kill()
+        _, opened = await opening(gateway, killed, 2 + 4 + SLACK)
+        assert opened >= 3
+
+
+@pytest.mark.parametrize("how", ["killed", "paused"])
+async def test_a_stop_takes_less_than_5_s_though_nats_is_away(
+    nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path, how: str
+) -> None:
+    async with Sidecar(tmp_path, server.url, QUICK) as process:
+        await process.observing()
+        await overloaded(nc, gateway)
+        await asyncio.sleep(1)
+        await (server.kill() if how == "killed" else asyncio.to_thread(server.pause))
+        await asyncio.sleep(0.2)
+        code, seconds = await process.end()
+        if how == "paused":
+            server.resume()
+    assert code == 0 and seconds < 5, (code, seconds)
