@@ -209,7 +209,7 @@ def differ(a: Record, b: Record) -> bool:
 
 
 def _carried(state: SubjectState, record: Record, losses: tuple[Loss, ...]) -> tuple[tuple[ConsumerKey, Carried], ...]:
-    """What to store of each consumer, CARRIED_LIMIT at most: those with latches first, then by name."""
+    """What to store of each consumer, CARRIED_LIMIT at most: those with latches first, then by how much waits."""
     reported, before = {loss.key: loss for loss in losses}, state.carried
     read = {
         key: carry(m, before.get(key, NOTHING), reported.get(key))
@@ -218,7 +218,12 @@ def _carried(state: SubjectState, record: Record, losses: tuple[Loss, ...]) -> t
     }
     latched = {key for key, _ in record.latched}
     found = [(key, carried) for key, carried in (state.carried | read).items() if carried != NOTHING]
-    return tuple(sorted(found, key=lambda entry: (entry[0] not in latched, entry[0]))[:CARRIED_LIMIT])
+
+    def order(entry: tuple[ConsumerKey, Carried]) -> tuple[bool, int, ConsumerKey]:
+        key, carried = entry
+        return key not in latched, -carried.account.pending if carried.account else 0, key
+
+    return tuple(sorted(found, key=order)[:CARRIED_LIMIT])
 
 
 def carry(member: Member, before: Carried = NOTHING, loss: Loss | None = None) -> Carried:

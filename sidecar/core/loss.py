@@ -198,9 +198,7 @@ class Losses:
                 del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
             if self._dropped and look.first_seq - 1 > place:
                 self._passed = self._number
-        self.account = Account(
-            sample.created, look.created, self._kind, place, given, pending, look.last_seq, self._settled
-        )
+        self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled)
 
     def _drop_useless(self, sample: Sample, before: StreamLook | None) -> None:
         """Let go of checkpoints that can tell of no further loss: all of it was given, or is accounted for."""
@@ -260,15 +258,14 @@ def _replaced(look: StreamLook, arrived: int | None) -> float:
 def _kind(sample: Sample, look: StreamLook) -> int:
     """Tells whether two samples count the same messages in the same way."""
     retention = look.retention or Retention()
-    what = (*sorted(sample.config.filters), "", retention.policy, str(retention.per_subject), str(retention.rollup))
+    replaced = f"{retention.policy} {retention.per_subject} {retention.rollup}"
+    what = (sample.created, look.created, replaced, *sorted(sample.config.filters))
     return crc32("\n".join(what).encode(errors="replace"))
 
 
 def _fits(stored: Account, sample: Sample, look: StreamLook, kind: int) -> bool:
     return (
-        stored.created == sample.created
-        and stored.stream_created == look.created
-        and stored.kind == kind
+        stored.kind == kind
         and stored.place <= sample.delivered_stream
         and stored.given <= sample.delivered_consumer
         and stored.last <= look.last_seq

@@ -184,12 +184,11 @@ class Sample(Struct, frozen=True):
 
 
 class Account(Struct, frozen=True, gc=False):
-    """Where the accounting of one consumer stands: a checkpoint that survives a restart."""
+    """Where the accounting of one consumer's losses stands: a checkpoint that survives a restart."""
 
-    created: str
-    stream_created: str
     kind: int
-    """Of the filters, and of what the stream replaces: other counts mean other messages."""
+    """A checksum of the incarnations of stream and consumer, the filters, and what newer messages take the place of:
+    where it differs other messages were counted."""
     place: int
     """Stream sequence of the newest delivery."""
     given: int

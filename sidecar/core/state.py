@@ -23,8 +23,9 @@ from sidecar.core.model import (
 from sidecar.core.offered import Offered
 from sidecar.core.rules import Policy
 
-CARRIED_LIMIT = 1000
-"""Consumers of which `Carried` is stored, those with latches first; the others start from nothing after a restart."""
+CARRIED_LIMIT = 256
+"""Consumers of which `Carried` is stored, some 40 KB at most: those with latches first, then by how much waits for
+them; the others start from nothing after a restart."""
 UNSENT_LIMIT = 8
 """Events that wait in a stored state; at the limit, further changes are folded into the next event."""
 
@@ -96,7 +97,7 @@ class Member(Struct, frozen=True):
         return self.lost - self.reported
 
 
-class Carried(Struct, frozen=True):
+class Carried(Struct, frozen=True, omit_defaults=True):
     """What is stored of one consumer so that a restart continues where this process was. It is stored with whatever is
     written next and is never by itself the reason for a write."""
 

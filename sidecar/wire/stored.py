@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from sidecar.core.changes import event_id
 from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, Freshness, Override, Status
@@ -133,7 +134,7 @@ def _facts(stored: dict[str, Any]) -> Carried | None:
         and 0 <= facts.history < HIGHEST
         and 0 <= facts.lost < HIGHEST
         and len(facts.causes) <= 2
-        and (account is None or max(len(account.created), len(account.stream_created)) <= LONGEST)
+        and (account is None or all(0 <= number < HIGHEST for number in astuple(account)))
     )
     return facts if sane else None
 

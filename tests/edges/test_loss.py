@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.model import Reading
+from sidecar.core.model import Reading, Retention
 from sidecar.core.signals import Track
 from sidecar.core.state import Carried
 from tests.edges.following import C, Following, following
@@ -115,7 +115,7 @@ async def test_what_a_worker_gets_before_it_goes_is_not_lost(at: Following, filt
 async def test_what_is_acknowledged_between_the_sample_and_the_look_is_not_lost(
     at: Following, retention: str, filters: tuple[str, ...], limits: dict[str, int]
 ) -> None:
-    await at.world.add_stream("S", "s.>", retention=retention, **limits)
+    await at.world.add_stream("S", "s.>", retention=Retention(retention), **limits)
     await at.world.add_consumer(C, *filters)
 
     async def traffic() -> None:
@@ -129,7 +129,7 @@ async def test_what_is_acknowledged_between_the_sample_and_the_look_is_not_lost(
 
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
 async def test_a_work_queue_that_expires_loses_what_nobody_had(at: Following, retention: str) -> None:
-    await at.world.add_stream("S", "s.>", retention=retention, max_age=1_000_000_000)
+    await at.world.add_stream("S", "s.>", retention=Retention(retention), max_age=1_000_000_000)
     await at.world.add_consumer(C, "s.a")
     await at.world.publish("S", "s.a", 40)
     await at.work(10)
