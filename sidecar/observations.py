@@ -15,6 +15,10 @@ class Unavailable(Exception):
         self.reason = reason
 
 
+class TooLarge(Unavailable):
+    """It does not fit through the connection or into the stream: to try it again as it is does not help."""
+
+
 class StreamGone(Exception):
     """The server answered that the stream does not exist (404, 10059)."""
 

@@ -20,6 +20,7 @@ from sidecar.core.stimuli import (
     Publish,
     Removed,
     SendConflicted,
+    SendDropped,
     Sent,
     Stimulus,
     Write,
@@ -28,7 +29,7 @@ from sidecar.core.stimuli import (
     Written,
 )
 from sidecar.ending import ended
-from sidecar.ports import Announcer, Conflict, SendConflict, StateStore, Unavailable
+from sidecar.ports import Announcer, Conflict, SendConflict, StateStore, Unavailable, Unpublishable
 
 log = structlog.get_logger()
 
@@ -36,6 +37,7 @@ AT_ONCE = 64
 """Acts under way; the others wait their turn (a subject never has more than one write and one publish)."""
 SAID_AT = 5
 """The try at which an outage is said, some two seconds into it."""
+DROPPED = "nobody is told of it; the next one has its number, in a new epoch"
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, growing, with full jitter."""
 
@@ -140,6 +142,11 @@ class Performer:
             self._count("event_conflict")
             log.warning("event.conflict", subject=subject, id=event.id, newest=conflict.seq)
             self._feed(subject, SendConflicted(event.id, conflict.seq, new_epoch()))
+            return
+        except Unpublishable as error:
+            self._count("event_unpublishable")
+            log.error("event.dropped", type=event.type.value, subject=subject, error=str(error), hint=DROPPED)
+            self._feed(subject, SendDropped(event.id, new_epoch()))
             return
         self._on_sent(event)
         self._feed(subject, Sent(event.id))

@@ -10,7 +10,7 @@ from msgspec import Struct
 from sidecar.core.model import ConsumerKey, Event, Now, Sample, Status
 from sidecar.core.state import Record, Rejection
 from sidecar.history import Kept
-from sidecar.observations import ConsumersReading, StreamsReading, Unavailable
+from sidecar.observations import ConsumersReading, StreamsReading, TooLarge, Unavailable
 
 __all__ = [
     "Announcer",
@@ -26,7 +26,9 @@ __all__ = [
     "StateStore",
     "Stored",
     "Told",
+    "TooLarge",
     "Unavailable",
+    "Unpublishable",
     "Wanted",
 ]
 
@@ -41,6 +43,10 @@ class SendConflict(Exception):
     def __init__(self, seq: int) -> None:
         super().__init__(f"the events stream already holds seq {seq}")
         self.seq = seq
+
+
+class Unpublishable(Exception):
+    """An event that can never be published, however often it is tried, not even cut to what is needed."""
 
 
 class Stored(Struct, frozen=True):
@@ -122,10 +128,11 @@ class Announcer(Protocol):
         """What was last told of a subject; None if nothing. Raises Unavailable."""
 
     async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
-        """Tell of a refused policy under a key that nobody watches, once. Raises Unavailable."""
+        """Tell of a refused policy under a key that nobody watches, once. Raises Unpublishable or Unavailable."""
 
     async def send(self, event: Event) -> None:
-        """Returns once the event is in the stream exactly once. Raises SendConflict, or Unavailable (send it again)."""
+        """Returns once the event is in the stream exactly once. Raises SendConflict, Unpublishable (drop it), or
+        Unavailable (send it again)."""
 
 
 class Wanted(Struct, frozen=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
-from sidecar.core.document import Problem
+from sidecar.core.document import Problem, shown
 from sidecar.core.foreign import OVERRIDES, bucket_entry, metadata_entry, override_entry
 from sidecar.core.layers import Entry, Layers, Sources
 from sidecar.core.model import ConsumerKey
@@ -16,6 +16,9 @@ from sidecar.core.rules import Effective, Guard
 from sidecar.core.state import Rejection
 from sidecar.ports import PolicySnapshot, PolicyValue
 from sidecar.wire.subjects import BadTail, decode
+
+MOST_ERRORS, LONGEST_ERROR = 20, 300
+"""Of a refused policy: mistakes that are reported, and characters of a path or message of each."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -150,8 +153,15 @@ def _subject(key: str) -> str:
         return key
 
 
-def _told(problems: Iterable[Problem]) -> tuple[tuple[str, str], ...]:
-    return tuple((problem.path, problem.message) for problem in problems)
+def _told(problems: Sequence[Problem]) -> tuple[tuple[str, str], ...]:
+    """Of what is wrong what fits into a record and its event: whoever wrote it chose its length."""
+    errors = tuple((_short(problem.path), _short(problem.message)) for problem in problems[:MOST_ERRORS])
+    more = len(problems) - len(errors)
+    return (*errors, ("", f"and {more} more problems")) if more > 0 else errors
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_ERROR and text.isprintable() else shown(text, LONGEST_ERROR)
 
 
 def _mark(metadata: Metadata) -> str:

@@ -15,7 +15,7 @@ import structlog
 
 from sidecar.book import Book
 from sidecar.core.aggregate import View
-from sidecar.core.document import Problem
+from sidecar.core.document import Problem, shown
 from sidecar.core.layers import Sources
 from sidecar.core.model import Event, Now, StreamLook
 from sidecar.core.pace import Budget
@@ -25,8 +25,17 @@ from sidecar.core.stimuli import Act, Loaded, Refused, Reported, Unstored
 from sidecar.ending import ended
 from sidecar.ledger import Ledger
 from sidecar.observations import StreamsReading
-from sidecar.perform import FIRST_RETRY, LAST_RETRY, Performer
-from sidecar.ports import Announcer, Clock, Observer, PolicySnapshot, PolicyStore, StateStore, Unavailable
+from sidecar.perform import DROPPED, FIRST_RETRY, LAST_RETRY, Performer
+from sidecar.ports import (
+    Announcer,
+    Clock,
+    Observer,
+    PolicySnapshot,
+    PolicyStore,
+    StateStore,
+    Unavailable,
+    Unpublishable,
+)
 from sidecar.rulebook import Refusal, Rulebook
 from sidecar.settings import Settings
 from sidecar.sweep import ROUND_WITHIN, WITHOUT_PAUSE, Sweep
@@ -250,32 +259,40 @@ class Service(Book):
             self._refused[refusal.subject] = refusal
 
     async def _rule(self) -> None:
-        """After every change of the policies: judge all subjects anew, and tell of those that were refused."""
+        """After every change of the policies: judge all subjects anew, and report those that were refused."""
         await self.sweep.complete.wait()
         delay = FIRST_RETRY
         while True:
-            await self._ruled.wait()
-            self._ruled.clear()
-            for n, subject in enumerate(tuple(self._ledger.states)):
-                self._ledger.rule(subject)
-                if n % WITHOUT_PAUSE == 0:
-                    await asyncio.sleep(0)
-            try:
-                await self._tell_refused()
-                delay = FIRST_RETRY
-            except Unavailable as error:
-                log.debug("policy.untold", error=str(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, LAST_RETRY)
-                self._ruled.set()
+            # What could not be reported is tried again by itself: no policy changed by that.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay if self._refused else None):
+                    await self._ruled.wait()
+            if self._ruled.is_set():
+                self._ruled.clear()
+                for n, subject in enumerate(tuple(self._ledger.states)):
+                    self._ledger.rule(subject)
+                    if n % WITHOUT_PAUSE == 0:
+                        await asyncio.sleep(0)
+            await self._tell_refused()
+            delay = min(delay * 2, LAST_RETRY) if self._refused else FIRST_RETRY
 
     async def _tell_refused(self) -> None:
-        """A subject's own state numbers what is told of it; under a key nobody watches it follows what was told."""
+        """Report each that can be; one that cannot keeps no other back. A subject's own state numbers what is reported
+        of it; under a key nobody watches it follows what was reported there."""
         for subject, refusal in tuple(self._refused.items()):
-            if subject in self._ledger.states:
-                self._ledger.feed(subject, Refused(refusal.rejection))
-            else:
-                await self._announcer.refuse(subject, refusal.rejection, self._clock.now().wall)
+            try:
+                if subject in self._ledger.states:
+                    self._ledger.feed(subject, Refused(refusal.rejection))
+                else:
+                    await self._announcer.refuse(subject, refusal.rejection, self._clock.now().wall)
+            except Unavailable as error:
+                log.debug("policy.untold", subject=shown(subject), error=str(error))
+                continue
+            except Unpublishable as error:
+                self._counts.dropped("event_unpublishable")
+                log.error(
+                    "event.dropped", type="policy_rejected", subject=shown(subject), error=str(error), hint=DROPPED
+                )
             if self._refused.get(subject) is refusal:
                 del self._refused[subject]
 

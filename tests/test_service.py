@@ -15,7 +15,7 @@ from msgspec.structs import replace as replaced
 
 from sidecar import render
 from sidecar.clock import SystemClock
-from sidecar.core.model import ConsumerConfig, ConsumerKey, Status
+from sidecar.core.model import ConsumerConfig, ConsumerKey, EventType, Status
 from sidecar.ports import PolicySnapshot, PolicyValue, Unavailable
 from sidecar.service import Service
 from sidecar.settings import Observe, Settings
@@ -329,3 +329,45 @@ async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None
         await asyncio.sleep(0.2)
         assert service.swept_at is None
     assert world.announcer.told == []
+
+
+async def test_an_event_that_can_never_be_published_silences_nothing_after_it() -> None:
+    world = World()
+    world.announcer.impossible = lambda subject, kind: kind is EventType.ALERT_FIRING
+    async with world.living() as service:
+        world.load()
+        await world.told(service, Status.ACTIVE)
+        world.unload()
+        await world.told(service, Status.INACTIVE)
+    told = world.announcer.told
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))
+    assert [event.type for event in told if event.type in STATUS_EVENTS] == [EventType.ACTIVE, EventType.RECOVERY]
+
+
+async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> None:
+    world = World()
+    world.announcer.impossible = lambda subject, kind: subject == "endless"
+    world.announcer.refusing.add("later")
+    for key in ("endless", "later", "bad"):
+        world.policies.entries[key] = PolicyValue(b"{", 1)
+    async with world.living() as service:
+        await service.known.wait()
+
+        async def refused(key: str) -> bool:
+            return key in {event.subject for event in world.announcer.told}
+
+        await eventually(lambda: refused("bad"), "the one that can be published")
+        ruled = 0
+        rule = service._ledger.rule
+
+        def counting(subject: str) -> None:
+            nonlocal ruled
+            ruled += 1
+            rule(subject)
+
+        service._ledger.rule = counting  # type: ignore[method-assign]
+        await asyncio.sleep(0.5)
+        assert ruled == 0
+        world.announcer.refusing.clear()
+        await eventually(lambda: refused("later"), "the one that could not be published before")
+        assert not await refused("endless")

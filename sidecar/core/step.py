@@ -46,6 +46,7 @@ from sidecar.core.stimuli import (
     Reported,
     Ruled,
     SendConflicted,
+    SendDropped,
     Sent,
     Stimulus,
     Tick,
@@ -238,6 +239,15 @@ def _(stimulus: Removed, state: SubjectState, now: Now) -> SubjectState:
     if not state.members:
         return replace(state, record=None)
     return replace(state, forgetting=False, reload=True, writing=None)
+
+
+@apply.register
+def _(stimulus: SendDropped, state: SubjectState, now: Now) -> SubjectState:
+    if state.record is None or state.sending != stimulus.id:
+        return state
+    # As if the stream were ahead: its number goes to the next one, under ids that nobody has seen.
+    seq = next((event.seq for event in state.record.unsent if event.id == stimulus.id), state.record.seq)
+    return replace(state, sending=None, sent=state.sent | {stimulus.id}, rebase=(stimulus.epoch, seq - 1))
 
 
 def settle(state: SubjectState, now: Now, context: Context, passing: bool) -> tuple[SubjectState, list[Act]]:

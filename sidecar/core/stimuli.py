@@ -109,6 +109,13 @@ class Removed(Struct, frozen=True):
     """The stored key was removed, or somebody else wrote it first; either way it is not ours any more."""
 
 
+class SendDropped(Struct, frozen=True):
+    """An event can never be published: it leaves the list, and those after it are numbered on in a new epoch."""
+
+    id: str
+    epoch: str
+
+
 Stimulus = (
     Joined
     | Read
@@ -125,6 +132,7 @@ Stimulus = (
     | Unstored
     | Sent
     | SendConflicted
+    | SendDropped
     | Removed
 )
 

@@ -24,7 +24,7 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
-from sidecar.ports import Unavailable
+from sidecar.ports import TooLarge, Unavailable
 
 log = structlog.get_logger()
 
@@ -317,21 +317,19 @@ class Connection:
 def check_size(
     client: NatsClient, subject: str, payload: bytes, headers: dict[str, str] | None, reply: str = ""
 ) -> None:
-    """Refuse what would cost us the connection: the server closes it on what is too large. Raises Unavailable."""
+    """Refuse what would cost us the connection: the server closes it on what is too large. Raises TooLarge."""
     try:
         line = len(subject.encode()) + (len(reply.encode()) if reply else INBOX)
         block = 0
         if headers is not None:
             block = 12 + sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
     except UnicodeEncodeError:
-        raise Unavailable(f"{subject[:80]!a}: the subject or a header cannot be written as UTF-8") from None
+        raise TooLarge(f"{subject[:80]!a}: the subject or a header cannot be written as UTF-8") from None
     size = len(payload) + block
     if size > client.max_payload:
-        raise Unavailable(
-            f"{subject[:80]}: {size} bytes are more than the server's max_payload of {client.max_payload}"
-        )
+        raise TooLarge(f"{subject[:80]}: {size} bytes are more than the server's max_payload of {client.max_payload}")
     if line > CONTROL_LINE:
-        raise Unavailable(f"{subject[:80]}...: a subject of {line} bytes is too long")
+        raise TooLarge(f"{subject[:80]}...: a subject of {line} bytes is too long")
 
 
 async def discard(client: Client, seconds: float = 1.0) -> None:

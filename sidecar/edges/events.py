@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.core import outbox
 from sidecar.core.changes import NO_EPOCH, event_id, refusal
+from sidecar.core.document import shown
 from sidecar.core.model import Event, EventType, Status
 from sidecar.core.outbox import Mine, Next, Placed
 from sidecar.core.state import Rejection
 from sidecar.edges.jetstream import WRONG_SEQUENCE, ApiError, JetStream, Message
-from sidecar.ports import SendConflict, Told, Unavailable
+from sidecar.ports import SendConflict, Told, TooLarge, Unavailable, Unpublishable
 from sidecar.wire import messages
 from sidecar.wire.subjects import Names, encode
 
@@ -28,7 +30,11 @@ TRIES = 4
 REMEMBERED = 4096
 """Ids of attempts without an answer; the oldest is forgotten first."""
 LARGEST = 64 * 1024
-"""Bytes of an event with its headers; a larger one is refused (it never is: its parts are bounded)."""
+"""Bytes of an event with its headers; a larger one is cut to fit."""
+MESSAGE_TOO_LARGE = 10054
+"""The stream takes no message of this size."""
+ERRORS_SHOWN, REASONS_SHOWN, SHOWN = 10, 16, 120
+"""Of an event that is too large: errors, reasons, and characters of each that are published."""
 PASSING = {10008, 10158}
 """Refusals of a cluster that end by themselves: no leader now; the same id is being stored at this moment."""
 STEPS = 256
@@ -140,22 +146,38 @@ class Announcer:
 
     async def _publish(self, event: Event, rendered: messages.Event, place: int) -> Next:
         """PUBLISH (look again) if the expected place was taken meanwhile."""
-        subject = self._names.event(event.type.value, event.subject)
-        payload, headers = msgspec.json.encode(rendered), self._headers(event, rendered, place)
-        if (size := len(payload) + sum(len(k) + len(v) + 4 for k, v in headers.items())) > LARGEST:
-            raise Unavailable(f"{event.id}: an event of {size} bytes")
+        headers = self._headers(event, rendered, place)
+        block = sum(len(k) + len(v) + 4 for k, v in headers.items())
+        too_large: Unavailable | None = None
+        for shorter in _shorter(rendered):
+            payload = msgspec.json.encode(shorter)
+            if len(payload) + block > LARGEST:
+                continue
+            try:
+                return await self._published(event, payload, headers)
+            except (ApiError, TooLarge) as error:
+                if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
+                    raise
+                too_large = error
+        if isinstance(too_large, ApiError):  # whoever set the stream's limit may lift it
+            self._say(too_large)
+            raise too_large
+        raise Unpublishable(f"{event.id[:200]}: {too_large or f'more than {LARGEST} bytes, however short'}")
+
+    async def _published(self, event: Event, payload: bytes, headers: dict[str, str]) -> Next:
         attempted = event.id in self._attempted
         self._attempted[event.id] = None
         while len(self._attempted) > REMEMBERED:
             self._attempted.popitem(last=False)
         try:
-            ack = await self._js.publish(subject, payload, headers)
-        except ApiError as error:
+            ack = await self._js.publish(self._names.event(event.type.value, event.subject), payload, headers)
+        except (ApiError, TooLarge) as error:
             if not attempted:  # refused for certain, so a duplicate seen later is not ours
                 self._attempted.pop(event.id, None)
-            if error.err_code in WRONG_SEQUENCE:
+            if isinstance(error, ApiError) and error.err_code in WRONG_SEQUENCE:
                 return Next.PUBLISH
-            self._say(error)
+            if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
+                self._say(error)
             raise
         return outbox.acknowledged(ack.duplicate, attempted)
 
@@ -193,6 +215,19 @@ class Announcer:
             return seq
         each = [await self._newest(self._names.event(kind.value, subject)) for kind in EventType]
         return max((_read(message, subject).seq for message in each if message is not None), default=0)
+
+
+def _shorter(whole: messages.Event) -> Iterator[messages.Event]:
+    """The event, and what may be published of it where it is too large."""
+    yield whole
+    errors = whole.errors if isinstance(whole.errors, tuple) else ()
+    if errors:
+        cut = [messages.Problem(shown(one.path, SHOWN), shown(one.message, SHOWN)) for one in errors[:ERRORS_SHOWN]]
+        more = len(errors) - len(cut)
+        left_out = [messages.Problem("", f"and {more} more problems")] if more else []
+        yield (whole := replace(whole, errors=(*cut, *left_out)))
+    reasons = tuple(shown(reason, SHOWN) for reason in whole.reasons[:REASONS_SHOWN])
+    yield replace(whole, reasons=reasons, metrics=messages.Metrics(), thresholds=None)
 
 
 def _placed(message: Message, subject: str) -> Placed:

@@ -77,6 +77,7 @@ class StreamState(Struct, frozen=True):
     messages: int = 0
     first_seq: int = 0
     last_seq: int = 0
+    num_subjects: int = 0
 
 
 class StreamInfo(Struct, frozen=True):

@@ -21,6 +21,9 @@ log = structlog.get_logger()
 
 POLL_EVERY = 0.4
 """Seconds between two looks: a policy is in force within a second of its put."""
+BEHIND_LIMIT = 25
+"""Readings in a row that show less than the leader says there is, before what they show is taken all the same."""
+BEHIND_HINT = "a replica of the bucket lags, or cannot show a key: what it shows is in force"
 MOST_KEYS = 10_000
 """Policies in the bucket; those beyond are left out, counted and said once."""
 
@@ -34,29 +37,42 @@ class PolicyStore:
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
         seen: tuple[str, int, int] | None = None
         told: PolicySnapshot | None = None
+        behind = 0
         while True:
             try:
                 info = await self._js.stream(self._stream)
                 if (now := _mark(info)) != seen:
-                    found = PolicySnapshot(now[0], await self._read() if info else {})
-                    seen = now
-                    if found != told:
-                        on_change(found)
-                        told = found
+                    entries, whole = await self._read(info)
+                    behind = 0 if whole else behind + 1
+                    if whole or behind >= BEHIND_LIMIT:
+                        if not whole:
+                            log.warning("policies.behind", stream=self._stream, hint=BEHIND_HINT)
+                        found = PolicySnapshot(now[0], entries)
+                        seen, behind = now, 0
+                        if found != told:
+                            on_change(found)
+                            told = found
             except Unavailable as error:
                 log.debug("policies.unavailable", error=str(error))
             await asyncio.sleep(POLL_EVERY)
 
-    async def _read(self) -> dict[str, PolicyValue]:
+    async def _read(self, info: StreamInfo | None) -> tuple[dict[str, PolicyValue], bool]:
+        """What the bucket holds, and whether that is all that its leader had when it was asked: it is read from any
+        replica, and one may lag."""
         found: dict[str, PolicyValue] = {}
+        if info is None:
+            return found, True
+        newest = await self._js.last(self._stream, f"{self._prefix}>")
+        keys, reached = 0, 0
         async for message in lasts(self._js, self._client(), self._stream, self._prefix):
+            keys, reached = keys + 1, max(reached, message.seq)
             if message.gone:
                 continue
             if len(found) >= MOST_KEYS:
                 self._too_many()
                 continue
-            found[message.subject.removeprefix(self._prefix)] = PolicyValue(message.data, message.seq, message.at)
-        return found
+            found[message.subject.removeprefix(self._prefix)] = PolicyValue(message.data, message.seq)
+        return found, keys >= info.state.num_subjects and (newest is None or reached >= newest.seq)
 
     def _too_many(self) -> None:
         self._count("policy_beyond_limit")

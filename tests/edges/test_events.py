@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,9 +12,10 @@ from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from sidecar.core.model import EventType, Status
+from sidecar.edges import events
 from sidecar.edges.jetstream import JetStream
 from sidecar.edges.resources import Resources
-from sidecar.ports import SendConflict, Unavailable
+from sidecar.ports import SendConflict, Unavailable, Unpublishable
 from sidecar.wire.subjects import encode
 from tests.edges.records import NAMES, SUBJECT, announcer_of, event, real
 
@@ -158,8 +160,38 @@ async def test_after_a_certain_refusal_a_duplicate_is_not_taken_for_ours(nc: Cli
             await announcer.send(event(1))
 
 
-async def test_an_event_beyond_the_cap_does_not_leave_the_house(nc: Client) -> None:
+TOO_LARGE = {
+    "reasons": {"reasons": ("r" * 70_000,)},
+    "mistakes": {"errors": tuple((f"path {n}" + "\x00" * 1000, "m" * 1000) for n in range(60))},
+}
+
+
+@pytest.mark.parametrize("parts", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+async def test_an_event_beyond_the_cap_is_cut_to_fit(nc: Client, parts: dict[str, Any]) -> None:
     async with real(nc) as (requests, _, announcer):
-        with pytest.raises(Unavailable, match="bytes"):
-            await announcer.send(msgspec.structs.replace(event(1), reasons=("r" * 70_000,)))
+        await announcer.send(msgspec.structs.replace(event(1), **parts))
+        (_, payload, _) = requests.written[0]
+        body = json.loads(payload)
+        assert len(payload) < 16_384 and body["id"] == event(1).id
+        if "errors" in parts:
+            assert len(body["errors"]) == 11 and body["errors"][-1]["message"] == "and 50 more problems"
+            assert body["reasons"] == ["pending"]
+        await announcer.send(msgspec.structs.replace(event(1), **parts))
+        assert await count(nc) == 1
+
+
+async def test_an_event_that_fits_nowhere_is_called_so(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "LARGEST", 100)
+    async with real(nc) as (requests, _, announcer):
+        with pytest.raises(Unpublishable, match="100 bytes"):
+            await announcer.send(event(1))
         assert requests.written == []
+
+
+async def test_where_the_stream_takes_less_it_is_cut_too(nc: Client) -> None:
+    js = nc.jetstream()
+    await js.add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"], max_msg_size=4096)
+    async with real(nc) as (_, _, announcer):
+        many = tuple((f"pending.{n}", "must be at most 5") for n in range(200))
+        await announcer.send(msgspec.structs.replace(event(1), errors=many))
+        assert await count(nc) == 1

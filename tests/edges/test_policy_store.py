@@ -10,9 +10,11 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.js.kv import KeyValue
+from structlog.testing import capture_logs
 
 from sidecar.edges import policy_store
-from sidecar.edges.jetstream import JetStream
+from sidecar.edges.jetstream import JetStream, Message
+from sidecar.edges.lasts import lasts
 from sidecar.edges.policy_store import PolicyStore
 from sidecar.ports import PolicySnapshot
 from sidecar.wire.subjects import Names
@@ -141,3 +143,61 @@ async def test_more_keys_than_are_kept_are_counted_and_said_once(
         return "policy_beyond_limit" in follower.dropped
 
     await eventually(counted, "the keys beyond the limit to be counted")
+
+
+class Lagging:
+    """A replica that shows what the bucket held before, for so many readings."""
+
+    def __init__(self, readings: int) -> None:
+        self.left, self.before = readings, list[Message]()
+
+    async def __call__(self, js: JetStream, client: Client, stream: str, prefix: str) -> AsyncIterator[Message]:
+        now = [message async for message in lasts(js, client, stream, prefix)]
+        if self.before and now != self.before and self.left:
+            self.left -= 1
+            now = self.before
+        else:
+            self.before = now
+        for message in now:
+            yield message
+
+
+@pytest.mark.parametrize("change", ["put", "put again", "delete"])
+async def test_a_put_policy_is_in_force_though_a_replica_lags(
+    bucket: KeyValue, nc: Client, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """One server has no replicas: that one shows less than the leader is played."""
+    await bucket.put("a", b"1")
+    monkeypatch.setattr(policy_store, "lasts", Lagging(2))
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.told.append)):
+        await follower.holds(a=b"1")
+        match change:
+            case "put":
+                await bucket.put("b", b"2")
+                await follower.holds(a=b"1", b=b"2")
+            case "put again":
+                await bucket.put("a", b"2")
+                await follower.holds(a=b"2")
+            case "delete":
+                await bucket.delete("a")
+                await follower.holds()
+
+
+async def test_a_replica_that_never_catches_up_is_believed_in_the_end(
+    bucket: KeyValue, nc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_store, "BEHIND_LIMIT", 2)
+    await bucket.put("a", b"1")
+    monkeypatch.setattr(policy_store, "lasts", Lagging(3))
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.told.append)):
+        await follower.holds(a=b"1")
+        await bucket.put("b", b"2")
+        with capture_logs() as lines:
+
+            async def said() -> bool:
+                return "policies.behind" in [line["event"] for line in lines]
+
+            await eventually(said, "the line that says so")
+        assert follower.values == {"a": b"1"}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sidecar.core.changes import refusal
 from sidecar.core.model import Event, EventType, Status
 from sidecar.core.state import Rejection
-from sidecar.ports import Conflict, SendConflict, Stored, Told, Unavailable
+from sidecar.ports import Conflict, SendConflict, Stored, Told, Unavailable, Unpublishable
 from sidecar.wire.stored import record_of
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
@@ -86,6 +86,10 @@ class FakeAnnouncer:
     def __init__(self) -> None:
         self.faults = Faults()
         self.told: list[Event] = []
+        self.impossible: Callable[[str, EventType], bool] = lambda subject, kind: False
+        """Of which subjects and types no event can ever be published."""
+        self.refusing: set[str] = set()
+        """Subjects under which no refusal can be published now."""
 
     async def last(self, subject: str) -> Told | None:
         self.faults.strike(self.faults.before)
@@ -101,6 +105,8 @@ class FakeAnnouncer:
 
     async def send(self, event: Event) -> None:
         self.faults.strike(self.faults.before)
+        if self.impossible(event.subject, event.type):
+            raise Unpublishable(event.id)
         told = [e for e in self.told if e.subject == event.subject]
         same = next((e for e in told if e.id == event.id), None)
         if same is not None and (same.type, same.at) == (event.type, event.at):
@@ -113,6 +119,10 @@ class FakeAnnouncer:
 
     async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
         self.faults.strike(self.faults.before)
+        if self.impossible(subject, EventType.POLICY_REJECTED):
+            raise Unpublishable(subject)
+        if subject in self.refusing:
+            raise Unavailable("the fake does not publish there now")
         told = [event for event in self.told if event.subject == subject]
         if not any(event.policy_revision == refused.mark for event in told):
             self.told.append(refusal(subject, refused, at, max((event.seq for event in told), default=0) + 1))

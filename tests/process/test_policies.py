@@ -309,6 +309,40 @@ async def test_a_consumers_own_metadata_counts_only_where_it_is_trusted(
     assert (consumer["policy"]["pending"]["overload"], consumer["sources"]["pending.overload"]) == (40, "consumer")
 
 
+async def test_a_guest_whose_metadata_is_endless_silences_nobody(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
+    """What is wrong with it is reported as far as it fits; the subject's events go on behind it."""
+    wire, js = await Wire(nc).listen(), nc.jetstream()
+    odd = {"backpressure." + "x\x01" * 500 + str(n): "1" for n in range(60)}
+    guest = ConsumerConfig(durable_name="guest", ack_policy=AckPolicy.EXPLICIT, metadata=odd)
+    await js.add_consumer("ROUTER", guest)
+    if not (await js.consumer_info("ROUTER", "guest")).config.metadata:
+        pytest.skip("not with this server: consumers have no metadata")
+    async with Sidecar(tmp_path, server.url, QUICK | {"trust_consumer_metadata": True}) as process:
+        await process.observing()
+        await publish(nc, 20_001)
+        await wire.event("backpressure_active")
+        refused = await wire.event("policy_rejected")
+        assert 1 <= len(refused["errors"]) <= 21
+        assert len(json.dumps(await wire.state())) < 64 * 1024
+        stored = await wire.stored()
+        assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
+
+
+async def test_a_policy_key_too_long_for_an_event_keeps_no_other_refusal_back(
+    nc: Client, sidecar: Sidecar, wire: Wire
+) -> None:
+    await nc.publish(f"$KV.backpressure_policy.{'x' * 3850}", b"{")
+    await put(nc, "orders.new", {"nonsense": 1})
+    assert (await rejected(wire, "orders.new"))["errors"]
+
+    async def said() -> bool:
+        return sidecar.log.count('"event.dropped"') == 1
+
+    await eventually(said, "the line about the other")
+
+
 async def test_marks_follow_the_measured_rate_and_say_so(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await put(
         nc,
