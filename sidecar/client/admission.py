@@ -105,6 +105,7 @@ def _retry_after(known: Known, said: str) -> float:
 
 
 def worst(found: list[Ruling]) -> Ruling:
+    """The strictest; of equals the first, which is the subject's own where it is watched itself."""
     return max(found, key=lambda one: one.rank) if found else OPEN
 
 

@@ -389,3 +389,19 @@ def test_what_is_wanted_is_what_governs_the_subjects_named() -> None:
     with pytest.raises(ValueError, match="a pattern"):
         interest.add(f"s{n}" for n in range(MOST_WATCHED + 1))
     assert not interest.wants("s1")
+
+
+@pytest.mark.parametrize("how", [state, active])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_on_equal_terms_the_subjects_own_state_decides_and_the_strictest_otherwise(
+    seen: Seen, how: Any, reverse: bool
+) -> None:
+    """As the sidecar decides."""
+    names = ["orders.*", SUBJECT, "orders.>"]
+    seen.put(*(how(name) for name in sorted(names, reverse=reverse)))
+    gate = Gate(SUBJECT)
+    seen.picture.refresh(gate, seen.now)
+    assert gate.decides is not None and gate.decides.subject == SUBJECT
+    seen.put(active("orders.>", pressure=9.0))
+    seen.picture.refresh(gate, seen.now)
+    assert gate.decides.subject == "orders.>"

@@ -85,5 +85,6 @@ async def test_a_watched_subject_keeps_its_own_past_beside_an_audit_durable_that
         assert {t["to"] for t in (await wire.ask(f"get.history.{SUBJECT}"))["transitions"]} == {"warning", "inactive"}
         assert {a["subject"] for a in (await wire.ask(f"get.alerts.{SUBJECT}"))["alerts"]} <= {SUBJECT}
         await wire.ask(f"decide.gateway.{SUBJECT}")
+        assert (await process.get("/metrics"))[1].startswith("# router_intake_backpressure_active 0 ")
         counted = f'router_backpressure_decisions_total{{action="continue",role="gateway",subject="{SUBJECT}"}} 1.0'
         assert counted in (await process.get("/metrics"))[1]
