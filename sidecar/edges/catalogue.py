@@ -67,10 +67,10 @@ GAUGES: dict[str, tuple[str, Labels]] = {
 # step to see.
 DROPPED = (
     "advisory_malformed", "consumer_info_malformed", "consumer_not_watched", "event_conflict", "event_malformed",
-    "forget_retry", "heartbeat", "load_retry", "metadata_left_out", "name_unusable", "nats_error", "permission_denied",
-    "policy_beyond_limit", "policy_rejected", "publish_retry", "recording", "reply_subject", "report_malformed",
-    "report_too_many", "request_failed", "sample_set_aside", "slow_consumer", "state_conflict", "state_malformed",
-    "sweep_unavailable", "undecodable_message", "write_retry",
+    "event_unpublishable", "forget_retry", "heartbeat", "load_retry", "metadata_left_out", "name_unusable",
+    "nats_error", "permission_denied", "policy_beyond_limit", "policy_rejected", "publish_retry", "recording",
+    "reply_subject", "report_malformed", "report_too_many", "request_failed", "sample_set_aside", "slow_consumer",
+    "state_conflict", "state_malformed", "sweep_unavailable", "undecodable_message", "write_retry",
 )  # fmt: skip
 OPS = ("STREAM.LIST", "STREAM.INFO", "CONSUMER.LIST", "CONSUMER.INFO")
 OUTCOMES = ("ok", "error", "unavailable")

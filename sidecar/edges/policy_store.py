@@ -71,7 +71,7 @@ class PolicyStore:
             if len(found) >= MOST_KEYS:
                 self._too_many()
                 continue
-            found[message.subject.removeprefix(self._prefix)] = PolicyValue(message.data, message.seq)
+            found[message.subject.removeprefix(self._prefix)] = PolicyValue(message.data, message.seq, message.at)
         return found, keys >= info.state.num_subjects and (newest is None or reached >= newest.seq)
 
     def _too_many(self) -> None:

@@ -118,8 +118,8 @@ def world() -> World:
 
 def everything(world: World) -> None:
     firing = Alert("long-queue", "critical", "pending_above: 5000", "firing", NOW.wall)
-    told = {"diagnosis": Diagnosis.NOBODY_PULLING, "alerts": (firing,)}
-    world.watch(state("a.b", member(p50=1.0, p95=2.0, p99=3.0, drain=4.0), **told))
+    stuck = member(p50=1.0, p95=2.0, p99=3.0, drain=4.0, diagnosis=Diagnosis.NOBODY_PULLING)
+    world.watch(state("a.b", stuck, alerts=(firing,)))
     world.book.looks = {"S": StreamLook("S", "c", 1, 9, 9, fill=0.25), "T": StreamLook("T", "c", 1, 9, 9)}
     world.metrics.event("a.b", "backpressure_active")
     world.metrics.event("a.b", "recovery")

@@ -85,6 +85,7 @@ async def test_each_value_has_its_own_revision_and_nothing_is_told_twice(bucket:
     revision = await bucket.put("a", b"1")
     await follower.holds(a=b"1")
     assert follower.told[-1].entries["a"].revision == revision
+    assert abs(follower.told[-1].entries["a"].at - time.time()) < 5, "when it was put, by the server's clock"
     told = len(follower.told)
     await asyncio.sleep(3 * policy_store.POLL_EVERY)  # what must not happen takes time not to happen
     assert len(follower.told) == told
