@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Final
@@ -15,6 +16,9 @@ from sidecar.core.state import Member
 ACTIVE = AlertRule("backpressure_active", When(status="active"), severity="critical")
 WARNING = AlertRule("backpressure_warning", When(status="warning"), severity="warning")
 """The built-in two, by the policy's flags."""
+GRACE = 10.0
+"""Seconds. What is found after a start, or after a gap, piled up while nobody limited the load. An alert whose
+condition began before, or so soon after, fires only once it has been seen to hold for so long."""
 RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 
 Value = float | str
@@ -30,11 +34,18 @@ UNSURE: Final = Unsure.UNSURE
 
 
 def follow(
-    was: Sequence[Alert], policy: Policy, status: Status, members: Sequence[Member], now: Now, awaited: bool = False
+    was: Sequence[Alert],
+    policy: Policy,
+    status: Status,
+    members: Sequence[Member],
+    now: Now,
+    awaited: bool = False,
+    watched_for: float = math.inf,
 ) -> tuple[Alert, ...]:
     """How the alerts of a subject stand now, by rule; equal to `was` while none changes its state.
 
-    `awaited`: a consumer that was known before a restart was not read again yet.
+    `awaited`: a consumer that was known before a restart was not read again yet. `watched_for`: seconds for which the
+    subject has been read by now, since the start of the process or the last gap.
     One that fires and has no rule any more, or another condition, is resolved first. Time is the wall clock's, since
     it must outlast a restart: where that jumped back behind `since`, the condition has held from now on.
     """
@@ -48,7 +59,7 @@ def follow(
                 continue
             alert = None
         before.pop(rule.name, None)
-        found = _next(alert, rule, _value(rule.when, status, readings, awaited), now)
+        found = _next(alert, rule, _value(rule.when, status, readings, awaited), now, watched_for)
         standing += [found] if found is not None else []
     gone = (alert for alert in before.values() if alert.state == "firing")
     return (*standing, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
@@ -69,7 +80,9 @@ def _rules(policy: Policy) -> Iterable[AlertRule]:
     yield from policy.alerts
 
 
-def _next(alert: Alert | None, rule: AlertRule, value: Value | Unsure | None, now: Now) -> Alert | None:
+def _next(
+    alert: Alert | None, rule: AlertRule, value: Value | Unsure | None, now: Now, watched_for: float
+) -> Alert | None:
     """The alert after one look at its condition; `value` is None while that does not hold."""
     if value is UNSURE:
         return alert
@@ -84,7 +97,9 @@ def _next(alert: Alert | None, rule: AlertRule, value: Value | Unsure | None, no
         return alert
     elif alert.since > now.wall:
         alert = replace(alert, since=now.wall)
-    if now.wall - alert.since < rule.for_seconds:
+    held = now.wall - alert.since
+    early = watched_for - held < GRACE
+    if held < rule.for_seconds or (early and min(held, watched_for) < GRACE):
         return alert
     return replace(alert, state="firing", since=now.wall, value=value)
 

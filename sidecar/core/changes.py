@@ -358,7 +358,10 @@ class _Draft:
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
         awaited = _awaited(self.state, self.now)
-        standing = alerts.follow(self.record.alerts, self.policy, self.record.status, members, self.now, awaited)
+        watched = 0.0 if self.state.watched is None else self.now.mono - self.state.watched
+        standing = alerts.follow(
+            self.record.alerts, self.policy, self.record.status, members, self.now, awaited, watched
+        )
         changed = alerts.changes(self.record.alerts, standing)
         late = {alert.name for alert in changed[self.room :]}
         for one in changed[: self.room]:

@@ -251,6 +251,10 @@ class SubjectState(Struct, frozen=True):
     """Counted into each nonce."""
     emptied: float | None = None
     """Monotonic time at which the last member went."""
+    read_at: float | None = None
+    """Monotonic time at which any member was last read."""
+    watched: float | None = None
+    """Monotonic time since which it has been read without a gap; None before the first reading of this process."""
     forgetting: bool = False
     """Whether the stored key is being removed; a member that joins meanwhile calls it off."""
     rebase: tuple[str, int] | None = None

@@ -72,7 +72,11 @@ class Context(Limits, frozen=True):
 
 def step(state: SubjectState, stimulus: Stimulus, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
     """The state after `stimulus`, and what is to be done. Results of the acts come back as stimuli."""
-    return settle(apply(stimulus, state, now), now, context, isinstance(stimulus, Tick))
+    after = apply(stimulus, state, now)
+    if isinstance(stimulus, Read):
+        gap = state.watched is None or (state.read_at is not None and now.mono - state.read_at >= context.stale_after)
+        after = replace(after, read_at=now.mono, watched=now.mono if gap else state.watched)
+    return settle(after, now, context, isinstance(stimulus, Tick))
 
 
 @singledispatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import msgspec
@@ -135,3 +136,27 @@ def test_firing_and_resolved_alternate_and_a_restart_anywhere_changes_nothing(
             assert state is None or before == world.standing
     states = [state for _, state in world.told]
     assert states[:1] in ([], ["firing"]) and all(a != b for a, b in pairwise(states))
+
+
+@pytest.mark.parametrize(
+    ("for_seconds", "began", "watched", "fires"),
+    [
+        pytest.param(0, 100, 100.0, 110, id="found at the start: once it was seen for the grace"),
+        pytest.param(0, 40, 100.0, 110, id="stored as pending, before the start"),
+        pytest.param(60, 40, 100.0, 110, id="also where it has been so for long enough"),
+        pytest.param(60, 100, 100.0, 160, id="a longer wait includes the grace"),
+        pytest.param(0, 105, 100.0, 115, id="begun soon after the start"),
+        pytest.param(0, 110, 100.0, 110, id="begun later: at once"),
+        pytest.param(30, 110, 100.0, 140, id="begun later: after its own wait"),
+        pytest.param(0, 100, -math.inf, 100, id="watched for long: at once"),
+    ],
+)
+def test_what_an_absence_has_left_does_not_page(for_seconds: float, began: int, watched: float, fires: int) -> None:
+    """`began`, `watched` and `fires` are seconds on the same clock."""
+    rule = AlertRule("one", When(pending_above=100), for_seconds=for_seconds, severity="critical")
+    policy = msgspec.structs.replace(QUIET, alerts=(rule,))
+    standing = (Alert("one", "critical", "pending_above: 100", "pending", began, 101),)
+    for at in range(max(began, 100), fires + 1):
+        now = Now(at, at)
+        standing = follow(standing, policy, Status.ACTIVE, [member(pending=101)], now, False, at - watched)
+        assert (standing[0].state == "firing") is (at == fires), at

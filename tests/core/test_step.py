@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -65,6 +66,8 @@ class World:
     held: list[Act] = field(default_factory=list)
     """What could not be published."""
     swept: float | None = None
+    graceful: bool = False
+    """Whether alerts wait for what the absence has left to go; otherwise it has been watched for long."""
 
     def __post_init__(self) -> None:
         self.start()
@@ -73,7 +76,9 @@ class World:
         """A fresh process: nothing is remembered but what is stored."""
         self.starts += 1
         self.todo.clear()
-        self.state = SubjectState(subject="s", policy=self.policy, deadline=self.at + 30.0)
+        self.state = SubjectState(
+            subject="s", policy=self.policy, deadline=self.at + 30.0, watched=None if self.graceful else -math.inf
+        )
         if self.stored is not None:
             self.feed(Loaded(self.stored, self.revision))
 
@@ -713,6 +718,10 @@ def test_nothing_is_drawn_from_time_alone_while_the_truth_is_stale() -> None:
         world.feed(Tick())
         world.perform()
     assert world.told == []
+    for _ in range(100):
+        world.settled(pending=500)
+        assert world.told == [], "what was not looked at for a while is looked at for a while"
+    world.settled(pending=500)
     world.settled(pending=500)
     assert world.told == ["alert_firing"]
 
@@ -850,3 +859,42 @@ class TestASubjectThatAgesAlone:
         world.feed(Tick())
         world.perform()
         assert world.stored.stale
+
+
+class TestAlertsAfterAnAbsence:
+    """What piled up while nobody limited the load is shown and pages nobody, unless it stays."""
+
+    def told(self, world: World, pending: int, seconds: float) -> list[str]:
+        """What was told within so many seconds of being read like this."""
+        before = len(world.stream)
+        for _ in range(round(seconds * 10)):
+            world.read(pending)
+            world.perform()
+        return [event.type.value for event in world.stream[before:]]
+
+    def test_a_start_under_load_tells_the_status_and_pages_only_for_what_stays(self) -> None:
+        world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
+        assert self.told(world, 20_000, 9.8) == ["backpressure_active"]
+        assert self.told(world, 20_000, 1.0) == ["alert_firing"]
+
+    def test_what_went_meanwhile_pages_nobody(self) -> None:
+        world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
+        assert self.told(world, 20_000, 5) == ["backpressure_active"]
+        assert self.told(world, 0, 20) == ["recovery"]
+        assert self.told(world, 20_000, 0.3) == ["backpressure_active", "alert_firing"], "by now it is news"
+
+    def test_after_a_restart_an_alert_that_fired_goes_on_and_another_one_waits(self) -> None:
+        world = World(Policy(recovery_hold_seconds=0.0, alert_on_warning=True), graceful=True)
+        self.told(world, 1500, 10.5)
+        world.start()
+        assert self.told(world, 20_000, 9.8) == ["backpressure_active"]
+        assert self.told(world, 20_000, 1.0) == ["alert_firing"]
+        world.start()
+        assert self.told(world, 0, 1) == ["recovery", "alert_resolved", "alert_resolved"]
+
+    def test_a_gap_in_what_is_read_is_an_absence_too(self) -> None:
+        world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
+        self.told(world, 0, 30)
+        world.at += 12.0
+        assert self.told(world, 20_000, 9.8) == ["backpressure_active"]
+        assert self.told(world, 20_000, 1.0) == ["alert_firing"]

@@ -17,7 +17,7 @@ from tests.client.states import says
 from tests.support.meanwhile import meanwhile
 from tests.support.router import drain, publish, take, work
 from tests.support.servers import NatsServer
-from tests.support.sidecar import SUBJECT, Sidecar, eventually
+from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
 
 SLACK = 2.0
 """Seconds for a machine that does other things as well."""
@@ -187,3 +187,24 @@ async def test_a_stop_takes_less_than_5_s_though_nats_is_away(
         if how == "paused":
             server.resume()
     assert code == 0 and seconds < 5, (code, seconds)
+
+
+async def test_a_start_under_load_pages_nobody_for_what_the_absence_has_left(
+    nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
+) -> None:
+    """While no sidecar runs everything goes on, and in flight passes its mark."""
+    rule = {"name": "queue", "when": {"pending_above": 1000}, "severity": "critical"}
+    await publish(nc, 2100)
+    held = await take(nc, 600)
+    async with Sidecar(tmp_path, server.url, under({"alert_on_warning": True, "alerts": [rule]})) as process:
+        await process.observing()
+        await wire.event("backpressure_active")
+        pending = await wire.ask(f"get.alerts.{SUBJECT}")
+        assert {alert["state"] for alert in pending["alerts"]} == {"pending"}
+        await asyncio.sleep(2)
+        await drain(nc, held)
+        await wire.event("recovery")
+        await asyncio.sleep(9)
+        assert [event["type"] for event in wire.live] == ["backpressure_active", "recovery"]
+        await publish(nc, 11_000)
+        await wire.event("alert_firing")

@@ -28,8 +28,8 @@ async def test_a_burst_is_told_once_everywhere_and_so_is_its_end(nc: Client, sid
     decision = await wire.ask(f"decide.gateway.{SUBJECT}")
     assert (decision["action"], decision["retry_after_seconds"], decision["admit_ratio"]) == ("reject", 30, 0.0)
     assert decision["incident"] == active["incident"]
-    state = await wire.state()
     firing = await wire.event("alert_firing")
+    state = await wire.state()
     assert (firing["alert"]["name"], firing["seq"]) == ("backpressure_active", active["seq"] + 1)
     assert (state["status"], state["action"], state["seq"]) == ("active", "reject", firing["seq"])
     await drain(nc, held)
