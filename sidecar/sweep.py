@@ -135,20 +135,25 @@ class Sweep:
                     log.debug("streams.unavailable", error=str(error))
                 else:
                     self._on_streams(reading)
-                    self._origins = {look.name: look.subjects for look in reading.looks}
-                    self._listed = self._listed or reading.complete
-                    if self.began_at is None:
-                        self.began_at = self._clock.now().mono
-                        self._begin_round()
-                    for look in self._new(reading):
-                        lane = self.lanes[look.name] = Lane(look, self._clock.now().mono)
-                        if self._untried is not None:
-                            self._untried.add(look.name)
-                        lanes.create_task(self._follow(lane), name=f"follow {look.name}")
-                    if not self.lanes:  # the list is all there is to be read
-                        self._was_read()
-                    self._tried("")
+                    for lane in self.discover(reading):
+                        lanes.create_task(self._follow(lane), name=f"follow {lane.look.name}")
                 await _woken(self._discover, DISCOVER_EVERY)
+
+    def discover(self, reading: StreamsReading) -> list[Lane]:
+        """Take in a list of streams; those that are new, each to be followed."""
+        self._origins = {look.name: look.subjects for look in reading.looks}
+        self._listed = self._listed or reading.complete
+        if self.began_at is None:
+            self.began_at = self._clock.now().mono
+            self._begin_round()
+        found = [Lane(look, self._clock.now().mono) for look in self._new(reading)]
+        self.lanes |= {lane.look.name: lane for lane in found}
+        if self._untried is not None:
+            self._untried |= {lane.look.name for lane in found}
+        if not self.lanes:  # the list is all there is to be read
+            self._was_read()
+        self._tried("")
+        return found
 
     def hint(self, hint: Hint) -> None:
         """An advisory or ack metric came: it may hasten a reading, and never decides alone."""
@@ -182,7 +187,6 @@ class Sweep:
                 log.warning(
                     "watch.stream_missing", stream=entry.stream, hint="it is awaited; check `watch` in the config"
                 )
-        # A stream that is known from the store alone is followed too: that is how its members are found to be gone.
         listed = {look.name: look for look in reading.looks}
         looks = {name: look for name, look in listed.items() if self._chosen(name)}
         # A stream of which members are remembered is followed too: that is how they are found not to count any more.
@@ -195,33 +199,38 @@ class Sweep:
 
     async def _follow(self, lane: Lane) -> None:
         """Read one stream again and again, until it is gone for sure."""
-        name = lane.look.name
         while True:
             lane.wake.clear()
             started = self._clock.now().mono
-            try:
-                await self.read(lane)
-            except StreamGone:
-                lane.retry = membership.GONE_AFTER / 2
-                self._settle(lane, Shown({}, whole=True))
-                if not self._members(lane):
-                    log.info("stream.gone", stream=name)
-                    break
-            except Unavailable as error:
-                self._count("sweep_unavailable")
-                log.debug("consumers.unavailable", stream=name, error=str(error))
-                self._settle(lane, NOTHING_SHOWN)
-                lane.retry = min(self._budget.max_interval, max(lane.retry * 2, self._budget.min_interval))
-            else:
-                lane.retry = 0.0
-                if not self._chosen(name) and not self._members(lane):
-                    break
-                self._read_silent(lane)
-            self._tried(name)
+            if not await self.attempt(lane):
+                return
+            self._read_silent(lane)
             lane.next = max(self._clock.now().mono, started + (lane.retry or lane.interval))
             await _woken(lane.wake, lane.next - self._clock.now().mono)
-        del self.lanes[name]
+
+    async def attempt(self, lane: Lane) -> bool:
+        """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
+        name = lane.look.name
+        done = False
+        try:
+            await self.read(lane)
+        except StreamGone:
+            lane.retry = membership.GONE_AFTER / 2
+            self._settle(lane, Shown({}, whole=True))
+            done = not self._members(lane)
+        except Unavailable as error:
+            self._count("sweep_unavailable")
+            log.debug("consumers.unavailable", stream=name, error=str(error))
+            self._settle(lane, NOTHING_SHOWN)
+            lane.retry = min(self._budget.max_interval, max(lane.retry * 2, self._budget.min_interval))
+        else:
+            lane.retry = 0.0
+            done = not self._chosen(name) and not self._members(lane)
+        if done:
+            log.info("stream.gone", stream=name)
+            del self.lanes[name]
         self._tried(name)
+        return not done
 
     async def read(self, lane: Lane) -> None:
         """One reading of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
@@ -332,15 +341,16 @@ class Sweep:
 
     def _read_silent(self, lane: Lane) -> None:
         """Have read one by one, beside the list, what it said nothing of: a node is down, or more came meanwhile."""
-        if not lane.silent or self._tasks is None or (lane.singly is not None and not lane.singly.done()):
+        if lane.retry or not lane.silent or self._tasks is None or (lane.singly is not None and not lane.singly.done()):
             return
         silent = sorted(lane.silent)
         start = lane.turn % len(silent)
         chosen = (silent[start:] + silent[:start])[:SINGLY_LIMIT]
         lane.turn = start + len(chosen)
-        lane.singly = self._tasks.create_task(self._read_singly(lane, chosen), name=f"read singly {lane.look.name}")
+        lane.singly = self._tasks.create_task(self.read_singly(lane, chosen), name=f"read singly {lane.look.name}")
 
-    async def _read_singly(self, lane: Lane, chosen: Sequence[ConsumerKey]) -> None:
+    async def read_singly(self, lane: Lane, chosen: Sequence[ConsumerKey]) -> None:
+        """Ask about each of them; what a list that came meanwhile shows is newer."""
         for key in chosen:
             try:
                 sample = await self._observer.consumer(key)
@@ -351,7 +361,7 @@ class Sweep:
             except (Unavailable, StreamGone):
                 self._count("sweep_unavailable")
             else:
-                if key in lane.silent:  # a list that came meanwhile is newer
+                if key in lane.silent:
                     under = self._sample(lane, sample, self._members(lane).get(key, ()), early=True)
                     self._settle(lane, Shown({key: under}))
 
