@@ -188,6 +188,60 @@ def test_a_rejection_outlives_its_last_consumer_only_for_the_hold(later: float, 
     assert gateway(state, now=after(later)).action == action
 
 
+@pytest.mark.parametrize(
+    ("since", "on_unknown", "action", "ratio"),
+    [
+        pytest.param(5.0, "hold", "reject", 0.0, id="held"),
+        pytest.param(12.0, "hold", "throttle", 0.5, id="opening"),
+        pytest.param(14.0, "hold", "continue", 1.0, id="open"),
+        pytest.param(10.0, "continue", "continue", 1.0, id="continue"),
+        pytest.param(1000.0, "reject", "reject", 0.0, id="reject"),
+    ],
+)
+def test_a_refusal_whose_end_cannot_be_stored_opens_too(
+    since: float, on_unknown: str, action: str, ratio: float
+) -> None:
+    """The queue is empty, everybody can see it, and no quorum takes the write that says so."""
+    policy = Policy(on_unknown=on_unknown)  # type: ignore[arg-type]
+    shut, calm = subject(member(policy=policy, **OVERLOADED)), subject(member(policy=policy))
+    assert shut.record is not None and calm.record is not None
+    writing = Writing(calm.record, 1, "n", failing=True, since=NOW.mono - since)
+    found = gateway(replace(calm, record=shut.record, writing=writing))
+    assert (found.action, found.admit_ratio, found.freshness) == (action, ratio, "stale")
+
+
+def test_one_consumer_that_cannot_be_read_opens_nothing_that_another_one_refuses() -> None:
+    found = gateway(subject(member("unread", age=40.0), member("busy", **OVERLOADED)))
+    assert (found.action, found.freshness) == ("reject", "stale")
+    found = gateway(subject(member("unread", age=12.0, **OVERLOADED), member("calm")))
+    assert (found.action, found.admit_ratio, found.freshness) == ("throttle", 0.5, "stale")
+
+
+def test_what_is_read_again_brings_no_old_refusal_back() -> None:
+    """It was lost, and so it opened long ago; what the new reading comes to is not stored yet."""
+    state = subject(member(**OVERLOADED))
+    assert state.record is not None
+    found = gateway(replace(state, record=replace(state.record, lost=True)))
+    assert (found.action, found.freshness) == ("continue", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("age", "valid"),
+    [
+        pytest.param(0.0, 5000, id="while it is fresh, to the next reading"),
+        pytest.param(8.0, 2000, id="not beyond the moment at which it opens"),
+        pytest.param(9.99, 100, id="which is near"),
+        pytest.param(12.0, 100, id="while it opens, as briefly as can be"),
+        pytest.param(20.0, 5000, id="open, as long as another"),
+        pytest.param(31.0, 0, id="unknown: not at all"),
+    ],
+)
+def test_a_refusal_is_not_reused_past_its_time(age: float, valid: int) -> None:
+    book = WrittenBook(subject(member(age=0.0, **OVERLOADED)))
+    book.next = NOW.mono + 1000
+    assert Desk(book).decide_gateway(SUBJECT, ASK, after(age)).valid_for_ms == valid
+
+
 def test_nobody_is_answered_before_the_first_sweep() -> None:
     book = WrittenBook(subject(member()))
     book.swept_at = None

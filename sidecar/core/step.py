@@ -56,6 +56,7 @@ from sidecar.core.stimuli import (
     WriteFailing,
     Written,
 )
+from sidecar.wire.opening import aged, holds_for
 
 FORGET_AFTER = 3600.0
 """Seconds after which the stored key of a subject without consumers goes."""
@@ -72,11 +73,11 @@ class Context(Limits, frozen=True):
 
 def step(state: SubjectState, stimulus: Stimulus, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
     """The state after `stimulus`, and what is to be done. Results of the acts come back as stimuli."""
-    after = apply(stimulus, state, now)
     if isinstance(stimulus, Read):
-        gap = state.watched is None or (state.read_at is not None and now.mono - state.read_at >= context.stale_after)
-        after = replace(after, read_at=now.mono, watched=now.mono if gap else state.watched)
-    return settle(after, now, context, isinstance(stimulus, Tick))
+        gap = state.read_at is not None and now.mono - state.read_at >= context.stale_after
+        watched = now.mono if gap or state.watched is None else state.watched
+        state = replace(_opened(state, now, context) if gap else state, read_at=now.mono, watched=watched)
+    return settle(apply(stimulus, state, now), now, context, isinstance(stimulus, Tick))
 
 
 @singledispatch
@@ -287,6 +288,17 @@ def _still_listed(event_id: str, writing: Writing | None) -> bool:
 
 def _with(state: SubjectState, member: Member) -> SubjectState:
     return replace(state, members={**state.members, member.key: member})
+
+
+def _opened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:
+    """After a gap the share goes on from where gateways have opened it to meanwhile, not from where it was."""
+    was, policy = state.shedding, changes.policy_of(state)
+    if state.read_at is None or was.ratio >= 1:
+        return state
+    opening = now.mono - state.read_at - holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after)
+    action, ratio = aged("throttle", was.ratio, policy.on_unknown, opening, False)
+    retry_after = 0 if action == "continue" else was.retry_after
+    return replace(state, shedding=replace(was, ratio=ratio, wish=ratio, applied=ratio, retry_after=retry_after))
 
 
 def _shed(state: SubjectState, now: Now) -> SubjectState:

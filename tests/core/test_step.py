@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from sidecar.core.adaptive import Shedding
 from sidecar.core.changes import ages_alone, blind, calm, drawn_up, worst
 from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
 from sidecar.core.rules import AdmissionRule, AlertRule, Policy, When
@@ -898,3 +899,26 @@ class TestAlertsAfterAnAbsence:
         world.at += 12.0
         assert self.told(world, 20_000, 9.8) == ["backpressure_active"]
         assert self.told(world, 20_000, 1.0) == ["alert_firing"]
+
+
+@pytest.mark.parametrize(
+    ("on_unknown", "gap", "least", "most"),
+    [
+        pytest.param("hold", 5.0, 0.2, 0.5, id="no gap: it rises by its own rule"),
+        pytest.param("hold", 12.0, 0.69, 0.96, id="from where gateways had opened it to"),
+        pytest.param("hold", 60.0, 1.0, 1.0, id="they were open: an empty queue closes nothing"),
+        pytest.param("continue", 11.0, 1.0, 1.0, id="continue: they were open at once"),
+        pytest.param("reject", 11.0, 0.2, 0.46, id="reject: they opened nothing"),
+    ],
+)
+def test_after_a_gap_a_share_goes_on_from_where_gateways_opened_it_to(
+    on_unknown: str, gap: float, least: float, most: float
+) -> None:
+    adaptive = AdmissionRule("adaptive")
+    world = World(policy=replace(INSTANT, on_unknown=on_unknown, admission=adaptive))
+    world.settled(pending=0)
+    world.state = replace(world.state, shedding=Shedding(ratio=0.2, retry_after=5, at=world.at, wish=0.2))
+    world.at += gap - 0.1
+    world.settled(pending=0)
+    assert world.stored is not None
+    assert least - 0.01 <= world.stored.verdict.admit_ratio <= most
