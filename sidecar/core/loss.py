@@ -137,7 +137,9 @@ class Losses:
 
     def _compare(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
         elapsed = sample.at.mono - self._last.at.mono if self._last is not None else None
-        drops = may_drop(before, look, elapsed)
+        # Between two samples lie parts of the last two intervals between looks.
+        dropped, self._dropped = self._dropped, may_drop(before, look, elapsed)
+        drops = dropped or self._dropped
         place, given, pending = self._from
         fell = pending - sample.pending - (sample.delivered_consumer - given)
         if _purged(fell, sample.delivered_stream - place, sample.delivered_consumer - given, drops, sample, look):
@@ -154,7 +156,6 @@ class Losses:
             passed = drops and look.first_seq - 1 > place
             replaced = _replaced(look, None if before is None else look.last_seq - before.last_seq)
             self.losing = self.total > counted or (passed and fell > replaced)
-        self._dropped = drops
         self._remember(sample, before, look)
 
     def _count_sequences(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
@@ -164,7 +165,7 @@ class Losses:
         start = max(place, self._settled)
         at = max(sample.delivered_stream, start)
         gone = max(before.first_seq - 1 if before is not None else 0, min(look.first_seq - 1, at))
-        if gone > start and (drops or self._dropped):
+        if gone > start and drops:
             skipped = max(0, at - start - (sample.delivered_consumer - given))
             self.total += min(gone - start, skipped + max(0, gone - at))
         self._settled = max(self._settled, gone)
