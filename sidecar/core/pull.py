@@ -173,7 +173,7 @@ class _Grants:
         oldest = min((grant.at for grant in self._given if grant.ends > at), default=math.inf)
         self._delivered = [one for one in self._delivered if one.until >= oldest]
         first = self._delivered[0].after if self._delivered else math.inf
-        self._given = [grant for grant in self._given if grant.ends > min(at, first)]
+        self._given = [grant for grant in self._given if grant.ends > at or grant.ends >= first]
 
     def _left(self, at: float) -> int:
         ending = sorted(self._given, key=lambda grant: grant.ends)
@@ -183,7 +183,7 @@ class _Grants:
             for place, grant in enumerate(ending):
                 if n == 0:
                     break
-                if grant.at <= one.until and grant.ends > one.after:
+                if grant.at <= one.until and grant.ends >= one.after:
                     taken = min(n, left[place])
                     left[place] -= taken
                     n -= taken

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sidecar.core.loss import CHECKPOINTS, Losses
 from sidecar.core.model import ConsumerConfig, ConsumerKey, Retention
 from tests.fakes.observer import FakeJetStream
+from tests.support.exploring import examples
 
 FILTERS: dict[str, tuple[str, ...]] = {
     "all": (),
@@ -146,7 +147,11 @@ def play(world: World, run: Any) -> None:
         world.read(*between)
 
 
+TOGETHER = settings(max_examples=examples(most=2500, why="4 ms each, and the kinds of a statement share its strategy"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
+@TOGETHER
 @given(run=runs(AGAIN, RESTART, SINGLY))
 def test_never_more_is_counted_than_was_lost(kind: str, run: Any) -> None:
     world = World(KINDS[kind])
@@ -158,6 +163,7 @@ def test_never_more_is_counted_than_was_lost(kind: str, run: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["without limits", "max_msgs", "max_age", "work queue with max_msgs"])
+@TOGETHER
 @given(run=runs(LIMIT))
 def test_changed_limits_invent_nothing(kind: str, run: Any) -> None:
     world = World(KINDS[kind])
@@ -168,6 +174,7 @@ def test_changed_limits_invent_nothing(kind: str, run: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["without limits", "max_msgs, discard new", "work queue", "interest"])
+@TOGETHER
 @given(run=runs(AGAIN, RESTART, BY_HAND, SINGLY))
 def test_where_nothing_is_ever_dropped_nothing_is_lost(kind: str, run: Any) -> None:
     world = World(KINDS[kind])
@@ -179,6 +186,7 @@ def test_where_nothing_is_ever_dropped_nothing_is_lost(kind: str, run: Any) -> N
 
 
 @pytest.mark.parametrize("kind", ["max_msgs", "max_age", "per subject and max_age"])
+@TOGETHER
 @given(run=runs(RESTART, BY_HAND))
 def test_what_was_deleted_by_hand_is_the_most_that_is_counted_beside_what_was_lost(kind: str, run: Any) -> None:
     world = World(KINDS[kind])
@@ -189,6 +197,7 @@ def test_what_was_deleted_by_hand_is_the_most_that_is_counted_beside_what_was_lo
 
 
 @pytest.mark.parametrize("kind", ["max_msgs", "max_age", "max_age and max_msgs"])
+@TOGETHER
 @given(run=runs(RESTART))
 @example(  # the first message goes between a sample and its look, and the consumer is past it by the next sample
     run=[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.core import thresholds
@@ -250,6 +250,7 @@ MOMENTS = st.lists(
 
 
 @given(MOMENTS)
+@example([(0.0, "ask", 0, 0), (0.0, "pull", 0, 1), (0.0, "ask", 0, 0), (0.0, "read", 3, 0)])
 def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
     """By whoever pulls within a second, and asks again only when that is done."""
     desk, at, delivered, left = Desk(), 100.0, 0, {}
