@@ -20,6 +20,7 @@ FLOORS: list[tuple[str, set[str]]] = [
     ("the windows", {"core.window", "core.ages"}),
     ("the diary", {"core.aggregate"}),
     ("the facts", {"core.trust", "core.loss", "core.thresholds", "core.freshness", "core.pace", "core.outbox"}),
+    ("what was put off", {"core.hand_backs"}),
     ("the bounds", {"core.guard"}),
     ("the warnings", {"core.forecast", "core.alerts", "core.diagnosis"}),
     ("the rules", {"core.signals", "core.status", "core.admission", "core.policy", "core.pull", "core.roster"}),

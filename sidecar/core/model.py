@@ -208,11 +208,14 @@ class Reading(Struct, frozen=True):
     pending: int
     inflight: int | None
     latency: float | None
-    """Judged latency in ms: the larger of the p95 and the stall; 0 while nothing waits and nothing is in flight."""
+    """Judged latency in ms: the larger of the stall and the p95 of what was delivered since nothing was to be done, by
+    acks of the last 10 s; 0 while nothing waits and nothing is worked on."""
     drain: float | None
     """Seconds until what waits is through, at the rate measured while messages waited."""
     latency_source: str | None = None
     """`sampled`, `estimated`, `stall` or None."""
+    stalled: bool = False
+    """Whether the judged latency is the stall."""
     latency_evidence: bool = False
     """Whether a latency latch may be released on this reading (product page, section 11)."""
     p50: float | None = None
@@ -223,6 +226,10 @@ class Reading(Struct, frozen=True):
     """Milliseconds without any acknowledgement while something is in flight; at least, unless `stall_known`."""
     stall_known: bool = True
     """False while nobody saw since when something is in flight, and no ack since then: a calm stall proves nothing."""
+    spare: bool = False
+    """As many pulls wait as messages are in flight, and nothing else does: these may be handed back for later."""
+    settled: bool = True
+    """Whether the windows are full; until then what they hold is too little to release a latch on (a restart)."""
     arrival_rate: float | None = None
     ack_rate: float | None = None
     redelivery_ratio: float | None = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from sidecar.core import trust
 from sidecar.core.ages import Ages
 from sidecar.core.diagnosis import Course, Facts, Point
+from sidecar.core.hand_backs import HandBacks
 from sidecar.core.loss import Losses
 from sidecar.core.model import Diagnosis, Now, Reading, Sample, StreamLook
 from sidecar.core.state import NOTHING, Carried
@@ -16,6 +19,9 @@ CLOCK_SLACK = 0.1
 """Seconds by which two replies may differ in how long they were under way."""
 FRESH_ACKS = 10.0
 """Seconds after which acks no longer say how latency is now."""
+
+STORM = 6
+"""Redeliveries within RATE_SPAN for each message in flight, above which these are not handed back for later."""
 
 
 class Track:
@@ -40,6 +46,15 @@ class Track:
         """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
         self._flow = Flow()
         self._latency = Quantiles()
+        self._current = Quantiles()
+        """Of the messages that were delivered since nothing was in flight and nothing waited: only they tell how
+        latency is now. What came before is over, and is no more than shown."""
+        self._idle_at = -math.inf
+        self._since: float | None = None
+        """When the first sample came: what a window holds before it is full sets no latch free."""
+        self._hand_backs = HandBacks()
+        self._working = 0
+        """Messages in flight that are not handed back."""
         self._capacity = Capacity()
         self._course = Course()
         self._arrived = self._acked = 0.0
@@ -56,12 +71,15 @@ class Track:
     def ack_seen(self, seconds: float, deliveries: int, now: Now) -> None:
         """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
         self._latency.add(now.mono, seconds)
+        if now.mono - seconds >= self._idle_at:
+            self._current.add(now.mono, seconds)
         if deliveries > 1:
             self._again += 1
             self._flow.add(now.mono, Tally(redeliveries=deliveries - 1))
 
     def nak_seen(self, now: Now) -> None:
         self._naks += 1
+        self._hand_backs.nak()
         self._flow.add(now.mono, Tally(redeliveries=1))
 
     def dropped_seen(self, now: Now) -> None:
@@ -117,12 +135,20 @@ class Track:
 
     def _believe(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
         last, counted = self.last, self._losses.total
+        self._since = sample.at.mono if self._since is None else self._since
         self._losses.take(sample, look, early)
         if last is None:
             self._begin(sample, look)
             self._resume(sample, look)
-        elif not self._losses.purged:
-            self._count(last, sample)
+        was_working, restarted = self._working, self._hand_backs.see(last, sample)
+        returned = self._hand_backs.among(sample)
+        if (returned or restarted) and self._storm(sample):
+            returned, restarted = 0, False
+        self._working = sample.inflight - returned
+        if restarted:
+            self._inflight_since = None
+        if last is not None and not self._losses.purged:
+            self._count(last, sample, was_working)
         if sample.delivered_stream >= self._history or not sample.pending:
             self._history = 0
         self._time_acks(last, sample)
@@ -132,7 +158,7 @@ class Track:
         diagnosis = self._diagnose(sample, look)
         return self._reading(sample, look, diagnosis, self._losses.total - counted)
 
-    def _count(self, last: Sample, sample: Sample) -> None:
+    def _count(self, last: Sample, sample: Sample, was_working: int) -> None:
         """Tally the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
         time = sample.at.mono - last.at.mono
         given = sample.delivered_consumer - last.delivered_consumer
@@ -148,7 +174,7 @@ class Track:
             arrivals=max(0, sample.pending - last.pending + new),
             deliveries=given,
             redeliveries=max(0, sample.redelivered - last.redelivered, given - new),
-            held=(last.inflight + sample.inflight) / 2 * time,
+            held=(was_working + self._working) / 2 * time,
             waited_time=time if waited else 0.0,
             waited_acks=acks if waited else 0.0,
         )
@@ -162,11 +188,11 @@ class Track:
             self._last_ack = sample.at.mono
 
     def _time_acks(self, last: Sample | None, sample: Sample) -> None:
-        """Keep the moments the stall counts from: the last ack, and when in flight rose from 0."""
+        """Keep the moments the stall counts from: the last ack, and when what is worked on rose from 0."""
         now = sample.at.mono
         if sample.since_ack is not None:
             self._last_ack = now - sample.since_ack
-        if sample.inflight == 0:
+        if self._working == 0:
             self._inflight_since, self._rise_seen = None, True
         elif last is None or self._inflight_since is None:
             # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
@@ -191,24 +217,27 @@ class Track:
         estimate = None if quantiles else flow.estimate()
         p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
         source = "sampled" if quantiles else "estimated" if estimate is not None else None
-        if sample.inflight and (p95 is None or stall > p95):
+        if self._working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
-        idle = sample.pending == 0 and sample.inflight == 0
+        latency, stalled, evidence = self._judged(sample, stall)
         known = flow.time >= ENOUGH_TIME
         return Reading(
             key=sample.key,
             at=sample.at,
             pending=sample.pending,
             inflight=sample.inflight if acked else None,
-            latency=0.0 if idle else None if p95 is None else p95 * 1000,
+            latency=None if latency is None else latency * 1000,
+            stalled=stalled,
             drain=flow.drain(sample.pending),
             latency_source=source,
-            latency_evidence=idle or self._fresh(quantiles is not None, estimate is not None, now),
+            latency_evidence=evidence,
+            settled=self._settled(now),
             p50=quantiles[0] * 1000 if quantiles else None,
             p95=None if p95 is None else p95 * 1000,
             p99=quantiles[2] * 1000 if quantiles else None,
             stall=stall * 1000,
-            stall_known=not sample.inflight or self._stall_known(),
+            stall_known=not self._working or self._stall_known(),
+            spare=self._hand_backs.may_be(sample),
             arrival_rate=flow.arrivals / flow.time if known else None,
             ack_rate=flow.acks / flow.time if known else None,
             redelivery_ratio=min(1.0, flow.redeliveries / flow.deliveries) if flow.deliveries else None,
@@ -231,19 +260,44 @@ class Track:
             oldest_age=self._ages.oldest(sample, look),
         )
 
+    def _judged(self, sample: Sample, stall: float) -> tuple[float | None, bool, bool]:
+        """Latency as it is judged, in seconds: of what was delivered since nothing was to be done, by acks of the last
+        FRESH_ACKS; or the stall. Whether it is the stall; and whether a latch may be released on it."""
+        now = sample.at.mono
+        if sample.pending == 0 and self._working == 0:
+            self._idle_at, self._current = now, Quantiles()
+            return 0.0, False, True
+        p95 = self._measured(now)
+        if self._working and not self._hand_backs.may_be(sample) and (p95 is None or stall > p95):
+            return stall, True, p95 is not None and self._settled(now)
+        return p95, False, p95 is not None and self._settled(now)
+
+    def _measured(self, now: float) -> float | None:
+        quantiles = self._current.at(now, 0.95)
+        newest = self._current.newest if quantiles else self._last_ack
+        if newest is None or now - newest > FRESH_ACKS:
+            return None
+        if quantiles:
+            return quantiles[0]
+        estimate = self._flow.total(now, self._idle_at).rough_estimate()
+        return None if estimate is None else P95_OF_MEAN * estimate
+
+    def _settled(self, now: float) -> bool:
+        return self._since is not None and now - self._since >= FRESH_ACKS
+
     def _stall(self, sample: Sample) -> float:
-        if not sample.inflight or self._inflight_since is None:
+        if not self._working or self._inflight_since is None:
             return 0.0
         since = self._inflight_since if self._last_ack is None else max(self._last_ack, self._inflight_since)
         return max(0.0, sample.at.mono - since)
 
+    def _storm(self, sample: Sample) -> bool:
+        """Whether messages go to and fro between worker and server: nobody has put them off until later."""
+        return self._flow.total(sample.at.mono).redeliveries > STORM * sample.inflight
+
     def _stall_known(self) -> bool:
         acked, since = self._last_ack, self._inflight_since
         return self._rise_seen or (acked is not None and since is not None and acked >= since)
-
-    def _fresh(self, sampled: bool, estimated: bool, now: float) -> bool:
-        newest = self._latency.newest if sampled else self._last_ack
-        return (sampled or estimated) and newest is not None and now - newest <= FRESH_ACKS
 
 
 def _may_have_acked(sample: Sample, time: float) -> bool:

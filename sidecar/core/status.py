@@ -56,18 +56,21 @@ def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latch
 
     pending = judged(Signal.PENDING, was.pending)
     pending_alone = judged(Signal.PENDING, was.pending_alone, policy.alone_factor)
+    drain, drain_alone = judged(Signal.DRAIN, was.drain), judged(Signal.DRAIN, was.drain_alone, policy.alone_factor)
     latency = judged(Signal.LATENCY, was.latency_p95)
     if reading.losing:
         pending, pending_alone = held(was.pending, pending), held(was.pending_alone, pending_alone)
-    if not reading.latency_evidence and not ignored:
-        latency = held(was.latency_p95, latency)
+    if not reading.latency_evidence and not ignored and (not latency.on or latency.calm_since is not None):
+        latency = was.latency_p95  # a calm stall proves nothing: it neither begins nor ends a hold
+    if not reading.settled and not ignored and reading.pending > marks.pending.critical:
+        drain, drain_alone = held(was.drain, drain), held(was.drain_alone, drain_alone)
     latches = Latches(
         pending=pending,
         inflight=judged(Signal.INFLIGHT, was.inflight),
         latency_p95=latency,
-        drain=judged(Signal.DRAIN, was.drain),
+        drain=drain,
         pending_alone=pending_alone,
-        drain_alone=judged(Signal.DRAIN, was.drain_alone, policy.alone_factor),
+        drain_alone=drain_alone,
     )
     return replace(latches, diagnosed=latch(was.diagnosed, _stuck(reading, latches, policy), 0.5, policy, now))
 

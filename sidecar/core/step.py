@@ -375,6 +375,6 @@ def _stalled(member: Member, latches: Latches, reading: Reading, marks: Marks) -
     if not latches.latency_p95.on:
         return False
     release = marks.latency.overload * member.policy.recovery_threshold
-    if reading.latency_source == "stall" and reading.latency is not None and reading.latency > release:
+    if reading.stalled and reading.latency is not None and reading.latency > release:
         return True
     return member.stalled and not reading.latency_evidence

@@ -96,8 +96,10 @@ def value(reading: Reading, marks: Marks, signal: Signal) -> float | None:
             return reading.pending
         case Signal.INFLIGHT:
             small = reading.cap is not None and reading.cap <= SMALL_CAP
-            if not small or not reading.inflight or reading.stall >= SMALL_CAP_STALL:
+            if not small or not reading.inflight:
                 return reading.inflight
+            if reading.stall >= SMALL_CAP_STALL:
+                return None if reading.spare else reading.inflight
             return 0 if reading.stall_known else None
         case Signal.LATENCY:
             return reading.latency

@@ -12,6 +12,8 @@ RATE_SPAN = 10.0
 RATE_SLOT = 0.5
 ENOUGH_TIME = 1.0
 """Seconds of evidence below which a rate is not known."""
+FEW_AGAIN = 0.25
+"""Redeliveries for each ack up to which an estimate is not far off: one NAK shows twice, handed back and come again."""
 LATENCY_SPAN = 60.0
 """Seconds latency quantiles look back."""
 LATENCY_SLOT = 10.0
@@ -36,7 +38,7 @@ class Tally(Struct, gc=False):
     deliveries: float = 0.0
     redeliveries: float = 0.0
     held: float = 0.0
-    """Message-seconds in flight."""
+    """Message-seconds in flight, without what was handed back."""
     waited_time: float = 0.0
     """Seconds in which messages waited at both ends of an interval."""
     waited_acks: float = 0.0
@@ -54,7 +56,11 @@ class Tally(Struct, gc=False):
 
     def estimate(self) -> float | None:
         """Mean seconds in flight (Little, L = lambda W); None on thin evidence or while redeliveries look like acks."""
-        if self.time < ENOUGH_TIME or self.acks <= 0 or self.redeliveries > 0:
+        return None if self.redeliveries > 0 else self.rough_estimate()
+
+    def rough_estimate(self) -> float | None:
+        """The same where few messages came again, so that they do not pass for acks."""
+        if self.time < ENOUGH_TIME or self.acks <= 0 or self.redeliveries > FEW_AGAIN * self.acks:
             return None
         return self.held / self.acks
 
@@ -84,8 +90,11 @@ class Flow:
         else:
             self._slots.append((slot, tally))
 
-    def total(self, now: float) -> Tally:
+    def total(self, now: float, since: float = -math.inf) -> Tally:
+        """The sum of the whole window, or of the slots in it that began after `since`."""
         oldest = int(now / RATE_SLOT) - int(RATE_SPAN / RATE_SLOT)
+        if since > -math.inf:
+            oldest = max(oldest, int(since / RATE_SLOT))
         total = Tally()
         for slot, tally in self._slots:
             if slot > oldest:

@@ -24,7 +24,8 @@ def slow_samples(consumer: Consumer) -> None:
 
 def redelivered(consumer: Consumer) -> None:
     """A dead worker's messages come again every other second, and nobody acknowledges them."""
-    if round(consumer.at / EVERY) % 10 == 0:
+    consumer.ack_wait = 2.0
+    if round(consumer.at / EVERY) % 11 == 0:
         consumer.given += 5
         consumer.last_delivery = consumer.at
 

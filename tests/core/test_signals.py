@@ -40,6 +40,7 @@ class Consumer:
     push: bool = False
     fill: float | None = None
     first_age: float | None = None
+    ack_wait: float = 30.0
     track: Track = field(default_factory=Track)
 
     def publish(self, n: int) -> None:
@@ -68,7 +69,9 @@ class Consumer:
         return Sample(
             key=KEY,
             created=self.created,
-            config=ConsumerConfig(filters=self.filters, max_ack_pending=self.cap, push=self.push),
+            config=ConsumerConfig(
+                filters=self.filters, max_ack_pending=self.cap, push=self.push, ack_wait=self.ack_wait
+            ),
             at=Now(self.at, self.at),
             pending=self.last - max(self.delivered, self.first - 1),
             inflight=self.inflight,

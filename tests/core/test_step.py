@@ -663,7 +663,7 @@ def test_a_diagnosis_that_lasts_counts_beside_an_overloaded_backlog_and_is_named
 
 def test_a_hung_worker_is_named_stalled() -> None:
     world = World()
-    world.settled(inflight=600, latency=6000.0, latency_source="stall")
+    world.settled(inflight=600, latency=6000.0, stalled=True)
     assert world.stream[-1].reasons == ("inflight", "latency_p95", "stalled")
 
 
