@@ -183,7 +183,7 @@ class TestWhatComesAndGoes:
 
 
 def test_ack_metrics_are_the_latency_they_were() -> None:
-    told = [*beginning(), *reading(0.0, 0, 0, 100)]
+    told = [*beginning(), *reading(0.0, 0, 20, 100)]
     for n in range(1, 20):
         at = n / 2
         told.append(Hinted(1, (MONO + at - 0.1, WALL + at - 0.1), acks=((0.05, 1, 90), (6.0, 1, 10))))
