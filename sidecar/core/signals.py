@@ -219,7 +219,7 @@ class Track:
         source = "sampled" if quantiles else "estimated" if estimate is not None else None
         if self._working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
-        latency, stalled, evidence = self._judged(sample, stall)
+        latency, stalled, evidence = self._judged(sample, flow, stall)
         known = flow.time >= ENOUGH_TIME
         return Reading(
             key=sample.key,
@@ -260,26 +260,28 @@ class Track:
             oldest_age=self._ages.oldest(sample, look),
         )
 
-    def _judged(self, sample: Sample, stall: float) -> tuple[float | None, bool, bool]:
+    def _judged(self, sample: Sample, flow: Tally, stall: float) -> tuple[float | None, bool, bool]:
         """Latency as it is judged, in seconds: of what was delivered since nothing was to be done, by acks of the last
         FRESH_ACKS; or the stall. Whether it is the stall; and whether a latch may be released on it."""
         now = sample.at.mono
         if sample.pending == 0 and self._working == 0:
             self._idle_at, self._current = now, Quantiles()
             return 0.0, False, True
-        p95 = self._measured(now)
+        p95 = self._measured(flow, now)
         if self._working and not self._hand_backs.may_be(sample) and (p95 is None or stall > p95):
             return stall, True, p95 is not None and self._settled(now)
         return p95, False, p95 is not None and self._settled(now)
 
-    def _measured(self, now: float) -> float | None:
+    def _measured(self, flow: Tally, now: float) -> float | None:
         quantiles = self._current.at(now, 0.95)
         newest = self._current.newest if quantiles else self._last_ack
         if newest is None or now - newest > FRESH_ACKS:
             return None
         if quantiles:
             return quantiles[0]
-        estimate = self._flow.total(now, self._idle_at).rough_estimate()
+        if now - self._idle_at < RATE_SPAN:
+            flow = self._flow.total(now, self._idle_at)
+        estimate = flow.rough_estimate()
         return None if estimate is None else P95_OF_MEAN * estimate
 
     def _settled(self, now: float) -> bool:
