@@ -80,7 +80,7 @@ async def test_silence_costs_one_timeout_per_outage_and_is_said_once(
         for n in range(100):
             found = await client.decide(f"s{n}", "consumer", max_messages=9)
             assert found.failed_open == "outage" and found.pull is not None and found.pull.max_messages == 9
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 2  # not one timeout each
         assert (client.stats.failed_open, client.stats.outages) == (101, 1)
         service.answer = lambda _: GATEWAY
         await until_answered(client)
@@ -120,7 +120,7 @@ async def test_a_stalled_link_costs_one_timeout_and_the_answer_comes_back_with_i
             proxy.black_hole()
             began = time.monotonic()
             found = [(await client.decide(SUBJECT)).failed_open for _ in range(20)]
-            assert found == ["timeout"] + ["outage"] * 19 and time.monotonic() - began < 1
+            assert found == ["timeout"] + ["outage"] * 19 and time.monotonic() - began < 3
             proxy.forward()
             await until_answered(client)
         await near.close()

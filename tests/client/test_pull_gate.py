@@ -82,7 +82,7 @@ async def test_it_gives_up_in_time_as_the_subscription_does(
         began = time.monotonic()
         with pytest.raises(NatsTimeoutError):
             await gate.fetch(5, timeout=0.3)
-        assert 0.25 <= time.monotonic() - began < 1.5
+        assert 0.25 <= time.monotonic() - began < 5
     if n:
         await publish(nc, 1)
         assert len(await subscription.fetch(5, timeout=2)) == 1, "no pull is left behind to take it"
@@ -192,7 +192,7 @@ async def test_with_nobody_to_ask_it_pulls_everything_and_waits_for_one_answer_o
     async with Service(nc, lambda _: None):
         began = time.monotonic()
         assert [len(await gate.fetch(5)) for _ in range(10)] == [5] * 10
-        assert 0.25 <= time.monotonic() - began < 1.0
+        assert 0.25 <= time.monotonic() - began < 2.0
         assert client.stats.outages == 1
 
 

@@ -536,7 +536,7 @@ async def test_stopping_keeps_to_its_time_when_the_server_does_not_answer(asker:
     server.pause()
     began = asyncio.get_running_loop().time()
     await asker.responder.stop(0.3)
-    assert asyncio.get_running_loop().time() - began < 2
+    assert asyncio.get_running_loop().time() - began < 5
     server.resume()
 
 
