@@ -11,7 +11,7 @@ from sidecar.core import admission, alerts
 from sidecar.core.adaptive import SHEDDING
 from sidecar.core.diagnosis import shown
 from sidecar.core.freshness import Limits, freshness, vouched
-from sidecar.core.model import Alert, ConsumerKey, Diagnosis, Event, EventType, Freshness, Now, Status
+from sidecar.core.model import Account, Alert, ConsumerKey, Diagnosis, Event, EventType, Freshness, Now, Status
 from sidecar.core.patterns import encode
 from sidecar.core.rules import Policy, in_force
 from sidecar.core.state import (
@@ -36,6 +36,10 @@ from sidecar.core.stimuli import Begun
 
 CARRY_EVERY = 30.0
 """Seconds without a write after which what is merely carried along, a changed diagnosis above all, is stored alone."""
+ACCOUNT_EVERY = 2.0
+"""The same for a backlog that grew: what of it is lost while nobody looks is counted from what was stored."""
+BACKLOG_STEP, HANDFUL = 1.2, 10
+"""Factor, and messages beside it, by which a backlog must exceed what is stored of it, to be worth such a write."""
 CAPACITY_STEP = 1.2
 """Factor by which what was learnt of capacity must differ from what is stored, to be worth a write of its own."""
 NO_EPOCH = "policy"
@@ -152,9 +156,18 @@ def due(
 
 
 def overdue(state: SubjectState, now: Now) -> bool:
-    """Whether nothing was stored for CARRY_EVERY, and something that goes with the next write is another now."""
+    """Whether nothing was stored for CARRY_EVERY, and something that goes with the next write is another now; or for
+    ACCOUNT_EVERY, and a backlog grew."""
     record = state.record
-    if record is None or record.lost or now.mono - state.wrote < CARRY_EVERY:
+    if record is None or record.lost or now.mono - state.wrote < ACCOUNT_EVERY:
+        return False
+    if grown := [m for m in state.members.values() if m.account is not None and m.account.pending > HANDFUL]:
+        stored = dict(record.carried)
+        full = len(stored) >= CARRIED_LIMIT
+        known = ((stored.get(m.key, NOTHING).account, m.account) for m in grown if m.key in stored or not full)
+        if any(account is not None and _outgrown(before, account) for before, account in known):
+            return True
+    if now.mono - state.wrote < CARRY_EVERY:
         return False
     speaks = worst(state.members.values())
     if speaks is not None and speaks.reading is not None:
@@ -164,6 +177,12 @@ def overdue(state: SubjectState, now: Now) -> bool:
     stored = dict(record.carried)
     full = len(stored) >= CARRIED_LIMIT
     return any(_moved(stored.get(m.key, NOTHING), m) for m in state.members.values() if m.key in stored or not full)
+
+
+def _outgrown(stored: Account | None, account: Account) -> bool:
+    """Whether much more waits than what is stored could still tell of."""
+    known = 0 if stored is None or stored.kind != account.kind else stored.pending - (account.given - stored.given)
+    return account.pending > max(0, known) * BACKLOG_STEP + HANDFUL
 
 
 def _moved(stored: Carried, member: Member) -> bool:
@@ -322,8 +341,10 @@ class _Draft:
         self.record = replace(self.record, stale=alone and not self.record.lost)
 
     def tell_losses(self) -> None:
-        """Report what was lost, LOSS_INTERVAL apart; without room it waits for the next record that has some."""
-        members = [m for m in self.state.members.values() if m.unreported and _loss_due(m, self.now)]
+        """Report what was lost, LOSS_INTERVAL apart, and before a recovery in any case; without room it waits for the
+        next record that has some."""
+        falls = self.member is not None and self.member.status < self.record.told
+        members = [m for m in self.state.members.values() if m.unreported and (falls or _loss_due(m, self.now))]
         if members and self.room:
             lost = sum(m.unreported for m in members)
             self._tell(EventType.DATA_LOSS, self.record.status, self.record.status, self.record.reasons, lost=lost)

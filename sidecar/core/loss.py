@@ -107,24 +107,21 @@ class Losses:
             if unmoved:
                 return
         self._number += 1
-        kind = _kind(sample, look)
-        if last is None:
-            before = None
-            stored = self._account
-            if stored is not None and _fits(stored, sample, look, kind):
-                self._resume(stored)
-            else:
-                self._begin(sample, look)
-        elif kind != self._kind:
-            self._begin(sample, look)
+        kind, stored = _kind(sample, look), self._account
+        if last is None and stored is not None and _fits(stored, sample, look, kind):
+            self._resume(stored)
+            self._compare(sample, before, look)
+        elif last is None or kind != self._kind:
+            self._begin(look)
+        else:
+            self._compare(sample, before, look)
         self._kind = kind
-        self._compare(sample, before, look)
+        self._remember(sample, before, look)
         self._last, self._look = sample, look
 
-    def _begin(self, sample: Sample, look: StreamLook) -> None:
+    def _begin(self, look: StreamLook) -> None:
         """Nothing that was before can be told from."""
         self._checkpoints.clear()
-        self._from = (sample.delivered_stream, sample.delivered_consumer, sample.pending)
         self._settled = max(look.first_seq - 1, self._settled)
         self._dropped = False
 
@@ -156,7 +153,6 @@ class Losses:
             passed = drops and look.first_seq - 1 > place
             replaced = _replaced(look, None if before is None else look.last_seq - before.last_seq)
             self.losing = self.total > counted or (passed and fell > replaced)
-        self._remember(sample, before, look)
 
     def _count_sequences(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
         """Exact for a consumer of the whole stream. What is gone by a look after the sample may still have been given
@@ -199,7 +195,10 @@ class Losses:
                 del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
             if self._dropped and look.first_seq - 1 > place:
                 self._passed = self._number
-        self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled)
+        if look.retention is None or look.retention.drops:
+            self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled)
+        else:
+            self.account = None  # there is nothing to account for, and nothing to store
 
     def _drop_useless(self, sample: Sample, before: StreamLook | None) -> None:
         """Let go of checkpoints that can tell of no further loss: all of it was given, or is accounted for."""

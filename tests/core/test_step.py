@@ -428,6 +428,15 @@ def test_an_ongoing_loss_is_reported_every_ten_seconds_with_the_sum() -> None:
     assert sum(event.lost or 0 for event in world.stream) == 200
 
 
+def test_a_recovery_comes_after_all_that_was_lost() -> None:
+    world = World()
+    world.settled(pending=1500)
+    world.settled(pending=1200, losing=True, lost=300)
+    world.settled(pending=0, losing=True, lost=1200)
+    world.settled(pending=0)
+    assert [event.lost for event in world.stream] == [None, 300, 1200, None]
+
+
 def test_a_recovery_in_which_a_loss_had_part_names_it() -> None:
     world = World()
     world.settled(pending=1500)

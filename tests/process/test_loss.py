@@ -15,6 +15,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, Sidecar, Wire, eventually
 
 SUBJECT = "orders.created"
+POLICY = QUICK | {"policies": [{"subjects": ["orders.>"], "pending": {"overload": 100}}]}
 
 
 async def fill(nc: Client, n: int, subject: str = SUBJECT) -> None:
@@ -36,23 +37,33 @@ async def lost(wire: Wire, subject: str = SUBJECT) -> list[int]:
     ]
 
 
+async def stored(wire: Wire, subject: str, pending: int) -> None:
+    """Wait until the stored state accounts for so many waiting messages."""
+
+    async def look() -> bool:
+        return [facts["facts"]["account"]["pending"] for facts in (await wire.state(subject))["carried"]] == [pending]
+
+    await eventually(look, f"a stored backlog of {pending}")
+
+
 @pytest.mark.parametrize("how", ["max_age", "max_msgs", "flood"])
 async def test_an_incident_that_ends_by_loss_says_so(
     nc: Client, server: NatsServer, wire: Wire, tmp_path: Path, how: str
 ) -> None:
-    limits = {"max_age": {"max_age": 4.0}, "max_msgs": {"max_msgs": 1500}, "flood": {"max_msgs": 1500}}[how]
+    limits = {"max_age": {"max_age": 5.0}, "max_msgs": {"max_msgs": 300}, "flood": {"max_msgs": 300}}[how]
     await stream(nc, **limits)
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, POLICY) as process:
         await process.observing()
-        await fill(nc, 1200)
+        await fill(nc, 240)
         await wire.event("backpressure_warning")
         if how == "max_msgs":
-            await nc.jetstream().update_stream(StreamConfig(name="ORDERS", subjects=["orders.>"], max_msgs=100))
+            await nc.jetstream().update_stream(StreamConfig(name="ORDERS", subjects=["orders.>"], max_msgs=40))
         elif how == "flood":
-            await fill(nc, 1500, "orders.other")
+            await fill(nc, 300, "orders.other")
         recovery = await wire.event("recovery")
     assert "data_loss" in recovery["reasons"]
-    assert await lost(wire) == [1100 if how == "max_msgs" else 1200]
+    expected = 200 if how == "max_msgs" else 240
+    assert sum(await lost(wire)) == expected
     types = [event["type"] for event in await wire.stored()]
     assert types.index("data_loss") < types.index("recovery")
 
@@ -67,6 +78,7 @@ async def test_a_loss_while_no_sidecar_ran_is_reported_once(
         await process.observing()
         await fill(nc, 1200)
         await wire.event("backpressure_warning")
+        await stored(wire, subject, 1200)
         await process.kill()
         await fill(nc, 2000, "orders.other" if filter_ else SUBJECT)
         for _ in range(2):
