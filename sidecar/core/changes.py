@@ -411,7 +411,7 @@ class _Draft:
         causes = {
             "stalled": member.stalled,
             SHEDDING: self.state.shedding.shedding,
-            member.counted or "": member.counted,
+            member.counted or "": member.counted and member.latches.pending.on,  # beside a backlog only
             DATA_LOSS: fell and any(DATA_LOSS in m.causes for m in self.state.members.values()),
             PURGED: fell and any(PURGED in m.causes for m in self.state.members.values()),
             "consumer_deleted": fell and self.state.deleted,

@@ -137,6 +137,16 @@ def test_a_worker_that_comes_back_during_a_restart_ends_what_was_diagnosed() -> 
     assert life.world.told[-1] == "recovery" or "drain" in life.stored.reasons
 
 
+@pytest.mark.parametrize("waits", [0, 50], ids=["nothing waits", "a few wait"])
+def test_a_recovery_to_inactive_names_no_cause_that_counts_no_more(waits: int) -> None:
+    life = begun(next(way for way in WAYS if way.why == "nobody pulls"))
+    life.consumer.deliver(1500 - waits)
+    life.consumer.ack(1500 - waits)
+    life.watch(5.0)
+    assert [(event.now, event.reasons) for event in life.world.stream[-1:]] == [(Status.INACTIVE, ())]
+    assert life.stored.reasons == ()
+
+
 def test_what_was_diagnosed_goes_on_being_counted_without_the_time_in_which_nobody_looked() -> None:
     life = Life()
     backlog(1500)(life.consumer)
