@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sidecar.core.model import Now, Status
 from tests.core.life import Life
 from tests.core.test_signals import Consumer
+from tests.support.exploring import examples
 
 LOOK = 0.1
 RISES = ("backpressure_warning", "backpressure_active")
@@ -109,7 +110,7 @@ times = st.sampled_from([0.05, 0.2, 1.0, 4.0, 8.0])
 bursts = st.lists(st.tuples(st.integers(0, 60), times, st.floats(0.2, 8.0)), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60, most=1200, why="0.1 s each: minutes of traffic, message by message"))
 @given(bursts, st.booleans(), st.sampled_from([1, 5, 40]), st.lists(st.floats(0.3, 4.0), min_size=8, max_size=20))
 def test_when_the_load_is_calm_for_good_the_status_only_falls(
     trouble: list[tuple[int, float, float]], sampled: bool, workers: int, gaps: list[float]

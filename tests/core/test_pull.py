@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.core import thresholds
 from sidecar.core.model import ConsumerKey, Now, Reading
-from sidecar.core.pull import GRANT_LIFE, LONGEST_WAIT, SHORTEST_WAIT, Desk, Grant
+from sidecar.core.pull import GRANT_LIFE, LONGEST_WAIT, SHORTEST_WAIT, UNSEEN_LIFE, Desk, Grant
 from sidecar.core.rules import InflightRule, Policy
 from sidecar.core.state import Latch, Latches, Member
 
@@ -252,17 +252,18 @@ MOMENTS = st.lists(
 @given(MOMENTS)
 @example([(0.0, "ask", 0, 0), (0.0, "pull", 0, 1), (0.0, "ask", 0, 0), (0.0, "read", 3, 0)])
 def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
-    """By whoever pulls within a second, and asks again only when that is done."""
+    """By whoever pulls within a second, and asks again only when that is done, with a reading every second."""
     desk, at, delivered, left = Desk(), 100.0, 0, {}
     found = member(reading(0, at, delivered_consumer=0))
     for after, move, who, n in moments:
         at += after
-        if move == "read":
+        overdue = at - found.reading.at.mono > UNSEEN_LIFE - GRANT_LIFE - 0.3
+        if move == "read" or overdue:
             found = member(reading(0, at, delivered_consumer=delivered))
-        elif move == "ask":
+        if move == "ask":
             given = desk.grant(found, n + 1, str(who), at, 1, 0.5).n
             left[who] = (given, at) if given else left.get(who, (0, at))
-        elif who in left and at < left[who][1] + GRANT_LIFE:
+        elif move == "pull" and who in left and at < left[who][1] + GRANT_LIFE:
             took = min(n, left[who][0])
             delivered += took
             left[who] = (left[who][0] - took, left[who][1])

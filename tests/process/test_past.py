@@ -70,7 +70,12 @@ async def test_a_watched_subject_keeps_its_own_past_beside_an_audit_durable_that
         await wire.status(status="warning")
         await drain(nc, [])
         await wire.status(status="inactive")
-        rose = [e["id"] for e in await wire.stored() if e["subject"] == SUBJECT]
+
+        async def over() -> list[str]:
+            events = [e for e in await wire.stored() if e["subject"] == SUBJECT]
+            return [e["id"] for e in events] if [e["type"] for e in events][-1:] == ["recovery"] else []
+
+        rose: list[str] = await eventually(over, "the recovery to be published")
         assert len(rose) >= 2
 
         async def own() -> bool:
