@@ -55,7 +55,8 @@ def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
 
 def bounds(state: SubjectState, book: Book) -> Limits:
     observe = book.settings.observe
-    return limits(observe.stale_after_seconds, observe.unknown_after_seconds, book.interval(state.subject))
+    beat = book.settings.publish.heartbeat_seconds
+    return limits(observe.stale_after_seconds, observe.unknown_after_seconds, book.interval(state.subject), beat)
 
 
 def proved(found: Digest, limits: Limits, now: Now) -> float:

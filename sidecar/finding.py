@@ -83,7 +83,8 @@ class Finder:
         policy = member.policy if member else state.policy
         limits = bounds(state, self._book)
         fresh, why = truth(found, limits, now)
-        opens = proved(found, limits, now) + holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after)
+        holds = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
+        opens = proved(found, limits, now) + holds
         last = record.verdict if record else Verdict()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
         verdict = admission.verdict(policy, status, fresh, last, now.mono - opens, state.shedding)

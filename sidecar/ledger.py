@@ -40,6 +40,7 @@ class Ledger:
         perform: Callable[[Act], None],
         interval: Callable[[str], float],
         swept: Callable[[], float | None] = lambda: None,
+        heartbeat: float = 0.0,
     ) -> None:
         self.states: dict[str, SubjectState] = {}
         self.wildcards: tuple[str, ...] = ()
@@ -49,13 +50,14 @@ class Ledger:
         self._observe = observe
         self._writer = writer
         self._perform = perform
-        self._interval, self._swept = interval, swept
+        self._interval, self._swept, self._heartbeat = interval, swept, heartbeat
         self._passed: dict[str, Passed] = {}
 
     def limits(self, subject: str) -> Limits:
         """The freshness limits in force for a subject, given how often it is read now."""
         observe = self._observe
-        return limits(observe.stale_after_seconds, observe.unknown_after_seconds, self._interval(subject))
+        interval = self._interval(subject)
+        return limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval, self._heartbeat)
 
     def open(self, subject: str) -> SubjectState:
         """The subject's state, begun if this is the first that is heard of it."""
@@ -105,7 +107,9 @@ class Ledger:
 
     def _context(self, subject: str) -> Context:
         bounds = self.limits(subject)
-        return Context(bounds.stale_after, bounds.unknown_after, writer=self._writer, swept=self._swept())
+        return Context(
+            bounds.stale_after, bounds.unknown_after, bounds.interval, writer=self._writer, swept=self._swept()
+        )
 
     def tick(self) -> None:
         at, sure = self._clock.now(), self._observe.stale_after_seconds

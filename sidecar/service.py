@@ -98,7 +98,14 @@ class Service(Book):
         self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
         on_rules(self._rules.sources)
         self._ledger = Ledger(
-            clock, settings.observe, self._rules, writer, self._perform, self.interval, lambda: self.swept_at
+            clock,
+            settings.observe,
+            self._rules,
+            writer,
+            self._perform,
+            self.interval,
+            lambda: self.swept_at,
+            settings.publish.heartbeat_seconds,
         )
         self._performer = Performer(
             store,

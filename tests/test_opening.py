@@ -21,7 +21,7 @@ from sidecar.core.state import SubjectState, Verdict, Writing
 from sidecar.wire.requests import GatewayRequest
 from tests.fakes.book import NOW, OVERLOADED, SUBJECT, WrittenBook, after, member, subject
 
-AGES = [0, 5, 9.9, 10, 10.5, 12, 13.9, 14, 15, 15.5, 18, 19, 29.9, 30, 31, 44, 60, 61, 63.9, 64, 1000]
+AGES = [0, 5, 6, 6.5, 7, 9.9, 10, 10.5, 12, 13.9, 14, 15, 15.5, 18, 19, 29.9, 30, 31, 44, 60, 61, 63.9, 64, 1000]
 BINARY, ADAPTIVE = AdmissionRule(), AdmissionRule(mode="adaptive")
 
 
@@ -43,10 +43,11 @@ def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object
     assert record is not None
     asked = Desk(book).decide_gateway(SUBJECT, GatewayRequest(), now)
     known = msgspec.json.decode(render.state_value(state, Writing(record, 0, "n"), book, NOW), type=Known)
-    found = limits(10, 30, interval)
+    found = limits(10, 30, interval, book.settings.publish.heartbeat_seconds)
     speaks = worst(state.members.values())
     assert speaks is not None and speaks.proof is not None
-    watched = ruling(known, speaks.proof, Limits(found.stale_after, found.unknown_after), None, now.mono)
+    bounds = Limits(found.stale_after, found.unknown_after, found.interval)
+    watched = ruling(known, speaks.proof, bounds, None, now.mono)
     return (
         (asked.action, round(asked.admit_ratio, 3), asked.would, asked.freshness),
         (watched.action, round(watched.ratio, 3), watched.would, watched.freshness),
@@ -57,7 +58,8 @@ def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object
 @pytest.mark.parametrize("mode", ["enforce", "observe"])
 @pytest.mark.parametrize("on_unknown", ["hold", "continue", "reject"])
 def test_both_sides_agree_at_every_age(on_unknown: str, mode: str, interval: float) -> None:
-    for hold, admission, loaded, ratio, age in product([0, 10, 60], [BINARY, ADAPTIVE], [True, False], [0.3, 1], AGES):
+    holds, modes = [0, 7, 10, 60], [BINARY, ADAPTIVE]
+    for hold, admission, loaded, ratio, age in product(holds, modes, [True, False], [0.3, 1], AGES):
         policy = Policy(on_unknown=on_unknown, mode=mode, hold_seconds=hold, admission=admission)  # type: ignore[arg-type]
         state = subject(member(age=0.0, policy=policy, **(OVERLOADED if loaded else {})))
         if admission is ADAPTIVE:

@@ -39,6 +39,8 @@ class Limits(Struct, frozen=True):
 
     stale_after: float = 10.0
     unknown_after: float = 30.0
+    interval: float = 2.0
+    """Seconds between two proofs: two heartbeats, or two readings where those are rarer."""
 
 
 class Ruling(Struct, frozen=True):
@@ -70,7 +72,7 @@ def ruling(known: Known, proof: float, limits: Limits, left: float | None, now: 
     """A state's word now. `proof` is when it was last known to hold; `left` is when the last replica said that it
     stops, so that nobody looks for the end of a refusal any more."""
     stale_at, unknown_at = proof + limits.stale_after, proof + limits.unknown_after
-    opens_at = proof + holds_for(known.on_unknown, known.hold_seconds, limits.stale_after)
+    opens_at = proof + holds_for(known.on_unknown, known.hold_seconds, limits.stale_after, limits.interval)
     if left is not None:
         stale_at, opens_at = min(stale_at, left), min(opens_at, left)
     lost = known.freshness == "unknown" or known.status == "unknown"

@@ -13,6 +13,7 @@ from sidecar.client.admission import Limits, Ruling, ruling, worst
 from sidecar.client.gate import NEVER, Entry, Gate
 from sidecar.client.interest import Interest
 from sidecar.client.values import Beat, Known, read
+from sidecar.wire.opening import MISSED
 from sidecar.wire.subjects import HEARTBEAT, BadTail, covers, decode, is_literal
 
 MOST_KEYS = 10_000
@@ -20,8 +21,6 @@ MOST_KEYS = 10_000
 MOST_INSTANCES = 64
 """Instances whose last heartbeat is remembered; the one that beat longest ago makes room: each rollout brings new
 names, and a gateway outlives many rollouts."""
-MISSED = 3
-"""Heartbeats that must be missing before a state is stale."""
 ORPHAN_LIFE = 3600.0
 """Seconds for which a state is kept that vanished without being deleted."""
 
@@ -42,7 +41,8 @@ class Pulse:
         """A heartbeat proves something only if its sampling moved on since the same instance's last one. Of the first
         one this cannot be told: there its times are compared, at worst it looks too old until the second."""
         stale_after = max(beat.stale_after_ms, MISSED * beat.heartbeat_ms) / 1000
-        self.limits = Limits(stale_after, max(beat.unknown_after_ms / 1000, 2 * stale_after))
+        interval = max(beat.interval_ms, beat.heartbeat_ms) / 1000
+        self.limits = Limits(stale_after, max(beat.unknown_after_ms / 1000, 2 * stale_after), interval)
         if beat.leaving:
             self.left = written if self.left is None else self.left
             return

@@ -46,6 +46,7 @@ class Beat(Struct, frozen=True):
     sampled_at: str | None = None
     stale_after_ms: Annotated[float, Meta(gt=0)] = 10_000.0
     unknown_after_ms: Annotated[float, Meta(gt=0)] = 30_000.0
+    interval_ms: Amount = 0.0
     heartbeat_ms: Amount = 0.0
     leaving: bool = False
     """Whether the last replica stops: nobody will look any more whether the states still hold."""

@@ -39,11 +39,12 @@ def verdict(
     opening: float,
     shedding: Shedding = OPEN,
 ) -> Verdict:
-    """What to answer now. Stale: the last status acts; unknown: the last answer. Either has been opening for so many
-    seconds, negative where it does not yet (`sidecar.wire.opening`); `on_unknown: reject` rejects what is unknown."""
+    """What to answer now. Known and stale: the last status acts; unknown: the last answer. Either has been opening for
+    so many seconds, negative where it does not yet (`sidecar.wire.opening`); `on_unknown: reject` rejects what is
+    unknown."""
     unknown = freshness is Freshness.UNKNOWN
     found = _enforced(policy, last) if unknown else _judged(policy, status, shedding)
-    if freshness is not Freshness.KNOWN:
+    if freshness is not Freshness.KNOWN or opening > 0:
         # Under `observe` nobody knows the share that would apply: as for who watches, it opens from nothing.
         ratio = 0.0 if policy.mode == "observe" and found.action is not Action.CONTINUE else found.admit_ratio
         action, ratio = aged(found.action.value, ratio, policy.on_unknown, opening, unknown)

@@ -115,6 +115,7 @@ def calm(state: SubjectState) -> bool:
         or record.lost
         or record.stale
         or record.lost_listed
+        or state.left_lost
         or record.reasons
         or record.latched
         or record.unsent
@@ -142,6 +143,8 @@ class Change(Struct, frozen=True):
     record: Record
     losses: tuple[Loss, ...] = ()
     """What its events report as lost."""
+    left_lost: int = 0
+    """The same of consumers that are gone."""
 
 
 def due(
@@ -204,6 +207,8 @@ def drawn_up(
     assert state.record is not None
     draft = _Draft(state, state.record, now)
     if blind(state, now, limits):
+        if not draft.record.lost:
+            draft.tell_losses()
         draft.lose()
     elif proof(state) is not None:
         draft.restore()
@@ -218,7 +223,7 @@ def drawn_up(
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
     if late or differ(record, state.record) or (state.begun and proof(state) is not None):
-        return Change(replace(record, carried=_carried(state, record, draft.losses)), draft.losses)
+        return Change(replace(record, carried=_carried(state, record, draft.losses)), draft.losses, draft.left_lost)
     return None
 
 
@@ -314,6 +319,7 @@ class _Draft:
         self.policy = policy_of(state)
         self.override = in_force(self.policy, now)
         self.losses: tuple[Loss, ...] = ()
+        self.left_lost = 0
 
     @property
     def room(self) -> int:
@@ -345,8 +351,9 @@ class _Draft:
         next record that has some."""
         falls = self.member is not None and self.member.status < self.record.told
         members = [m for m in self.state.members.values() if m.unreported and (falls or _loss_due(m, self.now))]
-        if members and self.room:
-            lost = sum(m.unreported for m in members)
+        if (members or self.state.left_lost) and self.room:
+            self.left_lost = self.state.left_lost
+            lost = sum(m.unreported for m in members) + self.left_lost
             self._tell(EventType.DATA_LOSS, self.record.status, self.record.status, self.record.reasons, lost=lost)
             self.losses = tuple(Loss(m.key, m.lost, m.reading.account if m.reading else m.account) for m in members)
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from sidecar.core.model import Freshness, Status
 from sidecar.core.state import Member
+from sidecar.wire.opening import MISSED
 
 
 class Limits(Struct, frozen=True):
@@ -16,12 +17,15 @@ class Limits(Struct, frozen=True):
 
     stale_after: float
     unknown_after: float
+    interval: float = 0.0
+    """Seconds between two proofs, for whoever reads the stream or watches the heartbeat."""
 
 
-def limits(stale_after: float, unknown_after: float, interval: float) -> Limits:
-    """The limits in force: never shorter than three readings for stale, and twice that for unknown."""
-    stale = max(stale_after, 3 * interval)
-    return Limits(stale, max(unknown_after, 2 * stale))
+def limits(stale_after: float, unknown_after: float, interval: float, heartbeat: float = 0.0) -> Limits:
+    """The limits in force: never shorter than three readings for stale, and twice that for unknown. `interval` and
+    `heartbeat` are the seconds between two readings, and between two heartbeats."""
+    stale = max(stale_after, MISSED * interval)
+    return Limits(stale, max(unknown_after, 2 * stale), max(interval, heartbeat))
 
 
 def freshness(proof: float | None, now: float, limits: Limits) -> Freshness:

@@ -3,15 +3,19 @@
 A sample and a look at the stream are taken at different times, so they are compared only in the direction that is safe:
 what had left the stream at a look taken before a sample can only have been given by the time of that sample.
 
-A consumer of the whole stream loses what lies between its place and the stream's first sequence: exact, from sequences.
-Of any other consumer the counters alone must tell. Everything that was pending at a checkpoint is, at a later sample,
-given (in the deliveries since), still pending, or gone; so
+A consumer of a whole stream without holes loses what lies between its place and the stream's first sequence: exact,
+from sequences. Of any other consumer the counters alone must tell. Everything that was pending at a checkpoint is, at a
+later sample, given (in the deliveries since), still pending, or gone; so
 
     lost >= pending then - deliveries since - min(pending now, room),  room = min(last then - first + 1, messages)
 
 where `room` is of the last look before the sample: what was there at the checkpoint and still is lies between the
-stream's first sequence and its last one of then. It counts as lost only where the stream may have dropped messages by
-itself, and its first sequence passed the consumer's place. What neither tells cannot be told from counters.
+stream's first sequence and its last one of then. A consumer of the whole stream also got every message that came since:
+
+    lost >= pending then + arrivals since - deliveries since - pending now
+
+It counts as lost only where the stream may have dropped messages by itself, and its first sequence passed the place of
+the consumer. What none of them tells cannot be told from counters.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ from sidecar.core.patterns import covers_all
 
 CHECKPOINTS = 32
 """Checkpoints of one consumer; when there are more, every second one of the older half goes, never the first."""
+CLEAN = 3
+"""Looks in a row without holes, after which sequences count messages: none lies between the last two samples."""
+ANY = 2**63
+"""More messages than any stream holds."""
 AGE_SLACK = 2.0
 """Seconds by which two looks may be farther apart than the samples before them."""
 
@@ -35,10 +43,13 @@ class Checkpoint(Struct, frozen=True, gc=False):
     number: int
     place: int
     given: int
+    """First deliveries since the accounting began, at most."""
     pending: int
     last: int
     before: int | None
     """Last sequence at the look before the sample; None where there was none."""
+    held: int
+    """Messages in the stream at that look."""
     lost: int
     """Messages counted as lost by then."""
 
@@ -50,8 +61,10 @@ class Losses:
     __slots__ = (
         "_account",
         "_checkpoints",
+        "_clean",
         "_dropped",
         "_from",
+        "_given",
         "_kind",
         "_last",
         "_look",
@@ -81,6 +94,10 @@ class Losses:
         self._look: StreamLook | None = None
         self._from = (0, 0, 0)
         """Place, deliveries and pending that the next sample is compared with."""
+        self._given = 0
+        """First deliveries so far, at most: each moves the place, redeliveries do not."""
+        self._clean = CLEAN
+        """Looks in a row that showed no holes."""
         self._kind = 0
         self._number = 0
         self._passed = -1
@@ -107,6 +124,7 @@ class Losses:
             if unmoved:
                 return
         self._number += 1
+        self._clean = 0 if _holes(look) else self._clean + 1
         kind, stored = _kind(sample, look), self._account
         if last is None and stored is not None and _fits(stored, sample, look, kind):
             self._resume(stored)
@@ -127,8 +145,9 @@ class Losses:
 
     def _resume(self, stored: Account) -> None:
         self._settled = stored.settled
+        self._clean = 0 if stored.holes else self._clean
         self._from = (stored.place, stored.given, stored.pending)
-        checkpoint = Checkpoint(self._number, stored.place, stored.given, stored.pending, stored.last, None, 0)
+        checkpoint = Checkpoint(self._number, stored.place, 0, stored.pending, stored.last, None, 0, 0)
         self._checkpoints.append(checkpoint)
         self._number += 1
 
@@ -138,21 +157,26 @@ class Losses:
         dropped, self._dropped = self._dropped, may_drop(before, look, elapsed)
         drops = dropped or self._dropped
         place, given, pending = self._from
-        fell = pending - sample.pending - (sample.delivered_consumer - given)
-        if _purged(fell, sample.delivered_stream - place, sample.delivered_consumer - given, drops, sample, look):
+        moved, deliveries = sample.delivered_stream - place, sample.delivered_consumer - given
+        self._given += min(moved, deliveries)
+        fell = pending - sample.pending - min(moved, deliveries)
+        passed = drops and (look.first_seq - 1 > place or _life_times(look))
+        if _purged(fell, moved, deliveries, drops, sample, look):
             self.purged = True
             self._checkpoints.clear()
             self._settled = max(self._settled, sample.delivered_stream)
             self._passed = self._number - 1
-        else:
-            counted = self.total
-            if _by_sequence(sample, look):
-                self._count_sequences(sample, before, look, drops)
-            else:
-                self._count_checkpoints(sample, before, look, drops)
-            passed = drops and look.first_seq - 1 > place
-            replaced = _replaced(look, None if before is None else look.last_seq - before.last_seq)
-            self.losing = self.total > counted or (passed and fell > replaced)
+            return
+        counted = self.total
+        if _whole(sample, look) and self._clean >= CLEAN and not _life_times(look) and look.origin is None:
+            self._count_sequences(sample, before, look, drops)
+            self.losing = self.total > counted or (passed and fell > 0)
+            return
+        if passed:
+            self._passed = max(self._passed, self._number - 1)
+        self._count_checkpoints(sample, before, look)
+        self._settled = max(self._settled, look.first_seq - 1)
+        self.losing = self.total > counted
 
     def _count_sequences(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
         """Exact for a consumer of the whole stream. What is gone by a look after the sample may still have been given
@@ -166,47 +190,48 @@ class Losses:
             self.total += min(gone - start, skipped + max(0, gone - at))
         self._settled = max(self._settled, gone)
 
-    def _count_checkpoints(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
-        if drops and look.first_seq - 1 > self._from[0]:
-            self._passed = max(self._passed, self._number - 1)
+    def _count_checkpoints(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
+        whole = _whole(sample, look) and look.origin is None
+        useful = []
         for then in self._checkpoints:
-            if then.number > self._passed:
-                break
-            left = sample.pending
+            left, arrived = sample.pending, 0
             if before is not None:
                 left = min(left, max(0, min(then.last - before.first_seq + 1, before.messages)))
-            replaced = _replaced(look, None if then.before is None else look.last_seq - then.before)
-            lost = then.pending - (sample.delivered_consumer - then.given) - left - replaced
-            lost = min(lost, look.first_seq - 1 - then.place)
-            if lost > 0:
-                self.total = max(self.total, then.lost + int(lost))
+                arrived = max(0, before.last_seq - then.last) if whole else 0
+            given = self._given - then.given
+            gone = max(then.pending - given - left, then.pending + arrived - given - sample.pending)
+            gone -= min(gone, _replaced(look, then))
+            if then.number <= self._passed:
+                lost = gone if _life_times(look) else min(gone, look.first_seq - 1 - then.place)
+                self.total = max(self.total, then.lost + lost)
+            elif gone > 0:
+                continue  # deleted by hand: what this checkpoint counts is not what may be lost from now on
+            useful.append(then)
+        self._checkpoints = useful
 
     def _remember(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
         place, given, pending = sample.delivered_stream, sample.delivered_consumer, sample.pending
         self._from = (place, given, pending)
-        if _by_sequence(sample, look):
-            self._checkpoints.clear()
-        else:
-            self._drop_useless(sample, before)
-            ahead = None if before is None else before.last_seq
-            then = Checkpoint(self._number, place, given, pending, look.last_seq, ahead, self.total)
-            self._checkpoints.append(then)
-            if len(self._checkpoints) > CHECKPOINTS:
-                del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
-            if self._dropped and look.first_seq - 1 > place:
-                self._passed = self._number
+        self._drop_useless(_whole(sample, look), before)
+        ahead, held = (None, 0) if before is None else (before.last_seq, before.messages)
+        then = Checkpoint(self._number, place, self._given, pending, look.last_seq, ahead, held, self.total)
+        self._checkpoints.append(then)
+        if len(self._checkpoints) > CHECKPOINTS:
+            del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
+        if self._dropped and (look.first_seq - 1 > place or _life_times(look)):
+            self._passed = self._number
         if look.retention is None or look.retention.drops:
-            self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled)
+            self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled, self._clean < CLEAN)
         else:
             self.account = None  # there is nothing to account for, and nothing to store
 
-    def _drop_useless(self, sample: Sample, before: StreamLook | None) -> None:
+    def _drop_useless(self, whole: bool, before: StreamLook | None) -> None:
         """Let go of checkpoints that can tell of no further loss: all of it was given, or is accounted for."""
+        if whole:
+            return
         gone = before.first_seq if before is not None else 0
         self._checkpoints = [
-            then
-            for then in self._checkpoints
-            if then.last >= gone and sample.delivered_consumer - then.given < then.pending
+            then for then in self._checkpoints if then.last >= gone and self._given - then.given < then.pending
         ]
 
 
@@ -237,22 +262,42 @@ def _purged(fell: int, moved: int, given: int, drops: bool, sample: Sample, look
     return given == 0 or not drops
 
 
-def _by_sequence(sample: Sample, look: StreamLook) -> bool:
+def _whole(sample: Sample, look: StreamLook) -> bool:
     """Whether every message of the stream is this consumer's, and none leaves it but by being dropped."""
     retention = look.retention
     if retention is not None and (retention.policy != "limits" or retention.per_subject or retention.rollup):
         return False
+    if sample.config.last_per_subject:
+        return False
     return not sample.config.filters or covers_all(sample.config.filters, look.subjects)
 
 
-def _replaced(look: StreamLook, arrived: int | None) -> float:
-    """How many messages at most newer ones took the place of: those are not lost."""
+def _holes(look: StreamLook) -> bool:
+    """Whether messages are missing between the first and the last one: deleted, purged by subject, or never there."""
+    return look.messages > 0 and look.messages != look.last_seq - look.first_seq + 1
+
+
+def _life_times(look: StreamLook) -> bool:
+    """Whether messages may be dropped from anywhere in the stream."""
+    return look.retention is not None and look.retention.life_times
+
+
+def _replaces(look: StreamLook) -> bool:
+    return look.retention is not None and (look.retention.rollup or look.retention.per_subject > 0)
+
+
+def _replaced(look: StreamLook, then: Checkpoint) -> int:
+    """How many messages at most newer ones took the place of since a checkpoint: those are not lost."""
     retention = look.retention
-    if retention is None or not (retention.rollup or retention.per_subject):
-        return 0.0
-    if arrived is None or (retention.rollup and arrived > 0):
-        return float("inf")
-    return arrived
+    if retention is None or not _replaces(look):
+        return 0
+    if then.before is None:
+        return ANY
+    arrived = look.last_seq - then.before
+    if retention.rollup and arrived > 0:
+        return ANY
+    # No subject holds more messages than the stream.
+    return arrived if then.held + arrived > retention.per_subject else 0
 
 
 def _kind(sample: Sample, look: StreamLook) -> int:

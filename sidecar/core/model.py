@@ -153,6 +153,8 @@ class ConsumerConfig(Struct, frozen=True):
     priority_groups: bool = False
     rate_limited: bool = False
     original_replay: bool = False
+    last_per_subject: bool = False
+    """Whether it began with the last message of each subject: not all that the stream held is its own."""
     metadata: tuple[tuple[str, str], ...] = ()
     """What in its metadata is meant for us, by key: `backpressure.*` and `io.nats.monitor.*`."""
 
@@ -198,6 +200,8 @@ class Account(Struct, frozen=True, gc=False):
     """Last sequence of the stream at a look taken after the sample."""
     settled: int
     """Stream sequence up to which loss is accounted for, where sequences tell it."""
+    holes: bool = False
+    """Whether sequences do not tell it: messages were missing between the first and the last one."""
 
 
 class Reading(Struct, frozen=True):

@@ -94,7 +94,8 @@ class Member(Struct, frozen=True):
 
     @property
     def unreported(self) -> int:
-        return self.lost - self.reported
+        """0 where another replica reported what is not counted here yet."""
+        return max(0, self.lost - self.reported)
 
 
 class Carried(Struct, frozen=True, omit_defaults=True):
@@ -216,6 +217,8 @@ class Writing(Struct, frozen=True):
     failing: bool = False
     losses: tuple[Loss, ...] = ()
     """The losses that events in the record report."""
+    left_lost: int = 0
+    """The same of consumers that are gone."""
     since: float = math.inf
     """Monotonic time at which it began."""
 
@@ -265,5 +268,7 @@ class SubjectState(Struct, frozen=True):
     """What gateways report; None where none does."""
     rejection: Rejection | None = None
     """The last policy that was refused."""
+    left_lost: int = 0
+    """Lost messages of consumers that are gone, not reported yet."""
     deleted: bool = False
     """Whether a member was deleted since the last change was told."""

@@ -19,6 +19,7 @@ from sidecar.core.offered import heard
 from sidecar.core.rules import Policy
 from sidecar.core.state import (
     DATA_LOSS,
+    LOSS_INTERVAL,
     NONE_SET,
     NOTHING,
     PURGED,
@@ -65,7 +66,7 @@ FORGET_AFTER = 3600.0
 class Context(Limits, frozen=True):
     """What a step needs to know besides the state: the freshness limits in force, who writes, what else is read."""
 
-    writer: str
+    writer: str = ""
     """Unique for this process; makes each write's nonce."""
     swept: float | None = None
     """Monotonic time of the newest reading of anything, which the heartbeat tells; None before the first."""
@@ -103,12 +104,14 @@ def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
     if (member := state.members.get(reading.key)) is None:
         return state
     lost = member.lost + reading.lost
+    if lost < member.reported and (member.reported_at is None or now.mono - member.reported_at >= LOSS_INTERVAL):
+        lost = member.reported  # another replica saw what was not seen here
     causes = member.causes
     if reading.lost or reading.losing:
         causes |= {DATA_LOSS}
     if reading.purged:
         causes |= {PURGED}
-    account = reading.account if lost == member.reported else member.account
+    account = reading.account if lost <= member.reported else member.account
     member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account)
     return _shed(_with(state, _judged(member)), now)
 
@@ -118,8 +121,10 @@ def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
     if stimulus.key not in state.members:
         return state
     members = {key: member for key, member in state.members.items() if key != stimulus.key}
+    left_lost = state.left_lost + state.members[stimulus.key].unreported
     carried = {key: one for key, one in state.carried.items() if key != stimulus.key}
-    state = replace(state, members=members, carried=carried, deleted=state.deleted or not stimulus.exists)
+    deleted = state.deleted or not stimulus.exists
+    state = replace(state, members=members, carried=carried, left_lost=left_lost, deleted=deleted)
     return state if members else replace(state, deadline=now.mono, emptied=now.mono)
 
 
@@ -147,7 +152,7 @@ def _(stimulus: Tick, state: SubjectState, now: Now) -> SubjectState:
 @apply.register
 def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
     carried = dict(stimulus.record.carried)
-    members = {key: _resumed(member, carried.get(key)) for key, member in state.members.items()}
+    members = {key: _resumed(member, carried.get(key), now) for key, member in state.members.items()}
     for key, names in stimulus.record.latched:
         member = members.get(key) or _known(key, state.policy, carried, now)
         members[key] = _restored(member, names, carried.get(key, NOTHING))
@@ -197,6 +202,7 @@ def _(stimulus: Written, state: SubjectState, now: Now) -> SubjectState:
     return replace(
         state,
         members=members,
+        left_lost=state.left_lost - state.writing.left_lost,
         record=record,
         revision=stimulus.revision,
         writing=None,
@@ -269,7 +275,14 @@ def settle(state: SubjectState, now: Now, context: Context, passing: bool) -> tu
             return replace(state, forgetting=True), [Forget(state.subject, state.revision)]
         if (change := changes.due(state, now, context, context.swept, passing)) is not None:
             nonce = f"{context.writer}.{state.writes}"
-            writing = Writing(change.record, state.revision, nonce, losses=change.losses, since=now.mono)
+            writing = Writing(
+                change.record,
+                state.revision,
+                nonce,
+                losses=change.losses,
+                left_lost=change.left_lost,
+                since=now.mono,
+            )
             writes = state.writes + 1
             state = replace(state, writing=writing, writes=writes, wrote=now.mono, deleted=False, rebase=None)
             acts.append(Write(state.subject, writing))
@@ -295,7 +308,8 @@ def _opened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:
     was, policy = state.shedding, changes.policy_of(state)
     if state.read_at is None or was.ratio >= 1:
         return state
-    opening = now.mono - state.read_at - holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after)
+    holds = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
+    opening = now.mono - state.read_at - holds
     action, ratio = aged("throttle", was.ratio, policy.on_unknown, opening, False)
     retry_after = 0 if action == "continue" else was.retry_after
     return replace(state, shedding=replace(was, ratio=ratio, wish=ratio, applied=ratio, retry_after=retry_after))
@@ -335,17 +349,22 @@ def _judged(member: Member) -> Member:
 
 def _known(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, Carried], now: Now) -> Member:
     """A member that was not here yet, with what was stored of it."""
-    return _resumed(Member(key=key, policy=policy, since=now.mono), carried.get(key))
+    return _resumed(Member(key=key, policy=policy, since=now.mono), carried.get(key), now)
 
 
-def _resumed(member: Member, carried: Carried | None) -> Member:
+def _resumed(member: Member, carried: Carried | None, now: Now) -> Member:
     """The member with the losses that the store says are reported: none of them is reported again."""
     if carried is None:
         return member
+    reported, at = member.reported, member.reported_at
+    if carried.lost > reported:
+        reported, at = carried.lost, now.mono
     return replace(
         member,
-        lost=max(member.lost, carried.lost),
-        reported=max(member.reported, carried.lost),
+        # One that is read already counts by itself what another replica reported, and does not report it again.
+        lost=member.lost if member.reading else max(member.lost, carried.lost),
+        reported=reported,
+        reported_at=at if member.reading else member.reported_at,
         account=member.account or carried.account,
         causes=member.causes | frozenset(carried.causes),
     )

@@ -44,6 +44,7 @@ class Config(Struct):
     priority_groups: tuple[str, ...] | None = None
     rate_limit_bps: int = 0
     replay_policy: str = ""
+    deliver_policy: str = ""
     metadata: dict[str, str] | None = None
 
 
@@ -207,6 +208,7 @@ def _facts(config: Config, metadata: tuple[tuple[str, str], ...]) -> ConsumerCon
         priority_groups=bool(config.priority_groups),
         rate_limited=config.rate_limit_bps > 0,
         original_replay=config.replay_policy == "original",
+        last_per_subject=config.deliver_policy == "last_per_subject",
         metadata=metadata,
     )
 

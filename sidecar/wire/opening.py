@@ -12,11 +12,15 @@ OPENING = 0.25
 """Share per second by which a refusal opens, so that no herd comes back at once."""
 
 
-def holds_for(on_unknown: str, hold_seconds: float, stale_after: float) -> float:
+MISSED = 3
+"""Proofs that must be missing before a refusal opens, so that none opens while they come as they should."""
+
+
+def holds_for(on_unknown: str, hold_seconds: float, stale_after: float, interval: float) -> float:
     """Seconds after the last proof at which a refusal begins to open.
 
-    `stale_after` is the limit in force, at least three times the time between two readings (for a watcher: between two
-    heartbeats), so that nothing opens while proofs come as they should. An `on_unknown` of another version holds.
+    `interval` is the time between two proofs: between two readings or two heartbeats, whichever is longer. An
+    `on_unknown` of another version holds.
     """
     match on_unknown:
         case "continue":
@@ -24,7 +28,7 @@ def holds_for(on_unknown: str, hold_seconds: float, stale_after: float) -> float
         case "reject":
             return math.inf
         case _:
-            return max(stale_after, hold_seconds)
+            return max(MISSED * interval, hold_seconds)
 
 
 def aged(action: str, ratio: float, on_unknown: str, opening: float, unknown: bool) -> tuple[str, float]:

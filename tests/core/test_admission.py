@@ -85,8 +85,10 @@ def test_a_share_opens_from_where_it_was_stale_or_unknown(freshness: Freshness) 
     ]  # fmt: skip
 
 
-def test_what_is_known_does_not_open_whatever_its_age() -> None:
-    assert verdict(ENFORCE, ACTIVE, KNOWN, OPEN, 5.0) == SHUT
+def test_what_is_known_opens_once_its_hold_is_over() -> None:
+    assert verdict(ENFORCE, ACTIVE, KNOWN, OPEN, 0.0) == SHUT
+    assert verdict(ENFORCE, ACTIVE, KNOWN, OPEN, 2.0).admit_ratio == 0.5
+    assert verdict(ENFORCE, ACTIVE, KNOWN, OPEN, 5.0) == OPEN
 
 
 @pytest.mark.parametrize("found", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])

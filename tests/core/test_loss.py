@@ -32,6 +32,9 @@ KINDS: dict[str, Retention] = {
     "max_age and max_msgs": Retention(max_age=3.0, max_msgs=8),
     "per subject": Retention(per_subject=2),
     "per subject and max_age": Retention(per_subject=2, max_age=3.0),
+    "per subject, never reached, and max_msgs": Retention(per_subject=100, max_msgs=8),
+    "life times": Retention(life_times=True),
+    "life times and max_age": Retention(life_times=True, max_age=3.0),
     "rollup and max_msgs": Retention(rollup=True, max_msgs=8),
     "work queue": Retention("workqueue"),
     "work queue with max_msgs": Retention("workqueue", max_msgs=8),
@@ -84,7 +87,8 @@ class World:
             case "look":
                 self.look = self.fake.look("S")
             case "publish":
-                self.fake.publish("S", args[0], args[1], rollup=self.retention.rollup and args[2])
+                ttl = 2.0 if self.retention.life_times and args[2] else None
+                self.fake.publish("S", args[0], args[1], rollup=self.retention.rollup and args[2], ttl=ttl)
             case "work":
                 name, n, acked = args[0], args[1], args[2]
                 self.held[name] += self.fake.pull(ConsumerKey("S", name), n)
@@ -183,6 +187,21 @@ def test_where_nothing_is_ever_dropped_nothing_is_lost(kind: str, run: Any) -> N
         play(world, [step])
         assert not any(losses.losing for losses in world.losses.values())
         assert {world.counted(name) for name in world.names} == {0}
+
+
+@TOGETHER
+@given(before=runs(AGAIN, BY_HAND), after=runs(AGAIN, RESTART))
+def test_what_was_deleted_before_anything_was_dropped_is_not_counted(before: Any, after: Any) -> None:
+    """Deleting by hand leaves holes, in sequences and in what waits; what is dropped later is counted without them."""
+    world = World(Retention(max_msgs=10_000))
+    world.read()
+    play(world, before)
+    world.read()
+    world.read()
+    world.do("limit", 4)
+    play(world, after)
+    for name in world.names:
+        assert world.counted(name) <= world.lost(name), name
 
 
 @pytest.mark.parametrize("kind", ["max_msgs", "max_age", "per subject and max_age"])
@@ -288,6 +307,58 @@ def test_a_loss_while_nobody_looked_is_counted_once() -> None:
         world.read()
         world.read()
         assert world.counted(filter_) == 40, filter_
+
+
+def test_holes_are_not_lost() -> None:
+    for filter_ in FILTERS:
+        world = World(Retention(max_age=60.0), names=(filter_,))
+        world.do("publish", "s.a", 30, False)
+        world.do("publish", "s.b", 30, False)
+        world.read()
+        for seq in range(11, 21):
+            world.fake.delete_message("S", seq)
+        for _ in range(3):
+            world.read()
+        world.do("wait", 61.0)
+        for _ in range(3):
+            world.read()
+        assert world.counted(filter_) == world.lost(filter_) == {"a": 20, "b": 30}.get(filter_, 50), filter_
+
+
+def test_a_worker_that_gets_all_there_is_loses_nothing_beside_holes() -> None:
+    for filter_ in BY_SEQUENCE:
+        world = World(Retention(max_msgs=40), names=(filter_,))
+        world.do("publish", "s.a", 10, False)
+        world.do("publish", "s.b", 10, False)
+        world.do("purge", 0, "s.b")
+        for _ in range(20):
+            world.do("work", filter_, 100, 100)
+            world.read()
+            world.do("publish", "s.a", 10, False)
+            world.do("publish", "s.b", 3, False)
+        assert world.counted(filter_) == world.lost(filter_) == 0
+        assert not world.losses[filter_].losing
+
+
+def test_a_limit_per_subject_that_is_never_reached_hides_no_loss() -> None:
+    for filter_ in ("a", "all"):
+        ops = [("publish", "s.c", 25, False), ("read",), ("publish", "s.c", 25, False), ("read",), ("read",)]
+        world = loses(Retention(per_subject=1000, max_msgs=50), *ops, filter_=filter_)
+        assert 40 <= world.counted(filter_) <= world.lost(filter_), filter_
+
+
+def test_messages_whose_own_life_time_ends_are_lost_wherever_they_stand() -> None:
+    for filter_ in ("a", "all"):
+        world = World(Retention(life_times=True), names=(filter_,))
+        world.do("publish", "s.c", 5, False)
+        world.do("publish", "s.a", 40, True)
+        world.read()
+        world.read()
+        world.do("wait", 3.0)
+        world.read()
+        assert world.losses[filter_].losing
+        world.read()
+        assert world.counted(filter_) == world.lost(filter_) == 40, filter_
 
 
 def test_a_purge_while_nobody_looked_is_no_loss() -> None:

@@ -15,7 +15,7 @@ from sidecar.core.adaptive import Shedding
 from sidecar.core.changes import ages_alone, blind, calm, drawn_up, worst
 from sidecar.core.model import Action, ConsumerKey, Diagnosis, Event, EventType, Now, Override, Reading, Status
 from sidecar.core.rules import AdmissionRule, AlertRule, Policy, When
-from sidecar.core.state import UNSENT_LIMIT, Record, Rejection, SubjectState
+from sidecar.core.state import LOSS_INTERVAL, UNSENT_LIMIT, Carried, Record, Rejection, SubjectState
 from sidecar.core.status import COUNTED
 from sidecar.core.step import FORGET_AFTER, Context, step
 from sidecar.core.stimuli import (
@@ -486,6 +486,32 @@ def test_a_loss_whose_write_lost_to_another_is_reported_once(reported: bool) -> 
     for _ in range(3):
         world.settled(pending=0)
     assert [event.lost for event in world.stream if event.type is EventType.DATA_LOSS] == [7]
+
+
+def test_a_loss_that_another_replica_reported_first_is_not_reported_when_it_is_seen_here() -> None:
+    world = World()
+    world.settled(pending=0)
+    (carried,) = world.stored.carried if world.stored and world.stored.carried else ((ONE, Carried()),)
+    other = replace(world.stored, seq=1, carried=((carried[0], replace(carried[1], lost=7)),))
+    world.stored, world.revision = other, world.revision + 1
+    world.feed(Unstored())
+    world.perform()
+    world.settled(pending=0, lost=7)
+    world.settled(pending=0)
+    assert world.told == []
+    world.at += LOSS_INTERVAL
+    world.settled(pending=0, lost=5)
+    assert [event.lost for event in world.stream] == [5]
+
+
+def test_what_a_consumer_lost_is_reported_though_it_is_deleted_before() -> None:
+    world = World()
+    world.settled(pending=0, lost=5)
+    world.settled(pending=0, lost=7)
+    world.feed(Gone(ONE))
+    world.perform()
+    assert world.told == ["data_loss", "data_loss", "monitoring_lost"]
+    assert [event.lost for event in world.stream] == [5, 7, None]
 
 
 def test_a_loss_before_a_restart_is_not_reported_again() -> None:

@@ -100,6 +100,8 @@ class FakeStream:
     first_seq: int = 0
     messages: dict[int, str] = field(default_factory=dict)
     stored_at: dict[int, float] = field(default_factory=dict)
+    ends_at: dict[int, float] = field(default_factory=dict)
+    """When a message with a life time of its own goes."""
     consumers: dict[str, FakeConsumer] = field(default_factory=dict)
 
     def drop(self, seqs: list[int], at: float, *, lost: bool = False) -> None:
@@ -107,6 +109,7 @@ class FakeStream:
             if (subject := self.messages.pop(seq, None)) is None:
                 continue
             self.stored_at.pop(seq, None)
+            self.ends_at.pop(seq, None)
             for consumer in self.consumers.values():
                 waits = seq > consumer.delivered_stream and consumer.takes(subject)
                 consumer.lost += waits and lost
@@ -114,7 +117,7 @@ class FakeStream:
                 consumer.settle(seq, at)
         self.first_seq = min(self.messages, default=self.last_seq + 1)
 
-    def store(self, subject: str, at: float, rollup: bool) -> None:
+    def store(self, subject: str, at: float, rollup: bool, ttl: float | None = None) -> None:
         """A message comes in; what stands against the limits goes, or the message is refused."""
         kept = self.retention
         if not kept.discards_old and 0 < kept.max_msgs <= len(self.messages):
@@ -129,6 +132,8 @@ class FakeStream:
             same = [seq for seq, other in self.messages.items() if other == subject]
             replaced = same if rollup else same[: max(0, len(same) + 1 - self.retention.per_subject)]
         self.messages[self.last_seq], self.stored_at[self.last_seq] = subject, at
+        if ttl is not None:
+            self.ends_at[self.last_seq] = at + ttl
         if replaced:
             self.drop(sorted(replaced), at)
         self.first_seq = self.first_seq if self.first_seq in self.messages else min(self.messages)
@@ -137,11 +142,12 @@ class FakeStream:
     def shrink(self, at: float) -> None:
         """Drop what is beyond the limits now."""
         kept = self.retention
-        if not kept.max_age and not 0 < kept.max_msgs < len(self.messages):
+        if not kept.max_age and not self.ends_at and not 0 < kept.max_msgs < len(self.messages):
             return
         seqs = sorted(self.messages)
         over = len(seqs) - kept.max_msgs if kept.max_msgs and kept.discards_old else 0
         old = [seq for seq in seqs if kept.max_age and at - self.stored_at[seq] >= kept.max_age]
+        old += [seq for seq, end in self.ends_at.items() if at >= end]
         if going := sorted({*seqs[: max(0, over)], *old}):
             self.drop(going, at, lost=True)
 
@@ -248,10 +254,10 @@ class FakeJetStream:
     def delete_consumer(self, key: ConsumerKey) -> None:
         del self._stream(key.stream).consumers[key.consumer]
 
-    def publish(self, stream: str, subject: str, n: int = 1, *, rollup: bool = False) -> None:
+    def publish(self, stream: str, subject: str, n: int = 1, *, rollup: bool = False, ttl: float | None = None) -> None:
         found = self._stream(stream)
         for _ in range(n):
-            found.store(subject, self._at(), rollup)
+            found.store(subject, self._at(), rollup, ttl)
 
     def pull(self, key: ConsumerKey, n: int) -> list[int]:
         """Up to n messages, those to be redelivered first; the stream sequences given."""

@@ -12,21 +12,22 @@ from sidecar.wire.opening import OPENING, aged, holds_for
 
 
 @pytest.mark.parametrize(
-    ("on_unknown", "hold_seconds", "stale_after", "expected"),
+    ("on_unknown", "hold_seconds", "stale_after", "interval", "expected"),
     [
-        pytest.param("hold", 10, 10, 10, id="by default after ten seconds"),
-        pytest.param("hold", 60, 10, 60, id="as long as the policy says"),
-        pytest.param("hold", 0, 10, 10, id="never while proofs come as they should"),
-        pytest.param("hold", 10, 15, 15, id="nor before three readings are missed"),
-        pytest.param("continue", 60, 10, 10, id="continue: as soon as it is stale"),
-        pytest.param("reject", 10, 10, math.inf, id="reject: never"),
-        pytest.param("of another version", 30, 10, 30, id="what is not understood holds"),
+        pytest.param("hold", 10, 10, 2, 10, id="by default after ten seconds"),
+        pytest.param("hold", 60, 10, 2, 60, id="as long as the policy says"),
+        pytest.param("hold", 10, 60, 2, 10, id="also where it is still known"),
+        pytest.param("hold", 0, 10, 2, 6, id="never while proofs come as they should"),
+        pytest.param("hold", 10, 15, 5, 15, id="nor before three readings are missed"),
+        pytest.param("continue", 60, 10, 2, 10, id="continue: as soon as it is stale"),
+        pytest.param("reject", 10, 10, 2, math.inf, id="reject: never"),
+        pytest.param("of another version", 30, 10, 2, 30, id="what is not understood holds"),
     ],
 )
 def test_when_a_refusal_begins_to_open(
-    on_unknown: str, hold_seconds: float, stale_after: float, expected: float
+    on_unknown: str, hold_seconds: float, stale_after: float, interval: float, expected: float
 ) -> None:
-    assert holds_for(on_unknown, hold_seconds, stale_after) == expected
+    assert holds_for(on_unknown, hold_seconds, stale_after, interval) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ TIMES = st.floats(0, 100)
 def test_age_only_ever_opens_and_never_faster_than_a_quarter_a_second(
     answer: tuple[str, float], on_unknown: str, hold_seconds: float, age: float, more: float, unknown: bool
 ) -> None:
-    holds = holds_for(on_unknown, hold_seconds, 10.0)
+    holds = holds_for(on_unknown, hold_seconds, 10.0, 2.0)
     _, ratio = aged(*answer, on_unknown, age - holds, unknown)
     later, larger = aged(*answer, on_unknown, age + more - holds, unknown)
     assert 0 <= ratio <= larger <= 1
