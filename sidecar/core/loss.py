@@ -265,7 +265,7 @@ def _purged(fell: int, moved: int, given: int, drops: bool, sample: Sample, look
 def _whole(sample: Sample, look: StreamLook) -> bool:
     """Whether every message of the stream is this consumer's, and none leaves it but by being dropped."""
     retention = look.retention
-    if retention is not None and (retention.policy != "limits" or retention.per_subject or retention.rollup):
+    if retention is not None and (retention.policy != "limits" or retention.replaces):
         return False
     if sample.config.last_per_subject:
         return False
@@ -282,14 +282,10 @@ def _life_times(look: StreamLook) -> bool:
     return look.retention is not None and look.retention.life_times
 
 
-def _replaces(look: StreamLook) -> bool:
-    return look.retention is not None and (look.retention.rollup or look.retention.per_subject > 0)
-
-
 def _replaced(look: StreamLook, then: Checkpoint) -> int:
     """How many messages at most newer ones took the place of since a checkpoint: those are not lost."""
     retention = look.retention
-    if retention is None or not _replaces(look):
+    if retention is None or not retention.replaces:
         return 0
     if then.before is None:
         return ANY
@@ -303,7 +299,7 @@ def _replaced(look: StreamLook, then: Checkpoint) -> int:
 def _kind(sample: Sample, look: StreamLook) -> int:
     """Tells whether two samples count the same messages in the same way."""
     retention = look.retention or Retention()
-    replaced = f"{retention.policy} {retention.per_subject} {retention.rollup}"
+    replaced = f"{retention.policy} {retention.replaces and retention.per_subject} {retention.rollup}"
     what = (sample.created, look.created, replaced, *sorted(sample.config.filters))
     return crc32("\n".join(what).encode(errors="replace"))
 

@@ -114,6 +114,11 @@ class Retention(Struct, frozen=True):
         """Whether it ever drops messages that nothing took the place of."""
         return self.max_age > 0 or self.life_times or (self.discards_old and (self.max_msgs > 0 or self.max_bytes > 0))
 
+    @property
+    def replaces(self) -> bool:
+        """Whether newer messages may take the place of older ones. No subject holds more than the whole stream may."""
+        return self.rollup or (self.per_subject > 0 and not 0 < self.max_msgs <= self.per_subject)
+
 
 class StreamLook(Struct, frozen=True):
     """A stream as one reply of the server showed it."""
