@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from tests.process.conftest import router, sidecar, wire
@@ -12,5 +14,7 @@ __all__ = ["router", "sidecar", "wire"]
 
 
 @pytest.fixture
-def command(server: NatsServer) -> Command:
-    return Command(server.url)
+async def command(server: NatsServer) -> AsyncIterator[Command]:
+    found = Command(server.url)
+    yield found
+    await found.close()

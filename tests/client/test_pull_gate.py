@@ -256,8 +256,10 @@ async def test_what_came_too_late_for_one_fetch_is_given_before_anything_is_aske
     await until(lambda: subscription.pending_msgs == 7, "its messages")
     async with Service(nc, grants(2)) as service:
         assert [len(await gate.fetch(5)) for _ in range(2)] == [5, 2] and not service.asked
-        assert [len(await gate.fetch(5)) for _ in range(3)] == [2, 2, 1]
-        assert client.stats.pulled == 12
+        sizes = []
+        while client.stats.pulled < 12:
+            sizes.append(len(await gate.fetch(5)))
+        assert sum(sizes) == 5 and max(sizes) <= 2
 
 
 async def test_what_comes_late_while_nothing_may_be_taken_is_given_at_once(

@@ -18,7 +18,7 @@ from sidecar.edges.consumer_info import ConsumerInfo, Requester
 from sidecar.ports import Observer
 from tests.fakes.observer import FakeJetStream
 
-SETTLES_WITHIN = 5.0
+SETTLES_WITHIN = 15.0
 
 
 class RealClock:

@@ -20,6 +20,7 @@ PLAIN = {name: None for name in os.environ if name.startswith("NATS_")}
 class Command:
     def __init__(self, url: str) -> None:
         self.url = url
+        self._processes: list[Process] = []
 
     async def __call__(self, *arguments: object, data: str | None = None, **env: str) -> Result:
         """What it printed, and its exit code; never a stack trace."""
@@ -48,6 +49,15 @@ class Command:
     async def begun(self, *arguments: str) -> Process:
         """A process of its own, for what goes on until it is interrupted."""
         env = {k: v for k, v in os.environ.items() if k not in PLAIN} | {"NATS_URL": self.url}
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sidecar", *arguments), env=env, stdout=PIPE, stderr=PIPE
         )
+        self._processes.append(process)
+        return process
+
+    async def close(self) -> None:
+        """End what was begun and goes on, as it does where a test fails."""
+        for process in self._processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
