@@ -62,6 +62,8 @@ def bounds(state: SubjectState, book: Book) -> Limits:
 def proved(found: Digest, limits: Limits, now: Now) -> float:
     """The moment from which on what is answered ages, in monotonic time."""
     state, last = found.state, found.vouched
+    if state.was_unproved:
+        return -math.inf  # whoever stored it let go of it long ago: a restart refuses nothing anew
     if last is None or not math.isfinite(last):  # nobody was read yet, or nobody is left
         return state.deadline - limits.unknown_after if state.emptied is None else state.emptied
     if state.record is not None and state.record.lost and now.mono - last < limits.stale_after:

@@ -78,3 +78,11 @@ def test_by_default_nothing_is_refused_on_evidence_older_than_fourteen_seconds(a
     asked, watched = both(subject(member(age=0.0, **OVERLOADED)), 0.1, after(age))
     assert asked == watched
     assert (asked[0] == "continue") is (age >= 14)  # type: ignore[index]
+
+
+def test_a_restart_refuses_nothing_on_what_was_proved_by_nothing_before() -> None:
+    state = subject(member(age=0.0, **OVERLOADED))
+    assert state.record is not None
+    state = replace(state, record=replace(state.record, lost=True), was_unproved=True)
+    asked = Desk(Book(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
+    assert (asked.action, asked.freshness) == ("continue", "unknown")

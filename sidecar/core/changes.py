@@ -160,7 +160,7 @@ def due(
 
 def overdue(state: SubjectState, now: Now) -> bool:
     """Whether nothing was stored for CARRY_EVERY, and something that goes with the next write is another now; or for
-    ACCOUNT_EVERY, and a backlog grew."""
+    ACCOUNT_EVERY, and a backlog grew, or a message was handed back beside none."""
     record = state.record
     if record is None or record.lost or now.mono - state.wrote < ACCOUNT_EVERY:
         return False
@@ -169,6 +169,11 @@ def overdue(state: SubjectState, now: Now) -> bool:
         full = len(stored) >= CARRIED_LIMIT
         known = ((stored.get(m.key, NOTHING).account, m.account) for m in grown if m.key in stored or not full)
         if any(account is not None and _outgrown(before, account) for before, account in known):
+            return True
+    returned = [m for m in state.members.values() if m.reading is not None and m.reading.handed_back]
+    if returned:
+        stored = dict(record.carried)
+        if any(m.reading.handed_back > stored.get(m.key, NOTHING).handed_back for m in returned if m.reading):
             return True
     if now.mono - state.wrote < CARRY_EVERY:
         return False
@@ -264,6 +269,7 @@ def carry(member: Member, before: Carried = NOTHING, loss: Loss | None = None) -
         causes=tuple(sorted(member.causes)),
         counted=member.counted,
         stalled=member.stalled,
+        handed_back=reading.handed_back if reading else 0,
         history=reading.history if reading else 0,
     )
 

@@ -17,12 +17,12 @@ LATE = 1.0
 
 
 class HandBacks:
-    """Of one consumer: how many messages in flight are known to be handed back."""
+    """Of one consumer: how many messages in flight are known to be handed back; `before`: by a restart."""
 
     __slots__ = ("_expired", "_number", "_touched")
 
-    def __init__(self) -> None:
-        self._number = 0
+    def __init__(self, before: int = 0) -> None:
+        self._number = before
         self._touched = False
         """Whether a worker did something with a message since the newest delivery, by the server's own clock."""
         self._expired = False

@@ -265,6 +265,8 @@ class Reading(Struct, frozen=True):
     """Surely reading history: seen to appear on a stream that already held messages for it, and not through yet."""
     capacity: float | None = None
     """Messages a second it was seen to get through, smoothed; learnt only while it was busy and nothing came again."""
+    handed_back: int = 0
+    """Messages in flight that a worker handed back for later."""
     account: Account | None = None
     """Where the accounting of losses stands, for a restart."""
     stream_fill: float | None = None

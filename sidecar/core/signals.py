@@ -41,6 +41,7 @@ class Track:
         self._forget()
         self._course = Course(carried.diagnosis, carried.diagnosed_for)
         self._capacity = Capacity(carried.capacity)
+        self._hand_backs = HandBacks(carried.handed_back)
 
     def _forget(self) -> None:
         """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
@@ -248,6 +249,7 @@ class Track:
             lost=lost,
             losing=self._losses.losing,
             purged=self._losses.purged,
+            handed_back=self._hand_backs.among(sample),
             account=self._losses.account,
             paused=sample.paused,
             diagnosis=diagnosis,

@@ -117,6 +117,8 @@ class Carried(Struct, frozen=True, omit_defaults=True):
     """The diagnosis that set the latch `diagnosed`, while that is on."""
     stalled: bool = False
     """Whether a stall holds the latch `latency_p95`."""
+    handed_back: int = 0
+    """Messages in flight that a worker handed back for later."""
     history: int = 0
     """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
 
@@ -270,5 +272,7 @@ class SubjectState(Struct, frozen=True):
     """The last policy that was refused."""
     left_lost: int = 0
     """Lost messages of consumers that are gone, not reported yet."""
+    was_unproved: bool = False
+    """Whether what was loaded at the start was proved by nothing even then, and nobody was read since."""
     deleted: bool = False
     """Whether a member was deleted since the last change was told."""

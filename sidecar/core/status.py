@@ -72,13 +72,15 @@ def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latch
         pending_alone=pending_alone,
         drain_alone=drain_alone,
     )
+    if not pending.on:  # it counts beside an overloaded backlog only: the next one begins without it
+        return latches
     return replace(latches, diagnosed=latch(was.diagnosed, _stuck(reading, latches, policy), 0.5, policy, now))
 
 
 def _stuck(reading: Reading, latches: Latches, policy: Policy) -> float | None:
     """1 where a diagnosis counts, 0 where none can; None where nobody can say: nothing is diagnosed yet (a restart), or
     what is has not lasted long enough."""
-    if not latches.pending.on or left_out(reading, policy):
+    if left_out(reading, policy):
         return 0.0
     if counts(reading, latches, policy):
         return 1.0

@@ -113,7 +113,7 @@ def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
         causes |= {PURGED}
     account = reading.account if lost <= member.reported else member.account
     member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account)
-    return _shed(_with(state, _judged(member)), now)
+    return _shed(_with(replace(state, was_unproved=False), _judged(member)), now)
 
 
 @apply.register
@@ -157,6 +157,8 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
         member = members.get(key) or _known(key, state.policy, carried, now)
         members[key] = _restored(member, names, carried.get(key, NOTHING))
     emptied = None if members else now.mono
+    if state.record is None:
+        state = replace(state, was_unproved=stimulus.record.lost or stimulus.record.stale)
     return replace(
         state,
         members=members,

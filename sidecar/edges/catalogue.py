@@ -48,7 +48,7 @@ GAUGES: dict[str, tuple[str, Labels]] = {
     P + "admit_ratio": ("Share of requests gateways are told to admit. Low: the subject is overloaded.", SUBJECT),
     P + "pending_messages": ("Not yet delivered. High: consumers are too few, too slow, or do not pull.", CONSUMER),
     P + "inflight_messages": ("Delivered, not acknowledged. High: workers are slow or hang.", CONSUMER),
-    P + "latency_seconds": ("Delivery to acknowledgement. High: workers are slow or hang.", ("subject", "quantile")),
+    P + "latency_seconds": ("Delivery to acknowledgement. High: workers are slow or hang.", ("subject", "percentile")),
     P + "drain_seconds": ("Seconds until what waits is through at the present rate. High: add workers.", SUBJECT),
     P + "sample_age_seconds": ("Age of the newest proof. High: the server is slow or away, or hears us not.", SUBJECT),
     P + "stream_fill": ("Share of the stream's own limits in use. Near 1: it drops or refuses messages.", ("stream",)),

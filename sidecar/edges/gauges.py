@@ -78,8 +78,8 @@ class Gauges(Collector):
         if found.member is None or (reading := found.member.reading) is None:
             return
         page.most(P + "drain_seconds", (label,), reading.drain)
-        for quantile, value in (("0.5", reading.p50), ("0.95", reading.p95), ("0.99", reading.p99)):
-            page.most(P + "latency_seconds", (label, quantile), None if value is None else value / 1000)
+        for percentile, value in (("p50", reading.p50), ("p95", reading.p95), ("p99", reading.p99)):
+            page.most(P + "latency_seconds", (label, percentile), None if value is None else value / 1000)
         page.most("router_intake_processing_latency_p95", (label,), reading.p95)
         page.add("router_intake_inflight_messages", (label,), reading.inflight)
 

@@ -163,6 +163,20 @@ def test_nor_is_it_while_advisories_are_lost_and_the_worker_pulls(after: float) 
     assert shop.life.see().stall == 0
 
 
+@pytest.mark.parametrize("pulls", [True, False], ids=["pulls", "does not pull"])
+def test_nor_is_it_after_a_restart(pulls: bool) -> None:
+    shop = Workshop(False, pulls=pulls)
+    shop.arrive(0.05)
+    shop.run(20.0)
+    shop.arrive(1000.0)
+    shop.step()
+    shop.hand_back(120.0)
+    shop.run(5.0)
+    shop.life.restart()
+    shop.run(100.0)
+    assert shop.events == []
+
+
 def test_a_message_that_is_handed_back_again_and_again_is_no_stall() -> None:
     shop = Workshop(False)
     shop.arrive(1000.0)

@@ -167,3 +167,9 @@ def test_a_signal_above_its_mark_is_always_latched(history: list[Reading]) -> No
         latches = judged(latches, replace(one, at=Now(float(at), 0.0)))
         assert latches.pending.on or one.pending <= 1000
         assert latches.inflight.on or (one.inflight or 0) <= 500
+
+
+def test_a_diagnosis_counts_no_longer_than_the_backlog_it_stood_beside() -> None:
+    was = Latches(pending=Latch(on=True, calm_since=0.0), diagnosed=Latch(on=True))
+    after = judged(was, reading(0, 0, 0, at=5.0))
+    assert not after.pending.on and not after.diagnosed.on

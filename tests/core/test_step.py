@@ -514,6 +514,19 @@ def test_what_a_consumer_lost_is_reported_though_it_is_deleted_before() -> None:
     assert [event.lost for event in world.stream] == [5, 7, None]
 
 
+def test_what_was_unknown_before_a_restart_stays_so_until_somebody_is_read() -> None:
+    world = World()
+    world.settled(pending=20_000)
+    world.at += 31.0
+    world.feed(Tick())
+    world.perform()
+    assert world.stored is not None and world.stored.lost
+    world.start()
+    assert world.state.was_unproved
+    world.settled(pending=20_000)
+    assert not world.state.was_unproved
+
+
 def test_a_loss_before_a_restart_is_not_reported_again() -> None:
     world = World()
     world.settled(pending=0, lost=7)

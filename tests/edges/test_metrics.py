@@ -180,7 +180,7 @@ def test_a_subject_as_it_is_known(world: World) -> None:
     world.watch(state("a.b", member(p50=100.0, p95=2000.0, p99=3000.0, drain=4.0)))
     expected = {"status": 2, "pressure": 1.5, "admit_ratio": 0, "drain_seconds": 4, "sample_age_seconds": 0.5}
     assert {name: world.values(P + name)["a.b",] for name in expected} == expected
-    assert world.values(P + "latency_seconds") == {("0.5", "a.b"): 0.1, ("0.95", "a.b"): 2.0, ("0.99", "a.b"): 3.0}
+    assert world.values(P + "latency_seconds") == {("p50", "a.b"): 0.1, ("p95", "a.b"): 2.0, ("p99", "a.b"): 3.0}
     assert world.values(P + "pending_messages") == {("c", "S", "a.b"): 5}
     assert world.values(P + "inflight_messages") == {("c", "S", "a.b"): 2}
     assert world.values(P + "time_in_status_seconds_total") == {("inactive", "a.b"): 60, ("active", "a.b"): 1.5}
