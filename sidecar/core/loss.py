@@ -52,6 +52,8 @@ class Checkpoint(Struct, frozen=True, gc=False):
     """Messages in the stream at that look."""
     lost: int
     """Messages counted as lost by then."""
+    removed: int
+    """Messages deleted by hand before the look that was before the sample, of whatever subject."""
 
 
 class Losses:
@@ -71,6 +73,8 @@ class Losses:
         "_moved",
         "_number",
         "_passed",
+        "_removed",
+        "_removed_before",
         "_settled",
         "_waiting",
         "account",
@@ -103,6 +107,8 @@ class Losses:
         self._passed = -1
         """Newest checkpoint whose place the first sequence passed, while the stream may have dropped messages."""
         self._settled = 0
+        self._removed = self._removed_before = 0
+        """Messages deleted by hand up to the newest look, and up to the one before it."""
         self._dropped = False
         """Whether the stream may have dropped messages between the last two looks."""
         self._moved = True
@@ -147,7 +153,7 @@ class Losses:
         self._settled = stored.settled
         self._clean = 0 if stored.holes else self._clean
         self._from = (stored.place, stored.given, stored.pending)
-        checkpoint = Checkpoint(self._number, stored.place, 0, stored.pending, stored.last, None, 0, 0)
+        checkpoint = Checkpoint(self._number, stored.place, 0, stored.pending, stored.last, None, 0, 0, self._removed)
         self._checkpoints.append(checkpoint)
         self._number += 1
 
@@ -156,6 +162,9 @@ class Losses:
         # Between two samples lie parts of the last two intervals between looks.
         dropped, self._dropped = self._dropped, may_drop(before, look, elapsed)
         drops = dropped or self._dropped
+        self._removed_before = self._removed
+        if not self._dropped and before is not None:
+            self._removed += _removed(before, look)
         place, given, pending = self._from
         moved, deliveries = sample.delivered_stream - place, sample.delivered_consumer - given
         self._given += min(moved, deliveries)
@@ -200,7 +209,7 @@ class Losses:
                 arrived = max(0, before.last_seq - then.last) if whole else 0
             given = self._given - then.given
             gone = max(then.pending - given - left, then.pending + arrived - given - sample.pending)
-            gone -= min(gone, _replaced(look, then))
+            gone -= min(gone, _replaced(look, then) + self._removed - then.removed)
             if then.number <= self._passed:
                 lost = gone if _life_times(look) else min(gone, look.first_seq - 1 - then.place)
                 self.total = max(self.total, then.lost + lost)
@@ -214,7 +223,8 @@ class Losses:
         self._from = (place, given, pending)
         self._drop_useless(_whole(sample, look), before)
         ahead, held = (None, 0) if before is None else (before.last_seq, before.messages)
-        then = Checkpoint(self._number, place, self._given, pending, look.last_seq, ahead, held, self.total)
+        counted = (self.total, self._removed_before)
+        then = Checkpoint(self._number, place, self._given, pending, look.last_seq, ahead, held, *counted)
         self._checkpoints.append(then)
         if len(self._checkpoints) > CHECKPOINTS:
             del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
@@ -294,6 +304,14 @@ def _replaced(look: StreamLook, then: Checkpoint) -> int:
         return ANY
     # No subject holds more messages than the stream.
     return arrived if then.held + arrived > retention.per_subject else 0
+
+
+def _removed(before: StreamLook, look: StreamLook) -> int:
+    """How many messages somebody deleted between two looks, if the stream dropped none and acks remove none."""
+    retention = look.retention
+    if retention is None or retention.policy != "limits" or retention.replaces:
+        return 0
+    return max(0, before.messages + look.last_seq - before.last_seq - look.messages)
 
 
 def _kind(sample: Sample, look: StreamLook) -> int:

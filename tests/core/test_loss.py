@@ -191,6 +191,19 @@ def test_where_nothing_is_ever_dropped_nothing_is_lost(kind: str, run: Any) -> N
 
 @TOGETHER
 @given(before=runs(AGAIN, BY_HAND), after=runs(AGAIN, RESTART))
+@example(
+    before=[([("publish", "s.b", 2, True)], []), ([("publish", "s.a", 4, True)], []), ([("delete", 1)], [])],
+    after=[([], []), ([], [])],
+)
+@example(
+    before=[
+        ([], [("publish", "s.a", 1, True)]),
+        ([], [("publish", "s.b", 1, True)]),
+        ([("publish", "s.a", 2, False)], []),
+        ([("delete", 0)], []),
+    ],
+    after=[([], [("publish", "s.b", 2, True)]), ([], [])],
+)
 def test_what_was_deleted_before_anything_was_dropped_is_not_counted(before: Any, after: Any) -> None:
     """Deleting by hand leaves holes, in sequences and in what waits; what is dropped later is counted without them."""
     world = World(Retention(max_msgs=10_000))
