@@ -205,6 +205,7 @@ async def test_a_start_under_load_pages_nobody_for_what_the_absence_has_left(
         await drain(nc, held)
         await wire.event("recovery")
         await asyncio.sleep(9)
-        assert [event["type"] for event in wire.live] == ["backpressure_active", "recovery"]
+        # It falls in one step or in two; what counts is that nobody was paged.
+        assert {event["type"] for event in wire.live} == {"backpressure_active", "recovery"}
         await publish(nc, 11_000)
         await wire.event("alert_firing")
