@@ -53,7 +53,7 @@ class Checkpoint(Struct, frozen=True, gc=False):
     lost: int
     """Messages counted as lost by then."""
     removed: int
-    """Messages deleted by hand before the look that was before the sample, of whatever subject."""
+    """Messages deleted by hand before the look before the sample, of whatever subject."""
 
 
 class Losses:
@@ -74,7 +74,7 @@ class Losses:
         "_number",
         "_passed",
         "_removed",
-        "_removed_before",
+        "_removed_now",
         "_settled",
         "_waiting",
         "account",
@@ -107,8 +107,9 @@ class Losses:
         self._passed = -1
         """Newest checkpoint whose place the first sequence passed, while the stream may have dropped messages."""
         self._settled = 0
-        self._removed = self._removed_before = 0
-        """Messages deleted by hand up to the newest look, and up to the one before it."""
+        self._removed = self._removed_now = 0
+        """Messages deleted by hand up to the look before the newest, and since then: unless the next interval is one in
+        which the stream may have dropped them."""
         self._dropped = False
         """Whether the stream may have dropped messages between the last two looks."""
         self._moved = True
@@ -162,9 +163,9 @@ class Losses:
         # Between two samples lie parts of the last two intervals between looks.
         dropped, self._dropped = self._dropped, may_drop(before, look, elapsed)
         drops = dropped or self._dropped
-        self._removed_before = self._removed
-        if not self._dropped and before is not None:
-            self._removed += _removed(before, look)
+        if not self._dropped:
+            self._removed += self._removed_now
+        self._removed_now = 0 if self._dropped or before is None else _removed(before, look)
         place, given, pending = self._from
         moved, deliveries = sample.delivered_stream - place, sample.delivered_consumer - given
         self._given += min(moved, deliveries)
@@ -223,7 +224,7 @@ class Losses:
         self._from = (place, given, pending)
         self._drop_useless(_whole(sample, look), before)
         ahead, held = (None, 0) if before is None else (before.last_seq, before.messages)
-        counted = (self.total, self._removed_before)
+        counted = (self.total, self._removed)
         then = Checkpoint(self._number, place, self._given, pending, look.last_seq, ahead, held, *counted)
         self._checkpoints.append(then)
         if len(self._checkpoints) > CHECKPOINTS:
