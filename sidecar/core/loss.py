@@ -70,6 +70,7 @@ class Losses:
         "_kind",
         "_last",
         "_look",
+        "_looked",
         "_moved",
         "_number",
         "_passed",
@@ -96,6 +97,8 @@ class Losses:
         self._checkpoints: list[Checkpoint] = []
         self._last: Sample | None = None
         self._look: StreamLook | None = None
+        self._looked = 0.0
+        """Monotonic time by which the newest look was taken."""
         self._from = (0, 0, 0)
         """Place, deliveries and pending that the next sample is compared with."""
         self._given = 0
@@ -119,6 +122,7 @@ class Losses:
         """Account for a sample; `look` was taken after it. Where it was taken before (`early`), the sample waits for
         the first newer look, and is left out if a sample with a look of its own comes first."""
         self.losing = self.purged = False
+        at = sample.at.mono
         waiting, self._waiting = self._waiting, (sample, look) if early else None
         if early:
             if waiting is None or waiting[1] is look:
@@ -135,11 +139,12 @@ class Losses:
         kind, stored = _kind(sample, look), self._account
         if last is None and stored is not None and _fits(stored, sample, look, kind):
             self._resume(stored)
-            self._compare(sample, before, look)
+            self._compare(sample, before, look, None)
         elif last is None or kind != self._kind:
             self._begin(look)
         else:
-            self._compare(sample, before, look)
+            self._compare(sample, before, look, at - self._looked)
+        self._looked = at
         self._kind = kind
         self._remember(sample, before, look)
         self._last, self._look = sample, look
@@ -158,8 +163,7 @@ class Losses:
         self._checkpoints.append(checkpoint)
         self._number += 1
 
-    def _compare(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
-        elapsed = sample.at.mono - self._last.at.mono if self._last is not None else None
+    def _compare(self, sample: Sample, before: StreamLook | None, look: StreamLook, elapsed: float | None) -> None:
         # Between two samples lie parts of the last two intervals between looks.
         dropped, self._dropped = self._dropped, may_drop(before, look, elapsed)
         drops = dropped or self._dropped
