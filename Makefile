@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 # again with the SEED that it printed.
 SEED ?=
 FRESH := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
-TIMES ?= 100
+TIMES ?= 25
 # The tests wait more than they work: more of them side by side than there are processors.
 SIDE_BY_SIDE := -n 4 --dist worksteal
 SHELL := /bin/bash
@@ -39,7 +39,7 @@ lint: venv ## ruff and mypy
 
 test-all: test test-slow test-containers test-versions ## everything: also the slow, the containers and every server version
 
-test-slow: venv ## only the slow ones: whole overloads, chaos, and 100 times the examples with a fresh seed (SEED, TIMES)
+test-slow: venv ## only the slow ones: whole overloads, chaos, and 25 times the examples with a fresh seed (SEED, TIMES)
 	@echo "properties: seed $(FRESH); the same again: make test-slow SEED=$(FRESH) TIMES=$(TIMES)"
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]  # 5: there are none
 	EXPLORE=$(TIMES) $(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis and not real_server" \

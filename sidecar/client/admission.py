@@ -125,7 +125,7 @@ class Shedder:
     def __init__(self) -> None:
         self.credit = 0.0
         self._ratio, self._until_weighed = 0.0, 0
-        self._offered = [0, 0, 0]
+        self._offered = [0.0, 0.0, 0.0]
         """Requests lately, by rank."""
         self._shares = [0.0, 0.0, 0.0]
         """Of the requests of a rank, the share to admit."""
@@ -153,10 +153,10 @@ class Shedder:
     def _weigh(self, ratio: float) -> None:
         """Give what the ratio leaves of the requests lately to each rank in turn."""
         total = sum(self._offered)
-        self._ratio, self._until_weighed = ratio, min(WEIGHED_EVERY, total // 4)
+        self._ratio, self._until_weighed = ratio, min(WEIGHED_EVERY, int(total / 4))
         left = ratio * total
         for rank, offered in enumerate(self._offered):
             self._shares[rank] = min(1.0, max(0.0, left) / max(1, offered))
             left -= offered
-        if total >= LATELY:
-            self._offered = [offered // 2 for offered in self._offered]
+        if total >= LATELY:  # halved exactly: what is rounded off is missed by a rare priority
+            self._offered = [offered / 2 for offered in self._offered]
