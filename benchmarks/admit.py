@@ -10,9 +10,9 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from sidecar.client import BackpressureClient
-from sidecar.edges.embedded import EmbeddedServer
-from tests.client.states import States, active, says, state
+from nats_backpressure.adapters.embedded_server import EmbeddedServer
+from nats_backpressure.client import BackpressureClient
+from tests.worlds.state_bucket import States, active, says, state
 
 ANSWERS, QUESTIONS = 200_000, 1_000
 ANSWER = b'{"subject": "calm", "role": "gateway", "action": "continue", "valid_for_ms": 0}'

@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.plot import drawn
-from sidecar.demo.play import play
-from sidecar.demo.report import page
-from sidecar.demo.scene import Mode, Scene
-from sidecar.demo.story import Silent
-from sidecar.demo.summary import Summary, Take, summed
-from sidecar.edges.embedded import EmbeddedServer
+from nats_backpressure.adapters.embedded_server import EmbeddedServer
+from nats_backpressure.demo.html_report import page
+from nats_backpressure.demo.run import play
+from nats_backpressure.demo.scenario import Mode, Scene
+from nats_backpressure.demo.summary import Summary, Take, summed
+from nats_backpressure.demo.terminal_output import Silent
 
 SYSTEMS: dict[str, tuple[Mode, bool]] = {
     "none": ("none", False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping
 
-from sidecar.demo.summary import Summary
+from nats_backpressure.demo.summary import Summary
 
 Results = Mapping[float, Mapping[str, Summary]]
 """Load, in units of the capacity -> system -> what its run came to."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sidecar.cli.check import check
+from nats_backpressure.cli.check import check
 
 
 @pytest.fixture(autouse=True)

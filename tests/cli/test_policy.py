@@ -28,7 +28,7 @@ async def guarded(tmp_path: Path, server: NatsServer, router: None) -> AsyncIter
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests in which nothing is refused: nobody waits to hear that it is."""
-    monkeypatch.setattr("sidecar.cli.bucket.REFUSED_WITHIN", 0.05)
+    monkeypatch.setattr("nats_backpressure.cli.policy_edit.REFUSED_WITHIN", 0.05)
 
 
 ALL = "governs 1 of 1 watched subject"

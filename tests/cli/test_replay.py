@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sidecar.cli.replay import BAD_SHOWN, replay
-from sidecar.tape.recording import Line, Rules, Stream, encode
+from nats_backpressure.cli.replay import BAD_SHOWN, replay
+from nats_backpressure.recording.format import Line, Rules, Stream, encode
 from tests.support.recordings import MONO, WALL, beginning, reading, written
 
 

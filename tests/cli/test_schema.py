@@ -7,7 +7,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from sidecar.cli.schema import schema
+from nats_backpressure.cli.schema import schema
 
 
 def printed(*arguments: str) -> dict[str, Any]:

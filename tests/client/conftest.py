@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.client import Client
 
-from sidecar.client import BackpressureClient
-from tests.client.states import States
+from nats_backpressure.client import BackpressureClient
+from tests.worlds.state_bucket import States
 
 
 @pytest.fixture

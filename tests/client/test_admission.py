@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.client.admission import BAND, FALLBACK_RETRY_AFTER, OPEN, RANKS, Limits, Shedder, ruling, worst
-from sidecar.client.values import Known
+from nats_backpressure.client.admission import BAND, FALLBACK_RETRY_AFTER, OPEN, RANKS, Limits, Shedder, ruling, worst
+from nats_backpressure.client.values import Known
 
 LIMITS = Limits(stale_after=10, unknown_after=30)
 ACTIVE = Known("s", "active", "reject", admit_ratio=0.0, retry_after_seconds=30)

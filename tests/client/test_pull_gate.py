@@ -16,11 +16,11 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
-from sidecar.client import BackpressureClient, PullGate
-from sidecar.ending import ended
-from tests.client.service import Answer, Service
-from tests.client.states import SUBJECT, until
+from nats_backpressure.client import BackpressureClient, PullGate
+from nats_backpressure.runtime.tasks import ended
 from tests.support.servers import NatsServer
+from tests.worlds.decision_service import Answer, Service
+from tests.worlds.state_bucket import SUBJECT, until
 
 Subscription = JetStreamContext.PullSubscription
 
@@ -117,7 +117,7 @@ async def test_a_grant_is_used_while_it_counts_and_then_asked_for_anew(
 async def test_what_came_is_handed_out_at_once_though_more_was_asked_for(
     client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.client.pull_gate.GRANT_LIFE", 60.0)
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.GRANT_LIFE", 60.0)
     gate = PullGate(client, subscription, SUBJECT)
     async with Service(nc, grants(50)), asyncio.timeout(20):
         fetching = asyncio.create_task(gate.fetch(50, timeout=60))
@@ -173,7 +173,7 @@ async def test_a_new_grant_replaces_what_is_left_of_the_last_one(
 async def test_what_a_cancelled_fetch_had_got_is_for_the_next_one(
     client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.client.pull_gate.REST_WITHIN", 60.0)
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.REST_WITHIN", 60.0)
     gate = PullGate(client, subscription, SUBJECT)
     await publish(nc, 1)
     async with Service(nc, grants(5)), asyncio.timeout(20):

@@ -11,11 +11,11 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from sidecar.client import BackpressureClient, PullGate
-from tests.client.states import says
+from nats_backpressure.client import BackpressureClient, PullGate
 from tests.support.router import CONSUMER, drain, publish, take
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, eventually
+from tests.worlds.state_bucket import says
 
 CONFIG = QUICK | {"publish": {"heartbeat_seconds": 0.2}, "policies": [{"subjects": [">"], "hold_seconds": 1}]}
 

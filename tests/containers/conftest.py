@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.pair import Pair, running_pair
+from tests.containers.containers import Pair, running_pair
 from tests.support.parts import need_command
 from tests.support.servers import server_binary
 

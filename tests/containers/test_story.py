@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from tests.containers.pair import Pair
+from tests.containers.containers import Pair
 from tests.support.sidecar import SUBJECT, Wire
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(500)]

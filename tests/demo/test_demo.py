@@ -13,7 +13,7 @@ import pytest
 
 async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sidecar", "demo", *arguments),
+        *(sys.executable, "-m", "nats_backpressure", "demo", *arguments),
         env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks.plot import drawn
-from sidecar.demo.report import page
-from sidecar.demo.scene import Scene
-from sidecar.demo.story import Story
-from sidecar.demo.summary import Row, Take, summed
+from nats_backpressure.demo.html_report import page
+from nats_backpressure.demo.scenario import Scene
+from nats_backpressure.demo.summary import Row, Take, summed
+from nats_backpressure.demo.terminal_output import Story
 
 SCENE = Scene(hands=10, seconds_each=0.1, seconds=10.0, calm=2.0, deadline=5.0)  # 100 a second
 ACTIVE: dict[str, Any] = {

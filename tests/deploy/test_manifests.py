@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from sidecar.cli import main
+from nats_backpressure.cli import main
 from tests.support.parts import need_command
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

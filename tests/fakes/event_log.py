@@ -7,11 +7,10 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core import moments
-from sidecar.core.changes import event_id
-from sidecar.history import Kept, kept
-from sidecar.ports import Page, Unavailable, Wanted
-from sidecar.wire import messages
+from nats_backpressure.core.subject.next_record import event_id
+from nats_backpressure.protocol import messages, timestamps
+from nats_backpressure.queries.event_cache import Kept, kept
+from nats_backpressure.runtime.ports import Page, Unavailable, Wanted
 
 SUBJECT = "orders.*.created"
 T0 = 1_767_225_600_000
@@ -25,7 +24,7 @@ def told(seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epo
         id=event_id(subject, epoch, seq),
         type=more.pop("type", TYPES[to]),
         subject=subject,
-        timestamp=moments.written(at / 1000),
+        timestamp=timestamps.written(at / 1000),
         epoch=epoch,
         seq=seq,
         incident=None,

@@ -22,9 +22,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sidecar.core.model import ConsumerConfig, ConsumerKey, Now, Retention, Sample, StreamLook
-from sidecar.core.patterns import covers
-from sidecar.observations import ConsumerGone, ConsumersReading, StreamGone, StreamsReading, Unavailable
+from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Now, Retention, Sample, StreamLook
+from nats_backpressure.protocol.patterns import covers
+from nats_backpressure.runtime.observations import (
+    ConsumerGone,
+    ConsumersReading,
+    StreamGone,
+    StreamsReading,
+    Unavailable,
+)
 
 
 class FakeClock:

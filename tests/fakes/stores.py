@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sidecar.core.changes import refusal
-from sidecar.core.model import Event, EventType, Status
-from sidecar.core.state import Rejection
-from sidecar.ports import Conflict, SendConflict, Stored, Told, Unavailable, Unpublishable
-from sidecar.wire.stored import record_of
+from nats_backpressure.core.model import Event, EventType, Status
+from nats_backpressure.core.subject.next_record import refusal
+from nats_backpressure.core.subject.state import Rejection
+from nats_backpressure.core.subject.stored_state import record_of
+from nats_backpressure.runtime.ports import Conflict, SendConflict, Stored, Told, Unavailable, Unpublishable
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)

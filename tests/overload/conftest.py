@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sidecar.demo.play import play
-from sidecar.demo.scene import Scene
-from sidecar.demo.story import Silent
-from sidecar.demo.summary import Take
+from nats_backpressure.demo.run import play
+from nats_backpressure.demo.scenario import Scene
+from nats_backpressure.demo.summary import Take
+from nats_backpressure.demo.terminal_output import Silent
 from tests.support.servers import NatsServer
 
 Played = Callable[[Scene], Awaitable[Take]]

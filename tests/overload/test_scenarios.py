@@ -12,12 +12,12 @@ from typing import Any
 import nats
 import pytest
 
-from sidecar.demo.cast import Cast
-from sidecar.demo.load import Caller
-from sidecar.demo.scene import SUBJECT, Scene
-from sidecar.demo.summary import summed
+from nats_backpressure.demo.load_generator import Caller
+from nats_backpressure.demo.processes import Cast
+from nats_backpressure.demo.scenario import SUBJECT, Scene
+from nats_backpressure.demo.summary import summed
 from tests.overload.conftest import Played
-from tests.overload.seen import back_to_calm, clean, shed_while_active, told_and_over
+from tests.overload.observed_events import back_to_calm, clean, shed_while_active, told_and_over
 from tests.support.router import CONSUMER, publish, take
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, Sidecar, Wire

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from tests.support.meanwhile import meanwhile
+from tests.support.background import meanwhile
 from tests.support.router import drain, publish, take
 from tests.support.sidecar import SUBJECT, Sidecar, Wire
 

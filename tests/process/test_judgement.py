@@ -15,7 +15,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
-from tests.support.meanwhile import meanwhile
+from tests.support.background import meanwhile
 from tests.support.parts import need_server
 from tests.support.router import CONSUMER, drain, publish, take, work
 from tests.support.servers import NatsServer

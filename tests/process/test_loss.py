@@ -10,7 +10,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig
 
-from tests.support.meanwhile import meanwhile
+from tests.support.background import meanwhile
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, Sidecar, Wire, eventually
 

@@ -12,12 +12,12 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from sidecar.client import BackpressureClient
-from tests.client.states import says
-from tests.support.meanwhile import meanwhile
+from nats_backpressure.client import BackpressureClient
+from tests.support.background import meanwhile
 from tests.support.router import drain, publish, take, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
+from tests.worlds.state_bucket import says
 
 SLACK = 2.0
 """Seconds for a machine that does other things as well."""

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.kv import KeyValue
 
-from tests.support.meanwhile import meanwhile
+from tests.support.background import meanwhile
 from tests.support.router import override, publish, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually

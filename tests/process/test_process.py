@@ -10,9 +10,9 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig, StreamSource
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar import main
-from sidecar.service import Service
-from sidecar.settings import Http, Settings
+from nats_backpressure import app
+from nats_backpressure.config.settings import Http, Settings
+from nats_backpressure.runtime.service import Service
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
@@ -141,4 +141,4 @@ def test_a_crash_in_a_loop_ends_the_process_with_1(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Service, "_tick", crash)
     settings = Settings(http=Http(host="127.0.0.1", port=0))
-    assert main.start(settings, None, lambda: settings) == 1
+    assert app.start(settings, None, lambda: settings) == 1

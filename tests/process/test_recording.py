@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from nats.aio.client import Client
 
-from sidecar.cli.replay import replay
+from nats_backpressure.cli.replay import replay
 from tests.support.router import CONSUMER, drain, override, publish, take
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from click.testing import CliRunner, Result
 
-from sidecar.cli import main
+from nats_backpressure.cli import main
 
 PLAIN = {name: None for name in os.environ if name.startswith("NATS_")}
 """What an environment of the developer's own must not add."""
@@ -50,7 +50,7 @@ class Command:
         """A process of its own, for what goes on until it is interrupted."""
         env = {k: v for k, v in os.environ.items() if k not in PLAIN} | {"NATS_URL": self.url}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sidecar", *arguments), env=env, stdout=PIPE, stderr=PIPE
+            *(sys.executable, "-m", "nats_backpressure", *arguments), env=env, stdout=PIPE, stderr=PIPE
         )
         self._processes.append(process)
         return process

@@ -9,7 +9,7 @@ import pkgutil
 import hypothesis
 
 import benchmarks
-import sidecar
+import nats_backpressure
 
 TIMES = int(os.environ.get("EXPLORE", "1"))
 """How many times the usual number of examples; `make test-slow` sets it."""
@@ -43,7 +43,7 @@ def register() -> None:
 def load_everything() -> None:
     """Import all that is ours. Hypothesis takes constants from the source of what is loaded: what a seed comes to
     would depend on which tests were chosen, and which of them ran before."""
-    for package in (benchmarks, sidecar):
+    for package in (benchmarks, nats_backpressure):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)

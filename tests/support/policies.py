@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sidecar.core.policy import PolicyEntry, parse_entry
+from nats_backpressure.policy.parse import PolicyEntry, parse_entry
 
 SIGNALS = ("pending", "inflight", "latency_p95", "drain_seconds")
 MARKS = ("warn", "critical", "overload")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from sidecar.core.model import ConsumerConfig
-from sidecar.tape.longhand import Longhand, Observation
-from sidecar.tape.recording import Bad, Begun, Consumer, Line, ReadDone, Sampled, Shape, Stream, encode
+from nats_backpressure.core.model import ConsumerConfig
+from nats_backpressure.recording.decoder import Longhand, Observation
+from nats_backpressure.recording.format import Bad, Begun, Consumer, Line, ReadDone, Sampled, Shape, Stream, encode
 
 SUBJECT = "orders.new"
 MONO, WALL = 1000.0, 1_800_000_000.0

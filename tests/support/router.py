@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from sidecar.wire.subjects import encode
+from nats_backpressure.protocol.subjects import encode
 from tests.support.sidecar import SUBJECT
 
 CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000, ack_wait=60)

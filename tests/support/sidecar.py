@@ -59,7 +59,7 @@ class Sidecar:
         with self.log_path.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "sidecar", "run", "--config", str(self._config), *self._arguments),
+                *("-m", "nats_backpressure", "run", "--config", str(self._config), *self._arguments),
                 env=self._environment,
                 stdout=log,
                 stderr=log,

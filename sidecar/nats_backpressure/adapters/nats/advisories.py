@@ -1,0 +1,164 @@
+"""Listens to the server's advisories and ack metrics. They are hints: some are lost, any may be forged.
+
+Only the subjects that are used: the API audit advisories would bring every reply to every request of ours once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from msgspec import Meta, Struct
+from nats.aio.msg import Msg
+
+from nats_backpressure.core.model import ConsumerKey
+from nats_backpressure.runtime.observations import (
+    AckSeen,
+    ApiLimited,
+    ConsumerChanged,
+    Hint,
+    MaxDeliveries,
+    Nak,
+    StreamChanged,
+    Terminated,
+)
+from nats_backpressure.runtime.ports import Clock
+
+METRIC = "$JS.EVENT.METRIC.CONSUMER.ACK"
+CONSUMER = "$JS.EVENT.ADVISORY.CONSUMER"
+STREAM = "$JS.EVENT.ADVISORY.STREAM"
+LIMIT_REACHED = "$JS.EVENT.ADVISORY.API.LIMIT_REACHED"
+"""The server tells this in the system account only; whoever is let see it there may have it imported."""
+
+SUBJECTS = (
+    f"{METRIC}.*.*",
+    *(f"{CONSUMER}.{kind}.*.*" for kind in ("MAX_DELIVERIES", "MSG_NAKED", "MSG_TERMINATED", "CREATED", "DELETED")),
+    *(f"{STREAM}.{kind}.*" for kind in ("CREATED", "UPDATED", "DELETED")),
+    LIMIT_REACHED,
+)
+PENDING_MESSAGES, PENDING_BYTES = 4096, 4 * 1024 * 1024
+"""What may wait on one subscription; beyond it the client drops, and its error callback counts."""
+SIZE_LIMIT = 16 * 1024
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+
+
+class _Advisory(Struct):
+    type: str
+    stream: str = ""
+    consumer: str = ""
+
+
+class _Ack(_Advisory):
+    ack_time: Annotated[int, Meta(ge=0, le=2**63 - 1)] = -1
+    """Nanoseconds."""
+    deliveries: Positive = 1
+
+
+_ADVISORY = msgspec.json.Decoder(_Advisory)
+_ACK = msgspec.json.Decoder(_Ack)
+_TYPES = {
+    "MAX_DELIVERIES": "max_deliver",
+    "MSG_NAKED": "nak",
+    "MSG_TERMINATED": "terminated",
+    "CREATED": "consumer_action",
+    "DELETED": "consumer_action",
+}
+
+
+class Subscriber(Protocol):
+    def subscribe(
+        self,
+        subject: str,
+        queue: str = "",
+        cb: Callable[[Msg], Awaitable[None]] | None = None,
+        *,
+        pending_msgs_limit: int = ...,
+        pending_bytes_limit: int = ...,
+    ) -> Awaitable[Any]: ...
+
+
+class Malformed(ValueError):
+    """No advisory of the server looks like this."""
+
+
+class Advisories:
+    """Hands every hint to `sink`, which must be quick and must not raise; `count` hears of what was thrown away."""
+
+    def __init__(self, clock: Clock, sink: Callable[[Hint], None], count: Callable[[str], None]) -> None:
+        self._clock, self._sink, self._count = clock, sink, count
+
+    async def listen(self, client: Subscriber) -> None:
+        """Subscribe on this client; to be called for each new one."""
+        for subject in SUBJECTS:
+            await client.subscribe(
+                subject, cb=self._heard, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
+            )
+
+    async def _heard(self, message: Msg) -> None:
+        # Nothing is awaited here: a callback that waits could be cancelled, and its subscription would end silently.
+        hint = self.read(message.subject, message.data)
+        if hint is None:
+            self._count("advisory_malformed")
+        else:
+            self._sink(hint)
+
+    def read(self, subject: str, data: bytes) -> Hint | None:
+        """The hint in an advisory; None for whatever else somebody may publish there."""
+        try:
+            if len(data) > SIZE_LIMIT:
+                raise Malformed("too large")
+            if subject == LIMIT_REACHED:
+                _typed(_ADVISORY.decode(data), "advisory.v1.api_limit_reached")
+                return ApiLimited()
+            prefix, _, rest = subject.partition(".CONSUMER.ACK.")
+            if f"{prefix}.CONSUMER.ACK" == METRIC and rest:
+                return self._ack(rest.split("."), _ACK.decode(data))
+            advisory = _ADVISORY.decode(data)
+            if subject.startswith(f"{CONSUMER}."):
+                return _consumer_hint(subject.removeprefix(f"{CONSUMER}.").split("."), advisory)
+            return _stream_hint(subject.removeprefix(f"{STREAM}.").split("."), advisory)
+        except UNREADABLE:
+            return None
+
+    def _ack(self, names: list[str], ack: _Ack) -> AckSeen:
+        _typed(ack, "metric.v1.consumer_ack")
+        if ack.ack_time < 0:
+            raise Malformed("no ack_time")
+        return AckSeen(_key(names, ack), ack.ack_time / 1e9, ack.deliveries, self._clock.now())
+
+
+def _consumer_hint(tokens: list[str], advisory: _Advisory) -> Hint:
+    kind, *names = tokens
+    _typed(advisory, f"advisory.v1.{_TYPES.get(kind, '?')}")
+    key = _key(names, advisory)
+    match kind:
+        case "MAX_DELIVERIES":
+            return MaxDeliveries(key)
+        case "MSG_NAKED":
+            return Nak(key)
+        case "MSG_TERMINATED":
+            return Terminated(key)
+        case _:
+            return ConsumerChanged(key, kind.lower())
+
+
+def _stream_hint(tokens: list[str], advisory: _Advisory) -> Hint:
+    _typed(advisory, "advisory.v1.stream_action")
+    if len(tokens) != 2 or tokens[0] not in ("CREATED", "UPDATED", "DELETED") or tokens[1] != advisory.stream:
+        raise Malformed("the subject tells of something else")
+    return StreamChanged(advisory.stream, tokens[0].lower())
+
+
+def _typed(advisory: _Advisory, kind: str) -> None:
+    if advisory.type != f"io.nats.jetstream.{kind}":
+        raise Malformed("another type")
+
+
+def _key(names: list[str], advisory: _Advisory) -> ConsumerKey:
+    """The consumer, if subject and payload agree on it: who forges one does not get to name another."""
+    if names != [advisory.stream, advisory.consumer]:
+        raise Malformed("the subject tells of something else")
+    return ConsumerKey(advisory.stream, advisory.consumer)

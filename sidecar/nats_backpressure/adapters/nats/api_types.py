@@ -1,0 +1,220 @@
+"""The server's replies about streams and consumers: as they are decoded, and as the core reads them.
+
+Only what is used is named; what a newer server adds is ignored, and what it leaves out is what Go leaves out: zero.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Generic, TypeVar
+
+from msgspec import Meta, Struct
+
+from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Now, Retention, Sample, StreamLook
+
+METADATA = ("backpressure.", "io.nats.monitor.")
+"""How the keys begin that are meant for us."""
+METADATA_LIMIT, METADATA_LENGTH = 64, 1024
+"""Keys, and characters of a key or value; what goes beyond is left out."""
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Limit = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""Zero, negative or absent: without a limit."""
+Moment = Annotated[datetime, Meta(tz=True)]
+Text = Annotated[str, Meta(max_length=1024)]
+T = TypeVar("T")
+
+
+class Sequences(Struct):
+    consumer_seq: Count
+    stream_seq: Count
+    last_active: Moment | None = None
+
+
+class Config(Struct):
+    ack_policy: Text
+    durable_name: str = ""
+    filter_subject: str = ""
+    filter_subjects: tuple[str, ...] | None = None
+    max_ack_pending: Limit = 0
+    ack_wait: Count = 0
+    sample_freq: str = ""
+    deliver_subject: str = ""
+    max_deliver: Limit = 0
+    priority_groups: tuple[str, ...] | None = None
+    rate_limit_bps: int = 0
+    replay_policy: str = ""
+    deliver_policy: str = ""
+    metadata: dict[str, str] | None = None
+
+
+class Consumer(Struct):
+    name: str
+    created: Text
+    config: Config
+    delivered: Sequences
+    ack_floor: Sequences
+    num_pending: Count
+    num_ack_pending: Count
+    num_redelivered: Count = 0
+    num_waiting: Count = 0
+    paused: bool = False
+    push_bound: bool = False
+    ts: Moment | None = None
+
+
+class Mirror(Struct):
+    name: str = ""
+
+
+class StreamConfig(Struct):
+    name: str
+    subjects: tuple[str, ...] | None = None
+    max_msgs: Limit = 0
+    max_bytes: Limit = 0
+    max_msgs_per_subject: Limit = 0
+    discard: str = "old"
+    retention: str = "limits"
+    max_age: Count = 0
+    allow_rollup_hdrs: bool = False
+    allow_msg_ttl: bool = False
+    mirror: Mirror | None = None
+
+
+class State(Struct):
+    messages: Count
+    bytes: Count
+    first_seq: Count
+    last_seq: Count
+    first_ts: Moment | None = None
+    num_subjects: Count = 0
+
+
+class Stream(Struct):
+    config: StreamConfig
+    created: Text
+    state: State
+    ts: Moment | None = None
+
+
+class Error(Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class Reply(Struct):
+    error: Error | None = None
+
+
+class Page(Reply, Generic[T]):
+    total: Count = 0
+    limit: Count = 0
+    streams: list[T] | None = None
+    consumers: list[T] | None = None
+    missing: list[str] | None = None
+    offline: dict[str, str] | None = None
+
+
+def look(stream: Stream) -> StreamLook:
+    config, state = stream.config, stream.state
+    return StreamLook(
+        name=config.name,
+        created=stream.created,
+        first_seq=state.first_seq,
+        last_seq=state.last_seq,
+        messages=state.messages,
+        subjects=config.subjects or (),
+        at_limit=config.discard == "old" and _full(config, state),
+        origin=config.mirror.name if config.mirror else None,
+        fill=_fill(config, state),
+        oldest_age=_since(state.first_ts, stream.ts) if state.messages else None,
+        retention=_retention(config),
+    )
+
+
+def _retention(config: StreamConfig) -> Retention:
+    return Retention(
+        policy=config.retention,
+        max_age=config.max_age / 1e9,
+        max_msgs=max(0, config.max_msgs),
+        max_bytes=max(0, config.max_bytes),
+        discards_old=config.discard == "old",
+        per_subject=max(0, config.max_msgs_per_subject),
+        rollup=config.allow_rollup_hdrs,
+        life_times=config.allow_msg_ttl,
+    )
+
+
+def _fill(config: StreamConfig, state: State) -> float | None:
+    """The largest share of its limits; that of messages per subject is none: to stand at it is such a stream's use."""
+    shares = [
+        held / limit
+        for held, limit in ((state.messages, config.max_msgs), (state.bytes, config.max_bytes))
+        if limit > 0
+    ]
+    return min(1.0, max(shares)) if shares else None
+
+
+def _full(config: StreamConfig, state: State) -> bool:
+    """Whether a next message pushes one out. Bytes: the next one may be larger than what room is left."""
+    per_subject = config.max_msgs_per_subject * state.num_subjects
+    return (
+        0 < config.max_msgs <= state.messages
+        or 0 < config.max_bytes * 0.95 <= state.bytes
+        or 0 < per_subject <= state.messages
+    )
+
+
+def meant_for_us(metadata: dict[str, str]) -> tuple[tuple[tuple[str, str], ...], int]:
+    """The pairs that are meant for us, by key, within bounds; and how many of them were left out."""
+    ours = sorted(pair for pair in metadata.items() if pair[0].startswith(METADATA))
+    short = [pair for pair in ours if max(map(len, pair)) <= METADATA_LENGTH][:METADATA_LIMIT]
+    return tuple(short), len(ours) - len(short)
+
+
+def sample(stream: str, info: Consumer, at: Now, metadata: tuple[tuple[str, str], ...] = ()) -> Sample:
+    return Sample(
+        key=ConsumerKey(stream, info.name),
+        created=info.created,
+        config=_facts(info.config, metadata),
+        at=at,
+        pending=info.num_pending,
+        inflight=info.num_ack_pending,
+        redelivered=info.num_redelivered,
+        waiting=info.num_waiting,
+        delivered_stream=info.delivered.stream_seq,
+        delivered_consumer=info.delivered.consumer_seq,
+        floor_stream=info.ack_floor.stream_seq,
+        floor_consumer=info.ack_floor.consumer_seq,
+        since_delivery=_since(info.delivered.last_active, info.ts),
+        since_ack=_since(info.ack_floor.last_active, info.ts),
+        paused=info.paused,
+        bound=info.push_bound or not info.config.deliver_subject,
+    )
+
+
+def _facts(config: Config, metadata: tuple[tuple[str, str], ...]) -> ConsumerConfig:
+    frequency = config.sample_freq.strip().rstrip("%")
+    return ConsumerConfig(
+        durable=bool(config.durable_name),
+        ack_policy=config.ack_policy,
+        filters=config.filter_subjects or ((config.filter_subject,) if config.filter_subject else ()),
+        max_ack_pending=config.max_ack_pending if config.max_ack_pending > 0 else None,
+        ack_wait=config.ack_wait / 1e9 if config.ack_wait else 30.0,
+        sampled=frequency.isdigit() and int(frequency) > 0,
+        push=bool(config.deliver_subject),
+        max_deliver=config.max_deliver if config.max_deliver > 0 else None,
+        priority_groups=bool(config.priority_groups),
+        rate_limited=config.rate_limit_bps > 0,
+        original_replay=config.replay_policy == "original",
+        last_per_subject=config.deliver_policy == "last_per_subject",
+        metadata=metadata,
+    )
+
+
+def _since(then: datetime | None, now: datetime | None) -> float | None:
+    """Seconds on the server's own clock; None where the reply tells no time (2.9), or it never happened (year 1)."""
+    if then is None or now is None or then.year <= 1:
+        return None
+    return max(0.0, (now - then).total_seconds())

@@ -1,0 +1,164 @@
+"""The client side of the commands: one connection for as long as a command lasts, and errors fit for a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from math import ceil
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+
+from nats_backpressure.adapters.nats.bounded_client import settled
+from nats_backpressure.adapters.nats.connection import BadCredentials, Client, Options, check_size, credentials, discard
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.ports import Unavailable
+
+HEARD = 10_000
+"""Messages that wait to be taken; further ones are dropped by the client."""
+
+
+class ServiceError(Unavailable):
+    """The service's own words; `code` is as the contract has it."""
+
+    def __init__(self, code: str, said: str) -> None:
+        super().__init__(f"{said} ({code})")
+        self.code = code
+
+
+class Line:
+    """Connects when first used, and anew when used after a loss. Raises Unavailable, with what to tell an operator."""
+
+    def __init__(self, options: Options, names: Names, seconds: float) -> None:
+        self.names, self._options, self._seconds = names, options, seconds
+        self._client: _Client | None = None
+
+    def client(self) -> NatsClient:
+        """The present client."""
+        if self._client is None or not self._client.is_connected:
+            raise Unavailable("the connection to NATS was lost")
+        return self._client
+
+    async def connect(self) -> _Client:
+        if self._client is not None and self._client.is_connected:
+            return self._client
+        await self.close()
+        self._client = client = _Client()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await client.connect(
+                    servers=list(self._options.servers),
+                    name=f"{self.names.name}/command",
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=ceil(self._seconds),
+                    pending_size=2 * 1024 * 1024,
+                    flush_timeout=self._seconds,
+                    inbox_prefix=self._options.inbox_prefix,
+                    error_cb=client.on_error,
+                    closed_cb=client.on_end,
+                    disconnected_cb=client.on_end,
+                    **credentials(self._options),
+                )
+        except BadCredentials as error:
+            raise Unavailable(str(error)) from None
+        except Exception as error:  # nats-py raises many things here, and most say less than its callback did
+            raise Unavailable(f"cannot connect to {self._where}: {_why(client.heard or error)}") from None
+        return client
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(self._options.plain_servers())
+
+    async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
+        """The operator's patience goes over what the asker would wait."""
+        client = await self.connect()
+        check_size(client, subject, payload, headers)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await client.request(subject, payload, timeout=self._seconds, headers=headers)
+        except nats.errors.NoRespondersError:
+            raise Unavailable(self._nobody(subject)) from None
+        except Exception as error:  # a client that closes under a request raises many things
+            raise Unavailable(self._no_answer(client, error)) from None
+
+    async def ask(self, endpoint: str, body: object = None) -> bytes:
+        """The service's answer, a JSON document."""
+        payload = b"" if body is None else msgspec.json.encode(body)
+        reply = await self.request(f"{self.names.prefix}.{endpoint}", payload, self._seconds)
+        headers = reply.headers or {}
+        if code := headers.get("Nats-Service-Error-Code"):
+            raise ServiceError(code, headers.get("Nats-Service-Error", "refused"))
+        return reply.data
+
+    @asynccontextmanager
+    async def hear(self, subjects: Iterable[str]) -> AsyncIterator[asyncio.Queue[Msg | None]]:
+        """What is published there from now on; None once the connection is lost."""
+        client = await self.connect()
+        heard: asyncio.Queue[Msg | None] = asyncio.Queue(HEARD)
+
+        async def take(message: Msg) -> None:
+            if not heard.full():
+                heard.put_nowait(message)
+
+        subscriptions = [await client.subscribe(subject, cb=take) for subject in subjects]
+        end = asyncio.ensure_future(client.ended.wait())
+        end.add_done_callback(lambda done: None if done.cancelled() or heard.full() else heard.put_nowait(None))
+        try:
+            try:  # a round trip, so that the server knows them; a right that is missing is told by then too
+                async with asyncio.timeout(self._seconds):
+                    await settled(client)
+            except Exception as error:
+                raise Unavailable(self._no_answer(client, error)) from None
+            if client.denied_at is not None:
+                raise Unavailable(f"{self._where}: {client.because}")
+            yield heard
+        finally:
+            end.cancel()
+            for subscription in subscriptions:
+                if client.is_connected:
+                    await subscription.unsubscribe()
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await discard(client)
+
+    def _nobody(self, subject: str) -> str:
+        if subject.startswith(f"{self.names.prefix}."):
+            name = self.names.name
+            return f"nobody answers under the name `{name}` at {self._where}: does a sidecar run there (--name)?"
+        return f"nobody answers {subject} at {self._where}: is JetStream enabled for this account?"
+
+    def _no_answer(self, client: _Client, error: Exception) -> str:
+        if client.because:  # such as a right that is missing: the server tells it beside, and leaves the asker waiting
+            return f"{self._where}: {client.because.removeprefix('nats: ')}"
+        if isinstance(error, TimeoutError):
+            return f"no answer from {self._where} within {self._seconds:g} s"
+        return f"the connection to {self._where} was lost"
+
+
+class _Client(Client):
+    """Keeps the first error it hears of; nothing is counted or logged."""
+
+    def __init__(self) -> None:
+        super().__init__(None, lambda kind, said: None)
+        self.heard: Exception | None = None
+
+    async def on_error(self, error: Exception) -> None:
+        self.heard = self.heard or error
+        await super().on_error(error)
+
+
+def _why(error: BaseException) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "connection refused"
+        case TimeoutError():
+            return "no answer"
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.removeprefix("nats: ").strip("'\"")

@@ -1,0 +1,245 @@
+"""The events stream: each event told exactly once, however often it is tried."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStream, Message
+from nats_backpressure.config.validation import shown
+from nats_backpressure.core.model import Event, EventType, Status
+from nats_backpressure.core.subject import outbox
+from nats_backpressure.core.subject.next_record import NO_EPOCH, event_id, refusal
+from nats_backpressure.core.subject.outbox import Mine, Next, Placed
+from nats_backpressure.core.subject.state import Rejection
+from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.subjects import Names, encode
+from nats_backpressure.runtime.ports import SendConflict, Told, TooLarge, Unavailable, Unpublishable
+
+log = structlog.get_logger()
+
+STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
+MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
+TRIES = 4
+"""Publishes within one call; the caller tries again later."""
+REMEMBERED = 4096
+"""Ids of attempts without an answer; the oldest is forgotten first."""
+LARGEST = 64 * 1024
+"""Bytes of an event with its headers; a larger one is cut to fit."""
+MESSAGE_TOO_LARGE = 10054
+"""The stream takes no message of this size."""
+ERRORS_SHOWN, REASONS_SHOWN, SHOWN = 10, 16, 120
+"""Of an event that is too large: errors, reasons, and characters of each that are published."""
+PASSING = {10008, 10158}
+"""Refusals of a cluster that end by themselves: no leader now; the same id is being stored at this moment."""
+STEPS = 256
+"""Messages looked at when an event is searched for."""
+HIGHEST = 2**53
+"""No `seq` is as high: JSON numbers are exact below it."""
+
+
+class _Written(Struct, frozen=True):
+    """What is read back of an event."""
+
+    id: str = ""
+    seq: int = 0
+    epoch: str = ""
+    timestamp: str = ""
+    to: str = ""
+    incident: str | None = None
+    policy_revision: str = ""
+
+
+class Announcer:
+    def __init__(self, js: JetStream, names: Names, render: Callable[[Event], messages.Event]) -> None:
+        self._js, self._names, self._render = js, names, render
+        self._attempted: OrderedDict[str, None] = OrderedDict()
+        self._said: set[int] = set()
+
+    async def last(self, subject: str) -> Told | None:
+        newest = await self._newest(self._names.event("*", subject))
+        if newest is None:
+            return None
+        told = await self._newest_of(subject, STATUS_EVENTS)
+        lost = await self._newest_of(subject, MONITORING_EVENTS)
+        top = await self._top(subject)
+        unknown = lost is not None and lost.subject == self._names.event(EventType.MONITORING_LOST.value, subject)
+        if told is None:
+            return Told(top, Status.INACTIVE, None, unknown)
+        event = _read(told, subject)
+        status = {"active": Status.ACTIVE, "warning": Status.WARNING}.get(event.to, Status.INACTIVE)
+        return Told(top, status, event.incident if status > Status.INACTIVE else None, unknown)
+
+    async def _newest_of(self, subject: str, kinds: Iterable[EventType]) -> Message | None:
+        """The newest of our events of these types."""
+        newest: Message | None = None
+        for kind in kinds:
+            found = await self._newest(self._names.event(kind.value, subject))
+            if found is not None and _read(found, subject).id and (newest is None or found.seq > newest.seq):
+                newest = found
+        return newest
+
+    async def send(self, event: Event) -> None:
+        rendered = self._render(event)
+        mine = Mine(event.id, event.seq, rendered.timestamp)
+        for _ in range(TRIES):
+            verdict, newest = await self._look(event, mine)
+            if verdict is Next.PUBLISH:
+                verdict = await self._publish(event, rendered, newest.place)
+            if verdict is Next.SEARCH:
+                verdict = outbox.disputed((await self._look(event, mine))[0])
+            if verdict is Next.TOLD:
+                self._attempted.pop(event.id, None)
+                return
+            if verdict is Next.CONFLICT:
+                raise SendConflict(outbox.base(mine, await self._top(event.subject)))
+        raise Unavailable(f"{event.id}: others write there all the time")
+
+    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
+        """Tell of a refused policy under a key that no state numbers: after what was last told there, and once."""
+        told = await self._newest(self._names.event(EventType.POLICY_REJECTED.value, subject))
+        if told is not None and _read(told, subject).policy_revision == refused.mark:
+            return
+        newest = await self._newest(self._names.event("*", subject))
+        epoch = (_read(newest, subject).epoch if newest else "") or NO_EPOCH
+        seq = await self._top(subject) + 1
+        try:
+            await self.send(refusal(subject, refused, at, seq, epoch))
+        except SendConflict:
+            raise Unavailable(f"{subject[:80]}: another told of it meanwhile; look again") from None
+
+    async def _look(self, event: Event, mine: Mine) -> tuple[Next, Placed]:
+        """What the stream says of an event, and the newest message on its subject."""
+        subject = self._names.event(event.type.value, event.subject)
+        top = await self._top(event.subject)
+        newest = await self._newest(subject)
+        if newest is None:
+            return outbox.before(mine, Placed(), top), Placed()
+        placed = _placed(newest, event.subject)
+        verdict = outbox.before(mine, placed, top)
+        if verdict is Next.SEARCH:
+            verdict = outbox.searched(mine, await self._search(subject, event, placed.place), top)
+        return verdict, placed
+
+    async def _search(self, subject: str, event: Event, place: int) -> Placed | None:
+        """The first event on this subject whose `seq` is not below ours; the stream can only be walked forwards."""
+        back = 8
+        while (start := max(1, place - back)) > 1:
+            found = await self._next(subject, start)
+            if found is not None and 0 < _placed(found, event.subject).seq < event.seq:
+                break
+            back *= 2
+        for _ in range(STEPS):
+            found = await self._next(subject, start)
+            if found is None:
+                return None
+            placed = _placed(found, event.subject)
+            if placed.seq >= event.seq:
+                return placed
+            start = placed.place + 1
+        raise Unavailable(f"{event.id}: not found among {STEPS} messages")
+
+    async def _publish(self, event: Event, rendered: messages.Event, place: int) -> Next:
+        """PUBLISH (look again) if the expected place was taken meanwhile."""
+        headers = self._headers(event, rendered, place)
+        block = sum(len(k) + len(v) + 4 for k, v in headers.items())
+        too_large: Unavailable | None = None
+        for shorter in _shorter(rendered):
+            payload = msgspec.json.encode(shorter)
+            if len(payload) + block > LARGEST:
+                continue
+            try:
+                return await self._published(event, payload, headers)
+            except (ApiError, TooLarge) as error:
+                if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
+                    raise
+                too_large = error
+        if isinstance(too_large, ApiError):  # whoever set the stream's limit may lift it
+            self._say(too_large)
+            raise too_large
+        raise Unpublishable(f"{event.id[:200]}: {too_large or f'more than {LARGEST} bytes, however short'}")
+
+    async def _published(self, event: Event, payload: bytes, headers: dict[str, str]) -> Next:
+        attempted = event.id in self._attempted
+        self._attempted[event.id] = None
+        while len(self._attempted) > REMEMBERED:
+            self._attempted.popitem(last=False)
+        try:
+            ack = await self._js.publish(self._names.event(event.type.value, event.subject), payload, headers)
+        except (ApiError, TooLarge) as error:
+            if not attempted:  # refused for certain, so a duplicate seen later is not ours
+                self._attempted.pop(event.id, None)
+            if isinstance(error, ApiError) and error.err_code in WRONG_SEQUENCE:
+                return Next.PUBLISH
+            if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
+                self._say(error)
+            raise
+        return outbox.acknowledged(ack.duplicate, attempted)
+
+    def _say(self, error: ApiError) -> None:
+        """A server that refuses an event will go on doing so until somebody changes something."""
+        if error.err_code not in self._said | PASSING:
+            self._said.add(error.err_code)
+            log.warning("event.refused", stream=self._names.events_stream, error=str(error), hint="it keeps trying")
+
+    def _headers(self, event: Event, rendered: messages.Event, place: int) -> dict[str, str]:
+        return {
+            "Nats-Msg-Id": event.id,
+            "Nats-Expected-Stream": self._names.events_stream,
+            "Nats-Expected-Last-Subject-Sequence": str(place),
+            "ce-specversion": "1.0",
+            "ce-id": event.id,
+            "ce-source": f"/{self._names.name}",
+            "ce-type": f"{self._names.prefix}.{event.type.value}",
+            "ce-subject": encode(event.subject),
+            "ce-time": rendered.timestamp,
+        }
+
+    async def _newest(self, subject: str) -> Message | None:
+        return await self._js.last(self._names.events_stream, subject)
+
+    async def _next(self, subject: str, place: int) -> Message | None:
+        return await self._js.next(self._names.events_stream, subject, place)
+
+    async def _top(self, subject: str) -> int:
+        """The highest `seq` told of a subject; one message that is not ours does not hide it."""
+        newest = await self._newest(self._names.event("*", subject))
+        if newest is None:
+            return 0
+        if (seq := _read(newest, subject).seq) > 0:
+            return seq
+        each = [await self._newest(self._names.event(kind.value, subject)) for kind in EventType]
+        return max((_read(message, subject).seq for message in each if message is not None), default=0)
+
+
+def _shorter(whole: messages.Event) -> Iterator[messages.Event]:
+    """The event, and what may be published of it where it is too large."""
+    yield whole
+    errors = whole.errors if isinstance(whole.errors, tuple) else ()
+    if errors:
+        cut = [messages.Problem(shown(one.path, SHOWN), shown(one.message, SHOWN)) for one in errors[:ERRORS_SHOWN]]
+        more = len(errors) - len(cut)
+        left_out = [messages.Problem("", f"and {more} more problems")] if more else []
+        yield (whole := replace(whole, errors=(*cut, *left_out)))
+    reasons = tuple(shown(reason, SHOWN) for reason in whole.reasons[:REASONS_SHOWN])
+    yield replace(whole, reasons=reasons, metrics=messages.Metrics(), thresholds=None)
+
+
+def _placed(message: Message, subject: str) -> Placed:
+    event = _read(message, subject)
+    return Placed(message.seq, event.id, event.seq, event.timestamp)
+
+
+def _read(message: Message, subject: str) -> _Written:
+    """What another program may have put there instead is an event nobody knows: without id and `seq`."""
+    try:
+        found = msgspec.json.decode(message.data, type=_Written)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Written()
+    known = 0 < found.seq < HIGHEST and found.id == event_id(subject, found.epoch, found.seq)
+    return found if known else _Written()

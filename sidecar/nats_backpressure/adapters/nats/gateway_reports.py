@@ -1,0 +1,77 @@
+"""Listens to what gateways report of themselves. Reports are hints: none is answered, some are lost, any may be forged.
+
+They come from outside, so they belong on the connection for requests, never on the one that observes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from nats.aio.msg import Msg
+
+from nats_backpressure.protocol import reports
+from nats_backpressure.protocol.reports import BadReport, GatewayReport
+from nats_backpressure.protocol.subjects import BadTail
+from nats_backpressure.runtime.ports import Clock
+
+PENDING_MESSAGES, PENDING_BYTES = 1024, 512 * 1024
+"""What may wait; beyond it the client drops, and its error callback counts."""
+PER_SECOND = 1000
+"""Reports read in one second; what comes beyond is counted and dropped unread. One per gateway and second is enough."""
+MALFORMED, TOO_MANY = "report_malformed", "report_too_many"
+
+
+class Subscriber(Protocol):
+    def subscribe(
+        self,
+        subject: str,
+        queue: str = "",
+        cb: Callable[[Msg], Awaitable[None]] | None = None,
+        *,
+        pending_msgs_limit: int = ...,
+        pending_bytes_limit: int = ...,
+    ) -> Awaitable[Any]: ...
+
+
+class Reports:
+    """Hands every report to `sink`, which must be quick and must not raise; `count` hears of what was thrown away.
+
+    Whether its subject is watched is for the sink to know: what nobody watches must not be remembered.
+    """
+
+    def __init__(
+        self, prefix: str, clock: Clock, sink: Callable[[str, GatewayReport], None], count: Callable[[str], None]
+    ) -> None:
+        self._prefix, self._clock, self._sink, self._count = prefix, clock, sink, count
+        self._second = 0
+        self._read = 0
+
+    async def listen(self, client: Subscriber) -> None:
+        """Subscribe on this client; to be called for each new one."""
+        await client.subscribe(
+            reports.everywhere(self._prefix),
+            cb=self._heard,
+            pending_msgs_limit=PENDING_MESSAGES,
+            pending_bytes_limit=PENDING_BYTES,
+        )
+
+    async def _heard(self, message: Msg) -> None:
+        # Nothing is awaited here: a callback that waits could be cancelled, and its subscription would end silently.
+        if self._over():
+            self._count(TOO_MANY)
+            return
+        try:
+            subject, report = reports.about(self._prefix, message.subject), reports.parse(message.data)
+        except (BadReport, BadTail):
+            self._count(MALFORMED)
+            return
+        self._sink(subject, report)
+
+    def _over(self) -> bool:
+        """Whether this second has had its reports."""
+        second = int(self._clock.now().mono)
+        if second != self._second:
+            self._second, self._read = second, 0
+        self._read += 1
+        return self._read > PER_SECOND

@@ -1,0 +1,128 @@
+"""Counters and histograms, and which subjects have labels of their own: labels are bounded."""
+
+from __future__ import annotations
+
+from itertools import product
+from threading import Lock
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.registry import Collector
+
+from nats_backpressure.adapters.prometheus.definitions import (
+    ACTIVE,
+    CONNECTIONS,
+    COUNTERS,
+    DROPPED,
+    FASTEST,
+    MOVES,
+    OPS,
+    OTHER,
+    OUTCOMES,
+    ROLES,
+    SLOWEST,
+    P,
+)
+from nats_backpressure.core.model import Action, EventType
+
+
+class Metrics:
+    """Every counter and histogram, and which subjects have a label of their own: the first that come. A series whose
+    labels are known begins at 0."""
+
+    def __init__(self, max_subjects: int) -> None:
+        # `_created` series would double all counters, and no dashboard reads them.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.max_subjects = max_subjects
+        self._registry = CollectorRegistry()
+        self._labels, self._lock = set[str](), Lock()
+        self._shared = False
+        """Whether some subject had to go under `_other`."""
+        self._counters = {
+            name: Counter(P + name, text, labels, registry=None) for name, (text, labels) in COUNTERS.items()
+        }
+        self._decided = Histogram(
+            P + "decision_duration_seconds",
+            "Time to decide. High: too many wildcards match, or the CPU is throttled.",
+            buckets=FASTEST,
+            registry=None,
+        )
+        self._observed = Histogram(
+            P + "observe_duration_seconds",
+            "Time the server takes for a list of consumers. High: it is overloaded, or a node is down.",
+            buckets=SLOWEST,
+            registry=None,
+        )
+        self._zero("dropped", *((what,) for what in DROPPED))
+        self._zero("api_requests", *product(OPS, OUTCOMES))
+        self._zero("connection_rebuilds", *((name,) for name in CONNECTIONS))
+
+    def expose(self, gauges: Collector) -> None:
+        """What the page shows: the gauges, then all that is counted here."""
+        for collector in (gauges, *self._counters.values(), self._decided, self._observed):
+            self._registry.register(collector)
+
+    def page(self) -> bytes:
+        """All of it as text. The router's C gateway takes the number behind the first place where the name of the
+        status stands, which would be in its HELP; a comment before it, which Prometheus skips, has that number."""
+        text = generate_latest(self._registry)
+        _, found, rest = text.partition(f"\n{ACTIVE}{{".encode())
+        if not found:
+            return text
+        largest = rest.partition(b"\n")[0].rpartition(b" ")[2]  # they are in this order
+        return b"# %s %d is the largest of all subjects\n%s" % (ACTIVE.encode(), float(largest), text)
+
+    def label(self, subject: str) -> str:
+        """The subject itself for the first `max_subjects`, `_other` for the rest. Asked from two threads."""
+        with self._lock:
+            if subject in self._labels:
+                return subject
+            label = subject if len(self._labels) < self.max_subjects else OTHER
+            if label != OTHER:
+                self._labels.add(label)
+            if label != OTHER or not self._shared:
+                self._begin(label)
+                self._shared = label == OTHER
+            return label
+
+    def dry_run(self, label: str) -> None:
+        """A policy in `observe` is in force for a subject: what it would have answered is counted from here on."""
+        self._zero("would", *product((label,), ROLES, Action))
+
+    def _begin(self, label: str) -> None:
+        self._zero("events", *product((label,), EventType))
+        self._zero("recovery", (label,))
+        self._zero("decisions", *product((label,), ROLES, Action))
+        self._zero("transitions", *((label, was, now) for was, now in MOVES))
+
+    def _zero(self, name: str, *series: tuple[str, ...]) -> None:
+        for labels in series:
+            self._counters[name].labels(*labels)
+
+    def event(self, subject: str, type: str) -> None:
+        label = self.label(subject)
+        self._counters["events"].labels(label, type).inc()
+        if type == "recovery":
+            self._counters["recovery"].labels(label).inc()
+
+    def transition(self, subject: str, was: str, now: str) -> None:
+        self._counters["transitions"].labels(self.label(subject), was, now).inc()
+
+    def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None = None) -> None:
+        label = self.label(subject)
+        self._counters["decisions"].labels(label, role, action).inc()
+        if would is not None:
+            self._counters["would"].labels(label, role, would).inc()
+        self._decided.observe(seconds)
+
+    def dropped(self, what: str, n: int = 1) -> None:
+        self._counters["dropped"].labels(what).inc(n)
+
+    def api_request(self, op: str, outcome: str, seconds: float) -> None:
+        self._counters["api_requests"].labels(op, outcome).inc()
+
+    def rebuilt(self, connection: str) -> None:
+        self._counters["connection_rebuilds"].labels(connection).inc()
+
+    def observed(self, seconds: float) -> None:
+        self._observed.observe(seconds)

@@ -1,0 +1,135 @@
+"""ASGI middleware: says 503 with Retry-After while the router has no room, instead of queueing in front of it.
+
+Plain ASGI, for Starlette, FastAPI and any other; it imports none of them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from nats_backpressure.client.admission import NORMAL
+from nats_backpressure.client.client import BackpressureClient
+from nats_backpressure.client.gate import Admission
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+EXEMPT = ("/health", "/healthz", "/livez", "/ready", "/readyz", "/metrics")
+"""Routes that are never shed: who watches over the gateway must reach it."""
+JITTER = 0.5
+"""Retry-After is spread over this much more than was told, never less: refused callers must not return as a herd."""
+LONGEST_RETRY_AFTER = 86_400
+TITLES = {503: "Service Unavailable", 429: "Too Many Requests"}
+CODE = "service_overloaded"
+_PLACE = re.compile(r"\\\{\w+(:path)?\\\}")
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which requests go to which subject: `{name}` in the path stands for one segment, `{name:path}` for the rest.
+
+    `subject` and `priority` may be functions of the ASGI scope, for a tenant in a header, say; a caller's own word on
+    its priority is worth what the caller is.
+    """
+
+    path: str
+    subject: str | Callable[[Scope], str | None]
+    methods: Sequence[str] = ()
+    """None given: all."""
+    priority: str | Callable[[Scope], str] = NORMAL
+
+
+class BackpressureMiddleware:
+    """`app.add_middleware(BackpressureMiddleware, client=client, routes={"/decide": "beamline.router.v1.decide"})`.
+
+    The first route that matches decides. The client must `watch` the subjects, in the application's lifespan.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        client: BackpressureClient,
+        routes: Mapping[str, str] | Iterable[Route],
+        *,
+        exempt: Iterable[str] = EXEMPT,
+        status_code: int = 503,
+    ) -> None:
+        if status_code not in TITLES:
+            raise ValueError(f"status_code must be 503 or 429, not {status_code}")
+        given = [Route(*pair) for pair in routes.items()] if isinstance(routes, Mapping) else list(routes)
+        self._app, self._client, self._status_code = app, client, status_code
+        self._routes = [(_pattern(route.path), frozenset(m.upper() for m in route.methods), route) for route in given]
+        self._exempt = [_pattern(path) for path in exempt]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._refused(scope) if scope["type"] == "http" else None
+        if refused is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._refuse(refused, send)
+
+    def _refused(self, scope: Scope) -> Admission | None:
+        """The refusal of this request, or None."""
+        stats, path = self._client.stats, str(scope.get("path", ""))
+        if any(pattern.fullmatch(path) for pattern in self._exempt):
+            stats.count("exempt")
+            return None
+        if (route := self._route(path, str(scope.get("method", "")))) is None:
+            stats.count("unknown_route")
+            self._client.voice.say("unknown_route", "", f"{path[:200]!r} is on no route to a subject: admitted")
+            return None
+        try:
+            subject = route.subject if isinstance(route.subject, str) else route.subject(scope)
+            priority = route.priority if isinstance(route.priority, str) else route.priority(scope)
+            admission = self._client.admit(subject, priority)
+        except Exception as error:  # the gateway's own function: backpressure must not turn its bug into an outage
+            stats.count("route_error")
+            self._client.voice.say("route_error", route.path, f"route {route.path}: {error!r}; admitted")
+            return None
+        return None if admission.admitted else admission
+
+    def _route(self, path: str, method: str) -> Route | None:
+        for pattern, methods, route in self._routes:
+            if pattern.fullmatch(path) and (not methods or method in methods):
+                return route
+        return None
+
+    async def _refuse(self, refused: Admission, send: Send) -> None:
+        """An answer as RFC 9457 has it. It names no subject: callers have no business knowing them."""
+        retry_after = jittered(refused.retry_after_seconds)
+        problem = {
+            "type": "about:blank",
+            "title": TITLES[self._status_code],
+            "status": self._status_code,
+            "detail": f"The service is overloaded; try again in {retry_after} s.",
+            "code": CODE,
+            "retry_after_seconds": retry_after,
+        }
+        body = msgspec.json.encode(problem)
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"retry-after", str(retry_after).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": self._status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def jittered(seconds: float) -> int:
+    """Whole seconds, at least 1, from what was told up to half as much again."""
+    least = max(1, math.ceil(min(seconds, LONGEST_RETRY_AFTER)))
+    return random.randint(least, max(least + 1, math.floor(least * (1 + JITTER))))
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(_PLACE.sub(lambda place: ".+" if place[1] else "[^/]+", re.escape(path)))

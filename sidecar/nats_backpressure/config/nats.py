@@ -1,0 +1,154 @@
+"""How to reach NATS and log in: what the file says, under the usual NATS variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from nats_backpressure.config.validation import Problems
+from nats_backpressure.protocol.patterns import literal_problem
+
+Text = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+_TLS: Final = {"NATS_CA": "ca_file", "NATS_CERT": "cert_file", "NATS_KEY": "key_file"}
+_LOGIN: Final = ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN")
+VARIABLES: Final = ("NATS_URL", *_LOGIN, *_TLS)
+
+
+class Secret:
+    """Text that shows itself only when asked to."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Tls(Struct, frozen=True, forbid_unknown_fields=True):
+    ca_file: Text | None = None
+    cert_file: Text | None = None
+    key_file: Text | None = None
+
+
+class Nats(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach NATS. Secrets come from files or the environment, never from this file itself."""
+
+    servers: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=100)] = ("nats://127.0.0.1:4222",)
+    """Each with its scheme; may hold a user and password: show `shown_servers` instead."""
+    credentials_file: Text | None = None
+    nkey_seed_file: Text | None = None
+    user: Text | None = None
+    password_file: Text | None = None
+    token_file: Text | None = None
+    tls: Tls = Tls()
+    js_domain: Text | None = None
+    js_api_prefix: Text | None = None
+    inbox_prefix: Text = "_INBOX"
+    nkey_seed: Secret | None = None
+    password: Secret | None = None
+    token: Secret | None = None
+
+    @property
+    def shown_servers(self) -> tuple[str, ...]:
+        """The servers without what opens them."""
+        return tuple(re.sub(r"//[^/]*@", "//***@", server) for server in self.servers)
+
+    def __repr__(self) -> str:
+        rest = ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "servers")
+        return f"Nats(servers={self.shown_servers!r}, {', '.join(f'{name}={value!r}' for name, value in rest)})"
+
+
+def with_environment(nats: Nats, env: Mapping[str, str], found: Problems) -> Nats:
+    """The connection with what the usual NATS variables say; a way to log in named there replaces the file's."""
+    given = {name: value for name in VARIABLES if (value := env.get(name, "").strip())}
+    nats = replace(nats, tls=replace(nats.tls, **_taken(given, _TLS)))
+    if any(name in given for name in _LOGIN):
+        same = "NATS_USER" in given or "NATS_PASSWORD" in given
+        user, password_file = (nats.user, nats.password_file) if same else (None, None)
+        nats = replace(
+            nats,
+            credentials_file=None,
+            nkey_seed_file=None,
+            token_file=None,
+            user=user,
+            password_file=None if "NATS_PASSWORD" in given else password_file,
+        )
+    nats = replace(nats, **_taken(given, {"NATS_CREDS": "credentials_file", "NATS_USER": "user"}))
+    if "NATS_PASSWORD" in given:
+        nats = replace(nats, password=Secret(given["NATS_PASSWORD"]))
+    if "NATS_TOKEN" in given:
+        nats = replace(nats, token=Secret(given["NATS_TOKEN"]))
+    if (nkey := given.get("NATS_NKEY")) is not None:
+        if re.fullmatch(r"S[A-Z2-7]{57}", nkey):
+            nats = replace(nats, nkey_seed=Secret(nkey))
+        elif re.fullmatch(r"[A-Z2-7]{40,}", nkey):
+            found.add("NATS_NKEY", "must be a seed (58 characters, beginning with S) or a file that holds one")
+        else:
+            nats = replace(nats, nkey_seed_file=nkey)
+    return replace(nats, servers=_servers(nats, given.get("NATS_URL"), found))
+
+
+def _taken(given: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+    return {field: given[name] for name, field in fields.items() if name in given}
+
+
+def _servers(nats: Nats, url: str | None, found: Problems) -> tuple[str, ...]:
+    servers = nats.servers if url is None else tuple(s for s in map(str.strip, url.split(",")) if s)
+    whole = tuple(server if "://" in server else f"nats://{server}" for server in servers)
+    for i, server in enumerate(whole):
+        if not _is_server(server):
+            # Not repeated: it may hold a password.
+            found.add("NATS_URL" if url else f"nats.servers[{i}]", "must be nats://HOST:PORT or tls://HOST:PORT")
+    if not whole:
+        found.add("NATS_URL", "names no server")
+    return whole
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = url.isprintable() and " " not in url
+    return plain and parts.scheme in ("nats", "tls") and bool(parts.hostname) and port != 0 and parts.path in ("", "/")
+
+
+def check(nats: Nats, found: Problems) -> None:
+    password = nats.password or nats.password_file
+    if nats.user and not password:
+        found.add("nats.user", "needs a password: nats.password_file or NATS_PASSWORD")
+    if password and not nats.user:
+        found.add("nats.password_file", "needs a user: nats.user or NATS_USER")
+    ways = {
+        "credentials": nats.credentials_file,
+        "nkey seed": nats.nkey_seed or nats.nkey_seed_file,
+        "user": nats.user,
+        "token": nats.token or nats.token_file,
+    }
+    if len(used := [way for way, value in ways.items() if value]) > 1:
+        found.add("nats", f"several ways to log in at once ({', '.join(used)}): keep one")
+    if bool(nats.tls.cert_file) != bool(nats.tls.key_file):
+        found.add("nats.tls", "cert_file and key_file go together")
+    if nats.js_domain and nats.js_api_prefix:
+        found.add("nats.js_domain", "says the same as js_api_prefix: keep one")
+    for name in ("js_domain", "js_api_prefix", "inbox_prefix"):
+        if (subject := getattr(nats, name)) is not None and (problem := literal_problem(subject)) is not None:
+            found.add(f"nats.{name}", problem)

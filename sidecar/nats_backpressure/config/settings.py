@@ -1,0 +1,202 @@
+"""Bytes and environment to Settings: frozen, bounded, every mistake named by its line and path."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from nats_backpressure.config import nats, yaml_source
+from nats_backpressure.config.nats import Nats, Text
+from nats_backpressure.config.validation import Problem, Problems, read_rest, shown
+from nats_backpressure.policy.parse import PolicyEntry, parse_entries
+from nats_backpressure.policy.schema import Guard
+from nats_backpressure.protocol.patterns import glob_problem, literal_problem
+
+LONGEST_PATH: Final = 4096
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Globs = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
+Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
+Millis = Annotated[int, Meta(ge=10, le=3_600_000)]
+LIFETIME: Final = 10 * 365 * 86_400
+GONE: Final = {
+    "group": "unknown key; installations that are watched and asked apart have each a `name` of their own",
+    "lease": "unknown key; replicas of one `name` need no leader, so there is nothing to set",
+}
+"""Settings that once were, with what to do instead."""
+
+
+class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """Globs over what counts; a stream or consumer named exactly is taken whatever it is."""
+
+    stream: str
+    consumers: Globs = ("*",)
+
+
+class Observe(Struct, frozen=True, forbid_unknown_fields=True):
+    min_interval_ms: Millis = 100
+    max_interval_ms: Millis = 5000
+    api_requests_per_second: Annotated[float, Meta(ge=0.1, le=10_000)] = 50
+    server_share: Annotated[float, Meta(ge=0.0001, le=1)] = 0.05
+    stale_after_seconds: Seconds = 10
+    unknown_after_seconds: Seconds = 30
+
+
+class Publish(Struct, frozen=True, forbid_unknown_fields=True):
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    events_max_age_seconds: Annotated[float, Meta(ge=1, le=LIFETIME)] = 604_800
+    heartbeat_seconds: Seconds = 2
+    manage_resources: bool = True
+
+
+class Serving(Struct, frozen=True, forbid_unknown_fields=True):
+    status_alias: Text | None = None
+    reply_prefixes: Annotated[tuple[Text, ...], Meta(max_length=100)] = ()
+    """Whole tokens an asker's reply subject may begin with, besides the inboxes."""
+
+
+class Http(Struct, frozen=True, forbid_unknown_fields=True):
+    host: Text = "0.0.0.0"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 7778
+    """0 takes any free one."""
+    ready_requires_nats: bool = False
+
+
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    max_subjects: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name = "backpressure"
+    instance: Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")] = field(default_factory=socket.gethostname)
+    """The pod's name, in Kubernetes."""
+    nats: Nats = Nats()
+    watch: Annotated[tuple[WatchEntry, ...], Meta(min_length=1, max_length=1000)] = (WatchEntry("*"),)
+    policies: tuple[PolicyEntry, ...] = ()
+    policy_guard: Guard = Guard()
+    trust_consumer_metadata: bool = False
+    observe: Observe = Observe()
+    publish: Publish = Publish()
+    service: Serving = Serving()
+    http: Http = Http()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+
+
+class BadSettings(Exception):
+    """Settings that cannot be used; `lines` tells each mistake in a line of its own, fit for a terminal."""
+
+    def __init__(self, problems: Iterable[Problem], lines: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        self.lines = tuple(lines)
+        super().__init__("; ".join(self.lines))
+
+
+def load(path: Path | None, env: Mapping[str, str]) -> Settings:
+    """The settings of a file (else that of BACKPRESSURE_CONFIG, else the defaults) under the environment."""
+    if path is None and env.get("BACKPRESSURE_CONFIG"):
+        path = Path(env["BACKPRESSURE_CONFIG"])
+    if path is None:
+        return parse(b"", env, "settings")
+    name = shown(str(path), LONGEST_PATH)
+    try:
+        with path.open("rb") as file:
+            data = file.read(yaml_source.LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "no usable path"
+        problem = Problem("", f"cannot be read: {why[0].lower()}{why[1:]}")
+        raise BadSettings([problem], [f"{name}: {problem.line}"]) from None
+    return parse(data, env, name)
+
+
+def parse(data: bytes, env: Mapping[str, str], name: str) -> Settings:
+    """The settings of a YAML text under the environment. Raises BadSettings, which names `name`."""
+    found = Problems(_suggest)
+    lines: dict[str, int] = {}
+    document = yaml_source.document(data, lines, found)
+    settings = Settings()
+    if isinstance(document, dict):
+        settings = _read(document, found)
+    elif document is not None:
+        found.add("", "must be a mapping of settings")
+    settings = replace(settings, nats=nats.with_environment(settings.nats, env, found))
+    _check(settings, found)
+    if found:
+        problems = found.told()
+        raise BadSettings(problems, (problem_line(problem, lines, name) for problem in problems))
+    return settings
+
+
+def _read(document: dict[Any, Any], found: Problems) -> Settings:
+    # Policies are partial by nature and have a reader of their own; `instance: null` is the host's name.
+    rest = {k: v for k, v in document.items() if k != "policies" and not (k == "instance" and v is None)}
+    for key in GONE.keys() & rest.keys():
+        found.add(key, GONE[key])
+        del rest[key]
+    settings = read_rest(Settings, rest, "", found)
+    if "policies" in document:
+        settings = replace(settings, policies=parse_entries(document["policies"], "policies", found))
+    return settings
+
+
+def _suggest(key: str, known: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(key, list(known), n=1)), None)
+
+
+def problem_line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
+    """A problem as editors like it: file, line, path, message."""
+    path = problem.path
+    if path in nats.VARIABLES:
+        return f"environment: {problem.line}"
+    while path and path not in lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return f"{name}:{lines[path]}: {problem.line}" if path in lines else f"{name}: {problem.line}"
+
+
+def _check(settings: Settings, found: Problems) -> None:
+    nats.check(settings.nats, found)
+    _check_subjects(settings, found)
+    for i, entry in enumerate(settings.watch):
+        _add(found, f"watch[{i}].stream", glob_problem(entry.stream))
+        for j, name in enumerate(entry.consumers):
+            _add(found, f"watch[{i}].consumers[{j}]", glob_problem(name))
+    observe, guard = settings.observe, settings.policy_guard
+    if observe.min_interval_ms > observe.max_interval_ms:
+        found.add("observe.min_interval_ms", "must not be above max_interval_ms")
+    if observe.unknown_after_seconds < 2 * observe.stale_after_seconds:
+        found.add("observe.unknown_after_seconds", "must be at least twice stale_after_seconds")
+    least, most = guard.min_pending_overload, guard.max_pending_overload
+    if least is not None and most is not None and least > most:
+        found.add("policy_guard.min_pending_overload", "must not be above max_pending_overload")
+
+
+def _check_subjects(settings: Settings, found: Problems) -> None:
+    """A reply goes out with our rights, so neither the system's subjects nor our own may be opened to it."""
+    prefix = [settings.name, "v1"]
+    named = [(f"service.reply_prefixes[{i}]", text) for i, text in enumerate(settings.service.reply_prefixes)]
+    if settings.service.status_alias is not None:
+        named.append(("service.status_alias", settings.service.status_alias))
+    for path, subject in named:
+        tokens = subject.split(".")
+        if problem := literal_problem(subject):
+            found.add(path, problem)
+        elif subject.startswith("$"):
+            found.add(path, "must not begin with `$`: those subjects are the system's")
+        elif all(a == b for a, b in zip(tokens, prefix, strict=False)):
+            found.add(path, f"must not meet {'.'.join(prefix)}, which is ours")
+
+
+def _add(found: Problems, path: str, message: str | None) -> None:
+    if message is not None:
+        found.add(path, message)

@@ -1,0 +1,100 @@
+"""A file as written: YAML to plain values with the line of each, and nothing that can grow beyond its text."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import yaml
+
+from nats_backpressure.config.validation import Problems, join, shown
+
+LARGEST_FILE: Final = 1 << 20
+"""Bytes."""
+DEEPEST: Final = 32
+"""Levels a file may nest; ours need six."""
+# The last three are what YAML takes some plain text for; it is text here.
+_KINDS: Final = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes only, and only such as cannot grow beyond their text."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = cast(Any, self).peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases (`*name`) are not taken here", problem_mark=mark)
+        if self._depth >= DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEEPEST} levels", problem_mark=mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+def document(data: bytes, lines: dict[str, int], found: Problems) -> object:
+    """The plain value of a YAML text, None for an empty or an unreadable one; fills in the line of each path."""
+    if len(data) > LARGEST_FILE:
+        found.add("", f"is larger than {LARGEST_FILE:,} bytes")
+        return None
+    try:
+        loader = _Loader(data.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        return None if node is None else _plain(loader, node, "", lines, found)
+    except UnicodeDecodeError as error:
+        lines[""] = data.count(b"\n", 0, error.start) + 1
+        found.add("", "is not UTF-8 text")
+    except yaml.reader.ReaderError as error:
+        lines[""] = data.decode("utf-8-sig").count("\n", 0, error.position) + 1
+        found.add("", "holds a control character")
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        lines[""] = mark.line + 1 if mark else 1
+        found.add("", _syntax(error.problem or "", error.context or ""))
+    return None
+
+
+def _syntax(problem: str, context: str) -> str:
+    if "\\t" in problem:
+        return "a tab stands where YAML wants spaces"
+    # PyYAML splits some of its sentences in two: "expected a single document", "but found another".
+    return f"is not YAML: {f'{context}, ' if problem.startswith('but ') else ''}{problem}".replace("\n", " ")
+
+
+def _plain(loader: _Loader, node: yaml.Node, path: str, lines: dict[str, int], found: Problems) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if node.tag.removeprefix("tag:yaml.org,2002:") not in _KINDS:
+        found.add(path, "tags (`!name`) are not taken here")
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, f"{path}[{i}]", lines, found) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(loader, node, path, found)
+    plain: dict[Any, Any] = {}
+    for key_node, item in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            found.add(path, "keys must be text")
+            continue
+        key = _scalar(loader, key_node, path, found)
+        here = join(path, shown(key)) if isinstance(key, str) else path
+        if key in plain:
+            found.add(here, f"stands twice, again in line {key_node.start_mark.line + 1}")
+            continue
+        lines.setdefault(here, key_node.start_mark.line + 1)
+        plain[key] = _plain(loader, item, here, lines, found)
+    return plain
+
+
+def _scalar(loader: _Loader, node: yaml.Node, path: str, found: Problems) -> str | int | float | bool | None:
+    """Only what JSON has too: a date is text, and so is 1:30, which YAML takes for ninety."""
+    kind = node.tag.rpartition(":")[2]
+    text = str(node.value)
+    if kind not in ("null", "bool", "int", "float") or ":" in text:
+        return text
+    try:
+        value: str | int | float | bool | None = getattr(loader, f"construct_yaml_{kind}")(node)
+    except (ValueError, KeyError, OverflowError):
+        found.add(path, f"is not a value of the kind {kind}")
+        return None
+    return value

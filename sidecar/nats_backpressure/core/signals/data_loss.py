@@ -1,0 +1,356 @@
+"""Messages that left a stream before a consumer was given them: how many surely, and what was a purge instead.
+
+A sample and a look at the stream are taken at different times, so they are compared only in the direction that is safe:
+what had left the stream at a look taken before a sample can only have been given by the time of that sample.
+
+A consumer of a whole stream without holes loses what lies between its place and the stream's first sequence: exact,
+from sequences. Of any other consumer the counters alone must tell. Everything that was pending at a checkpoint is, at a
+later sample, given (in the deliveries since), still pending, or gone; so
+
+    lost >= pending then - deliveries since - min(pending now, room),  room = min(last then - first + 1, messages)
+
+where `room` is of the last look before the sample: what was there at the checkpoint and still is lies between the
+stream's first sequence and its last one of then. A consumer of the whole stream also got every message that came since:
+
+    lost >= pending then + arrivals since - deliveries since - pending now
+
+It counts as lost only where the stream may have dropped messages by itself, and its first sequence passed the place of
+the consumer. What none of them tells cannot be told from counters.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from msgspec import Struct
+
+from nats_backpressure.core.model import Account, Retention, Sample, StreamLook
+from nats_backpressure.protocol.patterns import covers_all
+
+CHECKPOINTS = 32
+"""Checkpoints of one consumer; when there are more, every second one of the older half goes, never the first."""
+CLEAN = 3
+"""Looks in a row without holes, after which sequences count messages: none lies between the last two samples."""
+ANY = 2**63
+"""More messages than any stream holds."""
+AGE_SLACK = 2.0
+"""Seconds by which two looks may be farther apart than the samples before them."""
+
+
+class Checkpoint(Struct, frozen=True, gc=False):
+    """One sample, as far as later ones are compared with it."""
+
+    number: int
+    place: int
+    given: int
+    """First deliveries since the accounting began, at most."""
+    pending: int
+    last: int
+    before: int | None
+    """Last sequence at the look before the sample; None where there was none."""
+    held: int
+    """Messages in the stream at that look."""
+    lost: int
+    """Messages counted as lost by then."""
+    removed: int
+    """Messages deleted by hand before the look before the sample, of whatever subject."""
+
+
+class Losses:
+    """The losses of one consumer, sample by sample: `total` rises, and never beyond what was surely lost. Bounded by
+    CHECKPOINTS. Give samples of one incarnation of stream and consumer only."""
+
+    __slots__ = (
+        "_account",
+        "_checkpoints",
+        "_clean",
+        "_dropped",
+        "_from",
+        "_given",
+        "_kind",
+        "_last",
+        "_look",
+        "_looked",
+        "_moved",
+        "_number",
+        "_passed",
+        "_removed",
+        "_removed_now",
+        "_settled",
+        "_waiting",
+        "account",
+        "losing",
+        "purged",
+        "total",
+    )
+
+    def __init__(self, account: Account | None = None) -> None:
+        self.total = 0
+        self.losing = False
+        """Whether the newest sample shows loss: a fall of pending is then no recovery."""
+        self.purged = False
+        """Whether somebody emptied the stream, or a part of it, since the sample before."""
+        self.account = account
+        """Where the accounting stands after the newest sample."""
+        self._account = account
+        self._waiting: tuple[Sample, StreamLook] | None = None
+        self._checkpoints: list[Checkpoint] = []
+        self._last: Sample | None = None
+        self._look: StreamLook | None = None
+        self._looked = 0.0
+        """Monotonic time by which the newest look was taken."""
+        self._from = (0, 0, 0)
+        """Place, deliveries and pending that the next sample is compared with."""
+        self._given = 0
+        """First deliveries so far, at most: each moves the place, redeliveries do not."""
+        self._clean = CLEAN
+        """Looks in a row that showed no holes."""
+        self._kind = 0
+        self._number = 0
+        self._passed = -1
+        """Newest checkpoint whose place the first sequence passed, while the stream may have dropped messages."""
+        self._settled = 0
+        self._removed = self._removed_now = 0
+        """Messages deleted by hand up to the look before the newest, and since then: unless the next interval is one in
+        which the stream may have dropped them."""
+        self._dropped = False
+        """Whether the stream may have dropped messages between the last two looks."""
+        self._moved = True
+        """Whether the newest look differs from the one before it: then the next sample has something to be compared."""
+
+    def take(self, sample: Sample, look: StreamLook, early: bool = False) -> None:
+        """Account for a sample; `look` was taken after it. Where it was taken before (`early`), the sample waits for
+        the first newer look, and is left out if a sample with a look of its own comes first."""
+        self.losing = self.purged = False
+        at = sample.at.mono
+        waiting, self._waiting = self._waiting, (sample, look) if early else None
+        if early:
+            if waiting is None or waiting[1] is look:
+                return
+            sample = waiting[0]
+        last, before = self._last, self._look
+        if last is not None and before is not None:
+            unmoved = not self._moved and _same(last, sample, before, look)
+            self._moved = not _same_look(before, look)
+            if unmoved:
+                return
+        self._number += 1
+        self._clean = 0 if _holes(look) else self._clean + 1
+        kind, stored = _kind(sample, look), self._account
+        if last is None and stored is not None and _fits(stored, sample, look, kind):
+            self._resume(stored)
+            self._compare(sample, before, look, None)
+        elif last is None or kind != self._kind:
+            self._begin(look)
+        else:
+            self._compare(sample, before, look, at - self._looked)
+        self._looked = at
+        self._kind = kind
+        self._remember(sample, before, look)
+        self._last, self._look = sample, look
+
+    def _begin(self, look: StreamLook) -> None:
+        """Nothing that was before can be told from."""
+        self._checkpoints.clear()
+        self._settled = max(look.first_seq - 1, self._settled)
+        self._dropped = False
+
+    def _resume(self, stored: Account) -> None:
+        self._settled = stored.settled
+        self._clean = 0 if stored.holes else self._clean
+        self._from = (stored.place, stored.given, stored.pending)
+        checkpoint = Checkpoint(self._number, stored.place, 0, stored.pending, stored.last, None, 0, 0, self._removed)
+        self._checkpoints.append(checkpoint)
+        self._number += 1
+
+    def _compare(self, sample: Sample, before: StreamLook | None, look: StreamLook, elapsed: float | None) -> None:
+        # Between two samples lie parts of the last two intervals between looks.
+        dropped, self._dropped = self._dropped, may_drop(before, look, elapsed)
+        drops = dropped or self._dropped
+        if not self._dropped:
+            self._removed += self._removed_now
+        self._removed_now = 0 if self._dropped or before is None else _removed(before, look)
+        place, given, pending = self._from
+        moved, deliveries = sample.delivered_stream - place, sample.delivered_consumer - given
+        self._given += min(moved, deliveries)
+        fell = pending - sample.pending - min(moved, deliveries)
+        passed = drops and (look.first_seq - 1 > place or _life_times(look))
+        if _purged(fell, moved, deliveries, drops, sample, look):
+            self.purged = True
+            self._checkpoints.clear()
+            self._settled = max(self._settled, sample.delivered_stream)
+            self._passed = self._number - 1
+            return
+        counted = self.total
+        if _whole(sample, look) and self._clean >= CLEAN and not _life_times(look) and look.origin is None:
+            self._count_sequences(sample, before, look, drops)
+            self.losing = self.total > counted or (passed and fell > 0)
+            return
+        if passed:
+            self._passed = max(self._passed, self._number - 1)
+        self._count_checkpoints(sample, before, look)
+        self._settled = max(self._settled, look.first_seq - 1)
+        self.losing = self.total > counted
+
+    def _count_sequences(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
+        """Exact for a consumer of the whole stream. What is gone by a look after the sample may still have been given
+        in between, unless the consumer is past it already."""
+        place, given, _ = self._from
+        start = max(place, self._settled)
+        at = max(sample.delivered_stream, start)
+        gone = max(before.first_seq - 1 if before is not None else 0, min(look.first_seq - 1, at))
+        if gone > start and drops:
+            skipped = max(0, at - start - (sample.delivered_consumer - given))
+            self.total += min(gone - start, skipped + max(0, gone - at))
+        self._settled = max(self._settled, gone)
+
+    def _count_checkpoints(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
+        whole = _whole(sample, look) and look.origin is None
+        useful = []
+        for then in self._checkpoints:
+            left, arrived = sample.pending, 0
+            if before is not None:
+                left = min(left, max(0, min(then.last - before.first_seq + 1, before.messages)))
+                arrived = max(0, before.last_seq - then.last) if whole else 0
+            given = self._given - then.given
+            gone = max(then.pending - given - left, then.pending + arrived - given - sample.pending)
+            gone -= min(gone, _replaced(look, then) + self._removed - then.removed)
+            if then.number <= self._passed:
+                lost = gone if _life_times(look) else min(gone, look.first_seq - 1 - then.place)
+                self.total = max(self.total, then.lost + lost)
+            elif gone > 0:
+                continue  # deleted by hand: what this checkpoint counts is not what may be lost from now on
+            useful.append(then)
+        self._checkpoints = useful
+
+    def _remember(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
+        place, given, pending = sample.delivered_stream, sample.delivered_consumer, sample.pending
+        self._from = (place, given, pending)
+        self._drop_useless(_whole(sample, look), before)
+        ahead, held = (None, 0) if before is None else (before.last_seq, before.messages)
+        counted = (self.total, self._removed)
+        then = Checkpoint(self._number, place, self._given, pending, look.last_seq, ahead, held, *counted)
+        self._checkpoints.append(then)
+        if len(self._checkpoints) > CHECKPOINTS:
+            del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
+        if self._dropped and (look.first_seq - 1 > place or _life_times(look)):
+            self._passed = self._number
+        if look.retention is None or look.retention.drops:
+            self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled, self._clean < CLEAN)
+        else:
+            self.account = None  # there is nothing to account for, and nothing to store
+
+    def _drop_useless(self, whole: bool, before: StreamLook | None) -> None:
+        """Let go of checkpoints that can tell of no further loss: all of it was given, or is accounted for."""
+        if whole:
+            return
+        gone = before.first_seq if before is not None else 0
+        self._checkpoints = [
+            then for then in self._checkpoints if then.last >= gone and self._given - then.given < then.pending
+        ]
+
+
+def may_drop(before: StreamLook | None, look: StreamLook, elapsed: float | None) -> bool:
+    """Whether the stream may have dropped messages by itself between two looks, `elapsed` seconds apart; with only one,
+    whether it ever does. Where it cannot have, what went was deleted or purged."""
+    now = look.retention
+    if now is None:
+        return True
+    if before is None or elapsed is None:
+        return now.drops
+    if now != before.retention or now.life_times:
+        return True
+    oldest = before.oldest_age
+    if now.max_age and (oldest is None or oldest + elapsed + AGE_SLACK >= now.max_age):
+        return True
+    arrived = look.last_seq - before.last_seq
+    if arrived <= 0 or not now.discards_old:
+        return False
+    return now.max_bytes > 0 or 0 < now.max_msgs < before.messages + arrived
+
+
+def _purged(fell: int, moved: int, given: int, drops: bool, sample: Sample, look: StreamLook) -> bool:
+    """The server moves a consumer past what was purged, and leaves it where it was when messages are dropped. With
+    deliveries in the same interval the two look alike; then it was a purge where nothing can have been dropped."""
+    if fell <= 0 or moved <= given or sample.delivered_stream < look.first_seq - 1:
+        return False
+    return given == 0 or not drops
+
+
+def _whole(sample: Sample, look: StreamLook) -> bool:
+    """Whether every message of the stream is this consumer's, and none leaves it but by being dropped."""
+    retention = look.retention
+    if retention is not None and (retention.policy != "limits" or retention.replaces):
+        return False
+    if sample.config.last_per_subject:
+        return False
+    return not sample.config.filters or covers_all(sample.config.filters, look.subjects)
+
+
+def _holes(look: StreamLook) -> bool:
+    """Whether messages are missing between the first and the last one: deleted, purged by subject, or never there."""
+    return look.messages > 0 and look.messages != look.last_seq - look.first_seq + 1
+
+
+def _life_times(look: StreamLook) -> bool:
+    """Whether messages may be dropped from anywhere in the stream."""
+    return look.retention is not None and look.retention.life_times
+
+
+def _replaced(look: StreamLook, then: Checkpoint) -> int:
+    """How many messages at most newer ones took the place of since a checkpoint: those are not lost."""
+    retention = look.retention
+    if retention is None or not retention.replaces:
+        return 0
+    if then.before is None:
+        return ANY
+    arrived = look.last_seq - then.before
+    if retention.rollup and arrived > 0:
+        return ANY
+    # No subject holds more messages than the stream.
+    return arrived if then.held + arrived > retention.per_subject else 0
+
+
+def _removed(before: StreamLook, look: StreamLook) -> int:
+    """How many messages somebody deleted between two looks, if the stream dropped none and acks remove none."""
+    retention = look.retention
+    if retention is None or retention.policy != "limits" or retention.replaces:
+        return 0
+    return max(0, before.messages + look.last_seq - before.last_seq - look.messages)
+
+
+def _kind(sample: Sample, look: StreamLook) -> int:
+    """Tells whether two samples count the same messages in the same way."""
+    retention = look.retention or Retention()
+    replaced = f"{retention.policy} {retention.replaces and retention.per_subject} {retention.rollup}"
+    what = (sample.created, look.created, replaced, *sorted(sample.config.filters))
+    return crc32("\n".join(what).encode(errors="replace"))
+
+
+def _fits(stored: Account, sample: Sample, look: StreamLook, kind: int) -> bool:
+    return (
+        stored.kind == kind
+        and stored.place <= sample.delivered_stream
+        and stored.given <= sample.delivered_consumer
+        and stored.last <= look.last_seq
+    )
+
+
+def _same(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> bool:
+    """Whether nothing moved that loss depends on."""
+    return (
+        sample.pending == last.pending
+        and sample.delivered_consumer == last.delivered_consumer
+        and sample.delivered_stream == last.delivered_stream
+        and sample.config.filters == last.config.filters
+        and _same_look(before, look)
+    )
+
+
+def _same_look(before: StreamLook, look: StreamLook) -> bool:
+    return (
+        look.first_seq == before.first_seq
+        and look.last_seq == before.last_seq
+        and look.messages == before.messages
+        and look.retention == before.retention
+    )

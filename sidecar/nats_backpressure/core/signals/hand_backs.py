@@ -1,0 +1,81 @@
+"""Messages in flight that a worker handed back for later (a NAK with a delay): nobody works on them, so they stall
+nobody.
+
+What the server shows of them (measured on 2.15.1): they stay in `num_ack_pending`, `num_redelivered` does not count
+them until they come again, a NAK with a delay moves `delivered.last_active` without a delivery, and who pulls gets them
+only once the delay is over. Advisories tell of each NAK, and may be lost.
+"""
+
+from __future__ import annotations
+
+from nats_backpressure.core.model import Sample
+
+SLACK = 0.1
+"""Seconds by which two replies may differ in how long they were under way."""
+LATE = 1.0
+"""Seconds after the ack wait within which the server surely delivered again what was not acknowledged."""
+
+
+class HandBacks:
+    """Of one consumer: how many messages in flight are known to be handed back; `before`: by a restart."""
+
+    __slots__ = ("_expired", "_number", "_touched")
+
+    def __init__(self, before: int = 0) -> None:
+        self._number = before
+        self._touched = False
+        """Whether a worker did something with a message since the newest delivery, by the server's own clock."""
+        self._expired = False
+        """Whether a message in flight came again after its ack wait: whoever had it may hang."""
+
+    def nak(self) -> None:
+        self._number += 1
+
+    def see(self, last: Sample | None, sample: Sample) -> bool:
+        """Take up the next sample. True where all that was in flight came again too early to have been forgotten: it
+        was handed back, and what is in flight begins with this delivery."""
+        if last is None or sample.inflight == 0:
+            self._number, self._touched = min(self._number, sample.inflight), False
+            self._expired = sample.inflight > 0 and sample.redelivered > 0
+            return False
+        given = sample.delivered_consumer - last.delivered_consumer
+        again = _again(last, sample, given)
+        early = False
+        if again > 0:
+            gap = (last.since_delivery or 0.0) + sample.at.mono - last.at.mono
+            early = gap < sample.config.ack_wait - SLACK
+            self._expired = self._expired or not early
+        if given > 0:
+            self._touched = False
+        elif last.since_delivery is not None and sample.since_delivery is not None:
+            moved = (sample.at.mono - sample.since_delivery) - (last.at.mono - last.since_delivery)
+            self._touched = self._touched or moved > SLACK
+        self._number = min(max(0, self._number - again), sample.inflight)
+        return early and again >= last.inflight
+
+    def among(self, sample: Sample) -> int:
+        """How many of the messages in flight are handed back, as far as is known."""
+        inflight, wait = sample.inflight, sample.config.ack_wait
+        since = sample.since_delivery
+        if not inflight or sample.pending:
+            return 0  # beside a queue it matters that nothing is acknowledged, whoever has it
+        overdue = since is not None and since > wait + LATE
+        if sample.waiting and overdue:
+            return inflight  # who pulls would have been given whatever was not handed back
+        if inflight == 1 and self._touched and not overdue:
+            return 1
+        return self._number
+
+    def may_be(self, sample: Sample) -> bool:
+        """Whether nobody can tell if what is in flight is worked on or handed back: as many pulls wait as there are
+        messages in flight, and nothing else does. That lasts no longer than the ack wait."""
+        spare = sample.pending == 0 and sample.waiting >= sample.inflight > 0
+        return spare and not self._expired and sample.since_delivery is not None
+
+
+def _again(last: Sample, sample: Sample, given: int) -> int:
+    """How many deliveries between two samples were redeliveries, as far as sequences tell."""
+    moved = sample.delivered_stream - last.delivered_stream
+    if not sample.config.filters:
+        return max(0, given - moved)
+    return given if moved == 0 else max(0, sample.redelivered - last.redelivered)

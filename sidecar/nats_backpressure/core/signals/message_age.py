@@ -1,0 +1,61 @@
+"""How long a message has been in its stream, told from our own looks at the stream: no request is spent on it."""
+
+from __future__ import annotations
+
+from nats_backpressure.core.model import Sample, StreamLook
+from nats_backpressure.protocol.patterns import covers_all
+
+LOOKS = 128
+"""Looks kept per stream; when there are more, every second one of the older half goes, so that the first one stays."""
+
+
+class Ages:
+    """The last sequence of one stream over time, shared by all its consumers. Bounded by LOOKS."""
+
+    __slots__ = ("_created", "_looks")
+
+    def __init__(self) -> None:
+        self._created = ""
+        self._looks: list[tuple[int, float]] = []
+        """Last sequence and when it was first seen, both rising."""
+
+    def saw(self, look: StreamLook, at: float) -> None:
+        """A look came `at` this moment; one that contradicts what is known of the stream begins anew."""
+        looks = self._looks
+        if looks and (look.created != self._created or look.last_seq < looks[-1][0]):
+            looks.clear()
+        self._created = look.created
+        if looks and look.last_seq == looks[-1][0]:
+            return
+        looks.append((look.last_seq, at))
+        if len(looks) > LOOKS:
+            del looks[1 : LOOKS // 2 : 2]
+
+    def of(self, seq: int, now: float) -> float | None:
+        """Seconds for which a message has been there at least: since the first look that held it.
+
+        Short of the truth by no more than the time between two looks; None if it was there before the first one.
+        """
+        looks = self._looks
+        if not looks or seq <= looks[0][0] or seq > looks[-1][0]:
+            return None
+        low, high = 0, len(looks) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if looks[middle][0] < seq:
+                low = middle + 1
+            else:
+                high = middle
+        return max(0.0, now - looks[low][1])
+
+    def oldest(self, sample: Sample, look: StreamLook) -> float | None:
+        """Seconds the message to be delivered next has waited: 0 where none waits.
+
+        None for a consumer of a part of the stream: which message is its next, only a request for it would tell.
+        """
+        if not sample.pending:
+            return 0.0
+        if sample.config.filters and not covers_all(sample.config.filters, look.subjects):
+            return None
+        following = sample.delivered_stream + 1
+        return look.oldest_age if following <= look.first_seq else self.of(following, sample.at.mono)

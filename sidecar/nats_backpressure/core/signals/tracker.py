@@ -1,0 +1,311 @@
+"""From the samples of one consumer to its signals."""
+
+from __future__ import annotations
+
+import math
+
+from nats_backpressure.core.model import Diagnosis, Now, Reading, Sample, StreamLook
+from nats_backpressure.core.signals import sample_checks
+from nats_backpressure.core.signals.data_loss import Losses
+from nats_backpressure.core.signals.diagnosis import Course, Facts, Point
+from nats_backpressure.core.signals.hand_backs import HandBacks
+from nats_backpressure.core.signals.message_age import Ages
+from nats_backpressure.core.signals.window import ENOUGH_TIME, RATE_SPAN, Capacity, Flow, Quantiles, Tally
+from nats_backpressure.core.subject.state import NOTHING, Carried
+
+P95_OF_MEAN = 3.0
+"""The 95th percentile of an exponential service time is ln(20), three times its mean."""
+CLOCK_SLACK = 0.1
+"""Seconds by which two replies may differ in how long they were under way."""
+FRESH_ACKS = 10.0
+"""Seconds after which acks no longer say how latency is now."""
+
+STORM = 6
+"""Redeliveries within RATE_SPAN for each message in flight, above which these are not handed back for later."""
+
+
+class Track:
+    """What is known of one consumer: takes its samples and ack metrics in, gives its Reading out. Bounded in memory.
+
+    `appeared`: it was seen to come into being, rather than found at the first look round. `ages`: those of its stream,
+    best shared by all consumers there. `carried`: what was stored of it before a restart.
+    """
+
+    def __init__(self, appeared: bool = False, ages: Ages | None = None, carried: Carried = NOTHING) -> None:
+        self.last: Sample | None = None
+        self._look: StreamLook | None = None
+        self._aside: tuple[Sample, StreamLook] | None = None
+        self._appeared = appeared
+        self._carried = carried
+        self._ages = ages or Ages()
+        self._forget()
+        self._course = Course(carried.diagnosis, carried.diagnosed_for)
+        self._capacity = Capacity(carried.capacity)
+        self._hand_backs = HandBacks(carried.handed_back)
+
+    def _forget(self) -> None:
+        """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
+        self._flow = Flow()
+        self._latency = Quantiles()
+        self._current = Quantiles()
+        """Of the messages that were delivered since nothing was in flight and nothing waited: only they tell how
+        latency is now. What came before is over, and is no more than shown."""
+        self._idle_at = -math.inf
+        self._since: float | None = None
+        """When the first sample came: what a window holds before it is full sets no latch free."""
+        self._hand_backs = HandBacks()
+        self._working = 0
+        """Messages in flight that are not handed back."""
+        self._capacity = Capacity()
+        self._course = Course()
+        self._arrived = self._acked = 0.0
+        self._given_up: float | None = None
+        self._history = 0
+        """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
+        self._last_ack: float | None = None
+        self._inflight_since: float | None = None
+        self._rise_seen = True
+        """Whether in flight was seen to rise from 0, so that the moment above is when; else it may be long before."""
+        self._naks = self._dropped = self._again = 0
+        self._losses = Losses(self._carried.account)
+
+    def ack_seen(self, seconds: float, deliveries: int, now: Now) -> None:
+        """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
+        self._latency.add(now.mono, seconds)
+        if now.mono - seconds >= self._idle_at:
+            self._current.add(now.mono, seconds)
+        if deliveries > 1:
+            self._again += 1
+            self._flow.add(now.mono, Tally(redeliveries=deliveries - 1))
+
+    def nak_seen(self, now: Now) -> None:
+        self._naks += 1
+        self._hand_backs.nak()
+        self._flow.add(now.mono, Tally(redeliveries=1))
+
+    def dropped_seen(self, now: Now) -> None:
+        """The server gave a message up (max_deliver), or a worker did (TERM): it leaves in flight without an ack."""
+        self._dropped += 1
+        self._given_up = now.mono
+        self._flow.add(now.mono, Tally(redeliveries=1))
+
+    def take(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
+        """The reading after this sample, or why it was set aside. `look` was taken after the sample, or (`early`)
+        before it, where a consumer was read by itself."""
+        if not early and (why := sample_checks.impossible(sample, look)):
+            return why
+        if why := self._contradicted(sample, look):
+            if not self._confirms(sample, look):
+                self._aside = (sample, look)
+                return why
+            self._begin_again(*(self._aside or (sample, look)))
+        self._aside = None
+        return self._believe(sample, look, early)
+
+    def _begin_again(self, sample: Sample, look: StreamLook) -> None:
+        """Another incarnation, of which this was the first sample: one that came into being while its stream stood."""
+        before, was = self.last, self._look
+        self._appeared = before is not None and was is not None and before.created != sample.created
+        self._appeared = self._appeared and was is not None and was.created == look.created
+        self._forget()
+        self._begin(sample, look)
+        self._losses.take(sample, look)
+        self.last, self._look = sample, look
+
+    def _begin(self, sample: Sample, look: StreamLook) -> None:
+        self._history = look.last_seq if self._appeared and sample.pending else 0
+
+    def _resume(self, sample: Sample, look: StreamLook) -> None:
+        """What was known before a restart goes on at first sight."""
+        before = self._carried
+        if before.history <= look.last_seq:
+            self._history = max(self._history, before.history)
+        if before.diagnosis is Diagnosis.POISON:
+            self._given_up = sample.at.mono
+
+    def _contradicted(self, sample: Sample, look: StreamLook) -> str | None:
+        if self.last is None or self._look is None:
+            return None
+        return sample_checks.contradicts(self.last, sample, self._look, look)
+
+    def _confirms(self, sample: Sample, look: StreamLook) -> bool:
+        """Whether a sample set aside before and this one follow each other: then both are the truth."""
+        if self._aside is None:
+            return False
+        return sample_checks.contradicts(self._aside[0], sample, self._aside[1], look) is None
+
+    def _believe(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
+        last, counted = self.last, self._losses.total
+        self._since = sample.at.mono if self._since is None else self._since
+        self._losses.take(sample, look, early)
+        if last is None:
+            self._begin(sample, look)
+            self._resume(sample, look)
+        was_working, restarted = self._working, self._hand_backs.see(last, sample)
+        returned = self._hand_backs.among(sample)
+        if (returned or restarted) and self._storm(sample):
+            returned, restarted = 0, False
+        self._working = sample.inflight - returned
+        if restarted:
+            self._inflight_since = None
+        if last is not None and not self._losses.purged:
+            self._count(last, sample, was_working)
+        if sample.delivered_stream >= self._history or not sample.pending:
+            self._history = 0
+        self._time_acks(last, sample)
+        self._naks = self._dropped = self._again = 0
+        self.last, self._look = sample, look
+        self._ages.saw(look, sample.at.mono)
+        diagnosis = self._diagnose(sample, look)
+        return self._reading(sample, look, diagnosis, self._losses.total - counted)
+
+    def _count(self, last: Sample, sample: Sample, was_working: int) -> None:
+        """Tally the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
+        time = sample.at.mono - last.at.mono
+        given = sample.delivered_consumer - last.delivered_consumer
+        new = given if sample.config.filters else min(given, sample.delivered_stream - last.delivered_stream)
+        naks = self._naks if sample.config.filters else 0
+        acks = max(0, new - (sample.inflight - last.inflight) - naks - self._dropped)
+        if not _may_have_acked(sample, time):
+            acks = 0
+        waited = last.pending > 0 and sample.pending > 0
+        tally = Tally(
+            time=time,
+            acks=acks,
+            arrivals=max(0, sample.pending - last.pending + new),
+            deliveries=given,
+            redeliveries=max(0, sample.redelivered - last.redelivered, given - new),
+            held=(was_working + self._working) / 2 * time,
+            waited_time=time if waited else 0.0,
+            waited_acks=acks if waited else 0.0,
+        )
+        self._flow.add(sample.at.mono, tally)
+        self._arrived += tally.arrivals
+        self._acked += acks
+        again = tally.redeliveries or self._naks or self._dropped or self._again
+        if waited and not (again or last.paused or sample.paused) and time <= RATE_SPAN:
+            self._capacity.learn(time, acks)
+        if sample.since_ack is None and (acks > 0 or sample.floor_stream > last.floor_stream):
+            self._last_ack = sample.at.mono
+
+    def _time_acks(self, last: Sample | None, sample: Sample) -> None:
+        """Keep the moments the stall counts from: the last ack, and when what is worked on rose from 0."""
+        now = sample.at.mono
+        if sample.since_ack is not None:
+            self._last_ack = now - sample.since_ack
+        if self._working == 0:
+            self._inflight_since, self._rise_seen = None, True
+        elif last is None or self._inflight_since is None:
+            # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
+            self._inflight_since = now - (sample.since_delivery or 0.0)
+            self._rise_seen = last is not None
+
+    def _diagnose(self, sample: Sample, look: StreamLook) -> Diagnosis | None:
+        """What is said, if this sample bears it out."""
+        at, config = sample.at.mono, sample.config
+        waiting = int(sample.bound) if config.push else sample.waiting
+        given = sample.delivered_consumer
+        point = Point(at, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
+        facts = Facts(config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
+        return self._course.see(point, facts)
+
+    def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
+        now = sample.at.mono
+        flow = self._flow.total(now)
+        acked = sample.config.ack_policy != "none"
+        stall = self._stall(sample)
+        quantiles = self._latency.at(now, 0.5, 0.95, 0.99)
+        estimate = None if quantiles else flow.estimate()
+        p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
+        source = "sampled" if quantiles else "estimated" if estimate is not None else None
+        if self._working and (p95 is None or stall > p95):
+            p95, source = stall, "stall"
+        latency, stalled, evidence = self._judged(sample, flow, stall)
+        known = flow.time >= ENOUGH_TIME
+        return Reading(
+            key=sample.key,
+            at=sample.at,
+            pending=sample.pending,
+            inflight=sample.inflight if acked else None,
+            latency=None if latency is None else latency * 1000,
+            stalled=stalled,
+            drain=flow.drain(sample.pending),
+            latency_source=source,
+            latency_evidence=evidence,
+            settled=self._settled(now),
+            p50=quantiles[0] * 1000 if quantiles else None,
+            p95=None if p95 is None else p95 * 1000,
+            p99=quantiles[2] * 1000 if quantiles else None,
+            stall=stall * 1000,
+            stall_known=not self._working or self._stall_known(),
+            spare=self._hand_backs.may_be(sample),
+            arrival_rate=flow.arrivals / flow.time if known else None,
+            ack_rate=flow.acks / flow.time if known else None,
+            redelivery_ratio=min(1.0, flow.redeliveries / flow.deliveries) if flow.deliveries else None,
+            cap=sample.config.max_ack_pending,
+            ack_wait=sample.config.ack_wait,
+            delivered_consumer=sample.delivered_consumer,
+            waiting=sample.waiting,
+            lost=lost,
+            losing=self._losses.losing,
+            purged=self._losses.purged,
+            handed_back=self._hand_backs.among(sample),
+            account=self._losses.account,
+            paused=sample.paused,
+            diagnosis=diagnosis,
+            said=self._course.said,
+            diagnosed_for=now - self._course.since if self._course.said else 0.0,
+            history=self._history,
+            backfilling=self._history > 0,
+            capacity=self._capacity.rate,
+            stream_fill=look.fill,
+            oldest_age=self._ages.oldest(sample, look),
+        )
+
+    def _judged(self, sample: Sample, flow: Tally, stall: float) -> tuple[float | None, bool, bool]:
+        """Latency as it is judged, in seconds: of what was delivered since nothing was to be done, by acks of the last
+        FRESH_ACKS; or the stall. Whether it is the stall; and whether a latch may be released on it."""
+        now = sample.at.mono
+        if sample.pending == 0 and self._working == 0:
+            self._idle_at, self._current = now, Quantiles()
+            return 0.0, False, True
+        p95 = self._measured(flow, now)
+        if self._working and not self._hand_backs.may_be(sample) and (p95 is None or stall > p95):
+            return stall, True, p95 is not None and self._settled(now)
+        return p95, False, p95 is not None and self._settled(now)
+
+    def _measured(self, flow: Tally, now: float) -> float | None:
+        quantiles = self._current.at(now, 0.95)
+        newest = self._current.newest if quantiles else self._last_ack
+        if newest is None or now - newest > FRESH_ACKS:
+            return None
+        if quantiles:
+            return quantiles[0]
+        if now - self._idle_at < RATE_SPAN:
+            flow = self._flow.total(now, self._idle_at)
+        estimate = flow.rough_estimate()
+        return None if estimate is None else P95_OF_MEAN * estimate
+
+    def _settled(self, now: float) -> bool:
+        return self._since is not None and now - self._since >= FRESH_ACKS
+
+    def _stall(self, sample: Sample) -> float:
+        if not self._working or self._inflight_since is None:
+            return 0.0
+        since = self._inflight_since if self._last_ack is None else max(self._last_ack, self._inflight_since)
+        return max(0.0, sample.at.mono - since)
+
+    def _storm(self, sample: Sample) -> bool:
+        """Whether messages go to and fro between worker and server: nobody has put them off until later."""
+        return self._flow.total(sample.at.mono).redeliveries > STORM * sample.inflight
+
+    def _stall_known(self) -> bool:
+        acked, since = self._last_ack, self._inflight_since
+        return self._rise_seen or (acked is not None and since is not None and acked >= since)
+
+
+def _may_have_acked(sample: Sample, time: float) -> bool:
+    """Whether the server's own clock allows an ack in the last `time` seconds; before 2.10 it does not tell."""
+    if sample.since_delivery is None:
+        return True
+    return sample.since_ack is not None and sample.since_ack <= time + CLOCK_SLACK

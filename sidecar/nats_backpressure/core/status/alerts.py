@@ -1,0 +1,135 @@
+"""Alerts by rule: pending while the condition holds, firing once it has held long enough, resolved when it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Final
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.model import Alert, Now, Reading, Status
+from nats_backpressure.core.subject.state import Member
+from nats_backpressure.policy.schema import AlertRule, Policy, When
+
+ACTIVE = AlertRule("backpressure_active", When(status="active"), severity="critical")
+WARNING = AlertRule("backpressure_warning", When(status="warning"), severity="warning")
+"""The built-in two, by the policy's flags."""
+GRACE = 10.0
+"""Seconds. What is found after a start, or after a gap, piled up while nobody limited the load. An alert whose
+condition began before, or so soon after, fires only once it has been seen to hold for so long."""
+RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
+
+Value = float | str
+
+
+class Unsure(Enum):
+    """A condition that is not seen to hold, where there is not the evidence that it does not: it changes nothing."""
+
+    UNSURE = "unsure"
+
+
+UNSURE: Final = Unsure.UNSURE
+
+
+def follow(
+    was: Sequence[Alert],
+    policy: Policy,
+    status: Status,
+    members: Sequence[Member],
+    now: Now,
+    awaited: bool = False,
+    watched_for: float = math.inf,
+) -> tuple[Alert, ...]:
+    """How the alerts of a subject stand now, by rule; equal to `was` while none changes its state.
+
+    `awaited`: a consumer that was known before a restart was not read again yet. `watched_for`: seconds for which the
+    subject has been read by now, since the start of the process or the last gap.
+    One that fires and has no rule any more, or another condition, is resolved first. Time is the wall clock's, since
+    it must outlast a restart: where that jumped back behind `since`, the condition has held from now on.
+    """
+    before = {alert.name: alert for alert in was}
+    readings = [member.reading for member in members if member.reading is not None]
+    standing: list[Alert] = []
+    for rule in _rules(policy):
+        alert = before.get(rule.name)
+        if alert is not None and alert.when != _words(rule.when):
+            if alert.state == "firing":
+                continue
+            alert = None
+        before.pop(rule.name, None)
+        found = _next(alert, rule, _value(rule.when, status, readings, awaited), now, watched_for)
+        standing += [found] if found is not None else []
+    gone = (alert for alert in before.values() if alert.state == "firing")
+    return (*standing, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
+
+
+def changes(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, ...]:
+    """Those that began to fire, and those that were resolved."""
+    before = {alert.name: alert.state for alert in was}
+    told = ("firing", "resolved")
+    return tuple(alert for alert in now if alert.state in told and before.get(alert.name) != alert.state)
+
+
+def _rules(policy: Policy) -> Iterable[AlertRule]:
+    if policy.alert_on_active:
+        yield ACTIVE
+    if policy.alert_on_warning:
+        yield WARNING
+    yield from policy.alerts
+
+
+def _next(
+    alert: Alert | None, rule: AlertRule, value: Value | Unsure | None, now: Now, watched_for: float
+) -> Alert | None:
+    """The alert after one look at its condition; `value` is None while that does not hold."""
+    if value is UNSURE:
+        return alert
+    state = None if alert is None else alert.state
+    if value is None:
+        if alert is not None and state == "firing":
+            return replace(alert, state="resolved", since=now.wall)
+        return alert if state == "resolved" else None
+    if alert is None or state == "resolved":
+        alert = Alert(rule.name, rule.severity, _words(rule.when), "pending", now.wall, value)
+    elif state == "firing":
+        return alert
+    elif alert.since > now.wall:
+        alert = replace(alert, since=now.wall)
+    held = now.wall - alert.since
+    early = watched_for - held < GRACE
+    if held < rule.for_seconds or (early and min(held, watched_for) < GRACE):
+        return alert
+    return replace(alert, state="firing", since=now.wall, value=value)
+
+
+def _value(when: When, status: Status, readings: Sequence[Reading], awaited: bool) -> Value | Unsure | None:
+    """What makes the condition hold, the largest of all consumers'; None where it surely does not."""
+    if when.status is not None:
+        return status.word if status >= RANK[when.status] else None
+    if (found := _holds(when, readings)) is not None:
+        return found
+    thin = when.diagnosis is not None and any(r.diagnosis is None for r in readings)
+    thin |= when.latency_p95_above_ms is not None and any(not r.latency_evidence for r in readings)
+    return UNSURE if awaited or thin else None
+
+
+def _holds(when: When, readings: Sequence[Reading]) -> Value | None:
+    if when.diagnosis is not None:
+        return when.diagnosis.value if any(r.diagnosis is when.diagnosis for r in readings) else None
+    for limit, values in (
+        (when.pending_above, [r.pending for r in readings]),
+        (when.inflight_above, [r.inflight for r in readings]),
+        (when.latency_p95_above_ms, [r.p95 for r in readings]),
+        (when.stream_fill_above, [r.stream_fill for r in readings]),
+    ):
+        if limit is not None:
+            return max((value for value in values if value is not None and value > limit), default=None)
+    return None
+
+
+def _words(when: When) -> str:
+    """The condition as it was written: `pending_above: 5000`."""
+    name, value = next((name, value) for name in when.__struct_fields__ if (value := getattr(when, name)) is not None)
+    return f"{name}: {value:g}" if isinstance(value, int | float) else f"{name}: {value}"

@@ -1,0 +1,74 @@
+"""How old the truth is: known, stale, unknown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from nats_backpressure.core.model import Freshness, Status
+from nats_backpressure.core.subject.state import Member
+from nats_backpressure.protocol.opening import MISSED
+
+
+class Limits(Struct, frozen=True):
+    """Seconds without proof after which a subject is stale, and after which it is unknown."""
+
+    stale_after: float
+    unknown_after: float
+    interval: float = 0.0
+    """Seconds between two proofs, for whoever reads the stream or watches the heartbeat."""
+
+
+def limits(stale_after: float, unknown_after: float, interval: float, heartbeat: float = 0.0) -> Limits:
+    """The limits in force: never shorter than three readings for stale, and twice that for unknown. `interval` and
+    `heartbeat` are the seconds between two readings, and between two heartbeats."""
+    stale = max(stale_after, MISSED * interval)
+    return Limits(stale, max(unknown_after, 2 * stale), max(interval, heartbeat))
+
+
+def freshness(proof: float | None, now: float, limits: Limits) -> Freshness:
+    """Of something last proved at the monotonic time `proof`; None was never proved."""
+    if proof is None or now - proof >= limits.unknown_after:
+        return Freshness.UNKNOWN
+    return Freshness.STALE if now - proof >= limits.stale_after else Freshness.KNOWN
+
+
+class Span(Struct, frozen=True):
+    """The oldest and the newest proof among the members of a subject that count, in monotonic time."""
+
+    oldest: float
+    newest: float
+
+
+def span(members: Iterable[Member]) -> Span | None:
+    """Of those that were ever read; None if nobody was. One that only keeps its stored status is older than any."""
+    oldest, newest = math.inf, -math.inf
+    for member in members:
+        if member.proof is not None:
+            oldest, newest = min(oldest, member.proof), max(newest, member.proof)
+        elif member.status is not Status.UNKNOWN:
+            oldest = -math.inf
+    return None if newest == -math.inf else Span(oldest, newest)
+
+
+def vouched(members: Iterable[Member]) -> float | None:
+    """When what is said of a subject was last proved, in monotonic time; None if no member was ever judged.
+
+    A status above inactive is as sure as the newest proof of any member that has it: the others can only make it worse.
+    Inactive takes all of them, so the oldest counts. One restored and not read since counts from when it was restored.
+    """
+    judged = [member for member in members if member.status is not Status.UNKNOWN]
+    top = max((member.status for member in judged), default=Status.UNKNOWN)
+    proofs = [member.since if member.proof is None else member.proof for member in judged if member.status is top]
+    if not proofs:
+        return None
+    return min(proofs) if top is Status.INACTIVE else max(proofs)
+
+
+def of_subject(found: Span | None, now: float, limits: Limits) -> Freshness:
+    """The oldest proof makes a subject stale; it is unknown only when no member has any."""
+    if found is None or freshness(found.newest, now, limits) is Freshness.UNKNOWN:
+        return Freshness.UNKNOWN
+    return Freshness.KNOWN if freshness(found.oldest, now, limits) is Freshness.KNOWN else Freshness.STALE

@@ -1,0 +1,94 @@
+"""Two-mark latches, and the status they add up to. Rising is immediate, falling takes evidence and time."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.model import Diagnosis, Marks, Reading, Signal, Status
+from nats_backpressure.core.status import thresholds
+from nats_backpressure.core.subject.state import Latch, Latches
+from nats_backpressure.policy.schema import Policy
+
+
+def latch(was: Latch, value: float | None, mark: float, policy: Policy, now: float) -> Latch:
+    """Set above `mark` (at it is not above); released once at or below its share for the hold; None changes nothing."""
+    if value is None:
+        return was
+    if value > mark:
+        return Latch(on=True)
+    if not was.on:
+        return was
+    if value > mark * policy.recovery_threshold:
+        return Latch(on=True)
+    since = now if was.calm_since is None else was.calm_since
+    return Latch() if now - since >= policy.recovery_hold_seconds else Latch(on=True, calm_since=since)
+
+
+def held(was: Latch, now_: Latch) -> Latch:
+    """As judged, but never released: for a sample whose calm proves nothing."""
+    return replace(was, calm_since=None) if was.on and not (now_.on and now_.calm_since is None) else now_
+
+
+COUNTED = (Diagnosis.SERVER_STUCK, Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLING)
+"""What is as good as a second signal beside an overloaded backlog, once it has lasted: nobody works on it."""
+
+
+def left_out(reading: Reading, policy: Policy) -> bool:
+    """Whether the policy says that a consumer in this condition does not count."""
+    return (reading.paused and policy.on_paused == "ignore") or (reading.backfilling and not policy.count_backfill)
+
+
+def counts(reading: Reading, latches: Latches, policy: Policy) -> bool:
+    """Whether what is diagnosed counts as a signal by itself, given that pending is overloaded."""
+    lasted = reading.diagnosis in COUNTED and reading.diagnosed_for >= policy.stall_seconds
+    return lasted and latches.pending.on and not left_out(reading, policy)
+
+
+def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latches:
+    """All latches of one consumer after one reading."""
+    now = reading.at.mono
+    ignored = left_out(reading, policy)
+
+    def judged(signal: Signal, old: Latch, factor: float = 1.0) -> Latch:
+        mark = thresholds.of(marks, signal)
+        value = 0.0 if ignored or mark is None else thresholds.value(reading, marks, signal)
+        return latch(old, value, mark.overload * factor if mark else 1.0, policy, now)
+
+    pending = judged(Signal.PENDING, was.pending)
+    pending_alone = judged(Signal.PENDING, was.pending_alone, policy.alone_factor)
+    drain, drain_alone = judged(Signal.DRAIN, was.drain), judged(Signal.DRAIN, was.drain_alone, policy.alone_factor)
+    latency = judged(Signal.LATENCY, was.latency_p95)
+    if reading.losing:
+        pending, pending_alone = held(was.pending, pending), held(was.pending_alone, pending_alone)
+    if not reading.latency_evidence and not ignored and (not latency.on or latency.calm_since is not None):
+        latency = was.latency_p95  # a calm stall proves nothing: it neither begins nor ends a hold
+    if not reading.settled and not ignored and reading.pending > marks.pending.critical:
+        drain, drain_alone = held(was.drain, drain), held(was.drain_alone, drain_alone)
+    latches = Latches(
+        pending=pending,
+        inflight=judged(Signal.INFLIGHT, was.inflight),
+        latency_p95=latency,
+        drain=drain,
+        pending_alone=pending_alone,
+        drain_alone=drain_alone,
+    )
+    if not pending.on:  # it counts beside an overloaded backlog only: the next one begins without it
+        return latches
+    return replace(latches, diagnosed=latch(was.diagnosed, _stuck(reading, latches, policy), 0.5, policy, now))
+
+
+def _stuck(reading: Reading, latches: Latches, policy: Policy) -> float | None:
+    """1 where a diagnosis counts, 0 where none can; None where nobody can say: nothing is diagnosed yet (a restart), or
+    what is has not lasted long enough."""
+    if left_out(reading, policy):
+        return 0.0
+    if counts(reading, latches, policy):
+        return 1.0
+    return None if reading.diagnosis is None or reading.diagnosis in COUNTED else 0.0
+
+
+def status(latches: Latches, policy: Policy) -> Status:
+    count = len(latches.signals) + (latches.pending.on and latches.diagnosed.on)
+    if latches.pending_alone.on or latches.drain_alone.on or count >= policy.active_signals:
+        return Status.ACTIVE
+    return Status.WARNING if count else Status.INACTIVE

@@ -1,0 +1,1 @@
+"""One subject's state and the one function that moves it. Pure."""

@@ -1,0 +1,278 @@
+"""What is remembered of one subject: its members, what is stored of it, and what is on its way."""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from nats_backpressure.core.admission.adaptive import OPEN, Shedding
+from nats_backpressure.core.admission.gateway_reports import Offered
+from nats_backpressure.core.model import (
+    Account,
+    Action,
+    Alert,
+    ConsumerKey,
+    Diagnosis,
+    Event,
+    Marks,
+    Override,
+    Reading,
+    Signal,
+    Status,
+)
+from nats_backpressure.policy.schema import Policy
+
+CARRIED_LIMIT = 256
+"""Consumers of which `Carried` is stored, some 40 KB at most: those with latches first, then by how much waits for
+them; the others start from nothing after a restart."""
+UNSENT_LIMIT = 8
+"""Events that wait in a stored state; at the limit, further changes are folded into the next event."""
+
+
+class Latch(Struct, frozen=True):
+    """A flag between two marks; `calm_since` is when its value was first seen at or below the release mark."""
+
+    on: bool = False
+    calm_since: float | None = None
+
+
+class Latches(Struct, frozen=True):
+    pending: Latch = Latch()
+    inflight: Latch = Latch()
+    latency_p95: Latch = Latch()
+    drain: Latch = Latch()
+    pending_alone: Latch = Latch()
+    drain_alone: Latch = Latch()
+    diagnosed: Latch = Latch()
+    """A diagnosis that counts as a signal beside an overloaded backlog."""
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """The latched signals, in the order reasons are listed."""
+        return tuple(s for s in Signal if getattr(self, s.value).on)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every set latch by its field name: what is stored."""
+        return tuple(name for name in self.__struct_fields__ if getattr(self, name).on)
+
+
+NONE_SET = Latches()
+
+
+class Member(Struct, frozen=True):
+    """One consumer under one subject, as it is judged there."""
+
+    key: ConsumerKey
+    policy: Policy
+    latches: Latches = Latches()
+    status: Status = Status.UNKNOWN
+    """The last known one; UNKNOWN only while never sampled."""
+    reading: Reading | None = None
+    proof: float | None = None
+    """Monotonic time of the newest proof that `reading` holds; None while never sampled."""
+    marks: Marks | None = None
+    pressure: float = 0.0
+    counted: Diagnosis | None = None
+    """The diagnosis that set the latch `diagnosed`."""
+    stalled: bool = False
+    """Whether a stall set or holds the latch `latency_p95`."""
+    lost: int = 0
+    """Messages known to be lost so far, those of before a restart among them."""
+    reported: int = 0
+    """How many of them a stored `data_loss` event reports."""
+    reported_at: float | None = None
+    """Monotonic time at which that was stored last."""
+    account: Account | None = None
+    """Where the accounting stood when nothing was left to report: what is stored, so that no loss is skipped."""
+    causes: frozenset[str] = frozenset()
+    """What made pending fall besides work since the pending latch was last set: DATA_LOSS, PURGED."""
+
+    since: float = -math.inf
+    """Monotonic time at which it came here; without any proof it is unproved from then on."""
+
+    @property
+    def unreported(self) -> int:
+        """0 where another replica reported what is not counted here yet."""
+        return max(0, self.lost - self.reported)
+
+
+class Carried(Struct, frozen=True, omit_defaults=True):
+    """What is stored of one consumer so that a restart continues where this process was. It is stored with whatever is
+    written next and is never by itself the reason for a write."""
+
+    diagnosis: Diagnosis | None = None
+    diagnosed_for: float = 0.0
+    """Seconds for which `diagnosis` had held when it was stored."""
+    capacity: float | None = None
+    """Messages a second, learnt; None where it was not."""
+    account: Account | None = None
+    """Where the accounting of losses stands: all before it is reported."""
+    lost: int = 0
+    """Messages reported as lost so far."""
+    causes: tuple[str, ...] = ()
+    """What made pending fall besides work, since the pending latch was last set."""
+    counted: Diagnosis | None = None
+    """The diagnosis that set the latch `diagnosed`, while that is on."""
+    stalled: bool = False
+    """Whether a stall holds the latch `latency_p95`."""
+    handed_back: int = 0
+    """Messages in flight that a worker handed back for later."""
+    history: int = 0
+    """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
+
+
+NOTHING = Carried()
+DATA_LOSS, PURGED = "data_loss", "purged"
+LOSS_INTERVAL = 10.0
+"""Seconds between two reports of one ongoing loss; what is lost in between is summed."""
+
+
+class Recoveries(Struct, frozen=True):
+    """The last incident and the sum of all that ended; times are Unix seconds, counted per incident."""
+
+    incident: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    total: int = 0
+    total_seconds: float = 0.0
+
+
+class Totals(Struct, frozen=True):
+    """Changes of status ever told of a subject."""
+
+    active: int = 0
+    warning: int = 0
+    recovery: int = 0
+    last: float | None = None
+    """Unix seconds of the newest of them."""
+
+
+class Verdict(Struct, frozen=True):
+    """What a gateway is told, before any overrule for one request."""
+
+    action: Action = Action.CONTINUE
+    would: Action | None = None
+    admit_ratio: float = 1.0
+    retry_after: int = 0
+
+
+class Rejection(Struct, frozen=True):
+    """A policy for the subject that was refused. `mark` tells this refusal from every other."""
+
+    mark: str
+    errors: tuple[tuple[str, str], ...]
+
+
+class Record(Struct, frozen=True):
+    """What is stored of a subject; two records that are equal but for `unsent` say the same."""
+
+    subject: str
+    epoch: str
+    seq: int = 0
+    """Of the newest event ever listed; 0 if there was none."""
+    status: Status = Status.INACTIVE
+    """The last known status: never UNKNOWN."""
+    told: Status = Status.INACTIVE
+    """The status the last listed event led to; differs from `status` only while `unsent` is full."""
+    lost: bool = False
+    """Whether the subject is unknown now."""
+    lost_listed: bool = False
+    """Whether the events listed so far say so; differs from `lost` only while `unsent` is full."""
+    stale: bool = False
+    """Whether it was stored that nothing proves it now, while other subjects are read."""
+    since: float = 0.0
+    """Unix seconds at which the present status (or the loss of it) began."""
+    incident: str | None = None
+    reasons: tuple[str, ...] = ()
+    verdict: Verdict = Verdict()
+    latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
+    """The set latches of every consumer that has any."""
+    carried: tuple[tuple[ConsumerKey, Carried], ...] = ()
+    """By consumer, CARRIED_LIMIT at most; not compared when it is decided whether there is something to store."""
+    recoveries: Recoveries = Recoveries()
+    totals: Totals = Totals()
+    diagnosis: Diagnosis | None = None
+    override: Override | None = None
+    """In force when it was stored."""
+    alerts: tuple[Alert, ...] = ()
+    rejected: str = ""
+    """The mark of the last refused policy that was told."""
+    unsent: tuple[Event, ...] = ()
+
+
+class Loss(Struct, frozen=True):
+    """How many messages of a consumer are reported as lost in all, and where its accounting then stands."""
+
+    key: ConsumerKey
+    lost: int
+    account: Account | None
+
+
+class Writing(Struct, frozen=True):
+    """A write on its way: `nonce` recognises it if it was applied although its answer was lost."""
+
+    record: Record
+    expected: int
+    nonce: str
+    failing: bool = False
+    losses: tuple[Loss, ...] = ()
+    """The losses that events in the record report."""
+    left_lost: int = 0
+    """The same of consumers that are gone."""
+    since: float = math.inf
+    """Monotonic time at which it began."""
+
+
+class SubjectState(Struct, frozen=True):
+    subject: str
+    policy: Policy
+    """In force for the subject itself: what is answered while no member is known."""
+    deadline: float
+    """Monotonic time from which a subject without any proof is unknown."""
+    members: dict[ConsumerKey, Member] = {}
+    """Treated as frozen: replaced, never changed in place."""
+    carried: dict[ConsumerKey, Carried] = {}
+    """As stored when the record was loaded, also of consumers that were not read since. Treated as frozen."""
+    record: Record | None = None
+    """What is stored, as far as known; None until it was loaded or begun."""
+    revision: int = 0
+    """Of the stored key; 0 where there is none."""
+    begun: bool = False
+    """Whether `record` was begun anew and is not stored yet."""
+    reload: bool = False
+    """Whether what is stored is another than `record` now and must be read before anything is written; `record` is
+    still what is answered."""
+    loading: bool = False
+    writing: Writing | None = None
+    wrote: float = 0.0
+    """Monotonic time at which the newest write was asked for, or the record was read back."""
+    sending: str | None = None
+    """Id of the event being published."""
+    sent: frozenset[str] = frozenset()
+    """Ids in `record.unsent` that are acknowledged, until a write takes them off."""
+    writes: int = 0
+    """Counted into each nonce."""
+    emptied: float | None = None
+    """Monotonic time at which the last member went."""
+    read_at: float | None = None
+    """Monotonic time at which any member was last read."""
+    watched: float | None = None
+    """Monotonic time since which it has been read without a gap; None before the first reading of this process."""
+    forgetting: bool = False
+    """Whether the stored key is being removed; a member that joins meanwhile calls it off."""
+    rebase: tuple[str, int] | None = None
+    """Epoch and sequence to go on from after the events stream turned out to be ahead."""
+    shedding: Shedding = OPEN
+    """What adaptive admission came to; OPEN in binary mode."""
+    offered: Offered | None = None
+    """What gateways report; None where none does."""
+    rejection: Rejection | None = None
+    """The last policy that was refused."""
+    left_lost: int = 0
+    """Lost messages of consumers that are gone, not reported yet."""
+    was_unproved: bool = False
+    """Whether what was loaded at the start was proved by nothing even then, and nobody was read since."""
+    deleted: bool = False
+    """Whether a member was deleted since the last change was told."""

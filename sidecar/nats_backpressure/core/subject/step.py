@@ -1,0 +1,402 @@
+"""The only place where a subject's state moves: step(state, stimulus, now, limits) -> (state, acts).
+
+A change is stored first, its events inside the record, and told only once it is stored; one write and one publish
+are on their way at most. So a crash at any point repeats nothing and forgets nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.admission.adaptive import OPEN, SHEDDING, Shedding, follow
+from nats_backpressure.core.admission.gateway_reports import heard
+from nats_backpressure.core.model import ConsumerKey, Marks, Now, Reading, Status
+from nats_backpressure.core.status import latches, thresholds
+from nats_backpressure.core.status.freshness import Limits
+from nats_backpressure.core.subject import next_record
+from nats_backpressure.core.subject.inputs import (
+    Act,
+    Begun,
+    Drop,
+    Forget,
+    Gone,
+    Joined,
+    Load,
+    Loaded,
+    Publish,
+    Read,
+    Refused,
+    Removed,
+    Reported,
+    Ruled,
+    SendConflicted,
+    SendDropped,
+    Sent,
+    Stimulus,
+    Tick,
+    Unstored,
+    Write,
+    WriteConflict,
+    WriteFailing,
+    Written,
+)
+from nats_backpressure.core.subject.state import (
+    DATA_LOSS,
+    LOSS_INTERVAL,
+    NONE_SET,
+    NOTHING,
+    PURGED,
+    Carried,
+    Latch,
+    Latches,
+    Member,
+    Record,
+    SubjectState,
+    Writing,
+)
+from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.opening import aged, holds_for
+
+FORGET_AFTER = 3600.0
+"""Seconds after which the stored key of a subject without consumers goes."""
+
+
+class Context(Limits, frozen=True):
+    """What a step needs to know besides the state: the freshness limits in force, who writes, what else is read."""
+
+    writer: str = ""
+    """Unique for this process; makes each write's nonce."""
+    swept: float | None = None
+    """Monotonic time of the newest reading of anything, which the heartbeat tells; None before the first."""
+
+
+def step(state: SubjectState, stimulus: Stimulus, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
+    """The state after `stimulus`, and what is to be done. Results of the acts come back as stimuli."""
+    if isinstance(stimulus, Read):
+        gap = state.read_at is not None and now.mono - state.read_at >= context.stale_after
+        watched = now.mono if gap or state.watched is None else state.watched
+        state = replace(_opened(state, now, context) if gap else state, read_at=now.mono, watched=watched)
+    return settle(apply(stimulus, state, now), now, context, isinstance(stimulus, Tick))
+
+
+@singledispatch
+def apply(stimulus: Stimulus, state: SubjectState, now: Now) -> SubjectState:
+    raise TypeError(f"{type(stimulus).__name__} is no stimulus")
+
+
+@apply.register
+def _(stimulus: Joined, state: SubjectState, now: Now) -> SubjectState:
+    member = state.members.get(stimulus.key)
+    if member is None:
+        member = _known(stimulus.key, stimulus.policy, state.carried, now)
+    elif member.policy == stimulus.policy:
+        return state
+    else:
+        member = _judged(replace(member, policy=stimulus.policy))
+    return replace(_with(state, member), emptied=None, forgetting=False)
+
+
+@apply.register
+def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
+    reading = stimulus.reading
+    if (member := state.members.get(reading.key)) is None:
+        return state
+    lost = member.lost + reading.lost
+    if lost < member.reported and (member.reported_at is None or now.mono - member.reported_at >= LOSS_INTERVAL):
+        lost = member.reported  # another replica saw what was not seen here
+    causes = member.causes
+    if reading.lost or reading.losing:
+        causes |= {DATA_LOSS}
+    if reading.purged:
+        causes |= {PURGED}
+    account = reading.account if lost <= member.reported else member.account
+    member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account)
+    return _shed(_with(replace(state, was_unproved=False), _judged(member)), now)
+
+
+@apply.register
+def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
+    if stimulus.key not in state.members:
+        return state
+    members = {key: member for key, member in state.members.items() if key != stimulus.key}
+    left_lost = state.left_lost + state.members[stimulus.key].unreported
+    carried = {key: one for key, one in state.carried.items() if key != stimulus.key}
+    deleted = state.deleted or not stimulus.exists
+    state = replace(state, members=members, carried=carried, left_lost=left_lost, deleted=deleted)
+    return state if members else replace(state, deadline=now.mono, emptied=now.mono)
+
+
+@apply.register
+def _(stimulus: Ruled, state: SubjectState, now: Now) -> SubjectState:
+    return replace(state, policy=stimulus.policy)
+
+
+@apply.register
+def _(stimulus: Refused, state: SubjectState, now: Now) -> SubjectState:
+    return replace(state, rejection=stimulus.rejection)
+
+
+@apply.register
+def _(stimulus: Reported, state: SubjectState, now: Now) -> SubjectState:
+    offered = heard(state.offered, stimulus.offered, stimulus.admitted, stimulus.seconds, now.mono)
+    return replace(state, offered=offered)
+
+
+@apply.register
+def _(stimulus: Tick, state: SubjectState, now: Now) -> SubjectState:
+    return state
+
+
+@apply.register
+def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
+    carried = dict(stimulus.record.carried)
+    members = {key: _resumed(member, carried.get(key), now) for key, member in state.members.items()}
+    for key, names in stimulus.record.latched:
+        member = members.get(key) or _known(key, state.policy, carried, now)
+        members[key] = _restored(member, names, carried.get(key, NOTHING))
+    emptied = None if members else now.mono
+    if state.record is None:
+        state = replace(state, was_unproved=stimulus.record.lost or stimulus.record.stale)
+    return replace(
+        state,
+        members=members,
+        carried=carried,
+        wrote=now.mono,
+        record=stimulus.record,
+        revision=stimulus.revision,
+        begun=False,
+        loading=False,
+        reload=False,
+        sending=None,
+        sent=frozenset(),
+        emptied=emptied,
+        shedding=_shed_before(stimulus.record, now),
+    )
+
+
+@apply.register
+def _(stimulus: Begun, state: SubjectState, now: Now) -> SubjectState:
+    record = next_record.begin(state, stimulus, now)
+    return replace(
+        state,
+        record=record,
+        revision=stimulus.revision,
+        begun=True,
+        loading=False,
+        reload=False,
+        sending=None,
+        sent=frozenset(),
+    )
+
+
+@apply.register
+def _(stimulus: Written, state: SubjectState, now: Now) -> SubjectState:
+    if state.writing is None or state.writing.nonce != stimulus.nonce:
+        return state
+    record = state.writing.record
+    left = frozenset(event.id for event in record.unsent)
+    members = dict(state.members)
+    for loss in state.writing.losses:
+        if (member := members.get(loss.key)) is not None:
+            members[loss.key] = replace(member, reported=loss.lost, reported_at=now.mono, account=loss.account)
+    return replace(
+        state,
+        members=members,
+        left_lost=state.left_lost - state.writing.left_lost,
+        record=record,
+        revision=stimulus.revision,
+        writing=None,
+        begun=False,
+        sent=state.sent & left,
+        sending=state.sending if state.sending in left else None,
+    )
+
+
+@apply.register
+def _(stimulus: WriteFailing, state: SubjectState, now: Now) -> SubjectState:
+    if state.writing is None or state.writing.nonce != stimulus.nonce or state.writing.failing:
+        return state
+    return replace(state, writing=replace(state.writing, failing=True))
+
+
+@apply.register
+def _(stimulus: WriteConflict, state: SubjectState, now: Now) -> SubjectState:
+    if state.writing is None or state.writing.nonce != stimulus.nonce:
+        return state
+    return replace(state, reload=True, writing=None)
+
+
+@apply.register
+def _(stimulus: Unstored, state: SubjectState, now: Now) -> SubjectState:
+    return replace(state, reload=True, writing=None)
+
+
+@apply.register
+def _(stimulus: Sent, state: SubjectState, now: Now) -> SubjectState:
+    if state.sending != stimulus.id:
+        return state
+    return replace(state, sending=None, sent=state.sent | {stimulus.id})
+
+
+@apply.register
+def _(stimulus: SendConflicted, state: SubjectState, now: Now) -> SubjectState:
+    if state.record is None or state.sending != stimulus.id:
+        return state
+    return replace(state, sending=None, rebase=(stimulus.epoch, stimulus.seq))
+
+
+@apply.register
+def _(stimulus: Removed, state: SubjectState, now: Now) -> SubjectState:
+    if not state.members:
+        return replace(state, record=None)
+    return replace(state, forgetting=False, reload=True, writing=None)
+
+
+@apply.register
+def _(stimulus: SendDropped, state: SubjectState, now: Now) -> SubjectState:
+    if state.record is None or state.sending != stimulus.id:
+        return state
+    # As if the stream were ahead: its number goes to the next one, under ids that nobody has seen.
+    seq = next((event.seq for event in state.record.unsent if event.id == stimulus.id), state.record.seq)
+    return replace(state, sending=None, sent=state.sent | {stimulus.id}, rebase=(stimulus.epoch, seq - 1))
+
+
+def settle(state: SubjectState, now: Now, context: Context, passing: bool) -> tuple[SubjectState, list[Act]]:
+    """Bring what is stored and told up to what is known, one write and one publish at a time; `passing`: on a Tick."""
+    if state.forgetting:
+        return state, [] if state.record is not None else [Drop(state.subject)]
+    if state.record is None or state.reload:
+        if state.loading or not state.members:
+            return state, []
+        return replace(state, loading=True), [Load(state.subject)]
+    acts: list[Act] = []
+    if state.writing is None:
+        if state.emptied is not None and now.mono - state.emptied >= FORGET_AFTER:
+            return replace(state, forgetting=True), [Forget(state.subject, state.revision)]
+        if (change := next_record.due(state, now, context, context.swept, passing)) is not None:
+            nonce = f"{context.writer}.{state.writes}"
+            writing = Writing(
+                change.record,
+                state.revision,
+                nonce,
+                losses=change.losses,
+                left_lost=change.left_lost,
+                since=now.mono,
+            )
+            writes = state.writes + 1
+            state = replace(state, writing=writing, writes=writes, wrote=now.mono, deleted=False, rebase=None)
+            acts.append(Write(state.subject, writing))
+    if state.sending is None and state.rebase is None and state.record is not None:
+        event = next((e for e in state.record.unsent if e.id not in state.sent), None)
+        if event is not None and _still_listed(event.id, state.writing):
+            state = replace(state, sending=event.id)
+            acts.append(Publish(state.subject, event))
+    return state, acts
+
+
+def _still_listed(event_id: str, writing: Writing | None) -> bool:
+    """An event that the write under way renumbers must not be told under its old id."""
+    return writing is None or any(event.id == event_id for event in writing.record.unsent)
+
+
+def _with(state: SubjectState, member: Member) -> SubjectState:
+    return replace(state, members={**state.members, member.key: member})
+
+
+def _opened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:
+    """After a gap the share goes on from where gateways have opened it to meanwhile, not from where it was."""
+    was, policy = state.shedding, next_record.policy_of(state)
+    if state.read_at is None or was.ratio >= 1:
+        return state
+    holds = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
+    opening = now.mono - state.read_at - holds
+    action, ratio = aged("throttle", was.ratio, policy.on_unknown, opening, False)
+    retry_after = 0 if action == "continue" else was.retry_after
+    return replace(state, shedding=replace(was, ratio=ratio, wish=ratio, applied=ratio, retry_after=retry_after))
+
+
+def _shed(state: SubjectState, now: Now) -> SubjectState:
+    """What adaptive admission comes to after the newest readings of all that count."""
+    policy = next_record.policy_of(state)
+    if policy.admission.mode == "binary" and state.shedding is OPEN:
+        return state
+    members = state.members.values()
+    readings = [m.reading for m in members if m.reading is not None and not latches.left_out(m.reading, m.policy)]
+    return replace(state, shedding=follow(state.shedding, policy, readings, state.offered, now))
+
+
+def _judged(member: Member) -> Member:
+    """The member after its newest reading under its policy."""
+    if (reading := member.reading) is None:
+        return replace(member, status=latches.status(member.latches, member.policy)) if member.latches.names else member
+    marks = thresholds.marks(member.policy, reading)
+    pressure = thresholds.pressure(reading, marks)
+    if pressure <= 1 and member.latches == NONE_SET:  # nothing is above its mark, and nothing is there to be released
+        return replace(member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted=None, stalled=False)
+    judged = latches.judge(member.latches, reading, marks, member.policy)
+    counts = latches.counts(reading, judged, member.policy)
+    return replace(
+        member,
+        latches=judged,
+        marks=marks,
+        status=latches.status(judged, member.policy),
+        pressure=0.0 if latches.left_out(reading, member.policy) else pressure,
+        counted=reading.diagnosis if counts else member.counted if judged.diagnosed.on else None,
+        stalled=_stalled(member, judged, reading, marks),
+        causes=frozenset() if judged.pending.on and not member.latches.pending.on else member.causes,
+    )
+
+
+def _known(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, Carried], now: Now) -> Member:
+    """A member that was not here yet, with what was stored of it."""
+    return _resumed(Member(key=key, policy=policy, since=now.mono), carried.get(key), now)
+
+
+def _resumed(member: Member, carried: Carried | None, now: Now) -> Member:
+    """The member with the losses that the store says are reported: none of them is reported again."""
+    if carried is None:
+        return member
+    reported, at = member.reported, member.reported_at
+    if carried.lost > reported:
+        reported, at = carried.lost, now.mono
+    return replace(
+        member,
+        # One that is read already counts by itself what another replica reported, and does not report it again.
+        lost=member.lost if member.reading else max(member.lost, carried.lost),
+        reported=reported,
+        reported_at=at if member.reading else member.reported_at,
+        account=member.account or carried.account,
+        causes=member.causes | frozenset(carried.causes),
+    )
+
+
+def _restored(member: Member, names: tuple[str, ...], carried: Carried) -> Member:
+    """The member with its stored latches set, as it keeps its last status until it is read again."""
+    stored = {name: Latch(on=True) for name in names if name in Latches.__struct_fields__}
+    member = replace(
+        member,
+        latches=replace(member.latches, **stored),
+        counted=member.counted or carried.counted,
+        stalled=member.stalled or carried.stalled,
+    )
+    return _judged(member)
+
+
+def _shed_before(record: Record, now: Now) -> Shedding:
+    """What was shed goes on, and where somebody was shed lately that is so for a while longer."""
+    shedding = SHEDDING in record.reasons
+    verdict = record.verdict
+    return Shedding(verdict.admit_ratio, verdict.retry_after, shedding, refused_at=now.mono if shedding else None)
+
+
+def _stalled(member: Member, latches: Latches, reading: Reading, marks: Marks) -> bool:
+    """Whether a stall set or holds the latency latch: until that is off, or a latency that was measured holds it."""
+    if not latches.latency_p95.on:
+        return False
+    release = marks.latency.overload * member.policy.recovery_threshold
+    if reading.stalled and reading.latency is not None and reading.latency > release:
+        return True
+    return member.stalled and not reading.latency_evidence

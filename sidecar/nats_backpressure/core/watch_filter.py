@@ -1,0 +1,66 @@
+"""Which consumers are watched, and under which subjects they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from msgspec import Struct
+
+from nats_backpressure.core.model import ConsumerConfig, ConsumerKey
+from nats_backpressure.protocol.patterns import encode, glob
+
+SUBJECTS_LIMIT = 8
+"""A consumer that stands under more subjects is not watched."""
+LONGEST_KEY = 1024
+"""Bytes of an encoded subject; a longer one is not watched."""
+
+
+class Watch(Struct, frozen=True):
+    """One entry of `watch`: globs take only what counts, an exact name takes any stream or consumer."""
+
+    stream: str
+    consumers: tuple[str, ...] = ("*",)
+
+
+def stream_chosen(stream: str, watch: Sequence[Watch], ours: Collection[str]) -> bool:
+    """Whether a stream is looked into; buckets, object stores and our own only when named exactly."""
+    special = stream in ours or stream.startswith(("KV_", "OBJ_"))
+    return any(entry.stream == stream or (not special and glob(entry.stream, stream)) for entry in watch)
+
+
+def consumer_chosen(key: ConsumerKey, config: ConsumerConfig, watch: Sequence[Watch], ours: Collection[str]) -> bool:
+    """Whether a consumer counts: durable and acknowledging, unless it is named exactly."""
+    counts = config.durable and config.ack_policy in ("explicit", "all")
+    for entry in watch:
+        named = key.consumer in entry.consumers
+        taken = named or (counts and any(glob(c, key.consumer) for c in entry.consumers))
+        if taken and stream_chosen(key.stream, [entry], ours):
+            return True
+    return False
+
+
+def name_chosen(key: ConsumerKey, watch: Sequence[Watch], ours: Collection[str]) -> bool:
+    """Whether a consumer of this name may count at all, whatever its configuration."""
+    return any(
+        stream_chosen(key.stream, [entry], ours) and any(glob(name, key.consumer) for name in entry.consumers)
+        for entry in watch
+    )
+
+
+def counts_under(
+    key: ConsumerKey, config: ConsumerConfig, stream: tuple[str, ...], watch: Sequence[Watch], ours: Collection[str]
+) -> tuple[str, ...] | str:
+    """The subjects under which a consumer counts, none if it does not; or why one that does cannot be watched."""
+    return subjects(config, stream) if consumer_chosen(key, config, watch, ours) else ()
+
+
+def subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:
+    """The subjects a consumer stands under, or why it cannot be watched; `stream` are those of its stream."""
+    found = config.filters or stream
+    if not found:
+        return "it has no filter, and its stream shows no subjects (a mirror whose origin is not visible?)"
+    if len(found) > SUBJECTS_LIMIT:
+        return f"it stands under {len(found)} subjects, more than {SUBJECTS_LIMIT}"
+    if any(len(encode(subject)) > LONGEST_KEY for subject in found):
+        return f"one of its subjects is longer than {LONGEST_KEY} bytes when encoded"
+    return tuple(found)

@@ -1,0 +1,95 @@
+"""The gateway: an HTTP service that stores each request it admits for the router; what it sheds costs it nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import nats
+import uvicorn
+from nats.errors import Error
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from nats_backpressure.client import BackpressureClient, BackpressureMiddleware
+from nats_backpressure.demo.scenario import PATH, SENT_AT, SUBJECT, Scene
+
+POLL_EVERY, REJECT_FOR = 5.0, 30.0
+"""Seconds: the router's present way, a look at the Prometheus page now and then, and a rejection that lasts."""
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Polling:
+    """The way without events: reads the sidecar's metrics every 5 s, and once it was active rejects for 30 s."""
+
+    def __init__(self, app: App, page: str) -> None:
+        self._app, self._page, self._until = app, page, 0.0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and time.monotonic() < self._until:
+            await Response("overloaded", 503, {"retry-after": "30"})(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def poll(self) -> None:
+        while True:
+            text = await asyncio.to_thread(self._read)
+            active = any(
+                line.startswith("router_intake_backpressure_active{") and line.endswith(" 1.0")
+                for line in text.splitlines()
+            )
+            if active:
+                self._until = time.monotonic() + REJECT_FOR
+            await asyncio.sleep(POLL_EVERY)
+
+    def _read(self) -> str:
+        try:
+            with urllib.request.urlopen(self._page, timeout=2) as page:
+                return str(page.read().decode())
+        except OSError:
+            return ""
+
+
+async def main(scene: Scene, url: str, page: str, port: int) -> None:
+    nc = await nats.connect(url)
+    js = nc.jetstream()
+    client = BackpressureClient(nc)
+
+    async def decide(request: Request) -> Response:
+        try:
+            await js.publish(SUBJECT, b"decide", headers={SENT_AT: request.headers[SENT_AT]}, timeout=5)
+        except (TimeoutError, Error) as error:
+            return Response(str(error), 500)
+        return Response(status_code=202)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if scene.mode in ("binary", "adaptive"):
+            await client.watch([SUBJECT])
+        polling = asyncio.create_task(polled.poll()) if scene.mode == "polling" else None
+        yield
+        if polling is not None:
+            polling.cancel()
+        await nc.close()
+
+    app: App = Starlette(routes=[Route(PATH, decide, methods=["POST"])], lifespan=lifespan)
+    polled = Polling(app, page)
+    if scene.mode in ("binary", "adaptive"):
+        app = BackpressureMiddleware(app, client, routes={PATH: SUBJECT})
+    elif scene.mode == "polling":
+        app = polled
+    config = uvicorn.Config(app, port=port, host="127.0.0.1", log_level="warning", access_log=False)
+    await uvicorn.Server(config).serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Scene), sys.argv[2], sys.argv[3], int(sys.argv[4])))

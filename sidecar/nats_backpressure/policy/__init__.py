@@ -1,0 +1,1 @@
+"""Policies: what the marks are, and who may set them. Pure."""

@@ -1,0 +1,58 @@
+"""What a gateway reports of itself, on `P.report.gateway.<encoded subject>`, so that less has to be guessed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from nats_backpressure.protocol.subjects import decode
+
+SIZE_LIMIT = 1024
+"""Bytes; a report has three numbers."""
+MOST = 1_000_000_000
+"""Requests in one report."""
+SHORTEST, LONGEST = 0.05, 60.0
+"""Seconds one report may cover."""
+
+
+class GatewayReport(Struct, frozen=True):
+    """Requests of one gateway since its last report. Unknown fields are ignored."""
+
+    offered: Annotated[int, Meta(ge=0, le=MOST)]
+    """How many it was asked to admit."""
+    admitted: Annotated[int, Meta(ge=0, le=MOST)]
+    """How many of them it let through."""
+    seconds: Annotated[float, Meta(ge=SHORTEST, le=LONGEST)]
+    """How long that took."""
+
+
+class BadReport(ValueError):
+    """A report that cannot be read; the text says what is wrong, and where."""
+
+
+_REPORT = msgspec.json.Decoder(GatewayReport)
+
+
+def parse(payload: bytes) -> GatewayReport:
+    """Raises BadReport."""
+    if len(payload) > SIZE_LIMIT:
+        raise BadReport(f"a report is at most {SIZE_LIMIT} bytes")
+    try:
+        found = _REPORT.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadReport(str(error)) from None
+    if found.admitted > found.offered:
+        raise BadReport("more was admitted than was offered")
+    return found
+
+
+def everywhere(prefix: str) -> str:
+    """Where all gateways report."""
+    return f"{prefix}.report.gateway.>"
+
+
+def about(prefix: str, told_on: str) -> str:
+    """The subject that a report on this subject of ours is about. Raises BadTail."""
+    return decode(told_on.removeprefix(f"{prefix}.report.gateway."))

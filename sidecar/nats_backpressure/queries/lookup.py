@@ -1,0 +1,149 @@
+"""Which watched subjects a question is about, and what each of them says right now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from nats_backpressure.core.admission import binary
+from nats_backpressure.core.model import Action, Freshness, Now, Status
+from nats_backpressure.core.status.freshness import Limits
+from nats_backpressure.core.subject.state import Member, SubjectState, Verdict
+from nats_backpressure.policy.schema import Policy, in_force
+from nats_backpressure.protocol.opening import holds_for
+from nats_backpressure.protocol.subjects import is_literal
+from nats_backpressure.queries.subject_view import Digest, bounds, digest, proved, truth
+from nats_backpressure.queries.view import Book
+
+STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
+OVERRIDE = "override"
+STEP = 0.1
+"""Seconds after which a share that opens is another one."""
+HERE = ""
+"""In a tree of tokens: the pattern that ends here (no token is empty)."""
+
+
+class Finding(Struct, frozen=True):
+    """One watched subject as it answers, ready to be ranked."""
+
+    digest: Digest
+    limits: Limits
+    policy: Policy
+    """Of the member that speaks, or of the subject itself."""
+    status: Status
+    freshness: Freshness
+    stale_reason: str | None
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    changes: float
+    """Monotonic time at which age alone makes it another answer."""
+
+    @property
+    def state(self) -> SubjectState:
+        return self.digest.state
+
+    @property
+    def member(self) -> Member | None:
+        """The worst: it speaks for the subject."""
+        return self.digest.worst
+
+    @property
+    def pressure(self) -> float:
+        return self.digest.worst.pressure if self.digest.worst else 0.0
+
+    def rank(self, verdict: Verdict) -> tuple[int, float, int, float, bool]:
+        """How strict this answer is: the strictest action decides (of two shares the smaller), then status, then
+        pressure; enforcing before observing."""
+        enforced = self.policy.mode == "enforce"
+        return STRICTNESS[verdict.action], -verdict.admit_ratio, self.status, self.pressure, enforced
+
+
+class Finder:
+    """Finds in the book; keeps what is worked out from a state for as long as the state is the same."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._digests: dict[str, Digest] = {}
+        self._patterns: Sequence[str] = ()
+        self._tree: Tree = {}
+
+    def find(self, subject: str, now: Now) -> list[Finding]:
+        """Every watched subject the question is about: itself, then by name. A pattern is about itself alone."""
+        states = self._book.subjects
+        names = [subject] if subject in states else []
+        if self._book.wildcards and is_literal(subject):
+            names += sorted(self._matches(subject))
+        return [self.finding(states[name], now) for name in names if name in states]
+
+    def finding(self, state: SubjectState, now: Now) -> Finding:
+        found = self._digest(state)
+        record, member = state.record, found.worst
+        policy = member.policy if member else state.policy
+        limits = bounds(state, self._book)
+        fresh, why = truth(found, limits, now)
+        holds = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
+        opens = proved(found, limits, now) + holds
+        last = record.verdict if record else Verdict()
+        status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
+        verdict = binary.verdict(policy, status, fresh, last, now.mono - opens, state.shedding)
+        override = in_force(policy, now)
+        verdict = binary.overridden(verdict, override, policy)
+        # The stored ones follow with the next write; an override acts, and is named, from its first moment to its last.
+        reasons = record.reasons if record and status is not Status.UNKNOWN else ()
+        reasons = (*(reason for reason in reasons if reason != OVERRIDE), *([OVERRIDE] if override else []))
+        changes = math.inf
+        if verdict.action is not Action.CONTINUE and override is None:
+            changes = max(opens, now.mono + STEP)
+        return Finding(found, limits, policy, status, fresh, why, verdict, reasons, changes)
+
+    def _digest(self, state: SubjectState) -> Digest:
+        found = self._digests.get(state.subject)
+        if found is None or found.state is not state:
+            if len(self._digests) > 2 * len(self._book.subjects):
+                self._digests.clear()  # of subjects that went
+            found = self._digests[state.subject] = digest(state)
+        return found
+
+    def _matches(self, subject: str) -> list[str]:
+        """The watched patterns that match a plain subject."""
+        patterns = self._book.wildcards
+        if patterns is not self._patterns:
+            self._patterns, self._tree = patterns, tree(patterns)
+        return matches(self._tree, subject)
+
+
+Tree = dict[str, "Tree | str"]
+"""Patterns token by token, so that a question costs what it matches, however many patterns there are."""
+
+
+def tree(patterns: Sequence[str]) -> Tree:
+    root: Tree = {}
+    for pattern in patterns:
+        node = root
+        for token in pattern.split("."):
+            below = node.setdefault(token, {})
+            assert isinstance(below, dict)
+            node = below
+        node[HERE] = pattern
+    return root
+
+
+def matches(root: Tree, subject: str) -> list[str]:
+    found: list[str] = []
+    level = [root]
+    for token in subject.split("."):
+        below: list[Tree] = []
+        for node in level:
+            _end(node.get(">"), found)
+            below += [sub for key in (token, "*") if isinstance(sub := node.get(key), dict)]
+        level = below
+    for node in level:
+        _end(node, found)
+    return found
+
+
+def _end(node: Tree | str | None, found: list[str]) -> None:
+    if isinstance(node, dict) and isinstance(pattern := node.get(HERE), str):
+        found.append(pattern)

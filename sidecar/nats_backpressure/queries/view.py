@@ -1,0 +1,57 @@
+"""What the service lets others read: the whole truth at one moment, never a way to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model import Now, StreamLook
+from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.core.time_windows import View
+from nats_backpressure.policy.active import Rulebook
+
+
+class Book(Protocol):
+    """The service as its readers see it. Values are frozen: a reader on another thread copies a mapping first."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def subjects(self) -> Mapping[str, SubjectState]: ...
+
+    @property
+    def wildcards(self) -> Sequence[str]:
+        """The watched subjects that are patterns, by name."""
+
+    @property
+    def looks(self) -> Mapping[str, StreamLook]:
+        """The newest look at each watched stream."""
+
+    @property
+    def rules(self) -> Rulebook:
+        """The policies in force."""
+
+    @property
+    def swept_at(self) -> float | None:
+        """Monotonic time of the newest reading of any stream; None until each was read or tried."""
+
+    @property
+    def observing(self) -> bool:
+        """Whether every stream was read or tried: there is something to answer."""
+
+    def unread(self, subject: str) -> bool:
+        """Whether somebody may stand under a subject without our knowing it yet."""
+
+    def interval(self, subject: str) -> float:
+        """Seconds between two readings of the subject's streams, as planned now."""
+
+    def next_reading(self, subject: str) -> float:
+        """Monotonic time of the next planned reading."""
+
+    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+        """What a subject was like over the last `seconds`; None where it is not known."""
+
+    def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
+        """Seconds spent in each status since this process first knew the subject."""

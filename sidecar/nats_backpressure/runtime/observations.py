@@ -1,0 +1,112 @@
+"""What the observing edges hand to the service: readings, what goes wrong with one, and hints that hasten the next."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from nats_backpressure.core.model import ConsumerKey, Now, Sample, StreamLook
+
+
+class Unavailable(Exception):
+    """The server did not tell now: not connected, no answer in time, no leader, or an answer nobody can read."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TooLarge(Unavailable):
+    """It does not fit through the connection or into the stream: to try it again as it is does not help."""
+
+
+class StreamGone(Exception):
+    """The server answered that the stream does not exist (404, 10059)."""
+
+
+class ConsumerGone(Exception):
+    """The server answered that the consumer does not exist (404, 10014)."""
+
+
+class StreamsReading(Struct, frozen=True):
+    """Every stream the server showed."""
+
+    looks: tuple[StreamLook, ...]
+    complete: bool
+    """Whether this is all there are: only then does what is absent tell anything."""
+    took: float
+    """Seconds the server took to answer, without the time we held ourselves back."""
+    epoch: int
+    """The connection it was read on."""
+
+
+class ConsumersReading(Struct, frozen=True):
+    """Every consumer of one stream, and the stream as it looked just after them: pending <= last_seq must hold."""
+
+    look: StreamLook
+    samples: tuple[Sample, ...]
+    missing: tuple[str, ...]
+    """Consumers that exist and were not shown (a node is down, or does not support them); unknown, not gone."""
+    complete: bool
+    """Whether samples, missing, malformed and unnamed together are all there are."""
+    malformed: tuple[str, ...]
+    """Consumers that exist, and what the server said of them cannot be so; unknown, not gone."""
+    took: float
+    epoch: int
+    unnamed: int = 0
+    """How many were left out of which not even the name could be read."""
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Names of consumers that exist and could not be read."""
+        return frozenset(self.missing) | frozenset(self.malformed)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are no others than those shown and those unread."""
+        return self.complete and not self.unnamed
+
+
+class AckSeen(Struct, frozen=True):
+    """A sampled acknowledgement."""
+
+    key: ConsumerKey
+    seconds: float
+    """From this delivery to its ack."""
+    deliveries: int
+    at: Now
+    """When we heard of it."""
+
+
+class Nak(Struct, frozen=True):
+    key: ConsumerKey
+
+
+class MaxDeliveries(Struct, frozen=True):
+    """A message will not be delivered again; the server says so only when somebody pulls."""
+
+    key: ConsumerKey
+
+
+class Terminated(Struct, frozen=True):
+    """A worker refused a message for good (TERM): it leaves in flight, and looks like an ack in everything else."""
+
+    key: ConsumerKey
+
+
+class ConsumerChanged(Struct, frozen=True):
+    key: ConsumerKey
+    what: str
+    """`created` or `deleted`."""
+
+
+class StreamChanged(Struct, frozen=True):
+    name: str
+    what: str
+    """`created`, `updated` or `deleted`."""
+
+
+class ApiLimited(Struct, frozen=True):
+    """The server threw JetStream API requests away because too many came."""
+
+
+Hint = AckSeen | Nak | MaxDeliveries | Terminated | ConsumerChanged | StreamChanged | ApiLimited

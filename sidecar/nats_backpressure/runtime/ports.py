@@ -1,0 +1,179 @@
+"""What the service asks of the world, in the service's own words. Each has a real edge, and a fake beside the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from nats_backpressure.core.model import ConsumerKey, Event, Now, Sample, Status
+from nats_backpressure.core.subject.state import Record, Rejection
+from nats_backpressure.queries.event_cache import Kept
+from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading, TooLarge, Unavailable
+
+__all__ = [
+    "Announcer",
+    "Clock",
+    "Conflict",
+    "EventLog",
+    "Observer",
+    "Page",
+    "PolicySnapshot",
+    "PolicyStore",
+    "PolicyValue",
+    "SendConflict",
+    "StateStore",
+    "Stored",
+    "Told",
+    "TooLarge",
+    "Unavailable",
+    "Unpublishable",
+    "Wanted",
+]
+
+
+class Conflict(Exception):
+    """A write that did not find what it expected: somebody else wrote."""
+
+
+class SendConflict(Exception):
+    """An event of that sequence was told before by somebody else; `seq` is the newest in the stream."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"the events stream already holds seq {seq}")
+        self.seq = seq
+
+
+class Unpublishable(Exception):
+    """An event that can never be published, however often it is tried, not even cut to what is needed."""
+
+
+class Stored(Struct, frozen=True):
+    """A record as the store holds it, with the revision a later write must expect."""
+
+    record: Record | None
+    """None where the key holds something that is not ours; it will be written over."""
+    revision: int
+    nonce: str = ""
+
+
+class Told(Struct, frozen=True):
+    """What the events stream last said of a subject."""
+
+    seq: int
+    status: Status
+    incident: str | None
+    lost: bool = False
+    """Whether it last said that the subject is unknown."""
+
+
+class Observer(Protocol):
+    async def streams(self) -> StreamsReading: ...
+    async def consumers(self, stream: str) -> ConsumersReading: ...
+    async def consumer(self, key: ConsumerKey) -> Sample: ...
+
+
+class StateStore(Protocol):
+    """One key per subject, changed by compare-and-set only."""
+
+    async def load_all(self) -> dict[str, Stored]:
+        """Every subject's record. Raises Unavailable."""
+
+    async def load(self, subject: str) -> Stored | None:
+        """None where there is no key. Raises Unavailable."""
+
+    async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
+        """The new revision; `expected` 0 means the key must not exist. A write that conflicts with the one of the
+        same nonce is our own, and done. Raises Conflict or Unavailable (then it may have been applied)."""
+
+    async def remove(self, subject: str, expected: int) -> None:
+        """Take the key away. Raises Conflict or Unavailable."""
+
+    async def beat(self, value: bytes) -> bool | None:
+        """Write the heartbeat key. Returns whether nobody else had written it since our last one; None for the first
+        one, of which that is not known. Raises Unavailable."""
+
+    async def leave(self, value: bytes) -> bool:
+        """Write the heartbeat key unless somebody else has written it since our last one; returns whether it was
+        written. Raises Unavailable."""
+
+
+class PolicyValue(Struct, frozen=True):
+    value: bytes
+    revision: int
+    at: float = 0.0
+    """Unix seconds at which the server stored it."""
+
+
+class PolicySnapshot(Struct, frozen=True):
+    """The whole policy bucket at one moment."""
+
+    bucket: str
+    """When the bucket was created: another one is another bucket."""
+    entries: dict[str, PolicyValue]
+    """By key, as it stands in the bucket (an encoded subject or pattern). Treated as frozen."""
+
+
+class PolicyStore(Protocol):
+    async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
+        """Tell the whole bucket now, and again after every change, for as long as it is let. A bucket that is away
+        is waited for; one that was deleted or made anew is told as such (with what it holds then)."""
+
+
+class Announcer(Protocol):
+    """The events stream: told once, in order."""
+
+    async def last(self, subject: str) -> Told | None:
+        """What was last told of a subject; None if nothing. Raises Unavailable."""
+
+    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
+        """Tell of a refused policy under a key that nobody watches, once. Raises Unpublishable or Unavailable."""
+
+    async def send(self, event: Event) -> None:
+        """Returns once the event is in the stream exactly once. Raises SendConflict, Unpublishable (drop it), or
+        Unavailable (send it again)."""
+
+
+class Wanted(Struct, frozen=True):
+    """Which events of a subject a question is about; times are Unix milliseconds, both ends included."""
+
+    subject: str
+    limit: int
+    types: frozenset[str] = frozenset()
+    """None of them named means all."""
+    since: int = 0
+    until: int | None = None
+    before: int | None = None
+    """Only those of a lower `seq`."""
+
+    def has(self, event: Kept) -> bool:
+        return (
+            self.since <= event.at
+            and (self.until is None or event.at <= self.until)
+            and (self.before is None or event.seq < self.before)
+            and (not self.types or event.type in self.types)
+        )
+
+
+class Page(Struct, frozen=True):
+    events: tuple[Kept, ...]
+    """The newest first."""
+    whole: bool
+    """Whether none that was wanted is left out."""
+
+
+class EventLog(Protocol):
+    """The events stream, read again."""
+
+    async def older(self, wanted: Wanted) -> Page:
+        """The newest of those wanted; at most `limit`, and fewer where that would take too many reads. Raises
+        Unavailable."""
+
+    async def recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
+        """All that was stored since then, the newest `most` at most, in the order of the stream; the moment from which
+        on that is everything told. Raises Unavailable, when some may have been taken already."""
+
+
+class Clock(Protocol):
+    def now(self) -> Now: ...

@@ -1,0 +1,115 @@
+"""Every way of proving who we are, on a real server that asks for it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import nkeys
+import pytest
+import trustme
+
+from nats_backpressure.adapters.nats.connection import Options
+from tests.adapters.nats.test_connection import connected, up
+from tests.conftest import StartServer
+from tests.support.servers import NatsServer
+
+OPERATOR, ACCOUNT, USER = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER
+
+
+def pair(prefix: int, n: int) -> nkeys.KeyPair:
+    """A key pair that is the same in every run."""
+    return nkeys.from_seed(nkeys.encode_seed(bytes([n]) * 32, prefix))
+
+
+def public(keys: nkeys.KeyPair) -> str:
+    return keys.public_key.decode()
+
+
+def token(claims: dict[str, Any], signer: nkeys.KeyPair) -> str:
+    """A JWT as NATS signs them."""
+
+    def part(value: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).decode().rstrip("=")
+
+    body = {"iat": int(time.time()), "iss": public(signer)} | claims
+    body["jti"] = base64.b32encode(hashlib.sha256(json.dumps(body).encode()).digest()).decode().rstrip("=")
+    head = f"{part({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{part(body)}"
+    return f"{head}.{base64.urlsafe_b64encode(signer.sign(head.encode())).decode().rstrip('=')}"
+
+
+async def accepts(server: NatsServer, **how: Any) -> None:
+    async with connected(Options(servers=(server.url,), **how)) as (connection, _):
+        await up(connection)
+
+
+@pytest.mark.parametrize(
+    ("config", "how"),
+    [
+        pytest.param(
+            'authorization {user: "u", password: "p"}', {"user": "u", "password": "p"}, id="user and password"
+        ),
+        pytest.param('authorization {token: "t"}', {"token": "t"}, id="token"),
+    ],
+)
+async def test_a_secret_is_taken(start_server: StartServer, config: str, how: dict[str, str]) -> None:
+    await accepts(await start_server(config=config), **how)
+
+
+@pytest.mark.parametrize("kind", ["password_file", "token_file"])
+async def test_a_secret_is_read_from_its_file(start_server: StartServer, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text("a-secret\n")
+    user: dict[str, str] = {"user": "u"} if kind == "password_file" else {}
+    config = 'user: "u", password: "a-secret"' if user else 'token: "a-secret"'
+    await accepts(await start_server(config=f"authorization {{{config}}}"), **user, **{kind: str(file)})
+
+
+async def test_an_nkey_seed_signs(start_server: StartServer, tmp_path: Path) -> None:
+    user = pair(USER, 1)
+    file = tmp_path / "user.nk"
+    file.write_text(user.seed.decode() + "\n")
+    server = await start_server(config=f"authorization {{users: [{{nkey: {public(user)}}}]}}")
+    await accepts(server, nkey_seed_file=str(file))
+    await accepts(server, nkey_seed=user.seed.decode())
+
+
+async def test_a_credentials_file_signs_with_its_user(start_server: StartServer, tmp_path: Path) -> None:
+    operator, account, user = pair(OPERATOR, 2), pair(ACCOUNT, 3), pair(USER, 4)
+    nats = {"version": 2}
+    limits = {"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1, "leaf": -1}
+    own = token({"sub": public(operator), "name": "O", "nats": nats | {"type": "operator"}}, operator)
+
+    def account_token(keys: nkeys.KeyPair, name: str) -> str:
+        claims = {"sub": public(keys), "name": name, "nats": nats | {"type": "account", "limits": limits}}
+        return f"{public(keys)}: {token(claims, operator)}"
+
+    system = pair(ACCOUNT, 5)  # JetStream will not start without one
+    unlimited = {"type": "user", "subs": -1, "data": -1, "payload": -1}
+    mine = token({"sub": public(user), "name": "U", "nats": nats | unlimited}, account)
+    file = tmp_path / "user.creds"
+    file.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{mine}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    accounts = f"{account_token(account, 'A')}\n{account_token(system, 'SYS')}"
+    config = (
+        f"operator: {own}\nsystem_account: {public(system)}\nresolver: MEMORY\nresolver_preload: {{\n{accounts}\n}}"
+    )
+    await accepts(await start_server(config=config), credentials_file=str(file))
+
+
+async def test_tls_with_a_certificate_of_our_own(start_server: StartServer, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for who, certificate in {"server": ca.issue_cert("127.0.0.1", "localhost"), "client": ca.issue_cert("us")}.items():
+        certificate.private_key_pem.write_to_path(tmp_path / f"{who}.key")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / f"{who}.pem")
+    files = f'cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key", ca_file: "{tmp_path}/ca.pem"'
+    server = await start_server(config=f"tls {{ {files}, verify: true }}")
+    ours = {"ca_file": "ca.pem", "cert_file": "client.pem", "key_file": "client.key"}
+    await accepts(server, **{what: str(tmp_path / name) for what, name in ours.items()})

@@ -1,0 +1,195 @@
+"""Messages that a real server drops before a consumer was given them, in every way it can: how many are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from nats_backpressure.core.model import Reading, Retention
+from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.subject.state import Carried
+from tests.support.parts import NOT_WITH_THIS_SERVER
+from tests.support.servers import NatsServer
+from tests.worlds.both_servers import SETTLES_WITHIN
+from tests.worlds.followed_consumer import C, Following, following
+
+
+@pytest.fixture
+async def at(server: NatsServer) -> AsyncIterator[Following]:
+    async with following(server) as found:
+        yield found
+
+
+async def lose(at: Following, holds: Callable[[Any], bool]) -> list[Reading]:
+    """Readings until the server shows it in its consumer, and three more: it lets them know a moment later."""
+    readings = []
+    deadline = time.monotonic() + SETTLES_WITHIN
+    while not readings or not holds(readings[-1]):
+        assert time.monotonic() < deadline, readings[-1]
+        await asyncio.sleep(0.01)
+        readings.append(await at.read())
+    return readings + [await at.read() for _ in range(3)]
+
+
+def counted(readings: list[Reading]) -> int:
+    assert not any(reading.purged for reading in readings)
+    return sum(reading.lost for reading in readings)
+
+
+EXPIRES = 3_000_000_000
+"""Nanoseconds: longer than a busy machine takes to publish the backlog and read it twice."""
+WHOLE = pytest.param((), id="no filter")
+COVERING = pytest.param(("s.>",), id="a filter that covers the stream")
+PART = pytest.param(("s.a",), id="a filter")
+TWO = pytest.param(("s.a", "s.b"), id="two filters")
+FILTERS = pytest.mark.parametrize("filters", [WHOLE, COVERING, PART, TWO])
+
+
+@FILTERS
+async def test_a_backlog_that_expires_is_lost_and_the_first_sample_that_shows_it_says_so(
+    at: Following, filters: tuple[str, ...]
+) -> None:
+    await at.world.add_stream("S", "s.>", max_age=EXPIRES)
+    await at.world.add_consumer(C, *filters)
+    await at.world.publish("S", "s.a", 120)
+    await at.read(0.1)
+    await at.read(0.1)
+    readings = await lose(at, lambda reading: reading.pending == 0)
+    assert counted(readings) == 120
+    assert next(reading for reading in readings if reading.pending < 120).losing
+
+
+@FILTERS
+async def test_a_backlog_that_lower_limits_drop_is_lost(at: Following, filters: tuple[str, ...]) -> None:
+    await at.world.add_stream("S", "s.>", max_msgs=150)
+    await at.world.add_consumer(C, *filters)
+    await at.world.publish("S", "s.a", 120)
+    await at.read()
+    await at.world._api("STREAM.UPDATE.S", name="S", subjects=["s.>"], storage="memory", max_msgs=10)
+    assert counted(await lose(at, lambda reading: reading.pending == 10)) == 110
+
+
+@pytest.mark.parametrize("filters", [PART, TWO])
+async def test_a_backlog_that_another_subject_pushes_out_is_lost(at: Following, filters: tuple[str, ...]) -> None:
+    if len(filters) > 1 and not at.world.tells_time:
+        pytest.skip(f"{NOT_WITH_THIS_SERVER}: several filters came with 2.10")
+    await at.world.add_stream("S", "s.>", max_msgs=150)
+    await at.world.add_consumer(C, *filters)
+    await at.world.publish("S", "s.a", 120)
+    await at.read()
+    await at.world.publish("S", "s.c", 150)
+    assert counted(await lose(at, lambda reading: reading.pending == 0)) == 120
+
+
+@FILTERS
+async def test_a_stream_at_its_limit_is_never_said_to_lose_more_than_it_does(
+    at: Following, filters: tuple[str, ...]
+) -> None:
+    await at.world.add_stream("S", "s.>", max_msgs=50)
+    await at.world.add_consumer(C, *filters)
+    await at.world.publish("S", "s.a", 50)
+    readings = [await at.read()]
+    for _ in range(20):
+        await at.world.publish("S", "s.a", 5)
+        readings.append(await at.read(0.1))
+    readings += await lose(at, lambda reading: reading.pending == 50)
+    assert 50 <= counted(readings) <= 100
+
+
+@FILTERS
+async def test_what_a_worker_gets_before_it_goes_is_not_lost(at: Following, filters: tuple[str, ...]) -> None:
+    await at.world.add_stream("S", "s.>", max_msgs=20)
+    await at.world.add_consumer(C, *filters)
+    readings = []
+    for _ in range(15):
+        await at.world.publish("S", "s.a", 10)
+        readings.append(await at.read(0.1))
+        await at.work(10)
+        await at.world.publish("S", "s.c", 10) if filters == ("s.a",) else None
+    readings += await lose(at, lambda reading: reading.pending == 0)
+    assert (counted(readings), any(reading.losing for reading in readings)) == (0, False)
+
+
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+@pytest.mark.parametrize("filters", [WHOLE, PART])
+@pytest.mark.parametrize("limits", [{}, {"max_age": 3_600_000_000_000}, {"max_msgs": 1000}], ids=str)
+async def test_what_is_acknowledged_between_the_sample_and_the_look_is_not_lost(
+    at: Following, retention: str, filters: tuple[str, ...], limits: dict[str, int]
+) -> None:
+    await at.world.add_stream("S", "s.>", retention=Retention(retention), **limits)
+    await at.world.add_consumer(C, *filters)
+
+    async def traffic() -> None:
+        await at.world.publish("S", "s.a", 5)
+        await at.work(5)
+
+    at.line.between = traffic
+    readings = [await at.read(0.1) for _ in range(15)]
+    assert (counted(readings), any(reading.losing for reading in readings)) == (0, False)
+
+
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+async def test_a_work_queue_that_expires_loses_what_nobody_had(at: Following, retention: str) -> None:
+    await at.world.add_stream("S", "s.>", retention=Retention(retention), max_age=EXPIRES)
+    await at.world.add_consumer(C, "s.a")
+    await at.world.publish("S", "s.a", 40)
+    await at.work(10)
+    await at.read(0.1)
+    await at.read(0.1)
+    assert counted(await lose(at, lambda reading: reading.pending == 0)) == 30
+
+
+@FILTERS
+async def test_what_newer_messages_take_the_place_of_is_not_lost(at: Following, filters: tuple[str, ...]) -> None:
+    await at.world.add_stream("S", "s.>", max_msgs_per_subject=5, max_age=3_600_000_000_000)
+    await at.world.add_consumer(C, *filters)
+    readings = []
+    for _ in range(10):
+        await at.world.publish("S", "s.a", 4)
+        readings.append(await at.read(0.1))
+    readings += await lose(at, lambda reading: reading.pending == 5)
+    assert (counted(readings), any(reading.losing for reading in readings)) == (0, False)
+
+
+@FILTERS
+@pytest.mark.parametrize("limits", [{}, {"max_age": 3_600_000_000_000}], ids=["without limits", "with an age limit"])
+async def test_what_is_purged_or_deleted_by_hand_is_not_lost(
+    at: Following, filters: tuple[str, ...], limits: dict[str, int]
+) -> None:
+    if limits and not at.world.tells_time:
+        pytest.skip(f"{NOT_WITH_THIS_SERVER}: 2.9 does not tell its time, so any message may have been too old")
+    await at.world.add_stream("S", "s.>", **limits)
+    await at.world.add_consumer(C, *filters)
+    await at.world.publish("S", "s.a", 30)
+    readings = [await at.read()]
+    for seq in (1, 2, 17):
+        await at.world.delete_message("S", seq)
+        readings.append(await at.read())
+    at.line.between = lambda: at.world.purge("S")
+    readings.append(await at.read())
+    at.line.between = None
+    while readings[-1].pending:
+        readings.append(await at.read())
+    readings += [await at.read() for _ in range(3)]
+    assert sum(reading.lost for reading in readings) == 0
+    assert any(reading.purged for reading in readings)
+
+
+@FILTERS
+async def test_a_loss_while_nobody_looked_is_counted_by_whoever_looks_next(
+    at: Following, filters: tuple[str, ...]
+) -> None:
+    await at.world.add_stream("S", "s.>", max_age=EXPIRES)
+    await at.world.add_consumer(C, *filters)
+    await at.world.publish("S", "s.a", 40)
+    await at.read(0.1)
+    account = (await at.read(0.1)).account
+    await at.until(lambda sample: sample.pending == 0)
+    at.track = Track(carried=Carried(account=account))
+    assert counted([await at.read() for _ in range(4)]) == 40
+    at.track = Track(carried=Carried(account=(await at.read()).account))
+    assert counted([await at.read() for _ in range(4)]) == 0

@@ -1,0 +1,421 @@
+"""The events stream read again: the newest first, by every filter, with few reads, on the fake and on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+import nats
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+
+from nats_backpressure.adapters.nats import batches as reading
+from nats_backpressure.adapters.nats import event_reader
+from nats_backpressure.adapters.nats.api import JetStream, Message
+from nats_backpressure.adapters.nats.batches import Batches
+from nats_backpressure.adapters.nats.event_reader import READS, EventLog, _Enough, _Search
+from nats_backpressure.core.subject.next_record import encode
+from nats_backpressure.queries.event_cache import Kept, kept
+from nats_backpressure.runtime.ports import Unavailable, Wanted
+from tests.conftest import StartServer
+from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, told
+from tests.support.parts import need_server
+from tests.support.servers import NatsServer
+from tests.worlds.stored_samples import NAMES, Requests, announcer_of, real
+from tests.worlds.stored_samples import event as concluded
+
+KINDS = {"backpressure_active", "backpressure_warning", "recovery"}
+
+
+DOCUMENTED = """
+accounts {{ A {{ jetstream: enabled, users: [
+  {{user: admin, password: a}}
+  {{user: sidecar, password: s, permissions: {{
+    publish: ["$JS.API.STREAM.INFO.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.CONSUMER.CREATE.BACKPRESSURE_EVENTS.>",
+      "$JS.API.CONSUMER.MSG.NEXT.BACKPRESSURE_EVENTS.*"{direct}]
+    subscribe: ["_INBOX.>"]}}}}
+]}}}}
+"""
+DIRECT = ', "$JS.API.DIRECT.GET.BACKPRESSURE_EVENTS"'
+
+
+class Counted(Requests):
+    """A connection that counts what is asked."""
+
+    def __init__(self, nc: Client) -> None:
+        super().__init__(nc)
+        self.asked: Counter[str] = Counter()
+
+    async def request(self, subject: str, *given: Any, **more: Any) -> Any:
+        self.asked[".".join(subject.split(".")[2:-1])] += 1
+        return await super().request(subject, *given, **more)
+
+
+class World(Protocol):
+    async def tell(self, *payloads: bytes) -> None: ...
+    @property
+    def log(self) -> Any: ...
+
+
+class FakeWorld:
+    def __init__(self) -> None:
+        self.log = FakeEventLog()
+
+    async def tell(self, *payloads: bytes) -> None:
+        self.log.stored += [found for payload in payloads if (found := kept(payload)) is not None]
+
+
+class RealWorld:
+    def __init__(self, nc: Client) -> None:
+        self.nc, self.requests, self.counts = nc, Counted(nc), Counter[str]()
+        self.log = self.another()
+
+    def another(self) -> EventLog:
+        return EventLog(JetStream(self.requests), lambda: self.nc, NAMES, lambda what: self.counts.update([what]))
+
+    async def tell(self, *payloads: bytes) -> None:
+        js = self.nc.jetstream()
+        for n in range(0, len(payloads), 100):
+            await asyncio.gather(*[js.publish(subject_of(payload), payload) for payload in payloads[n : n + 100]])
+
+    async def put(self, subject: str, *payloads: bytes) -> None:
+        for payload in payloads:
+            await self.nc.jetstream().publish(subject, payload)
+
+
+def subject_of(payload: bytes) -> str:
+    found = json.loads(payload)
+    return f"backpressure.v1.event.{found['type']}.{encode(found['subject'])}"
+
+
+@pytest.fixture(params=["fake", "batches", "singly"])
+async def world(request: pytest.FixtureRequest, nc: Client) -> AsyncIterator[World]:
+    if request.param == "fake":
+        yield FakeWorld()
+        return
+    async with real(nc):
+        found = RealWorld(nc)
+        if request.param == "singly":
+            found.log.batches.do_without()
+        yield found
+
+
+@pytest.fixture
+async def stored(nc: Client) -> AsyncIterator[RealWorld]:
+    """The stream itself, for what the fake does not have."""
+    async with real(nc):
+        yield RealWorld(nc)
+
+
+def run(first: int, last: int, **more: Any) -> list[bytes]:
+    """Events one second apart: active, warning, inactive in turn."""
+    tos = ("active", "warning", "inactive")
+    return [told(seq, T0 + 1000 * seq, tos[seq % 3], **more) for seq in range(first, last + 1)]
+
+
+def seqs(events: Sequence[Kept]) -> list[int]:
+    return [found.seq for found in events]
+
+
+def mixed(n: int) -> list[bytes]:
+    """Ours, each after two of others."""
+    others = [run(1, n, subject="orders.eu"), run(1, n, subject="orders.>")]
+    return [payload for three in zip(*others, run(1, n), strict=True) for payload in three]
+
+
+ASKED = {
+    "all": (Wanted(SUBJECT, 100), range(30, 0, -1)),
+    "as many as there are": (Wanted(SUBJECT, 30), range(30, 0, -1)),
+    "since a moment, included": (Wanted(SUBJECT, 100, since=T0 + 20_000), range(30, 19, -1)),
+    "since the future": (Wanted(SUBJECT, 100, since=T0 + 99_000), []),
+    "until a moment, included": (Wanted(SUBJECT, 100, until=T0 + 9_000), range(9, 0, -1)),
+    "until the past": (Wanted(SUBJECT, 100, until=T0 - 1), []),
+    "between two moments": (Wanted(SUBJECT, 100, since=T0 + 4_500, until=T0 + 7_500), [7, 6, 5]),
+    "before a seq": (Wanted(SUBJECT, 100, before=4), [3, 2, 1]),
+    "before the first": (Wanted(SUBJECT, 100, before=1), []),
+    "one type": (Wanted(SUBJECT, 100, frozenset({"recovery"})), range(29, 0, -3)),
+    "two types": (Wanted(SUBJECT, 3, frozenset({"recovery", "backpressure_active"})), None),
+    "all the types there are": (Wanted(SUBJECT, 100, frozenset(KINDS)), range(30, 0, -1)),
+    "a type nobody told of": (Wanted(SUBJECT, 100, frozenset({"data_loss"})), []),
+    "another subject": (Wanted("orders.eu", 100, since=T0 + 29_000), [30, 29]),
+    "nobody's subject": (Wanted("orders", 100), []),
+}
+
+
+@pytest.mark.parametrize(("wanted", "expected"), ASKED.values(), ids=ASKED.keys())
+async def test_those_that_are_wanted_come_the_newest_first(world: World, wanted: Wanted, expected: Any) -> None:
+    await world.tell(*mixed(30))
+    page = await world.log.older(wanted)
+    if expected is None:
+        assert seqs(page.events) == [30, 29, 27] and not page.whole
+        return
+    assert seqs(page.events) == list(expected) and page.whole
+    assert all(found.subject == wanted.subject for found in page.events)
+
+
+async def test_more_than_the_limit_is_said(world: World) -> None:
+    await world.tell(*mixed(30))
+    page = await world.log.older(Wanted(SUBJECT, 29))
+    assert seqs(page.events) == list(range(30, 1, -1)) and not page.whole
+
+
+async def test_of_nothing_told_all_is_nothing(world: World) -> None:
+    page = await world.log.older(Wanted(SUBJECT, 10))
+    assert page.events == () and page.whole
+    taken: list[Kept] = []
+    assert await world.log.recall(T0, 10, taken.append) == T0 and taken == []
+
+
+async def test_pages_by_until_bring_each_event(world: World) -> None:
+    # Four to a moment: what follows from one sample is concluded at once.
+    await world.tell(*[told(seq, T0 + 1000 * (seq // 4)) for seq in range(1, 60)])
+    found: dict[int, Kept] = {}
+    until: int | None = None
+    for _ in range(30):
+        page = await world.log.older(Wanted(SUBJECT, 10, until=until))
+        found |= {event.seq: event for event in page.events}
+        if page.whole:
+            break
+        until = page.events[-1].at
+    assert sorted(found) == list(range(1, 60))
+
+
+async def test_a_pass_takes_all_subjects_in_order(world: World) -> None:
+    await world.tell(*mixed(20))
+    taken: list[Kept] = []
+    since = await world.log.recall(T0, 1000, taken.append)
+    assert since == T0 and len(taken) == 60
+    assert seqs([e for e in taken if e.subject == SUBJECT]) == list(range(1, 21))
+
+
+async def test_a_pass_takes_the_newest_where_there_are_too_many(world: World) -> None:
+    await world.tell(*mixed(20))
+    taken: list[Kept] = []
+    since = await world.log.recall(T0, 12, taken.append)
+    assert len(taken) == 12 and seqs([e for e in taken if e.subject == SUBJECT]) == [17, 18, 19, 20]
+    assert since > T0
+
+
+async def test_a_pass_of_many_pulls_is_complete(stored: RealWorld) -> None:
+    await stored.tell(*run(1, 1234))
+    taken: list[Kept] = []
+    await stored.log.recall(T0, 10_000, taken.append)
+    assert seqs(taken) == list(range(1, 1235))
+
+
+async def test_a_pass_begins_before_the_moment_by_what_clocks_may_differ(
+    stored: RealWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stored.tell(*run(1, 2))
+    newest = await stored.nc.jetstream().get_msg(NAMES.events_stream, 2)
+    at = round(1000 * newest.time.timestamp()) if newest.time else 0
+    taken: list[Kept] = []
+    assert await stored.log.recall(at + 30_000, 10, taken.append) == at + 30_000 and seqs(taken) == [1, 2]
+    taken.clear()
+    await stored.log.recall(at + event_reader.SKEW + 30_000, 10, taken.append)
+    assert taken == []
+
+
+async def test_what_the_announcer_tells_is_read_back(stored: RealWorld) -> None:
+    announcer = announcer_of(stored.requests)
+    for seq in (1, 2, 3):
+        await announcer.send(concluded(seq))
+    page = await stored.log.older(Wanted(SUBJECT, 10))
+    assert seqs(page.events) == [3, 2, 1] and page.whole
+    assert page.events[0].event().instance == "here"
+
+
+JUNK = [b"", b"hello", b"\xff", b"[]", b'{"id": "x", "seq": 99999}', b"x" * 70_000]
+
+
+@pytest.mark.parametrize("many", [True, False], ids=["batches", "singly"])
+async def test_what_others_put_there_is_left_out_and_counted(stored: RealWorld, many: bool) -> None:
+    if not many:
+        stored.log.batches.do_without()
+    ours = f"backpressure.v1.event.recovery.{encode(SUBJECT)}"
+    await stored.put(ours, *JUNK)
+    for payload in run(1, 5):
+        await stored.tell(payload)
+        await stored.put(ours, *JUNK, told(7, subject="orders.eu", to="inactive"), told(8, to="active"))
+    page = await stored.log.older(Wanted(SUBJECT, 10))
+    assert seqs(page.events) == [5, 4, 3, 2, 1] and page.whole
+    assert stored.counts == {"event_malformed": 6 * len(JUNK) + 5 * 2}
+    for wanted, expected in ((Wanted(SUBJECT, 10, before=3), [2, 1]), (Wanted(SUBJECT, 1, until=T0 + 4_000), [4])):
+        assert seqs((await stored.log.older(wanted)).events) == expected
+    taken: list[Kept] = []
+    await stored.log.recall(T0, 1000, taken.append)
+    assert seqs(taken) == [1, 2, 3, 4, 5]
+
+
+async def test_a_purge_leaves_what_came_after(stored: RealWorld) -> None:
+    await stored.tell(*mixed(20))
+    await stored.nc.jetstream().purge_stream(NAMES.events_stream)
+    assert await stored.log.older(Wanted(SUBJECT, 10)) == await stored.log.older(Wanted("nobody", 10))
+    await stored.tell(*run(21, 23))
+    page = await stored.log.older(Wanted(SUBJECT, 10))
+    assert seqs(page.events) == [23, 22, 21] and page.whole
+    taken: list[Kept] = []
+    await stored.log.recall(T0, 100, taken.append)
+    assert seqs(taken) == [21, 22, 23]
+
+
+async def test_a_stream_that_is_not_there_holds_nothing(nc: Client) -> None:
+    log = RealWorld(nc).log
+    assert (await log.older(Wanted(SUBJECT, 10))).events == ()
+    assert await log.recall(T0, 10, lambda event: None) == T0
+
+
+async def test_a_server_that_is_away_is_unavailable(stored: RealWorld, server: NatsServer) -> None:
+    await stored.nc.close()
+    with pytest.raises(Unavailable):
+        await stored.log.older(Wanted(SUBJECT, 10))
+    with pytest.raises(Unavailable):
+        await stored.log.recall(T0, 10, lambda event: None)
+
+
+async def test_no_question_makes_a_consumer(stored: RealWorld) -> None:
+    await stored.tell(*mixed(20))
+    await stored.log.older(Wanted(SUBJECT, 10, until=T0 + 9000))
+    assert (await stored.nc.jetstream().stream_info(NAMES.events_stream)).state.consumer_count == 0
+    await stored.log.recall(T0, 10, lambda event: None)
+    made = stored.requests.asked
+    assert made[f"CONSUMER.CREATE.{NAMES.events_stream}"] == 2  # the first said that there are too many
+
+
+async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) -> None:
+    need_server(server.version, (2, 11), "a batch")
+    for n in range(5):
+        await stored.tell(*run(100 * n + 1, 100 * n + 100), *run(500 * n + 1, 500 * n + 500, subject="orders.eu"))
+    begun = sum(stored.nc.stats[k] for k in ("out_msgs",))
+    page = await stored.log.older(Wanted(SUBJECT, 300))
+    assert len(page.events) == 300
+    assert stored.nc.stats["out_msgs"] - begun < 30
+
+
+async def test_singly_a_page_ends_at_its_reads_and_the_next_goes_on(stored: RealWorld) -> None:
+    stored.log.batches.do_without()
+    await stored.tell(*run(1, 700))
+    first = await stored.log.older(Wanted(SUBJECT, 1000))
+    assert not first.whole and 400 < len(first.events) <= READS
+    assert seqs(first.events) == list(range(700, 700 - len(first.events), -1))
+    assert sum(stored.requests.asked.values()) <= READS + 1
+    second = await stored.log.older(Wanted(SUBJECT, 1000, until=first.events[-1].at))
+    assert second.whole and {*seqs(first.events), *seqs(second.events)} == set(range(1, 701))
+
+
+async def test_a_full_page_is_no_larger_than_a_reply(stored: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_reader, "PAGE_BYTES", 10 * len(told(1)))
+    await stored.tell(*run(1, 50))
+    page = await stored.log.older(Wanted(SUBJECT, 100))
+    assert not page.whole and 9 < len(page.events) < 13
+
+
+async def test_time_is_bounded_too(stored: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stored.tell(*run(1, 5))
+    monkeypatch.setattr(event_reader, "READ_WITHIN", -1.0)
+    page = await stored.log.older(Wanted(SUBJECT, 100))
+    assert page.events == () and not page.whole
+
+
+async def test_a_stream_without_direct_access_is_read_singly(nc: Client) -> None:
+    await nc.jetstream().add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"])
+    world = RealWorld(nc)
+    await world.tell(*run(1, 20))
+    page = await world.log.older(Wanted(SUBJECT, 100))
+    assert seqs(page.events) == list(range(20, 0, -1)) and page.whole
+    assert not world.log.batches.here
+
+
+async def test_batches_are_found_out_by_trying(stored: RealWorld, server: NatsServer) -> None:
+    await stored.tell(*run(1, 20))
+    batches = Batches(JetStream(stored.requests), lambda: stored.nc, NAMES.events_stream)
+    subject = f"backpressure.v1.event.*.{encode(SUBJECT)}"
+    found = await batches.next(subject, 5, 10)
+    assert batches.here == (server.version >= (2, 11))
+    assert [m.seq for m in found] == (list(range(5, 15)) if batches.here else [5])
+    assert [m.seq for m in await batches.next(subject, 18, 10)] == ([18, 19, 20] if batches.here else [18])
+    assert await batches.next(subject, 21, 10) == await batches.next(subject, 21, 1) == []
+    assert stored.nc._subs.keys() <= {1}, "no subscription is left"
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["as documented", "without direct access"])
+async def test_the_rights_that_are_documented_are_enough(
+    start_server: StartServer, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "WITHIN", 0.2)
+    server = await start_server(DOCUMENTED.format(direct=DIRECT if direct else ""))
+    admin = await nats.connect(server.url, user="admin", password="a")
+    sidecar = await nats.connect(server.url, user="sidecar", password="s", error_cb=ignore)
+    async with real(admin):
+        await RealWorld(admin).tell(*run(1, 20))
+        log = RealWorld(sidecar).log
+        assert seqs((await log.older(Wanted(SUBJECT, 10))).events) == list(range(20, 10, -1))
+        assert log.batches.here == (direct and server.version >= (2, 11))
+        taken: list[Kept] = []
+        await log.recall(T0, 100, taken.append)
+        assert len(taken) == 20
+    await admin.close()
+    await sidecar.close()
+
+
+async def ignore(error: Exception) -> None:
+    """nats-py would print it."""
+
+
+class Shelf:
+    """Messages of one subject in a long stream, read like Batches."""
+
+    def __init__(self, places: dict[int, int], many: bool) -> None:
+        self.places, self.here = sorted(places), many
+        self.messages = {place: Message("s", place, told(seq, T0 + 1000 * seq), {}) for place, seq in places.items()}
+        self.reads = 0
+
+    async def next(self, subject: str, place: int, n: int) -> list[Message]:
+        self.reads += 1
+        found = [self.messages[p] for p in self.places if p >= place]
+        return found[: n if self.here else 1]
+
+
+layouts = st.lists(st.integers(1, 100_000) | st.integers(1, 9), max_size=120)
+
+
+@given(layouts, st.booleans(), st.integers(1, 130), st.none() | st.integers(0, 121), st.none() | st.integers(0, 121))
+@example([1] * 100 + [100_000], False, 5, None, None)
+@example([100_000] + [1] * 100, False, 130, 50, 40)
+async def test_however_the_events_lie_the_newest_of_those_wanted_are_found(
+    gaps: list[int], many: bool, limit: int, until: int | None, before: int | None
+) -> None:
+    places = {}
+    place = 0
+    for seq, gap in enumerate(gaps, 1):
+        place += gap
+        places[place] = seq
+    shelf = Shelf(places, many)
+    wanted = Wanted(SUBJECT, limit, until=None if until is None else T0 + 1000 * until, before=before)
+    search = _Search(shelf, "s", wanted, lambda message: kept(message.data))  # type: ignore[arg-type]
+    try:
+        whole = await search.run(1, place + 50_000)
+    except _Enough:
+        whole = False
+    last = min(len(gaps), len(gaps) if until is None else until, len(gaps) if before is None else before - 1)
+    expected = list(range(last, 0, -1))
+    assert seqs(search.found) == expected[:limit] and whole == (len(expected) <= limit)
+    assert shelf.reads < READS
+
+
+@pytest.mark.parametrize("many", [True, False])
+async def test_a_replica_whose_clock_is_behind_hides_no_event(many: bool) -> None:
+    shelf = Shelf({1: 1, 2: 2, 3: 3}, many)
+    for place, seconds in ((2, 20), (3, 17)):
+        shelf.messages[place] = Message("s", place, told(place, T0 + 1000 * seconds), {})
+    for wanted, expected in (
+        (Wanted(SUBJECT, 9, until=T0 + 18_000), [3, 1]),
+        (Wanted(SUBJECT, 9, since=T0 + 19_000), [2]),
+    ):
+        search = _Search(shelf, "s", wanted, lambda message: kept(message.data))  # type: ignore[arg-type]
+        assert await search.run(1, 4) and seqs(search.found) == expected

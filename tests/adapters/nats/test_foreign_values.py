@@ -1,0 +1,149 @@
+"""What anybody with the right to write our buckets may put there: it is stepped over, counted and named once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from nats.aio.client import Client as PlainClient
+from structlog.testing import capture_logs
+
+from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.connection import Client, Connection, Options
+from nats_backpressure.adapters.nats.policy_store import PolicyStore
+from nats_backpressure.adapters.nats.resources import Resources
+from nats_backpressure.adapters.nats.state_store import StateStore
+from nats_backpressure.runtime.ports import PolicySnapshot
+from tests.support.background import meanwhile
+from tests.support.servers import NatsServer
+from tests.support.sidecar import eventually
+from tests.worlds.stored_samples import NAMES, RECORD, value
+
+STATE, POLICY = f"$KV.{NAMES.state_bucket}.".encode(), f"$KV.{NAMES.policy_bucket}.".encode()
+POISON = {
+    "a subject that is no UTF-8": b"PUB %s\xff\xfe 2\r\nhi\r\n",
+    "another such, of several tokens": b"PUB %sa.\xc3.b 2\r\nhi\r\n",
+    "headers that are no text": b"HPUB %sx.y 20 22\r\nNATS/1.0 \xff\xff\xff\r\n\r\nxxxxhi\r\n",
+    "headers without an end": b"HPUB %sx.z 8 10\r\nNATS/1.0hi\r\n",
+    "control characters": b"PUB %sa\x01\x02 2\r\nhi\r\n",
+}
+
+
+async def raw(server: NatsServer, *commands: bytes) -> None:
+    """Sent as they are, and taken by the server."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b'CONNECT {"headers": true, "verbose": false}\r\n' + b"".join(commands) + b"PING\r\n")
+    async with asyncio.timeout(5):
+        while b"PONG" not in await reader.readline():
+            pass
+    writer.close()
+
+
+@asynccontextmanager
+async def connected(server: NatsServer, counted: list[str]) -> AsyncIterator[Connection]:
+    async def set_up(client: Client) -> None:
+        pass
+
+    options = Options((server.url,))
+    connection = Connection("t", options, set_up=set_up, count=counted.append, on_rebuild=lambda: None)
+    async with meanwhile(connection.run()):
+
+        async def up() -> bool:
+            return connection.connected
+
+        await eventually(up, "the connection")
+        await Resources(JetStream(connection), NAMES, 1, 604_800, True).ensure()
+        yield connection
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["in between", "as the newest"])
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
+async def test_the_state_bucket_is_read_around_it(
+    server: NatsServer, nc: PlainClient, poison: bytes, last: bool
+) -> None:
+    counted: list[str] = []
+    async with connected(server, counted) as connection:
+        store = StateStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+
+        async def put(name: str) -> None:
+            await store.write(name, value(msgspec.structs.replace(RECORD, subject=name, unsent=()), "n"), 0, "n")
+
+        await put("before")
+        if not last:
+            await raw(server, poison % STATE)
+        await put("after")
+        if last:
+            await raw(server, poison % STATE)
+        with capture_logs() as lines:
+            async with asyncio.timeout(3):
+                found = [await store.load_all() for _ in range(3)]
+        assert [set(one) for one in found] == [{"before", "after"}] * 3
+        assert counted.count("state_malformed") == 3
+        assert [line["event"] for line in lines if "malformed" in line["event"]] == ["state.malformed"]
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
+async def test_the_policy_bucket_is_read_around_it_and_at_once(
+    server: NatsServer, nc: PlainClient, poison: bytes
+) -> None:
+    counted: list[str] = []
+    told: list[PolicySnapshot] = []
+    async with connected(server, counted) as connection:
+        store = PolicyStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+        kv = await nc.jetstream().key_value(NAMES.policy_bucket)
+        await kv.put("a", b"{}")
+        await raw(server, poison % POLICY)
+        async with meanwhile(store.follow(told.append)):
+
+            async def holds() -> bool:
+                return bool(told) and {"a", "b"} <= told[-1].entries.keys()
+
+            await asyncio.sleep(0.5)
+            await kv.put("b", b"{}")
+            await eventually(holds, "both policies", 1.0)
+
+
+ABSURD = {
+    "a stream that is no name": {"latches": [{"stream": "bad name", "consumer": "c", "latched": ["pending"]}]},
+    "a consumer that is no name": {"latches": [{"stream": "S", "consumer": "c.*", "latched": ["pending"]}]},
+    "an endless name": {"latches": [{"stream": "S", "consumer": "c" * 300, "latched": ["pending"]}]},
+    "a latch nobody has": {"latches": [{"stream": "S", "consumer": "c", "latched": ["x" * 5000]}]},
+    "more latches than anybody has": {
+        "latches": [{"stream": "S", "consumer": f"c{n}", "latched": ["pending"]} for n in range(10_001)]
+    },
+    "latches on more streams than a subject has": {
+        "latches": [{"stream": f"S{n}", "consumer": "c", "latched": ["pending"]} for n in range(101)]
+    },
+    "what was carried of no name": {"carried": [{"stream": "S", "consumer": "a b", "facts": {"diagnosed_for": 1.0}}]},
+}
+
+
+@pytest.mark.parametrize("change", ABSURD.values(), ids=ABSURD.keys())
+async def test_a_record_we_cannot_have_written_is_stepped_over(
+    server: NatsServer, nc: PlainClient, change: dict[str, object]
+) -> None:
+    counted: list[str] = []
+    async with connected(server, counted) as connection:
+        store = StateStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        for name in ("bad", "good"):
+            good = json.loads(value(msgspec.structs.replace(RECORD, subject=name, unsent=()), "n"))
+            await kv.put(name, json.dumps(good | (change if name == "bad" else {})).encode())
+        with capture_logs() as lines:
+            assert set(await store.load_all()) == {"good"}
+        assert counted == ["state_malformed"]
+        assert [(line["event"], line["key"]) for line in lines] == [("state.malformed", "bad")]
+
+
+async def test_a_value_nested_beyond_reason_is_stepped_over(server: NatsServer, nc: PlainClient) -> None:
+    counted: list[str] = []
+    async with connected(server, counted) as connection:
+        store = StateStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        await kv.put("deep", b'{"unknown": ' + b"[" * 200_000 + b"]" * 200_000 + b"}")
+        assert await store.load_all() == {}
+        assert counted == ["state_malformed"]

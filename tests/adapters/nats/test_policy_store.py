@@ -1,0 +1,204 @@
+"""The policy bucket on a real server: whatever happens to it, what it holds is known within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.js.kv import KeyValue
+from structlog.testing import capture_logs
+
+from nats_backpressure.adapters.nats import policy_store
+from nats_backpressure.adapters.nats.api import JetStream, Message
+from nats_backpressure.adapters.nats.last_per_subject import lasts
+from nats_backpressure.adapters.nats.policy_store import PolicyStore
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.ports import PolicySnapshot
+from tests.conftest import StartServer
+from tests.support.background import meanwhile
+from tests.support.sidecar import eventually
+from tests.worlds.stored_samples import Requests
+
+NAMES = Names()
+WITHIN = 1.0
+
+
+class Follower:
+    """What was told of the bucket, newest last."""
+
+    def __init__(self, nc: Client) -> None:
+        self.told: list[PolicySnapshot] = []
+        self.dropped: list[str] = []
+        self.nc = nc
+        requests = Requests(nc)
+        self.store = PolicyStore(JetStream(requests), NAMES, self.dropped.append, lambda: requests.nc)
+        self.requests = requests
+
+    @property
+    def values(self) -> dict[str, bytes]:
+        return {key: found.value for key, found in self.told[-1].entries.items()} if self.told else {}
+
+    async def holds(self, **expected: bytes) -> float:
+        """Seconds until that, and nothing else, is what was told."""
+        began = time.monotonic()
+
+        async def look() -> bool:
+            return bool(self.told) and self.values == expected
+
+        await eventually(look, f"{expected}")
+        return time.monotonic() - began
+
+
+@pytest.fixture
+async def bucket(nc: Client) -> KeyValue:
+    return await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
+
+
+@pytest.fixture
+async def follower(nc: Client) -> AsyncIterator[Follower]:
+    found = Follower(nc)
+    async with meanwhile(found.store.follow(found.told.append)):
+        yield found
+
+
+async def test_what_is_put_and_what_is_taken_away_is_known_within_a_second(
+    bucket: KeyValue, follower: Follower
+) -> None:
+    await bucket.put("before", b"1")
+    assert await follower.holds(before=b"1") < WITHIN
+    await bucket.put("a", b"2")
+    assert await follower.holds(before=b"1", a=b"2") < WITHIN
+    await bucket.put("a", b"3")
+    assert await follower.holds(before=b"1", a=b"3") < WITHIN
+    await bucket.delete("a")
+    assert await follower.holds(before=b"1") < WITHIN
+    await bucket.purge("before")
+    assert await follower.holds() < WITHIN
+    assert follower.told[-1].bucket
+
+
+async def test_each_value_has_its_own_revision_and_nothing_is_told_twice(bucket: KeyValue, follower: Follower) -> None:
+    revision = await bucket.put("a", b"1")
+    await follower.holds(a=b"1")
+    assert follower.told[-1].entries["a"].revision == revision
+    assert abs(follower.told[-1].entries["a"].at - time.time()) < 5, "when it was put, by the server's clock"
+    told = len(follower.told)
+    await asyncio.sleep(3 * policy_store.POLL_EVERY)  # what must not happen takes time not to happen
+    assert len(follower.told) == told
+
+
+async def test_a_bucket_that_is_missing_is_waited_for(nc: Client, follower: Follower) -> None:
+    await follower.holds()
+    bucket = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
+    await bucket.put("a", b"1")
+    assert await follower.holds(a=b"1") < WITHIN
+
+
+async def test_a_bucket_deleted_and_made_anew_is_another_bucket(
+    nc: Client, bucket: KeyValue, follower: Follower
+) -> None:
+    for n in range(5):
+        await bucket.put("a", b"%d" % n)
+    await follower.holds(a=b"4")
+    first = follower.told[-1].bucket
+    await nc.jetstream().delete_key_value(NAMES.policy_bucket)
+    again = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
+    await again.put("b", b"1")
+    assert await follower.holds(b=b"1") < WITHIN
+    assert follower.told[-1].bucket != first
+
+
+async def test_a_server_that_restarts_is_followed_on(start_server: StartServer) -> None:
+    server = await start_server()
+    async with await nats.connect(server.url, reconnect_time_wait=0.1) as nc:
+        found = Follower(nc)
+        async with meanwhile(found.store.follow(found.told.append)):
+            bucket = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
+            await bucket.put("a", b"1")
+            await found.holds(a=b"1")
+            await server.restart(kill=True)
+
+            async def put() -> bool:
+                try:
+                    return bool(await bucket.put("a", b"2"))
+                except Exception:
+                    return False
+
+            await eventually(put, "the bucket to be back")
+            await found.holds(a=b"2")
+
+
+async def test_more_keys_than_are_kept_are_counted_and_said_once(
+    bucket: KeyValue, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_store, "MOST_KEYS", 2)
+    for n in range(4):
+        await bucket.put(f"k{n}", b"x")
+    await follower.holds(k0=b"x", k1=b"x")
+
+    async def counted() -> bool:
+        return "policy_beyond_limit" in follower.dropped
+
+    await eventually(counted, "the keys beyond the limit to be counted")
+
+
+class Lagging:
+    """A replica that shows what the bucket held before, for so many readings."""
+
+    def __init__(self, readings: int) -> None:
+        self.left, self.before = readings, list[Message]()
+
+    async def __call__(self, js: JetStream, client: Client, stream: str, prefix: str) -> AsyncIterator[Message]:
+        now = [message async for message in lasts(js, client, stream, prefix)]
+        if self.before and now != self.before and self.left:
+            self.left -= 1
+            now = self.before
+        else:
+            self.before = now
+        for message in now:
+            yield message
+
+
+@pytest.mark.parametrize("change", ["put", "put again", "delete"])
+async def test_a_put_policy_is_in_force_though_a_replica_lags(
+    bucket: KeyValue, nc: Client, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """One server has no replicas: that one shows less than the leader is played."""
+    await bucket.put("a", b"1")
+    monkeypatch.setattr(policy_store, "lasts", Lagging(2))
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.told.append)):
+        await follower.holds(a=b"1")
+        match change:
+            case "put":
+                await bucket.put("b", b"2")
+                await follower.holds(a=b"1", b=b"2")
+            case "put again":
+                await bucket.put("a", b"2")
+                await follower.holds(a=b"2")
+            case "delete":
+                await bucket.delete("a")
+                await follower.holds()
+
+
+async def test_a_replica_that_never_catches_up_is_believed_in_the_end(
+    bucket: KeyValue, nc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_store, "BEHIND_LIMIT", 2)
+    await bucket.put("a", b"1")
+    monkeypatch.setattr(policy_store, "lasts", Lagging(3))
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.told.append)):
+        await follower.holds(a=b"1")
+        await bucket.put("b", b"2")
+        with capture_logs() as lines:
+
+            async def said() -> bool:
+                return "policies.behind" in [line["event"] for line in lines]
+
+            await eventually(said, "the line that says so")
+        assert follower.values == {"a": b"1"}

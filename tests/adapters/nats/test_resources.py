@@ -1,0 +1,113 @@
+"""Our own stream and bucket on a real server: made, found otherwise, in somebody's way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from structlog.testing import capture_logs
+
+from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.resources import Resources, captors, command, differences
+from nats_backpressure.core.model import StreamLook
+from nats_backpressure.runtime.ports import Unavailable
+from tests.worlds.stored_samples import NAMES, Requests, real
+
+WANTED = {"subjects": ["a.>"], "num_replicas": 1, "max_msgs_per_subject": 1, "allow_rollup_hdrs": True}
+
+
+def resources(nc: Client, manage: bool = True) -> Resources:
+    return Resources(JetStream(Requests(nc)), NAMES, 1, 604_800, manage)
+
+
+async def test_an_existing_stream_with_other_settings_is_left_as_it_is(nc: Client) -> None:
+    js = nc.jetstream()
+    await js.add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"], max_msgs=77)
+    async with real(nc):
+        assert (await js.stream_info(NAMES.events_stream)).config.max_msgs == 77
+
+
+async def test_a_stream_on_our_subjects_is_named(nc: Client) -> None:
+    await nc.jetstream().add_stream(name="GREEDY", subjects=["backpressure.>"])
+    with pytest.raises(Unavailable, match="overlap"):
+        await Resources(JetStream(Requests(nc)), NAMES, 1, 604_800, True).ensure()
+
+
+async def test_without_the_right_to_manage_nothing_is_made(nc: Client) -> None:
+    with pytest.raises(Unavailable, match="BACKPRESSURE_EVENTS is missing"):
+        await Resources(JetStream(Requests(nc)), NAMES, 1, 604_800, False).ensure()
+    assert await nc.jetstream().streams_info() == []
+
+
+def test_the_line_that_makes_it_names_everything() -> None:
+    wanted = {
+        "name": "BACKPRESSURE_EVENTS",
+        "subjects": ["b.>"],
+        "max_age": 10**9,
+        "duplicate_window": 10**9,
+        "num_replicas": 3,
+    }
+    assert command(wanted, NAMES).startswith("nats stream add BACKPRESSURE_EVENTS --subjects 'b.>'")
+
+
+def test_a_stream_that_stores_a_subject_captures_it() -> None:
+    looks = [
+        StreamLook("A", "t", 0, 0, 0, ("a.>",)),
+        StreamLook("B", "t", 0, 0, 0, ("a.b",)),
+        StreamLook("C", "t", 0, 0, 0),
+    ]
+    assert captors(looks, "a.b") == ["A", "B"]
+
+
+async def test_what_we_made_ourselves_differs_in_nothing(nc: Client) -> None:
+    await resources(nc).ensure()
+    with capture_logs() as logs:
+        await resources(nc).ensure()
+    assert logs == []
+
+
+async def test_replicas_that_start_together_make_it_once(nc: Client) -> None:
+    await asyncio.gather(*(resources(nc).ensure() for _ in range(5)))
+    assert {info.config.name for info in await nc.jetstream().streams_info()} == {
+        NAMES.events_stream,
+        f"KV_{NAMES.state_bucket}",
+        f"KV_{NAMES.policy_bucket}",
+    }
+
+
+async def test_without_the_right_to_make_a_policy_bucket_the_rest_is_made_all_the_same(nc: Client) -> None:
+    await nc.jetstream().add_stream(name="TAKEN", subjects=[f"$KV.{NAMES.policy_bucket}.>"])
+    with capture_logs() as logs:
+        await resources(nc).ensure()
+    assert {line["event"] for line in logs} >= {"resources.refused", "resources.without"}
+    assert (await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")).config.name
+
+
+async def test_a_bucket_that_forgets_is_said_once(nc: Client) -> None:
+    await nc.jetstream().create_key_value(bucket=NAMES.state_bucket, ttl=60)
+    with capture_logs() as logs:
+        ours = resources(nc)
+        await ours.ensure()
+        await ours.ensure()
+    said = [line for line in logs if line["event"] == "resources.differ"]
+    assert [(line["stream"], line["has"]["max_age"]) for line in said] == [("KV_backpressure_state", 60 * 10**9)]
+
+
+DIFFERENT: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nothing": ({}, set()),
+    "no limit, spelt in other ways": ({"max_msgs": -1, "max_bytes": 0, "max_age": 0}, set()),
+    "what does not matter": ({"description": "x", "metadata": {"a": "b"}, "compression": "s2"}, set()),
+    "subjects": ({"subjects": ["b.>"]}, {"subjects"}),
+    "a work queue takes events away": ({"retention": "workqueue"}, {"retention"}),
+    "no acknowledgement": ({"no_ack": True}, {"no_ack"}),
+    "a mirror takes no writes": ({"mirror": {"name": "X"}, "sealed": True}, {"mirror", "sealed"}),
+    "memory": ({"storage": "memory"}, {"storage"}),
+    "a longer history": ({"max_msgs_per_subject": 5}, {"max_msgs_per_subject"}),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_only_what_matters_is_a_difference(change: dict[str, Any], told: set[str]) -> None:
+    assert differences(WANTED, WANTED | change).keys() == told

@@ -1,0 +1,230 @@
+"""The state bucket on a real server, beside whoever else has the right to write it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import nats
+import pytest
+from nats.aio.client import Client
+
+from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.resources import Resources
+from nats_backpressure.adapters.nats.state_store import StateStore
+from nats_backpressure.core.model import EventType, Status
+from nats_backpressure.core.subject.state import UNSENT_LIMIT
+from nats_backpressure.core.subject.stored_state import record_of
+from nats_backpressure.protocol.subjects import HEARTBEAT, encode
+from nats_backpressure.runtime.ports import Conflict, Unavailable
+from tests.conftest import StartServer
+from tests.worlds.stored_samples import NAMES, RECORD, SUBJECT, event, real, value
+
+DOCUMENTED = """
+accounts { A { jetstream: enabled, users: [
+  {user: admin, password: a}
+  {user: sidecar, password: s, permissions: {
+    publish: ["$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*",
+      "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.CONSUMER.CREATE.KV_backpressure_state.>",
+      "$JS.API.CONSUMER.DELETE.KV_backpressure_state.>", "$KV.backpressure_state.>", "backpressure.v1.event.>"]
+    subscribe: ["_INBOX.>"]}}
+]}}
+"""
+
+
+async def test_a_foreign_value_is_ignored_and_written_over(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        await kv.put(encode(SUBJECT), b"somebody was here")
+        assert await store.load_all() == {}
+        found = await store.load(SUBJECT)
+        assert found is not None
+        assert found.record is None
+        await store.write(SUBJECT, value(RECORD, "n1"), found.revision, "n1")
+
+
+async def test_every_key_of_many_is_loaded_and_heartbeats_are_none(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        for n in range(300):
+            await store.write(
+                f"s.{n}", value(msgspec.structs.replace(RECORD, subject=f"s.{n}", unsent=()), "n"), 0, "n"
+            )
+        await store.beat(b"{}")
+        assert len(await store.load_all()) == 300
+
+
+async def test_the_bucket_is_one_that_any_kv_client_reads(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        found = json.loads((await kv.get(encode(SUBJECT))).value or b"")
+        assert (found["seq"], found["epoch"], found["nonce"]) == (1, "e", "n1")
+        assert not {"policy", "recovery", "age_ms"} & found.keys()
+        assert {"action", "would", "on_unknown", "hold_seconds", "unsent", "latches", "alerts"} <= found.keys()
+
+
+async def test_the_value_of_another_key_is_not_ours(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        await kv.put("other", value(RECORD, "n1"))
+        found = await store.load("other")
+        assert found is not None and found.record is None
+        assert await store.load_all() == {}
+
+
+async def test_of_many_writers_at_once_one_wins(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        writes = (store.write(SUBJECT, value(RECORD, f"n{n}"), 0, f"n{n}") for n in range(20))
+        ends = await asyncio.gather(*writes, return_exceptions=True)
+        assert sum(isinstance(end, int) for end in ends) == 1
+        assert sum(isinstance(end, Conflict) for end in ends) == 19
+
+
+@pytest.mark.parametrize("how", ["delete", "purge"])
+async def test_a_key_somebody_deleted_is_a_conflict_and_then_begins_anew(nc: Client, how: str) -> None:
+    async with real(nc) as (_, store, _):
+        revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        await getattr(kv, how)(encode(SUBJECT))
+        with pytest.raises(Conflict):
+            await store.write(SUBJECT, value(RECORD, "n2"), revision, "n2")
+        assert await store.load_all() == {}
+        await store.write(SUBJECT, value(RECORD, "n3"), 0, "n3")
+        assert (await store.load_all())[SUBJECT].record == RECORD
+
+
+async def test_a_bucket_made_again_is_a_conflict_for_who_knew_the_old_one(nc: Client) -> None:
+    async with real(nc) as (requests, store, _):
+        revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+        await nc.jetstream().delete_stream(f"KV_{NAMES.state_bucket}")
+        with pytest.raises(Unavailable):
+            await store.write(SUBJECT, value(RECORD, "n2"), revision, "n2")
+        with pytest.raises(Unavailable):
+            await store.load_all()
+        await Resources(JetStream(requests), NAMES, 1, 604_800, True).ensure()
+        with pytest.raises(Conflict):
+            await store.write(SUBJECT, value(RECORD, "n2"), revision, "n2")
+        assert await store.load(SUBJECT) is None
+
+
+async def test_all_of_it_works_in_a_domain(start_server: StartServer, tmp_path: Any) -> None:
+    # The last of two jetstream blocks is in force.
+    server = await start_server(config=f'jetstream {{ domain: hub, store_dir: "{tmp_path}/hub" }}')
+    async with await nats.connect(server.url) as nc, real(nc, "$JS.hub.API") as (requests, store, announcer):
+        revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+        await store.beat(b"{}")
+        assert [subject for subject, _, _ in requests.written] == [
+            f"$JS.hub.API.$KV.backpressure_state.{encode(SUBJECT)}",
+            "$JS.hub.API.$KV.backpressure_state.=heartbeat",
+        ]
+        assert (await store.load_all())[SUBJECT].revision == revision
+        await announcer.send(event(1))
+        assert (await announcer.last(SUBJECT)) is not None
+        await store.remove(SUBJECT, revision)
+
+
+async def test_the_documented_permissions_suffice(start_server: StartServer) -> None:
+    server = await start_server(config=DOCUMENTED)
+    async with await nats.connect(server.url, user="sidecar", password="s") as nc, real(nc) as (_, store, announcer):
+        await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+        assert (await store.load_all()).keys() == {SUBJECT}
+        await announcer.send(event(1))
+        await store.beat(b"{}")
+
+
+def test_a_state_of_ours_is_read_with_all_it_lists() -> None:
+    unsent = tuple(event(seq, EventType.DATA_LOSS) for seq in range(1, UNSENT_LIMIT + 1))
+    record = msgspec.structs.replace(RECORD, seq=UNSENT_LIMIT, unsent=unsent)
+    assert record_of(value(record, "n1")) == (record, "n1")
+
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "a time no calendar has ends the process when shown": {"since_unix": 1e300},
+    "a time before all time": {"since_unix": -1.0},
+    "an epoch that would add a header": {"epoch": "x\r\nNats-Rollup: all", "unsent": []},
+    "an epoch without end": {"epoch": "e" * 65, "unsent": []},
+    "a sequence below nothing": {"seq": -1, "unsent": []},
+    "a sequence no number holds": {"seq": 2**63 - 1},
+    "a status nobody can have known": {"known_status": "unknown"},
+    "a status that is none": {"known_status": "busy"},
+    "more than all": {"admit_ratio": 1.5},
+    "a negative wait": {"retry_after_seconds": -1},
+    "an event of another subject": {"subject": "somebody.else"},
+    "an event of another epoch": {"epoch": "f"},
+    "an event that is yet to come": {"seq": 0},
+    "a recovery in no calendar": {"recoveries": {"began": 1e18}},
+    "a novel for a reason": {"reasons": ["r" * 300]},
+    "an action that is none": {"action": "explode"},
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_value_we_cannot_have_written_is_not_ours(change: dict[str, Any]) -> None:
+    stored = json.loads(value(RECORD, "n1"))
+    assert record_of(json.dumps(stored).encode()) is not None
+    assert record_of(json.dumps(stored | change).encode()) is None
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"null", b"\xff", b"[" * 5000, b'{"subject": "\xff"}'])
+def test_what_is_no_state_at_all_is_not_ours(raw: bytes) -> None:
+    assert record_of(raw) is None
+
+
+def test_the_status_of_a_lost_subject_is_kept() -> None:
+    lost = msgspec.structs.replace(RECORD, lost=True, status=Status.WARNING)
+    assert record_of(value(lost, "n1")) == (lost, "n1")
+
+
+def other(store: StateStore) -> StateStore:
+    """Another replica on the same bucket."""
+    return StateStore(store._js, NAMES, lambda what: None, store._client)
+
+
+async def test_heartbeats_tell_whether_another_replica_beats_too(nc: Client) -> None:
+    async with real(nc) as (_, one, _):
+        two = other(one)
+        assert await one.beat(b"1") is None, "of the first one nobody knows"
+        assert [await one.beat(b"2"), await one.beat(b"3")] == [True, True]
+        assert await two.beat(b"a") is None
+        assert [await one.beat(b"4"), await two.beat(b"b"), await one.beat(b"5")] == [False, False, False]
+        assert await one.beat(b"6") is True, "the other one fell silent"
+
+
+async def test_a_heartbeat_of_ours_whose_answer_was_lost_is_no_other_replica(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        await store.beat(b"1")
+        await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"2")  # as if our next one had been late
+        store._beaten = b"2"
+        assert await store.beat(b"3") is True
+        await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"4")
+        store._beaten = b"4"
+        assert await store.leave(b"leaving") is True
+
+
+async def test_only_the_last_replica_takes_its_leave(nc: Client) -> None:
+    async with real(nc) as (_, one, _):
+        two = other(one)
+        assert await one.leave(b"leaving") is False, "it never beat"
+        await one.beat(b"1")
+        await two.beat(b"a")
+        assert await one.leave(b"leaving") is False, "another one beat since"
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        assert (await kv.get(HEARTBEAT)).value == b"a"
+        assert await two.leave(b"leaving") is True
+        assert (await kv.get(HEARTBEAT)).value == b"leaving"
+
+
+async def test_a_bucket_made_again_takes_heartbeats_and_a_leave(nc: Client) -> None:
+    async with real(nc) as (requests, store, _):
+        for n in range(5):
+            await store.beat(b"%d" % n)
+        await nc.jetstream().delete_stream(f"KV_{NAMES.state_bucket}")
+        with pytest.raises(Unavailable):
+            await store.beat(b"6")
+        with pytest.raises(Unavailable):
+            await store.leave(b"leaving")
+        await Resources(JetStream(requests), NAMES, 1, 604_800, True).ensure()
+        assert await store.beat(b"7") is True
+        assert await store.leave(b"leaving") is True

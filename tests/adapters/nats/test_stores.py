@@ -1,0 +1,169 @@
+"""The state bucket and the events stream: the same statements on the fakes and on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import nats
+import pytest
+
+from nats_backpressure.core.model import EventType, Status
+from nats_backpressure.core.subject.state import Rejection
+from nats_backpressure.runtime.ports import Conflict, SendConflict, Unavailable
+from tests.conftest import StartServer
+from tests.fakes.stores import FakeAnnouncer, FakeStateStore
+from tests.worlds.stored_samples import NAMES, RECORD, SUBJECT, Requests, event, real, value
+
+
+@pytest.fixture(params=["fake", "real"])
+async def stores(request: pytest.FixtureRequest, start_server: StartServer) -> AsyncIterator[tuple[Any, Any, Any]]:
+    """(how to lose answers, or None on the fakes; state store; announcer)"""
+    if request.param == "fake":
+        yield None, FakeStateStore(), FakeAnnouncer()
+        return
+    server = await start_server()
+    async with await nats.connect(server.url) as nc, real(nc) as found:
+        yield found
+
+
+Stores = tuple[Any, Any, Any]
+
+
+def lose_one(requests: Requests | None, fake: Any) -> None:
+    """The next write is applied, and its answer is lost."""
+    if requests is not None:
+        requests.lose = 1
+        return
+    once = iter([True])
+    fake.faults.after = lambda: next(once, False)
+
+
+async def test_what_was_written_is_read_back_whole(stores: Stores) -> None:
+    _, store, _ = stores
+    assert await store.load(SUBJECT) is None
+    revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    found = await store.load(SUBJECT)
+    assert (found.record, found.revision, found.nonce) == (RECORD, revision, "n1")
+    assert (await store.load_all())[SUBJECT].record == RECORD
+
+
+async def test_of_two_writers_one_wins(stores: Stores) -> None:
+    _, store, _ = stores
+    first = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    await store.write(SUBJECT, value(RECORD, "n2"), first, "n2")
+    with pytest.raises(Conflict):
+        await store.write(SUBJECT, value(RECORD, "n3"), first, "n3")
+
+
+async def test_a_write_that_was_applied_before_it_failed_is_recognised(stores: Stores) -> None:
+    requests, store, _ = stores
+    lose_one(requests, store)
+    with pytest.raises(Unavailable):
+        await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    assert (await store.load(SUBJECT)).revision == revision
+
+
+async def test_a_removed_key_can_be_written_again(stores: Stores) -> None:
+    _, store, _ = stores
+    revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    await store.remove(SUBJECT, revision)
+    assert await store.load_all() == {}
+    found = await store.load(SUBJECT)
+    await store.write(SUBJECT, value(RECORD, "n2"), found.revision if found else 0, "n2")
+    assert (await store.load(SUBJECT)).record == RECORD
+
+
+async def test_an_event_is_told_once_however_often_it_is_sent(stores: Stores) -> None:
+    _, _, announcer = stores
+    assert await announcer.last(SUBJECT) is None
+    for _ in range(3):
+        await announcer.send(event(1))
+    await announcer.send(event(2, EventType.RECOVERY, to=Status.INACTIVE))
+    told = await announcer.last(SUBJECT)
+    assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)
+
+
+async def test_an_event_whose_answer_was_lost_is_not_told_twice(stores: Stores) -> None:
+    requests, _, announcer = stores
+    lose_one(requests, announcer)
+    with pytest.raises(Unavailable):
+        await announcer.send(event(1))
+    await announcer.send(event(1))
+    await announcer.send(event(2))
+    assert (await announcer.last(SUBJECT)).seq == 2
+    if requests is not None:
+        info = await requests.nc.jetstream().stream_info(NAMES.events_stream)
+        assert info.state.messages == 2
+
+
+async def test_what_a_dead_process_told_and_still_lists_is_not_told_again(stores: Stores) -> None:
+    _, _, announcer = stores
+    listed = [event(1), event(2, EventType.RECOVERY, to=Status.INACTIVE), event(3), event(4, EventType.DATA_LOSS)]
+    for each in listed + listed:
+        await announcer.send(each)
+    await announcer.send(event(5, EventType.RECOVERY, to=Status.INACTIVE))
+    assert (await announcer.last(SUBJECT)).seq == 5
+
+
+async def test_an_event_behind_what_somebody_else_told_is_a_conflict(stores: Stores) -> None:
+    _, _, announcer = stores
+    await announcer.send(event(1))
+    await announcer.send(event(2, EventType.RECOVERY, epoch="f", to=Status.INACTIVE))
+    for late in (event(2), event(2, EventType.RECOVERY), event(1, epoch="f")):
+        with pytest.raises(SendConflict) as conflict:
+            await announcer.send(late)
+        assert conflict.value.seq == 2
+
+
+async def test_another_change_under_an_id_that_was_used_is_a_conflict(stores: Stores) -> None:
+    _, _, announcer = stores
+    await announcer.send(event(1))
+    with pytest.raises(SendConflict) as conflict:
+        await announcer.send(msgspec.structs.replace(event(1), at=1_800_000_001.0))
+    assert conflict.value.seq == 1
+
+
+async def test_a_removal_whose_answer_was_lost_is_done(stores: Stores) -> None:
+    requests, store, _ = stores
+    revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    lose_one(requests, store)
+    with pytest.raises(Unavailable):
+        await store.remove(SUBJECT, revision)
+    await store.remove(SUBJECT, revision)
+    with pytest.raises(Conflict):
+        await store.write(SUBJECT, value(RECORD, "n2"), revision, "n2")
+
+
+async def test_what_somebody_wrote_meanwhile_is_not_removed(stores: Stores) -> None:
+    _, store, _ = stores
+    first = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    await store.write(SUBJECT, value(RECORD, "n2"), first, "n2")
+    with pytest.raises(Conflict):
+        await store.remove(SUBJECT, first)
+    assert (await store.load(SUBJECT)).nonce == "n2"
+
+
+async def test_the_last_word_is_the_newest_status_and_the_highest_seq(stores: Stores) -> None:
+    _, _, announcer = stores
+    await announcer.send(event(1))
+    await announcer.send(event(2, EventType.MONITORING_LOST))
+    told = await announcer.last(SUBJECT)
+    assert (told.seq, told.status, told.incident, told.lost) == (2, Status.ACTIVE, "e-1", True)
+    await announcer.send(event(3, EventType.MONITORING_RESTORED))
+    assert not (await announcer.last(SUBJECT)).lost
+
+
+async def test_a_refused_policy_under_a_key_nobody_watches_is_told_once(stores: Stores) -> None:
+    requests, _, announcer = stores
+    first, second = (Rejection(f"created:{n}", (("pending.warn", "must not be above critical"),)) for n in (7, 9))
+    lose_one(requests, announcer)
+    with pytest.raises(Unavailable):
+        await announcer.refuse("orders.>", first, 1_800_000_000.0)
+    await announcer.refuse("orders.>", first, 1_800_000_001.0)
+    assert (await announcer.last("orders.>")).seq == 1
+    await announcer.refuse("orders.>", second, 1_800_000_002.0)
+    told = await announcer.last("orders.>")
+    assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)

@@ -1,0 +1,231 @@
+"""What Kubernetes and Prometheus see over HTTP, whatever the event loop does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.registry import Collector
+from structlog.testing import capture_logs
+
+from nats_backpressure.adapters import http_probes
+from nats_backpressure.adapters.http_probes import PortTaken, Probes, Readiness
+
+READY = Readiness(
+    ready=True, nats="connected", observing=True, streams=4, reads=4, last_sweep_age_ms=80, version="1.2.3"
+)
+
+
+class World:
+    """A page with the truth it tells, and a scrape that can be held up."""
+
+    def __init__(self) -> None:
+        self.truth = READY
+        self.registry = CollectorRegistry()
+        self.requests = Counter("asked", "Requests. High: many ask.", registry=self.registry)
+        self.page = Probes("127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), patience=0.5)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.page.port}"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    found = World()
+    found.page.start()
+    yield found
+    found.page.stop(3.0)
+
+
+@pytest.fixture
+async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=world.url, timeout=5) as client:
+        yield client
+
+
+async def test_it_is_healthy_while_the_loop_turns(world: World, http: httpx.AsyncClient) -> None:
+    world.page._stuck_after = 2.0
+    for _ in range(5):
+        await asyncio.sleep(0.5)
+        world.page.pulse()
+        found = await http.get("/healthz")
+        assert (found.status_code, found.text) == (200, "ok\n")
+
+
+def test_a_stuck_loop_is_told_from_outside_of_it_and_recovers(world: World) -> None:
+    """There is no loop here at all: nobody calls `pulse`."""
+    world.page._stuck_after = 0.5
+    time.sleep(0.6)
+    found = httpx.get(f"{world.url}/healthz")
+    assert found.status_code == 503 and "stuck" in found.text
+    assert httpx.get(f"{world.url}/readyz").status_code == 200
+    world.page._stuck_after = 60.0
+    world.page.pulse()
+    assert httpx.get(f"{world.url}/healthz").status_code == 200
+
+
+async def test_readiness_tells_the_whole_truth(world: World, http: httpx.AsyncClient) -> None:
+    found = await http.get("/readyz")
+    assert found.status_code == 200 and found.headers["content-type"] == "application/json"
+    assert found.json() == {
+        "ready": True, "nats": "connected", "observing": True, "streams": 4, "reads": 4, "last_sweep_age_ms": 80,
+        "version": "1.2.3",
+    }  # fmt: skip
+    world.truth = Readiness(False, "connecting", False, 0, 0, None, "1.2.3")
+    found = await http.get("/readyz")
+    assert found.status_code == 503 and found.json()["last_sweep_age_ms"] is None
+
+
+async def test_metrics_are_text_for_prometheus(world: World, http: httpx.AsyncClient) -> None:
+    world.requests.inc(2)
+    found = await http.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert found.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "asked_total 2.0" in found.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_head_works_and_other_methods_do_not(http: httpx.AsyncClient, path: str) -> None:
+    found = await http.head(path)
+    assert found.status_code == 200 and found.content == b""
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert (await http.request(method, path, content=b"x")).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz/", "/metrics/x", "/../etc/passwd", "/%00"])
+async def test_anything_else_is_not_found(http: httpx.AsyncClient, path: str) -> None:
+    assert (await http.get(path)).status_code in (404, 307)
+    assert (await http.get(path, follow_redirects=True)).status_code in (404, 200)
+
+
+async def test_a_failure_of_ours_is_a_500_that_tells_nothing(world: World, http: httpx.AsyncClient) -> None:
+    def broken() -> Readiness:
+        raise RuntimeError("s3cret")
+
+    class Broken(Collector):
+        def collect(self) -> Iterator[object]:  # type: ignore[override]
+            raise RuntimeError("s3cret")
+
+    world.page._truth = broken
+    world.registry.register(Broken())
+    with capture_logs() as logs:
+        for path in ("/readyz", "/metrics"):
+            found = await http.get(path)
+            assert (found.status_code, found.text) == (500, "internal error; the log has it\n")
+    assert [(line["event"], line["path"]) for line in logs] == [("http.failed", "/readyz"), ("http.failed", "/metrics")]
+    assert (await http.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\x00\xff\xfe\n\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /healthz HTTP/1.1\r\n" + b"a: b\r\n" * 20_000],
+    ids=["nothing", "no HTTP", "a strange version", "headers without end"],
+)
+async def test_what_is_no_request_does_no_harm(world: World, http: httpx.AsyncClient, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", world.page.port)) as connection:
+        connection.sendall(sent)
+        assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_silent_and_slow_connections_are_ended(world: World, http: httpx.AsyncClient) -> None:
+    streams = [await asyncio.open_connection("127.0.0.1", world.page.port) for _ in range(20)]
+    for n, (_, writer) in enumerate(streams):
+        if n % 2:
+            writer.write(b"GET /healthz HTTP/1.1\r\n")
+    async with asyncio.timeout(5):
+        for reader, writer in streams:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+    assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_a_connection_that_keeps_asking_is_kept(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.page.port)
+    for _ in range(6):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head or b" 503 " in head
+        length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:"))
+        await reader.readexactly(length)
+        await asyncio.sleep(0.25)
+    writer.close()
+
+
+async def test_more_than_it_serves_at_once_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_probes, "AT_ONCE", 4)
+    page = Probes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    page.start()
+    held = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(6)]
+    async with httpx.AsyncClient() as client:
+        with capture_logs():
+            assert (await client.get(f"http://127.0.0.1:{page.port}/healthz")).status_code == 503
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+        while (await client.get(f"http://127.0.0.1:{page.port}/healthz")).status_code != 200:
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(page.stop, 3.0)
+
+
+async def test_a_scrape_that_hangs_holds_up_neither_health_nor_the_end(world: World, http: httpx.AsyncClient) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Hangs(Collector):
+        def collect(self) -> Iterator[object]:  # type: ignore[override]
+            entered.set()
+            release.wait(10)
+            return iter(())
+
+    world.registry.register(Hangs())
+    scrape = asyncio.ensure_future(http.get("/metrics"))
+    await asyncio.to_thread(entered.wait, 5)
+    world.page.pulse()
+    assert (await http.get("/healthz")).status_code == 200
+    began = time.monotonic()
+    await asyncio.to_thread(world.page.stop, 0.3)
+    assert time.monotonic() - began < 5
+    release.set()
+    await asyncio.gather(scrape, return_exceptions=True)
+
+
+def test_a_port_in_use_is_told_before_anything_starts() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken, match=rf"http\.port {port}: Address already in use; give another"):
+            Probes("127.0.0.1", port, lambda: READY, lambda: b"")
+
+
+def test_two_that_are_made_at_once_do_not_share_a_port() -> None:
+    first = Probes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    with pytest.raises(PortTaken):
+        Probes("127.0.0.1", first.port, lambda: READY, lambda: b"")
+    first.stop(1.0)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7", "a..b"])
+def test_an_address_that_is_not_ours_is_told(host: str) -> None:
+    with pytest.raises(PortTaken, match=r"http\.host"):
+        Probes(host, 0, lambda: READY, lambda: b"")
+
+
+def test_after_the_end_nobody_listens_and_the_port_is_free_at_once() -> None:
+    page = Probes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    page.start()
+    assert httpx.get(f"http://127.0.0.1:{page.port}/healthz").status_code == 200
+    began = time.monotonic()
+    page.stop(3.0)
+    assert time.monotonic() - began < 3
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{page.port}/healthz")
+    again = Probes("127.0.0.1", page.port, lambda: READY, lambda: b"")
+    again.stop(1.0)

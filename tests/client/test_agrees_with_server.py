@@ -1,0 +1,88 @@
+"""Who asks and who watches are answered alike, at every age: the sidecar's answer beside a gateway's own."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.client.admission import Limits, ruling
+from nats_backpressure.client.values import Known
+from nats_backpressure.core.admission.adaptive import Shedding
+from nats_backpressure.core.model import Action, Now
+from nats_backpressure.core.status.freshness import limits
+from nats_backpressure.core.subject.next_record import worst
+from nats_backpressure.core.subject.state import SubjectState, Verdict, Writing
+from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.protocol.requests import GatewayRequest
+from nats_backpressure.queries import serialize
+from nats_backpressure.queries.decisions import Desk
+from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, after, member, subject
+
+AGES = [0, 5, 6, 6.5, 7, 9.9, 10, 10.5, 12, 13.9, 14, 15, 15.5, 18, 19, 29.9, 30, 31, 44, 60, 61, 63.9, 64, 1000]
+BINARY, ADAPTIVE = AdmissionRule(), AdmissionRule(mode="adaptive")
+
+
+class Book(WrittenBook):
+    """Its streams are read at another pace."""
+
+    def __init__(self, state: SubjectState, interval: float) -> None:
+        super().__init__(state)
+        self._interval = interval
+
+    def interval(self, subject: str) -> float:
+        return self._interval
+
+
+def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object]:
+    """The answer of the sidecar, and that of a gateway which read the state when it was proved: action, share, what a
+    dry run would do, freshness."""
+    book, record = Book(state, interval), state.record
+    assert record is not None
+    asked = Desk(book).decide_gateway(SUBJECT, GatewayRequest(), now)
+    known = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), book, NOW), type=Known)
+    found = limits(10, 30, interval, book.settings.publish.heartbeat_seconds)
+    speaks = worst(state.members.values())
+    assert speaks is not None and speaks.proof is not None
+    bounds = Limits(found.stale_after, found.unknown_after, found.interval)
+    watched = ruling(known, speaks.proof, bounds, None, now.mono)
+    return (
+        (asked.action, round(asked.admit_ratio, 3), asked.would, asked.freshness),
+        (watched.action, round(watched.ratio, 3), watched.would, watched.freshness),
+    )
+
+
+@pytest.mark.parametrize("interval", [0.1, 5.0, 20.0])
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+@pytest.mark.parametrize("on_unknown", ["hold", "continue", "reject"])
+def test_both_sides_agree_at_every_age(on_unknown: str, mode: str, interval: float) -> None:
+    holds, modes = [0, 7, 10, 60], [BINARY, ADAPTIVE]
+    for hold, admission, loaded, ratio, age in product(holds, modes, [True, False], [0.3, 1], AGES):
+        policy = Policy(on_unknown=on_unknown, mode=mode, hold_seconds=hold, admission=admission)  # type: ignore[arg-type]
+        state = subject(member(age=0.0, policy=policy, **(OVERLOADED if loaded else {})))
+        if admission is ADAPTIVE:
+            said = Verdict() if ratio == 1 else Verdict(Action.THROTTLE, None, ratio, 5)
+            if mode == "observe":
+                said = Verdict(would=said.action)
+            assert state.record is not None
+            record = replace(state.record, verdict=said)
+            state = replace(state, shedding=Shedding(ratio, 5 if ratio < 1 else 0), record=record)
+        asked, watched = both(state, interval, after(age))
+        assert asked == watched, f"{admission.mode}, hold {hold}, overloaded {loaded}, ratio {ratio}, {age} s"
+
+
+@pytest.mark.parametrize("age", AGES)
+def test_by_default_nothing_is_refused_on_evidence_older_than_fourteen_seconds(age: float) -> None:
+    asked, watched = both(subject(member(age=0.0, **OVERLOADED)), 0.1, after(age))
+    assert asked == watched
+    assert (asked[0] == "continue") is (age >= 14)  # type: ignore[index]
+
+
+def test_a_restart_refuses_nothing_on_what_was_proved_by_nothing_before() -> None:
+    state = subject(member(age=0.0, **OVERLOADED))
+    assert state.record is not None
+    state = replace(state, record=replace(state.record, lost=True), was_unproved=True)
+    asked = Desk(Book(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
+    assert (asked.action, asked.freshness) == ("continue", "unknown")

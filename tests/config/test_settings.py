@@ -1,0 +1,310 @@
+"""Settings: every mistake by line and path, the environment first, and no secret ever shown."""
+
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.config.nats import Nats, Secret
+from nats_backpressure.config.settings import BadSettings, Settings, load, parse
+from nats_backpressure.policy.schema import Guard
+
+SEED = "SU" + "A" * 56
+
+
+def lines(text: str | bytes, **env: str) -> list[str]:
+    with pytest.raises(BadSettings) as bad:
+        parse(text if isinstance(text, bytes) else dedent(text).encode(), env, "f")
+    assert all("\n" not in line and line.isprintable() for line in bad.value.lines)
+    return list(bad.value.lines)
+
+
+def nats(text: str = "", **env: str) -> Nats:
+    return parse(text.encode(), env, "f").nats
+
+
+WRONG = {
+    "a misspelt key": ("obsrve: {}", "f:1: obsrve: unknown key; did you mean `observe`?"),
+    "a misspelt field": (
+        "log:\n  levle: info",
+        "f:2: log.levle: unknown key; did you mean `level`?",
+    ),
+    "a list": ("- 1", "f:1: must be a mapping of settings"),
+    "text": ("hello", "f:1: must be a mapping of settings"),
+    "an empty section": ("http:", "f:1: http: must be a mapping, not null"),
+    "policies that are none": ("policies: {}", "f:1: policies: must be a list of policies"),
+    "a name with a blank": ("name: a b", "f:1: name: must match [A-Za-z0-9_-]{1,64}"),
+    "a name with a newline": ('name: "a\\n"', "f:1: name: must not hold control characters"),
+    "a group": ("group: blue", "f:1: group: unknown key; installations that are watched and asked apart have each a"),
+    "no such port": ("http: {port: 65536}", "f:1: http.port: must be at most 65,535, is 65,536"),
+    "true is no port": ("http: {port: true}", "f:1: http.port: must be a whole number, not true"),
+    "ninety is not meant": (
+        "publish: {heartbeat_seconds: 1:30}",
+        "f:1: publish.heartbeat_seconds: must be a number, not text",
+    ),
+    "not finite": ("observe: {server_share: .inf}", "f:1: observe.server_share: must be a finite number"),
+    "intervals crossed": (
+        "observe: {min_interval_ms: 500, max_interval_ms: 400}",
+        "f:1: observe.min_interval_ms: must not be above max_interval_ms",
+    ),
+    "unknown too soon": (
+        "observe: {stale_after_seconds: 16}",
+        "f:1: observe.unknown_after_seconds: must be at least twice stale_after_seconds",
+    ),
+    "a lease": ("lease: {ttl_seconds: 1}", "f:1: lease: unknown key; replicas of one `name` need no leader"),
+    "nothing watched": ("watch: []", "f:1: watch: must not be empty"),
+    "a stream left out": ("watch:\n  - consumers: [a]", "f:2: watch[0].stream: is missing"),
+    "a stream with a dot": ("watch: [{stream: a.b}]", "f:1: watch[0].stream: must not hold blanks, dots"),
+    "a user alone": ("nats: {user: bob}", "f:1: nats.user: needs a password"),
+    "two ways in": (
+        "nats: {credentials_file: a, token_file: b}",
+        "f:1: nats: several ways to log in at once (credentials, token): keep one",
+    ),
+    "a certificate alone": ("nats: {tls: {cert_file: a}}", "f:1: nats.tls: cert_file and key_file go together"),
+    "two prefixes": ("nats: {js_domain: a, js_api_prefix: b}", "f:1: nats.js_domain: says the same as js_api_prefix"),
+    "a web server": ("nats: {servers: ['http://a']}", "f:1: nats.servers[0]: must be nats://HOST:PORT"),
+    "a pattern for an alias": ("service: {status_alias: a.*}", "f:1: service.status_alias: must be a plain subject"),
+    "an alias of ours": ("service: {status_alias: backpressure.v1.x}", "f:1: service.status_alias: must not meet"),
+    "replies to the system": (
+        "service: {reply_prefixes: [$JS]}",
+        "f:1: service.reply_prefixes[0]: must not begin with `$`",
+    ),
+    "replies to our events": (
+        "service: {reply_prefixes: [backpressure]}",
+        "f:1: service.reply_prefixes[0]: must not meet",
+    ),
+    "a guard crossed": (
+        "policy_guard: {min_pending_overload: 9, max_pending_overload: 8}",
+        "f:1: policy_guard.min_pending_overload: must not be above max_pending_overload",
+    ),
+    "a guard of nothing": (
+        "policy_guard: {min_pending_overload: 0}",
+        "f:1: policy_guard.min_pending_overload: must be at least 0.001, is 0",
+    ),
+    "a guard of nobody's": ("policy_guard: {allow_buckets: true}", "f:1: policy_guard.allow_buckets: unknown key"),
+    "half a trust": ("trust_consumer_metadata: 1", "f:1: trust_consumer_metadata: must be true or false"),
+    "an override in the file": (
+        "policies: [{subjects: [a], override: {action: open, until: 2026-11-23}}]",
+        "f:1: policies[0].override: has no place in a policy; an override is a key of its own in the policy bucket",
+    ),
+    "a password in the file": ("nats: {password: hunter2}", "f:1: nats.password: unknown key"),
+    "a key twice": ("name: a\ntrust_consumer_metadata: true\nname: c", "f:1: name: stands twice, again in line 3"),
+    "a tab": ("log:\n\tlevel: info", "f:2: a tab stands where YAML wants spaces"),
+    "an alias bomb": ("a: &a [1]\nb: [*a, *a]", "f:2: is not YAML: aliases (`*name`) are not taken here"),
+    "a tower": ("a: " + "[" * 5000, "f:1: is not YAML: nested deeper than 32 levels"),
+    "an object": ("name: !!python/object:os.system x", "f:1: name: tags (`!name`) are not taken here"),
+    "a tag": ("name: !x y", "f:1: name: tags (`!name`) are not taken here"),
+    "two documents": ("name: a\n---\nname: b", "f:2: is not YAML: expected a single document"),
+    "an open bracket": ("watch: [", "f:1: is not YAML: "),
+    "a null byte": ("name: \x00", "f:1: holds a control character"),
+    "a list for a key": ("[a]: 1", "f:1: keys must be text"),
+    "a number for a key": ("1: 1", "f:1: keys must be text, not a whole number"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_that_says_where(case: str) -> None:
+    text, expected = WRONG[case]
+    (line,) = lines(text)
+    assert line.startswith(expected)
+
+
+def test_bytes_that_are_not_text_are_told_by_line() -> None:
+    assert lines(b"name: a\nlog: \xff") == ["f:2: is not UTF-8 text"]
+
+
+def test_a_file_too_large_is_not_looked_into() -> None:
+    assert lines(b"#" * (1 << 20) + b"\nname: a b") == ["f: is larger than 1,048,576 bytes"]
+
+
+def test_every_mistake_of_a_file_is_told_with_its_line() -> None:
+    found = lines(
+        """\
+        name: a b
+        nmae: x
+        observe:
+          stale_after_seconds: 20
+        policies:
+          - subjects: [a.b]
+            pending:
+              warn: 3000
+              wran: 3
+        """,
+        NATS_URL="http://x",
+    )
+    assert {line.split(": ")[0] + ": " + line.split(": ")[1] for line in found} == {
+        "f:1: name",
+        "f:2: nmae",
+        "f:3: observe.unknown_after_seconds",
+        "f:8: policies[0].pending.warn",
+        "f:9: policies[0].pending.wran",
+        "environment: NATS_URL",
+    }
+
+
+def test_without_a_file_the_documented_defaults_hold() -> None:
+    settings = load(None, {})
+    assert settings == Settings(instance=settings.instance) and settings.instance
+    assert settings.nats.servers == ("nats://127.0.0.1:4222",)
+    assert (settings.observe.stale_after_seconds, settings.http.port) == (10, 7778)
+
+
+DOCUMENTED = """
+name: backpressure
+instance: null
+nats: {servers: ["nats://127.0.0.1:4222"], credentials_file: null, nkey_seed_file: null, user: null,
+       password_file: null, token_file: null, tls: {ca_file: null, cert_file: null, key_file: null},
+       js_domain: null, js_api_prefix: null, inbox_prefix: _INBOX}
+watch: [{stream: "*", consumers: ["*"]}]
+policies: []
+policy_guard: {allow_bucket: true, min_pending_overload: null, max_pending_overload: null}
+trust_consumer_metadata: false
+observe: {min_interval_ms: 100, max_interval_ms: 5000, api_requests_per_second: 50, server_share: 0.05,
+          stale_after_seconds: 10, unknown_after_seconds: 30}
+publish: {replicas: 1, events_max_age_seconds: 604800, heartbeat_seconds: 2, manage_resources: true}
+service: {status_alias: null, reply_prefixes: []}
+http: {host: 0.0.0.0, port: 7778, ready_requires_nats: false}
+metrics: {max_subjects: 1000}
+log: {level: info, format: auto}
+"""
+
+
+def test_the_documented_file_is_the_default() -> None:
+    assert parse(DOCUMENTED.encode(), {}, "f") == load(None, {})
+
+
+def test_the_router_example_is_taken() -> None:
+    settings = parse(
+        b"""
+        policies:
+          - subjects: ["beamline.router.v1.decide"]
+            retry_after_seconds: 30
+        service:
+          status_alias: beamline.router.v1.status.backpressure
+          reply_prefixes: [acme.replies, OTHER]
+        watch: [{stream: "ROUTER*", consumers: ["router-*", audit]}]
+        """,
+        {},
+        "f",
+    )
+    (entry,) = settings.policies
+    assert entry.subjects == ("beamline.router.v1.decide",) and entry.fields == (("retry_after_seconds", 30),)
+    assert settings.service.reply_prefixes == ("acme.replies", "OTHER")
+    assert (settings.watch[0].stream, settings.watch[0].consumers) == ("ROUTER*", ("router-*", "audit"))
+
+
+def test_what_others_may_say_of_policies_is_taken() -> None:
+    text = b"""
+        policy_guard: {allow_bucket: false, min_pending_overload: 100, max_pending_overload: 100000}
+        trust_consumer_metadata: true
+        policies:
+          - subjects: [a]
+            override: null
+        """
+    settings = parse(text, {}, "f")
+    assert settings.policy_guard == Guard(False, 100, 100_000) and settings.trust_consumer_metadata
+    assert settings.policies[0].fields == ()
+
+
+@pytest.mark.parametrize(("what", "why"), [(".", "is a directory"), ("none.yaml", "no such file or directory")])
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, what: str, why: str) -> None:
+    with pytest.raises(BadSettings) as bad:
+        load(tmp_path / what, {})
+    assert bad.value.lines == (f"{tmp_path / what}: cannot be read: {why}",)
+
+
+def test_the_variable_names_the_file_where_no_argument_does(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: from-variable")
+    assert load(None, {"BACKPRESSURE_CONFIG": str(file)}).name == "from-variable"
+    assert load(None, {"BACKPRESSURE_CONFIG": ""}).name == "backpressure"
+
+
+def test_the_environment_wins_over_the_file() -> None:
+    text = "nats: {servers: ['nats://file'], tls: {ca_file: old}, credentials_file: old.creds}"
+    found = nats(text, NATS_URL=" nats://a:1, b:2,", NATS_CA="new", NATS_TOKEN="t")
+    assert found.servers == ("nats://a:1", "nats://b:2")
+    assert found.tls.ca_file == "new"
+    assert found.token == Secret("t") and found.credentials_file is None
+
+
+def test_a_password_from_the_environment_goes_with_the_user_of_the_file() -> None:
+    found = nats("nats: {user: bob, password_file: /p}", NATS_PASSWORD="hunter2")
+    assert found.user == "bob" and found.password_file is None
+    assert found.password is not None and found.password.reveal() == "hunter2"
+
+
+def test_an_nkey_is_a_seed_or_a_file_of_one() -> None:
+    assert nats(NATS_NKEY=SEED).nkey_seed == Secret(SEED)
+    assert nats(NATS_NKEY="/etc/nats/seed.nk").nkey_seed_file == "/etc/nats/seed.nk"
+
+
+@pytest.mark.parametrize("nkey", [SEED[:-1], "U" + "A" * 55], ids=["cut short", "a public key"])
+def test_a_broken_seed_is_neither_taken_for_a_file_nor_shown(nkey: str) -> None:
+    (line,) = lines("", NATS_NKEY=nkey)
+    assert line.startswith("environment: NATS_NKEY: must be a seed") and nkey not in line
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"NATS_USER": "bob"},
+        {"NATS_PASSWORD": "hunter2"},
+        {"NATS_USER": "bob", "NATS_PASSWORD": "x", "NATS_CREDS": "y"},
+        {"NATS_CERT": "a"},
+        {"NATS_URL": ","},
+        {"NATS_URL": "nats://a:99999"},
+        {"NATS_URL": "nats://[::1"},
+        {"NATS_URL": "nats://"},
+    ],
+    ids=lambda env: " ".join(f"{k}={v}" for k, v in env.items()),
+)
+def test_an_environment_that_cannot_work_is_told(env: dict[str, str]) -> None:
+    assert lines("", **env)
+
+
+def test_no_secret_is_ever_shown() -> None:
+    settings = parse(
+        b"nats: {user: bob}", {"NATS_PASSWORD": "hunter2", "NATS_URL": "nats://u:hunter2@a:1,tls://hunter2@b"}, "f"
+    )
+    assert "hunter2" not in repr(settings) + str(settings.nats) + f"{settings.nats.password}"
+    assert settings.nats.shown_servers == ("nats://***@a:1", "tls://***@b")
+    with pytest.raises(TypeError):
+        msgspec.json.encode(settings)
+    for text in (
+        "nats: {servers: ['http://u:hunter2@a']}",
+        "nats: {token_file: [hunter2]}",
+        "nats: {passwrd: hunter2}",
+    ):
+        assert "hunter2" not in "".join(lines(text))
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def told(data: bytes) -> tuple[str, ...]:
+    try:
+        parse(data, {}, "f")
+    except BadSettings as bad:
+        return bad.lines
+    return ()
+
+
+@given(st.dictionaries(st.sampled_from(Settings.__struct_fields__), VALUES))
+def test_no_value_anywhere_does_worse_than_bad_settings(document: dict[str, Any]) -> None:
+    data = yaml.safe_dump(document, allow_unicode=True).encode("utf-8", "replace")
+    assert all(line.isprintable() for line in told(data))
+
+
+@given(st.binary(max_size=80) | st.text("{}[]:-,&*!|>'\"%@` \n\tabc1.", max_size=60).map(str.encode))
+def test_no_bytes_do_worse_than_bad_settings(data: bytes) -> None:
+    assert all(line.isprintable() for line in told(data))

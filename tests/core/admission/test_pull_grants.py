@@ -1,0 +1,279 @@
+"""How much a consumer may take: the room, its fair share, and what happens when nobody acknowledges any more."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nats_backpressure.core.admission.pull_grants import (
+    GRANT_LIFE,
+    LONGEST_WAIT,
+    SHORTEST_WAIT,
+    UNSEEN_LIFE,
+    Desk,
+    Grant,
+)
+from nats_backpressure.core.model import ConsumerKey, Now, Reading
+from nats_backpressure.core.status import thresholds
+from nats_backpressure.core.subject.state import Latch, Latches, Member
+from nats_backpressure.policy.schema import InflightRule, Policy
+
+KEY = ConsumerKey("S", "c")
+POLICY = Policy()
+
+
+def reading(inflight: int | None, at: float = 100.0, **more) -> Reading:
+    return Reading(KEY, Now(at, at), 1000, inflight, None, None, **more)
+
+
+def member(found: Reading, latches: Latches | None = None, policy: Policy = POLICY) -> Member:
+    return Member(
+        KEY,
+        policy,
+        latches=latches or Latches(),
+        reading=found,
+        proof=found.at.mono,
+        marks=thresholds.marks(policy, found),
+    )
+
+
+def ask(found: Member, asked: int = 100, *, asker: str = "a", at: float = 100.0, replicas: int = 1) -> Grant:
+    return Desk().grant(found, asked, asker, at, replicas, 0.5)
+
+
+HELD = Latches(inflight=Latch(on=True))
+SLOW = Latches(latency_p95=Latch(on=True))
+
+
+@pytest.mark.parametrize(
+    ("inflight", "more", "latches", "asked", "n"),
+    [
+        pytest.param(0, {}, None, 100, 100, id="with room, what was asked"),
+        pytest.param(450, {}, None, 100, 50, id="no more than the room under the overload mark"),
+        pytest.param(499, {}, None, 100, 1, id="the last one"),
+        pytest.param(500, {"ack_rate": 10.0}, None, 100, 0, id="at the mark there is no room"),
+        pytest.param(700, {"ack_rate": 10.0}, None, 100, 0, id="above the mark neither"),
+        pytest.param(240, {}, HELD, 100, 10, id="with in flight latched, up to the release mark"),
+        pytest.param(240, {}, SLOW, 100, 10, id="with latency latched too"),
+        pytest.param(300, {}, HELD, 100, 0, id="between release and overload mark a latch leaves no room"),
+        pytest.param(80, {"cap": 100}, None, 100, 10, id="the mark is below the cap"),
+        pytest.param(0, {"cap": 1}, None, 100, 1, id="a cap of one leaves one"),
+        pytest.param(1, {"cap": 1}, None, 100, 0, id="and no second"),
+        pytest.param(13, {"cap": 15}, None, 100, 0, id="a mark of 13.5 has no room for a fourteenth: it would latch"),
+        pytest.param(None, {}, None, 77, 77, id="where nothing is acknowledged, what was asked"),
+        pytest.param(0, {"cap": 1}, HELD, 100, 1, id="with nothing in flight and nothing granted, never 0"),
+    ],
+)
+def test_the_room(inflight: int | None, more: dict, latches: Latches | None, asked: int, n: int) -> None:
+    assert ask(member(reading(inflight, **more), latches), asked).n == n
+
+
+def test_a_long_queue_alone_holds_nobody_back() -> None:
+    latches = Latches(pending=Latch(on=True), pending_alone=Latch(on=True), drain=Latch(on=True))
+    assert ask(member(reading(0), latches)).n == 100
+
+
+def test_a_recovery_threshold_of_zero_still_lets_the_queue_empty() -> None:
+    policy = Policy(recovery_threshold=0.0)
+    assert ask(member(reading(0), HELD, policy)).n == 1
+
+
+def test_replicas_that_cannot_see_each_other_share_the_room() -> None:
+    assert ask(member(reading(400)), replicas=3).n == 34
+
+
+def test_a_grant_counts_until_it_is_seen_as_delivered() -> None:
+    desk, found = Desk(), member(reading(0, delivered_consumer=7))
+    assert desk.grant(found, 400, "a", 100.0, 1, 0.5).n == 400
+    assert desk.grant(found, 400, "b", 100.1, 1, 0.5).n == 50
+    seen = member(reading(300, at=100.2, delivered_consumer=307))
+    # 300 are in flight, 100 of the first and 50 of the second grant are still to come: room for 50, half of it for one.
+    assert desk.grant(seen, 400, "b", 100.2, 1, 0.5).n == 25
+    assert desk.grant(seen, 400, "b", 100.2, 1, 0.5).n == 13
+
+
+def test_a_grant_counts_for_a_second_when_nothing_is_delivered() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, at=100.9)), 400, "a", 100.99, 1, 0.5).n == 100
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, at=101.0)), 400, "a", 101.0, 1, 0.5).n == 400
+
+
+def test_a_pull_in_the_last_moment_of_its_second_counts_until_a_reading_shows_it() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, at=100.95)), 400, "a", 101.0, 1, 0.5).n == 100
+    desk = Desk()
+    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0)), 400, "a", 102.0, 1, 0.5).n == 400, "but not for ever without readings"
+
+
+def test_a_consumer_created_anew_takes_no_grants_off() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0, delivered_consumer=900)), 400, "a", 100.0, 1, 0.5)
+    assert desk.grant(member(reading(0, delivered_consumer=0)), 400, "a", 100.1, 1, 0.5).n == 100
+
+
+def test_nobody_takes_more_than_half_while_another_asks() -> None:
+    desk, found = Desk(), member(reading(399))
+    assert desk.grant(found, 100, "a", 100.0, 1, 0.5).n == 100
+    desk = Desk()
+    assert desk.quote(found, 100, "a", 100.0, 1, 0.5).n == 100
+    assert desk.quote(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
+    assert desk.quote(found, 100, "a", 100.9, 1, 0.5).n == 51
+    assert desk.quote(found, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
+    assert desk.quote(found, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
+
+
+def test_of_three_askers_none_is_alone() -> None:
+    desk, found = Desk(), member(reading(400))
+    for n, asker in enumerate("abcabcabc"):
+        assert desk.quote(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
+
+
+@given(
+    asked=st.lists(st.tuples(st.floats(0, 0.2), st.integers(1, 10_000), st.sampled_from("abc")), max_size=60),
+    inflight=st.integers(0, 600),
+)
+def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, inflight: int) -> None:
+    desk, found, at, total = Desk(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
+    for after, n, asker in asked:
+        at += after
+        if at >= 101.0:
+            return
+        total += desk.grant(found, n, asker, at, 1, 0.5).n
+    assert total <= max(0, 500 - inflight)
+
+
+@given(st.integers(0, 10_000), st.one_of(st.none(), st.floats(0, 1e9)), st.floats(0, 1), st.integers(1, 10_000))
+def test_whoever_is_refused_knows_when_to_come_back(
+    inflight: int, rate: float | None, jitter: float, asked: int
+) -> None:
+    found = Desk().grant(member(reading(inflight, ack_rate=rate)), asked, "a", 100.0, 1, jitter)
+    assert 0 <= found.n <= asked
+    assert found.wait == 0 if found.n else SHORTEST_WAIT <= found.wait <= LONGEST_WAIT
+
+
+def test_the_wait_is_as_long_as_acks_need_to_make_room() -> None:
+    slow, fast = (ask(member(reading(520, ack_rate=rate))).wait for rate in (30.0, 300.0))
+    assert (slow, fast) == (pytest.approx(0.7 * 0.85), pytest.approx(0.07 * 0.85))
+
+
+def test_refused_askers_are_spread_even_at_the_longest_wait() -> None:
+    found = member(reading(900))
+    waits = {Desk().grant(found, 1, "a", 100.0, 1, jitter).wait for jitter in (0.0, 0.5, 1.0)}
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize(
+    ("stall", "age", "ack_wait", "n"),
+    [
+        pytest.param(4900.0, 0.0, 30.0, 0, id="acks moved less than 5 s ago"),
+        pytest.param(5000.0, 0.0, 30.0, 1, id="none moved for 5 s"),
+        pytest.param(4000.0, 1.0, 30.0, 1, id="the age of the reading counts"),
+        pytest.param(1900.0, 0.0, 2.0, 0, id="less than a short ack wait"),
+        pytest.param(2000.0, 0.0, 2.0, 1, id="a short ack wait"),
+    ],
+)
+def test_somebody_must_pull_once_no_ack_moves(stall: float, age: float, ack_wait: float, n: int) -> None:
+    found = member(reading(600, stall=stall, ack_wait=ack_wait), HELD)
+    assert ask(found, at=100.0 + age).n == n
+
+
+def test_without_acks_it_is_one_message_per_wait() -> None:
+    desk, found = Desk(), member(reading(600, stall=9000.0), HELD)
+    times = [100.0 + n / 20 for n in range(101)]
+    granted = [at for at in times if desk.grant(found, 10, "a", at, 1, 1.0).n]
+    assert granted == [pytest.approx(100.0 + n) for n in range(6)]
+
+
+def test_a_quote_counts_nothing() -> None:
+    desk, found = Desk(), member(reading(600, stall=9000.0), HELD)
+    assert [desk.quote(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    desk, found = Desk(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
+    for n in range(20_000):
+        desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
+    for n in range(1, 1001):
+        found = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
+        desk.quote(found, 1, "a", 101.99, 1, 0.5)
+    assert len(desk._grants._given) <= 64 + 101 and len(desk._grants._delivered) <= 41
+
+
+def test_what_was_granted_and_not_used_is_free_again_after_a_second_however_busy_it_is() -> None:
+    """Two of twenty were there to be had; from then on each grant is taken up at once."""
+    policy = Policy(inflight=InflightRule(5, 10, 30))
+    desk, at, delivered = Desk(), 100.0, 0
+    desk.grant(member(reading(0, at, delivered_consumer=0), policy=policy), 20, "a", at, 1, 0.5)
+    delivered, given = 2, []
+    for _ in range(15):
+        at += 0.1
+        found = member(reading(5, at, delivered_consumer=delivered), policy=policy)
+        given.append(desk.grant(found, 10, "a", at, 1, 0.5).n)
+        delivered += given[-1]
+    assert (given[0], given[-1]) == (7, 10)
+
+
+def test_while_pulls_wait_at_the_server_the_oldest_grant_is_taken_to_be_served_first() -> None:
+    desk = Desk()
+    desk.grant(member(reading(0, 100.0, waiting=2, delivered_consumer=0)), 10, "a", 100.0, 1, 0.5)
+    desk.grant(member(reading(0, 100.9, waiting=2, delivered_consumer=0)), 10, "a", 100.9, 1, 0.5)
+    full = member(reading(485, 101.3, waiting=1, delivered_consumer=10))
+    assert desk.grant(full, 100, "a", 101.3, 1, 0.5).n == 5
+
+
+def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() -> None:
+    """a pulls late. Taken off the newest, b's deliveries would leave a's 100 uncounted while a can still pull them."""
+    desk, at = Desk(), 100.0
+    desk.grant(member(reading(0, at)), 100, "a", at, 1, 0.5)
+    for n in range(1, 9):
+        at += 0.1
+        desk.grant(member(reading(0, at, delivered_consumer=10 * (n - 1))), 10, "b", at, 1, 0.5)
+    found = member(reading(0, 100.9, delivered_consumer=80))
+    assert desk.quote(found, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
+
+
+def test_while_pulls_wait_a_newer_grant_of_the_same_connection_ends_none() -> None:
+    desk, found = Desk(), member(reading(0, waiting=3))
+    assert [desk.grant(found, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
+    assert desk.quote(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
+    assert desk.quote(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, "none waits: only the newest counts"
+
+
+MOMENTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.3]),
+        st.sampled_from(["ask", "pull", "read"]),
+        st.integers(0, 3),
+        st.integers(0, 6),
+    ),
+    max_size=60,
+)
+
+
+@given(MOMENTS)
+@example([(0.0, "ask", 0, 0), (0.0, "pull", 0, 1), (0.0, "ask", 0, 0), (0.0, "read", 3, 0)])
+def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
+    """By whoever pulls within a second, and asks again only when that is done, with a reading every second."""
+    desk, at, delivered, left = Desk(), 100.0, 0, {}
+    found = member(reading(0, at, delivered_consumer=0))
+    for after, move, who, n in moments:
+        at += after
+        overdue = at - found.reading.at.mono > UNSEEN_LIFE - GRANT_LIFE - 0.3
+        if move == "read" or overdue:
+            found = member(reading(0, at, delivered_consumer=delivered))
+        if move == "ask":
+            given = desk.grant(found, n + 1, str(who), at, 1, 0.5).n
+            left[who] = (given, at) if given else left.get(who, (0, at))
+        elif move == "pull" and who in left and at < left[who][1] + GRANT_LIFE:
+            took = min(n, left[who][0])
+            delivered += took
+            left[who] = (left[who][0] - took, left[who][1])
+        counted = desk._grants.outstanding(found.reading, at)
+        unread = delivered - found.reading.delivered_consumer
+        assert counted >= unread + sum(n for n, since in left.values() if at < since + GRANT_LIFE)

@@ -1,0 +1,66 @@
+"""How long a message has been in its stream, told from our own looks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.signals.message_age import LOOKS, Ages
+
+
+def look(last_seq: int, created: str = "then") -> StreamLook:
+    return StreamLook("S", created, 1, last_seq, last_seq)
+
+
+def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
+    ages = Ages()
+    for at, last_seq in [(0.0, 10), (1.0, 10), (2.0, 20), (3.0, 20), (4.0, 30)]:
+        ages.saw(look(last_seq), at)
+    assert [ages.of(seq, 10.0) for seq in (10, 11, 20, 21, 30, 31)] == [None, 8.0, 8.0, 6.0, 6.0, None]
+
+
+@pytest.mark.parametrize(
+    ("other", "twelfth"), [(look(5), 6.0), (look(40, "again"), None)], ids=["fewer messages", "created anew"]
+)
+def test_another_stream_of_that_name_begins_anew(other: StreamLook, twelfth: float | None) -> None:
+    ages = Ages()
+    ages.saw(look(10), 0.0)
+    ages.saw(look(20), 1.0)
+    ages.saw(other, 2.0)
+    assert ages.of(15, 9.0) is None
+    ages.saw(StreamLook("S", other.created, 1, 50, 50), 3.0)
+    assert (ages.of(12, 9.0), ages.of(45, 9.0)) == (twelfth, 6.0)
+
+
+def test_what_is_long_ago_is_told_more_coarsely_but_told() -> None:
+    ages = Ages()
+    for n in range(10_000):
+        ages.saw(look(10 * n), float(n))
+    assert len(ages._looks) <= LOOKS
+    found = [ages.of(seq, 10_000.0) for seq in (1, 50_000, 99_900)]
+    assert None not in found and found[2] == 10.0
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 60.0), st.integers(0, 100)), min_size=2, max_size=600), st.data())
+def test_an_age_is_never_more_than_the_truth_and_memory_is_bounded(
+    steps: list[tuple[float, int]], data: st.DataObject
+) -> None:
+    """Message number n was stored just ahead of the look that shows n for the first time."""
+    ages, at, last = Ages(), 0.0, 0
+    seen: list[tuple[int, float]] = []
+    for after, more in steps:
+        at, last = at + after, last + more
+        seen.append((last, at))
+        ages.saw(look(last), at)
+    assert len(ages._looks) <= LOOKS
+    seq = data.draw(st.integers(0, last + 1))
+    found = ages.of(seq, at)
+    if seq <= steps[0][1] or seq > last:
+        assert found is None
+    else:
+        stored = seen[bisect_left(seen, seq, key=lambda entry: entry[0])][1]
+        assert found is not None and 0 <= found <= at - stored

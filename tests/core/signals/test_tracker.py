@@ -1,0 +1,576 @@
+"""From samples to signals: rates, drain, latency, stall, loss, and which samples are believed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Diagnosis, Now, Reading, Sample, StreamLook
+from nats_backpressure.core.signals.tracker import Track
+
+KEY = ConsumerKey("S", "c")
+
+
+@dataclass
+class Consumer:
+    """A consumer in arithmetic: what happens to it is called by name, and `read` gives what the server would say."""
+
+    filters: tuple[str, ...] = ()
+    cap: int | None = 1000
+    at: float = 100.0
+    first: int = 1
+    last: int = 0
+    delivered: int = 0
+    given: int = 0
+    floor: int = 0
+    inflight: int = 0
+    last_ack: float | None = None
+    last_delivery: float | None = None
+    created: str = "one"
+    stream_created: str = "then"
+    at_limit: bool = False
+    redelivered: int = 0
+    waiting: int = 0
+    paused: bool = False
+    bound: bool = True
+    push: bool = False
+    fill: float | None = None
+    first_age: float | None = None
+    ack_wait: float = 30.0
+    track: Track = field(default_factory=Track)
+
+    def publish(self, n: int) -> None:
+        self.last += n
+
+    def deliver(self, n: int) -> None:
+        self.delivered = max(self.delivered, self.first - 1) + n
+        self.given += n
+        self.inflight += n
+        self.last_delivery = self.at
+
+    def ack(self, n: int) -> None:
+        self.inflight -= n
+        self.floor = self.delivered - self.inflight
+        self.last_ack = self.at
+
+    def evict_to(self, first: int) -> None:
+        self.first = first
+
+    def purge(self) -> None:
+        self.first = self.last + 1
+        self.delivered = self.floor = self.last
+        self.inflight = 0
+
+    def sample(self) -> Sample:
+        return Sample(
+            key=KEY,
+            created=self.created,
+            config=ConsumerConfig(
+                filters=self.filters, max_ack_pending=self.cap, push=self.push, ack_wait=self.ack_wait
+            ),
+            at=Now(self.at, self.at),
+            pending=self.last - max(self.delivered, self.first - 1),
+            inflight=self.inflight,
+            redelivered=self.redelivered,
+            waiting=self.waiting,
+            delivered_stream=self.delivered,
+            delivered_consumer=self.given,
+            floor_stream=self.floor,
+            floor_consumer=0,
+            since_delivery=None if self.last_delivery is None else self.at - self.last_delivery,
+            since_ack=None if self.last_ack is None else self.at - self.last_ack,
+            paused=self.paused,
+            bound=self.bound,
+        )
+
+    def look(self) -> StreamLook:
+        held = self.last - self.first + 1
+        return StreamLook(
+            "S",
+            self.stream_created,
+            self.first,
+            self.last,
+            held,
+            ("s.>",),
+            self.at_limit,
+            None,
+            self.fill,
+            self.first_age,
+        )
+
+    def take(self, after: float = 0.1) -> Reading | str:
+        self.at += after
+        return self.track.take(self.sample(), self.look())
+
+    def read(self, after: float = 0.1) -> Reading:
+        found = self.take(after)
+        assert isinstance(found, Reading), found
+        return found
+
+
+def worked(consumer: Consumer, rounds: int = 20, each: int = 10) -> Reading:
+    """A worker that takes and acks `each` messages every 100 ms, behind a queue."""
+    reading = consumer.read()
+    for _ in range(rounds):
+        consumer.deliver(each)
+        consumer.ack(each)
+        reading = consumer.read()
+    return reading
+
+
+def test_drain_is_pending_over_the_ack_rate_while_messages_wait() -> None:
+    consumer = Consumer()
+    consumer.publish(1700)
+    assert worked(consumer).drain == pytest.approx(15.0)
+
+
+def test_drain_is_unknown_until_a_second_of_waiting_was_seen() -> None:
+    consumer = Consumer()
+    consumer.publish(1700)
+    assert worked(consumer, rounds=9).drain is None
+    assert worked(consumer, rounds=2).drain is not None
+
+
+def test_an_idle_worker_teaches_nothing_about_drain() -> None:
+    consumer = Consumer()
+    for _ in range(30):
+        consumer.publish(1)
+        consumer.deliver(1)
+        consumer.ack(1)
+        reading = consumer.read()
+    assert reading.drain is None
+    assert reading.ack_rate == pytest.approx(10.0, rel=0.1)
+
+
+def test_what_leaves_in_flight_without_the_server_seeing_an_ack_is_no_ack() -> None:
+    consumer = Consumer()
+    consumer.publish(100)
+    consumer.deliver(50)
+    consumer.read()
+    consumer.inflight -= 10
+    assert [consumer.read().ack_rate for _ in range(15)][-1] == 0.0
+
+
+def test_no_ack_at_all_is_no_drain_rate() -> None:
+    consumer = Consumer()
+    consumer.publish(1500)
+    for _ in range(30):
+        reading = consumer.read()
+    assert reading.drain is None
+
+
+def test_in_flight_without_acks_stalls() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    consumer.read()
+    consumer.deliver(5)
+    consumer.read()
+    reading = consumer.read(7.0)
+    assert reading.latency_source == "stall"
+    assert reading.latency == reading.p95 == reading.stall == pytest.approx(7100.0, rel=0.02)
+
+
+def test_the_stall_of_an_old_worker_is_seen_at_first_sight() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    consumer.deliver(5)
+    assert consumer.read(60.0).stall == pytest.approx(60_000.0)
+
+
+def test_a_message_just_taken_after_a_long_idle_is_no_stall() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    consumer.deliver(5)
+    consumer.ack(5)
+    consumer.at += 60.0
+    consumer.deliver(1)
+    assert consumer.read().stall == pytest.approx(100.0)
+
+
+def test_nothing_in_flight_is_no_stall_however_long_ago_the_last_ack() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    consumer.deliver(5)
+    consumer.ack(5)
+    reading = consumer.read(60.0)
+    assert (reading.stall, reading.latency) == (0.0, None)
+
+
+def test_without_samples_latency_is_estimated_from_what_is_in_flight() -> None:
+    consumer = Consumer()
+    consumer.publish(3000)
+    consumer.deliver(50)
+    reading = worked(consumer, rounds=30)
+    assert reading.latency_source == "estimated"
+    assert reading.latency == pytest.approx(3 * 50 / 100 * 1000, rel=0.05)
+    assert reading.p50 is None
+
+
+def test_no_estimate_while_redeliveries_pass_for_acks() -> None:
+    consumer = Consumer()
+    consumer.publish(3000)
+    consumer.deliver(50)
+    worked(consumer, rounds=30)
+    consumer.track.nak_seen(Now(consumer.at, 0.0))
+    assert consumer.read().latency_source == "stall"
+
+
+def test_ack_samples_give_quantiles() -> None:
+    consumer = Consumer()
+    for n in range(100):
+        consumer.track.ack_seen(0.010 * (n + 1), 1, Now(consumer.at, 0.0))
+    reading = consumer.read()
+    assert reading.latency_source == "sampled"
+    assert (reading.p50, reading.p95) == (pytest.approx(500, rel=0.03), pytest.approx(950, rel=0.03))
+
+
+def test_a_hung_worker_outweighs_its_fast_samples() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    consumer.read()
+    for _ in range(100):
+        consumer.track.ack_seen(0.01, 1, Now(consumer.at, 0.0))
+    consumer.deliver(5)
+    consumer.read()
+    reading = consumer.read(8.0)
+    assert reading.latency_source == "stall"
+    assert not reading.latency_evidence or reading.latency == reading.stall
+
+
+def test_old_samples_do_not_hold_an_idle_consumer() -> None:
+    consumer = Consumer()
+    for _ in range(100):
+        consumer.track.ack_seen(9.0, 1, Now(consumer.at, 0.0))
+    reading = consumer.read()
+    assert (reading.latency, reading.latency_evidence) == (0.0, True)
+
+
+def test_the_ack_rate_of_a_filtered_consumer_does_not_count_naks() -> None:
+    consumer = Consumer(filters=("s.a",))
+    consumer.publish(100)
+    consumer.deliver(10)
+    consumer.read()
+    for _ in range(20):
+        consumer.given += 10
+        for _ in range(10):
+            consumer.track.nak_seen(Now(consumer.at, 0.0))
+        reading = consumer.read()
+    assert reading.ack_rate == 0.0
+
+
+def test_eviction_before_delivery_is_loss_with_its_number() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.read()
+    consumer.publish(500)
+    consumer.evict_to(501)
+    consumer.read()
+    reading = consumer.read()
+    assert (reading.lost, reading.losing, reading.purged) == (500, True, False)
+
+
+def test_one_loss_is_counted_once() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.read()
+    consumer.evict_to(501)
+    assert sum(consumer.read(1.0).lost for _ in range(30)) == 500
+
+
+def test_what_was_delivered_before_it_went_is_no_loss() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.read()
+    consumer.deliver(600)
+    consumer.read()
+    consumer.evict_to(501)
+    reading = [consumer.read() for _ in range(3)]
+    assert not any(r.lost or r.losing for r in reading)
+
+
+def test_a_purge_is_no_loss() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.deliver(10)
+    consumer.read()
+    consumer.purge()
+    reading = consumer.read()
+    assert (reading.purged, reading.losing, reading.lost) == (True, False, 0)
+    assert not consumer.read().purged
+
+
+def test_a_workqueue_that_drains_is_neither_purged_nor_losing() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.read()
+    for _ in range(100):
+        consumer.deliver(10)
+        consumer.ack(10)
+        consumer.evict_to(consumer.floor + 1)
+        reading = consumer.read()
+        assert not (reading.purged or reading.losing or reading.lost)
+
+
+def test_the_empty_default_state_of_a_new_member_is_set_aside() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.deliver(500)
+    consumer.read()
+    blank = replace(consumer.sample(), pending=0, inflight=0, delivered_stream=0, delivered_consumer=0, floor_stream=0)
+    assert consumer.track.take(blank, consumer.look()) == "a sequence went backwards"
+    assert consumer.read().inflight == 500
+
+
+def test_two_samples_in_sequence_of_another_incarnation_are_believed() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.deliver(500)
+    consumer.read()
+    consumer.created, consumer.delivered, consumer.given, consumer.inflight = "two", 0, 0, 0
+    assert consumer.take() == "another incarnation of the consumer"
+    assert consumer.read().pending == 1000
+
+
+def test_more_pending_than_the_stream_ever_held_is_never_believed() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    wrapped = replace(consumer.sample(), pending=2**64 - 1)
+    assert isinstance(consumer.track.take(wrapped, consumer.look()), str)
+    assert isinstance(consumer.track.take(wrapped, consumer.look()), str)
+
+
+def test_a_reading_says_what_is_going_on_and_for_how_long() -> None:
+    consumer = Consumer()
+    consumer.publish(50)
+    readings = [consumer.read(0.5) for _ in range(25)]
+    assert [r.diagnosis for r in readings[:4]] == [None] * 4
+    assert {r.diagnosis for r in readings[4:]} == {Diagnosis.NOBODY_PULLING}
+    assert (readings[3].diagnosed_for, readings[4].diagnosed_for) == (0.0, 0.0)
+    assert readings[-1].diagnosed_for == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "diagnosis"),
+    [
+        ({"waiting": 1}, Diagnosis.SERVER_STUCK),
+        ({"paused": True}, Diagnosis.PAUSED),
+        ({"push": True, "bound": False}, Diagnosis.NOBODY_PULLING),
+        ({"push": True, "bound": True}, Diagnosis.HEALTHY),
+        ({"fill": 1.0}, Diagnosis.NOBODY_PULLING),
+        ({"fill": 1.0, "waiting": 1, "paused": True}, Diagnosis.STREAM_FULL),
+    ],
+    ids=["pulls wait", "paused", "push to nobody", "push to somebody", "full, and nobody", "full, and paused"],
+)
+def test_what_the_server_shows_reaches_the_rules(changes: dict[str, Any], diagnosis: Diagnosis) -> None:
+    consumer = Consumer(**changes)
+    consumer.publish(50)
+    assert [consumer.read(0.5).diagnosis for _ in range(6)][-1] is diagnosis
+
+
+def test_a_message_given_up_is_poison_for_a_minute() -> None:
+    consumer = Consumer()
+    consumer.read()
+    consumer.track.dropped_seen(Now(consumer.at, 0.0))
+    said = [consumer.read(1.0).diagnosis for _ in range(70)]
+    assert said[2:60] == [Diagnosis.POISON] * 58
+    assert said[62:] == [Diagnosis.IDLE] * 8
+
+
+def test_another_incarnation_is_diagnosed_from_its_own_samples() -> None:
+    consumer = Consumer()
+    consumer.publish(50)
+    assert [consumer.read(0.5).diagnosis for _ in range(6)][-1] is Diagnosis.NOBODY_PULLING
+    consumer.created = "two"
+    consumer.take(0.5)
+    assert consumer.read(0.5).diagnosis is None
+
+
+def test_a_terminated_message_is_no_ack() -> None:
+    consumer = Consumer()
+    consumer.publish(100)
+    consumer.deliver(20)
+    consumer.read()
+    for _ in range(20):
+        consumer.ack(1)
+        consumer.track.dropped_seen(Now(consumer.at, 0.0))
+        reading = consumer.read()
+    assert reading.ack_rate == 0.0
+
+
+def test_a_redelivery_counter_that_never_falls_is_told_once() -> None:
+    """From 2.14 on num_redelivered stays where max_deliver left it."""
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.deliver(10)
+    consumer.read()
+    consumer.redelivered = 10
+    ratios = [(consumer.deliver(5), consumer.ack(5), consumer.read(0.5).redelivery_ratio)[2] for _ in range(40)]
+    assert max(ratios[:15]) > 0
+    assert set(ratios[25:]) == {0.0}
+
+
+def test_capacity_is_what_it_got_through_while_messages_waited() -> None:
+    consumer = Consumer()
+    consumer.publish(10_000)
+    assert worked(consumer, rounds=9).capacity is None
+    assert worked(consumer, rounds=40).capacity == pytest.approx(100.0, rel=0.05)
+
+
+def test_capacity_forgets_by_the_time_it_worked() -> None:
+    consumer = Consumer()
+    consumer.publish(100_000)
+    worked(consumer, rounds=1000, each=10)
+    reading = worked(consumer, rounds=300, each=20)
+    assert reading.capacity == pytest.approx(200 - 100 / math.e, rel=0.02)
+
+
+def test_an_idle_consumer_teaches_nothing_about_capacity() -> None:
+    consumer = Consumer()
+    consumer.publish(400)
+    before = worked(consumer, rounds=39).capacity
+    consumer.deliver(10)
+    consumer.ack(10)
+    consumer.read()
+    for _ in range(600):
+        consumer.publish(1)
+        consumer.deliver(1)
+        consumer.ack(1)
+        reading = consumer.read()
+    assert before == reading.capacity == pytest.approx(100.0, rel=0.01)
+
+
+def test_an_interval_of_which_too_little_was_seen_teaches_nothing_about_capacity() -> None:
+    consumer = Consumer()
+    consumer.publish(100_000)
+    before = worked(consumer, rounds=50).capacity
+    consumer.deliver(10)
+    consumer.ack(10)
+    assert consumer.read(11.0).capacity == before
+
+
+@pytest.mark.parametrize("what", ["nak", "max deliver", "redelivered by metric", "redelivered by counter", "paused"])
+def test_capacity_is_frozen_while_messages_come_again(what: str) -> None:
+    consumer = Consumer()
+    consumer.publish(100_000)
+    before = worked(consumer, rounds=50).capacity
+    for _ in range(100):
+        now = Now(consumer.at, 0.0)
+        match what:
+            case "nak":
+                consumer.track.nak_seen(now)
+            case "max deliver":
+                consumer.track.dropped_seen(now)
+            case "redelivered by metric":
+                consumer.track.ack_seen(0.1, 2, now)
+            case "redelivered by counter":
+                consumer.redelivered += 1
+            case "paused":
+                consumer.paused = True
+        consumer.deliver(90)
+        consumer.ack(90)
+        assert consumer.read().capacity == before
+
+
+def test_who_appears_on_a_stream_that_holds_messages_reads_history_until_it_is_through() -> None:
+    consumer = Consumer(track=Track(appeared=True))
+    consumer.publish(100)
+    assert consumer.read().backfilling
+    consumer.publish(50)
+    consumer.deliver(99)
+    assert consumer.read().backfilling
+    consumer.deliver(1)
+    assert not consumer.read().backfilling
+
+
+def test_history_is_through_when_nothing_waits_although_the_last_messages_are_for_others() -> None:
+    consumer = Consumer(filters=("s.a",), track=Track(appeared=True))
+    consumer.publish(100)
+    assert consumer.read().backfilling
+    consumer.deliver(90)
+    through = consumer.track.take(replace(consumer.sample(), pending=0), consumer.look())
+    assert isinstance(through, Reading) and not through.backfilling
+    assert not consumer.read().backfilling
+
+
+@pytest.mark.parametrize(("appeared", "held"), [(False, 100), (True, 0), (False, 0)], ids=str)
+def test_only_who_appeared_on_messages_is_surely_backfilling(appeared: bool, held: int) -> None:
+    consumer = Consumer(track=Track(appeared=appeared))
+    consumer.publish(held)
+    consumer.read()
+    consumer.publish(100)
+    assert not consumer.read().backfilling
+
+
+@pytest.mark.parametrize(
+    ("change", "backfills"),
+    [({"created": "two"}, True), ({"created": "two", "stream_created": "now"}, False), ({}, False)],
+    ids=["the consumer was recreated", "the stream was", "its sequence was set back"],
+)
+def test_a_consumer_made_anew_appears_too(change: dict[str, str], backfills: bool) -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.deliver(500)
+    consumer.ack(500)
+    consumer.read()
+    for name, value in change.items():
+        setattr(consumer, name, value)
+    consumer.delivered = consumer.given = consumer.floor = 0
+    assert isinstance(consumer.take(), str)
+    assert consumer.read().backfilling is backfills
+
+
+def test_a_consumer_made_anew_for_what_is_new_reads_no_history() -> None:
+    consumer = Consumer(filters=("s.a",))
+    consumer.publish(1000)
+    consumer.deliver(500)
+    consumer.read()
+    consumer.created, consumer.delivered, consumer.given, consumer.floor, consumer.inflight = "two", 0, 0, 0, 0
+    consumer.at += 0.1
+    consumer.track.take(replace(consumer.sample(), pending=0), consumer.look())
+    assert not consumer.read().backfilling
+
+
+def test_a_consumer_made_anew_on_a_shortened_stream_has_lost_nothing() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    consumer.evict_to(501)
+    consumer.deliver(100)
+    consumer.read()
+    consumer.created, consumer.delivered, consumer.given, consumer.floor, consumer.inflight = "two", 0, 0, 0, 0
+    consumer.take()
+    assert [consumer.read().lost for _ in range(3)] == [0, 0, 0]
+
+
+def test_the_oldest_waiting_message_is_timed_by_our_own_looks() -> None:
+    consumer = Consumer()
+    consumer.publish(10)
+    consumer.deliver(10)
+    assert consumer.read().oldest_age == 0.0
+    consumer.publish(5)
+    assert consumer.read(1.0).oldest_age == 0.0
+    consumer.publish(5)
+    assert [consumer.read(1.0).oldest_age for _ in range(3)] == pytest.approx([1.0, 2.0, 3.0])
+    consumer.deliver(5)
+    assert consumer.read(1.0).oldest_age == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("filters", "age"), [((), 77.0), (("s.>",), 77.0), (("s.*",), None), (("s.a", ">"), 77.0)], ids=str
+)
+def test_the_first_message_of_a_stream_is_timed_by_the_server(filters: tuple[str, ...], age: float | None) -> None:
+    consumer = Consumer(filters=filters, first_age=77.0)
+    consumer.publish(10)
+    assert consumer.read().oldest_age == age
+    consumer.deliver(3)
+    assert consumer.read().oldest_age is None  # stored before our first look: nobody tells when
+    consumer.evict_to(4)
+    assert consumer.read().oldest_age == age
+
+
+def test_how_full_the_stream_is_stands_in_the_reading() -> None:
+    assert Consumer(fill=0.4).read().stream_fill == 0.4
+    assert Consumer().read().stream_fill is None

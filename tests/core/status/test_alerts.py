@@ -1,0 +1,162 @@
+"""Alerts from pending to resolved, on plain values."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.core.model import Alert, ConsumerKey, Diagnosis, Now, Reading, Status
+from nats_backpressure.core.status.alerts import changes, follow
+from nats_backpressure.core.subject.state import Member
+from nats_backpressure.policy.schema import AlertRule, Policy, When
+
+QUIET = Policy(alert_on_active=False)
+LONG = AlertRule("long", When(pending_above=100), for_seconds=10, severity="critical")
+
+
+def member(name: str = "c", **reading: object) -> Member:
+    found = Reading(
+        ConsumerKey("S", name), Now(0, 0), **{"pending": 0, "inflight": 0, "latency": None, "drain": None, **reading}
+    )
+    return Member(found.key, QUIET, reading=found)
+
+
+class World:
+    def __init__(self, *rules: AlertRule) -> None:
+        self.policy = msgspec.structs.replace(QUIET, alerts=rules)
+        self.standing: tuple[Alert, ...] = ()
+        self.told: list[tuple[str, str]] = []
+
+    def look(self, at: float, status: Status = Status.INACTIVE, *members: Member) -> dict[str, str]:
+        now = follow(self.standing, self.policy, status, members, Now(at, at))
+        self.told += [(alert.name, alert.state) for alert in changes(self.standing, now)]
+        self.standing = now
+        return {alert.name: alert.state for alert in now}
+
+
+def test_it_is_pending_until_it_has_held_long_enough_then_fires_then_is_resolved() -> None:
+    world = World(LONG)
+    over, calm = member(pending=101), member(pending=100)
+    states = [
+        world.look(at, Status.INACTIVE, m) for at, m in [(0, over), (9.9, over), (10, over), (11, calm), (12, calm)]
+    ]
+    assert [s.get("long") for s in states] == ["pending", "pending", "firing", "resolved", "resolved"]
+    assert world.told == [("long", "firing"), ("long", "resolved")]
+
+
+def test_a_break_begins_the_wait_anew_and_tells_nothing() -> None:
+    world = World(LONG)
+    for at, pending in [(0, 101), (9, 50), (9.5, 101), (19, 101)]:
+        world.look(at, Status.INACTIVE, member(pending=pending))
+    assert (world.told, world.standing[0].state) == ([], "pending")
+    assert world.look(19.5, Status.INACTIVE, member(pending=101)) == {"long": "firing"}
+
+
+@pytest.mark.parametrize(
+    ("when", "status", "reading", "value"),
+    [
+        (When(status="active"), Status.ACTIVE, {}, "active"),
+        (When(status="active"), Status.WARNING, {}, None),
+        (When(status="warning"), Status.ACTIVE, {}, "active"),
+        (When(status="warning"), Status.INACTIVE, {}, None),
+        (When(diagnosis=Diagnosis.POISON), Status.INACTIVE, {"diagnosis": Diagnosis.POISON}, "poison"),
+        (When(diagnosis=Diagnosis.POISON), Status.INACTIVE, {"diagnosis": Diagnosis.IDLE}, None),
+        (When(pending_above=5), Status.INACTIVE, {"pending": 6}, 6),
+        (When(pending_above=5), Status.INACTIVE, {"pending": 5}, None),
+        (When(inflight_above=5), Status.INACTIVE, {"inflight": None}, None),
+        (When(inflight_above=5), Status.INACTIVE, {"inflight": 6}, 6),
+        (When(latency_p95_above_ms=5), Status.INACTIVE, {"p95": 5.5}, 5.5),
+        (When(stream_fill_above=0.9), Status.INACTIVE, {"stream_fill": 0.95}, 0.95),
+        (When(stream_fill_above=0.9), Status.INACTIVE, {"stream_fill": None}, None),
+    ],
+)
+def test_each_condition(when: When, status: Status, reading: dict[str, object], value: object) -> None:
+    world = World(AlertRule("it", when))
+    world.look(0, status, member("calm"), member("c", **reading))
+    assert [alert.value for alert in world.standing] == ([] if value is None else [value])
+
+
+def test_the_built_in_two_follow_the_policys_flags() -> None:
+    for active, warning, names in ((True, False, ["active"]), (True, True, ["active", "warning"]), (False, False, [])):
+        policy = Policy(alert_on_active=active, alert_on_warning=warning)
+        fired = follow((), policy, Status.ACTIVE, [member()], Now(0, 0))
+        assert [alert.name for alert in fired] == [f"backpressure_{name}" for name in names]
+        assert follow((), policy, Status.INACTIVE, [member()], Now(0, 0)) == ()
+
+
+def test_a_rule_that_goes_resolves_what_fired_by_it() -> None:
+    world = World(AlertRule("it", When(pending_above=5)))
+    world.look(0, Status.INACTIVE, member(pending=6))
+    world.policy = QUIET
+    assert world.look(1, Status.INACTIVE, member(pending=6)) == {"it": "resolved"}
+    assert world.look(2, Status.INACTIVE, member(pending=6)) == {}
+    assert world.told == [("it", "firing"), ("it", "resolved")]
+
+
+def test_another_condition_of_the_same_name_is_another_alert() -> None:
+    world = World(AlertRule("it", When(pending_above=5)))
+    world.look(0, Status.INACTIVE, member(pending=20))
+    world.policy = msgspec.structs.replace(QUIET, alerts=(AlertRule("it", When(pending_above=10)),))
+    assert world.look(1, Status.INACTIVE, member(pending=20)) == {"it": "resolved"}
+    assert world.look(2, Status.INACTIVE, member(pending=20)) == {"it": "firing"}
+    assert world.standing[0].when == "pending_above: 10"
+
+
+def test_a_clock_that_jumps_back_neither_fires_early_nor_waits_for_the_old_time() -> None:
+    world = World(LONG)
+    world.look(10_000, Status.INACTIVE, member(pending=101))
+    assert world.look(100, Status.INACTIVE, member(pending=101)) == {"long": "pending"}
+    assert world.look(109, Status.INACTIVE, member(pending=101)) == {"long": "pending"}
+    assert world.look(110, Status.INACTIVE, member(pending=101)) == {"long": "firing"}
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 8), st.integers(0, 200), st.booleans()), max_size=40))
+def test_firing_and_resolved_alternate_and_a_restart_anywhere_changes_nothing(
+    moves: list[tuple[float, int, bool]],
+) -> None:
+    world, steady, at, since = World(LONG), World(LONG), 0.0, None
+    for seconds, pending, restart in moves:
+        at += seconds
+        if restart:
+            stored = msgspec.json.encode(world.standing)
+            world.standing = msgspec.json.decode(stored, type=tuple[Alert, ...])
+        before = world.standing
+        for one in (world, steady):
+            one.look(at, Status.INACTIVE, member(pending=pending))
+        since = None if pending <= 100 else at if since is None else since
+        assert (world.standing, world.told) == (steady.standing, steady.told)
+        state = world.standing[0].state if world.standing else None
+        assert (state == "firing") is (since is not None and at - since >= LONG.for_seconds)
+        if not changes(before, world.standing) and state != "pending":
+            assert state is None or before == world.standing
+    states = [state for _, state in world.told]
+    assert states[:1] in ([], ["firing"]) and all(a != b for a, b in pairwise(states))
+
+
+@pytest.mark.parametrize(
+    ("for_seconds", "began", "watched", "fires"),
+    [
+        pytest.param(0, 100, 100.0, 110, id="found at the start: once it was seen for the grace"),
+        pytest.param(0, 40, 100.0, 110, id="stored as pending, before the start"),
+        pytest.param(60, 40, 100.0, 110, id="also where it has been so for long enough"),
+        pytest.param(60, 100, 100.0, 160, id="a longer wait includes the grace"),
+        pytest.param(0, 105, 100.0, 115, id="begun soon after the start"),
+        pytest.param(0, 110, 100.0, 110, id="begun later: at once"),
+        pytest.param(30, 110, 100.0, 140, id="begun later: after its own wait"),
+        pytest.param(0, 100, -math.inf, 100, id="watched for long: at once"),
+    ],
+)
+def test_what_an_absence_has_left_does_not_page(for_seconds: float, began: int, watched: float, fires: int) -> None:
+    """`began`, `watched` and `fires` are seconds on the same clock."""
+    rule = AlertRule("one", When(pending_above=100), for_seconds=for_seconds, severity="critical")
+    policy = msgspec.structs.replace(QUIET, alerts=(rule,))
+    standing = (Alert("one", "critical", "pending_above: 100", "pending", began, 101),)
+    for at in range(max(began, 100), fires + 1):
+        now = Now(at, at)
+        standing = follow(standing, policy, Status.ACTIVE, [member(pending=101)], now, False, at - watched)
+        assert (standing[0].state == "firing") is (at == fires), at

@@ -1,0 +1,99 @@
+"""A load that hovers around a mark: one rise and one fall for each way across both marks, and none in between."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+
+from nats_backpressure.core.model import ConsumerKey, Now, Reading, Status
+from nats_backpressure.core.status import thresholds
+from nats_backpressure.core.subject.state import Latches
+from nats_backpressure.policy.schema import Policy
+
+KEY = ConsumerKey("S", "c")
+RUNS = 700
+"""Seeds per shape of load and mark; with the shapes and marks below, thousands of runs."""
+SAMPLES = 150
+INTERVAL = 0.5
+POLICY = Policy()
+MARK, ALONE = POLICY.pending.overload, POLICY.pending.overload * POLICY.alone_factor
+
+Load = Callable[[random.Random, float], Iterator[int]]
+
+
+def sine(chance: random.Random, mark: float) -> Iterator[int]:
+    size, period, middle = chance.uniform(0.05, 1.2), chance.uniform(3, 60), chance.uniform(0.5, 1.2)
+    for n in range(SAMPLES):
+        noise = chance.uniform(-0.1, 0.1)
+        yield max(0, round(mark * (middle + size * math.sin(2 * math.pi * n / period) + noise)))
+
+
+def sawtooth(chance: random.Random, mark: float) -> Iterator[int]:
+    period, top, bottom = chance.randrange(2, 50), chance.uniform(0.9, 1.5), chance.uniform(0.2, 0.9)
+    for n in range(SAMPLES):
+        yield round(mark * (bottom + (top - bottom) * (n % period) / period))
+
+
+def walk(chance: random.Random, mark: float) -> Iterator[int]:
+    at, step = chance.uniform(0.4, 1.2), chance.uniform(0.01, 0.5)
+    for _ in range(SAMPLES):
+        at = abs(at + chance.uniform(-step, step))
+        yield round(mark * at)
+
+
+def crossings(values: list[int], mark: float) -> tuple[int, int]:
+    """How often the load went from at or below the release mark to above the mark, and back."""
+    rises = falls = 0
+    high = False
+    for value in values:
+        if not high and value > mark:
+            rises, high = rises + 1, True
+        elif high and value <= mark * POLICY.recovery_threshold:
+            falls, high = falls + 1, False
+    return rises, falls
+
+
+def statuses(values: list[int]) -> list[Status]:
+    latches, found = Latches(), []
+    for n, pending in enumerate(values):
+        at = 1000.0 + n * INTERVAL
+        reading = Reading(KEY, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)
+        latches = latches.judge(latches, reading, thresholds.marks(POLICY, reading), POLICY)
+        found.append(latches.status(latches, POLICY))
+    return found
+
+
+def changes(found: list[Status], level: Status) -> tuple[int, int]:
+    """How often the status rose to `level` or above, and fell below it."""
+    above = [False, *(s >= level for s in found)]
+    pairs = list(pairwise(above))
+    return pairs.count((False, True)), pairs.count((True, False))
+
+
+@pytest.mark.parametrize(("mark", "level"), [(MARK, Status.WARNING), (ALONE, Status.ACTIVE)], ids=["mark", "alone"])
+@pytest.mark.parametrize("load", [sine, sawtooth, walk])
+def test_the_status_changes_only_when_the_load_crosses_both_marks(load: Load, mark: float, level: Status) -> None:
+    moved = 0
+    for seed in range(RUNS):
+        values = list(load(random.Random(seed), mark))
+        rises, falls = changes(statuses(values), level)
+        expected_rises, expected_falls = crossings(values, mark)
+        assert rises <= expected_rises, f"seed {seed}: {rises} rises for {expected_rises} crossings"
+        assert falls <= expected_falls, f"seed {seed}: {falls} falls for {expected_falls} crossings"
+        assert rises - falls in (0, 1)
+        moved += rises
+    assert moved > RUNS / 2, "the loads do cross the mark"
+
+
+def test_a_fall_takes_the_whole_hold_at_or_below_the_release_mark() -> None:
+    for seed in range(RUNS):
+        values = list(walk(random.Random(seed), MARK))
+        found = statuses(values)
+        for n in range(1, SAMPLES):
+            if found[n] < found[n - 1]:
+                held = math.ceil(POLICY.recovery_hold_seconds / INTERVAL) + 1
+                assert all(value <= MARK * POLICY.recovery_threshold for value in values[n - held + 1 : n + 1])

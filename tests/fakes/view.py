@@ -1,0 +1,100 @@
+"""A book written by hand: subjects, judged from one reading of each consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model import Action, ConsumerKey, Now, Reading, Status, StreamLook
+from nats_backpressure.core.status import latches as machine
+from nats_backpressure.core.status import thresholds
+from nats_backpressure.core.subject.next_record import worst as worst_of
+from nats_backpressure.core.subject.state import Latches, Member, Record, SubjectState, Verdict
+from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.policy.schema import Policy
+
+NOW = Now(1000.0, 1_767_225_600.0)
+"""New Year's midnight of 2026, UTC."""
+SUBJECT = "beamline.router.v1.decide"
+POLICY = Policy()
+WATCHING = Policy(mode="observe")
+SHUT = Verdict(Action.REJECT, None, 0.0, 30)
+
+
+class WrittenBook:
+    """A book in which everything was read 10 ms ago, unless a test says otherwise."""
+
+    def __init__(self, *states: SubjectState, **settings: Any) -> None:
+        self.settings = Settings(**settings)
+        self.subjects: dict[str, SubjectState] = {state.subject: state for state in states}
+        self.wildcards: Sequence[str] = tuple(name for name in self.subjects if "*" in name or ">" in name)
+        self.looks: Mapping[str, StreamLook] = {}
+        self.rules = Rulebook(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
+        self.swept_at: float | None = NOW.mono
+        self.next = NOW.mono + 0.5
+
+    @property
+    def observing(self) -> bool:
+        return self.swept_at is not None
+
+    def unread(self, subject: str) -> bool:
+        return False
+
+    def interval(self, subject: str) -> float:
+        return 0.1
+
+    def next_reading(self, subject: str) -> float:
+        return self.next
+
+    def window(self, subject: str, now: Now, seconds: float) -> None:
+        return None
+
+    def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
+        return {}
+
+
+def member(
+    name: str = "c",
+    pending: int = 0,
+    inflight: int | None = 0,
+    latency: float | None = None,
+    *,
+    stream: str = "S",
+    age: float = 0.01,
+    policy: Policy = POLICY,
+    **more: Any,
+) -> Member:
+    """A consumer as it is judged from its first reading."""
+    at = Now(NOW.mono - age, NOW.wall - age)
+    key = ConsumerKey(stream, name)
+    found = Reading(key, at, pending, inflight, latency, None, p95=latency, **more)
+    marks = thresholds.marks(policy, found)
+    latches = machine.judge(Latches(), found, marks, policy)
+    return Member(
+        key, policy, latches, machine.status(latches, policy), found, at.mono, marks, thresholds.pressure(found, marks)
+    )
+
+
+OVERLOADED = {"pending": 1500, "inflight": 100, "latency": 6000.0}
+
+
+def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **more: Any) -> SubjectState:
+    """Its record says what its worst member says."""
+    worst = worst_of(members)
+    status = worst.status if worst else Status.INACTIVE
+    reasons = tuple(s.value for s in worst.latches.signals) if worst else ()
+    fields = worst.policy if worst else policy
+    verdict = SHUT if status is Status.ACTIVE else Verdict()
+    if fields.mode == "observe":
+        verdict = Verdict(would=verdict.action)
+    incident = "k3f9-1" if status > Status.INACTIVE else None
+    record = Record(
+        name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, verdict=verdict
+    )
+    given = {"record": record, "revision": 1, "deadline": NOW.mono, "members": {m.key: m for m in members}} | more
+    return SubjectState(name, policy, **given)
+
+
+def after(seconds: float) -> Now:
+    return Now(NOW.mono + seconds, NOW.wall + seconds)

@@ -1,0 +1,61 @@
+"""What an overload must leave behind for everybody to see: events, metrics, refusals, and the return to calm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from nats_backpressure.demo.scenario import SUBJECT
+from nats_backpressure.demo.summary import Take
+
+STATUS_EVENTS = ("backpressure_active", "backpressure_warning", "recovery")
+
+
+def told_and_over(take: Take, *reasons: str) -> None:
+    """It was told, for one of these reasons at least; the gateway shed; all that was let in is done."""
+    kinds = Counter(event["type"] for event in take.events)
+    assert kinds["backpressure_active"], f"backpressure never came: {dict(kinds)}"
+    first = next(event for event in take.events if event["type"] == "backpressure_active")
+    assert not reasons or set(reasons) & set(first["reasons"]), first["reasons"]
+    assert first["retry_after_seconds"] > 0
+    shed_while_active(take)
+    back_to_calm(take)
+
+
+def shed_while_active(take: Take) -> None:
+    assert take.callers["shed"], "no request was refused"
+    assert take.callers["failed"] == 0, f"{take.callers['failed']} requests got neither 202 nor 503"
+    assert any(row.status == "active" and row.shed > row.admitted for row in take.rows)
+
+
+def back_to_calm(take: Take) -> None:
+    """The events are one chain without a gap, the last one is the recovery, the metrics agree, and nothing is left."""
+    assert [event["seq"] for event in take.events] == list(range(1, len(take.events) + 1))
+    assert all(one["to"] == other["from"] for one, other in pairwise(take.events))
+    changes = [event for event in take.events if event["type"] in STATUS_EVENTS]
+    assert (changes[-1]["type"], changes[-1]["to"], changes[-1]["incident"]) == (
+        "recovery",
+        "inactive",
+        changes[-2]["incident"],
+    )
+    for kind, n in Counter(event["type"] for event in take.events).items():
+        assert metric(take, "router_backpressure_events_total", subject=SUBJECT, event_type=kind) == n, kind
+    assert metric(take, "router_intake_backpressure_active", subject=SUBJECT) == 0
+    assert take.left == 0
+    clean(take)
+
+
+def clean(take: Take) -> None:
+    """No message was delivered twice, none was given up, and every one that was let in was done."""
+    assert (take.worker["redelivered"], take.worker["naked"], take.lost) == (0, 0, 0)
+    assert take.worker["done"] == take.callers["admitted"]
+
+
+def metric(take: Take, name: str, **labels: str) -> float:
+    for family in text_string_to_metric_families(take.page):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    raise AssertionError(f"{name} {labels} is not on the page")

@@ -1,0 +1,333 @@
+"""What a gateway is told: by status, freshness and policy, and of several matching subjects by the strictest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from nats_backpressure.core.model import Now
+from nats_backpressure.core.subject.state import SubjectState, Writing
+from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.patterns import covers
+from nats_backpressure.protocol.requests import GatewayRequest
+from nats_backpressure.queries.decisions import MATCHED_SHOWN, Desk, Refused
+from nats_backpressure.queries.lookup import matches, tree
+from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WATCHING, WrittenBook, after, member, subject
+
+ASK = GatewayRequest()
+
+
+def gateway(*states: SubjectState, of: str = SUBJECT, request: GatewayRequest = ASK, now: Now = NOW) -> Any:
+    return Desk(WrittenBook(*states)).decide_gateway(of, request, now)
+
+
+def test_an_active_subject_rejects_with_everything_a_gateway_needs() -> None:
+    assert msgspec.to_builtins(gateway(subject(member(**OVERLOADED)))) == {
+        "subject": SUBJECT,
+        "matched": (SUBJECT,),
+        "role": "gateway",
+        "status": "active",
+        "action": "reject",
+        "reasons": ("pending", "latency_p95"),
+        "pressure": 1.5,
+        "retry_after_seconds": 30,
+        "max_retry_attempts": 3,
+        "backoff_strategy": "exponential",
+        "retry_delay_ms": 30_000,
+        "admit_ratio": 0.0,
+        "pull": None,
+        "alert": True,
+        "would": None,
+        "freshness": "known",
+        "sampled_at": "2025-12-31T23:59:59.990Z",
+        "valid_for_ms": 500,
+        "incident": "k3f9-1",
+        "state_keys": (SUBJECT,),
+        "event_subjects": (f"backpressure.v1.event.*.{SUBJECT}",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "values", "expected"),
+    [
+        pytest.param(POLICY, {}, ("inactive", "continue", None, 0, None, False), id="inactive"),
+        pytest.param(POLICY, {"pending": 1500}, ("warning", "continue", None, 0, None, False), id="warning"),
+        pytest.param(
+            Policy(alert_on_warning=True, alert_on_active=False),
+            {"pending": 1500},
+            ("warning", "continue", None, 0, None, True),
+            id="a warning that alerts",
+        ),
+        pytest.param(
+            Policy(alert_on_active=False),
+            OVERLOADED,
+            ("active", "reject", None, 30, 30_000, False),
+            id="active in silence",
+        ),
+        pytest.param(
+            Policy(mode="observe"), OVERLOADED, ("active", "continue", "reject", 0, None, True), id="observed"
+        ),
+        pytest.param(
+            Policy(mode="observe"), {}, ("inactive", "continue", "continue", 0, None, False), id="observed calm"
+        ),
+    ],
+)
+def test_the_status_acts_by_the_policy(policy: Policy, values: dict, expected: tuple) -> None:
+    found = gateway(subject(member(policy=policy, **values)))
+    assert (
+        found.status,
+        found.action,
+        found.would,
+        found.retry_after_seconds,
+        found.retry_delay_ms,
+        found.alert,
+    ) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "action", "delay"),
+    [
+        pytest.param(GatewayRequest(attempt=2), "reject", 60_000, id="the second attempt waits longer"),
+        pytest.param(GatewayRequest(attempt=4), "reject", None, id="past the last attempt"),
+        pytest.param(GatewayRequest(attempt=1000), "reject", None, id="far past it"),
+        pytest.param(GatewayRequest(priority="high"), "reject", 30_000, id="high is like normal"),
+        pytest.param(GatewayRequest(priority="critical"), "continue", None, id="critical continues"),
+    ],
+)
+def test_a_request_may_say_more(request_: GatewayRequest, action: str, delay: int | None) -> None:
+    found = gateway(subject(member(**OVERLOADED)), request=request_)
+    assert (found.action, found.retry_delay_ms, found.status) == (action, delay, "active")
+    assert (found.admit_ratio, found.retry_after_seconds) == ((1.0, 0) if action == "continue" else (0.0, 30))
+
+
+def test_observing_a_critical_request_would_continue() -> None:
+    found = gateway(
+        subject(member(policy=Policy(mode="observe"), **OVERLOADED)), request=GatewayRequest(priority="critical")
+    )
+    assert (found.action, found.would) == ("continue", "continue")
+
+
+@pytest.mark.parametrize(
+    ("left", "valid"),
+    [(0.5, 500), (-3.0, 100), (0.01, 100), (60.0, 5000)],
+    ids=["to the next reading", "one overdue", "one very near", "one far away"],
+)
+def test_how_long_an_answer_may_be_reused(left: float, valid: int) -> None:
+    book = WrittenBook(subject(member()))
+    book.next = NOW.mono + left
+    assert Desk(book).decide_gateway(SUBJECT, ASK, NOW).valid_for_ms == valid
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        pytest.param(9.0, ("active", "reject", "known", 1.5), id="known"),
+        pytest.param(10.0, ("active", "reject", "stale", 1.5), id="stale: held to the last"),
+        pytest.param(11.0, ("active", "throttle", "stale", 1.5), id="held long enough: opening"),
+        pytest.param(14.0, ("active", "continue", "stale", 1.5), id="open, and what was last known is still said"),
+        pytest.param(31.0, ("unknown", "continue", "unknown", None), id="unknown, and open"),
+    ],
+)
+def test_an_answer_ages(age: float, expected: tuple) -> None:
+    found = gateway(subject(member(age=0.0, **OVERLOADED)), now=after(age))
+    assert (found.status, found.action, found.freshness, found.pressure) == expected
+    if found.status == "unknown":
+        assert (found.reasons, found.valid_for_ms, found.alert) == ((), 0, False)
+
+
+def test_the_oldest_proof_says_how_old_the_answer_is() -> None:
+    found = gateway(subject(member("a"), member("b", age=12.0)))
+    assert (found.freshness, found.sampled_at) == ("stale", "2025-12-31T23:59:48.000Z")
+
+
+@pytest.mark.parametrize(
+    ("more", "freshness"),
+    [
+        pytest.param({"record": None}, "unknown", id="not loaded yet"),
+        pytest.param({"begun": True}, "unknown", id="begun and not written yet: the first verdict is nobody's yet"),
+        pytest.param({"members": {}}, "unknown", id="the last consumer gone"),
+    ],
+)
+def test_what_is_not_stored_is_not_known(more: dict, freshness: str) -> None:
+    found = gateway(subject(member(**OVERLOADED), **more))
+    assert (found.status, found.freshness, found.reasons, found.pressure) == ("unknown", freshness, (), None)
+
+
+def test_while_writes_fail_the_last_written_status_is_answered_as_stale() -> None:
+    calm = subject(member())
+    state = replace(
+        subject(member(**OVERLOADED)), record=calm.record, writing=Writing(calm.record, 1, "n", failing=True)
+    )
+    found = Desk(WrittenBook(state)).status(SUBJECT, NOW)
+    assert (found.status, found.freshness, found.stale_reason) == ("inactive", "stale", "no_quorum")
+    assert found.metrics.pending_messages == 1500
+
+
+@pytest.mark.parametrize(
+    ("policy", "action"),
+    [
+        pytest.param(Policy(), "continue", id="hold, never known"),
+        pytest.param(Policy(on_unknown="reject"), "reject", id="reject"),
+        pytest.param(Policy(on_unknown="continue"), "continue", id="continue"),
+    ],
+)
+def test_what_was_never_known(policy: Policy, action: str) -> None:
+    assert gateway(SubjectState(SUBJECT, policy, NOW.mono + 30)).action == action
+
+
+@pytest.mark.parametrize(
+    ("later", "action"), [(0.0, "reject"), (9.0, "reject"), (12.0, "throttle"), (14.0, "continue")]
+)
+def test_a_rejection_outlives_its_last_consumer_only_for_the_hold(later: float, action: str) -> None:
+    state = replace(subject(member(**OVERLOADED)), members={}, deadline=NOW.mono, emptied=NOW.mono)
+    assert gateway(state, now=after(later)).action == action
+
+
+@pytest.mark.parametrize(
+    ("since", "on_unknown", "action", "ratio"),
+    [
+        pytest.param(5.0, "hold", "reject", 0.0, id="held"),
+        pytest.param(12.0, "hold", "throttle", 0.5, id="opening"),
+        pytest.param(14.0, "hold", "continue", 1.0, id="open"),
+        pytest.param(10.0, "continue", "continue", 1.0, id="continue"),
+        pytest.param(1000.0, "reject", "reject", 0.0, id="reject"),
+    ],
+)
+def test_a_refusal_whose_end_cannot_be_stored_opens_too(
+    since: float, on_unknown: str, action: str, ratio: float
+) -> None:
+    """The queue is empty, everybody can see it, and no quorum takes the write that says so."""
+    policy = Policy(on_unknown=on_unknown)  # type: ignore[arg-type]
+    shut, calm = subject(member(policy=policy, **OVERLOADED)), subject(member(policy=policy))
+    assert shut.record is not None and calm.record is not None
+    writing = Writing(calm.record, 1, "n", failing=True, since=NOW.mono - since)
+    found = gateway(replace(calm, record=shut.record, writing=writing))
+    assert (found.action, found.admit_ratio, found.freshness) == (action, ratio, "stale")
+
+
+def test_one_consumer_that_cannot_be_read_opens_nothing_that_another_one_refuses() -> None:
+    found = gateway(subject(member("unread", age=40.0), member("busy", **OVERLOADED)))
+    assert (found.action, found.freshness) == ("reject", "stale")
+    found = gateway(subject(member("unread", age=12.0, **OVERLOADED), member("calm")))
+    assert (found.action, found.admit_ratio, found.freshness) == ("throttle", 0.5, "stale")
+
+
+def test_what_is_read_again_brings_no_old_refusal_back() -> None:
+    """It was lost, and so it opened long ago; what the new reading comes to is not stored yet."""
+    state = subject(member(**OVERLOADED))
+    assert state.record is not None
+    found = gateway(replace(state, record=replace(state.record, lost=True)))
+    assert (found.action, found.freshness) == ("continue", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("age", "valid"),
+    [
+        pytest.param(0.0, 5000, id="while it is fresh, to the next reading"),
+        pytest.param(8.0, 2000, id="not beyond the moment at which it opens"),
+        pytest.param(9.99, 100, id="which is near"),
+        pytest.param(12.0, 100, id="while it opens, as briefly as can be"),
+        pytest.param(20.0, 5000, id="open, as long as another"),
+        pytest.param(31.0, 0, id="unknown: not at all"),
+    ],
+)
+def test_a_refusal_is_not_reused_past_its_time(age: float, valid: int) -> None:
+    book = WrittenBook(subject(member(age=0.0, **OVERLOADED)))
+    book.next = NOW.mono + 1000
+    assert Desk(book).decide_gateway(SUBJECT, ASK, after(age)).valid_for_ms == valid
+
+
+def test_nobody_is_answered_before_the_first_sweep() -> None:
+    book = WrittenBook(subject(member()))
+    book.swept_at = None
+    with pytest.raises(Refused) as refused:
+        Desk(book).decide_gateway(SUBJECT, ASK, NOW)
+    assert refused.value.code == 503
+
+
+@pytest.mark.parametrize("name", ["orders.eu", "orders.*", "orders.eu.created.late", "other"])
+def test_what_nobody_watches_is_not_found(name: str) -> None:
+    with pytest.raises(Refused) as refused:
+        gateway(subject(member(), name="orders.*.created"), of=name)
+    assert refused.value.code == 404
+
+
+def test_a_plain_subject_is_answered_from_every_pattern_that_matches() -> None:
+    found = gateway(
+        subject(member(), name="orders.*.created"),
+        subject(member(**OVERLOADED), name="orders.>"),
+        subject(member(**OVERLOADED), name="orders.us.created"),
+        of="orders.eu.created",
+    )
+    assert (found.subject, found.status, found.action) == ("orders.eu.created", "active", "reject")
+    assert found.matched == ("orders.*.created", "orders.>")
+    assert found.state_keys == ("orders.=2A.created", "orders.=3E")
+    assert found.event_subjects[0] == "backpressure.v1.event.*.orders.=2A.created"
+
+
+def test_a_watched_pattern_is_about_itself_alone() -> None:
+    found = gateway(subject(member(), name="orders.*"), subject(member(**OVERLOADED), name="orders.>"), of="orders.*")
+    assert (found.matched, found.status) == (("orders.*",), "inactive")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "decides"),
+    [
+        pytest.param({"pending": 1500}, OVERLOADED, "a.>", id="the strictest action"),
+        pytest.param(
+            OVERLOADED | {"policy": WATCHING}, {"pending": 1500}, "a.*", id="of equal actions the worse status"
+        ),
+        pytest.param({"pending": 1500}, {"pending": 1600}, "a.>", id="of equal statuses the higher pressure"),
+        pytest.param({"pending": 1500, "policy": WATCHING}, {"pending": 1500}, "a.>", id="enforcing before observing"),
+        pytest.param(
+            OVERLOADED | {"policy": WATCHING}, OVERLOADED, "a.>", id="a real rejection before an observed one"
+        ),
+        pytest.param({}, {}, "a.*", id="of equals the first by name"),
+    ],
+)
+def test_which_of_several_decides(one: dict, other: dict, decides: str) -> None:
+    states = [subject(member(**one), name="a.*"), subject(member(**other), name="a.>")]
+    found = Desk(WrittenBook(*states)).status("a.b", NOW)
+    expected = Desk(WrittenBook(*states)).status(decides, NOW)
+    assert replace(expected, subject="a.b", matched=found.matched, state_keys=found.state_keys,
+                   event_subjects=found.event_subjects) == found  # fmt: skip
+    assert found.matched == ("a.*", "a.>")
+
+
+def test_a_subject_that_comes_later_is_found() -> None:
+    book = WrittenBook(subject(member(), name="a.*"))
+    desk = Desk(book)
+    assert desk.decide_gateway("a.b", ASK, NOW).matched == ("a.*",)
+    book.subjects["a.>"] = subject(member(), name="a.>")
+    book.wildcards = ("a.*", "a.>")
+    assert desk.decide_gateway("a.b", ASK, NOW).matched == ("a.*", "a.>")
+
+
+def test_a_state_that_moved_is_answered_anew() -> None:
+    book = WrittenBook(subject(member()))
+    desk = Desk(book)
+    assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "inactive"
+    book.subjects[SUBJECT] = subject(member(**OVERLOADED))
+    assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "active"
+
+
+def test_matching_names_are_bounded_but_all_are_judged() -> None:
+    calm = [subject(member(), name=".".join("*" if n >> bit & 1 else "t" for bit in range(9))) for n in range(1, 500)]
+    found = gateway(*calm, subject(member(**OVERLOADED), name="t.>"), of="t." * 8 + "t")
+    assert len(found.matched) == len(found.state_keys) == MATCHED_SHOWN
+    assert found.action == "reject"
+
+
+tokens = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=4).map(".".join)
+patterns = st.builds(lambda head, tail: head + tail, tokens, st.sampled_from(["", ".>"])) | st.just(">")
+literals = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=6).map(".".join)
+
+
+@given(st.sets(patterns, max_size=20), literals)
+def test_the_tree_finds_what_covering_finds(names: set[str], literal: str) -> None:
+    assert sorted(matches(tree(sorted(names)), literal)) == sorted(name for name in names if covers(name, literal))

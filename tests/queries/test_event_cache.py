@@ -1,0 +1,145 @@
+"""The recent events in memory: none twice, none missing in between, and never more than the bounds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.queries.event_cache import LARGEST, History, kept
+from tests.fakes.event_log import SUBJECT, T0, event, told
+
+
+def seqs(history: History, subject: str = SUBJECT) -> list[int]:
+    return [found.seq for found in history.of(subject)]
+
+
+def filled(*events: int, **bounds: int) -> History:
+    history = History(T0, **bounds)
+    for seq in events:
+        history.keep(event(seq, T0 + 1000 * seq))
+    return history
+
+
+def test_what_is_told_is_kept_with_what_it_is_found_by() -> None:
+    history = History(T0)
+    assert history.add(SUBJECT, told(7, T0 + 5, "warning"))
+    (found,) = history.of(SUBJECT)
+    assert (found.seq, found.epoch, found.type, found.at) == (7, "e", "backpressure_warning", T0 + 5)
+    assert found.body == told(7, T0 + 5, "warning") and found.event().to == "warning"
+
+
+def test_an_event_seen_twice_is_kept_once() -> None:
+    history = filled(1, 2, 3)
+    for seq in (3, 1, 2):
+        history.keep(event(seq, T0 + 1000 * seq))
+    assert seqs(history) == [1, 2, 3] and len(history) == 3 and history.complete_since(SUBJECT) == T0
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"hello", id="no JSON"),
+        pytest.param(b"[]", id="no object"),
+        pytest.param(b'{"id": "x", "seq": 1}', id="half an event"),
+        pytest.param(told(1)[:-1], id="cut off"),
+        pytest.param(told(1).replace(b'"e"', b'"f"'), id="an id of another epoch"),
+        pytest.param(told(1).replace(b"2026-", b"20x6-"), id="no moment"),
+        pytest.param(told(1).replace(b'"seq":1', b'"seq":true'), id="no number"),
+        pytest.param(told(0), id="before the first"),
+        pytest.param(told(2**53), id="a number that is not exact"),
+        pytest.param(told(1).replace(b'"pending"', b'"\xff"'), id="not UTF-8"),
+        pytest.param(told(1).replace(b'"pending"', b'"' + b"x" * LARGEST + b'"'), id="larger than any"),
+    ],
+)
+def test_what_is_none_of_ours_is_not_kept(payload: bytes) -> None:
+    history = History(T0)
+    assert not history.add(SUBJECT, payload) and len(history) == 0
+
+
+def test_an_event_of_another_subject_is_not_kept() -> None:
+    assert not History(T0).add("other", told(1))
+
+
+def test_what_no_version_of_ours_wrote_is_not_handed_on() -> None:
+    found = kept(told(1)[:-1] + b',"more":"\xff"}')
+    assert found is not None and found.body == told(1)
+
+
+def test_a_subject_has_a_bound_and_says_from_when_on_it_is_complete() -> None:
+    history = filled(*range(1, 11), per_subject=4)
+    assert seqs(history) == [7, 8, 9, 10]
+    assert history.complete_since(SUBJECT) == T0 + 6001 and history.complete_since("other") == T0
+
+
+def test_of_all_subjects_together_the_oldest_go_first() -> None:
+    history = History(T0, events=4)
+    for n in range(1, 4):
+        for subject in ("a", "b"):
+            history.keep(event(n, T0 + 10 * n, subject=subject))
+    assert (seqs(history, "a"), seqs(history, "b")) == ([2, 3], [2, 3])
+    assert history.complete_since("a") == history.complete_since("c") == T0 + 11
+
+
+def test_bytes_have_a_bound_too() -> None:
+    history = filled(*range(1, 11), size=3 * len(told(1)) + 10)
+    assert seqs(history) == [8, 9, 10]
+
+
+def test_nothing_is_remembered_of_subjects_of_which_nothing_is_kept() -> None:
+    history = History(T0, per_subject=2, events=10)
+    for n in range(1000):
+        for seq in (1, 2, 3):
+            history.keep(event(seq, T0 + n, subject=f"s.{n}"))
+    assert len(history) == 10 and len(history._of) == len(history._floors) == 5
+
+
+def test_one_that_was_not_heard_is_a_beginning() -> None:
+    history = filled(1, 2, 5, 6)
+    assert seqs(history) == [5, 6] and history.complete_since(SUBJECT) == T0 + 5001
+
+
+def test_numbering_goes_on_in_a_new_epoch() -> None:
+    history = filled(1, 2)
+    history.keep(event(3, T0 + 3000, epoch="f"))
+    assert seqs(history) == [1, 2, 3] and history.complete_since(SUBJECT) == T0
+
+
+def test_numbering_begun_anew_forgets_what_the_stream_has_lost_too() -> None:
+    history = filled(1, 2, 3)
+    history.keep(event(1, T0 + 9000, epoch="f"))
+    assert [(e.epoch, e.seq) for e in history.of(SUBJECT)] == [("f", 1)]
+
+
+def test_what_was_read_comes_before_what_was_told_meanwhile() -> None:
+    history = History(T0 + 3500)
+    for seq in (4, 5):
+        history.keep(event(seq, T0 + 1000 * seq))
+    older = History(0)
+    for seq in (2, 3, 4):
+        older.keep(event(seq, T0 + 1000 * seq))
+    older.completed(T0 - 1)
+    history.adopt(older)
+    assert seqs(history) == [2, 3, 4, 5] and history.complete_since(SUBJECT) == T0 - 1
+    history.keep(event(6, T0 + 6000))
+    assert seqs(history)[-1] == 6
+
+
+def test_begun_anew_it_is_complete_only_from_then_on() -> None:
+    history = filled(1, 2)
+    history.begin_anew(T0 + 5000)
+    assert seqs(history) == [] and len(history) == 0 and history.complete_since(SUBJECT) == T0 + 5000
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.sampled_from("ef")), max_size=40))
+def test_whatever_comes_in_no_subject_has_a_hole_and_no_bound_is_passed(given: list[tuple[str, int, str]]) -> None:
+    history = History(0, per_subject=3, events=5)
+    for n, (subject, seq, epoch) in enumerate(given):
+        history.keep(event(seq, T0 + n, subject=subject, epoch=epoch))
+    kept_ = {subject: seqs(history, subject) for subject in "ab"}
+    for found in kept_.values():
+        assert found == list(range(found[0], found[0] + len(found))) if found else True
+        assert len(found) <= 3
+    assert len(history) == sum(map(len, kept_.values())) <= 5
+    assert history._size == sum(len(e.body) for s in "ab" for e in history.of(s))

@@ -1,0 +1,367 @@
+"""What is said of what was: from memory while that is complete, from the stream before, and never a guess."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from nats.aio.client import Client
+
+from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.event_publisher import Announcer
+from nats_backpressure.adapters.nats.event_reader import EventLog
+from nats_backpressure.core.model import Alert, Event, EventType, Now, Status
+from nats_backpressure.core.subject.state import Recoveries, Totals
+from nats_backpressure.core.time_windows import Measure, View
+from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.requests import BadRequest, EventsRequest, HistoryRequest
+from nats_backpressure.protocol.windows import MetricsRequest
+from nats_backpressure.queries import history as rooms
+from nats_backpressure.queries.decisions import Desk, Refused
+from nats_backpressure.queries.event_cache import History
+from nats_backpressure.queries.history import DAY, Past, Remembering
+from nats_backpressure.runtime.ports import SendConflict, Unavailable
+from tests.fakes.event_log import T0, FakeEventLog, event, told
+from tests.fakes.stores import FakeAnnouncer
+from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, member, subject
+from tests.worlds import stored_samples
+
+
+class Clock:
+    def now(self) -> Now:
+        return NOW
+
+
+class Window:
+    """A past of one subject; what is told from now on is in memory, what was told before only in the stream."""
+
+    def __init__(self, *stored: bytes, recent: int = 0, book: WrittenBook | None = None) -> None:
+        self.stream = FakeEventLog(stored)
+        self.history = History(T0)
+        for each in self.stream.stored[len(self.stream.stored) - recent :] if recent else ():
+            self.history.keep(each)
+        self.book = book or WrittenBook(subject(member()))
+        self.past = Past(Desk(self.book), self.book, self.history, self.stream, Clock())
+
+    async def events(self, asked: str = SUBJECT, **request: Any) -> tuple[list[int], bool]:
+        found = await self.past.events(asked, EventsRequest(**request), NOW)
+        return [json.loads(bytes(e))["seq"] for e in found.events], found.truncated
+
+    async def moves(self, limit: int = 100) -> tuple[list[tuple[str, str, int | None]], bool]:
+        found = await self.past.history(SUBJECT, HistoryRequest(limit), NOW)
+        return [(t.from_, t.to, t.held_ms) for t in found.transitions], found.truncated
+
+
+def ago(seconds: float, seq: int, to: str = "active", **more: Any) -> bytes:
+    return told(seq, T0 - round(1000 * seconds), to, subject=more.pop("subject", SUBJECT), **more)
+
+
+def when(seconds: float) -> datetime:
+    return datetime.fromtimestamp(NOW.wall + seconds, UTC)
+
+
+HOURS = [ago(3600 * hours, 31 - hours) for hours in range(30, 0, -1)]
+"""An event an hour, the newest (`seq` 30) an hour ago."""
+
+
+@pytest.mark.parametrize("recent", [0, 3, 30], ids=["from the stream", "from both", "from memory"])
+@pytest.mark.parametrize(
+    ("asked", "expected", "truncated"),
+    [
+        pytest.param({}, range(30, 6, -1), False, id="a day, without being told since when"),
+        pytest.param({"since": when(-9e5)}, range(30, 0, -1), False, id="all there is"),
+        pytest.param({"since": when(-9e5), "limit": 30}, range(30, 0, -1), False, id="exactly all there is"),
+        pytest.param({"limit": 2}, [30, 29], True, id="more than the limit"),
+        pytest.param({"limit": 5}, [30, 29, 28, 27, 26], True, id="a limit within the stream"),
+        pytest.param({"until": when(-7200)}, range(29, 6, -1), False, id="until a moment"),
+        pytest.param({"since": when(-7200), "until": when(-7200)}, [29], False, id="one moment"),
+        pytest.param({"type": EventType.RECOVERY}, [], False, id="a type nobody told of"),
+        pytest.param({"since": when(-7200), "until": when(-9000)}, [], False, id="backwards"),
+    ],
+)
+async def test_events_are_the_same_wherever_they_are_read(
+    recent: int, asked: dict[str, Any], expected: Any, truncated: bool
+) -> None:
+    assert await Window(*HOURS, recent=recent).events(**asked) == (list(expected), truncated)
+
+
+async def test_a_question_inside_what_is_complete_reads_nothing() -> None:
+    window = Window(*HOURS)
+    await window.past.remember()
+    assert (await window.events())[0] == list(range(30, 6, -1)) and window.stream.asked == []
+    assert (await window.events(since=when(-90_001)))[0] == list(range(30, 5, -1)) and len(window.stream.asked) == 1
+
+
+async def test_a_subject_known_from_its_first_event_on_is_complete() -> None:
+    window = Window(*HOURS, recent=30)
+    assert len((await window.events(since=when(-9e5)))[0]) == 30 and window.stream.asked == []
+
+
+async def test_only_what_is_older_than_memory_is_asked_of_the_stream() -> None:
+    window = Window(*HOURS, recent=3)
+    await window.events(limit=10)
+    (asked,) = window.stream.asked
+    assert (asked.before, asked.limit, asked.since) == (28, 8, T0 - DAY)
+
+
+@pytest.mark.parametrize("recent", [0, 28], ids=["of which nothing is in memory", "of which some is"])
+async def test_what_another_replica_told_is_read_from_the_stream(recent: int) -> None:
+    state = subject(member())
+    record = replace(state.record, seq=30, since=NOW.wall - 3600, unsent=(stored_samples.event(31),))
+    window = Window(*HOURS, book=WrittenBook(replace(state, record=replace(record, seq=31))))
+    early = History(T0 - 9 * DAY)
+    for each in window.stream.stored[:recent]:
+        early.keep(each)
+    window.history.adopt(early)
+    assert await window.events() == (list(range(30, 6, -1)), False)
+    assert [asked.before for asked in window.stream.asked] == [None]
+
+
+async def test_an_event_is_handed_on_as_it_was_told() -> None:
+    found = await Window(HOURS[-1], recent=1).past.events(SUBJECT, EventsRequest(), NOW)
+    assert found.matched == (SUBJECT,)
+    assert msgspec.json.encode(found.events) == b"[" + HOURS[-1] + b"]"
+
+
+MOVES = [
+    ago(600, 1, "warning"),
+    ago(500, 2, "active", was="warning"),
+    ago(450, 3, "active", was="active", type="alert_firing"),
+    ago(400, 4, "inactive", was="active"),
+    ago(300, 5, "active"),
+    ago(100, 6, "warning", was="active", type="recovery"),
+]
+
+
+@pytest.mark.parametrize("recent", [0, 2, 6], ids=["from the stream", "from both", "from memory"])
+async def test_a_transition_says_how_long_what_was_had_lasted(recent: int) -> None:
+    assert await Window(*MOVES, recent=recent).moves() == (
+        [
+            ("active", "warning", 200_000),
+            ("inactive", "active", 100_000),
+            ("active", "inactive", 100_000),
+            ("warning", "active", 100_000),
+            ("inactive", "warning", None),
+        ],
+        False,
+    )
+
+
+async def test_the_oldest_of_a_page_knows_how_long_it_had_lasted_too() -> None:
+    window = Window(*MOVES)
+    assert await window.moves(2) == ([("active", "warning", 200_000), ("inactive", "active", 100_000)], True)
+    assert await window.moves(5) == (await window.moves(100))
+
+
+async def test_where_one_in_between_is_gone_nobody_knows_how_long() -> None:
+    window = Window(MOVES[0], *MOVES[3:])
+    assert [held for _, _, held in (await window.moves())[0]] == [200_000, 100_000, None, None]
+
+
+async def test_a_clock_set_back_makes_nothing_negative() -> None:
+    window = Window(ago(100, 1), ago(200, 2, "inactive", was="active"))
+    assert (await window.moves())[0][0] == ("active", "inactive", 0)
+
+
+async def test_a_stream_that_cannot_be_read_leaves_what_is_in_memory_and_says_so() -> None:
+    window = Window(*HOURS, recent=3)
+    window.stream.failing = 2
+    assert await window.events() == ([30, 29, 28], True)
+    assert (await window.moves())[1] is True
+    window = Window(*HOURS)
+    window.stream.failing = 1
+    with pytest.raises(Refused) as refused:
+        await window.events()
+    assert refused.value.code == 503
+    assert len((await window.events())[0]) == 24
+
+
+async def test_a_literal_is_answered_from_the_subject_that_decides() -> None:
+    calm, full = subject(member(), name="orders.*.created"), subject(member("c", **OVERLOADED), name="orders.eu.*")
+    stored = [ago(60, 1, subject="orders.eu.*"), ago(50, 1, subject="orders.*.created")]
+    window = Window(*stored, book=WrittenBook(calm, full))
+    for name, matched in (("orders.eu.created", "orders.eu.*"), ("orders.us.created", "orders.*.created")):
+        found = await window.past.events(name, EventsRequest(), NOW)
+        assert found.matched == (matched,) and json.loads(bytes(found.events[0]))["subject"] == matched
+        assert (await window.past.history(name, HistoryRequest(), NOW)).matched == (matched,)
+        assert window.past.recovery(name, NOW).matched == window.past.alerts(name, NOW).matched == (matched,)
+        assert window.past.metrics(name, MetricsRequest(), NOW).matched == (matched,)
+
+
+async def test_what_nobody_watches_has_no_past() -> None:
+    window = Window(*HOURS)
+    for ask in (
+        lambda: window.past.recovery("nobody", NOW),
+        lambda: window.past.alerts("nobody", NOW),
+        lambda: window.past.metrics("nobody", MetricsRequest(), NOW),
+    ):
+        with pytest.raises(Refused, match="nobody watches"):
+            ask()
+    with pytest.raises(Refused, match="nobody watches"):
+        await window.events("nobody")
+
+
+async def test_before_the_first_sweep_nothing_is_known() -> None:
+    window = Window()
+    window.book.swept_at = None
+    with pytest.raises(Refused) as refused:
+        window.past.alerts_list(NOW)
+    assert refused.value.code == 503
+
+
+def test_a_recovery_is_the_last_incident() -> None:
+    state = subject(member())
+    ended = Recoveries("k3f9-1", NOW.wall - 90, NOW.wall - 30, 3, 120.0)
+    book = WrittenBook(replace(state, record=replace(state.record, recoveries=ended)))
+    assert msgspec.to_builtins(Window(book=book).past.recovery(SUBJECT, NOW)) == {
+        "recovered": True,
+        "recovery_time": "2025-12-31T23:59:30.000Z",
+        "incident": "k3f9-1",
+        "duration_ms": 60_000,
+        "recoveries_total": 3,
+        "mean_time_to_recover_ms": 40_000,
+        "matched": (SUBJECT,),
+    }
+
+
+def alerting(name: str, *alerts: Alert) -> Any:
+    state = subject(member(), name=name)
+    return replace(state, record=replace(state.record, alerts=alerts))
+
+
+def test_alerts_are_told_the_most_urgent_first() -> None:
+    def alert(name: str, state: Any) -> Alert:
+        return Alert(name, "critical", "pending_above: 5000", state, NOW.wall - 1, 6000)
+
+    book = WrittenBook(
+        alerting("a", alert("x", "resolved"), alert("y", "pending")),
+        alerting("b", alert("z", "firing")),
+        subject(member(), name="c"),
+        replace(subject(member(), name="d"), record=None),
+    )
+    past = Window(book=book).past
+    found = past.alerts_list(NOW)
+    assert [(a.subject, a.name, a.state) for a in found.alerts] == [
+        ("b", "z", "firing"),
+        ("a", "y", "pending"),
+        ("a", "x", "resolved"),
+    ]
+    assert msgspec.to_builtins(found.alerts[0]) == {
+        "subject": "b", "name": "z", "severity": "critical", "state": "firing", "when": "pending_above: 5000",
+        "value": 6000, "since": "2025-12-31T23:59:59.000Z",
+    }  # fmt: skip
+    assert [a.name for a in past.alerts("a", NOW).alerts] == ["y", "x"]
+    assert past.alerts("c", NOW).alerts == past.alerts("d", NOW).alerts == ()
+
+
+class Watched(WrittenBook):
+    """A book that was there for half of each window."""
+
+    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+        spent = {Status.ACTIVE: 10.0, Status.INACTIVE: seconds / 2 - 10.0}
+        return View(0.5, spent, {"pending": Measure(4, 10.0, 1.0, 4.0), "p95": Measure()})
+
+
+def test_windows_count_events_and_tell_what_was_measured() -> None:
+    state = subject(member())
+    assert state.record is not None
+    told = replace(state.record, totals=Totals(2, 1, 2, NOW.wall - 100))
+    window = Window(*MOVES, recent=6, book=Watched(replace(state, record=told)))
+    found = msgspec.to_builtins(window.past.metrics(SUBJECT, MetricsRequest(("2m", "1h")), NOW))
+    totals = [found[f"{kind}_events"] for kind in ("total", "active", "warning", "recovery")]
+    assert totals == [5, 2, 1, 2] and found["last_event_time"] == "2025-12-31T23:58:20.000Z"
+    assert found["windows"]["2m"]["events"] == {"backpressure_active": 0, "backpressure_warning": 0, "recovery": 1}
+    assert found["windows"]["1h"]["events"] == {"backpressure_active": 2, "backpressure_warning": 1, "recovery": 2}
+    two = found["windows"]["2m"]
+    assert two["time_in"] == {"active_ms": 10_000, "warning_ms": 0, "inactive_ms": 50_000, "unknown_ms": 0}
+    assert (two["coverage"], two["pending"]) == (0.5, {"min": 1.0, "mean": 2.5, "max": 4.0})
+    assert two["latency_p95_ms"] == two["inflight"] == {"min": None, "mean": None, "max": None}
+
+
+def test_a_window_nobody_looked_into_covers_nothing() -> None:
+    found = Window().past.metrics(SUBJECT, MetricsRequest(("1m",)), NOW)
+    assert (found.windows["1m"].coverage, found.last_event_time) == (0.0, None)
+    with pytest.raises(BadRequest):
+        Window().past.metrics("nobody", MetricsRequest(("1s",)), NOW)
+
+
+async def test_what_was_told_is_remembered_once_it_is_told() -> None:
+    history, announcer = History(0), FakeAnnouncer()
+    remembering = Remembering(announcer, history, lambda e: event(e.seq, subject=stored_samples.SUBJECT).event())
+    announcer.faults.after = iter([True, False, False]).__next__
+    with pytest.raises(Unavailable):
+        await remembering.send(stored_samples.event(1))
+    assert len(history) == 0
+    await remembering.send(stored_samples.event(1))
+    assert len(history) == 1 and await remembering.last(stored_samples.SUBJECT) == await announcer.last(
+        stored_samples.SUBJECT
+    )
+    with pytest.raises(SendConflict):
+        await remembering.send(replace(stored_samples.event(1), at=1.0))
+    assert len(history) == 1
+
+
+async def test_memory_is_filled_again_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(rooms.asyncio, "sleep", sleep)
+    window = Window(*HOURS)
+    window.stream.failing = 12
+    await window.past.remember()
+    assert waited == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60])
+    assert [e.seq for e in window.history.of(SUBJECT)] == list(range(7, 31))
+    assert window.history.complete_since(SUBJECT) == T0 - DAY
+
+
+async def test_a_pass_that_does_not_end_in_time_is_followed_by_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sleep(seconds: float) -> None: ...
+
+    monkeypatch.setattr(rooms.asyncio, "sleep", sleep)
+    monkeypatch.setattr(rooms, "LEAST_RECALLED", 2)
+    monkeypatch.setattr(rooms, "EVENTS", 40)
+    window = Window(*HOURS)
+    window.stream.longest, window.stream.failing = 6, 1
+    await window.past.remember()
+    assert [e.seq for e in window.history.of(SUBJECT)] == [26, 27, 28, 29, 30]
+    assert (await window.events())[0] == list(range(30, 6, -1)) and len(window.stream.asked) == 1
+
+
+async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
+    async with stored_samples.real(nc) as (requests, _, _):
+        book = WrittenBook(subject(member(), name=stored_samples.SUBJECT))
+
+        def rendered(concluded: Event) -> messages.Event:
+            seq = concluded.seq
+            return event(seq, T0 - 5000 + seq, subject=stored_samples.SUBJECT).event()
+
+        def process() -> tuple[Past, Remembering]:
+            stream = EventLog(JetStream(requests), lambda: nc, stored_samples.NAMES, lambda what: None)
+            history = History(T0 - 10_000)
+            announcer = Announcer(JetStream(requests), stored_samples.NAMES, rendered)
+            return Past(Desk(book), book, history, stream, Clock()), Remembering(announcer, history, rendered)
+
+        first, telling = process()
+        for seq in range(1, 41):
+            await telling.send(stored_samples.event(seq))
+        second, _ = process()
+        await second.remember()
+        for ask in (
+            lambda past: past.events(stored_samples.SUBJECT, EventsRequest(), NOW),
+            lambda past: past.events(stored_samples.SUBJECT, EventsRequest(limit=7), NOW),
+            lambda past: past.history(stored_samples.SUBJECT, HistoryRequest(), NOW),
+        ):
+            before, again = await ask(first), await ask(second)
+            assert msgspec.json.encode(before) == msgspec.json.encode(again)
+        assert len(again.transitions) == 40
+        await nc.jetstream().purge_stream(stored_samples.NAMES.events_stream)
+        assert len((await second.events(stored_samples.SUBJECT, EventsRequest(), NOW)).events) == 40
+        third, _ = process()
+        await third.remember()
+        assert (await third.events(stored_samples.SUBJECT, EventsRequest(), NOW)).events == ()

@@ -1,0 +1,131 @@
+"""A watched literal is itself, whatever else covers it; the strictest of all that match decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from nats_backpressure.core.model import Action, Alert, ConsumerKey
+from nats_backpressure.core.subject.state import Member, Recoveries, SubjectState, Totals
+from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.protocol.patterns import covers
+from nats_backpressure.protocol.requests import ConsumerRequest, EventsRequest, GatewayRequest, HistoryRequest
+from nats_backpressure.protocol.windows import MetricsRequest
+from nats_backpressure.queries.decisions import Desk
+from nats_backpressure.queries.event_cache import History
+from nats_backpressure.queries.history import Past
+from nats_backpressure.queries.lookup import STRICTNESS, Finder
+from tests.fakes.event_log import T0, FakeEventLog, told
+from tests.fakes.view import NOW, OVERLOADED, WATCHING, WrittenBook, member, subject
+from tests.queries.test_history import Clock
+
+POLICIES = [
+    Policy(),
+    WATCHING,
+    Policy(retry_after_seconds=7),
+    Policy(admission=AdmissionRule("adaptive", floor=0.01)),
+    Policy(admission=AdmissionRule("adaptive", floor=0.4)),
+]
+VALUES: list[dict[str, Any]] = [
+    {},
+    {"pending": 5},
+    {"pending": 1500},
+    {"pending": 20_000},
+    {"inflight": 499},
+    OVERLOADED,
+]
+AGES = st.sampled_from([0.01, 12.0, 40.0])
+NAMES = ["a.b", "a.c", "a.*", "*.b", "a.>", ">", "x.y"]
+
+
+@st.composite
+def states(draw: st.DrawFn) -> list[SubjectState]:
+    """Watched subjects, literals and patterns, each with a past of its own."""
+    found: list[SubjectState] = []
+    for n, name in enumerate(draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1))):
+        policy = draw(st.sampled_from(POLICIES))
+        count = draw(st.integers(0, 2))
+        members: list[Member] = [
+            member(f"c{n}-{i}", policy=policy, age=draw(AGES), **draw(st.sampled_from(VALUES))) for i in range(count)
+        ]
+        state = subject(*members, name=name, policy=policy)
+        share = draw(st.sampled_from([1.0, 0.9, 0.5, 0.45, 0.02]))
+        assert state.record is not None
+        record = replace(
+            state.record,
+            recoveries=Recoveries(f"i{n}", NOW.wall - 9, NOW.wall - 1, n, 8.0 * n),
+            totals=Totals(n, 10 + n, 20 + n, NOW.wall - n),
+            alerts=(Alert(f"alert-{n}", "critical", "x", "firing", NOW.wall),),
+        )
+        found.append(replace(state, record=record, shedding=replace(state.shedding, ratio=share)))
+    return found
+
+
+def desk(*found: SubjectState) -> Desk:
+    return Desk(WrittenBook(*found))
+
+
+@given(states())
+async def test_all_that_is_asked_of_a_watched_subject_is_its_own(found: list[SubjectState]) -> None:
+    for state in found:
+        name, alone, among = state.subject, WrittenBook(state), WrittenBook(*found)
+        log = FakeEventLog(tuple(told(n, T0 - 1000, "active", subject=each.subject) for n, each in enumerate(found, 1)))
+        one, many = (Past(Desk(book), book, History(T0), log, Clock()) for book in (alone, among))
+        status = Desk(among).status(name, NOW)
+        same = {field: getattr(status, field) for field in ("matched", "state_keys", "event_subjects")}
+        assert status == replace(Desk(alone).status(name, NOW), **same)
+        assert Desk(among).policy(name, NOW) | {"matched": ()} == Desk(alone).policy(name, NOW) | {"matched": ()}
+        assert Desk(among).alias(name, NOW) == Desk(alone).alias(name, NOW)
+        for events in (EventsRequest(), EventsRequest(limit=1)):
+            assert await many.events(name, events, NOW) == await one.events(name, events, NOW)
+        assert await many.history(name, HistoryRequest(), NOW) == await one.history(name, HistoryRequest(), NOW)
+        assert many.recovery(name, NOW) == one.recovery(name, NOW)
+        assert many.alerts(name, NOW) == one.alerts(name, NOW)
+        assert many.metrics(name, MetricsRequest(("1m",)), NOW) == one.metrics(name, MetricsRequest(("1m",)), NOW)
+
+
+@given(states(), st.sampled_from(["a.b", "a.c"]), st.sampled_from(["low", "normal", "high", "critical"]))
+def test_no_decision_is_less_strict_than_one_of_those_that_match(
+    found: list[SubjectState], asked: str, priority: Any
+) -> None:
+    matching = [state for state in found if covers(state.subject, asked)]
+    if not matching:
+        return
+    request = GatewayRequest(priority=priority)
+    decision = desk(*found).decide_gateway(asked, request, NOW)
+    alone = [desk(state).decide_gateway(state.subject, request, NOW) for state in matching]
+
+    def strict(one: Any) -> tuple[int, float]:
+        return STRICTNESS[Action(one.action)], -one.admit_ratio
+
+    assert strict(decision) == max(map(strict, alone))
+    assert set(decision.matched) == {state.subject for state in matching}
+    pull = desk(*found).decide_consumer(asked, ConsumerRequest(), "_INBOX.a", NOW).pull
+    each = [desk(state).decide_consumer(state.subject, ConsumerRequest(), "_INBOX.a", NOW).pull for state in matching]
+    enforced = [p for p, s in zip(each, matching, strict=True) if s.policy.mode == "enforce"]
+    assert pull is not None and all(p is not None and pull.max_messages <= p.max_messages for p in enforced)
+
+
+@pytest.mark.parametrize("other", ["a.*", "a.>", "*.b", ">"])
+@pytest.mark.parametrize("values", [{}, {"pending": 1500}, OVERLOADED])
+def test_on_equal_terms_the_literal_itself_decides(other: str, values: dict[str, Any]) -> None:
+    own, covering = subject(member(**values), name="a.b"), subject(member(**values), name=other)
+    own = replace(own, record=replace(own.record, incident="mine"))
+    covering = replace(covering, record=replace(covering.record, incident="theirs"))
+    found = desk(covering, own)
+    decision = found.decide_gateway("a.b", GatewayRequest(), NOW)
+    assert (decision.incident, decision.matched) == ("mine", ("a.b", other))
+    assert Finder(WrittenBook(covering, own)).find("a.b", NOW)[0].state is own
+    assert found.decide_consumer("a.b", ConsumerRequest(), "_INBOX.a", NOW).incident == "mine"
+
+
+def test_a_literal_that_only_patterns_cover_is_shown_as_the_one_that_decides() -> None:
+    found = desk(subject(member(), name="a.*"), subject(member("d", **OVERLOADED), name="a.>"))
+    status = found.status("a.b", NOW)
+    assert (status.status, status.matched) == ("active", ("a.*", "a.>"))
+    assert [c.consumer for c in status.consumers] == [ConsumerKey("S", "d").consumer]
+    assert found.shown("a.b", NOW).state.subject == "a.>"

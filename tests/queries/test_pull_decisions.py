@@ -1,0 +1,99 @@
+"""What a consumer is told before it pulls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.protocol.messages import Pull
+from nats_backpressure.protocol.requests import ConsumerRequest
+from nats_backpressure.queries.decisions import Desk, Refused
+from tests.fakes.view import NOW, SUBJECT, WATCHING, WrittenBook, member, subject
+
+TAKE = ConsumerRequest()
+
+
+def consumer(*states: SubjectState, of: str = SUBJECT, request: ConsumerRequest = TAKE) -> Any:
+    return Desk(WrittenBook(*states)).decide_consumer(of, request, "_INBOX.a", NOW)
+
+
+def test_a_consumer_is_told_how_much_to_pull() -> None:
+    found = consumer(subject(member(inflight=450)))
+    assert (found.role, found.action, found.pull) == ("consumer", "throttle", Pull(50, 0))
+    assert (found.admit_ratio, found.retry_after_seconds, found.retry_delay_ms, found.valid_for_ms) == (1.0, 0, None, 0)
+
+
+def test_without_room_it_is_told_when_to_ask_again() -> None:
+    found = consumer(subject(member(inflight=500, ack_rate=10.0)))
+    assert (found.action, found.pull.max_messages) == ("reject", 0)
+    assert 50 <= found.pull.wait_ms <= 1000
+
+
+def test_a_queue_however_long_is_pulled_from() -> None:
+    found = consumer(subject(member(pending=20_000)))
+    assert (found.status, found.action, found.pull.max_messages) == ("active", "continue", 100)
+
+
+def test_the_least_over_the_consumers_is_answered_unless_one_is_named() -> None:
+    state = subject(member("a", inflight=450), member("b", inflight=490), member("c", stream="T"))
+    assert consumer(state).pull.max_messages == 10
+    assert consumer(state, request=ConsumerRequest(consumer="a")).pull.max_messages == 50
+    assert consumer(state, request=ConsumerRequest(stream="T")).pull.max_messages == 100
+    assert consumer(state, request=ConsumerRequest(stream="S", consumer="b")).pull.max_messages == 10
+
+
+@pytest.mark.parametrize("named", [{"consumer": "x"}, {"stream": "X"}, {"stream": "T", "consumer": "c"}])
+def test_a_consumer_nobody_knows_is_not_found(named: dict) -> None:
+    with pytest.raises(Refused) as refused:
+        consumer(subject(member("c")), request=ConsumerRequest(**named))
+    assert refused.value.code == 404
+
+
+def test_what_is_granted_is_counted_once_with_each_consumer_it_may_be_for() -> None:
+    desk = Desk(WrittenBook(subject(member("a", inflight=300), member("b", inflight=100), name="s.*"),
+                        subject(member("b", inflight=100), name="s.>")))  # fmt: skip
+    first = desk.decide_consumer("s.x", ConsumerRequest(max_messages=1000), "_INBOX.a", NOW)
+    assert first.pull.max_messages == 200
+    second = desk.decide_consumer("s.x", ConsumerRequest(max_messages=1000, consumer="b"), "_INBOX.a", NOW)
+    assert second.pull.max_messages == 200, "300 of room less the 200 that may be taken from b"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param({"inflight": 450}, "throttle", id="throttle"),
+        pytest.param({"inflight": 600}, "reject", id="reject"),
+        pytest.param({"inflight": 0}, "continue", id="continue"),
+    ],
+)
+def test_observed_consumers_pull_what_they_ask_for(values: dict, expected: str) -> None:
+    found = consumer(subject(member(policy=WATCHING, **values)))
+    assert (found.action, found.pull.max_messages, found.would) == ("continue", 100, expected)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(subject(member(inflight=900, age=11.0)), id="stale"),
+        pytest.param(subject(member(inflight=900, age=31.0)), id="unknown"),
+        pytest.param(subject(), id="without consumers"),
+        pytest.param(subject(member(inflight=900), record=None), id="not loaded"),
+        pytest.param(subject(member(inflight=None)), id="nothing to acknowledge"),
+    ],
+)
+def test_who_sees_nothing_holds_nobody_back(state: SubjectState) -> None:
+    assert consumer(state).pull == Pull(100, 0)
+
+
+def test_one_stale_consumer_opens_no_other() -> None:
+    state = subject(member("a", inflight=600), member("b", age=12.0))
+    assert consumer(state, request=ConsumerRequest(consumer="a")).action == "reject"
+    assert consumer(state, request=ConsumerRequest(consumer="b")).action == "continue"
+
+
+def test_in_a_crowd_the_fullest_decide() -> None:
+    state = subject(*(member(f"c{n}", inflight=n) for n in range(400)), member("full", inflight=495))
+    assert consumer(state).pull.max_messages == 5
+    assert consumer(state, request=ConsumerRequest(consumer="c1")).pull.max_messages == 100

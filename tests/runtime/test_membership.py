@@ -1,0 +1,266 @@
+"""The class of defects in one property: whatever happens to consumers, watch and process, nothing that is not read
+holds a subject for longer than its limit, and nothing that is there and only unreadable is taken out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.config.settings import Observe
+from nats_backpressure.core import watch_filter
+from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Status
+from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.status.freshness import vouched
+from nats_backpressure.core.subject.inputs import (
+    Act,
+    Begun,
+    Forget,
+    Load,
+    Loaded,
+    Publish,
+    Removed,
+    Sent,
+    Write,
+    Written,
+)
+from nats_backpressure.core.subject.next_record import worst
+from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.policy.schema import Guard
+from nats_backpressure.runtime.poller import Sweep
+from nats_backpressure.runtime.subjects import Ledger
+from tests.fakes.observer import FakeClock, FakeJetStream
+
+STALE, UNKNOWN = 1.0, 3.0
+OBSERVE = Observe(stale_after_seconds=STALE, unknown_after_seconds=UNKNOWN, min_interval_ms=100, max_interval_ms=100)
+POLICY = PolicyEntry((">",), ("*",), (("pending.warn", 1), ("pending.critical", 2), ("pending.overload", 3)))
+KEYS = [ConsumerKey("S", "a"), ConsumerKey("S", "b"), ConsumerKey("T", "a")]
+WATCHES = [[Watch("*")], [Watch("*", ("a",))], [Watch("S")], [Watch("T", ("b",)), Watch("S", ("b",))]]
+KINDS = {
+    "counts": ConsumerConfig(),
+    "acknowledges nothing": ConsumerConfig(ack_policy="none"),
+    "ephemeral": ConsumerConfig(durable=False),
+}
+AWAY = ["hidden", "unreadable", "unnamed"]
+
+
+class World:
+    """Streams that outlive every process that reads them, and what these processes stored."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.js = FakeJetStream(self.clock)
+        for stream in ("S", "T"):
+            self.js.add_stream(stream, (f"{stream}.x", f"{stream}.y"))
+            for subject in ("x", "y"):
+                self.js.publish(stream, f"{stream}.{subject}", 10)
+        self.stored: dict[str, tuple[Record, int]] = {}
+        self.watch = WATCHES[0]
+        self.start()
+
+    def start(self) -> None:
+        """Another process, which knows what is stored and nothing else."""
+        self.acts: deque[Act] = deque()
+        rules = Rulebook((POLICY,), Guard(), False)
+        self.ledger = Ledger(self.clock, OBSERVE, rules, "w", self.acts.append, lambda subject: 0.1, self._swept)
+        self.sweep = Sweep(
+            self.js,
+            self.clock,
+            self.ledger,
+            rules,
+            Budget(0.1, 0.1, 1000, 1),
+            self.watch,
+            (),
+            stale_after=STALE,
+            count=lambda what: None,
+            on_streams=lambda reading: None,
+            on_read=lambda took: None,
+        )
+        for subject, (record, revision) in self.stored.items():
+            self.ledger.open(subject)
+            self.ledger.feed(subject, Loaded(record, revision))
+        self.answer()
+
+    def _swept(self) -> float | None:
+        return self.sweep.swept_at
+
+    def answer(self) -> None:
+        while self.acts:
+            match self.acts.popleft():
+                case Load(subject):
+                    known = self.stored.get(subject)
+                    self.ledger.feed(subject, Loaded(*known) if known else Begun("e"))
+                case Write(subject, writing):
+                    revision = writing.expected + 1
+                    self.stored[subject] = writing.record, revision
+                    self.ledger.feed(subject, Written(writing.nonce, revision))
+                case Publish(subject, event):
+                    self.ledger.feed(subject, Sent(event.id))
+                case Forget(subject):
+                    self.ledger.feed(subject, Removed())
+
+    def under(self, key: ConsumerKey) -> tuple[str, ...]:
+        """The subjects a consumer counts under, by what is so."""
+        consumer = self.js.all[key.stream].consumers.get(key.consumer)
+        if consumer is None:
+            return ()
+        found = watch_filter.counts_under(key, consumer.config, self.js.all[key.stream].subjects, self.watch, ())
+        return () if isinstance(found, str) else found
+
+    def members(self) -> set[tuple[ConsumerKey, str]]:
+        return {(key, subject) for subject, state in self.ledger.states.items() for key in state.members}
+
+    async def look(self) -> None:
+        """One round of readings, with those one by one that follow; and what must hold after it."""
+        before = self.members()
+        down, away = self.js.down is not None, self.js.hidden | self.js.unreadable | self.js.unnamed
+        if not down:
+            self.sweep.discover(await self.js.streams())
+        tried = set(self.sweep.lanes)
+        for lane in tuple(self.sweep.lanes.values()):
+            if await self.sweep.attempt(lane) and not lane.retry:
+                await self.sweep.read_singly(lane, sorted(lane.silent))
+        self.answer()
+        after = self.members()
+        for key, subject in before:
+            exists = key.consumer in self.js.all[key.stream].consumers
+            named = watch_filter.name_chosen(key, self.watch, ())
+            if exists and named and (down or key in away & self.js.silent):
+                assert (key, subject) in after, "what is there and could not be read stays"
+        for key, subject in after:
+            chosen = watch_filter.name_chosen(key, self.watch, ())
+            assert chosen or key.stream not in tried, "a name the watch leaves out is out, answered for or not"
+            if not down:
+                shown = key.consumer in self.js.all[key.stream].consumers and key not in away
+                assert not shown or subject in self.under(key), "what was answered for and does not count is out"
+
+    async def live(self, seconds: float) -> None:
+        """Time in which what can be read is read."""
+        for _ in range(round(seconds / 0.5)):
+            await self.pass_time(0.5)
+            await self.look()
+            self.check()
+
+    async def pass_time(self, seconds: float) -> None:
+        for _ in range(max(1, round(seconds / 0.5))):
+            self.clock.advance(min(seconds, 0.5))
+            self.ledger.tick()
+            self.answer()
+            self.check()
+
+    def check(self) -> None:
+        """Whoever holds a subject above inactive was read, or restored, within the limit."""
+        now = self.clock.now().mono
+        for state in self.ledger.states.values():
+            speaks = worst(state.members.values())
+            if state.record is None or state.record.lost or speaks is None or speaks.status <= Status.INACTIVE:
+                continue
+            proved = vouched(state.members.values())
+            assert proved is not None and now - proved < UNKNOWN, (speaks.key, proved, now)
+
+    async def settled(self) -> None:
+        """Once everything can be read, members are who counts, and nobody else, within two looks a second apart."""
+        self.js.down, self.js.incomplete = None, False
+        for away in AWAY:
+            getattr(self.js, away).clear()
+        self.js.silent.clear()
+        for _ in range(3):
+            await self.look()
+            self.clock.advance(1.1)
+        assert self.members() == {(key, subject) for key in KEYS for subject in self.under(key)}
+        read = [state.record for state in self.ledger.states.values() if state.members]
+        assert not any(record and record.stale for record in read)
+
+
+keys = st.sampled_from(KEYS)
+MOVES: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
+    st.tuples(st.just("make"), keys, st.sampled_from("xy"), st.sampled_from(sorted(KINDS)), st.booleans()),
+    st.tuples(st.just("delete"), keys),
+    st.tuples(st.just("away"), keys, st.sampled_from(AWAY), st.booleans()),
+    st.tuples(st.just("back"), keys),
+    st.tuples(st.just("down"), st.booleans()),
+    st.tuples(st.just("incomplete"), st.booleans()),
+    st.tuples(st.just("watch"), st.sampled_from(WATCHES)),
+    st.tuples(st.just("restart")),
+    st.tuples(st.just("wait"), st.sampled_from([0.2, 1.1, 2.5, 4.0])),
+    st.tuples(st.just("live"), st.sampled_from([1.5, 4.0])),
+)
+
+
+async def make(world: World, key: ConsumerKey, subject: str, kind: str, calm: bool) -> None:
+    config = KINDS[kind]
+    world.js.add_consumer(
+        key, ConsumerConfig(durable=config.durable, ack_policy=config.ack_policy, filters=(f"{key.stream}.{subject}",))
+    )
+    if calm:
+        world.js.of(key).skip_to(20)
+
+
+async def delete(world: World, key: ConsumerKey) -> None:
+    world.js.all[key.stream].consumers.pop(key.consumer, None)
+
+
+async def away(world: World, key: ConsumerKey, how: str, silent: bool) -> None:
+    getattr(world.js, how).add(key)
+    (world.js.silent.add if silent else world.js.silent.discard)(key)
+
+
+async def back(world: World, key: ConsumerKey) -> None:
+    for how in (*AWAY, "silent"):
+        getattr(world.js, how).discard(key)
+
+
+async def down(world: World, off: bool) -> None:
+    world.js.down = "away" if off else None
+
+
+async def incomplete(world: World, so: bool) -> None:
+    world.js.incomplete = so
+
+
+async def watch(world: World, entries: list[Watch]) -> None:
+    world.watch = entries
+    world.start()
+
+
+async def restart(world: World) -> None:
+    world.start()
+
+
+DO: dict[str, Callable[..., Any]] = {
+    "make": make,
+    "delete": delete,
+    "away": away,
+    "back": back,
+    "down": down,
+    "incomplete": incomplete,
+    "watch": watch,
+    "restart": restart,
+    "wait": World.pass_time,
+    "live": World.live,
+}
+
+
+@given(st.lists(st.tuples(MOVES, st.booleans()), min_size=5, max_size=40))
+def test_nothing_that_is_not_read_holds_a_subject_and_nothing_unreadable_is_taken_out(
+    moves: list[tuple[tuple[Any, ...], bool]],
+) -> None:
+    async def play() -> None:
+        world = World()
+        for key in KEYS:
+            await make(world, key, "x", "counts", calm=key.consumer == "b")
+        await world.look()
+        for (what, *arguments), looked in moves:
+            await DO[what](world, *arguments)
+            if looked:
+                await world.look()
+        await world.settled()
+
+    asyncio.run(play())

@@ -1,0 +1,20 @@
+"""What goes on in the background while a test looks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from nats_backpressure.runtime.tasks import ended
+
+
+@asynccontextmanager
+async def meanwhile(*works: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """These run until the block ends."""
+    tasks = {asyncio.create_task(work) for work in works}
+    try:
+        yield
+    finally:
+        await ended(tasks)

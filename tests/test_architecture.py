@@ -1,0 +1,129 @@
+"""Who may import whom. The rules name folders, so a new file needs no entry here."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sidecar" / "nats_backpressure"
+OURS = "nats_backpressure"
+
+LAYERS = [{"cli"}, {"app"}, {"adapters"}, {"queries", "recording"}, {"runtime"}, {"core"}, {"policy"}, {"config"}]
+"""From the top down. A folder imports itself and what is below it; folders side by side do not know each other.
+`protocol` is below all; `client` knows it only, and `demo` only these two."""
+RANK = {folder: rank for rank, folders in enumerate(LAYERS) for folder in folders}
+PURE = {
+    *("__future__", "collections", "dataclasses", "datetime", "enum", "functools", "itertools", "math", "re"),
+    *("string", "typing", "zlib", "msgspec"),
+}
+"""What may be imported where nothing happens but by value."""
+NATS_BOTTOM = {"connection", "api", "api_types", "kv"}
+"""What the NATS adapters have in common."""
+KEPT_TO = {
+    "nats": ("adapters.nats", "adapters.embedded_server", "client", "demo"),
+    "prometheus_client": ("adapters.prometheus",),
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {
+                f"{node.module}.{alias.name}" if _is_module(node.module, alias.name) else node.module
+                for alias in node.names
+            }
+    return names
+
+
+def _is_module(package: str, name: str) -> bool:
+    folder = PACKAGE.parent.joinpath(*package.split("."))
+    return (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists()
+
+
+def ours(path: Path) -> set[str]:
+    return {name.removeprefix(f"{OURS}.") for name in imported(path) if name.startswith(f"{OURS}.")}
+
+
+def outside(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)} - {OURS}
+
+
+def under(*folders: str) -> list[Path]:
+    return [path for path in FILES if name_of(path).startswith(folders)]
+
+
+def folder(name: str) -> str:
+    return name.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_run_downwards(path: Path) -> None:
+    me = folder(name_of(path))
+    if me in RANK:
+        wrong = {m for m in ours(path) if folder(m) != me and folder(m) in RANK and RANK[folder(m)] <= RANK[me]}
+        wrong |= {m for m in ours(path) if folder(m) in ("client", "demo") and me != "cli"}
+    else:
+        allowed = {"protocol": (), "client": ("protocol",), "demo": ("client", "protocol")}.get(me, ("cli",))
+        wrong = {m for m in ours(path) if folder(m) != me and folder(m) not in allowed}
+    assert not wrong, f"{name_of(path)} imports {sorted(wrong)}, which stands above it or beside it"
+
+
+@pytest.mark.parametrize("path", under("core.signals", "core.status", "core.admission"), ids=name_of)
+def test_signals_status_and_admission_know_each_other_by_the_model_only(path: Path) -> None:
+    me = ".".join(name_of(path).split(".")[:2])
+    wrong = {m for m in ours(path) if m.startswith("core.") and not m.startswith((me, "core.model"))}
+    assert not wrong, f"{name_of(path)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("path", under("protocol", "policy", "core"), ids=name_of)
+def test_what_decides_knows_no_world(path: Path) -> None:
+    assert outside(path) <= PURE, f"{name_of(path)} imports {sorted(outside(path) - PURE)}"
+    calls = {
+        n.func.attr
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+    }
+    assert not calls & {"now", "utcnow", "today"}, f"{name_of(path)} asks for the time: it is an argument"
+
+
+@pytest.mark.parametrize("path", under("adapters"), ids=name_of)
+def test_an_adapter_knows_no_other(path: Path) -> None:
+    me = name_of(path).removeprefix("adapters.")
+    home = me.split(".")[0]
+    others = {m.removeprefix("adapters.") for m in ours(path) if m.startswith("adapters.")} - {me}
+    shared = {f"nats.{name}" for name in NATS_BOTTOM} if home == "nats" else set()
+    wrong = {m for m in others if m not in shared and not (home == "prometheus" and m.startswith("prometheus"))}
+    assert not wrong, f"{name_of(path)} imports {sorted(wrong)}"
+    if me in shared:
+        assert not others - shared, f"{name_of(path)} is shared, and may import no adapter that is not"
+
+
+@pytest.mark.parametrize("path", under("client"), ids=name_of)
+def test_the_client_needs_nats_and_msgspec_only(path: Path) -> None:
+    brought = outside(path) - set(sys.stdlib_module_names) - {"nats", "msgspec"}
+    assert not brought, f"{name_of(path)} brings {sorted(brought)} to whoever imports it"
+
+
+@pytest.mark.parametrize("library", KEPT_TO)
+def test_a_library_of_the_world_stays_in_its_adapter(library: str) -> None:
+    users = {name_of(path) for path in FILES if library in outside(path)}
+    wrong = {name for name in users if not name.startswith(KEPT_TO[library])}
+    assert not wrong, f"{library} is imported by {sorted(wrong)}"
+
+
+def test_there_are_three_loose_files() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "app.py"}

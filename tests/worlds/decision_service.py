@@ -1,0 +1,58 @@
+"""A decision service that answers what a test tells it to, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from tests.worlds.state_bucket import SUBJECT
+
+GATEWAY = {"subject": SUBJECT, "role": "gateway", "status": "active", "action": "reject", "retry_after_seconds": 30}
+Answer = dict[str, Any] | bytes | str | None
+"""An object, raw bytes, the code of a service error, or silence."""
+
+
+class Service:
+    """`async with Service(nc) as service:` answers while inside; `answer` says what, `delay` when."""
+
+    def __init__(self, nc: Client, answer: Callable[[dict[str, Any]], Answer] = lambda _: GATEWAY) -> None:
+        self.nc, self.answer, self.delay = nc, answer, 0.0
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self._subscription: Subscription | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self.nc.subscribe("backpressure.v1.decide.>", cb=self._heard)
+        await self.nc.request("$JS.API.INFO")  # proof that the server knows the subscription
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._subscription is not None
+        await self._subscription.unsubscribe()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _heard(self, message: Msg) -> None:
+        task = asyncio.create_task(self._reply(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reply(self, message: Msg) -> None:
+        request = json.loads(message.data)
+        self.asked.append((message.subject.removeprefix("backpressure.v1.decide."), request))
+        answer = self.answer(request)
+        await asyncio.sleep(self.delay)
+        if answer is None:
+            return
+        headers = {"Nats-Service-Error-Code": answer, "Nats-Service-Error": "why"} if isinstance(answer, str) else None
+        data = json.dumps(answer).encode() if isinstance(answer, dict) else answer if isinstance(answer, bytes) else b""
+        with suppress(Exception):  # the test may be over
+            await self.nc.publish(message.reply, data, headers=headers)

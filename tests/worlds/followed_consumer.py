@@ -1,0 +1,114 @@
+"""One consumer of a real server followed from sample to sample, as the sweep does it, with time in the test's hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+from msgspec import Struct
+from nats.aio.client import Client
+
+from nats_backpressure.adapters.nats.advisories import Advisories
+from nats_backpressure.core.model import ConsumerKey, Diagnosis, Reading, Sample
+from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
+from tests.fakes.observer import FakeClock
+from tests.support.servers import NatsServer
+from tests.worlds.both_servers import SETTLES_WITHIN, Direct, RealWorld
+
+C = ConsumerKey("S", "c")
+
+
+class Answer(Struct):
+    data: bytes
+
+
+class Doctored(Direct):
+    """The test's own client, and a lie: `change` may alter every page of consumers before it is read."""
+
+    change: Callable[[dict[str, Any]], None] | None = None
+    between: Callable[[], Awaitable[object]] | None = None
+    """What happens after the consumers were sampled and before the stream is looked at."""
+
+    async def request(self, subject: str, payload: bytes, seconds: float) -> Any:
+        if self.between is not None and ".STREAM.INFO." in subject:
+            await self.between()
+        answer = await super().request(subject, payload, seconds)
+        if self.change is None or ".CONSUMER.LIST." not in subject:
+            return answer
+        page = json.loads(answer.data)
+        self.change(page)
+        return Answer(json.dumps(page).encode())
+
+
+class Following:
+    """A world with one stream `S`, and what is made of its consumer `c`. Each reading comes a second after the last."""
+
+    def __init__(self, server: NatsServer, client: Client) -> None:
+        self.clock = FakeClock()
+        self.line = Doctored(client)
+        self.world = RealWorld(client, server.version, clock=self.clock, connection=self.line)
+        self.track = Track()
+        self.hints: list[Hint] = []
+
+    async def sample(self) -> Sample:
+        return next(s for s in (await self.world.observer.consumers("S")).samples if s.key == C)
+
+    async def take(self, after: float = 1.0) -> Reading | str:
+        self.clock.advance(after)
+        found = await self.world.observer.consumers("S")
+        return self.track.take(next(s for s in found.samples if s.key == C), found.look)
+
+    async def read(self, after: float = 1.0) -> Reading:
+        reading = await self.take(after)
+        assert isinstance(reading, Reading), reading
+        return reading
+
+    async def says(self, *, within: int = 8) -> Diagnosis | None:
+        """What is said after so many readings in which nothing else happens."""
+        return [(await self.read()).diagnosis for _ in range(within)][-1]
+
+    async def work(self, n: int) -> None:
+        """A worker takes n messages and acknowledges them."""
+        await self.world.ack(C, *(await self.world.pull(C, n)))
+
+    async def until(self, holds: Callable[[Sample], bool]) -> None:
+        """Wait until the server shows it: what was sent without an answer takes effect a moment later."""
+        deadline = time.monotonic() + SETTLES_WITHIN
+        while not holds(sample := await self.sample()):
+            assert time.monotonic() < deadline, sample
+            await asyncio.sleep(0.005)
+
+    async def heard(self, kind: type[Hint]) -> None:
+        """Wait until an advisory of this kind came."""
+        deadline = time.monotonic() + SETTLES_WITHIN
+        while not any(isinstance(hint, kind) for hint in self.hints):
+            assert time.monotonic() < deadline, self.hints
+            await asyncio.sleep(0.005)
+
+    def hear(self, hint: Hint) -> None:
+        self.hints.append(hint)
+        now = self.clock.now()
+        match hint:
+            case AckSeen():
+                self.track.ack_seen(hint.seconds, hint.deliveries, now)
+            case Nak():
+                self.track.nak_seen(now)
+            case MaxDeliveries() | Terminated():
+                self.track.dropped_seen(now)
+
+
+@asynccontextmanager
+async def following(server: NatsServer) -> AsyncIterator[Following]:
+    hands, ears = await nats.connect(server.url), await nats.connect(server.url)
+    found = Following(server, hands)
+    await Advisories(found.clock, found.hear, lambda what: None).listen(ears)
+    await ears.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
+    yield found
+    for client in (hands, ears):
+        await client.close()

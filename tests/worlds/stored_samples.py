@@ -1,0 +1,111 @@
+"""States, events and a connection that loses answers, for the tests of what is stored and told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.event_publisher import Announcer
+from nats_backpressure.adapters.nats.resources import Resources
+from nats_backpressure.adapters.nats.state_store import StateStore
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model import Event, EventType, Now, Status
+from nats_backpressure.core.subject.next_record import event_id
+from nats_backpressure.core.subject.state import Record, SubjectState, Writing
+from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.queries import serialize
+from nats_backpressure.runtime.ports import Unavailable
+
+NAMES = Names()
+SUBJECT = "orders.*.created"
+
+
+class Requests:
+    """The connection as these edges see it."""
+
+    def __init__(self, nc: Client) -> None:
+        self.nc = nc
+        self.lose = 0
+        """How many of the next answers to a write are forgotten after it was applied."""
+        self.refuse = 0
+        """The code with which the next write is refused, unapplied: a cluster's, which one server never gives."""
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
+        """Done once, just before the next write."""
+        self.written: list[tuple[str, bytes, dict[str, str] | None]] = []
+
+    async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
+        write = subject.startswith("backpressure.") or "$KV." in subject
+        if write:
+            self.written.append((subject, payload, headers))
+            first, self.meanwhile = self.meanwhile, None
+            if first is not None:
+                await first()
+            code, self.refuse = self.refuse, 0
+            if code:
+                return Msg(self.nc, data=json.dumps({"error": {"code": 409, "err_code": code}}).encode())
+        try:
+            reply = await self.nc.request(subject, payload, timeout=2, headers=headers)
+        except nats.errors.Error as error:
+            raise Unavailable(f"{subject}: {error}") from error
+        if self.lose and write:
+            self.lose -= 1
+            raise Unavailable("the answer was lost")
+        return reply
+
+
+class Paper:
+    """Just enough of a book to render a state."""
+
+    settings = Settings()
+
+    def interval(self, subject: str) -> float:
+        return 0.1
+
+
+def value(record: Record, nonce: str) -> bytes:
+    state = SubjectState(subject=record.subject, policy=Policy(), deadline=0.0, record=record)
+    return serialize.state_value(state, Writing(record, 0, nonce), Paper(), Now(1.0, 1.0))  # type: ignore[arg-type]
+
+
+def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: Status = Status.ACTIVE) -> Event:
+    return Event(
+        id=event_id(SUBJECT, epoch, seq),
+        type=kind,
+        subject=SUBJECT,
+        at=1_800_000_000.0,
+        epoch=epoch,
+        seq=seq,
+        incident="e-1",
+        was=Status.INACTIVE,
+        now=to,
+        reasons=("pending",),
+        pressure=1.5,
+        reading=None,
+        marks=None,
+        retry_after=30,
+        admit_ratio=0.0,
+    )
+
+
+def announcer_of(requests: Requests, instance: str = "here") -> Announcer:
+    """What tells events: another one stands for another process."""
+    return Announcer(JetStream(requests), NAMES, lambda told: serialize.event(told, instance))
+
+
+@asynccontextmanager
+async def real(nc: Client, prefix: str = "$JS.API") -> AsyncIterator[tuple[Requests, StateStore, Announcer]]:
+    requests = Requests(nc)
+    js = JetStream(requests, prefix)
+    await Resources(js, NAMES, 1, 604_800, True).ensure()
+    store = StateStore(js, NAMES, lambda what: None, lambda: nc)
+    yield requests, store, Announcer(js, NAMES, lambda told: serialize.event(told, "here"))
+
+
+RECORD = Record(SUBJECT, "e", seq=1, status=Status.ACTIVE, told=Status.ACTIVE, unsent=(event(1),))
