@@ -11,12 +11,25 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sidecar" / "nats_backpressure"
 OURS = "nats_backpressure"
 
-LAYERS = [{"cli"}, {"app"}, {"adapters"}, {"queries", "recording"}, {"runtime"}, {"core"}, {"policy"}, {"config"}]
+LAYERS = [
+    *({"cli"}, {"app"}, {"adapters"}, {"queries", "recording"}, {"runtime"}, {"core"}, {"config"}, {"policy"}),
+]
 """From the top down. A folder imports itself and what is below it; folders side by side do not know each other.
-`protocol` is below all; `client` knows it only, and `demo` only these two."""
+Settings carry policies, so `config` stands above `policy`. `protocol` is below all; `client` knows it only, and `demo` only these two."""
 RANK = {folder: rank for rank, folders in enumerate(LAYERS) for folder in folders}
 PURE = {
-    *("__future__", "collections", "dataclasses", "datetime", "enum", "functools", "itertools", "math", "re"),
+    *(
+        "__future__",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "enum",
+        "functools",
+        "hashlib",
+        "itertools",
+        "math",
+        "re",
+    ),
     *("string", "typing", "zlib", "msgspec"),
 }
 """What may be imported where nothing happens but by value."""

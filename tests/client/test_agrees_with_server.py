@@ -11,12 +11,14 @@ from msgspec.structs import replace
 from nats_backpressure.client.admission import Limits, ruling
 from nats_backpressure.client.values import Known
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model import Action, Now
+from nats_backpressure.core.model import Verdict
 from nats_backpressure.core.status.freshness import limits
 from nats_backpressure.core.subject.next_record import worst
-from nats_backpressure.core.subject.state import SubjectState, Verdict, Writing
+from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.requests import GatewayRequest
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import Desk
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, after, member, subject

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerKey, Now, Reading, Status
+from nats_backpressure.core.model import Reading
 from nats_backpressure.core.time_windows import MEASURES, SLOTS, TIERS, Aggregate
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
 
 KEY = ConsumerKey("S", "c")
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core import read_plan, watch_filter
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey
+from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.protocol.values import ConsumerKey
 
 ALL = [Watch("*")]
 OURS = frozenset({"BACKPRESSURE_EVENTS", "KV_backpressure_state"})

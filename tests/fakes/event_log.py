@@ -9,8 +9,8 @@ import msgspec
 
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.protocol import messages, timestamps
-from nats_backpressure.queries.event_cache import Kept, kept
-from nats_backpressure.runtime.ports import Page, Unavailable, Wanted
+from nats_backpressure.queries.event_cache import kept
+from nats_backpressure.runtime.ports import Kept, Page, Unavailable, Wanted
 
 SUBJECT = "orders.*.created"
 T0 = 1_767_225_600_000

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Now, Retention, Sample, StreamLook
+from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.protocol.patterns import covers
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     ConsumerGone,
     ConsumersReading,

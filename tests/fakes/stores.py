@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nats_backpressure.core.model import Event, EventType, Status
+from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.next_record import refusal
-from nats_backpressure.core.subject.state import Rejection
 from nats_backpressure.core.subject.stored_state import record_of
+from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import Conflict, SendConflict, Stored, Told, Unavailable, Unpublishable
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Action, ConsumerKey, Now, Reading, Status, StreamLook
+from nats_backpressure.core.model import Latches, Member, Reading, StreamLook, Verdict
 from nats_backpressure.core.status import latches as machine
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.subject.next_record import worst as worst_of
-from nats_backpressure.core.subject.state import Latches, Member, Record, SubjectState, Verdict
+from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.policy.active import Rulebook
 from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, ConsumerKey, Status
 
 NOW = Now(1000.0, 1_767_225_600.0)
 """New Year's midnight of 2026, UTC."""

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.config.validation import Problem
-from nats_backpressure.core.model import ConsumerKey, Override
 from nats_backpressure.policy.external import LARGEST_VALUE, THEIRS, bucket_entry, metadata_entry, override_entry
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import Layers
-from nats_backpressure.policy.schema import Guard, PendingRule, Policy
+from nats_backpressure.policy.schema import Guard, Override, PendingRule, Policy
+from nats_backpressure.policy.validation import Problem
+from nats_backpressure.protocol.values import ConsumerKey
 from tests.support.policies import entry
 
 FILE = Layers([entry("a.>", pending={"warn": 20, "critical": 300, "overload": 5000})])

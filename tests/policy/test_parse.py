@@ -4,8 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.config.validation import LIMIT, Problems
-from nats_backpressure.core.model import Diagnosis, Now, Override
 from nats_backpressure.policy.parse import (
     check_inherited,
     over_default,
@@ -14,7 +12,10 @@ from nats_backpressure.policy.parse import (
     plain,
     validate_document,
 )
-from nats_backpressure.policy.schema import AdmissionRule, AlertRule, InflightRule, PendingRule, Policy, When
+from nats_backpressure.policy.schema import AdmissionRule, AlertRule, InflightRule, Override, PendingRule, Policy, When
+from nats_backpressure.policy.validation import LIMIT, Problems
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Diagnosis
 from tests.support.policies import entry
 
 JSON = st.recursive(

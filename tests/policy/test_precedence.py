@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerKey, Now, Override
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, plain
 from nats_backpressure.policy.precedence import Layers
-from nats_backpressure.policy.schema import Guard, InflightRule, PendingRule, Policy, in_force
+from nats_backpressure.policy.schema import Guard, InflightRule, Override, PendingRule, Policy, in_force
 from nats_backpressure.protocol.patterns import covers, specificity
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 from tests.support.policies import SIGNALS, entries, entry
 
 R1 = ConsumerKey("S", "r1")

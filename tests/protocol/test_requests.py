@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import EventType
 from nats_backpressure.protocol.requests import (
     AliasRequest,
     BadRequest,
@@ -21,6 +20,7 @@ from nats_backpressure.protocol.requests import (
     NoRequest,
     parse,
 )
+from nats_backpressure.protocol.values import EventType
 
 KINDS = (GatewayRequest, ConsumerRequest, ListRequest, AliasRequest, EventsRequest, HistoryRequest, NoRequest)
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Now
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.requests import GatewayRequest
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.decisions import MATCHED_SHOWN, Desk, Refused
 from nats_backpressure.queries.lookup import matches, tree
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WATCHING, WrittenBook, after, member, subject

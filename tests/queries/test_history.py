@@ -14,11 +14,13 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import JetStream
 from nats_backpressure.adapters.nats.event_publisher import Announcer
 from nats_backpressure.adapters.nats.event_reader import EventLog
-from nats_backpressure.core.model import Alert, Event, EventType, Now, Status
+from nats_backpressure.core.model import Alert, Event
 from nats_backpressure.core.subject.state import Recoveries, Totals
 from nats_backpressure.core.time_windows import Measure, View
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import BadRequest, EventsRequest, HistoryRequest
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.protocol.windows import MetricsRequest
 from nats_backpressure.queries import history as rooms
 from nats_backpressure.queries.decisions import Desk, Refused

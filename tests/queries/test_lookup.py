@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerKey
 from nats_backpressure.core.subject.state import Recoveries, Writing
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.requests import ListRequest
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import Desk, validate_policy
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WrittenBook, member, subject

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Now, Sample, StreamLook
+from nats_backpressure.core.model import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.signals.window import Quantiles
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording import decoder, encoder
 from nats_backpressure.recording import hint_batch as hints
 from nats_backpressure.recording.decoder import Heard, Longhand, Missing, Observation, Observed, Single

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings, WatchEntry
-from nats_backpressure.core.model import ConsumerConfig, Event, Now, Override
+from nats_backpressure.core.model import ConsumerConfig, Event
 from nats_backpressure.core.watch_filter import Watch
 from nats_backpressure.policy.parse import OverrideEntry, document, parse_entry
 from nats_backpressure.policy.precedence import Entry, Sources
-from nats_backpressure.policy.schema import Guard
+from nats_backpressure.policy.schema import Guard, Override
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording import policies
 from nats_backpressure.recording.decoder import Longhand
 from nats_backpressure.recording.format import Bad, Begun, Consumer, Line, NoRecording, Rule, Rules, lines

@@ -10,8 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Observe, Settings, WatchEntry
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Event, EventType, Now, Status
+from nats_backpressure.core.model import ConsumerConfig, Event
 from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from nats_backpressure.recording.compare import Difference, Differences
 from nats_backpressure.recording.decoder import Heard, Missing
 from nats_backpressure.recording.format import Consumer, Hinted, Line, ReadDone, Sampled, Shape, StreamMissing

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nats_backpressure.config.settings import Observe
 from nats_backpressure.core import watch_filter
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Status
+from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.status.freshness import vouched
 from nats_backpressure.core.subject.inputs import (
@@ -34,6 +34,7 @@ from nats_backpressure.core.watch_filter import Watch
 from nats_backpressure.policy.active import Rulebook
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
+from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.poller import Sweep
 from nats_backpressure.runtime.subjects import Ledger
 from tests.fakes.observer import FakeClock, FakeJetStream

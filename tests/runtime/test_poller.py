@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Diagnosis, Reading
+from nats_backpressure.core.model import ConsumerConfig, Reading
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import Terminated
 from nats_backpressure.runtime.service import Service
 from tests.runtime.test_service import KEY, SUBJECT, World

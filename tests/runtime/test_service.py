@@ -14,10 +14,12 @@ import pytest
 from msgspec.structs import replace as replaced
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, EventType, Status
+from nats_backpressure.core.model import ConsumerConfig
+from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
+from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.runtime.clock import SystemClock
-from nats_backpressure.runtime.ports import PolicySnapshot, PolicyValue, Unavailable
+from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.service import Service
 from tests.fakes.observer import FakeJetStream
 from tests.fakes.stores import STATUS_EVENTS, FakeAnnouncer, FakeStateStore

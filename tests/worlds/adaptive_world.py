@@ -11,11 +11,12 @@ from typing import Any
 
 from nats_backpressure.core.admission import adaptive
 from nats_backpressure.core.admission.gateway_reports import heard
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Now, Sample, Status, StreamLook
+from nats_backpressure.core.model import ConsumerConfig, Latches, Sample, StreamLook
 from nats_backpressure.core.signals.tracker import Track
 from nats_backpressure.core.status import latches, thresholds
-from nats_backpressure.core.subject.state import Latches
 from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
 
 KEY = ConsumerKey("S", "c")
 TICK = 0.01

@@ -13,7 +13,9 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from nats_backpressure.adapters.nats.observer import ConsumerInfo, Requester
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Now, Retention
+from nats_backpressure.core.model import ConsumerConfig, Retention
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.ports import Observer
 from tests.fakes.observer import FakeJetStream

@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nats_backpressure.core.model import Reading, Status
+from nats_backpressure.core.model import NOTHING, Reading
 from nats_backpressure.core.signals.tracker import Track
 from nats_backpressure.core.subject.inputs import Joined, Read, Tick
-from nats_backpressure.core.subject.state import NOTHING, Record
+from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.values import Status
 from tests.core.signals.test_tracker import KEY, Consumer
 from tests.core.subject.test_step import World
 

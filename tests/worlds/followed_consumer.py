@@ -14,8 +14,9 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.advisories import Advisories
-from nats_backpressure.core.model import ConsumerKey, Diagnosis, Reading, Sample
+from nats_backpressure.core.model import Reading, Sample
 from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
 from tests.fakes.observer import FakeClock
 from tests.support.servers import NatsServer

@@ -15,11 +15,13 @@ from nats_backpressure.adapters.nats.event_publisher import Announcer
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import StateStore
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Event, EventType, Now, Status
+from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.runtime.ports import Unavailable
 

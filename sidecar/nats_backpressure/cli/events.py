@@ -14,12 +14,12 @@ import msgspec
 from nats_backpressure.cli.command import jetstream, read, talk
 from nats_backpressure.cli.options import Target, asks, past, subject
 from nats_backpressure.cli.output import because, cell, note, plain, print_json
-from nats_backpressure.core.model import EventType
 from nats_backpressure.protocol.history import Events
 from nats_backpressure.protocol.messages import Event, Status
 from nats_backpressure.protocol.subjects import encode
-from nats_backpressure.queries.event_cache import Kept, kept
-from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.protocol.values import EventType
+from nats_backpressure.queries.event_cache import kept
+from nats_backpressure.runtime.ports import Kept, Unavailable
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import Line

@@ -16,13 +16,14 @@ from nats_backpressure.cli.command import jetstream, statuses
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import note
 from nats_backpressure.cli.policy_edit import Place
+from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES, override_entry
 from nats_backpressure.policy.guard import OPEN
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, parse_entry
 from nats_backpressure.policy.precedence import Index
 from nats_backpressure.protocol.messages import Status
 from nats_backpressure.protocol.patterns import BadTail, covers, decode
-from nats_backpressure.runtime.ports import PolicyValue, Unavailable
+from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import Line

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.config.nats import Nats, check, with_environment
-from nats_backpressure.config.validation import Problems
+from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.protocol.subjects import Names
 

@@ -16,7 +16,7 @@ from nats_backpressure.cli.output import FIELDS, fields, grid, print_json
 from nats_backpressure.cli.policy_edit import Place, change, checked, refuse
 from nats_backpressure.config import yaml_source
 from nats_backpressure.config.settings import problem_line
-from nats_backpressure.config.validation import Problem, Problems
+from nats_backpressure.policy.validation import Problem, Problems
 from nats_backpressure.protocol.subjects import encode
 
 if TYPE_CHECKING:

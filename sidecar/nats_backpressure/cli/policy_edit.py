@@ -16,12 +16,13 @@ from msgspec import Struct
 from nats_backpressure.cli.command import jetstream, read
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import note
-from nats_backpressure.config.validation import Problem
+from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import LARGEST_VALUE, OVERRIDES
 from nats_backpressure.policy.parse import parse_entry
+from nats_backpressure.policy.validation import Problem
 from nats_backpressure.protocol.messages import Event
 from nats_backpressure.protocol.subjects import encode
-from nats_backpressure.runtime.ports import Conflict, PolicyValue
+from nats_backpressure.runtime.ports import Conflict
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import Line

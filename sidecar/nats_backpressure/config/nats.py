@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from nats_backpressure.config.validation import Problems
+from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.patterns import literal_problem
 
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from nats_backpressure.config import nats, yaml_source
 from nats_backpressure.config.nats import Nats, Text
-from nats_backpressure.config.validation import Problem, Problems, read_rest, shown
 from nats_backpressure.policy.parse import PolicyEntry, parse_entries
 from nats_backpressure.policy.schema import Guard
+from nats_backpressure.policy.validation import Problem, Problems, read_rest, shown
 from nats_backpressure.protocol.patterns import glob_problem, literal_problem
 
 LONGEST_PATH: Final = 4096

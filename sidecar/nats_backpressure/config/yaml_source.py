@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 import yaml
 
-from nats_backpressure.config.validation import Problems, join, shown
+from nats_backpressure.policy.validation import Problems, join, shown
 
 LARGEST_FILE: Final = 1 << 20
 """Bytes."""

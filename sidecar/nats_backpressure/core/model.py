@@ -2,93 +2,14 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
-from typing import Annotated, Literal, NamedTuple
+import math
+from typing import Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-
-class Now(NamedTuple):
-    """One moment on two clocks: `mono` (seconds) measures durations, `wall` (Unix seconds) is shown to people."""
-
-    mono: float
-    wall: float
-
-
-class Status(IntEnum):
-    """How close to overload; ordered by severity so that the worst is the maximum."""
-
-    UNKNOWN = -1
-    INACTIVE = 0
-    WARNING = 1
-    ACTIVE = 2
-
-    @property
-    def word(self) -> str:
-        return self.name.lower()
-
-
-class Action(StrEnum):
-    CONTINUE = "continue"
-    THROTTLE = "throttle"
-    REJECT = "reject"
-
-
-class Freshness(StrEnum):
-    KNOWN = "known"
-    STALE = "stale"
-    UNKNOWN = "unknown"
-
-
-class Signal(StrEnum):
-    """What counts towards the status, in the order reasons are listed."""
-
-    PENDING = "pending"
-    INFLIGHT = "inflight"
-    LATENCY = "latency_p95"
-    DRAIN = "drain"
-
-
-class Level(StrEnum):
-    """For display only: which mark a value stands above."""
-
-    NORMAL = "normal"
-    WARN = "warn"
-    CRITICAL = "critical"
-    OVERLOAD = "overload"
-
-
-class EventType(StrEnum):
-    ACTIVE = "backpressure_active"
-    WARNING = "backpressure_warning"
-    RECOVERY = "recovery"
-    DATA_LOSS = "data_loss"
-    MONITORING_LOST = "monitoring_lost"
-    MONITORING_RESTORED = "monitoring_restored"
-    ALERT_FIRING = "alert_firing"
-    ALERT_RESOLVED = "alert_resolved"
-    POLICY_REJECTED = "policy_rejected"
-
-
-class Diagnosis(StrEnum):
-    """What is going on with a consumer, the most severe first."""
-
-    SERVER_STUCK = "server_stuck"
-    CAP_REACHED = "cap_reached"
-    NOBODY_PULLING = "nobody_pulling"
-    POISON = "poison"
-    STREAM_FULL = "stream_full"
-    FALLING_BEHIND = "falling_behind"
-    PAUSED = "paused"
-    BACKFILLING = "backfilling"
-    DRAINING = "draining"
-    IDLE = "idle"
-    HEALTHY = "healthy"
-
-
-class ConsumerKey(NamedTuple):
-    stream: str
-    consumer: str
+from nats_backpressure.policy.schema import Override, Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Signal, Status
 
 
 class Retention(Struct, frozen=True):
@@ -291,14 +212,6 @@ class Marks(Struct, frozen=True):
     drain: MarkSet
 
 
-class Override(Struct, frozen=True, forbid_unknown_fields=True):
-    """An operator's word over the judgement, until it expires by itself."""
-
-    action: Literal["open", "reject"]
-    until: Annotated[float, Meta(ge=0, le=32_503_680_000)]
-    """Unix seconds."""
-
-
 class Alert(Struct, frozen=True):
     """One alert of a subject as it stands."""
 
@@ -343,3 +256,122 @@ class Event(Struct, frozen=True):
     """With `policy_rejected`: (path, message)."""
     policy_revision: str = ""
     """With `policy_rejected`: tells the refused policy from every other."""
+
+
+class Latch(Struct, frozen=True):
+    """A flag between two marks; `calm_since` is when its value was first seen at or below the release mark."""
+
+    on: bool = False
+    calm_since: float | None = None
+
+
+class Latches(Struct, frozen=True):
+    pending: Latch = Latch()
+    inflight: Latch = Latch()
+    latency_p95: Latch = Latch()
+    drain: Latch = Latch()
+    pending_alone: Latch = Latch()
+    drain_alone: Latch = Latch()
+    diagnosed: Latch = Latch()
+    """A diagnosis that counts as a signal beside an overloaded backlog."""
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """The latched signals, in the order reasons are listed."""
+        return tuple(s for s in Signal if getattr(self, s.value).on)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every set latch by its field name: what is stored."""
+        return tuple(name for name in self.__struct_fields__ if getattr(self, name).on)
+
+
+NONE_SET = Latches()
+
+
+class Member(Struct, frozen=True):
+    """One consumer under one subject, as it is judged there."""
+
+    key: ConsumerKey
+    policy: Policy
+    latches: Latches = Latches()
+    status: Status = Status.UNKNOWN
+    """The last known one; UNKNOWN only while never sampled."""
+    reading: Reading | None = None
+    proof: float | None = None
+    """Monotonic time of the newest proof that `reading` holds; None while never sampled."""
+    marks: Marks | None = None
+    pressure: float = 0.0
+    counted: Diagnosis | None = None
+    """The diagnosis that set the latch `diagnosed`."""
+    stalled: bool = False
+    """Whether a stall set or holds the latch `latency_p95`."""
+    lost: int = 0
+    """Messages known to be lost so far, those of before a restart among them."""
+    reported: int = 0
+    """How many of them a stored `data_loss` event reports."""
+    reported_at: float | None = None
+    """Monotonic time at which that was stored last."""
+    account: Account | None = None
+    """Where the accounting stood when nothing was left to report: what is stored, so that no loss is skipped."""
+    causes: frozenset[str] = frozenset()
+    """What made pending fall besides work since the pending latch was last set: DATA_LOSS, PURGED."""
+
+    since: float = -math.inf
+    """Monotonic time at which it came here; without any proof it is unproved from then on."""
+
+    @property
+    def unreported(self) -> int:
+        """0 where another replica reported what is not counted here yet."""
+        return max(0, self.lost - self.reported)
+
+
+class Carried(Struct, frozen=True, omit_defaults=True):
+    """What is stored of one consumer so that a restart continues where this process was. It is stored with whatever is
+    written next and is never by itself the reason for a write."""
+
+    diagnosis: Diagnosis | None = None
+    diagnosed_for: float = 0.0
+    """Seconds for which `diagnosis` had held when it was stored."""
+    capacity: float | None = None
+    """Messages a second, learnt; None where it was not."""
+    account: Account | None = None
+    """Where the accounting of losses stands: all before it is reported."""
+    lost: int = 0
+    """Messages reported as lost so far."""
+    causes: tuple[str, ...] = ()
+    """What made pending fall besides work, since the pending latch was last set."""
+    counted: Diagnosis | None = None
+    """The diagnosis that set the latch `diagnosed`, while that is on."""
+    stalled: bool = False
+    """Whether a stall holds the latch `latency_p95`."""
+    handed_back: int = 0
+    """Messages in flight that a worker handed back for later."""
+    history: int = 0
+    """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
+
+
+NOTHING = Carried()
+
+
+DATA_LOSS = "data_loss"
+
+
+PURGED = "purged"
+
+
+class Verdict(Struct, frozen=True):
+    """What a gateway is told, before any overrule for one request."""
+
+    action: Action = Action.CONTINUE
+    would: Action | None = None
+    admit_ratio: float = 1.0
+    retry_after: int = 0
+
+
+SMALL_CAP = 10
+"""A cap this small is full whenever the worker works."""
+
+
+SMALL_CAP_STALL = 5_000.0
+"""Milliseconds without an ack after which in flight counts at a small cap too."""

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Reading, Status
+from nats_backpressure.core.model import Reading
+from nats_backpressure.protocol.values import Status
 
 TIERS = ((5.0, 13), (60.0, 61), (1800.0, 49))
 """Seconds of a slot, and slots kept: a minute, an hour and a day, and one slot more each."""

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey
+from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.protocol.patterns import encode, glob
+from nats_backpressure.protocol.values import ConsumerKey
 
 SUBJECTS_LIMIT = 8
 """A consumer that stands under more subjects is not watched."""

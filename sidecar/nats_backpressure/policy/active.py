@@ -7,15 +7,13 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from nats_backpressure.config.validation import Problem, shown
-from nats_backpressure.core.model import ConsumerKey
-from nats_backpressure.core.subject.state import Rejection
 from nats_backpressure.policy.external import OVERRIDES, bucket_entry, metadata_entry, override_entry
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import Entry, Layers, Sources
-from nats_backpressure.policy.schema import Effective, Guard
+from nats_backpressure.policy.schema import Effective, Guard, Rejection
+from nats_backpressure.policy.validation import Problem, shown
 from nats_backpressure.protocol.subjects import BadTail, decode
-from nats_backpressure.runtime.ports import PolicySnapshot, PolicyValue
+from nats_backpressure.protocol.values import ConsumerKey
 
 MOST_ERRORS, LONGEST_ERROR = 20, 300
 """Of a refused policy: mistakes that are reported, and characters of a path or message of each."""
@@ -166,3 +164,19 @@ def _short(text: str) -> str:
 
 def _mark(metadata: Metadata) -> str:
     return hashlib.sha256(repr(metadata).encode()).hexdigest()[:16]
+
+
+class PolicyValue(Struct, frozen=True):
+    value: bytes
+    revision: int
+    at: float = 0.0
+    """Unix seconds at which the server stored it."""
+
+
+class PolicySnapshot(Struct, frozen=True):
+    """The whole policy bucket at one moment."""
+
+    bucket: str
+    """When the bucket was created: another one is another bucket."""
+    entries: dict[str, PolicyValue]
+    """By key, as it stands in the bucket (an encoded subject or pattern). Treated as frozen."""

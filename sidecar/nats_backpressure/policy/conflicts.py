@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nats_backpressure.config.validation import Problems
+from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.patterns import glob, globs_meet
 
 

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, json
 
-from nats_backpressure.config.validation import Problem, Problems, join, read, read_given, shown
-from nats_backpressure.core.model import ConsumerKey, Override
 from nats_backpressure.policy.guard import beyond
 from nats_backpressure.policy.parse import (
     OverrideEntry,
@@ -20,9 +18,11 @@ from nats_backpressure.policy.parse import (
     parse_entry,
 )
 from nats_backpressure.policy.precedence import Layers
-from nats_backpressure.policy.schema import LARGEST_MARK, Guard, Policy
+from nats_backpressure.policy.schema import LARGEST_MARK, Guard, Override, Policy
+from nats_backpressure.policy.validation import Problem, Problems, join, read, read_given, shown
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import BadTail, decode, pattern_problem
+from nats_backpressure.protocol.values import ConsumerKey
 
 LARGEST_VALUE: Final = 64 * 1024
 """Bytes of one policy in the bucket; a larger one is refused unread."""

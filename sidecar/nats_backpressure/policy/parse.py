@@ -9,12 +9,12 @@ from typing import Annotated, Any, Final, cast
 
 from msgspec import Meta, Struct, to_builtins
 
-from nats_backpressure.config.validation import Problem, Problems, join, read_given
-from nats_backpressure.core.model import Now, Override
 from nats_backpressure.policy.conflicts import Claims
-from nats_backpressure.policy.schema import AlertRule, Effective, MarkRule, Policy, in_force
+from nats_backpressure.policy.schema import AlertRule, Effective, MarkRule, Override, Policy, in_force
+from nats_backpressure.policy.validation import Problem, Problems, join, read_given
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import glob, glob_problem, pattern_problem
+from nats_backpressure.protocol.timestamps import Now
 
 MOST_POLICIES: Final = 10_000
 """Entries of one layer; a file with more is refused."""

@@ -7,10 +7,10 @@ from typing import cast
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import ConsumerKey, Override
 from nats_backpressure.policy.guard import OPEN, lets
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, merged
-from nats_backpressure.policy.schema import Effective, Guard
+from nats_backpressure.policy.schema import Effective, Guard, Override
+from nats_backpressure.protocol.values import ConsumerKey
 
 Entry = PolicyEntry | OverrideEntry
 

@@ -6,7 +6,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from nats_backpressure.core.model import Diagnosis, Now, Override
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Diagnosis
 
 SMALLEST_MARK: Final = 0.001
 LARGEST_MARK: Final = 1e15
@@ -123,3 +124,18 @@ class Effective(Struct, frozen=True):
 
     policy: Policy
     sources: dict[str, str]
+
+
+class Override(Struct, frozen=True, forbid_unknown_fields=True):
+    """An operator's word over the judgement, until it expires by itself."""
+
+    action: Literal["open", "reject"]
+    until: Annotated[float, Meta(ge=0, le=32_503_680_000)]
+    """Unix seconds."""
+
+
+class Rejection(Struct, frozen=True):
+    """A policy for the subject that was refused. `mark` tells this refusal from every other."""
+
+    mark: str
+    errors: tuple[tuple[str, str], ...]

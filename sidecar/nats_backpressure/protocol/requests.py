@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from nats_backpressure.core.model import EventType
+from nats_backpressure.protocol.values import EventType
 
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 Moment = Annotated[datetime, Meta(tz=True)]

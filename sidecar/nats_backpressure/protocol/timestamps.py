@@ -3,7 +3,7 @@ standard library's comes with a clock, and the core has none.)"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 EXAMPLE: Final = "2026-11-23T14:05:00.000Z"
 _DAY_MS: Final = 86_400_000
@@ -53,3 +53,10 @@ def _date(days: int) -> tuple[int, int, int]:
     march = (5 * of_year + 2) // 153
     month = (march + 2) % 12 + 1
     return era * 400 + of_years + (month <= 2), month, of_year - (153 * march + 2) // 5 + 1
+
+
+class Now(NamedTuple):
+    """One moment on two clocks: `mono` (seconds) measures durations, `wall` (Unix seconds) is shown to people."""
+
+    mono: float
+    wall: float

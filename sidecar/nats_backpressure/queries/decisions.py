@@ -9,17 +9,18 @@ import msgspec
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import binary, pull_grants
-from nats_backpressure.core.model import Action, ConsumerKey, Freshness, Now, Status
+from nats_backpressure.core.model import Member, Verdict
 from nats_backpressure.core.status.freshness import freshness
-from nats_backpressure.core.subject.state import Member, Verdict
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.lookup import Finder, Finding
-from nats_backpressure.queries.view import Book
+from nats_backpressure.runtime.view import Book
 
 SHORTEST_VALID, LONGEST_VALID = 100, 5000
 """Milliseconds a gateway may reuse an answer, at least and at most."""

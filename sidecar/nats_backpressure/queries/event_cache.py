@@ -6,10 +6,10 @@ import sys
 from collections import OrderedDict, deque
 
 import msgspec
-from msgspec import Struct
 
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.protocol import messages, timestamps
+from nats_backpressure.runtime.ports import Kept
 
 PER_SUBJECT = 256
 """Events kept of one subject; its oldest goes first."""
@@ -19,22 +19,6 @@ LARGEST = 64 * 1024
 """Bytes of an event; a larger one was not told by us."""
 HIGHEST = 2**53
 """No `seq` is as high: JSON numbers are exact below it."""
-
-
-class Kept(Struct, frozen=True, gc=False):
-    """One event: as it was told, with what it is found by."""
-
-    subject: str
-    type: str
-    epoch: str
-    seq: int
-    at: int
-    """Unix milliseconds at which it was concluded."""
-    body: bytes
-    """The event of the wire, encoded; nothing in it that this version does not know."""
-
-    def event(self) -> messages.Event:
-        return msgspec.json.decode(self.body, type=messages.Event)
 
 
 def kept(payload: bytes) -> Kept | None:

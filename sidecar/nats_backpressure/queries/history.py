@@ -14,17 +14,19 @@ import structlog
 from msgspec import Raw
 from msgspec.structs import asdict, replace
 
-from nats_backpressure.core.model import Event, EventType, Now, Status
+from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.state import Record, SubjectState, Totals
 from nats_backpressure.core.time_windows import View
 from nats_backpressure.protocol import history as wire
 from nats_backpressure.protocol import messages, windows
 from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize as render
 from nats_backpressure.queries.decisions import Desk, Refused
-from nats_backpressure.queries.event_cache import EVENTS, History, Kept
-from nats_backpressure.queries.view import Book
-from nats_backpressure.runtime.ports import Announcer, Clock, EventLog, Page, Unavailable, Wanted
+from nats_backpressure.queries.event_cache import EVENTS, History
+from nats_backpressure.runtime.ports import Announcer, Clock, EventLog, Kept, Page, Unavailable, Wanted
+from nats_backpressure.runtime.view import Book
 
 log = structlog.get_logger()
 

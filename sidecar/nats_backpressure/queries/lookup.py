@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from nats_backpressure.core.admission import binary
-from nats_backpressure.core.model import Action, Freshness, Now, Status
+from nats_backpressure.core.model import Member, Verdict
 from nats_backpressure.core.status.freshness import Limits
-from nats_backpressure.core.subject.state import Member, SubjectState, Verdict
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.opening import holds_for
 from nats_backpressure.protocol.subjects import is_literal
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, Freshness, Status
 from nats_backpressure.queries.subject_view import Digest, bounds, digest, proved, truth
-from nats_backpressure.queries.view import Book
+from nats_backpressure.runtime.view import Book
 
 STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
 OVERRIDE = "override"

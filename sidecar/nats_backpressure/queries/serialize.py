@@ -12,18 +12,20 @@ from msgspec.structs import asdict
 
 from nats_backpressure import __version__
 from nats_backpressure.core.admission import binary
-from nats_backpressure.core.model import Alert, Event, Freshness, Marks, MarkSet, Now, Override, Reading, Signal
+from nats_backpressure.core.model import Alert, Event, Marks, MarkSet, Member, Reading, Verdict
 from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits
 from nats_backpressure.core.subject.next_record import diagnosed
-from nats_backpressure.core.subject.state import Member, Record, SubjectState, Verdict, Writing
+from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.parse import plain
-from nats_backpressure.policy.schema import in_force
+from nats_backpressure.policy.schema import Override, in_force
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Freshness, Signal
 from nats_backpressure.queries.subject_view import Digest, bounds, digest, proved
-from nats_backpressure.queries.view import Book
+from nats_backpressure.runtime.view import Book
 
 LONGEST_AGE = 86_400.0
 """Seconds; what was proved longer ago, or never, is as old as this."""

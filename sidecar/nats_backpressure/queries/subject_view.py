@@ -8,11 +8,13 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Freshness, Now
+from nats_backpressure.core.model import Member
 from nats_backpressure.core.status.freshness import Limits, Span, limits, of_subject, span, vouched
 from nats_backpressure.core.subject.next_record import worst
-from nats_backpressure.core.subject.state import Member, SubjectState
-from nats_backpressure.queries.view import Book
+from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Freshness
+from nats_backpressure.runtime.view import Book
 
 FULLEST = 64
 """Consumers asked for their room when a pull names none: a crowd must not make a question expensive."""

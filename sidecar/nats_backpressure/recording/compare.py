@@ -8,7 +8,8 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Event, EventType, Status
+from nats_backpressure.core.model import Event
+from nats_backpressure.protocol.values import EventType, Status
 
 
 class Difference(Struct, frozen=True):

@@ -16,10 +16,11 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, Now, Retention, Sample, StreamLook
+from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.watch_filter import Watch
 from nats_backpressure.policy.parse import OverrideEntry
 from nats_backpressure.policy.schema import Guard
+from nats_backpressure.protocol.timestamps import Now
 
 FORMAT: Final = 1
 """Lines and fields that are unknown are added without a new number; a reader leaves them out."""

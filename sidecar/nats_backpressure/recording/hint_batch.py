@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Final
 
-from nats_backpressure.core.model import Now
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.format import Hinted
 from nats_backpressure.runtime.observations import AckSeen, MaxDeliveries, Nak, Terminated
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from nats_backpressure.core.model import Now
 from nats_backpressure.core.watch_filter import Watch
 from nats_backpressure.policy.parse import OverrideEntry, document, parse_entry
 from nats_backpressure.policy.precedence import Entry, Sources
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.format import Bad, Line, NoRecording, Rule, Rules
 
 RULES_LIMIT: Final = 50_000

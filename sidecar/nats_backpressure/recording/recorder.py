@@ -15,9 +15,10 @@ import structlog
 
 from nats_backpressure import __version__
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import ConsumerKey, Sample
+from nats_backpressure.core.model import Sample
 from nats_backpressure.core.watch_filter import Watch
 from nats_backpressure.policy.precedence import Sources
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.encoder import Shorthand
 from nats_backpressure.recording.format import CONSUMERS_LIMIT, FORMAT, Begun, Line, encode
 from nats_backpressure.recording.policies import RulesWriter, Scope

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core import watch_filter
-from nats_backpressure.core.model import ConsumerKey, Event, Now, Sample, StreamLook
+from nats_backpressure.core.model import Event, Sample, StreamLook
 from nats_backpressure.core.signals.message_age import Ages
 from nats_backpressure.core.signals.tracker import Track
 from nats_backpressure.core.subject import membership
@@ -37,6 +37,8 @@ from nats_backpressure.core.watch_filter import Watch
 from nats_backpressure.policy.active import Rulebook
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.decoder import Heard, Missing, Observation, Observed, Single
 from nats_backpressure.recording.policies import Ruled
 from nats_backpressure.recording.time_gaps import TICK, Ticks

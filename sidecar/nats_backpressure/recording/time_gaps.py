@@ -9,7 +9,7 @@ import math
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Now
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.subjects import Ledger
 
 TICK = 0.5

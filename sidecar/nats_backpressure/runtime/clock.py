@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from nats_backpressure.core.model import Now
+from nats_backpressure.protocol.timestamps import Now
 
 
 class SystemClock:

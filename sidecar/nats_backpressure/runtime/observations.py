@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import ConsumerKey, Now, Sample, StreamLook
+from nats_backpressure.core.model import Sample, StreamLook
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 
 
 class Unavailable(Exception):

@@ -8,17 +8,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import structlog
 
 from nats_backpressure.core import read_plan, watch_filter
-from nats_backpressure.core.model import ConsumerKey, Sample, StreamLook
+from nats_backpressure.core.model import Sample, StreamLook
 from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.signals.message_age import Ages
 from nats_backpressure.core.signals.tracker import Track
 from nats_backpressure.core.subject import membership
 from nats_backpressure.core.subject.inputs import Gone, Read, Refused
 from nats_backpressure.core.subject.membership import NOTHING_SHOWN, Shown, Standing
-from nats_backpressure.core.subject.state import Rejection
 from nats_backpressure.core.watch_filter import Watch
 from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.patterns import overlap
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     AckSeen,
     ApiLimited,

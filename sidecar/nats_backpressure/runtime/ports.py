@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
-from nats_backpressure.core.model import ConsumerKey, Event, Now, Sample, Status
-from nats_backpressure.core.subject.state import Record, Rejection
-from nats_backpressure.queries.event_cache import Kept
+from nats_backpressure.core.model import Event, Sample
+from nats_backpressure.core.subject.state import Record
+from nats_backpressure.policy.active import PolicySnapshot
+from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading, TooLarge, Unavailable
 
 __all__ = [
@@ -19,9 +24,7 @@ __all__ = [
     "EventLog",
     "Observer",
     "Page",
-    "PolicySnapshot",
     "PolicyStore",
-    "PolicyValue",
     "SendConflict",
     "StateStore",
     "Stored",
@@ -99,22 +102,6 @@ class StateStore(Protocol):
         written. Raises Unavailable."""
 
 
-class PolicyValue(Struct, frozen=True):
-    value: bytes
-    revision: int
-    at: float = 0.0
-    """Unix seconds at which the server stored it."""
-
-
-class PolicySnapshot(Struct, frozen=True):
-    """The whole policy bucket at one moment."""
-
-    bucket: str
-    """When the bucket was created: another one is another bucket."""
-    entries: dict[str, PolicyValue]
-    """By key, as it stands in the bucket (an encoded subject or pattern). Treated as frozen."""
-
-
 class PolicyStore(Protocol):
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
         """Tell the whole bucket now, and again after every change, for as long as it is let. A bucket that is away
@@ -177,3 +164,19 @@ class EventLog(Protocol):
 
 class Clock(Protocol):
     def now(self) -> Now: ...
+
+
+class Kept(Struct, frozen=True, gc=False):
+    """One event: as it was told, with what it is found by."""
+
+    subject: str
+    type: str
+    epoch: str
+    seq: int
+    at: int
+    """Unix milliseconds at which it was concluded."""
+    body: bytes
+    """The event of the wire, encoded; nothing in it that this version does not know."""
+
+    def event(self) -> messages.Event:
+        return msgspec.json.decode(self.body, type=messages.Event)

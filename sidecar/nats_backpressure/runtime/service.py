@@ -14,17 +14,18 @@ from typing import Protocol
 import structlog
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.config.validation import Problem, shown
-from nats_backpressure.core.model import Event, Now, StreamLook
+from nats_backpressure.core.model import Event, StreamLook
 from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.subject.inputs import Act, Loaded, Refused, Reported, Unstored
-from nats_backpressure.core.subject.state import Record, Rejection, SubjectState, Writing
+from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.core.time_windows import View
 from nats_backpressure.core.watch_filter import Watch
-from nats_backpressure.policy.active import Refusal, Rulebook
+from nats_backpressure.policy.active import PolicySnapshot, Refusal, Rulebook
 from nats_backpressure.policy.precedence import Sources
+from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.policy.validation import Problem, shown
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.queries.view import Book
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.effects import DROPPED, FIRST_RETRY, LAST_RETRY, Performer
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.poller import ROUND_WITHIN, WITHOUT_PAUSE, Sweep
@@ -32,7 +33,6 @@ from nats_backpressure.runtime.ports import (
     Announcer,
     Clock,
     Observer,
-    PolicySnapshot,
     PolicyStore,
     StateStore,
     Unavailable,
@@ -40,6 +40,7 @@ from nats_backpressure.runtime.ports import (
 )
 from nats_backpressure.runtime.subjects import Ledger
 from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.runtime.view import Book
 
 log = structlog.get_logger()
 

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec import Struct
 
 from nats_backpressure.config.settings import Observe
-from nats_backpressure.core.model import ConsumerKey, Now, Status
+from nats_backpressure.core.model import Carried
 from nats_backpressure.core.status.freshness import Limits, limits, vouched
 from nats_backpressure.core.subject.inputs import Act, Drop, Joined, Read, Ruled, Stimulus, Tick
 from nats_backpressure.core.subject.next_record import calm, overdue, worst
-from nats_backpressure.core.subject.state import Carried, SubjectState
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
 from nats_backpressure.core.time_windows import Aggregate, View
 from nats_backpressure.policy.active import Rulebook
 from nats_backpressure.protocol.subjects import is_literal
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.ports import Clock
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.advisories import SIZE_LIMIT, SUBJECTS, Advisories
-from nats_backpressure.core.model import ConsumerKey
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     AckSeen,
     ApiLimited,

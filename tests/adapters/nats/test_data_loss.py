@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.model import Reading, Retention
+from nats_backpressure.core.model import Carried, Reading, Retention
 from nats_backpressure.core.signals.tracker import Track
-from nats_backpressure.core.subject.state import Carried
 from tests.support.parts import NOT_WITH_THIS_SERVER
 from tests.support.servers import NatsServer
 from tests.worlds.both_servers import SETTLES_WITHIN

@@ -8,8 +8,8 @@ from typing import Any
 import nats
 import pytest
 
-from nats_backpressure.core.model import Diagnosis
 from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.protocol.values import Diagnosis
 from nats_backpressure.runtime.observations import MaxDeliveries, Terminated
 from tests.support.parts import need_server
 from tests.support.servers import NatsServer

@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 from nats_backpressure import __version__
 from nats_backpressure.adapters.nats.bounded_client import WAITING, settled
 from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, Responder
-from nats_backpressure.core.model import Now
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.decisions import Desk, Refused
 from nats_backpressure.queries.event_cache import History
 from nats_backpressure.queries.history import AT_ONCE, Past

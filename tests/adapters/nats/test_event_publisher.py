@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from nats_backpressure.adapters.nats import event_publisher
 from nats_backpressure.adapters.nats.api import JetStream
 from nats_backpressure.adapters.nats.resources import Resources
-from nats_backpressure.core.model import EventType, Status
 from nats_backpressure.protocol.subjects import encode
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import SendConflict, Unavailable, Unpublishable
 from tests.worlds.stored_samples import NAMES, SUBJECT, announcer_of, event, real
 

@@ -20,8 +20,8 @@ from nats_backpressure.adapters.nats.api import JetStream, Message
 from nats_backpressure.adapters.nats.batches import Batches
 from nats_backpressure.adapters.nats.event_reader import READS, EventLog, _Enough, _Search
 from nats_backpressure.core.subject.next_record import encode
-from nats_backpressure.queries.event_cache import Kept, kept
-from nats_backpressure.runtime.ports import Unavailable, Wanted
+from nats_backpressure.queries.event_cache import kept
+from nats_backpressure.runtime.ports import Kept, Unavailable, Wanted
 from tests.conftest import StartServer
 from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, told
 from tests.support.parts import need_server

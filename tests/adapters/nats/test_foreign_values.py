@@ -17,7 +17,7 @@ from nats_backpressure.adapters.nats.connection import Client, Connection, Optio
 from nats_backpressure.adapters.nats.policy_store import PolicyStore
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import StateStore
-from nats_backpressure.runtime.ports import PolicySnapshot
+from nats_backpressure.policy.active import PolicySnapshot
 from tests.support.background import meanwhile
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.gateway_reports import MALFORMED, PER_SECOND, TOO_MANY, Reports
-from nats_backpressure.core.model import Now
 from nats_backpressure.protocol.reports import SIZE_LIMIT, BadReport, GatewayReport, parse
+from nats_backpressure.protocol.timestamps import Now
 
 P = "backpressure.v1"
 ON = f"{P}.report.gateway"

@@ -9,7 +9,8 @@ import nats
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Retention
+from nats_backpressure.core.model import ConsumerConfig, Retention
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumerGone, StreamGone, Unavailable
 from tests.support.parts import NOT_WITH_THIS_SERVER
 from tests.support.servers import NatsServer

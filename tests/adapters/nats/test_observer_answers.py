@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats.observer import PAGES_LIMIT, ConsumerInfo, RequestBudget
-from nats_backpressure.core.model import ConsumerKey, Sample
+from nats_backpressure.core.model import Sample
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.observations import ConsumerGone, ConsumersReading, StreamGone, Unavailable
 from tests.fakes.observer import FakeClock

@@ -16,8 +16,8 @@ from nats_backpressure.adapters.nats import policy_store
 from nats_backpressure.adapters.nats.api import JetStream, Message
 from nats_backpressure.adapters.nats.last_per_subject import lasts
 from nats_backpressure.adapters.nats.policy_store import PolicyStore
+from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.ports import PolicySnapshot
 from tests.conftest import StartServer
 from tests.support.background import meanwhile
 from tests.support.sidecar import eventually

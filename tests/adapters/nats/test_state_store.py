@@ -14,10 +14,10 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import JetStream
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import StateStore
-from nats_backpressure.core.model import EventType, Status
 from nats_backpressure.core.subject.state import UNSENT_LIMIT
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from tests.conftest import StartServer
 from tests.worlds.stored_samples import NAMES, RECORD, SUBJECT, event, real, value

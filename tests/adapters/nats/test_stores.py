@@ -9,8 +9,8 @@ import msgspec
 import nats
 import pytest
 
-from nats_backpressure.core.model import EventType, Status
-from nats_backpressure.core.subject.state import Rejection
+from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import Conflict, SendConflict, Unavailable
 from tests.conftest import StartServer
 from tests.fakes.stores import FakeAnnouncer, FakeStateStore

@@ -21,22 +21,14 @@ from nats_backpressure.adapters.prometheus.collector import Gauges
 from nats_backpressure.adapters.prometheus.counters import Metrics
 from nats_backpressure.adapters.prometheus.definitions import COUNTERS, DROPPED
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import (
-    Action,
-    Alert,
-    ConsumerKey,
-    Diagnosis,
-    EventType,
-    Now,
-    Reading,
-    Status,
-    StreamLook,
-)
+from nats_backpressure.core.model import Alert, Member, Reading, StreamLook, Verdict
 from nats_backpressure.core.subject.inputs import Forget, Load, Publish, Write
-from nats_backpressure.core.subject.state import Member, Record, SubjectState, Verdict
+from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.policy.active import Rulebook
 from nats_backpressure.policy.schema import Guard, Policy
-from nats_backpressure.queries.view import Book
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
+from nats_backpressure.runtime.view import Book
 
 NOW = Now(1000.0, 1_767_225_600.0)
 P = "router_backpressure_"

@@ -22,8 +22,10 @@ from nats_backpressure.core.admission.adaptive import (
 )
 from nats_backpressure.core.admission.gateway_reports import Offered, heard
 from nats_backpressure.core.admission.load_estimate import LONGEST_GAP
-from nats_backpressure.core.model import ConsumerKey, Now, Override, Reading
-from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.core.model import Reading
+from nats_backpressure.policy.schema import AdmissionRule, Override, Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 
 KEY, OTHER = ConsumerKey("S", "c"), ConsumerKey("S", "d")
 POLICY = Policy(admission=AdmissionRule("adaptive"))

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from nats_backpressure.core.admission.adaptive import RISE, SHARE_STEP
-from nats_backpressure.core.model import Status
+from nats_backpressure.protocol.values import Status
 from tests.worlds.adaptive_world import CALM, HELD, OVERLOAD, ROUGH, Scenario, World, to
 
 SETTLED = 15.0

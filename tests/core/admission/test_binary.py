@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.admission.binary import LONGEST_DELAY, for_priority, retry_delay, verdict
-from nats_backpressure.core.model import Action, Freshness, Status
-from nats_backpressure.core.subject.state import Verdict
+from nats_backpressure.core.model import Verdict
 from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.protocol.values import Action, Freshness, Status
 
 KNOWN, STALE, UNKNOWN = Freshness.KNOWN, Freshness.STALE, Freshness.UNKNOWN
 ACTIVE, WARNING, INACTIVE = Status.ACTIVE, Status.WARNING, Status.INACTIVE

@@ -14,10 +14,11 @@ from nats_backpressure.core.admission.pull_grants import (
     Desk,
     Grant,
 )
-from nats_backpressure.core.model import ConsumerKey, Now, Reading
+from nats_backpressure.core.model import Latch, Latches, Member, Reading
 from nats_backpressure.core.status import thresholds
-from nats_backpressure.core.subject.state import Latch, Latches, Member
 from nats_backpressure.policy.schema import InflightRule, Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 
 KEY = ConsumerKey("S", "c")
 POLICY = Policy()

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Desk, Grant
-from nats_backpressure.core.model import ConsumerKey, Now, Reading
+from nats_backpressure.core.model import Latches, Member, Reading
 from nats_backpressure.core.status import latches, thresholds
-from nats_backpressure.core.subject.state import Latches, Member
 from nats_backpressure.policy.schema import InflightRule, Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 
 KEY = ConsumerKey("S", "c")
 

@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Retention
+from nats_backpressure.core.model import ConsumerConfig, Retention
 from nats_backpressure.core.signals.data_loss import CHECKPOINTS, Losses
+from nats_backpressure.protocol.values import ConsumerKey
 from tests.fakes.observer import FakeJetStream
 from tests.support.exploring import examples
 

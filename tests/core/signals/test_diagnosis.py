@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerConfig, Diagnosis
+from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.signals.diagnosis import (
     ENOUGH,
     POINTS,
@@ -22,6 +22,7 @@ from nats_backpressure.core.signals.diagnosis import (
     Point,
     verdict,
 )
+from nats_backpressure.protocol.values import Diagnosis
 
 CAP_100 = Facts(ConsumerConfig(max_ack_pending=100))
 CAP_1 = Facts(ConsumerConfig(max_ack_pending=1))

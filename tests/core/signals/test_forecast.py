@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerKey, Now, Reading
+from nats_backpressure.core.model import Reading
 from nats_backpressure.core.signals.forecast import FARTHEST, overload_in
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 
 
 def reading(pending: int, arrivals: float | None, acks: float | None) -> Reading:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Diagnosis, Now, Reading, Sample, StreamLook
+from nats_backpressure.core.model import ConsumerConfig, Reading, Sample, StreamLook
 from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 
 KEY = ConsumerKey("S", "c")
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import Alert, ConsumerKey, Diagnosis, Now, Reading, Status
+from nats_backpressure.core.model import Alert, Member, Reading
 from nats_backpressure.core.status.alerts import changes, follow
-from nats_backpressure.core.subject.state import Member
 from nats_backpressure.policy.schema import AlertRule, Policy, When
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
 QUIET = Policy(alert_on_active=False)
 LONG = AlertRule("long", When(pending_above=100), for_seconds=10, severity="critical")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerKey, Freshness, Status
+from nats_backpressure.core.model import Member
 from nats_backpressure.core.status.freshness import Limits, Span, freshness, limits, of_subject, span
-from nats_backpressure.core.subject.state import Member
 from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.values import ConsumerKey, Freshness, Status
 
 LIMITS = Limits(10.0, 30.0)
 KNOWN, STALE, UNKNOWN = Freshness.KNOWN, Freshness.STALE, Freshness.UNKNOWN

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerKey, Now, Reading, Signal, Status
+from nats_backpressure.core.model import Latch, Latches, Reading
 from nats_backpressure.core.status import latches, thresholds
-from nats_backpressure.core.subject.state import Latch, Latches
 from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Signal, Status
 
 KEY = ConsumerKey("S", "c")
 POLICY = Policy()

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerKey, Level, MarkSet, Now, Reading, Signal
+from nats_backpressure.core.model import MarkSet, Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, PendingRule, Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Level, Signal
 
 DEFAULT = MarkSet(10, 100, 1000)
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import Now, Status
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Status
 from tests.core.signals.test_tracker import Consumer
 from tests.support.exploring import examples
 from tests.worlds.consumer_life import Life

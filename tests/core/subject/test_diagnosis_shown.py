@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from nats_backpressure.core.model import Diagnosis, Event, Reading, Status
+from nats_backpressure.core.model import Event, Reading
 from nats_backpressure.core.signals.diagnosis import CALM, HANDFUL
 from nats_backpressure.core.subject.next_record import diagnosed, worst
+from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import Consumer
 from tests.worlds.consumer_life import EVERY, Life, nothing, steady, work
 

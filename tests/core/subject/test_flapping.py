@@ -9,10 +9,11 @@ from itertools import pairwise
 
 import pytest
 
-from nats_backpressure.core.model import ConsumerKey, Now, Reading, Status
+from nats_backpressure.core.model import Latches, Reading
 from nats_backpressure.core.status import thresholds
-from nats_backpressure.core.subject.state import Latches
 from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
 
 KEY = ConsumerKey("S", "c")
 RUNS = 700

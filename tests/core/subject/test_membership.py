@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerKey
 from nats_backpressure.core.subject.membership import GONE_AFTER, Shown, gone, standing
 from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.protocol.values import ConsumerKey
 
 ALL = [Watch("*")]
 A, B = ConsumerKey("S", "a"), ConsumerKey("S", "b")

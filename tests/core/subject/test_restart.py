@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Diagnosis, Now, Override, Status
 from nats_backpressure.core.signals.tracker import Track
-from nats_backpressure.policy.schema import AdmissionRule, AlertRule, PendingRule, Policy, When
+from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, PendingRule, Policy, When
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import KEY, Consumer
 from tests.worlds.consumer_life import EVERY, QUIET, Life, Step, nothing, steady, work
 

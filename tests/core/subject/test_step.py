@@ -12,17 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model import (
-    Action,
-    ConsumerKey,
-    Diagnosis,
-    Event,
-    EventType,
-    Now,
-    Override,
-    Reading,
-    Status,
-)
+from nats_backpressure.core.model import Carried, Event, Reading
 from nats_backpressure.core.status.latches import COUNTED
 from nats_backpressure.core.subject.inputs import (
     Act,
@@ -49,9 +39,11 @@ from nats_backpressure.core.subject.inputs import (
     Written,
 )
 from nats_backpressure.core.subject.next_record import ages_alone, blind, calm, drawn_up, worst
-from nats_backpressure.core.subject.state import LOSS_INTERVAL, UNSENT_LIMIT, Carried, Record, Rejection, SubjectState
+from nats_backpressure.core.subject.state import LOSS_INTERVAL, UNSENT_LIMIT, Record, SubjectState
 from nats_backpressure.core.subject.step import FORGET_AFTER, Context, step
-from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Policy, When
+from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
 from tests.support.exploring import examples
 
 ONE, TWO = ConsumerKey("S", "one"), ConsumerKey("T", "two")

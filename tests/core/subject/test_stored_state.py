@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nats_backpressure.core.model import Diagnosis
-from nats_backpressure.core.subject.state import Carried
+from nats_backpressure.core.model import Carried
 from nats_backpressure.core.subject.stored_state import _carried
 from nats_backpressure.protocol.messages import StoredFacts
+from nats_backpressure.protocol.values import Diagnosis
 
 WHOLE = {"diagnosis": "nobody_pulling", "diagnosed_for": 12.5, "capacity": 80.0, "counted": "nobody_pulling"}
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from nats.aio.msg import Msg
 
-from nats_backpressure.core.model import ConsumerKey
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     AckSeen,
     ApiLimited,

@@ -10,7 +10,9 @@ from typing import Annotated, Generic, TypeVar
 
 from msgspec import Meta, Struct
 
-from nats_backpressure.core.model import ConsumerConfig, ConsumerKey, Now, Retention, Sample, StreamLook
+from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 
 METADATA = ("backpressure.", "io.nats.monitor.")
 """How the keys begin that are meant for us."""

@@ -18,7 +18,6 @@ from nats.micro.request import Request, ServiceError
 
 from nats_backpressure import __version__
 from nats_backpressure.adapters.nats.bounded_client import Door, settled
-from nats_backpressure.core.model import Now
 from nats_backpressure.protocol import history as past
 from nats_backpressure.protocol import messages, windows
 from nats_backpressure.protocol.replies import LARGEST_REPLY, fitted, reply_allowed
@@ -34,6 +33,7 @@ from nats_backpressure.protocol.requests import (
     parse,
 )
 from nats_backpressure.protocol.subjects import BadTail, Names, decode
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.decisions import Desk, Refused, validate_policy
 from nats_backpressure.queries.history import Past
 from nats_backpressure.runtime.ports import Clock

@@ -11,14 +11,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStream, Message
-from nats_backpressure.config.validation import shown
-from nats_backpressure.core.model import Event, EventType, Status
+from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject import outbox
 from nats_backpressure.core.subject.next_record import NO_EPOCH, event_id, refusal
 from nats_backpressure.core.subject.outbox import Mine, Next, Placed
-from nats_backpressure.core.subject.state import Rejection
+from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.policy.validation import shown
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
+from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import SendConflict, Told, TooLarge, Unavailable, Unpublishable
 
 log = structlog.get_logger()

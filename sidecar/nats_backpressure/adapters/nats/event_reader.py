@@ -17,8 +17,8 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats.api import JetStream, Message
 from nats_backpressure.adapters.nats.batches import Batches
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.queries.event_cache import Kept, kept
-from nats_backpressure.runtime.ports import Page, Unavailable, Wanted
+from nats_backpressure.queries.event_cache import kept
+from nats_backpressure.runtime.ports import Kept, Page, Unavailable, Wanted
 
 READS, READ_WITHIN = 512, 4.0
 """Requests and seconds for one question; at either it is answered with what was found so far, and says so."""

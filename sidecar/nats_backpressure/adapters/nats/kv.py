@@ -8,8 +8,9 @@ from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStream
 from nats_backpressure.adapters.nats.last_per_subject import lasts
+from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.ports import Conflict, PolicyValue, Unavailable
+from nats_backpressure.runtime.ports import Conflict, Unavailable
 
 MOST_KEYS = 10_000
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"

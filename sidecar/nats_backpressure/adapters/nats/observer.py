@@ -17,8 +17,10 @@ from msgspec import Raw, Struct
 
 from nats_backpressure.adapters.nats import api_types
 from nats_backpressure.adapters.nats.api_types import Consumer, Error, Page, Reply, Stream
-from nats_backpressure.core.model import ConsumerKey, Now, Sample
+from nats_backpressure.core.model import Sample
 from nats_backpressure.protocol.subjects import NAME
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.observations import (
     ConsumerGone,

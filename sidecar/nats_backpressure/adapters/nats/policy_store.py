@@ -14,8 +14,9 @@ from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.api import JetStream, StreamInfo
 from nats_backpressure.adapters.nats.last_per_subject import lasts
+from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.ports import PolicySnapshot, PolicyValue, Unavailable
+from nats_backpressure.runtime.ports import Unavailable
 
 log = structlog.get_logger()
 

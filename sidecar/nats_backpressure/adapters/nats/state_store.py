@@ -10,8 +10,8 @@ import structlog
 
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStream, Message
 from nats_backpressure.adapters.nats.last_per_subject import lasts
-from nats_backpressure.config.validation import shown
 from nats_backpressure.core.subject.stored_state import record_of
+from nats_backpressure.policy.validation import shown
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, Names, decode, encode
 from nats_backpressure.runtime.ports import Conflict, Stored
 

@@ -19,12 +19,13 @@ from nats_backpressure.adapters.prometheus.definitions import (
     Labels,
     P,
 )
-from nats_backpressure.core.model import ConsumerKey, Now, Status
 from nats_backpressure.core.subject.next_record import diagnosed, proof
 from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.queries.lookup import Finder, Finding
-from nats_backpressure.queries.view import Book
 from nats_backpressure.runtime.ports import Clock
+from nats_backpressure.runtime.view import Book
 
 
 class Labelling(Protocol):

@@ -23,7 +23,7 @@ from nats_backpressure.adapters.prometheus.definitions import (
     SLOWEST,
     P,
 )
-from nats_backpressure.core.model import Action, EventType
+from nats_backpressure.protocol.values import Action, EventType
 
 
 class Metrics:

@@ -19,8 +19,9 @@ from nats_backpressure.core.admission import retry_after as patience
 from nats_backpressure.core.admission.gateway_reports import Offered
 from nats_backpressure.core.admission.load_estimate import Gauge
 from nats_backpressure.core.admission.retry_after import Patience
-from nats_backpressure.core.model import Now, Reading
+from nats_backpressure.core.model import Reading
 from nats_backpressure.policy.schema import Policy, in_force
+from nats_backpressure.protocol.timestamps import Now
 
 RISE = 0.25
 """Share per second by which the ratio rises at most: recovery must not invite the herd back."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
-from nats_backpressure.core.model import Action, Freshness, Override, Status
-from nats_backpressure.core.subject.state import Verdict
-from nats_backpressure.policy.schema import Policy
+from nats_backpressure.core.model import Verdict
+from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.opening import aged
+from nats_backpressure.protocol.values import Action, Freshness, Status
 
 Priority = Literal["low", "normal", "high", "critical"]
 

@@ -8,7 +8,8 @@ import math
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerKey, Reading
+from nats_backpressure.core.model import Reading
+from nats_backpressure.protocol.values import ConsumerKey
 
 RATE_SPAN = 5.0
 """Seconds of work after which what was seen of the drain rate weighs 1/e."""

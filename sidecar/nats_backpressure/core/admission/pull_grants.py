@@ -7,8 +7,7 @@ from collections import deque
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Reading
-from nats_backpressure.core.subject.state import Member
+from nats_backpressure.core.model import Member, Reading
 
 GRANT_LIFE = 1.0
 """Seconds for which a grant counts although it was not seen as delivered: whoever pulls later gives no promise."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from nats_backpressure.core.model import Diagnosis, Now, Reading, Sample, StreamLook
+from nats_backpressure.core.model import NOTHING, Carried, Reading, Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.data_loss import Losses
 from nats_backpressure.core.signals.diagnosis import Course, Facts, Point
 from nats_backpressure.core.signals.hand_backs import HandBacks
 from nats_backpressure.core.signals.message_age import Ages
 from nats_backpressure.core.signals.window import ENOUGH_TIME, RATE_SPAN, Capacity, Flow, Quantiles, Tally
-from nats_backpressure.core.subject.state import NOTHING, Carried
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Diagnosis
 
 P95_OF_MEAN = 3.0
 """The 95th percentile of an exponential service time is ln(20), three times its mean."""

@@ -9,9 +9,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Alert, Now, Reading, Status
-from nats_backpressure.core.subject.state import Member
+from nats_backpressure.core.model import Alert, Member, Reading
 from nats_backpressure.policy.schema import AlertRule, Policy, When
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Status
 
 ACTIVE = AlertRule("backpressure_active", When(status="active"), severity="critical")
 WARNING = AlertRule("backpressure_warning", When(status="warning"), severity="warning")

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Freshness, Status
-from nats_backpressure.core.subject.state import Member
+from nats_backpressure.core.model import Member
 from nats_backpressure.protocol.opening import MISSED
+from nats_backpressure.protocol.values import Freshness, Status
 
 
 class Limits(Struct, frozen=True):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Diagnosis, Marks, Reading, Signal, Status
+from nats_backpressure.core.model import Latch, Latches, Marks, Reading
 from nats_backpressure.core.status import thresholds
-from nats_backpressure.core.subject.state import Latch, Latches
 from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.values import Diagnosis, Signal, Status
 
 
 def latch(was: Latch, value: float | None, mark: float, policy: Policy, now: float) -> Latch:

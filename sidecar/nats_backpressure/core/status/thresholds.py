@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.model import Level, Marks, MarkSet, Reading, Signal
+from nats_backpressure.core.model import SMALL_CAP, SMALL_CAP_STALL, Marks, MarkSet, Reading
 from nats_backpressure.policy.schema import LARGEST_MARK, SMALLEST_MARK, InflightRule, MarkRule, PendingRule, Policy
+from nats_backpressure.protocol.values import Level, Signal
 
 CAP_SHARE = 0.9
 """In flight is judged below the consumer's own cap, since at the cap the server stops delivering."""
-SMALL_CAP = 10
-"""A cap this small is full whenever the worker works."""
-SMALL_CAP_STALL = 5_000.0
-"""Milliseconds without an ack after which in flight counts at a small cap too."""
 
 
 def marks(policy: Policy, reading: Reading) -> Marks:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import ConsumerKey, Event, Reading, Status
-from nats_backpressure.core.subject.state import Record, Rejection, Writing
-from nats_backpressure.policy.schema import Policy
+from nats_backpressure.core.model import Event, Reading
+from nats_backpressure.core.subject.state import Record, Writing
+from nats_backpressure.policy.schema import Policy, Rejection
+from nats_backpressure.protocol.values import ConsumerKey, Status
 
 
 class Joined(Struct, frozen=True):

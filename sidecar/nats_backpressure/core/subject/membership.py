@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from nats_backpressure.core import watch_filter
-from nats_backpressure.core.model import ConsumerKey
 from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.protocol.values import ConsumerKey
 
 GONE_AFTER = 1.0
 """Seconds between two answers that both lack a consumer, after which it is gone."""

@@ -10,15 +10,16 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission import binary
 from nats_backpressure.core.admission.adaptive import SHEDDING
 from nats_backpressure.core.model import (
+    DATA_LOSS,
+    NONE_SET,
+    NOTHING,
+    PURGED,
     Account,
     Alert,
-    ConsumerKey,
-    Diagnosis,
+    Carried,
     Event,
-    EventType,
-    Freshness,
-    Now,
-    Status,
+    Member,
+    Verdict,
 )
 from nats_backpressure.core.signals.diagnosis import shown
 from nats_backpressure.core.status import alerts
@@ -26,24 +27,18 @@ from nats_backpressure.core.status.freshness import Limits, freshness, vouched
 from nats_backpressure.core.subject.inputs import Begun
 from nats_backpressure.core.subject.state import (
     CARRIED_LIMIT,
-    DATA_LOSS,
     LOSS_INTERVAL,
-    NONE_SET,
-    NOTHING,
-    PURGED,
     UNSENT_LIMIT,
-    Carried,
     Loss,
-    Member,
     Record,
     Recoveries,
-    Rejection,
     SubjectState,
     Totals,
-    Verdict,
 )
-from nats_backpressure.policy.schema import Policy, in_force
+from nats_backpressure.policy.schema import Policy, Rejection, in_force
 from nats_backpressure.protocol.patterns import encode
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, EventType, Freshness, Status
 
 CARRY_EVERY = 30.0
 """Seconds without a write after which what is merely carried along, a changed diagnosis above all, is stored alone."""

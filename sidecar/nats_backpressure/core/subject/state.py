@@ -8,20 +8,9 @@ from msgspec import Struct
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
 from nats_backpressure.core.admission.gateway_reports import Offered
-from nats_backpressure.core.model import (
-    Account,
-    Action,
-    Alert,
-    ConsumerKey,
-    Diagnosis,
-    Event,
-    Marks,
-    Override,
-    Reading,
-    Signal,
-    Status,
-)
-from nats_backpressure.policy.schema import Policy
+from nats_backpressure.core.model import Account, Alert, Carried, Event, Member, Verdict
+from nats_backpressure.policy.schema import Override, Policy, Rejection
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
 CARRIED_LIMIT = 256
 """Consumers of which `Carried` is stored, some 40 KB at most: those with latches first, then by how much waits for
@@ -30,101 +19,6 @@ UNSENT_LIMIT = 8
 """Events that wait in a stored state; at the limit, further changes are folded into the next event."""
 
 
-class Latch(Struct, frozen=True):
-    """A flag between two marks; `calm_since` is when its value was first seen at or below the release mark."""
-
-    on: bool = False
-    calm_since: float | None = None
-
-
-class Latches(Struct, frozen=True):
-    pending: Latch = Latch()
-    inflight: Latch = Latch()
-    latency_p95: Latch = Latch()
-    drain: Latch = Latch()
-    pending_alone: Latch = Latch()
-    drain_alone: Latch = Latch()
-    diagnosed: Latch = Latch()
-    """A diagnosis that counts as a signal beside an overloaded backlog."""
-
-    @property
-    def signals(self) -> tuple[Signal, ...]:
-        """The latched signals, in the order reasons are listed."""
-        return tuple(s for s in Signal if getattr(self, s.value).on)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every set latch by its field name: what is stored."""
-        return tuple(name for name in self.__struct_fields__ if getattr(self, name).on)
-
-
-NONE_SET = Latches()
-
-
-class Member(Struct, frozen=True):
-    """One consumer under one subject, as it is judged there."""
-
-    key: ConsumerKey
-    policy: Policy
-    latches: Latches = Latches()
-    status: Status = Status.UNKNOWN
-    """The last known one; UNKNOWN only while never sampled."""
-    reading: Reading | None = None
-    proof: float | None = None
-    """Monotonic time of the newest proof that `reading` holds; None while never sampled."""
-    marks: Marks | None = None
-    pressure: float = 0.0
-    counted: Diagnosis | None = None
-    """The diagnosis that set the latch `diagnosed`."""
-    stalled: bool = False
-    """Whether a stall set or holds the latch `latency_p95`."""
-    lost: int = 0
-    """Messages known to be lost so far, those of before a restart among them."""
-    reported: int = 0
-    """How many of them a stored `data_loss` event reports."""
-    reported_at: float | None = None
-    """Monotonic time at which that was stored last."""
-    account: Account | None = None
-    """Where the accounting stood when nothing was left to report: what is stored, so that no loss is skipped."""
-    causes: frozenset[str] = frozenset()
-    """What made pending fall besides work since the pending latch was last set: DATA_LOSS, PURGED."""
-
-    since: float = -math.inf
-    """Monotonic time at which it came here; without any proof it is unproved from then on."""
-
-    @property
-    def unreported(self) -> int:
-        """0 where another replica reported what is not counted here yet."""
-        return max(0, self.lost - self.reported)
-
-
-class Carried(Struct, frozen=True, omit_defaults=True):
-    """What is stored of one consumer so that a restart continues where this process was. It is stored with whatever is
-    written next and is never by itself the reason for a write."""
-
-    diagnosis: Diagnosis | None = None
-    diagnosed_for: float = 0.0
-    """Seconds for which `diagnosis` had held when it was stored."""
-    capacity: float | None = None
-    """Messages a second, learnt; None where it was not."""
-    account: Account | None = None
-    """Where the accounting of losses stands: all before it is reported."""
-    lost: int = 0
-    """Messages reported as lost so far."""
-    causes: tuple[str, ...] = ()
-    """What made pending fall besides work, since the pending latch was last set."""
-    counted: Diagnosis | None = None
-    """The diagnosis that set the latch `diagnosed`, while that is on."""
-    stalled: bool = False
-    """Whether a stall holds the latch `latency_p95`."""
-    handed_back: int = 0
-    """Messages in flight that a worker handed back for later."""
-    history: int = 0
-    """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
-
-
-NOTHING = Carried()
-DATA_LOSS, PURGED = "data_loss", "purged"
 LOSS_INTERVAL = 10.0
 """Seconds between two reports of one ongoing loss; what is lost in between is summed."""
 
@@ -147,22 +41,6 @@ class Totals(Struct, frozen=True):
     recovery: int = 0
     last: float | None = None
     """Unix seconds of the newest of them."""
-
-
-class Verdict(Struct, frozen=True):
-    """What a gateway is told, before any overrule for one request."""
-
-    action: Action = Action.CONTINUE
-    would: Action | None = None
-    admit_ratio: float = 1.0
-    retry_after: int = 0
-
-
-class Rejection(Struct, frozen=True):
-    """A policy for the subject that was refused. `mark` tells this refusal from every other."""
-
-    mark: str
-    errors: tuple[tuple[str, str], ...]
 
 
 class Record(Struct, frozen=True):

@@ -13,7 +13,18 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, SHEDDING, Shedding, follow
 from nats_backpressure.core.admission.gateway_reports import heard
-from nats_backpressure.core.model import ConsumerKey, Marks, Now, Reading, Status
+from nats_backpressure.core.model import (
+    DATA_LOSS,
+    NONE_SET,
+    NOTHING,
+    PURGED,
+    Carried,
+    Latch,
+    Latches,
+    Marks,
+    Member,
+    Reading,
+)
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
@@ -43,22 +54,11 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     Written,
 )
-from nats_backpressure.core.subject.state import (
-    DATA_LOSS,
-    LOSS_INTERVAL,
-    NONE_SET,
-    NOTHING,
-    PURGED,
-    Carried,
-    Latch,
-    Latches,
-    Member,
-    Record,
-    SubjectState,
-    Writing,
-)
+from nats_backpressure.core.subject.state import LOSS_INTERVAL, Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.opening import aged, holds_for
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
 
 FORGET_AFTER = 3600.0
 """Seconds after which the stored key of a subject without consumers goes."""

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from nats_backpressure.core.model import Action, ConsumerKey, Diagnosis, Event, Freshness, Override, Status
+from nats_backpressure.core.model import Carried, Event, Verdict
 from nats_backpressure.core.subject.next_record import event_id
-from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Carried, Record, Recoveries, Verdict
+from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
+from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import NAME
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, Freshness, Status
 
 EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HIGHEST = 2**53

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Now, StreamLook
+from nats_backpressure.core.model import StreamLook
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.time_windows import View
 from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.protocol.timestamps import Now
 
 
 class Book(Protocol):
