@@ -16,10 +16,10 @@ import msgspec
 from benchmarks.plot import drawn
 from nats_backpressure.adapters.embedded_server import EmbeddedServer
 from nats_backpressure.demo.html_report import page
-from nats_backpressure.demo.run import play
-from nats_backpressure.demo.scenario import Mode, Scene
-from nats_backpressure.demo.summary import Summary, Take, summed
-from nats_backpressure.demo.terminal_output import Silent
+from nats_backpressure.demo.run import run_demo
+from nats_backpressure.demo.scenario import Mode, Scenario
+from nats_backpressure.demo.summary import RunData, Summary, summarize
+from nats_backpressure.demo.terminal_output import NoOutput
 
 SYSTEMS: dict[str, tuple[Mode, bool]] = {
     "none": ("none", False),
@@ -33,18 +33,18 @@ MAX_DELIVER = 5
 """Deliveries after which the server gives a message up; only handing back ever gets there."""
 
 
-async def played(scene: Scene) -> Take:
+async def played(scene: Scenario) -> RunData:
     server = EmbeddedServer()
     await server.start()
     try:
-        return await play(scene, server.url, Silent())
+        return await run_demo(scene, server.url, NoOutput())
     finally:
         await server.stop()
 
 
-def measured(scene: Scene, out: Path | None, name: str) -> Summary:
+def measured(scene: Scenario, out: Path | None, name: str) -> Summary:
     take = asyncio.run(played(scene))
-    summary = summed(take)
+    summary = summarize(take)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         stem = f"{name.replace(' ', '-')}-{scene.overload:g}x"
@@ -77,7 +77,7 @@ def main() -> None:
     for overload in wanted.overload:
         for name in wanted.system:
             mode, nak = SYSTEMS[name]
-            scene = Scene(mode=mode, overload=overload, seconds=wanted.seconds, nak=nak, max_deliver=MAX_DELIVER)
+            scene = Scenario(mode=mode, overload=overload, seconds=wanted.seconds, nak=nak, max_deliver=MAX_DELIVER)
             results.setdefault(overload, {})[name] = found = measured(scene, wanted.out, name)
             print(row(name, found), flush=True)
     if wanted.out is not None:

@@ -20,20 +20,20 @@ from msgspec.structs import replace
 from nats_backpressure import __version__
 from nats_backpressure.adapters import logs
 from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
-from nats_backpressure.adapters.http_probes import PortTaken, Probes, Readiness
-from nats_backpressure.adapters.nats.advisories import Advisories
-from nats_backpressure.adapters.nats.api import JetStream
-from nats_backpressure.adapters.nats.connection import Client, Connection, Options
-from nats_backpressure.adapters.nats.endpoints import Responder
-from nats_backpressure.adapters.nats.event_publisher import Announcer
-from nats_backpressure.adapters.nats.event_reader import EventLog
-from nats_backpressure.adapters.nats.gateway_reports import Reports
-from nats_backpressure.adapters.nats.observer import ConsumerInfo
-from nats_backpressure.adapters.nats.policy_store import PolicyStore
+from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken, Readiness
+from nats_backpressure.adapters.nats.advisories import AdvisoryListener
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.connection import Connection, Options, PatchedClient
+from nats_backpressure.adapters.nats.endpoints import ServiceEndpoints
+from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
+from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
+from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListener
+from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.adapters.nats.resources import Resources, captors
-from nats_backpressure.adapters.nats.state_store import StateStore
-from nats_backpressure.adapters.prometheus.collector import Gauges
-from nats_backpressure.adapters.prometheus.counters import Metrics
+from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
+from nats_backpressure.adapters.prometheus.collector import StateCollector
+from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.nats import Nats, Secret
 from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.core.model import Event, StreamLook
@@ -41,14 +41,14 @@ from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries import serialize
-from nats_backpressure.queries.decisions import Desk
-from nats_backpressure.queries.event_cache import History
-from nats_backpressure.queries.history import Past, Remembering
-from nats_backpressure.queries.lookup import Finder
-from nats_backpressure.recording.recorder import Recorder, Tape
+from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.queries.event_cache import EventCache
+from nats_backpressure.queries.history import CachingEventPublisher, HistoryQueries
+from nats_backpressure.queries.lookup import SubjectLookup
+from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.service import Service
-from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.runtime.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ def start(
     settings: Settings,
     embedded: EmbeddedOptions | None,
     read_again: Callable[[], Settings],
-    tape: Tape | None = None,
+    tape: RecordingFile | None = None,
 ) -> int:
     """Run until a signal; the exit code. On SIGHUP the settings are read again, and their policies put in force. What
     is observed is written on the tape, if there is one."""
@@ -102,7 +102,7 @@ async def with_embedded(use: Callable[[EmbeddedServer], Awaitable[bool]]) -> boo
 
 
 async def _run(
-    settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings], tape: Tape | None
+    settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings], tape: RecordingFile | None
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -138,12 +138,12 @@ def _stop(stop: asyncio.Event) -> None:
 class Sidecar:
     """The whole, wired up: two connections, so that what any client may send cannot blind the observer."""
 
-    def __init__(self, settings: Settings, servers: Sequence[str], tape: Tape | None = None) -> None:
+    def __init__(self, settings: Settings, servers: Sequence[str], tape: RecordingFile | None = None) -> None:
         self._settings = settings
         self._clock = clock = SystemClock()
         names = Names(settings.name)
         instance = settings.instance or "unknown"
-        self._metrics = metrics = Metrics(settings.metrics.max_subjects)
+        self._metrics = metrics = Counters(settings.metrics.max_subjects)
         options = connection_options(settings.nats, servers)
         self._observing = Connection(
             f"{names.name}/{instance}/observe",
@@ -153,10 +153,10 @@ class Sidecar:
             on_rebuild=lambda: metrics.rebuilt("observe"),
         )
         prefix = api_prefix(settings.nats)
-        js = JetStream(self._observing, prefix)
+        js = JetStreamApi(self._observing, prefix)
         publish = settings.publish
         resources = Resources(js, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
-        observer = ConsumerInfo(
+        observer = JetStreamObserver(
             self._observing,
             clock,
             count=metrics.dropped,
@@ -168,33 +168,36 @@ class Sidecar:
         def told(event: Event) -> messages.Event:
             return serialize.event(event, instance)
 
-        history = History(round(1000 * clock.now().wall))
-        self._recorder = recorder = tape and Recorder(observer, clock, tape, settings, metrics.dropped)
+        history = EventCache(round(1000 * clock.now().wall))
+        self._recorder = recorder = tape and RecordingObserver(observer, clock, tape, settings, metrics.dropped)
         self._service = service = Service(
             settings,
             clock,
             recorder or observer,
-            StateStore(js, names, metrics.dropped, lambda: self._observing.client),
-            Remembering(Announcer(js, names, told), history, told),
-            PolicyStore(js, names, metrics.dropped, lambda: self._observing.client),
+            JetStreamStateStore(js, names, metrics.dropped, lambda: self._observing.client),
+            CachingEventPublisher(JetStreamEventPublisher(js, names, told), history, told),
+            JetStreamPolicyStore(js, names, metrics.dropped, lambda: self._observing.client),
             resources.ensure,
             metrics,
             writer=f"{instance}.{secrets.token_hex(4)}",
             render_state=serialize.state_value,
-            render_beat=lambda book, now, leaving: serialize.beat(book, instance, now, leaving),
+            render_beat=lambda book, now, leaving: serialize.heartbeat(book, instance, now, leaving),
             on_looks=self._looked,
             on_rules=recorder.rules if recorder else lambda sources: None,
         )
         sink = recorder.hearing(service.sweep.hint) if recorder else service.sweep.hint
-        self._advisories = Advisories(clock, sink, metrics.dropped)
+        self._advisories = AdvisoryListener(clock, sink, metrics.dropped)
         self._names, self._said_captured = names, set[str]()
         self._serving = False
         self._looks: tuple[StreamLook, ...] = ()
-        desk = Desk(service)
-        stream = EventLog(js, lambda: self._observing.client, names, metrics.dropped)
-        self._finder, self._reports = Finder(service), Reports(names.prefix, clock, self._reported, metrics.dropped)
-        self._past = Past(desk, service, history, stream, clock)
-        self._responder = Responder(
+        desk = DecisionService(service)
+        stream = JetStreamEventReader(js, lambda: self._observing.client, names, metrics.dropped)
+        self._finder, self._reports = (
+            SubjectLookup(service),
+            GatewayReportListener(names.prefix, clock, self._reported, metrics.dropped),
+        )
+        self._past = HistoryQueries(desk, service, history, stream, clock)
+        self._responder = ServiceEndpoints(
             desk,
             self._past,
             clock,
@@ -212,8 +215,8 @@ class Sidecar:
             on_rebuild=lambda: metrics.rebuilt("answer"),
             may_publish=self._responder.may_reply,
         )
-        metrics.expose(Gauges(service, metrics, clock))
-        self._probes = Probes(settings.http.host, settings.http.port, self._truth, metrics.page)
+        metrics.expose(StateCollector(service, metrics, clock))
+        self._probes = HttpProbes(settings.http.host, settings.http.port, self._truth, metrics.page)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the probes at once, observe, and answer once something is known; until `stop`."""
@@ -231,7 +234,7 @@ class Sidecar:
                 await stop.wait()
                 await self._responder.stop(1.0)
                 await asyncio.wait({service})
-                await ended(loops)
+                await cancel_and_wait(loops)
         finally:
             self._probes.stop(1.0)
             if self._recorder:
@@ -261,7 +264,7 @@ class Sidecar:
         await self._service.known.wait()
         await self._answering.run()
 
-    async def _serve(self, client: Client) -> None:
+    async def _serve(self, client: PatchedClient) -> None:
         await self._responder.serve(client)
         await self._reports.listen(client)
         self._serving = True
@@ -271,7 +274,7 @@ class Sidecar:
         for found in self._finder.find(subject, self._clock.now()):
             self._service.reported(found.state.subject, report.offered, report.admitted, report.seconds)
 
-    async def _listen(self, client: Client) -> None:
+    async def _listen(self, client: PatchedClient) -> None:
         await self._advisories.listen(client)
 
     def _looked(self, looks: Sequence[StreamLook]) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters import http_probes
-from nats_backpressure.adapters.http_probes import PortTaken, Probes, Readiness
+from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken, Readiness
 
 READY = Readiness(
     ready=True, nats="connected", observing=True, streams=4, reads=4, last_sweep_age_ms=80, version="1.2.3"
@@ -30,7 +30,7 @@ class World:
         self.truth = READY
         self.registry = CollectorRegistry()
         self.requests = Counter("asked", "Requests. High: many ask.", registry=self.registry)
-        self.page = Probes("127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), patience=0.5)
+        self.page = HttpProbes("127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), patience=0.5)
 
     @property
     def url(self) -> str:
@@ -161,7 +161,7 @@ async def test_a_connection_that_keeps_asking_is_kept(world: World) -> None:
 
 async def test_more_than_it_serves_at_once_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_probes, "AT_ONCE", 4)
-    page = Probes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"")
     page.start()
     held = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(6)]
     async with httpx.AsyncClient() as client:
@@ -202,24 +202,24 @@ def test_a_port_in_use_is_told_before_anything_starts() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"http\.port {port}: Address already in use; give another"):
-            Probes("127.0.0.1", port, lambda: READY, lambda: b"")
+            HttpProbes("127.0.0.1", port, lambda: READY, lambda: b"")
 
 
 def test_two_that_are_made_at_once_do_not_share_a_port() -> None:
-    first = Probes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    first = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"")
     with pytest.raises(PortTaken):
-        Probes("127.0.0.1", first.port, lambda: READY, lambda: b"")
+        HttpProbes("127.0.0.1", first.port, lambda: READY, lambda: b"")
     first.stop(1.0)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7", "a..b"])
 def test_an_address_that_is_not_ours_is_told(host: str) -> None:
     with pytest.raises(PortTaken, match=r"http\.host"):
-        Probes(host, 0, lambda: READY, lambda: b"")
+        HttpProbes(host, 0, lambda: READY, lambda: b"")
 
 
 def test_after_the_end_nobody_listens_and_the_port_is_free_at_once() -> None:
-    page = Probes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"")
     page.start()
     assert httpx.get(f"http://127.0.0.1:{page.port}/healthz").status_code == 200
     began = time.monotonic()
@@ -227,5 +227,5 @@ def test_after_the_end_nobody_listens_and_the_port_is_free_at_once() -> None:
     assert time.monotonic() - began < 3
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{page.port}/healthz")
-    again = Probes("127.0.0.1", page.port, lambda: READY, lambda: b"")
+    again = HttpProbes("127.0.0.1", page.port, lambda: READY, lambda: b"")
     again.stop(1.0)

@@ -11,17 +11,26 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nats_backpressure.client.admission import BAND, FALLBACK_RETRY_AFTER, OPEN, RANKS, Limits, Shedder, ruling, worst
-from nats_backpressure.client.values import Known
+from nats_backpressure.client.admission import (
+    BAND,
+    FALLBACK_RETRY_AFTER,
+    OPEN,
+    RANKS,
+    Limits,
+    Shedder,
+    local_decision,
+    worst,
+)
+from nats_backpressure.client.values import StateValue
 
 LIMITS = Limits(stale_after=10, unknown_after=30)
-ACTIVE = Known("s", "active", "reject", admit_ratio=0.0, retry_after_seconds=30)
-CALM = Known("s", "inactive", "continue")
+ACTIVE = StateValue("s", "active", "reject", admit_ratio=0.0, retry_after_seconds=30)
+CALM = StateValue("s", "inactive", "continue")
 
 
-def at(age: float, known: Known = ACTIVE, left: float | None = None) -> tuple[str, float, str]:
+def at(age: float, known: StateValue = ACTIVE, left: float | None = None) -> tuple[str, float, str]:
     """Action, ratio and freshness so many seconds after the last proof."""
-    found = ruling(known, 100.0, LIMITS, left, 100.0 + age)
+    found = local_decision(known, 100.0, LIMITS, left, 100.0 + age)
     return found.action, found.ratio, found.freshness
 
 
@@ -50,36 +59,36 @@ def test_a_longer_hold_is_held_through_stale_and_unknown() -> None:
 
 
 def test_a_throttle_opens_from_its_own_ratio() -> None:
-    known = Known("s", "warning", "throttle", admit_ratio=0.5, retry_after_seconds=2)
+    known = StateValue("s", "warning", "throttle", admit_ratio=0.5, retry_after_seconds=2)
     assert [at(age, known)[1] for age in (0, 9, 10, 11, 12, 13)] == [0.5, 0.5, 0.5, 0.75, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
     ("known", "stale", "unknown"),
     [
-        (Known("s", "active", "reject", on_unknown="continue"), "continue", "continue"),
-        (Known("s", "active", "reject", on_unknown="reject"), "reject", "reject"),
-        (Known("s", "warning", "throttle", admit_ratio=0.5, on_unknown="reject"), "throttle", "reject"),
-        (Known("s", "inactive", "continue", on_unknown="reject"), "continue", "reject"),
-        (Known("s", "inactive", "continue", on_unknown="reject", mode="observe"), "continue", "continue"),
-        (Known("s", "inactive", "continue"), "continue", "continue"),
-        (Known("s", "active", "reject", on_unknown="of another version"), "throttle", "continue"),
+        (StateValue("s", "active", "reject", on_unknown="continue"), "continue", "continue"),
+        (StateValue("s", "active", "reject", on_unknown="reject"), "reject", "reject"),
+        (StateValue("s", "warning", "throttle", admit_ratio=0.5, on_unknown="reject"), "throttle", "reject"),
+        (StateValue("s", "inactive", "continue", on_unknown="reject"), "continue", "reject"),
+        (StateValue("s", "inactive", "continue", on_unknown="reject", mode="observe"), "continue", "continue"),
+        (StateValue("s", "inactive", "continue"), "continue", "continue"),
+        (StateValue("s", "active", "reject", on_unknown="of another version"), "throttle", "continue"),
     ],
     ids=["continue", "reject", "reject, of a share", "reject, of a continue", "reject in a dry run", "hold",
          "what is not understood holds"],
 )  # fmt: skip
-def test_on_unknown(known: Known, stale: str, unknown: str) -> None:
+def test_on_unknown(known: StateValue, stale: str, unknown: str) -> None:
     assert (at(11, known)[0], at(30, known)[0]) == (stale, unknown)
 
 
 def test_a_rejection_of_the_unknown_names_a_time_even_if_the_last_answer_named_none() -> None:
-    assert ruling(Known("s", "inactive", "continue", on_unknown="reject"), 0, LIMITS, None, 40).retry_after == (
-        FALLBACK_RETRY_AFTER
-    )
+    assert local_decision(
+        StateValue("s", "inactive", "continue", on_unknown="reject"), 0, LIMITS, None, 40
+    ).retry_after == (FALLBACK_RETRY_AFTER)
 
 
 def test_what_the_sidecar_itself_lost_is_unknown_whatever_its_age() -> None:
-    known = Known("s", "unknown", "reject", retry_after_seconds=30)
+    known = StateValue("s", "unknown", "reject", retry_after_seconds=30)
     assert [at(age, known) for age in (5, 14)] == [("reject", 0.0, "unknown"), ("continue", 1.0, "unknown")]
 
 
@@ -91,28 +100,31 @@ def test_once_the_last_replica_left_a_refusal_opens_at_once() -> None:
 
 
 def test_a_dry_run_continues_and_says_what_it_would() -> None:
-    found = ruling(Known("s", "active", "continue", would="reject", mode="observe"), 0, LIMITS, None, 1)
+    found = local_decision(StateValue("s", "active", "continue", would="reject", mode="observe"), 0, LIMITS, None, 1)
     assert (found.action, found.ratio, found.would) == ("continue", 1.0, "reject")
 
 
 def test_a_ruling_says_when_to_look_again() -> None:
-    untils = [ruling(ACTIVE, 0, LIMITS, None, now).until for now in (0, 11, 14, 30)]
+    untils = [local_decision(ACTIVE, 0, LIMITS, None, now).until for now in (0, 11, 14, 30)]
     assert untils == [10, 11.1, 30, math.inf]
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (ACTIVE, Known("s", "active", "throttle", admit_ratio=0.1)),
-        (Known("s", "warning", "throttle", admit_ratio=0.1), Known("s", "active", "throttle", admit_ratio=0.9)),
-        (Known("s", "warning", "continue"), CALM),
-        (Known("s", "inactive", "continue", pressure=0.9), Known("s", "inactive", "continue", pressure=0.1)),
-        (CALM, Known("s", "inactive", "continue", mode="observe")),
+        (ACTIVE, StateValue("s", "active", "throttle", admit_ratio=0.1)),
+        (
+            StateValue("s", "warning", "throttle", admit_ratio=0.1),
+            StateValue("s", "active", "throttle", admit_ratio=0.9),
+        ),
+        (StateValue("s", "warning", "continue"), CALM),
+        (StateValue("s", "inactive", "continue", pressure=0.9), StateValue("s", "inactive", "continue", pressure=0.1)),
+        (CALM, StateValue("s", "inactive", "continue", mode="observe")),
     ],
     ids=["action first", "the smaller share", "then status", "then pressure", "then who enforces"],
 )
-def test_the_worst_of_several_decides(one: Known, other: Known) -> None:
-    rulings = [ruling(known, 0, LIMITS, None, 0) for known in (other, one)]
+def test_the_worst_of_several_decides(one: StateValue, other: StateValue) -> None:
+    rulings = [local_decision(known, 0, LIMITS, None, 0) for known in (other, one)]
     assert worst(rulings) == rulings[1] == worst(rulings[::-1])
     assert worst([]) == OPEN
 

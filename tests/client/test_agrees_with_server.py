@@ -8,19 +8,19 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.client.admission import Limits, ruling
-from nats_backpressure.client.values import Known
+from nats_backpressure.client.admission import Limits, local_decision
+from nats_backpressure.client.values import StateValue
 from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model import Verdict
 from nats_backpressure.core.status.freshness import limits
-from nats_backpressure.core.subject.next_record import worst
+from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action
 from nats_backpressure.queries import serialize
-from nats_backpressure.queries.decisions import Desk
+from nats_backpressure.queries.decisions import DecisionService
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, after, member, subject
 
 AGES = [0, 5, 6, 6.5, 7, 9.9, 10, 10.5, 12, 13.9, 14, 15, 15.5, 18, 19, 29.9, 30, 31, 44, 60, 61, 63.9, 64, 1000]
@@ -43,13 +43,13 @@ def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object
     dry run would do, freshness."""
     book, record = Book(state, interval), state.record
     assert record is not None
-    asked = Desk(book).decide_gateway(SUBJECT, GatewayRequest(), now)
-    known = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), book, NOW), type=Known)
+    asked = DecisionService(book).decide_gateway(SUBJECT, GatewayRequest(), now)
+    known = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), book, NOW), type=StateValue)
     found = limits(10, 30, interval, book.settings.publish.heartbeat_seconds)
-    speaks = worst(state.members.values())
+    speaks = worst_member(state.members.values())
     assert speaks is not None and speaks.proof is not None
     bounds = Limits(found.stale_after, found.unknown_after, found.interval)
-    watched = ruling(known, speaks.proof, bounds, None, now.mono)
+    watched = local_decision(known, speaks.proof, bounds, None, now.mono)
     return (
         (asked.action, round(asked.admit_ratio, 3), asked.would, asked.freshness),
         (watched.action, round(watched.ratio, 3), watched.would, watched.freshness),
@@ -86,5 +86,5 @@ def test_a_restart_refuses_nothing_on_what_was_proved_by_nothing_before() -> Non
     state = subject(member(age=0.0, **OVERLOADED))
     assert state.record is not None
     state = replace(state, record=replace(state.record, lost=True), was_unproved=True)
-    asked = Desk(Book(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
+    asked = DecisionService(Book(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
     assert (asked.action, asked.freshness) == ("continue", "unknown")

@@ -17,7 +17,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 from nats_backpressure.client import BackpressureClient, PullGate
-from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.support.servers import NatsServer
 from tests.worlds.decision_service import Answer, Service
 from tests.worlds.state_bucket import SUBJECT, until
@@ -180,7 +180,7 @@ async def test_what_a_cancelled_fetch_had_got_is_for_the_next_one(
         fetching = asyncio.create_task(gate.fetch(5, timeout=60))
         while not (await subscription.consumer_info()).num_waiting:  # it waits for the other four
             await asyncio.sleep(0.01)
-        await ended([fetching])
+        await cancel_and_wait([fetching])
         assert [message.data for message in await gate.fetch(5)] == [b"0"]
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from nats_backpressure.client import state_mirror as room
 from nats_backpressure.client.gate import Gate
-from nats_backpressure.client.state_mirror import Picture
-from nats_backpressure.client.subject_filter import MOST_WATCHED, Interest, overlap
+from nats_backpressure.client.state_mirror import StateMirror
+from nats_backpressure.client.subject_filter import MOST_WATCHED, SubjectFilter, overlap
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
 from tests.worlds.state_bucket import SUBJECT, active, state
 
@@ -25,7 +25,7 @@ class Seen:
     """A picture with a hand on its clock."""
 
     def __init__(self, *interest: str) -> None:
-        self.picture, self.now = Picture(), 1000.0
+        self.picture, self.now = StateMirror(), 1000.0
         self.picture.interest.add(interest or (">",))
         self._sampled = 0
 
@@ -382,7 +382,7 @@ def test_two_patterns_meet_where_a_subject_matches_both(one: str, other: str, me
 
 
 def test_what_is_wanted_is_what_governs_the_subjects_named() -> None:
-    interest = Interest()
+    interest = SubjectFilter()
     assert interest.add(["orders.created", "bills.*"]) and not interest.add(["bills.eu", "orders.created"])
     wanted = ["orders.created", "orders.*", ">", "bills.eu", "bills.*", "*.eu"]
     assert [s for s in [*wanted, "orders.gone", "bills.eu.x", "orders.*.x"] if interest.wants(s)] == wanted

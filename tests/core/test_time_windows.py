@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model import Reading
-from nats_backpressure.core.time_windows import MEASURES, SLOTS, TIERS, Aggregate
+from nats_backpressure.core.time_windows import MEASURES, SLOTS, TIERS, TimeWindows
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
 
@@ -20,12 +20,12 @@ def reading(at: float, pending: int = 0, p95: float | None = None) -> Reading:
     return Reading(KEY, Now(at, at), pending, 0, None, None, p95=p95, arrival_rate=float(pending), ack_rate=None)
 
 
-def slots(found: Aggregate) -> int:
+def slots(found: TimeWindows) -> int:
     return sum(len(tier.closed) + (tier.open is not None) for tier in found._tiers)
 
 
 def test_a_minute_is_told_exactly_while_nothing_falls_out_of_it() -> None:
-    found = Aggregate()
+    found = TimeWindows()
     for second in range(40):
         status = Status.ACTIVE if 10 <= second < 25 else Status.INACTIVE
         found.see(1000.0 + second, status, reading(1000.0 + second, pending=second, p95=None))
@@ -38,7 +38,7 @@ def test_a_minute_is_told_exactly_while_nothing_falls_out_of_it() -> None:
 
 
 def test_a_day_with_one_bad_hour_is_told_in_every_window() -> None:
-    found = Aggregate()
+    found = TimeWindows()
     for second in range(0, 86_400, 5):
         bad = 43_200 <= second < 46_800
         found.see(second, Status.ACTIVE if bad else Status.INACTIVE, reading(second, pending=2000 if bad else 3))
@@ -52,7 +52,7 @@ def test_a_day_with_one_bad_hour_is_told_in_every_window() -> None:
 
 
 def test_what_is_older_than_the_window_is_forgotten_and_a_gap_is_no_coverage() -> None:
-    found = Aggregate()
+    found = TimeWindows()
     found.see(0.0, Status.ACTIVE, reading(0.0, pending=9))
     found.see(30.0, Status.UNKNOWN)
     found.see(100_000.0, Status.INACTIVE, reading(100_000.0))
@@ -63,7 +63,7 @@ def test_what_is_older_than_the_window_is_forgotten_and_a_gap_is_no_coverage() -
 
 
 def test_one_that_is_idle_takes_a_handful_of_slots_and_one_that_never_rests_no_more_than_the_bound() -> None:
-    idle, busy = Aggregate(), Aggregate()
+    idle, busy = TimeWindows(), TimeWindows()
     for second in range(0, 200_000, 3):
         idle.see(second, Status.INACTIVE, reading(second))
         busy.see(second, Status(second // 3 % 3), reading(second, pending=second))
@@ -80,7 +80,7 @@ MOMENTS = st.lists(
 def test_it_agrees_with_brute_force_but_for_one_slot_at_the_windows_edge(
     moments: list[tuple[float, Status, int | None]], seconds: int
 ) -> None:
-    found, now, seen = Aggregate(), 1e5, []
+    found, now, seen = TimeWindows(), 1e5, []
     for step, status, pending in moments:
         now += step
         found.see(now, status, None if pending is None else reading(now, pending))

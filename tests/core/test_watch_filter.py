@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from nats_backpressure.core import read_plan, watch_filter
 from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.read_plan import Budget
-from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
-ALL = [Watch("*")]
+ALL = [WatchEntry("*")]
 OURS = frozenset({"BACKPRESSURE_EVENTS", "KV_backpressure_state"})
 DURABLE, EPHEMERAL = ConsumerConfig(), ConsumerConfig(durable=False)
 ACK_ALL, ACK_NONE = ConsumerConfig(ack_policy="all"), ConsumerConfig(ack_policy="none")
@@ -25,19 +25,19 @@ ACK_ALL, ACK_NONE = ConsumerConfig(ack_policy="all"), ConsumerConfig(ack_policy=
         pytest.param(("S", "c"), ACK_ALL, ALL, True, id="also where one ack stands for all before it"),
         pytest.param(("S", "c"), EPHEMERAL, ALL, False, id="somebody's subscription does not"),
         pytest.param(("S", "c"), ACK_NONE, ALL, False, id="nor what acknowledges nothing"),
-        pytest.param(("S", "c"), EPHEMERAL, [Watch("*", ("c",))], True, id="unless it is named exactly"),
-        pytest.param(("S", "c"), EPHEMERAL, [Watch("*", ("c*",))], False, id="a glob is no exact name"),
-        pytest.param(("S", "audit"), DURABLE, [Watch("S", ("router-*",))], False, id="others are not watched"),
-        pytest.param(("S", "router-1"), DURABLE, [Watch("S", ("router-*",))], True, id="what a glob covers is"),
-        pytest.param(("T", "c"), DURABLE, [Watch("S")], False, id="another stream is not watched"),
+        pytest.param(("S", "c"), EPHEMERAL, [WatchEntry("*", ("c",))], True, id="unless it is named exactly"),
+        pytest.param(("S", "c"), EPHEMERAL, [WatchEntry("*", ("c*",))], False, id="a glob is no exact name"),
+        pytest.param(("S", "audit"), DURABLE, [WatchEntry("S", ("router-*",))], False, id="others are not watched"),
+        pytest.param(("S", "router-1"), DURABLE, [WatchEntry("S", ("router-*",))], True, id="what a glob covers is"),
+        pytest.param(("T", "c"), DURABLE, [WatchEntry("S")], False, id="another stream is not watched"),
         pytest.param(("KV_b", "c"), DURABLE, ALL, False, id="a bucket is no work queue"),
         pytest.param(("OBJ_b", "c"), DURABLE, ALL, False, id="nor an object store"),
-        pytest.param(("KV_b", "c"), DURABLE, [Watch("KV_b")], True, id="unless it is named"),
+        pytest.param(("KV_b", "c"), DURABLE, [WatchEntry("KV_b")], True, id="unless it is named"),
         pytest.param(("BACKPRESSURE_EVENTS", "c"), DURABLE, ALL, False, id="what reads our events is not watched"),
     ],
 )
 def test_only_what_counts_is_watched(
-    key: tuple[str, str], config: ConsumerConfig, watch: list[Watch], taken: bool
+    key: tuple[str, str], config: ConsumerConfig, watch: list[WatchEntry], taken: bool
 ) -> None:
     assert watch_filter.consumer_chosen(ConsumerKey(*key), config, watch, OURS) is taken
 

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from benchmarks.plot import drawn
 from nats_backpressure.demo.html_report import page
-from nats_backpressure.demo.scenario import Scene
-from nats_backpressure.demo.summary import Row, Take, summed
-from nats_backpressure.demo.terminal_output import Story
+from nats_backpressure.demo.scenario import Scenario
+from nats_backpressure.demo.summary import Row, RunData, summarize
+from nats_backpressure.demo.terminal_output import TerminalOutput
 
-SCENE = Scene(hands=10, seconds_each=0.1, seconds=10.0, calm=2.0, deadline=5.0)  # 100 a second
+SCENE = Scenario(hands=10, seconds_each=0.1, seconds=10.0, calm=2.0, deadline=5.0)  # 100 a second
 ACTIVE: dict[str, Any] = {
     "type": "backpressure_active",
     "seq": 1,
@@ -33,24 +33,24 @@ def row(at: float, status: str = "inactive", backlog: int = 0, p95_ms: float | N
     return Row(at, 1000, 100, 900, 95, backlog, 20, p95_ms, status, 0.1)
 
 
-def take(**fields: Any) -> Take:
-    return Take(**{"scene": SCENE, "rows": [row(0.25), row(0.5, "active", 300, 450.0)], **fields})
+def take(**fields: Any) -> RunData:
+    return RunData(**{"scene": SCENE, "rows": [row(0.25), row(0.5, "active", 300, 450.0)], **fields})
 
 
 def test_goodput_is_what_was_done_in_time_while_the_overload_lasted() -> None:
     in_time = [(2.0 + n / 100, 1.0) for n in range(500)]
     late, before, after = [(3.0, 5.1)] * 100, [(1.9, 1.0)] * 50, [(12.0, 1.0)] * 50
-    assert summed(take(latencies=[*in_time, *late, *before, *after])).goodput == 0.5
+    assert summarize(take(latencies=[*in_time, *late, *before, *after])).goodput == 0.5
 
 
 def test_quantiles_are_of_all_that_was_done_and_unknown_where_nothing_was() -> None:
-    found = summed(take(latencies=[(3.0, n / 100) for n in range(1, 101)]))
+    found = summarize(take(latencies=[(3.0, n / 100) for n in range(1, 101)]))
     assert (found.p50_seconds, found.p99_seconds) == (0.5, 0.99)
-    assert (summed(take()).p50_seconds, summed(take()).goodput) == (None, 0.0)
+    assert (summarize(take()).p50_seconds, summarize(take()).goodput) == (None, 0.0)
 
 
 def test_counts_are_those_of_the_programs() -> None:
-    found = summed(
+    found = summarize(
         take(
             callers=Counter(offered=1000, admitted=90, shed=900, failed=7, missed=3),
             worker=Counter(done=90, redelivered=4, naked=2),
@@ -66,7 +66,7 @@ def test_counts_are_those_of_the_programs() -> None:
 @pytest.mark.parametrize("rows", [[], [row(0.25)], [row(0.25), row(0.5, "active", 300, 450.0)]])
 def test_the_page_is_whole_however_little_there_is_to_show(rows: list[Row]) -> None:
     found = take(rows=rows, callers=Counter(offered=1))
-    text = page(found, summed(found))
+    text = page(found, summarize(found))
     assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
     assert "nan" not in text and "http" not in text.replace("http://www.w3.org", "")
     for chart in text.split("<svg")[1:]:
@@ -74,7 +74,7 @@ def test_the_page_is_whole_however_little_there_is_to_show(rows: list[Row]) -> N
 
 
 def test_the_plot_of_a_benchmark_names_every_system_and_what_it_lost() -> None:
-    lossy, clean = summed(take(lost=1234)), summed(take(latencies=[(3.0, 1.0)] * 100))
+    lossy, clean = summarize(take(lost=1234)), summarize(take(latencies=[(3.0, 1.0)] * 100))
     text = drawn({1.0: {"us": clean, "<them>": lossy}, 10.0: {"us": clean, "<them>": lossy}})
     ET.fromstring(text)
     assert text.count("&lt;them&gt;") == 2 and text.count("1,234 lost") == 2 and "10x" in text
@@ -82,12 +82,12 @@ def test_the_plot_of_a_benchmark_names_every_system_and_what_it_lost() -> None:
 
 def test_the_story_tells_a_row_a_second_and_every_event() -> None:
     out = io.StringIO()
-    story = Story(Console(file=out, width=200))
+    story = TerminalOutput(Console(file=out, width=200))
     for n in range(8):
         story.row(row(n / 4))
     for event in (ACTIVE, FIRING):
         story.event(1.0, event)
-    story.sum_up(summed(take(events=[ACTIVE])))
+    story.sum_up(summarize(take(events=[ACTIVE])))
     lines = out.getvalue().splitlines()
     assert sum("offered" in line for line in lines) == 2
     assert any("inactive -> active because of pending, drain, Retry-After 30" in line for line in lines)

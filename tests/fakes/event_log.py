@@ -9,8 +9,8 @@ import msgspec
 
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.protocol import messages, timestamps
-from nats_backpressure.queries.event_cache import kept
-from nats_backpressure.runtime.ports import Kept, Page, Unavailable, Wanted
+from nats_backpressure.queries.event_cache import parse_event
+from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
 
 SUBJECT = "orders.*.created"
 T0 = 1_767_225_600_000
@@ -24,7 +24,7 @@ def told(seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epo
         id=event_id(subject, epoch, seq),
         type=more.pop("type", TYPES[to]),
         subject=subject,
-        timestamp=timestamps.written(at / 1000),
+        timestamp=timestamps.format_rfc3339(at / 1000),
         epoch=epoch,
         seq=seq,
         incident=None,
@@ -44,8 +44,8 @@ def told(seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epo
     return msgspec.json.encode(event)
 
 
-def event(*given: Any, **more: Any) -> Kept:
-    found = kept(told(*given, **more))
+def event(*given: Any, **more: Any) -> CachedEvent:
+    found = parse_event(told(*given, **more))
     assert found is not None
     return found
 
@@ -54,20 +54,20 @@ class FakeEventLog:
     """What was told, in order; `stored` may be put before it is asked. Everything was stored when it was concluded."""
 
     def __init__(self, stored: Iterable[bytes] = ()) -> None:
-        self.stored = [found for payload in stored if (found := kept(payload)) is not None]
-        self.asked: list[Wanted] = []
+        self.stored = [found for payload in stored if (found := parse_event(payload)) is not None]
+        self.asked: list[EventQuery] = []
         self.failing = 0
         """How many of the next questions are not answered."""
         self.longest = 1_000_000
         """Events in a pass beyond which it does not end in time."""
 
-    async def older(self, wanted: Wanted) -> Page:
+    async def older(self, wanted: EventQuery) -> EventPage:
         self.asked.append(wanted)
         self._strike()
         found = [e for e in reversed(self.stored) if e.subject == wanted.subject and wanted.has(e)]
-        return Page(tuple(found[: wanted.limit]), whole=len(found) <= wanted.limit)
+        return EventPage(tuple(found[: wanted.limit]), whole=len(found) <= wanted.limit)
 
-    async def recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
+    async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         self._strike()
         found = [e for e in self.stored if e.at >= since]
         for each in found[-most:][: self.longest]:

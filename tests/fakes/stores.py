@@ -9,7 +9,7 @@ from nats_backpressure.core.subject.next_record import refusal
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.runtime.ports import Conflict, SendConflict, Stored, Told, Unavailable, Unpublishable
+from nats_backpressure.runtime.ports import Conflict, LastEvent, SendConflict, Stored, Unavailable, Unpublishable
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
@@ -92,7 +92,7 @@ class FakeAnnouncer:
         self.refusing: set[str] = set()
         """Subjects under which no refusal can be published now."""
 
-    async def last(self, subject: str) -> Told | None:
+    async def last(self, subject: str) -> LastEvent | None:
         self.faults.strike(self.faults.before)
         events = [event for event in self.told if event.subject == subject]
         if not events:
@@ -102,7 +102,7 @@ class FakeAnnouncer:
         incident = moves[-1].incident if status > Status.INACTIVE else None
         monitoring = [event.type for event in events if event.type in MONITORING_EVENTS]
         lost = monitoring[-1:] == [EventType.MONITORING_LOST]
-        return Told(max(event.seq for event in events), status, incident, lost)
+        return LastEvent(max(event.seq for event in events), status, incident, lost)
 
     async def send(self, event: Event) -> None:
         self.faults.strike(self.faults.before)

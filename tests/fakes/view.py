@@ -9,9 +9,9 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Latches, Member, Reading, StreamLook, Verdict
 from nats_backpressure.core.status import latches as machine
 from nats_backpressure.core.status import thresholds
-from nats_backpressure.core.subject.next_record import worst as worst_of
+from nats_backpressure.core.subject.next_record import worst_member as worst_of
 from nats_backpressure.core.subject.state import Record, SubjectState
-from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Status
@@ -32,7 +32,7 @@ class WrittenBook:
         self.subjects: dict[str, SubjectState] = {state.subject: state for state in states}
         self.wildcards: Sequence[str] = tuple(name for name in self.subjects if "*" in name or ">" in name)
         self.looks: Mapping[str, StreamLook] = {}
-        self.rules = Rulebook(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
+        self.rules = ActivePolicies(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
         self.swept_at: float | None = NOW.mono
         self.next = NOW.mono + 0.5
 

@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from nats_backpressure.demo.run import play
-from nats_backpressure.demo.scenario import Scene
-from nats_backpressure.demo.summary import Take
-from nats_backpressure.demo.terminal_output import Silent
+from nats_backpressure.demo.run import run_demo
+from nats_backpressure.demo.scenario import Scenario
+from nats_backpressure.demo.summary import RunData
+from nats_backpressure.demo.terminal_output import NoOutput
 from tests.support.servers import NatsServer
 
-Played = Callable[[Scene], Awaitable[Take]]
+Played = Callable[[Scenario], Awaitable[RunData]]
 
 
 @pytest.fixture
 def played(server: NatsServer) -> Played:
-    async def run(scene: Scene) -> Take:
-        return await play(scene, server.url, Silent())
+    async def run(scene: Scenario) -> RunData:
+        return await run_demo(scene, server.url, NoOutput())
 
     return run

@@ -8,12 +8,12 @@ from itertools import pairwise
 from prometheus_client.parser import text_string_to_metric_families
 
 from nats_backpressure.demo.scenario import SUBJECT
-from nats_backpressure.demo.summary import Take
+from nats_backpressure.demo.summary import RunData
 
 STATUS_EVENTS = ("backpressure_active", "backpressure_warning", "recovery")
 
 
-def told_and_over(take: Take, *reasons: str) -> None:
+def told_and_over(take: RunData, *reasons: str) -> None:
     """It was told, for one of these reasons at least; the gateway shed; all that was let in is done."""
     kinds = Counter(event["type"] for event in take.events)
     assert kinds["backpressure_active"], f"backpressure never came: {dict(kinds)}"
@@ -24,13 +24,13 @@ def told_and_over(take: Take, *reasons: str) -> None:
     back_to_calm(take)
 
 
-def shed_while_active(take: Take) -> None:
+def shed_while_active(take: RunData) -> None:
     assert take.callers["shed"], "no request was refused"
     assert take.callers["failed"] == 0, f"{take.callers['failed']} requests got neither 202 nor 503"
     assert any(row.status == "active" and row.shed > row.admitted for row in take.rows)
 
 
-def back_to_calm(take: Take) -> None:
+def back_to_calm(take: RunData) -> None:
     """The events are one chain without a gap, the last one is the recovery, the metrics agree, and nothing is left."""
     assert [event["seq"] for event in take.events] == list(range(1, len(take.events) + 1))
     assert all(one["to"] == other["from"] for one, other in pairwise(take.events))
@@ -47,13 +47,13 @@ def back_to_calm(take: Take) -> None:
     clean(take)
 
 
-def clean(take: Take) -> None:
+def clean(take: RunData) -> None:
     """No message was delivered twice, none was given up, and every one that was let in was done."""
     assert (take.worker["redelivered"], take.worker["naked"], take.lost) == (0, 0, 0)
     assert take.worker["done"] == take.callers["admitted"]
 
 
-def metric(take: Take, name: str, **labels: str) -> float:
+def metric(take: RunData, name: str, **labels: str) -> float:
     for family in text_string_to_metric_families(take.page):
         for sample in family.samples:
             if sample.name == name and sample.labels == labels:

@@ -13,9 +13,9 @@ import nats
 import pytest
 
 from nats_backpressure.demo.load_generator import Caller
-from nats_backpressure.demo.processes import Cast
-from nats_backpressure.demo.scenario import SUBJECT, Scene
-from nats_backpressure.demo.summary import summed
+from nats_backpressure.demo.processes import DemoProcesses
+from nats_backpressure.demo.scenario import SUBJECT, Scenario
+from nats_backpressure.demo.summary import summarize
 from tests.overload.conftest import Played
 from tests.overload.observed_events import back_to_calm, clean, shed_while_active, told_and_over
 from tests.support.router import CONSUMER, publish, take
@@ -35,11 +35,11 @@ MARKS: dict[str, Any] = {
 PATIENT = {"settle": 40.0, "calm": 1.0}
 
 
-def burst(messages: int, per_second: float, **scene: Any) -> Scene:
+def burst(messages: int, per_second: float, **scene: Any) -> Scenario:
     """So many messages at such a rate, before which and after which it is quiet."""
     scene = {"policy": MARKS, "share_in_calm": 0.1, **PATIENT, **scene}
-    found = Scene(**scene)
-    return Scene(**scene | {"overload": per_second / found.capacity, "seconds": messages / per_second})
+    found = Scenario(**scene)
+    return Scenario(**scene | {"overload": per_second / found.capacity, "seconds": messages / per_second})
 
 
 async def test_two_thousand_messages_of_100_ms_fill_the_queue(played: Played) -> None:
@@ -73,14 +73,14 @@ async def test_where_backpressure_never_comes_the_tests_above_fail(played: Playe
 
 
 async def test_a_burst_is_over_soon(played: Played) -> None:
-    seen = await played(Scene(overload=10, seconds=1.5, **PATIENT))
+    seen = await played(Scenario(overload=10, seconds=1.5, **PATIENT))
     told_and_over(seen)
-    assert summed(seen).events["backpressure_active"] == 1
+    assert summarize(seen).events["backpressure_active"] == 1
 
 
 async def test_a_slow_leak_is_held_back_before_anything_is_late(played: Played) -> None:
-    seen = await played(Scene(mode="adaptive", overload=1.2, seconds=12, **PATIENT))
-    summary = summed(seen)
+    seen = await played(Scenario(mode="adaptive", overload=1.2, seconds=12, **PATIENT))
+    summary = summarize(seen)
     assert 0 < summary.shed < 0.5
     assert summary.goodput > 0.8
     assert summary.largest_backlog <= 3 * seen.scene.target_drain * seen.scene.capacity
@@ -88,7 +88,7 @@ async def test_a_slow_leak_is_held_back_before_anything_is_late(played: Played) 
 
 
 async def test_a_router_that_crashes_in_the_middle_loses_nothing(played: Played) -> None:
-    seen = await played(Scene(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
+    seen = await played(Scenario(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
     shed_while_active(seen)
     assert (seen.lost, seen.left) == (0, 0)
     in_hand = 3 * seen.scene.hands  # no more is ever in flight: what the dead one held comes again, and only that
@@ -97,19 +97,19 @@ async def test_a_router_that_crashes_in_the_middle_loses_nothing(played: Played)
 
 
 async def test_with_a_pull_gate_overload_delivers_nothing_again(played: Played) -> None:
-    seen = await played(Scene(overload=10, seconds=6, max_deliver=3, **PATIENT))
+    seen = await played(Scenario(overload=10, seconds=6, max_deliver=3, **PATIENT))
     clean(seen)
     back_to_calm(seen)
 
 
 async def test_with_the_habit_of_handing_back_messages_are_delivered_again_and_given_up(played: Played) -> None:
-    seen = await played(Scene(mode="none", nak=True, overload=10, seconds=6, calm=1.0, max_deliver=3))
+    seen = await played(Scenario(mode="none", nak=True, overload=10, seconds=6, calm=1.0, max_deliver=3))
     assert seen.worker["redelivered"] > seen.worker["done"]
     assert seen.lost > 100
 
 
 async def test_a_gateway_that_starts_late_refuses_from_its_first_request(server: NatsServer, tmp_path: Any) -> None:
-    scene = Scene()
+    scene = Scenario()
     async with await nats.connect(server.url) as nc, Sidecar(tmp_path, server.url, QUICK) as process:
         await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
         await nc.jetstream().add_consumer("ROUTER", CONSUMER)
@@ -117,7 +117,7 @@ async def test_a_gateway_that_starts_late_refuses_from_its_first_request(server:
         await publish(nc, 2100)
         held = await take(nc, 600)
         await Wire(nc).status(status="active")
-        cast = Cast(scene, server.url)
+        cast = DemoProcesses(scene, server.url)
         try:
             await cast.gateway()
             caller = Caller(cast.ports.gateway)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.protocol.timestamps import EXAMPLE, parse, written
+from nats_backpressure.protocol.timestamps import EXAMPLE, format_rfc3339, parse_rfc3339
 
 MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2999, 12, 31), timezones=st.just(UTC))
 
@@ -15,13 +15,13 @@ MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2999, 12, 31), timezones=s
 def test_a_moment_is_written_and_read_as_the_calendar_says(moment: datetime) -> None:
     moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
     text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    assert written(moment.timestamp()) == text
-    assert parse(text) == pytest.approx(moment.timestamp(), abs=1e-4)
+    assert format_rfc3339(moment.timestamp()) == text
+    assert parse_rfc3339(text) == pytest.approx(moment.timestamp(), abs=1e-4)
 
 
 @pytest.mark.parametrize("text", ["2024-02-29T23:59:59Z", "2000-02-29T00:00:00.5Z", EXAMPLE, "1970-01-01T00:00:00Z"])
 def test_a_moment_may_leave_the_decimals_out(text: str) -> None:
-    assert parse(text) == datetime.fromisoformat(text).timestamp()
+    assert parse_rfc3339(text) == datetime.fromisoformat(text).timestamp()
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_a_moment_may_leave_the_decimals_out(text: str) -> None:
     ],
 )
 def test_anything_else_is_no_moment(text: str) -> None:
-    assert parse(text) is None
+    assert parse_rfc3339(text) is None

@@ -15,7 +15,7 @@ from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.queries.decisions import MATCHED_SHOWN, Desk, Refused
+from nats_backpressure.queries.decisions import MATCHED_SHOWN, DecisionService, RequestRefused
 from nats_backpressure.queries.lookup import matches, tree
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WATCHING, WrittenBook, after, member, subject
 
@@ -23,7 +23,7 @@ ASK = GatewayRequest()
 
 
 def gateway(*states: SubjectState, of: str = SUBJECT, request: GatewayRequest = ASK, now: Now = NOW) -> Any:
-    return Desk(WrittenBook(*states)).decide_gateway(of, request, now)
+    return DecisionService(WrittenBook(*states)).decide_gateway(of, request, now)
 
 
 def test_an_active_subject_rejects_with_everything_a_gateway_needs() -> None:
@@ -120,7 +120,7 @@ def test_observing_a_critical_request_would_continue() -> None:
 def test_how_long_an_answer_may_be_reused(left: float, valid: int) -> None:
     book = WrittenBook(subject(member()))
     book.next = NOW.mono + left
-    assert Desk(book).decide_gateway(SUBJECT, ASK, NOW).valid_for_ms == valid
+    assert DecisionService(book).decide_gateway(SUBJECT, ASK, NOW).valid_for_ms == valid
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_while_writes_fail_the_last_written_status_is_answered_as_stale() -> Non
     state = replace(
         subject(member(**OVERLOADED)), record=calm.record, writing=Writing(calm.record, 1, "n", failing=True)
     )
-    found = Desk(WrittenBook(state)).status(SUBJECT, NOW)
+    found = DecisionService(WrittenBook(state)).status(SUBJECT, NOW)
     assert (found.status, found.freshness, found.stale_reason) == ("inactive", "stale", "no_quorum")
     assert found.metrics.pending_messages == 1500
 
@@ -239,20 +239,20 @@ def test_what_is_read_again_brings_no_old_refusal_back() -> None:
 def test_a_refusal_is_not_reused_past_its_time(age: float, valid: int) -> None:
     book = WrittenBook(subject(member(age=0.0, **OVERLOADED)))
     book.next = NOW.mono + 1000
-    assert Desk(book).decide_gateway(SUBJECT, ASK, after(age)).valid_for_ms == valid
+    assert DecisionService(book).decide_gateway(SUBJECT, ASK, after(age)).valid_for_ms == valid
 
 
 def test_nobody_is_answered_before_the_first_sweep() -> None:
     book = WrittenBook(subject(member()))
     book.swept_at = None
-    with pytest.raises(Refused) as refused:
-        Desk(book).decide_gateway(SUBJECT, ASK, NOW)
+    with pytest.raises(RequestRefused) as refused:
+        DecisionService(book).decide_gateway(SUBJECT, ASK, NOW)
     assert refused.value.code == 503
 
 
 @pytest.mark.parametrize("name", ["orders.eu", "orders.*", "orders.eu.created.late", "other"])
 def test_what_nobody_watches_is_not_found(name: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         gateway(subject(member(), name="orders.*.created"), of=name)
     assert refused.value.code == 404
 
@@ -292,8 +292,8 @@ def test_a_watched_pattern_is_about_itself_alone() -> None:
 )
 def test_which_of_several_decides(one: dict, other: dict, decides: str) -> None:
     states = [subject(member(**one), name="a.*"), subject(member(**other), name="a.>")]
-    found = Desk(WrittenBook(*states)).status("a.b", NOW)
-    expected = Desk(WrittenBook(*states)).status(decides, NOW)
+    found = DecisionService(WrittenBook(*states)).status("a.b", NOW)
+    expected = DecisionService(WrittenBook(*states)).status(decides, NOW)
     assert replace(expected, subject="a.b", matched=found.matched, state_keys=found.state_keys,
                    event_subjects=found.event_subjects) == found  # fmt: skip
     assert found.matched == ("a.*", "a.>")
@@ -301,7 +301,7 @@ def test_which_of_several_decides(one: dict, other: dict, decides: str) -> None:
 
 def test_a_subject_that_comes_later_is_found() -> None:
     book = WrittenBook(subject(member(), name="a.*"))
-    desk = Desk(book)
+    desk = DecisionService(book)
     assert desk.decide_gateway("a.b", ASK, NOW).matched == ("a.*",)
     book.subjects["a.>"] = subject(member(), name="a.>")
     book.wildcards = ("a.*", "a.>")
@@ -310,7 +310,7 @@ def test_a_subject_that_comes_later_is_found() -> None:
 
 def test_a_state_that_moved_is_answered_anew() -> None:
     book = WrittenBook(subject(member()))
-    desk = Desk(book)
+    desk = DecisionService(book)
     assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "inactive"
     book.subjects[SUBJECT] = subject(member(**OVERLOADED))
     assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "active"

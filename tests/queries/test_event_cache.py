@@ -6,23 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.queries.event_cache import LARGEST, History, kept
+from nats_backpressure.queries.event_cache import LARGEST, EventCache, parse_event
 from tests.fakes.event_log import SUBJECT, T0, event, told
 
 
-def seqs(history: History, subject: str = SUBJECT) -> list[int]:
+def seqs(history: EventCache, subject: str = SUBJECT) -> list[int]:
     return [found.seq for found in history.of(subject)]
 
 
-def filled(*events: int, **bounds: int) -> History:
-    history = History(T0, **bounds)
+def filled(*events: int, **bounds: int) -> EventCache:
+    history = EventCache(T0, **bounds)
     for seq in events:
         history.keep(event(seq, T0 + 1000 * seq))
     return history
 
 
 def test_what_is_told_is_kept_with_what_it_is_found_by() -> None:
-    history = History(T0)
+    history = EventCache(T0)
     assert history.add(SUBJECT, told(7, T0 + 5, "warning"))
     (found,) = history.of(SUBJECT)
     assert (found.seq, found.epoch, found.type, found.at) == (7, "e", "backpressure_warning", T0 + 5)
@@ -54,16 +54,16 @@ def test_an_event_seen_twice_is_kept_once() -> None:
     ],
 )
 def test_what_is_none_of_ours_is_not_kept(payload: bytes) -> None:
-    history = History(T0)
+    history = EventCache(T0)
     assert not history.add(SUBJECT, payload) and len(history) == 0
 
 
 def test_an_event_of_another_subject_is_not_kept() -> None:
-    assert not History(T0).add("other", told(1))
+    assert not EventCache(T0).add("other", told(1))
 
 
 def test_what_no_version_of_ours_wrote_is_not_handed_on() -> None:
-    found = kept(told(1)[:-1] + b',"more":"\xff"}')
+    found = parse_event(told(1)[:-1] + b',"more":"\xff"}')
     assert found is not None and found.body == told(1)
 
 
@@ -74,7 +74,7 @@ def test_a_subject_has_a_bound_and_says_from_when_on_it_is_complete() -> None:
 
 
 def test_of_all_subjects_together_the_oldest_go_first() -> None:
-    history = History(T0, events=4)
+    history = EventCache(T0, events=4)
     for n in range(1, 4):
         for subject in ("a", "b"):
             history.keep(event(n, T0 + 10 * n, subject=subject))
@@ -88,7 +88,7 @@ def test_bytes_have_a_bound_too() -> None:
 
 
 def test_nothing_is_remembered_of_subjects_of_which_nothing_is_kept() -> None:
-    history = History(T0, per_subject=2, events=10)
+    history = EventCache(T0, per_subject=2, events=10)
     for n in range(1000):
         for seq in (1, 2, 3):
             history.keep(event(seq, T0 + n, subject=f"s.{n}"))
@@ -113,10 +113,10 @@ def test_numbering_begun_anew_forgets_what_the_stream_has_lost_too() -> None:
 
 
 def test_what_was_read_comes_before_what_was_told_meanwhile() -> None:
-    history = History(T0 + 3500)
+    history = EventCache(T0 + 3500)
     for seq in (4, 5):
         history.keep(event(seq, T0 + 1000 * seq))
-    older = History(0)
+    older = EventCache(0)
     for seq in (2, 3, 4):
         older.keep(event(seq, T0 + 1000 * seq))
     older.completed(T0 - 1)
@@ -134,7 +134,7 @@ def test_begun_anew_it_is_complete_only_from_then_on() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.sampled_from("ef")), max_size=40))
 def test_whatever_comes_in_no_subject_has_a_hole_and_no_bound_is_passed(given: list[tuple[str, int, str]]) -> None:
-    history = History(0, per_subject=3, events=5)
+    history = EventCache(0, per_subject=3, events=5)
     for n, (subject, seq, epoch) in enumerate(given):
         history.keep(event(seq, T0 + n, subject=subject, epoch=epoch))
     kept_ = {subject: seqs(history, subject) for subject in "ab"}

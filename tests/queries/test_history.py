@@ -11,9 +11,9 @@ import pytest
 from msgspec.structs import replace
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import JetStream
-from nats_backpressure.adapters.nats.event_publisher import Announcer
-from nats_backpressure.adapters.nats.event_reader import EventLog
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
+from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
 from nats_backpressure.core.model import Alert, Event
 from nats_backpressure.core.subject.state import Recoveries, Totals
 from nats_backpressure.core.time_windows import Measure, View
@@ -23,9 +23,9 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.protocol.windows import MetricsRequest
 from nats_backpressure.queries import history as rooms
-from nats_backpressure.queries.decisions import Desk, Refused
-from nats_backpressure.queries.event_cache import History
-from nats_backpressure.queries.history import DAY, Past, Remembering
+from nats_backpressure.queries.decisions import DecisionService, RequestRefused
+from nats_backpressure.queries.event_cache import EventCache
+from nats_backpressure.queries.history import DAY, CachingEventPublisher, HistoryQueries
 from nats_backpressure.runtime.ports import SendConflict, Unavailable
 from tests.fakes.event_log import T0, FakeEventLog, event, told
 from tests.fakes.stores import FakeAnnouncer
@@ -43,11 +43,11 @@ class Window:
 
     def __init__(self, *stored: bytes, recent: int = 0, book: WrittenBook | None = None) -> None:
         self.stream = FakeEventLog(stored)
-        self.history = History(T0)
+        self.history = EventCache(T0)
         for each in self.stream.stored[len(self.stream.stored) - recent :] if recent else ():
             self.history.keep(each)
         self.book = book or WrittenBook(subject(member()))
-        self.past = Past(Desk(self.book), self.book, self.history, self.stream, Clock())
+        self.past = HistoryQueries(DecisionService(self.book), self.book, self.history, self.stream, Clock())
 
     async def events(self, asked: str = SUBJECT, **request: Any) -> tuple[list[int], bool]:
         found = await self.past.events(asked, EventsRequest(**request), NOW)
@@ -115,7 +115,7 @@ async def test_what_another_replica_told_is_read_from_the_stream(recent: int) ->
     state = subject(member())
     record = replace(state.record, seq=30, since=NOW.wall - 3600, unsent=(stored_samples.event(31),))
     window = Window(*HOURS, book=WrittenBook(replace(state, record=replace(record, seq=31))))
-    early = History(T0 - 9 * DAY)
+    early = EventCache(T0 - 9 * DAY)
     for each in window.stream.stored[:recent]:
         early.keep(each)
     window.history.adopt(early)
@@ -176,7 +176,7 @@ async def test_a_stream_that_cannot_be_read_leaves_what_is_in_memory_and_says_so
     assert (await window.moves())[1] is True
     window = Window(*HOURS)
     window.stream.failing = 1
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         await window.events()
     assert refused.value.code == 503
     assert len((await window.events())[0]) == 24
@@ -201,16 +201,16 @@ async def test_what_nobody_watches_has_no_past() -> None:
         lambda: window.past.alerts("nobody", NOW),
         lambda: window.past.metrics("nobody", MetricsRequest(), NOW),
     ):
-        with pytest.raises(Refused, match="nobody watches"):
+        with pytest.raises(RequestRefused, match="nobody watches"):
             ask()
-    with pytest.raises(Refused, match="nobody watches"):
+    with pytest.raises(RequestRefused, match="nobody watches"):
         await window.events("nobody")
 
 
 async def test_before_the_first_sweep_nothing_is_known() -> None:
     window = Window()
     window.book.swept_at = None
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         window.past.alerts_list(NOW)
     assert refused.value.code == 503
 
@@ -292,8 +292,10 @@ def test_a_window_nobody_looked_into_covers_nothing() -> None:
 
 
 async def test_what_was_told_is_remembered_once_it_is_told() -> None:
-    history, announcer = History(0), FakeAnnouncer()
-    remembering = Remembering(announcer, history, lambda e: event(e.seq, subject=stored_samples.SUBJECT).event())
+    history, announcer = EventCache(0), FakeAnnouncer()
+    remembering = CachingEventPublisher(
+        announcer, history, lambda e: event(e.seq, subject=stored_samples.SUBJECT).event()
+    )
     announcer.faults.after = iter([True, False, False]).__next__
     with pytest.raises(Unavailable):
         await remembering.send(stored_samples.event(1))
@@ -343,11 +345,13 @@ async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
             seq = concluded.seq
             return event(seq, T0 - 5000 + seq, subject=stored_samples.SUBJECT).event()
 
-        def process() -> tuple[Past, Remembering]:
-            stream = EventLog(JetStream(requests), lambda: nc, stored_samples.NAMES, lambda what: None)
-            history = History(T0 - 10_000)
-            announcer = Announcer(JetStream(requests), stored_samples.NAMES, rendered)
-            return Past(Desk(book), book, history, stream, Clock()), Remembering(announcer, history, rendered)
+        def process() -> tuple[HistoryQueries, CachingEventPublisher]:
+            stream = JetStreamEventReader(JetStreamApi(requests), lambda: nc, stored_samples.NAMES, lambda what: None)
+            history = EventCache(T0 - 10_000)
+            announcer = JetStreamEventPublisher(JetStreamApi(requests), stored_samples.NAMES, rendered)
+            return HistoryQueries(DecisionService(book), book, history, stream, Clock()), CachingEventPublisher(
+                announcer, history, rendered
+            )
 
         first, telling = process()
         for seq in range(1, 41):

@@ -17,12 +17,14 @@ from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.requests import ListRequest
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries import serialize
-from nats_backpressure.queries.decisions import Desk, validate_policy
+from nats_backpressure.queries.decisions import DecisionService, validate_policy
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WrittenBook, member, subject
 
 
 def test_a_status_tells_the_whole_story() -> None:
-    found = msgspec.to_builtins(Desk(WrittenBook(subject(member(**OVERLOADED), member("b")))).status(SUBJECT, NOW))
+    found = msgspec.to_builtins(
+        DecisionService(WrittenBook(subject(member(**OVERLOADED), member("b")))).status(SUBJECT, NOW)
+    )
     assert found["levels"] == {"pending": "overload", "inflight": "warn", "latency_p95": "overload", "drain": "normal"}
     assert (found["metrics"]["pending_messages"], found["metrics"]["latency_p95_ms"]) == (1500, 6000.0)
     assert found["thresholds"]["queue_overload"] == 1000
@@ -40,7 +42,7 @@ def test_whole_numbers_are_written_as_such() -> None:
         pending=msgspec.convert({"warn": 10.0, "critical": 100.5, "overload": 1000.0}, type(POLICY.pending))
     )
     found = msgspec.json.encode(
-        Desk(WrittenBook(subject(member(policy=policy, cap=100)))).status(SUBJECT, NOW).thresholds
+        DecisionService(WrittenBook(subject(member(policy=policy, cap=100)))).status(SUBJECT, NOW).thresholds
     )
     assert b'"queue_warn":10,"queue_critical":100.5,"queue_overload":1000,' in found
     assert b'"inflight_overload":90,' in found
@@ -59,7 +61,7 @@ def test_whole_numbers_are_written_as_such() -> None:
 def test_the_alias_answers_whole_numbers_as_the_router_does(
     values: dict[str, Any], metrics: tuple[int, ...], thresholds: tuple[int, ...]
 ) -> None:
-    data = Desk(WrittenBook(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
+    data = DecisionService(WrittenBook(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
     found = tuple(data["metrics"].values()), tuple(data["thresholds"].values())
     assert found == (metrics, thresholds)
     assert all(type(number) is int for numbers in found for number in numbers)
@@ -71,14 +73,14 @@ def test_an_override_is_a_reason_from_its_first_moment_to_its_last_whatever_is_s
 ) -> None:
     policy = replace(POLICY, override=(Override("reject", NOW.wall + lasts),))
     state = subject(member(policy=policy))
-    desk = Desk(WrittenBook(replace(state, record=replace(state.record, reasons=stored))))
+    desk = DecisionService(WrittenBook(replace(state, record=replace(state.record, reasons=stored))))
     found = desk.status(SUBJECT, NOW)
     assert (found.reasons, found.override is not None) == (told, bool(told))
 
 
 def test_a_status_shows_the_worst_twenty() -> None:
     state = subject(*(member(f"c{n:02}", pending=n) for n in range(50)))
-    found = Desk(WrittenBook(state)).status(SUBJECT, NOW)
+    found = DecisionService(WrittenBook(state)).status(SUBJECT, NOW)
     assert [c.consumer for c in found.consumers] == [f"c{n}" for n in range(49, 29, -1)]
     assert found.consumers_total == 50
 
@@ -87,7 +89,9 @@ def test_a_recovery_is_the_last_incident() -> None:
     state = subject(member())
     ended = Recoveries("k3f9-1", NOW.wall - 90, NOW.wall - 30, 3, 120.0)
     found = (
-        Desk(WrittenBook(replace(state, record=replace(state.record, recoveries=ended)))).status(SUBJECT, NOW).recovery
+        DecisionService(WrittenBook(replace(state, record=replace(state.record, recoveries=ended))))
+        .status(SUBJECT, NOW)
+        .recovery
     )
     assert msgspec.to_builtins(found) == {
         "recovered": True,
@@ -100,7 +104,7 @@ def test_a_recovery_is_the_last_incident() -> None:
 
 
 def test_a_list_is_sorted_and_paged() -> None:
-    desk = Desk(WrittenBook(*(subject(member(), name=name) for name in ("c", "a", "b"))))
+    desk = DecisionService(WrittenBook(*(subject(member(), name=name) for name in ("c", "a", "b"))))
     first = desk.status_list(ListRequest(limit=2), NOW)
     assert ([s.subject for s in first.subjects], first.total, first.next_offset) == (["a", "b"], 3, 2)
     last = desk.status_list(ListRequest(offset=2, limit=2), NOW)
@@ -110,7 +114,7 @@ def test_a_list_is_sorted_and_paged() -> None:
 
 def test_a_list_ends_where_no_message_could_hold_more() -> None:
     crowd = [member(f"consumer-number-{n}") for n in range(20)]
-    desk = Desk(WrittenBook(*(subject(*crowd, name=f"s{n:04}") for n in range(300))))
+    desk = DecisionService(WrittenBook(*(subject(*crowd, name=f"s{n:04}") for n in range(300))))
     found = desk.status_list(ListRequest(limit=1000), NOW)
     assert 2**20 < len(msgspec.json.encode(found)) < 2**20 + 20_000
     assert found.next_offset == len(found.subjects) < 300
@@ -121,7 +125,7 @@ def test_a_policy_names_its_sources_and_the_consumers_that_differ() -> None:
         PolicyEntry(("beamline.>",), ("*",), (("retry_after_seconds", 7),)),
         PolicyEntry((SUBJECT,), ("slow",), (("retry_after_seconds", 9),)),
     )
-    found = Desk(WrittenBook(subject(member("c"), member("slow")), policies=entries)).policy(SUBJECT, NOW)
+    found = DecisionService(WrittenBook(subject(member("c"), member("slow")), policies=entries)).policy(SUBJECT, NOW)
     assert (found["policy"]["retry_after_seconds"], found["sources"]["retry_after_seconds"]) == (7, "file")
     assert found["sources"]["pending.warn"] == "default"
     assert [(c["consumer"], c["policy"]["retry_after_seconds"]) for c in found["consumers"]] == [("slow", 9)]
@@ -134,7 +138,7 @@ def test_a_policy_document_is_tried_over_the_default() -> None:
 
 
 def test_the_router_gets_its_established_answer() -> None:
-    found = Desk(WrittenBook(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
+    found = DecisionService(WrittenBook(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
     assert found == {
         "success": True,
         "data": {
@@ -152,7 +156,7 @@ def test_the_router_gets_its_established_answer() -> None:
 def test_the_router_is_told_of_what_it_cannot_know(swept: float | None) -> None:
     book = WrittenBook()
     book.swept_at = swept
-    data = Desk(book).alias("nobody", NOW)["data"]
+    data = DecisionService(book).alias("nobody", NOW)["data"]
     assert (data["status"], set(data["metrics"].values()), data["thresholds"]["queue_overload"]) == (
         "unknown",
         {None},

@@ -16,10 +16,10 @@ from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.requests import ConsumerRequest, EventsRequest, GatewayRequest, HistoryRequest
 from nats_backpressure.protocol.values import Action, ConsumerKey
 from nats_backpressure.protocol.windows import MetricsRequest
-from nats_backpressure.queries.decisions import Desk
-from nats_backpressure.queries.event_cache import History
-from nats_backpressure.queries.history import Past
-from nats_backpressure.queries.lookup import STRICTNESS, Finder
+from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.queries.event_cache import EventCache
+from nats_backpressure.queries.history import HistoryQueries
+from nats_backpressure.queries.lookup import STRICTNESS, SubjectLookup
 from tests.fakes.event_log import T0, FakeEventLog, told
 from tests.fakes.view import NOW, OVERLOADED, WATCHING, WrittenBook, member, subject
 from tests.queries.test_history import Clock
@@ -66,8 +66,8 @@ def states(draw: st.DrawFn) -> list[SubjectState]:
     return found
 
 
-def desk(*found: SubjectState) -> Desk:
-    return Desk(WrittenBook(*found))
+def desk(*found: SubjectState) -> DecisionService:
+    return DecisionService(WrittenBook(*found))
 
 
 @given(states())
@@ -75,12 +75,16 @@ async def test_all_that_is_asked_of_a_watched_subject_is_its_own(found: list[Sub
     for state in found:
         name, alone, among = state.subject, WrittenBook(state), WrittenBook(*found)
         log = FakeEventLog(tuple(told(n, T0 - 1000, "active", subject=each.subject) for n, each in enumerate(found, 1)))
-        one, many = (Past(Desk(book), book, History(T0), log, Clock()) for book in (alone, among))
-        status = Desk(among).status(name, NOW)
+        one, many = (
+            HistoryQueries(DecisionService(book), book, EventCache(T0), log, Clock()) for book in (alone, among)
+        )
+        status = DecisionService(among).status(name, NOW)
         same = {field: getattr(status, field) for field in ("matched", "state_keys", "event_subjects")}
-        assert status == replace(Desk(alone).status(name, NOW), **same)
-        assert Desk(among).policy(name, NOW) | {"matched": ()} == Desk(alone).policy(name, NOW) | {"matched": ()}
-        assert Desk(among).alias(name, NOW) == Desk(alone).alias(name, NOW)
+        assert status == replace(DecisionService(alone).status(name, NOW), **same)
+        assert DecisionService(among).policy(name, NOW) | {"matched": ()} == DecisionService(alone).policy(
+            name, NOW
+        ) | {"matched": ()}
+        assert DecisionService(among).alias(name, NOW) == DecisionService(alone).alias(name, NOW)
         for events in (EventsRequest(), EventsRequest(limit=1)):
             assert await many.events(name, events, NOW) == await one.events(name, events, NOW)
         assert await many.history(name, HistoryRequest(), NOW) == await one.history(name, HistoryRequest(), NOW)
@@ -120,7 +124,7 @@ def test_on_equal_terms_the_literal_itself_decides(other: str, values: dict[str,
     found = desk(covering, own)
     decision = found.decide_gateway("a.b", GatewayRequest(), NOW)
     assert (decision.incident, decision.matched) == ("mine", ("a.b", other))
-    assert Finder(WrittenBook(covering, own)).find("a.b", NOW)[0].state is own
+    assert SubjectLookup(WrittenBook(covering, own)).find("a.b", NOW)[0].state is own
     assert found.decide_consumer("a.b", ConsumerRequest(), "_INBOX.a", NOW).incident == "mine"
 
 

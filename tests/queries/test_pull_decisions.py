@@ -9,14 +9,14 @@ import pytest
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.messages import Pull
 from nats_backpressure.protocol.requests import ConsumerRequest
-from nats_backpressure.queries.decisions import Desk, Refused
+from nats_backpressure.queries.decisions import DecisionService, RequestRefused
 from tests.fakes.view import NOW, SUBJECT, WATCHING, WrittenBook, member, subject
 
 TAKE = ConsumerRequest()
 
 
 def consumer(*states: SubjectState, of: str = SUBJECT, request: ConsumerRequest = TAKE) -> Any:
-    return Desk(WrittenBook(*states)).decide_consumer(of, request, "_INBOX.a", NOW)
+    return DecisionService(WrittenBook(*states)).decide_consumer(of, request, "_INBOX.a", NOW)
 
 
 def test_a_consumer_is_told_how_much_to_pull() -> None:
@@ -46,13 +46,13 @@ def test_the_least_over_the_consumers_is_answered_unless_one_is_named() -> None:
 
 @pytest.mark.parametrize("named", [{"consumer": "x"}, {"stream": "X"}, {"stream": "T", "consumer": "c"}])
 def test_a_consumer_nobody_knows_is_not_found(named: dict) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         consumer(subject(member("c")), request=ConsumerRequest(**named))
     assert refused.value.code == 404
 
 
 def test_what_is_granted_is_counted_once_with_each_consumer_it_may_be_for() -> None:
-    desk = Desk(WrittenBook(subject(member("a", inflight=300), member("b", inflight=100), name="s.*"),
+    desk = DecisionService(WrittenBook(subject(member("a", inflight=300), member("b", inflight=100), name="s.*"),
                         subject(member("b", inflight=100), name="s.>")))  # fmt: skip
     first = desk.decide_consumer("s.x", ConsumerRequest(max_messages=1000), "_INBOX.a", NOW)
     assert first.pull.max_messages == 200

@@ -20,12 +20,12 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording import decoder, encoder
 from nats_backpressure.recording import hint_batch as hints
-from nats_backpressure.recording.decoder import Heard, Longhand, Missing, Observation, Observed, Single
-from nats_backpressure.recording.encoder import SETTLED, STILL_EVERY, Shorthand
+from nats_backpressure.recording.decoder import Decoder, HintsDecoded, Observation, Observed, SingleSample, StreamAbsent
+from nats_backpressure.recording.encoder import SETTLED, STILL_EVERY, Encoder
 from nats_backpressure.recording.format import (
     CUT,
     LONGEST_LINE,
-    Bad,
+    BadRecording,
     Line,
     NoRecording,
     StreamMissing,
@@ -34,7 +34,7 @@ from nats_backpressure.recording.format import (
     lines,
 )
 from nats_backpressure.recording.hint_batch import HINTS_EVERY
-from nats_backpressure.recording.recorder import Recorder, Tape
+from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.runtime.observations import (
     AckSeen,
     ApiLimited,
@@ -69,11 +69,11 @@ def seen(*samples: Sample, look: StreamLook = LOOK, **fields: Any) -> ConsumersR
 def back(told: list[Line]) -> list[Observation]:
     """What lines come to, read as a file is."""
     found = []
-    reader = Longhand()
+    reader = Decoder()
     for n, line in lines(io.BytesIO(written([*beginning()[:1], *told]))):
-        assert not isinstance(line, Bad), (n, line)
+        assert not isinstance(line, BadRecording), (n, line)
         thing = reader.take(line)
-        assert not isinstance(thing, Bad), (n, thing)
+        assert not isinstance(thing, BadRecording), (n, thing)
         if thing is not None:
             found.append(thing)
     return found
@@ -85,11 +85,11 @@ class TestWhatWasObservedComesBack:
         full = sample(-0.25, pending=9, inflight=3, redelivered=2, waiting=1, since_delivery=1.5, since_ack=2.5)
         full = replace(full, config=config, paused=True, bound=False)
         look = StreamLook("S", "t0", 2, 90, 80, ("a.>",), True, None, 0.25, 12.5)
-        (found,) = back(Shorthand().reading(seen(full, look=look), now(0)))
+        (found,) = back(Encoder().reading(seen(full, look=look), now(0)))
         assert found == Observed(now(0), look, (full,), True)
 
     def test_what_did_not_move_is_as_it_was_but_for_the_clock(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample(0, since_ack=3.0)), now(0))
         told += writer.reading(seen(sample(6, since_ack=9.02), look=replace(LOOK, oldest_age=55.98)), now(6))
         assert sum(len(encode(line)) for line in told[-1:]) < 70
@@ -99,14 +99,14 @@ class TestWhatWasObservedComesBack:
         assert later.look == replace(LOOK, oldest_age=56.0)
 
     def test_an_ack_that_leaves_the_counts_as_they_were_is_news(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample(0, since_ack=3.0)), now(0))
         told += writer.reading(seen(sample(6, since_ack=0.5)), now(6))
         last = back(told)[-1]
         assert isinstance(last, Observed) and last.samples[0].since_ack == 0.5
 
     def test_a_consumer_that_is_not_shown_is_left_out_until_it_is_again(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample(0), sample(0, "d")), now(0))
         told += writer.reading(seen(sample(1), missing=("d",)), now(1))
         told += writer.reading(seen(sample(2), missing=("d",)), now(2))
@@ -119,21 +119,21 @@ class TestWhatWasObservedComesBack:
         assert found == [(0, set(), ["c", "d"]), (1, {"d"}, ["c"]), (1, {"d"}, ["c"]), (0, set(), ["c", "d"])]
 
     def test_a_consumer_that_is_gone_is_so_beside_one_that_cannot_be_read(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample(0), sample(0, "d"), sample(0, "e")), now(0))
         told += writer.reading(seen(sample(1), malformed=("d",)), now(1))
         found = [o for o in back(told) if isinstance(o, Observed)][-1]
         assert (found.whole, set(found.unread), len(found.samples)) == (True, {"d"}, 1)
 
     def test_a_consumer_that_is_gone_costs_nothing_any_more(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample(0), sample(0, "d")), now(0)) + writer.reading(seen(sample(1)), now(1))
         after = writer.reading(seen(sample(2)), now(2))
         assert len(after) == 1 and b"left" not in encode(after[0])
         assert [len(o.samples) for o in back(told + after) if isinstance(o, Observed)] == [2, 1, 1]
 
     def test_another_incarnation_or_configuration_is_introduced_anew(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         other = replace(sample(1), config=ConsumerConfig(max_ack_pending=1))
         third = replace(sample(2), created="t2")
         again = replace(LOOK, created="t9")
@@ -144,26 +144,26 @@ class TestWhatWasObservedComesBack:
 
     def test_a_mirror_shows_the_subjects_of_its_origin(self) -> None:
         mirror = replace(LOOK, subjects=(), origin="ORIGIN")
-        (found,) = back(Shorthand().reading(seen(sample(), look=mirror), now(0), ("b.>",)))
+        (found,) = back(Encoder().reading(seen(sample(), look=mirror), now(0), ("b.>",)))
         assert isinstance(found, Observed) and found.look == replace(mirror, subjects=("b.>",))
 
     def test_a_consumer_read_by_itself(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample(0), missing=("d",)), now(0))
         told += writer.single(sample(0.1, "d", pending=4))
         assert writer.single(sample(0.2, "d", pending=4)) == []
-        assert back(told)[1] == Single(now(0.1), sample(0.1, "d", pending=4))
+        assert back(told)[1] == SingleSample(now(0.1), sample(0.1, "d", pending=4))
 
     def test_a_stream_that_does_not_exist_any_more(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample()), now(0)) + writer.missing("S", now(1)) + writer.missing("S", now(2))
         told += writer.reading(seen(sample(3)), now(3))
-        assert back(told)[1:3] == [Missing(now(1), "S"), Missing(now(2), "S")]
+        assert back(told)[1:3] == [StreamAbsent(now(1), "S"), StreamAbsent(now(2), "S")]
         assert back(told)[3] == Observed(now(3), LOOK, (sample(3),), True)
 
     @given(st.data())
     def test_every_reading_that_is_written_comes_back_to_the_millisecond(self, data: st.DataObject) -> None:
-        writer, told, given_ = Shorthand(), [], []
+        writer, told, given_ = Encoder(), [], []
         counts = st.integers(0, 3)
         for step in itertools.accumulate(data.draw(st.lists(st.sampled_from([0.1, 1.0, 10.0]), max_size=12))):
             at = now(step)
@@ -191,7 +191,7 @@ class TestWhatWasObservedComesBack:
 
 class TestHowMuchIsWritten:
     def test_every_reading_while_something_moves_and_few_once_it_is_calm(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         at = [n / 10 for n in range(200)]
         told = [t for t in at if writer.reading(seen(sample(t), look=replace(LOOK, oldest_age=50 + t)), now(t))]
         assert [t for t in told if t < SETTLED] == [t for t in at if t < SETTLED]
@@ -199,7 +199,7 @@ class TestHowMuchIsWritten:
         assert len(calm) == pytest.approx((20 - SETTLED) / STILL_EVERY, abs=2)
 
     def test_a_day_of_a_thousand_idle_consumers_is_some_megabytes(self) -> None:
-        writer, size = Shorthand(), 0
+        writer, size = Encoder(), 0
         readings = 100
         for n in range(readings):
             samples = [sample(n / 10, f"consumer-{i}") for i in range(1000)]
@@ -209,7 +209,7 @@ class TestHowMuchIsWritten:
         assert day < 10_000_000
 
     def test_a_sample_of_a_busy_consumer_is_some_two_hundred_bytes(self) -> None:
-        writer, told = Shorthand(), []
+        writer, told = Encoder(), []
         for n in range(100):
             look = replace(LOOK, last_seq=10**9 + n, messages=10**6, oldest_age=3600.123)
             busy = sample(
@@ -220,24 +220,24 @@ class TestHowMuchIsWritten:
 
 
 class TestHints:
-    def heard(self, *hints: Any, every: float = 0.0) -> list[Heard]:
-        writer = Shorthand()
+    def heard(self, *hints: Any, every: float = 0.0) -> list[HintsDecoded]:
+        writer = Encoder()
         told = writer.reading(seen(sample()), now(0))
         at = 0.0
         for hint in hints:
             at += every
             told += writer.hint(hint, now(at))
-        return [found for found in back(told + writer.flush()) if isinstance(found, Heard)]
+        return [found for found in back(told + writer.flush()) if isinstance(found, HintsDecoded)]
 
     def test_they_are_summed_by_kind(self) -> None:
         (found,) = self.heard(Nak(KEY), Nak(KEY), MaxDeliveries(KEY), Terminated(KEY), Terminated(KEY))
         assert (found.key, found.naks, found.dropped, found.acks) == (KEY, 2, 3, ())
 
     def test_they_stand_before_the_reading_they_came_before(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample(0)), now(0)) + writer.hint(Nak(KEY), now(0.05))
         told += writer.reading(seen(sample(0.1)), now(0.1))
-        assert [type(found) for found in back(told)] == [Observed, Heard, Observed]
+        assert [type(found) for found in back(told)] == [Observed, HintsDecoded, Observed]
 
     def test_those_of_a_consumer_nobody_read_and_those_that_only_hasten_are_left_out(self) -> None:
         assert self.heard(Nak(ConsumerKey("S", "other")), Nak(ConsumerKey("T", "c")), ApiLimited()) == []
@@ -248,7 +248,7 @@ class TestHints:
         assert sum(heard.naks for heard in found) == 50
 
     def test_ten_thousand_acks_a_second_are_some_kilobytes(self) -> None:
-        writer = Shorthand()
+        writer = Encoder()
         told = writer.reading(seen(sample()), now(0))
         for n in range(10_000):
             told += writer.hint(AckSeen(KEY, 0.001 + n / 10_000, 1, now(0)), now(n / 10_000))
@@ -302,10 +302,10 @@ INTRODUCED = written([*beginning(), *reading(0.0)])
     ],
 )
 def test_a_line_that_cannot_be_read_is_told_with_its_number_and_passed_over(line: bytes, why: str) -> None:
-    reader, told, good = Longhand(), [], 0
+    reader, told, good = Decoder(), [], 0
     for n, found in lines(io.BytesIO(INTRODUCED + line + b"\n" + written(reading(1.0)))):
-        taken = found if isinstance(found, Bad) else reader.take(found)
-        if isinstance(taken, Bad):
+        taken = found if isinstance(found, BadRecording) else reader.take(found)
+        if isinstance(taken, BadRecording):
             told.append((n, taken.why))
         good += isinstance(taken, Observed)
     ((n, said),) = told
@@ -318,7 +318,7 @@ def test_a_last_line_that_is_cut_off_is_told_as_such() -> None:
         *_, (n, last) = lines(io.BytesIO(INTRODUCED[:cut]))
         assert (n, last) == (5, CUT)
     whole = list(lines(io.BytesIO(INTRODUCED[:-1])))
-    assert len(whole) == 5 and not any(isinstance(line, Bad) for _, line in whole)
+    assert len(whole) == 5 and not any(isinstance(line, BadRecording) for _, line in whole)
 
 
 def test_a_compressed_recording_that_is_cut_off_is_read_to_there() -> None:
@@ -326,7 +326,7 @@ def test_a_compressed_recording_that_is_cut_off_is_read_to_there() -> None:
     with gzip.open(io.BytesIO(data[: len(data) // 2])) as file:
         *before, (_, last) = lines(file)  # type: ignore[arg-type]  # it reads as a file does
     assert last is CUT
-    assert not any(isinstance(line, Bad) for _, line in before)
+    assert not any(isinstance(line, BadRecording) for _, line in before)
 
 
 def test_what_is_no_compressed_file_is_no_recording() -> None:
@@ -336,12 +336,12 @@ def test_what_is_no_compressed_file_is_no_recording() -> None:
 
 def test_a_format_of_the_future_is_refused_with_both_numbers() -> None:
     with pytest.raises(NoRecording, match=r"written in format 2 by version 0\.0\.0; this one reads 1"):
-        Longhand().take(replace(beginning()[0], format=2))
+        Decoder().take(replace(beginning()[0], format=2))
 
 
 def test_a_file_without_a_beginning_is_no_recording() -> None:
     with pytest.raises(NoRecording, match="does not begin with a line `recording`"):
-        Longhand().take(reading(0.0)[1])
+        Decoder().take(reading(0.0)[1])
 
 
 def test_a_field_of_the_future_is_nothing() -> None:
@@ -349,7 +349,7 @@ def test_a_field_of_the_future_is_nothing() -> None:
 
 
 def test_a_part_recorded_after_a_reboot_follows_the_one_before() -> None:
-    reader = Longhand()
+    reader = Decoder()
     for line in (*beginning(), *reading(50.0)):
         reader.take(line)
     begun, stream, consumer = beginning()
@@ -362,18 +362,18 @@ def test_a_part_recorded_after_a_reboot_follows_the_one_before() -> None:
 
 
 def test_numbers_of_a_stream_that_does_not_exist_mean_nothing_any_more() -> None:
-    reader = Longhand()
+    reader = Decoder()
     for line in (*beginning(), *reading(0.0), StreamMissing("ORDERS", (MONO + 1, WALL + 1))):
         reader.take(line)
     sampled, done = reading(2.0)
-    assert reader.take(sampled) == Bad("consumer 1 was not introduced")
-    assert reader.take(done) == Bad("stream 0 was not introduced")
+    assert reader.take(sampled) == BadRecording("consumer 1 was not introduced")
+    assert reader.take(done) == BadRecording("stream 0 was not introduced")
 
 
 def test_who_leaves_makes_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "CONSUMERS_LIMIT", 1)
     monkeypatch.setattr(decoder, "CONSUMERS_LIMIT", 1)
-    writer, told = Shorthand(), []
+    writer, told = Encoder(), []
     told += writer.reading(seen(sample(0, "a")), now(0)) + writer.reading(seen(), now(1))
     told += writer.reading(seen(sample(2, "b")), now(2)) + writer.missing("S", now(3))
     told += writer.reading(seen(sample(4, "c")), now(4))
@@ -385,7 +385,7 @@ def test_who_leaves_makes_room_for_another(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_more_consumers_than_can_be_kept_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "CONSUMERS_LIMIT", 2)
-    writer = Shorthand()
+    writer = Encoder()
     told = writer.reading(seen(*(sample(0, name) for name in "abcd")), now(0))
     assert writer.left_out == 2
     (found,) = back(told)
@@ -406,17 +406,17 @@ class TestTheRecorder:
         return world
 
     @staticmethod
-    def recorder(world: FakeJetStream, file: Path, limit: int = 1 << 20) -> tuple[Recorder, list[str]]:
+    def recorder(world: FakeJetStream, file: Path, limit: int = 1 << 20) -> tuple[RecordingObserver, list[str]]:
         counted: list[str] = []
-        return Recorder(world, world.clock, Tape(file, limit), Settings(), counted.append), counted
+        return RecordingObserver(world, world.clock, RecordingFile(file, limit), Settings(), counted.append), counted
 
     @staticmethod
     def observed(file: Path) -> list[Observation]:
-        reader = Longhand()
+        reader = Decoder()
         with file.open("rb") as data:
-            taken = [line if isinstance(line, Bad) else reader.take(line) for _, line in lines(data)]
-        assert not any(isinstance(thing, Bad) for thing in taken)
-        return [thing for thing in taken if thing is not None and not isinstance(thing, Bad)]
+            taken = [line if isinstance(line, BadRecording) else reader.take(line) for _, line in lines(data)]
+        assert not any(isinstance(thing, BadRecording) for thing in taken)
+        return [thing for thing in taken if thing is not None and not isinstance(thing, BadRecording)]
 
     async def test_what_is_read_and_heard_is_passed_on_and_kept(self, world: FakeJetStream, tmp_path: Path) -> None:
         recorder_, counted = self.recorder(world, tmp_path / "r")
@@ -430,7 +430,7 @@ class TestTheRecorder:
             await recorder_.consumers("S")
         recorder_.close()
         assert heard == [Nak(KEY)] and counted == []
-        assert [type(thing) for thing in self.observed(tmp_path / "r")] == [Observed, Missing]
+        assert [type(thing) for thing in self.observed(tmp_path / "r")] == [Observed, StreamAbsent]
 
     async def test_a_full_file_is_put_aside_and_each_can_be_read_alone(
         self, world: FakeJetStream, tmp_path: Path

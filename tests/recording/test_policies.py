@@ -11,18 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.config.settings import Settings, WatchEntry
+from nats_backpressure.config.settings import Settings, WatchSetting
 from nats_backpressure.core.model import ConsumerConfig, Event
-from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.parse import OverrideEntry, document, parse_entry
-from nats_backpressure.policy.precedence import Entry, Sources
+from nats_backpressure.policy.precedence import LayerEntry, Sources
 from nats_backpressure.policy.schema import Guard, Override
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording import policies
-from nats_backpressure.recording.decoder import Longhand
-from nats_backpressure.recording.format import Bad, Begun, Consumer, Line, NoRecording, Rule, Rules, lines
-from nats_backpressure.recording.policies import Ruled, RulesWriter, Scope
-from nats_backpressure.recording.recorder import Recorder, Tape
+from nats_backpressure.recording.decoder import Decoder
+from nats_backpressure.recording.format import (
+    BadRecording,
+    Consumer,
+    Line,
+    NoRecording,
+    RecordingBegun,
+    Rule,
+    Rules,
+    lines,
+)
+from nats_backpressure.recording.policies import PoliciesChanged, PolicyLineWriter, Scope
+from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.recording.replay import Replay
 from tests.fakes.observer import FakeJetStream
 from tests.policy.test_parse import FULL
@@ -40,29 +49,29 @@ SOURCES = st.builds(
     st.builds(Guard, st.booleans(), st.none() | st.integers(1, 9)),
     st.booleans(),
 )
-SCOPE = Scope((Watch("S", ("r-*",)),), 1.0, 2.0)
+SCOPE = Scope((WatchEntry("S", ("r-*",)),), 1.0, 2.0)
 EVERYTHING = Scope()
 MILD = entry(SUBJECT, alert_on_active=False, pending={"overload": 50_000}, inflight={"overload": 50_000})
 
 
-def read(told: Iterable[Line]) -> list[Ruled]:
-    reader, found = Longhand(), []
+def read(told: Iterable[Line]) -> list[PoliciesChanged]:
+    reader, found = Decoder(), []
     for _, line in lines(io.BytesIO(written([beginning()[0], *told]))):
-        assert not isinstance(line, Bad), line.why
+        assert not isinstance(line, BadRecording), line.why
         thing = reader.take(line)
-        assert not isinstance(thing, Bad), thing
-        found += [thing] if isinstance(thing, Ruled) else []
+        assert not isinstance(thing, BadRecording), thing
+        found += [thing] if isinstance(thing, PoliciesChanged) else []
     return found
 
 
 @given(entries("a.b", "a.*", ">") | st.just(parse_entry(FULL)[0]))
-def test_an_entry_is_written_down_and_read_again(one: Entry) -> None:
+def test_an_entry_is_written_down_and_read_again(one: LayerEntry) -> None:
     assert parse_entry(document(one)) == (one, ())  # type: ignore[arg-type]
 
 
 @given(st.lists(SOURCES, min_size=1, max_size=5))
 def test_what_was_in_force_comes_back_whatever_changed(standing: list[Sources]) -> None:
-    writer = RulesWriter(SCOPE)
+    writer = PolicyLineWriter(SCOPE)
     told = [writer.lines(sources, now(n)) for n, sources in enumerate(standing)]
     found = read(line for lines_ in told for line in lines_)
     changed = [s for n, s in enumerate(standing) if n == 0 or s != standing[n - 1]]
@@ -73,20 +82,20 @@ def test_what_was_in_force_comes_back_whatever_changed(standing: list[Sources]) 
 
 
 def test_a_change_costs_what_changed() -> None:
-    writer, many = RulesWriter(Scope()), {f"k{n}": entry("a") for n in range(1000)}
+    writer, many = PolicyLineWriter(Scope()), {f"k{n}": entry("a") for n in range(1000)}
     assert len(writer.lines(Sources(bucket=many), now(0))) == 1001
     assert len(writer.lines(Sources(bucket={**many, "k7": entry("b")}), now(1))) == 2
     assert [type(line) for line in writer.lines(Sources(bucket={"k7": entry("b")}), now(2))[-2:]] == [Rule, Rules]
 
 
 def test_a_policy_nobody_can_use_is_told_and_the_rest_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Longhand()
+    reader = Decoder()
     reader.take(beginning()[0])
     bad = reader.take(Rule("file", "0", policy={"subjects": ["a"], "pending": {"overload": -1}}))
-    assert bad == Bad("a policy that cannot be used: pending.overload: must be at least 0.001, is -1")
+    assert bad == BadRecording("a policy that cannot be used: pending.overload: must be at least 0.001, is -1")
     assert reader.take(Rule("file", "1", policy={"subjects": ["a"], "mode": "observe"})) is None
     found = reader.take(Rules((MONO, WALL)))
-    assert isinstance(found, Ruled) and found.sources.file == (entry("a", mode="observe"),)
+    assert isinstance(found, PoliciesChanged) and found.sources.file == (entry("a", mode="observe"),)
     monkeypatch.setattr(policies, "RULES_LIMIT", 1)
     with pytest.raises(NoRecording, match="more than 1 policies"):
         reader.take(Rule("file", "2", policy={"subjects": ["b"]}))
@@ -111,9 +120,11 @@ def judged(told: Iterable[Line], settings: Settings | None = None) -> tuple[list
     return events, replay
 
 
-def rule(*file: Entry, at: float = 0.0, scope: Scope = EVERYTHING, trust: bool = False, **bucket: Entry) -> list[Line]:
+def rule(
+    *file: LayerEntry, at: float = 0.0, scope: Scope = EVERYTHING, trust: bool = False, **bucket: LayerEntry
+) -> list[Line]:
     sources = Sources(tuple(file), bucket, trust_metadata=trust)  # type: ignore[arg-type]
-    return RulesWriter(scope).lines(sources, Now(MONO + at, WALL + at))
+    return PolicyLineWriter(scope).lines(sources, Now(MONO + at, WALL + at))
 
 
 def words(events: Iterable[Event]) -> list[str]:
@@ -134,7 +145,7 @@ def test_a_recording_that_holds_none_is_judged_by_the_default_ones() -> None:
 
 def test_a_change_counts_from_when_it_was_made() -> None:
     strict = entry(SUBJECT, pending={"overload": 1000}, active_signals=1)
-    writer = RulesWriter(Scope())
+    writer = PolicyLineWriter(Scope())
     first = writer.lines(Sources((MILD,)), now(0))
     events, _ = judged(burst(*first, during=writer.lines(Sources((MILD,), {SUBJECT: strict}), now(2))))
     assert [(event.at - WALL, event.now.word) for event in events] == [(2.0, "active"), (4.0, "inactive")]
@@ -153,15 +164,15 @@ def test_an_override_and_a_trusted_consumer_are_among_them() -> None:
 
 
 def test_what_was_not_watched_then_is_not_judged() -> None:
-    assert judged(burst(*rule(scope=Scope((Watch("OTHER"),)))))[1].samples == 0
+    assert judged(burst(*rule(scope=Scope((WatchEntry("OTHER"),)))))[1].samples == 0
 
 
 async def test_every_part_of_a_recording_begins_with_all_that_is_in_force(tmp_path: Path) -> None:
     world = FakeJetStream()
     world.add_stream("S", ("a",))
     world.add_consumer(KEY)
-    settings = Settings(watch=(WatchEntry("S"),))
-    recorder = Recorder(world, world.clock, Tape(tmp_path / "r", 1000), settings, lambda what: None)
+    settings = Settings(watch=(WatchSetting("S"),))
+    recorder = RecordingObserver(world, world.clock, RecordingFile(tmp_path / "r", 1000), settings, lambda what: None)
     many = Sources(tuple(entry(f"a{n}", mode="observe") for n in range(100)))
     recorder.rules(many)
     for n in range(400):
@@ -175,7 +186,7 @@ async def test_every_part_of_a_recording_begins_with_all_that_is_in_force(tmp_pa
     assert part.count(b'"t":"rule"') == 50 and part.count(b'"t":"read"') > 20, "not a file for each reading"
     assert len(part) < 20_000, "the policies, and as much again"
     begun, *others = [line for _, line in lines(io.BytesIO(part))]
-    assert isinstance(begun, Begun)
+    assert isinstance(begun, RecordingBegun)
     found = read(line for line in others if isinstance(line, Rule | Rules))
     assert [each.sources for each in found] == [Sources(many.file[:50])]
-    assert found[0].scope.watch == (Watch("S"),)
+    assert found[0].scope.watch == (WatchEntry("S"),)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.config.settings import Observe, Settings, WatchEntry
+from nats_backpressure.config.settings import Observe, Settings, WatchSetting
 from nats_backpressure.core.model import ConsumerConfig, Event
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from nats_backpressure.recording.compare import Difference, Differences
-from nats_backpressure.recording.decoder import Heard, Missing
+from nats_backpressure.recording.decoder import HintsDecoded, StreamAbsent
 from nats_backpressure.recording.format import Consumer, Hinted, Line, ReadDone, Sampled, Shape, StreamMissing
 from nats_backpressure.recording.replay import Replay
 from nats_backpressure.recording.time_gaps import TICK
@@ -81,11 +81,11 @@ def test_only_the_subjects_asked_for_are_judged() -> None:
 @pytest.mark.parametrize(
     "watch",
     [
-        pytest.param(WatchEntry("INVOICES"), id="another stream"),
-        pytest.param(WatchEntry("*", ("audit-*",)), id="other consumers"),
+        pytest.param(WatchSetting("INVOICES"), id="another stream"),
+        pytest.param(WatchSetting("*", ("audit-*",)), id="other consumers"),
     ],
 )
-def test_what_is_not_watched_is_not_judged(watch: WatchEntry) -> None:
+def test_what_is_not_watched_is_not_judged(watch: WatchSetting) -> None:
     assert judged(burst(), watch=(watch,)) == []
 
 
@@ -138,7 +138,7 @@ class TestTimeThatNobodyRecorded:
         for n in range(1, int(gap / TICK) + 1):
             # A hint of a consumer that is not there makes time pass and does nothing else.
             at = 1.0 + n * TICK
-            replay.take(Heard(Now(MONO + at, WALL + at), ConsumerKey("NO", "body"), (), 0, 0))
+            replay.take(HintsDecoded(Now(MONO + at, WALL + at), ConsumerKey("NO", "body"), (), 0, 0))
         replay.take(last)
         assert steps(searched) == steps(walked)
 
@@ -161,7 +161,7 @@ class TestWhatComesAndGoes:
         for thing in observed([*beginning(), *reading(0.0), *gone]):
             replay.take(thing)
         assert steps(told) == [(3.0, "monitoring_lost", "inactive")]
-        replay.take(Missing(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
+        replay.take(StreamAbsent(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
         assert replay.time_in() == {}
         assert replay.forgotten["inactive"] == pytest.approx(3.0)
         assert not replay._tracks and not replay._lanes

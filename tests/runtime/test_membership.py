@@ -17,33 +17,38 @@ from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.status.freshness import vouched
 from nats_backpressure.core.subject.inputs import (
-    Act,
-    Begun,
-    Forget,
-    Load,
-    Loaded,
-    Publish,
-    Removed,
-    Sent,
-    Write,
-    Written,
+    Effect,
+    EventSent,
+    KeyRemoved,
+    LoadRecord,
+    PublishEvent,
+    RecordBegun,
+    RecordLoaded,
+    RemoveKey,
+    WriteDone,
+    WriteRecord,
 )
-from nats_backpressure.core.subject.next_record import worst
+from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import Record
-from nats_backpressure.core.watch_filter import Watch
-from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from nats_backpressure.runtime.poller import Sweep
-from nats_backpressure.runtime.subjects import Ledger
+from nats_backpressure.runtime.poller import Poller
+from nats_backpressure.runtime.subjects import SubjectRegistry
 from tests.fakes.observer import FakeClock, FakeJetStream
 
 STALE, UNKNOWN = 1.0, 3.0
 OBSERVE = Observe(stale_after_seconds=STALE, unknown_after_seconds=UNKNOWN, min_interval_ms=100, max_interval_ms=100)
 POLICY = PolicyEntry((">",), ("*",), (("pending.warn", 1), ("pending.critical", 2), ("pending.overload", 3)))
 KEYS = [ConsumerKey("S", "a"), ConsumerKey("S", "b"), ConsumerKey("T", "a")]
-WATCHES = [[Watch("*")], [Watch("*", ("a",))], [Watch("S")], [Watch("T", ("b",)), Watch("S", ("b",))]]
+WATCHES = [
+    [WatchEntry("*")],
+    [WatchEntry("*", ("a",))],
+    [WatchEntry("S")],
+    [WatchEntry("T", ("b",)), WatchEntry("S", ("b",))],
+]
 KINDS = {
     "counts": ConsumerConfig(),
     "acknowledges nothing": ConsumerConfig(ack_policy="none"),
@@ -68,10 +73,12 @@ class World:
 
     def start(self) -> None:
         """Another process, which knows what is stored and nothing else."""
-        self.acts: deque[Act] = deque()
-        rules = Rulebook((POLICY,), Guard(), False)
-        self.ledger = Ledger(self.clock, OBSERVE, rules, "w", self.acts.append, lambda subject: 0.1, self._swept)
-        self.sweep = Sweep(
+        self.acts: deque[Effect] = deque()
+        rules = ActivePolicies((POLICY,), Guard(), False)
+        self.ledger = SubjectRegistry(
+            self.clock, OBSERVE, rules, "w", self.acts.append, lambda subject: 0.1, self._swept
+        )
+        self.sweep = Poller(
             self.js,
             self.clock,
             self.ledger,
@@ -86,7 +93,7 @@ class World:
         )
         for subject, (record, revision) in self.stored.items():
             self.ledger.open(subject)
-            self.ledger.feed(subject, Loaded(record, revision))
+            self.ledger.feed(subject, RecordLoaded(record, revision))
         self.answer()
 
     def _swept(self) -> float | None:
@@ -95,17 +102,17 @@ class World:
     def answer(self) -> None:
         while self.acts:
             match self.acts.popleft():
-                case Load(subject):
+                case LoadRecord(subject):
                     known = self.stored.get(subject)
-                    self.ledger.feed(subject, Loaded(*known) if known else Begun("e"))
-                case Write(subject, writing):
+                    self.ledger.feed(subject, RecordLoaded(*known) if known else RecordBegun("e"))
+                case WriteRecord(subject, writing):
                     revision = writing.expected + 1
                     self.stored[subject] = writing.record, revision
-                    self.ledger.feed(subject, Written(writing.nonce, revision))
-                case Publish(subject, event):
-                    self.ledger.feed(subject, Sent(event.id))
-                case Forget(subject):
-                    self.ledger.feed(subject, Removed())
+                    self.ledger.feed(subject, WriteDone(writing.nonce, revision))
+                case PublishEvent(subject, event):
+                    self.ledger.feed(subject, EventSent(event.id))
+                case RemoveKey(subject):
+                    self.ledger.feed(subject, KeyRemoved())
 
     def under(self, key: ConsumerKey) -> tuple[str, ...]:
         """The subjects a consumer counts under, by what is so."""
@@ -160,7 +167,7 @@ class World:
         """Whoever holds a subject above inactive was read, or restored, within the limit."""
         now = self.clock.now().mono
         for state in self.ledger.states.values():
-            speaks = worst(state.members.values())
+            speaks = worst_member(state.members.values())
             if state.record is None or state.record.lost or speaks is None or speaks.status <= Status.INACTIVE:
                 continue
             proved = vouched(state.members.values())
@@ -226,7 +233,7 @@ async def incomplete(world: World, so: bool) -> None:
     world.js.incomplete = so
 
 
-async def watch(world: World, entries: list[Watch]) -> None:
+async def watch(world: World, entries: list[WatchEntry]) -> None:
     world.watch = entries
     world.start()
 

@@ -85,7 +85,7 @@ class World:
             Quiet(),
             writer=f"life-{self.lives}",
             render_state=serialize.state_value,
-            render_beat=lambda book, now, leaving: serialize.beat(book, "here", now, leaving),
+            render_beat=lambda book, now, leaving: serialize.heartbeat(book, "here", now, leaving),
             on_looks=lambda looks: None,
         )
         task = asyncio.create_task(service.run(asyncio.Event(), 1.0))

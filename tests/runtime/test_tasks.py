@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from nats_backpressure.runtime import tasks
-from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.runtime.tasks import cancel_and_wait
 
 
 async def test_a_loop_that_loses_a_cancellation_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,12 +24,12 @@ async def test_a_loop_that_loses_a_cancellation_is_ended_all_the_same(monkeypatc
     task = asyncio.create_task(loop())
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        await ended([task])
+        await cancel_and_wait([task])
     assert lost.is_set() and task.cancelled()
 
 
 async def test_one_that_is_done_is_left_alone() -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     await task
-    await ended([task])
+    await cancel_and_wait([task])
     assert not task.cancelled()

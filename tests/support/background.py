@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.runtime.tasks import cancel_and_wait
 
 
 @asynccontextmanager
@@ -17,4 +17,4 @@ async def meanwhile(*works: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await ended(tasks)
+        await cancel_and_wait(tasks)

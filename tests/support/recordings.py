@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nats_backpressure.core.model import ConsumerConfig
-from nats_backpressure.recording.decoder import Longhand, Observation
-from nats_backpressure.recording.format import Bad, Begun, Consumer, Line, ReadDone, Sampled, Shape, Stream, encode
+from nats_backpressure.recording.decoder import Decoder, Observation
+from nats_backpressure.recording.format import (
+    BadRecording,
+    Consumer,
+    Line,
+    ReadDone,
+    RecordingBegun,
+    Sampled,
+    Shape,
+    Stream,
+    encode,
+)
 
 SUBJECT = "orders.new"
 MONO, WALL = 1000.0, 1_800_000_000.0
@@ -16,7 +26,7 @@ Moment = tuple[float, int, int]
 
 def beginning(at: float = 0.0, longest_interval: float = 5.0) -> tuple[Line, ...]:
     return (
-        Begun(1, "backpressure", "0.0.0", (MONO + at, WALL + at), longest_interval),
+        RecordingBegun(1, "backpressure", "0.0.0", (MONO + at, WALL + at), longest_interval),
         Stream(0, "ORDERS", "2026-11-23T14:00:00Z", (SUBJECT,)),
         Consumer(1, 0, "worker", "2026-11-23T14:00:01Z", ConsumerConfig()),
     )
@@ -40,10 +50,10 @@ def written(lines: Iterable[Line]) -> bytes:
 
 
 def observed(lines: Iterable[Line]) -> Iterator[Observation]:
-    longhand = Longhand()
+    longhand = Decoder()
     for line in lines:
         found = longhand.take(line)
-        assert not isinstance(found, Bad), found.why
+        assert not isinstance(found, BadRecording), found.why
         if found is not None:
             yield found
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nats_backpressure.core.admission import adaptive
-from nats_backpressure.core.admission.gateway_reports import heard
+from nats_backpressure.core.admission.gateway_reports import with_report
 from nats_backpressure.core.model import ConsumerConfig, Latches, Sample, StreamLook
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -137,7 +137,7 @@ class World:
         self.was_down = False
         self.gateways = [Gateway(n < s.reports * s.gateways, due=n / s.gateways) for n in range(s.gateways)]
         self.returning: dict[int, Counter[tuple[int, str]]] = {}
-        self.track, self.offered = Track(), None
+        self.track, self.offered = ConsumerTracker(), None
         self.shedding, self.said = adaptive.OPEN, deque([(-math.inf, adaptive.OPEN)])
         self.latches, self.status = Latches(), Status.INACTIVE
         self.waits: list[tuple[float, float]] = []
@@ -177,7 +177,7 @@ class World:
         for gateway in self.gateways:
             if gateway.report and self.now >= gateway.due:
                 gateway.due += 1.0
-                self.offered = heard(self.offered, gateway.offered, gateway.admitted, 1.0, EPOCH + self.now)
+                self.offered = with_report(self.offered, gateway.offered, gateway.admitted, 1.0, EPOCH + self.now)
                 gateway.offered = gateway.admitted = 0
 
     def ask(self, gateway: Gateway, attempt: int, priority: str) -> None:
@@ -241,7 +241,7 @@ class World:
         )
         found = self.track.take(sample, StreamLook("S", "t", 1, self.published, self.published, ("s",)))
         assert not isinstance(found, str), found
-        self.shedding = adaptive.follow(self.shedding, self.policy, [found], self.offered, at)
+        self.shedding = adaptive.next_shedding(self.shedding, self.policy, [found], self.offered, at)
         self.said.append((self.now, self.shedding))
         while len(self.said) > 2 and self.said[1][0] < self.now - self.s.delay - 1:
             self.said.popleft()

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from nats_backpressure.adapters.nats.observer import ConsumerInfo, Requester
+from nats_backpressure.adapters.nats.observer import JetStreamObserver, Requester
 from nats_backpressure.core.model import ConsumerConfig, Retention
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
@@ -105,7 +105,7 @@ class RealWorld:
         self._client = client
         self._held: dict[tuple[ConsumerKey, int], str] = {}
         self._subjects: dict[str, tuple[str, ...]] = {}
-        self.observer: Observer = ConsumerInfo(
+        self.observer: Observer = JetStreamObserver(
             connection or Direct(client),
             clock or RealClock(),
             count=self.counted.append,

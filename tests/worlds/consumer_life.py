@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nats_backpressure.core.model import NOTHING, Reading
-from nats_backpressure.core.signals.tracker import Track
-from nats_backpressure.core.subject.inputs import Joined, Read, Tick
+from nats_backpressure.core.signals.tracker import ConsumerTracker
+from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, Tick
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Status
@@ -32,8 +32,8 @@ class Life:
     def see(self, after: float = EVERY) -> Reading:
         reading = self.consumer.read(after)
         self.world.at = self.consumer.at
-        self.world.feed(Joined(KEY, self.policy))
-        self.world.feed(Read(reading))
+        self.world.feed(ConsumerJoined(KEY, self.policy))
+        self.world.feed(ConsumerRead(reading))
         self.world.feed(Tick())
         self.world.perform()
         return reading
@@ -49,7 +49,7 @@ class Life:
         self.consumer.at += down
         self.world.at = self.consumer.at
         self.world.start()
-        self.consumer.track = Track(carried=self.world.state.carried.get(KEY, NOTHING))
+        self.consumer.track = ConsumerTracker(carried=self.world.state.carried.get(KEY, NOTHING))
 
     @property
     def stored(self) -> Record:

@@ -13,9 +13,9 @@ import nats
 from msgspec import Struct
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.advisories import Advisories
+from nats_backpressure.adapters.nats.advisories import AdvisoryListener
 from nats_backpressure.core.model import Reading, Sample
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
 from tests.fakes.observer import FakeClock
@@ -54,7 +54,7 @@ class Following:
         self.clock = FakeClock()
         self.line = Doctored(client)
         self.world = RealWorld(client, server.version, clock=self.clock, connection=self.line)
-        self.track = Track()
+        self.track = ConsumerTracker()
         self.hints: list[Hint] = []
 
     async def sample(self) -> Sample:
@@ -108,7 +108,7 @@ class Following:
 async def following(server: NatsServer) -> AsyncIterator[Following]:
     hands, ears = await nats.connect(server.url), await nats.connect(server.url)
     found = Following(server, hands)
-    await Advisories(found.clock, found.hear, lambda what: None).listen(ears)
+    await AdvisoryListener(found.clock, found.hear, lambda what: None).listen(ears)
     await ears.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
     yield found
     for client in (hands, ears):

@@ -10,10 +10,10 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.api import JetStream
-from nats_backpressure.adapters.nats.event_publisher import Announcer
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.resources import Resources
-from nats_backpressure.adapters.nats.state_store import StateStore
+from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.next_record import event_id
@@ -96,18 +96,20 @@ def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: St
     )
 
 
-def announcer_of(requests: Requests, instance: str = "here") -> Announcer:
+def announcer_of(requests: Requests, instance: str = "here") -> JetStreamEventPublisher:
     """What tells events: another one stands for another process."""
-    return Announcer(JetStream(requests), NAMES, lambda told: serialize.event(told, instance))
+    return JetStreamEventPublisher(JetStreamApi(requests), NAMES, lambda told: serialize.event(told, instance))
 
 
 @asynccontextmanager
-async def real(nc: Client, prefix: str = "$JS.API") -> AsyncIterator[tuple[Requests, StateStore, Announcer]]:
+async def real(
+    nc: Client, prefix: str = "$JS.API"
+) -> AsyncIterator[tuple[Requests, JetStreamStateStore, JetStreamEventPublisher]]:
     requests = Requests(nc)
-    js = JetStream(requests, prefix)
+    js = JetStreamApi(requests, prefix)
     await Resources(js, NAMES, 1, 604_800, True).ensure()
-    store = StateStore(js, NAMES, lambda what: None, lambda: nc)
-    yield requests, store, Announcer(js, NAMES, lambda told: serialize.event(told, "here"))
+    store = JetStreamStateStore(js, NAMES, lambda what: None, lambda: nc)
+    yield requests, store, JetStreamEventPublisher(js, NAMES, lambda told: serialize.event(told, "here"))
 
 
 RECORD = Record(SUBJECT, "e", seq=1, status=Status.ACTIVE, told=Status.ACTIVE, unsent=(event(1),))

@@ -51,7 +51,7 @@ class PortTaken(Exception):
     """Nothing can listen there; the text names the address and what to do."""
 
 
-class Probes:
+class HttpProbes:
     """Call `pulse` from the event loop at least every second. Listens once it is made, and answers once started."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Probes:
         config = uvicorn.Config(
             Starlette(routes=[Route(path, _guarded(answer)) for path, answer in pages.items()]),
             loop="asyncio",
-            http=type("Patient", (_Patient,), {"patience": patience}),
+            http=type("Patient", (_TolerantProtocol,), {"patience": patience}),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -137,7 +137,7 @@ def _guarded(answer: Answer) -> Answer:
     return guarded
 
 
-class _Patient(H11Protocol):
+class _TolerantProtocol(H11Protocol):
     """Ends a connection that makes no progress: a few silent ones must not use up what the kubelet needs."""
 
     patience = PATIENCE

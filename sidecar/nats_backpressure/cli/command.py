@@ -17,8 +17,8 @@ from nats_backpressure.protocol.messages import Status, StatusList
 from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.api import JetStream
-    from nats_backpressure.adapters.nats.cli_client import Line
+    from nats_backpressure.adapters.nats.api import JetStreamApi
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 PAGE = 1000
 """Subjects asked for at once."""
@@ -26,7 +26,7 @@ PAGE = 1000
 S = TypeVar("S", bound=Struct)
 
 
-def talk(target: Target, story: Callable[[Line], Awaitable[None]]) -> None:
+def run_command(target: Target, story: Callable[[ServiceClient], Awaitable[None]]) -> None:
     """Exits with 1 and one line where the world does not do its part, with 130 when interrupted."""
     try:
         asyncio.run(_told(target, story))
@@ -36,12 +36,12 @@ def talk(target: Target, story: Callable[[Line], Awaitable[None]]) -> None:
         sys.exit(130)
 
 
-async def _told(target: Target, story: Callable[[Line], Awaitable[None]]) -> None:
+async def _told(target: Target, story: Callable[[ServiceClient], Awaitable[None]]) -> None:
     # Imported late: usage and mistakes in it are told without loading the client and the rest.
-    from nats_backpressure.adapters.nats.cli_client import Line
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
     from nats_backpressure.app import connection_options
 
-    line = Line(connection_options(target.nats, target.nats.servers), target.names, target.timeout)
+    line = ServiceClient(connection_options(target.nats, target.nats.servers), target.names, target.timeout)
     try:
         await line.connect()
         await story(line)
@@ -49,14 +49,14 @@ async def _told(target: Target, story: Callable[[Line], Awaitable[None]]) -> Non
         await line.close()
 
 
-def jetstream(target: Target, line: Line) -> JetStream:
-    from nats_backpressure.adapters.nats.api import JetStream
+def jetstream(target: Target, line: ServiceClient) -> JetStreamApi:
+    from nats_backpressure.adapters.nats.api import JetStreamApi
     from nats_backpressure.app import api_prefix
 
-    return JetStream(line, api_prefix(target.nats))
+    return JetStreamApi(line, api_prefix(target.nats))
 
 
-async def statuses(line: Line) -> tuple[Status, ...]:
+async def statuses(line: ServiceClient) -> tuple[Status, ...]:
     """Of all watched subjects: every page of the list in one."""
     found: list[Status] = []
     offset: int | None = 0

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nats_backpressure.cli.command import read, talk
+from nats_backpressure.cli.command import read, run_command
 from nats_backpressure.cli.options import Target, asks, subject
 from nats_backpressure.cli.output import Row, cell, grid, print_json
 from nats_backpressure.protocol.messages import Decision
 from nats_backpressure.protocol.subjects import encode
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.cli_client import Line
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 PRIORITIES = ("low", "normal", "high", "critical")
 
@@ -50,14 +50,14 @@ def consumer(
 
 
 def _decide(target: Target, role: str, subject: str, about: dict[str, Any], as_json: bool) -> None:
-    async def story(line: Line) -> None:
+    async def story(line: ServiceClient) -> None:
         document = await line.ask(f"decide.{role}.{encode(subject)}", about)
         if as_json:
             print_json(document)
         else:
             grid(("subject", subject), _rows(read(document, Decision)))
 
-    talk(target, story)
+    run_command(target, story)
 
 
 def _rows(found: Decision) -> list[Row]:

@@ -23,29 +23,29 @@ def demo(mode: str, overload: float, seconds: float, as_json: bool, report: Path
     """Show a gateway, a router and their load as processes of their own, on an embedded NATS server."""
     from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
     from nats_backpressure.demo import html_report as pages
-    from nats_backpressure.demo.run import CannotPlay, play
-    from nats_backpressure.demo.scenario import Scene
-    from nats_backpressure.demo.summary import Take, summed
-    from nats_backpressure.demo.terminal_output import Silent, Story
+    from nats_backpressure.demo.run import CannotRun, run_demo
+    from nats_backpressure.demo.scenario import Scenario
+    from nats_backpressure.demo.summary import RunData, summarize
+    from nats_backpressure.demo.terminal_output import NoOutput, TerminalOutput
 
-    scene = msgspec.convert({"mode": mode, "overload": overload, "seconds": seconds}, Scene)
-    story = Story(Console())
+    scene = msgspec.convert({"mode": mode, "overload": overload, "seconds": seconds}, Scenario)
+    story = TerminalOutput(Console())
 
-    async def run() -> Take:
+    async def run() -> RunData:
         server = EmbeddedServer()
         await server.start()
         try:
-            take = await play(scene, server.url, Silent() if as_json else story)
+            take = await run_demo(scene, server.url, NoOutput() if as_json else story)
         finally:
             await server.stop()
         return take
 
     try:
         take = asyncio.run(run())
-        summary = summed(take)
+        summary = summarize(take)
         if report is not None:
             report.write_text(pages.page(take, summary))
-    except (CannotPlay, CannotEmbed, OSError) as error:
+    except (CannotRun, CannotEmbed, OSError) as error:
         click.echo(f"demo: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from nats_backpressure.cli.command import jetstream, read, talk
+from nats_backpressure.cli.command import jetstream, read, run_command
 from nats_backpressure.cli.options import Target, asks, past, subject
 from nats_backpressure.cli.output import because, cell, note, plain, print_json
 from nats_backpressure.protocol.history import Events
 from nats_backpressure.protocol.messages import Event, Status
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType
-from nats_backpressure.queries.event_cache import kept
-from nats_backpressure.runtime.ports import Kept, Unavailable
+from nats_backpressure.queries.event_cache import parse_event
+from nats_backpressure.runtime.ports import CachedEvent, Unavailable
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.cli_client import Line
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 DAY = 86_400.0
 """Seconds that are gone back where no `--since` is given."""
@@ -51,7 +51,7 @@ def events(
     """
     query = _Query(target, watched, kind, limit)
 
-    async def story(line: Line) -> None:
+    async def story(line: ServiceClient) -> None:
         if follow:
             await _follow(line, query, since, as_json)
             return
@@ -64,7 +64,7 @@ def events(
         if found.truncated:
             note(f"the newest {len(found.events)}: there are more (--limit, --since)")
 
-    talk(target, story)
+    run_command(target, story)
 
 
 class _Query:
@@ -73,10 +73,10 @@ class _Query:
     def __init__(self, target: Target, watched: str | None, kind: str | None, limit: int) -> None:
         self._target, self._watched, self._kind, self._limit = target, watched, kind, limit
 
-    def wants(self, event: Kept) -> bool:
+    def wants(self, event: CachedEvent) -> bool:
         return self._kind in (None, event.type)
 
-    async def told(self, line: Line, since: float) -> Events:
+    async def told(self, line: ServiceClient, since: float) -> Events:
         """The newest first: of a subject as the service answers, of all as the stream holds them."""
         if self._watched is None:
             return await self._stored(line, since)
@@ -84,23 +84,23 @@ class _Query:
         about: dict[str, Any] = {"type": self._kind, "since": moment, "limit": self._limit}
         return read(await line.ask(f"get.events.{encode(self._watched)}", about), Events)
 
-    async def _stored(self, line: Line, since: float) -> Events:
-        from nats_backpressure.adapters.nats.event_reader import EventLog
+    async def _stored(self, line: ServiceClient, since: float) -> Events:
+        from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
 
-        found: deque[Kept] = deque(maxlen=self._limit + 1)
+        found: deque[CachedEvent] = deque(maxlen=self._limit + 1)
         since_ms = round(1000 * since)
 
-        def take(event: Kept) -> None:
+        def take(event: CachedEvent) -> None:
             if event.at >= since_ms and self.wants(event):
                 found.append(event)
 
-        log = EventLog(jetstream(self._target, line), line.client, line.names, lambda what: None)
+        log = JetStreamEventReader(jetstream(self._target, line), line.client, line.names, lambda what: None)
         complete_since = await log.recall(since_ms, MOST_READ, take)
         newest = sorted(found, key=lambda event: (event.at, event.seq), reverse=True)
         more = len(newest) > self._limit or complete_since > since_ms
         return Events((), tuple(msgspec.Raw(event.body) for event in newest[: self._limit]), more)
 
-    async def subjects(self, line: Line) -> tuple[str, ...]:
+    async def subjects(self, line: ServiceClient) -> tuple[str, ...]:
         """Where they are published: a watched subject's own; of another literal, those of all that cover it."""
         if self._watched is None:
             return (f"{line.names.prefix}.event.{self._kind or '*'}.>",)
@@ -112,12 +112,12 @@ class _Query:
             return (line.names.event("*", self._watched).replace("=2A", "*", 1),)
 
 
-async def _follow(line: Line, query: _Query, since: float | None, as_json: bool) -> None:
+async def _follow(line: ServiceClient, query: _Query, since: float | None, as_json: bool) -> None:
     """What is told, each once; over a loss of the connection too, with what was told meanwhile."""
     passed: dict[str, tuple[str, int]] = {}
 
     def tell(payload: bytes) -> None:
-        event = kept(payload)
+        event = parse_event(payload)
         if event is None:
             return
         epoch, seq = passed.get(event.subject, ("", 0))

@@ -15,25 +15,25 @@ from msgspec import Struct
 from nats_backpressure.cli.command import jetstream, statuses
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import note
-from nats_backpressure.cli.policy_edit import Place
+from nats_backpressure.cli.policy_edit import PolicyKey
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES, override_entry
 from nats_backpressure.policy.guard import OPEN
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, parse_entry
-from nats_backpressure.policy.precedence import Index
+from nats_backpressure.policy.precedence import PatternIndex
 from nats_backpressure.protocol.messages import Status
 from nats_backpressure.protocol.patterns import BadTail, covers, decode
 from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.cli_client import Line
-    from nats_backpressure.adapters.nats.kv import PolicyDesk
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
+    from nats_backpressure.adapters.nats.kv import PolicyBucket
 
 NAMED = 5
 """Subjects that are named; further ones are counted."""
 
 
-class Reach(Struct, frozen=True):
+class Governed(Struct, frozen=True):
     """What is known of it; `hidden` are the watched subjects it covers and does not govern, and why not."""
 
     watched: tuple[str, ...]
@@ -46,12 +46,14 @@ class Reach(Struct, frozen=True):
         return f"{verb} {len(self.governed):,} of {subjects}{missed}"
 
 
-async def bucket(target: Target, line: Line) -> dict[str, PolicyValue]:
+async def bucket(target: Target, line: ServiceClient) -> dict[str, PolicyValue]:
     """All of the policy bucket, by key. Raises Unavailable, with who makes the bucket where there is none."""
     return await _desk(target, line).all(line.client)
 
 
-async def reach(line: Line, place: Place, held: Mapping[str, PolicyValue], value: bytes) -> Reach | None:
+async def governed(
+    line: ServiceClient, place: PolicyKey, held: Mapping[str, PolicyValue], value: bytes
+) -> Governed | None:
     """What `value` would govern under this key of a bucket that holds all this. None, and a note, where no sidecar
     tells what is watched."""
     try:
@@ -69,10 +71,10 @@ async def reach(line: Line, place: Place, held: Mapping[str, PolicyValue], value
                 governed.append(status.subject)
             else:
                 hidden[status.subject] = str(reasons[0])
-    return Reach(tuple(status.subject for status in watched), tuple(governed), hidden)
+    return Governed(tuple(status.subject for status in watched), tuple(governed), hidden)
 
 
-def check(place: Place, found: Reach | None, force: bool) -> None:
+def check(place: PolicyKey, found: Governed | None, force: bool) -> None:
     """Exits with 1 where nothing would be governed, unless that is meant."""
     if found is None or found.governed or force:
         return
@@ -87,7 +89,7 @@ def check(place: Place, found: Reach | None, force: bool) -> None:
     raise click.ClickException(f"{place.pattern}: nothing was changed, since {why}. --force does it all the same")
 
 
-def stricter(found: Reach) -> str | None:
+def stricter(found: Governed) -> str | None:
     """A watched pattern that covers what is governed and is not governed itself: of two the stricter one decides."""
     for other in found.watched:
         under = next((name for name in found.governed if covers(other, name) and name != other), None)
@@ -101,17 +103,17 @@ def over(held: Mapping[str, PolicyValue], pattern: str) -> list[OverrideEntry]:
     now = time.time()
     found = [_override(key, value) for key, value in held.items() if key.startswith(OVERRIDES)]
     standing = {one.pattern: one for one in found if one is not None and one.override.until > now}
-    covering = Index(PolicyEntry((name,)) for name in standing).covering(pattern)
+    covering = PatternIndex(PolicyEntry((name,)) for name in standing).covering(pattern)
     return [standing[entry.subjects[0]] for entry in covering]
 
 
-def _desk(target: Target, line: Line) -> PolicyDesk:
-    from nats_backpressure.adapters.nats.kv import PolicyDesk
+def _desk(target: Target, line: ServiceClient) -> PolicyBucket:
+    from nats_backpressure.adapters.nats.kv import PolicyBucket
 
-    return PolicyDesk(jetstream(target, line), line.names)
+    return PolicyBucket(jetstream(target, line), line.names)
 
 
-def _index(held: Mapping[str, PolicyValue], overrides: bool, own: str) -> Index:
+def _index(held: Mapping[str, PolicyValue], overrides: bool, own: str) -> PatternIndex:
     """The layer: overrides that are not over, or policies. What cannot be read governs nothing."""
     entries: list[PolicyEntry] = []
     for key, value in held.items():
@@ -128,7 +130,7 @@ def _index(held: Mapping[str, PolicyValue], overrides: bool, own: str) -> Index:
                     entry = PolicyEntry()
                 if entry is not None:
                     entries.append(PolicyEntry((decode(key),), entry.consumers))
-    return Index(entries)
+    return PatternIndex(entries)
 
 
 def _policy(value: bytes) -> PolicyEntry | None:
@@ -143,7 +145,7 @@ def _override(key: str, value: PolicyValue) -> OverrideEntry | None:
     return found if isinstance(found, OverrideEntry) else None
 
 
-def _instead(index: Index, subject: str, consumer: str | None, pattern: str) -> str | None:
+def _instead(index: PatternIndex, subject: str, consumer: str | None, pattern: str) -> str | None:
     """Why a consumer follows another entry than the one for this pattern; None if it follows that one."""
     entry = index.closest(subject, consumer)
     if entry is None:

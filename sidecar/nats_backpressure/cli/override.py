@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from nats_backpressure.cli.command import talk
-from nats_backpressure.cli.governed_subjects import bucket, check, over, reach, stricter
+from nats_backpressure.cli.command import run_command
+from nats_backpressure.cli.governed_subjects import bucket, check, governed, over, stricter
 from nats_backpressure.cli.options import Target, asks, between, subject
 from nats_backpressure.cli.output import note
-from nats_backpressure.cli.policy_edit import Place, change
+from nats_backpressure.cli.policy_edit import PolicyKey, change
 from nats_backpressure.policy.external import LONGEST_OVERRIDE
 from nats_backpressure.policy.parse import OverrideEntry
-from nats_backpressure.protocol.timestamps import written
+from nats_backpressure.protocol.timestamps import format_rfc3339
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.cli_client import Line
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 
 @click.command()
@@ -37,32 +37,32 @@ def override(target: Target, subject: str, action: str, lasting: float | None, f
     """
     if (action == "auto") != (lasting is None):
         raise click.UsageError("--for goes with open and reject: say how long (--for 10m)")
-    place = Place(subject, overrides=True)
+    place = PolicyKey(subject, overrides=True)
 
-    async def put(line: Line, seconds: float) -> None:
-        until = written(time.time() + seconds)
+    async def put(line: ServiceClient, seconds: float) -> None:
+        until = format_rfc3339(time.time() + seconds)
         value = msgspec.json.encode({"action": action, "until": until})
-        found = await reach(line, place, await bucket(target, line), value)
+        found = await governed(line, place, await bucket(target, line), value)
         check(place, found, force)
         await change(target, line, place, value)
         click.echo(f"{subject}: {action} until {until}" + (f"; {found.line()}" if found else ""))
         if found and action == "open" and (still := stricter(found)):
             note(still)
 
-    async def end(line: Line) -> None:
+    async def end(line: ServiceClient) -> None:
         held = await bucket(target, line)
         wider = [one for one in over(held, subject) if one.pattern != subject]
         if place.key not in held:
             others = f"; {_told(wider[0])}: end that one" if wider else ""
             raise click.ClickException(f"no override stands for {subject}{others}")
-        found = await reach(line, place, held, held[place.key].value)
+        found = await governed(line, place, held, held[place.key].value)
         await change(target, line, place, b"")
         click.echo(f"{subject}: auto" + (f"; {found.line('governed')}" if found else ""))
         if wider:
             note(f"{_told(wider[0])}, and governs {subject} from now on")
 
-    talk(target, end if lasting is None else lambda line: put(line, lasting))
+    run_command(target, end if lasting is None else lambda line: put(line, lasting))
 
 
 def _told(one: OverrideEntry) -> str:
-    return f"{one.pattern} is overridden ({one.override.action} until {written(one.override.until)})"
+    return f"{one.pattern} is overridden ({one.override.action} until {format_rfc3339(one.override.until)})"

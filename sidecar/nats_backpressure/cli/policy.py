@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from nats_backpressure.cli.command import read, talk
-from nats_backpressure.cli.governed_subjects import bucket, check, reach
+from nats_backpressure.cli.command import read, run_command
+from nats_backpressure.cli.governed_subjects import bucket, check, governed
 from nats_backpressure.cli.options import Target, asks, subject
 from nats_backpressure.cli.output import FIELDS, fields, grid, print_json
-from nats_backpressure.cli.policy_edit import Place, change, checked, refuse
+from nats_backpressure.cli.policy_edit import PolicyKey, change, checked, refuse
 from nats_backpressure.config import yaml_source
 from nats_backpressure.config.settings import problem_line
 from nats_backpressure.policy.validation import Problem, Problems
 from nats_backpressure.protocol.subjects import encode
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.cli_client import Line
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 
 class _Consumer(Struct, frozen=True):
@@ -48,7 +48,7 @@ def policy() -> None:
 def get(target: Target, subject: str, as_json: bool) -> None:
     """Show what is in force for SUBJECT, and where each field comes from."""
 
-    async def story(line: Line) -> None:
+    async def story(line: ServiceClient) -> None:
         document = await line.ask(f"get.policy.{encode(subject)}")
         if as_json:
             print_json(document)
@@ -58,7 +58,7 @@ def get(target: Target, subject: str, as_json: bool) -> None:
         for each in found.consumers:
             _effective(f"{each.stream} > {each.consumer}", each.policy, each.sources)
 
-    talk(target, story)
+    run_command(target, story)
 
 
 def _effective(title: str, policy: Mapping[str, Any], sources: Mapping[str, str]) -> None:
@@ -77,15 +77,15 @@ def set_(target: Target, pattern: str, file: Path, force: bool) -> None:
     Exits with 1 and one line for each mistake, and where it would govern no watched subject (unless with --force); the
     bucket is then as it was.
     """
-    place, value = Place(pattern), _document(file)
+    place, value = PolicyKey(pattern), _document(file)
 
-    async def story(line: Line) -> None:
-        found = await reach(line, place, await bucket(target, line), value)
+    async def story(line: ServiceClient) -> None:
+        found = await governed(line, place, await bucket(target, line), value)
         check(place, found, force)
         revision = await change(target, line, place, value)
         click.echo(f"{pattern}: in the bucket as revision {revision}" + (f"; {found.line()}" if found else ""))
 
-    talk(target, story)
+    run_command(target, story)
 
 
 def _document(file: Path) -> bytes:
@@ -97,7 +97,7 @@ def _document(file: Path) -> bytes:
         raise click.ClickException(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     lines: dict[str, int] = {}
     found = Problems()
-    document = yaml_source.document(data, lines, found)
+    document = yaml_source.load_yaml(data, lines, found)
 
     def where(problem: Problem) -> str:
         return problem_line(problem, lines, str(file))
@@ -115,15 +115,15 @@ def _document(file: Path) -> bytes:
 def rm(target: Target, pattern: str, force: bool) -> None:
     """Take the policy for PATTERN out of the bucket. Exits with 1 where it governs no watched subject, unless with
     --force. An override stays: end it with `override PATTERN auto`."""
-    place = Place(pattern)
+    place = PolicyKey(pattern)
 
-    async def story(line: Line) -> None:
+    async def story(line: ServiceClient) -> None:
         held = await bucket(target, line)
         if place.key not in held:
             raise click.ClickException(f"the bucket holds no policy for {pattern}")
-        found = await reach(line, place, held, held[place.key].value)
+        found = await governed(line, place, held, held[place.key].value)
         check(place, found, force)
         await change(target, line, place, b"")
         click.echo(f"{pattern}: taken out" + (f"; {found.line('governed')}" if found else ""))
 
-    talk(target, story)
+    run_command(target, story)

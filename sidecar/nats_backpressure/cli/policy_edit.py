@@ -25,8 +25,8 @@ from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.runtime.ports import Conflict
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.cli_client import Line
-    from nats_backpressure.adapters.nats.kv import PolicyDesk
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
+    from nats_backpressure.adapters.nats.kv import PolicyBucket
 
 Document = dict[str, Any]
 
@@ -36,7 +36,7 @@ REFUSED_WITHIN = 1.0
 """Seconds in which a sidecar says that it refuses a policy: by the contract, as fast as one is in force."""
 
 
-class Place(Struct, frozen=True):
+class PolicyKey(Struct, frozen=True):
     """A key of the bucket: a pattern's policy, or its override."""
 
     pattern: str
@@ -52,12 +52,12 @@ class Place(Struct, frozen=True):
         return encode((OVERRIDES if self.overrides else "") + self.pattern)
 
 
-async def change(target: Target, line: Line, place: Place, value: bytes) -> int:
+async def change(target: Target, line: ServiceClient, place: PolicyKey, value: bytes) -> int:
     """Put a value under a key, or nothing, which takes the key out. The revision that was written, or taken out; 0
     where there was nothing to take out."""
-    from nats_backpressure.adapters.nats.kv import PolicyDesk
+    from nats_backpressure.adapters.nats.kv import PolicyBucket
 
-    desk = PolicyDesk(jetstream(target, line), line.names)
+    desk = PolicyBucket(jetstream(target, line), line.names)
     for _ in range(ATTEMPTS):
         was = await desk.read(place.key)
         try:
@@ -92,7 +92,7 @@ def refuse(lines: Iterable[str]) -> None:
         sys.exit(1)
 
 
-async def _put(line: Line, desk: PolicyDesk, place: Place, was: PolicyValue, value: bytes) -> int:
+async def _put(line: ServiceClient, desk: PolicyBucket, place: PolicyKey, was: PolicyValue, value: bytes) -> int:
     key = place.key
     async with line.hear([f"{line.names.prefix}.event.policy_rejected.{place.refused_under}"]) as heard:
         revision = await desk.write(key, value, was.revision)

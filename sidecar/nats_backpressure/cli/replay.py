@@ -21,8 +21,8 @@ from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.queries.serialize import event as rendered
 from nats_backpressure.queries.serialize import metrics, moment, number
 from nats_backpressure.recording.compare import Difference, Differences
-from nats_backpressure.recording.decoder import Longhand
-from nats_backpressure.recording.format import CUT, Bad, NoRecording, lines
+from nats_backpressure.recording.decoder import Decoder
+from nats_backpressure.recording.format import CUT, BadRecording, NoRecording, lines
 from nats_backpressure.recording.replay import Replay
 
 EX_DATA = 65
@@ -85,12 +85,12 @@ def _settings(path: Path) -> Settings:
 
 def _play(path: Path, replays: Sequence[Replay], differences: Differences) -> str | None:
     """Judge every line; why it could not be read to its end, or None."""
-    longhand, bad = Longhand(), 0
+    longhand, bad = Decoder(), 0
     try:
         with _opened(path) as file:
             for n, line in lines(file):
-                found = line if isinstance(line, Bad) else longhand.take(line)
-                if isinstance(found, Bad):
+                found = line if isinstance(line, BadRecording) else longhand.take(line)
+                if isinstance(found, BadRecording):
                     bad += found is not CUT
                     if bad <= BAD_SHOWN:
                         click.echo(f"{path}:{n}: {found.why}; left out", err=True)

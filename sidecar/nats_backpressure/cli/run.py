@@ -12,7 +12,7 @@ import click
 from nats_backpressure.config.settings import BadSettings, load
 
 if TYPE_CHECKING:
-    from nats_backpressure.recording.recorder import Tape
+    from nats_backpressure.recording.recorder import RecordingFile
 
 EX_CONFIG = 78
 """The exit code of sysexits.h for a configuration that cannot be used."""
@@ -47,11 +47,11 @@ def run(
     sys.exit(start(settings, own, lambda: load(path, os.environ), _tape(record, record_limit)))
 
 
-def _tape(record: Path | None, limit: int) -> Tape | None:
-    from nats_backpressure.recording.recorder import Tape
+def _tape(record: Path | None, limit: int) -> RecordingFile | None:
+    from nats_backpressure.recording.recorder import RecordingFile
 
     try:
-        return Tape(record, limit << 20) if record else None
+        return RecordingFile(record, limit << 20) if record else None
     except OSError as error:
         click.echo(f"--record: {record}: cannot be written: {(error.strerror or str(error)).lower()}", err=True)
         sys.exit(EX_CONFIG)

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from nats_backpressure.cli.command import read, statuses, talk
+from nats_backpressure.cli.command import read, run_command, statuses
 from nats_backpressure.cli.options import Target, asks, subject
 from nats_backpressure.cli.output import Row, because, cell, grid, plain, print_json, table
 from nats_backpressure.protocol.messages import ConsumerStatus, Status, StatusList
@@ -22,7 +22,7 @@ from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
-    from nats_backpressure.adapters.nats.cli_client import Line
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 WATCH_EVERY = 1.0
 """Seconds between two looks of `--watch`."""
@@ -54,7 +54,7 @@ class Part(NamedTuple):
 def status(target: Target, watched: str | None, watch: bool, as_json: bool) -> None:
     """Show the status of all watched subjects, the worst first, or all about SUBJECT."""
 
-    async def look(line: Line) -> bytes | list[Part]:
+    async def look(line: ServiceClient) -> bytes | list[Part]:
         if watched is None:
             subjects = await statuses(line)
             found = StatusList(len(subjects), 0, None, subjects)
@@ -62,13 +62,13 @@ def status(target: Target, watched: str | None, watch: bool, as_json: bool) -> N
         document = await line.ask(f"get.status.{encode(watched)}")
         return document if as_json else _one(read(document, Status))
 
-    async def story(line: Line) -> None:
+    async def story(line: ServiceClient) -> None:
         if watch and not as_json and sys.stdout.isatty():
             await _draw(lambda: look(line))
         else:
             await _write(lambda: look(line), watch)
 
-    talk(target, story)
+    run_command(target, story)
 
 
 async def _write(look: Callable[[], Awaitable[bytes | list[Part]]], watch: bool) -> None:

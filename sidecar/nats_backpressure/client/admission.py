@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from nats_backpressure.client.values import Known
+from nats_backpressure.client.values import StateValue
 from nats_backpressure.protocol.opening import aged, holds_for
 
 OPENING_STEP = 0.1
@@ -43,7 +43,7 @@ class Limits(Struct, frozen=True):
     """Seconds between two proofs: two heartbeats, or two readings where those are rarer."""
 
 
-class Ruling(Struct, frozen=True):
+class LocalDecision(Struct, frozen=True):
     """What one state, or the worst of several, says now."""
 
     action: str
@@ -64,11 +64,11 @@ class Ruling(Struct, frozen=True):
         return STRICTNESS[self.action], -self.ratio, STATUS[self.status], self.pressure, self.enforced
 
 
-OPEN = Ruling("continue", 1.0, 0.0, "unknown", "unknown", None, 0.0, False, math.inf)
+OPEN = LocalDecision("continue", 1.0, 0.0, "unknown", "unknown", None, 0.0, False, math.inf)
 """Where nobody watches, or nothing is known yet: backpressure that fails closed is an outage."""
 
 
-def ruling(known: Known, proof: float, limits: Limits, left: float | None, now: float) -> Ruling:
+def local_decision(known: StateValue, proof: float, limits: Limits, left: float | None, now: float) -> LocalDecision:
     """A state's word now. `proof` is when it was last known to hold; `left` is when the last replica said that it
     stops, so that nobody looks for the end of a refusal any more."""
     stale_at, unknown_at = proof + limits.stale_after, proof + limits.unknown_after
@@ -83,7 +83,7 @@ def ruling(known: Known, proof: float, limits: Limits, left: float | None, now: 
     opening = action == "throttle" and now >= opens_at
     turns = [now + OPENING_STEP] if opening else [at for at in (stale_at, unknown_at, opens_at) if at > now]
     blind = unknown or lost
-    return Ruling(
+    return LocalDecision(
         action="continue" if observed else action,
         ratio=1.0 if observed else ratio,
         retry_after=0.0 if observed or action == "continue" else _retry_after(known, said),
@@ -96,17 +96,17 @@ def ruling(known: Known, proof: float, limits: Limits, left: float | None, now: 
     )
 
 
-def _share(said: str, known: Known, observed: bool) -> float:
+def _share(said: str, known: StateValue, observed: bool) -> float:
     """Of the requests, before it ages; what a dry run would admit is not told."""
     return {"continue": 1.0, "throttle": 0.0 if observed else known.admit_ratio, "reject": 0.0}[said]
 
 
-def _retry_after(known: Known, said: str) -> float:
+def _retry_after(known: StateValue, said: str) -> float:
     named = known.retry_after_seconds or (FALLBACK_RETRY_AFTER if said == "continue" else 0.0)
     return min(named, LONGEST_RETRY_AFTER)
 
 
-def worst(found: list[Ruling]) -> Ruling:
+def worst(found: list[LocalDecision]) -> LocalDecision:
     """The strictest; of equals the first, which is the subject's own where it is watched itself."""
     return max(found, key=lambda one: one.rank) if found else OPEN
 

@@ -13,12 +13,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from nats_backpressure.client.admission import CRITICAL, NORMAL, RANKS
-from nats_backpressure.client.events import Event, Once
+from nats_backpressure.client.events import Event, EventDeduplicator
 from nats_backpressure.client.gate import Admission, Gate
-from nats_backpressure.client.requests import TIMEOUT, Asker, Role
-from nats_backpressure.client.state_mirror import Picture
-from nats_backpressure.client.state_watch import Watch
-from nats_backpressure.client.stats import Stats, Voice
+from nats_backpressure.client.requests import TIMEOUT, RequestSender, Role
+from nats_backpressure.client.state_mirror import StateMirror
+from nats_backpressure.client.state_watch import StateWatch
+from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.client.values import Decision
 from nats_backpressure.protocol.subjects import Names, encode
 
@@ -47,12 +47,12 @@ class BackpressureClient:
         on_count: Callable[[str, str], None] | None = None,
     ) -> None:
         self.stats = Stats(on_count=on_count)
-        self.voice = Voice()
+        self.voice = OnceLogger()
         self._nc, self._names, self._report_every = nc, Names(name), report_every
-        self._picture = Picture()
+        self._picture = StateMirror()
         self._gates: dict[str, Gate] = {}
-        self._asker = Asker(nc, self._names, self.stats, self.voice)
-        self._watch = Watch(nc, self._names, api_prefix, self._picture, self.stats, self.voice)
+        self._asker = RequestSender(nc, self._names, self.stats, self.voice)
+        self._watch = StateWatch(nc, self._names, api_prefix, self._picture, self.stats, self.voice)
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
 
@@ -123,7 +123,7 @@ class BackpressureClient:
 
     async def on_event(self, hand_on: Callable[[Event], None], subject: str | None = None) -> None:
         """Call a function with each event (of one subject) as it happens, once; for dashboards and logs."""
-        once = Once(hand_on, self.stats, self.voice)
+        once = EventDeduplicator(hand_on, self.stats, self.voice)
 
         async def heard(message: Msg) -> None:
             once.hear(message.data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from nats_backpressure.client.stats import Stats, Voice, log
+from nats_backpressure.client.stats import OnceLogger, Stats, log
 
 Event = dict[str, Any]
 """An event as the contract has it; it may carry more."""
@@ -18,10 +18,10 @@ MOST_EPOCHS = 4
 """Epochs of a subject whose last `seq` is remembered."""
 
 
-class Once:
+class EventDeduplicator:
     """Hands on each event whose (epoch, seq) it has neither seen nor passed: core NATS may bring one twice."""
 
-    def __init__(self, hand_on: Callable[[Event], None], stats: Stats, voice: Voice) -> None:
+    def __init__(self, hand_on: Callable[[Event], None], stats: Stats, voice: OnceLogger) -> None:
         self._hand_on, self._stats, self._voice = hand_on, stats, voice
         self._seen: dict[str, dict[str, int]] = {}
 

@@ -6,8 +6,8 @@ import math
 
 from msgspec import Struct
 
-from nats_backpressure.client.admission import OPEN, Ruling, Shedder
-from nats_backpressure.client.values import Known
+from nats_backpressure.client.admission import OPEN, LocalDecision, Shedder
+from nats_backpressure.client.values import StateValue
 
 NEVER = -math.inf
 
@@ -32,12 +32,12 @@ class Admission(Struct, frozen=True):
         return self.admitted
 
 
-class Entry:
+class HeldState:
     """One state. Shedding is counted here, with the watched subject, whatever literals are asked about."""
 
     __slots__ = ("admitted", "known", "offered", "orphan", "proof", "shedder", "subject", "written")
 
-    def __init__(self, subject: str, known: Known) -> None:
+    def __init__(self, subject: str, known: StateValue) -> None:
         self.subject, self.known = subject, known
         self.proof = NEVER
         """When it was last known to hold, by the value itself."""
@@ -58,13 +58,13 @@ class Gate:
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self.entries: tuple[Entry, ...] = ()
+        self.entries: tuple[HeldState, ...] = ()
         """The states it stands under."""
         self.version = self.keys_version = -1
         self.offered = self.admitted = 0
         self.settle(OPEN, None, NEVER)
 
-    def settle(self, ruling: Ruling, decides: Entry | None, until: float) -> None:
+    def settle(self, ruling: LocalDecision, decides: HeldState | None, until: float) -> None:
         """`decides` is the state whose ruling it is; None where nobody watches."""
         self.ruling, self.decides, self.until = ruling, decides, until
         told = (ruling.ratio, ruling.freshness, ruling.would)

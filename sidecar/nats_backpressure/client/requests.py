@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 
-from nats_backpressure.client.stats import Stats, Voice
+from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.client.values import Decision, Pull, read
 from nats_backpressure.protocol.subjects import LONGEST_TAIL, Names, encode
 
@@ -39,19 +39,19 @@ OUTAGE = frozenset({"timeout", "no_responders", "disconnected", "unavailable"})
 
 
 @dataclass(frozen=True)
-class Question:
+class RequestKey:
     subject: str
     role: Role
     payload: bytes
 
 
-class Asker:
+class RequestSender:
     """One question at a time per gateway subject; after one that nobody answered, only probes until one is."""
 
-    def __init__(self, nc: Client, names: Names, stats: Stats, voice: Voice) -> None:
+    def __init__(self, nc: Client, names: Names, stats: Stats, voice: OnceLogger) -> None:
         self._nc, self._prefix, self._stats, self._voice = nc, names.prefix, stats, voice
-        self._kept: dict[Question, tuple[float, Decision]] = {}
-        self._shared: dict[Question, asyncio.Task[Decision]] = {}
+        self._kept: dict[RequestKey, tuple[float, Decision]] = {}
+        self._shared: dict[RequestKey, asyncio.Task[Decision]] = {}
         self._under_way: set[asyncio.Task[Decision]] = set()
         self._callers = 0
         self._out = False
@@ -63,7 +63,7 @@ class Asker:
             self._stats.count("no_subject")
             self._voice.say("no_subject", "ask", f"a question without a usable subject ({subject[:80]!r}): admitted")
             return self._open(subject, role, about, "no_subject")
-        question, began = Question(subject, role, msgspec.json.encode(about)), time.monotonic()
+        question, began = RequestKey(subject, role, msgspec.json.encode(about)), time.monotonic()
         if (kept := self._kept.get(question)) and began < kept[0]:
             self._stats.count("reused", subject)
             return kept[1]
@@ -80,7 +80,7 @@ class Asker:
         for task in tuple(self._under_way):
             task.cancel()
 
-    def _task(self, question: Question) -> asyncio.Task[Decision] | None:
+    def _task(self, question: RequestKey) -> asyncio.Task[Decision] | None:
         """The question under way, this one's own or another's; None where none may be asked now."""
         if self._callers >= MOST_CALLERS:
             return None
@@ -92,13 +92,13 @@ class Asker:
             return None
         return self._begin(question)
 
-    def _probe(self, question: Question) -> None:
+    def _probe(self, question: RequestKey) -> None:
         """Asked for nobody: as a gateway, since a consumer's grant would be held for it."""
         if (now := time.monotonic()) >= self._probe_at:
             self._probe_at = now + PROBE_EVERY * random.uniform(0.7, 1.3)
-            self._begin(Question(question.subject, "gateway", b"{}"))
+            self._begin(RequestKey(question.subject, "gateway", b"{}"))
 
-    def _begin(self, question: Question) -> asyncio.Task[Decision] | None:
+    def _begin(self, question: RequestKey) -> asyncio.Task[Decision] | None:
         if len(self._under_way) >= MOST_ASKS:
             return None
         task = asyncio.create_task(self._ask(question), name=f"decide {question.subject[:80]}")
@@ -109,7 +109,7 @@ class Asker:
             task.add_done_callback(lambda done: self._forget(question, done))
         return task
 
-    def _forget(self, question: Question, task: asyncio.Task[Decision]) -> None:
+    def _forget(self, question: RequestKey, task: asyncio.Task[Decision]) -> None:
         if self._shared.get(question) is task:
             del self._shared[question]
 
@@ -122,7 +122,7 @@ class Asker:
             self._callers -= 1
         return task.result() if task.done() and not task.cancelled() else None
 
-    async def _ask(self, question: Question) -> Decision:
+    async def _ask(self, question: RequestKey) -> Decision:
         """Ask once; what came of it is told to all who wait, and ends or begins an outage."""
         asked = time.monotonic()
         self._stats.count("asked", question.subject)
@@ -141,7 +141,7 @@ class Asker:
             self._kept[question] = (asked + min(answer.valid_for_ms / 1000, LONGEST_VALID), answer)
         return answer
 
-    async def _reply(self, question: Question) -> Decision:
+    async def _reply(self, question: RequestKey) -> Decision:
         if not self._nc.is_connected:  # nats-py would keep the question and send it into the next connection
             return _failed(question, "disconnected")
         try:
@@ -163,7 +163,7 @@ class Asker:
             return _failed(question, "malformed")
         return replace(answer, failed_open=None)
 
-    def _refused(self, question: Question, code: str, why: str) -> Decision:
+    def _refused(self, question: RequestKey, code: str, why: str) -> Decision:
         if code not in ("400", "404"):
             return _failed(question, "unavailable")
         found = "unwatched" if code == "404" else "refused"
@@ -187,5 +187,5 @@ class Asker:
         return Decision(subject, role, pull=pull, failed_open=why)
 
 
-def _failed(question: Question, why: str) -> Decision:
+def _failed(question: RequestKey, why: str) -> Decision:
     return Decision(question.subject, question.role, failed_open=why)

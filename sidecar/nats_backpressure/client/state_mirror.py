@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from nats_backpressure.client.admission import Limits, Ruling, ruling, worst
-from nats_backpressure.client.gate import NEVER, Entry, Gate
-from nats_backpressure.client.subject_filter import Interest
-from nats_backpressure.client.values import Beat, Known, read
+from nats_backpressure.client.admission import Limits, LocalDecision, local_decision, worst
+from nats_backpressure.client.gate import NEVER, Gate, HeldState
+from nats_backpressure.client.subject_filter import SubjectFilter
+from nats_backpressure.client.values import HeartbeatValue, StateValue, read
 from nats_backpressure.protocol.opening import MISSED
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, covers, decode, is_literal
 
@@ -25,7 +25,7 @@ ORPHAN_LIFE = 3600.0
 """Seconds for which a state is kept that vanished without being deleted."""
 
 
-class Pulse:
+class HeartbeatAge:
     """The heartbeats, of however many instances."""
 
     __slots__ = ("left", "limits", "proof", "sampled")
@@ -37,7 +37,7 @@ class Pulse:
         self.sampled: dict[str, str | None] = {}
         """Each instance's last `sampled_at`, the one that beat longest ago first."""
 
-    def hear(self, beat: Beat, written: float, stamp: float) -> None:
+    def hear(self, beat: HeartbeatValue, written: float, stamp: float) -> None:
         """A heartbeat proves something only if its sampling moved on since the same instance's last one. Of the first
         one this cannot be told: there its times are compared, at worst it looks too old until the second."""
         stale_after = max(beat.stale_after_ms, MISSED * beat.heartbeat_ms) / 1000
@@ -56,19 +56,19 @@ class Pulse:
         self.left = None
 
 
-class Picture:
+class StateMirror:
     """`version` changes with everything heard, `keys_version` when keys come or go."""
 
     def __init__(self) -> None:
         self.version = self.keys_version = 0
-        self.interest = Interest()
-        self.entries: dict[str, Entry] = {}
-        self._wildcards: dict[str, Entry] = {}
-        self._pulse: Pulse | None = None
+        self.interest = SubjectFilter()
+        self.entries: dict[str, HeldState] = {}
+        self._wildcards: dict[str, HeldState] = {}
+        self._pulse: HeartbeatAge | None = None
         """None before the first heartbeat."""
         self._seen: set[str] | None = None
         """The subjects of the snapshot under way; None while live."""
-        self._beats: list[tuple[Beat, float, float]] = []
+        self._beats: list[tuple[HeartbeatValue, float, float]] = []
 
     def begin(self) -> None:
         """A snapshot begins: its heartbeats prove nothing before the last of its states is in."""
@@ -99,7 +99,7 @@ class Picture:
             return None if key.startswith("=") else "malformed_state"
         if not self.interest.wants(subject):
             return None
-        known = read(value, Known)
+        known = read(value, StateValue)
         if known is None or known.subject != subject:
             self._drop(subject)
             return "malformed_state"
@@ -125,18 +125,18 @@ class Picture:
         gate.settle(found, decides, min((one.until for one in rulings), default=math.inf))
         gate.version = self.version
 
-    def _ruling(self, entry: Entry, now: float) -> Ruling:
+    def _ruling(self, entry: HeldState, now: float) -> LocalDecision:
         limits, left = (self._pulse.limits, self._pulse.left) if self._pulse else (Limits(), None)
         if left is not None and left < entry.written:  # somebody wrote it since
             left = None
-        return ruling(entry.known, self._proof(entry), limits, left, now)
+        return local_decision(entry.known, self._proof(entry), limits, left, now)
 
-    def _proof(self, entry: Entry) -> float:
+    def _proof(self, entry: HeldState) -> float:
         if self._pulse is None or entry.orphan or not entry.known.renewed:
             return entry.proof
         return max(entry.proof, self._pulse.proof)
 
-    def _proved(self, entry: Entry, known: Known, written: float) -> float:
+    def _proved(self, entry: HeldState, known: StateValue, written: float) -> float:
         """When a state that was just written was proved to hold. One that is not known proves nothing by itself."""
         if known.renewed:
             return written
@@ -144,14 +144,14 @@ class Picture:
             return written - known.proof_age_ms / 1000
         return min(written, max(self._proof(entry), written - Limits().unknown_after))
 
-    def _keep(self, subject: str, known: Known, written: float) -> str | None:
+    def _keep(self, subject: str, known: StateValue, written: float) -> str | None:
         if self._seen is not None:
             self._seen.add(subject)
         entry = self.entries.get(subject)
         if entry is None:
             if len(self.entries) >= MOST_KEYS:
                 return "keys_refused"
-            entry = self.entries[subject] = Entry(subject, known)
+            entry = self.entries[subject] = HeldState(subject, known)
             if not is_literal(subject):
                 self._wildcards[subject] = entry
             self.keys_version += 1
@@ -168,7 +168,7 @@ class Picture:
             self.keys_version += 1
             self.version += 1
 
-    def _matching(self, subject: str) -> list[Entry]:
+    def _matching(self, subject: str) -> list[HeldState]:
         """The states that govern a subject; a pattern is about itself alone."""
         found = [self.entries[subject]] if subject in self.entries else []
         if is_literal(subject):
@@ -176,7 +176,7 @@ class Picture:
         return found
 
     def _beat(self, value: bytes, written: float, stamp: float) -> str | None:
-        if (beat := read(value, Beat)) is None:
+        if (beat := read(value, HeartbeatValue)) is None:
             return "malformed_heartbeat"
         if self._seen is not None:
             self._beats.append((beat, written, stamp))
@@ -185,8 +185,8 @@ class Picture:
             self.version += 1
         return None
 
-    def _hear(self, beat: Beat, written: float, stamp: float) -> None:
-        self._pulse = self._pulse or Pulse()
+    def _hear(self, beat: HeartbeatValue, written: float, stamp: float) -> None:
+        self._pulse = self._pulse or HeartbeatAge()
         self._pulse.hear(beat, written, stamp)
 
 

@@ -20,8 +20,8 @@ from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.client.state_mirror import Picture
-from nats_backpressure.client.stats import Stats, Voice
+from nats_backpressure.client.state_mirror import StateMirror
+from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.client.values import read
 from nats_backpressure.protocol.subjects import Names
 
@@ -43,11 +43,11 @@ LINGER = 10_000_000_000
 """Nanoseconds after which the server removes a consumer nobody listens to any more."""
 
 
-class Lost(Exception):
+class WatchLost(Exception):
     """The watch is over; the text says why."""
 
 
-class Again(Lost):
+class WatchAgain(WatchLost):
     """The watch is given up though nothing is wrong with it."""
 
 
@@ -60,7 +60,7 @@ class _Delivered(Struct, frozen=True):
     consumer_seq: int = 0
 
 
-class _Made(Struct, frozen=True):
+class _ConsumerCreated(Struct, frozen=True):
     """The server's answer to the creation of a consumer; `created` is its own time then."""
 
     error: _Error | None = None
@@ -69,10 +69,12 @@ class _Made(Struct, frozen=True):
     delivered: _Delivered = _Delivered()
 
 
-class Watch:
+class StateWatch:
     """Keeps `picture` true; `ready` is set once it was whole for the first time."""
 
-    def __init__(self, nc: Client, names: Names, api_prefix: str, picture: Picture, stats: Stats, voice: Voice) -> None:
+    def __init__(
+        self, nc: Client, names: Names, api_prefix: str, picture: StateMirror, stats: Stats, voice: OnceLogger
+    ) -> None:
         self.nc, self.picture, self.stats, self.voice = nc, picture, stats, voice
         self._bucket, self._api = names.state_bucket, api_prefix
         self.prefix = f"$KV.{names.state_bucket}."
@@ -99,7 +101,7 @@ class Watch:
             self.whole, began = False, time.monotonic()
             try:
                 await self._follow()
-            except Again:
+            except WatchAgain:
                 continue
             except Exception as error:  # a client that closes under it makes nats-py raise many things
                 self.stats.count("watch_lost")
@@ -128,7 +130,7 @@ class Watch:
                 async with asyncio.timeout(OPEN_WITHIN):
                     await subscription.unsubscribe()
 
-    async def _create(self, inbox: str) -> _Made:
+    async def _create(self, inbox: str) -> _ConsumerCreated:
         name = secrets.token_hex(8)
         config: dict[str, Any] = {
             "name": name,
@@ -146,11 +148,11 @@ class Watch:
         body = msgspec.json.encode({"stream_name": stream, "config": config})
         async with asyncio.timeout(OPEN_WITHIN):
             reply = await self.nc.request(f"{self._api}.CONSUMER.CREATE.{stream}.{name}", body, timeout=OPEN_WITHIN)
-        made = read(reply.data, _Made)
+        made = read(reply.data, _ConsumerCreated)
         if made is None:
-            raise Lost("the server's answer cannot be read")
+            raise WatchLost("the server's answer cannot be read")
         if made.error is not None:
-            raise Lost(f"bucket {self._bucket}: {made.error.description[:200]}")
+            raise WatchLost(f"bucket {self._bucket}: {made.error.description[:200]}")
         return made
 
     def _say(self, why: str) -> None:
@@ -160,7 +162,9 @@ class Watch:
 class _Reading:
     """One consumer's messages, in order and without a gap."""
 
-    def __init__(self, watch: Watch, made: _Made, sent: float, queue: asyncio.Queue[Msg | None]) -> None:
+    def __init__(
+        self, watch: StateWatch, made: _ConsumerCreated, sent: float, queue: asyncio.Queue[Msg | None]
+    ) -> None:
         self._watch, self._queue, self._began = watch, queue, sent
         self._picture = watch.picture
         self._created = made.created.timestamp() if made.created else None
@@ -177,7 +181,7 @@ class _Reading:
         while True:
             message = await self._next()
             if self._watch.nc.stats["reconnects"] != self._reconnects:
-                raise Lost("the connection was another one in between")
+                raise WatchLost("the connection was another one in between")
             if not message.reply.startswith("$JS.ACK."):
                 self._heartbeat(message)
             else:
@@ -189,16 +193,16 @@ class _Reading:
             async with asyncio.timeout(SILENCE):
                 message = await self._queue.get()
         except TimeoutError:
-            raise Lost(f"no word from the server for {SILENCE} s") from None
+            raise WatchLost(f"no word from the server for {SILENCE} s") from None
         if message is None:
-            raise Again("there is more to watch")
+            raise WatchAgain("there is more to watch")
         return message
 
     def _take(self, message: Msg) -> None:
         metadata = message.metadata
         self._count += 1
         if metadata.sequence.consumer != self._count:
-            raise Lost("a state was lost on the way")
+            raise WatchLost("a state was lost on the way")
         now, stamp = time.monotonic(), metadata.timestamp.timestamp()
         # How old a state of the snapshot is, by the server's clock alone; what comes live was written just now.
         age = max(0.0, (self._created or time.time()) - stamp)
@@ -219,9 +223,9 @@ class _Reading:
         if (status := headers.get("Status")) is None:
             return  # not the server's
         if status != "100":
-            raise Lost(f"the server ended it: {headers.get('Description', '')[:200]}")
+            raise WatchLost(f"the server ended it: {headers.get('Description', '')[:200]}")
         if headers.get("Nats-Last-Consumer", str(self._count)) != str(self._count):
-            raise Lost("a state was lost on the way")
+            raise WatchLost("a state was lost on the way")
         if self._snapshot:
             self._complete()
 
@@ -245,4 +249,4 @@ class _Reading:
         watch.voice.say("heartbeats", "", "the backpressure sidecar's heartbeats have stopped: its states grow old")
         if not self._snapshot and now - self._began >= watch.doubt:
             watch.doubt = min(2 * watch.doubt, LAST_DOUBT)
-            raise Again("the sidecar's heartbeats have stopped")
+            raise WatchAgain("the sidecar's heartbeats have stopped")

@@ -79,7 +79,7 @@ class Stats:
             log.exception("on_count raised and is not called any more")
 
 
-class Voice:
+class OnceLogger:
     """Says a thing once, until it is over."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ MOST_WATCHED = 10_000
 """Subjects and patterns; more are a ValueError, one pattern does for many."""
 
 
-class Interest:
+class SubjectFilter:
     """Grows only."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ Ratio = Annotated[float, Meta(ge=0, le=1)]
 Amount = Annotated[float, Meta(ge=0)]
 
 
-class Known(Struct, frozen=True):
+class StateValue(Struct, frozen=True):
     """The value of a subject's key in the state bucket."""
 
     subject: str
@@ -39,7 +39,7 @@ class Known(Struct, frozen=True):
         return self.override is not None or (self.freshness == "known" and self.status != "unknown")
 
 
-class Beat(Struct, frozen=True):
+class HeartbeatValue(Struct, frozen=True):
     """The value of the heartbeat key: what the states say held at `sampled_at`."""
 
     instance: str = ""

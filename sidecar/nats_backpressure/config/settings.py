@@ -15,7 +15,7 @@ from nats_backpressure.config import nats, yaml_source
 from nats_backpressure.config.nats import Nats, Text
 from nats_backpressure.policy.parse import PolicyEntry, parse_entries
 from nats_backpressure.policy.schema import Guard
-from nats_backpressure.policy.validation import Problem, Problems, read_rest, shown
+from nats_backpressure.policy.validation import Problem, Problems, read_rest, shorten
 from nats_backpressure.protocol.patterns import glob_problem, literal_problem
 
 LONGEST_PATH: Final = 4096
@@ -32,7 +32,7 @@ GONE: Final = {
 """Settings that once were, with what to do instead."""
 
 
-class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
+class WatchSetting(Struct, frozen=True, forbid_unknown_fields=True):
     """Globs over what counts; a stream or consumer named exactly is taken whatever it is."""
 
     stream: str
@@ -68,7 +68,7 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
     ready_requires_nats: bool = False
 
 
-class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_subjects: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
 
 
@@ -82,7 +82,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     instance: Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")] = field(default_factory=socket.gethostname)
     """The pod's name, in Kubernetes."""
     nats: Nats = Nats()
-    watch: Annotated[tuple[WatchEntry, ...], Meta(min_length=1, max_length=1000)] = (WatchEntry("*"),)
+    watch: Annotated[tuple[WatchSetting, ...], Meta(min_length=1, max_length=1000)] = (WatchSetting("*"),)
     policies: tuple[PolicyEntry, ...] = ()
     policy_guard: Guard = Guard()
     trust_consumer_metadata: bool = False
@@ -90,7 +90,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     publish: Publish = Publish()
     service: Serving = Serving()
     http: Http = Http()
-    metrics: Metrics = Metrics()
+    metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
 
 
@@ -109,7 +109,7 @@ def load(path: Path | None, env: Mapping[str, str]) -> Settings:
         path = Path(env["BACKPRESSURE_CONFIG"])
     if path is None:
         return parse(b"", env, "settings")
-    name = shown(str(path), LONGEST_PATH)
+    name = shorten(str(path), LONGEST_PATH)
     try:
         with path.open("rb") as file:
             data = file.read(yaml_source.LARGEST_FILE + 1)
@@ -124,7 +124,7 @@ def parse(data: bytes, env: Mapping[str, str], name: str) -> Settings:
     """The settings of a YAML text under the environment. Raises BadSettings, which names `name`."""
     found = Problems(_suggest)
     lines: dict[str, int] = {}
-    document = yaml_source.document(data, lines, found)
+    document = yaml_source.load_yaml(data, lines, found)
     settings = Settings()
     if isinstance(document, dict):
         settings = _read(document, found)

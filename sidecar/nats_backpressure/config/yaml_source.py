@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 import yaml
 
-from nats_backpressure.policy.validation import Problems, join, shown
+from nats_backpressure.policy.validation import Problems, join, shorten
 
 LARGEST_FILE: Final = 1 << 20
 """Bytes."""
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
 
-def document(data: bytes, lines: dict[str, int], found: Problems) -> object:
+def load_yaml(data: bytes, lines: dict[str, int], found: Problems) -> object:
     """The plain value of a YAML text, None for an empty or an unreadable one; fills in the line of each path."""
     if len(data) > LARGEST_FILE:
         found.add("", f"is larger than {LARGEST_FILE:,} bytes")
@@ -77,7 +77,7 @@ def _plain(loader: _Loader, node: yaml.Node, path: str, lines: dict[str, int], f
             found.add(path, "keys must be text")
             continue
         key = _scalar(loader, key_node, path, found)
-        here = join(path, shown(key)) if isinstance(key, str) else path
+        here = join(path, shorten(key)) if isinstance(key, str) else path
         if key in plain:
             found.add(here, f"stands twice, again in line {key_node.start_mark.line + 1}")
             continue

@@ -77,7 +77,7 @@ class View(Struct, frozen=True):
     measures: dict[str, Measure]
 
 
-class Aggregate:
+class TimeWindows:
     """One subject's. Give it every change of status and every reading, in the order of time."""
 
     __slots__ = ("_at", "_status", "_tiers")

@@ -16,20 +16,22 @@ LONGEST_KEY = 1024
 """Bytes of an encoded subject; a longer one is not watched."""
 
 
-class Watch(Struct, frozen=True):
+class WatchEntry(Struct, frozen=True):
     """One entry of `watch`: globs take only what counts, an exact name takes any stream or consumer."""
 
     stream: str
     consumers: tuple[str, ...] = ("*",)
 
 
-def stream_chosen(stream: str, watch: Sequence[Watch], ours: Collection[str]) -> bool:
+def stream_chosen(stream: str, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
     """Whether a stream is looked into; buckets, object stores and our own only when named exactly."""
     special = stream in ours or stream.startswith(("KV_", "OBJ_"))
     return any(entry.stream == stream or (not special and glob(entry.stream, stream)) for entry in watch)
 
 
-def consumer_chosen(key: ConsumerKey, config: ConsumerConfig, watch: Sequence[Watch], ours: Collection[str]) -> bool:
+def consumer_chosen(
+    key: ConsumerKey, config: ConsumerConfig, watch: Sequence[WatchEntry], ours: Collection[str]
+) -> bool:
     """Whether a consumer counts: durable and acknowledging, unless it is named exactly."""
     counts = config.durable and config.ack_policy in ("explicit", "all")
     for entry in watch:
@@ -40,7 +42,7 @@ def consumer_chosen(key: ConsumerKey, config: ConsumerConfig, watch: Sequence[Wa
     return False
 
 
-def name_chosen(key: ConsumerKey, watch: Sequence[Watch], ours: Collection[str]) -> bool:
+def name_chosen(key: ConsumerKey, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
     """Whether a consumer of this name may count at all, whatever its configuration."""
     return any(
         stream_chosen(key.stream, [entry], ours) and any(glob(name, key.consumer) for name in entry.consumers)
@@ -49,7 +51,11 @@ def name_chosen(key: ConsumerKey, watch: Sequence[Watch], ours: Collection[str])
 
 
 def counts_under(
-    key: ConsumerKey, config: ConsumerConfig, stream: tuple[str, ...], watch: Sequence[Watch], ours: Collection[str]
+    key: ConsumerKey,
+    config: ConsumerConfig,
+    stream: tuple[str, ...],
+    watch: Sequence[WatchEntry],
+    ours: Collection[str],
 ) -> tuple[str, ...] | str:
     """The subjects under which a consumer counts, none if it does not; or why one that does cannot be watched."""
     return subjects(config, stream) if consumer_chosen(key, config, watch, ours) else ()

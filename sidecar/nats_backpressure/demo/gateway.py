@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nats_backpressure.client import BackpressureClient, BackpressureMiddleware
-from nats_backpressure.demo.scenario import PATH, SENT_AT, SUBJECT, Scene
+from nats_backpressure.demo.scenario import PATH, SENT_AT, SUBJECT, Scenario
 
 POLL_EVERY, REJECT_FOR = 5.0, 30.0
 """Seconds: the router's present way, a look at the Prometheus page now and then, and a rejection that lasts."""
@@ -59,7 +59,7 @@ class Polling:
             return ""
 
 
-async def main(scene: Scene, url: str, page: str, port: int) -> None:
+async def main(scene: Scenario, url: str, page: str, port: int) -> None:
     nc = await nats.connect(url)
     js = nc.jetstream()
     client = BackpressureClient(nc)
@@ -92,4 +92,4 @@ async def main(scene: Scene, url: str, page: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Scene), sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Scenario), sys.argv[2], sys.argv[3], int(sys.argv[4])))

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nats_backpressure.demo.summary import Row, Summary, Take
+from nats_backpressure.demo.summary import Row, RunData, Summary
 
 WIDTH, HEIGHT, LEFT, TOP = 900, 180, 60, 20
 COLOURS = {"inactive": "#2e7d32", "warning": "#f9a825", "active": "#c62828", "unknown": "#9e9e9e"}
@@ -17,35 +17,38 @@ STYLE = (
 )
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     name: str
     colour: str
     value: Callable[[Row], float | None]
 
 
-CHARTS: tuple[tuple[str, tuple[Line, ...]], ...] = (
+CHARTS: tuple[tuple[str, tuple[ChartLine, ...]], ...] = (
     (
         "Requests and messages a second",
         (
-            Line("offered", "#9e9e9e", lambda row: row.offered),
-            Line("admitted", "#1565c0", lambda row: row.admitted),
-            Line("answered 503", "#c62828", lambda row: row.shed),
-            Line("done", "#2e7d32", lambda row: row.processed),
+            ChartLine("offered", "#9e9e9e", lambda row: row.offered),
+            ChartLine("admitted", "#1565c0", lambda row: row.admitted),
+            ChartLine("answered 503", "#c62828", lambda row: row.shed),
+            ChartLine("done", "#2e7d32", lambda row: row.processed),
         ),
     ),
     (
         "Messages waiting and in flight",
         (
-            Line("pending", "#6a1b9a", lambda row: row.backlog),
-            Line("in flight", "#ef6c00", lambda row: row.inflight),
+            ChartLine("pending", "#6a1b9a", lambda row: row.backlog),
+            ChartLine("in flight", "#ef6c00", lambda row: row.inflight),
         ),
     ),
-    ("Latency p95, seconds", (Line("p95", "#00838f", lambda row: None if row.p95_ms is None else row.p95_ms / 1000),)),
-    ("Admit ratio", (Line("admit ratio", "#1565c0", lambda row: row.admit_ratio),)),
+    (
+        "Latency p95, seconds",
+        (ChartLine("p95", "#00838f", lambda row: None if row.p95_ms is None else row.p95_ms / 1000),),
+    ),
+    ("Admit ratio", (ChartLine("admit ratio", "#1565c0", lambda row: row.admit_ratio),)),
 )
 
 
-def page(take: Take, summary: Summary) -> str:
+def page(take: RunData, summary: Summary) -> str:
     title = f"Overload {summary.overload:g}x, {summary.mode}"
     facts = "".join(
         f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(str(value))}</td></tr>"
@@ -58,7 +61,7 @@ def page(take: Take, summary: Summary) -> str:
     )
 
 
-def _chart(rows: Sequence[Row], lines: Sequence[Line]) -> str:
+def _chart(rows: Sequence[Row], lines: Sequence[ChartLine]) -> str:
     top = max((line.value(row) or 0.0 for row in rows for line in lines), default=0.0) or 1.0
     drawn = [_axes(rows, top)]
     for n, line in enumerate(lines):

@@ -9,7 +9,7 @@ from collections import Counter
 
 import msgspec
 
-from nats_backpressure.demo.scenario import PATH, REPORT_EVERY, SENT_AT, Scene, report
+from nats_backpressure.demo.scenario import PATH, REPORT_EVERY, SENT_AT, Scenario, report
 
 CONNECTIONS = 64
 """Kept open to the gateway; a request for which none is free is counted as `missed`."""
@@ -50,7 +50,7 @@ class Caller:
 
 
 class Load:
-    def __init__(self, scene: Scene, port: int) -> None:
+    def __init__(self, scene: Scenario, port: int) -> None:
         self.scene, self.answers = scene, Counter[str]()
         self._idle = [Caller(port) for _ in range(CONNECTIONS)]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,7 +91,7 @@ class Load:
             report(**self.answers)
 
 
-async def main(scene: Scene, port: int) -> None:
+async def main(scene: Scenario, port: int) -> None:
     load = Load(scene, port)
     telling = asyncio.create_task(load.tell())
     await load.run()
@@ -100,4 +100,4 @@ async def main(scene: Scene, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Scene), int(sys.argv[2])))
+    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Scenario), int(sys.argv[2])))

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nats_backpressure.demo.scenario import SUBJECT, Scene
+from nats_backpressure.demo.scenario import SUBJECT, Scenario
 
 END_WITHIN = 5.0
 
@@ -33,10 +33,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Cast:
+class DemoProcesses:
     """The sidecar, the gateway, the router and the callers around one NATS server."""
 
-    def __init__(self, scene: Scene, url: str) -> None:
+    def __init__(self, scene: Scenario, url: str) -> None:
         self.scene, self.url = scene, url
         self.ports = Ports(free_port(), free_port())
         self._here = tempfile.TemporaryDirectory(prefix="nats-backpressure-demo-")
@@ -100,7 +100,7 @@ async def _listen(lines: asyncio.StreamReader, heard: Heard) -> None:
         heard(json.loads(line))
 
 
-def settings(scene: Scene, port: int) -> dict[str, Any]:
+def settings(scene: Scenario, port: int) -> dict[str, Any]:
     """Marks in proportion to what this router can do: the defaults are for one that does more."""
     hands, second = scene.hands, scene.capacity
     policy: dict[str, Any] = {

@@ -17,10 +17,10 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from nats_backpressure.demo.processes import Cast
-from nats_backpressure.demo.scenario import CONSUMER, PREFIX, REPORT_EVERY, STREAM, SUBJECT, Scene
-from nats_backpressure.demo.summary import Row, Take
-from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.demo.processes import DemoProcesses
+from nats_backpressure.demo.scenario import CONSUMER, PREFIX, REPORT_EVERY, STREAM, SUBJECT, Scenario
+from nats_backpressure.demo.summary import Row, RunData
+from nats_backpressure.runtime.tasks import cancel_and_wait
 
 ROW_EVERY = 0.25
 READY_WITHIN = 20.0
@@ -32,29 +32,29 @@ class Audience(Protocol):
     def say(self, at: float, text: str) -> None: ...
 
 
-class CannotPlay(Exception):
+class CannotRun(Exception):
     """A program of the demo did not come up; the text says which."""
 
 
-async def play(scene: Scene, url: str, audience: Audience) -> Take:
+async def run_demo(scene: Scenario, url: str, audience: Audience) -> RunData:
     """Raises CannotPlay."""
-    cast = Cast(scene, url)
+    cast = DemoProcesses(scene, url)
     async with await nats.connect(url) as nc:
         try:
-            return await Run(scene, nc, cast, audience).run()
+            return await DemoRun(scene, nc, cast, audience).run()
         finally:
             await cast.end()
 
 
-class Run:
-    def __init__(self, scene: Scene, nc: Client, cast: Cast, audience: Audience) -> None:
+class DemoRun:
+    def __init__(self, scene: Scenario, nc: Client, cast: DemoProcesses, audience: Audience) -> None:
         self._scene, self._nc, self._cast, self._audience = scene, nc, cast, audience
-        self.take = Take(scene)
+        self.take = RunData(scene)
         self._began = math.inf
         self._before = Counter[str]()
         """What a router that was killed had done."""
 
-    async def run(self) -> Take:
+    async def run(self) -> RunData:
         scene = self._scene
         js = self._nc.jetstream()
         await js.add_stream(name=STREAM, subjects=[SUBJECT])
@@ -80,7 +80,7 @@ class Run:
         callers = await self._cast.callers(self._called)
         await callers.wait()
         await self._settled()
-        await ended([*turns, rows])
+        await cancel_and_wait([*turns, rows])
         info = await js.consumer_info(STREAM, CONSUMER)
         self.take.left = (info.num_pending or 0) + (info.num_ack_pending or 0)
         self.take.page = await asyncio.to_thread(_read, f"http://127.0.0.1:{self._cast.ports.sidecar}/metrics")
@@ -125,7 +125,7 @@ class Run:
         deadline = time.monotonic() + READY_WITHIN
         while await self._status() is None:
             if time.monotonic() > deadline:
-                raise CannotPlay(f"the sidecar did not answer within {READY_WITHIN:.0f} s")
+                raise CannotRun(f"the sidecar did not answer within {READY_WITHIN:.0f} s")
             await asyncio.sleep(0.05)
 
     async def _until_open(self) -> None:
@@ -136,7 +136,7 @@ class Run:
                 writer.close()
                 return
             await asyncio.sleep(0.05)
-        raise CannotPlay(f"the gateway did not come up within {READY_WITHIN:.0f} s")
+        raise CannotRun(f"the gateway did not come up within {READY_WITHIN:.0f} s")
 
     async def _rows(self) -> None:
         last, callers, done = self._now, Counter[str](), 0

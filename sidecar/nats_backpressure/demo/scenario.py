@@ -20,7 +20,7 @@ REPORT_EVERY = 0.25
 Mode = Literal["none", "polling", "binary", "adaptive"]
 
 
-class Scene(Struct, frozen=True, kw_only=True):
+class Scenario(Struct, frozen=True, kw_only=True):
     """One run: how much work the router can do, and how much comes."""
 
     mode: Mode = "binary"

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from nats_backpressure.demo.scenario import Scene
+from nats_backpressure.demo.scenario import Scenario
 
 
 class Row(Struct, frozen=True):
@@ -27,10 +27,10 @@ class Row(Struct, frozen=True):
     admit_ratio: float
 
 
-class Take(Struct):
+class RunData(Struct):
     """Everything that was seen of one run."""
 
-    scene: Scene
+    scene: Scenario
     rows: list[Row] = []
     events: list[dict[str, Any]] = []
     latencies: list[tuple[float, float]] = []
@@ -68,7 +68,7 @@ class Summary(Struct, frozen=True):
     lost: int
 
 
-def summed(take: Take) -> Summary:
+def summarize(take: RunData) -> Summary:
     scene = take.scene
     over = (scene.calm, scene.calm + scene.seconds)
     in_time = sum(took <= scene.deadline for at, took in take.latencies if over[0] <= at < over[1])

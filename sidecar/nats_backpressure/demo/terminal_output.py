@@ -13,7 +13,7 @@ ROWS_TOLD = 4
 COLOURS = {"inactive": "green", "warning": "yellow", "active": "red", "unknown": "dim"}
 
 
-class Story:
+class TerminalOutput:
     """Tells rows and events as they come."""
 
     def __init__(self, console: Console) -> None:
@@ -56,7 +56,7 @@ class Story:
             self._console.print(f"{name:<10} {value}", highlight=False, soft_wrap=True)
 
 
-class Silent:
+class NoOutput:
     """An audience that only listens."""
 
     def say(self, at: float, text: str) -> None: ...

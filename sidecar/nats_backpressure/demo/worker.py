@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 
 from nats_backpressure.client import BackpressureClient, PullGate
-from nats_backpressure.demo.scenario import CONSUMER, REPORT_EVERY, SENT_AT, STREAM, SUBJECT, Scene, report
+from nats_backpressure.demo.scenario import CONSUMER, REPORT_EVERY, SENT_AT, STREAM, SUBJECT, Scenario, report
 
 BATCH = 50
 HANDED_BACK_BEYOND = 4
@@ -24,7 +24,7 @@ HANDED_BACK_BEYOND = 4
 
 
 class Worker:
-    def __init__(self, nc: Client, scene: Scene, fetch: Callable[[int], Awaitable[list[Msg]]]) -> None:
+    def __init__(self, nc: Client, scene: Scenario, fetch: Callable[[int], Awaitable[list[Msg]]]) -> None:
         self._nc, self._scene, self._fetch = nc, scene, fetch
         self._hands = asyncio.Semaphore(scene.hands)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +64,7 @@ class Worker:
             report(**self.counts, latencies=[round(took, 4) for took in latencies], in_hand=len(self._tasks))
 
 
-async def main(scene: Scene, url: str) -> None:
+async def main(scene: Scenario, url: str) -> None:
     async with await nats.connect(url) as nc:
         subscription = await nc.jetstream().pull_subscribe_bind(CONSUMER, STREAM)
 
@@ -83,4 +83,4 @@ async def main(scene: Scene, url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Scene), sys.argv[2]))
+    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Scenario), sys.argv[2]))

@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from nats_backpressure.policy.external import OVERRIDES, bucket_entry, metadata_entry, override_entry
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
-from nats_backpressure.policy.precedence import Entry, Layers, Sources
+from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
-from nats_backpressure.policy.validation import Problem, shown
+from nats_backpressure.policy.validation import Problem, shorten
 from nats_backpressure.protocol.subjects import BadTail, decode
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -28,19 +28,19 @@ class Refusal(Struct, frozen=True):
     rejection: Rejection
 
 
-class _Kept(Struct):
+class _LastGood(Struct):
     """A key of the bucket: which value was read last, and the last good one."""
 
     mark: str
-    good: Entry | None
+    good: LayerEntry | None
 
 
-class Rulebook:
+class ActivePolicies:
     """What is in force changes as a whole: whoever reads `effective` sees one moment."""
 
     def __init__(self, file: Sequence[PolicyEntry], guard: Guard, trust_metadata: bool) -> None:
         self._file, self._guard, self._trust = tuple(file), guard, trust_metadata
-        self._bucket: dict[str, _Kept] = {}
+        self._bucket: dict[str, _LastGood] = {}
         self._ended = 0.0
         """Unix seconds; overrides that ended before are left out."""
         self._snapshot = PolicySnapshot("", {})
@@ -61,7 +61,7 @@ class Rulebook:
     def restore(self, sources: Sources) -> None:
         """Put in force what once was."""
         self._file, self._guard, self._trust = sources.file, sources.guard, sources.trust_metadata
-        self._bucket = {key: _Kept("", good) for key, good in sources.bucket.items()}
+        self._bucket = {key: _LastGood("", good) for key, good in sources.bucket.items()}
         self._layer()
         own = self._own if self._trust else {}
         self._own = {key: (said, self._read_own(key, said, ())[0]) for key, (said, _) in own.items()}
@@ -79,15 +79,15 @@ class Rulebook:
         self._snapshot = snapshot
         below = Layers(self._file, (), self._guard)
         refused: list[Refusal] = []
-        bucket: dict[str, _Kept] = {}
+        bucket: dict[str, _LastGood] = {}
         for key, value in snapshot.entries.items():
             mark = f"{snapshot.bucket}:{value.revision}"
-            kept = self._bucket.get(key) or _Kept("", None)
+            kept = self._bucket.get(key) or _LastGood("", None)
             if kept.mark != mark:
                 good, problems = _parsed(key, value, below, self._guard)
                 if problems:
                     refused.append(Refusal(_subject(key), Rejection(mark, _told(problems))))
-                kept = _Kept(mark, kept.good if problems else good)
+                kept = _LastGood(mark, kept.good if problems else good)
             bucket[key] = kept
         self._bucket = bucket
         self._layer()
@@ -133,8 +133,8 @@ class Rulebook:
         return (None, found) if isinstance(found, tuple) else (found, ())
 
 
-def _parsed(key: str, value: PolicyValue, below: Layers, guard: Guard) -> tuple[Entry | None, tuple[Problem, ...]]:
-    found: Entry | tuple[Problem, ...]
+def _parsed(key: str, value: PolicyValue, below: Layers, guard: Guard) -> tuple[LayerEntry | None, tuple[Problem, ...]]:
+    found: LayerEntry | tuple[Problem, ...]
     if key.startswith(OVERRIDES):
         found = override_entry(key, value.value, value.at, guard)
     else:
@@ -159,7 +159,7 @@ def _told(problems: Sequence[Problem]) -> tuple[tuple[str, str], ...]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_ERROR and text.isprintable() else shown(text, LONGEST_ERROR)
+    return text if len(text) <= LONGEST_ERROR and text.isprintable() else shorten(text, LONGEST_ERROR)
 
 
 def _mark(metadata: Metadata) -> str:

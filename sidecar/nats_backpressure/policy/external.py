@@ -19,7 +19,7 @@ from nats_backpressure.policy.parse import (
 )
 from nats_backpressure.policy.precedence import Layers
 from nats_backpressure.policy.schema import LARGEST_MARK, Guard, Override, Policy
-from nats_backpressure.policy.validation import Problem, Problems, join, read, read_given, shown
+from nats_backpressure.policy.validation import Problem, Problems, join, read, read_given, shorten
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import BadTail, decode, pattern_problem
 from nats_backpressure.protocol.values import ConsumerKey
@@ -65,7 +65,7 @@ def override_entry(key: str, value: bytes, put_at: float, guard: Guard) -> Overr
     given = None if found else read(_Override, document, "", found)
     if given is None:
         return found.told()
-    until = timestamps.parse(given.until)
+    until = timestamps.parse_rfc3339(given.until)
     if until is None:
         found.add("until", f"must be a moment in UTC, as {timestamps.EXAMPLE}")
     elif until - put_at > LONGEST_OVERRIDE + CLOCKS_APART:
@@ -131,7 +131,7 @@ def _subject(key: str, found: Problems) -> str:
         found.add("", f"the key is no encoded subject or pattern: {bad}")
         return ""
     if (problem := pattern_problem(subject)) is not None:
-        found.add("", f"the key stands for `{shown(subject)}`, which {problem}")
+        found.add("", f"the key stands for `{shorten(subject)}`, which {problem}")
     return subject
 
 

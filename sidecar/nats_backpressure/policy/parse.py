@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, cast
 
 from msgspec import Meta, Struct, to_builtins
 
-from nats_backpressure.policy.conflicts import Claims
+from nats_backpressure.policy.conflicts import EqualClaims
 from nats_backpressure.policy.schema import AlertRule, Effective, MarkRule, Override, Policy, in_force
 from nats_backpressure.policy.validation import Problem, Problems, join, read_given
 from nats_backpressure.protocol import timestamps
@@ -99,7 +99,7 @@ def parse_entries(value: object, path: str, found: Problems) -> tuple[PolicyEntr
         found.add(path, f"must have at most {MOST_POLICIES} entries, has {len(value)}")
         return ()
     entries: list[PolicyEntry] = []
-    claims = Claims()
+    claims = EqualClaims()
     for i, document in enumerate(value):
         here = f"{path}[{i}]"
         entry = _parse(document, here, True, found)
@@ -196,7 +196,7 @@ def plain(policy: Policy, now: Now | None = None) -> dict[str, Any]:
     written: dict[str, Any] = to_builtins(policy)
     written["alerts"] = _alerts(policy.alerts)
     override = in_force(policy, now) if now is not None else None
-    written["override"] = override and {"action": override.action, "until": timestamps.written(override.until)}
+    written["override"] = override and {"action": override.action, "until": timestamps.format_rfc3339(override.until)}
     return written
 
 

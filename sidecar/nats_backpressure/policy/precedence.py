@@ -12,14 +12,14 @@ from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, merged
 from nats_backpressure.policy.schema import Effective, Guard, Override
 from nats_backpressure.protocol.values import ConsumerKey
 
-Entry = PolicyEntry | OverrideEntry
+LayerEntry = PolicyEntry | OverrideEntry
 
 
 class Sources(Struct, frozen=True):
     """What the layers are made of: of every key of the bucket the last good value."""
 
     file: tuple[PolicyEntry, ...] = ()
-    bucket: dict[str, Entry] = {}
+    bucket: dict[str, LayerEntry] = {}
     """By key. Treated as frozen."""
     guard: Guard = OPEN
     trust_metadata: bool = False
@@ -42,8 +42,8 @@ class Layers:
         overrides: Sequence[OverrideEntry] = (),
     ) -> None:
         allowed = [entry for entry in bucket if guard.allow_bucket and lets(entry.fields, guard)]
-        self._layers = (("file", Index(file)), ("bucket", Index(allowed)))
-        self._overrides = Index(
+        self._layers = (("file", PatternIndex(file)), ("bucket", PatternIndex(allowed)))
+        self._overrides = PatternIndex(
             [PolicyEntry((one.pattern,), fields=(("override", (one.override,)),)) for one in overrides]
             if guard.allow_bucket
             else ()
@@ -84,7 +84,7 @@ class _Node:
         self.here: list[PolicyEntry] = []
 
 
-class Index:
+class PatternIndex:
     """One layer. A look-up costs what the subject is long, however many patterns there are."""
 
     __slots__ = ("_literal", "_root")

@@ -88,7 +88,7 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def shown(text: str, longest: int = LONGEST_SHOWN) -> str:
+def shorten(text: str, longest: int = LONGEST_SHOWN) -> str:
     """Something from outside, fit for one line of text."""
     # `ascii` leaves nothing that a terminal or a log could take for more than text.
     text = ascii(text[: longest + 1])[1:-1]
@@ -169,7 +169,7 @@ def _undocumented(shape: inspect.Type) -> bool:
 
 def _unknown(key: str, path: str, known: Sequence[str], found: Problems) -> None:
     meant = found.suggest(key[:LONGEST_SHOWN], known)
-    found.add(join(path, shown(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
+    found.add(join(path, shorten(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
 
 
 def _sequence(shape: inspect.VarTupleType, value: object, path: str, found: Problems) -> Any:
@@ -216,7 +216,7 @@ def _member(cls: type[Enum], value: object, path: str, found: Problems) -> Any:
 
 
 def _not_one_of(words: Iterable[object], value: object) -> str:
-    what = f"`{shown(value)}`" if isinstance(value, str) else _kind(value)
+    what = f"`{shorten(value)}`" if isinstance(value, str) else _kind(value)
     return f"must be one of {', '.join(map(str, words))}, not {what}"
 
 

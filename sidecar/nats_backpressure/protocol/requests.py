@@ -61,7 +61,7 @@ class BadRequest(ValueError):
 R = TypeVar("R", bound=Struct)
 
 
-def document(payload: bytes) -> dict[str, Any]:
+def as_object(payload: bytes) -> dict[str, Any]:
     """The object in a payload; an empty payload is an empty one. Raises BadRequest."""
     if not payload:
         return {}
@@ -76,7 +76,7 @@ def document(payload: bytes) -> dict[str, Any]:
 
 def parse(payload: bytes, kind: type[R]) -> R:
     """The request in a payload. Raises BadRequest."""
-    given = {key: value for key, value in document(payload).items() if value is not None}
+    given = {key: value for key, value in as_object(payload).items() if value is not None}
     try:
         return msgspec.convert(given, kind, strict=True)
     except msgspec.ValidationError as error:

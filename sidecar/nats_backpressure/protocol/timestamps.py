@@ -9,7 +9,7 @@ EXAMPLE: Final = "2026-11-23T14:05:00.000Z"
 _DAY_MS: Final = 86_400_000
 
 
-def parse(text: str) -> float | None:
+def parse_rfc3339(text: str) -> float | None:
     """Unix seconds of a moment from 1970 on, with up to nine decimals of a second; None for anything else."""
     head, dot, tail = text.removesuffix("Z").partition(".")
     if not text.endswith("Z") or len(head) != 19 or len(tail) > 9 or bool(dot) != bool(tail):
@@ -26,7 +26,7 @@ def parse(text: str) -> float | None:
     return whole + int(tail or "0") / 10.0 ** len(tail)
 
 
-def written(unix: float) -> str:
+def format_rfc3339(unix: float) -> str:
     """A moment from 1970 on, to the millisecond."""
     days, left = divmod(round(unix * 1000), _DAY_MS)
     year, month, day = _date(days)

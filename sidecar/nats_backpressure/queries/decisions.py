@@ -19,8 +19,8 @@ from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Status
 from nats_backpressure.queries import serialize
-from nats_backpressure.queries.lookup import Finder, Finding
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
+from nats_backpressure.runtime.view import ServiceView
 
 SHORTEST_VALID, LONGEST_VALID = 100, 5000
 """Milliseconds a gateway may reuse an answer, at least and at most."""
@@ -32,7 +32,7 @@ LARGEST_LIST = 1024 * 1024
 """Bytes after which a list is not gone on with: no message is larger."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A question that has no answer: the service error's code, and what is wrong."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -40,14 +40,14 @@ class Refused(Exception):
         self.code = code
 
 
-class Desk:
+class DecisionService:
     """Answers from the book; `now` is when it was asked. Raises Refused."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: ServiceView) -> None:
         self._book = book
         self._prefix = Names(book.settings.name).prefix
-        self._finder = Finder(book)
-        self._pulls: dict[ConsumerKey, pull_grants.Desk] = {}
+        self._finder = SubjectLookup(book)
+        self._pulls: dict[ConsumerKey, pull_grants.GrantTracker] = {}
 
     def decide_gateway(self, subject: str, request: GatewayRequest, now: Now) -> messages.Decision:
         findings = self._find(subject, now)
@@ -59,10 +59,10 @@ class Desk:
     def decide_consumer(self, subject: str, request: ConsumerRequest, asker: str, now: Now) -> messages.Decision:
         findings = self._find(subject, now)
         names_one = request.stream is not None or request.consumer is not None
-        members = ((f, m) for f in findings for m in (f.state.members.values() if names_one else f.digest.fullest))
+        members = ((f, m) for f in findings for m in (f.state.members.values() if names_one else f.view.fullest))
         chosen = [(f, m) for f, m in members if _named(m.key, request)]
         if not chosen and names_one:
-            raise Refused(404, f"no watched consumer of {subject[:120]} is named so")
+            raise RequestRefused(404, f"no watched consumer of {subject[:120]} is named so")
         asked = request.max_messages
         enforced = [(f, m) for f, m in chosen if f.policy.mode == "enforce"]
         grant = self._grant(enforced, asked, asker, now)
@@ -116,7 +116,7 @@ class Desk:
             "consumers": differing,
         }
 
-    def shown(self, subject: str, now: Now) -> Finding:
+    def shown(self, subject: str, now: Now) -> SubjectAnswer:
         """The watched subject whose status, events and the like answer a question."""
         return _shown(subject, self._find(subject, now))
 
@@ -125,7 +125,7 @@ class Desk:
         under the default policy."""
         try:
             found = self.shown(subject, now)
-        except Refused:
+        except RequestRefused:
             word, fields, reading, marks = "unknown", Policy(), None, None
         else:
             word, fields, member = found.status.word, found.policy, found.member
@@ -162,26 +162,28 @@ class Desk:
 
     def observed(self) -> None:
         if not self._book.observing:
-            raise Refused(503, "nothing is known yet: the first sweep is under way")
+            raise RequestRefused(503, "nothing is known yet: the first sweep is under way")
 
-    def _find(self, subject: str, now: Now) -> list[Finding]:
+    def _find(self, subject: str, now: Now) -> list[SubjectAnswer]:
         self.observed()
         if findings := self._finder.find(subject, now):
             return findings
         if self._book.unread(subject):
-            raise Refused(503, f"nothing is known yet of {subject[:120]}: a stream that may hold it was not read")
-        raise Refused(404, f"nobody watches {subject[:120]}")
+            raise RequestRefused(
+                503, f"nothing is known yet of {subject[:120]}: a stream that may hold it was not read"
+            )
+        raise RequestRefused(404, f"nobody watches {subject[:120]}")
 
-    def _status(self, found: Finding, now: Now) -> messages.Status:
+    def _status(self, found: SubjectAnswer, now: Now) -> messages.Status:
         known = (found.freshness, found.stale_reason)
-        return serialize.status(found.digest, found.state.record, found.verdict, found.reasons, known, self._book, now)
+        return serialize.status(found.view, found.state.record, found.verdict, found.reasons, known, self._book, now)
 
-    def _valid_for(self, findings: list[Finding], now: Now) -> int:
+    def _valid_for(self, findings: list[SubjectAnswer], now: Now) -> int:
         """Milliseconds to the next planned reading of anything the answer rests on, or until it opens by its age."""
         left = min(min(self._book.next_reading(f.state.subject), f.changes) for f in findings) - now.mono
         return round(1000 * min(LONGEST_VALID / 1000, max(SHORTEST_VALID / 1000, left)))
 
-    def _grant(self, chosen: list[tuple[Finding, Member]], asked: int, asker: str, now: Now) -> pull_grants.Grant:
+    def _grant(self, chosen: list[tuple[SubjectAnswer, Member]], asked: int, asker: str, now: Now) -> pull_grants.Grant:
         """The least of what the consumers have room for; whichever it is for, it is counted with each of them."""
         least, desks = pull_grants.Grant(asked, 0.0), {}
         for found, member in chosen:
@@ -195,14 +197,14 @@ class Desk:
             desk.count(least.n, asker, now.mono)
         return least
 
-    def _pull_desk(self, key: ConsumerKey) -> pull_grants.Desk:
-        desk = self._pulls.pop(key, None) or pull_grants.Desk()
+    def _pull_desk(self, key: ConsumerKey) -> pull_grants.GrantTracker:
+        desk = self._pulls.pop(key, None) or pull_grants.GrantTracker()
         if len(self._pulls) >= PULL_DESKS:
             del self._pulls[next(iter(self._pulls))]
         self._pulls[key] = desk
         return desk
 
-    def _places(self, findings: list[Finding]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    def _places(self, findings: list[SubjectAnswer]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         matched = tuple(f.state.subject for f in findings[:MATCHED_SHOWN])
         both = [serialize.places(self._prefix, name) for name in matched]
         return matched, tuple([key for key, _ in both]), tuple([event for _, event in both])
@@ -211,8 +213,8 @@ class Desk:
         self,
         role: messages.Role,
         subject: str,
-        findings: list[Finding],
-        decides: Finding,
+        findings: list[SubjectAnswer],
+        decides: SubjectAnswer,
         verdict: Verdict,
         retry_delay_ms: int | None = None,
         valid_for_ms: int = 0,
@@ -238,7 +240,7 @@ class Desk:
             alert=_alerts(fields, decides.status),
             would=verdict.would.value if verdict.would else None,
             freshness=decides.freshness.value,
-            sampled_at=serialize.moment(decides.digest.sampled_at),
+            sampled_at=serialize.moment(decides.view.sampled_at),
             valid_for_ms=valid_for_ms,
             incident=record.incident if record else None,
             state_keys=keys,
@@ -253,13 +255,13 @@ def validate_policy(found: dict[str, Any]) -> dict[str, Any]:
     return {"valid": not errors, "errors": errors, "effective": effective}
 
 
-def _strictest(findings: list[Finding], priority: binary.Priority = "normal") -> tuple[Finding, Verdict]:
+def _strictest(findings: list[SubjectAnswer], priority: binary.Priority = "normal") -> tuple[SubjectAnswer, Verdict]:
     """Which of several decides, and what it answers to a request of this priority; of equals the first one."""
     answers = [(f, binary.for_priority(f.verdict, f.policy, priority)) for f in findings]
     return max(answers, key=lambda answer: answer[0].rank(answer[1])) if len(answers) > 1 else answers[0]
 
 
-def _shown(subject: str, findings: list[Finding]) -> Finding:
+def _shown(subject: str, findings: list[SubjectAnswer]) -> SubjectAnswer:
     """A subject that is itself watched is shown as it is, whatever else covers it; of others the one that decides."""
     return findings[0] if findings[0].state.subject == subject else _strictest(findings)[0]
 

@@ -9,7 +9,7 @@ import msgspec
 
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.protocol import messages, timestamps
-from nats_backpressure.runtime.ports import Kept
+from nats_backpressure.runtime.ports import CachedEvent
 
 PER_SUBJECT = 256
 """Events kept of one subject; its oldest goes first."""
@@ -21,7 +21,7 @@ HIGHEST = 2**53
 """No `seq` is as high: JSON numbers are exact below it."""
 
 
-def kept(payload: bytes) -> Kept | None:
+def parse_event(payload: bytes) -> CachedEvent | None:
     """The event in a message; None for what is none of ours: anybody may have published it there."""
     if len(payload) > LARGEST:
         return None
@@ -29,15 +29,17 @@ def kept(payload: bytes) -> Kept | None:
         event = msgspec.json.decode(payload, type=messages.Event)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    at = timestamps.parse(event.timestamp)
+    at = timestamps.parse_rfc3339(event.timestamp)
     if at is None or not 0 < event.seq < HIGHEST or event.id != event_id(event.subject, event.epoch, event.seq):
         return None
     # Encoded again: a field that was skipped above was not looked at, and may not even be UTF-8.
     body = msgspec.json.encode(event)
-    return Kept(sys.intern(event.subject), sys.intern(event.type), event.epoch, event.seq, round(1000 * at), body)
+    return CachedEvent(
+        sys.intern(event.subject), sys.intern(event.type), event.epoch, event.seq, round(1000 * at), body
+    )
 
 
-class History:
+class EventCache:
     """Complete from `since` (Unix ms) on: at first from the start of this process, once filled from long before.
 
     It says what happened: a purge of the stream takes nothing away here. After a restart it is as if it never was.
@@ -45,8 +47,8 @@ class History:
 
     def __init__(self, since: int, per_subject: int = PER_SUBJECT, events: int = EVENTS, size: int = BYTES) -> None:
         self._since, self._limits = since, (per_subject, events, size)
-        self._all: OrderedDict[tuple[str, str, int], Kept] = OrderedDict()
-        self._of: dict[str, deque[Kept]] = {}
+        self._all: OrderedDict[tuple[str, str, int], CachedEvent] = OrderedDict()
+        self._of: dict[str, deque[CachedEvent]] = {}
         self._floors: dict[str, int] = {}
         """Later beginnings, of subjects that have reached their own bound; others share `since`."""
         self._size = 0
@@ -56,13 +58,13 @@ class History:
 
     def add(self, subject: str, payload: bytes) -> bool:
         """Keep an event that was told; False where it is none, or of another subject."""
-        found = kept(payload)
+        found = parse_event(payload)
         if found is None or found.subject != subject:
             return False
         self.keep(found)
         return True
 
-    def keep(self, event: Kept) -> None:
+    def keep(self, event: CachedEvent) -> None:
         """Events come in the order of their `seq`; one that was kept before, or is older, changes nothing."""
         own = self._of.get(event.subject)
         if own and event.seq != own[-1].seq + 1:
@@ -78,7 +80,7 @@ class History:
         self._size += len(event.body)
         self._trim(own)
 
-    def of(self, subject: str) -> tuple[Kept, ...]:
+    def of(self, subject: str) -> tuple[CachedEvent, ...]:
         """What is kept of a subject, the oldest first, without a hole."""
         return tuple(self._of.get(subject, ()))
 
@@ -90,7 +92,7 @@ class History:
         """Everything told since then was kept here, or had to go again for a bound."""
         self._since = max(since, self._since)
 
-    def adopt(self, older: History) -> None:
+    def adopt(self, older: EventCache) -> None:
         """Take over what was read from the stream, and after it what was told here meanwhile."""
         for event in self._all.values():
             older.keep(event)
@@ -98,13 +100,13 @@ class History:
 
     def begin_anew(self, since: int) -> None:
         """Others may have told what was not heard here: only what comes from now on is without a hole."""
-        self._take(History(since, *self._limits))
+        self._take(EventCache(since, *self._limits))
 
-    def _take(self, other: History) -> None:
+    def _take(self, other: EventCache) -> None:
         self._since, self._size = other._since, other._size
         self._all, self._of, self._floors = other._all, other._of, other._floors
 
-    def _trim(self, own: deque[Kept]) -> None:
+    def _trim(self, own: deque[CachedEvent]) -> None:
         per_subject, events, size = self._limits
         if len(own) > per_subject:
             oldest = own[0]
@@ -120,7 +122,7 @@ class History:
         for event in tuple(self._of.get(subject, ())):
             self._remove(event)
 
-    def _remove(self, oldest: Kept) -> None:
+    def _remove(self, oldest: CachedEvent) -> None:
         """The oldest of its subject, and so the first of it in both orders."""
         self._all.pop((oldest.subject, oldest.epoch, oldest.seq))
         self._size -= len(oldest.body)

@@ -23,10 +23,18 @@ from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize as render
-from nats_backpressure.queries.decisions import Desk, Refused
-from nats_backpressure.queries.event_cache import EVENTS, History
-from nats_backpressure.runtime.ports import Announcer, Clock, EventLog, Kept, Page, Unavailable, Wanted
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.queries.decisions import DecisionService, RequestRefused
+from nats_backpressure.queries.event_cache import EVENTS, EventCache
+from nats_backpressure.runtime.ports import (
+    CachedEvent,
+    Clock,
+    EventPage,
+    EventPublisher,
+    EventQuery,
+    EventReader,
+    Unavailable,
+)
+from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
 
@@ -43,10 +51,12 @@ MOVES = frozenset({EventType.ACTIVE.value, EventType.WARNING.value, EventType.RE
 ALERT_ORDER = ("firing", "pending", "resolved")
 
 
-class Past:
+class HistoryQueries:
     """Answers for the watched subject that `Desk.shown` gives; raises Refused. `remember` is to run from the start."""
 
-    def __init__(self, desk: Desk, book: Book, history: History, stream: EventLog, clock: Clock) -> None:
+    def __init__(
+        self, desk: DecisionService, book: ServiceView, history: EventCache, stream: EventReader, clock: Clock
+    ) -> None:
         self._desk, self._book, self._history, self._stream, self._clock = desk, book, history, stream, clock
         self._reading = 0
 
@@ -54,7 +64,7 @@ class Past:
         """Fill the memory with the last day, until that has succeeded once. Until then the stream is asked."""
         most, delay = EVENTS, FIRST_RETRY
         while True:
-            older = History(0)
+            older = EventCache(0)
             try:
                 older.completed(await self._stream.recall(_ms(self._clock.now().wall) - DAY, most, older.keep))
             except Unavailable as error:
@@ -69,7 +79,7 @@ class Past:
 
     async def events(self, subject: str, request: EventsRequest, now: Now) -> wire.Events:
         state = self._shown(subject, now)
-        wanted = Wanted(
+        wanted = EventQuery(
             state.subject,
             request.limit + 1,  # one more tells whether that is all
             frozenset({request.type.value} if request.type else ()),
@@ -82,7 +92,7 @@ class Past:
 
     async def history(self, subject: str, request: HistoryRequest, now: Now) -> wire.Transitions:
         state = self._shown(subject, now)
-        found, whole = await self._told(Wanted(state.subject, request.limit + 1, MOVES), state)
+        found, whole = await self._told(EventQuery(state.subject, request.limit + 1, MOVES), state)
         moves = tuple(_transitions(found))[: request.limit]
         return wire.Transitions((state.subject,), moves, truncated=not whole or len(found) > request.limit)
 
@@ -125,7 +135,7 @@ class Past:
     def _shown(self, subject: str, now: Now) -> SubjectState:
         return self._desk.shown(subject, now).state
 
-    async def _told(self, wanted: Wanted, state: SubjectState) -> tuple[list[Kept], bool]:
+    async def _told(self, wanted: EventQuery, state: SubjectState) -> tuple[list[CachedEvent], bool]:
         """The newest of those wanted, and whether none is left out."""
         recent = self._history.of(wanted.subject)
         complete_since = self._history.complete_since(wanted.subject)
@@ -141,13 +151,13 @@ class Past:
             page = await self._older(replace(wanted, limit=wanted.limit - len(found), before=before))
         except Unavailable:
             if not found:
-                raise Refused(503, "the events stream cannot be read now; ask again") from None
+                raise RequestRefused(503, "the events stream cannot be read now; ask again") from None
             return found, False
         return [*found, *page.events], page.whole
 
-    async def _older(self, wanted: Wanted) -> Page:
+    async def _older(self, wanted: EventQuery) -> EventPage:
         if self._reading >= AT_ONCE:
-            raise Refused(429, f"{AT_ONCE} questions that read the stream are under way; ask again")
+            raise RequestRefused(429, f"{AT_ONCE} questions that read the stream are under way; ask again")
         self._reading += 1
         try:
             return await self._stream.older(wanted)
@@ -155,10 +165,10 @@ class Past:
             self._reading -= 1
 
 
-class Remembering:
+class CachingEventPublisher:
     """An announcer that keeps what it has told."""
 
-    def __init__(self, told: Announcer, history: History, render: Callable[[Event], messages.Event]) -> None:
+    def __init__(self, told: EventPublisher, history: EventCache, render: Callable[[Event], messages.Event]) -> None:
         self._told, self._history, self._render = told, history, render
         self.last, self.refuse = told.last, told.refuse
 
@@ -167,7 +177,7 @@ class Remembering:
         self._history.add(event.subject, msgspec.json.encode(self._render(event)))
 
 
-def _heard_all(recent: Sequence[Kept], record: Record | None, complete_since: int) -> bool:
+def _heard_all(recent: Sequence[CachedEvent], record: Record | None, complete_since: int) -> bool:
     """Whether the newest that was told is in memory: another replica may have told it, and stored that it did."""
     told = record.seq - len(record.unsent) if record else 0
     if recent:
@@ -179,7 +189,7 @@ def _ms(unix: float) -> int:
     return round(1000 * unix)
 
 
-def _transitions(found: Sequence[Kept]) -> Iterator[wire.Transition]:
+def _transitions(found: Sequence[CachedEvent]) -> Iterator[wire.Transition]:
     """Events that tell of a change of status, the newest first, each with the one before it where that fits."""
     events = [event.event() for event in found]
     for n, event in enumerate(events):

@@ -16,8 +16,8 @@ from nats_backpressure.protocol.opening import holds_for
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, Freshness, Status
-from nats_backpressure.queries.subject_view import Digest, bounds, digest, proved, truth
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.queries.subject_view import SubjectView, bounds, proved, subject_view, truth
+from nats_backpressure.runtime.view import ServiceView
 
 STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
 OVERRIDE = "override"
@@ -27,10 +27,10 @@ HERE = ""
 """In a tree of tokens: the pattern that ends here (no token is empty)."""
 
 
-class Finding(Struct, frozen=True):
+class SubjectAnswer(Struct, frozen=True):
     """One watched subject as it answers, ready to be ranked."""
 
-    digest: Digest
+    view: SubjectView
     limits: Limits
     policy: Policy
     """Of the member that speaks, or of the subject itself."""
@@ -44,16 +44,16 @@ class Finding(Struct, frozen=True):
 
     @property
     def state(self) -> SubjectState:
-        return self.digest.state
+        return self.view.state
 
     @property
     def member(self) -> Member | None:
         """The worst: it speaks for the subject."""
-        return self.digest.worst
+        return self.view.worst_member
 
     @property
     def pressure(self) -> float:
-        return self.digest.worst.pressure if self.digest.worst else 0.0
+        return self.view.worst_member.pressure if self.view.worst_member else 0.0
 
     def rank(self, verdict: Verdict) -> tuple[int, float, int, float, bool]:
         """How strict this answer is: the strictest action decides (of two shares the smaller), then status, then
@@ -62,16 +62,16 @@ class Finding(Struct, frozen=True):
         return STRICTNESS[verdict.action], -verdict.admit_ratio, self.status, self.pressure, enforced
 
 
-class Finder:
+class SubjectLookup:
     """Finds in the book; keeps what is worked out from a state for as long as the state is the same."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: ServiceView) -> None:
         self._book = book
-        self._digests: dict[str, Digest] = {}
+        self._digests: dict[str, SubjectView] = {}
         self._patterns: Sequence[str] = ()
         self._tree: Tree = {}
 
-    def find(self, subject: str, now: Now) -> list[Finding]:
+    def find(self, subject: str, now: Now) -> list[SubjectAnswer]:
         """Every watched subject the question is about: itself, then by name. A pattern is about itself alone."""
         states = self._book.subjects
         names = [subject] if subject in states else []
@@ -79,9 +79,9 @@ class Finder:
             names += sorted(self._matches(subject))
         return [self.finding(states[name], now) for name in names if name in states]
 
-    def finding(self, state: SubjectState, now: Now) -> Finding:
+    def finding(self, state: SubjectState, now: Now) -> SubjectAnswer:
         found = self._digest(state)
-        record, member = state.record, found.worst
+        record, member = state.record, found.worst_member
         policy = member.policy if member else state.policy
         limits = bounds(state, self._book)
         fresh, why = truth(found, limits, now)
@@ -98,14 +98,14 @@ class Finder:
         changes = math.inf
         if verdict.action is not Action.CONTINUE and override is None:
             changes = max(opens, now.mono + STEP)
-        return Finding(found, limits, policy, status, fresh, why, verdict, reasons, changes)
+        return SubjectAnswer(found, limits, policy, status, fresh, why, verdict, reasons, changes)
 
-    def _digest(self, state: SubjectState) -> Digest:
+    def _digest(self, state: SubjectState) -> SubjectView:
         found = self._digests.get(state.subject)
         if found is None or found.state is not state:
             if len(self._digests) > 2 * len(self._book.subjects):
                 self._digests.clear()  # of subjects that went
-            found = self._digests[state.subject] = digest(state)
+            found = self._digests[state.subject] = subject_view(state)
         return found
 
     def _matches(self, subject: str) -> list[str]:

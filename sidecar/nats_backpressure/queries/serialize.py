@@ -24,8 +24,8 @@ from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Freshness, Signal
-from nats_backpressure.queries.subject_view import Digest, bounds, digest, proved
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.queries.subject_view import SubjectView, bounds, proved, subject_view
+from nats_backpressure.runtime.view import ServiceView
 
 LONGEST_AGE = 86_400.0
 """Seconds; what was proved longer ago, or never, is as old as this."""
@@ -148,16 +148,16 @@ def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.C
 
 
 def status(
-    found: Digest,
+    found: SubjectView,
     record: Record | None,
     verdict: Verdict,
     reasons: tuple[str, ...],
     known: tuple[Freshness, str | None],
-    book: Book,
+    book: ServiceView,
     now: Now,
 ) -> messages.Status:
     """A subject as it is known: the verdict is the stored one, the numbers are the worst consumer's newest."""
-    state, member = found.state, found.worst
+    state, member = found.state, found.worst_member
     fresh_, why = known
     judged = record if fresh_ is not Freshness.UNKNOWN else None
     key, events = places(Names(book.settings.name).prefix, state.subject)
@@ -191,15 +191,15 @@ def status(
     )
 
 
-def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> bytes:
+def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: Now) -> bytes:
     """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to go on."""
     record = writing.record
     # Once it is written it is what is known; how old it is, a watcher takes from the heartbeat. Where that proves
     # nothing of this one subject it is said here, once.
-    found = digest(state)
+    found = subject_view(state)
     fresh_ = Freshness.UNKNOWN if record.lost else Freshness.STALE if record.stale else Freshness.KNOWN
     known = (fresh_, "age" if record.stale else None)
-    policy = found.worst.policy if found.worst else state.policy
+    policy = found.worst_member.policy if found.worst_member else state.policy
     verdict = binary.overridden(record.verdict, record.override, policy)
     shown = asdict(status(found, record, verdict, record.reasons, known, book, now))
     for field in ("age_ms", "policy", "recovery"):
@@ -234,7 +234,7 @@ def state_value(state: SubjectState, writing: Writing, book: Book, now: Now) -> 
     return msgspec.json.encode(value)
 
 
-def proof_age(found: Digest, limits: Limits, now: Now) -> int:
+def proof_age(found: SubjectView, limits: Limits, now: Now) -> int:
     """Milliseconds since what is said was last proved. Where that was before this process, since its beginning."""
     return round(1000 * min(LONGEST_AGE, max(0.0, now.mono - proved(found, limits, now))))
 
@@ -267,7 +267,7 @@ def event(told: Event, instance: str) -> messages.Event:
     )
 
 
-def beat(book: Book, instance: str, now: Now, leaving: bool = False) -> bytes:
+def heartbeat(book: ServiceView, instance: str, now: Now, leaving: bool = False) -> bytes:
     """The heartbeat: what the states say held at `sampled_at`, and when to stop believing it without another."""
     observe = book.settings.observe
     intervals = [book.interval(subject) for subject in tuple(book.subjects)]

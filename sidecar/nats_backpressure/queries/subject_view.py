@@ -9,24 +9,24 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from nats_backpressure.core.model import Member
-from nats_backpressure.core.status.freshness import Limits, Span, limits, of_subject, span, vouched
-from nats_backpressure.core.subject.next_record import worst
+from nats_backpressure.core.status.freshness import Limits, SinceProof, limits, of_subject, since_proof, vouched
+from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Freshness
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.runtime.view import ServiceView
 
 FULLEST = 64
 """Consumers asked for their room when a pull names none: a crowd must not make a question expensive."""
 
 
-class Digest(Struct, frozen=True):
+class SubjectView(Struct, frozen=True):
     """What is worked out from a state alone, once for all who ask before it changes."""
 
     state: SubjectState
-    worst: Member | None
+    worst_member: Member | None
     """The member that speaks for the subject."""
-    span: Span | None
+    since_proof: SinceProof | None
     sampled_at: float | None
     """When the oldest proof among the members was had, in Unix seconds."""
     vouched: float | None
@@ -37,13 +37,15 @@ class Digest(Struct, frozen=True):
     """Those with the least room under their in-flight mark, FULLEST at most."""
 
 
-def digest(state: SubjectState) -> Digest:
+def subject_view(state: SubjectState) -> SubjectView:
     members = state.members.values()
     proved = [(m.proof, m.reading) for m in members if m.proof is not None and m.reading is not None]
     oldest, reading = min(proved, key=lambda found: found[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
-    return Digest(state, worst(members), span(members), at, vouched(members), oldest, _fullest(members))
+    return SubjectView(
+        state, worst_member(members), since_proof(members), at, vouched(members), oldest, _fullest(members)
+    )
 
 
 def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
@@ -55,13 +57,13 @@ def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
     return tuple(members) if len(members) <= FULLEST else tuple(heapq.nsmallest(FULLEST, members, key=room))
 
 
-def bounds(state: SubjectState, book: Book) -> Limits:
+def bounds(state: SubjectState, book: ServiceView) -> Limits:
     observe = book.settings.observe
     beat = book.settings.publish.heartbeat_seconds
     return limits(observe.stale_after_seconds, observe.unknown_after_seconds, book.interval(state.subject), beat)
 
 
-def proved(found: Digest, limits: Limits, now: Now) -> float:
+def proved(found: SubjectView, limits: Limits, now: Now) -> float:
     """The moment from which on what is answered ages, in monotonic time."""
     state, last = found.state, found.vouched
     if state.was_unproved:
@@ -75,12 +77,12 @@ def proved(found: Digest, limits: Limits, now: Now) -> float:
     return last
 
 
-def truth(found: Digest, limits: Limits, now: Now) -> tuple[Freshness, str | None]:
+def truth(found: SubjectView, limits: Limits, now: Now) -> tuple[Freshness, str | None]:
     """How old the truth is, and why it is stale. What was never stored was never told: it is unknown."""
     state = found.state
     if state.record is None or state.record.lost or state.begun:
         return Freshness.UNKNOWN, None
-    fresh_ = of_subject(found.span, now.mono, limits)
+    fresh_ = of_subject(found.since_proof, now.mono, limits)
     if fresh_ is not Freshness.KNOWN:
         return fresh_, "age" if fresh_ is Freshness.STALE else None
     if state.writing is not None and state.writing.failing:

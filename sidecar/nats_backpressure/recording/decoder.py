@@ -12,13 +12,13 @@ from nats_backpressure.recording.format import (
     CONSUMERS_LIMIT,
     FORMAT,
     At,
-    Bad,
-    Begun,
+    BadRecording,
     Consumer,
     Hinted,
     Line,
     NoRecording,
     ReadDone,
+    RecordingBegun,
     Rule,
     Rules,
     Sampled,
@@ -28,7 +28,7 @@ from nats_backpressure.recording.format import (
     aged,
     still,
 )
-from nats_backpressure.recording.policies import Ruled, RulesReader
+from nats_backpressure.recording.policies import PoliciesChanged, PolicyLineReader
 
 DISORDER = 1.0
 """Seconds by which a line may come late (hints are written after the newest of them), and clocks may disagree."""
@@ -49,21 +49,21 @@ class Observed(Struct, frozen=True):
     """How many could not be read, those that were never shown too."""
 
 
-class Single(Struct, frozen=True):
+class SingleSample(Struct, frozen=True):
     """A consumer read by itself."""
 
     at: Now
     sample: Sample
 
 
-class Missing(Struct, frozen=True):
+class StreamAbsent(Struct, frozen=True):
     """The server answered that the stream does not exist."""
 
     at: Now
     stream: str
 
 
-class Heard(Struct, frozen=True):
+class HintsDecoded(Struct, frozen=True):
     """Hints of one consumer; `acks` are seconds, deliveries, and how many such."""
 
     at: Now
@@ -74,13 +74,13 @@ class Heard(Struct, frozen=True):
     """Messages that left in flight without an ack: given up, or terminated."""
 
 
-Observation = Observed | Single | Missing | Heard | Ruled
+Observation = Observed | SingleSample | StreamAbsent | HintsDecoded | PoliciesChanged
 
 
-class _Kept(Struct):
+class _LastSample(Struct):
     line: Consumer
     key: ConsumerKey
-    lane: _Lane
+    lane: _DecodedStream
     sample: Sample | None = None
     """The last one told; None until there is one."""
     fresh: bool = False
@@ -88,36 +88,36 @@ class _Kept(Struct):
     shown: bool = False
 
 
-class _Lane(Struct):
+class _DecodedStream(Struct):
     line: Stream
     look: StreamLook
     looked: float = 0.0
-    consumers: dict[int, _Kept] = {}
+    consumers: dict[int, _LastSample] = {}
 
 
-class Longhand:
+class Decoder:
     """Constant in memory but for what is being watched: CONSUMERS_LIMIT, and as many streams."""
 
     def __init__(self) -> None:
-        self.begun: Begun | None = None
+        self.begun: RecordingBegun | None = None
         """The newest beginning: a recording may have several parts."""
         self.last: Now | None = None
         """The latest moment so far; monotonic time goes on from part to part."""
         self._shift = 0.0
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, _DecodedStream] = {}
         self._numbers: dict[str, int] = {}
-        self._consumers: dict[int, _Kept] = {}
-        self._rules = RulesReader()
+        self._consumers: dict[int, _LastSample] = {}
+        self._rules = PolicyLineReader()
 
     @property
     def longest_interval(self) -> float:
         """The longest time that was let pass between two readings of a stream, in seconds."""
         return self.begun.longest_interval if self.begun else 0.0
 
-    def take(self, line: Line) -> Observation | Bad | None:
+    def take(self, line: Line) -> Observation | BadRecording | None:
         """What the line completes; None if that comes with a later one. Raises NoRecording for another format, and
         for more consumers than can be kept in mind."""
-        if isinstance(line, Begun):
+        if isinstance(line, RecordingBegun):
             self._begin(line)
             return None
         if self.begun is None:
@@ -128,7 +128,7 @@ class Longhand:
                 look = StreamLook(
                     line.name, line.created, 0, 0, 0, line.subjects, origin=line.origin, retention=line.retention
                 )
-                self._lanes[line.s], self._numbers[line.name] = _Lane(line, look), line.s
+                self._lanes[line.s], self._numbers[line.name] = _DecodedStream(line, look), line.s
                 self._check_room()
                 return None
             case Consumer():
@@ -145,9 +145,9 @@ class Longhand:
                 return self._rules.take(line)
             case Rules():
                 at = self._moment(line.at)
-                return at if isinstance(at, Bad) else self._rules.done(line, at, self.begun.name)
+                return at if isinstance(at, BadRecording) else self._rules.done(line, at, self.begun.name)
 
-    def _begin(self, line: Begun) -> None:
+    def _begin(self, line: RecordingBegun) -> None:
         if line.format > FORMAT:
             raise NoRecording(f"written in format {line.format} by version {line.version}; this one reads {FORMAT}")
         mono, wall = line.at
@@ -157,37 +157,37 @@ class Longhand:
             if abs(follows - (mono + self._shift)) > DISORDER:
                 self._shift = follows - mono
         self.begun, self.last = line, Now(mono + self._shift, wall)
-        self._lanes, self._numbers, self._consumers, self._rules = {}, {}, {}, RulesReader()
+        self._lanes, self._numbers, self._consumers, self._rules = {}, {}, {}, PolicyLineReader()
 
-    def _introduce(self, line: Consumer) -> Bad | None:
+    def _introduce(self, line: Consumer) -> BadRecording | None:
         if (lane := self._lanes.get(line.s)) is None:
-            return Bad(f"stream {line.s} was not introduced")
+            return BadRecording(f"stream {line.s} was not introduced")
         if (kept := self._consumers.get(line.c)) is not None and kept.lane is lane:
             kept.line = line
             return None
-        kept = _Kept(line, ConsumerKey(lane.line.name, line.name), lane)
+        kept = _LastSample(line, ConsumerKey(lane.line.name, line.name), lane)
         self._consumers[line.c] = lane.consumers[line.c] = kept
         self._check_room()
         return None
 
-    def _sampled(self, line: Sampled) -> Observation | Bad | None:
+    def _sampled(self, line: Sampled) -> Observation | BadRecording | None:
         if (kept := self._consumers.get(line.c)) is None:
-            return Bad(f"consumer {line.c} was not introduced")
+            return BadRecording(f"consumer {line.c} was not introduced")
         if line.at is None:
             # When it was is known with the line that closes the reading.
             kept.sample, kept.fresh = _sample(kept, line, Now(-line.before, -line.before)), True
             return None
         at = self._moment(line.at)
-        if isinstance(at, Bad):
+        if isinstance(at, BadRecording):
             return at
         kept.sample = _sample(kept, line, at)
-        return Single(at, kept.sample)
+        return SingleSample(at, kept.sample)
 
-    def _read(self, line: ReadDone) -> Observation | Bad:
+    def _read(self, line: ReadDone) -> Observation | BadRecording:
         if (lane := self._lanes.get(line.s)) is None:
-            return Bad(f"stream {line.s} was not introduced")
+            return BadRecording(f"stream {line.s} was not introduced")
         at = self._moment(line.at)
-        if isinstance(at, Bad):
+        if isinstance(at, BadRecording):
             return at
         if line.look is not None:
             lane.look, lane.looked = _look(lane, line.look), at.mono
@@ -202,29 +202,29 @@ class Longhand:
         look = aged(lane.look, at.mono - lane.looked)
         return Observed(at, look, shown, not line.partly, unread, line.unread)
 
-    def _missing(self, line: StreamMissing) -> Observation | Bad:
+    def _missing(self, line: StreamMissing) -> Observation | BadRecording:
         at = self._moment(line.at)
-        if isinstance(at, Bad):
+        if isinstance(at, BadRecording):
             return at
         self._drop(line.name)
-        return Missing(at, line.name)
+        return StreamAbsent(at, line.name)
 
-    def _heard(self, line: Hinted) -> Observation | Bad:
+    def _heard(self, line: Hinted) -> Observation | BadRecording:
         if (kept := self._consumers.get(line.c)) is None:
-            return Bad(f"consumer {line.c} was not introduced")
+            return BadRecording(f"consumer {line.c} was not introduced")
         at = self._moment(line.at)
-        if isinstance(at, Bad):
+        if isinstance(at, BadRecording):
             return at
-        return Heard(at, kept.key, line.acks, line.naks, line.max_deliveries + line.terminated)
+        return HintsDecoded(at, kept.key, line.acks, line.naks, line.max_deliveries + line.terminated)
 
-    def _moment(self, at: At) -> Now | Bad:
+    def _moment(self, at: At) -> Now | BadRecording:
         assert self.last is not None, "a recording has begun"
         now = Now(at[0] + self._shift, at[1])
         ahead = now.mono - self.last.mono
         if ahead < -DISORDER:
-            return Bad(f"goes back in time by {-ahead:.1f} s")
+            return BadRecording(f"goes back in time by {-ahead:.1f} s")
         if ahead > LONGEST_GAP:
-            return Bad(f"lies {ahead / 86_400:,.0f} days ahead of the line before")
+            return BadRecording(f"lies {ahead / 86_400:,.0f} days ahead of the line before")
         if ahead > 0:
             self.last = now
         return now
@@ -239,7 +239,7 @@ class Longhand:
             raise NoRecording(f"more than {CONSUMERS_LIMIT:,} streams or consumers at a time")
 
 
-def _shown(kept: _Kept, at: Now) -> Sample:
+def _shown(kept: _LastSample, at: Now) -> Sample:
     """A consumer in the reading that closes `at` this moment."""
     assert kept.sample is not None, "shown or fresh: it has a sample"
     kept.shown = True
@@ -251,7 +251,7 @@ def _shown(kept: _Kept, at: Now) -> Sample:
     return kept.sample
 
 
-def _sample(kept: _Kept, line: Sampled, at: Now) -> Sample:
+def _sample(kept: _LastSample, line: Sampled, at: Now) -> Sample:
     return Sample(
         key=kept.key,
         created=kept.line.created,
@@ -272,7 +272,7 @@ def _sample(kept: _Kept, line: Sampled, at: Now) -> Sample:
     )
 
 
-def _look(lane: _Lane, shape: Shape) -> StreamLook:
+def _look(lane: _DecodedStream, shape: Shape) -> StreamLook:
     return replace(
         lane.look,
         first_seq=shape.first,

@@ -22,7 +22,7 @@ from nats_backpressure.recording.format import (
     aged,
     still,
 )
-from nats_backpressure.recording.hint_batch import Hints
+from nats_backpressure.recording.hint_batch import HintBatch
 from nats_backpressure.runtime.observations import AckSeen, ConsumersReading, Hint, MaxDeliveries, Nak, Terminated
 
 SETTLED = 5.0
@@ -36,17 +36,17 @@ SLACK = 0.05
 as unmoved: replies take different times."""
 
 
-class _Kept(Struct):
+class _LastSample(Struct):
     """A consumer as its last line told it, and what was heard of it since."""
 
     number: int
     sample: Sample
     shown: bool = True
     """Whether the last reading showed it."""
-    hints: Hints | None = None
+    hints: HintBatch | None = None
 
 
-class _Lane(Struct):
+class _EncodedStream(Struct):
     """A stream as its last lines told it; its consumers by name."""
 
     number: int
@@ -59,16 +59,16 @@ class _Lane(Struct):
     """Monotonic time at which there was news of it."""
     whole: bool = True
     unread: int = 0
-    consumers: dict[str, _Kept] = {}
+    consumers: dict[str, _LastSample] = {}
     heard: dict[str, None] = {}
     """Consumers with hints that are not written yet."""
 
 
-class Shorthand:
+class Encoder:
     """Begun anew for every file, so that each can be read alone."""
 
     def __init__(self) -> None:
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, _EncodedStream] = {}
         self._numbers = itertools.count()
         self._kept = 0
         self.left_out = 0
@@ -135,7 +135,7 @@ class Shorthand:
         if kept is None:
             return []
         told = _heard(kept) if kept.hints and kept.hints.full(now) else []
-        kept.hints = kept.hints or Hints(now)
+        kept.hints = kept.hints or HintBatch(now)
         kept.hints.add(hint, now)
         lane.heard[hint.key.consumer] = None
         return told
@@ -144,23 +144,23 @@ class Shorthand:
         """The lines of all that was heard and is not written yet."""
         return [line for lane in self._lanes.values() for line in self._heard(lane)]
 
-    def _heard(self, lane: _Lane) -> list[Line]:
+    def _heard(self, lane: _EncodedStream) -> list[Line]:
         told = [line for name in lane.heard for line in _heard(lane.consumers[name])]
         lane.heard.clear()
         return told
 
-    def _lane(self, look: StreamLook, at: Now, told: list[Line]) -> _Lane:
+    def _lane(self, look: StreamLook, at: Now, told: list[Line]) -> _EncodedStream:
         """The stream's, introduced if it is new, another incarnation, or configured otherwise."""
         lane = self._lanes.get(look.name)
         if lane is not None and _identity(lane.look) == _identity(look):
             return lane
         if lane is not None:
             self._kept -= len(lane.consumers)
-        lane = self._lanes[look.name] = _Lane(next(self._numbers), look, at.mono, at.mono, at.mono)
+        lane = self._lanes[look.name] = _EncodedStream(next(self._numbers), look, at.mono, at.mono, at.mono)
         told.append(Stream(lane.number, look.name, look.created, look.subjects, look.origin, look.retention))
         return lane
 
-    def _sample(self, lane: _Lane, sample: Sample, closing: Now | None) -> list[Line]:
+    def _sample(self, lane: _EncodedStream, sample: Sample, closing: Now | None) -> list[Line]:
         """The line of a sample in the reading that closes then, or of one by itself; its consumer is introduced."""
         told: list[Line] = []
         kept = lane.consumers.get(sample.key.consumer)
@@ -169,7 +169,9 @@ class Shorthand:
                 self.left_out += 1
                 return []
             self._kept += 1
-            kept = lane.consumers[sample.key.consumer] = _Kept(next(self._numbers), sample, shown=closing is not None)
+            kept = lane.consumers[sample.key.consumer] = _LastSample(
+                next(self._numbers), sample, shown=closing is not None
+            )
             told.append(_consumer(lane, kept))
         elif (kept.sample.created, kept.sample.config) != (sample.created, sample.config):
             kept.sample = sample
@@ -179,7 +181,7 @@ class Shorthand:
         told.append(_sampled(kept.number, sample, closing))
         return told
 
-    def _lack(self, lane: _Lane, name: str, gone: bool) -> int:
+    def _lack(self, lane: _EncodedStream, name: str, gone: bool) -> int:
         kept = lane.consumers[name]
         kept.shown = False
         if gone:
@@ -188,7 +190,7 @@ class Shorthand:
         return kept.number
 
 
-def _moved(kept: _Kept | None, sample: Sample) -> bool:
+def _moved(kept: _LastSample | None, sample: Sample) -> bool:
     if kept is None or not kept.shown or not _same_counts(kept.sample, sample):
         return True
     later = still(kept.sample, sample.at)
@@ -225,12 +227,12 @@ def _identity(look: StreamLook) -> tuple[object, ...]:
     return look.name, look.created, look.subjects, look.origin, look.retention
 
 
-def _heard(kept: _Kept) -> list[Line]:
+def _heard(kept: _LastSample) -> list[Line]:
     hints, kept.hints = kept.hints, None
     return [hints.line(kept.number)] if hints else []
 
 
-def _consumer(lane: _Lane, kept: _Kept) -> Consumer:
+def _consumer(lane: _EncodedStream, kept: _LastSample) -> Consumer:
     return Consumer(kept.number, lane.number, kept.sample.key.consumer, kept.sample.created, kept.sample.config)
 
 

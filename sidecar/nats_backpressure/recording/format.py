@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
-from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.parse import OverrideEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.timestamps import Now
@@ -33,7 +33,7 @@ At = tuple[Seconds, Seconds]
 Text = Annotated[str, Meta(max_length=4096)]
 
 
-class Begun(Struct, frozen=True, tag_field="t", tag="recording"):
+class RecordingBegun(Struct, frozen=True, tag_field="t", tag="recording"):
     """The first line of a recording, and of each part of one: numbers begin anew."""
 
     format: Count
@@ -153,7 +153,7 @@ class Rules(Struct, frozen=True, tag_field="t", tag="rules", omit_defaults=True)
     at: At
     guard: Guard = Guard()
     trust_metadata: bool = False
-    watch: tuple[Watch, ...] = (Watch("*"),)
+    watch: tuple[WatchEntry, ...] = (WatchEntry("*"),)
     stale_after: Seconds = 10.0
     unknown_after: Seconds = 30.0
 
@@ -161,19 +161,19 @@ class Rules(Struct, frozen=True, tag_field="t", tag="rules", omit_defaults=True)
 CONSUMERS_LIMIT: Final = 100_000
 """Consumers kept in mind at a time: a writer leaves further ones out, a reader gives up."""
 
-Line = Begun | Stream | Consumer | Sampled | ReadDone | StreamMissing | Hinted | Rule | Rules
+Line = RecordingBegun | Stream | Consumer | Sampled | ReadDone | StreamMissing | Hinted | Rule | Rules
 
 _DECODER: Final[msgspec.json.Decoder[Line]] = msgspec.json.Decoder(Line)
 _ENCODER = msgspec.json.Encoder()
 
 
-class Bad(Struct, frozen=True):
+class BadRecording(Struct, frozen=True):
     """A line nobody can read, and why."""
 
     why: str
 
 
-CUT = Bad("cut off, as when a recording is interrupted")
+CUT = BadRecording("cut off, as when a recording is interrupted")
 
 
 class NoRecording(Exception):
@@ -184,16 +184,16 @@ def encode(line: Line) -> bytes:
     return _ENCODER.encode(line) + b"\n"
 
 
-def decode(data: bytes) -> Line | Bad:
+def decode(data: bytes) -> Line | BadRecording:
     try:
         return _DECODER.decode(data)
     except msgspec.ValidationError as error:
-        return Bad(str(error)[:200])
+        return BadRecording(str(error)[:200])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return Bad(f"not JSON: {str(error)[:200]}")
+        return BadRecording(f"not JSON: {str(error)[:200]}")
 
 
-def lines(file: BinaryIO) -> Iterator[tuple[int, Line | Bad]]:
+def lines(file: BinaryIO) -> Iterator[tuple[int, Line | BadRecording]]:
     """Every line with its number, one in memory at a time. Raises NoRecording if the file cannot be read on."""
     for n in itertools.count(1):
         try:
@@ -205,8 +205,8 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, Line | Bad]]:
             raise NoRecording(f"line {n}: cannot be read on: {error}") from None
         if not data:
             return
-        line = Bad(f"longer than {LONGEST_LINE:,} bytes") if too_long else decode(data)
-        yield n, CUT if isinstance(line, Bad) and not data.endswith(b"\n") else line
+        line = BadRecording(f"longer than {LONGEST_LINE:,} bytes") if too_long else decode(data)
+        yield n, CUT if isinstance(line, BadRecording) and not data.endswith(b"\n") else line
 
 
 def _next(file: BinaryIO) -> tuple[bytes, bool]:

@@ -19,7 +19,7 @@ ACK_STEP: Final = 1.01
 _SHORTEST, _LONGEST = 1e-6, 604_800.0
 
 
-class Hints:
+class HintBatch:
     def __init__(self, now: Now) -> None:
         self._began = now.mono
         self._newest = now

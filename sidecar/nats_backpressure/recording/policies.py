@@ -8,11 +8,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.parse import OverrideEntry, document, parse_entry
-from nats_backpressure.policy.precedence import Entry, Sources
+from nats_backpressure.policy.precedence import LayerEntry, Sources
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.recording.format import Bad, Line, NoRecording, Rule, Rules
+from nats_backpressure.recording.format import BadRecording, Line, NoRecording, Rule, Rules
 
 RULES_LIMIT: Final = 50_000
 """Entries of all layers that a reader keeps: more than file and bucket may hold together."""
@@ -21,12 +21,12 @@ RULES_LIMIT: Final = 50_000
 class Scope(Struct, frozen=True):
     """What of the settings decides beside the policies: what is watched, and when a truth is stale and unknown."""
 
-    watch: tuple[Watch, ...] = (Watch("*"),)
+    watch: tuple[WatchEntry, ...] = (WatchEntry("*"),)
     stale_after: float = 10.0
     unknown_after: float = 30.0
 
 
-class Ruled(Struct, frozen=True):
+class PoliciesChanged(Struct, frozen=True):
     """These policies were in force from then on."""
 
     at: Now
@@ -36,17 +36,17 @@ class Ruled(Struct, frozen=True):
     scope: Scope
 
 
-class RulesWriter:
+class PolicyLineWriter:
     """Begun anew for every file, so that each can be read alone."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._written: dict[tuple[str, str], Entry] = {}
+        self._written: dict[tuple[str, str], LayerEntry] = {}
         self._last: Rules | None = None
 
     def lines(self, sources: Sources, now: Now) -> list[Line]:
         """What changed since the last time, none if nothing did."""
-        entries: dict[tuple[str, str], Entry] = {("file", str(n)): entry for n, entry in enumerate(sources.file)}
+        entries: dict[tuple[str, str], LayerEntry] = {("file", str(n)): entry for n, entry in enumerate(sources.file)}
         entries |= {("bucket", key): entry for key, entry in sources.bucket.items()}
         changed: list[Line] = [_rule(*place, None) for place in self._written if place not in entries]
         changed += [_rule(*place, entry) for place, entry in entries.items() if self._written.get(place) != entry]
@@ -59,13 +59,13 @@ class RulesWriter:
         return [*changed, rules]
 
 
-class RulesReader:
+class PolicyLineReader:
     """One part of a recording. Raises NoRecording for more entries than can be kept."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[str, str], Entry] = {}
+        self._entries: dict[tuple[str, str], LayerEntry] = {}
 
-    def take(self, line: Rule) -> Bad | None:
+    def take(self, line: Rule) -> BadRecording | None:
         place = (line.layer, line.key)
         self._entries.pop(place, None)
         if line.override is not None:
@@ -73,22 +73,22 @@ class RulesReader:
         elif line.policy is not None:
             entry, problems = parse_entry(line.policy)
             if entry is None:
-                return Bad(f"a policy that cannot be used: {problems[0].line}"[:200])
+                return BadRecording(f"a policy that cannot be used: {problems[0].line}"[:200])
             self._entries[place] = entry
         if len(self._entries) > RULES_LIMIT:
             raise NoRecording(f"more than {RULES_LIMIT:,} policies at a time")
         return None
 
-    def done(self, line: Rules, at: Now, name: str) -> Ruled:
+    def done(self, line: Rules, at: Now, name: str) -> PoliciesChanged:
         bucket = {key: entry for (layer, key), entry in self._entries.items() if layer == "bucket"}
         numbers = sorted((key for layer, key in self._entries if layer == "file"), key=lambda key: (len(key), key))
         policies = [self._entries["file", number] for number in numbers]
         file = tuple(entry for entry in policies if not isinstance(entry, OverrideEntry))
         scope = Scope(line.watch, line.stale_after, line.unknown_after)
-        return Ruled(at, name, Sources(file, bucket, line.guard, line.trust_metadata), scope)
+        return PoliciesChanged(at, name, Sources(file, bucket, line.guard, line.trust_metadata), scope)
 
 
-def _rule(layer: Any, key: str, entry: Entry | None) -> Rule:
+def _rule(layer: Any, key: str, entry: LayerEntry | None) -> Rule:
     if isinstance(entry, OverrideEntry):
         return Rule(layer, key, override=entry)
     return Rule(layer, key, policy=None if entry is None else document(entry))

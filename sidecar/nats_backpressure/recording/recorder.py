@@ -16,12 +16,12 @@ import structlog
 from nats_backpressure import __version__
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Sample
-from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.recording.encoder import Shorthand
-from nats_backpressure.recording.format import CONSUMERS_LIMIT, FORMAT, Begun, Line, encode
-from nats_backpressure.recording.policies import RulesWriter, Scope
+from nats_backpressure.recording.encoder import Encoder
+from nats_backpressure.recording.format import CONSUMERS_LIMIT, FORMAT, Line, RecordingBegun, encode
+from nats_backpressure.recording.policies import PolicyLineWriter, Scope
 from nats_backpressure.runtime.observations import ConsumersReading, Hint, StreamGone, StreamsReading
 from nats_backpressure.runtime.ports import Clock, Observer
 
@@ -33,7 +33,7 @@ BUFFER = 1 << 16
 """Bytes."""
 
 
-class Tape:
+class RecordingFile:
     """A file of at most `limit` bytes (and one reading more), and the full one before it: FILE and FILE.1.
 
     What FILE holds already is kept and written on. Raises OSError.
@@ -77,20 +77,20 @@ def _ends_a_line(path: Path) -> bool:
         return file.read() == b"\n"
 
 
-class Recorder:
+class RecordingObserver:
     """An Observer that passes on what another one tells, and keeps it; what follows a failed write is counted only."""
 
     def __init__(
         self,
         observer: Observer,
         clock: Clock,
-        tape: Tape,
+        tape: RecordingFile,
         settings: Settings,
         count: Callable[[str], None],
     ) -> None:
         self._observer, self._clock, self._tape, self._count = observer, clock, tape, count
         self._name, self._longest_interval = settings.name, settings.observe.max_interval_ms / 1000
-        watch = tuple(Watch(entry.stream, entry.consumers) for entry in settings.watch)
+        watch = tuple(WatchEntry(entry.stream, entry.consumers) for entry in settings.watch)
         observe = settings.observe
         self._scope = Scope(watch, observe.stale_after_seconds, observe.unknown_after_seconds)
         self._sources: Sources | None = None
@@ -145,8 +145,8 @@ class Recorder:
         """Begin a part that can be read alone: with its format, and all policies in force."""
         now = self._clock.now()
         at = round(now.mono, 3), round(now.wall, 3)
-        self._shorthand, self._rules = Shorthand(), RulesWriter(self._scope)
-        begun: list[Line] = [Begun(FORMAT, self._name, __version__, at, self._longest_interval)]
+        self._shorthand, self._rules = Encoder(), PolicyLineWriter(self._scope)
+        begun: list[Line] = [RecordingBegun(FORMAT, self._name, __version__, at, self._longest_interval)]
         begun += self._rules.lines(self._sources, now) if self._sources else []
         before = 0 if self._failed else self._tape.size
         self._write(begun)

@@ -14,35 +14,35 @@ from msgspec import Struct, field
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model import Event, Sample, StreamLook
-from nats_backpressure.core.signals.message_age import Ages
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.message_age import MessageAges
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject import membership
 from nats_backpressure.core.subject.inputs import (
-    Act,
-    Begun,
-    Forget,
-    Gone,
-    Load,
-    Publish,
-    Read,
-    Refused,
-    Removed,
-    Sent,
-    Stimulus,
-    Write,
-    Written,
+    ConsumerLeft,
+    ConsumerRead,
+    Effect,
+    EventSent,
+    Input,
+    KeyRemoved,
+    LoadRecord,
+    PolicyRefused,
+    PublishEvent,
+    RecordBegun,
+    RemoveKey,
+    WriteDone,
+    WriteRecord,
 )
-from nats_backpressure.core.subject.membership import Shown
-from nats_backpressure.core.watch_filter import Watch
-from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.core.subject.membership import ReadState
+from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.recording.decoder import Heard, Missing, Observation, Observed, Single
-from nats_backpressure.recording.policies import Ruled
-from nats_backpressure.recording.time_gaps import TICK, Ticks
-from nats_backpressure.runtime.subjects import Ledger
+from nats_backpressure.recording.decoder import HintsDecoded, Observation, Observed, SingleSample, StreamAbsent
+from nats_backpressure.recording.policies import PoliciesChanged
+from nats_backpressure.recording.time_gaps import TICK, TimeGaps
+from nats_backpressure.runtime.subjects import SubjectRegistry
 
 
 class _Clock:
@@ -53,14 +53,14 @@ class _Clock:
         return self.at
 
 
-class _Lane(Struct):
+class _ReplayedStream(Struct):
     """One stream as it was last read."""
 
     look: StreamLook
     read: float
     interval: float = 0.0
     whole: bool = False
-    ages: Ages = field(default_factory=Ages)
+    ages: MessageAges = field(default_factory=MessageAges)
     under: dict[ConsumerKey, tuple[str, ...]] = {}
     absent: dict[ConsumerKey, float] = {}
 
@@ -86,17 +86,19 @@ class Replay:
         self._tell, self._only, self._as_recorded = tell, only, settings is None
         self._clock = _Clock()
         self._ticked = 0.0
-        self._acts: deque[Act] = deque()
-        self._lanes: dict[str, _Lane] = {}
-        self._tracks: dict[ConsumerKey, Track] = {}
+        self._acts: deque[Effect] = deque()
+        self._lanes: dict[str, _ReplayedStream] = {}
+        self._tracks: dict[ConsumerKey, ConsumerTracker] = {}
         self._set_up(settings or Settings())
 
     def _set_up(self, settings: Settings) -> None:
         self._settings = settings
-        self._watch = [Watch(entry.stream, entry.consumers) for entry in settings.watch]
+        self._watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
         self._ours = Names(settings.name).ours
-        self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
-        self._ledger = Ledger(self._clock, settings.observe, self._rules, "replay", self._acts.append, self._interval)
+        self._rules = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+        self._ledger = SubjectRegistry(
+            self._clock, settings.observe, self._rules, "replay", self._acts.append, self._interval
+        )
 
     @property
     def now(self) -> Now:
@@ -110,7 +112,7 @@ class Replay:
         """The next thing that was observed, after the time that passed until then. `longest_interval`: seconds that
         were let pass between two readings; they make nothing stale."""
         self._longest = max(longest_interval, self._settings.observe.max_interval_ms / 1000)
-        if isinstance(seen, Ruled):
+        if isinstance(seen, PoliciesChanged):
             if self._as_recorded:
                 self._rule(seen)
             return
@@ -118,19 +120,19 @@ class Replay:
         match seen:
             case Observed():
                 self._reading(seen)
-            case Single():
+            case SingleSample():
                 if lane := self._lanes.get(seen.sample.key.stream):
                     key = seen.sample.key
-                    self._settle(lane, Shown({key: self._sample(lane, seen.sample, early=True)}))
-            case Missing():
+                    self._settle(lane, ReadState({key: self._sample(lane, seen.sample, early=True)}))
+            case StreamAbsent():
                 if lane := self._lanes.get(seen.stream):
-                    self._settle(lane, Shown({}, whole=True))
+                    self._settle(lane, ReadState({}, whole=True))
                     if not lane.under:
                         del self._lanes[seen.stream]
-            case Heard():
+            case HintsDecoded():
                 self._hear(seen)
 
-    def _rule(self, seen: Ruled) -> None:
+    def _rule(self, seen: PoliciesChanged) -> None:
         """Judge by what was in force from then on."""
         self.ruled = True
         if self.first is None:
@@ -151,7 +153,7 @@ class Replay:
         if self.first is None:
             self.first, self._ticked, self._clock.at = to, to.mono, to
         while (left := int((to.mono - self._ticked) / TICK)) > 0:
-            ticks = Ticks(self._ledger, self._ticked, to)
+            ticks = TimeGaps(self._ledger, self._ticked, to)
             step = 1 if left == 1 else ticks.alike(left)
             due = 1 if left == 1 else ticks.due(step)
             self._clock.at = ticks.at(due or step)
@@ -166,14 +168,14 @@ class Replay:
         name = seen.look.name
         if not watch_filter.stream_chosen(name, self._watch, self._ours):
             return
-        lane = self._lanes.setdefault(name, _Lane(seen.look, seen.at.mono - self._longest))
+        lane = self._lanes.setdefault(name, _ReplayedStream(seen.look, seen.at.mono - self._longest))
         lane.interval, lane.read = seen.at.mono - lane.read, seen.at.mono
         lane.look = seen.look
         under = {sample.key: self._sample(lane, sample) for sample in seen.samples}
         lane.whole = seen.whole and not seen.hidden
-        self._settle(lane, Shown(under, seen.unread, seen.whole))
+        self._settle(lane, ReadState(under, seen.unread, seen.whole))
 
-    def _sample(self, lane: _Lane, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
+    def _sample(self, lane: _ReplayedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
         """Take one consumer in; the subjects it counts under."""
         key = sample.key
         found = watch_filter.counts_under(key, sample.config, lane.look.subjects, self._watch, self._ours)
@@ -192,43 +194,43 @@ class Replay:
                 self._ledger.rule(subject)
                 self._answer()
             if refused is not None:
-                self._feed(subject, Refused(refused))
+                self._feed(subject, PolicyRefused(refused))
         self.samples += 1
         if (track := self._tracks.get(key)) is None:
-            track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages)
+            track = self._tracks[key] = ConsumerTracker(appeared=lane.whole, ages=lane.ages)
         reading = track.take(sample, lane.look, early=early)
         if isinstance(reading, str):
             self.set_aside += 1
             return subjects
         for subject in subjects:
-            self._feed(subject, Read(reading))
+            self._feed(subject, ConsumerRead(reading))
         return subjects
 
     def _asked(self, subject: str) -> bool:
         return self._only is None or covers(self._only, subject)
 
-    def _settle(self, lane: _Lane, shown: Shown) -> None:
+    def _settle(self, lane: _ReplayedStream, shown: ReadState) -> None:
         """Take out members that do not count any more."""
         members: dict[ConsumerKey, list[str]] = {}
         for key, subject in self._ledger.members(lane.look.name):
             members.setdefault(key, []).append(subject)
         pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
-        found = membership.standing(pairs, shown, self._watch, self._ours)
+        found = membership.membership(pairs, shown, self._watch, self._ours)
         for key, subject in found.out:
-            self._feed(subject, Gone(key, exists=True))
+            self._feed(subject, ConsumerLeft(key, exists=True))
         there = [key for key in members if key in shown.under or key.consumer in shown.unread]
         lane.absent, gone = membership.gone(lane.absent, found.absent, there, self.now.mono)
         for key in gone:
             for subject in members[key]:
-                self._feed(subject, Gone(key))
+                self._feed(subject, ConsumerLeft(key))
             self._drop(lane, key)
 
-    def _drop(self, lane: _Lane, key: ConsumerKey) -> None:
+    def _drop(self, lane: _ReplayedStream, key: ConsumerKey) -> None:
         lane.under.pop(key, None)
         self._tracks.pop(key, None)
         self._rules.forget(key)
 
-    def _hear(self, heard: Heard) -> None:
+    def _hear(self, heard: HintsDecoded) -> None:
         if (track := self._tracks.get(heard.key)) is None:
             return
         for seconds, deliveries, times in heard.acks:
@@ -246,7 +248,7 @@ class Replay:
         found = max((self._lanes[stream].interval for stream in streams if stream in self._lanes), default=TICK)
         return min(found, self._longest)
 
-    def _feed(self, subject: str, stimulus: Stimulus) -> None:
+    def _feed(self, subject: str, stimulus: Input) -> None:
         self._ledger.feed(subject, stimulus)
         self._answer()
 
@@ -255,16 +257,16 @@ class Replay:
         while self._acts:
             act = self._acts.popleft()
             match act:
-                case Load(subject):
-                    self._ledger.feed(subject, Begun("replay"))
-                case Write(subject, writing):
+                case LoadRecord(subject):
+                    self._ledger.feed(subject, RecordBegun("replay"))
+                case WriteRecord(subject, writing):
                     revision = self._ledger.states[subject].revision + 1
-                    self._ledger.feed(subject, Written(writing.nonce, revision))
-                case Publish(subject, event):
+                    self._ledger.feed(subject, WriteDone(writing.nonce, revision))
+                case PublishEvent(subject, event):
                     self.told[event.type.value] += 1
                     self._tell(event)
-                    self._ledger.feed(subject, Sent(event.id))
-                case Forget(subject):
+                    self._ledger.feed(subject, EventSent(event.id))
+                case RemoveKey(subject):
                     for word, seconds in self._ledger.time_in(subject, self.now).items():
                         self.forgotten[word] += seconds
-                    self._ledger.feed(subject, Removed())
+                    self._ledger.feed(subject, KeyRemoved())

@@ -10,16 +10,16 @@ import math
 from msgspec import Struct
 
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.subjects import Ledger
+from nats_backpressure.runtime.subjects import SubjectRegistry
 
 TICK = 0.5
 """Seconds between two looks at what time alone changes, as in service."""
 
 
-class Ticks(Struct, frozen=True):
+class TimeGaps(Struct, frozen=True):
     """The looks after the one at `since` (monotonic), on the way to a later moment; they are counted from 1."""
 
-    ledger: Ledger
+    ledger: SubjectRegistry
     since: float
     to: Now
 

@@ -11,25 +11,32 @@ import structlog
 
 from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.inputs import (
-    Act,
-    Begun,
-    Forget,
-    Load,
-    Loaded,
-    Publish,
-    Removed,
-    SendConflicted,
-    SendDropped,
-    Sent,
-    Stimulus,
-    Write,
+    Effect,
+    EventConflict,
+    EventDropped,
+    EventSent,
+    Input,
+    KeyRemoved,
+    LoadRecord,
+    PublishEvent,
+    RecordBegun,
+    RecordLoaded,
+    RemoveKey,
     WriteConflict,
+    WriteDone,
     WriteFailing,
-    Written,
+    WriteRecord,
 )
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
-from nats_backpressure.runtime.ports import Announcer, Conflict, SendConflict, StateStore, Unavailable, Unpublishable
-from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.runtime.ports import (
+    Conflict,
+    EventPublisher,
+    SendConflict,
+    StateStore,
+    Unavailable,
+    Unpublishable,
+)
+from nats_backpressure.runtime.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -42,14 +49,14 @@ FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, growing, with full jitter."""
 
 
-class Performer:
+class EffectRunner:
     """Runs acts as tasks of the given group; `idle` is set while none is under way."""
 
     def __init__(
         self,
         store: StateStore,
-        announcer: Announcer,
-        feed: Callable[[str, Stimulus], None],
+        announcer: EventPublisher,
+        feed: Callable[[str, Input], None],
         state: Callable[[str], SubjectState | None],
         render: Callable[[SubjectState, Writing], bytes],
         *,
@@ -67,7 +74,7 @@ class Performer:
     def start(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
 
-    def perform(self, act: Act) -> None:
+    def perform(self, act: Effect) -> None:
         assert self._tasks is not None, "start() comes first"
         task = self._tasks.create_task(self._do(act), name=f"{type(act).__name__.lower()} {act.subject}")
         self._under_way.add(task)
@@ -80,20 +87,20 @@ class Performer:
 
     async def abandon(self) -> None:
         """Stop what is still under way; it is stored, or was never begun, so the next start goes on from there."""
-        await ended(self._under_way)
+        await cancel_and_wait(self._under_way)
 
-    async def _do(self, act: Act) -> None:
+    async def _do(self, act: Effect) -> None:
         match act:
-            case Load():
+            case LoadRecord():
                 await self._again(act, lambda: self._load(act.subject))
-            case Write():
+            case WriteRecord():
                 await self._again(act, lambda: self._write(act.subject, act.writing))
-            case Publish():
+            case PublishEvent():
                 await self._again(act, lambda: self._send(act.subject, act.event))
-            case Forget():
+            case RemoveKey():
                 await self._again(act, lambda: self._remove(act.subject, act.revision))
 
-    async def _again(self, act: Act, attempt: Callable[[], Awaitable[None]]) -> None:
+    async def _again(self, act: Effect, attempt: Callable[[], Awaitable[None]]) -> None:
         """Try until the outcome is certain. The world may be away for long: said once, and told to the core."""
         delay, tries = FIRST_RETRY, 0
         while True:
@@ -105,7 +112,7 @@ class Performer:
                 self._count(f"{type(act).__name__.lower()}_retry")
                 say = log.warning if tries == SAID_AT else log.debug
                 say("act.unavailable", act=type(act).__name__, subject=act.subject, error=str(error), tries=tries)
-            if isinstance(act, Write):
+            if isinstance(act, WriteRecord):
                 self._feed(act.subject, WriteFailing(act.writing.nonce))
             await asyncio.sleep(random.uniform(0.3, 1.0) * delay)
             delay = min(delay * 2, LAST_RETRY)
@@ -113,14 +120,14 @@ class Performer:
     async def _load(self, subject: str) -> None:
         stored = await self._store.load(subject)
         if stored is not None and stored.record is not None:
-            self._feed(subject, Loaded(stored.record, stored.revision))
+            self._feed(subject, RecordLoaded(stored.record, stored.revision))
             return
         told = await self._announcer.last(subject)
         revision, epoch = stored.revision if stored else 0, new_epoch()
         if told is None:
-            self._feed(subject, Begun(epoch, revision))
+            self._feed(subject, RecordBegun(epoch, revision))
         else:
-            self._feed(subject, Begun(epoch, revision, told.seq, told.status, told.incident, told.lost))
+            self._feed(subject, RecordBegun(epoch, revision, told.seq, told.status, told.incident, told.lost))
 
     async def _write(self, subject: str, writing: Writing) -> None:
         if (state := self._state(subject)) is None:
@@ -133,7 +140,7 @@ class Performer:
             self._feed(subject, WriteConflict(writing.nonce))
             return
         self._on_written(subject, writing.record)
-        self._feed(subject, Written(writing.nonce, revision))
+        self._feed(subject, WriteDone(writing.nonce, revision))
 
     async def _send(self, subject: str, event: Event) -> None:
         try:
@@ -141,15 +148,15 @@ class Performer:
         except SendConflict as conflict:
             self._count("event_conflict")
             log.warning("event.conflict", subject=subject, id=event.id, newest=conflict.seq)
-            self._feed(subject, SendConflicted(event.id, conflict.seq, new_epoch()))
+            self._feed(subject, EventConflict(event.id, conflict.seq, new_epoch()))
             return
         except Unpublishable as error:
             self._count("event_unpublishable")
             log.error("event.dropped", type=event.type.value, subject=subject, error=str(error), hint=DROPPED)
-            self._feed(subject, SendDropped(event.id, new_epoch()))
+            self._feed(subject, EventDropped(event.id, new_epoch()))
             return
         self._on_sent(event)
-        self._feed(subject, Sent(event.id))
+        self._feed(subject, EventSent(event.id))
 
     async def _remove(self, subject: str, revision: int) -> None:
         if (state := self._state(subject)) is None or not state.forgetting:
@@ -158,7 +165,7 @@ class Performer:
             await self._store.remove(subject, revision)
         except Conflict:
             self._count("state_conflict")
-        self._feed(subject, Removed())
+        self._feed(subject, KeyRemoved())
 
 
 def new_epoch() -> str:

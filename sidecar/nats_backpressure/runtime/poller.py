@@ -10,13 +10,13 @@ import structlog
 from nats_backpressure.core import read_plan, watch_filter
 from nats_backpressure.core.model import Sample, StreamLook
 from nats_backpressure.core.read_plan import Budget
-from nats_backpressure.core.signals.message_age import Ages
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.message_age import MessageAges
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject import membership
-from nats_backpressure.core.subject.inputs import Gone, Read, Refused
-from nats_backpressure.core.subject.membership import NOTHING_SHOWN, Shown, Standing
-from nats_backpressure.core.watch_filter import Watch
-from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.core.subject.inputs import ConsumerLeft, ConsumerRead, PolicyRefused
+from nats_backpressure.core.subject.membership import NOTHING_SHOWN, Membership, ReadState
+from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.patterns import overlap
 from nats_backpressure.protocol.values import ConsumerKey
@@ -36,7 +36,7 @@ from nats_backpressure.runtime.observations import (
     Unavailable,
 )
 from nats_backpressure.runtime.ports import Clock, Observer
-from nats_backpressure.runtime.subjects import Ledger
+from nats_backpressure.runtime.subjects import SubjectRegistry
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ FROM_MEMORY = 100
 """Streams followed at a time that only the store knows; each takes two answers to be found gone."""
 
 
-class Lane:
+class StreamPoll:
     """One stream being followed."""
 
     def __init__(self, look: StreamLook, now: float) -> None:
@@ -75,11 +75,11 @@ class Lane:
         """Whether it was ever read."""
         self.whole = False
         """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
-        self.ages = Ages()
+        self.ages = MessageAges()
         self.wake = asyncio.Event()
 
 
-class Sweep:
+class Poller:
     """Follows every watched stream. `complete` is set once each was read or tried, after ROUND_WITHIN at most.
 
     `swept_at` is when the newest reading of any stream came. At the start, and when readings come again after an
@@ -90,10 +90,10 @@ class Sweep:
         self,
         observer: Observer,
         clock: Clock,
-        ledger: Ledger,
-        rules: Rulebook,
+        ledger: SubjectRegistry,
+        rules: ActivePolicies,
         budget: Budget,
-        watch: Sequence[Watch],
+        watch: Sequence[WatchEntry],
         ours: Collection[str],
         *,
         stale_after: float,
@@ -101,12 +101,12 @@ class Sweep:
         on_streams: Callable[[StreamsReading], None],
         on_read: Callable[[float], None],
     ) -> None:
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, StreamPoll] = {}
         self.swept_at: float | None = None
         self._observer, self._clock, self._ledger, self._rules = observer, clock, ledger, rules
         self._budget, self._watch, self._ours = budget, watch, ours
         self._count, self._on_streams, self._on_read = count, on_streams, on_read
-        self._tracks: dict[ConsumerKey, Track] = {}
+        self._tracks: dict[ConsumerKey, ConsumerTracker] = {}
         self._origins: dict[str, tuple[str, ...]] = {}
         """The subjects of every stream: a mirror's are those of its origin."""
         self._said: set[object] = set()
@@ -141,14 +141,14 @@ class Sweep:
                         lanes.create_task(self._follow(lane), name=f"follow {lane.look.name}")
                 await _woken(self._discover, DISCOVER_EVERY)
 
-    def discover(self, reading: StreamsReading) -> list[Lane]:
+    def discover(self, reading: StreamsReading) -> list[StreamPoll]:
         """Take in a list of streams; those that are new, each to be followed."""
         self._origins = {look.name: look.subjects for look in reading.looks}
         self._listed = self._listed or reading.complete
         if self.began_at is None:
             self.began_at = self._clock.now().mono
             self._begin_round()
-        found = [Lane(look, self._clock.now().mono) for look in self._new(reading)]
+        found = [StreamPoll(look, self._clock.now().mono) for look in self._new(reading)]
         self.lanes |= {lane.look.name: lane for lane in found}
         if self._untried is not None:
             self._untried |= {lane.look.name for lane in found}
@@ -199,7 +199,7 @@ class Sweep:
     def _chosen(self, stream: str) -> bool:
         return watch_filter.stream_chosen(stream, self._watch, self._ours)
 
-    async def _follow(self, lane: Lane) -> None:
+    async def _follow(self, lane: StreamPoll) -> None:
         """Read one stream again and again, until it is gone for sure."""
         while True:
             lane.wake.clear()
@@ -210,7 +210,7 @@ class Sweep:
             lane.next = max(self._clock.now().mono, started + (lane.retry or lane.interval))
             await _woken(lane.wake, lane.next - self._clock.now().mono)
 
-    async def attempt(self, lane: Lane) -> bool:
+    async def attempt(self, lane: StreamPoll) -> bool:
         """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
         name = lane.look.name
         done = False
@@ -218,7 +218,7 @@ class Sweep:
             await self.read(lane)
         except StreamGone:
             lane.retry = membership.GONE_AFTER / 2
-            self._settle(lane, Shown({}, whole=True))
+            self._settle(lane, ReadState({}, whole=True))
             done = not self._members(lane)
         except Unavailable as error:
             self._count("sweep_unavailable")
@@ -234,7 +234,7 @@ class Sweep:
         self._tried(name)
         return not done
 
-    async def read(self, lane: Lane) -> None:
+    async def read(self, lane: StreamPoll) -> None:
         """One reading of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
         reading = await self._observer.consumers(lane.look.name)
         self._on_read(reading.took)
@@ -247,10 +247,10 @@ class Sweep:
             if n % WITHOUT_PAUSE == 0:
                 await asyncio.sleep(0)
         lane.whole = reading.whole and not reading.unread
-        lane.silent = self._settle(lane, Shown(under, reading.unread, reading.whole)).silent
+        lane.silent = self._settle(lane, ReadState(under, reading.unread, reading.whole)).silent
         lane.interval = self._paced(lane, reading)
 
-    def _paced(self, lane: Lane, reading: ConsumersReading) -> float:
+    def _paced(self, lane: StreamPoll, reading: ConsumersReading) -> float:
         if not lane.under:
             return self._budget.max_interval
         followed = sum(bool(other.under) for other in self.lanes.values())
@@ -260,7 +260,7 @@ class Sweep:
         return read_plan.interval(self._budget, followed, requests, reading.took, whole, limited)
 
     def _sample(
-        self, lane: Lane, sample: Sample, members_of: Collection[str], *, early: bool = False
+        self, lane: StreamPoll, sample: Sample, members_of: Collection[str], *, early: bool = False
     ) -> tuple[str, ...]:
         """Take one consumer in; the subjects it counts under. `members_of`: those it is a member of already; `early`:
         the stream was looked at before the sample."""
@@ -287,43 +287,43 @@ class Sweep:
                 self._refuse(key, subject, refused)
         if (track := self._tracks.get(key)) is None:
             carried = self._ledger.carried(key, subjects)
-            track = self._tracks[key] = Track(appeared=lane.whole, ages=lane.ages, carried=carried)
+            track = self._tracks[key] = ConsumerTracker(appeared=lane.whole, ages=lane.ages, carried=carried)
         reading = track.take(sample, lane.look, early=early)
         if isinstance(reading, str):
             self._count("sample_set_aside")
             log.debug("sample.set_aside", stream=key.stream, consumer=key.consumer, because=reading)
             return subjects
         for subject in subjects:
-            self._ledger.feed(subject, Read(reading))
+            self._ledger.feed(subject, ConsumerRead(reading))
         return subjects
 
     def _refuse(self, key: ConsumerKey, subject: str, refused: Rejection) -> None:
         self._count("policy_rejected")
         log.warning("policy.rejected", stream=key.stream, consumer=key.consumer, errors=refused.errors)
-        self._ledger.feed(subject, Refused(refused))
+        self._ledger.feed(subject, PolicyRefused(refused))
 
-    def _members(self, lane: Lane) -> dict[ConsumerKey, list[str]]:
+    def _members(self, lane: StreamPoll) -> dict[ConsumerKey, list[str]]:
         """The members of a stream with their subjects, those that are only remembered among them."""
         found: dict[ConsumerKey, list[str]] = {}
         for key, subject in self._ledger.members(lane.look.name):
             found.setdefault(key, []).append(subject)
         return found
 
-    def _settle(self, lane: Lane, shown: Shown) -> Standing:
+    def _settle(self, lane: StreamPoll, shown: ReadState) -> Membership:
         """Take out members that do not count any more, those that are only remembered too."""
         members = self._members(lane)
         pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
-        found = membership.standing(pairs, shown, self._watch, self._ours)
+        found = membership.membership(pairs, shown, self._watch, self._ours)
         for key, subject in found.out:
             log.info("consumer.out", stream=key.stream, consumer=key.consumer, subject=subject)
-            self._ledger.feed(subject, Gone(key, exists=True))
+            self._ledger.feed(subject, ConsumerLeft(key, exists=True))
         there = [key for key in members if key in shown.under or key.consumer in shown.unread]
         self._absent(lane, found.absent, there, members)
         return found
 
     def _absent(
         self,
-        lane: Lane,
+        lane: StreamPoll,
         absent: Collection[ConsumerKey],
         there: Collection[ConsumerKey],
         members: Mapping[ConsumerKey, Sequence[str]],
@@ -333,15 +333,15 @@ class Sweep:
         for key in gone:
             log.info("consumer.gone", stream=key.stream, consumer=key.consumer)
             for subject in members[key]:
-                self._ledger.feed(subject, Gone(key))
+                self._ledger.feed(subject, ConsumerLeft(key))
             self._drop(lane, key)
 
-    def _drop(self, lane: Lane, key: ConsumerKey) -> None:
+    def _drop(self, lane: StreamPoll, key: ConsumerKey) -> None:
         lane.under.pop(key, None)
         self._tracks.pop(key, None)
         self._rules.forget(key)
 
-    def _read_silent(self, lane: Lane) -> None:
+    def _read_silent(self, lane: StreamPoll) -> None:
         """Have read one by one, beside the list, what it said nothing of: a node is down, or more came meanwhile."""
         if lane.retry or not lane.silent or self._tasks is None or (lane.singly is not None and not lane.singly.done()):
             return
@@ -351,7 +351,7 @@ class Sweep:
         lane.turn = start + len(chosen)
         lane.singly = self._tasks.create_task(self.read_singly(lane, chosen), name=f"read singly {lane.look.name}")
 
-    async def read_singly(self, lane: Lane, chosen: Sequence[ConsumerKey]) -> None:
+    async def read_singly(self, lane: StreamPoll, chosen: Sequence[ConsumerKey]) -> None:
         """Ask about each of them; what a list that came meanwhile shows is newer."""
         for key in chosen:
             try:
@@ -365,7 +365,7 @@ class Sweep:
             else:
                 if key in lane.silent:
                     under = self._sample(lane, sample, self._members(lane).get(key, ()), early=True)
-                    self._settle(lane, Shown({key: under}))
+                    self._settle(lane, ReadState({key: under}))
 
     def _begin_round(self) -> None:
         """Every stream is to be read or tried before `swept_at` moves on."""

@@ -18,21 +18,21 @@ from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading, TooLarge, Unavailable
 
 __all__ = [
-    "Announcer",
     "Clock",
     "Conflict",
-    "EventLog",
+    "EventPage",
+    "EventPublisher",
+    "EventQuery",
+    "EventReader",
+    "LastEvent",
     "Observer",
-    "Page",
     "PolicyStore",
     "SendConflict",
     "StateStore",
     "Stored",
-    "Told",
     "TooLarge",
     "Unavailable",
     "Unpublishable",
-    "Wanted",
 ]
 
 
@@ -61,7 +61,7 @@ class Stored(Struct, frozen=True):
     nonce: str = ""
 
 
-class Told(Struct, frozen=True):
+class LastEvent(Struct, frozen=True):
     """What the events stream last said of a subject."""
 
     seq: int
@@ -108,10 +108,10 @@ class PolicyStore(Protocol):
         is waited for; one that was deleted or made anew is told as such (with what it holds then)."""
 
 
-class Announcer(Protocol):
+class EventPublisher(Protocol):
     """The events stream: told once, in order."""
 
-    async def last(self, subject: str) -> Told | None:
+    async def last(self, subject: str) -> LastEvent | None:
         """What was last told of a subject; None if nothing. Raises Unavailable."""
 
     async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
@@ -122,7 +122,7 @@ class Announcer(Protocol):
         Unavailable (send it again)."""
 
 
-class Wanted(Struct, frozen=True):
+class EventQuery(Struct, frozen=True):
     """Which events of a subject a question is about; times are Unix milliseconds, both ends included."""
 
     subject: str
@@ -134,7 +134,7 @@ class Wanted(Struct, frozen=True):
     before: int | None = None
     """Only those of a lower `seq`."""
 
-    def has(self, event: Kept) -> bool:
+    def has(self, event: CachedEvent) -> bool:
         return (
             self.since <= event.at
             and (self.until is None or event.at <= self.until)
@@ -143,21 +143,21 @@ class Wanted(Struct, frozen=True):
         )
 
 
-class Page(Struct, frozen=True):
-    events: tuple[Kept, ...]
+class EventPage(Struct, frozen=True):
+    events: tuple[CachedEvent, ...]
     """The newest first."""
     whole: bool
     """Whether none that was wanted is left out."""
 
 
-class EventLog(Protocol):
+class EventReader(Protocol):
     """The events stream, read again."""
 
-    async def older(self, wanted: Wanted) -> Page:
+    async def older(self, wanted: EventQuery) -> EventPage:
         """The newest of those wanted; at most `limit`, and fewer where that would take too many reads. Raises
         Unavailable."""
 
-    async def recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
+    async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         """All that was stored since then, the newest `most` at most, in the order of the stream; the moment from which
         on that is everything told. Raises Unavailable, when some may have been taken already."""
 
@@ -166,7 +166,7 @@ class Clock(Protocol):
     def now(self) -> Now: ...
 
 
-class Kept(Struct, frozen=True, gc=False):
+class CachedEvent(Struct, frozen=True, gc=False):
     """One event: as it was told, with what it is found by."""
 
     subject: str

@@ -16,31 +16,31 @@ import structlog
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Event, StreamLook
 from nats_backpressure.core.read_plan import Budget
-from nats_backpressure.core.subject.inputs import Act, Loaded, Refused, Reported, Unstored
+from nats_backpressure.core.subject.inputs import Effect, GatewayReported, PolicyRefused, RecordLoaded, RecordMissing
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.core.time_windows import View
-from nats_backpressure.core.watch_filter import Watch
-from nats_backpressure.policy.active import PolicySnapshot, Refusal, Rulebook
+from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, Refusal
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.policy.schema import Rejection
-from nats_backpressure.policy.validation import Problem, shown
+from nats_backpressure.policy.validation import Problem, shorten
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.effects import DROPPED, FIRST_RETRY, LAST_RETRY, Performer
+from nats_backpressure.runtime.effects import DROPPED, FIRST_RETRY, LAST_RETRY, EffectRunner
 from nats_backpressure.runtime.observations import StreamsReading
-from nats_backpressure.runtime.poller import ROUND_WITHIN, WITHOUT_PAUSE, Sweep
+from nats_backpressure.runtime.poller import ROUND_WITHIN, WITHOUT_PAUSE, Poller
 from nats_backpressure.runtime.ports import (
-    Announcer,
     Clock,
+    EventPublisher,
     Observer,
     PolicyStore,
     StateStore,
     Unavailable,
     Unpublishable,
 )
-from nats_backpressure.runtime.subjects import Ledger
-from nats_backpressure.runtime.tasks import ended
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ TICK = 0.5
 """Seconds between two looks at what time alone changes: freshness, holds, openings."""
 
 
-class Counts(Protocol):
+class ServiceCounts(Protocol):
     """What the service reports to whoever keeps the metrics."""
 
     def dropped(self, what: str, n: int = 1) -> None: ...
@@ -65,20 +65,20 @@ class Counts(Protocol):
     def observed(self, seconds: float) -> None: ...
 
 
-class Service(Book):
+class Service(ServiceView):
     def __init__(
         self,
         settings: Settings,
         clock: Clock,
         observer: Observer,
         store: StateStore,
-        announcer: Announcer,
+        announcer: EventPublisher,
         policies: PolicyStore,
         ensure: Callable[[], Awaitable[None]],
-        counts: Counts,
+        counts: ServiceCounts,
         writer: str,
-        render_state: Callable[[SubjectState, Writing, Book, Now], bytes],
-        render_beat: Callable[[Book, Now, bool], bytes],
+        render_state: Callable[[SubjectState, Writing, ServiceView, Now], bytes],
+        render_beat: Callable[[ServiceView, Now, bool], bytes],
         on_looks: Callable[[Sequence[StreamLook]], None],
         on_rules: Callable[[Sources], None] = lambda sources: None,
     ) -> None:
@@ -96,9 +96,9 @@ class Service(Book):
         self.known = asyncio.Event()
         """Set once every stream was read or tried and the first states are stored, ROUND_WITHIN after the first list of
         streams at most: from then on there is something to answer."""
-        self._rules = Rulebook(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+        self._rules = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
         on_rules(self._rules.sources)
-        self._ledger = Ledger(
+        self._ledger = SubjectRegistry(
             clock,
             settings.observe,
             self._rules,
@@ -108,7 +108,7 @@ class Service(Book):
             lambda: self.swept_at,
             settings.publish.heartbeat_seconds,
         )
-        self._performer = Performer(
+        self._performer = EffectRunner(
             store,
             announcer,
             self._ledger.feed,
@@ -119,7 +119,7 @@ class Service(Book):
             count=counts.dropped,
         )
         observe = settings.observe
-        self.sweep = Sweep(
+        self.sweep = Poller(
             observer,
             clock,
             self._ledger,
@@ -130,7 +130,7 @@ class Service(Book):
                 observe.api_requests_per_second,
                 observe.server_share,
             ),
-            [Watch(entry.stream, entry.consumers) for entry in settings.watch],
+            [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch],
             self._names.ours,
             stale_after=observe.stale_after_seconds,
             count=counts.dropped,
@@ -155,7 +155,7 @@ class Service(Book):
         return {name: lane.look for name, lane in tuple(self.sweep.lanes.items())}
 
     @property
-    def rules(self) -> Rulebook:
+    def rules(self) -> ActivePolicies:
         return self._rules
 
     @property
@@ -200,7 +200,7 @@ class Service(Book):
                 tasks.create_task(self._beat(), name="beat"),
             ]
             await stop.wait()
-            await ended(loops)
+            await cancel_and_wait(loops)
             await self._performer.finish(finish_within)
             await self._performer.abandon()
             await self._leave()
@@ -229,7 +229,7 @@ class Service(Book):
         for subject, entry in stored.items():
             if entry.record is not None:
                 self._ledger.open(subject)
-                self._ledger.feed(subject, Loaded(entry.record, entry.revision))
+                self._ledger.feed(subject, RecordLoaded(entry.record, entry.revision))
         log.info("state.loaded", subjects=len(stored))
 
     async def _become_known(self) -> None:
@@ -246,7 +246,7 @@ class Service(Book):
 
     def reported(self, subject: str, offered: int, admitted: int, seconds: float) -> None:
         """A gateway told what it was offered and let through under a watched subject."""
-        self._ledger.feed(subject, Reported(offered, admitted, seconds))
+        self._ledger.feed(subject, GatewayReported(offered, admitted, seconds))
 
     def refuse_file(self, problems: Sequence[Problem]) -> None:
         """A file that was read again cannot be used: the last good policies stay in force."""
@@ -290,16 +290,16 @@ class Service(Book):
         for subject, refusal in tuple(self._refused.items()):
             try:
                 if subject in self._ledger.states:
-                    self._ledger.feed(subject, Refused(refusal.rejection))
+                    self._ledger.feed(subject, PolicyRefused(refusal.rejection))
                 else:
                     await self._announcer.refuse(subject, refusal.rejection, self._clock.now().wall)
             except Unavailable as error:
-                log.debug("policy.untold", subject=shown(subject), error=str(error))
+                log.debug("policy.untold", subject=shorten(subject), error=str(error))
                 continue
             except Unpublishable as error:
                 self._counts.dropped("event_unpublishable")
                 log.error(
-                    "event.dropped", type="policy_rejected", subject=shown(subject), error=str(error), hint=DROPPED
+                    "event.dropped", type="policy_rejected", subject=shorten(subject), error=str(error), hint=DROPPED
                 )
             if self._refused.get(subject) is refusal:
                 del self._refused[subject]
@@ -339,7 +339,7 @@ class Service(Book):
                 hint="watchers open what is refused by themselves, once they miss the heartbeats",
             )
 
-    def _perform(self, act: Act) -> None:
+    def _perform(self, act: Effect) -> None:
         self._performer.perform(act)
 
     def _written(self, subject: str, record: Record) -> None:
@@ -367,7 +367,7 @@ class Service(Book):
         if self._created and now[state] != self._created[state]:
             log.warning("state.recreated", bucket=self._names.state_bucket)
             for subject in tuple(self._ledger.states):
-                self._ledger.feed(subject, Unstored())
+                self._ledger.feed(subject, RecordMissing())
         self._created = now
         idle = self._ensuring is None or self._ensuring.done()
         if not all(now.values()) and idle and self._tasks is not None:

@@ -9,37 +9,45 @@ from msgspec import Struct
 from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.model import Carried
 from nats_backpressure.core.status.freshness import Limits, limits, vouched
-from nats_backpressure.core.subject.inputs import Act, Drop, Joined, Read, Ruled, Stimulus, Tick
-from nats_backpressure.core.subject.next_record import calm, overdue, worst
+from nats_backpressure.core.subject.inputs import (
+    ConsumerJoined,
+    ConsumerRead,
+    DropSubject,
+    Effect,
+    Input,
+    PolicyChanged,
+    Tick,
+)
+from nats_backpressure.core.subject.next_record import is_quiescent, overdue, worst_member
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
-from nats_backpressure.core.time_windows import Aggregate, View
-from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.core.time_windows import TimeWindows, View
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.ports import Clock
 
 
-class Passed(Struct):
+class TimeInStatus(Struct):
     """Seconds a subject has spent in each status since this process knew it, up to `at`."""
 
     at: float
     status: Status
     seconds: dict[str, float]
-    windows: Aggregate
+    windows: TimeWindows
 
 
-class Ledger:
+class SubjectRegistry:
     """States are frozen and replaced: a reader on another thread copies `states` and sees one moment."""
 
     def __init__(
         self,
         clock: Clock,
         observe: Observe,
-        rules: Rulebook,
+        rules: ActivePolicies,
         writer: str,
-        perform: Callable[[Act], None],
+        perform: Callable[[Effect], None],
         interval: Callable[[str], float],
         swept: Callable[[], float | None] = lambda: None,
         heartbeat: float = 0.0,
@@ -53,7 +61,7 @@ class Ledger:
         self._writer = writer
         self._perform = perform
         self._interval, self._swept, self._heartbeat = interval, swept, heartbeat
-        self._passed: dict[str, Passed] = {}
+        self._passed: dict[str, TimeInStatus] = {}
 
     def limits(self, subject: str) -> Limits:
         """The freshness limits in force for a subject, given how often it is read now."""
@@ -69,26 +77,26 @@ class Ledger:
             policy = self._rules.effective(subject).policy
             state = SubjectState(subject=subject, policy=policy, deadline=deadline)
             self.states[subject] = state
-            self._passed[subject] = Passed(now.mono, Status.UNKNOWN, {}, Aggregate())
+            self._passed[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
             if not is_literal(subject):
                 self.wildcards = tuple(sorted({*self.wildcards, subject}))
         return state
 
     def join(self, subject: str, key: ConsumerKey) -> None:
         self.open(subject)
-        self.feed(subject, Joined(key, self._rules.effective(subject, key).policy))
+        self.feed(subject, ConsumerJoined(key, self._rules.effective(subject, key).policy))
 
     def rule(self, subject: str) -> None:
         """Judge a subject anew under the policies that are in force now."""
         if (state := self.states.get(subject)) is None:
             return
         if (policy := self._rules.effective(subject).policy) != state.policy:
-            self.feed(subject, Ruled(policy))
+            self.feed(subject, PolicyChanged(policy))
         for key, member in state.members.items():
             if (policy := self._rules.effective(subject, key).policy) != member.policy:
-                self.feed(subject, Joined(key, policy))
+                self.feed(subject, ConsumerJoined(key, policy))
 
-    def feed(self, subject: str, stimulus: Stimulus) -> None:
+    def feed(self, subject: str, stimulus: Input) -> None:
         """One thing happened to a subject: move its state and have done what follows from it."""
         if (state := self.states.get(subject)) is None:
             return
@@ -96,7 +104,7 @@ class Ledger:
         self.states[subject], acts = step(state, stimulus, now, self._context(subject))
         self._account(subject, now.mono, stimulus)
         for act in acts:
-            if isinstance(act, Drop):
+            if isinstance(act, DropSubject):
                 self.forget(subject)
             else:
                 self._perform(act)
@@ -117,7 +125,7 @@ class Ledger:
         at, sure = self._clock.now(), self._observe.stale_after_seconds
         for subject, state in tuple(self.states.items()):
             newest = vouched(state.members.values())
-            if newest is None or at.mono - newest >= sure or not calm(state) or overdue(state, at):
+            if newest is None or at.mono - newest >= sure or not is_quiescent(state) or overdue(state, at):
                 self.feed(subject, Tick())
 
     def forget(self, subject: str) -> None:
@@ -152,7 +160,7 @@ class Ledger:
         passed = self._passed.get(subject)
         return passed.windows.window(now.mono, seconds) if passed else None
 
-    def _account(self, subject: str, now: float, stimulus: Stimulus) -> None:
+    def _account(self, subject: str, now: float, stimulus: Input) -> None:
         state, passed = self.states[subject], self._passed[subject]
         known = state.record is not None and not state.record.lost and state.revision > 0
         status = state.record.status if state.record is not None and known else Status.UNKNOWN
@@ -160,8 +168,8 @@ class Ledger:
             word = passed.status.word
             passed.seconds[word] = passed.seconds.get(word, 0.0) + now - passed.at
             passed.at, passed.status = now, status
-        read = stimulus.reading if isinstance(stimulus, Read) else None
+        read = stimulus.reading if isinstance(stimulus, ConsumerRead) else None
         if read is not None and len(state.members) > 1:
-            speaks = worst(state.members.values())
+            speaks = worst_member(state.members.values())
             read = read if speaks is not None and speaks.key == read.key else None
         passed.windows.see(now, status, read)

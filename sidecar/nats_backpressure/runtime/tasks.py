@@ -10,7 +10,7 @@ AGAIN_AFTER = 2.0
 """Seconds: longer than it takes any task to clean up behind itself (a connection waits a second for its end)."""
 
 
-async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Returns when all are done. Once is not enough: before Python 3.12 asyncio.wait_for, which nats-py stands on,
     loses a cancellation that comes together with an answer, and a loop would go on for ever."""
     left = set(tasks)

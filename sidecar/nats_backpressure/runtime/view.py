@@ -9,11 +9,11 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import StreamLook
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.time_windows import View
-from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.timestamps import Now
 
 
-class Book(Protocol):
+class ServiceView(Protocol):
     """The service as its readers see it. Values are frozen: a reader on another thread copies a mapping first."""
 
     @property
@@ -31,7 +31,7 @@ class Book(Protocol):
         """The newest look at each watched stream."""
 
     @property
-    def rules(self) -> Rulebook:
+    def rules(self) -> ActivePolicies:
         """The policies in force."""
 
     @property

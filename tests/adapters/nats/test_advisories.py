@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.advisories import SIZE_LIMIT, SUBJECTS, Advisories
+from nats_backpressure.adapters.nats.advisories import SIZE_LIMIT, SUBJECTS, AdvisoryListener
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     AckSeen,
@@ -40,7 +40,7 @@ class Ears:
         self.heard: list[Hint] = []
         self.counted: list[str] = []
         self._news = asyncio.Event()
-        self.advisories = Advisories(FakeClock(), self._sink, self._count)
+        self.advisories = AdvisoryListener(FakeClock(), self._sink, self._count)
 
     def _sink(self, hint: Hint) -> None:
         self.heard.append(hint)

@@ -18,9 +18,9 @@ from nats.aio.client import Client as PlainClient
 from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
-from nats_backpressure.adapters.nats.connection import BadCredentials, Client, Connection, Options, credentials
+from nats_backpressure.adapters.nats.connection import BadCredentials, Connection, Options, PatchedClient, credentials
 from nats_backpressure.runtime.ports import Unavailable
-from nats_backpressure.runtime.tasks import ended
+from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.conftest import StartServer
 from tests.support.background import meanwhile
 from tests.support.proxy import Proxy
@@ -36,7 +36,7 @@ class Listener:
         self.counted: Counter[str] = Counter()
         self.rebuilds = 0
 
-    async def set_up(self, client: Client) -> None:
+    async def set_up(self, client: PatchedClient) -> None:
         async def hear(message: Msg) -> None:
             self.heard.append(message.data)
 
@@ -441,7 +441,7 @@ async def test_a_cancel_while_setting_up_leaves_nothing_behind(server: NatsServe
     before = asyncio.all_tasks()
     reached = asyncio.Event()
 
-    async def set_up(client: Client) -> None:
+    async def set_up(client: PatchedClient) -> None:
         await Listener().set_up(client)
         reached.set()
         await asyncio.Event().wait()
@@ -450,7 +450,7 @@ async def test_a_cancel_while_setting_up_leaves_nothing_behind(server: NatsServe
     task = asyncio.create_task(connection.run())
     await asyncio.wait_for(reached.wait(), 10)
     client = connection.client
-    await ended([task])
+    await cancel_and_wait([task])
 
     async def gone() -> bool:
         return asyncio.all_tasks() <= before
@@ -477,7 +477,7 @@ async def test_a_client_stuck_in_its_writes_is_let_go_of(server: NatsServer) -> 
         await asyncio.wait({fill}, timeout=10)
 
 
-async def flood(client: Client) -> None:
+async def flood(client: PatchedClient) -> None:
     """More than the kernel takes, so that something stays unsent."""
     with suppress(Exception):
         while True:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nats_backpressure.core.model import Carried, Reading, Retention
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from tests.support.parts import NOT_WITH_THIS_SERVER
 from tests.support.servers import NatsServer
 from tests.worlds.both_servers import SETTLES_WITHIN
@@ -188,7 +188,7 @@ async def test_a_loss_while_nobody_looked_is_counted_by_whoever_looks_next(
     await at.read(0.1)
     account = (await at.read(0.1)).account
     await at.until(lambda sample: sample.pending == 0)
-    at.track = Track(carried=Carried(account=account))
+    at.track = ConsumerTracker(carried=Carried(account=account))
     assert counted([await at.read() for _ in range(4)]) == 40
-    at.track = Track(carried=Carried(account=(await at.read()).account))
+    at.track = ConsumerTracker(carried=Carried(account=(await at.read()).account))
     assert counted([await at.read() for _ in range(4)]) == 0

@@ -8,7 +8,7 @@ from typing import Any
 import nats
 import pytest
 
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import Diagnosis
 from nats_backpressure.runtime.observations import MaxDeliveries, Terminated
 from tests.support.parts import need_server
@@ -172,7 +172,7 @@ async def test_a_paused_consumer_is_paused_whatever_waits(at: Following) -> None
 
 
 async def test_history_being_read_is_no_overload(at: Following) -> None:
-    at.track = Track(appeared=True)
+    at.track = ConsumerTracker(appeared=True)
     await at.world.publish("S", "s.a", 100)
     await at.world.add_consumer(C)
     reading = await at.read()

@@ -16,15 +16,15 @@ from structlog.testing import capture_logs
 
 from nats_backpressure import __version__
 from nats_backpressure.adapters.nats.bounded_client import WAITING, settled
-from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, Responder
+from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, ServiceEndpoints
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.queries.decisions import Desk, Refused
-from nats_backpressure.queries.event_cache import History
-from nats_backpressure.queries.history import AT_ONCE, Past
-from nats_backpressure.runtime.ports import Page, Wanted
+from nats_backpressure.queries.decisions import DecisionService, RequestRefused
+from nats_backpressure.queries.event_cache import EventCache
+from nats_backpressure.queries.history import AT_ONCE, HistoryQueries
+from nats_backpressure.runtime.ports import EventPage, EventQuery
 from tests.conftest import StartServer
 from tests.fakes.event_log import T0, FakeEventLog, event, told
 from tests.fakes.view import SUBJECT, WrittenBook, member
@@ -68,7 +68,7 @@ def status(subject: str, consumers: int = 0) -> messages.Status:
     )  # fmt: skip
 
 
-class StubDesk(Desk):
+class StubDesk(DecisionService):
     """Watches `orders.new` and a few patterns; `big` statuses are larger than any message."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class StubDesk(Desk):
         if subject == "orders.broken":
             raise RuntimeError("secret 1234")
         if subject not in ("orders.new", "orders.*"):
-            raise Refused(404, f"nobody watches {subject}")
+            raise RequestRefused(404, f"nobody watches {subject}")
         self.asked.append((role, subject, *request))
         return messages.Decision(
             subject=subject, matched=("orders.*",), role=role, status="active", action="reject", reasons=("pending",),
@@ -97,7 +97,7 @@ class StubDesk(Desk):
 
     def status(self, subject: str, now: Now) -> messages.Status:
         if subject != "orders.new":
-            raise Refused(404, f"nobody watches {subject}")
+            raise RequestRefused(404, f"nobody watches {subject}")
         return status(subject, self.consumers)
 
     def status_list(self, request: ListRequest, now: Now) -> messages.StatusList:
@@ -123,25 +123,25 @@ class SlowLog(FakeEventLog):
         self.let.set()
         self.arrived = asyncio.Semaphore(0)
 
-    async def older(self, wanted: Wanted) -> Page:
+    async def older(self, wanted: EventQuery) -> EventPage:
         self.arrived.release()
         await self.let.wait()
         return await super().older(wanted)
 
 
-def past_of(stream: FakeEventLog) -> Past:
+def past_of(stream: FakeEventLog) -> HistoryQueries:
     """Of one subject that is watched, of which nothing is in memory but what came last."""
     book = WrittenBook(watched(member()))
-    history = History(T0)
+    history = EventCache(T0)
     history.keep(event(900, T0, subject=SUBJECT))
-    return Past(Desk(book), book, history, stream, Clock())
+    return HistoryQueries(DecisionService(book), book, history, stream, Clock())
 
 
 class Asker:
     """A client and the sidecar's side of the same server."""
 
     def __init__(
-        self, nc: Client, ours: Client, responder: Responder, desk: StubDesk, counts: Counts, stream: SlowLog
+        self, nc: Client, ours: Client, responder: ServiceEndpoints, desk: StubDesk, counts: Counts, stream: SlowLog
     ) -> None:
         self.nc, self.ours, self.responder, self.desk, self.counts = nc, ours, responder, desk, counts
         self.stream = stream
@@ -169,7 +169,7 @@ class Asker:
 async def serving(server: NatsServer, nc: Client, **given: Any) -> Asker:
     desk, counts, stream = StubDesk(), Counts(), SlowLog()
     ours = await nats.connect(server.url, allow_reconnect=False)
-    responder = Responder(desk, past_of(stream), Clock(), Names(), counts, **given)
+    responder = ServiceEndpoints(desk, past_of(stream), Clock(), Names(), counts, **given)
     await responder.serve(ours)
     return Asker(nc, ours, responder, desk, counts, stream)
 
@@ -490,7 +490,7 @@ async def test_a_flood_is_bounded_and_others_get_their_turn(server: NatsServer, 
     desk, counts = StubDesk(), Counts()
     ours = await nats.connect(server.url, error_cb=on_error)
     stream = SlowLog()
-    responder = Responder(desk, past_of(stream), Clock(), Names(), counts)
+    responder = ServiceEndpoints(desk, past_of(stream), Clock(), Names(), counts)
     await responder.serve(ours)
     turns = 0
 

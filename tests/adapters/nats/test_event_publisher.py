@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import event_publisher
-from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType, Status
@@ -95,7 +95,7 @@ async def test_a_stream_that_went_is_unavailable_and_numbers_go_on_in_the_next(n
         await nc.jetstream().delete_stream(NAMES.events_stream)
         with pytest.raises(Unavailable):
             await announcer.send(event(2))
-        await Resources(JetStream(requests), NAMES, 1, 604_800, True).ensure()
+        await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
         await announcer.send(event(2))
         told = await announcer.last(SUBJECT)
         assert told is not None and told.seq == 2 and await count(nc) == 1

@@ -16,12 +16,12 @@ from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats import batches as reading
 from nats_backpressure.adapters.nats import event_reader
-from nats_backpressure.adapters.nats.api import JetStream, Message
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.batches import Batches
-from nats_backpressure.adapters.nats.event_reader import READS, EventLog, _Enough, _Search
+from nats_backpressure.adapters.nats.event_reader import READS, JetStreamEventReader, _EnoughRead, _Search
 from nats_backpressure.core.subject.next_record import encode
-from nats_backpressure.queries.event_cache import kept
-from nats_backpressure.runtime.ports import Kept, Unavailable, Wanted
+from nats_backpressure.queries.event_cache import parse_event
+from nats_backpressure.runtime.ports import CachedEvent, EventQuery, Unavailable
 from tests.conftest import StartServer
 from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, told
 from tests.support.parts import need_server
@@ -67,7 +67,7 @@ class FakeWorld:
         self.log = FakeEventLog()
 
     async def tell(self, *payloads: bytes) -> None:
-        self.log.stored += [found for payload in payloads if (found := kept(payload)) is not None]
+        self.log.stored += [found for payload in payloads if (found := parse_event(payload)) is not None]
 
 
 class RealWorld:
@@ -75,8 +75,10 @@ class RealWorld:
         self.nc, self.requests, self.counts = nc, Counted(nc), Counter[str]()
         self.log = self.another()
 
-    def another(self) -> EventLog:
-        return EventLog(JetStream(self.requests), lambda: self.nc, NAMES, lambda what: self.counts.update([what]))
+    def another(self) -> JetStreamEventReader:
+        return JetStreamEventReader(
+            JetStreamApi(self.requests), lambda: self.nc, NAMES, lambda what: self.counts.update([what])
+        )
 
     async def tell(self, *payloads: bytes) -> None:
         js = self.nc.jetstream()
@@ -118,7 +120,7 @@ def run(first: int, last: int, **more: Any) -> list[bytes]:
     return [told(seq, T0 + 1000 * seq, tos[seq % 3], **more) for seq in range(first, last + 1)]
 
 
-def seqs(events: Sequence[Kept]) -> list[int]:
+def seqs(events: Sequence[CachedEvent]) -> list[int]:
     return [found.seq for found in events]
 
 
@@ -129,26 +131,26 @@ def mixed(n: int) -> list[bytes]:
 
 
 ASKED = {
-    "all": (Wanted(SUBJECT, 100), range(30, 0, -1)),
-    "as many as there are": (Wanted(SUBJECT, 30), range(30, 0, -1)),
-    "since a moment, included": (Wanted(SUBJECT, 100, since=T0 + 20_000), range(30, 19, -1)),
-    "since the future": (Wanted(SUBJECT, 100, since=T0 + 99_000), []),
-    "until a moment, included": (Wanted(SUBJECT, 100, until=T0 + 9_000), range(9, 0, -1)),
-    "until the past": (Wanted(SUBJECT, 100, until=T0 - 1), []),
-    "between two moments": (Wanted(SUBJECT, 100, since=T0 + 4_500, until=T0 + 7_500), [7, 6, 5]),
-    "before a seq": (Wanted(SUBJECT, 100, before=4), [3, 2, 1]),
-    "before the first": (Wanted(SUBJECT, 100, before=1), []),
-    "one type": (Wanted(SUBJECT, 100, frozenset({"recovery"})), range(29, 0, -3)),
-    "two types": (Wanted(SUBJECT, 3, frozenset({"recovery", "backpressure_active"})), None),
-    "all the types there are": (Wanted(SUBJECT, 100, frozenset(KINDS)), range(30, 0, -1)),
-    "a type nobody told of": (Wanted(SUBJECT, 100, frozenset({"data_loss"})), []),
-    "another subject": (Wanted("orders.eu", 100, since=T0 + 29_000), [30, 29]),
-    "nobody's subject": (Wanted("orders", 100), []),
+    "all": (EventQuery(SUBJECT, 100), range(30, 0, -1)),
+    "as many as there are": (EventQuery(SUBJECT, 30), range(30, 0, -1)),
+    "since a moment, included": (EventQuery(SUBJECT, 100, since=T0 + 20_000), range(30, 19, -1)),
+    "since the future": (EventQuery(SUBJECT, 100, since=T0 + 99_000), []),
+    "until a moment, included": (EventQuery(SUBJECT, 100, until=T0 + 9_000), range(9, 0, -1)),
+    "until the past": (EventQuery(SUBJECT, 100, until=T0 - 1), []),
+    "between two moments": (EventQuery(SUBJECT, 100, since=T0 + 4_500, until=T0 + 7_500), [7, 6, 5]),
+    "before a seq": (EventQuery(SUBJECT, 100, before=4), [3, 2, 1]),
+    "before the first": (EventQuery(SUBJECT, 100, before=1), []),
+    "one type": (EventQuery(SUBJECT, 100, frozenset({"recovery"})), range(29, 0, -3)),
+    "two types": (EventQuery(SUBJECT, 3, frozenset({"recovery", "backpressure_active"})), None),
+    "all the types there are": (EventQuery(SUBJECT, 100, frozenset(KINDS)), range(30, 0, -1)),
+    "a type nobody told of": (EventQuery(SUBJECT, 100, frozenset({"data_loss"})), []),
+    "another subject": (EventQuery("orders.eu", 100, since=T0 + 29_000), [30, 29]),
+    "nobody's subject": (EventQuery("orders", 100), []),
 }
 
 
 @pytest.mark.parametrize(("wanted", "expected"), ASKED.values(), ids=ASKED.keys())
-async def test_those_that_are_wanted_come_the_newest_first(world: World, wanted: Wanted, expected: Any) -> None:
+async def test_those_that_are_wanted_come_the_newest_first(world: World, wanted: EventQuery, expected: Any) -> None:
     await world.tell(*mixed(30))
     page = await world.log.older(wanted)
     if expected is None:
@@ -160,24 +162,24 @@ async def test_those_that_are_wanted_come_the_newest_first(world: World, wanted:
 
 async def test_more_than_the_limit_is_said(world: World) -> None:
     await world.tell(*mixed(30))
-    page = await world.log.older(Wanted(SUBJECT, 29))
+    page = await world.log.older(EventQuery(SUBJECT, 29))
     assert seqs(page.events) == list(range(30, 1, -1)) and not page.whole
 
 
 async def test_of_nothing_told_all_is_nothing(world: World) -> None:
-    page = await world.log.older(Wanted(SUBJECT, 10))
+    page = await world.log.older(EventQuery(SUBJECT, 10))
     assert page.events == () and page.whole
-    taken: list[Kept] = []
+    taken: list[CachedEvent] = []
     assert await world.log.recall(T0, 10, taken.append) == T0 and taken == []
 
 
 async def test_pages_by_until_bring_each_event(world: World) -> None:
     # Four to a moment: what follows from one sample is concluded at once.
     await world.tell(*[told(seq, T0 + 1000 * (seq // 4)) for seq in range(1, 60)])
-    found: dict[int, Kept] = {}
+    found: dict[int, CachedEvent] = {}
     until: int | None = None
     for _ in range(30):
-        page = await world.log.older(Wanted(SUBJECT, 10, until=until))
+        page = await world.log.older(EventQuery(SUBJECT, 10, until=until))
         found |= {event.seq: event for event in page.events}
         if page.whole:
             break
@@ -187,7 +189,7 @@ async def test_pages_by_until_bring_each_event(world: World) -> None:
 
 async def test_a_pass_takes_all_subjects_in_order(world: World) -> None:
     await world.tell(*mixed(20))
-    taken: list[Kept] = []
+    taken: list[CachedEvent] = []
     since = await world.log.recall(T0, 1000, taken.append)
     assert since == T0 and len(taken) == 60
     assert seqs([e for e in taken if e.subject == SUBJECT]) == list(range(1, 21))
@@ -195,7 +197,7 @@ async def test_a_pass_takes_all_subjects_in_order(world: World) -> None:
 
 async def test_a_pass_takes_the_newest_where_there_are_too_many(world: World) -> None:
     await world.tell(*mixed(20))
-    taken: list[Kept] = []
+    taken: list[CachedEvent] = []
     since = await world.log.recall(T0, 12, taken.append)
     assert len(taken) == 12 and seqs([e for e in taken if e.subject == SUBJECT]) == [17, 18, 19, 20]
     assert since > T0
@@ -203,7 +205,7 @@ async def test_a_pass_takes_the_newest_where_there_are_too_many(world: World) ->
 
 async def test_a_pass_of_many_pulls_is_complete(stored: RealWorld) -> None:
     await stored.tell(*run(1, 1234))
-    taken: list[Kept] = []
+    taken: list[CachedEvent] = []
     await stored.log.recall(T0, 10_000, taken.append)
     assert seqs(taken) == list(range(1, 1235))
 
@@ -214,7 +216,7 @@ async def test_a_pass_begins_before_the_moment_by_what_clocks_may_differ(
     await stored.tell(*run(1, 2))
     newest = await stored.nc.jetstream().get_msg(NAMES.events_stream, 2)
     at = round(1000 * newest.time.timestamp()) if newest.time else 0
-    taken: list[Kept] = []
+    taken: list[CachedEvent] = []
     assert await stored.log.recall(at + 30_000, 10, taken.append) == at + 30_000 and seqs(taken) == [1, 2]
     taken.clear()
     await stored.log.recall(at + event_reader.SKEW + 30_000, 10, taken.append)
@@ -225,7 +227,7 @@ async def test_what_the_announcer_tells_is_read_back(stored: RealWorld) -> None:
     announcer = announcer_of(stored.requests)
     for seq in (1, 2, 3):
         await announcer.send(concluded(seq))
-    page = await stored.log.older(Wanted(SUBJECT, 10))
+    page = await stored.log.older(EventQuery(SUBJECT, 10))
     assert seqs(page.events) == [3, 2, 1] and page.whole
     assert page.events[0].event().instance == "here"
 
@@ -242,12 +244,15 @@ async def test_what_others_put_there_is_left_out_and_counted(stored: RealWorld, 
     for payload in run(1, 5):
         await stored.tell(payload)
         await stored.put(ours, *JUNK, told(7, subject="orders.eu", to="inactive"), told(8, to="active"))
-    page = await stored.log.older(Wanted(SUBJECT, 10))
+    page = await stored.log.older(EventQuery(SUBJECT, 10))
     assert seqs(page.events) == [5, 4, 3, 2, 1] and page.whole
     assert stored.counts == {"event_malformed": 6 * len(JUNK) + 5 * 2}
-    for wanted, expected in ((Wanted(SUBJECT, 10, before=3), [2, 1]), (Wanted(SUBJECT, 1, until=T0 + 4_000), [4])):
+    for wanted, expected in (
+        (EventQuery(SUBJECT, 10, before=3), [2, 1]),
+        (EventQuery(SUBJECT, 1, until=T0 + 4_000), [4]),
+    ):
         assert seqs((await stored.log.older(wanted)).events) == expected
-    taken: list[Kept] = []
+    taken: list[CachedEvent] = []
     await stored.log.recall(T0, 1000, taken.append)
     assert seqs(taken) == [1, 2, 3, 4, 5]
 
@@ -255,32 +260,32 @@ async def test_what_others_put_there_is_left_out_and_counted(stored: RealWorld, 
 async def test_a_purge_leaves_what_came_after(stored: RealWorld) -> None:
     await stored.tell(*mixed(20))
     await stored.nc.jetstream().purge_stream(NAMES.events_stream)
-    assert await stored.log.older(Wanted(SUBJECT, 10)) == await stored.log.older(Wanted("nobody", 10))
+    assert await stored.log.older(EventQuery(SUBJECT, 10)) == await stored.log.older(EventQuery("nobody", 10))
     await stored.tell(*run(21, 23))
-    page = await stored.log.older(Wanted(SUBJECT, 10))
+    page = await stored.log.older(EventQuery(SUBJECT, 10))
     assert seqs(page.events) == [23, 22, 21] and page.whole
-    taken: list[Kept] = []
+    taken: list[CachedEvent] = []
     await stored.log.recall(T0, 100, taken.append)
     assert seqs(taken) == [21, 22, 23]
 
 
 async def test_a_stream_that_is_not_there_holds_nothing(nc: Client) -> None:
     log = RealWorld(nc).log
-    assert (await log.older(Wanted(SUBJECT, 10))).events == ()
+    assert (await log.older(EventQuery(SUBJECT, 10))).events == ()
     assert await log.recall(T0, 10, lambda event: None) == T0
 
 
 async def test_a_server_that_is_away_is_unavailable(stored: RealWorld, server: NatsServer) -> None:
     await stored.nc.close()
     with pytest.raises(Unavailable):
-        await stored.log.older(Wanted(SUBJECT, 10))
+        await stored.log.older(EventQuery(SUBJECT, 10))
     with pytest.raises(Unavailable):
         await stored.log.recall(T0, 10, lambda event: None)
 
 
 async def test_no_question_makes_a_consumer(stored: RealWorld) -> None:
     await stored.tell(*mixed(20))
-    await stored.log.older(Wanted(SUBJECT, 10, until=T0 + 9000))
+    await stored.log.older(EventQuery(SUBJECT, 10, until=T0 + 9000))
     assert (await stored.nc.jetstream().stream_info(NAMES.events_stream)).state.consumer_count == 0
     await stored.log.recall(T0, 10, lambda event: None)
     made = stored.requests.asked
@@ -292,7 +297,7 @@ async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) 
     for n in range(5):
         await stored.tell(*run(100 * n + 1, 100 * n + 100), *run(500 * n + 1, 500 * n + 500, subject="orders.eu"))
     begun = sum(stored.nc.stats[k] for k in ("out_msgs",))
-    page = await stored.log.older(Wanted(SUBJECT, 300))
+    page = await stored.log.older(EventQuery(SUBJECT, 300))
     assert len(page.events) == 300
     assert stored.nc.stats["out_msgs"] - begun < 30
 
@@ -300,25 +305,25 @@ async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) 
 async def test_singly_a_page_ends_at_its_reads_and_the_next_goes_on(stored: RealWorld) -> None:
     stored.log.batches.do_without()
     await stored.tell(*run(1, 700))
-    first = await stored.log.older(Wanted(SUBJECT, 1000))
+    first = await stored.log.older(EventQuery(SUBJECT, 1000))
     assert not first.whole and 400 < len(first.events) <= READS
     assert seqs(first.events) == list(range(700, 700 - len(first.events), -1))
     assert sum(stored.requests.asked.values()) <= READS + 1
-    second = await stored.log.older(Wanted(SUBJECT, 1000, until=first.events[-1].at))
+    second = await stored.log.older(EventQuery(SUBJECT, 1000, until=first.events[-1].at))
     assert second.whole and {*seqs(first.events), *seqs(second.events)} == set(range(1, 701))
 
 
 async def test_a_full_page_is_no_larger_than_a_reply(stored: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_reader, "PAGE_BYTES", 10 * len(told(1)))
     await stored.tell(*run(1, 50))
-    page = await stored.log.older(Wanted(SUBJECT, 100))
+    page = await stored.log.older(EventQuery(SUBJECT, 100))
     assert not page.whole and 9 < len(page.events) < 13
 
 
 async def test_time_is_bounded_too(stored: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await stored.tell(*run(1, 5))
     monkeypatch.setattr(event_reader, "READ_WITHIN", -1.0)
-    page = await stored.log.older(Wanted(SUBJECT, 100))
+    page = await stored.log.older(EventQuery(SUBJECT, 100))
     assert page.events == () and not page.whole
 
 
@@ -326,14 +331,14 @@ async def test_a_stream_without_direct_access_is_read_singly(nc: Client) -> None
     await nc.jetstream().add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"])
     world = RealWorld(nc)
     await world.tell(*run(1, 20))
-    page = await world.log.older(Wanted(SUBJECT, 100))
+    page = await world.log.older(EventQuery(SUBJECT, 100))
     assert seqs(page.events) == list(range(20, 0, -1)) and page.whole
     assert not world.log.batches.here
 
 
 async def test_batches_are_found_out_by_trying(stored: RealWorld, server: NatsServer) -> None:
     await stored.tell(*run(1, 20))
-    batches = Batches(JetStream(stored.requests), lambda: stored.nc, NAMES.events_stream)
+    batches = Batches(JetStreamApi(stored.requests), lambda: stored.nc, NAMES.events_stream)
     subject = f"backpressure.v1.event.*.{encode(SUBJECT)}"
     found = await batches.next(subject, 5, 10)
     assert batches.here == (server.version >= (2, 11))
@@ -354,9 +359,9 @@ async def test_the_rights_that_are_documented_are_enough(
     async with real(admin):
         await RealWorld(admin).tell(*run(1, 20))
         log = RealWorld(sidecar).log
-        assert seqs((await log.older(Wanted(SUBJECT, 10))).events) == list(range(20, 10, -1))
+        assert seqs((await log.older(EventQuery(SUBJECT, 10))).events) == list(range(20, 10, -1))
         assert log.batches.here == (direct and server.version >= (2, 11))
-        taken: list[Kept] = []
+        taken: list[CachedEvent] = []
         await log.recall(T0, 100, taken.append)
         assert len(taken) == 20
     await admin.close()
@@ -396,11 +401,11 @@ async def test_however_the_events_lie_the_newest_of_those_wanted_are_found(
         place += gap
         places[place] = seq
     shelf = Shelf(places, many)
-    wanted = Wanted(SUBJECT, limit, until=None if until is None else T0 + 1000 * until, before=before)
-    search = _Search(shelf, "s", wanted, lambda message: kept(message.data))  # type: ignore[arg-type]
+    wanted = EventQuery(SUBJECT, limit, until=None if until is None else T0 + 1000 * until, before=before)
+    search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data))  # type: ignore[arg-type]
     try:
         whole = await search.run(1, place + 50_000)
-    except _Enough:
+    except _EnoughRead:
         whole = False
     last = min(len(gaps), len(gaps) if until is None else until, len(gaps) if before is None else before - 1)
     expected = list(range(last, 0, -1))
@@ -414,8 +419,8 @@ async def test_a_replica_whose_clock_is_behind_hides_no_event(many: bool) -> Non
     for place, seconds in ((2, 20), (3, 17)):
         shelf.messages[place] = Message("s", place, told(place, T0 + 1000 * seconds), {})
     for wanted, expected in (
-        (Wanted(SUBJECT, 9, until=T0 + 18_000), [3, 1]),
-        (Wanted(SUBJECT, 9, since=T0 + 19_000), [2]),
+        (EventQuery(SUBJECT, 9, until=T0 + 18_000), [3, 1]),
+        (EventQuery(SUBJECT, 9, since=T0 + 19_000), [2]),
     ):
-        search = _Search(shelf, "s", wanted, lambda message: kept(message.data))  # type: ignore[arg-type]
+        search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data))  # type: ignore[arg-type]
         assert await search.run(1, 4) and seqs(search.found) == expected

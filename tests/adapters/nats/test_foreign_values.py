@@ -12,11 +12,11 @@ import pytest
 from nats.aio.client import Client as PlainClient
 from structlog.testing import capture_logs
 
-from nats_backpressure.adapters.nats.api import JetStream
-from nats_backpressure.adapters.nats.connection import Client, Connection, Options
-from nats_backpressure.adapters.nats.policy_store import PolicyStore
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.connection import Connection, Options, PatchedClient
+from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.adapters.nats.resources import Resources
-from nats_backpressure.adapters.nats.state_store import StateStore
+from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.policy.active import PolicySnapshot
 from tests.support.background import meanwhile
 from tests.support.servers import NatsServer
@@ -45,7 +45,7 @@ async def raw(server: NatsServer, *commands: bytes) -> None:
 
 @asynccontextmanager
 async def connected(server: NatsServer, counted: list[str]) -> AsyncIterator[Connection]:
-    async def set_up(client: Client) -> None:
+    async def set_up(client: PatchedClient) -> None:
         pass
 
     options = Options((server.url,))
@@ -56,7 +56,7 @@ async def connected(server: NatsServer, counted: list[str]) -> AsyncIterator[Con
             return connection.connected
 
         await eventually(up, "the connection")
-        await Resources(JetStream(connection), NAMES, 1, 604_800, True).ensure()
+        await Resources(JetStreamApi(connection), NAMES, 1, 604_800, True).ensure()
         yield connection
 
 
@@ -67,7 +67,7 @@ async def test_the_state_bucket_is_read_around_it(
 ) -> None:
     counted: list[str] = []
     async with connected(server, counted) as connection:
-        store = StateStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+        store = JetStreamStateStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
 
         async def put(name: str) -> None:
             await store.write(name, value(msgspec.structs.replace(RECORD, subject=name, unsent=()), "n"), 0, "n")
@@ -93,7 +93,7 @@ async def test_the_policy_bucket_is_read_around_it_and_at_once(
     counted: list[str] = []
     told: list[PolicySnapshot] = []
     async with connected(server, counted) as connection:
-        store = PolicyStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+        store = JetStreamPolicyStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
         kv = await nc.jetstream().key_value(NAMES.policy_bucket)
         await kv.put("a", b"{}")
         await raw(server, poison % POLICY)
@@ -128,7 +128,7 @@ async def test_a_record_we_cannot_have_written_is_stepped_over(
 ) -> None:
     counted: list[str] = []
     async with connected(server, counted) as connection:
-        store = StateStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+        store = JetStreamStateStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         for name in ("bad", "good"):
             good = json.loads(value(msgspec.structs.replace(RECORD, subject=name, unsent=()), "n"))
@@ -142,7 +142,7 @@ async def test_a_record_we_cannot_have_written_is_stepped_over(
 async def test_a_value_nested_beyond_reason_is_stepped_over(server: NatsServer, nc: PlainClient) -> None:
     counted: list[str] = []
     async with connected(server, counted) as connection:
-        store = StateStore(JetStream(connection), NAMES, counted.append, lambda: connection.client)
+        store = JetStreamStateStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         await kv.put("deep", b'{"unknown": ' + b"[" * 200_000 + b"]" * 200_000 + b"}")
         assert await store.load_all() == {}

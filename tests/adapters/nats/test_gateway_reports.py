@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.gateway_reports import MALFORMED, PER_SECOND, TOO_MANY, Reports
+from nats_backpressure.adapters.nats.gateway_reports import MALFORMED, PER_SECOND, TOO_MANY, GatewayReportListener
 from nats_backpressure.protocol.reports import SIZE_LIMIT, BadReport, GatewayReport, parse
 from nats_backpressure.protocol.timestamps import Now
 
@@ -36,7 +36,7 @@ class Ears:
         self.counted: Counter[str] = Counter()
         self.clock = Clock()
         self._news = asyncio.Event()
-        self.reports = Reports(P, self.clock, self._sink, self._count)
+        self.reports = GatewayReportListener(P, self.clock, self._sink, self._count)
 
     def _sink(self, subject: str, report: GatewayReport) -> None:
         self.heard.append((subject, report))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from nats_backpressure.adapters.nats.observer import PAGES_LIMIT, ConsumerInfo, RequestBudget
+from nats_backpressure.adapters.nats.observer import PAGES_LIMIT, JetStreamObserver, RequestBudget
 from nats_backpressure.core.model import Sample
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
@@ -72,7 +72,7 @@ class Scripted:
         return Message(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
 
-class Reader(ConsumerInfo):
+class Reader(JetStreamObserver):
     def __init__(self, script: Scripted) -> None:
         self.counted: list[str] = []
         self.outcomes: list[str] = []

@@ -13,9 +13,9 @@ from nats.js.kv import KeyValue
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import policy_store
-from nats_backpressure.adapters.nats.api import JetStream, Message
-from nats_backpressure.adapters.nats.last_per_subject import lasts
-from nats_backpressure.adapters.nats.policy_store import PolicyStore
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.last_per_subject import last_per_subject
+from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
 from tests.conftest import StartServer
@@ -35,7 +35,7 @@ class Follower:
         self.dropped: list[str] = []
         self.nc = nc
         requests = Requests(nc)
-        self.store = PolicyStore(JetStream(requests), NAMES, self.dropped.append, lambda: requests.nc)
+        self.store = JetStreamPolicyStore(JetStreamApi(requests), NAMES, self.dropped.append, lambda: requests.nc)
         self.requests = requests
 
     @property
@@ -152,8 +152,8 @@ class Lagging:
     def __init__(self, readings: int) -> None:
         self.left, self.before = readings, list[Message]()
 
-    async def __call__(self, js: JetStream, client: Client, stream: str, prefix: str) -> AsyncIterator[Message]:
-        now = [message async for message in lasts(js, client, stream, prefix)]
+    async def __call__(self, js: JetStreamApi, client: Client, stream: str, prefix: str) -> AsyncIterator[Message]:
+        now = [message async for message in last_per_subject(js, client, stream, prefix)]
         if self.before and now != self.before and self.left:
             self.left -= 1
             now = self.before

@@ -9,7 +9,7 @@ import pytest
 from nats.aio.client import Client
 from structlog.testing import capture_logs
 
-from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.resources import Resources, captors, command, differences
 from nats_backpressure.core.model import StreamLook
 from nats_backpressure.runtime.ports import Unavailable
@@ -19,7 +19,7 @@ WANTED = {"subjects": ["a.>"], "num_replicas": 1, "max_msgs_per_subject": 1, "al
 
 
 def resources(nc: Client, manage: bool = True) -> Resources:
-    return Resources(JetStream(Requests(nc)), NAMES, 1, 604_800, manage)
+    return Resources(JetStreamApi(Requests(nc)), NAMES, 1, 604_800, manage)
 
 
 async def test_an_existing_stream_with_other_settings_is_left_as_it_is(nc: Client) -> None:
@@ -32,12 +32,12 @@ async def test_an_existing_stream_with_other_settings_is_left_as_it_is(nc: Clien
 async def test_a_stream_on_our_subjects_is_named(nc: Client) -> None:
     await nc.jetstream().add_stream(name="GREEDY", subjects=["backpressure.>"])
     with pytest.raises(Unavailable, match="overlap"):
-        await Resources(JetStream(Requests(nc)), NAMES, 1, 604_800, True).ensure()
+        await Resources(JetStreamApi(Requests(nc)), NAMES, 1, 604_800, True).ensure()
 
 
 async def test_without_the_right_to_manage_nothing_is_made(nc: Client) -> None:
     with pytest.raises(Unavailable, match="BACKPRESSURE_EVENTS is missing"):
-        await Resources(JetStream(Requests(nc)), NAMES, 1, 604_800, False).ensure()
+        await Resources(JetStreamApi(Requests(nc)), NAMES, 1, 604_800, False).ensure()
     assert await nc.jetstream().streams_info() == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import Diagnosis
 from nats_backpressure.runtime.observations import MaxDeliveries, Terminated
 from tests.support.parts import need_server
@@ -161,7 +161,7 @@ async def test_a_member_missing_from_the_list_is_read_singly_and_nothing_is_forg
 
 
 async def test_who_appears_on_a_stream_that_holds_messages_backfills_until_it_is_through(at: Following) -> None:
-    at.track = Track(appeared=True)
+    at.track = ConsumerTracker(appeared=True)
     await at.world.add_stream("S", "s.>")
     await at.world.publish("S", "s.a", 30)
     await at.world.publish("S", "s.b")
@@ -180,7 +180,7 @@ async def test_who_appears_on_a_stream_that_holds_messages_backfills_until_it_is
 
 
 async def test_who_begins_with_what_is_new_does_not_backfill(at: Following) -> None:
-    at.track = Track(appeared=True)
+    at.track = ConsumerTracker(appeared=True)
     await at.world.add_stream("S", "s.>")
     await at.world.publish("S", "s.a", 30)
     await at.world.add_consumer(C, deliver_policy="new")

@@ -11,9 +11,9 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import JetStream
+from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.resources import Resources
-from nats_backpressure.adapters.nats.state_store import StateStore
+from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.core.subject.state import UNSENT_LIMIT
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
@@ -103,7 +103,7 @@ async def test_a_bucket_made_again_is_a_conflict_for_who_knew_the_old_one(nc: Cl
             await store.write(SUBJECT, value(RECORD, "n2"), revision, "n2")
         with pytest.raises(Unavailable):
             await store.load_all()
-        await Resources(JetStream(requests), NAMES, 1, 604_800, True).ensure()
+        await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
         with pytest.raises(Conflict):
             await store.write(SUBJECT, value(RECORD, "n2"), revision, "n2")
         assert await store.load(SUBJECT) is None
@@ -177,9 +177,9 @@ def test_the_status_of_a_lost_subject_is_kept() -> None:
     assert record_of(value(lost, "n1")) == (lost, "n1")
 
 
-def other(store: StateStore) -> StateStore:
+def other(store: JetStreamStateStore) -> JetStreamStateStore:
     """Another replica on the same bucket."""
-    return StateStore(store._js, NAMES, lambda what: None, store._client)
+    return JetStreamStateStore(store._js, NAMES, lambda what: None, store._client)
 
 
 async def test_heartbeats_tell_whether_another_replica_beats_too(nc: Client) -> None:
@@ -225,6 +225,6 @@ async def test_a_bucket_made_again_takes_heartbeats_and_a_leave(nc: Client) -> N
             await store.beat(b"6")
         with pytest.raises(Unavailable):
             await store.leave(b"leaving")
-        await Resources(JetStream(requests), NAMES, 1, 604_800, True).ensure()
+        await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
         assert await store.beat(b"7") is True
         assert await store.leave(b"leaving") is True

@@ -17,18 +17,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from nats_backpressure import __version__
 from nats_backpressure.adapters.nats import gateway_reports
 from nats_backpressure.adapters.prometheus import collector
-from nats_backpressure.adapters.prometheus.collector import Gauges
-from nats_backpressure.adapters.prometheus.counters import Metrics
+from nats_backpressure.adapters.prometheus.collector import StateCollector
+from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.adapters.prometheus.definitions import COUNTERS, DROPPED
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Alert, Member, Reading, StreamLook, Verdict
-from nats_backpressure.core.subject.inputs import Forget, Load, Publish, Write
+from nats_backpressure.core.subject.inputs import LoadRecord, PublishEvent, RemoveKey, WriteRecord
 from nats_backpressure.core.subject.state import Record, SubjectState
-from nats_backpressure.policy.active import Rulebook
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.runtime.view import ServiceView
 
 NOW = Now(1000.0, 1_767_225_600.0)
 P = "router_backpressure_"
@@ -45,14 +45,14 @@ class Clock:
         return NOW
 
 
-class StubBook(Book):
+class StubBook(ServiceView):
     def __init__(self) -> None:
         self.states: dict[str, SubjectState] = {}
 
     settings = Settings()  # type: ignore[assignment]
     wildcards: Sequence[str] = ()  # type: ignore[assignment]
     looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
-    rules = Rulebook((), Guard(), trust_metadata=False)  # type: ignore[assignment]
+    rules = ActivePolicies((), Guard(), trust_metadata=False)  # type: ignore[assignment]
     swept_at = NOW.mono  # type: ignore[assignment]
 
     @property
@@ -92,8 +92,8 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
 
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
-        self.book, self.metrics = StubBook(), Metrics(max_subjects)
-        self.metrics.expose(Gauges(self.book, self.metrics, Clock()))
+        self.book, self.metrics = StubBook(), Counters(max_subjects)
+        self.metrics.expose(StateCollector(self.book, self.metrics, Clock()))
 
     def watch(self, *states: SubjectState) -> None:
         self.book.states.update({s.subject: s for s in states})
@@ -338,7 +338,7 @@ def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
             continue
         for given in told.findall(path.read_text()):
             for name in re.findall(r'"([a-z][^"]*|[{][^"]+)"', given):
-                for act in (Load, Write, Publish, Forget):
+                for act in (LoadRecord, WriteRecord, PublishEvent, RemoveKey):
                     found.add(name.replace("{type(act).__name__.lower()}", act.__name__.lower()))
     assert found == set(DROPPED)
 

@@ -17,10 +17,10 @@ from nats_backpressure.core.admission.adaptive import (
     SHARE_STEP,
     STEP,
     Shedding,
-    follow,
+    next_shedding,
     priority_share,
 )
-from nats_backpressure.core.admission.gateway_reports import Offered, heard
+from nats_backpressure.core.admission.gateway_reports import OfferedLoad, with_report
 from nats_backpressure.core.admission.load_estimate import LONGEST_GAP
 from nats_backpressure.core.model import Reading
 from nats_backpressure.policy.schema import AdmissionRule, Override, Policy
@@ -58,13 +58,13 @@ class Loop:
         self.consumer = Consumer(**consumer)
         self.seconds = 0.0
 
-    def see(self, *backlogs: float, offered: Offered | None = None) -> list[Shedding]:
+    def see(self, *backlogs: float, offered: OfferedLoad | None = None) -> list[Shedding]:
         """What is in force after each of these backlogs."""
         found = []
         for pending in backlogs:
             self.seconds = round(self.seconds + self.step, 6)
             reading = self.consumer.reading(self.seconds, round(pending), self.step)
-            self.was = follow(self.was, self.policy, [reading], offered, at(self.seconds))
+            self.was = next_shedding(self.was, self.policy, [reading], offered, at(self.seconds))
             found.append(self.was)
         return found
 
@@ -113,18 +113,18 @@ def test_a_ratio_rises_at_most_a_quarter_per_second() -> None:
 def test_an_old_reading_moves_nothing() -> None:
     loop = flooded()
     again = Reading(KEY, at(loop.seconds), 0, 0, None, None)
-    assert follow(loop.was, POLICY, [again], None, at(loop.seconds + 5)) is loop.was
+    assert next_shedding(loop.was, POLICY, [again], None, at(loop.seconds + 5)) is loop.was
 
 
 def test_without_readings_nothing_moves() -> None:
     loop = flooded()
-    assert follow(loop.was, POLICY, [], None, at(60)) is loop.was
+    assert next_shedding(loop.was, POLICY, [], None, at(60)) is loop.was
 
 
 def test_after_a_silence_it_opens_no_further_than_one_step() -> None:
     loop = flooded()
     reading = loop.consumer.reading(loop.seconds + LONGEST_GAP + 50, 0)
-    assert follow(loop.was, POLICY, [reading], None, reading.at).ratio <= loop.was.ratio + RISE
+    assert next_shedding(loop.was, POLICY, [reading], None, reading.at).ratio <= loop.was.ratio + RISE
 
 
 def test_a_rate_never_seen_is_no_evidence() -> None:
@@ -150,14 +150,14 @@ def test_of_several_consumers_the_smallest_ratio_decides_and_one_deleted_decides
     fast, slow, was = Consumer(rate=1000.0), Consumer(OTHER, rate=10.0), OPEN
     for n in range(1, 6):
         readings = [fast.reading(n / 10, 0), slow.reading(n / 10, 9 * n)]
-        was = follow(was, POLICY, readings, None, at(n / 10))
+        was = next_shedding(was, POLICY, readings, None, at(n / 10))
     assert was.ratio < 0.5
-    alone = [follow(was, POLICY, [fast.reading(n / 10, 0)], None, at(n / 10)) for n in range(6, 8)]
+    alone = [next_shedding(was, POLICY, [fast.reading(n / 10, 0)], None, at(n / 10)) for n in range(6, 8)]
     assert alone[0].ratio > was.ratio
 
 
 def test_in_binary_mode_it_is_open() -> None:
-    assert follow(Shedding(0.3), Policy(), [Consumer().reading(0, 10_000)], None, at(0)) == OPEN
+    assert next_shedding(Shedding(0.3), Policy(), [Consumer().reading(0, 10_000)], None, at(0)) == OPEN
 
 
 @pytest.mark.parametrize(("action", "ratio"), [("open", 0.2), ("reject", POLICY.admission.floor)])
@@ -167,7 +167,7 @@ def test_under_an_override_the_ratio_waits_and_returns_half_open(action: str, ra
     loop = Loop(policy, was=Shedding(0.2))
     assert {found.ratio for found in loop.see(*[0] * 20)} == {ratio}
     reading = loop.consumer.reading(3.0, 0)
-    assert follow(loop.was, policy, [reading], None, Now(reading.at.mono, until)).ratio <= ratio + RISE
+    assert next_shedding(loop.was, policy, [reading], None, Now(reading.at.mono, until)).ratio <= ratio + RISE
 
 
 def test_a_dry_run_takes_what_arrives_for_what_is_offered() -> None:
@@ -209,10 +209,10 @@ def test_shedding_outlasts_the_last_refusal() -> None:
 # Reports
 
 
-def reports(share: float, admitted: float, seconds: float) -> Offered:
+def reports(share: float, admitted: float, seconds: float) -> OfferedLoad:
     offered = None
     for n in range(5):
-        offered = heard(offered, round(admitted / share), round(admitted), 1.0, 1000.0 + seconds - 4 + n)
+        offered = with_report(offered, round(admitted / share), round(admitted), 1.0, 1000.0 + seconds - 4 + n)
     assert offered is not None
     return offered
 
@@ -296,10 +296,12 @@ def test_retry_after_steps_down_when_it_is_quiet() -> None:
     step=st.sampled_from([0.01, 0.1, 1.0, 5.0, 100.0]),
     floor=st.sampled_from([1e-9, 0.01, 1.0]),
     stored=st.floats(0, 1),
-    reported=st.sampled_from([None, Offered(1000.0, 1e12, 0.0), Offered(1000.0, 0.0, 0.0), Offered(1000.0, 5.0, 5.0)]),
+    reported=st.sampled_from(
+        [None, OfferedLoad(1000.0, 1e12, 0.0), OfferedLoad(1000.0, 0.0, 0.0), OfferedLoad(1000.0, 5.0, 5.0)]
+    ),
 )
 def test_whatever_is_read_the_answer_is_within_its_bounds(
-    backlogs: list[int], rate: float, step: float, floor: float, stored: float, reported: Offered | None
+    backlogs: list[int], rate: float, step: float, floor: float, stored: float, reported: OfferedLoad | None
 ) -> None:
     policy = Policy(admission=AdmissionRule("adaptive", floor=floor), retry_after_seconds=20)
     loop = Loop(policy, step, Shedding(stored), rate=rate)

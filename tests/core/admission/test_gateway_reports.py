@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.admission.gateway_reports import EXPIRY, SPAN, Offered, heard
+from nats_backpressure.core.admission.gateway_reports import EXPIRY, SPAN, OfferedLoad, with_report
 
 
-def after(gateways: int, seconds: int, offered: int, admitted: int, every: float = 1.0) -> Offered:
+def after(gateways: int, seconds: int, offered: int, admitted: int, every: float = 1.0) -> OfferedLoad:
     """What is known once each of the gateways reported every so often."""
     found = None
     for n in range(round(seconds / every) * gateways):
-        found = heard(found, offered, admitted, every, 1000.0 + n * every / gateways)
+        found = with_report(found, offered, admitted, every, 1000.0 + n * every / gateways)
     assert found is not None
     return found
 
@@ -27,14 +27,14 @@ def test_rates_and_share_are_those_of_all_gateways(gateways: int, every: float) 
 
 
 def test_one_report_is_taken_for_how_it_had_been() -> None:
-    found = heard(None, 100, 10, 0.5, 1000.0)
+    found = with_report(None, 100, 10, 0.5, 1000.0)
     assert (found.share(1000.0), found.offered_rate(1000.0), found.admitted_rate(1000.0)) == (0.1, 200.0, 20.0)
 
 
 def test_a_change_is_seen_within_two_spans() -> None:
     found = after(1, 60, 1000, 1000)
     for _ in range(int(2 * SPAN)):
-        found = heard(found, 1000, 100, 1.0, found.at + 1)
+        found = with_report(found, 1000, 100, 1.0, found.at + 1)
     assert found.share(found.at) < 0.25
 
 
@@ -43,11 +43,11 @@ def test_nobody_who_reports_says_nothing() -> None:
     assert found.share(found.at + EXPIRY) == pytest.approx(0.1)
     late = found.at + EXPIRY + 0.1
     assert (found.share(late), found.offered_rate(late), found.admitted_rate(late)) == (None, None, None)
-    assert heard(found, 50, 50, 1.0, late).share(late) == 1.0, "and what was long ago weighs nothing"
+    assert with_report(found, 50, 50, 1.0, late).share(late) == 1.0, "and what was long ago weighs nothing"
 
 
 def test_where_nothing_was_offered_there_is_no_share() -> None:
-    found = heard(None, 0, 0, 1.0, 1000.0)
+    found = with_report(None, 0, 0, 1.0, 1000.0)
     assert found.share(1000.0) is None
     assert found.admitted_rate(1000.0) == 0.0
 
@@ -63,6 +63,6 @@ def test_whatever_is_reported_the_share_is_one(told: list[tuple[int, float, floa
     found, now = None, 1000.0
     for offered, share, seconds, later in told:
         now += later
-        found = heard(found, offered, int(offered * share), seconds, now)
+        found = with_report(found, offered, int(offered * share), seconds, now)
         if (said := found.share(now)) is not None:
             assert 0 <= said <= 1 + 1e-9

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Desk, Grant
+from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant, GrantTracker
 from nats_backpressure.core.model import Latches, Member, Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
@@ -108,7 +108,7 @@ class World:
     now: float = 1000.0
 
     def __post_init__(self) -> None:
-        self.desk = Desk()
+        self.desk = GrantTracker()
         self.member = Member(KEY, self.policy)
         self.jitters = itertools.cycle((0.0, 0.6, 0.3, 1.0))
         self.acked_then: deque[int] = deque([0] * 20, maxlen=20)

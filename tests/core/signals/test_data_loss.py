@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.model import ConsumerConfig, Retention
-from nats_backpressure.core.signals.data_loss import CHECKPOINTS, Losses
+from nats_backpressure.core.signals.data_loss import CHECKPOINTS, LossAccount
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.fakes.observer import FakeJetStream
 from tests.support.exploring import examples
@@ -55,7 +55,7 @@ class World:
     retention: Retention
     names: tuple[str, ...] = tuple(FILTERS)
     fake: FakeJetStream = field(default_factory=FakeJetStream)
-    losses: dict[str, Losses] = field(default_factory=dict)
+    losses: dict[str, LossAccount] = field(default_factory=dict)
     before: dict[str, int] = field(default_factory=dict)
     """Counted by processes that were before the present one."""
     held: dict[str, list[int]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class World:
         self.look = self.fake.look("S")
         for name in self.names:
             self.fake.add_consumer(ConsumerKey("S", name), ConsumerConfig(filters=FILTERS[name], max_ack_pending=100))
-            self.losses[name], self.before[name], self.held[name] = Losses(), 0, []
+            self.losses[name], self.before[name], self.held[name] = LossAccount(), 0, []
 
     def read(self, *between: tuple[Any, ...]) -> None:
         """One reading; what happens `between` happens after the samples and before the look."""
@@ -110,7 +110,7 @@ class World:
             case "restart":
                 for name, losses in self.losses.items():
                     self.before[name] += losses.total
-                    self.losses[name] = Losses(losses.account)
+                    self.losses[name] = LossAccount(losses.account)
 
     def counted(self, name: str) -> int:
         return self.before[name] + self.losses[name].total
@@ -408,7 +408,7 @@ def test_an_account_of_another_life_counts_for_nothing() -> None:
     world = loses(Retention(max_age=60.0))
     account = world.losses["a"].account
     assert account is not None
-    world.losses["a"] = Losses(replace(account, kind=account.kind + 1))
+    world.losses["a"] = LossAccount(replace(account, kind=account.kind + 1))
     world.do("wait", 61.0)
     world.read()
     world.read()

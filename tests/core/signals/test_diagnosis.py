@@ -16,11 +16,11 @@ from nats_backpressure.core.signals.diagnosis import (
     RULES,
     SPACING,
     SPAN,
-    Course,
+    DiagnosisTracker,
     Evidence,
     Facts,
     Point,
-    verdict,
+    diagnose,
 )
 from nats_backpressure.protocol.values import Diagnosis
 
@@ -192,7 +192,7 @@ def test_the_table_of_diagnoses(case: Case) -> None:
     seen = evidence(case.rows, case.facts)
     says = [name.value for name, holds in RULES if holds(seen)]
     assert says == [*case.says.split(), "healthy"]
-    assert verdict(seen) == says[0]
+    assert diagnose(seen) == says[0]
 
 
 def test_the_table_tells_every_diagnosis() -> None:
@@ -205,10 +205,10 @@ def test_the_rules_stand_in_the_order_of_severity() -> None:
 
 @pytest.mark.parametrize("rows", [[], still(50, until=2), [Row(0, 50), Row(0.5, 50), Row(1.9, 50)]], ids=len)
 def test_nothing_is_said_on_thin_evidence(rows: list[Row]) -> None:
-    assert verdict(evidence(rows, Facts())) is None
+    assert diagnose(evidence(rows, Facts())) is None
 
 
-def told(course: Course, rows: list[Row], facts: Facts | None = None) -> list[str | None]:
+def told(course: DiagnosisTracker, rows: list[Row], facts: Facts | None = None) -> list[str | None]:
     for_each = []
     for row in rows:
         if course.due(row.at):
@@ -218,7 +218,7 @@ def told(course: Course, rows: list[Row], facts: Facts | None = None) -> list[st
 
 
 def test_a_diagnosis_begins_with_enough_samples_and_counts_from_there() -> None:
-    course = Course()
+    course = DiagnosisTracker()
     assert told(course, still(50, until=5)) == [None, None, *["nobody_pulling"] * 3]
     assert course.since == 2.0
 
@@ -230,7 +230,7 @@ def test_one_odd_sample_neither_ends_a_diagnosis_nor_begins_another(
     odd: dict[str, int], rows: list[Row], every: float
 ) -> None:
     for place in range(len(rows) * 5):
-        course = Course()
+        course = DiagnosisTracker()
         many = [rows[0]._replace(at=n * every) for n in range(len(rows) * 5)]
         many[place] = many[place]._replace(**odd)
         said = [s for s in told(course, many, CAP_100) if s is not None]
@@ -240,7 +240,7 @@ def test_one_odd_sample_neither_ends_a_diagnosis_nor_begins_another(
 
 def test_one_odd_sample_does_not_begin_a_trend() -> None:
     for place in range(3, 20):
-        course = Course()
+        course = DiagnosisTracker()
         calm = [Row(float(n), 100, 5, 1, 10 * n, 10 * n, 10 * n) for n in range(25)]
         for odd in (0, 5000):
             calm[place] = calm[place]._replace(pending=odd)
@@ -249,7 +249,7 @@ def test_one_odd_sample_does_not_begin_a_trend() -> None:
 
 def test_a_worker_with_gaps_between_its_batches_does_not_flicker() -> None:
     """It fetches ten every 1.5 s, acks them at once and sleeps; the queue grows a little, then falls a little."""
-    course, rows = Course(), []
+    course, rows = DiagnosisTracker(), []
     for n in range(600):
         given = 10 * (n // 15 + 1)
         rows.append(Row(n * 0.1, 5000 + n // 3 - given // 4, 0, 0, given, n * 2.0, given))
@@ -257,7 +257,7 @@ def test_a_worker_with_gaps_between_its_batches_does_not_flicker() -> None:
 
 
 def test_something_else_is_said_once_the_old_verdict_failed_twice() -> None:
-    course = Course()
+    course = DiagnosisTracker()
     told(course, still(50, until=5))
     assert course.said is Diagnosis.NOBODY_PULLING
     moving = [Row(5.0 + n, 40 - 10 * n, 0, 0, 10 + 10 * n, 0, 10 + 10 * n) for n in range(4)]
@@ -266,7 +266,7 @@ def test_something_else_is_said_once_the_old_verdict_failed_twice() -> None:
 
 
 def test_a_verdict_that_fails_now_and_then_stays() -> None:
-    course = Course()
+    course = DiagnosisTracker()
     told(course, still(50, until=5))
     for n in range(5, 30):
         course.add(Point(float(n), 50, 0, 0, 0, 0, 0), Facts(paused=n % 2 == 0))
@@ -274,7 +274,7 @@ def test_a_verdict_that_fails_now_and_then_stays() -> None:
 
 
 def test_two_verdicts_that_take_turns_do_not_keep_a_third() -> None:
-    course = Course()
+    course = DiagnosisTracker()
     told(course, still(50, until=5))
     for n in range(5, 20):
         course.add(Point(float(n), 50, 0, 0, n, 0, n), Facts(backfilling=n % 2 == 0))
@@ -285,7 +285,7 @@ def test_two_verdicts_that_take_turns_do_not_keep_a_third() -> None:
 def test_whatever_comes_the_evidence_is_bounded_and_something_is_said(
     steps: list[tuple[float, ...]], push: bool
 ) -> None:
-    course, at = Course(), 0.0
+    course, at = DiagnosisTracker(), 0.0
     for after, pending, inflight, waiting, deliveries, arrived, acked in steps:
         at += after
         if course.due(at):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model import StreamLook
-from nats_backpressure.core.signals.message_age import LOOKS, Ages
+from nats_backpressure.core.signals.message_age import LOOKS, MessageAges
 
 
 def look(last_seq: int, created: str = "then") -> StreamLook:
@@ -17,7 +17,7 @@ def look(last_seq: int, created: str = "then") -> StreamLook:
 
 
 def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
-    ages = Ages()
+    ages = MessageAges()
     for at, last_seq in [(0.0, 10), (1.0, 10), (2.0, 20), (3.0, 20), (4.0, 30)]:
         ages.saw(look(last_seq), at)
     assert [ages.of(seq, 10.0) for seq in (10, 11, 20, 21, 30, 31)] == [None, 8.0, 8.0, 6.0, 6.0, None]
@@ -27,7 +27,7 @@ def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
     ("other", "twelfth"), [(look(5), 6.0), (look(40, "again"), None)], ids=["fewer messages", "created anew"]
 )
 def test_another_stream_of_that_name_begins_anew(other: StreamLook, twelfth: float | None) -> None:
-    ages = Ages()
+    ages = MessageAges()
     ages.saw(look(10), 0.0)
     ages.saw(look(20), 1.0)
     ages.saw(other, 2.0)
@@ -37,7 +37,7 @@ def test_another_stream_of_that_name_begins_anew(other: StreamLook, twelfth: flo
 
 
 def test_what_is_long_ago_is_told_more_coarsely_but_told() -> None:
-    ages = Ages()
+    ages = MessageAges()
     for n in range(10_000):
         ages.saw(look(10 * n), float(n))
     assert len(ages._looks) <= LOOKS
@@ -50,7 +50,7 @@ def test_an_age_is_never_more_than_the_truth_and_memory_is_bounded(
     steps: list[tuple[float, int]], data: st.DataObject
 ) -> None:
     """Message number n was stored just ahead of the look that shows n for the first time."""
-    ages, at, last = Ages(), 0.0, 0
+    ages, at, last = MessageAges(), 0.0, 0
     seen: list[tuple[int, float]] = []
     for after, more in steps:
         at, last = at + after, last + more

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.model import ConsumerConfig, Reading, Sample, StreamLook
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 
@@ -43,7 +43,7 @@ class Consumer:
     fill: float | None = None
     first_age: float | None = None
     ack_wait: float = 30.0
-    track: Track = field(default_factory=Track)
+    track: ConsumerTracker = field(default_factory=ConsumerTracker)
 
     def publish(self, n: int) -> None:
         self.last += n
@@ -478,7 +478,7 @@ def test_capacity_is_frozen_while_messages_come_again(what: str) -> None:
 
 
 def test_who_appears_on_a_stream_that_holds_messages_reads_history_until_it_is_through() -> None:
-    consumer = Consumer(track=Track(appeared=True))
+    consumer = Consumer(track=ConsumerTracker(appeared=True))
     consumer.publish(100)
     assert consumer.read().backfilling
     consumer.publish(50)
@@ -489,7 +489,7 @@ def test_who_appears_on_a_stream_that_holds_messages_reads_history_until_it_is_t
 
 
 def test_history_is_through_when_nothing_waits_although_the_last_messages_are_for_others() -> None:
-    consumer = Consumer(filters=("s.a",), track=Track(appeared=True))
+    consumer = Consumer(filters=("s.a",), track=ConsumerTracker(appeared=True))
     consumer.publish(100)
     assert consumer.read().backfilling
     consumer.deliver(90)
@@ -500,7 +500,7 @@ def test_history_is_through_when_nothing_waits_although_the_last_messages_are_fo
 
 @pytest.mark.parametrize(("appeared", "held"), [(False, 100), (True, 0), (False, 0)], ids=str)
 def test_only_who_appeared_on_messages_is_surely_backfilling(appeared: bool, held: int) -> None:
-    consumer = Consumer(track=Track(appeared=appeared))
+    consumer = Consumer(track=ConsumerTracker(appeared=appeared))
     consumer.publish(held)
     consumer.read()
     consumer.publish(100)

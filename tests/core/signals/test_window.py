@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.signals.window import CAPACITY_SPAN, Capacity, Flow, Quantiles, Tally
+from nats_backpressure.core.signals.window import CAPACITY_SPAN, Capacity, IntervalCounts, Quantiles, RateWindow
 
 
 @given(st.lists(st.floats(1e-6, 3600.0), min_size=20, max_size=400), st.sampled_from([0.5, 0.95, 0.99]))
@@ -109,16 +109,16 @@ def test_memory_is_bounded_although_nobody_asks() -> None:
 
 
 def test_flow_forgets_what_is_older_than_ten_seconds() -> None:
-    flow = Flow()
-    flow.add(0.0, Tally(time=1.0, acks=100))
-    flow.add(9.0, Tally(time=1.0, acks=1))
+    flow = RateWindow()
+    flow.add(0.0, IntervalCounts(time=1.0, acks=100))
+    flow.add(9.0, IntervalCounts(time=1.0, acks=1))
     assert flow.total(9.0).acks == 101
     assert flow.total(10.6).acks == 1
 
 
 def test_an_interval_longer_than_the_window_says_nothing() -> None:
-    flow = Flow()
-    flow.add(60.0, Tally(time=60.0, acks=1000))
+    flow = RateWindow()
+    flow.add(60.0, IntervalCounts(time=60.0, acks=1000))
     assert flow.total(60.0).time == 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model import Alert, Member, Reading
-from nats_backpressure.core.status.alerts import changes, follow
+from nats_backpressure.core.status.alerts import changes, next_alerts
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -34,7 +34,7 @@ class World:
         self.told: list[tuple[str, str]] = []
 
     def look(self, at: float, status: Status = Status.INACTIVE, *members: Member) -> dict[str, str]:
-        now = follow(self.standing, self.policy, status, members, Now(at, at))
+        now = next_alerts(self.standing, self.policy, status, members, Now(at, at))
         self.told += [(alert.name, alert.state) for alert in changes(self.standing, now)]
         self.standing = now
         return {alert.name: alert.state for alert in now}
@@ -85,9 +85,9 @@ def test_each_condition(when: When, status: Status, reading: dict[str, object], 
 def test_the_built_in_two_follow_the_policys_flags() -> None:
     for active, warning, names in ((True, False, ["active"]), (True, True, ["active", "warning"]), (False, False, [])):
         policy = Policy(alert_on_active=active, alert_on_warning=warning)
-        fired = follow((), policy, Status.ACTIVE, [member()], Now(0, 0))
+        fired = next_alerts((), policy, Status.ACTIVE, [member()], Now(0, 0))
         assert [alert.name for alert in fired] == [f"backpressure_{name}" for name in names]
-        assert follow((), policy, Status.INACTIVE, [member()], Now(0, 0)) == ()
+        assert next_alerts((), policy, Status.INACTIVE, [member()], Now(0, 0)) == ()
 
 
 def test_a_rule_that_goes_resolves_what_fired_by_it() -> None:
@@ -159,5 +159,5 @@ def test_what_an_absence_has_left_does_not_page(for_seconds: float, began: int, 
     standing = (Alert("one", "critical", "pending_above: 100", "pending", began, 101),)
     for at in range(max(began, 100), fires + 1):
         now = Now(at, at)
-        standing = follow(standing, policy, Status.ACTIVE, [member(pending=101)], now, False, at - watched)
+        standing = next_alerts(standing, policy, Status.ACTIVE, [member(pending=101)], now, False, at - watched)
         assert (standing[0].state == "firing") is (at == fires), at

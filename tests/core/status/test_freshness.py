@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model import Member
-from nats_backpressure.core.status.freshness import Limits, Span, freshness, limits, of_subject, span
+from nats_backpressure.core.status.freshness import Limits, SinceProof, freshness, limits, of_subject, since_proof
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import ConsumerKey, Freshness, Status
 
@@ -65,16 +65,16 @@ def member(name: str, age: float | None, status: Status = Status.INACTIVE) -> Me
     ],
 )
 def test_a_subject(members: list[Member], expected: Freshness) -> None:
-    assert of_subject(span(members), 100.0, LIMITS) is expected
+    assert of_subject(since_proof(members), 100.0, LIMITS) is expected
 
 
 def test_the_span_goes_from_the_oldest_to_the_newest_proof() -> None:
-    assert span([member("a", 1), member("b", 12), member("c", 5)]) == Span(88.0, 99.0)
-    assert span([member("a", 1), member("b", None)]) == Span(-math.inf, 99.0)
+    assert since_proof([member("a", 1), member("b", 12), member("c", 5)]) == SinceProof(88.0, 99.0)
+    assert since_proof([member("a", 1), member("b", None)]) == SinceProof(-math.inf, 99.0)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0, 100))
 def test_time_alone_never_makes_anything_fresher(ages: list[float], later: float) -> None:
     order = [KNOWN, STALE, UNKNOWN]
-    found = span(member(str(n), age) for n, age in enumerate(ages))
+    found = since_proof(member(str(n), age) for n, age in enumerate(ages))
     assert order.index(of_subject(found, 100.0 + later, LIMITS)) >= order.index(of_subject(found, 100.0, LIMITS))

@@ -6,31 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.subject.membership import GONE_AFTER, Shown, gone, standing
-from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.core.subject.membership import GONE_AFTER, ReadState, gone, membership
+from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
-ALL = [Watch("*")]
+ALL = [WatchEntry("*")]
 A, B = ConsumerKey("S", "a"), ConsumerKey("S", "b")
 
 
 @pytest.mark.parametrize(
     ("shown", "watch", "found"),
     [
-        pytest.param(Shown({A: ("x",)}), ALL, "counts", id="one that counts there stays"),
-        pytest.param(Shown({A: ("y",)}), ALL, "out", id="one that stands elsewhere now is out at once"),
-        pytest.param(Shown({A: ()}), ALL, "out", id="and one that does not count at all"),
-        pytest.param(Shown({A: ()}, unread=("b",)), ALL, "out", id="whatever else cannot be read"),
-        pytest.param(Shown({}, whole=True), ALL, "absent", id="one that a whole answer lacks is absent"),
-        pytest.param(Shown({}, unread=("b",), whole=True), ALL, "absent", id="also beside one that cannot be read"),
-        pytest.param(Shown({}, unread=("a",), whole=True), ALL, "silent", id="one that cannot be read is neither"),
-        pytest.param(Shown({}), ALL, "silent", id="nor is one that part of an answer lacks"),
-        pytest.param(Shown({}), [Watch("*", ("b*",))], "out", id="a name the watch leaves out is asked about no more"),
-        pytest.param(Shown({}), [Watch("T")], "out", id="nor is one of a stream that it leaves out"),
+        pytest.param(ReadState({A: ("x",)}), ALL, "counts", id="one that counts there stays"),
+        pytest.param(ReadState({A: ("y",)}), ALL, "out", id="one that stands elsewhere now is out at once"),
+        pytest.param(ReadState({A: ()}), ALL, "out", id="and one that does not count at all"),
+        pytest.param(ReadState({A: ()}, unread=("b",)), ALL, "out", id="whatever else cannot be read"),
+        pytest.param(ReadState({}, whole=True), ALL, "absent", id="one that a whole answer lacks is absent"),
+        pytest.param(ReadState({}, unread=("b",), whole=True), ALL, "absent", id="also beside one that cannot be read"),
+        pytest.param(ReadState({}, unread=("a",), whole=True), ALL, "silent", id="one that cannot be read is neither"),
+        pytest.param(ReadState({}), ALL, "silent", id="nor is one that part of an answer lacks"),
+        pytest.param(
+            ReadState({}), [WatchEntry("*", ("b*",))], "out", id="a name the watch leaves out is asked about no more"
+        ),
+        pytest.param(ReadState({}), [WatchEntry("T")], "out", id="nor is one of a stream that it leaves out"),
     ],
 )
-def test_a_member_after_one_answer(shown: Shown, watch: list[Watch], found: str) -> None:
-    got = standing([(A, "x")], shown, watch, ())
+def test_a_member_after_one_answer(shown: ReadState, watch: list[WatchEntry], found: str) -> None:
+    got = membership([(A, "x")], shown, watch, ())
     everywhere = {"out": {key for key, _ in got.out}, "absent": got.absent, "silent": got.silent}
     assert [where for where, keys in everywhere.items() if A in keys] == ([] if found == "counts" else [found])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.signals.tracker import Track
+from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, PendingRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Diagnosis, Status
@@ -187,7 +187,7 @@ def test_a_mark_that_follows_never_exceeds_its_maximum_known_or_not() -> None:
 
 def test_history_that_is_left_out_is_so_after_a_restart_too() -> None:
     life = Life(replace(QUIET, count_backfill=False))
-    life.consumer.track = Track(appeared=True)
+    life.consumer.track = ConsumerTracker(appeared=True)
     life.consumer.publish(5000)
     life.watch(5.0)
     life.watch(31.0)

@@ -15,30 +15,36 @@ from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model import Carried, Event, Reading
 from nats_backpressure.core.status.latches import COUNTED
 from nats_backpressure.core.subject.inputs import (
-    Act,
-    Begun,
-    Drop,
-    Forget,
-    Gone,
-    Joined,
-    Load,
-    Loaded,
-    Publish,
-    Read,
-    Refused,
-    Removed,
-    Ruled,
-    SendConflicted,
-    Sent,
-    Stimulus,
+    ConsumerJoined,
+    ConsumerLeft,
+    ConsumerRead,
+    DropSubject,
+    Effect,
+    EventConflict,
+    EventSent,
+    Input,
+    KeyRemoved,
+    LoadRecord,
+    PolicyChanged,
+    PolicyRefused,
+    PublishEvent,
+    RecordBegun,
+    RecordLoaded,
+    RecordMissing,
+    RemoveKey,
     Tick,
-    Unstored,
-    Write,
     WriteConflict,
+    WriteDone,
     WriteFailing,
-    Written,
+    WriteRecord,
 )
-from nats_backpressure.core.subject.next_record import ages_alone, blind, calm, drawn_up, worst
+from nats_backpressure.core.subject.next_record import (
+    ages_alone,
+    build_record,
+    is_quiescent,
+    is_unobserved,
+    worst_member,
+)
 from nats_backpressure.core.subject.state import LOSS_INTERVAL, UNSENT_LIMIT, Record, SubjectState
 from nats_backpressure.core.subject.step import FORGET_AFTER, Context, step
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
@@ -62,11 +68,11 @@ class World:
     stored: Record | None = None
     revision: int = 0
     stream: list[Event] = field(default_factory=list)
-    todo: list[Act] = field(default_factory=list)
+    todo: list[Effect] = field(default_factory=list)
     starts: int = 0
     dropped: bool = False
     publishing: bool = True
-    held: list[Act] = field(default_factory=list)
+    held: list[Effect] = field(default_factory=list)
     """What could not be published."""
     swept: float | None = None
     graceful: bool = False
@@ -83,22 +89,24 @@ class World:
             subject="s", policy=self.policy, deadline=self.at + 30.0, watched=None if self.graceful else -math.inf
         )
         if self.stored is not None:
-            self.feed(Loaded(self.stored, self.revision))
+            self.feed(RecordLoaded(self.stored, self.revision))
 
-    def feed(self, stimulus: Stimulus) -> None:
+    def feed(self, stimulus: Input) -> None:
         context, now = Context(10.0, 30.0, writer=f"w{self.starts}", swept=self.swept), Now(self.at, self.at)
         self.state, acts = step(self.state, stimulus, now, context)
         aging = ages_alone(self.state, context, self.swept)
-        if calm(self.state) and not blind(self.state, now, context) and not aging:
-            assert drawn_up(self.state, now, context, self.swept) is None, "what is taken for calm has nothing to tell"
+        if is_quiescent(self.state) and not is_unobserved(self.state, now, context) and not aging:
+            assert build_record(self.state, now, context, self.swept) is None, (
+                "what is taken for calm has nothing to tell"
+            )
         self.todo += acts
 
     def read(self, pending: int = 0, inflight: int = 0, key: ConsumerKey = ONE, **more) -> None:
         self.at += 0.1
-        self.feed(Joined(key, self.policy))
+        self.feed(ConsumerJoined(key, self.policy))
         now = Now(self.at, self.at)
         self.feed(
-            Read(
+            ConsumerRead(
                 Reading(
                     key, now, pending, inflight, **{"latency": 0.0, "drain": None, "latency_evidence": True, **more}
                 )
@@ -112,36 +120,36 @@ class World:
                 return
             self.do(self.todo.pop(0))
 
-    def do(self, act: Act) -> None:
+    def do(self, act: Effect) -> None:
         match act:
-            case Load() if self.stored is not None:
-                self.feed(Loaded(self.stored, self.revision))
-            case Load():
+            case LoadRecord() if self.stored is not None:
+                self.feed(RecordLoaded(self.stored, self.revision))
+            case LoadRecord():
                 last = max(self.stream, key=lambda e: e.seq, default=None)
                 told = [e for e in self.stream if e.type in STATUS_EVENTS]
-                begun = Begun(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
+                begun = RecordBegun(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
                 if told:
                     begun = replace(begun, status=told[-1].now, incident=told[-1].incident)
                 monitoring = [e.type for e in self.stream if "monitoring" in e.type.value]
                 begun = replace(begun, lost=monitoring[-1:] == [EventType.MONITORING_LOST])
                 self.feed(begun)
-            case Write():
+            case WriteRecord():
                 assert act.writing.expected == self.revision
                 self.apply(act)
-                self.feed(Written(act.writing.nonce, self.revision))
-            case Publish() if not self.publishing:
+                self.feed(WriteDone(act.writing.nonce, self.revision))
+            case PublishEvent() if not self.publishing:
                 self.held.append(act)
-            case Publish():
+            case PublishEvent():
                 if act.event.id not in {e.id for e in self.stream}:
                     self.stream.append(act.event)
-                self.feed(Sent(act.event.id))
-            case Forget() if self.state.forgetting:
+                self.feed(EventSent(act.event.id))
+            case RemoveKey() if self.state.forgetting:
                 self.stored, self.revision = None, 0
-                self.feed(Removed())
-            case Drop():
+                self.feed(KeyRemoved())
+            case DropSubject():
                 self.dropped = True
 
-    def apply(self, act: Write) -> None:
+    def apply(self, act: WriteRecord) -> None:
         self.stored, self.revision = act.writing.record, self.revision + 1
 
     @property
@@ -193,7 +201,7 @@ def test_nothing_is_told_before_it_is_stored() -> None:
     world = World()
     world.settled(pending=0)
     world.read(pending=1500)
-    assert [type(a) for a in world.todo] == [Write]
+    assert [type(a) for a in world.todo] == [WriteRecord]
 
 
 def test_a_failing_write_keeps_the_old_truth_and_the_latest_is_judged_after_it() -> None:
@@ -201,7 +209,7 @@ def test_a_failing_write_keeps_the_old_truth_and_the_latest_is_judged_after_it()
     world.settled(pending=0)
     world.read(pending=1500, inflight=600)
     (write,) = world.todo
-    assert isinstance(write, Write)
+    assert isinstance(write, WriteRecord)
     world.feed(WriteFailing(write.writing.nonce))
     assert world.state.writing is not None and world.state.writing.failing
     assert world.state.record is not None and world.state.record.status is Status.INACTIVE
@@ -215,8 +223,8 @@ def test_changes_beyond_eight_unsent_events_are_folded_into_one() -> None:
     world.settled(pending=0)
     for n in range(15):
         world.read(pending=1500 if n % 2 == 0 else 0)
-        while any(isinstance(a, Write) for a in world.todo):
-            world.do(world.todo.pop(next(i for i, a in enumerate(world.todo) if isinstance(a, Write))))
+        while any(isinstance(a, WriteRecord) for a in world.todo):
+            world.do(world.todo.pop(next(i for i, a in enumerate(world.todo) if isinstance(a, WriteRecord))))
     assert world.stored is not None and len(world.stored.unsent) == UNSENT_LIMIT
     assert world.stored.status is Status.WARNING
     world.perform()
@@ -273,7 +281,7 @@ def test_a_deleted_worst_consumer_is_a_recovery_with_its_cause() -> None:
     world = World()
     world.settled(pending=0)
     world.settled(pending=1500, inflight=600, key=TWO)
-    world.feed(Gone(TWO))
+    world.feed(ConsumerLeft(TWO))
     world.perform()
     assert world.stream[-1].type is EventType.RECOVERY
     assert world.stream[-1].reasons == ("consumer_deleted",)
@@ -282,7 +290,7 @@ def test_a_deleted_worst_consumer_is_a_recovery_with_its_cause() -> None:
 def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)
-    world.feed(Gone(ONE))
+    world.feed(ConsumerLeft(ONE))
     world.perform()
     assert world.told == ["backpressure_active", "monitoring_lost"]
     assert world.stored is not None and world.stored.lost and world.stored.incident is not None
@@ -295,7 +303,7 @@ def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open()
 def test_what_is_stored_does_not_open_each_reader_opens_it_by_its_own_clock() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)
-    world.feed(Gone(ONE))
+    world.feed(ConsumerLeft(ONE))
     world.perform()
     assert world.stored is not None
     stored = world.stored
@@ -309,17 +317,17 @@ def test_what_is_stored_does_not_open_each_reader_opens_it_by_its_own_clock() ->
 def test_the_state_of_a_subject_without_consumers_goes_after_an_hour() -> None:
     world = World()
     world.settled(pending=0)
-    world.feed(Gone(ONE))
+    world.feed(ConsumerLeft(ONE))
     world.perform()
     world.at += FORGET_AFTER
     world.feed(Tick())
-    assert [type(a) for a in world.todo] == [Forget]
+    assert [type(a) for a in world.todo] == [RemoveKey]
 
 
 def emptied_for_an_hour() -> World:
     world = World()
     world.settled(pending=0)
-    world.feed(Gone(ONE))
+    world.feed(ConsumerLeft(ONE))
     world.perform()
     world.at += FORGET_AFTER
     for _ in range(10):
@@ -330,7 +338,7 @@ def emptied_for_an_hour() -> World:
 
 def test_a_key_is_removed_once_however_long_that_takes() -> None:
     world = emptied_for_an_hour()
-    assert [type(a) for a in world.todo] == [Forget]
+    assert [type(a) for a in world.todo] == [RemoveKey]
     world.perform()
     assert world.dropped and world.stored is None
 
@@ -346,7 +354,7 @@ def test_a_consumer_that_returns_after_its_key_was_removed_is_taken_up() -> None
     world = emptied_for_an_hour()
     world.read(pending=1500)
     world.stored, world.revision, world.todo = None, 0, []  # the removal was on its way, and the write came too late
-    world.feed(Removed())
+    world.feed(KeyRemoved())
     world.perform()
     assert not world.dropped and world.stored is not None
     assert (world.stored.status, world.state.revision) == (Status.WARNING, world.revision)
@@ -470,7 +478,7 @@ def beaten(world: World, lost: int, *, reported: bool) -> None:
     """A write that reports a loss meets the one of another, which reports it too or does not know of it."""
     world.read(pending=0, lost=lost)
     (write,) = world.todo
-    assert isinstance(write, Write)
+    assert isinstance(write, WriteRecord)
     record = write.writing.record
     if not reported:
         assert world.stored is not None
@@ -496,7 +504,7 @@ def test_a_loss_that_another_replica_reported_first_is_not_reported_when_it_is_s
     (carried,) = world.stored.carried if world.stored and world.stored.carried else ((ONE, Carried()),)
     other = replace(world.stored, seq=1, carried=((carried[0], replace(carried[1], lost=7)),))
     world.stored, world.revision = other, world.revision + 1
-    world.feed(Unstored())
+    world.feed(RecordMissing())
     world.perform()
     world.settled(pending=0, lost=7)
     world.settled(pending=0)
@@ -510,7 +518,7 @@ def test_what_a_consumer_lost_is_reported_though_it_is_deleted_before() -> None:
     world = World()
     world.settled(pending=0, lost=5)
     world.settled(pending=0, lost=7)
-    world.feed(Gone(ONE))
+    world.feed(ConsumerLeft(ONE))
     world.perform()
     assert world.told == ["data_loss", "data_loss", "monitoring_lost"]
     assert [event.lost for event in world.stream] == [5, 7, None]
@@ -559,7 +567,7 @@ def test_a_conflicting_writer_wins_and_the_difference_is_told_once() -> None:
     world.settled(pending=0)
     world.read(pending=1500)
     (write,) = world.todo
-    assert isinstance(write, Write)
+    assert isinstance(write, WriteRecord)
     world.todo.clear()
     world.apply(write)  # another replica stored the same change
     world.feed(WriteConflict(write.writing.nonce))
@@ -573,9 +581,9 @@ def test_an_events_stream_that_is_ahead_begins_a_new_epoch_after_it() -> None:
     world.settled(pending=0)
     world.read(pending=1500)
     world.perform(1)
-    (publish,) = [a for a in world.todo if isinstance(a, Publish)]
+    (publish,) = [a for a in world.todo if isinstance(a, PublishEvent)]
     world.todo.clear()
-    world.feed(SendConflicted(publish.event.id, 41, "new"))
+    world.feed(EventConflict(publish.event.id, 41, "new"))
     world.perform()
     assert [(e.epoch, e.seq, e.type.value) for e in world.stream] == [("new", 42, "backpressure_warning")]
 
@@ -584,7 +592,7 @@ def test_a_recreated_bucket_begins_anew_and_tells_nothing_twice() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)
     world.stored, world.revision = None, 0
-    world.feed(Unstored())
+    world.feed(RecordMissing())
     world.perform()
     assert world.told == ["backpressure_active"]
     assert world.stored is not None and world.stored.seq == 1
@@ -621,9 +629,9 @@ def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], 
             case ("late", n) if len(world.todo) > n:
                 # The last act asked for is applied, and the process dies before it hears of it.
                 act = world.todo[n]
-                if isinstance(act, Write) and act.writing.expected == world.revision:
+                if isinstance(act, WriteRecord) and act.writing.expected == world.revision:
                     world.apply(act)
-                elif isinstance(act, Publish) and act.event.id not in {e.id for e in world.stream}:
+                elif isinstance(act, PublishEvent) and act.event.id not in {e.id for e in world.stream}:
                     world.stream.append(act.event)
                 world.start()
             case ("crash",):
@@ -632,10 +640,10 @@ def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], 
                 world.at += seconds
                 world.feed(Tick())
             case ("gone", key):
-                world.feed(Gone(key))
+                world.feed(ConsumerLeft(key))
             case ("unstored",) if not world.todo:
                 world.stored, world.revision = None, 0
-                world.feed(Unstored())
+                world.feed(RecordMissing())
     world.read(20_000, 0, ONE)
     world.perform()
     world.read(20_000, 0, ONE)
@@ -658,7 +666,7 @@ def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], 
 @pytest.mark.parametrize("key", [ONE, TWO])
 def test_a_reading_of_an_unknown_member_changes_nothing(key: ConsumerKey) -> None:
     world = World()
-    world.feed(Read(Reading(key, Now(0, 0), 1500, 600, 0.0, None)))
+    world.feed(ConsumerRead(Reading(key, Now(0, 0), 1500, 600, 0.0, None)))
     assert world.state.members == {} and world.todo == []
 
 
@@ -667,10 +675,10 @@ def test_a_policy_refused_is_told_once_and_numbered_with_the_rest() -> None:
     world.settled(pending=1500, inflight=600)
     refusal = Rejection("b:7", (("pending.warn", "must not be above critical"),))
     for _ in range(3):
-        world.feed(Refused(refusal))
+        world.feed(PolicyRefused(refusal))
         world.perform()
     world.start()
-    world.feed(Refused(refusal))
+    world.feed(PolicyRefused(refusal))
     world.settled(pending=0)
     assert world.told == ["backpressure_active", "policy_rejected", "recovery"]
     rejected = world.stream[1]
@@ -681,7 +689,7 @@ def test_a_policy_refused_is_told_once_and_numbered_with_the_rest() -> None:
 def test_an_override_is_stored_at_once_and_gone_when_it_expires() -> None:
     world = World()
     world.settled(pending=5)
-    world.feed(Ruled(replace(INSTANT, override=(Override("reject", world.at + 60),))))
+    world.feed(PolicyChanged(replace(INSTANT, override=(Override("reject", world.at + 60),))))
     world.policy = world.state.policy
     world.settled(pending=5)
     assert world.stored is not None and world.stored.override == world.policy.override[0]
@@ -722,7 +730,7 @@ def test_a_consumer_that_surely_reads_history_is_left_out_where_the_policy_says_
         world = World(policy=replace(INSTANT, count_backfill=count))
         world.settled(pending=50_000, inflight=600, backfilling=True)
         assert world.told == told
-    assert worst(world.state.members.values()).pressure == 0.0
+    assert worst_member(world.state.members.values()).pressure == 0.0
 
 
 @pytest.mark.parametrize("diagnosis", [d for d in Diagnosis if d not in COUNTED])
@@ -829,12 +837,12 @@ def test_a_member_that_only_counts_no_more_was_not_deleted() -> None:
     world.read()
     world.read(pending=20_000, key=TWO)
     world.perform()
-    world.feed(Gone(TWO, exists=True))
+    world.feed(ConsumerLeft(TWO, exists=True))
     world.perform()
     assert (world.stream[-1].type, world.stream[-1].reasons) == (EventType.RECOVERY, ())
     world.read(pending=20_000, key=TWO)
     world.perform()
-    world.feed(Gone(TWO))
+    world.feed(ConsumerLeft(TWO))
     world.perform()
     assert world.stream[-1].reasons == ("consumer_deleted",)
 

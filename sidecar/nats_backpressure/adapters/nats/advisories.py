@@ -84,7 +84,7 @@ class Malformed(ValueError):
     """No advisory of the server looks like this."""
 
 
-class Advisories:
+class AdvisoryListener:
     """Hands every hint to `sink`, which must be quick and must not raise; `count` hears of what was thrown away."""
 
     def __init__(self, clock: Clock, sink: Callable[[Hint], None], count: Callable[[str], None]) -> None:

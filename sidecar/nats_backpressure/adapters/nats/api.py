@@ -89,7 +89,7 @@ class StreamInfo(Struct, frozen=True):
 R = TypeVar("R", bound=Struct)
 
 
-class JetStream:
+class JetStreamApi:
     """The API under one prefix. Raises Unavailable (ApiError where the server answered with an error)."""
 
     def __init__(self, connection: Requests, prefix: str = PLAIN) -> None:

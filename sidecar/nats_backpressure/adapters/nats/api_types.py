@@ -105,11 +105,11 @@ class Error(Struct):
     description: str = ""
 
 
-class Reply(Struct):
+class ConsumerListReply(Struct):
     error: Error | None = None
 
 
-class Page(Reply, Generic[T]):
+class Page(ConsumerListReply, Generic[T]):
     total: Count = 0
     limit: Count = 0
     streams: list[T] | None = None

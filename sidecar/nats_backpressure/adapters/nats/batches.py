@@ -13,7 +13,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import JetStream, Message
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.runtime.ports import Unavailable
 
 WITHIN = 2.0
@@ -25,7 +25,7 @@ SINGLE_FOR = 300.0
 class Batches:
     """A batch may be answered by a follower that is a moment behind; a single message comes from the leader."""
 
-    def __init__(self, js: JetStream, client: Callable[[], Client], stream: str) -> None:
+    def __init__(self, js: JetStreamApi, client: Callable[[], Client], stream: str) -> None:
         self._js, self._client, self._stream = js, client, stream
         self._single_until = 0.0
 

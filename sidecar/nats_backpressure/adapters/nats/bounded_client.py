@@ -20,7 +20,7 @@ WAITING, WAITING_BYTES = 1024, 4 * 1024 * 1024
 Handler = Callable[[Msg], Coroutine[Any, Any, None]]
 
 
-class Door:
+class BoundedServiceClient:
     """The client as the framework sees it: nothing waits without bound, no reply but to an inbox, an end in order."""
 
     def __init__(self, client: Client, allowed: Callable[[Msg], bool], slow: Collection[str] = ()) -> None:

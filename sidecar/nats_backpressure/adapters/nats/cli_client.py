@@ -13,7 +13,14 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.bounded_client import settled
-from nats_backpressure.adapters.nats.connection import BadCredentials, Client, Options, check_size, credentials, discard
+from nats_backpressure.adapters.nats.connection import (
+    BadCredentials,
+    Options,
+    PatchedClient,
+    check_size,
+    credentials,
+    discard,
+)
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
 
@@ -29,7 +36,7 @@ class ServiceError(Unavailable):
         self.code = code
 
 
-class Line:
+class ServiceClient:
     """Connects when first used, and anew when used after a loss. Raises Unavailable, with what to tell an operator."""
 
     def __init__(self, options: Options, names: Names, seconds: float) -> None:
@@ -142,7 +149,7 @@ class Line:
         return f"the connection to {self._where} was lost"
 
 
-class _Client(Client):
+class _Client(PatchedClient):
     """Keeps the first error it hears of; nothing is counted or logged."""
 
     def __init__(self) -> None:

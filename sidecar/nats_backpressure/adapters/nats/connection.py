@@ -73,7 +73,7 @@ class Options(Struct, frozen=True):
         return tuple(_without_user(server) for server in self.servers)
 
 
-class Client(NatsClient):
+class PatchedClient(NatsClient):
     """nats-py's client, less the ways in which a peer could turn it against us; it knows when and why it ended."""
 
     def __init__(self, may_publish: Callable[[str], bool] | None, note: Callable[[str, str], None]) -> None:
@@ -147,7 +147,7 @@ class Connection:
         name: str,
         options: Options,
         *,
-        set_up: Callable[[Client], Awaitable[None]],
+        set_up: Callable[[PatchedClient], Awaitable[None]],
         count: Callable[[str], None],
         on_rebuild: Callable[[], None],
         may_publish: Callable[[str], bool] | None = None,
@@ -160,7 +160,7 @@ class Connection:
         self._may_publish = may_publish
         self._probe_every, self._probe_timeout = probe_every, probe_timeout
         self._first_denied = self._denied_again = denied_again
-        self._client: Client | None = None
+        self._client: PatchedClient | None = None
         self._closed = asyncio.Event()
         self._turn = asyncio.Semaphore(IN_FLIGHT)
         self._said_unreachable = False
@@ -171,7 +171,7 @@ class Connection:
         return self._client is not None and self._client.is_connected
 
     @property
-    def client(self) -> Client:
+    def client(self) -> PatchedClient:
         """The present client. Raises Unavailable while there is none."""
         if self._client is None or not self._client.is_connected:
             raise Unavailable("not connected to NATS")
@@ -207,9 +207,9 @@ class Connection:
         self._denied_again = min(2 * self._denied_again, LAST_DENIED) if denied else self._first_denied
         return True
 
-    async def _build(self) -> Client | None:
+    async def _build(self) -> PatchedClient | None:
         """A client that is connected and set up, or None, said once per outage."""
-        client = Client(self._may_publish, self._note)
+        client = PatchedClient(self._may_publish, self._note)
         try:
             async with asyncio.timeout(SET_UP_WITHIN):
                 await client.connect(**self._arguments(client))
@@ -233,7 +233,7 @@ class Connection:
         log.info("nats.connected", connection=self.name, epoch=self.epoch)
         return client
 
-    def _arguments(self, client: Client) -> dict[str, Any]:
+    def _arguments(self, client: PatchedClient) -> dict[str, Any]:
         return {
             "servers": list(self._options.servers),
             "name": self.name,
@@ -263,7 +263,7 @@ class Connection:
                 self._said[kind] = now
             (log.debug if known else log.warning)("nats.error", connection=self.name, kind=kind, error=said)
 
-    async def _watch(self, client: Client) -> None:
+    async def _watch(self, client: PatchedClient) -> None:
         """Return once the client is of no use any more. Only a round trip proves that it is."""
         failures = 0
         while not self._closed.is_set() and not client.ended.is_set() and client.is_connected:
@@ -278,7 +278,7 @@ class Connection:
             except TimeoutError:
                 failures = 0 if await self._answers(client) else failures + 1
 
-    async def _answers(self, client: Client) -> bool:
+    async def _answers(self, client: PatchedClient) -> bool:
         """Whether a PING comes back in time. Not `rtt`: it cancels what a late PONG then trips over, which ends the
         read loop, so that one slow answer (or one busy moment of our own) would cost the connection."""
         pong: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -332,7 +332,7 @@ def check_size(
         raise TooLarge(f"{subject[:80]}...: a subject of {line} bytes is too long")
 
 
-async def discard(client: Client, seconds: float = 1.0) -> None:
+async def discard(client: PatchedClient, seconds: float = 1.0) -> None:
     """Close a client for good. It may hang or raise in many ways, and none of them matters any more."""
     task = asyncio.ensure_future(client.close())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.micro.request import Request, ServiceError
 
 from nats_backpressure import __version__
-from nats_backpressure.adapters.nats.bounded_client import Door, settled
+from nats_backpressure.adapters.nats.bounded_client import BoundedServiceClient, settled
 from nats_backpressure.protocol import history as past
 from nats_backpressure.protocol import messages, windows
 from nats_backpressure.protocol.replies import LARGEST_REPLY, fitted, reply_allowed
@@ -29,13 +29,13 @@ from nats_backpressure.protocol.requests import (
     GatewayRequest,
     HistoryRequest,
     ListRequest,
-    document,
+    as_object,
     parse,
 )
 from nats_backpressure.protocol.subjects import BadTail, Names, decode
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.queries.decisions import Desk, Refused, validate_policy
-from nats_backpressure.queries.history import Past
+from nats_backpressure.queries.decisions import DecisionService, RequestRefused, validate_policy
+from nats_backpressure.queries.history import HistoryQueries
 from nats_backpressure.runtime.ports import Clock
 
 log = structlog.get_logger()
@@ -58,11 +58,11 @@ class Observed(Protocol):
     def dropped(self, what: str, n: int = 1) -> None: ...
 
 
-class Responder:
+class ServiceEndpoints:
     def __init__(
         self,
-        desk: Desk,
-        past: Past,
+        desk: DecisionService,
+        past: HistoryQueries,
         clock: Clock,
         names: Names,
         observed: Observed,
@@ -73,7 +73,7 @@ class Responder:
         self._desk, self._past = desk, past
         self._clock, self._names, self._observed = clock, names, observed
         self._prefixes, self._alias, self._captured = tuple(reply_prefixes), alias, captured
-        self._door: Door | None = None
+        self._door: BoundedServiceClient | None = None
         self._stopped = False
         self._alias_turn = asyncio.Lock()
 
@@ -87,7 +87,7 @@ class Responder:
             return
         p = self._names.prefix
         slow = {f"{p}.get.events.>", f"{p}.get.history.>"}
-        self._door = door = Door(client, self._reply_is_inbox, slow)
+        self._door = door = BoundedServiceClient(client, self._reply_is_inbox, slow)
         service = await nats.micro.add_service(
             door,  # type: ignore[arg-type]  # all that the framework uses of a client
             name=self._names.name,
@@ -147,7 +147,7 @@ class Responder:
             try:
                 found = self._found(request, subject, answer)
                 await request.respond(self._fitted(await found if isawaitable(found) else found))
-            except Refused as refused:
+            except RequestRefused as refused:
                 raise ServiceError(str(refused.code), _plain(str(refused))) from None
             except (BadRequest, BadTail) as bad:
                 raise ServiceError("400", _plain(str(bad))) from None
@@ -167,7 +167,7 @@ class Responder:
     def _fitted(self, found: Any) -> bytes:
         body = fitted(found, self._door.client.max_payload if self._door else LARGEST_REPLY)
         if body is None:
-            raise Refused(503, "the answer is larger than a message may be")
+            raise RequestRefused(503, "the answer is larger than a message may be")
         return body
 
     def _failed(self, subject: str, error: Exception) -> None:
@@ -193,18 +193,18 @@ class Responder:
         return found
 
     def _status(self, subject: str, payload: bytes, asker: str, now: Now) -> messages.Status:
-        document(payload)
+        as_object(payload)
         return self._desk.status(subject, now)
 
     def _list(self, subject: str, payload: bytes, asker: str, now: Now) -> messages.StatusList:
         return self._desk.status_list(parse(payload, ListRequest), now)
 
     def _policy(self, subject: str, payload: bytes, asker: str, now: Now) -> dict[str, Any]:
-        document(payload)
+        as_object(payload)
         return self._desk.policy(subject, now)
 
     def _validate(self, subject: str, payload: bytes, asker: str, now: Now) -> dict[str, Any]:
-        return validate_policy(document(payload))
+        return validate_policy(as_object(payload))
 
     def _events(self, subject: str, payload: bytes, asker: str, now: Now) -> Awaitable[past.Events]:
         return self._past.events(subject, parse(payload, EventsRequest), now)
@@ -216,15 +216,15 @@ class Responder:
         return self._past.metrics(subject, parse(payload, windows.MetricsRequest), now)
 
     def _recovery(self, subject: str, payload: bytes, asker: str, now: Now) -> past.Recovered:
-        document(payload)
+        as_object(payload)
         return self._past.recovery(subject, now)
 
     def _alerts(self, subject: str, payload: bytes, asker: str, now: Now) -> past.Alerts:
-        document(payload)
+        as_object(payload)
         return self._past.alerts(subject, now)
 
     def _alerts_list(self, subject: str, payload: bytes, asker: str, now: Now) -> past.Alerts:
-        document(payload)
+        as_object(payload)
         return self._past.alerts_list(now)
 
     async def _alias_asked(self, message: Msg) -> None:

@@ -10,17 +10,17 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStream, Message
+from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject import outbox
 from nats_backpressure.core.subject.next_record import NO_EPOCH, event_id, refusal
-from nats_backpressure.core.subject.outbox import Mine, Next, Placed
+from nats_backpressure.core.subject.outbox import OwnEvent, PublishStep, StoredPosition
 from nats_backpressure.policy.schema import Rejection
-from nats_backpressure.policy.validation import shown
+from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.runtime.ports import SendConflict, Told, TooLarge, Unavailable, Unpublishable
+from nats_backpressure.runtime.ports import LastEvent, SendConflict, TooLarge, Unavailable, Unpublishable
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ HIGHEST = 2**53
 """No `seq` is as high: JSON numbers are exact below it."""
 
 
-class _Written(Struct, frozen=True):
+class _StoredEvent(Struct, frozen=True):
     """What is read back of an event."""
 
     id: str = ""
@@ -56,13 +56,13 @@ class _Written(Struct, frozen=True):
     policy_revision: str = ""
 
 
-class Announcer:
-    def __init__(self, js: JetStream, names: Names, render: Callable[[Event], messages.Event]) -> None:
+class JetStreamEventPublisher:
+    def __init__(self, js: JetStreamApi, names: Names, render: Callable[[Event], messages.Event]) -> None:
         self._js, self._names, self._render = js, names, render
         self._attempted: OrderedDict[str, None] = OrderedDict()
         self._said: set[int] = set()
 
-    async def last(self, subject: str) -> Told | None:
+    async def last(self, subject: str) -> LastEvent | None:
         newest = await self._newest(self._names.event("*", subject))
         if newest is None:
             return None
@@ -71,10 +71,10 @@ class Announcer:
         top = await self._top(subject)
         unknown = lost is not None and lost.subject == self._names.event(EventType.MONITORING_LOST.value, subject)
         if told is None:
-            return Told(top, Status.INACTIVE, None, unknown)
+            return LastEvent(top, Status.INACTIVE, None, unknown)
         event = _read(told, subject)
         status = {"active": Status.ACTIVE, "warning": Status.WARNING}.get(event.to, Status.INACTIVE)
-        return Told(top, status, event.incident if status > Status.INACTIVE else None, unknown)
+        return LastEvent(top, status, event.incident if status > Status.INACTIVE else None, unknown)
 
     async def _newest_of(self, subject: str, kinds: Iterable[EventType]) -> Message | None:
         """The newest of our events of these types."""
@@ -87,17 +87,17 @@ class Announcer:
 
     async def send(self, event: Event) -> None:
         rendered = self._render(event)
-        mine = Mine(event.id, event.seq, rendered.timestamp)
+        mine = OwnEvent(event.id, event.seq, rendered.timestamp)
         for _ in range(TRIES):
             verdict, newest = await self._look(event, mine)
-            if verdict is Next.PUBLISH:
+            if verdict is PublishStep.PUBLISH:
                 verdict = await self._publish(event, rendered, newest.place)
-            if verdict is Next.SEARCH:
+            if verdict is PublishStep.SEARCH:
                 verdict = outbox.disputed((await self._look(event, mine))[0])
-            if verdict is Next.TOLD:
+            if verdict is PublishStep.TOLD:
                 self._attempted.pop(event.id, None)
                 return
-            if verdict is Next.CONFLICT:
+            if verdict is PublishStep.CONFLICT:
                 raise SendConflict(outbox.base(mine, await self._top(event.subject)))
         raise Unavailable(f"{event.id}: others write there all the time")
 
@@ -114,20 +114,20 @@ class Announcer:
         except SendConflict:
             raise Unavailable(f"{subject[:80]}: another told of it meanwhile; look again") from None
 
-    async def _look(self, event: Event, mine: Mine) -> tuple[Next, Placed]:
+    async def _look(self, event: Event, mine: OwnEvent) -> tuple[PublishStep, StoredPosition]:
         """What the stream says of an event, and the newest message on its subject."""
         subject = self._names.event(event.type.value, event.subject)
         top = await self._top(event.subject)
         newest = await self._newest(subject)
         if newest is None:
-            return outbox.before(mine, Placed(), top), Placed()
+            return outbox.before(mine, StoredPosition(), top), StoredPosition()
         placed = _placed(newest, event.subject)
         verdict = outbox.before(mine, placed, top)
-        if verdict is Next.SEARCH:
+        if verdict is PublishStep.SEARCH:
             verdict = outbox.searched(mine, await self._search(subject, event, placed.place), top)
         return verdict, placed
 
-    async def _search(self, subject: str, event: Event, place: int) -> Placed | None:
+    async def _search(self, subject: str, event: Event, place: int) -> StoredPosition | None:
         """The first event on this subject whose `seq` is not below ours; the stream can only be walked forwards."""
         back = 8
         while (start := max(1, place - back)) > 1:
@@ -145,7 +145,7 @@ class Announcer:
             start = placed.place + 1
         raise Unavailable(f"{event.id}: not found among {STEPS} messages")
 
-    async def _publish(self, event: Event, rendered: messages.Event, place: int) -> Next:
+    async def _publish(self, event: Event, rendered: messages.Event, place: int) -> PublishStep:
         """PUBLISH (look again) if the expected place was taken meanwhile."""
         headers = self._headers(event, rendered, place)
         block = sum(len(k) + len(v) + 4 for k, v in headers.items())
@@ -165,7 +165,7 @@ class Announcer:
             raise too_large
         raise Unpublishable(f"{event.id[:200]}: {too_large or f'more than {LARGEST} bytes, however short'}")
 
-    async def _published(self, event: Event, payload: bytes, headers: dict[str, str]) -> Next:
+    async def _published(self, event: Event, payload: bytes, headers: dict[str, str]) -> PublishStep:
         attempted = event.id in self._attempted
         self._attempted[event.id] = None
         while len(self._attempted) > REMEMBERED:
@@ -176,7 +176,7 @@ class Announcer:
             if not attempted:  # refused for certain, so a duplicate seen later is not ours
                 self._attempted.pop(event.id, None)
             if isinstance(error, ApiError) and error.err_code in WRONG_SEQUENCE:
-                return Next.PUBLISH
+                return PublishStep.PUBLISH
             if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
                 self._say(error)
             raise
@@ -223,24 +223,24 @@ def _shorter(whole: messages.Event) -> Iterator[messages.Event]:
     yield whole
     errors = whole.errors if isinstance(whole.errors, tuple) else ()
     if errors:
-        cut = [messages.Problem(shown(one.path, SHOWN), shown(one.message, SHOWN)) for one in errors[:ERRORS_SHOWN]]
+        cut = [messages.Problem(shorten(one.path, SHOWN), shorten(one.message, SHOWN)) for one in errors[:ERRORS_SHOWN]]
         more = len(errors) - len(cut)
         left_out = [messages.Problem("", f"and {more} more problems")] if more else []
         yield (whole := replace(whole, errors=(*cut, *left_out)))
-    reasons = tuple(shown(reason, SHOWN) for reason in whole.reasons[:REASONS_SHOWN])
+    reasons = tuple(shorten(reason, SHOWN) for reason in whole.reasons[:REASONS_SHOWN])
     yield replace(whole, reasons=reasons, metrics=messages.Metrics(), thresholds=None)
 
 
-def _placed(message: Message, subject: str) -> Placed:
+def _placed(message: Message, subject: str) -> StoredPosition:
     event = _read(message, subject)
-    return Placed(message.seq, event.id, event.seq, event.timestamp)
+    return StoredPosition(message.seq, event.id, event.seq, event.timestamp)
 
 
-def _read(message: Message, subject: str) -> _Written:
+def _read(message: Message, subject: str) -> _StoredEvent:
     """What another program may have put there instead is an event nobody knows: without id and `seq`."""
     try:
-        found = msgspec.json.decode(message.data, type=_Written)
+        found = msgspec.json.decode(message.data, type=_StoredEvent)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _Written()
+        return _StoredEvent()
     known = 0 < found.seq < HIGHEST and found.id == event_id(subject, found.epoch, found.seq)
-    return found if known else _Written()
+    return found if known else _StoredEvent()

@@ -14,11 +14,11 @@ from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.api import JetStream, Message
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.batches import Batches
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.queries.event_cache import kept
-from nats_backpressure.runtime.ports import Kept, Page, Unavailable, Wanted
+from nats_backpressure.queries.event_cache import parse_event
+from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
 
 READS, READ_WITHIN = 512, 4.0
 """Requests and seconds for one question; at either it is answered with what was found so far, and says so."""
@@ -35,38 +35,40 @@ PULL = 500
 """Messages asked for at once in the pass: no flood, whatever the stream holds."""
 
 
-class _Made(Struct, frozen=True):
+class _ConsumerCreated(Struct, frozen=True):
     num_pending: int
 
 
-class EventLog:
+class JetStreamEventReader:
     """No consumer per question: making one costs the server more than reading does. Works from 2.9 on."""
 
-    def __init__(self, js: JetStream, client: Callable[[], Client], names: Names, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, js: JetStreamApi, client: Callable[[], Client], names: Names, count: Callable[[str], None]
+    ) -> None:
         self._js, self._client, self._names, self._count = js, client, names, count
         self._stream = names.events_stream
         self.batches = Batches(js, client, self._stream)
 
-    async def older(self, wanted: Wanted) -> Page:
+    async def older(self, wanted: EventQuery) -> EventPage:
         info = await self._js.stream(self._stream)
         if info is None:
-            return Page((), whole=True)
+            return EventPage((), whole=True)
         kind = next(iter(wanted.types)) if len(wanted.types) == 1 else "*"
         search = _Search(self.batches, self._names.event(kind, wanted.subject), wanted, self._read)
         try:
             whole = await search.run(info.state.first_seq, info.state.last_seq + 1)
-        except _Enough:
+        except _EnoughRead:
             whole = False
-        return Page(tuple(search.found), whole)
+        return EventPage(tuple(search.found), whole)
 
-    async def recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
+    async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         try:
             async with asyncio.timeout(PASS_WITHIN):
                 return await self._recall(since, most, take)
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"reading {self._stream}: {error or 'it took too long'}") from error
 
-    async def _recall(self, since: int, most: int, take: Callable[[Kept], object]) -> int:
+    async def _recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         info = await self._js.stream(self._stream)
         if info is None or info.state.messages == 0:
             return since
@@ -98,7 +100,7 @@ class EventLog:
             **start,
         }
         body = {"stream_name": self._stream, "config": config}
-        made = await self._js.api(f"CONSUMER.CREATE.{self._stream}.{name}", _Made, body)
+        made = await self._js.api(f"CONSUMER.CREATE.{self._stream}.{name}", _ConsumerCreated, body)
         return name, made.num_pending
 
     async def _pulled(self, name: str, left: int) -> AsyncIterator[Msg]:
@@ -121,16 +123,16 @@ class EventLog:
         finally:
             await answers.unsubscribe()
 
-    def _read(self, message: Message) -> Kept | None:
+    def _read(self, message: Message) -> CachedEvent | None:
         """The event in a message, if it is one of ours and where it belongs; anything else is counted."""
-        found = kept(message.data)
+        found = parse_event(message.data)
         if found is not None and self._names.event(found.type, found.subject) == message.subject:
             return found
         self._count("event_malformed")
         return None
 
 
-class _Enough(Exception):
+class _EnoughRead(Exception):
     """The bounds of one question are reached."""
 
 
@@ -138,8 +140,10 @@ class _Search:
     """One question. The stream can only be read forwards, so it is gone back in stretches that are each read forwards:
     longer ones where there was little, shorter ones where there is more than fits."""
 
-    def __init__(self, batches: Batches, subject: str, wanted: Wanted, read: Callable[[Message], Kept | None]) -> None:
-        self.found: list[Kept] = []
+    def __init__(
+        self, batches: Batches, subject: str, wanted: EventQuery, read: Callable[[Message], CachedEvent | None]
+    ) -> None:
+        self.found: list[CachedEvent] = []
         self._batches, self._subject, self._wanted, self._read = batches, subject, wanted, read
         self._reads = READS
         self._deadline = asyncio.get_running_loop().time() + READ_WITHIN
@@ -175,7 +179,7 @@ class _Search:
                 low = found[0] + 1
         return low
 
-    async def _first(self, place: int, end: int) -> tuple[int, Kept] | None:
+    async def _first(self, place: int, end: int) -> tuple[int, CachedEvent] | None:
         """The first event between two places, and its own."""
         while messages := await self._next(place, end, 1):
             if (event := self._read(messages[0])) is not None:
@@ -183,9 +187,9 @@ class _Search:
             place = messages[0].seq + 1
         return None
 
-    async def _stretch(self, place: int, end: int, n: int, most: int) -> list[Kept] | None:
+    async def _stretch(self, place: int, end: int, n: int, most: int) -> list[CachedEvent] | None:
         """The events between two places, the oldest first; None if there are more than fit in one stretch."""
-        events: list[Kept] = []
+        events: list[CachedEvent] = []
         count = 0
         while messages := await self._next(place, end, n):
             count += len(messages)
@@ -200,21 +204,21 @@ class _Search:
         if place >= end:
             return []
         if self._reads <= 0 or asyncio.get_running_loop().time() > self._deadline:
-            raise _Enough
+            raise _EnoughRead
         self._reads -= 1
         return [message for message in await self._batches.next(self._subject, place, n) if message.seq < end]
 
-    def _take(self, stretch: list[Kept]) -> bool:
+    def _take(self, stretch: list[CachedEvent]) -> bool:
         """Keep what is wanted of a stretch; whether everything before it is too old. Raises _Enough on a full page."""
         for event in reversed(stretch):
             if self._wanted.has(event):
                 if len(self.found) == self._wanted.limit or self._size > PAGE_BYTES:
-                    raise _Enough
+                    raise _EnoughRead
                 self.found.append(event)
                 self._size += len(event.body)
         return bool(stretch) and stretch[0].at < self._wanted.since - STEP_BACK
 
-    def _late(self, event: Kept) -> bool:
+    def _late(self, event: CachedEvent) -> bool:
         wanted = self._wanted
         after = wanted.until is not None and event.at > wanted.until + STEP_BACK
         return after or (wanted.before is not None and event.seq >= wanted.before)

@@ -34,7 +34,7 @@ class Subscriber(Protocol):
     ) -> Awaitable[Any]: ...
 
 
-class Reports:
+class GatewayReportListener:
     """Hands every report to `sink`, which must be quick and must not raise; `count` hears of what was thrown away.
 
     Whether its subject is watched is for the sink to know: what nobody watches must not be remembered.

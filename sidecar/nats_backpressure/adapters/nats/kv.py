@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStream
-from nats_backpressure.adapters.nats.last_per_subject import lasts
+from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStreamApi
+from nats_backpressure.adapters.nats.last_per_subject import last_per_subject
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Conflict, Unavailable
@@ -16,10 +16,10 @@ MOST_KEYS = 10_000
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
-class PolicyDesk:
+class PolicyBucket:
     """Keys as they stand in the bucket. Raises Unavailable."""
 
-    def __init__(self, js: JetStream, names: Names) -> None:
+    def __init__(self, js: JetStreamApi, names: Names) -> None:
         self._js, self._bucket = js, names.policy_bucket
         self._stream, self._prefix = f"KV_{self._bucket}", f"$KV.{self._bucket}."
 
@@ -35,7 +35,7 @@ class PolicyDesk:
         """Every key that holds something, MOST_KEYS at most: a sidecar reads no more."""
         found: dict[str, PolicyValue] = {}
         try:
-            async for message in lasts(self._js, client(), self._stream, self._prefix):
+            async for message in last_per_subject(self._js, client(), self._stream, self._prefix):
                 if not message.gone and len(found) < MOST_KEYS:
                     found[message.subject.removeprefix(self._prefix)] = PolicyValue(
                         message.data, message.seq, message.at

@@ -11,7 +11,7 @@ import nats.errors
 from msgspec import Struct
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import JetStream, Message
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.runtime.ports import Unavailable
 
 READ_WITHIN = 30.0
@@ -24,12 +24,12 @@ class _Delivered(Struct, frozen=True):
     consumer_seq: int = 0
 
 
-class _Made(Struct, frozen=True):
+class _ConsumerCreated(Struct, frozen=True):
     num_pending: int
     delivered: _Delivered
 
 
-async def lasts(js: JetStream, client: Client, stream: str, prefix: str) -> AsyncIterator[Message]:
+async def last_per_subject(js: JetStreamApi, client: Client, stream: str, prefix: str) -> AsyncIterator[Message]:
     """Those under `prefix`, all of them or Unavailable."""
     try:
         async with asyncio.timeout(READ_WITHIN):
@@ -39,7 +39,7 @@ async def lasts(js: JetStream, client: Client, stream: str, prefix: str) -> Asyn
         raise Unavailable(f"reading {stream}: {error or 'it took too long'}") from error
 
 
-async def _lasts(js: JetStream, client: Client, stream: str, subjects: str) -> AsyncIterator[Message]:
+async def _lasts(js: JetStreamApi, client: Client, stream: str, subjects: str) -> AsyncIterator[Message]:
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox)
     name = secrets.token_hex(8)
@@ -55,7 +55,9 @@ async def _lasts(js: JetStream, client: Client, stream: str, subjects: str) -> A
         "filter_subject": subjects,
     }
     try:
-        made = await js.api(f"CONSUMER.CREATE.{stream}.{name}", _Made, {"stream_name": stream, "config": config})
+        made = await js.api(
+            f"CONSUMER.CREATE.{stream}.{name}", _ConsumerCreated, {"stream_name": stream, "config": config}
+        )
         left, count = made.num_pending + made.delivered.consumer_seq, 0
         while left > 0:
             raw = await subscription.next_msg(timeout=SILENCE)

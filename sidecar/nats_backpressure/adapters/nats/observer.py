@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from nats_backpressure.adapters.nats import api_types
-from nats_backpressure.adapters.nats.api_types import Consumer, Error, Page, Reply, Stream
+from nats_backpressure.adapters.nats.api_types import Consumer, ConsumerListReply, Error, Page, Stream
 from nats_backpressure.core.model import Sample
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import Now
@@ -89,7 +89,7 @@ class RequestBudget:
             await self._sleep(mine - now)
 
 
-class ConsumerInfo:
+class JetStreamObserver:
     """The Observer: each reading is of one connection, and raises StreamGone, ConsumerGone or Unavailable."""
 
     def __init__(
@@ -149,7 +149,7 @@ class ConsumerInfo:
         if self._connection.epoch != epoch:
             raise Unavailable("the connection was replaced during the reading")
 
-    async def _list(self, op: str, kind: _Kind[T], name_of: Callable[[T], str]) -> _Listed[T]:
+    async def _list(self, op: str, kind: _ListKind[T], name_of: Callable[[T], str]) -> _Listed[T]:
         """Page after page; one that changes under us is read to its end, and then not called complete."""
         listed: _Listed[T] = _Listed({}, set(), set(), 0, False, 0.0)
         offset, first_total = 0, None
@@ -175,7 +175,7 @@ class ConsumerInfo:
                 break
         return listed
 
-    def _page(self, kind: _Kind[T], data: bytes) -> tuple[Page[T] | Page[Raw], list[T], list[str | None]]:
+    def _page(self, kind: _ListKind[T], data: bytes) -> tuple[Page[T] | Page[Raw], list[T], list[str | None]]:
         """A page, its items, and the names of those that cannot be so (None where not even the name can be read)."""
         try:
             page = kind.pages.decode(data)
@@ -221,7 +221,7 @@ class ConsumerInfo:
         return answer.data, at.mono - started, at
 
 
-class _Kind(Generic[T]):
+class _ListKind(Generic[T]):
     """How the members of a list are decoded: a page in one go, or each by itself."""
 
     def __init__(self, pages: msgspec.json.Decoder[Page[T]], item: msgspec.json.Decoder[T]) -> None:
@@ -236,12 +236,12 @@ class _Nameable(_Named, frozen=True):
     config: _Named = _Named()
 
 
-_REPLY = msgspec.json.Decoder(Reply)
+_REPLY = msgspec.json.Decoder(ConsumerListReply)
 _ITEMS = msgspec.json.Decoder(Page[Raw])
 _STREAM = msgspec.json.Decoder(Stream)
 _CONSUMER = msgspec.json.Decoder(Consumer)
-_STREAMS = _Kind(msgspec.json.Decoder(Page[Stream]), _STREAM)
-_CONSUMERS = _Kind(msgspec.json.Decoder(Page[Consumer]), _CONSUMER)
+_STREAMS = _ListKind(msgspec.json.Decoder(Page[Stream]), _STREAM)
+_CONSUMERS = _ListKind(msgspec.json.Decoder(Page[Consumer]), _CONSUMER)
 
 
 def _name(item: Raw) -> str | None:

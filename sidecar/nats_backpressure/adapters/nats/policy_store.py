@@ -12,8 +12,8 @@ from collections.abc import Callable
 import structlog
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import JetStream, StreamInfo
-from nats_backpressure.adapters.nats.last_per_subject import lasts
+from nats_backpressure.adapters.nats.api import JetStreamApi, StreamInfo
+from nats_backpressure.adapters.nats.last_per_subject import last_per_subject
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
@@ -29,8 +29,10 @@ MOST_KEYS = 10_000
 """Policies in the bucket; those beyond are left out, counted and said once."""
 
 
-class PolicyStore:
-    def __init__(self, js: JetStream, names: Names, count: Callable[[str], None], client: Callable[[], Client]) -> None:
+class JetStreamPolicyStore:
+    def __init__(
+        self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Client]
+    ) -> None:
         self._js, self._count, self._client = js, count, client
         self._stream, self._prefix = f"KV_{names.policy_bucket}", f"$KV.{names.policy_bucket}."
         self._said_many = False
@@ -65,7 +67,7 @@ class PolicyStore:
             return found, True
         newest = await self._js.last(self._stream, f"{self._prefix}>")
         keys, reached = 0, 0
-        async for message in lasts(self._js, self._client(), self._stream, self._prefix):
+        async for message in last_per_subject(self._js, self._client(), self._stream, self._prefix):
             keys, reached = keys + 1, max(reached, message.seq)
             if message.gone:
                 continue

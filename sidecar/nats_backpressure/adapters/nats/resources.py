@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from nats_backpressure.adapters.nats.api import ApiError, JetStream, StreamInfo
+from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi, StreamInfo
 from nats_backpressure.core.model import StreamLook
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
@@ -26,7 +26,7 @@ NAME_IN_USE = 10058
 class Resources:
     """`ensure` makes what is missing; what an existing one has otherwise is said once."""
 
-    def __init__(self, js: JetStream, names: Names, replicas: int, max_age: float, manage: bool) -> None:
+    def __init__(self, js: JetStreamApi, names: Names, replicas: int, max_age: float, manage: bool) -> None:
         self._js, self._names, self._manage = js, names, manage
         self._wanted: tuple[dict[str, Any], ...] = (
             {

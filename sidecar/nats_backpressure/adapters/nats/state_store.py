@@ -8,10 +8,10 @@ from typing import Any
 
 import structlog
 
-from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStream, Message
-from nats_backpressure.adapters.nats.last_per_subject import lasts
+from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
+from nats_backpressure.adapters.nats.last_per_subject import last_per_subject
 from nats_backpressure.core.subject.stored_state import record_of
-from nats_backpressure.policy.validation import shown
+from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, Names, decode, encode
 from nats_backpressure.runtime.ports import Conflict, Stored
 
@@ -22,10 +22,10 @@ SAID_LIMIT = 1000
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
-class StateStore:
+class JetStreamStateStore:
     """Reads go to the stream's leader; only a write decides."""
 
-    def __init__(self, js: JetStream, names: Names, count: Callable[[str], None], client: Callable[[], Any]):
+    def __init__(self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Any]):
         self._js, self._count, self._client = js, count, client
         self._stream = f"KV_{names.state_bucket}"
         self._prefix = f"$KV.{names.state_bucket}."
@@ -46,7 +46,7 @@ class StateStore:
     async def load_all(self) -> dict[str, Stored]:
         """All keys in one pass of an ordered, ephemeral consumer over the last value of each."""
         found: dict[str, Stored] = {}
-        async for message in lasts(self._js, self._client(), self._stream, self._prefix):
+        async for message in last_per_subject(self._js, self._client(), self._stream, self._prefix):
             key = message.subject.removeprefix(self._prefix)
             if key.startswith("="):  # a heartbeat: no subject encodes to it
                 continue
@@ -135,4 +135,6 @@ class StateStore:
         self._count("state_malformed")
         if key not in self._said and len(self._said) < SAID_LIMIT:
             self._said.add(key)
-            log.warning("state.malformed", key=shown(key), because=because, hint="it is left out; who may write there?")
+            log.warning(
+                "state.malformed", key=shorten(key), because=because, hint="it is left out; who may write there?"
+            )

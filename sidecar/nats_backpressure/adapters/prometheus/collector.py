@@ -19,13 +19,13 @@ from nats_backpressure.adapters.prometheus.definitions import (
     Labels,
     P,
 )
-from nats_backpressure.core.subject.next_record import diagnosed, proof
+from nats_backpressure.core.subject.next_record import diagnosed, newest_proof
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from nats_backpressure.queries.lookup import Finder, Finding
+from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
 from nats_backpressure.runtime.ports import Clock
-from nats_backpressure.runtime.view import Book
+from nats_backpressure.runtime.view import ServiceView
 
 
 class Labelling(Protocol):
@@ -37,12 +37,12 @@ class Labelling(Protocol):
     def dry_run(self, label: str) -> None: ...
 
 
-class Gauges(Collector):
+class StateCollector(Collector):
     """Reads the book at scrape, from another thread: every mapping is copied first, every value in it is frozen."""
 
-    def __init__(self, book: Book, metrics: Labelling, clock: Clock) -> None:
+    def __init__(self, book: ServiceView, metrics: Labelling, clock: Clock) -> None:
         self._book, self._metrics, self._clock = book, metrics, clock
-        self._finder = Finder(book)
+        self._finder = SubjectLookup(book)
         self._places = set[tuple[str, ConsumerKey]]()
 
     def collect(self) -> Iterator[Metric]:
@@ -66,7 +66,7 @@ class Gauges(Collector):
         page.add(P + "build_info", (__version__,), 1.0)
         yield from page.families()
 
-    def _judged(self, page: _Page, label: str, found: Finding) -> None:
+    def _judged(self, page: _Page, label: str, found: SubjectAnswer) -> None:
         """As a gateway would be told now; of those that share a label, the worst."""
         page.most(P + "status", (label,), float(found.status))
         page.most(ACTIVE, (label,), float(found.status is Status.ACTIVE))
@@ -80,9 +80,9 @@ class Gauges(Collector):
         for alert in record.alerts if label != OTHER else ():
             page.most(P + "alerts", (label, alert.name, alert.state), 1.0)
 
-    def _measured(self, page: _Page, label: str, found: Finding, now: Now) -> None:
+    def _measured(self, page: _Page, label: str, found: SubjectAnswer, now: Now) -> None:
         """What was last read of the consumer that speaks for the subject; what is not known has no series."""
-        if (newest := proof(found.state)) is not None:
+        if (newest := newest_proof(found.state)) is not None:
             page.most(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
         if found.member is None or (reading := found.member.reading) is None:
             return

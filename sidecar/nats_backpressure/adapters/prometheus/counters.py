@@ -26,7 +26,7 @@ from nats_backpressure.adapters.prometheus.definitions import (
 from nats_backpressure.protocol.values import Action, EventType
 
 
-class Metrics:
+class Counters:
     """Every counter and histogram, and which subjects have a label of their own: the first that come. A series whose
     labels are known begins at 0."""
 

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission import load_estimate
 from nats_backpressure.core.admission import retry_after as patience
-from nats_backpressure.core.admission.gateway_reports import Offered
-from nats_backpressure.core.admission.load_estimate import Gauge
-from nats_backpressure.core.admission.retry_after import Patience
+from nats_backpressure.core.admission.gateway_reports import OfferedLoad
+from nats_backpressure.core.admission.load_estimate import LoadEstimate
+from nats_backpressure.core.admission.retry_after import RetryAfter
 from nats_backpressure.core.model import Reading
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.timestamps import Now
@@ -59,8 +59,8 @@ class Shedding(Struct, frozen=True):
     applied: float | None = None
     """The share that gateways are thought to apply by now."""
     refused_at: float | None = None
-    gauges: tuple[Gauge, ...] = ()
-    patience: Patience = Patience()
+    gauges: tuple[LoadEstimate, ...] = ()
+    patience: RetryAfter = RetryAfter()
 
 
 OPEN = Shedding()
@@ -68,7 +68,9 @@ SHEDDING = "shedding"
 """The reason it is told by."""
 
 
-def follow(was: Shedding, policy: Policy, readings: Iterable[Reading], offered: Offered | None, now: Now) -> Shedding:
+def next_shedding(
+    was: Shedding, policy: Policy, readings: Iterable[Reading], offered: OfferedLoad | None, now: Now
+) -> Shedding:
     """What to admit after the readings of all consumers that count; one that is not newer keeps its word.
 
     The smallest ratio decides. Without anything new nothing moves: the unknown is frozen. In binary mode it is OPEN.
@@ -88,7 +90,7 @@ def follow(was: Shedding, policy: Policy, readings: Iterable[Reading], offered: 
     wish = _wish(was, gauges, policy, dt)
     ratio = _stepped(was.ratio, wish, policy.admission.floor)
     refused_at = now.mono if ratio < 1 else was.refused_at
-    learnt = patience.learn(was.patience, ratio < 1, gauges, policy.retry_after_seconds, now.mono)
+    learnt = patience.next_retry_after(was.patience, ratio < 1, gauges, policy.retry_after_seconds, now.mono)
     return Shedding(
         ratio=ratio,
         retry_after=learnt.told(policy.retry_after_seconds) if ratio < 1 else 0,
@@ -117,7 +119,7 @@ def _resumed(was: Shedding, policy: Policy) -> Shedding:
     """Nothing is below the floor, which may be another now, and what was stored may be binary mode's 0."""
     ratio = max(was.ratio, policy.admission.floor)
     if was.at is None:
-        return Shedding(ratio, 0, was.shedding, refused_at=was.refused_at, patience=Patience(base=was.retry_after))
+        return Shedding(ratio, 0, was.shedding, refused_at=was.refused_at, patience=RetryAfter(base=was.retry_after))
     return was if ratio == was.ratio else replace(was, ratio=ratio, wish=max(was.wish or ratio, ratio))
 
 
@@ -129,11 +131,13 @@ def _applied(was: Shedding, policy: Policy, dt: float) -> float:
     return was.ratio + (before - was.ratio) * math.exp(-dt / (LAG + dt / 2))
 
 
-def _asked(was: Gauge | None, reading: Reading, applied: float, policy: Policy, offered: Offered | None) -> Gauge:
+def _asked(
+    was: LoadEstimate | None, reading: Reading, applied: float, policy: Policy, offered: OfferedLoad | None
+) -> LoadEstimate:
     """The gauge of one consumer with the ratio it asks for; without evidence it keeps its word."""
     if was is not None and reading.at.mono <= was.at:
         return was
-    found = load_estimate.read(was, reading, applied)
+    found = load_estimate.next_estimate(was, reading, applied)
     if not found.lasted or found.drain is None or found.rate is None:
         return found
     backlog = found.drain / policy.admission.target_drain_seconds
@@ -145,7 +149,7 @@ def _asked(was: Gauge | None, reading: Reading, applied: float, policy: Policy, 
     return replace(found, demand=demand, goal=min(1.0, max(0.0, goal)), full=backlog > START)
 
 
-def _measured(found: Gauge, offered: Offered | None) -> tuple[float, float]:
+def _measured(found: LoadEstimate, offered: OfferedLoad | None) -> tuple[float, float]:
     """The share that was in force while these messages came, and how hard to steer: 1 is the formula.
 
     Where gateways report, both are measured. Of what arrives beyond what they let through nothing can be steered, so
@@ -159,7 +163,7 @@ def _measured(found: Gauge, offered: Offered | None) -> tuple[float, float]:
     return min(max(share, thought / TRUST), thought * TRUST), min(max(gain, 1.0), MOST_GAIN)
 
 
-def _wish(was: Shedding, gauges: tuple[Gauge, ...], policy: Policy, dt: float) -> float:
+def _wish(was: Shedding, gauges: tuple[LoadEstimate, ...], policy: Policy, dt: float) -> float:
     """The smallest goal, its rise bounded. Only once no backlog is past START all are admitted again, and from there
     it never falls but grows, whatever the goals are."""
     before = was.wish or was.ratio

@@ -12,7 +12,7 @@ EXPIRY = 10.0
 """Seconds after the newest report from which reports say nothing any more; longer for those that cover longer."""
 
 
-class Offered(Struct, frozen=True):
+class OfferedLoad(Struct, frozen=True):
     """Requests at the gateways of one subject, in sums that fade. A report names no gateway, so that one and twenty are
     the same sums; some are lost, so that the share is worth more than the rates."""
 
@@ -42,11 +42,11 @@ class Offered(Struct, frozen=True):
         return math.exp(-max(0.0, now - self.at) / self.span)
 
 
-def heard(was: Offered | None, offered: int, admitted: int, seconds: float, now: float) -> Offered:
+def with_report(was: OfferedLoad | None, offered: int, admitted: int, seconds: float, now: float) -> OfferedLoad:
     """The sums with one more report, which covered the last `seconds`."""
     if was is None or not was._speaks(now):
         # As if it had gone on like that before: a sum over too little time would be too small a rate.
         span = max(SPAN, seconds)
-        return Offered(now, offered / seconds * span, admitted / seconds * span, span)
+        return OfferedLoad(now, offered / seconds * span, admitted / seconds * span, span)
     fading = was._faded(now)
-    return Offered(max(was.at, now), was.offered * fading + offered, was.admitted * fading + admitted, was.span)
+    return OfferedLoad(max(was.at, now), was.offered * fading + offered, was.admitted * fading + admitted, was.span)

@@ -27,7 +27,7 @@ LONGEST_GAP = 10.0
 """Seconds; an interval between two readings that is longer says nothing about the present."""
 
 
-class Gauge(Struct, frozen=True):
+class LoadEstimate(Struct, frozen=True):
     """The last counts of a consumer, sums that fade, and what they came to."""
 
     key: ConsumerKey
@@ -72,12 +72,12 @@ class Gauge(Struct, frozen=True):
         return self.applied / self.time
 
 
-def read(was: Gauge | None, reading: Reading, applied: float) -> Gauge:
+def next_estimate(was: LoadEstimate | None, reading: Reading, applied: float) -> LoadEstimate:
     """The gauge after a newer reading, `applied` being the share that gateways apply since the last one."""
     counts = (reading.key, reading.at.mono, reading.pending, reading.inflight or 0, reading.delivered_consumer)
     if was is None or reading.delivered_consumer < was.delivered:  # another incarnation
-        return Gauge(*counts)
-    gauge = replace(was, **dict(zip(Gauge.__struct_fields__, counts, strict=False)), lasted=0.0)
+        return LoadEstimate(*counts)
+    gauge = replace(was, **dict(zip(LoadEstimate.__struct_fields__, counts, strict=False)), lasted=0.0)
     if (lasted := gauge.at - was.at) > LONGEST_GAP:
         return gauge
     new = (gauge.delivered - was.delivered) * (1 - (reading.redelivery_ratio or 0.0))
@@ -87,12 +87,12 @@ def read(was: Gauge | None, reading: Reading, applied: float) -> Gauge:
     return replace(gauge, rate=_rate(gauge, reading.capacity))
 
 
-def _worked(gauge: Gauge, acks: float, lasted: float) -> Gauge:
+def _worked(gauge: LoadEstimate, acks: float, lasted: float) -> LoadEstimate:
     fading = math.exp(-lasted / RATE_SPAN)
     return replace(gauge, acks=gauge.acks * fading + acks, busy=gauge.busy * fading + lasted)
 
 
-def _arrived(gauge: Gauge, came: float, lasted: float, applied: float) -> Gauge:
+def _arrived(gauge: LoadEstimate, came: float, lasted: float, applied: float) -> LoadEstimate:
     seldom = ENOUGH_ARRIVALS * gauge.time / gauge.arrivals if gauge.arrivals > 0 else LONGEST_SPAN
     fading = math.exp(-lasted / min(max(ARRIVAL_SPAN, seldom), LONGEST_SPAN))
     return replace(
@@ -105,7 +105,7 @@ def _arrived(gauge: Gauge, came: float, lasted: float, applied: float) -> Gauge:
     )
 
 
-def _rate(gauge: Gauge, capacity: float | None) -> float | None:
+def _rate(gauge: LoadEstimate, capacity: float | None) -> float | None:
     """What was learnt long before (`capacity`) fills up what little was seen lately."""
     if capacity is not None:
         return (gauge.acks + capacity * max(0.0, RATE_SPAN - gauge.busy)) / max(RATE_SPAN, gauge.busy)

@@ -34,13 +34,13 @@ class Grant(Struct, frozen=True):
     """Seconds until it is worth asking again; 0 when n > 0."""
 
 
-class Desk:
+class GrantTracker:
     """Grants of one consumer. They are this replica's own knowledge, forgotten within seconds, and never stored."""
 
     def __init__(self) -> None:
-        self._grants = _Grants()
-        self._askers = _Askers()
-        self._revival = _Revival()
+        self._grants = _OpenGrants()
+        self._askers = _RecentAskers()
+        self._revival = _StallRecovery()
 
     def grant(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
         """What `asker` may take of `asked`, counted at once."""
@@ -88,7 +88,7 @@ def _wait(reading: Reading, room: int, jitter: float) -> float:
     return max(SHORTEST_WAIT, min(LONGEST_WAIT, expected) * (0.7 + 0.3 * jitter))
 
 
-class _Given(Struct):
+class _CountedGrant(Struct):
     n: int
     at: float
     ends: float
@@ -99,7 +99,7 @@ class _Given(Struct):
     """When its asker was granted more."""
 
 
-class _Delivered(Struct):
+class _DeliveredSoFar(Struct):
     """Deliveries between two readings."""
 
     n: int
@@ -107,7 +107,7 @@ class _Delivered(Struct):
     until: float
 
 
-class _Grants:
+class _OpenGrants:
     """How much of what was granted may still be pulled: at most, whoever pulled what was delivered.
 
     A grant lasts a second, and no longer than until a reading shows what its asker did before it was granted more.
@@ -117,8 +117,8 @@ class _Grants:
     """
 
     def __init__(self) -> None:
-        self._given: list[_Given] = []
-        self._delivered: list[_Delivered] = []
+        self._given: list[_CountedGrant] = []
+        self._delivered: list[_DeliveredSoFar] = []
         self._sum = 0
         self._sum_until = math.inf
         """When a grant is forgotten although no reading shows what became of it."""
@@ -133,11 +133,11 @@ class _Grants:
                 grant.replaced = min(grant.replaced, now)
         last = self._given[-1] if self._given else None
         if len(self._given) < MOST_GRANTS:
-            self._given.append(_Given(n, now, now + GRANT_LIFE, asker))
+            self._given.append(_CountedGrant(n, now, now + GRANT_LIFE, asker))
         elif last is not None and last.asker is None and last.at // SLOT == now // SLOT:
             last.n, last.at, last.ends = last.n + n, now, now + GRANT_LIFE
         else:
-            self._given.append(_Given(n, now, now + GRANT_LIFE, None))
+            self._given.append(_CountedGrant(n, now, now + GRANT_LIFE, None))
 
     def outstanding(self, reading: Reading, now: float) -> int:
         at, delivered = reading.at.mono, reading.delivered_consumer
@@ -162,7 +162,7 @@ class _Grants:
         if last is not None and at - last.after < SPAN:
             last.n, last.until = last.n + n, at
         else:
-            self._delivered.append(_Delivered(n, before[0], at))
+            self._delivered.append(_DeliveredSoFar(n, before[0], at))
 
     def _forget(self, at: float, now: float) -> None:
         """Drop the deliveries from before all that lasts, then the grants that none of the others can be to."""
@@ -189,7 +189,7 @@ class _Grants:
         return sum(n for n, grant in zip(left, ending, strict=True) if grant.ends > at)
 
 
-class _Askers:
+class _RecentAskers:
     """Whether somebody else asked lately; the two newest tell as much as all of them."""
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ class _Askers:
         return now - self._other_at >= ASKER_LIFE
 
 
-class _Revival:
+class _StallRecovery:
     """What may be taken without room: somebody must pull, or what the dead hold stays in flight for ever.
 
     Once no ack has moved for long enough, one message per wait, and beyond that as much as surely adds nothing to what

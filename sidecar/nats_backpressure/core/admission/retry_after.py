@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.admission.load_estimate import Gauge
+from nats_backpressure.core.admission.load_estimate import LoadEstimate
 
 TOO_MANY, FEWER = 0.9, 0.5
 """Of the demand one Retry-After ago: at or above the first the refused came back too early, at or below the second it
@@ -18,7 +18,7 @@ LARGEST_FACTOR = 2**17
 """Past any Retry-After, which is a day at most."""
 
 
-class Patience(Struct, frozen=True):
+class RetryAfter(Struct, frozen=True):
     """What the refused are told to wait, and what it is learnt from."""
 
     base: int = 0
@@ -35,7 +35,9 @@ class Patience(Struct, frozen=True):
         return min(max(1, self.base) * self.factor, most)
 
 
-def learn(was: Patience, refusing: bool, gauges: Iterable[Gauge], most: int, now: float) -> Patience:
+def next_retry_after(
+    was: RetryAfter, refusing: bool, gauges: Iterable[LoadEstimate], most: int, now: float
+) -> RetryAfter:
     """Looks back once each Retry-After. If then somebody is still refused, and demand is no smaller than it was, those
     who were told to come back now are too early: twice as long from here on. Half as long each time demand has halved,
     or nobody had to be refused in all that time.
@@ -56,7 +58,7 @@ def learn(was: Patience, refusing: bool, gauges: Iterable[Gauge], most: int, now
     return replace(found, factor=factor, since=now, demand=demand)
 
 
-def _base(base: int, gauges: Iterable[Gauge], most: int) -> int:
+def _base(base: int, gauges: Iterable[LoadEstimate], most: int) -> int:
     """Seconds until what waits is through at the slowest consumer, moved by whole steps only."""
     drain = min(max((g.drain for g in gauges if g.drain is not None), default=base), most)
     return base if base and abs(drain - base) < DRAIN_STEP else max(1, round(drain))

@@ -56,7 +56,7 @@ class Checkpoint(Struct, frozen=True, gc=False):
     """Messages deleted by hand before the look before the sample, of whatever subject."""
 
 
-class Losses:
+class LossAccount:
     """The losses of one consumer, sample by sample: `total` rises, and never beyond what was surely lost. Bounded by
     CHECKPOINTS. Give samples of one incarnation of stream and consumer only."""
 

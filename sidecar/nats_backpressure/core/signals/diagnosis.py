@@ -223,7 +223,7 @@ RULES: tuple[tuple[Diagnosis, Callable[[Evidence], bool]], ...] = (
 """The most severe first."""
 
 
-def verdict(seen: Evidence) -> Diagnosis | None:
+def diagnose(seen: Evidence) -> Diagnosis | None:
     """The most severe rule that holds; None while evidence is thin."""
     if seen.thin:
         return None
@@ -235,12 +235,12 @@ PASSING = (Diagnosis.FALLING_BEHIND, Diagnosis.DRAINING, Diagnosis.IDLE)
 """What a healthy consumer looks like now and then."""
 
 
-def shown(found: Diagnosis | None, status: Status) -> Diagnosis | None:
+def confirmed(found: Diagnosis | None, status: Status) -> Diagnosis | None:
     """What is reported beside a status: nobody is idle or healthy above inactive, the rules are only slower then."""
     return None if found in CALM and status > Status.INACTIVE else found
 
 
-class Course:
+class DiagnosisTracker:
     """The diagnosis of one consumer as it goes: what is said, and since when.
 
     `before`: what was said before a restart, and for how many seconds. It is not said again until it is found again;
@@ -270,7 +270,7 @@ class Course:
         if self.due(point.at):
             found = self.add(point, facts)
         elif self.said is not None and self._news(point, facts):
-            found = verdict(self.evidence.joined(point, facts))
+            found = diagnose(self.evidence.joined(point, facts))
         else:
             return self.said if self._fits else None
         # Between two of its pulls a healthy consumer may look otherwise for a moment.
@@ -287,7 +287,7 @@ class Course:
         """Take a point up, and see whether something else is to be said; what was found."""
         self.evidence.add(point, facts)
         self._began = point.at if self._began is None else self._began
-        found = verdict(self.evidence)
+        found = diagnose(self.evidence)
         if found is None or found is self.said:
             self._failed = 0
         elif self._before is not None:

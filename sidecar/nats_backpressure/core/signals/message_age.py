@@ -9,7 +9,7 @@ LOOKS = 128
 """Looks kept per stream; when there are more, every second one of the older half goes, so that the first one stays."""
 
 
-class Ages:
+class MessageAges:
     """The last sequence of one stream over time, shared by all its consumers. Bounded by LOOKS."""
 
     __slots__ = ("_created", "_looks")

@@ -6,11 +6,18 @@ import math
 
 from nats_backpressure.core.model import NOTHING, Carried, Reading, Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
-from nats_backpressure.core.signals.data_loss import Losses
-from nats_backpressure.core.signals.diagnosis import Course, Facts, Point
+from nats_backpressure.core.signals.data_loss import LossAccount
+from nats_backpressure.core.signals.diagnosis import DiagnosisTracker, Facts, Point
 from nats_backpressure.core.signals.hand_backs import HandBacks
-from nats_backpressure.core.signals.message_age import Ages
-from nats_backpressure.core.signals.window import ENOUGH_TIME, RATE_SPAN, Capacity, Flow, Quantiles, Tally
+from nats_backpressure.core.signals.message_age import MessageAges
+from nats_backpressure.core.signals.window import (
+    ENOUGH_TIME,
+    RATE_SPAN,
+    Capacity,
+    IntervalCounts,
+    Quantiles,
+    RateWindow,
+)
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Diagnosis
 
@@ -25,28 +32,28 @@ STORM = 6
 """Redeliveries within RATE_SPAN for each message in flight, above which these are not handed back for later."""
 
 
-class Track:
+class ConsumerTracker:
     """What is known of one consumer: takes its samples and ack metrics in, gives its Reading out. Bounded in memory.
 
     `appeared`: it was seen to come into being, rather than found at the first look round. `ages`: those of its stream,
     best shared by all consumers there. `carried`: what was stored of it before a restart.
     """
 
-    def __init__(self, appeared: bool = False, ages: Ages | None = None, carried: Carried = NOTHING) -> None:
+    def __init__(self, appeared: bool = False, ages: MessageAges | None = None, carried: Carried = NOTHING) -> None:
         self.last: Sample | None = None
         self._look: StreamLook | None = None
         self._aside: tuple[Sample, StreamLook] | None = None
         self._appeared = appeared
         self._carried = carried
-        self._ages = ages or Ages()
+        self._ages = ages or MessageAges()
         self._forget()
-        self._course = Course(carried.diagnosis, carried.diagnosed_for)
+        self._course = DiagnosisTracker(carried.diagnosis, carried.diagnosed_for)
         self._capacity = Capacity(carried.capacity)
         self._hand_backs = HandBacks(carried.handed_back)
 
     def _forget(self) -> None:
         """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
-        self._flow = Flow()
+        self._flow = RateWindow()
         self._latency = Quantiles()
         self._current = Quantiles()
         """Of the messages that were delivered since nothing was in flight and nothing waited: only they tell how
@@ -58,7 +65,7 @@ class Track:
         self._working = 0
         """Messages in flight that are not handed back."""
         self._capacity = Capacity()
-        self._course = Course()
+        self._course = DiagnosisTracker()
         self._arrived = self._acked = 0.0
         self._given_up: float | None = None
         self._history = 0
@@ -68,7 +75,7 @@ class Track:
         self._rise_seen = True
         """Whether in flight was seen to rise from 0, so that the moment above is when; else it may be long before."""
         self._naks = self._dropped = self._again = 0
-        self._losses = Losses(self._carried.account)
+        self._losses = LossAccount(self._carried.account)
 
     def ack_seen(self, seconds: float, deliveries: int, now: Now) -> None:
         """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
@@ -77,18 +84,18 @@ class Track:
             self._current.add(now.mono, seconds)
         if deliveries > 1:
             self._again += 1
-            self._flow.add(now.mono, Tally(redeliveries=deliveries - 1))
+            self._flow.add(now.mono, IntervalCounts(redeliveries=deliveries - 1))
 
     def nak_seen(self, now: Now) -> None:
         self._naks += 1
         self._hand_backs.nak()
-        self._flow.add(now.mono, Tally(redeliveries=1))
+        self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
     def dropped_seen(self, now: Now) -> None:
         """The server gave a message up (max_deliver), or a worker did (TERM): it leaves in flight without an ack."""
         self._dropped += 1
         self._given_up = now.mono
-        self._flow.add(now.mono, Tally(redeliveries=1))
+        self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
     def take(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
         """The reading after this sample, or why it was set aside. `look` was taken after the sample, or (`early`)
@@ -170,7 +177,7 @@ class Track:
         if not _may_have_acked(sample, time):
             acks = 0
         waited = last.pending > 0 and sample.pending > 0
-        tally = Tally(
+        tally = IntervalCounts(
             time=time,
             acks=acks,
             arrivals=max(0, sample.pending - last.pending + new),
@@ -263,7 +270,7 @@ class Track:
             oldest_age=self._ages.oldest(sample, look),
         )
 
-    def _judged(self, sample: Sample, flow: Tally, stall: float) -> tuple[float | None, bool, bool]:
+    def _judged(self, sample: Sample, flow: IntervalCounts, stall: float) -> tuple[float | None, bool, bool]:
         """Latency as it is judged, in seconds: of what was delivered since nothing was to be done, by acks of the last
         FRESH_ACKS; or the stall. Whether it is the stall; and whether a latch may be released on it."""
         now = sample.at.mono
@@ -275,7 +282,7 @@ class Track:
             return stall, True, p95 is not None and self._settled(now)
         return p95, False, p95 is not None and self._settled(now)
 
-    def _measured(self, flow: Tally, now: float) -> float | None:
+    def _measured(self, flow: IntervalCounts, now: float) -> float | None:
         quantiles = self._current.at(now, 0.95)
         newest = self._current.newest if quantiles else self._last_ack
         if newest is None or now - newest > FRESH_ACKS:

@@ -29,7 +29,7 @@ _SHORTEST, _LONGEST = 1e-6, 604_800.0
 """Seconds; values are clamped to this range, which bounds a slot to some 1,360 buckets."""
 
 
-class Tally(Struct, gc=False):
+class IntervalCounts(Struct, gc=False):
     """What happened in some stretch of time; `time` is seconds, the others messages."""
 
     time: float = 0.0
@@ -43,7 +43,7 @@ class Tally(Struct, gc=False):
     """Seconds in which messages waited at both ends of an interval."""
     waited_acks: float = 0.0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: IntervalCounts) -> None:
         # Spelt out: this runs for every slot of every consumer in every reading.
         self.time += other.time
         self.acks += other.acks
@@ -71,15 +71,15 @@ class Tally(Struct, gc=False):
         return pending * self.waited_time / self.waited_acks
 
 
-class Flow:
+class RateWindow:
     """Tallies of the last RATE_SPAN seconds, in slots of RATE_SLOT."""
 
     __slots__ = ("_slots",)
 
     def __init__(self) -> None:
-        self._slots: deque[tuple[int, Tally]] = deque(maxlen=int(RATE_SPAN / RATE_SLOT) + 1)
+        self._slots: deque[tuple[int, IntervalCounts]] = deque(maxlen=int(RATE_SPAN / RATE_SLOT) + 1)
 
-    def add(self, now: float, tally: Tally) -> None:
+    def add(self, now: float, tally: IntervalCounts) -> None:
         """Count an interval that ended `now`; one longer than the whole window says nothing about the present."""
         if tally.time > RATE_SPAN:
             self._slots.clear()
@@ -90,12 +90,12 @@ class Flow:
         else:
             self._slots.append((slot, tally))
 
-    def total(self, now: float, since: float = -math.inf) -> Tally:
+    def total(self, now: float, since: float = -math.inf) -> IntervalCounts:
         """The sum of the whole window, or of the slots in it that began after `since`."""
         oldest = int(now / RATE_SLOT) - int(RATE_SPAN / RATE_SLOT)
         if since > -math.inf:
             oldest = max(oldest, int(since / RATE_SLOT))
-        total = Tally()
+        total = IntervalCounts()
         for slot, tally in self._slots:
             if slot > oldest:
                 total.add(tally)

@@ -25,16 +25,16 @@ RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 Value = float | str
 
 
-class Unsure(Enum):
+class Undecided(Enum):
     """A condition that is not seen to hold, where there is not the evidence that it does not: it changes nothing."""
 
     UNSURE = "unsure"
 
 
-UNSURE: Final = Unsure.UNSURE
+UNSURE: Final = Undecided.UNSURE
 
 
-def follow(
+def next_alerts(
     was: Sequence[Alert],
     policy: Policy,
     status: Status,
@@ -82,7 +82,7 @@ def _rules(policy: Policy) -> Iterable[AlertRule]:
 
 
 def _next(
-    alert: Alert | None, rule: AlertRule, value: Value | Unsure | None, now: Now, watched_for: float
+    alert: Alert | None, rule: AlertRule, value: Value | Undecided | None, now: Now, watched_for: float
 ) -> Alert | None:
     """The alert after one look at its condition; `value` is None while that does not hold."""
     if value is UNSURE:
@@ -105,7 +105,7 @@ def _next(
     return replace(alert, state="firing", since=now.wall, value=value)
 
 
-def _value(when: When, status: Status, readings: Sequence[Reading], awaited: bool) -> Value | Unsure | None:
+def _value(when: When, status: Status, readings: Sequence[Reading], awaited: bool) -> Value | Undecided | None:
     """What makes the condition hold, the largest of all consumers'; None where it surely does not."""
     if when.status is not None:
         return status.word if status >= RANK[when.status] else None

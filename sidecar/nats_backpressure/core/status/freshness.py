@@ -35,14 +35,14 @@ def freshness(proof: float | None, now: float, limits: Limits) -> Freshness:
     return Freshness.STALE if now - proof >= limits.stale_after else Freshness.KNOWN
 
 
-class Span(Struct, frozen=True):
+class SinceProof(Struct, frozen=True):
     """The oldest and the newest proof among the members of a subject that count, in monotonic time."""
 
     oldest: float
     newest: float
 
 
-def span(members: Iterable[Member]) -> Span | None:
+def since_proof(members: Iterable[Member]) -> SinceProof | None:
     """Of those that were ever read; None if nobody was. One that only keeps its stored status is older than any."""
     oldest, newest = math.inf, -math.inf
     for member in members:
@@ -50,7 +50,7 @@ def span(members: Iterable[Member]) -> Span | None:
             oldest, newest = min(oldest, member.proof), max(newest, member.proof)
         elif member.status is not Status.UNKNOWN:
             oldest = -math.inf
-    return None if newest == -math.inf else Span(oldest, newest)
+    return None if newest == -math.inf else SinceProof(oldest, newest)
 
 
 def vouched(members: Iterable[Member]) -> float | None:
@@ -67,7 +67,7 @@ def vouched(members: Iterable[Member]) -> float | None:
     return min(proofs) if top is Status.INACTIVE else max(proofs)
 
 
-def of_subject(found: Span | None, now: float, limits: Limits) -> Freshness:
+def of_subject(found: SinceProof | None, now: float, limits: Limits) -> Freshness:
     """The oldest proof makes a subject stale; it is unknown only when no member has any."""
     if found is None or freshness(found.newest, now, limits) is Freshness.UNKNOWN:
         return Freshness.UNKNOWN

@@ -10,39 +10,39 @@ from nats_backpressure.policy.schema import Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Status
 
 
-class Joined(Struct, frozen=True):
+class ConsumerJoined(Struct, frozen=True):
     """A consumer that counts was found under the subject, or its policy is another now."""
 
     key: ConsumerKey
     policy: Policy
 
 
-class Read(Struct, frozen=True):
+class ConsumerRead(Struct, frozen=True):
     """A sample of a member was believed."""
 
     reading: Reading
 
 
-class Gone(Struct, frozen=True):
+class ConsumerLeft(Struct, frozen=True):
     """A member was confirmed to exist no more, or (`exists`) to count under the subject no more."""
 
     key: ConsumerKey
     exists: bool = False
 
 
-class Ruled(Struct, frozen=True):
+class PolicyChanged(Struct, frozen=True):
     """The policy of the subject itself is another now."""
 
     policy: Policy
 
 
-class Refused(Struct, frozen=True):
+class PolicyRefused(Struct, frozen=True):
     """A policy for the subject was refused; the last good one stays."""
 
     rejection: Rejection
 
 
-class Reported(Struct, frozen=True):
+class GatewayReported(Struct, frozen=True):
     """A gateway told what it was offered and what it let through in the last seconds."""
 
     offered: int
@@ -54,14 +54,14 @@ class Tick(Struct, frozen=True):
     """Time passed."""
 
 
-class Loaded(Struct, frozen=True):
+class RecordLoaded(Struct, frozen=True):
     """The stored record was read."""
 
     record: Record
     revision: int
 
 
-class Begun(Struct, frozen=True):
+class RecordBegun(Struct, frozen=True):
     """Nothing of ours is stored: begin a new epoch where the events stream left off. `revision` is the key's, or 0."""
 
     epoch: str
@@ -73,7 +73,7 @@ class Begun(Struct, frozen=True):
     """Whether the stream says last that the subject is unknown."""
 
 
-class Written(Struct, frozen=True):
+class WriteDone(Struct, frozen=True):
     nonce: str
     revision: int
 
@@ -90,15 +90,15 @@ class WriteConflict(Struct, frozen=True):
     nonce: str
 
 
-class Unstored(Struct, frozen=True):
+class RecordMissing(Struct, frozen=True):
     """The bucket is another one now: what was stored is not there any more."""
 
 
-class Sent(Struct, frozen=True):
+class EventSent(Struct, frozen=True):
     id: str
 
 
-class SendConflicted(Struct, frozen=True):
+class EventConflict(Struct, frozen=True):
     """The events stream holds `seq` already, told by somebody else: go on from there in a new epoch."""
 
     id: str
@@ -106,69 +106,69 @@ class SendConflicted(Struct, frozen=True):
     epoch: str
 
 
-class Removed(Struct, frozen=True):
+class KeyRemoved(Struct, frozen=True):
     """The stored key was removed, or somebody else wrote it first; either way it is not ours any more."""
 
 
-class SendDropped(Struct, frozen=True):
+class EventDropped(Struct, frozen=True):
     """An event can never be published: it leaves the list, and those after it are numbered on in a new epoch."""
 
     id: str
     epoch: str
 
 
-Stimulus = (
-    Joined
-    | Read
-    | Gone
-    | Ruled
-    | Refused
-    | Reported
+Input = (
+    ConsumerJoined
+    | ConsumerRead
+    | ConsumerLeft
+    | PolicyChanged
+    | PolicyRefused
+    | GatewayReported
     | Tick
-    | Loaded
-    | Begun
-    | Written
+    | RecordLoaded
+    | RecordBegun
+    | WriteDone
     | WriteFailing
     | WriteConflict
-    | Unstored
-    | Sent
-    | SendConflicted
-    | SendDropped
-    | Removed
+    | RecordMissing
+    | EventSent
+    | EventConflict
+    | EventDropped
+    | KeyRemoved
 )
 
 
-class Load(Struct, frozen=True):
+class LoadRecord(Struct, frozen=True):
     """Read what is stored; answer with Loaded or Begun."""
 
     subject: str
 
 
-class Write(Struct, frozen=True):
+class WriteRecord(Struct, frozen=True):
     """Store by compare-and-set, again until it is certain; answer with Written or WriteConflict."""
 
     subject: str
     writing: Writing
 
 
-class Publish(Struct, frozen=True):
+class PublishEvent(Struct, frozen=True):
     """Tell exactly once, again until acknowledged; answer with Sent or SendConflicted."""
 
     subject: str
     event: Event
 
 
-class Forget(Struct, frozen=True):
+class RemoveKey(Struct, frozen=True):
     """Remove the stored key, unless the state is not `forgetting` any more; answer with Removed."""
 
     subject: str
     revision: int
 
 
-class Drop(Struct, frozen=True):
+class DropSubject(Struct, frozen=True):
     """Nothing is left of the subject: let go of its state, at once."""
 
     subject: str
 
 
-Act = Load | Write | Publish | Forget | Drop
+Effect = LoadRecord | WriteRecord | PublishEvent | RemoveKey | DropSubject

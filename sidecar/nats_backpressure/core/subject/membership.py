@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from nats_backpressure.core import watch_filter
-from nats_backpressure.core.watch_filter import Watch
+from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
 GONE_AFTER = 1.0
@@ -22,7 +22,7 @@ Pair = tuple[ConsumerKey, str]
 """A consumer under one of its subjects."""
 
 
-class Shown(Struct, frozen=True):
+class ReadState(Struct, frozen=True):
     """What one answer of the server says of a stream's consumers."""
 
     under: Mapping[ConsumerKey, tuple[str, ...]]
@@ -33,10 +33,10 @@ class Shown(Struct, frozen=True):
     """Whether there are no others."""
 
 
-NOTHING_SHOWN = Shown({})
+NOTHING_SHOWN = ReadState({})
 
 
-class Standing(Struct, frozen=True):
+class Membership(Struct, frozen=True):
     """The members of a stream after one answer; those in no list count and were read."""
 
     out: tuple[Pair, ...]
@@ -46,7 +46,9 @@ class Standing(Struct, frozen=True):
     """Of these nothing is known: they stay, and are best asked about one by one."""
 
 
-def standing(members: Iterable[Pair], shown: Shown, watch: Sequence[Watch], ours: Collection[str]) -> Standing:
+def membership(
+    members: Iterable[Pair], shown: ReadState, watch: Sequence[WatchEntry], ours: Collection[str]
+) -> Membership:
     out: list[Pair] = []
     absent: set[ConsumerKey] = set()
     silent: set[ConsumerKey] = set()
@@ -60,7 +62,7 @@ def standing(members: Iterable[Pair], shown: Shown, watch: Sequence[Watch], ours
             absent.add(key)
         else:
             silent.add(key)
-    return Standing(tuple(out), frozenset(absent), frozenset(silent))
+    return Membership(tuple(out), frozenset(absent), frozenset(silent))
 
 
 def gone(

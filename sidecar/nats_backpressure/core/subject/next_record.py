@@ -21,10 +21,10 @@ from nats_backpressure.core.model import (
     Member,
     Verdict,
 )
-from nats_backpressure.core.signals.diagnosis import shown
+from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
 from nats_backpressure.core.status.freshness import Limits, freshness, vouched
-from nats_backpressure.core.subject.inputs import Begun
+from nats_backpressure.core.subject.inputs import RecordBegun
 from nats_backpressure.core.subject.state import (
     CARRIED_LIMIT,
     LOSS_INTERVAL,
@@ -52,7 +52,7 @@ NO_EPOCH = "policy"
 """The epoch under a key of which nothing but refused policies was ever told."""
 
 
-def begin(state: SubjectState, begun: Begun, now: Now) -> Record:
+def begin_record(state: SubjectState, begun: RecordBegun, now: Now) -> Record:
     """A record for a subject of which nothing is stored: it is taken to be as was last told."""
     status = max(begun.status, Status.INACTIVE)
     return Record(
@@ -69,7 +69,7 @@ def begin(state: SubjectState, begun: Begun, now: Now) -> Record:
     )
 
 
-def worst(members: Iterable[Member]) -> Member | None:
+def worst_member(members: Iterable[Member]) -> Member | None:
     """The member that speaks for its subject: by status, then pressure, then name; one never judged is left out."""
     members = tuple(members)
     if len(members) == 1:
@@ -81,19 +81,19 @@ def worst(members: Iterable[Member]) -> Member | None:
     )
 
 
-def proof(state: SubjectState) -> float | None:
+def newest_proof(state: SubjectState) -> float | None:
     """The newest proof of any member."""
     return max((m.proof for m in state.members.values() if m.proof is not None), default=None)
 
 
-def blind(state: SubjectState, now: Now, limits: Limits) -> bool:
+def is_unobserved(state: SubjectState, now: Now, limits: Limits) -> bool:
     """Whether nothing proves any more what is said of the subject: nobody was read, or whoever holds its status."""
-    newest = proof(state)
+    newest = newest_proof(state)
     if newest is None:
         return now.mono >= state.deadline
     if freshness(newest, now.mono, limits) is Freshness.UNKNOWN:
         return True
-    speaks = worst(state.members.values())
+    speaks = worst_member(state.members.values())
     if speaks is None or speaks.status is Status.INACTIVE:
         return False
     return freshness(vouched(state.members.values()), now.mono, limits) is Freshness.UNKNOWN
@@ -104,13 +104,13 @@ def ages_alone(state: SubjectState, limits: Limits, swept: float | None) -> bool
     when that was, then proves nothing of it. Where all age together the heartbeat stands still, and says it all."""
     if swept is None or state.begun:
         return False
-    if proof(state) is None and state.deadline - limits.unknown_after < swept:
+    if newest_proof(state) is None and state.deadline - limits.unknown_after < swept:
         return True  # everything was read or tried since, and nobody under this subject could be read
     newest = vouched(state.members.values())
     return newest is not None and freshness(newest, swept, limits) is not Freshness.KNOWN
 
 
-def calm(state: SubjectState) -> bool:
+def is_quiescent(state: SubjectState) -> bool:
     """Whether nothing is latched, nothing waits to be told, and all of that is stored: the usual case by far, for
     which neither a calm reading nor time alone changes anything as long as there is proof."""
     record = state.record
@@ -136,7 +136,7 @@ def calm(state: SubjectState) -> bool:
         ruled = member.policy.override or member.policy.alerts
         if member.status > Status.INACTIVE or member.latches != NONE_SET or member.unreported or ruled:
             return False
-    speaks = worst(state.members.values())
+    speaks = worst_member(state.members.values())
     if speaks is None or speaks.reading is None:
         return False
     verdict = binary.verdict_at(speaks.policy, Status.INACTIVE, state.shedding)
@@ -153,15 +153,20 @@ class Change(Struct, frozen=True):
     """The same of consumers that are gone."""
 
 
-def due(
+def next_record(
     state: SubjectState, now: Now, limits: Limits, swept: float | None = None, passing: bool = False
 ) -> Change | None:
     """The record to store next, or None while the stored one still says it all. `swept`: when anything was read.
     `passing`: only time passes; then alone it is looked whether something carried along is due."""
     late = passing and overdue(state, now)
-    if not late and calm(state) and not blind(state, now, limits) and not ages_alone(state, limits, swept):
+    if (
+        not late
+        and is_quiescent(state)
+        and not is_unobserved(state, now, limits)
+        and not ages_alone(state, limits, swept)
+    ):
         return None
-    return drawn_up(state, now, limits, swept, late)
+    return build_record(state, now, limits, swept, late)
 
 
 def overdue(state: SubjectState, now: Now) -> bool:
@@ -183,9 +188,9 @@ def overdue(state: SubjectState, now: Now) -> bool:
             return True
     if now.mono - state.wrote < CARRY_EVERY:
         return False
-    speaks = worst(state.members.values())
+    speaks = worst_member(state.members.values())
     if speaks is not None and speaks.reading is not None:
-        said = shown(speaks.reading.said, record.status)
+        said = confirmed(speaks.reading.said, record.status)
         if said is not record.diagnosis:
             return True
     stored = dict(record.carried)
@@ -211,17 +216,17 @@ def _moved(stored: Carried, member: Member) -> bool:
     return was is None or not was / CAPACITY_STEP <= capacity <= was * CAPACITY_STEP
 
 
-def drawn_up(
+def build_record(
     state: SubjectState, now: Now, limits: Limits, swept: float | None = None, late: bool = False
 ) -> Change | None:
     """What to store if it says anything else than what is stored; `late`: also if it only carries something else."""
     assert state.record is not None
-    draft = _Draft(state, state.record, now)
-    if blind(state, now, limits):
+    draft = RecordBuilder(state, state.record, now)
+    if is_unobserved(state, now, limits):
         if not draft.record.lost:
             draft.tell_losses()
         draft.lose()
-    elif proof(state) is not None:
+    elif newest_proof(state) is not None:
         draft.restore()
         draft.tell_losses()
         draft.follow()
@@ -233,7 +238,7 @@ def drawn_up(
     record = replace(draft.record, verdict=_verdict(state, draft.record))
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
-    if late or differ(record, state.record) or (state.begun and proof(state) is not None):
+    if late or differ(record, state.record) or (state.begun and newest_proof(state) is not None):
         return Change(replace(record, carried=_carried(state, record, draft.losses)), draft.losses, draft.left_lost)
     return None
 
@@ -290,18 +295,18 @@ def _awaited(state: SubjectState, now: Now) -> bool:
 
 def diagnosed(member: Member | None, status: Status) -> Diagnosis | None:
     """What is reported of a member beside a status."""
-    return None if member is None or member.reading is None else shown(member.reading.diagnosis, status)
+    return None if member is None or member.reading is None else confirmed(member.reading.diagnosis, status)
 
 
 def _certain(state: SubjectState, now: Now, limits: Limits) -> bool:
     """Whether what is known is fresh enough to draw anything from time alone."""
-    newest = proof(state)
+    newest = newest_proof(state)
     return newest is not None and freshness(newest, now.mono, limits) is Freshness.KNOWN
 
 
 def policy_of(state: SubjectState) -> Policy:
     """Of the member that speaks, or of the subject itself."""
-    member = worst(state.members.values())
+    member = worst_member(state.members.values())
     return member.policy if member else state.policy
 
 
@@ -318,7 +323,7 @@ def _same(a: Verdict, b: Verdict) -> bool:
     return near and replace(a, admit_ratio=0) == replace(b, admit_ratio=0)
 
 
-class _Draft:
+class RecordBuilder:
     """The record being drawn up; each method is one thing that may have changed, in the order events are told."""
 
     def __init__(self, state: SubjectState, stored: Record, now: Now) -> None:
@@ -327,7 +332,7 @@ class _Draft:
         self.record = stored if state.rebase is None else _rebased(replace(stored, unsent=unsent), *state.rebase)
         self.state = state
         self.now = now
-        self.member = worst(state.members.values())
+        self.member = worst_member(state.members.values())
         self.policy = policy_of(state)
         self.override = in_force(self.policy, now)
         self.losses: tuple[Loss, ...] = ()
@@ -399,7 +404,7 @@ class _Draft:
         before = {alert.name: alert for alert in self.record.alerts}
         awaited = _awaited(self.state, self.now)
         watched = 0.0 if self.state.watched is None else self.now.mono - self.state.watched
-        standing = alerts.follow(
+        standing = alerts.next_alerts(
             self.record.alerts, self.policy, self.record.status, members, self.now, awaited, watched
         )
         changed = alerts.changes(self.record.alerts, standing)

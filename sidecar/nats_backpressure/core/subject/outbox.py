@@ -11,7 +11,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 
-class Placed(Struct, frozen=True):
+class StoredPosition(Struct, frozen=True):
     """A message on an event's own subject: its place in the stream, and the event in it; no id if it is foreign."""
 
     place: int = 0
@@ -20,7 +20,7 @@ class Placed(Struct, frozen=True):
     at: str = ""
 
 
-class Mine(Struct, frozen=True):
+class OwnEvent(Struct, frozen=True):
     """The event to be told."""
 
     id: str
@@ -29,7 +29,7 @@ class Mine(Struct, frozen=True):
     """As rendered: two events of one id and another time are two changes (a state bucket put back from a backup)."""
 
 
-class Next(StrEnum):
+class PublishStep(StrEnum):
     TOLD = "told"
     PUBLISH = "publish"
     SEARCH = "search"
@@ -37,36 +37,36 @@ class Next(StrEnum):
     CONFLICT = "conflict"
 
 
-def before(mine: Mine, newest: Placed, top: int) -> Next:
+def before(mine: OwnEvent, newest: StoredPosition, top: int) -> PublishStep:
     """What to do, seeing the newest message on the event's own subject and the subject's highest `seq` of any type."""
     if newest.id == mine.id:
         return _same(mine, newest)
     if newest.place and (not newest.id or newest.seq >= mine.seq):
-        return Next.SEARCH
-    return Next.CONFLICT if top >= mine.seq else Next.PUBLISH
+        return PublishStep.SEARCH
+    return PublishStep.CONFLICT if top >= mine.seq else PublishStep.PUBLISH
 
 
-def searched(mine: Mine, found: Placed | None, top: int) -> Next:
+def searched(mine: OwnEvent, found: StoredPosition | None, top: int) -> PublishStep:
     """`found` is the first message on the event's own subject whose `seq` is not below ours."""
     if found is not None and found.id == mine.id:
         return _same(mine, found)
-    return Next.CONFLICT if found is not None or top >= mine.seq else Next.PUBLISH
+    return PublishStep.CONFLICT if found is not None or top >= mine.seq else PublishStep.PUBLISH
 
 
-def acknowledged(duplicate: bool, attempted: bool) -> Next:
+def acknowledged(duplicate: bool, attempted: bool) -> PublishStep:
     """A duplicate is our own late copy if we tried before; on a first attempt the stream has to say whose it is."""
-    return Next.SEARCH if duplicate and not attempted else Next.TOLD
+    return PublishStep.SEARCH if duplicate and not attempted else PublishStep.TOLD
 
 
-def disputed(verdict: Next) -> Next:
+def disputed(verdict: PublishStep) -> PublishStep:
     """After a duplicate on a first attempt: told if the stream shows ours; it knows the id but not the event if not."""
-    return Next.TOLD if verdict is Next.TOLD else Next.CONFLICT
+    return PublishStep.TOLD if verdict is PublishStep.TOLD else PublishStep.CONFLICT
 
 
-def base(mine: Mine, top: int) -> int:
+def base(mine: OwnEvent, top: int) -> int:
     """The `seq` a new epoch goes on from after a conflict: never back, even if the stream was emptied."""
     return max(top, mine.seq - 1)
 
 
-def _same(mine: Mine, found: Placed) -> Next:
-    return Next.TOLD if found.at == mine.at else Next.CONFLICT
+def _same(mine: OwnEvent, found: StoredPosition) -> PublishStep:
+    return PublishStep.TOLD if found.at == mine.at else PublishStep.CONFLICT

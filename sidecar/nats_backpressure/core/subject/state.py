@@ -7,7 +7,7 @@ import math
 from msgspec import Struct
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
-from nats_backpressure.core.admission.gateway_reports import Offered
+from nats_backpressure.core.admission.gateway_reports import OfferedLoad
 from nats_backpressure.core.model import Account, Alert, Carried, Event, Member, Verdict
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -144,7 +144,7 @@ class SubjectState(Struct, frozen=True):
     """Epoch and sequence to go on from after the events stream turned out to be ahead."""
     shedding: Shedding = OPEN
     """What adaptive admission came to; OPEN in binary mode."""
-    offered: Offered | None = None
+    offered: OfferedLoad | None = None
     """What gateways report; None where none does."""
     rejection: Rejection | None = None
     """The last policy that was refused."""

@@ -11,8 +11,8 @@ from functools import singledispatch
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.admission.adaptive import OPEN, SHEDDING, Shedding, follow
-from nats_backpressure.core.admission.gateway_reports import heard
+from nats_backpressure.core.admission.adaptive import OPEN, SHEDDING, Shedding, next_shedding
+from nats_backpressure.core.admission.gateway_reports import with_report
 from nats_backpressure.core.model import (
     DATA_LOSS,
     NONE_SET,
@@ -29,30 +29,30 @@ from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import (
-    Act,
-    Begun,
-    Drop,
-    Forget,
-    Gone,
-    Joined,
-    Load,
-    Loaded,
-    Publish,
-    Read,
-    Refused,
-    Removed,
-    Reported,
-    Ruled,
-    SendConflicted,
-    SendDropped,
-    Sent,
-    Stimulus,
+    ConsumerJoined,
+    ConsumerLeft,
+    ConsumerRead,
+    DropSubject,
+    Effect,
+    EventConflict,
+    EventDropped,
+    EventSent,
+    GatewayReported,
+    Input,
+    KeyRemoved,
+    LoadRecord,
+    PolicyChanged,
+    PolicyRefused,
+    PublishEvent,
+    RecordBegun,
+    RecordLoaded,
+    RecordMissing,
+    RemoveKey,
     Tick,
-    Unstored,
-    Write,
     WriteConflict,
+    WriteDone,
     WriteFailing,
-    Written,
+    WriteRecord,
 )
 from nats_backpressure.core.subject.state import LOSS_INTERVAL, Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
@@ -73,22 +73,22 @@ class Context(Limits, frozen=True):
     """Monotonic time of the newest reading of anything, which the heartbeat tells; None before the first."""
 
 
-def step(state: SubjectState, stimulus: Stimulus, now: Now, context: Context) -> tuple[SubjectState, list[Act]]:
+def step(state: SubjectState, stimulus: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
     """The state after `stimulus`, and what is to be done. Results of the acts come back as stimuli."""
-    if isinstance(stimulus, Read):
+    if isinstance(stimulus, ConsumerRead):
         gap = state.read_at is not None and now.mono - state.read_at >= context.stale_after
         watched = now.mono if gap or state.watched is None else state.watched
         state = replace(_opened(state, now, context) if gap else state, read_at=now.mono, watched=watched)
-    return settle(apply(stimulus, state, now), now, context, isinstance(stimulus, Tick))
+    return plan_writes(apply(stimulus, state, now), now, context, isinstance(stimulus, Tick))
 
 
 @singledispatch
-def apply(stimulus: Stimulus, state: SubjectState, now: Now) -> SubjectState:
+def apply(stimulus: Input, state: SubjectState, now: Now) -> SubjectState:
     raise TypeError(f"{type(stimulus).__name__} is no stimulus")
 
 
 @apply.register
-def _(stimulus: Joined, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: ConsumerJoined, state: SubjectState, now: Now) -> SubjectState:
     member = state.members.get(stimulus.key)
     if member is None:
         member = _known(stimulus.key, stimulus.policy, state.carried, now)
@@ -100,7 +100,7 @@ def _(stimulus: Joined, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: ConsumerRead, state: SubjectState, now: Now) -> SubjectState:
     reading = stimulus.reading
     if (member := state.members.get(reading.key)) is None:
         return state
@@ -118,7 +118,7 @@ def _(stimulus: Read, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: ConsumerLeft, state: SubjectState, now: Now) -> SubjectState:
     if stimulus.key not in state.members:
         return state
     members = {key: member for key, member in state.members.items() if key != stimulus.key}
@@ -130,18 +130,18 @@ def _(stimulus: Gone, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Ruled, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: PolicyChanged, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, policy=stimulus.policy)
 
 
 @apply.register
-def _(stimulus: Refused, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: PolicyRefused, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, rejection=stimulus.rejection)
 
 
 @apply.register
-def _(stimulus: Reported, state: SubjectState, now: Now) -> SubjectState:
-    offered = heard(state.offered, stimulus.offered, stimulus.admitted, stimulus.seconds, now.mono)
+def _(stimulus: GatewayReported, state: SubjectState, now: Now) -> SubjectState:
+    offered = with_report(state.offered, stimulus.offered, stimulus.admitted, stimulus.seconds, now.mono)
     return replace(state, offered=offered)
 
 
@@ -151,7 +151,7 @@ def _(stimulus: Tick, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     carried = dict(stimulus.record.carried)
     members = {key: _resumed(member, carried.get(key), now) for key, member in state.members.items()}
     for key, names in stimulus.record.latched:
@@ -178,8 +178,8 @@ def _(stimulus: Loaded, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Begun, state: SubjectState, now: Now) -> SubjectState:
-    record = next_record.begin(state, stimulus, now)
+def _(stimulus: RecordBegun, state: SubjectState, now: Now) -> SubjectState:
+    record = next_record.begin_record(state, stimulus, now)
     return replace(
         state,
         record=record,
@@ -193,7 +193,7 @@ def _(stimulus: Begun, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Written, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: WriteDone, state: SubjectState, now: Now) -> SubjectState:
     if state.writing is None or state.writing.nonce != stimulus.nonce:
         return state
     record = state.writing.record
@@ -230,33 +230,33 @@ def _(stimulus: WriteConflict, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: Unstored, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: RecordMissing, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, reload=True, writing=None)
 
 
 @apply.register
-def _(stimulus: Sent, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: EventSent, state: SubjectState, now: Now) -> SubjectState:
     if state.sending != stimulus.id:
         return state
     return replace(state, sending=None, sent=state.sent | {stimulus.id})
 
 
 @apply.register
-def _(stimulus: SendConflicted, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: EventConflict, state: SubjectState, now: Now) -> SubjectState:
     if state.record is None or state.sending != stimulus.id:
         return state
     return replace(state, sending=None, rebase=(stimulus.epoch, stimulus.seq))
 
 
 @apply.register
-def _(stimulus: Removed, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: KeyRemoved, state: SubjectState, now: Now) -> SubjectState:
     if not state.members:
         return replace(state, record=None)
     return replace(state, forgetting=False, reload=True, writing=None)
 
 
 @apply.register
-def _(stimulus: SendDropped, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: EventDropped, state: SubjectState, now: Now) -> SubjectState:
     if state.record is None or state.sending != stimulus.id:
         return state
     # As if the stream were ahead: its number goes to the next one, under ids that nobody has seen.
@@ -264,19 +264,19 @@ def _(stimulus: SendDropped, state: SubjectState, now: Now) -> SubjectState:
     return replace(state, sending=None, sent=state.sent | {stimulus.id}, rebase=(stimulus.epoch, seq - 1))
 
 
-def settle(state: SubjectState, now: Now, context: Context, passing: bool) -> tuple[SubjectState, list[Act]]:
+def plan_writes(state: SubjectState, now: Now, context: Context, passing: bool) -> tuple[SubjectState, list[Effect]]:
     """Bring what is stored and told up to what is known, one write and one publish at a time; `passing`: on a Tick."""
     if state.forgetting:
-        return state, [] if state.record is not None else [Drop(state.subject)]
+        return state, [] if state.record is not None else [DropSubject(state.subject)]
     if state.record is None or state.reload:
         if state.loading or not state.members:
             return state, []
-        return replace(state, loading=True), [Load(state.subject)]
-    acts: list[Act] = []
+        return replace(state, loading=True), [LoadRecord(state.subject)]
+    acts: list[Effect] = []
     if state.writing is None:
         if state.emptied is not None and now.mono - state.emptied >= FORGET_AFTER:
-            return replace(state, forgetting=True), [Forget(state.subject, state.revision)]
-        if (change := next_record.due(state, now, context, context.swept, passing)) is not None:
+            return replace(state, forgetting=True), [RemoveKey(state.subject, state.revision)]
+        if (change := next_record.next_record(state, now, context, context.swept, passing)) is not None:
             nonce = f"{context.writer}.{state.writes}"
             writing = Writing(
                 change.record,
@@ -288,12 +288,12 @@ def settle(state: SubjectState, now: Now, context: Context, passing: bool) -> tu
             )
             writes = state.writes + 1
             state = replace(state, writing=writing, writes=writes, wrote=now.mono, deleted=False, rebase=None)
-            acts.append(Write(state.subject, writing))
+            acts.append(WriteRecord(state.subject, writing))
     if state.sending is None and state.rebase is None and state.record is not None:
         event = next((e for e in state.record.unsent if e.id not in state.sent), None)
         if event is not None and _still_listed(event.id, state.writing):
             state = replace(state, sending=event.id)
-            acts.append(Publish(state.subject, event))
+            acts.append(PublishEvent(state.subject, event))
     return state, acts
 
 
@@ -325,7 +325,7 @@ def _shed(state: SubjectState, now: Now) -> SubjectState:
         return state
     members = state.members.values()
     readings = [m.reading for m in members if m.reading is not None and not latches.left_out(m.reading, m.policy)]
-    return replace(state, shedding=follow(state.shedding, policy, readings, state.offered, now))
+    return replace(state, shedding=next_shedding(state.shedding, policy, readings, state.offered, now))
 
 
 def _judged(member: Member) -> Member:
