@@ -469,7 +469,7 @@ class TestTheRecorder:
                 data.write(b'{"t":"re')
         with file.open("rb") as data:
             kinds = [type(line).__name__ for _, line in lines(data)]
-        once = ["Begun", "Stream", "Consumer", "Sampled", "ReadDone", "Bad"]
+        once = ["RecordingBegun", "Stream", "Consumer", "Sampled", "ReadDone", "BadRecording"]
         assert kinds == once * 2
 
     async def test_consumers_beyond_the_limit_are_counted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from typing import Any
@@ -50,7 +51,12 @@ class Command:
         """A process of its own, for what goes on until it is interrupted."""
         env = {k: v for k, v in os.environ.items() if k not in PLAIN} | {"NATS_URL": self.url}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "nats_backpressure", *arguments), env=env, stdout=PIPE, stderr=PIPE
+            *(sys.executable, "-m", "nats_backpressure", *arguments),
+            env=env,
+            stdout=PIPE,
+            stderr=PIPE,
+            # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self._processes.append(process)
         return process

@@ -46,7 +46,7 @@ class DemoProcesses:
     async def sidecar(self) -> None:
         config = Path(self._here.name) / "config.yaml"
         config.write_text(json.dumps(settings(self.scene, self.ports.sidecar)))  # JSON is YAML
-        await self._start("sidecar", "run", "--config", str(config))
+        await self._start("nats_backpressure", "run", "--config", str(config))
 
     async def router(self, heard: Heard) -> asyncio.subprocess.Process:
         return await self._start("nats_backpressure.demo.worker", self._shown, self.url, heard=heard)

@@ -20,7 +20,6 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nats_backpressure.demo.processes import DemoProcesses
 from nats_backpressure.demo.scenario import CONSUMER, PREFIX, REPORT_EVERY, STREAM, SUBJECT, Scenario
 from nats_backpressure.demo.summary import Row, RunData
-from nats_backpressure.runtime.tasks import cancel_and_wait
 
 ROW_EVERY = 0.25
 READY_WITHIN = 20.0
@@ -80,7 +79,11 @@ class DemoRun:
         callers = await self._cast.callers(self._called)
         await callers.wait()
         await self._settled()
-        await cancel_and_wait([*turns, rows])
+        left = {*turns, rows}
+        while left:  # before Python 3.12 asyncio.wait_for loses a cancellation that comes with its answer
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=2)
         info = await js.consumer_info(STREAM, CONSUMER)
         self.take.left = (info.num_pending or 0) + (info.num_ack_pending or 0)
         self.take.page = await asyncio.to_thread(_read, f"http://127.0.0.1:{self._cast.ports.sidecar}/metrics")

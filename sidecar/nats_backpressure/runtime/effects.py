@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 
@@ -48,6 +49,14 @@ DROPPED = "nobody is told of it; the next one has its number, in a new epoch"
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, growing, with full jitter."""
 
+VERBS: Final[dict[type[Effect], str]] = {
+    LoadRecord: "load",
+    WriteRecord: "write",
+    PublishEvent: "publish",
+    RemoveKey: "forget",
+}
+"""What an effect is called in logs and metrics."""
+
 
 class EffectRunner:
     """Runs acts as tasks of the given group; `idle` is set while none is under way."""
@@ -76,7 +85,7 @@ class EffectRunner:
 
     def perform(self, act: Effect) -> None:
         assert self._tasks is not None, "start() comes first"
-        task = self._tasks.create_task(self._do(act), name=f"{type(act).__name__.lower()} {act.subject}")
+        task = self._tasks.create_task(self._do(act), name=f"{VERBS[type(act)]} {act.subject}")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -109,9 +118,9 @@ class EffectRunner:
                 async with self._turn:
                     return await attempt()
             except Unavailable as error:
-                self._count(f"{type(act).__name__.lower()}_retry")
+                self._count(f"{VERBS[type(act)]}_retry")
                 say = log.warning if tries == SAID_AT else log.debug
-                say("act.unavailable", act=type(act).__name__, subject=act.subject, error=str(error), tries=tries)
+                say("act.unavailable", act=VERBS[type(act)], subject=act.subject, error=str(error), tries=tries)
             if isinstance(act, WriteRecord):
                 self._feed(act.subject, WriteFailing(act.writing.nonce))
             await asyncio.sleep(random.uniform(0.3, 1.0) * delay)

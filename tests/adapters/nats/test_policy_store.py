@@ -169,7 +169,7 @@ async def test_a_put_policy_is_in_force_though_a_replica_lags(
 ) -> None:
     """One server has no replicas: that one shows less than the leader is played."""
     await bucket.put("a", b"1")
-    monkeypatch.setattr(policy_store, "lasts", Lagging(2))
+    monkeypatch.setattr(policy_store, "last_per_subject", Lagging(2))
     follower = Follower(nc)
     async with meanwhile(follower.store.follow(follower.told.append)):
         await follower.holds(a=b"1")
@@ -190,7 +190,7 @@ async def test_a_replica_that_never_catches_up_is_believed_in_the_end(
 ) -> None:
     monkeypatch.setattr(policy_store, "BEHIND_LIMIT", 2)
     await bucket.put("a", b"1")
-    monkeypatch.setattr(policy_store, "lasts", Lagging(3))
+    monkeypatch.setattr(policy_store, "last_per_subject", Lagging(3))
     follower = Follower(nc)
     async with meanwhile(follower.store.follow(follower.told.append)):
         await follower.holds(a=b"1")

@@ -28,6 +28,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
+from nats_backpressure.runtime.effects import VERBS
 from nats_backpressure.runtime.view import ServiceView
 
 NOW = Now(1000.0, 1_767_225_600.0)
@@ -330,16 +331,16 @@ def test_the_first_step_of_every_counter_is_seen(world: World) -> None:
 
 
 def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
-    """A new one belongs in `catalogue.DROPPED`."""
+    """A new one belongs in `definitions.DROPPED`."""
     told = re.compile(r"(?:_count|dropped|_note)\((.*)")
     found = {gateway_reports.MALFORMED, gateway_reports.TOO_MANY}
-    for path in Path(collector.__file__).parent.parent.rglob("*.py"):
+    for path in Path(collector.__file__).parents[2].rglob("*.py"):
         if path.parent.name in ("client", "demo", "cli"):
             continue
         for given in told.findall(path.read_text()):
             for name in re.findall(r'"([a-z][^"]*|[{][^"]+)"', given):
-                for act in (LoadRecord, WriteRecord, PublishEvent, RemoveKey):
-                    found.add(name.replace("{type(act).__name__.lower()}", act.__name__.lower()))
+                for effect in (LoadRecord, WriteRecord, PublishEvent, RemoveKey):
+                    found.add(name.replace("{VERBS[type(act)]}", VERBS[effect]))
     assert found == set(DROPPED)
 
 

@@ -24,8 +24,8 @@ def reading(
     return Reading(key=KEY, at=Now(at, at), pending=pending, inflight=inflight, latency=latency, **fields)
 
 
-def judged(latches: Latches, found: Reading, policy: Policy = POLICY) -> Latches:
-    return latches.judge(latches, found, thresholds.marks(policy, found), policy)
+def judged(was: Latches, found: Reading, policy: Policy = POLICY) -> Latches:
+    return latches.judge(was, found, thresholds.marks(policy, found), policy)
 
 
 CASES = [
@@ -52,11 +52,11 @@ def test_a_reading_is_judged_as_the_product_page_says(found: Reading, expected: 
 
 def fallen(after: float, middle: Reading | None = None) -> Latches:
     """Active at 0 s, calm at 1 s and again `after` that."""
-    latches = judged(Latches(), reading(1500, 6000, 600))
-    latches = judged(latches, reading(50, 200, 0, at=1.0))
+    judged_so_far = judged(Latches(), reading(1500, 6000, 600))
+    judged_so_far = judged(judged_so_far, reading(50, 200, 0, at=1.0))
     if middle is not None:
-        latches = judged(latches, middle)
-    return judged(latches, reading(50, 200, 0, at=1.0 + after))
+        judged_so_far = judged(judged_so_far, middle)
+    return judged(judged_so_far, reading(50, 200, 0, at=1.0 + after))
 
 
 def test_calm_held_long_enough_recovers() -> None:
@@ -154,20 +154,20 @@ readings = st.builds(
 
 @given(st.lists(readings, max_size=20), readings)
 def test_an_equal_sample_sets_nothing(before: list[Reading], found: Reading) -> None:
-    latches = Latches()
+    judged_so_far = Latches()
     for one in before:
-        latches = judged(latches, one)
-    once = judged(latches, found)
+        judged_so_far = judged(judged_so_far, one)
+    once = judged(judged_so_far, found)
     assert judged(once, found).names == once.names or set(judged(once, found).names) < set(once.names)
 
 
 @given(st.lists(readings, max_size=30))
 def test_a_signal_above_its_mark_is_always_latched(history: list[Reading]) -> None:
-    latches = Latches()
+    judged_so_far = Latches()
     for at, one in enumerate(history):
-        latches = judged(latches, replace(one, at=Now(float(at), 0.0)))
-        assert latches.pending.on or one.pending <= 1000
-        assert latches.inflight.on or (one.inflight or 0) <= 500
+        judged_so_far = judged(judged_so_far, replace(one, at=Now(float(at), 0.0)))
+        assert judged_so_far.pending.on or one.pending <= 1000
+        assert judged_so_far.inflight.on or (one.inflight or 0) <= 500
 
 
 def test_a_diagnosis_counts_no_longer_than_the_backlog_it_stood_beside() -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from nats_backpressure.core.model import Latches, Reading
-from nats_backpressure.core.status import thresholds
+from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
@@ -59,12 +59,12 @@ def crossings(values: list[int], mark: float) -> tuple[int, int]:
 
 
 def statuses(values: list[int]) -> list[Status]:
-    latches, found = Latches(), []
+    judged, found = Latches(), []
     for n, pending in enumerate(values):
         at = 1000.0 + n * INTERVAL
         reading = Reading(KEY, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)
-        latches = latches.judge(latches, reading, thresholds.marks(POLICY, reading), POLICY)
-        found.append(latches.status(latches, POLICY))
+        judged = latches.judge(judged, reading, thresholds.marks(POLICY, reading), POLICY)
+        found.append(latches.status(judged, POLICY))
     return found
 
 
