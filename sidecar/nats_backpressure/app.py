@@ -48,7 +48,7 @@ from nats_backpressure.queries.lookup import SubjectLookup
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.service import Service
-from nats_backpressure.runtime.tasks import cancel_and_wait
+from nats_backpressure.runtime.tasks import Once, cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -187,7 +187,7 @@ class Sidecar:
         )
         sink = recorder.hearing(service.sweep.hint) if recorder else service.sweep.hint
         self._advisories = AdvisoryListener(clock, sink, metrics.dropped)
-        self._names, self._said_captured = names, set[str]()
+        self._names, self._logged_captured = names, Once()
         self._serving = False
         self._looks: tuple[StreamLook, ...] = ()
         desk = DecisionService(service)
@@ -257,7 +257,7 @@ class Sidecar:
     async def _pulse(self) -> None:
         while True:
             self._probes.pulse()
-            await asyncio.sleep(PULSE)
+            await self._clock.sleep(PULSE)
 
     async def _answer(self) -> None:
         """Join the queue group only once there is something to answer."""
@@ -285,8 +285,7 @@ class Sidecar:
         asked = [f"{p}.{tail}" for tail in ("decide.gateway.x", "decide.consumer.x", "get.status.x", "validate.policy")]
         for subject in (*asked, *([alias] if alias else [])):
             for stream in self._captors(subject):
-                if (said := f"{stream} {subject}") not in self._said_captured:
-                    self._said_captured.add(said)
+                if self._logged_captured.first((stream, subject)):
                     log.error(
                         "subject.captured",
                         subject=subject,

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 
 from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.protocol.patterns import covers
-from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     ConsumerGone,
@@ -33,19 +32,7 @@ from nats_backpressure.runtime.observations import (
     StreamsReading,
     Unavailable,
 )
-
-
-class FakeClock:
-    """Time stands still until it is told to go on."""
-
-    def __init__(self, mono: float = 1000.0, wall: float = 1_800_000_000.0) -> None:
-        self._now = Now(mono, wall)
-
-    def now(self) -> Now:
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        self._now = Now(self._now.mono + seconds, self._now.wall + seconds)
+from tests.fakes.clock import FakeClock
 
 
 @dataclass

@@ -34,8 +34,19 @@ from tests.worlds import stored_samples
 
 
 class Clock:
+    """It stands still, whatever is slept; there is no jitter."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
     def now(self) -> Now:
         return NOW
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def random(self) -> float:
+        return 1.0
 
 
 class Window:
@@ -47,7 +58,8 @@ class Window:
         for each in self.stream.stored[len(self.stream.stored) - recent :] if recent else ():
             self.history.keep(each)
         self.book = book or WrittenBook(subject(member()))
-        self.past = HistoryQueries(DecisionService(self.book), self.book, self.history, self.stream, Clock())
+        self.clock = Clock()
+        self.past = HistoryQueries(DecisionService(self.book), self.book, self.history, self.stream, self.clock)
 
     async def events(self, asked: str = SUBJECT, **request: Any) -> tuple[list[int], bool]:
         found = await self.past.events(asked, EventsRequest(**request), NOW)
@@ -309,25 +321,16 @@ async def test_what_was_told_is_remembered_once_it_is_told() -> None:
     assert len(history) == 1
 
 
-async def test_memory_is_filled_again_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(rooms.asyncio, "sleep", sleep)
+async def test_memory_is_filled_again_until_it_succeeds() -> None:
     window = Window(*HOURS)
     window.stream.failing = 12
     await window.past.remember()
-    assert waited == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60])
+    assert window.clock.slept == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60])
     assert [e.seq for e in window.history.of(SUBJECT)] == list(range(7, 31))
     assert window.history.complete_since(SUBJECT) == T0 - DAY
 
 
 async def test_a_pass_that_does_not_end_in_time_is_followed_by_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def sleep(seconds: float) -> None: ...
-
-    monkeypatch.setattr(rooms.asyncio, "sleep", sleep)
     monkeypatch.setattr(rooms, "LEAST_RECALLED", 2)
     monkeypatch.setattr(rooms, "EVENTS", 40)
     window = Window(*HOURS)

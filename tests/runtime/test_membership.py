@@ -37,7 +37,8 @@ from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.poller import Poller
 from nats_backpressure.runtime.subjects import SubjectRegistry
-from tests.fakes.observer import FakeClock, FakeJetStream
+from tests.fakes.clock import FakeClock
+from tests.fakes.observer import FakeJetStream
 
 STALE, UNKNOWN = 1.0, 3.0
 OBSERVE = Observe(stale_after_seconds=STALE, unknown_after_seconds=UNKNOWN, min_interval_ms=100, max_interval_ms=100)

@@ -18,7 +18,7 @@ from nats_backpressure.core.model import Reading, Sample
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
-from tests.fakes.observer import FakeClock
+from tests.fakes.clock import FakeClock
 from tests.support.servers import NatsServer
 from tests.worlds.both_servers import SETTLES_WITHIN, Direct, RealWorld
 

@@ -5,7 +5,6 @@ Recent events come from memory, older ones from the stream: few such questions a
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -34,6 +33,7 @@ from nats_backpressure.runtime.ports import (
     EventReader,
     Unavailable,
 )
+from nats_backpressure.runtime.tasks import backoff
 from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
@@ -62,16 +62,15 @@ class HistoryQueries:
 
     async def remember(self) -> None:
         """Fill the memory with the last day, until that has succeeded once. Until then the stream is asked."""
-        most, delay = EVENTS, FIRST_RETRY
-        while True:
+        most = EVENTS
+        for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
             older = EventCache(0)
             try:
                 older.completed(await self._stream.recall(_ms(self._clock.now().wall) - DAY, most, older.keep))
             except Unavailable as error:
                 log.debug("history.unavailable", error=str(error))
-                await asyncio.sleep(delay)
                 most = max(most // 2, LEAST_RECALLED) if len(older) else most
-                delay = min(2 * delay, LAST_RETRY)
+                await self._clock.sleep(delay)
             else:
                 self._history.adopt(older)
                 log.info("history.loaded", events=len(self._history))

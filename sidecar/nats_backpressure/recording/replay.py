@@ -45,7 +45,7 @@ from nats_backpressure.recording.time_gaps import TICK, TimeGaps
 from nats_backpressure.runtime.subjects import SubjectRegistry
 
 
-class _Clock:
+class _RecordedTime:
     def __init__(self) -> None:
         self.at = Now(0.0, 0.0)
 
@@ -84,7 +84,7 @@ class Replay:
         self.forgotten: defaultdict[str, float] = defaultdict(float)
         """Seconds in each status of the subjects that went."""
         self._tell, self._only, self._as_recorded = tell, only, settings is None
-        self._clock = _Clock()
+        self._clock = _RecordedTime()
         self._ticked = 0.0
         self._acts: deque[Effect] = deque()
         self._lanes: dict[str, _ReplayedStream] = {}

@@ -1,12 +1,22 @@
-"""The real clock: the only place where time is read for the service."""
+"""The real clock: the only place where the service reads time, sleeps and draws random numbers."""
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 
 from nats_backpressure.protocol.timestamps import Now
 
 
 class SystemClock:
+    """The Clock of the operating system and of the event loop."""
+
     def now(self) -> Now:
         return Now(time.monotonic(), time.time())
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+    def random(self) -> float:
+        return random.random()

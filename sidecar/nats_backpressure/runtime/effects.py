@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -30,6 +30,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.runtime.ports import (
+    Clock,
     Conflict,
     EventPublisher,
     SendConflict,
@@ -37,7 +38,7 @@ from nats_backpressure.runtime.ports import (
     Unavailable,
     Unpublishable,
 )
-from nats_backpressure.runtime.tasks import cancel_and_wait
+from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, within
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ SAID_AT = 5
 """The try at which an outage is said, some two seconds into it."""
 DROPPED = "nobody is told of it; the next one has its number, in a new epoch"
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
-"""Seconds between two tries, growing, with full jitter."""
+"""Seconds between two tries, doubling, with jitter."""
 
 VERBS: Final[dict[type[Effect], str]] = {
     LoadRecord: "load",
@@ -68,6 +69,7 @@ class EffectRunner:
         feed: Callable[[str, Input], None],
         state: Callable[[str], SubjectState | None],
         render: Callable[[SubjectState, Writing], bytes],
+        clock: Clock,
         *,
         on_written: Callable[[str, Record], None],
         on_sent: Callable[[Event], None],
@@ -76,6 +78,7 @@ class EffectRunner:
         self._store, self._announcer = store, announcer
         self._feed, self._state, self._render = feed, state, render
         self._on_written, self._on_sent, self._count = on_written, on_sent, count
+        self._clock = clock
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._tasks: asyncio.TaskGroup | None = None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -92,7 +95,8 @@ class EffectRunner:
     async def finish(self, seconds: float) -> None:
         """Let what is under way end, for so long at most."""
         if pending := tuple(self._under_way):
-            await asyncio.wait(pending, timeout=seconds)
+            with suppress(TimeoutError):
+                await within(self._clock, seconds, asyncio.wait(pending))
 
     async def abandon(self) -> None:
         """Stop what is still under way; it is stored, or was never begun, so the next start goes on from there."""
@@ -111,20 +115,18 @@ class EffectRunner:
 
     async def _again(self, act: Effect, attempt: Callable[[], Awaitable[None]]) -> None:
         """Try until the outcome is certain. The world may be away for long: said once, and told to the core."""
-        delay, tries = FIRST_RETRY, 0
-        while True:
-            tries += 1
+        for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
             try:
                 async with self._turn:
-                    return await attempt()
+                    await attempt()
+                return
             except Unavailable as error:
                 self._count(f"{VERBS[type(act)]}_retry")
                 say = log.warning if tries == SAID_AT else log.debug
                 say("act.unavailable", act=VERBS[type(act)], subject=act.subject, error=str(error), tries=tries)
             if isinstance(act, WriteRecord):
                 self._feed(act.subject, WriteFailing(act.writing.nonce))
-            await asyncio.sleep(random.uniform(0.3, 1.0) * delay)
-            delay = min(delay * 2, LAST_RETRY)
+            await self._clock.sleep(delay)
 
     async def _load(self, subject: str) -> None:
         stored = await self._store.load(subject)

@@ -37,6 +37,7 @@ from nats_backpressure.runtime.observations import (
 )
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.tasks import Once, sleep_until
 
 log = structlog.get_logger()
 
@@ -46,6 +47,8 @@ ROUND_WITHIN = 5.0
 """Seconds for reading or trying every stream, at the start and after an outage, before what is known is answered."""
 WITHOUT_PAUSE = 50
 """Samples judged in one go (some 2 ms); then whoever waits for an answer has a turn."""
+SHORTEST_SLEEP = 0.001
+"""Seconds between two readings of a stream, however late the next one is."""
 SINGLY_LIMIT = 64
 """Members of which a list says nothing that are read one by one after it; the others wait for the next round."""
 FROM_MEMORY = 100
@@ -109,7 +112,7 @@ class Poller:
         self._tracks: dict[ConsumerKey, ConsumerTracker] = {}
         self._origins: dict[str, tuple[str, ...]] = {}
         """The subjects of every stream: a mirror's are those of its origin."""
-        self._said: set[object] = set()
+        self._logged = Once()
         self._tasks: asyncio.TaskGroup | None = None
         self._discover = asyncio.Event()
         self._listed = False
@@ -139,7 +142,7 @@ class Poller:
                     self._on_streams(reading)
                     for lane in self.discover(reading):
                         lanes.create_task(self._follow(lane), name=f"follow {lane.look.name}")
-                await _woken(self._discover, DISCOVER_EVERY)
+                await sleep_until(self._discover, self._clock, DISCOVER_EVERY)
 
     def discover(self, reading: StreamsReading) -> list[StreamPoll]:
         """Take in a list of streams; those that are new, each to be followed."""
@@ -185,7 +188,7 @@ class Poller:
     def _new(self, reading: StreamsReading) -> list[StreamLook]:
         for entry in self._watch:
             exists = "*" in entry.stream or any(look.name == entry.stream for look in reading.looks)
-            if reading.complete and not exists and self._say_once(entry):
+            if reading.complete and not exists and self._logged.first(entry):
                 log.warning(
                     "watch.stream_missing", stream=entry.stream, hint="it is awaited; check `watch` in the config"
                 )
@@ -208,7 +211,7 @@ class Poller:
                 return
             self._read_silent(lane)
             lane.next = max(self._clock.now().mono, started + (lane.retry or lane.interval))
-            await _woken(lane.wake, lane.next - self._clock.now().mono)
+            await sleep_until(lane.wake, self._clock, max(SHORTEST_SLEEP, lane.next - self._clock.now().mono))
 
     async def attempt(self, lane: StreamPoll) -> bool:
         """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
@@ -245,7 +248,7 @@ class Poller:
         for n, sample in enumerate(reading.samples, start=1):
             under[sample.key] = self._sample(lane, sample, members.get(sample.key, ()))
             if n % WITHOUT_PAUSE == 0:
-                await asyncio.sleep(0)
+                await self._clock.sleep(0)
         lane.whole = reading.whole and not reading.unread
         lane.silent = self._settle(lane, ReadState(under, reading.unread, reading.whole)).silent
         lane.interval = self._paced(lane, reading)
@@ -268,7 +271,7 @@ class Poller:
         own = lane.look.subjects or self._origins.get(lane.look.origin or "", ())
         subjects = watch_filter.counts_under(key, sample.config, own, self._watch, self._ours)
         if isinstance(subjects, str):
-            if self._say_once(key):
+            if self._logged.first(key):
                 log.warning("consumer.not_watched", stream=key.stream, consumer=key.consumer, because=subjects)
                 self._count("consumer_not_watched")
             subjects = ()
@@ -371,7 +374,8 @@ class Poller:
         """Every stream is to be read or tried before `swept_at` moves on."""
         self._round += 1
         self._untried = set(self.lanes)
-        asyncio.get_running_loop().call_later(ROUND_WITHIN, self._end_round, self._round)
+        if self._tasks is not None:
+            self._tasks.create_task(self._time_out(self._round), name="time out the round")
         for lane in self.lanes.values():
             if lane.retry:
                 lane.wake.set()
@@ -381,6 +385,10 @@ class Poller:
             self._untried.discard(stream)
             if self._listed and not self._untried:
                 self._end_round(self._round)
+
+    async def _time_out(self, number: int) -> None:
+        await self._clock.sleep(ROUND_WITHIN)
+        self._end_round(number)
 
     def _end_round(self, number: int) -> None:
         if self._untried is None or number != self._round:
@@ -411,21 +419,3 @@ class Poller:
     def _may_hold(self, look: StreamLook, subject: str) -> bool:
         subjects = look.subjects or self._origins.get(look.origin or "", ())
         return not subjects or any(overlap(pattern, subject) for pattern in subjects)
-
-    def _say_once(self, what: object) -> bool:
-        """True the first time; the set is bounded by forgetting all at 10,000."""
-        if what in self._said:
-            return False
-        if len(self._said) >= 10_000:
-            self._said.clear()
-        self._said.add(what)
-        return True
-
-
-async def _woken(event: asyncio.Event, seconds: float) -> None:
-    """Sleep, or until somebody wants us at once."""
-    try:
-        async with asyncio.timeout(max(0.001, seconds)):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -30,6 +30,7 @@ __all__ = [
     "SendConflict",
     "StateStore",
     "Stored",
+    "TimeSource",
     "TooLarge",
     "Unavailable",
     "Unpublishable",
@@ -162,8 +163,21 @@ class EventReader(Protocol):
         on that is everything told. Raises Unavailable, when some may have been taken already."""
 
 
-class Clock(Protocol):
-    def now(self) -> Now: ...
+class TimeSource(Protocol):
+    """What time it is."""
+
+    def now(self) -> Now:
+        """The present moment: monotonic seconds to measure with, and Unix seconds to show."""
+
+
+class Clock(TimeSource, Protocol):
+    """Time and chance, so that a test can run a day in an instant and twice the same."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`; 0 or less gives other tasks a turn."""
+
+    def random(self) -> float:
+        """A random number from 0 up to 1, for jitter."""
 
 
 class CachedEvent(Struct, frozen=True, gc=False):

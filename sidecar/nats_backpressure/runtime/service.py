@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -39,7 +38,7 @@ from nats_backpressure.runtime.ports import (
     Unpublishable,
 )
 from nats_backpressure.runtime.subjects import SubjectRegistry
-from nats_backpressure.runtime.tasks import cancel_and_wait
+from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, sleep_until, within
 from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
@@ -114,6 +113,7 @@ class Service(ServiceView):
             self._ledger.feed,
             self._ledger.states.get,
             lambda state, writing: render_state(state, writing, self, clock.now()),
+            clock,
             on_written=self._written,
             on_sent=self._sent,
             count=counts.dropped,
@@ -208,24 +208,19 @@ class Service(ServiceView):
     async def _observe(self) -> None:
         await self._remember()
         # Not before the policies are known: a verdict under another policy would be told, and taken back.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(POLICIES_WITHIN):
-                await self._ruled.wait()
+        await sleep_until(self._ruled, self._clock, POLICIES_WITHIN)
         await self.sweep.run()
 
     async def _remember(self) -> None:
         """Start from what is stored: without it a restart would tell everything anew."""
-        delay = FIRST_RETRY
-        while True:
+        for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
             try:
                 await self._ensure()
                 stored = await self._store.load_all()
+                break
             except Unavailable as error:
                 log.debug("state.unavailable", error=str(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, LAST_RETRY)
-            else:
-                break
+                await self._clock.sleep(delay)
         for subject, entry in stored.items():
             if entry.record is not None:
                 self._ledger.open(subject)
@@ -269,20 +264,21 @@ class Service(ServiceView):
     async def _rule(self) -> None:
         """After every change of the policies: judge all subjects anew, and report those that were refused."""
         await self.sweep.complete.wait()
-        delay = FIRST_RETRY
+        delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
         while True:
             # What could not be reported is tried again by itself: no policy changed by that.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(delay if self._refused else None):
-                    await self._ruled.wait()
+            if self._refused:
+                await sleep_until(self._ruled, self._clock, next(delays))
+            else:
+                delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
+                await self._ruled.wait()
             if self._ruled.is_set():
                 self._ruled.clear()
                 for n, subject in enumerate(tuple(self._ledger.states)):
                     self._ledger.rule(subject)
                     if n % WITHOUT_PAUSE == 0:
-                        await asyncio.sleep(0)
+                        await self._clock.sleep(0)
             await self._tell_refused()
-            delay = min(delay * 2, LAST_RETRY) if self._refused else FIRST_RETRY
 
     async def _tell_refused(self) -> None:
         """Report each that can be; one that cannot keeps no other back. A subject's own state numbers what is reported
@@ -306,7 +302,7 @@ class Service(ServiceView):
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
+            await self._clock.sleep(TICK)
             if self._rules.expire(self._clock.now().wall):
                 self._ruled.set()
             self._ledger.tick()
@@ -322,16 +318,16 @@ class Service(ServiceView):
             except Unavailable as error:
                 self._counts.dropped("heartbeat")
                 log.debug("heartbeat.unavailable", error=str(error))
-            await asyncio.sleep(self._settings.publish.heartbeat_seconds)
+            await self._clock.sleep(self._settings.publish.heartbeat_seconds)
 
     async def _leave(self) -> None:
         """As the last replica tell the watchers that nobody looks any more for the end of a refusal."""
         if self._alone < ALONE_AFTER:
             return
         try:
-            async with asyncio.timeout(LEAVE_WITHIN):
-                if await self._store.leave(self._render_beat(self, self._clock.now(), True)):
-                    log.info("heartbeat.leaving", hint="watchers open what is refused within four seconds")
+            leaving = self._store.leave(self._render_beat(self, self._clock.now(), True))
+            if await within(self._clock, LEAVE_WITHIN, leaving):
+                log.info("heartbeat.leaving", hint="watchers open what is refused within four seconds")
         except (Unavailable, TimeoutError) as error:
             log.warning(
                 "heartbeat.not_left",

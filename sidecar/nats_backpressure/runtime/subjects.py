@@ -26,7 +26,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from nats_backpressure.runtime.ports import Clock
+from nats_backpressure.runtime.ports import TimeSource
 
 
 class TimeInStatus(Struct):
@@ -43,7 +43,7 @@ class SubjectRegistry:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: TimeSource,
         observe: Observe,
         rules: ActivePolicies,
         writer: str,

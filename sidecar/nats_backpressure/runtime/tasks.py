@@ -1,20 +1,94 @@
-"""Tasks are cancelled until they are."""
+"""The one way to wait, back off, do a thing once, bound a dict, and cancel tasks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Awaitable, Hashable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
 
-AGAIN_AFTER = 2.0
-"""Seconds: longer than it takes any task to clean up behind itself (a connection waits a second for its end)."""
+from nats_backpressure.runtime.ports import Clock
+
+CANCEL_AGAIN_AFTER = 2.0
+"""Seconds: longer than any task needs to clean up (a connection waits one second for its end)."""
+LEAST_JITTER = 0.3
+"""The least part of a delay that `backoff` waits, so that no retry comes at once."""
+ONCE_KEYS = 10_000
+"""Keys that `Once` knows; the oldest is dropped first, and counts as new afterwards."""
 
 
-async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Returns when all are done. Once is not enough: before Python 3.12 asyncio.wait_for, which nats-py stands on,
-    loses a cancellation that comes together with an answer, and a loop would go on for ever."""
-    left = set(tasks)
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+
+
+class Bounded(OrderedDict[K, V]):
+    """A dict of at most `most` entries: one more drops the oldest. `move_to_end` makes an entry the newest."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self.most:
+            self.popitem(last=False)
+
+
+class Once:
+    """Whether something comes for the first time, for what is logged once. Bounded."""
+
+    def __init__(self, most: int = ONCE_KEYS) -> None:
+        self._known: Bounded[Hashable, None] = Bounded(most)
+
+    def first(self, key: Hashable = None) -> bool:
+        """True the first time it is called with `key`, and again after `forget`."""
+        if key in self._known:
+            return False
+        self._known[key] = None
+        return True
+
+    def forget(self, key: Hashable = None) -> None:
+        """What was once logged is over: the next time is the first again."""
+        self._known.pop(key, None)
+
+
+def backoff(clock: Clock, first: float, last: float) -> Iterator[float]:
+    """Seconds to wait after each failed try, endlessly: a delay that doubles from `first` to `last`, with jitter (at
+    least LEAST_JITTER of it), so that those that fail together do not retry together."""
+    delay = first
+    while True:
+        yield delay * (LEAST_JITTER + (1 - LEAST_JITTER) * clock.random())
+        delay = min(delay * 2, last)
+
+
+async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled after `seconds`. Raises TimeoutError then."""
+    working = asyncio.ensure_future(work)
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((working, timer), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise TimeoutError
+        return working.result()
+    finally:
+        await cancel_and_wait((working, timer))
+
+
+async def sleep_until(event: asyncio.Event, clock: Clock, seconds: float) -> bool:
+    """Sleep for `seconds`, or until the event is set; returns whether it is."""
+    if not event.is_set():
+        with suppress(TimeoutError):
+            await within(clock, seconds, event.wait())
+    return event.is_set()
+
+
+async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks and return when all are done. One cancellation is not enough: before Python 3.12 asyncio.wait_for,
+    which nats-py uses, loses one that comes together with a reply, and a loop would run for ever."""
+    left = {task for task in tasks if not task.done()}
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=AGAIN_AFTER)
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_AFTER)

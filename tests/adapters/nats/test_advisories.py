@@ -24,7 +24,7 @@ from nats_backpressure.runtime.observations import (
     StreamChanged,
     Terminated,
 )
-from tests.fakes.observer import FakeClock
+from tests.fakes.clock import FakeClock
 from tests.support.servers import NatsServer
 from tests.worlds.both_servers import RealWorld
 

@@ -16,7 +16,7 @@ from nats_backpressure.core.model import Sample
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.observations import ConsumerGone, ConsumersReading, StreamGone, Unavailable
-from tests.fakes.observer import FakeClock
+from tests.fakes.clock import FakeClock
 
 TS = "2026-01-01T00:01:00.5Z"
 

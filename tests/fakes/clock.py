@@ -1,0 +1,86 @@
+"""A clock whose time passes only when a test lets it: a simulated day takes as long as what happens in it."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+from nats_backpressure.protocol.timestamps import Now
+
+
+class FakeClock:
+    """The Clock of the tests. Sleepers wake in the order of their moments; who sleeps to the same one, in the order in
+    which they began. Random numbers are the same in every run."""
+
+    def __init__(self, mono: float = 1000.0, wall: float = 1_800_000_000.0, seed: int = 1) -> None:
+        self._now, self._offset = Now(mono, wall), wall - mono
+        self._random = random.Random(seed)
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = count()
+
+    def now(self) -> Now:
+        return self._now
+
+    def random(self) -> float:
+        return self._random.random()
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now.mono + seconds, next(self._order), woken))
+        await woken
+
+    def advance(self, seconds: float) -> None:
+        """Time passes in one leap; sleepers whose moment it passed wake at its end."""
+        self._move_to(self._now.mono + seconds)
+
+    async def run(self, seconds: float) -> None:
+        """Time passes; each sleeper wakes at its own moment, and everything that can go on goes on before the next."""
+        end = self._now.mono + seconds
+        await settled()
+        while (moment := self._next()) is not None and moment <= end:
+            self._move_to(moment)
+            await settled()
+        self._move_to(end)
+
+    async def until(self, look: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+        """Let time pass until `look` returns something true, which is returned; fails after `seconds` of it."""
+        end = self._now.mono + seconds
+        await settled()
+        while not (found := look()):
+            moment = self._next()
+            if moment is None or moment > end:
+                raise AssertionError(f"waited {seconds} simulated seconds for {what}; last: {found!r}")
+            self._move_to(moment)
+            await settled()
+        return found
+
+    async def finish(self, work: Awaitable[Any], seconds: float = 60.0) -> Any:
+        """Let time pass until `work` is done; its result."""
+        task = asyncio.ensure_future(work)
+        await self.until(task.done, f"{work} to end", seconds)
+        return task.result()
+
+    def _next(self) -> float | None:
+        while self._sleepers and self._sleepers[0][2].done():  # cancelled
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0][0] if self._sleepers else None
+
+    def _move_to(self, moment: float) -> None:
+        self._now = Now(moment, moment + self._offset)
+        while (due := self._next()) is not None and due <= moment:
+            heapq.heappop(self._sleepers)[2].set_result(None)
+
+
+async def settled() -> None:
+    """Return once no task can go on without time, or something from outside."""
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # no public way tells that a loop is idle
+    await asyncio.sleep(0)
+    while ready:
+        await asyncio.sleep(0)
