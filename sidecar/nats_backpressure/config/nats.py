@@ -43,27 +43,42 @@ class Secret:
 
 class Tls(Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: Text | None = None
+    """Certificate authorities that the server's certificate is checked with; null uses those of the system."""
     cert_file: Text | None = None
+    """The client's certificate; goes together with `key_file`."""
     key_file: Text | None = None
+    """The private key of `cert_file`."""
 
 
 class Nats(Struct, frozen=True, forbid_unknown_fields=True):
     """How to reach NATS. Secrets come from files or the environment, never from this file itself."""
 
     servers: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=100)] = ("nats://127.0.0.1:4222",)
-    """Each with its scheme; may hold a user and password: show `shown_servers` instead."""
+    """URLs `nats://HOST:PORT` or `tls://HOST:PORT`; the scheme may be left out. A URL may hold a user and password: for
+    logs use `shown_servers`."""
     credentials_file: Text | None = None
+    """A `.creds` file (JWT and seed). Of credentials, nkey, user and token only one may be set."""
     nkey_seed_file: Text | None = None
+    """A file that holds an nkey seed."""
     user: Text | None = None
+    """User name; needs a password."""
     password_file: Text | None = None
+    """A file that holds the password of `user`."""
     token_file: Text | None = None
+    """A file that holds a token."""
     tls: Tls = Tls()
     js_domain: Text | None = None
+    """JetStream domain; not together with `js_api_prefix`."""
     js_api_prefix: Text | None = None
+    """Prefix of the JetStream API, where an account imports it under another name than `$JS.API`."""
     inbox_prefix: Text = "_INBOX"
+    """Prefix of the inboxes on which replies arrive."""
     nkey_seed: Secret | None = None
+    """The nkey seed itself."""
     password: Secret | None = None
+    """The password of `user`."""
     token: Secret | None = None
+    """The token itself."""
 
     @property
     def shown_servers(self) -> tuple[str, ...]:

@@ -36,62 +36,93 @@ class WatchSetting(Struct, frozen=True, forbid_unknown_fields=True):
     """Globs over what counts; a stream or consumer named exactly is taken whatever it is."""
 
     stream: str
+    """Glob (`*` is any text) over stream names."""
     consumers: Globs = ("*",)
+    """Globs over the consumer names of these streams."""
 
 
 class Observe(Struct, frozen=True, forbid_unknown_fields=True):
     min_interval_ms: Millis = 100
+    """Shortest time between two reads of one stream, in milliseconds."""
     max_interval_ms: Millis = 5000
+    """Longest time between two reads of one stream, in milliseconds."""
     api_requests_per_second: Annotated[float, Meta(ge=0.1, le=10_000)] = 50
+    """JetStream API requests per second, for all streams together."""
     server_share: Annotated[float, Meta(ge=0.0001, le=1)] = 0.05
+    """Share of its time that the server may spend on answering our reads of one stream: after a read that took 5 ms the
+    next one waits 100 ms at 0.05."""
     stale_after_seconds: Seconds = 10
+    """Seconds without a new proof after which a status is `stale`."""
     unknown_after_seconds: Seconds = 30
+    """Seconds without a new proof after which a status is `unknown`; at least twice `stale_after_seconds`."""
 
 
 class Publish(Struct, frozen=True, forbid_unknown_fields=True):
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    """JetStream replicas of the event stream and the buckets when they are created. Existing ones are not changed."""
     events_max_age_seconds: Annotated[float, Meta(ge=1, le=LIFETIME)] = 604_800
+    """Seconds for which the event stream keeps an event. Used when the stream is created."""
     heartbeat_seconds: Seconds = 2
+    """Seconds between two heartbeats. Clients wait at least three of them before a refusal opens."""
     manage_resources: bool = True
+    """Whether missing streams and buckets are created. If false, the log shows the command that creates them."""
 
 
 class Serving(Struct, frozen=True, forbid_unknown_fields=True):
     status_alias: Text | None = None
+    """Another subject that answers status requests, in the format of the router. No stream may capture it."""
     reply_prefixes: Annotated[tuple[Text, ...], Meta(max_length=100)] = ()
-    """Whole tokens an asker's reply subject may begin with, besides the inboxes."""
+    """Prefixes (whole tokens) that the reply subject of a request may have, besides the inboxes `_INBOX` and `_R_`."""
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     host: Text = "0.0.0.0"
+    """Address on which `/metrics`, `/healthz` and `/readyz` are served."""
     port: Annotated[int, Meta(ge=0, le=65_535)] = 7778
-    """0 takes any free one."""
+    """Port; 0 takes any free one."""
     ready_requires_nats: bool = False
+    """Whether `/readyz` is 503 until the streams are read, and again after a long loss of NATS."""
 
 
 class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_subjects: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    """Subjects with metric series of their own. All others are summed under the subject `_other`."""
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Messages below this level are not logged."""
     format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is `console` on a terminal, else `json`."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name = "backpressure"
+    """Name of the installation. It is the prefix of all our subjects, streams and buckets; replicas share it."""
     instance: Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")] = field(default_factory=socket.gethostname)
-    """The pod's name, in Kubernetes."""
+    """Name of this replica; null is the host name (in Kubernetes: the pod's name)."""
     nats: Nats = Nats()
+    """The connection to NATS."""
     watch: Annotated[tuple[WatchSetting, ...], Meta(min_length=1, max_length=1000)] = (WatchSetting("*"),)
+    """Which streams and consumers are watched."""
     policies: tuple[PolicyEntry, ...] = ()
+    """Policies of the file: see [policy.md](policy.md)."""
     policy_guard: Guard = Guard()
+    """Limits for policies from the bucket and from metadata."""
     trust_consumer_metadata: bool = False
+    """Whether a consumer's metadata may set fields of its policy."""
     observe: Observe = Observe()
+    """How often and how much is read."""
     publish: Publish = Publish()
+    """What is stored and published."""
     service: Serving = Serving()
+    """The request service."""
     http: Http = Http()
+    """Probes and metrics over HTTP."""
     metrics: MetricsSettings = MetricsSettings()
+    """Prometheus metrics."""
     log: Log = Log()
+    """Logging."""
 
 
 class BadSettings(Exception):
