@@ -23,7 +23,7 @@ from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServ
 from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken, Readiness
 from nats_backpressure.adapters.nats.advisories import AdvisoryListener
 from nats_backpressure.adapters.nats.api import JetStreamApi
-from nats_backpressure.adapters.nats.connection import Connection, Options, PatchedClient
+from nats_backpressure.adapters.nats.connection import Connection, PatchedClient
 from nats_backpressure.adapters.nats.endpoints import ServiceEndpoints
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
@@ -34,7 +34,6 @@ from nats_backpressure.adapters.nats.resources import Resources, captors
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
-from nats_backpressure.config.nats import Nats, Secret
 from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.core.model import Event, StreamLook
 from nats_backpressure.protocol import messages
@@ -144,16 +143,15 @@ class Sidecar:
         names = Names(settings.name)
         instance = settings.instance or "unknown"
         self._metrics = metrics = Counters(settings.metrics.max_subjects)
-        options = connection_options(settings.nats, servers)
+        nats = replace(settings.nats, servers=tuple(servers))
         self._observing = Connection(
             f"{names.name}/{instance}/observe",
-            options,
+            nats,
             set_up=self._listen,
             count=metrics.dropped,
             on_rebuild=lambda: metrics.rebuilt("observe"),
         )
-        prefix = api_prefix(settings.nats)
-        js = JetStreamApi(self._observing, prefix)
+        js = JetStreamApi(self._observing, nats.api_prefix)
         publish = settings.publish
         resources = Resources(js, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
         observer = JetStreamObserver(
@@ -161,7 +159,7 @@ class Sidecar:
             clock,
             count=metrics.dropped,
             count_request=metrics.api_request,
-            prefix=prefix,
+            prefix=nats.api_prefix,
             requests_per_second=settings.observe.api_requests_per_second,
         )
 
@@ -209,7 +207,7 @@ class Sidecar:
         )
         self._answering = Connection(
             f"{names.name}/{instance}/answer",
-            options,
+            nats,
             set_up=self._serve,
             count=metrics.dropped,
             on_rebuild=lambda: metrics.rebuilt("answer"),
@@ -315,34 +313,6 @@ class Sidecar:
             last_sweep_age_ms=None if age is None else round(1000 * age),
             version=__version__,
         )
-
-
-def connection_options(nats: Nats, servers: Sequence[str]) -> Options:
-    def shown(secret: Secret | None) -> str | None:
-        return secret.reveal() if secret else None
-
-    return Options(
-        servers=tuple(servers),
-        credentials_file=nats.credentials_file,
-        nkey_seed_file=nats.nkey_seed_file,
-        nkey_seed=shown(nats.nkey_seed),
-        user=nats.user,
-        password=shown(nats.password),
-        password_file=nats.password_file,
-        token=shown(nats.token),
-        token_file=nats.token_file,
-        ca_file=nats.tls.ca_file,
-        cert_file=nats.tls.cert_file,
-        key_file=nats.tls.key_file,
-        inbox_prefix=nats.inbox_prefix,
-    )
-
-
-def api_prefix(nats: Nats) -> str:
-    """The subject under which JetStream's API is reached: plain, of a domain, or imported from another account."""
-    if nats.js_api_prefix:
-        return nats.js_api_prefix.rstrip(".")
-    return f"$JS.{nats.js_domain}.API" if nats.js_domain else "$JS.API"
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -273,7 +273,7 @@ def test_no_secret_is_ever_shown() -> None:
         b"nats: {user: bob}", {"NATS_PASSWORD": "hunter2", "NATS_URL": "nats://u:hunter2@a:1,tls://hunter2@b"}, "f"
     )
     assert "hunter2" not in repr(settings) + str(settings.nats) + f"{settings.nats.password}"
-    assert settings.nats.shown_servers == ("nats://***@a:1", "tls://***@b")
+    assert settings.nats.shown_servers == ("nats://a:1", "tls://b")
     with pytest.raises(TypeError):
         msgspec.json.encode(settings)
     for text in (

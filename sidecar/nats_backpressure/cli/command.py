@@ -39,9 +39,8 @@ def run_command(target: Target, story: Callable[[ServiceClient], Awaitable[None]
 async def _told(target: Target, story: Callable[[ServiceClient], Awaitable[None]]) -> None:
     # Imported late: usage and mistakes in it are told without loading the client and the rest.
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
-    from nats_backpressure.app import connection_options
 
-    line = ServiceClient(connection_options(target.nats, target.nats.servers), target.names, target.timeout)
+    line = ServiceClient(target.nats, target.names, target.timeout)
     try:
         await line.connect()
         await story(line)
@@ -51,9 +50,8 @@ async def _told(target: Target, story: Callable[[ServiceClient], Awaitable[None]
 
 def jetstream(target: Target, line: ServiceClient) -> JetStreamApi:
     from nats_backpressure.adapters.nats.api import JetStreamApi
-    from nats_backpressure.app import api_prefix
 
-    return JetStreamApi(line, api_prefix(target.nats))
+    return JetStreamApi(line, target.nats.api_prefix)
 
 
 async def statuses(line: ServiceClient) -> tuple[Status, ...]:

@@ -82,12 +82,26 @@ class Nats(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def shown_servers(self) -> tuple[str, ...]:
-        """The servers without what opens them."""
-        return tuple(re.sub(r"//[^/]*@", "//***@", server) for server in self.servers)
+        """The servers without user, password or token, as logs and errors may show them."""
+        return tuple(_without_user(server) for server in self.servers)
+
+    @property
+    def api_prefix(self) -> str:
+        """The subject of JetStream's API: the plain one, that of a domain, or one imported from another account."""
+        if self.js_api_prefix:
+            return self.js_api_prefix.rstrip(".")
+        return f"$JS.{self.js_domain}.API" if self.js_domain else "$JS.API"
 
     def __repr__(self) -> str:
         rest = ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "servers")
         return f"Nats(servers={self.shown_servers!r}, {', '.join(f'{name}={value!r}' for name, value in rest)})"
+
+
+def _without_user(server: str) -> str:
+    scheme, mark, rest = server.partition("://")
+    if not scheme.isalpha() or not mark:  # nats-py accepts `user:password@host` as well
+        return server.rpartition("@")[2]
+    return scheme + mark + rest.rpartition("@")[2]
 
 
 def with_environment(nats: Nats, env: Mapping[str, str], found: Problems) -> Nats:

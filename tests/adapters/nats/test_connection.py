@@ -18,7 +18,8 @@ from nats.aio.client import Client as PlainClient
 from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
-from nats_backpressure.adapters.nats.connection import BadCredentials, Connection, Options, PatchedClient, credentials
+from nats_backpressure.adapters.nats.connection import BadCredentials, Connection, PatchedClient, credentials
+from nats_backpressure.config.nats import Nats, Secret
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.conftest import StartServer
@@ -26,6 +27,8 @@ from tests.support.background import meanwhile
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
+
+SECRETS = ("password", "token", "nkey_seed")
 
 
 class Listener:
@@ -52,7 +55,7 @@ class Listener:
 
 @asynccontextmanager
 async def connected(
-    options: Options, may_publish: Callable[[str], bool] | None = None, probe_every: float = 0.1, **more: Any
+    options: Nats, may_publish: Callable[[str], bool] | None = None, probe_every: float = 0.1, **more: Any
 ) -> AsyncIterator[tuple[Connection, Listener]]:
     listener = Listener()
     connection = Connection(
@@ -86,8 +89,8 @@ async def hears(listener: Listener, say: Callable[[], Any], what: bytes) -> None
     await eventually(heard, f"{what!r} to be heard")
 
 
-def options(server: NatsServer, **more: Any) -> Options:
-    return Options(servers=(server.url,), **more)
+def options(server: NatsServer, **login: str) -> Nats:
+    return Nats((server.url,), **{name: Secret(value) if name in SECRETS else value for name, value in login.items()})
 
 
 async def test_a_killed_server_that_comes_back_is_listened_to_again(server: NatsServer, nc: PlainClient) -> None:
@@ -100,7 +103,7 @@ async def test_a_killed_server_that_comes_back_is_listened_to_again(server: Nats
 
 
 async def test_a_black_hole_is_noticed_by_the_round_trip(server: NatsServer) -> None:
-    async with Proxy(server.port) as proxy, connected(Options((proxy.url,))) as (connection, _):
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,))) as (connection, _):
         await up(connection)
         proxy.black_hole()
 
@@ -113,7 +116,7 @@ async def test_a_black_hole_is_noticed_by_the_round_trip(server: NatsServer) -> 
 
 
 async def test_one_late_answer_costs_no_connection(server: NatsServer, nc: PlainClient) -> None:
-    async with Proxy(server.port) as proxy, connected(Options((proxy.url,)), probe_every=60) as (connection, listener):
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, listener):
         await up(connection)
         proxy.delay = 0.15  # each way: a round trip takes longer than the 0.2 s it is given
         assert not await connection._answers(connection.client)
@@ -124,7 +127,7 @@ async def test_one_late_answer_costs_no_connection(server: NatsServer, nc: Plain
 
 
 async def test_a_late_answer_that_nobody_waits_for_does_not_end_the_reader(server: NatsServer, nc: PlainClient) -> None:
-    async with Proxy(server.port) as proxy, connected(Options((proxy.url,)), probe_every=60) as (connection, listener):
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, listener):
         await up(connection)
         proxy.delay = 0.15
         with pytest.raises(nats.errors.FlushTimeoutError):
@@ -184,7 +187,7 @@ async def test_who_hangs_up_at_once_is_not_called_without_a_pause() -> None:
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as door:
         port = door.sockets[0].getsockname()[1]
-        async with connected(Options((f"nats://127.0.0.1:{port}",)), probe_every=60):
+        async with connected(Nats((f"nats://127.0.0.1:{port}",)), probe_every=60):
 
             async def called() -> bool:
                 return len(calls) >= 5
@@ -340,7 +343,7 @@ def test_a_credentials_file_that_cannot_be_used_is_named(tmp_path: Path, text: s
     if text is not None:
         path.write_text(text)
     with pytest.raises(BadCredentials, match=says) as error:
-        credentials(Options(("nats://x",), credentials_file=str(path)))
+        credentials(Nats(("nats://x",), credentials_file=str(path)))
     assert str(path) in str(error.value)
     assert "HIDDEN" not in str(error.value)
 
@@ -349,7 +352,7 @@ def test_a_credentials_file_without_a_last_line_end_is_taken_whole(tmp_path: Pat
     path = tmp_path / "user.creds"
     seed = nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER).decode()
     path.write_text(f"{WITH_SEED}\n{seed}")
-    given = credentials(Options(("nats://x",), credentials_file=str(path)))["user_credentials"]
+    given = credentials(Nats(("nats://x",), credentials_file=str(path)))["user_credentials"]
     assert PlainClient()._read_creds_user_nkey(given) == bytearray(seed.encode())
 
 
@@ -357,9 +360,9 @@ def test_a_seed_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     path = tmp_path / "user.nk"
     path.write_text("SUAHIDDEN\n")
     with pytest.raises(BadCredentials, match=r"user\.nk: its nkey seed is damaged"):
-        credentials(Options(("nats://x",), nkey_seed_file=str(path)))
+        credentials(Nats(("nats://x",), nkey_seed_file=str(path)))
     with pytest.raises(BadCredentials, match=r"^nkey_seed: its nkey seed is damaged"):
-        credentials(Options(("nats://x",), nkey_seed="SUAHIDDEN"))
+        credentials(Nats(("nats://x",), nkey_seed=Secret("SUAHIDDEN")))
 
 
 async def test_an_empty_credentials_file_is_said_once_and_freezes_nothing(server: NatsServer, tmp_path: Path) -> None:
@@ -388,7 +391,7 @@ async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(
             await asyncio.sleep(60)
         return Msg(_client=PlainClient())
 
-    async with connected(Options((server.url,))) as (connection, _):
+    async with connected(Nats((server.url,))) as (connection, _):
         await up(connection)
         monkeypatch.setattr(connection.client, "request", answered)
         asking = asyncio.create_task(connection.request("news", b"", 60))
@@ -399,13 +402,20 @@ async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(
 
 
 async def test_without_a_server_a_request_fails_at_once() -> None:
-    async with connected(Options(("nats://127.0.0.1:1",))) as (connection, _):
+    async with connected(Nats(("nats://127.0.0.1:1",))) as (connection, _):
         with pytest.raises(Unavailable, match="not connected"):
             await connection.request("x", b"", 5)
 
 
 def test_secrets_do_not_show() -> None:
-    shown = repr(Options(("nats://user:hidden@host:4222",), password="hidden", token="hidden", nkey_seed="hidden"))
+    shown = repr(
+        Nats(
+            ("nats://user:hidden@host:4222",),
+            password=Secret("hidden"),
+            token=Secret("hidden"),
+            nkey_seed=Secret("hidden"),
+        )
+    )
     assert "hidden" not in shown
     assert "host:4222" in shown
 
@@ -423,7 +433,7 @@ def test_secrets_do_not_show() -> None:
     ],
 )
 def test_a_server_is_shown_without_what_opens_it(server: str, shown: str) -> None:
-    assert Options((server,)).plain_servers() == (shown,)
+    assert Nats((server,)).shown_servers == (shown,)
 
 
 async def test_no_task_is_left_behind(server: NatsServer) -> None:
@@ -460,7 +470,7 @@ async def test_a_cancel_while_setting_up_leaves_nothing_behind(server: NatsServe
 
 
 async def test_a_client_stuck_in_its_writes_is_let_go_of(server: NatsServer) -> None:
-    async with Proxy(server.port) as proxy, connected(Options((proxy.url,))) as (connection, _):
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,))) as (connection, _):
         await up(connection)
         client = connection.client
         subscriptions = [subscription._wait_for_msgs_task for subscription in client._subs.values()]

@@ -13,8 +13,8 @@ import nkeys
 import pytest
 import trustme
 
-from nats_backpressure.adapters.nats.connection import Options
-from tests.adapters.nats.test_connection import connected, up
+from nats_backpressure.config.nats import Nats, Tls
+from tests.adapters.nats.test_connection import connected, options, up
 from tests.conftest import StartServer
 from tests.support.servers import NatsServer
 
@@ -42,8 +42,8 @@ def token(claims: dict[str, Any], signer: nkeys.KeyPair) -> str:
     return f"{head}.{base64.urlsafe_b64encode(signer.sign(head.encode())).decode().rstrip('=')}"
 
 
-async def accepts(server: NatsServer, **how: Any) -> None:
-    async with connected(Options(servers=(server.url,), **how)) as (connection, _):
+async def accepts(server: NatsServer, **how: str) -> None:
+    async with connected(options(server, **how)) as (connection, _):
         await up(connection)
 
 
@@ -112,4 +112,6 @@ async def test_tls_with_a_certificate_of_our_own(start_server: StartServer, tmp_
     files = f'cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key", ca_file: "{tmp_path}/ca.pem"'
     server = await start_server(config=f"tls {{ {files}, verify: true }}")
     ours = {"ca_file": "ca.pem", "cert_file": "client.pem", "key_file": "client.key"}
-    await accepts(server, **{what: str(tmp_path / name) for what, name in ours.items()})
+    tls = Tls(**{what: str(tmp_path / name) for what, name in ours.items()})
+    async with connected(Nats((server.url,), tls=tls)) as (connection, _):
+        await up(connection)

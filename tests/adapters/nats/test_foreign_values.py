@@ -13,10 +13,11 @@ from nats.aio.client import Client as PlainClient
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
-from nats_backpressure.adapters.nats.connection import Connection, Options, PatchedClient
+from nats_backpressure.adapters.nats.connection import Connection, PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
+from nats_backpressure.config.nats import Nats
 from nats_backpressure.policy.active import PolicySnapshot
 from tests.support.background import meanwhile
 from tests.support.servers import NatsServer
@@ -48,7 +49,7 @@ async def connected(server: NatsServer, counted: list[str]) -> AsyncIterator[Con
     async def set_up(client: PatchedClient) -> None:
         pass
 
-    options = Options((server.url,))
+    options = Nats((server.url,))
     connection = Connection("t", options, set_up=set_up, count=counted.append, on_rebuild=lambda: None)
     async with meanwhile(connection.run()):
 

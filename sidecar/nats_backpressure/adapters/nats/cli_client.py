@@ -15,12 +15,12 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats.bounded_client import settled
 from nats_backpressure.adapters.nats.connection import (
     BadCredentials,
-    Options,
     PatchedClient,
     check_size,
     credentials,
     discard,
 )
+from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
 
@@ -39,8 +39,8 @@ class ServiceError(Unavailable):
 class ServiceClient:
     """Connects when first used, and anew when used after a loss. Raises Unavailable, with what to tell an operator."""
 
-    def __init__(self, options: Options, names: Names, seconds: float) -> None:
-        self.names, self._options, self._seconds = names, options, seconds
+    def __init__(self, nats: Nats, names: Names, seconds: float) -> None:
+        self.names, self._nats, self._seconds = names, nats, seconds
         self._client: _Client | None = None
 
     def client(self) -> NatsClient:
@@ -57,7 +57,7 @@ class ServiceClient:
         try:
             async with asyncio.timeout(self._seconds):
                 await client.connect(
-                    servers=list(self._options.servers),
+                    servers=list(self._nats.servers),
                     name=f"{self.names.name}/command",
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
@@ -65,11 +65,11 @@ class ServiceClient:
                     connect_timeout=ceil(self._seconds),
                     pending_size=2 * 1024 * 1024,
                     flush_timeout=self._seconds,
-                    inbox_prefix=self._options.inbox_prefix,
+                    inbox_prefix=self._nats.inbox_prefix,
                     error_cb=client.on_error,
                     closed_cb=client.on_end,
                     disconnected_cb=client.on_end,
-                    **credentials(self._options),
+                    **credentials(self._nats),
                 )
         except BadCredentials as error:
             raise Unavailable(str(error)) from None
@@ -79,7 +79,7 @@ class ServiceClient:
 
     @property
     def _where(self) -> str:
-        return ", ".join(self._options.plain_servers())
+        return ", ".join(self._nats.shown_servers)
 
     async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
         """The operator's patience goes over what the asker would wait."""

@@ -19,11 +19,11 @@ from typing import Any
 import nats.errors
 import nkeys  # type: ignore[import-untyped]
 import structlog
-from msgspec import Struct
 from nats.aio.client import Client as NatsClient
 from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
+from nats_backpressure.config.nats import Nats, Secret, Tls
 from nats_backpressure.runtime.ports import TooLarge, Unavailable
 
 log = structlog.get_logger()
@@ -46,31 +46,6 @@ SAY_EVERY = 60.0
 
 class BadCredentials(Exception):
     """A file that cannot be used as it is; the text names the file and what is wrong, never what it holds."""
-
-
-class Options(Struct, frozen=True):
-    """How to connect. Files are read anew for every client, so that what is rotated is picked up."""
-
-    servers: tuple[str, ...]
-    credentials_file: str | None = None
-    nkey_seed_file: str | None = None
-    nkey_seed: str | None = None
-    user: str | None = None
-    password: str | None = None
-    password_file: str | None = None
-    token: str | None = None
-    token_file: str | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    inbox_prefix: str = "_INBOX"
-
-    def __repr__(self) -> str:
-        return f"Options(servers={self.plain_servers()})"
-
-    def plain_servers(self) -> tuple[str, ...]:
-        """The servers without user and password, as they may be shown."""
-        return tuple(_without_user(server) for server in self.servers)
 
 
 class PatchedClient(NatsClient):
@@ -145,7 +120,7 @@ class Connection:
     def __init__(
         self,
         name: str,
-        options: Options,
+        nats: Nats,
         *,
         set_up: Callable[[PatchedClient], Awaitable[None]],
         count: Callable[[str], None],
@@ -156,7 +131,7 @@ class Connection:
         denied_again: float = FIRST_DENIED,
     ) -> None:
         self.name, self.epoch = name, 0
-        self._options, self._set_up, self._count, self._on_rebuild = options, set_up, count, on_rebuild
+        self._nats, self._set_up, self._count, self._on_rebuild = nats, set_up, count, on_rebuild
         self._may_publish = may_publish
         self._probe_every, self._probe_timeout = probe_every, probe_timeout
         self._first_denied = self._denied_again = denied_again
@@ -223,7 +198,7 @@ class Connection:
                 raise
             if not self._said_unreachable:
                 because = client.because or str(error) or type(error).__name__
-                servers = self._options.plain_servers()
+                servers = self._nats.shown_servers
                 log.warning(
                     "nats.unreachable", connection=self.name, servers=servers, error=because, hint="it keeps trying"
                 )
@@ -235,7 +210,7 @@ class Connection:
 
     def _arguments(self, client: PatchedClient) -> dict[str, Any]:
         return {
-            "servers": list(self._options.servers),
+            "servers": list(self._nats.servers),
             "name": self.name,
             "allow_reconnect": False,
             # Also while connecting nats-py goes round the servers by itself: once or twice each, at once.
@@ -245,12 +220,12 @@ class Connection:
             "ping_interval": 10,
             "pending_size": 2 * 1024 * 1024,
             "flush_timeout": 2,
-            "inbox_prefix": self._options.inbox_prefix,
+            "inbox_prefix": self._nats.inbox_prefix,
             "error_cb": client.on_error,
             "closed_cb": client.on_end,
             "disconnected_cb": client.on_end,
             "lame_duck_mode_cb": client.on_end,
-            **credentials(self._options),
+            **credentials(self._nats),
         }
 
     def _note(self, kind: str, said: str) -> None:
@@ -343,39 +318,45 @@ async def discard(client: PatchedClient, seconds: float = 1.0) -> None:
         client.abandon()
 
 
-def credentials(options: Options) -> dict[str, Any]:
+def credentials(nats: Nats) -> dict[str, Any]:
     """What to prove who we are with, read now. Raises BadCredentials for a file that cannot be used."""
     found: dict[str, Any] = {}
-    if options.credentials_file:
+    if nats.credentials_file:
         # Text, not the path: nats-py loops for ever on an empty or truncated file.
-        text = _read(options.credentials_file)
+        text = _read(nats.credentials_file)
         token, seed = _line_after(text, "BEGIN NATS USER JWT"), _line_after(text, "BEGIN USER NKEY SEED")
         if token.count(".") != 2 or not seed:
-            raise BadCredentials(f"{options.credentials_file}: no user JWT with its seed in it")
-        _check_seed(options.credentials_file, seed)
+            raise BadCredentials(f"{nats.credentials_file}: no user JWT with its seed in it")
+        _check_seed(nats.credentials_file, seed)
         found["user_credentials"] = RawCredentials(text + "\n")  # nats-py cuts the last byte of the line, come what may
-    if options.nkey_seed_file:
-        found["nkeys_seed_str"] = _check_seed(options.nkey_seed_file, _read(options.nkey_seed_file).strip())
-    elif options.nkey_seed:
-        found["nkeys_seed_str"] = _check_seed("nkey_seed", options.nkey_seed.strip())
-    if options.user:
-        found["user"] = options.user
-        found["password"] = _read(options.password_file).strip() if options.password_file else options.password
-    if options.token or options.token_file:
-        found["token"] = _read(options.token_file).strip() if options.token_file else options.token
-    if options.ca_file or options.cert_file or any(s.startswith(("tls://", "wss://")) for s in options.servers):
-        found["tls"] = _tls(options)
+    if nats.nkey_seed_file:
+        found["nkeys_seed_str"] = _check_seed(nats.nkey_seed_file, _read(nats.nkey_seed_file).strip())
+    elif nats.nkey_seed:
+        found["nkeys_seed_str"] = _check_seed("nkey_seed", nats.nkey_seed.reveal().strip())
+    if nats.user:
+        found["user"] = nats.user
+        found["password"] = _secret(nats.password_file, nats.password)
+    if nats.token or nats.token_file:
+        found["token"] = _secret(nats.token_file, nats.token)
+    if nats.tls.ca_file or nats.tls.cert_file or any(s.startswith(("tls://", "wss://")) for s in nats.servers):
+        found["tls"] = _tls(nats.tls)
     return found
 
 
-def _tls(options: Options) -> ssl.SSLContext:
+def _secret(path: str | None, secret: Secret | None) -> str | None:
+    if path:
+        return _read(path).strip()
+    return secret.reveal() if secret else None
+
+
+def _tls(files: Tls) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=options.ca_file)
-        if options.cert_file:
-            context.load_cert_chain(options.cert_file, options.key_file)
+        context = ssl.create_default_context(cafile=files.ca_file)
+        if files.cert_file:
+            context.load_cert_chain(files.cert_file, files.key_file)
     except (OSError, ssl.SSLError) as error:
-        files = ", ".join(f for f in (options.ca_file, options.cert_file, options.key_file) if f)
-        raise BadCredentials(f"TLS files {files}: {_said(error)}") from None
+        paths = ", ".join(path for path in (files.ca_file, files.cert_file, files.key_file) if path)
+        raise BadCredentials(f"TLS files {paths}: {_said(error)}") from None
     return context
 
 
@@ -401,13 +382,6 @@ def _check_seed(where: str, seed: str) -> str:
     except Exception:  # by whatever name nkeys or nacl refuse it; their texts would not say where
         raise BadCredentials(f"{where}: its nkey seed is damaged or cut short") from None
     return seed
-
-
-def _without_user(server: str) -> str:
-    scheme, mark, rest = server.partition("://")
-    if not scheme.isalpha() or not mark:  # nats-py takes `user:password@host` as well
-        return server.rpartition("@")[2]
-    return scheme + mark + rest.rpartition("@")[2]
 
 
 def _said(error: BaseException) -> str:

@@ -1,0 +1,49 @@
+"""The commands that ask start without the server's libraries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SERVER = (
+    "uvicorn",
+    "starlette",
+    "prometheus_client",
+    "nats_backpressure.app",
+    "nats_backpressure.adapters.http_probes",
+)
+NOBODY = ["--server", "nats://127.0.0.1:1", "--timeout", "0.1s"]
+SHOW = f"""
+import json, sys
+from nats_backpressure.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print(json.dumps([name for name in {SERVER!r} if name in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["status", *NOBODY], id="status"),
+        pytest.param(["decide", "gateway", "orders", *NOBODY], id="decide"),
+        pytest.param(["events", *NOBODY], id="events"),
+        pytest.param(["events", "--since", "1h", *NOBODY], id="events --since"),
+        pytest.param(["events", "--follow", *NOBODY], id="events --follow"),
+        pytest.param(["policy", "get", "orders", *NOBODY], id="policy get"),
+        pytest.param(["override", "orders", "open", "--for", "1m", *NOBODY], id="override"),
+        pytest.param(["schema", "Decision"], id="schema"),
+        pytest.param(["check", "sidecar.yaml"], id="check"),
+    ],
+)
+def test_a_command_that_asks_does_not_load_the_server(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "sidecar.yaml").write_text("watch: [{stream: ORDERS}]\n")
+    run = subprocess.run([sys.executable, "-c", SHOW, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert "Usage" not in run.stderr, "the command line is one that the command accepts"
+    assert json.loads(run.stdout.splitlines()[-1]) == []
