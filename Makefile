@@ -13,7 +13,7 @@ TIMES ?= 25
 SIDE_BY_SIDE := -n 4 --dist worksteal
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint test-all test-slow test-containers test-versions bench-overload clean
+.PHONY: help venv demo docs test lint test-all test-slow test-containers test-versions bench-overload clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: venv ## watch three times the load meet a router, on a real server of its 
 
 test: venv ## run the tests; needs nothing but Python (SEED=123: other examples)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(SEED),--hypothesis-seed=$(SEED)) $(PYTEST_ARGS)
+
+docs: venv ## write the generated parts of docs/ (settings, metrics, diagnoses, protocol) from the code
+	PYTHONPATH=. $(BIN)/python -m docs.generate
 
 lint: venv ## ruff and mypy
 	$(BIN)/ruff check .

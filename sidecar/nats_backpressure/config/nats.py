@@ -67,6 +67,7 @@ class Nats(Struct, frozen=True, forbid_unknown_fields=True):
     token_file: Text | None = None
     """A file that holds a token."""
     tls: Tls = Tls()
+    """Certificates for TLS."""
     js_domain: Text | None = None
     """JetStream domain; not together with `js_api_prefix`."""
     js_api_prefix: Text | None = None

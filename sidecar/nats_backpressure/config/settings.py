@@ -106,7 +106,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     watch: Annotated[tuple[WatchSetting, ...], Meta(min_length=1, max_length=1000)] = (WatchSetting("*"),)
     """Which streams and consumers are watched."""
     policies: tuple[PolicyEntry, ...] = ()
-    """Policies of the file: see [policy.md](policy.md)."""
+    """Policies of the file: see [policy.md](policy.md#policies)."""
     policy_guard: Guard = Guard()
     """Limits for policies from the bucket and from metadata."""
     trust_consumer_metadata: bool = False

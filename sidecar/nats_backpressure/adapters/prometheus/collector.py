@@ -60,7 +60,7 @@ class StateCollector(Collector):
             self._measured(page, label, found, now)
             self._consumers(page, name, label, state)
             for word, seconds in self._book.time_in(name, now).items():
-                page.add(P + "time_in_status_seconds", (label, word), seconds)
+                page.add(TIME_IN_STATUS[0], (label, word), seconds)
         for look in list(self._book.looks.values())[: self._metrics.max_subjects]:
             page.most(P + "stream_fill", (look.name,), look.fill)
         page.add(P + "build_info", (__version__,), 1.0)
@@ -134,8 +134,8 @@ class _Page:
         values[labels] = both(values[labels], value) if labels in values else value
 
     def families(self) -> Iterator[Metric]:
-        spent = P + "time_in_status_seconds"
-        counter = CounterMetricFamily(spent, TIME_IN_STATUS, labels=("subject", "status"))
+        spent, help_text, names = TIME_IN_STATUS
+        counter = CounterMetricFamily(spent, help_text, labels=names)
         families: list[CounterMetricFamily | GaugeMetricFamily] = [
             *(GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()),
             counter,

@@ -14,13 +14,12 @@ from nats_backpressure.adapters.prometheus.definitions import (
     CONNECTIONS,
     COUNTERS,
     DROPPED,
-    FASTEST,
+    HISTOGRAMS,
     MOVES,
     OPS,
     OTHER,
     OUTCOMES,
     ROLES,
-    SLOWEST,
     P,
 )
 from nats_backpressure.protocol.values import Action, EventType
@@ -41,17 +40,8 @@ class Counters:
         self._counters = {
             name: Counter(P + name, text, labels, registry=None) for name, (text, labels) in COUNTERS.items()
         }
-        self._decided = Histogram(
-            P + "decision_duration_seconds",
-            "Time to decide. High: too many wildcards match, or the CPU is throttled.",
-            buckets=FASTEST,
-            registry=None,
-        )
-        self._observed = Histogram(
-            P + "observe_duration_seconds",
-            "Time the server takes for a list of consumers. High: it is overloaded, or a node is down.",
-            buckets=SLOWEST,
-            registry=None,
+        self._decided, self._observed = (
+            Histogram(P + name, text, buckets=buckets, registry=None) for name, (text, buckets) in HISTOGRAMS.items()
         )
         self._zero("dropped", *((what,) for what in DROPPED))
         self._zero("api_requests", *product(OPS, OUTCOMES))

@@ -33,7 +33,23 @@ COUNTERS: dict[str, tuple[str, Labels]] = {
     "dropped": ("What was refused, lost or tried again. Rising: the log says why, by the same word.", ("what",)),
     "connection_rebuilds": ("NATS clients replaced. Rising: look at the link, then the credentials.", ("connection",)),
 }
-TIME_IN_STATUS = "Seconds in each status since this process knew the subject. Much active or unknown: act on it."
+HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "decision_duration_seconds": (
+        "Seconds to compute a decision. High: too many wildcards match, or the CPU is throttled.",
+        FASTEST,
+    ),
+    "observe_duration_seconds": (
+        "Seconds the server takes for a list of consumers. High: it is overloaded, or a node is down.",
+        SLOWEST,
+    ),
+}
+"""Without labels; each with its buckets."""
+TIME_IN_STATUS: tuple[str, str, Labels] = (
+    P + "time_in_status_seconds",
+    "Seconds in each status since this process knew the subject. Much active or unknown: act on it.",
+    ("subject", "status"),
+)
+"""A counter that is read from the service at each scrape."""
 GAUGES: dict[str, tuple[str, Labels]] = {
     # The router's own names come first on the page, since a gateway in C reads no more than its first 8 KiB.
     ACTIVE: ("Whether the subject is active. At 1, ask get.status for the reasons.", SUBJECT),
@@ -53,7 +69,7 @@ GAUGES: dict[str, tuple[str, Labels]] = {
     P + "sample_age_seconds": ("Age of the newest proof. High: the server is slow or away, or hears us not.", SUBJECT),
     P + "stream_fill": ("Share of the stream's own limits in use. Near 1: it drops or refuses messages.", ("stream",)),
     P + "diagnosis": (
-        "Diagnosis of the worst consumer, the present one at 1. See docs/policy.md for each.",
+        "Diagnosis of the worst consumer, the present one at 1. See docs/diagnosis.md for each.",
         ("subject", "diagnosis"),
     ),
     P + "alerts": (
