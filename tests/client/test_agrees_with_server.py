@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from nats_backpressure.client.admission import Limits, local_decision
 from nats_backpressure.client.values import StateValue
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model import Verdict
+from nats_backpressure.core.model import AdmissionDecision
 from nats_backpressure.core.status.freshness import limits
 from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import SubjectState, Writing
@@ -65,9 +65,9 @@ def test_both_sides_agree_at_every_age(on_unknown: str, mode: str, interval: flo
         policy = Policy(on_unknown=on_unknown, mode=mode, hold_seconds=hold, admission=admission)  # type: ignore[arg-type]
         state = subject(member(age=0.0, policy=policy, **(OVERLOADED if loaded else {})))
         if admission is ADAPTIVE:
-            said = Verdict() if ratio == 1 else Verdict(Action.THROTTLE, None, ratio, 5)
+            said = AdmissionDecision() if ratio == 1 else AdmissionDecision(Action.THROTTLE, None, ratio, 5)
             if mode == "observe":
-                said = Verdict(would=said.action)
+                said = AdmissionDecision(would=said.action)
             assert state.record is not None
             record = replace(state.record, verdict=said)
             state = replace(state, shedding=Shedding(ratio, 5 if ratio < 1 else 0), record=record)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.config.nats import Nats, Secret
-from nats_backpressure.config.settings import BadSettings, Settings, load, parse
+from nats_backpressure.config.settings import BadSettings, Settings, load_settings, parse_settings
 from nats_backpressure.policy.schema import Guard
 
 SEED = "SU" + "A" * 56
@@ -19,13 +19,13 @@ SEED = "SU" + "A" * 56
 
 def lines(text: str | bytes, **env: str) -> list[str]:
     with pytest.raises(BadSettings) as bad:
-        parse(text if isinstance(text, bytes) else dedent(text).encode(), env, "f")
+        parse_settings(text if isinstance(text, bytes) else dedent(text).encode(), env, "f")
     assert all("\n" not in line and line.isprintable() for line in bad.value.lines)
     return list(bad.value.lines)
 
 
 def nats(text: str = "", **env: str) -> Nats:
-    return parse(text.encode(), env, "f").nats
+    return parse_settings(text.encode(), env, "f").nats
 
 
 WRONG = {
@@ -148,7 +148,7 @@ def test_every_mistake_of_a_file_is_told_with_its_line() -> None:
 
 
 def test_without_a_file_the_documented_defaults_hold() -> None:
-    settings = load(None, {})
+    settings = load_settings(None, {})
     assert settings == Settings(instance=settings.instance) and settings.instance
     assert settings.nats.servers == ("nats://127.0.0.1:4222",)
     assert (settings.observe.stale_after_seconds, settings.http.port) == (10, 7778)
@@ -175,11 +175,11 @@ log: {level: info, format: auto}
 
 
 def test_the_documented_file_is_the_default() -> None:
-    assert parse(DOCUMENTED.encode(), {}, "f") == load(None, {})
+    assert parse_settings(DOCUMENTED.encode(), {}, "f") == load_settings(None, {})
 
 
 def test_the_router_example_is_taken() -> None:
-    settings = parse(
+    settings = parse_settings(
         b"""
         policies:
           - subjects: ["beamline.router.v1.decide"]
@@ -206,7 +206,7 @@ def test_what_others_may_say_of_policies_is_taken() -> None:
           - subjects: [a]
             override: null
         """
-    settings = parse(text, {}, "f")
+    settings = parse_settings(text, {}, "f")
     assert settings.policy_guard == Guard(False, 100, 100_000) and settings.trust_consumer_metadata
     assert settings.policies[0].fields == ()
 
@@ -214,15 +214,15 @@ def test_what_others_may_say_of_policies_is_taken() -> None:
 @pytest.mark.parametrize(("what", "why"), [(".", "is a directory"), ("none.yaml", "no such file or directory")])
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, what: str, why: str) -> None:
     with pytest.raises(BadSettings) as bad:
-        load(tmp_path / what, {})
+        load_settings(tmp_path / what, {})
     assert bad.value.lines == (f"{tmp_path / what}: cannot be read: {why}",)
 
 
 def test_the_variable_names_the_file_where_no_argument_does(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("name: from-variable")
-    assert load(None, {"BACKPRESSURE_CONFIG": str(file)}).name == "from-variable"
-    assert load(None, {"BACKPRESSURE_CONFIG": ""}).name == "backpressure"
+    assert load_settings(None, {"BACKPRESSURE_CONFIG": str(file)}).name == "from-variable"
+    assert load_settings(None, {"BACKPRESSURE_CONFIG": ""}).name == "backpressure"
 
 
 def test_the_environment_wins_over_the_file() -> None:
@@ -269,7 +269,7 @@ def test_an_environment_that_cannot_work_is_told(env: dict[str, str]) -> None:
 
 
 def test_no_secret_is_ever_shown() -> None:
-    settings = parse(
+    settings = parse_settings(
         b"nats: {user: bob}", {"NATS_PASSWORD": "hunter2", "NATS_URL": "nats://u:hunter2@a:1,tls://hunter2@b"}, "f"
     )
     assert "hunter2" not in repr(settings) + str(settings.nats) + f"{settings.nats.password}"
@@ -293,7 +293,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 def told(data: bytes) -> tuple[str, ...]:
     try:
-        parse(data, {}, "f")
+        parse_settings(data, {}, "f")
     except BadSettings as bad:
         return bad.lines
     return ()

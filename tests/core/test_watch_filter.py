@@ -39,7 +39,7 @@ ACK_ALL, ACK_NONE = ConsumerConfig(ack_policy="all"), ConsumerConfig(ack_policy=
 def test_only_what_counts_is_watched(
     key: tuple[str, str], config: ConsumerConfig, watch: list[WatchEntry], taken: bool
 ) -> None:
-    assert watch_filter.consumer_chosen(ConsumerKey(*key), config, watch, OURS) is taken
+    assert watch_filter.is_consumer_watched(ConsumerKey(*key), config, watch, OURS) is taken
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_only_what_counts_is_watched(
 def test_a_consumer_stands_under_its_subjects(
     filters: tuple[str, ...], stream: tuple[str, ...], found: tuple[str, ...] | str
 ) -> None:
-    got = watch_filter.subjects(ConsumerConfig(filters=filters), stream)
+    got = watch_filter.consumer_subjects(ConsumerConfig(filters=filters), stream)
     assert found in got if isinstance(found, str) else got == found
 
 
@@ -77,9 +77,9 @@ BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50, serv
 def test_a_stream_is_read_as_often_as_it_may_cost(
     streams: int, requests: int, took: float, whole: bool, limited: bool, seconds: float
 ) -> None:
-    assert read_plan.interval(BUDGET, streams, requests, took, whole, limited) == pytest.approx(seconds)
+    assert read_plan.read_interval(BUDGET, streams, requests, took, whole, limited) == pytest.approx(seconds)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 400), st.floats(0, 100), st.booleans(), st.booleans())
 def test_the_interval_keeps_its_bounds(streams: int, requests: int, took: float, whole: bool, limited: bool) -> None:
-    assert 0.1 <= read_plan.interval(BUDGET, streams, requests, took, whole, limited) <= 5.0
+    assert 0.1 <= read_plan.read_interval(BUDGET, streams, requests, took, whole, limited) <= 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nats_backpressure.core.model import Event
-from nats_backpressure.core.subject.next_record import refusal
+from nats_backpressure.core.subject.next_record import rejection_event
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.values import EventType, Status
@@ -126,7 +126,7 @@ class FakeAnnouncer:
             raise Unavailable("the fake does not publish there now")
         told = [event for event in self.told if event.subject == subject]
         if not any(event.policy_revision == refused.mark for event in told):
-            self.told.append(refusal(subject, refused, at, max((event.seq for event in told), default=0) + 1))
+            self.told.append(rejection_event(subject, refused, at, max((event.seq for event in told), default=0) + 1))
         self.faults.strike(self.faults.after)
 
     def recreate(self) -> None:

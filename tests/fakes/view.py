@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Latches, Member, Reading, StreamLook, Verdict
+from nats_backpressure.core.model import AdmissionDecision, Latches, Member, Reading, StreamLook
 from nats_backpressure.core.status import latches as machine
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.subject.next_record import worst_member as worst_of
@@ -21,7 +21,7 @@ NOW = Now(1000.0, 1_767_225_600.0)
 SUBJECT = "beamline.router.v1.decide"
 POLICY = Policy()
 WATCHING = Policy(mode="observe")
-SHUT = Verdict(Action.REJECT, None, 0.0, 30)
+SHUT = AdmissionDecision(Action.REJECT, None, 0.0, 30)
 
 
 class WrittenBook:
@@ -72,7 +72,7 @@ def member(
     key = ConsumerKey(stream, name)
     found = Reading(key, at, pending, inflight, latency, None, p95=latency, **more)
     marks = thresholds.marks(policy, found)
-    latches = machine.judge(Latches(), found, marks, policy)
+    latches = machine.next_latches(Latches(), found, marks, policy)
     return Member(
         key, policy, latches, machine.status(latches, policy), found, at.mono, marks, thresholds.pressure(found, marks)
     )
@@ -87,9 +87,9 @@ def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **mo
     status = worst.status if worst else Status.INACTIVE
     reasons = tuple(s.value for s in worst.latches.signals) if worst else ()
     fields = worst.policy if worst else policy
-    verdict = SHUT if status is Status.ACTIVE else Verdict()
+    verdict = SHUT if status is Status.ACTIVE else AdmissionDecision()
     if fields.mode == "observe":
-        verdict = Verdict(would=verdict.action)
+        verdict = AdmissionDecision(would=verdict.action)
     incident = "k3f9-1" if status > Status.INACTIVE else None
     record = Record(
         name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, verdict=verdict

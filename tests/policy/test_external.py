@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.policy.external import LARGEST_VALUE, THEIRS, bucket_entry, metadata_entry, override_entry
+from nats_backpressure.policy.external import (
+    LARGEST_VALUE,
+    MONITOR_KEYS,
+    parse_bucket_policy,
+    parse_metadata,
+    parse_override,
+)
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import Layers
 from nats_backpressure.policy.schema import Guard, Override, PendingRule, Policy
@@ -20,7 +26,7 @@ from tests.support.policies import entry
 FILE = Layers([entry("a.>", pending={"warn": 20, "critical": 300, "overload": 5000})])
 FREE = Guard()
 BOUND = Guard(min_pending_overload=100, max_pending_overload=10_000)
-OUTSTANDING, UNPROCESSED = THEIRS
+OUTSTANDING, UNPROCESSED = MONITOR_KEYS
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -29,7 +35,7 @@ JSON = st.recursive(
 
 
 def put(document: object, key: str = "a.b", guard: Guard = FREE) -> PolicyEntry | tuple[Problem, ...]:
-    return bucket_entry(key, msgspec.json.encode(document), FILE, guard)
+    return parse_bucket_policy(key, msgspec.json.encode(document), FILE, guard)
 
 
 def lines(found: PolicyEntry | tuple[Problem, ...] | None) -> list[str]:
@@ -48,7 +54,7 @@ TEN_MINUTES = {"action": "open", "until": "2026-11-23T14:05:00.000Z"}
 
 def overriding(document: object, key: str = "=override.a.=2A", guard: Guard = FREE) -> Any:
     value = document if isinstance(document, bytes) else msgspec.json.encode(document)
-    return override_entry(key, value, PUT_AT, guard)
+    return parse_override(key, value, PUT_AT, guard)
 
 
 def test_an_override_stands_for_a_pattern_under_a_key_of_its_own() -> None:
@@ -140,7 +146,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_key_or_value_is_refused_with_its_path_and_rule(case: str) -> None:
     key, value, expected = REFUSED[case]
-    (line,) = lines(bucket_entry(key, value, FILE, FREE))
+    (line,) = lines(parse_bucket_policy(key, value, FILE, FREE))
     assert line.startswith(expected.removeprefix(": "))
 
 
@@ -192,7 +198,7 @@ def test_the_rule_of_the_guard_is_named() -> None:
 
 
 def own(guard: Guard = FREE, **said: str) -> PolicyEntry | tuple[Problem, ...] | None:
-    return metadata_entry(tuple((f"backpressure.{key}", text) for key, text in said.items()), FILE, guard)
+    return parse_metadata(tuple((f"backpressure.{key}", text) for key, text in said.items()), FILE, guard)
 
 
 def test_metadata_is_a_policy_field_by_field() -> None:
@@ -214,7 +220,7 @@ def test_metadata_is_a_policy_field_by_field() -> None:
 
 
 def test_the_marks_of_the_nats_command_are_overload_marks_and_lower_ones_give_way() -> None:
-    found = metadata_entry(((OUTSTANDING, "40"), (UNPROCESSED, "200"), ("io.nats.monitor.enabled", "true")), FILE, FREE)
+    found = parse_metadata(((OUTSTANDING, "40"), (UNPROCESSED, "200"), ("io.nats.monitor.enabled", "true")), FILE, FREE)
     assert isinstance(found, PolicyEntry)
     policy = FILE.effective("a.b", None, found).policy
     assert policy.pending == PendingRule(20, 200, 200)
@@ -222,9 +228,9 @@ def test_the_marks_of_the_nats_command_are_overload_marks_and_lower_ones_give_wa
 
 
 def test_our_own_key_goes_over_that_of_the_nats_command() -> None:
-    found = metadata_entry(((UNPROCESSED, "200"), ("backpressure.pending.overload", "300")), FILE, FREE)
+    found = parse_metadata(((UNPROCESSED, "200"), ("backpressure.pending.overload", "300")), FILE, FREE)
     assert isinstance(found, PolicyEntry) and found.fields == (("pending.overload", 300),)
-    (line,) = lines(metadata_entry(((UNPROCESSED, "200"), ("backpressure.pending.overload", "3")), FILE, BOUND))
+    (line,) = lines(parse_metadata(((UNPROCESSED, "200"), ("backpressure.pending.overload", "3")), FILE, BOUND))
     assert line.startswith("backpressure.pending.overload: must be at least 100")
 
 
@@ -234,7 +240,7 @@ def test_our_own_key_goes_over_that_of_the_nats_command() -> None:
     ids=["none", "somebody else's", "switched off", "a longer word"],
 )
 def test_metadata_that_says_nothing_of_us_is_no_policy(metadata: tuple[tuple[str, str], ...]) -> None:
-    assert metadata_entry(metadata, FILE, BOUND) is None
+    assert parse_metadata(metadata, FILE, BOUND) is None
 
 
 WRONG = {
@@ -265,19 +271,19 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_metadata_is_refused_with_the_key_as_its_path(case: str) -> None:
     key, text, expected = WRONG[case]
-    (line,) = lines(metadata_entry(((key, text),), FILE, BOUND))
+    (line,) = lines(parse_metadata(((key, text),), FILE, BOUND))
     assert line.startswith(expected)
 
 
 def test_metadata_is_held_against_what_its_subjects_inherit() -> None:
     said = (("backpressure.pending.critical", "2000"),)
-    assert isinstance(metadata_entry(said, FILE, FREE, ["a.b"]), PolicyEntry)
-    (line,) = lines(metadata_entry(said, FILE, FREE, ["a.b", "z"]))
+    assert isinstance(parse_metadata(said, FILE, FREE, ["a.b"]), PolicyEntry)
+    (line,) = lines(parse_metadata(said, FILE, FREE, ["a.b", "z"]))
     assert line.startswith("backpressure.pending.critical: must not be above overload, which is 1,000 by inheritance")
 
 
 def test_without_subjects_a_mark_too_high_is_lowered() -> None:
-    found = metadata_entry((("backpressure.pending.critical", "2000"),), FILE, FREE)
+    found = parse_metadata((("backpressure.pending.critical", "2000"),), FILE, FREE)
     assert isinstance(found, PolicyEntry)
     assert FILE.effective("z", None, found).policy.pending == PendingRule(10, 1000, 1000)
 
@@ -290,17 +296,17 @@ def test_metadata_marks_upside_down_are_refused() -> None:
 
 @given(st.binary(max_size=60) | JSON.map(msgspec.json.encode))
 def test_no_value_in_the_bucket_brings_the_reader_down(value: bytes) -> None:
-    found = bucket_entry("a.b", value, FILE, BOUND)
+    found = parse_bucket_policy("a.b", value, FILE, BOUND)
     assert found == () or isinstance(found, PolicyEntry | tuple)
     assert found != ()
 
 
 FIELDS = [f"backpressure.{name}" for name in Policy.__struct_fields__]
-KEYS = st.sampled_from([*FIELDS, *THEIRS]) | st.text(max_size=12).map("backpressure.{}".format)
+KEYS = st.sampled_from([*FIELDS, *MONITOR_KEYS]) | st.text(max_size=12).map("backpressure.{}".format)
 
 
 @given(st.dictionaries(KEYS, st.text(max_size=12) | JSON.map(lambda v: msgspec.json.encode(v).decode())))
 def test_no_metadata_brings_the_reader_down(said: dict[str, str]) -> None:
-    found = metadata_entry(tuple(said.items()), FILE, BOUND, ["a.b"])
+    found = parse_metadata(tuple(said.items()), FILE, BOUND, ["a.b"])
     assert found is None or isinstance(found, PolicyEntry) or all(isinstance(p, Problem) for p in found)
     assert found != ()

@@ -9,7 +9,7 @@ from nats_backpressure.policy.parse import (
     over_default,
     parse_entries,
     parse_entry,
-    plain,
+    policy_document,
     validate_document,
 )
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, InflightRule, Override, PendingRule, Policy, When
@@ -149,7 +149,7 @@ def test_a_mistake_is_named_with_its_path_and_rule(case: str) -> None:
         {"override": None},
         {"pending": {"overload_seconds": None, "min": None}, "inflight": {"overload_ratio": None}},
         {"recovery_threshold": 0},
-        plain(Policy()),
+        policy_document(Policy()),
     ],
     ids=[
         "nothing",
@@ -164,7 +164,7 @@ def test_a_mistake_is_named_with_its_path_and_rule(case: str) -> None:
 def test_what_changes_nothing_is_taken(document: object) -> None:
     problems, written = validate_document(document)
     assert not problems and written is not None
-    assert written | {"recovery_threshold": 0.5} == plain(Policy())
+    assert written | {"recovery_threshold": 0.5} == policy_document(Policy())
 
 
 def test_everything_the_contract_offers_is_taken() -> None:
@@ -204,7 +204,7 @@ def test_a_policy_is_written_down_as_people_would() -> None:
 )
 def test_a_policy_shows_the_override_that_is_in_force(at: float | None, shown: object) -> None:
     policy = Policy(override=(Override("open", 200.0), Override("reject", 300.5)))
-    assert plain(policy, None if at is None else Now(0.0, at))["override"] == shown
+    assert policy_document(policy, None if at is None else Now(0.0, at))["override"] == shown
 
 
 def test_every_mistake_is_told_not_only_the_first() -> None:

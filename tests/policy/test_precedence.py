@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, plain
+from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, policy_document
 from nats_backpressure.policy.precedence import Layers
 from nats_backpressure.policy.schema import Guard, InflightRule, Override, PendingRule, Policy, in_force
 from nats_backpressure.protocol.patterns import covers, specificity
@@ -103,7 +103,7 @@ def test_whatever_is_merged_warn_is_at_most_critical_at_most_overload(
 ) -> None:
     for subject in SUBJECTS:
         found = Layers(file, bucket).effective(subject, R1, own)
-        written = plain(found.policy)
+        written = policy_document(found.policy)
         for signal in SIGNALS:
             marks = written[signal]
             assert marks["warn"] <= marks["critical"] <= marks["overload"]
@@ -240,6 +240,6 @@ def test_the_most_specific_override_that_is_not_over_is_in_force_whatever_the_po
         covering = [(specificity(p), one) for p, one in overrides.items() if covers(p, subject) and at < one.until]
         expected = min(covering, key=lambda pair: pair[0])[1] if covering else None
         assert in_force(found.policy, Now(0.0, float(at))) == expected
-    assert plain(found.policy) == plain(bare.policy), "an override changes no field of a policy"
+    assert policy_document(found.policy) == policy_document(bare.policy), "an override changes no field of a policy"
     shown = {"override": "bucket"} if found.policy.override else {}
     assert found.sources == bare.sources | shown

@@ -16,7 +16,7 @@ from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublis
 from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
 from nats_backpressure.core.model import Alert, Event
 from nats_backpressure.core.subject.state import Recoveries, Totals
-from nats_backpressure.core.time_windows import Measure, View
+from nats_backpressure.core.time_windows import Measure, WindowSummary
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import BadRequest, EventsRequest, HistoryRequest
 from nats_backpressure.protocol.timestamps import Now
@@ -275,9 +275,9 @@ def test_alerts_are_told_the_most_urgent_first() -> None:
 class Watched(WrittenBook):
     """A book that was there for half of each window."""
 
-    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+    def window(self, subject: str, now: Now, seconds: float) -> WindowSummary | None:
         spent = {Status.ACTIVE: 10.0, Status.INACTIVE: seconds / 2 - 10.0}
-        return View(0.5, spent, {"pending": Measure(4, 10.0, 1.0, 4.0), "p95": Measure()})
+        return WindowSummary(0.5, spent, {"pending": Measure(4, 10.0, 1.0, 4.0), "p95": Measure()})
 
 
 def test_windows_count_events_and_tell_what_was_measured() -> None:

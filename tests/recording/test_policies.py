@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from nats_backpressure.config.settings import Settings, WatchSetting
 from nats_backpressure.core.model import ConsumerConfig, Event
 from nats_backpressure.core.watch_filter import WatchEntry
-from nats_backpressure.policy.parse import OverrideEntry, document, parse_entry
+from nats_backpressure.policy.parse import OverrideEntry, entry_document, parse_entry
 from nats_backpressure.policy.precedence import LayerEntry, Sources
 from nats_backpressure.policy.schema import Guard, Override
 from nats_backpressure.protocol.timestamps import Now
@@ -66,7 +66,7 @@ def read(told: Iterable[Line]) -> list[PoliciesChanged]:
 
 @given(entries("a.b", "a.*", ">") | st.just(parse_entry(FULL)[0]))
 def test_an_entry_is_written_down_and_read_again(one: LayerEntry) -> None:
-    assert parse_entry(document(one)) == (one, ())  # type: ignore[arg-type]
+    assert parse_entry(entry_document(one)) == (one, ())  # type: ignore[arg-type]
 
 
 @given(st.lists(SOURCES, min_size=1, max_size=5))

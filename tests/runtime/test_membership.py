@@ -15,14 +15,14 @@ from nats_backpressure.config.settings import Observe
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.read_plan import Budget
-from nats_backpressure.core.status.freshness import vouched
+from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.subject.inputs import (
     Effect,
     EventSent,
     KeyRemoved,
     LoadRecord,
     PublishEvent,
-    RecordBegun,
+    RecordCreated,
     RecordLoaded,
     RemoveKey,
     WriteDone,
@@ -105,7 +105,7 @@ class World:
             match self.acts.popleft():
                 case LoadRecord(subject):
                     known = self.stored.get(subject)
-                    self.ledger.feed(subject, RecordLoaded(*known) if known else RecordBegun("e"))
+                    self.ledger.feed(subject, RecordLoaded(*known) if known else RecordCreated("e"))
                 case WriteRecord(subject, writing):
                     revision = writing.expected + 1
                     self.stored[subject] = writing.record, revision
@@ -120,7 +120,7 @@ class World:
         consumer = self.js.all[key.stream].consumers.get(key.consumer)
         if consumer is None:
             return ()
-        found = watch_filter.counts_under(key, consumer.config, self.js.all[key.stream].subjects, self.watch, ())
+        found = watch_filter.counted_subjects(key, consumer.config, self.js.all[key.stream].subjects, self.watch, ())
         return () if isinstance(found, str) else found
 
     def members(self) -> set[tuple[ConsumerKey, str]]:
@@ -140,11 +140,11 @@ class World:
         after = self.members()
         for key, subject in before:
             exists = key.consumer in self.js.all[key.stream].consumers
-            named = watch_filter.name_chosen(key, self.watch, ())
+            named = watch_filter.is_name_watched(key, self.watch, ())
             if exists and named and (down or key in away & self.js.silent):
                 assert (key, subject) in after, "what is there and could not be read stays"
         for key, subject in after:
-            chosen = watch_filter.name_chosen(key, self.watch, ())
+            chosen = watch_filter.is_name_watched(key, self.watch, ())
             assert chosen or key.stream not in tried, "a name the watch leaves out is out, answered for or not"
             if not down:
                 shown = key.consumer in self.js.all[key.stream].consumers and key not in away
@@ -171,7 +171,7 @@ class World:
             speaks = worst_member(state.members.values())
             if state.record is None or state.record.lost or speaks is None or speaks.status <= Status.INACTIVE:
                 continue
-            proved = vouched(state.members.values())
+            proved = status_proof(state.members.values())
             assert proved is not None and now - proved < UNKNOWN, (speaks.key, proved, now)
 
     async def settled(self) -> None:

@@ -245,7 +245,7 @@ class World:
         self.said.append((self.now, self.shedding))
         while len(self.said) > 2 and self.said[1][0] < self.now - self.s.delay - 1:
             self.said.popleft()
-        self.latches = latches.judge(self.latches, found, thresholds.marks(self.policy, found), self.policy)
+        self.latches = latches.next_latches(self.latches, found, thresholds.marks(self.policy, found), self.policy)
         now = latches.status(self.latches, self.policy)
         now = max(now, Status.WARNING) if self.shedding.shedding else now
         if now is not self.statuses[-1][1]:

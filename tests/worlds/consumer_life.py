@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nats_backpressure.core.model import NOTHING, Reading
+from nats_backpressure.core.model import NOTHING_CARRIED, Reading
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, Tick
 from nats_backpressure.core.subject.state import Record
@@ -49,7 +49,7 @@ class Life:
         self.consumer.at += down
         self.world.at = self.consumer.at
         self.world.start()
-        self.consumer.track = ConsumerTracker(carried=self.world.state.carried.get(KEY, NOTHING))
+        self.consumer.track = ConsumerTracker(carried=self.world.state.carried.get(KEY, NOTHING_CARRIED))
 
     @property
     def stored(self) -> Record:

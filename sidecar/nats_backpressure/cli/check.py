@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from nats_backpressure.cli.output import FIELDS, fields, grid
-from nats_backpressure.config.settings import BadSettings, Settings, load
-from nats_backpressure.policy.parse import PolicyEntry, over_default, plain
+from nats_backpressure.config.settings import BadSettings, Settings, load_settings
+from nats_backpressure.policy.parse import PolicyEntry, over_default, policy_document
 from nats_backpressure.policy.schema import Effective
 
 EX_CONFIG = 78
@@ -26,7 +26,7 @@ def check(file: Path) -> None:
     Exits with 0, or with 78 and one line for each mistake.
     """
     try:
-        settings = load(file, os.environ)
+        settings = load_settings(file, os.environ)
     except BadSettings as bad:
         for line in bad.lines:
             click.echo(line, err=True)
@@ -51,11 +51,11 @@ def _whose(entry: PolicyEntry) -> str:
 
 def _draw(settings: Settings) -> None:
     for title, found in _sections(settings):
-        grid(FIELDS, list(fields(plain(found.policy), found.sources)), title, quiet="default")
+        grid(FIELDS, list(fields(policy_document(found.policy), found.sources)), title, quiet="default")
 
 
 def _write(settings: Settings) -> None:
     for title, found in _sections(settings):
         click.echo(title)
-        for name, value, source in fields(plain(found.policy), found.sources):
+        for name, value, source in fields(policy_document(found.policy), found.sources):
             click.echo(f"  {name:<22} {value:<44}  {source}".rstrip())

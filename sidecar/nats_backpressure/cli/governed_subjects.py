@@ -17,8 +17,8 @@ from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import note
 from nats_backpressure.cli.policy_edit import PolicyKey
 from nats_backpressure.policy.active import PolicyValue
-from nats_backpressure.policy.external import OVERRIDES, override_entry
-from nats_backpressure.policy.guard import OPEN
+from nats_backpressure.policy.external import OVERRIDES, parse_override
+from nats_backpressure.policy.guard import NO_GUARD
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, parse_entry
 from nats_backpressure.policy.precedence import PatternIndex
 from nats_backpressure.protocol.messages import Status
@@ -141,7 +141,7 @@ def _policy(value: bytes) -> PolicyEntry | None:
 
 
 def _override(key: str, value: PolicyValue) -> OverrideEntry | None:
-    found = override_entry(key, value.value, value.at or time.time(), OPEN)
+    found = parse_override(key, value.value, value.at or time.time(), NO_GUARD)
     return found if isinstance(found, OverrideEntry) else None
 
 

@@ -14,7 +14,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.config.nats import Nats, check, with_environment
+from nats_backpressure.config.nats import Nats, check_nats, with_environment
 from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.protocol.subjects import Names
@@ -138,7 +138,7 @@ def _target(given: Mapping[str, Any]) -> Target:
     nats = with_environment(Nats(), _environment(given, os.environ), found)
     own = {name: given[name] for name in ("js_domain", "inbox_prefix") if given[name] is not None}
     nats = replace(nats, **own)
-    check(nats, found)
+    check_nats(nats, found)
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", given["name"]):
         found.add("--name", "must match [A-Za-z0-9_-]{1,64}")
     if found:

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 import click
 import msgspec
 
-from nats_backpressure.config.settings import BadSettings, Settings, load
+from nats_backpressure.config.settings import BadSettings, Settings, load_settings
 from nats_backpressure.core.model import Event
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.queries.serialize import event as rendered
@@ -76,7 +76,7 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
 
 def _settings(path: Path) -> Settings:
     try:
-        return load(path, os.environ)
+        return load_settings(path, os.environ)
     except BadSettings as bad:
         for line in bad.lines:
             click.echo(line, err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nats_backpressure.config.settings import BadSettings, load
+from nats_backpressure.config.settings import BadSettings, load_settings
 
 if TYPE_CHECKING:
     from nats_backpressure.recording.recorder import RecordingFile
@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Observe, judge, publish and answer until SIGTERM."""
     try:
-        settings = load(path, os.environ)
+        settings = load_settings(path, os.environ)
     except BadSettings as bad:
         for line in bad.lines:
             click.echo(line, err=True)
@@ -44,7 +44,7 @@ def run(
     from nats_backpressure.app import EmbeddedOptions, start
 
     own = EmbeddedOptions(embedded_port, embedded_store) if embedded else None
-    sys.exit(start(settings, own, lambda: load(path, os.environ), _tape(record, record_limit)))
+    sys.exit(start(settings, own, lambda: load_settings(path, os.environ), _tape(record, record_limit)))
 
 
 def _tape(record: Path | None, limit: int) -> RecordingFile | None:

@@ -161,7 +161,7 @@ def _is_server(url: str) -> bool:
     return plain and parts.scheme in ("nats", "tls") and bool(parts.hostname) and port != 0 and parts.path in ("", "/")
 
 
-def check(nats: Nats, found: Problems) -> None:
+def check_nats(nats: Nats, found: Problems) -> None:
     password = nats.password or nats.password_file
     if nats.user and not password:
         found.add("nats.user", "needs a password: nats.password_file or NATS_PASSWORD")

@@ -15,7 +15,7 @@ from nats_backpressure.config import nats, yaml_source
 from nats_backpressure.config.nats import Nats, Text
 from nats_backpressure.policy.parse import PolicyEntry, parse_entries
 from nats_backpressure.policy.schema import Guard
-from nats_backpressure.policy.validation import Problem, Problems, read_rest, shorten
+from nats_backpressure.policy.validation import Problem, Problems, read_with_defaults, shorten
 from nats_backpressure.protocol.patterns import glob_problem, literal_problem
 
 LONGEST_PATH: Final = 4096
@@ -25,7 +25,7 @@ Globs = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
 Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
 Millis = Annotated[int, Meta(ge=10, le=3_600_000)]
 LIFETIME: Final = 10 * 365 * 86_400
-GONE: Final = {
+REMOVED_SETTINGS: Final = {
     "group": "unknown key; installations that are watched and asked apart have each a `name` of their own",
     "lease": "unknown key; replicas of one `name` need no leader, so there is nothing to set",
 }
@@ -134,12 +134,12 @@ class BadSettings(Exception):
         super().__init__("; ".join(self.lines))
 
 
-def load(path: Path | None, env: Mapping[str, str]) -> Settings:
+def load_settings(path: Path | None, env: Mapping[str, str]) -> Settings:
     """The settings of a file (else that of BACKPRESSURE_CONFIG, else the defaults) under the environment."""
     if path is None and env.get("BACKPRESSURE_CONFIG"):
         path = Path(env["BACKPRESSURE_CONFIG"])
     if path is None:
-        return parse(b"", env, "settings")
+        return parse_settings(b"", env, "settings")
     name = shorten(str(path), LONGEST_PATH)
     try:
         with path.open("rb") as file:
@@ -148,10 +148,10 @@ def load(path: Path | None, env: Mapping[str, str]) -> Settings:
         why = getattr(error, "strerror", None) or "no usable path"
         problem = Problem("", f"cannot be read: {why[0].lower()}{why[1:]}")
         raise BadSettings([problem], [f"{name}: {problem.line}"]) from None
-    return parse(data, env, name)
+    return parse_settings(data, env, name)
 
 
-def parse(data: bytes, env: Mapping[str, str], name: str) -> Settings:
+def parse_settings(data: bytes, env: Mapping[str, str], name: str) -> Settings:
     """The settings of a YAML text under the environment. Raises BadSettings, which names `name`."""
     found = Problems(_suggest)
     lines: dict[str, int] = {}
@@ -172,10 +172,10 @@ def parse(data: bytes, env: Mapping[str, str], name: str) -> Settings:
 def _read(document: dict[Any, Any], found: Problems) -> Settings:
     # Policies are partial by nature and have a reader of their own; `instance: null` is the host's name.
     rest = {k: v for k, v in document.items() if k != "policies" and not (k == "instance" and v is None)}
-    for key in GONE.keys() & rest.keys():
-        found.add(key, GONE[key])
+    for key in REMOVED_SETTINGS.keys() & rest.keys():
+        found.add(key, REMOVED_SETTINGS[key])
         del rest[key]
-    settings = read_rest(Settings, rest, "", found)
+    settings = read_with_defaults(Settings, rest, "", found)
     if "policies" in document:
         settings = replace(settings, policies=parse_entries(document["policies"], "policies", found))
     return settings
@@ -196,7 +196,7 @@ def problem_line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
 
 
 def _check(settings: Settings, found: Problems) -> None:
-    nats.check(settings.nats, found)
+    nats.check_nats(settings.nats, found)
     _check_subjects(settings, found)
     for i, entry in enumerate(settings.watch):
         _add(found, f"watch[{i}].stream", glob_problem(entry.stream))

@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 import yaml
 
-from nats_backpressure.policy.validation import Problems, join, shorten
+from nats_backpressure.policy.validation import Problems, join_path, shorten
 
 LARGEST_FILE: Final = 1 << 20
 """Bytes."""
@@ -77,7 +77,7 @@ def _plain(loader: _Loader, node: yaml.Node, path: str, lines: dict[str, int], f
             found.add(path, "keys must be text")
             continue
         key = _scalar(loader, key_node, path, found)
-        here = join(path, shorten(key)) if isinstance(key, str) else path
+        here = join_path(path, shorten(key)) if isinstance(key, str) else path
         if key in plain:
             found.add(here, f"stands twice, again in line {key_node.start_mark.line + 1}")
             continue

@@ -286,7 +286,7 @@ class Latches(Struct, frozen=True):
         return tuple(name for name in self.__struct_fields__ if getattr(self, name).on)
 
 
-NONE_SET = Latches()
+NO_LATCHES = Latches()
 
 
 class Member(Struct, frozen=True):
@@ -351,7 +351,7 @@ class Carried(Struct, frozen=True, omit_defaults=True):
     """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
 
 
-NOTHING = Carried()
+NOTHING_CARRIED = Carried()
 
 
 DATA_LOSS = "data_loss"
@@ -360,7 +360,7 @@ DATA_LOSS = "data_loss"
 PURGED = "purged"
 
 
-class Verdict(Struct, frozen=True):
+class AdmissionDecision(Struct, frozen=True):
     """What a gateway is told, before any overrule for one request."""
 
     action: Action = Action.CONTINUE

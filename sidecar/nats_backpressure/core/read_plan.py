@@ -20,7 +20,7 @@ class Budget(Struct, frozen=True):
     server_share: float
 
 
-def interval(budget: Budget, streams: int, requests: int, took: float, whole: bool, limited: bool) -> float:
+def read_interval(budget: Budget, streams: int, requests: int, took: float, whole: bool, limited: bool) -> float:
     """Seconds between two readings of one of `streams` streams.
 
     `requests` and `took` (seconds) are what the last reading cost, `whole` whether nothing was missing from it,

@@ -69,7 +69,7 @@ class Slot(Struct):
         )
 
 
-class View(Struct, frozen=True):
+class WindowSummary(Struct, frozen=True):
     """One window: `coverage` is the share of it for which the status was known here."""
 
     coverage: float
@@ -98,7 +98,7 @@ class TimeWindows:
                 if (value := getattr(reading, name)) is not None:
                     measure.add(1.0, value, value, value)
 
-    def window(self, now: float, seconds: float) -> View:
+    def window(self, now: float, seconds: float) -> WindowSummary:
         """The last `seconds` up to now."""
         if self._at is not None:
             self.see(now, self._status)
@@ -111,7 +111,7 @@ class TimeWindows:
                 found.fold(slot, min(1.0, (min(end, now) - (now - seconds)) / length) if length > 0 else 1.0)
         spent = dict(zip(STATUSES, found.seconds, strict=True))
         known = sum(found.seconds) - spent[Status.UNKNOWN]
-        return View(min(1.0, known / seconds), spent, dict(zip(MEASURES, found.measures, strict=True)))
+        return WindowSummary(min(1.0, known / seconds), spent, dict(zip(MEASURES, found.measures, strict=True)))
 
     def _seen(self, tier: int) -> Iterator[tuple[Slot, float]]:
         """The closed slots of a tier, and what is open in it and in the finer ones."""

@@ -23,13 +23,13 @@ class WatchEntry(Struct, frozen=True):
     consumers: tuple[str, ...] = ("*",)
 
 
-def stream_chosen(stream: str, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
+def is_stream_watched(stream: str, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
     """Whether a stream is looked into; buckets, object stores and our own only when named exactly."""
     special = stream in ours or stream.startswith(("KV_", "OBJ_"))
     return any(entry.stream == stream or (not special and glob(entry.stream, stream)) for entry in watch)
 
 
-def consumer_chosen(
+def is_consumer_watched(
     key: ConsumerKey, config: ConsumerConfig, watch: Sequence[WatchEntry], ours: Collection[str]
 ) -> bool:
     """Whether a consumer counts: durable and acknowledging, unless it is named exactly."""
@@ -37,20 +37,20 @@ def consumer_chosen(
     for entry in watch:
         named = key.consumer in entry.consumers
         taken = named or (counts and any(glob(c, key.consumer) for c in entry.consumers))
-        if taken and stream_chosen(key.stream, [entry], ours):
+        if taken and is_stream_watched(key.stream, [entry], ours):
             return True
     return False
 
 
-def name_chosen(key: ConsumerKey, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
+def is_name_watched(key: ConsumerKey, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
     """Whether a consumer of this name may count at all, whatever its configuration."""
     return any(
-        stream_chosen(key.stream, [entry], ours) and any(glob(name, key.consumer) for name in entry.consumers)
+        is_stream_watched(key.stream, [entry], ours) and any(glob(name, key.consumer) for name in entry.consumers)
         for entry in watch
     )
 
 
-def counts_under(
+def counted_subjects(
     key: ConsumerKey,
     config: ConsumerConfig,
     stream: tuple[str, ...],
@@ -58,10 +58,10 @@ def counts_under(
     ours: Collection[str],
 ) -> tuple[str, ...] | str:
     """The subjects under which a consumer counts, none if it does not; or why one that does cannot be watched."""
-    return subjects(config, stream) if consumer_chosen(key, config, watch, ours) else ()
+    return consumer_subjects(config, stream) if is_consumer_watched(key, config, watch, ours) else ()
 
 
-def subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:
+def consumer_subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:
     """The subjects a consumer stands under, or why it cannot be watched; `stream` are those of its stream."""
     found = config.filters or stream
     if not found:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from nats_backpressure.policy.external import OVERRIDES, bucket_entry, metadata_entry, override_entry
+from nats_backpressure.policy.external import OVERRIDES, parse_bucket_policy, parse_metadata, parse_override
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
@@ -129,16 +129,16 @@ class ActivePolicies:
     def _read_own(
         self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
     ) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
-        found = metadata_entry(metadata, self.layers, self._guard, subjects, key)
+        found = parse_metadata(metadata, self.layers, self._guard, subjects, key)
         return (None, found) if isinstance(found, tuple) else (found, ())
 
 
 def _parsed(key: str, value: PolicyValue, below: Layers, guard: Guard) -> tuple[LayerEntry | None, tuple[Problem, ...]]:
     found: LayerEntry | tuple[Problem, ...]
     if key.startswith(OVERRIDES):
-        found = override_entry(key, value.value, value.at, guard)
+        found = parse_override(key, value.value, value.at, guard)
     else:
-        found = bucket_entry(key, value.value, below, guard)
+        found = parse_bucket_policy(key, value.value, below, guard)
     return (None, found) if isinstance(found, tuple) else (found, ())
 
 

@@ -8,7 +8,7 @@ from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.patterns import glob, globs_meet
 
 
-class EqualClaims:
+class PatternClaims:
     """Which pattern is claimed for which consumers, by exact name and by glob."""
 
     def __init__(self) -> None:

@@ -7,19 +7,19 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, json
 
-from nats_backpressure.policy.guard import beyond
+from nats_backpressure.policy.guard import guard_violations
 from nats_backpressure.policy.parse import (
     OverrideEntry,
     PolicyEntry,
     Value,
     check_inherited,
     check_together,
-    flat,
+    flat_fields,
     parse_entry,
 )
 from nats_backpressure.policy.precedence import Layers
 from nats_backpressure.policy.schema import LARGEST_MARK, Guard, Override, Policy
-from nats_backpressure.policy.validation import Problem, Problems, join, read, read_given, shorten
+from nats_backpressure.policy.validation import Problem, Problems, join_path, read_partial, read_struct, shorten
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import BadTail, decode, pattern_problem
 from nats_backpressure.protocol.values import ConsumerKey
@@ -33,9 +33,9 @@ LONGEST_OVERRIDE: Final = 7 * 86_400.0
 CLOCKS_APART: Final = 3600.0
 """Seconds by which the clock that wrote the end may be ahead of the server's."""
 
-OURS: Final = "backpressure"
+OUR_PREFIX: Final = "backpressure"
 """The first token of the keys in a consumer's metadata that are fields of its policy."""
-THEIRS: Final = {
+MONITOR_KEYS: Final = {
     "io.nats.monitor.outstanding-ack-critical": "inflight.overload",
     "io.nats.monitor.unprocessed-critical": "pending.overload",
 }
@@ -50,7 +50,7 @@ class _Override(Struct, frozen=True, forbid_unknown_fields=True):
     until: Annotated[str, Meta(max_length=64)]
 
 
-def override_entry(key: str, value: bytes, put_at: float, guard: Guard) -> OverrideEntry | tuple[Problem, ...]:
+def parse_override(key: str, value: bytes, put_at: float, guard: Guard) -> OverrideEntry | tuple[Problem, ...]:
     """The override under a key of the bucket that begins with OVERRIDES, or everything that is wrong with it.
 
     `put_at` (Unix seconds) is when it was put: it must not last longer than LONGEST_OVERRIDE from then.
@@ -62,7 +62,7 @@ def override_entry(key: str, value: bytes, put_at: float, guard: Guard) -> Overr
     elif len(value) > LARGEST_VALUE:
         found.add("", f"is larger than {LARGEST_VALUE:,} bytes")
     document = None if found else _decoded(value, found)
-    given = None if found else read(_Override, document, "", found)
+    given = None if found else read_struct(_Override, document, "", found)
     if given is None:
         return found.told()
     until = timestamps.parse_rfc3339(given.until)
@@ -76,7 +76,7 @@ def override_entry(key: str, value: bytes, put_at: float, guard: Guard) -> Overr
     return found.told()
 
 
-def bucket_entry(key: str, value: bytes, below: Layers, guard: Guard) -> PolicyEntry | tuple[Problem, ...]:
+def parse_bucket_policy(key: str, value: bytes, below: Layers, guard: Guard) -> PolicyEntry | tuple[Problem, ...]:
     """The policy under a key of the bucket, or everything that is wrong with it; `below` is the file's layer."""
     found = Problems()
     subject = _subject(key, found)
@@ -92,7 +92,7 @@ def bucket_entry(key: str, value: bytes, below: Layers, guard: Guard) -> PolicyE
     return found.told()
 
 
-def metadata_entry(
+def parse_metadata(
     metadata: Iterable[tuple[str, str]],
     below: Layers,
     guard: Guard,
@@ -108,18 +108,18 @@ def metadata_entry(
     said = dict(metadata)
     found = Problems()
     given = _theirs(said, found)
-    named = {field: key for key, field in THEIRS.items() if field in given}
+    named = {field: key for key, field in MONITOR_KEYS.items() if field in given}
     for name, text in said.items():
-        if name.startswith(f"{OURS}."):
-            ours = _field(name.removeprefix(f"{OURS}."), _scalar(text), found)
+        if name.startswith(f"{OUR_PREFIX}."):
+            ours = _field(name.removeprefix(f"{OUR_PREFIX}."), _scalar(text), found)
             given |= ours
             named = {field: key for field, key in named.items() if field not in ours}
-    check_together(given, OURS, found)
-    _hold(given, guard, OURS, found)
+    check_together(given, OUR_PREFIX, found)
+    _hold(given, guard, OUR_PREFIX, found)
     entry = PolicyEntry(fields=tuple(given.items()))
     for subject in subjects:
-        check_inherited(entry, below.effective(subject, key).policy, OURS, found)
-    paths = {join(OURS, field): name for field, name in named.items()}
+        check_inherited(entry, below.effective(subject, key).policy, OUR_PREFIX, found)
+    paths = {join_path(OUR_PREFIX, field): name for field, name in named.items()}
     problems = tuple(Problem(paths.get(p.path, p.path), p.message) for p in found.told())
     return tuple(dict.fromkeys(problems)) or (entry if given else None)
 
@@ -157,7 +157,7 @@ def _document(value: bytes, found: Problems) -> PolicyEntry | None:
 
 def _theirs(said: Mapping[str, str], found: Problems) -> dict[str, Value]:
     given: dict[str, Value] = {}
-    for key, field in THEIRS.items():
+    for key, field in MONITOR_KEYS.items():
         mark = _scalar(said.get(key, "0"))
         if isinstance(mark, bool) or not isinstance(mark, int):
             found.add(key, "must be a whole number")
@@ -172,10 +172,10 @@ def _field(name: str, value: Scalar, found: Problems) -> dict[str, Value]:
     """What one of our keys gives: a field by its dotted name."""
     head, _, leaf = name.partition(".")
     if head == "override":
-        found.add(join(OURS, name), "no consumer may give this: it would go over the operator's")
+        found.add(join_path(OUR_PREFIX, name), "no consumer may give this: it would go over the operator's")
         return {}
     document: dict[str, Any] = {head: {leaf: value} if leaf else value}
-    return dict(flat(read_given(Policy, document, OURS, found)))
+    return dict(flat_fields(read_partial(Policy, document, OUR_PREFIX, found)))
 
 
 def _scalar(text: str) -> Scalar:
@@ -187,5 +187,5 @@ def _scalar(text: str) -> Scalar:
 
 
 def _hold(given: Mapping[str, Value], guard: Guard, path: str, found: Problems) -> None:
-    for field, rule in beyond(given, guard):
-        found.add(join(path, field), rule)
+    for field, rule in guard_violations(given, guard):
+        found.add(join_path(path, field), rule)

@@ -7,11 +7,11 @@ from typing import Final
 
 from nats_backpressure.policy.schema import Guard
 
-OPEN: Final = Guard()
+NO_GUARD: Final = Guard()
 """Lets everything through."""
 
 
-def beyond(given: Mapping[str, object], guard: Guard) -> Iterator[tuple[str, str]]:
+def guard_violations(given: Mapping[str, object], guard: Guard) -> Iterator[tuple[str, str]]:
     """What breaks the guard, field and rule: every overload mark of pending that the fields given can lead to.
 
     What is inherited from the file is the file's own word. A mark that follows the drain rate is only as bounded as
@@ -33,5 +33,5 @@ def beyond(given: Mapping[str, object], guard: Guard) -> Iterator[tuple[str, str
             yield edge, f"is missing: with overload_seconds it must be {rule}"
 
 
-def lets(fields: tuple[tuple[str, object], ...], guard: Guard) -> bool:
-    return next(beyond(dict(fields), guard), None) is None
+def guard_allows(fields: tuple[tuple[str, object], ...], guard: Guard) -> bool:
+    return next(guard_violations(dict(fields), guard), None) is None

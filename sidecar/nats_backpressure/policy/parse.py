@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, cast
 
 from msgspec import Meta, Struct, to_builtins
 
-from nats_backpressure.policy.conflicts import EqualClaims
+from nats_backpressure.policy.conflicts import PatternClaims
 from nats_backpressure.policy.schema import AlertRule, Effective, MarkRule, Override, Policy, in_force
-from nats_backpressure.policy.validation import Problem, Problems, join, read_given
+from nats_backpressure.policy.validation import Problem, Problems, join_path, read_partial
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import glob, glob_problem, pattern_problem
 from nats_backpressure.protocol.timestamps import Now
@@ -77,15 +77,15 @@ def parse_entry(
 
 def _parse(document: object, path: str, need_subjects: bool, found: Problems) -> PolicyEntry:
     """What is good of an entry, so that the rest of it can be checked even where a part is wrong."""
-    given = read_given(_Document, _without_override(document, path, found), path, found)
+    given = read_partial(_Document, _without_override(document, path, found), path, found)
     subjects, consumers = given.pop("subjects", ()), given.pop("consumers", ("*",))
     for i, pattern in enumerate(subjects):
-        _add(found, f"{join(path, 'subjects')}[{i}]", pattern_problem(pattern))
+        _add(found, f"{join_path(path, 'subjects')}[{i}]", pattern_problem(pattern))
     for i, name in enumerate(consumers):
-        _add(found, f"{join(path, 'consumers')}[{i}]", glob_problem(name))
+        _add(found, f"{join_path(path, 'consumers')}[{i}]", glob_problem(name))
     if need_subjects and not (isinstance(document, Mapping) and "subjects" in document):
-        found.add(join(path, "subjects"), "is missing: a list of subjects or patterns the policy applies to")
-    fields = tuple(flat(given))
+        found.add(join_path(path, "subjects"), "is missing: a list of subjects or patterns the policy applies to")
+    fields = tuple(flat_fields(given))
     check_together(dict(fields), path, found)
     return PolicyEntry(subjects, consumers, fields)
 
@@ -99,7 +99,7 @@ def parse_entries(value: object, path: str, found: Problems) -> tuple[PolicyEntr
         found.add(path, f"must have at most {MOST_POLICIES} entries, has {len(value)}")
         return ()
     entries: list[PolicyEntry] = []
-    claims = EqualClaims()
+    claims = PatternClaims()
     for i, document in enumerate(value):
         here = f"{path}[{i}]"
         entry = _parse(document, here, True, found)
@@ -114,7 +114,7 @@ def validate_document(document: object) -> tuple[tuple[Problem, ...], dict[str, 
     found = Problems()
     entry = _parse(document, "", False, found)
     check_inherited(entry, _DEFAULT, "", found)
-    return found.told(), None if found else plain(over_default(entry).policy)
+    return found.told(), None if found else policy_document(over_default(entry).policy)
 
 
 def check_together(given: Mapping[str, Value], path: str, found: Problems) -> None:
@@ -123,24 +123,24 @@ def check_together(given: Mapping[str, Value], path: str, found: Problems) -> No
         marks = [(name, _number(given[f"{signal}.{name}"])) for name in _MARKS if f"{signal}.{name}" in given]
         for (lower, low), (upper, high) in pairwise(marks):
             if low > high:
-                found.add(join(path, f"{signal}.{lower}"), f"must not be above {upper}, {low:,} is above {high:,}")
+                found.add(join_path(path, f"{signal}.{lower}"), f"must not be above {upper}, {low:,} is above {high:,}")
     seconds, least, most = (given.get(name) for name in _FOLLOWING["pending"])
-    if seconds is None and not found.about(join(path, "pending.overload_seconds")):
+    if seconds is None and not found.about(join_path(path, "pending.overload_seconds")):
         for name, bound in (("min", least), ("max", most)):
             if bound is not None:
-                found.add(join(path, f"pending.{name}"), "may be given only together with overload_seconds")
+                found.add(join_path(path, f"pending.{name}"), "may be given only together with overload_seconds")
     if least is not None and most is not None and _number(least) > _number(most):
-        found.add(join(path, "pending.min"), f"must not be above max, {least:,} is above {most:,}")
+        found.add(join_path(path, "pending.min"), f"must not be above max, {least:,} is above {most:,}")
     names = [rule.name for rule in cast(tuple[AlertRule, ...], given.get("alerts", ()))]
     for i, name in enumerate(names):
         if name in names[:i]:
-            found.add(f"{join(path, 'alerts')}[{i}].name", "stands twice: the names of alerts must differ")
+            found.add(f"{join_path(path, 'alerts')}[{i}].name", "stands twice: the names of alerts must differ")
 
 
 def check_inherited(entry: PolicyEntry, inherited: Policy, path: str, found: Problems) -> None:
     """A given warn or critical must not stand above the next higher mark it inherits: that one must be given too.
 
-    (The other way round the inherited one gives way: see `merged`.)
+    (The other way round the inherited one gives way: see `merge_layers`.)
     """
     given = dict(entry.fields)
     for signal in _MARKED:
@@ -148,19 +148,19 @@ def check_inherited(entry: PolicyEntry, inherited: Policy, path: str, found: Pro
             mine, theirs = given.get(f"{signal}.{lower}"), getattr(getattr(inherited, signal), upper)
             if mine is not None and f"{signal}.{upper}" not in given and _number(mine) > theirs:
                 text = f"must not be above {upper}, which is {theirs:,} by inheritance; give {upper} too"
-                found.add(join(path, f"{signal}.{lower}"), text)
+                found.add(join_path(path, f"{signal}.{lower}"), text)
                 break
 
 
 @lru_cache(maxsize=4096)
-def merged(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Effective:
+def merge_layers(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Effective:
     """The fields of each (layer, fields) over those of the layers before it, the first over the default.
 
     Then a mark above the next higher one is lowered to it, so that warn <= critical <= overload always holds: overload
     alone moves the status, and nothing but a given overload moves overload. A lowered mark has the source of the one
     it was lowered to. Kept, because thousands of consumers share a few policies: each is then one object in memory.
     """
-    values = dict(flat({name: getattr(_DEFAULT, name) for name in Policy.__struct_fields__}))
+    values = dict(flat_fields({name: getattr(_DEFAULT, name) for name in Policy.__struct_fields__}))
     sources = dict.fromkeys(values, "default")
     for layer, fields in chosen:
         given = _whole(dict(fields), values)
@@ -176,10 +176,10 @@ def merged(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Eff
 
 def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
     """The entry alone, over the default."""
-    return merged(((layer, entry.fields),))
+    return merge_layers(((layer, entry.fields),))
 
 
-def document(entry: PolicyEntry) -> dict[str, Any]:
+def entry_document(entry: PolicyEntry) -> dict[str, Any]:
     """An entry as people would write it down: `parse_entry` makes the same entry of it."""
     written: dict[str, Any] = {"subjects": list(entry.subjects), "consumers": list(entry.consumers)}
     for name, value in entry.fields:
@@ -191,7 +191,7 @@ def document(entry: PolicyEntry) -> dict[str, Any]:
     return written
 
 
-def plain(policy: Policy, now: Now | None = None) -> dict[str, Any]:
+def policy_document(policy: Policy, now: Now | None = None) -> dict[str, Any]:
     """A policy as people would write it down in full, with the override that is in force `now`."""
     written: dict[str, Any] = to_builtins(policy)
     written["alerts"] = _alerts(policy.alerts)
@@ -207,7 +207,7 @@ def _alerts(rules: tuple[AlertRule, ...]) -> list[dict[str, Any]]:
     return written
 
 
-def flat(given: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
+def flat_fields(given: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
     """Fields of a policy, the members of its groups by dotted name."""
     for name, value in given.items():
         if name in _GROUPS:
@@ -251,7 +251,7 @@ def _without_override(document: object, path: str, found: Problems) -> object:
         return document
     if document["override"] is not None:
         found.add(
-            join(path, "override"),
+            join_path(path, "override"),
             "has no place in a policy; an override is a key of its own in the policy bucket, `=override.<encoded "
             "subject or pattern>`: run `nats-backpressure override SUBJECT open|reject --for 10m`",
         )

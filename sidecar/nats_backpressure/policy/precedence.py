@@ -7,8 +7,8 @@ from typing import cast
 
 from msgspec import Struct
 
-from nats_backpressure.policy.guard import OPEN, lets
-from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, merged
+from nats_backpressure.policy.guard import NO_GUARD, guard_allows
+from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, merge_layers
 from nats_backpressure.policy.schema import Effective, Guard, Override
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -21,7 +21,7 @@ class Sources(Struct, frozen=True):
     file: tuple[PolicyEntry, ...] = ()
     bucket: dict[str, LayerEntry] = {}
     """By key. Treated as frozen."""
-    guard: Guard = OPEN
+    guard: Guard = NO_GUARD
     trust_metadata: bool = False
 
 
@@ -38,10 +38,10 @@ class Layers:
         self,
         file: Sequence[PolicyEntry] = (),
         bucket: Sequence[PolicyEntry] = (),
-        guard: Guard = OPEN,
+        guard: Guard = NO_GUARD,
         overrides: Sequence[OverrideEntry] = (),
     ) -> None:
-        allowed = [entry for entry in bucket if guard.allow_bucket and lets(entry.fields, guard)]
+        allowed = [entry for entry in bucket if guard.allow_bucket and guard_allows(entry.fields, guard)]
         self._layers = (("file", PatternIndex(file)), ("bucket", PatternIndex(allowed)))
         self._overrides = PatternIndex(
             [PolicyEntry((one.pattern,), fields=(("override", (one.override,)),)) for one in overrides]
@@ -62,7 +62,7 @@ class Layers:
         chosen = [(layer, entry.fields) for layer, entry in found if entry is not None and entry.fields]
         if standing := self._standing(subject):
             chosen.append(("bucket", (("override", standing),)))
-        return merged(tuple(chosen))
+        return merge_layers(tuple(chosen))
 
     def _standing(self, subject: str) -> tuple[Override, ...]:
         """The most specific one first. One that ends no later than a more specific one is never in force."""

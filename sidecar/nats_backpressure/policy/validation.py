@@ -65,26 +65,26 @@ class Problems:
         return (*self._first, Problem("", f"and {more} more problems")) if more > 0 else tuple(self._first)
 
 
-def read(cls: type[T], value: object, path: str, found: Problems) -> T | None:
+def read_struct(cls: type[T], value: object, path: str, found: Problems) -> T | None:
     """`value` as a `cls`, or None after saying everything that is wrong with it."""
     before = len(found)
     given = _walk(_shape(cls), value, path, found, partial=False)
     return cast(T, given) if len(found) == before else None
 
 
-def read_rest(cls: type[T], value: object, path: str, found: Problems) -> T:
-    """Like `read`, but where a field is wrong or missing the default stands, so that the rest can be judged further."""
+def read_with_defaults(cls: type[T], value: object, path: str, found: Problems) -> T:
+    """Like `read_struct`, but where a field is wrong or missing the default stands, so that the rest can be judged further."""
     given = _fields(_shape(cls), value, path, found, partial=False)
     return cls(**{name: item for name, item in given.items() if item is not BAD})
 
 
-def read_given(cls: type[Struct], value: object, path: str, found: Problems) -> dict[str, Any]:
+def read_partial(cls: type[Struct], value: object, path: str, found: Problems) -> dict[str, Any]:
     """Only what `value` gives of the fields of `cls`, nested Structs as dicts: nothing is required, no default set."""
     given = _walk(_shape(cls), value, path, found, partial=True)
     return {} if given is BAD else given
 
 
-def join(path: str, key: str) -> str:
+def join_path(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
@@ -133,7 +133,7 @@ def _struct(shape: inspect.StructType, value: object, path: str, found: Problems
         return {name: item for name, item in given.items() if item is not BAD}
     missing = [f.encode_name for f in shape.fields if f.required and f.name not in given]
     for name in missing:
-        found.add(join(path, name), "is missing")
+        found.add(join_path(path, name), "is missing")
     if missing or any(item is BAD for item in given.values()):
         return BAD
     try:
@@ -158,7 +158,7 @@ def _fields(shape: inspect.Type, value: object, path: str, found: Problems, part
         elif (field := fields.get(key)) is None:
             _unknown(key, path, list(fields), found)
         else:
-            given[field.name] = _walk(field.type, item, join(path, key), found, partial)
+            given[field.name] = _walk(field.type, item, join_path(path, key), found, partial)
     return given
 
 
@@ -169,7 +169,7 @@ def _undocumented(shape: inspect.Type) -> bool:
 
 def _unknown(key: str, path: str, known: Sequence[str], found: Problems) -> None:
     meant = found.suggest(key[:LONGEST_SHOWN], known)
-    found.add(join(path, shorten(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
+    found.add(join_path(path, shorten(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
 
 
 def _sequence(shape: inspect.VarTupleType, value: object, path: str, found: Problems) -> Any:

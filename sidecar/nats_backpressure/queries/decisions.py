@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import binary, pull_grants
-from nats_backpressure.core.model import Member, Verdict
+from nats_backpressure.core.model import AdmissionDecision, Member
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy
@@ -69,7 +69,7 @@ class DecisionService:
         would = None
         if chosen and not enforced:
             would = _pull_action(self._grant(chosen, asked, asker, now).n, asked)
-        verdict = Verdict(_pull_action(grant.n, asked), would)
+        verdict = AdmissionDecision(_pull_action(grant.n, asked), would)
         decides, _ = _strictest([f for f, _ in chosen] or findings)
         room = messages.Pull(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0)
         return self._decision("consumer", subject, findings, decides, verdict, pull_=room)
@@ -107,11 +107,13 @@ class DecisionService:
         for key in sorted(state.members):
             own = self._book.rules.effective(state.subject, key)
             if own.policy != whole.policy:
-                differing.append({**key._asdict(), "policy": policy.plain(own.policy, now), "sources": own.sources})
+                differing.append(
+                    {**key._asdict(), "policy": policy.policy_document(own.policy, now), "sources": own.sources}
+                )
         return {
             "subject": subject,
             "matched": self._places(findings)[0],
-            "policy": policy.plain(whole.policy, now),
+            "policy": policy.policy_document(whole.policy, now),
             "sources": whole.sources,
             "consumers": differing,
         }
@@ -215,7 +217,7 @@ class DecisionService:
         subject: str,
         findings: list[SubjectAnswer],
         decides: SubjectAnswer,
-        verdict: Verdict,
+        verdict: AdmissionDecision,
         retry_delay_ms: int | None = None,
         valid_for_ms: int = 0,
         pull_: messages.Pull | None = None,
@@ -255,7 +257,9 @@ def validate_policy(found: dict[str, Any]) -> dict[str, Any]:
     return {"valid": not errors, "errors": errors, "effective": effective}
 
 
-def _strictest(findings: list[SubjectAnswer], priority: binary.Priority = "normal") -> tuple[SubjectAnswer, Verdict]:
+def _strictest(
+    findings: list[SubjectAnswer], priority: binary.Priority = "normal"
+) -> tuple[SubjectAnswer, AdmissionDecision]:
     """Which of several decides, and what it answers to a request of this priority; of equals the first one."""
     answers = [(f, binary.for_priority(f.verdict, f.policy, priority)) for f in findings]
     return max(answers, key=lambda answer: answer[0].rank(answer[1])) if len(answers) > 1 else answers[0]

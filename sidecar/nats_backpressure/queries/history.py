@@ -15,7 +15,7 @@ from msgspec.structs import asdict, replace
 
 from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.state import Record, SubjectState, Totals
-from nats_backpressure.core.time_windows import View
+from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.protocol import history as wire
 from nats_backpressure.protocol import messages, windows
 from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest
@@ -207,7 +207,7 @@ def _urgency(alert: wire.Alert) -> tuple[int, str, str]:
     return ALERT_ORDER.index(alert.state), alert.subject, alert.name
 
 
-def _window(view: View | None, events: Mapping[str, int]) -> windows.Window:
+def _window(view: WindowSummary | None, events: Mapping[str, int]) -> windows.Window:
     def spent(status: Status) -> int:
         return _ms(view.seconds.get(status, 0.0)) if view else 0
 

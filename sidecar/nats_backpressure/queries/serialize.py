@@ -12,13 +12,13 @@ from msgspec.structs import asdict
 
 from nats_backpressure import __version__
 from nats_backpressure.core.admission import binary
-from nats_backpressure.core.model import Alert, Event, Marks, MarkSet, Member, Reading, Verdict
+from nats_backpressure.core.model import AdmissionDecision, Alert, Event, Marks, MarkSet, Member, Reading
 from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits
-from nats_backpressure.core.subject.next_record import diagnosed
+from nats_backpressure.core.subject.next_record import reported_diagnosis
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
-from nats_backpressure.policy.parse import plain
+from nats_backpressure.policy.parse import policy_document
 from nats_backpressure.policy.schema import Override, in_force
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
@@ -109,7 +109,7 @@ def levels(member: Member | None) -> messages.Levels:
     reading, found = member.reading, member.marks
 
     def level(signal: Signal) -> str:
-        mark: MarkSet | None = thresholds.of(found, signal)
+        mark: MarkSet | None = thresholds.mark_of(found, signal)
         return thresholds.level(thresholds.value(reading, found, signal), mark).value
 
     return messages.Levels(*(level(signal) for signal in Signal))
@@ -139,7 +139,7 @@ def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.C
             consumer=m.key.consumer,
             status=m.status.word,
             latched=tuple(s.value for s in m.latches.signals),
-            diagnosis=diagnosed(m, m.status),
+            diagnosis=reported_diagnosis(m, m.status),
             metrics=metrics(m.reading, m.marks),
             freshness=freshness(m.proof, now.mono, limits).value,
         )
@@ -150,7 +150,7 @@ def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.C
 def status(
     found: SubjectView,
     record: Record | None,
-    verdict: Verdict,
+    verdict: AdmissionDecision,
     reasons: tuple[str, ...],
     known: tuple[Freshness, str | None],
     book: ServiceView,
@@ -172,8 +172,8 @@ def status(
         metrics=metrics(member.reading, member.marks) if member else messages.Metrics(),
         levels=levels(member),
         thresholds=marks(member.marks) if member else None,
-        thresholds_from=dict(thresholds.derived(policy, member.reading)) if member and member.reading else {},
-        diagnosis=diagnosed(member, judged.status) if judged else None,
+        thresholds_from=dict(thresholds.derivations(policy, member.reading)) if member and member.reading else {},
+        diagnosis=reported_diagnosis(member, judged.status) if judged else None,
         admit_ratio=verdict.admit_ratio,
         mode=policy.mode,
         override=override(in_force(policy, now)),
@@ -186,7 +186,7 @@ def status(
         stale_reason=why,
         sampled_at=moment(found.sampled_at),
         age_ms=None if found.age_from is None else round(1000 * max(0.0, now.mono - found.age_from)),
-        policy=plain(policy, now),
+        policy=policy_document(policy, now),
         recovery=recovery(record),
     )
 
@@ -200,7 +200,7 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
     fresh_ = Freshness.UNKNOWN if record.lost else Freshness.STALE if record.stale else Freshness.KNOWN
     known = (fresh_, "age" if record.stale else None)
     policy = found.worst_member.policy if found.worst_member else state.policy
-    verdict = binary.overridden(record.verdict, record.override, policy)
+    verdict = binary.with_override(record.verdict, record.override, policy)
     shown = asdict(status(found, record, verdict, record.reasons, known, book, now))
     for field in ("age_ms", "policy", "recovery"):
         shown[field] = msgspec.UNSET

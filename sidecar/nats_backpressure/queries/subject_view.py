@@ -9,7 +9,14 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from nats_backpressure.core.model import Member
-from nats_backpressure.core.status.freshness import Limits, SinceProof, limits, of_subject, since_proof, vouched
+from nats_backpressure.core.status.freshness import (
+    Limits,
+    SinceProof,
+    limits,
+    since_proof,
+    status_proof,
+    subject_freshness,
+)
 from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
@@ -29,7 +36,7 @@ class SubjectView(Struct, frozen=True):
     since_proof: SinceProof | None
     sampled_at: float | None
     """When the oldest proof among the members was had, in Unix seconds."""
-    vouched: float | None
+    status_proof: float | None
     """Monotonic time of the last proof of what is answered; None where no member proves it."""
     age_from: float | None
     """The same in monotonic time."""
@@ -44,7 +51,7 @@ def subject_view(state: SubjectState) -> SubjectView:
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
     return SubjectView(
-        state, worst_member(members), since_proof(members), at, vouched(members), oldest, _fullest(members)
+        state, worst_member(members), since_proof(members), at, status_proof(members), oldest, _fullest(members)
     )
 
 
@@ -65,7 +72,7 @@ def bounds(state: SubjectState, book: ServiceView) -> Limits:
 
 def proved(found: SubjectView, limits: Limits, now: Now) -> float:
     """The moment from which on what is answered ages, in monotonic time."""
-    state, last = found.state, found.vouched
+    state, last = found.state, found.status_proof
     if state.was_unproved:
         return -math.inf  # whoever stored it let go of it long ago: a restart refuses nothing anew
     if last is None or not math.isfinite(last):  # nobody was read yet, or nobody is left
@@ -82,7 +89,7 @@ def truth(found: SubjectView, limits: Limits, now: Now) -> tuple[Freshness, str 
     state = found.state
     if state.record is None or state.record.lost or state.begun:
         return Freshness.UNKNOWN, None
-    fresh_ = of_subject(found.since_proof, now.mono, limits)
+    fresh_ = subject_freshness(found.since_proof, now.mono, limits)
     if fresh_ is not Freshness.KNOWN:
         return fresh_, "age" if fresh_ is Freshness.STALE else None
     if state.writing is not None and state.writing.failing:

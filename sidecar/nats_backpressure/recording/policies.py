@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from nats_backpressure.core.watch_filter import WatchEntry
-from nats_backpressure.policy.parse import OverrideEntry, document, parse_entry
+from nats_backpressure.policy.parse import OverrideEntry, entry_document, parse_entry
 from nats_backpressure.policy.precedence import LayerEntry, Sources
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.format import BadRecording, Line, NoRecording, Rule, Rules
@@ -91,4 +91,4 @@ class PolicyLineReader:
 def _rule(layer: Any, key: str, entry: LayerEntry | None) -> Rule:
     if isinstance(entry, OverrideEntry):
         return Rule(layer, key, override=entry)
-    return Rule(layer, key, policy=None if entry is None else document(entry))
+    return Rule(layer, key, policy=None if entry is None else entry_document(entry))

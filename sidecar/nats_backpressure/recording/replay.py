@@ -27,7 +27,7 @@ from nats_backpressure.core.subject.inputs import (
     LoadRecord,
     PolicyRefused,
     PublishEvent,
-    RecordBegun,
+    RecordCreated,
     RemoveKey,
     WriteDone,
     WriteRecord,
@@ -166,7 +166,7 @@ class Replay:
 
     def _reading(self, seen: Observed) -> None:
         name = seen.look.name
-        if not watch_filter.stream_chosen(name, self._watch, self._ours):
+        if not watch_filter.is_stream_watched(name, self._watch, self._ours):
             return
         lane = self._lanes.setdefault(name, _ReplayedStream(seen.look, seen.at.mono - self._longest))
         lane.interval, lane.read = seen.at.mono - lane.read, seen.at.mono
@@ -178,7 +178,7 @@ class Replay:
     def _sample(self, lane: _ReplayedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
         """Take one consumer in; the subjects it counts under."""
         key = sample.key
-        found = watch_filter.counts_under(key, sample.config, lane.look.subjects, self._watch, self._ours)
+        found = watch_filter.counted_subjects(key, sample.config, lane.look.subjects, self._watch, self._ours)
         subjects = () if isinstance(found, str) else tuple(filter(self._asked, found))
         if not subjects:
             self._drop(lane, key)
@@ -219,7 +219,7 @@ class Replay:
         for key, subject in found.out:
             self._feed(subject, ConsumerLeft(key, exists=True))
         there = [key for key in members if key in shown.under or key.consumer in shown.unread]
-        lane.absent, gone = membership.gone(lane.absent, found.absent, there, self.now.mono)
+        lane.absent, gone = membership.confirmed_gone(lane.absent, found.absent, there, self.now.mono)
         for key in gone:
             for subject in members[key]:
                 self._feed(subject, ConsumerLeft(key))
@@ -258,7 +258,7 @@ class Replay:
             act = self._acts.popleft()
             match act:
                 case LoadRecord(subject):
-                    self._ledger.feed(subject, RecordBegun("replay"))
+                    self._ledger.feed(subject, RecordCreated("replay"))
                 case WriteRecord(subject, writing):
                     revision = self._ledger.states[subject].revision + 1
                     self._ledger.feed(subject, WriteDone(writing.nonce, revision))

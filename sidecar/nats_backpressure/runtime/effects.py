@@ -20,7 +20,7 @@ from nats_backpressure.core.subject.inputs import (
     KeyRemoved,
     LoadRecord,
     PublishEvent,
-    RecordBegun,
+    RecordCreated,
     RecordLoaded,
     RemoveKey,
     WriteConflict,
@@ -136,9 +136,9 @@ class EffectRunner:
         told = await self._announcer.last(subject)
         revision, epoch = stored.revision if stored else 0, new_epoch()
         if told is None:
-            self._feed(subject, RecordBegun(epoch, revision))
+            self._feed(subject, RecordCreated(epoch, revision))
         else:
-            self._feed(subject, RecordBegun(epoch, revision, told.seq, told.status, told.incident, told.lost))
+            self._feed(subject, RecordCreated(epoch, revision, told.seq, told.status, told.incident, told.lost))
 
     async def _write(self, subject: str, writing: Writing) -> None:
         if (state := self._state(subject)) is None:

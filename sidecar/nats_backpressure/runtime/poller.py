@@ -14,7 +14,7 @@ from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject import membership
 from nats_backpressure.core.subject.inputs import ConsumerLeft, ConsumerRead, PolicyRefused
-from nats_backpressure.core.subject.membership import NOTHING_SHOWN, Membership, ReadState
+from nats_backpressure.core.subject.membership import NOTHING_READ, Membership, ReadState
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Rejection
@@ -200,7 +200,7 @@ class Poller:
         return [look for name, look in looks.items() if name not in self.lanes]
 
     def _chosen(self, stream: str) -> bool:
-        return watch_filter.stream_chosen(stream, self._watch, self._ours)
+        return watch_filter.is_stream_watched(stream, self._watch, self._ours)
 
     async def _follow(self, lane: StreamPoll) -> None:
         """Read one stream again and again, until it is gone for sure."""
@@ -226,7 +226,7 @@ class Poller:
         except Unavailable as error:
             self._count("sweep_unavailable")
             log.debug("consumers.unavailable", stream=name, error=str(error))
-            self._settle(lane, NOTHING_SHOWN)
+            self._settle(lane, NOTHING_READ)
             lane.retry = min(self._budget.max_interval, max(lane.retry * 2, self._budget.min_interval))
         else:
             lane.retry = 0.0
@@ -260,7 +260,7 @@ class Poller:
         requests = 1 + -(-max(1, len(reading.samples)) // 256)
         limited = self._clock.now().mono < self._limited_until
         whole = reading.complete and not reading.missing
-        return read_plan.interval(self._budget, followed, requests, reading.took, whole, limited)
+        return read_plan.read_interval(self._budget, followed, requests, reading.took, whole, limited)
 
     def _sample(
         self, lane: StreamPoll, sample: Sample, members_of: Collection[str], *, early: bool = False
@@ -269,7 +269,7 @@ class Poller:
         the stream was looked at before the sample."""
         key = sample.key
         own = lane.look.subjects or self._origins.get(lane.look.origin or "", ())
-        subjects = watch_filter.counts_under(key, sample.config, own, self._watch, self._ours)
+        subjects = watch_filter.counted_subjects(key, sample.config, own, self._watch, self._ours)
         if isinstance(subjects, str):
             if self._logged.first(key):
                 log.warning("consumer.not_watched", stream=key.stream, consumer=key.consumer, because=subjects)
@@ -332,7 +332,7 @@ class Poller:
         members: Mapping[ConsumerKey, Sequence[str]],
     ) -> None:
         """Take out those that are gone for sure."""
-        lane.absent, gone = membership.gone(lane.absent, absent, there, self._clock.now().mono)
+        lane.absent, gone = membership.confirmed_gone(lane.absent, absent, there, self._clock.now().mono)
         for key in gone:
             log.info("consumer.gone", stream=key.stream, consumer=key.consumer)
             for subject in members[key]:

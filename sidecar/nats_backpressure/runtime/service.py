@@ -17,7 +17,7 @@ from nats_backpressure.core.model import Event, StreamLook
 from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.subject.inputs import Effect, GatewayReported, PolicyRefused, RecordLoaded, RecordMissing
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
-from nats_backpressure.core.time_windows import View
+from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, Refusal
 from nats_backpressure.policy.precedence import Sources
@@ -176,7 +176,7 @@ class Service(ServiceView):
         lanes = [self.sweep.lanes[s] for s in self._streams_of(subject) if s in self.sweep.lanes]
         return min((lane.next for lane in lanes), default=self._clock.now().mono + self.interval(subject))
 
-    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+    def window(self, subject: str, now: Now, seconds: float) -> WindowSummary | None:
         return self._ledger.window(subject, now, seconds)
 
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:

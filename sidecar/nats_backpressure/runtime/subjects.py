@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.model import Carried
-from nats_backpressure.core.status.freshness import Limits, limits, vouched
+from nats_backpressure.core.status.freshness import Limits, limits, status_proof
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerRead,
@@ -18,10 +18,10 @@ from nats_backpressure.core.subject.inputs import (
     PolicyChanged,
     Tick,
 )
-from nats_backpressure.core.subject.next_record import is_quiescent, overdue, worst_member
+from nats_backpressure.core.subject.next_record import carried_write_due, is_quiescent, worst_member
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
-from nats_backpressure.core.time_windows import TimeWindows, View
+from nats_backpressure.core.time_windows import TimeWindows, WindowSummary
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
@@ -124,8 +124,8 @@ class SubjectRegistry:
     def tick(self) -> None:
         at, sure = self._clock.now(), self._observe.stale_after_seconds
         for subject, state in tuple(self.states.items()):
-            newest = vouched(state.members.values())
-            if newest is None or at.mono - newest >= sure or not is_quiescent(state) or overdue(state, at):
+            newest = status_proof(state.members.values())
+            if newest is None or at.mono - newest >= sure or not is_quiescent(state) or carried_write_due(state, at):
                 self.feed(subject, Tick())
 
     def forget(self, subject: str) -> None:
@@ -155,7 +155,7 @@ class SubjectRegistry:
         word = passed.status.word
         return {**passed.seconds, word: passed.seconds.get(word, 0.0) + max(0.0, now.mono - passed.at)}
 
-    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+    def window(self, subject: str, now: Now, seconds: float) -> WindowSummary | None:
         """What the subject was like lately; None if this process does not know it."""
         passed = self._passed.get(subject)
         return passed.windows.window(now.mono, seconds) if passed else None

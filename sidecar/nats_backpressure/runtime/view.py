@@ -8,7 +8,7 @@ from typing import Protocol
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import StreamLook
 from nats_backpressure.core.subject.state import SubjectState
-from nats_backpressure.core.time_windows import View
+from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.timestamps import Now
 
@@ -51,7 +51,7 @@ class ServiceView(Protocol):
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading."""
 
-    def window(self, subject: str, now: Now, seconds: float) -> View | None:
+    def window(self, subject: str, now: Now, seconds: float) -> WindowSummary | None:
         """What a subject was like over the last `seconds`; None where it is not known."""
 
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model import Alert, Member, Reading
-from nats_backpressure.core.status.alerts import changes, next_alerts
+from nats_backpressure.core.status.alerts import changed_alerts, next_alerts
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -35,7 +35,7 @@ class World:
 
     def look(self, at: float, status: Status = Status.INACTIVE, *members: Member) -> dict[str, str]:
         now = next_alerts(self.standing, self.policy, status, members, Now(at, at))
-        self.told += [(alert.name, alert.state) for alert in changes(self.standing, now)]
+        self.told += [(alert.name, alert.state) for alert in changed_alerts(self.standing, now)]
         self.standing = now
         return {alert.name: alert.state for alert in now}
 
@@ -133,7 +133,7 @@ def test_firing_and_resolved_alternate_and_a_restart_anywhere_changes_nothing(
         assert (world.standing, world.told) == (steady.standing, steady.told)
         state = world.standing[0].state if world.standing else None
         assert (state == "firing") is (since is not None and at - since >= LONG.for_seconds)
-        if not changes(before, world.standing) and state != "pending":
+        if not changed_alerts(before, world.standing) and state != "pending":
             assert state is None or before == world.standing
     states = [state for _, state in world.told]
     assert states[:1] in ([], ["firing"]) and all(a != b for a, b in pairwise(states))

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model import Member
-from nats_backpressure.core.status.freshness import Limits, SinceProof, freshness, limits, of_subject, since_proof
+from nats_backpressure.core.status.freshness import (
+    Limits,
+    SinceProof,
+    freshness,
+    limits,
+    since_proof,
+    subject_freshness,
+)
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import ConsumerKey, Freshness, Status
 
@@ -65,7 +72,7 @@ def member(name: str, age: float | None, status: Status = Status.INACTIVE) -> Me
     ],
 )
 def test_a_subject(members: list[Member], expected: Freshness) -> None:
-    assert of_subject(since_proof(members), 100.0, LIMITS) is expected
+    assert subject_freshness(since_proof(members), 100.0, LIMITS) is expected
 
 
 def test_the_span_goes_from_the_oldest_to_the_newest_proof() -> None:
@@ -77,4 +84,6 @@ def test_the_span_goes_from_the_oldest_to_the_newest_proof() -> None:
 def test_time_alone_never_makes_anything_fresher(ages: list[float], later: float) -> None:
     order = [KNOWN, STALE, UNKNOWN]
     found = since_proof(member(str(n), age) for n, age in enumerate(ages))
-    assert order.index(of_subject(found, 100.0 + later, LIMITS)) >= order.index(of_subject(found, 100.0, LIMITS))
+    assert order.index(subject_freshness(found, 100.0 + later, LIMITS)) >= order.index(
+        subject_freshness(found, 100.0, LIMITS)
+    )

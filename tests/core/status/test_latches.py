@@ -25,7 +25,7 @@ def reading(
 
 
 def judged(was: Latches, found: Reading, policy: Policy = POLICY) -> Latches:
-    return latches.judge(was, found, thresholds.marks(policy, found), policy)
+    return latches.next_latches(was, found, thresholds.marks(policy, found), policy)
 
 
 CASES = [

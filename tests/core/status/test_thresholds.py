@@ -59,7 +59,7 @@ def test_a_mark_of_pending_follows_the_rate_where_the_policy_says_so(
 ) -> None:
     policy, found = Policy(pending=rule), reading(capacity)
     assert thresholds.marks(policy, found).pending == expected
-    assert thresholds.derived(policy, found) == ((("pending", said),) if said else ())
+    assert thresholds.derivations(policy, found) == ((("pending", said),) if said else ())
 
 
 GIVEN = InflightRule(50, 200, 500)
@@ -84,13 +84,13 @@ def test_a_mark_in_flight_stays_below_the_cap(
 ) -> None:
     policy, found = Policy(inflight=rule), reading(cap=cap)
     assert thresholds.marks(policy, found).inflight == expected
-    assert thresholds.derived(policy, found) == ((("inflight", said),) if said else ())
+    assert thresholds.derivations(policy, found) == ((("inflight", said),) if said else ())
 
 
 def test_without_acks_there_is_no_in_flight_signal() -> None:
     policy, found = Policy(inflight=InflightRule(50, 200, 500, 0.5)), reading(cap=100, inflight=None)
     assert thresholds.marks(policy, found).inflight is None
-    assert thresholds.derived(policy, found) == ()
+    assert thresholds.derivations(policy, found) == ()
 
 
 CAPACITIES = st.none() | st.floats(0, 1e12)
@@ -118,7 +118,7 @@ def test_marks_are_in_order_and_no_value_divided_by_one_leaves_the_finite_number
         low, high = bounds
         assert (low or 0) <= marks.pending.overload <= (high or 1e15)
     changed = marks.pending.overload != 1000 or (marks.inflight and marks.inflight.overload != 500)
-    assert thresholds.derived(policy, found) or not changed
+    assert thresholds.derivations(policy, found) or not changed
 
 
 LEVELS = [

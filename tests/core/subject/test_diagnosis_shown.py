@@ -10,7 +10,7 @@ import pytest
 
 from nats_backpressure.core.model import Event, Reading
 from nats_backpressure.core.signals.diagnosis import CALM, HANDFUL
-from nats_backpressure.core.subject.next_record import diagnosed, worst_member
+from nats_backpressure.core.subject.next_record import reported_diagnosis, worst_member
 from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import Consumer
 from tests.worlds.consumer_life import EVERY, Life, nothing, steady, work
@@ -61,7 +61,7 @@ def test_a_restart_reports_nothing_until_it_has_seen_for_itself() -> None:
     life.watch(20.0)
     life.restart()
     life.see()
-    assert diagnosed(worst_member(life.world.state.members.values()), life.status) is None
+    assert reported_diagnosis(worst_member(life.world.state.members.values()), life.status) is None
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -77,7 +77,7 @@ def test_whatever_happens_no_report_contradicts_what_it_stands_beside(seed: int)
             load(life.consumer)
             readings.append(life.see(chance.choice([0.1, EVERY, 1.0])))
             record, member = life.stored, worst_member(life.world.state.members.values())
-            shown = diagnosed(member, record.status)
+            shown = reported_diagnosis(member, record.status)
             assert record.status is Status.INACTIVE or not {record.diagnosis, shown} & set(CALM)
             for event in life.world.stream[told:]:
                 _borne_out(event, readings)

@@ -63,7 +63,7 @@ def statuses(values: list[int]) -> list[Status]:
     for n, pending in enumerate(values):
         at = 1000.0 + n * INTERVAL
         reading = Reading(KEY, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)
-        judged = latches.judge(judged, reading, thresholds.marks(POLICY, reading), POLICY)
+        judged = latches.next_latches(judged, reading, thresholds.marks(POLICY, reading), POLICY)
         found.append(latches.status(judged, POLICY))
     return found
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.subject.membership import GONE_AFTER, ReadState, gone, membership
+from nats_backpressure.core.subject.membership import GONE_AFTER, ReadState, confirmed_gone, membership
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -38,23 +38,23 @@ def test_a_member_after_one_answer(shown: ReadState, watch: list[WatchEntry], fo
 
 
 def test_gone_takes_two_answers_a_second_apart() -> None:
-    since, sure = gone({}, [A], [], 10.0)
+    since, sure = confirmed_gone({}, [A], [], 10.0)
     assert sure == []
-    since, sure = gone(since, [A], [], 10.9)
+    since, sure = confirmed_gone(since, [A], [], 10.9)
     assert sure == []
-    assert gone(since, [A], [], 11.0) == ({}, [A])
+    assert confirmed_gone(since, [A], [], 11.0) == ({}, [A])
 
 
 def test_one_that_shows_again_was_never_gone() -> None:
-    since, _ = gone({}, [A], [], 10.0)
-    since, _ = gone(since, [], [A], 10.5)
-    assert gone(since, [A], [], 11.2)[1] == []
+    since, _ = confirmed_gone({}, [A], [], 10.0)
+    since, _ = confirmed_gone(since, [], [A], 10.5)
+    assert confirmed_gone(since, [A], [], 11.2)[1] == []
 
 
 def test_an_answer_that_says_nothing_of_it_neither_proves_nor_disproves() -> None:
-    since, _ = gone({}, [A, B], [], 10.0)
-    since, _ = gone(since, [B], [], 10.5)
-    assert set(gone(since, [A, B], [], 11.0)[1]) == {A, B}
+    since, _ = confirmed_gone({}, [A, B], [], 10.0)
+    since, _ = confirmed_gone(since, [B], [], 10.5)
+    assert set(confirmed_gone(since, [A, B], [], 11.0)[1]) == {A, B}
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 2), st.sets(st.sampled_from("abc")), st.sets(st.sampled_from("abc")))))
@@ -66,7 +66,7 @@ def test_gone_is_only_who_was_absent_twice_and_not_seen_in_between(
     now = 0.0
     for after, absent, there in steps:
         now += after
-        since, sure = gone(
+        since, sure = confirmed_gone(
             since, [ConsumerKey("S", n) for n in absent - there], [ConsumerKey("S", n) for n in there], now
         )
         first = {n: at for n, at in first.items() if n not in there}

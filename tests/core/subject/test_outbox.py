@@ -8,11 +8,11 @@ from nats_backpressure.core.subject.outbox import (
     OwnEvent,
     PublishStep,
     StoredPosition,
-    acknowledged,
-    base,
-    before,
-    disputed,
-    searched,
+    next_base,
+    step_after_ack,
+    step_after_duplicate,
+    step_after_search,
+    step_before_publish,
 )
 
 MINE = OwnEvent("s:e:5", 5, "t5")
@@ -38,7 +38,7 @@ BEFORE = {
 
 @pytest.mark.parametrize(("newest", "top", "then"), BEFORE.values(), ids=BEFORE.keys())
 def test_what_the_newest_message_means(newest: StoredPosition, top: int, then: PublishStep) -> None:
-    assert before(MINE, newest, top) is then
+    assert step_before_publish(MINE, newest, top) is then
 
 
 SEARCHED = {
@@ -53,7 +53,7 @@ SEARCHED = {
 
 @pytest.mark.parametrize(("found", "top", "then"), SEARCHED.values(), ids=SEARCHED.keys())
 def test_what_a_search_means(found: StoredPosition | None, top: int, then: PublishStep) -> None:
-    assert searched(MINE, found, top) is then
+    assert step_after_search(MINE, found, top) is then
 
 
 ACKNOWLEDGED = {
@@ -66,14 +66,14 @@ ACKNOWLEDGED = {
 
 @pytest.mark.parametrize(("duplicate", "attempted", "then"), ACKNOWLEDGED.values(), ids=ACKNOWLEDGED.keys())
 def test_what_an_acknowledgement_means(duplicate: bool, attempted: bool, then: PublishStep) -> None:
-    assert acknowledged(duplicate, attempted) is then
+    assert step_after_ack(duplicate, attempted) is then
 
 
 @pytest.mark.parametrize("verdict", PublishStep)
 def test_a_disputed_event_is_told_only_if_the_stream_shows_it(verdict: PublishStep) -> None:
-    assert disputed(verdict) is (PublishStep.TOLD if verdict is PublishStep.TOLD else PublishStep.CONFLICT)
+    assert step_after_duplicate(verdict) is (PublishStep.TOLD if verdict is PublishStep.TOLD else PublishStep.CONFLICT)
 
 
 @pytest.mark.parametrize(("top", "seq"), [(9, 9), (5, 5), (4, 4), (0, 4)])
 def test_a_new_epoch_never_goes_back(top: int, seq: int) -> None:
-    assert base(MINE, top) == seq
+    assert next_base(MINE, top) == seq

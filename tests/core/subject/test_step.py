@@ -28,7 +28,7 @@ from nats_backpressure.core.subject.inputs import (
     PolicyChanged,
     PolicyRefused,
     PublishEvent,
-    RecordBegun,
+    RecordCreated,
     RecordLoaded,
     RecordMissing,
     RemoveKey,
@@ -39,9 +39,9 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.next_record import (
-    ages_alone,
     build_record,
     is_quiescent,
+    is_stale_alone,
     is_unobserved,
     worst_member,
 )
@@ -94,7 +94,7 @@ class World:
     def feed(self, stimulus: Input) -> None:
         context, now = Context(10.0, 30.0, writer=f"w{self.starts}", swept=self.swept), Now(self.at, self.at)
         self.state, acts = step(self.state, stimulus, now, context)
-        aging = ages_alone(self.state, context, self.swept)
+        aging = is_stale_alone(self.state, context, self.swept)
         if is_quiescent(self.state) and not is_unobserved(self.state, now, context) and not aging:
             assert build_record(self.state, now, context, self.swept) is None, (
                 "what is taken for calm has nothing to tell"
@@ -127,7 +127,7 @@ class World:
             case LoadRecord():
                 last = max(self.stream, key=lambda e: e.seq, default=None)
                 told = [e for e in self.stream if e.type in STATUS_EVENTS]
-                begun = RecordBegun(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
+                begun = RecordCreated(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
                 if told:
                     begun = replace(begun, status=told[-1].now, incident=told[-1].incident)
                 monitoring = [e.type for e in self.stream if "monitoring" in e.type.value]

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject import outbox
-from nats_backpressure.core.subject.next_record import NO_EPOCH, event_id, refusal
+from nats_backpressure.core.subject.next_record import NO_EPOCH, event_id, rejection_event
 from nats_backpressure.core.subject.outbox import OwnEvent, PublishStep, StoredPosition
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.validation import shorten
@@ -93,12 +93,12 @@ class JetStreamEventPublisher:
             if verdict is PublishStep.PUBLISH:
                 verdict = await self._publish(event, rendered, newest.place)
             if verdict is PublishStep.SEARCH:
-                verdict = outbox.disputed((await self._look(event, mine))[0])
+                verdict = outbox.step_after_duplicate((await self._look(event, mine))[0])
             if verdict is PublishStep.TOLD:
                 self._attempted.pop(event.id, None)
                 return
             if verdict is PublishStep.CONFLICT:
-                raise SendConflict(outbox.base(mine, await self._top(event.subject)))
+                raise SendConflict(outbox.next_base(mine, await self._top(event.subject)))
         raise Unavailable(f"{event.id}: others write there all the time")
 
     async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
@@ -110,7 +110,7 @@ class JetStreamEventPublisher:
         epoch = (_read(newest, subject).epoch if newest else "") or NO_EPOCH
         seq = await self._top(subject) + 1
         try:
-            await self.send(refusal(subject, refused, at, seq, epoch))
+            await self.send(rejection_event(subject, refused, at, seq, epoch))
         except SendConflict:
             raise Unavailable(f"{subject[:80]}: another told of it meanwhile; look again") from None
 
@@ -120,11 +120,11 @@ class JetStreamEventPublisher:
         top = await self._top(event.subject)
         newest = await self._newest(subject)
         if newest is None:
-            return outbox.before(mine, StoredPosition(), top), StoredPosition()
+            return outbox.step_before_publish(mine, StoredPosition(), top), StoredPosition()
         placed = _placed(newest, event.subject)
-        verdict = outbox.before(mine, placed, top)
+        verdict = outbox.step_before_publish(mine, placed, top)
         if verdict is PublishStep.SEARCH:
-            verdict = outbox.searched(mine, await self._search(subject, event, placed.place), top)
+            verdict = outbox.step_after_search(mine, await self._search(subject, event, placed.place), top)
         return verdict, placed
 
     async def _search(self, subject: str, event: Event, place: int) -> StoredPosition | None:
@@ -180,7 +180,7 @@ class JetStreamEventPublisher:
             if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
                 self._say(error)
             raise
-        return outbox.acknowledged(ack.duplicate, attempted)
+        return outbox.step_after_ack(ack.duplicate, attempted)
 
     def _say(self, error: ApiError) -> None:
         """A server that refuses an event will go on doing so until somebody changes something."""

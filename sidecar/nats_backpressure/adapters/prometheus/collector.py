@@ -19,7 +19,7 @@ from nats_backpressure.adapters.prometheus.definitions import (
     Labels,
     P,
 )
-from nats_backpressure.core.subject.next_record import diagnosed, newest_proof
+from nats_backpressure.core.subject.next_record import newest_proof, reported_diagnosis
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
@@ -75,7 +75,10 @@ class StateCollector(Collector):
             page.most(P + "pressure", (label,), found.pressure)
         if (record := found.state.record) is None:
             return
-        if found.status is not Status.UNKNOWN and (diagnosis := diagnosed(found.member, found.status)) is not None:
+        if (
+            found.status is not Status.UNKNOWN
+            and (diagnosis := reported_diagnosis(found.member, found.status)) is not None
+        ):
             page.most(P + "diagnosis", (label, diagnosis.value), 1.0)
         for alert in record.alerts if label != OTHER else ():
             page.most(P + "alerts", (label, alert.name, alert.state), 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
-from nats_backpressure.core.model import Verdict
+from nats_backpressure.core.model import AdmissionDecision
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.opening import aged
 from nats_backpressure.protocol.values import Action, Freshness, Status
@@ -16,29 +16,29 @@ LONGEST_DELAY = 86_400_000
 """Milliseconds; no retry delay is longer."""
 
 
-def verdict_at(policy: Policy, status: Status, shedding: Shedding = OPEN) -> Verdict:
+def decision_for_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> AdmissionDecision:
     """Binary admission, the router's own design: an active subject rejects, any other continues. Adaptive: a share."""
     return _in_mode(policy, _judged(policy, status, shedding))
 
 
-def for_priority(found: Verdict, policy: Policy, priority: Priority) -> Verdict:
+def for_priority(found: AdmissionDecision, policy: Policy, priority: Priority) -> AdmissionDecision:
     """Critical requests always continue. In adaptive mode the low ones are shed first; in binary mode all are alike."""
     if priority == "critical":
-        return Verdict(would=None if found.would is None else Action.CONTINUE)
+        return AdmissionDecision(would=None if found.would is None else Action.CONTINUE)
     if found.action is not Action.THROTTLE or policy.admission.mode == "binary":
         return found
     share = priority_share(found.admit_ratio, priority, policy.admission.floor)
-    return Verdict(found.action, found.would, round(share, 4), found.retry_after)
+    return AdmissionDecision(found.action, found.would, round(share, 4), found.retry_after)
 
 
-def verdict(
+def current_decision(
     policy: Policy,
     status: Status,
     freshness: Freshness,
-    last: Verdict,
+    last: AdmissionDecision,
     opening: float,
     shedding: Shedding = OPEN,
-) -> Verdict:
+) -> AdmissionDecision:
     """What to answer now. Known and stale: the last status acts; unknown: the last answer. Either has been opening for
     so many seconds, negative where it does not yet (`protocol.opening`); `on_unknown: reject` rejects what is
     unknown."""
@@ -51,17 +51,17 @@ def verdict(
         if action == "reject":
             found = _rejection(policy)
         elif action == "continue":
-            found = Verdict()
+            found = AdmissionDecision()
         else:
-            found = Verdict(Action.THROTTLE, None, round(ratio, 4), found.retry_after)
+            found = AdmissionDecision(Action.THROTTLE, None, round(ratio, 4), found.retry_after)
     return _in_mode(policy, found)
 
 
-def overridden(found: Verdict, override: Override | None, policy: Policy) -> Verdict:
+def with_override(found: AdmissionDecision, override: Override | None, policy: Policy) -> AdmissionDecision:
     """An operator's word goes over the judgement, and over a dry run."""
     if override is None:
         return found
-    return _rejection(policy) if override.action == "reject" else Verdict()
+    return _rejection(policy) if override.action == "reject" else AdmissionDecision()
 
 
 def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
@@ -78,31 +78,33 @@ def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
     return min(factor * retry_after * 1000, LONGEST_DELAY)
 
 
-def _rejection(policy: Policy) -> Verdict:
-    return Verdict(Action.REJECT, None, 0.0, policy.retry_after_seconds)
+def _rejection(policy: Policy) -> AdmissionDecision:
+    return AdmissionDecision(Action.REJECT, None, 0.0, policy.retry_after_seconds)
 
 
-def _judged(policy: Policy, status: Status, shedding: Shedding) -> Verdict:
+def _judged(policy: Policy, status: Status, shedding: Shedding) -> AdmissionDecision:
     """As enforcement would answer."""
     if policy.admission.mode == "adaptive":
         share = max(shedding.ratio, policy.admission.floor)
-        return Verdict(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else Verdict()
-    return _rejection(policy) if status is Status.ACTIVE else Verdict()
+        return (
+            AdmissionDecision(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else AdmissionDecision()
+        )
+    return _rejection(policy) if status is Status.ACTIVE else AdmissionDecision()
 
 
-def _in_mode(policy: Policy, found: Verdict) -> Verdict:
+def _in_mode(policy: Policy, found: AdmissionDecision) -> AdmissionDecision:
     """Under `observe` the answer is continue, and `would` says what enforcement would have said."""
-    return Verdict(would=found.action) if policy.mode == "observe" else found
+    return AdmissionDecision(would=found.action) if policy.mode == "observe" else found
 
 
-def _enforced(policy: Policy, last: Verdict) -> Verdict:
+def _enforced(policy: Policy, last: AdmissionDecision) -> AdmissionDecision:
     """What enforcement said last, also where it was only observed."""
     match last.would:
         case None:
             return last
         case Action.CONTINUE:
-            return Verdict()
+            return AdmissionDecision()
         case Action.THROTTLE:
-            return Verdict(Action.THROTTLE, None, policy.admission.floor, policy.retry_after_seconds)
+            return AdmissionDecision(Action.THROTTLE, None, policy.admission.floor, policy.retry_after_seconds)
         case _:
             return _rejection(policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nats_backpressure.core.model import Sample, StreamLook
 
 
-def impossible(sample: Sample, look: StreamLook) -> str | None:
+def impossible_reason(sample: Sample, look: StreamLook) -> str | None:
     """A sample that no state of its stream, looked at just after it, allows (nats-server #2357, #4189)."""
     if sample.pending > look.last_seq:
         return "more pending than the stream ever held"
@@ -14,7 +14,7 @@ def impossible(sample: Sample, look: StreamLook) -> str | None:
     return None
 
 
-def contradicts(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> str | None:
+def contradiction(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> str | None:
     """Why `sample` cannot have followed `last` in one life of consumer and stream; None if it can."""
     if look.created != before.created or look.last_seq < before.last_seq:
         return "another incarnation of the stream"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nats_backpressure.core.model import NOTHING, Carried, Reading, Sample, StreamLook
+from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Reading, Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.data_loss import LossAccount
 from nats_backpressure.core.signals.diagnosis import DiagnosisTracker, Facts, Point
@@ -39,7 +39,9 @@ class ConsumerTracker:
     best shared by all consumers there. `carried`: what was stored of it before a restart.
     """
 
-    def __init__(self, appeared: bool = False, ages: MessageAges | None = None, carried: Carried = NOTHING) -> None:
+    def __init__(
+        self, appeared: bool = False, ages: MessageAges | None = None, carried: Carried = NOTHING_CARRIED
+    ) -> None:
         self.last: Sample | None = None
         self._look: StreamLook | None = None
         self._aside: tuple[Sample, StreamLook] | None = None
@@ -100,7 +102,7 @@ class ConsumerTracker:
     def take(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
         """The reading after this sample, or why it was set aside. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
-        if not early and (why := sample_checks.impossible(sample, look)):
+        if not early and (why := sample_checks.impossible_reason(sample, look)):
             return why
         if why := self._contradicted(sample, look):
             if not self._confirms(sample, look):
@@ -134,13 +136,13 @@ class ConsumerTracker:
     def _contradicted(self, sample: Sample, look: StreamLook) -> str | None:
         if self.last is None or self._look is None:
             return None
-        return sample_checks.contradicts(self.last, sample, self._look, look)
+        return sample_checks.contradiction(self.last, sample, self._look, look)
 
     def _confirms(self, sample: Sample, look: StreamLook) -> bool:
         """Whether a sample set aside before and this one follow each other: then both are the truth."""
         if self._aside is None:
             return False
-        return sample_checks.contradicts(self._aside[0], sample, self._aside[1], look) is None
+        return sample_checks.contradiction(self._aside[0], sample, self._aside[1], look) is None
 
     def _believe(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
         last, counted = self.last, self._losses.total

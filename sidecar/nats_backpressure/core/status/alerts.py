@@ -66,7 +66,7 @@ def next_alerts(
     return (*standing, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
 
 
-def changes(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, ...]:
+def changed_alerts(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, ...]:
     """Those that began to fire, and those that were resolved."""
     before = {alert.name: alert.state for alert in was}
     told = ("firing", "resolved")

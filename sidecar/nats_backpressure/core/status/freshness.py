@@ -53,7 +53,7 @@ def since_proof(members: Iterable[Member]) -> SinceProof | None:
     return None if newest == -math.inf else SinceProof(oldest, newest)
 
 
-def vouched(members: Iterable[Member]) -> float | None:
+def status_proof(members: Iterable[Member]) -> float | None:
     """When what is said of a subject was last proved, in monotonic time; None if no member was ever judged.
 
     A status above inactive is as sure as the newest proof of any member that has it: the others can only make it worse.
@@ -67,7 +67,7 @@ def vouched(members: Iterable[Member]) -> float | None:
     return min(proofs) if top is Status.INACTIVE else max(proofs)
 
 
-def of_subject(found: SinceProof | None, now: float, limits: Limits) -> Freshness:
+def subject_freshness(found: SinceProof | None, now: float, limits: Limits) -> Freshness:
     """The oldest proof makes a subject stale; it is unknown only when no member has any."""
     if found is None or freshness(found.newest, now, limits) is Freshness.UNKNOWN:
         return Freshness.UNKNOWN

@@ -24,7 +24,7 @@ def latch(was: Latch, value: float | None, mark: float, policy: Policy, now: flo
     return Latch() if now - since >= policy.recovery_hold_seconds else Latch(on=True, calm_since=since)
 
 
-def held(was: Latch, now_: Latch) -> Latch:
+def keep_set(was: Latch, now_: Latch) -> Latch:
     """As judged, but never released: for a sample whose calm proves nothing."""
     return replace(was, calm_since=None) if was.on and not (now_.on and now_.calm_since is None) else now_
 
@@ -33,24 +33,24 @@ COUNTED = (Diagnosis.SERVER_STUCK, Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLI
 """What is as good as a second signal beside an overloaded backlog, once it has lasted: nobody works on it."""
 
 
-def left_out(reading: Reading, policy: Policy) -> bool:
+def is_ignored(reading: Reading, policy: Policy) -> bool:
     """Whether the policy says that a consumer in this condition does not count."""
     return (reading.paused and policy.on_paused == "ignore") or (reading.backfilling and not policy.count_backfill)
 
 
-def counts(reading: Reading, latches: Latches, policy: Policy) -> bool:
+def diagnosis_counts(reading: Reading, latches: Latches, policy: Policy) -> bool:
     """Whether what is diagnosed counts as a signal by itself, given that pending is overloaded."""
     lasted = reading.diagnosis in COUNTED and reading.diagnosed_for >= policy.stall_seconds
-    return lasted and latches.pending.on and not left_out(reading, policy)
+    return lasted and latches.pending.on and not is_ignored(reading, policy)
 
 
-def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latches:
+def next_latches(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latches:
     """All latches of one consumer after one reading."""
     now = reading.at.mono
-    ignored = left_out(reading, policy)
+    ignored = is_ignored(reading, policy)
 
     def judged(signal: Signal, old: Latch, factor: float = 1.0) -> Latch:
-        mark = thresholds.of(marks, signal)
+        mark = thresholds.mark_of(marks, signal)
         value = 0.0 if ignored or mark is None else thresholds.value(reading, marks, signal)
         return latch(old, value, mark.overload * factor if mark else 1.0, policy, now)
 
@@ -59,11 +59,11 @@ def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latch
     drain, drain_alone = judged(Signal.DRAIN, was.drain), judged(Signal.DRAIN, was.drain_alone, policy.alone_factor)
     latency = judged(Signal.LATENCY, was.latency_p95)
     if reading.losing:
-        pending, pending_alone = held(was.pending, pending), held(was.pending_alone, pending_alone)
+        pending, pending_alone = keep_set(was.pending, pending), keep_set(was.pending_alone, pending_alone)
     if not reading.latency_evidence and not ignored and (not latency.on or latency.calm_since is not None):
         latency = was.latency_p95  # a calm stall proves nothing: it neither begins nor ends a hold
     if not reading.settled and not ignored and reading.pending > marks.pending.critical:
-        drain, drain_alone = held(was.drain, drain), held(was.drain_alone, drain_alone)
+        drain, drain_alone = keep_set(was.drain, drain), keep_set(was.drain_alone, drain_alone)
     latches = Latches(
         pending=pending,
         inflight=judged(Signal.INFLIGHT, was.inflight),
@@ -80,9 +80,9 @@ def judge(was: Latches, reading: Reading, marks: Marks, policy: Policy) -> Latch
 def _stuck(reading: Reading, latches: Latches, policy: Policy) -> float | None:
     """1 where a diagnosis counts, 0 where none can; None where nobody can say: nothing is diagnosed yet (a restart), or
     what is has not lasted long enough."""
-    if left_out(reading, policy):
+    if is_ignored(reading, policy):
         return 0.0
-    if counts(reading, latches, policy):
+    if diagnosis_counts(reading, latches, policy):
         return 1.0
     return None if reading.diagnosis is None or reading.diagnosis in COUNTED else 0.0
 

@@ -20,7 +20,7 @@ def marks(policy: Policy, reading: Reading) -> Marks:
     return Marks(pending, inflight, _marks(policy.latency_p95), _marks(policy.drain_seconds))
 
 
-def derived(policy: Policy, reading: Reading) -> tuple[tuple[str, str], ...]:
+def derivations(policy: Policy, reading: Reading) -> tuple[tuple[str, str], ...]:
     """How marks came about that are not simply the policy's, (signal, sentence). Not for every sample: it writes."""
     found = []
     rule, capacity = policy.pending, reading.capacity
@@ -74,7 +74,7 @@ def _text(number: float) -> str:
     return f"{number:.12g}"
 
 
-def of(marks: Marks, signal: Signal) -> MarkSet | None:
+def mark_of(marks: Marks, signal: Signal) -> MarkSet | None:
     match signal:
         case Signal.PENDING:
             return marks.pending
@@ -117,7 +117,7 @@ def pressure(reading: Reading, marks: Marks) -> float:
     """The largest share of its overload mark that any signal has reached; 1.0 is at the mark."""
     shares = [0.0]
     for signal in Signal:
-        found, mark = value(reading, marks, signal), of(marks, signal)
+        found, mark = value(reading, marks, signal), mark_of(marks, signal)
         if found is not None and mark is not None:
             shares.append(found / mark.overload)
     return max(shares)

@@ -61,7 +61,7 @@ class RecordLoaded(Struct, frozen=True):
     revision: int
 
 
-class RecordBegun(Struct, frozen=True):
+class RecordCreated(Struct, frozen=True):
     """Nothing of ours is stored: begin a new epoch where the events stream left off. `revision` is the key's, or 0."""
 
     epoch: str
@@ -126,7 +126,7 @@ Input = (
     | GatewayReported
     | Tick
     | RecordLoaded
-    | RecordBegun
+    | RecordCreated
     | WriteDone
     | WriteFailing
     | WriteConflict

@@ -33,7 +33,7 @@ class ReadState(Struct, frozen=True):
     """Whether there are no others."""
 
 
-NOTHING_SHOWN = ReadState({})
+NOTHING_READ = ReadState({})
 
 
 class Membership(Struct, frozen=True):
@@ -56,7 +56,7 @@ def membership(
         if (under := shown.under.get(key)) is not None:
             if subject not in under:
                 out.append((key, subject))
-        elif not watch_filter.name_chosen(key, watch, ours):
+        elif not watch_filter.is_name_watched(key, watch, ours):
             out.append((key, subject))
         elif shown.whole and key.consumer not in shown.unread:
             absent.add(key)
@@ -65,7 +65,7 @@ def membership(
     return Membership(tuple(out), frozenset(absent), frozenset(silent))
 
 
-def gone(
+def confirmed_gone(
     since: Mapping[ConsumerKey, float], absent: Collection[ConsumerKey], there: Collection[ConsumerKey], now: float
 ) -> tuple[dict[ConsumerKey, float], list[ConsumerKey]]:
     """From when each consumer has been absent, and which of them are now gone for sure. `there`: those that exist."""

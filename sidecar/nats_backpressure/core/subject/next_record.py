@@ -11,20 +11,20 @@ from nats_backpressure.core.admission import binary
 from nats_backpressure.core.admission.adaptive import SHEDDING
 from nats_backpressure.core.model import (
     DATA_LOSS,
-    NONE_SET,
-    NOTHING,
+    NO_LATCHES,
+    NOTHING_CARRIED,
     PURGED,
     Account,
+    AdmissionDecision,
     Alert,
     Carried,
     Event,
     Member,
-    Verdict,
 )
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
-from nats_backpressure.core.status.freshness import Limits, freshness, vouched
-from nats_backpressure.core.subject.inputs import RecordBegun
+from nats_backpressure.core.status.freshness import Limits, freshness, status_proof
+from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.state import (
     CARRIED_LIMIT,
     LOSS_INTERVAL,
@@ -52,7 +52,7 @@ NO_EPOCH = "policy"
 """The epoch under a key of which nothing but refused policies was ever told."""
 
 
-def begin_record(state: SubjectState, begun: RecordBegun, now: Now) -> Record:
+def begin_record(state: SubjectState, begun: RecordCreated, now: Now) -> Record:
     """A record for a subject of which nothing is stored: it is taken to be as was last told."""
     status = max(begun.status, Status.INACTIVE)
     return Record(
@@ -65,7 +65,7 @@ def begin_record(state: SubjectState, begun: RecordBegun, now: Now) -> Record:
         lost_listed=begun.lost,
         since=now.wall,
         incident=begun.incident,
-        verdict=binary.verdict_at(state.policy, status),
+        verdict=binary.decision_for_status(state.policy, status),
     )
 
 
@@ -96,17 +96,17 @@ def is_unobserved(state: SubjectState, now: Now, limits: Limits) -> bool:
     speaks = worst_member(state.members.values())
     if speaks is None or speaks.status is Status.INACTIVE:
         return False
-    return freshness(vouched(state.members.values()), now.mono, limits) is Freshness.UNKNOWN
+    return freshness(status_proof(state.members.values()), now.mono, limits) is Freshness.UNKNOWN
 
 
-def ages_alone(state: SubjectState, limits: Limits, swept: float | None) -> bool:
+def is_stale_alone(state: SubjectState, limits: Limits, swept: float | None) -> bool:
     """Whether what is said of the subject was already stale when something else was read: the heartbeat, which says
     when that was, then proves nothing of it. Where all age together the heartbeat stands still, and says it all."""
     if swept is None or state.begun:
         return False
     if newest_proof(state) is None and state.deadline - limits.unknown_after < swept:
         return True  # everything was read or tried since, and nobody under this subject could be read
-    newest = vouched(state.members.values())
+    newest = status_proof(state.members.values())
     return newest is not None and freshness(newest, swept, limits) is not Freshness.KNOWN
 
 
@@ -134,12 +134,12 @@ def is_quiescent(state: SubjectState) -> bool:
         return False
     for member in state.members.values():
         ruled = member.policy.override or member.policy.alerts
-        if member.status > Status.INACTIVE or member.latches != NONE_SET or member.unreported or ruled:
+        if member.status > Status.INACTIVE or member.latches != NO_LATCHES or member.unreported or ruled:
             return False
     speaks = worst_member(state.members.values())
     if speaks is None or speaks.reading is None:
         return False
-    verdict = binary.verdict_at(speaks.policy, Status.INACTIVE, state.shedding)
+    verdict = binary.decision_for_status(speaks.policy, Status.INACTIVE, state.shedding)
     return record.verdict == verdict and not state.shedding.shedding
 
 
@@ -158,18 +158,18 @@ def next_record(
 ) -> Change | None:
     """The record to store next, or None while the stored one still says it all. `swept`: when anything was read.
     `passing`: only time passes; then alone it is looked whether something carried along is due."""
-    late = passing and overdue(state, now)
+    late = passing and carried_write_due(state, now)
     if (
         not late
         and is_quiescent(state)
         and not is_unobserved(state, now, limits)
-        and not ages_alone(state, limits, swept)
+        and not is_stale_alone(state, limits, swept)
     ):
         return None
     return build_record(state, now, limits, swept, late)
 
 
-def overdue(state: SubjectState, now: Now) -> bool:
+def carried_write_due(state: SubjectState, now: Now) -> bool:
     """Whether nothing was stored for CARRY_EVERY, and something that goes with the next write is another now; or for
     ACCOUNT_EVERY, and a backlog grew, or a message was handed back beside none."""
     record = state.record
@@ -178,13 +178,13 @@ def overdue(state: SubjectState, now: Now) -> bool:
     if grown := [m for m in state.members.values() if m.account is not None and m.account.pending > HANDFUL]:
         stored = dict(record.carried)
         full = len(stored) >= CARRIED_LIMIT
-        known = ((stored.get(m.key, NOTHING).account, m.account) for m in grown if m.key in stored or not full)
+        known = ((stored.get(m.key, NOTHING_CARRIED).account, m.account) for m in grown if m.key in stored or not full)
         if any(account is not None and _outgrown(before, account) for before, account in known):
             return True
     returned = [m for m in state.members.values() if m.reading is not None and m.reading.handed_back]
     if returned:
         stored = dict(record.carried)
-        if any(m.reading.handed_back > stored.get(m.key, NOTHING).handed_back for m in returned if m.reading):
+        if any(m.reading.handed_back > stored.get(m.key, NOTHING_CARRIED).handed_back for m in returned if m.reading):
             return True
     if now.mono - state.wrote < CARRY_EVERY:
         return False
@@ -195,7 +195,9 @@ def overdue(state: SubjectState, now: Now) -> bool:
             return True
     stored = dict(record.carried)
     full = len(stored) >= CARRIED_LIMIT
-    return any(_moved(stored.get(m.key, NOTHING), m) for m in state.members.values() if m.key in stored or not full)
+    return any(
+        _moved(stored.get(m.key, NOTHING_CARRIED), m) for m in state.members.values() if m.key in stored or not full
+    )
 
 
 def _outgrown(stored: Account | None, account: Account) -> bool:
@@ -232,18 +234,18 @@ def build_record(
         draft.follow()
         if _certain(state, now, limits):
             draft.alert()
-    draft.age(ages_alone(state, limits, swept))
+    draft.age(is_stale_alone(state, limits, swept))
     draft.reject()
     draft.note()
     record = replace(draft.record, verdict=_verdict(state, draft.record))
     if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
         record = replace(record, unsent=())
-    if late or differ(record, state.record) or (state.begun and newest_proof(state) is not None):
+    if late or records_differ(record, state.record) or (state.begun and newest_proof(state) is not None):
         return Change(replace(record, carried=_carried(state, record, draft.losses)), draft.losses, draft.left_lost)
     return None
 
 
-def differ(a: Record, b: Record) -> bool:
+def records_differ(a: Record, b: Record) -> bool:
     """Whether two records say different things; what is merely carried along says nothing."""
     return a is not b and replace(a, carried=(), diagnosis=None) != replace(b, carried=(), diagnosis=None)
 
@@ -252,12 +254,12 @@ def _carried(state: SubjectState, record: Record, losses: tuple[Loss, ...]) -> t
     """What to store of each consumer, CARRIED_LIMIT at most: those with latches first, then by how much waits."""
     reported, before = {loss.key: loss for loss in losses}, state.carried
     read = {
-        key: carry(m, before.get(key, NOTHING), reported.get(key))
+        key: carried_of(m, before.get(key, NOTHING_CARRIED), reported.get(key))
         for key, m in state.members.items()
         if m.reading is not None
     }
     latched = {key for key, _ in record.latched}
-    found = [(key, carried) for key, carried in (state.carried | read).items() if carried != NOTHING]
+    found = [(key, carried) for key, carried in (state.carried | read).items() if carried != NOTHING_CARRIED]
 
     def order(entry: tuple[ConsumerKey, Carried]) -> tuple[bool, int, ConsumerKey]:
         key, carried = entry
@@ -266,7 +268,7 @@ def _carried(state: SubjectState, record: Record, losses: tuple[Loss, ...]) -> t
     return tuple(sorted(found, key=order)[:CARRIED_LIMIT])
 
 
-def carry(member: Member, before: Carried = NOTHING, loss: Loss | None = None) -> Carried:
+def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | None = None) -> Carried:
     """What a restart needs to know of a consumer, once `loss` is reported; `before` is what was read back, which goes
     on until something is diagnosed anew."""
     reading = member.reading
@@ -293,7 +295,7 @@ def _awaited(state: SubjectState, now: Now) -> bool:
     )
 
 
-def diagnosed(member: Member | None, status: Status) -> Diagnosis | None:
+def reported_diagnosis(member: Member | None, status: Status) -> Diagnosis | None:
     """What is reported of a member beside a status."""
     return None if member is None or member.reading is None else confirmed(member.reading.diagnosis, status)
 
@@ -310,15 +312,15 @@ def policy_of(state: SubjectState) -> Policy:
     return member.policy if member else state.policy
 
 
-def _verdict(state: SubjectState, record: Record) -> Verdict:
+def _verdict(state: SubjectState, record: Record) -> AdmissionDecision:
     """What is stored does not open: whoever reads it opens it by a clock of its own."""
     fresh = Freshness.UNKNOWN if record.lost else Freshness.KNOWN
-    verdict = binary.verdict(policy_of(state), record.status, fresh, record.verdict, 0.0, state.shedding)
+    verdict = binary.current_decision(policy_of(state), record.status, fresh, record.verdict, 0.0, state.shedding)
     # Steps below a hundredth are not worth a write.
     return record.verdict if _same(verdict, record.verdict) else verdict
 
 
-def _same(a: Verdict, b: Verdict) -> bool:
+def _same(a: AdmissionDecision, b: AdmissionDecision) -> bool:
     near = abs(a.admit_ratio - b.admit_ratio) < 0.01
     return near and replace(a, admit_ratio=0) == replace(b, admit_ratio=0)
 
@@ -382,7 +384,7 @@ class RecordBuilder:
         if self.state.shedding.shedding:  # nobody is shed in silence
             status = max(status, Status.WARNING)
         reasons = self._reasons()
-        latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches != NONE_SET)
+        latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches != NO_LATCHES)
         if status is not self.record.status:
             self.record = replace(self.record, status=status, since=self.now.wall)
         self.record = replace(self.record, reasons=reasons, latched=tuple(sorted(latched)))
@@ -407,7 +409,7 @@ class RecordBuilder:
         standing = alerts.next_alerts(
             self.record.alerts, self.policy, self.record.status, members, self.now, awaited, watched
         )
-        changed = alerts.changes(self.record.alerts, standing)
+        changed = alerts.changed_alerts(self.record.alerts, standing)
         late = {alert.name for alert in changed[self.room :]}
         for one in changed[: self.room]:
             kind = EventType.ALERT_FIRING if one.state == "firing" else EventType.ALERT_RESOLVED
@@ -425,7 +427,7 @@ class RecordBuilder:
 
     def note(self) -> None:
         """What is kept beside the status: the diagnosis, and the override in force."""
-        diagnosis = None if self.record.lost else diagnosed(self.member, self.record.status)
+        diagnosis = None if self.record.lost else reported_diagnosis(self.member, self.record.status)
         self.record = replace(self.record, diagnosis=diagnosis, override=self.override)
 
     def _reasons(self, fell: bool = False) -> tuple[str, ...]:
@@ -474,8 +476,8 @@ class RecordBuilder:
         refused: Rejection | None = None,
     ) -> None:
         seq = self.record.seq + 1
-        verdict = binary.verdict_at(self.policy, to, self.state.shedding)
-        verdict = binary.overridden(verdict, self.override, self.policy)
+        verdict = binary.decision_for_status(self.policy, to, self.state.shedding)
+        verdict = binary.with_override(verdict, self.override, self.policy)
         reading = self.member.reading if self.member else None
         event = Event(
             id=event_id(self.record.subject, self.record.epoch, seq),
@@ -494,7 +496,7 @@ class RecordBuilder:
             retry_after=verdict.retry_after,
             admit_ratio=verdict.admit_ratio,
             lost=lost,
-            diagnosis=diagnosed(self.member, to),
+            diagnosis=reported_diagnosis(self.member, to),
             override=self.override,
             alert=alert,
             errors=refused.errors if refused else (),
@@ -524,7 +526,7 @@ def event_id(subject: str, epoch: str, seq: int) -> str:
     return f"{encode(subject)}:{epoch}:{seq}"
 
 
-def refusal(subject: str, refused: Rejection, at: float, seq: int, epoch: str = NO_EPOCH) -> Event:
+def rejection_event(subject: str, refused: Rejection, at: float, seq: int, epoch: str = NO_EPOCH) -> Event:
     """A refused policy under a key that nobody watches: no state numbers its events."""
     return Event(
         id=event_id(subject, epoch, seq),

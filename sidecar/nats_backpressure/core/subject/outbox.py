@@ -37,7 +37,7 @@ class PublishStep(StrEnum):
     CONFLICT = "conflict"
 
 
-def before(mine: OwnEvent, newest: StoredPosition, top: int) -> PublishStep:
+def step_before_publish(mine: OwnEvent, newest: StoredPosition, top: int) -> PublishStep:
     """What to do, seeing the newest message on the event's own subject and the subject's highest `seq` of any type."""
     if newest.id == mine.id:
         return _same(mine, newest)
@@ -46,24 +46,24 @@ def before(mine: OwnEvent, newest: StoredPosition, top: int) -> PublishStep:
     return PublishStep.CONFLICT if top >= mine.seq else PublishStep.PUBLISH
 
 
-def searched(mine: OwnEvent, found: StoredPosition | None, top: int) -> PublishStep:
+def step_after_search(mine: OwnEvent, found: StoredPosition | None, top: int) -> PublishStep:
     """`found` is the first message on the event's own subject whose `seq` is not below ours."""
     if found is not None and found.id == mine.id:
         return _same(mine, found)
     return PublishStep.CONFLICT if found is not None or top >= mine.seq else PublishStep.PUBLISH
 
 
-def acknowledged(duplicate: bool, attempted: bool) -> PublishStep:
+def step_after_ack(duplicate: bool, attempted: bool) -> PublishStep:
     """A duplicate is our own late copy if we tried before; on a first attempt the stream has to say whose it is."""
     return PublishStep.SEARCH if duplicate and not attempted else PublishStep.TOLD
 
 
-def disputed(verdict: PublishStep) -> PublishStep:
+def step_after_duplicate(verdict: PublishStep) -> PublishStep:
     """After a duplicate on a first attempt: told if the stream shows ours; it knows the id but not the event if not."""
     return PublishStep.TOLD if verdict is PublishStep.TOLD else PublishStep.CONFLICT
 
 
-def base(mine: OwnEvent, top: int) -> int:
+def next_base(mine: OwnEvent, top: int) -> int:
     """The `seq` a new epoch goes on from after a conflict: never back, even if the stream was emptied."""
     return max(top, mine.seq - 1)
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
 from nats_backpressure.core.admission.gateway_reports import OfferedLoad
-from nats_backpressure.core.model import Account, Alert, Carried, Event, Member, Verdict
+from nats_backpressure.core.model import Account, AdmissionDecision, Alert, Carried, Event, Member
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
@@ -64,7 +64,7 @@ class Record(Struct, frozen=True):
     """Unix seconds at which the present status (or the loss of it) began."""
     incident: str | None = None
     reasons: tuple[str, ...] = ()
-    verdict: Verdict = Verdict()
+    verdict: AdmissionDecision = AdmissionDecision()
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
     carried: tuple[tuple[ConsumerKey, Carried], ...] = ()

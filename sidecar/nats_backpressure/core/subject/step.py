@@ -15,8 +15,8 @@ from nats_backpressure.core.admission.adaptive import OPEN, SHEDDING, Shedding, 
 from nats_backpressure.core.admission.gateway_reports import with_report
 from nats_backpressure.core.model import (
     DATA_LOSS,
-    NONE_SET,
-    NOTHING,
+    NO_LATCHES,
+    NOTHING_CARRIED,
     PURGED,
     Carried,
     Latch,
@@ -44,7 +44,7 @@ from nats_backpressure.core.subject.inputs import (
     PolicyChanged,
     PolicyRefused,
     PublishEvent,
-    RecordBegun,
+    RecordCreated,
     RecordLoaded,
     RecordMissing,
     RemoveKey,
@@ -156,7 +156,7 @@ def _(stimulus: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     members = {key: _resumed(member, carried.get(key), now) for key, member in state.members.items()}
     for key, names in stimulus.record.latched:
         member = members.get(key) or _known(key, state.policy, carried, now)
-        members[key] = _restored(member, names, carried.get(key, NOTHING))
+        members[key] = _restored(member, names, carried.get(key, NOTHING_CARRIED))
     emptied = None if members else now.mono
     if state.record is None:
         state = replace(state, was_unproved=stimulus.record.lost or stimulus.record.stale)
@@ -178,7 +178,7 @@ def _(stimulus: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
-def _(stimulus: RecordBegun, state: SubjectState, now: Now) -> SubjectState:
+def _(stimulus: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
     record = next_record.begin_record(state, stimulus, now)
     return replace(
         state,
@@ -324,7 +324,7 @@ def _shed(state: SubjectState, now: Now) -> SubjectState:
     if policy.admission.mode == "binary" and state.shedding is OPEN:
         return state
     members = state.members.values()
-    readings = [m.reading for m in members if m.reading is not None and not latches.left_out(m.reading, m.policy)]
+    readings = [m.reading for m in members if m.reading is not None and not latches.is_ignored(m.reading, m.policy)]
     return replace(state, shedding=next_shedding(state.shedding, policy, readings, state.offered, now))
 
 
@@ -334,16 +334,16 @@ def _judged(member: Member) -> Member:
         return replace(member, status=latches.status(member.latches, member.policy)) if member.latches.names else member
     marks = thresholds.marks(member.policy, reading)
     pressure = thresholds.pressure(reading, marks)
-    if pressure <= 1 and member.latches == NONE_SET:  # nothing is above its mark, and nothing is there to be released
+    if pressure <= 1 and member.latches == NO_LATCHES:  # nothing is above its mark, and nothing is there to be released
         return replace(member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted=None, stalled=False)
-    judged = latches.judge(member.latches, reading, marks, member.policy)
-    counts = latches.counts(reading, judged, member.policy)
+    judged = latches.next_latches(member.latches, reading, marks, member.policy)
+    counts = latches.diagnosis_counts(reading, judged, member.policy)
     return replace(
         member,
         latches=judged,
         marks=marks,
         status=latches.status(judged, member.policy),
-        pressure=0.0 if latches.left_out(reading, member.policy) else pressure,
+        pressure=0.0 if latches.is_ignored(reading, member.policy) else pressure,
         counted=reading.diagnosis if counts else member.counted if judged.diagnosed.on else None,
         stalled=_stalled(member, judged, reading, marks),
         causes=frozenset() if judged.pending.on and not member.latches.pending.on else member.causes,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from nats_backpressure.core.model import Carried, Event, Verdict
+from nats_backpressure.core.model import AdmissionDecision, Carried, Event
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
@@ -34,7 +34,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
     """The record in a stored value, with the nonce of its write; None where it is not one of ours."""
     try:
         found = msgspec.json.decode(value, type=messages.State)
-        verdict = Verdict(
+        verdict = AdmissionDecision(
             action=Action(found.action),
             would=Action(found.would) if found.would else None,
             admit_ratio=found.admit_ratio,
