@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from nats_backpressure.client.admission import Limits, local_decision
 from nats_backpressure.client.values import StateValue
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model import AdmissionDecision
+from nats_backpressure.core.model import Admission
 from nats_backpressure.core.status.freshness import limits
 from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import SubjectState, Writing
@@ -65,11 +65,11 @@ def test_both_sides_agree_at_every_age(on_unknown: str, mode: str, interval: flo
         policy = Policy(on_unknown=on_unknown, mode=mode, hold_seconds=hold, admission=admission)  # type: ignore[arg-type]
         state = subject(member(age=0.0, policy=policy, **(OVERLOADED if loaded else {})))
         if admission is ADAPTIVE:
-            said = AdmissionDecision() if ratio == 1 else AdmissionDecision(Action.THROTTLE, None, ratio, 5)
+            said = Admission() if ratio == 1 else Admission(Action.THROTTLE, None, ratio, 5)
             if mode == "observe":
-                said = AdmissionDecision(would=said.action)
+                said = Admission(would=said.action)
             assert state.record is not None
-            record = replace(state.record, verdict=said)
+            record = replace(state.record, admission=said)
             state = replace(state, shedding=Shedding(ratio, 5 if ratio < 1 else 0), record=record)
         asked, watched = both(state, interval, after(age))
         assert asked == watched, f"{admission.mode}, hold {hold}, overloaded {loaded}, ratio {ratio}, {age} s"
@@ -85,6 +85,6 @@ def test_by_default_nothing_is_refused_on_evidence_older_than_fourteen_seconds(a
 def test_a_restart_refuses_nothing_on_what_was_proved_by_nothing_before() -> None:
     state = subject(member(age=0.0, **OVERLOADED))
     assert state.record is not None
-    state = replace(state, record=replace(state.record, lost=True), was_unproved=True)
+    state = replace(state, record=replace(state.record, unknown=True), unproved_at_load=True)
     asked = DecisionService(Book(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
     assert (asked.action, asked.freshness) == ("continue", "unknown")

@@ -28,7 +28,7 @@ def test_a_minute_is_told_exactly_while_nothing_falls_out_of_it() -> None:
     found = TimeWindows()
     for second in range(40):
         status = Status.ACTIVE if 10 <= second < 25 else Status.INACTIVE
-        found.see(1000.0 + second, status, reading(1000.0 + second, pending=second, p95=None))
+        found.add(1000.0 + second, status, reading(1000.0 + second, pending=second, p95=None))
     view = found.window(1040.0, 60)
     assert view.seconds == pytest.approx({Status.UNKNOWN: 0, Status.INACTIVE: 25, Status.WARNING: 0, Status.ACTIVE: 15})
     assert view.coverage == pytest.approx(40 / 60)
@@ -41,7 +41,7 @@ def test_a_day_with_one_bad_hour_is_told_in_every_window() -> None:
     found = TimeWindows()
     for second in range(0, 86_400, 5):
         bad = 43_200 <= second < 46_800
-        found.see(second, Status.ACTIVE if bad else Status.INACTIVE, reading(second, pending=2000 if bad else 3))
+        found.add(second, Status.ACTIVE if bad else Status.INACTIVE, reading(second, pending=2000 if bad else 3))
     day, hour = found.window(86_400, 86_400), found.window(86_400, 3600)
     assert day.seconds[Status.ACTIVE] == pytest.approx(3600)
     assert sum(day.seconds.values()) == pytest.approx(86_400)
@@ -53,9 +53,9 @@ def test_a_day_with_one_bad_hour_is_told_in_every_window() -> None:
 
 def test_what_is_older_than_the_window_is_forgotten_and_a_gap_is_no_coverage() -> None:
     found = TimeWindows()
-    found.see(0.0, Status.ACTIVE, reading(0.0, pending=9))
-    found.see(30.0, Status.UNKNOWN)
-    found.see(100_000.0, Status.INACTIVE, reading(100_000.0))
+    found.add(0.0, Status.ACTIVE, reading(0.0, pending=9))
+    found.add(30.0, Status.UNKNOWN)
+    found.add(100_000.0, Status.INACTIVE, reading(100_000.0))
     view = found.window(100_030.0, 60)
     assert view.seconds[Status.INACTIVE] == pytest.approx(30)
     assert view.coverage == pytest.approx(0.5)
@@ -65,8 +65,8 @@ def test_what_is_older_than_the_window_is_forgotten_and_a_gap_is_no_coverage() -
 def test_one_that_is_idle_takes_a_handful_of_slots_and_one_that_never_rests_no_more_than_the_bound() -> None:
     idle, busy = TimeWindows(), TimeWindows()
     for second in range(0, 200_000, 3):
-        idle.see(second, Status.INACTIVE, reading(second))
-        busy.see(second, Status(second // 3 % 3), reading(second, pending=second))
+        idle.add(second, Status.INACTIVE, reading(second))
+        busy.add(second, Status(second // 3 % 3), reading(second, pending=second))
     assert slots(idle) <= 2 * len(TIERS) + 3
     assert SLOTS - len(TIERS) <= slots(busy) <= SLOTS + len(TIERS)
 
@@ -83,7 +83,7 @@ def test_it_agrees_with_brute_force_but_for_one_slot_at_the_windows_edge(
     found, now, seen = TimeWindows(), 1e5, []
     for step, status, pending in moments:
         now += step
-        found.see(now, status, None if pending is None else reading(now, pending))
+        found.add(now, status, None if pending is None else reading(now, pending))
         seen.append((now, status, pending))
     view = found.window(now, seconds)
     slot = next(width for width, kept in TIERS if seconds <= width * (kept - 1))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import AdmissionDecision, Latches, Member, Reading, StreamLook
+from nats_backpressure.core.model import Admission, Latches, Member, Reading, StreamLook
 from nats_backpressure.core.status import latches as machine
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.subject.next_record import worst_member as worst_of
@@ -21,7 +21,7 @@ NOW = Now(1000.0, 1_767_225_600.0)
 SUBJECT = "beamline.router.v1.decide"
 POLICY = Policy()
 WATCHING = Policy(mode="observe")
-SHUT = AdmissionDecision(Action.REJECT, None, 0.0, 30)
+SHUT = Admission(Action.REJECT, None, 0.0, 30)
 
 
 class WrittenBook:
@@ -87,12 +87,12 @@ def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **mo
     status = worst.status if worst else Status.INACTIVE
     reasons = tuple(s.value for s in worst.latches.signals) if worst else ()
     fields = worst.policy if worst else policy
-    verdict = SHUT if status is Status.ACTIVE else AdmissionDecision()
+    verdict = SHUT if status is Status.ACTIVE else Admission()
     if fields.mode == "observe":
-        verdict = AdmissionDecision(would=verdict.action)
+        verdict = Admission(would=verdict.action)
     incident = "k3f9-1" if status > Status.INACTIVE else None
     record = Record(
-        name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, verdict=verdict
+        name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, admission=verdict
     )
     given = {"record": record, "revision": 1, "deadline": NOW.mono, "members": {m.key: m for m in members}} | more
     return SubjectState(name, policy, **given)

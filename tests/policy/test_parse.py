@@ -263,13 +263,13 @@ def test_one_pattern_may_stand_twice_only_for_different_consumers(one: list, oth
         parse_entries(
             [{"subjects": ["x", "a.b"][i:], "consumers": c} for i, c in enumerate(consumers)], "policies", found
         )
-        assert [p.path for p in found.told()] == (["policies[1].subjects[0]"] if overlap else [])
+        assert [p.path for p in found.listed()] == (["policies[1].subjects[0]"] if overlap else [])
 
 
 def test_one_pattern_stands_once_in_one_entry() -> None:
     found = Problems()
     parse_entries([{"subjects": ["a", "a"]}], "policies", found)
-    assert [p.path for p in found.told()] == ["policies[0].subjects[1]"]
+    assert [p.path for p in found.listed()] == ["policies[0].subjects[1]"]
 
 
 def test_a_given_mark_is_held_against_what_it_inherits() -> None:
@@ -278,7 +278,7 @@ def test_a_given_mark_is_held_against_what_it_inherits() -> None:
     check_inherited(entry("a", pending={"warn": 250}), inherited, "", found)
     assert not found
     check_inherited(entry("a", pending={"warn": 301}), inherited, "", found)
-    assert [p.path for p in found.told()] == ["pending.warn"]
+    assert [p.path for p in found.listed()] == ["pending.warn"]
 
 
 def test_every_alert_is_looked_at_even_where_one_is_wrong() -> None:

@@ -149,7 +149,7 @@ def test_the_oldest_proof_says_how_old_the_answer_is() -> None:
     ("more", "freshness"),
     [
         pytest.param({"record": None}, "unknown", id="not loaded yet"),
-        pytest.param({"begun": True}, "unknown", id="begun and not written yet: the first verdict is nobody's yet"),
+        pytest.param({"unstored": True}, "unknown", id="begun and not written yet: the first verdict is nobody's yet"),
         pytest.param({"members": {}}, "unknown", id="the last consumer gone"),
     ],
 )
@@ -184,7 +184,7 @@ def test_what_was_never_known(policy: Policy, action: str) -> None:
     ("later", "action"), [(0.0, "reject"), (9.0, "reject"), (12.0, "throttle"), (14.0, "continue")]
 )
 def test_a_rejection_outlives_its_last_consumer_only_for_the_hold(later: float, action: str) -> None:
-    state = replace(subject(member(**OVERLOADED)), members={}, deadline=NOW.mono, emptied=NOW.mono)
+    state = replace(subject(member(**OVERLOADED)), members={}, deadline=NOW.mono, empty_since=NOW.mono)
     assert gateway(state, now=after(later)).action == action
 
 
@@ -205,7 +205,7 @@ def test_a_refusal_whose_end_cannot_be_stored_opens_too(
     policy = Policy(on_unknown=on_unknown)  # type: ignore[arg-type]
     shut, calm = subject(member(policy=policy, **OVERLOADED)), subject(member(policy=policy))
     assert shut.record is not None and calm.record is not None
-    writing = Writing(calm.record, 1, "n", failing=True, since=NOW.mono - since)
+    writing = Writing(calm.record, 1, "n", failing=True, started_at=NOW.mono - since)
     found = gateway(replace(calm, record=shut.record, writing=writing))
     assert (found.action, found.admit_ratio, found.freshness) == (action, ratio, "stale")
 
@@ -221,7 +221,7 @@ def test_what_is_read_again_brings_no_old_refusal_back() -> None:
     """It was lost, and so it opened long ago; what the new reading comes to is not stored yet."""
     state = subject(member(**OVERLOADED))
     assert state.record is not None
-    found = gateway(replace(state, record=replace(state.record, lost=True)))
+    found = gateway(replace(state, record=replace(state.record, unknown=True)))
     assert (found.action, found.freshness) == ("continue", "unknown")
 
 

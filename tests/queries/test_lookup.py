@@ -176,7 +176,7 @@ def test_what_is_stored_is_read_back_as_it_was() -> None:
 
 def test_a_lost_subject_is_stored_as_unknown_with_its_last_status() -> None:
     state = subject(member(**OVERLOADED))
-    record = replace(state.record, lost=True, reasons=())
+    record = replace(state.record, unknown=True, reasons=())
     value = serialize.state_value(state, Writing(record, 1, "w.1"), WrittenBook(state), NOW)
     plain = msgspec.json.decode(value)
     assert (plain["status"], plain["known_status"], plain["freshness"], plain["pressure"]) == (

@@ -169,7 +169,7 @@ class World:
         now = self.clock.now().mono
         for state in self.ledger.states.values():
             speaks = worst_member(state.members.values())
-            if state.record is None or state.record.lost or speaks is None or speaks.status <= Status.INACTIVE:
+            if state.record is None or state.record.unknown or speaks is None or speaks.status <= Status.INACTIVE:
                 continue
             proved = status_proof(state.members.values())
             assert proved is not None and now - proved < UNKNOWN, (speaks.key, proved, now)

@@ -99,7 +99,7 @@ class World:
     async def told(self, service: Service, status: Status) -> None:
         async def settled() -> bool:
             state = service.subjects.get(SUBJECT)
-            return bool(state and state.record and state.record.told is status and not state.record.unsent)
+            return bool(state and state.record and state.record.announced is status and not state.record.unsent)
 
         await eventually(settled, f"{status.word} to be told")
 

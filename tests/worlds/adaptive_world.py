@@ -239,7 +239,7 @@ class World:
         sample = Sample(
             KEY, "t", config, at, len(self.queue), len(self.held), 0, 1, taken, self.delivered, self.acked, self.acked
         )
-        found = self.track.take(sample, StreamLook("S", "t", 1, self.published, self.published, ("s",)))
+        found = self.track.add_sample(sample, StreamLook("S", "t", 1, self.published, self.published, ("s",)))
         assert not isinstance(found, str), found
         self.shedding = adaptive.next_shedding(self.shedding, self.policy, [found], self.offered, at)
         self.said.append((self.now, self.shedding))

@@ -63,7 +63,7 @@ class Following:
     async def take(self, after: float = 1.0) -> Reading | str:
         self.clock.advance(after)
         found = await self.world.observer.consumers("S")
-        return self.track.take(next(s for s in found.samples if s.key == C), found.look)
+        return self.track.add_sample(next(s for s in found.samples if s.key == C), found.look)
 
     async def read(self, after: float = 1.0) -> Reading:
         reading = await self.take(after)

@@ -112,4 +112,4 @@ async def real(
     yield requests, store, JetStreamEventPublisher(js, NAMES, lambda told: serialize.event(told, "here"))
 
 
-RECORD = Record(SUBJECT, "e", seq=1, status=Status.ACTIVE, told=Status.ACTIVE, unsent=(event(1),))
+RECORD = Record(SUBJECT, "e", seq=1, status=Status.ACTIVE, announced=Status.ACTIVE, unsent=(event(1),))

@@ -147,7 +147,7 @@ def _override(key: str, value: PolicyValue) -> OverrideEntry | None:
 
 def _instead(index: PatternIndex, subject: str, consumer: str | None, pattern: str) -> str | None:
     """Why a consumer follows another entry than the one for this pattern; None if it follows that one."""
-    entry = index.closest(subject, consumer)
+    entry = index.most_specific(subject, consumer)
     if entry is None:
         return "no consumer of it is named"
     if entry.subjects != (pattern,):

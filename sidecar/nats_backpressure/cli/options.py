@@ -142,7 +142,7 @@ def _target(given: Mapping[str, Any]) -> Target:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", given["name"]):
         found.add("--name", "must match [A-Za-z0-9_-]{1,64}")
     if found:
-        raise click.UsageError("; ".join(_flagged(problem.path, problem.message) for problem in found.told()))
+        raise click.UsageError("; ".join(_flagged(problem.path, problem.message) for problem in found.listed()))
     return Target(nats, Names(given["name"]), given["timeout"])
 
 

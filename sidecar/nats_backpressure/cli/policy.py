@@ -102,7 +102,7 @@ def _document(file: Path) -> bytes:
     def where(problem: Problem) -> str:
         return problem_line(problem, lines, str(file))
 
-    refuse(map(where, found.told()))
+    refuse(map(where, found.listed()))
     if not isinstance(document, dict) or not document:
         raise click.ClickException(f"{file}: must be a mapping of the fields of a policy")
     return checked(document, where)

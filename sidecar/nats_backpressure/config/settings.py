@@ -164,7 +164,7 @@ def parse_settings(data: bytes, env: Mapping[str, str], name: str) -> Settings:
     settings = replace(settings, nats=nats.with_environment(settings.nats, env, found))
     _check(settings, found)
     if found:
-        problems = found.told()
+        problems = found.listed()
         raise BadSettings(problems, (problem_line(problem, lines, name) for problem in problems))
     return settings
 

@@ -302,28 +302,28 @@ class Member(Struct, frozen=True):
     """Monotonic time of the newest proof that `reading` holds; None while never sampled."""
     marks: Marks | None = None
     pressure: float = 0.0
-    counted: Diagnosis | None = None
+    counted_diagnosis: Diagnosis | None = None
     """The diagnosis that set the latch `diagnosed`."""
     stalled: bool = False
     """Whether a stall set or holds the latch `latency_p95`."""
     lost: int = 0
     """Messages known to be lost so far, those of before a restart among them."""
-    reported: int = 0
+    lost_reported: int = 0
     """How many of them a stored `data_loss` event reports."""
-    reported_at: float | None = None
+    lost_reported_at: float | None = None
     """Monotonic time at which that was stored last."""
     account: Account | None = None
     """Where the accounting stood when nothing was left to report: what is stored, so that no loss is skipped."""
     causes: frozenset[str] = frozenset()
     """What made pending fall besides work since the pending latch was last set: DATA_LOSS, PURGED."""
 
-    since: float = -math.inf
+    joined_at: float = -math.inf
     """Monotonic time at which it came here; without any proof it is unproved from then on."""
 
     @property
     def unreported(self) -> int:
         """0 where another replica reported what is not counted here yet."""
-        return max(0, self.lost - self.reported)
+        return max(0, self.lost - self.lost_reported)
 
 
 class Carried(Struct, frozen=True, omit_defaults=True):
@@ -360,7 +360,7 @@ DATA_LOSS = "data_loss"
 PURGED = "purged"
 
 
-class AdmissionDecision(Struct, frozen=True):
+class Admission(Struct, frozen=True):
     """What a gateway is told, before any overrule for one request."""
 
     action: Action = Action.CONTINUE

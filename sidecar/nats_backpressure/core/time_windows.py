@@ -87,7 +87,7 @@ class TimeWindows:
         self._at: float | None = None
         self._status = Status.UNKNOWN
 
-    def see(self, now: float, status: Status, reading: Reading | None = None) -> None:
+    def add(self, now: float, status: Status, reading: Reading | None = None) -> None:
         """The status from now on, and what was read just now, if anything was."""
         if self._at is not None:
             self._pass(max(self._at, now - LONGEST), now)
@@ -101,7 +101,7 @@ class TimeWindows:
     def window(self, now: float, seconds: float) -> WindowSummary:
         """The last `seconds` up to now."""
         if self._at is not None:
-            self.see(now, self._status)
+            self.add(now, self._status)
         found = _empty(0)
         tier = next(n for n, (width, kept) in enumerate(TIERS) if seconds <= width * (kept - 1))
         for slot, width in self._seen(tier):

@@ -66,15 +66,15 @@ class ActivePolicies:
         own = self._own if self._trust else {}
         self._own = {key: (said, self._read_own(key, said, ())[0]) for key, (said, _) in own.items()}
 
-    def take_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[Refusal]:
+    def set_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[Refusal]:
         """The file's policies are these now; what stands above them is judged anew."""
         self._file, self._guard = tuple(file), guard
         for kept in self._bucket.values():
             kept.mark = ""
         self._own = {key: (said, self._read_own(key, said, ())[0]) for key, (said, _) in self._own.items()}
-        return self.take_bucket(self._snapshot)
+        return self.set_bucket(self._snapshot)
 
-    def take_bucket(self, snapshot: PolicySnapshot) -> list[Refusal]:
+    def set_bucket(self, snapshot: PolicySnapshot) -> list[Refusal]:
         """The bucket holds this now. What it is refused for is told once for each value of a key."""
         self._snapshot = snapshot
         below = Layers(self._file, (), self._guard)
@@ -109,7 +109,7 @@ class ActivePolicies:
     def _overrides(self) -> list[OverrideEntry]:
         return [kept.good for kept in self._bucket.values() if isinstance(kept.good, OverrideEntry)]
 
-    def take_metadata(
+    def set_metadata(
         self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
     ) -> tuple[bool, Rejection | None]:
         """Whether the consumer's own policy is another now, and what is wrong with what it says."""

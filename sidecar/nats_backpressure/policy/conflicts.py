@@ -15,7 +15,7 @@ class PatternClaims:
         self._names: dict[str, dict[str, str]] = {}
         self._globs: dict[str, list[tuple[str, str]]] = {}
 
-    def claim(self, subjects: Sequence[str], consumers: Sequence[str], path: str, found: Problems) -> None:
+    def add(self, subjects: Sequence[str], consumers: Sequence[str], path: str, found: Problems) -> None:
         for i, pattern in enumerate(subjects):
             taken = next((t for t in (self._taken(pattern, c) for c in consumers) if t), None)
             if pattern in subjects[:i] or taken:

@@ -64,7 +64,7 @@ def parse_override(key: str, value: bytes, put_at: float, guard: Guard) -> Overr
     document = None if found else _decoded(value, found)
     given = None if found else read_struct(_Override, document, "", found)
     if given is None:
-        return found.told()
+        return found.listed()
     until = timestamps.parse_rfc3339(given.until)
     if until is None:
         found.add("until", f"must be a moment in UTC, as {timestamps.EXAMPLE}")
@@ -73,7 +73,7 @@ def parse_override(key: str, value: bytes, put_at: float, guard: Guard) -> Overr
         found.add("until", f"must be at most 7 days ahead, is {days:,.1f} days; put it again before it ends")
     else:
         return OverrideEntry(pattern, Override(given.action, until))
-    return found.told()
+    return found.listed()
 
 
 def parse_bucket_policy(key: str, value: bytes, below: Layers, guard: Guard) -> PolicyEntry | tuple[Problem, ...]:
@@ -88,8 +88,8 @@ def parse_bucket_policy(key: str, value: bytes, below: Layers, guard: Guard) -> 
         entry = PolicyEntry((subject,), entry.consumers, entry.fields)
         check_inherited(entry, below.effective(subject).policy, "", found)
         _hold(dict(entry.fields), guard, "", found)
-        return found.told() or entry
-    return found.told()
+        return found.listed() or entry
+    return found.listed()
 
 
 def parse_metadata(
@@ -120,7 +120,7 @@ def parse_metadata(
     for subject in subjects:
         check_inherited(entry, below.effective(subject, key).policy, OUR_PREFIX, found)
     paths = {join_path(OUR_PREFIX, field): name for field, name in named.items()}
-    problems = tuple(Problem(paths.get(p.path, p.path), p.message) for p in found.told())
+    problems = tuple(Problem(paths.get(p.path, p.path), p.message) for p in found.listed())
     return tuple(dict.fromkeys(problems)) or (entry if given else None)
 
 

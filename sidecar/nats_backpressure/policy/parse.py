@@ -72,7 +72,7 @@ def parse_entry(
     found = Problems() if found is None else found
     before = len(found)
     entry = _parse(document, path, need_subjects, found)
-    return entry if len(found) == before else None, found.told()
+    return entry if len(found) == before else None, found.listed()
 
 
 def _parse(document: object, path: str, need_subjects: bool, found: Problems) -> PolicyEntry:
@@ -104,7 +104,7 @@ def parse_entries(value: object, path: str, found: Problems) -> tuple[PolicyEntr
         here = f"{path}[{i}]"
         entry = _parse(document, here, True, found)
         check_inherited(entry, _DEFAULT, here, found)
-        claims.claim(entry.subjects, entry.consumers, here, found)
+        claims.add(entry.subjects, entry.consumers, here, found)
         entries.append(entry)
     return tuple(entries)
 
@@ -114,7 +114,7 @@ def validate_document(document: object) -> tuple[tuple[Problem, ...], dict[str, 
     found = Problems()
     entry = _parse(document, "", False, found)
     check_inherited(entry, _DEFAULT, "", found)
-    return found.told(), None if found else policy_document(over_default(entry).policy)
+    return found.listed(), None if found else policy_document(over_default(entry).policy)
 
 
 def check_together(given: Mapping[str, Value], path: str, found: Problems) -> None:
@@ -125,7 +125,7 @@ def check_together(given: Mapping[str, Value], path: str, found: Problems) -> No
             if low > high:
                 found.add(join_path(path, f"{signal}.{lower}"), f"must not be above {upper}, {low:,} is above {high:,}")
     seconds, least, most = (given.get(name) for name in _FOLLOWING["pending"])
-    if seconds is None and not found.about(join_path(path, "pending.overload_seconds")):
+    if seconds is None and not found.has_path(join_path(path, "pending.overload_seconds")):
         for name, bound in (("min", least), ("max", most)):
             if bound is not None:
                 found.add(join_path(path, f"pending.{name}"), "may be given only together with overload_seconds")

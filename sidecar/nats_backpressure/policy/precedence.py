@@ -57,7 +57,7 @@ class Layers:
         that covers the subject and can ever be in force there. Equal results are one object.
         """
         consumer = None if key is None else key.consumer
-        found = [(layer, index.closest(subject, consumer)) for layer, index in self._layers]
+        found = [(layer, index.most_specific(subject, consumer)) for layer, index in self._layers]
         found.append(("consumer", own))
         chosen = [(layer, entry.fields) for layer, entry in found if entry is not None and entry.fields]
         if standing := self._standing(subject):
@@ -96,7 +96,7 @@ class PatternIndex:
             for pattern in entry.subjects:
                 self._at(pattern).append(entry)
 
-    def closest(self, subject: str, consumer: str | None) -> PolicyEntry | None:
+    def most_specific(self, subject: str, consumer: str | None) -> PolicyEntry | None:
         return next((entry for entry in self.covering(subject) if entry.applies(consumer)), None)
 
     def covering(self, subject: str) -> Iterator[PolicyEntry]:

@@ -56,11 +56,11 @@ class Problems:
         if self._count <= LIMIT:
             self._first.append(Problem(path, message))
 
-    def about(self, path: str) -> bool:
+    def has_path(self, path: str) -> bool:
         """Whether something told is wrong just there."""
         return any(problem.path == path for problem in self._first)
 
-    def told(self) -> tuple[Problem, ...]:
+    def listed(self) -> tuple[Problem, ...]:
         more = self._count - LIMIT
         return (*self._first, Problem("", f"and {more} more problems")) if more > 0 else tuple(self._first)
 
@@ -73,7 +73,7 @@ def read_struct(cls: type[T], value: object, path: str, found: Problems) -> T | 
 
 
 def read_with_defaults(cls: type[T], value: object, path: str, found: Problems) -> T:
-    """Like `read_struct`, but where a field is wrong or missing the default stands, so that the rest can be judged further."""
+    """Like `read_struct`, with the default for each field that is wrong or missing, so that the rest can be checked."""
     given = _fields(_shape(cls), value, path, found, partial=False)
     return cls(**{name: item for name, item in given.items() if item is not BAD})
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import binary, pull_grants
-from nats_backpressure.core.model import AdmissionDecision, Member
+from nats_backpressure.core.model import Admission, Member
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy
@@ -69,7 +69,7 @@ class DecisionService:
         would = None
         if chosen and not enforced:
             would = _pull_action(self._grant(chosen, asked, asker, now).n, asked)
-        verdict = AdmissionDecision(_pull_action(grant.n, asked), would)
+        verdict = Admission(_pull_action(grant.n, asked), would)
         decides, _ = _strictest([f for f, _ in chosen] or findings)
         room = messages.Pull(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0)
         return self._decision("consumer", subject, findings, decides, verdict, pull_=room)
@@ -193,10 +193,10 @@ class DecisionService:
             if blind or freshness(member.proof, now.mono, found.limits) is not Freshness.KNOWN:
                 continue
             desk = desks[member.key] = self._pull_desk(member.key)
-            one = desk.quote(member, asked, asker, now.mono, 1, random.random())
+            one = desk.offer(member, asked, asker, now.mono, 1, random.random())
             least = min(least, one, key=lambda grant: (grant.n, -grant.wait))
         for desk in desks.values():
-            desk.count(least.n, asker, now.mono)
+            desk.add(least.n, asker, now.mono)
         return least
 
     def _pull_desk(self, key: ConsumerKey) -> pull_grants.GrantTracker:
@@ -217,7 +217,7 @@ class DecisionService:
         subject: str,
         findings: list[SubjectAnswer],
         decides: SubjectAnswer,
-        verdict: AdmissionDecision,
+        verdict: Admission,
         retry_delay_ms: int | None = None,
         valid_for_ms: int = 0,
         pull_: messages.Pull | None = None,
@@ -257,9 +257,7 @@ def validate_policy(found: dict[str, Any]) -> dict[str, Any]:
     return {"valid": not errors, "errors": errors, "effective": effective}
 
 
-def _strictest(
-    findings: list[SubjectAnswer], priority: binary.Priority = "normal"
-) -> tuple[SubjectAnswer, AdmissionDecision]:
+def _strictest(findings: list[SubjectAnswer], priority: binary.Priority = "normal") -> tuple[SubjectAnswer, Admission]:
     """Which of several decides, and what it answers to a request of this priority; of equals the first one."""
     answers = [(f, binary.for_priority(f.verdict, f.policy, priority)) for f in findings]
     return max(answers, key=lambda answer: answer[0].rank(answer[1])) if len(answers) > 1 else answers[0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from nats_backpressure.core.admission import binary
-from nats_backpressure.core.model import AdmissionDecision, Member
+from nats_backpressure.core.model import Admission, Member
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
@@ -37,7 +37,7 @@ class SubjectAnswer(Struct, frozen=True):
     status: Status
     freshness: Freshness
     stale_reason: str | None
-    verdict: AdmissionDecision
+    verdict: Admission
     reasons: tuple[str, ...]
     changes: float
     """Monotonic time at which age alone makes it another answer."""
@@ -55,7 +55,7 @@ class SubjectAnswer(Struct, frozen=True):
     def pressure(self) -> float:
         return self.view.worst_member.pressure if self.view.worst_member else 0.0
 
-    def rank(self, verdict: AdmissionDecision) -> tuple[int, float, int, float, bool]:
+    def rank(self, verdict: Admission) -> tuple[int, float, int, float, bool]:
         """How strict this answer is: the strictest action decides (of two shares the smaller), then status, then
         pressure; enforcing before observing."""
         enforced = self.policy.mode == "enforce"
@@ -87,9 +87,9 @@ class SubjectLookup:
         fresh, why = truth(found, limits, now)
         holds = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
         opens = proved(found, limits, now) + holds
-        last = record.verdict if record else AdmissionDecision()
+        last = record.admission if record else Admission()
         status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
-        verdict = binary.current_decision(policy, status, fresh, last, now.mono - opens, state.shedding)
+        verdict = binary.current_admission(policy, status, fresh, last, now.mono - opens, state.shedding)
         override = in_force(policy, now)
         verdict = binary.with_override(verdict, override, policy)
         # The stored ones follow with the next write; an override acts, and is named, from its first moment to its last.

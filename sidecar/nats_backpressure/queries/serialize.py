@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 
 from nats_backpressure import __version__
 from nats_backpressure.core.admission import binary
-from nats_backpressure.core.model import AdmissionDecision, Alert, Event, Marks, MarkSet, Member, Reading
+from nats_backpressure.core.model import Admission, Alert, Event, Marks, MarkSet, Member, Reading
 from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits
@@ -110,7 +110,7 @@ def levels(member: Member | None) -> messages.Levels:
 
     def level(signal: Signal) -> str:
         mark: MarkSet | None = thresholds.mark_of(found, signal)
-        return thresholds.level(thresholds.value(reading, found, signal), mark).value
+        return thresholds.level(thresholds.value_of(reading, found, signal), mark).value
 
     return messages.Levels(*(level(signal) for signal in Signal))
 
@@ -150,7 +150,7 @@ def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.C
 def status(
     found: SubjectView,
     record: Record | None,
-    verdict: AdmissionDecision,
+    verdict: Admission,
     reasons: tuple[str, ...],
     known: tuple[Freshness, str | None],
     book: ServiceView,
@@ -197,10 +197,10 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
     # Once it is written it is what is known; how old it is, a watcher takes from the heartbeat. Where that proves
     # nothing of this one subject it is said here, once.
     found = subject_view(state)
-    fresh_ = Freshness.UNKNOWN if record.lost else Freshness.STALE if record.stale else Freshness.KNOWN
+    fresh_ = Freshness.UNKNOWN if record.unknown else Freshness.STALE if record.stale else Freshness.KNOWN
     known = (fresh_, "age" if record.stale else None)
     policy = found.worst_member.policy if found.worst_member else state.policy
-    verdict = binary.with_override(record.verdict, record.override, policy)
+    verdict = binary.with_override(record.admission, record.override, policy)
     shown = asdict(status(found, record, verdict, record.reasons, known, book, now))
     for field in ("age_ms", "policy", "recovery"):
         shown[field] = msgspec.UNSET
@@ -218,9 +218,9 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
         seq=record.seq,
         nonce=writing.nonce,
         known_status=record.status.word,
-        told=record.told.word,
+        told=record.announced.word,
         since_unix=record.since,
-        lost_listed=record.lost_listed,
+        lost_listed=record.unknown_announced,
         latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
         carried=tuple(
             messages.StoredFacts(key.stream, key.consumer, msgspec.to_builtins(facts)) for key, facts in record.carried
@@ -228,7 +228,7 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
         recoveries=record.recoveries,
         totals=record.totals,
         alerts=record.alerts,
-        rejected=record.rejected,
+        rejected=record.announced_rejection,
         unsent=record.unsent,
     )
     return msgspec.json.encode(value)

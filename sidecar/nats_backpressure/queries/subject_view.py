@@ -73,21 +73,21 @@ def bounds(state: SubjectState, book: ServiceView) -> Limits:
 def proved(found: SubjectView, limits: Limits, now: Now) -> float:
     """The moment from which on what is answered ages, in monotonic time."""
     state, last = found.state, found.status_proof
-    if state.was_unproved:
+    if state.unproved_at_load:
         return -math.inf  # whoever stored it let go of it long ago: a restart refuses nothing anew
     if last is None or not math.isfinite(last):  # nobody was read yet, or nobody is left
-        return state.deadline - limits.unknown_after if state.emptied is None else state.emptied
-    if state.record is not None and state.record.lost and now.mono - last < limits.stale_after:
+        return state.deadline - limits.unknown_after if state.empty_since is None else state.empty_since
+    if state.record is not None and state.record.unknown and now.mono - last < limits.stale_after:
         return -math.inf  # it proves what will be answered once that is stored, not what was answered last
     if state.writing is not None and state.writing.failing:
-        return min(last, state.writing.since)  # the old answer is repeated because a new one cannot be stored
+        return min(last, state.writing.started_at)  # the old answer is repeated because a new one cannot be stored
     return last
 
 
 def truth(found: SubjectView, limits: Limits, now: Now) -> tuple[Freshness, str | None]:
     """How old the truth is, and why it is stale. What was never stored was never told: it is unknown."""
     state = found.state
-    if state.record is None or state.record.lost or state.begun:
+    if state.record is None or state.record.unknown or state.unstored:
         return Freshness.UNKNOWN, None
     fresh_ = subject_freshness(found.since_proof, now.mono, limits)
     if fresh_ is not Freshness.KNOWN:

@@ -126,7 +126,7 @@ class Replay:
                     self._settle(lane, ReadState({key: self._sample(lane, seen.sample, early=True)}))
             case StreamAbsent():
                 if lane := self._lanes.get(seen.stream):
-                    self._settle(lane, ReadState({}, whole=True))
+                    self._settle(lane, ReadState({}, complete=True))
                     if not lane.under:
                         del self._lanes[seen.stream]
             case HintsDecoded():
@@ -183,7 +183,7 @@ class Replay:
         if not subjects:
             self._drop(lane, key)
             return ()
-        ruled, refused = self._rules.take_metadata(key, sample.config.metadata, subjects)
+        ruled, refused = self._rules.set_metadata(key, sample.config.metadata, subjects)
         for subject in subjects:
             if subject not in lane.under.get(key, ()):
                 self._ledger.join(subject, key)
@@ -198,7 +198,7 @@ class Replay:
         self.samples += 1
         if (track := self._tracks.get(key)) is None:
             track = self._tracks[key] = ConsumerTracker(appeared=lane.whole, ages=lane.ages)
-        reading = track.take(sample, lane.look, early=early)
+        reading = track.add_sample(sample, lane.look, early=early)
         if isinstance(reading, str):
             self.set_aside += 1
             return subjects
@@ -216,9 +216,9 @@ class Replay:
             members.setdefault(key, []).append(subject)
         pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
         found = membership.membership(pairs, shown, self._watch, self._ours)
-        for key, subject in found.out:
+        for key, subject in found.removed:
             self._feed(subject, ConsumerLeft(key, exists=True))
-        there = [key for key in members if key in shown.under or key.consumer in shown.unread]
+        there = [key for key in members if key in shown.subjects_of or key.consumer in shown.unread]
         lane.absent, gone = membership.confirmed_gone(lane.absent, found.absent, there, self.now.mono)
         for key in gone:
             for subject in members[key]:

@@ -170,7 +170,7 @@ class EffectRunner:
         self._feed(subject, EventSent(event.id))
 
     async def _remove(self, subject: str, revision: int) -> None:
-        if (state := self._state(subject)) is None or not state.forgetting:
+        if (state := self._state(subject)) is None or not state.removing:
             return
         try:
             await self._store.remove(subject, revision)

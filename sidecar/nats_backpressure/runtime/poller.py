@@ -221,7 +221,7 @@ class Poller:
             await self.read(lane)
         except StreamGone:
             lane.retry = membership.GONE_AFTER / 2
-            self._settle(lane, ReadState({}, whole=True))
+            self._settle(lane, ReadState({}, complete=True))
             done = not self._members(lane)
         except Unavailable as error:
             self._count("sweep_unavailable")
@@ -250,7 +250,7 @@ class Poller:
             if n % WITHOUT_PAUSE == 0:
                 await self._clock.sleep(0)
         lane.whole = reading.whole and not reading.unread
-        lane.silent = self._settle(lane, ReadState(under, reading.unread, reading.whole)).silent
+        lane.silent = self._settle(lane, ReadState(under, reading.unread, reading.whole)).unread
         lane.interval = self._paced(lane, reading)
 
     def _paced(self, lane: StreamPoll, reading: ConsumersReading) -> float:
@@ -278,7 +278,7 @@ class Poller:
         if not subjects:
             self._drop(lane, key)
             return ()
-        ruled, refused = self._rules.take_metadata(key, sample.config.metadata, subjects)
+        ruled, refused = self._rules.set_metadata(key, sample.config.metadata, subjects)
         for subject in subjects:
             if subject not in members_of or subject not in lane.under.get(key, ()):
                 self._ledger.join(subject, key)
@@ -291,7 +291,7 @@ class Poller:
         if (track := self._tracks.get(key)) is None:
             carried = self._ledger.carried(key, subjects)
             track = self._tracks[key] = ConsumerTracker(appeared=lane.whole, ages=lane.ages, carried=carried)
-        reading = track.take(sample, lane.look, early=early)
+        reading = track.add_sample(sample, lane.look, early=early)
         if isinstance(reading, str):
             self._count("sample_set_aside")
             log.debug("sample.set_aside", stream=key.stream, consumer=key.consumer, because=reading)
@@ -317,10 +317,10 @@ class Poller:
         members = self._members(lane)
         pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
         found = membership.membership(pairs, shown, self._watch, self._ours)
-        for key, subject in found.out:
+        for key, subject in found.removed:
             log.info("consumer.out", stream=key.stream, consumer=key.consumer, subject=subject)
             self._ledger.feed(subject, ConsumerLeft(key, exists=True))
-        there = [key for key in members if key in shown.under or key.consumer in shown.unread]
+        there = [key for key in members if key in shown.subjects_of or key.consumer in shown.unread]
         self._absent(lane, found.absent, there, members)
         return found
 

@@ -235,7 +235,7 @@ class Service(ServiceView):
 
     def reload(self, settings: Settings) -> None:
         """Put the policies of a file that was read again in force; what else it says takes a restart."""
-        self._refuse(self._rules.take_file(settings.policies, settings.policy_guard))
+        self._refuse(self._rules.set_file(settings.policies, settings.policy_guard))
         self._on_rules(self._rules.sources)
         self._ruled.set()
 
@@ -251,7 +251,7 @@ class Service(ServiceView):
         self._ruled.set()
 
     def _policies_changed(self, snapshot: PolicySnapshot) -> None:
-        self._refuse(self._rules.take_bucket(snapshot))
+        self._refuse(self._rules.set_bucket(snapshot))
         self._on_rules(self._rules.sources)
         self._ruled.set()
 
@@ -341,8 +341,8 @@ class Service(ServiceView):
     def _written(self, subject: str, record: Record) -> None:
         state = self._ledger.states.get(subject)
         old = state.record if state else None
-        was = "unknown" if old is None or old.lost or (state and state.begun) else old.status.word
-        now = "unknown" if record.lost else record.status.word
+        was = "unknown" if old is None or old.unknown or (state and state.unstored) else old.status.word
+        now = "unknown" if record.unknown else record.status.word
         if was != now:
             self._counts.transition(subject, was, now)
             log.info("status.changed", subject=subject, was=was, now=now, reasons=list(record.reasons))

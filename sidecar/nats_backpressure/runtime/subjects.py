@@ -118,7 +118,7 @@ class SubjectRegistry:
     def _context(self, subject: str) -> Context:
         bounds = self.limits(subject)
         return Context(
-            bounds.stale_after, bounds.unknown_after, bounds.interval, writer=self._writer, swept=self._swept()
+            bounds.stale_after, bounds.unknown_after, bounds.interval, writer=self._writer, newest_read_at=self._swept()
         )
 
     def tick(self) -> None:
@@ -162,7 +162,7 @@ class SubjectRegistry:
 
     def _account(self, subject: str, now: float, stimulus: Input) -> None:
         state, passed = self.states[subject], self._passed[subject]
-        known = state.record is not None and not state.record.lost and state.revision > 0
+        known = state.record is not None and not state.record.unknown and state.revision > 0
         status = state.record.status if state.record is not None and known else Status.UNKNOWN
         if status is not passed.status:
             word = passed.status.word
@@ -172,4 +172,4 @@ class SubjectRegistry:
         if read is not None and len(state.members) > 1:
             speaks = worst_member(state.members.values())
             read = read if speaks is not None and speaks.key == read.key else None
-        passed.windows.see(now, status, read)
+        passed.windows.add(now, status, read)

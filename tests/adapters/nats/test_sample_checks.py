@@ -154,7 +154,7 @@ async def test_a_member_missing_from_the_list_is_read_singly_and_nothing_is_forg
     at.clock.advance(1.0)
     found = await at.world.observer.consumers("S")
     assert (found.samples, found.missing, found.complete) == ((), ("c",), True)
-    reading = at.track.take(await at.world.observer.consumer(C), found.look)
+    reading = at.track.add_sample(await at.world.observer.consumer(C), found.look)
     assert not isinstance(reading, str)
     assert (reading.pending, reading.diagnosis) == (30, Diagnosis.NOBODY_PULLING)
     assert reading.diagnosed_for == before.diagnosed_for + 1.0

@@ -173,7 +173,7 @@ def test_what_is_no_state_at_all_is_not_ours(raw: bytes) -> None:
 
 
 def test_the_status_of_a_lost_subject_is_kept() -> None:
-    lost = msgspec.structs.replace(RECORD, lost=True, status=Status.WARNING)
+    lost = msgspec.structs.replace(RECORD, unknown=True, status=Status.WARNING)
     assert record_of(value(lost, "n1")) == (lost, "n1")
 
 

@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.admission.binary import LONGEST_DELAY, current_decision, for_priority, retry_delay
-from nats_backpressure.core.model import AdmissionDecision
+from nats_backpressure.core.admission.binary import LONGEST_DELAY, current_admission, for_priority, retry_delay
+from nats_backpressure.core.model import Admission
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.values import Action, Freshness, Status
 
 KNOWN, STALE, UNKNOWN = Freshness.KNOWN, Freshness.STALE, Freshness.UNKNOWN
 ACTIVE, WARNING, INACTIVE = Status.ACTIVE, Status.WARNING, Status.INACTIVE
 ENFORCE, OBSERVE = Policy(), Policy(mode="observe")
-OPEN, SHUT = AdmissionDecision(), AdmissionDecision(Action.REJECT, None, 0.0, 30)
+OPEN, SHUT = Admission(), Admission(Action.REJECT, None, 0.0, 30)
 
 
-def would(action: Action) -> AdmissionDecision:
-    return AdmissionDecision(would=action)
+def would(action: Action) -> Admission:
+    return Admission(would=action)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def would(action: Action) -> AdmissionDecision:
             Policy(retry_after_seconds=7),
             ACTIVE,
             KNOWN,
-            AdmissionDecision(Action.REJECT, None, 0.0, 7),
+            Admission(Action.REJECT, None, 0.0, 7),
             id="the policy's seconds",
         ),
     ],
 )
-def test_binary_admission(policy: Policy, status: Status, freshness: Freshness, expected: AdmissionDecision) -> None:
-    assert current_decision(policy, status, freshness, OPEN, -1.0) == expected
+def test_binary_admission(policy: Policy, status: Status, freshness: Freshness, expected: Admission) -> None:
+    assert current_admission(policy, status, freshness, OPEN, -1.0) == expected
 
 
 CONTINUE, REJECT = Policy(on_unknown="continue"), Policy(on_unknown="reject")
@@ -57,7 +57,7 @@ WATCHED_REJECT = Policy(mode="observe", on_unknown="reject")
         pytest.param(ENFORCE, SHUT, -1.0, SHUT, id="hold repeats a rejection"),
         pytest.param(ENFORCE, SHUT, 0.0, SHUT, id="until its time is over"),
         pytest.param(
-            ENFORCE, SHUT, 2.0, AdmissionDecision(Action.THROTTLE, None, 0.5, 30), id="then opens a quarter per second"
+            ENFORCE, SHUT, 2.0, Admission(Action.THROTTLE, None, 0.5, 30), id="then opens a quarter per second"
         ),
         pytest.param(ENFORCE, SHUT, 4.0, OPEN, id="and is open after four"),
         pytest.param(ENFORCE, SHUT, math.inf, OPEN, id="for ever"),
@@ -74,15 +74,15 @@ WATCHED_REJECT = Policy(mode="observe", on_unknown="reject")
         pytest.param(ENFORCE, would(Action.REJECT), -1.0, SHUT, id="the mode changed to enforce meanwhile"),
     ],
 )
-def test_the_unknown(policy: Policy, last: AdmissionDecision, opening: float, expected: AdmissionDecision) -> None:
-    assert current_decision(policy, ACTIVE, UNKNOWN, last, opening) == expected
+def test_the_unknown(policy: Policy, last: Admission, opening: float, expected: Admission) -> None:
+    assert current_admission(policy, ACTIVE, UNKNOWN, last, opening) == expected
 
 
 @pytest.mark.parametrize("freshness", [STALE, UNKNOWN])
 def test_a_share_opens_from_where_it_was_stale_or_unknown(freshness: Freshness) -> None:
-    adaptive, last = Policy(admission=AdmissionRule("adaptive")), AdmissionDecision(Action.THROTTLE, None, 0.2, 3)
+    adaptive, last = Policy(admission=AdmissionRule("adaptive")), Admission(Action.THROTTLE, None, 0.2, 3)
     found = [
-        current_decision(adaptive, WARNING, freshness, last, t, Shedding(0.2, 3)) for t in (-5.0, 0.0, 1.0, 3.0, 3.2)
+        current_admission(adaptive, WARNING, freshness, last, t, Shedding(0.2, 3)) for t in (-5.0, 0.0, 1.0, 3.0, 3.2)
     ]
     assert [(v.action.value, v.admit_ratio, v.retry_after) for v in found] == [
         ("throttle", 0.2, 3), ("throttle", 0.2, 3), ("throttle", 0.45, 3), ("throttle", 0.95, 3), ("continue", 1.0, 0),
@@ -90,13 +90,13 @@ def test_a_share_opens_from_where_it_was_stale_or_unknown(freshness: Freshness) 
 
 
 def test_what_is_known_opens_once_its_hold_is_over() -> None:
-    assert current_decision(ENFORCE, ACTIVE, KNOWN, OPEN, 0.0) == SHUT
-    assert current_decision(ENFORCE, ACTIVE, KNOWN, OPEN, 2.0).admit_ratio == 0.5
-    assert current_decision(ENFORCE, ACTIVE, KNOWN, OPEN, 5.0) == OPEN
+    assert current_admission(ENFORCE, ACTIVE, KNOWN, OPEN, 0.0) == SHUT
+    assert current_admission(ENFORCE, ACTIVE, KNOWN, OPEN, 2.0).admit_ratio == 0.5
+    assert current_admission(ENFORCE, ACTIVE, KNOWN, OPEN, 5.0) == OPEN
 
 
 @pytest.mark.parametrize("found", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])
-def test_critical_requests_always_continue(found: AdmissionDecision) -> None:
+def test_critical_requests_always_continue(found: Admission) -> None:
     assert for_priority(found, ENFORCE, "critical") == (OPEN if found.would is None else would(Action.CONTINUE))
 
 

@@ -122,17 +122,17 @@ def test_nobody_takes_more_than_half_while_another_asks() -> None:
     desk, found = GrantTracker(), member(reading(399))
     assert desk.grant(found, 100, "a", 100.0, 1, 0.5).n == 100
     desk = GrantTracker()
-    assert desk.quote(found, 100, "a", 100.0, 1, 0.5).n == 100
-    assert desk.quote(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
-    assert desk.quote(found, 100, "a", 100.9, 1, 0.5).n == 51
-    assert desk.quote(found, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
-    assert desk.quote(found, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
+    assert desk.offer(found, 100, "a", 100.0, 1, 0.5).n == 100
+    assert desk.offer(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
+    assert desk.offer(found, 100, "a", 100.9, 1, 0.5).n == 51
+    assert desk.offer(found, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
+    assert desk.offer(found, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
 
 
 def test_of_three_askers_none_is_alone() -> None:
     desk, found = GrantTracker(), member(reading(400))
     for n, asker in enumerate("abcabcabc"):
-        assert desk.quote(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
+        assert desk.offer(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
 
 
 @given(
@@ -193,7 +193,7 @@ def test_without_acks_it_is_one_message_per_wait() -> None:
 
 def test_a_quote_counts_nothing() -> None:
     desk, found = GrantTracker(), member(reading(600, stall=9000.0), HELD)
-    assert [desk.quote(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
+    assert [desk.offer(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -202,7 +202,7 @@ def test_what_is_remembered_is_bounded() -> None:
         desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
     for n in range(1, 1001):
         found = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
-        desk.quote(found, 1, "a", 101.99, 1, 0.5)
+        desk.offer(found, 1, "a", 101.99, 1, 0.5)
     assert len(desk._grants._given) <= 64 + 101 and len(desk._grants._delivered) <= 41
 
 
@@ -236,14 +236,14 @@ def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() 
         at += 0.1
         desk.grant(member(reading(0, at, delivered_consumer=10 * (n - 1))), 10, "b", at, 1, 0.5)
     found = member(reading(0, 100.9, delivered_consumer=80))
-    assert desk.quote(found, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
+    assert desk.offer(found, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
 
 
 def test_while_pulls_wait_a_newer_grant_of_the_same_connection_ends_none() -> None:
     desk, found = GrantTracker(), member(reading(0, waiting=3))
     assert [desk.grant(found, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
-    assert desk.quote(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
-    assert desk.quote(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, "none waits: only the newest counts"
+    assert desk.offer(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
+    assert desk.offer(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, "none waits: only the newest counts"
 
 
 MOMENTS = st.lists(

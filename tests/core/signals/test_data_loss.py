@@ -74,12 +74,12 @@ class World:
             self.do(*op)
         look = self.look = self.fake.look("S")
         for name, sample in samples.items():
-            self.losses[name].take(sample, look)
+            self.losses[name].add_sample(sample, look)
 
     def read_singly(self) -> None:
         """Each consumer by itself, after the look that all of them are judged by."""
         for name in self.names:
-            self.losses[name].take(self.fake.sample(ConsumerKey("S", name)), self.look, early=True)
+            self.losses[name].add_sample(self.fake.sample(ConsumerKey("S", name)), self.look, early=True)
 
     def do(self, op: str, *args: Any) -> None:
         match op:

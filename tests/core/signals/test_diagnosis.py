@@ -212,8 +212,8 @@ def told(course: DiagnosisTracker, rows: list[Row], facts: Facts | None = None) 
     for_each = []
     for row in rows:
         if course.due(row.at):
-            course.add(Point(*row), facts or Facts())
-        for_each.append(course.said)
+            course.add_point(Point(*row), facts or Facts())
+        for_each.append(course.lasting)
     return for_each
 
 
@@ -259,7 +259,7 @@ def test_a_worker_with_gaps_between_its_batches_does_not_flicker() -> None:
 def test_something_else_is_said_once_the_old_verdict_failed_twice() -> None:
     course = DiagnosisTracker()
     told(course, still(50, until=5))
-    assert course.said is Diagnosis.NOBODY_PULLING
+    assert course.lasting is Diagnosis.NOBODY_PULLING
     moving = [Row(5.0 + n, 40 - 10 * n, 0, 0, 10 + 10 * n, 0, 10 + 10 * n) for n in range(4)]
     assert told(course, moving) == ["nobody_pulling", "draining", "draining", "draining"]
     assert course.since == 6.0
@@ -269,16 +269,16 @@ def test_a_verdict_that_fails_now_and_then_stays() -> None:
     course = DiagnosisTracker()
     told(course, still(50, until=5))
     for n in range(5, 30):
-        course.add(Point(float(n), 50, 0, 0, 0, 0, 0), Facts(paused=n % 2 == 0))
-        assert (course.said, course.since) == (Diagnosis.NOBODY_PULLING, 2.0)
+        course.add_point(Point(float(n), 50, 0, 0, 0, 0, 0), Facts(paused=n % 2 == 0))
+        assert (course.lasting, course.since) == (Diagnosis.NOBODY_PULLING, 2.0)
 
 
 def test_two_verdicts_that_take_turns_do_not_keep_a_third() -> None:
     course = DiagnosisTracker()
     told(course, still(50, until=5))
     for n in range(5, 20):
-        course.add(Point(float(n), 50, 0, 0, n, 0, n), Facts(backfilling=n % 2 == 0))
-    assert course.said in (Diagnosis.BACKFILLING, Diagnosis.HEALTHY)
+        course.add_point(Point(float(n), 50, 0, 0, n, 0, n), Facts(backfilling=n % 2 == 0))
+    assert course.lasting in (Diagnosis.BACKFILLING, Diagnosis.HEALTHY)
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 30.0), *[st.integers(0, 2000)] * 6), max_size=60), st.booleans())
@@ -289,8 +289,10 @@ def test_whatever_comes_the_evidence_is_bounded_and_something_is_said(
     for after, pending, inflight, waiting, deliveries, arrived, acked in steps:
         at += after
         if course.due(at):
-            course.add(Point(at, int(pending), int(inflight), int(waiting), int(deliveries), arrived, acked), CAP_100)
+            course.add_point(
+                Point(at, int(pending), int(inflight), int(waiting), int(deliveries), arrived, acked), CAP_100
+            )
         points = course.evidence.points
         assert len(points) <= POINTS
-        assert (course.said is not None) == (len(points) >= ENOUGH and points[-1].at - points[0].at >= SPAN)
+        assert (course.lasting is not None) == (len(points) >= ENOUGH and points[-1].at - points[0].at >= SPAN)
         assert at - points[-1].at < SPACING

@@ -19,8 +19,8 @@ def look(last_seq: int, created: str = "then") -> StreamLook:
 def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
     ages = MessageAges()
     for at, last_seq in [(0.0, 10), (1.0, 10), (2.0, 20), (3.0, 20), (4.0, 30)]:
-        ages.saw(look(last_seq), at)
-    assert [ages.of(seq, 10.0) for seq in (10, 11, 20, 21, 30, 31)] == [None, 8.0, 8.0, 6.0, 6.0, None]
+        ages.add_look(look(last_seq), at)
+    assert [ages.age_of(seq, 10.0) for seq in (10, 11, 20, 21, 30, 31)] == [None, 8.0, 8.0, 6.0, 6.0, None]
 
 
 @pytest.mark.parametrize(
@@ -28,20 +28,20 @@ def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
 )
 def test_another_stream_of_that_name_begins_anew(other: StreamLook, twelfth: float | None) -> None:
     ages = MessageAges()
-    ages.saw(look(10), 0.0)
-    ages.saw(look(20), 1.0)
-    ages.saw(other, 2.0)
-    assert ages.of(15, 9.0) is None
-    ages.saw(StreamLook("S", other.created, 1, 50, 50), 3.0)
-    assert (ages.of(12, 9.0), ages.of(45, 9.0)) == (twelfth, 6.0)
+    ages.add_look(look(10), 0.0)
+    ages.add_look(look(20), 1.0)
+    ages.add_look(other, 2.0)
+    assert ages.age_of(15, 9.0) is None
+    ages.add_look(StreamLook("S", other.created, 1, 50, 50), 3.0)
+    assert (ages.age_of(12, 9.0), ages.age_of(45, 9.0)) == (twelfth, 6.0)
 
 
 def test_what_is_long_ago_is_told_more_coarsely_but_told() -> None:
     ages = MessageAges()
     for n in range(10_000):
-        ages.saw(look(10 * n), float(n))
+        ages.add_look(look(10 * n), float(n))
     assert len(ages._looks) <= LOOKS
-    found = [ages.of(seq, 10_000.0) for seq in (1, 50_000, 99_900)]
+    found = [ages.age_of(seq, 10_000.0) for seq in (1, 50_000, 99_900)]
     assert None not in found and found[2] == 10.0
 
 
@@ -55,10 +55,10 @@ def test_an_age_is_never_more_than_the_truth_and_memory_is_bounded(
     for after, more in steps:
         at, last = at + after, last + more
         seen.append((last, at))
-        ages.saw(look(last), at)
+        ages.add_look(look(last), at)
     assert len(ages._looks) <= LOOKS
     seq = data.draw(st.integers(0, last + 1))
-    found = ages.of(seq, at)
+    found = ages.age_of(seq, at)
     if seq <= steps[0][1] or seq > last:
         assert found is None
     else:

@@ -106,7 +106,7 @@ class Consumer:
 
     def take(self, after: float = 0.1) -> Reading | str:
         self.at += after
-        return self.track.take(self.sample(), self.look())
+        return self.track.add_sample(self.sample(), self.look())
 
     def read(self, after: float = 0.1) -> Reading:
         found = self.take(after)
@@ -323,7 +323,7 @@ def test_the_empty_default_state_of_a_new_member_is_set_aside() -> None:
     consumer.deliver(500)
     consumer.read()
     blank = replace(consumer.sample(), pending=0, inflight=0, delivered_stream=0, delivered_consumer=0, floor_stream=0)
-    assert consumer.track.take(blank, consumer.look()) == "a sequence went backwards"
+    assert consumer.track.add_sample(blank, consumer.look()) == "a sequence went backwards"
     assert consumer.read().inflight == 500
 
 
@@ -341,8 +341,8 @@ def test_more_pending_than_the_stream_ever_held_is_never_believed() -> None:
     consumer = Consumer()
     consumer.publish(10)
     wrapped = replace(consumer.sample(), pending=2**64 - 1)
-    assert isinstance(consumer.track.take(wrapped, consumer.look()), str)
-    assert isinstance(consumer.track.take(wrapped, consumer.look()), str)
+    assert isinstance(consumer.track.add_sample(wrapped, consumer.look()), str)
+    assert isinstance(consumer.track.add_sample(wrapped, consumer.look()), str)
 
 
 def test_a_reading_says_what_is_going_on_and_for_how_long() -> None:
@@ -493,7 +493,7 @@ def test_history_is_through_when_nothing_waits_although_the_last_messages_are_fo
     consumer.publish(100)
     assert consumer.read().backfilling
     consumer.deliver(90)
-    through = consumer.track.take(replace(consumer.sample(), pending=0), consumer.look())
+    through = consumer.track.add_sample(replace(consumer.sample(), pending=0), consumer.look())
     assert isinstance(through, Reading) and not through.backfilling
     assert not consumer.read().backfilling
 
@@ -532,7 +532,7 @@ def test_a_consumer_made_anew_for_what_is_new_reads_no_history() -> None:
     consumer.read()
     consumer.created, consumer.delivered, consumer.given, consumer.floor, consumer.inflight = "two", 0, 0, 0, 0
     consumer.at += 0.1
-    consumer.track.take(replace(consumer.sample(), pending=0), consumer.look())
+    consumer.track.add_sample(replace(consumer.sample(), pending=0), consumer.look())
     assert not consumer.read().backfilling
 
 

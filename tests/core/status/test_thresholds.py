@@ -140,5 +140,5 @@ def test_drain_is_not_judged_while_a_handful_waits() -> None:
     found = Reading(ConsumerKey("S", "c"), Now(0, 0), 60, 0, latency=0.0, drain=60.0, capacity=50.0)
     marks = thresholds.marks(policy, found)
     assert marks.pending.critical == 50
-    assert thresholds.value(found, marks, Signal.DRAIN) == 60.0
-    assert thresholds.value(found, thresholds.marks(Policy(), found), Signal.DRAIN) == 0
+    assert thresholds.value_of(found, marks, Signal.DRAIN) == 60.0
+    assert thresholds.value_of(found, thresholds.marks(Policy(), found), Signal.DRAIN) == 0

@@ -21,9 +21,13 @@ A, B = ConsumerKey("S", "a"), ConsumerKey("S", "b")
         pytest.param(ReadState({A: ("y",)}), ALL, "out", id="one that stands elsewhere now is out at once"),
         pytest.param(ReadState({A: ()}), ALL, "out", id="and one that does not count at all"),
         pytest.param(ReadState({A: ()}, unread=("b",)), ALL, "out", id="whatever else cannot be read"),
-        pytest.param(ReadState({}, whole=True), ALL, "absent", id="one that a whole answer lacks is absent"),
-        pytest.param(ReadState({}, unread=("b",), whole=True), ALL, "absent", id="also beside one that cannot be read"),
-        pytest.param(ReadState({}, unread=("a",), whole=True), ALL, "silent", id="one that cannot be read is neither"),
+        pytest.param(ReadState({}, complete=True), ALL, "absent", id="one that a whole answer lacks is absent"),
+        pytest.param(
+            ReadState({}, unread=("b",), complete=True), ALL, "absent", id="also beside one that cannot be read"
+        ),
+        pytest.param(
+            ReadState({}, unread=("a",), complete=True), ALL, "silent", id="one that cannot be read is neither"
+        ),
         pytest.param(ReadState({}), ALL, "silent", id="nor is one that part of an answer lacks"),
         pytest.param(
             ReadState({}), [WatchEntry("*", ("b*",))], "out", id="a name the watch leaves out is asked about no more"
@@ -33,7 +37,7 @@ A, B = ConsumerKey("S", "a"), ConsumerKey("S", "b")
 )
 def test_a_member_after_one_answer(shown: ReadState, watch: list[WatchEntry], found: str) -> None:
     got = membership([(A, "x")], shown, watch, ())
-    everywhere = {"out": {key for key, _ in got.out}, "absent": got.absent, "silent": got.silent}
+    everywhere = {"out": {key for key, _ in got.removed}, "absent": got.absent, "silent": got.unread}
     assert [where for where, keys in everywhere.items() if A in keys] == ([] if found == "counts" else [found])
 
 

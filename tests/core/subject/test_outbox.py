@@ -22,8 +22,8 @@ BEFORE = {
     "nothing was ever told": (StoredPosition(), 0, PublishStep.PUBLISH),
     "an older one of the same type": (StoredPosition(7, "s:e:3", 3, "t3"), 4, PublishStep.PUBLISH),
     "an older one of another epoch": (StoredPosition(7, "s:d:4", 4, "t4"), 4, PublishStep.PUBLISH),
-    "ours is the newest": (OURS, 5, PublishStep.TOLD),
-    "ours is there, and later ones of other types": (OURS, 8, PublishStep.TOLD),
+    "ours is the newest": (OURS, 5, PublishStep.STORED),
+    "ours is there, and later ones of other types": (OURS, 8, PublishStep.STORED),
     "our id, but another change": (StoredPosition(9, "s:e:5", 5, "t4"), 5, PublishStep.CONFLICT),
     "a later one of the same type may have ours behind it": (
         StoredPosition(12, "s:e:7", 7, "t7"),
@@ -42,7 +42,7 @@ def test_what_the_newest_message_means(newest: StoredPosition, top: int, then: P
 
 
 SEARCHED = {
-    "ours": (OURS, 7, PublishStep.TOLD),
+    "ours": (OURS, 7, PublishStep.STORED),
     "our id, but another change": (StoredPosition(9, "s:e:5", 5, "t4"), 7, PublishStep.CONFLICT),
     "somebody else's of our seq": (StoredPosition(9, "s:d:5", 5, "t5"), 7, PublishStep.CONFLICT),
     "a later one, and ours was never told": (StoredPosition(9, "s:e:7", 7, "t7"), 7, PublishStep.CONFLICT),
@@ -57,9 +57,9 @@ def test_what_a_search_means(found: StoredPosition | None, top: int, then: Publi
 
 
 ACKNOWLEDGED = {
-    "stored": (False, False, PublishStep.TOLD),
-    "stored on a retry": (False, True, PublishStep.TOLD),
-    "our own copy came through": (True, True, PublishStep.TOLD),
+    "stored": (False, False, PublishStep.STORED),
+    "stored on a retry": (False, True, PublishStep.STORED),
+    "our own copy came through": (True, True, PublishStep.STORED),
     "known to the server before we ever tried: the stream has to say whose": (True, False, PublishStep.SEARCH),
 }
 
@@ -71,7 +71,9 @@ def test_what_an_acknowledgement_means(duplicate: bool, attempted: bool, then: P
 
 @pytest.mark.parametrize("verdict", PublishStep)
 def test_a_disputed_event_is_told_only_if_the_stream_shows_it(verdict: PublishStep) -> None:
-    assert step_after_duplicate(verdict) is (PublishStep.TOLD if verdict is PublishStep.TOLD else PublishStep.CONFLICT)
+    assert step_after_duplicate(verdict) is (
+        PublishStep.STORED if verdict is PublishStep.STORED else PublishStep.CONFLICT
+    )
 
 
 @pytest.mark.parametrize(("top", "seq"), [(9, 9), (5, 5), (4, 4), (0, 4)])

@@ -86,13 +86,13 @@ class World:
         self.starts += 1
         self.todo.clear()
         self.state = SubjectState(
-            subject="s", policy=self.policy, deadline=self.at + 30.0, watched=None if self.graceful else -math.inf
+            subject="s", policy=self.policy, deadline=self.at + 30.0, watched_since=None if self.graceful else -math.inf
         )
         if self.stored is not None:
             self.feed(RecordLoaded(self.stored, self.revision))
 
     def feed(self, stimulus: Input) -> None:
-        context, now = Context(10.0, 30.0, writer=f"w{self.starts}", swept=self.swept), Now(self.at, self.at)
+        context, now = Context(10.0, 30.0, writer=f"w{self.starts}", newest_read_at=self.swept), Now(self.at, self.at)
         self.state, acts = step(self.state, stimulus, now, context)
         aging = is_stale_alone(self.state, context, self.swept)
         if is_quiescent(self.state) and not is_unobserved(self.state, now, context) and not aging:
@@ -143,7 +143,7 @@ class World:
                 if act.event.id not in {e.id for e in self.stream}:
                     self.stream.append(act.event)
                 self.feed(EventSent(act.event.id))
-            case RemoveKey() if self.state.forgetting:
+            case RemoveKey() if self.state.removing:
                 self.stored, self.revision = None, 0
                 self.feed(KeyRemoved())
             case DropSubject():
@@ -293,7 +293,7 @@ def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open()
     world.feed(ConsumerLeft(ONE))
     world.perform()
     assert world.told == ["backpressure_active", "monitoring_lost"]
-    assert world.stored is not None and world.stored.lost and world.stored.incident is not None
+    assert world.stored is not None and world.stored.unknown and world.stored.incident is not None
     lost = world.stream[-1]
     assert lost.was is lost.now is Status.ACTIVE
     world.settled(pending=0)
@@ -311,7 +311,7 @@ def test_what_is_stored_does_not_open_each_reader_opens_it_by_its_own_clock() ->
         world.at += 0.5
         world.feed(Tick())
         world.perform()
-    assert world.stored is stored and stored.verdict.action is Action.REJECT, "one write, and no opening in it"
+    assert world.stored is stored and stored.admission.action is Action.REJECT, "one write, and no opening in it"
 
 
 def test_the_state_of_a_subject_without_consumers_goes_after_an_hour() -> None:
@@ -370,9 +370,9 @@ def test_a_subject_that_goes_blind_with_the_list_full_comes_back(room: int) -> N
     world.at += 31.0
     world.feed(Tick())
     world.perform()
-    assert world.stored is not None and world.stored.lost
+    assert world.stored is not None and world.stored.unknown
     world.settled(pending=20000)
-    assert (world.stored.lost, world.stored.status) == (False, Status.ACTIVE)
+    assert (world.stored.unknown, world.stored.status) == (False, Status.ACTIVE)
     world.publishing, world.todo, world.held = True, world.held, []
     world.perform()
     world.settled(pending=20000)
@@ -413,8 +413,8 @@ def test_what_is_stored_of_the_unknown_is_what_its_policy_says(on_unknown: str, 
     world.at += 31.0
     world.feed(Tick())
     world.perform()
-    assert world.stored is not None and world.stored.lost
-    assert world.stored.verdict.action is expected
+    assert world.stored is not None and world.stored.unknown
+    assert world.stored.admission.action is expected
 
 
 def test_data_loss_is_told_and_is_no_recovery() -> None:
@@ -530,11 +530,11 @@ def test_what_was_unknown_before_a_restart_stays_so_until_somebody_is_read() -> 
     world.at += 31.0
     world.feed(Tick())
     world.perform()
-    assert world.stored is not None and world.stored.lost
+    assert world.stored is not None and world.stored.unknown
     world.start()
-    assert world.state.was_unproved
+    assert world.state.unproved_at_load
     world.settled(pending=20_000)
-    assert not world.state.was_unproved
+    assert not world.state.unproved_at_load
 
 
 def test_a_loss_before_a_restart_is_not_reported_again() -> None:
@@ -808,7 +808,7 @@ def test_adaptive_admission_sheds_a_share_and_nobody_in_silence() -> None:
     world = World(policy=ADAPTIVE)
     shed(world)
     assert world.stored is not None
-    verdict = world.stored.verdict
+    verdict = world.stored.admission
     assert verdict.action is Action.THROTTLE
     assert 0.05 <= verdict.admit_ratio < 0.9 and 1 <= verdict.retry_after <= 30
     assert world.told[0] == "backpressure_warning" and "shedding" in world.stream[0].reasons
@@ -820,7 +820,7 @@ def test_what_was_admitted_before_a_restart_is_gone_on_with() -> None:
     world = World(policy=ADAPTIVE)
     shed(world)
     assert world.stored is not None
-    before = world.stored.verdict.admit_ratio
+    before = world.stored.admission.admit_ratio
     world.start()
     assert world.state.shedding.ratio == before
 
@@ -828,7 +828,7 @@ def test_what_was_admitted_before_a_restart_is_gone_on_with() -> None:
 def test_binary_mode_knows_no_share() -> None:
     world = World()
     shed(world, 15)
-    assert world.stored is not None and world.stored.verdict.action is not Action.THROTTLE
+    assert world.stored is not None and world.stored.admission.action is not Action.THROTTLE
     assert "shedding" not in world.stored.reasons
 
 
@@ -884,7 +884,7 @@ class TestASubjectThatAgesAlone:
         world = self.world()
         self.aged(world, 12.0)
         self.aged(world, 20.0)
-        assert world.stored is not None and (world.stored.lost, world.stored.stale) == (True, False)
+        assert world.stored is not None and (world.stored.unknown, world.stored.stale) == (True, False)
 
     def test_what_is_said_rests_on_whoever_has_the_status_it_is_of(self) -> None:
         """An idle neighbour that cannot be read makes nobody less overloaded; an overloaded one may have recovered."""
@@ -906,7 +906,7 @@ class TestASubjectThatAgesAlone:
             world.swept = world.at
             world.read(key=TWO)
             world.perform()
-        assert world.stored.lost and world.stream[-1].type is EventType.MONITORING_LOST
+        assert world.stored.unknown and world.stream[-1].type is EventType.MONITORING_LOST
 
     def test_after_a_restart_nobody_read_means_nothing_proved(self) -> None:
         world = self.world()
@@ -975,8 +975,8 @@ def test_after_a_gap_a_share_goes_on_from_where_gateways_opened_it_to(
     adaptive = AdmissionRule("adaptive")
     world = World(policy=replace(INSTANT, on_unknown=on_unknown, admission=adaptive))
     world.settled(pending=0)
-    world.state = replace(world.state, shedding=Shedding(ratio=0.2, retry_after=5, at=world.at, wish=0.2))
+    world.state = replace(world.state, shedding=Shedding(ratio=0.2, retry_after=5, at=world.at, unstepped_ratio=0.2))
     world.at += gap - 0.1
     world.settled(pending=0)
     assert world.stored is not None
-    assert least - 0.01 <= world.stored.verdict.admit_ratio <= most
+    assert least - 0.01 <= world.stored.admission.admit_ratio <= most

@@ -91,10 +91,10 @@ class JetStreamEventPublisher:
         for _ in range(TRIES):
             verdict, newest = await self._look(event, mine)
             if verdict is PublishStep.PUBLISH:
-                verdict = await self._publish(event, rendered, newest.place)
+                verdict = await self._publish(event, rendered, newest.stream_seq)
             if verdict is PublishStep.SEARCH:
                 verdict = outbox.step_after_duplicate((await self._look(event, mine))[0])
-            if verdict is PublishStep.TOLD:
+            if verdict is PublishStep.STORED:
                 self._attempted.pop(event.id, None)
                 return
             if verdict is PublishStep.CONFLICT:
@@ -124,7 +124,7 @@ class JetStreamEventPublisher:
         placed = _placed(newest, event.subject)
         verdict = outbox.step_before_publish(mine, placed, top)
         if verdict is PublishStep.SEARCH:
-            verdict = outbox.step_after_search(mine, await self._search(subject, event, placed.place), top)
+            verdict = outbox.step_after_search(mine, await self._search(subject, event, placed.stream_seq), top)
         return verdict, placed
 
     async def _search(self, subject: str, event: Event, place: int) -> StoredPosition | None:
@@ -142,7 +142,7 @@ class JetStreamEventPublisher:
             placed = _placed(found, event.subject)
             if placed.seq >= event.seq:
                 return placed
-            start = placed.place + 1
+            start = placed.stream_seq + 1
         raise Unavailable(f"{event.id}: not found among {STEPS} messages")
 
     async def _publish(self, event: Event, rendered: messages.Event, place: int) -> PublishStep:

@@ -54,13 +54,13 @@ class Shedding(Struct, frozen=True):
     shedding: bool = False
     """Whether the status is a warning at least: while the ratio is below 1, and CALM longer."""
     at: float | None = None
-    wish: float | None = None
+    unstepped_ratio: float | None = None
     """The ratio before it moves in steps."""
     applied: float | None = None
     """The share that gateways are thought to apply by now."""
     refused_at: float | None = None
-    gauges: tuple[LoadEstimate, ...] = ()
-    patience: RetryAfter = RetryAfter()
+    estimates: tuple[LoadEstimate, ...] = ()
+    retry: RetryAfter = RetryAfter()
 
 
 OPEN = Shedding()
@@ -83,24 +83,24 @@ def next_shedding(
     was = _resumed(was, policy)
     dt = 0.0 if was.at is None else max(0.0, now.mono - was.at)
     applied = _applied(was, policy, dt)
-    known = {g.key: g for g in was.gauges}
+    known = {g.key: g for g in was.estimates}
     gauges = tuple(_asked(known.get(r.key), r, applied, policy, offered) for r in readings)
-    if not gauges or gauges == was.gauges:
+    if not gauges or gauges == was.estimates:
         return was
     wish = _wish(was, gauges, policy, dt)
     ratio = _stepped(was.ratio, wish, policy.admission.floor)
     refused_at = now.mono if ratio < 1 else was.refused_at
-    learnt = patience.next_retry_after(was.patience, ratio < 1, gauges, policy.retry_after_seconds, now.mono)
+    learnt = patience.next_retry_after(was.retry, ratio < 1, gauges, policy.retry_after_seconds, now.mono)
     return Shedding(
         ratio=ratio,
-        retry_after=learnt.told(policy.retry_after_seconds) if ratio < 1 else 0,
+        retry_after=learnt.seconds(policy.retry_after_seconds) if ratio < 1 else 0,
         shedding=refused_at is not None and now.mono - refused_at < CALM,
         at=now.mono,
-        wish=wish,
+        unstepped_ratio=wish,
         applied=applied,
         refused_at=refused_at,
-        gauges=gauges,
-        patience=learnt,
+        estimates=gauges,
+        retry=learnt,
     )
 
 
@@ -119,8 +119,12 @@ def _resumed(was: Shedding, policy: Policy) -> Shedding:
     """Nothing is below the floor, which may be another now, and what was stored may be binary mode's 0."""
     ratio = max(was.ratio, policy.admission.floor)
     if was.at is None:
-        return Shedding(ratio, 0, was.shedding, refused_at=was.refused_at, patience=RetryAfter(base=was.retry_after))
-    return was if ratio == was.ratio else replace(was, ratio=ratio, wish=max(was.wish or ratio, ratio))
+        return Shedding(ratio, 0, was.shedding, refused_at=was.refused_at, retry=RetryAfter(base=was.retry_after))
+    return (
+        was
+        if ratio == was.ratio
+        else replace(was, ratio=ratio, unstepped_ratio=max(was.unstepped_ratio or ratio, ratio))
+    )
 
 
 def _applied(was: Shedding, policy: Policy, dt: float) -> float:
@@ -166,7 +170,7 @@ def _measured(found: LoadEstimate, offered: OfferedLoad | None) -> tuple[float, 
 def _wish(was: Shedding, gauges: tuple[LoadEstimate, ...], policy: Policy, dt: float) -> float:
     """The smallest goal, its rise bounded. Only once no backlog is past START all are admitted again, and from there
     it never falls but grows, whatever the goals are."""
-    before = was.wish or was.ratio
+    before = was.unstepped_ratio or was.ratio
     goal, dt = min(g.goal for g in gauges), min(dt, LONGEST_RISE)
     if not any(g.full for g in gauges):
         goal = max(goal, before * REGROWTH**dt)

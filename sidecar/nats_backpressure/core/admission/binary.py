@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
-from nats_backpressure.core.model import AdmissionDecision
+from nats_backpressure.core.model import Admission
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.opening import aged
 from nats_backpressure.protocol.values import Action, Freshness, Status
@@ -16,29 +16,29 @@ LONGEST_DELAY = 86_400_000
 """Milliseconds; no retry delay is longer."""
 
 
-def decision_for_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> AdmissionDecision:
+def admission_at_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> Admission:
     """Binary admission, the router's own design: an active subject rejects, any other continues. Adaptive: a share."""
     return _in_mode(policy, _judged(policy, status, shedding))
 
 
-def for_priority(found: AdmissionDecision, policy: Policy, priority: Priority) -> AdmissionDecision:
+def for_priority(found: Admission, policy: Policy, priority: Priority) -> Admission:
     """Critical requests always continue. In adaptive mode the low ones are shed first; in binary mode all are alike."""
     if priority == "critical":
-        return AdmissionDecision(would=None if found.would is None else Action.CONTINUE)
+        return Admission(would=None if found.would is None else Action.CONTINUE)
     if found.action is not Action.THROTTLE or policy.admission.mode == "binary":
         return found
     share = priority_share(found.admit_ratio, priority, policy.admission.floor)
-    return AdmissionDecision(found.action, found.would, round(share, 4), found.retry_after)
+    return Admission(found.action, found.would, round(share, 4), found.retry_after)
 
 
-def current_decision(
+def current_admission(
     policy: Policy,
     status: Status,
     freshness: Freshness,
-    last: AdmissionDecision,
+    last: Admission,
     opening: float,
     shedding: Shedding = OPEN,
-) -> AdmissionDecision:
+) -> Admission:
     """What to answer now. Known and stale: the last status acts; unknown: the last answer. Either has been opening for
     so many seconds, negative where it does not yet (`protocol.opening`); `on_unknown: reject` rejects what is
     unknown."""
@@ -51,17 +51,17 @@ def current_decision(
         if action == "reject":
             found = _rejection(policy)
         elif action == "continue":
-            found = AdmissionDecision()
+            found = Admission()
         else:
-            found = AdmissionDecision(Action.THROTTLE, None, round(ratio, 4), found.retry_after)
+            found = Admission(Action.THROTTLE, None, round(ratio, 4), found.retry_after)
     return _in_mode(policy, found)
 
 
-def with_override(found: AdmissionDecision, override: Override | None, policy: Policy) -> AdmissionDecision:
+def with_override(found: Admission, override: Override | None, policy: Policy) -> Admission:
     """An operator's word goes over the judgement, and over a dry run."""
     if override is None:
         return found
-    return _rejection(policy) if override.action == "reject" else AdmissionDecision()
+    return _rejection(policy) if override.action == "reject" else Admission()
 
 
 def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
@@ -78,33 +78,31 @@ def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
     return min(factor * retry_after * 1000, LONGEST_DELAY)
 
 
-def _rejection(policy: Policy) -> AdmissionDecision:
-    return AdmissionDecision(Action.REJECT, None, 0.0, policy.retry_after_seconds)
+def _rejection(policy: Policy) -> Admission:
+    return Admission(Action.REJECT, None, 0.0, policy.retry_after_seconds)
 
 
-def _judged(policy: Policy, status: Status, shedding: Shedding) -> AdmissionDecision:
+def _judged(policy: Policy, status: Status, shedding: Shedding) -> Admission:
     """As enforcement would answer."""
     if policy.admission.mode == "adaptive":
         share = max(shedding.ratio, policy.admission.floor)
-        return (
-            AdmissionDecision(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else AdmissionDecision()
-        )
-    return _rejection(policy) if status is Status.ACTIVE else AdmissionDecision()
+        return Admission(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else Admission()
+    return _rejection(policy) if status is Status.ACTIVE else Admission()
 
 
-def _in_mode(policy: Policy, found: AdmissionDecision) -> AdmissionDecision:
+def _in_mode(policy: Policy, found: Admission) -> Admission:
     """Under `observe` the answer is continue, and `would` says what enforcement would have said."""
-    return AdmissionDecision(would=found.action) if policy.mode == "observe" else found
+    return Admission(would=found.action) if policy.mode == "observe" else found
 
 
-def _enforced(policy: Policy, last: AdmissionDecision) -> AdmissionDecision:
+def _enforced(policy: Policy, last: Admission) -> Admission:
     """What enforcement said last, also where it was only observed."""
     match last.would:
         case None:
             return last
         case Action.CONTINUE:
-            return AdmissionDecision()
+            return Admission()
         case Action.THROTTLE:
-            return AdmissionDecision(Action.THROTTLE, None, policy.admission.floor, policy.retry_after_seconds)
+            return Admission(Action.THROTTLE, None, policy.admission.floor, policy.retry_after_seconds)
         case _:
             return _rejection(policy)

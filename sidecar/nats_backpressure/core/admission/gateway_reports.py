@@ -25,17 +25,17 @@ class OfferedLoad(Struct, frozen=True):
 
     def share(self, now: float) -> float | None:
         """The share let through; None where too long nothing was reported, or nothing was offered."""
-        return self.admitted / self.offered if self.offered > 0 and self._speaks(now) else None
+        return self.admitted / self.offered if self.offered > 0 and self.is_current(now) else None
 
     def admitted_rate(self, now: float) -> float | None:
         """Requests let through each second."""
-        return self.admitted * self._faded(now) / self.span if self._speaks(now) else None
+        return self.admitted * self._faded(now) / self.span if self.is_current(now) else None
 
     def offered_rate(self, now: float) -> float | None:
         """Requests offered each second."""
-        return self.offered * self._faded(now) / self.span if self._speaks(now) else None
+        return self.offered * self._faded(now) / self.span if self.is_current(now) else None
 
-    def _speaks(self, now: float) -> bool:
+    def is_current(self, now: float) -> bool:
         return now - self.at <= max(EXPIRY, 2 * self.span)
 
     def _faded(self, now: float) -> float:
@@ -44,7 +44,7 @@ class OfferedLoad(Struct, frozen=True):
 
 def with_report(was: OfferedLoad | None, offered: int, admitted: int, seconds: float, now: float) -> OfferedLoad:
     """The sums with one more report, which covered the last `seconds`."""
-    if was is None or not was._speaks(now):
+    if was is None or not was.is_current(now):
         # As if it had gone on like that before: a sum over too little time would be too small a rate.
         span = max(SPAN, seconds)
         return OfferedLoad(now, offered / seconds * span, admitted / seconds * span, span)

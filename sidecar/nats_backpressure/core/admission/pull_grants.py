@@ -44,11 +44,11 @@ class GrantTracker:
 
     def grant(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
         """What `asker` may take of `asked`, counted at once."""
-        found = self.quote(member, asked, asker, now, replicas, jitter)
-        self.count(found.n, asker, now)
+        found = self.offer(member, asked, asker, now, replicas, jitter)
+        self.add(found.n, asker, now)
         return found
 
-    def quote(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
+    def offer(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
         """What `asker` may take of `asked`, before it is counted; the member must be known.
 
         `jitter` in 0..1 spreads who comes back when.
@@ -69,7 +69,7 @@ class GrantTracker:
             return Grant(min(asked, n), 0.0)
         return Grant(0, min(wait, REVIVING_WAIT * (0.5 + 0.5 * jitter)) if self._revival.on else wait)
 
-    def count(self, n: int, asker: str, now: float) -> None:
+    def add(self, n: int, asker: str, now: float) -> None:
         """Remember that `n` was granted."""
         if n > 0:
             self._revival.given(now)

@@ -30,7 +30,7 @@ class RetryAfter(Struct, frozen=True):
     """Messages a second that would have come then if nobody had been refused."""
     refusing: bool = False
 
-    def told(self, most: int) -> int:
+    def seconds(self, most: int) -> int:
         """Seconds, 1..most."""
         return min(max(1, self.base) * self.factor, most)
 
@@ -47,7 +47,7 @@ def next_retry_after(
     found = replace(was, base=_base(was.base, gauges, most), refusing=refusing)
     if was.since is None or refusing is not was.refusing:
         return replace(found, since=now, demand=demand)
-    told = found.told(most)
+    told = found.seconds(most)
     if now - was.since < told:
         return found
     factor = was.factor

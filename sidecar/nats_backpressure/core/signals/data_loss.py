@@ -118,7 +118,7 @@ class LossAccount:
         self._moved = True
         """Whether the newest look differs from the one before it: then the next sample has something to be compared."""
 
-    def take(self, sample: Sample, look: StreamLook, early: bool = False) -> None:
+    def add_sample(self, sample: Sample, look: StreamLook, early: bool = False) -> None:
         """Account for a sample; `look` was taken after it. Where it was taken before (`early`), the sample waits for
         the first newer look, and is left out if a sample with a look of its own comes first."""
         self.losing = self.purged = False

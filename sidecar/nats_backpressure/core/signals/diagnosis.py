@@ -90,7 +90,7 @@ class Evidence:
             points.popleft()
         self._tally()
 
-    def joined(self, point: Point, facts: Facts) -> Evidence:
+    def with_point(self, point: Point, facts: Facts) -> Evidence:
         """The same with one more point, which is not kept."""
         found = Evidence()
         found.points.extend(self.points)
@@ -119,7 +119,7 @@ class Evidence:
     def hardly_any(self, count: int) -> bool:
         return count <= 1
 
-    def given(self) -> int:
+    def delivered(self) -> int:
         return self.points[-1].deliveries - self.points[0].deliveries
 
     def arrived(self) -> float:
@@ -140,7 +140,7 @@ def server_stuck(seen: Evidence) -> bool:
     if config.push or config.priority_groups or config.rate_limited or config.original_replay or seen.facts.paused:
         return False  # each of these may hold messages back on purpose
     waits = seen.nearly_all(seen.queued) and seen.nearly_all(seen.pulled)
-    return waits and seen.hardly_any(seen.capped) and seen.given() == 0
+    return waits and seen.hardly_any(seen.capped) and seen.delivered() == 0
 
 
 def cap_reached(seen: Evidence) -> bool:
@@ -199,7 +199,7 @@ def draining(seen: Evidence) -> bool:
 
 def idle(seen: Evidence) -> bool:
     """Nothing waits, nothing is in flight, nothing arrives."""
-    return seen.nearly_all(seen.empty) and seen.arrived() == 0 and seen.given() == 0
+    return seen.nearly_all(seen.empty) and seen.arrived() == 0 and seen.delivered() == 0
 
 
 def healthy(seen: Evidence) -> bool:
@@ -248,11 +248,11 @@ class DiagnosisTracker:
     if there had been no restart, and not before the old verdict could have been found.
     """
 
-    __slots__ = ("_before", "_began", "_failed", "_fits", "_lasted", "evidence", "said", "since")
+    __slots__ = ("_before", "_began", "_failed", "_fits", "_lasted", "evidence", "lasting", "since")
 
     def __init__(self, before: Diagnosis | None = None, lasted: float = 0.0) -> None:
         self.evidence = Evidence()
-        self.said: Diagnosis | None = None
+        self.lasting: Diagnosis | None = None
         self.since = 0.0
         self._before, self._lasted = before, lasted
         self._began: float | None = None
@@ -265,37 +265,37 @@ class DiagnosisTracker:
         points = self.evidence.points
         return not points or at - points[-1].at >= SPACING
 
-    def see(self, point: Point, facts: Facts) -> Diagnosis | None:
+    def add_sample(self, point: Point, facts: Facts) -> Diagnosis | None:
         """What is said, if this sample, the newest, bears it out too: else None."""
         if self.due(point.at):
-            found = self.add(point, facts)
-        elif self.said is not None and self._news(point, facts):
-            found = diagnose(self.evidence.joined(point, facts))
+            found = self.add_point(point, facts)
+        elif self.lasting is not None and self._news(point, facts):
+            found = diagnose(self.evidence.with_point(point, facts))
         else:
-            return self.said if self._fits else None
+            return self.lasting if self._fits else None
         # Between two of its pulls a healthy consumer may look otherwise for a moment.
-        passing = self.said is Diagnosis.HEALTHY and found in PASSING
-        self._fits = found is self.said or passing
-        return self.said if self._fits else None
+        passing = self.lasting is Diagnosis.HEALTHY and found in PASSING
+        self._fits = found is self.lasting or passing
+        return self.lasting if self._fits else None
 
     def _news(self, point: Point, facts: Facts) -> bool:
         """Whether a sample says anything else than the newest point that was taken up."""
         last = self.evidence.points[-1]
         return facts != self.evidence.facts or replace(point, at=last.at) != last
 
-    def add(self, point: Point, facts: Facts) -> Diagnosis | None:
+    def add_point(self, point: Point, facts: Facts) -> Diagnosis | None:
         """Take a point up, and see whether something else is to be said; what was found."""
         self.evidence.add(point, facts)
         self._began = point.at if self._began is None else self._began
         found = diagnose(self.evidence)
-        if found is None or found is self.said:
+        if found is None or found is self.lasting:
             self._failed = 0
         elif self._before is not None:
             self._go_on(found, point.at)
         else:
             self._failed += 1
-            if self.said is None or self._failed >= AGAIN:
-                self.said, self.since, self._failed = found, point.at, 0
+            if self.lasting is None or self._failed >= AGAIN:
+                self.lasting, self.since, self._failed = found, point.at, 0
         return found
 
     def _go_on(self, found: Diagnosis, at: float) -> None:
@@ -303,8 +303,8 @@ class DiagnosisTracker:
         assert self._began is not None
         self._failed = 0 if found is self._before else self._failed + 1
         if found is self._before:
-            self.said, self.since = found, at - self._lasted
+            self.lasting, self.since = found, at - self._lasted
         elif self._failed >= AGAIN and at - self._began >= (WORKING if self._before in PATIENT else 0.0):
-            self.said, self.since = found, at
-        if self.said is not None:
+            self.lasting, self.since = found, at
+        if self.lasting is not None:
             self._before, self._failed = None, 0

@@ -28,10 +28,10 @@ class HandBacks:
         self._expired = False
         """Whether a message in flight came again after its ack wait: whoever had it may hang."""
 
-    def nak(self) -> None:
+    def add_nak(self) -> None:
         self._number += 1
 
-    def see(self, last: Sample | None, sample: Sample) -> bool:
+    def add_sample(self, last: Sample | None, sample: Sample) -> bool:
         """Take up the next sample. True where all that was in flight came again too early to have been forgotten: it
         was handed back, and what is in flight begins with this delivery."""
         if last is None or sample.inflight == 0:
@@ -53,7 +53,7 @@ class HandBacks:
         self._number = min(max(0, self._number - again), sample.inflight)
         return early and again >= last.inflight
 
-    def among(self, sample: Sample) -> int:
+    def count_in_flight(self, sample: Sample) -> int:
         """How many of the messages in flight are handed back, as far as is known."""
         inflight, wait = sample.inflight, sample.config.ack_wait
         since = sample.since_delivery
@@ -66,7 +66,7 @@ class HandBacks:
             return 1
         return self._number
 
-    def may_be(self, sample: Sample) -> bool:
+    def all_may_be(self, sample: Sample) -> bool:
         """Whether nobody can tell if what is in flight is worked on or handed back: as many pulls wait as there are
         messages in flight, and nothing else does. That lasts no longer than the ack wait."""
         spare = sample.pending == 0 and sample.waiting >= sample.inflight > 0

@@ -19,7 +19,7 @@ class MessageAges:
         self._looks: list[tuple[int, float]] = []
         """Last sequence and when it was first seen, both rising."""
 
-    def saw(self, look: StreamLook, at: float) -> None:
+    def add_look(self, look: StreamLook, at: float) -> None:
         """A look came `at` this moment; one that contradicts what is known of the stream begins anew."""
         looks = self._looks
         if looks and (look.created != self._created or look.last_seq < looks[-1][0]):
@@ -31,7 +31,7 @@ class MessageAges:
         if len(looks) > LOOKS:
             del looks[1 : LOOKS // 2 : 2]
 
-    def of(self, seq: int, now: float) -> float | None:
+    def age_of(self, seq: int, now: float) -> float | None:
         """Seconds for which a message has been there at least: since the first look that held it.
 
         Short of the truth by no more than the time between two looks; None if it was there before the first one.
@@ -48,7 +48,7 @@ class MessageAges:
                 high = middle
         return max(0.0, now - looks[low][1])
 
-    def oldest(self, sample: Sample, look: StreamLook) -> float | None:
+    def oldest_waiting(self, sample: Sample, look: StreamLook) -> float | None:
         """Seconds the message to be delivered next has waited: 0 where none waits.
 
         None for a consumer of a part of the stream: which message is its next, only a request for it would tell.
@@ -58,4 +58,4 @@ class MessageAges:
         if sample.config.filters and not covers_all(sample.config.filters, look.subjects):
             return None
         following = sample.delivered_stream + 1
-        return look.oldest_age if following <= look.first_seq else self.of(following, sample.at.mono)
+        return look.oldest_age if following <= look.first_seq else self.age_of(following, sample.at.mono)

@@ -90,7 +90,7 @@ class ConsumerTracker:
 
     def nak_seen(self, now: Now) -> None:
         self._naks += 1
-        self._hand_backs.nak()
+        self._hand_backs.add_nak()
         self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
     def dropped_seen(self, now: Now) -> None:
@@ -99,7 +99,7 @@ class ConsumerTracker:
         self._given_up = now.mono
         self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
-    def take(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
+    def add_sample(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
         """The reading after this sample, or why it was set aside. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
         if not early and (why := sample_checks.impossible_reason(sample, look)):
@@ -119,7 +119,7 @@ class ConsumerTracker:
         self._appeared = self._appeared and was is not None and was.created == look.created
         self._forget()
         self._begin(sample, look)
-        self._losses.take(sample, look)
+        self._losses.add_sample(sample, look)
         self.last, self._look = sample, look
 
     def _begin(self, sample: Sample, look: StreamLook) -> None:
@@ -147,12 +147,12 @@ class ConsumerTracker:
     def _believe(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
         last, counted = self.last, self._losses.total
         self._since = sample.at.mono if self._since is None else self._since
-        self._losses.take(sample, look, early)
+        self._losses.add_sample(sample, look, early)
         if last is None:
             self._begin(sample, look)
             self._resume(sample, look)
-        was_working, restarted = self._working, self._hand_backs.see(last, sample)
-        returned = self._hand_backs.among(sample)
+        was_working, restarted = self._working, self._hand_backs.add_sample(last, sample)
+        returned = self._hand_backs.count_in_flight(sample)
         if (returned or restarted) and self._storm(sample):
             returned, restarted = 0, False
         self._working = sample.inflight - returned
@@ -165,7 +165,7 @@ class ConsumerTracker:
         self._time_acks(last, sample)
         self._naks = self._dropped = self._again = 0
         self.last, self._look = sample, look
-        self._ages.saw(look, sample.at.mono)
+        self._ages.add_look(look, sample.at.mono)
         diagnosis = self._diagnose(sample, look)
         return self._reading(sample, look, diagnosis, self._losses.total - counted)
 
@@ -217,7 +217,7 @@ class ConsumerTracker:
         given = sample.delivered_consumer
         point = Point(at, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
         facts = Facts(config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
-        return self._course.see(point, facts)
+        return self._course.add_sample(point, facts)
 
     def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
         now = sample.at.mono
@@ -248,7 +248,7 @@ class ConsumerTracker:
             p99=quantiles[2] * 1000 if quantiles else None,
             stall=stall * 1000,
             stall_known=not self._working or self._stall_known(),
-            spare=self._hand_backs.may_be(sample),
+            spare=self._hand_backs.all_may_be(sample),
             arrival_rate=flow.arrivals / flow.time if known else None,
             ack_rate=flow.acks / flow.time if known else None,
             redelivery_ratio=min(1.0, flow.redeliveries / flow.deliveries) if flow.deliveries else None,
@@ -259,17 +259,17 @@ class ConsumerTracker:
             lost=lost,
             losing=self._losses.losing,
             purged=self._losses.purged,
-            handed_back=self._hand_backs.among(sample),
+            handed_back=self._hand_backs.count_in_flight(sample),
             account=self._losses.account,
             paused=sample.paused,
             diagnosis=diagnosis,
-            said=self._course.said,
-            diagnosed_for=now - self._course.since if self._course.said else 0.0,
+            said=self._course.lasting,
+            diagnosed_for=now - self._course.since if self._course.lasting else 0.0,
             history=self._history,
             backfilling=self._history > 0,
             capacity=self._capacity.rate,
             stream_fill=look.fill,
-            oldest_age=self._ages.oldest(sample, look),
+            oldest_age=self._ages.oldest_waiting(sample, look),
         )
 
     def _judged(self, sample: Sample, flow: IntervalCounts, stall: float) -> tuple[float | None, bool, bool]:
@@ -280,7 +280,7 @@ class ConsumerTracker:
             self._idle_at, self._current = now, Quantiles()
             return 0.0, False, True
         p95 = self._measured(flow, now)
-        if self._working and not self._hand_backs.may_be(sample) and (p95 is None or stall > p95):
+        if self._working and not self._hand_backs.all_may_be(sample) and (p95 is None or stall > p95):
             return stall, True, p95 is not None and self._settled(now)
         return p95, False, p95 is not None and self._settled(now)
 

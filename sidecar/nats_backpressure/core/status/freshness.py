@@ -61,7 +61,7 @@ def status_proof(members: Iterable[Member]) -> float | None:
     """
     judged = [member for member in members if member.status is not Status.UNKNOWN]
     top = max((member.status for member in judged), default=Status.UNKNOWN)
-    proofs = [member.since if member.proof is None else member.proof for member in judged if member.status is top]
+    proofs = [member.joined_at if member.proof is None else member.proof for member in judged if member.status is top]
     if not proofs:
         return None
     return min(proofs) if top is Status.INACTIVE else max(proofs)

@@ -51,7 +51,7 @@ def next_latches(was: Latches, reading: Reading, marks: Marks, policy: Policy) -
 
     def judged(signal: Signal, old: Latch, factor: float = 1.0) -> Latch:
         mark = thresholds.mark_of(marks, signal)
-        value = 0.0 if ignored or mark is None else thresholds.value(reading, marks, signal)
+        value = 0.0 if ignored or mark is None else thresholds.value_of(reading, marks, signal)
         return latch(old, value, mark.overload * factor if mark else 1.0, policy, now)
 
     pending = judged(Signal.PENDING, was.pending)

@@ -86,7 +86,7 @@ def mark_of(marks: Marks, signal: Signal) -> MarkSet | None:
             return marks.drain
 
 
-def value(reading: Reading, marks: Marks, signal: Signal) -> float | None:
+def value_of(reading: Reading, marks: Marks, signal: Signal) -> float | None:
     """What of a reading is judged for a signal; 0 where the value is surely calm, None where nothing is known."""
     match signal:
         case Signal.PENDING:
@@ -117,7 +117,7 @@ def pressure(reading: Reading, marks: Marks) -> float:
     """The largest share of its overload mark that any signal has reached; 1.0 is at the mark."""
     shares = [0.0]
     for signal in Signal:
-        found, mark = value(reading, marks, signal), mark_of(marks, signal)
+        found, mark = value_of(reading, marks, signal), mark_of(marks, signal)
         if found is not None and mark is not None:
             shares.append(found / mark.overload)
     return max(shares)

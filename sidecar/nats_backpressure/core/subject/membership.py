@@ -25,11 +25,11 @@ Pair = tuple[ConsumerKey, str]
 class ReadState(Struct, frozen=True):
     """What one answer of the server says of a stream's consumers."""
 
-    under: Mapping[ConsumerKey, tuple[str, ...]]
+    subjects_of: Mapping[ConsumerKey, tuple[str, ...]]
     """Those that it shows, with the subjects under which they count: none where they do not."""
     unread: Collection[str] = ()
     """Names of consumers that exist and could not be read."""
-    whole: bool = False
+    complete: bool = False
     """Whether there are no others."""
 
 
@@ -39,10 +39,10 @@ NOTHING_READ = ReadState({})
 class Membership(Struct, frozen=True):
     """The members of a stream after one answer; those in no list count and were read."""
 
-    out: tuple[Pair, ...]
+    removed: tuple[Pair, ...]
     """They do not count there any more: the server answered for them, or `watch` leaves their names out."""
     absent: frozenset[ConsumerKey]
-    silent: frozenset[ConsumerKey]
+    unread: frozenset[ConsumerKey]
     """Of these nothing is known: they stay, and are best asked about one by one."""
 
 
@@ -53,12 +53,12 @@ def membership(
     absent: set[ConsumerKey] = set()
     silent: set[ConsumerKey] = set()
     for key, subject in members:
-        if (under := shown.under.get(key)) is not None:
+        if (under := shown.subjects_of.get(key)) is not None:
             if subject not in under:
                 out.append((key, subject))
         elif not watch_filter.is_name_watched(key, watch, ours):
             out.append((key, subject))
-        elif shown.whole and key.consumer not in shown.unread:
+        elif shown.complete and key.consumer not in shown.unread:
             absent.add(key)
         else:
             silent.add(key)

@@ -15,7 +15,7 @@ from nats_backpressure.core.model import (
     NOTHING_CARRIED,
     PURGED,
     Account,
-    AdmissionDecision,
+    Admission,
     Alert,
     Carried,
     Event,
@@ -60,12 +60,12 @@ def begin_record(state: SubjectState, begun: RecordCreated, now: Now) -> Record:
         epoch=begun.epoch,
         seq=begun.seq,
         status=status,
-        told=status,
-        lost=begun.lost,
-        lost_listed=begun.lost,
+        announced=status,
+        unknown=begun.lost,
+        unknown_announced=begun.lost,
         since=now.wall,
         incident=begun.incident,
-        verdict=binary.decision_for_status(state.policy, status),
+        admission=binary.admission_at_status(state.policy, status),
     )
 
 
@@ -102,7 +102,7 @@ def is_unobserved(state: SubjectState, now: Now, limits: Limits) -> bool:
 def is_stale_alone(state: SubjectState, limits: Limits, swept: float | None) -> bool:
     """Whether what is said of the subject was already stale when something else was read: the heartbeat, which says
     when that was, then proves nothing of it. Where all age together the heartbeat stands still, and says it all."""
-    if swept is None or state.begun:
+    if swept is None or state.unstored:
         return False
     if newest_proof(state) is None and state.deadline - limits.unknown_after < swept:
         return True  # everything was read or tried since, and nobody under this subject could be read
@@ -117,18 +117,18 @@ def is_quiescent(state: SubjectState) -> bool:
     if (
         record is None
         or record.status is not Status.INACTIVE
-        or record.told is not Status.INACTIVE
-        or record.lost
+        or record.announced is not Status.INACTIVE
+        or record.unknown
         or record.stale
-        or record.lost_listed
-        or state.left_lost
+        or record.unknown_announced
+        or state.departed_lost
         or record.reasons
         or record.latched
         or record.unsent
         or record.override is not None
-        or state.begun
-        or state.rebase is not None
-        or (state.rejection is not None and state.rejection.mark != record.rejected)
+        or state.unstored
+        or state.renumber_from is not None
+        or (state.rejection is not None and state.rejection.mark != record.announced_rejection)
         or any(alert.state != "resolved" for alert in record.alerts)
     ):
         return False
@@ -139,8 +139,8 @@ def is_quiescent(state: SubjectState) -> bool:
     speaks = worst_member(state.members.values())
     if speaks is None or speaks.reading is None:
         return False
-    verdict = binary.decision_for_status(speaks.policy, Status.INACTIVE, state.shedding)
-    return record.verdict == verdict and not state.shedding.shedding
+    verdict = binary.admission_at_status(speaks.policy, Status.INACTIVE, state.shedding)
+    return record.admission == verdict and not state.shedding.shedding
 
 
 class Change(Struct, frozen=True):
@@ -149,7 +149,7 @@ class Change(Struct, frozen=True):
     record: Record
     losses: tuple[Loss, ...] = ()
     """What its events report as lost."""
-    left_lost: int = 0
+    departed_lost: int = 0
     """The same of consumers that are gone."""
 
 
@@ -173,7 +173,7 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
     """Whether nothing was stored for CARRY_EVERY, and something that goes with the next write is another now; or for
     ACCOUNT_EVERY, and a backlog grew, or a message was handed back beside none."""
     record = state.record
-    if record is None or record.lost or now.mono - state.wrote < ACCOUNT_EVERY:
+    if record is None or record.unknown or now.mono - state.written_at < ACCOUNT_EVERY:
         return False
     if grown := [m for m in state.members.values() if m.account is not None and m.account.pending > HANDFUL]:
         stored = dict(record.carried)
@@ -186,7 +186,7 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
         stored = dict(record.carried)
         if any(m.reading.handed_back > stored.get(m.key, NOTHING_CARRIED).handed_back for m in returned if m.reading):
             return True
-    if now.mono - state.wrote < CARRY_EVERY:
+    if now.mono - state.written_at < CARRY_EVERY:
         return False
     speaks = worst_member(state.members.values())
     if speaks is not None and speaks.reading is not None:
@@ -225,7 +225,7 @@ def build_record(
     assert state.record is not None
     draft = RecordBuilder(state, state.record, now)
     if is_unobserved(state, now, limits):
-        if not draft.record.lost:
+        if not draft.record.unknown:
             draft.tell_losses()
         draft.lose()
     elif newest_proof(state) is not None:
@@ -237,10 +237,10 @@ def build_record(
     draft.age(is_stale_alone(state, limits, swept))
     draft.reject()
     draft.note()
-    record = replace(draft.record, verdict=_verdict(state, draft.record))
-    if draft.record.unsent and all(e.id in state.sent for e in draft.record.unsent):
+    record = replace(draft.record, admission=_verdict(state, draft.record))
+    if draft.record.unsent and all(e.id in state.published for e in draft.record.unsent):
         record = replace(record, unsent=())
-    if late or records_differ(record, state.record) or (state.begun and newest_proof(state) is not None):
+    if late or records_differ(record, state.record) or (state.unstored and newest_proof(state) is not None):
         return Change(replace(record, carried=_carried(state, record, draft.losses)), draft.losses, draft.left_lost)
     return None
 
@@ -278,9 +278,9 @@ def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | N
         diagnosed_for=reading.diagnosed_for if reading and said else before.diagnosed_for,
         capacity=reading.capacity if reading else None,
         account=loss.account if loss else member.account,
-        lost=loss.lost if loss else member.reported,
+        lost=loss.lost if loss else member.lost_reported,
         causes=tuple(sorted(member.causes)),
-        counted=member.counted,
+        counted=member.counted_diagnosis,
         stalled=member.stalled,
         handed_back=reading.handed_back if reading else 0,
         history=reading.history if reading else 0,
@@ -312,15 +312,15 @@ def policy_of(state: SubjectState) -> Policy:
     return member.policy if member else state.policy
 
 
-def _verdict(state: SubjectState, record: Record) -> AdmissionDecision:
+def _verdict(state: SubjectState, record: Record) -> Admission:
     """What is stored does not open: whoever reads it opens it by a clock of its own."""
-    fresh = Freshness.UNKNOWN if record.lost else Freshness.KNOWN
-    verdict = binary.current_decision(policy_of(state), record.status, fresh, record.verdict, 0.0, state.shedding)
+    fresh = Freshness.UNKNOWN if record.unknown else Freshness.KNOWN
+    verdict = binary.current_admission(policy_of(state), record.status, fresh, record.admission, 0.0, state.shedding)
     # Steps below a hundredth are not worth a write.
-    return record.verdict if _same(verdict, record.verdict) else verdict
+    return record.admission if _same(verdict, record.admission) else verdict
 
 
-def _same(a: AdmissionDecision, b: AdmissionDecision) -> bool:
+def _same(a: Admission, b: Admission) -> bool:
     near = abs(a.admit_ratio - b.admit_ratio) < 0.01
     return near and replace(a, admit_ratio=0) == replace(b, admit_ratio=0)
 
@@ -329,9 +329,11 @@ class RecordBuilder:
     """The record being drawn up; each method is one thing that may have changed, in the order events are told."""
 
     def __init__(self, state: SubjectState, stored: Record, now: Now) -> None:
-        self._sent = state.sent
-        unsent = tuple(e for e in stored.unsent if e.id not in state.sent)
-        self.record = stored if state.rebase is None else _rebased(replace(stored, unsent=unsent), *state.rebase)
+        self._sent = state.published
+        unsent = tuple(e for e in stored.unsent if e.id not in state.published)
+        self.record = (
+            stored if state.renumber_from is None else _rebased(replace(stored, unsent=unsent), *state.renumber_from)
+        )
         self.state = state
         self.now = now
         self.member = worst_member(state.members.values())
@@ -346,39 +348,39 @@ class RecordBuilder:
 
     def lose(self) -> None:
         """The status is unknown whatever room there is; the event waits for some."""
-        if self.state.begun:
+        if self.state.unstored:
             return
-        if not self.record.lost:
-            self.record = replace(self.record, lost=True, since=self.now.wall, reasons=())
-        if not self.record.lost_listed and self.room:
-            self.record = replace(self.record, lost_listed=True)
+        if not self.record.unknown:
+            self.record = replace(self.record, unknown=True, since=self.now.wall, reasons=())
+        if not self.record.unknown_announced and self.room:
+            self.record = replace(self.record, unknown_announced=True)
             self._tell(EventType.MONITORING_LOST, self.record.status, self.record.status, ())
 
     def restore(self) -> None:
         """The status is known again whatever room there is; a loss that was never listed needs no event."""
-        if self.record.lost:
-            self.record = replace(self.record, lost=False, since=self.now.wall)
-        if self.record.lost_listed and self.room:
-            self.record = replace(self.record, lost_listed=False)
+        if self.record.unknown:
+            self.record = replace(self.record, unknown=False, since=self.now.wall)
+        if self.record.unknown_announced and self.room:
+            self.record = replace(self.record, unknown_announced=False)
             self._tell(EventType.MONITORING_RESTORED, self.record.status, self.record.status, ())
 
     def age(self, alone: bool) -> None:
-        self.record = replace(self.record, stale=alone and not self.record.lost)
+        self.record = replace(self.record, stale=alone and not self.record.unknown)
 
     def tell_losses(self) -> None:
         """Report what was lost, LOSS_INTERVAL apart, and before a recovery in any case; without room it waits for the
         next record that has some."""
-        falls = self.member is not None and self.member.status < self.record.told
+        falls = self.member is not None and self.member.status < self.record.announced
         members = [m for m in self.state.members.values() if m.unreported and (falls or _loss_due(m, self.now))]
-        if (members or self.state.left_lost) and self.room:
-            self.left_lost = self.state.left_lost
+        if (members or self.state.departed_lost) and self.room:
+            self.left_lost = self.state.departed_lost
             lost = sum(m.unreported for m in members) + self.left_lost
             self._tell(EventType.DATA_LOSS, self.record.status, self.record.status, self.record.reasons, lost=lost)
             self.losses = tuple(Loss(m.key, m.lost, m.reading.account if m.reading else m.account) for m in members)
 
     def follow(self) -> None:
         """Move to the worst member's status, telling one event; fold it into the next one while the list is full."""
-        if self.member is None or self.record.lost:
+        if self.member is None or self.record.unknown:
             return
         status = self.member.status
         if self.state.shedding.shedding:  # nobody is shed in silence
@@ -389,23 +391,23 @@ class RecordBuilder:
             self.record = replace(self.record, status=status, since=self.now.wall)
         self.record = replace(self.record, reasons=reasons, latched=tuple(sorted(latched)))
         self._open_incident()
-        if status is not self.record.told and self.room:
-            rose = status > self.record.told
+        if status is not self.record.announced and self.room:
+            rose = status > self.record.announced
             kind = (
                 EventType.RECOVERY if not rose else EventType.ACTIVE if status is Status.ACTIVE else EventType.WARNING
             )
-            self._tell(kind, self.record.told, status, self._reasons(fell=not rose))
-            self.record = replace(self.record, told=status)
+            self._tell(kind, self.record.announced, status, self._reasons(fell=not rose))
+            self.record = replace(self.record, announced=status)
         self._close_incident()
 
     def alert(self) -> None:
         """Follow the alerts; those for which the list has no room stay as they were, and are told when it has."""
-        if self.record.lost:
+        if self.record.unknown:
             return
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
         awaited = _awaited(self.state, self.now)
-        watched = 0.0 if self.state.watched is None else self.now.mono - self.state.watched
+        watched = 0.0 if self.state.watched_since is None else self.now.mono - self.state.watched_since
         standing = alerts.next_alerts(
             self.record.alerts, self.policy, self.record.status, members, self.now, awaited, watched
         )
@@ -419,15 +421,15 @@ class RecordBuilder:
 
     def reject(self) -> None:
         refused = self.state.rejection
-        if refused is None or refused.mark == self.record.rejected or not self.room or self.state.begun:
+        if refused is None or refused.mark == self.record.announced_rejection or not self.room or self.state.unstored:
             return
         status = self.record.status
         self._tell(EventType.POLICY_REJECTED, status, status, self.record.reasons, refused=refused)
-        self.record = replace(self.record, rejected=refused.mark)
+        self.record = replace(self.record, announced_rejection=refused.mark)
 
     def note(self) -> None:
         """What is kept beside the status: the diagnosis, and the override in force."""
-        diagnosis = None if self.record.lost else reported_diagnosis(self.member, self.record.status)
+        diagnosis = None if self.record.unknown else reported_diagnosis(self.member, self.record.status)
         self.record = replace(self.record, diagnosis=diagnosis, override=self.override)
 
     def _reasons(self, fell: bool = False) -> tuple[str, ...]:
@@ -437,10 +439,11 @@ class RecordBuilder:
         causes = {
             "stalled": member.stalled,
             SHEDDING: self.state.shedding.shedding,
-            member.counted or "": member.counted and member.latches.pending.on,  # beside a backlog only
+            member.counted_diagnosis or "": member.counted_diagnosis
+            and member.latches.pending.on,  # beside a backlog only
             DATA_LOSS: fell and any(DATA_LOSS in m.causes for m in self.state.members.values()),
             PURGED: fell and any(PURGED in m.causes for m in self.state.members.values()),
-            "consumer_deleted": fell and self.state.deleted,
+            "consumer_deleted": fell and self.state.member_deleted,
             "override": self.override,
         }
         return (*(s.value for s in member.latches.signals), *(str(name) for name, had in causes.items() if had))
@@ -452,7 +455,11 @@ class RecordBuilder:
             self.record = replace(self.record, incident=incident, recoveries=recoveries)
 
     def _close_incident(self) -> None:
-        if self.record.told > Status.INACTIVE or self.record.status > Status.INACTIVE or self.record.incident is None:
+        if (
+            self.record.announced > Status.INACTIVE
+            or self.record.status > Status.INACTIVE
+            or self.record.incident is None
+        ):
             return
         was, now = self.record.recoveries, self.now.wall
         lasted = max(0.0, now - was.began) if was.began is not None else 0.0
@@ -476,7 +483,7 @@ class RecordBuilder:
         refused: Rejection | None = None,
     ) -> None:
         seq = self.record.seq + 1
-        verdict = binary.decision_for_status(self.policy, to, self.state.shedding)
+        verdict = binary.admission_at_status(self.policy, to, self.state.shedding)
         verdict = binary.with_override(verdict, self.override, self.policy)
         reading = self.member.reading if self.member else None
         event = Event(
@@ -518,7 +525,7 @@ class RecordBuilder:
 
 
 def _loss_due(member: Member, now: Now) -> bool:
-    return member.reported_at is None or now.mono - member.reported_at >= LOSS_INTERVAL
+    return member.lost_reported_at is None or now.mono - member.lost_reported_at >= LOSS_INTERVAL
 
 
 def event_id(subject: str, epoch: str, seq: int) -> str:

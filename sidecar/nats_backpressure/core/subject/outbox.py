@@ -14,7 +14,7 @@ from msgspec import Struct
 class StoredPosition(Struct, frozen=True):
     """A message on an event's own subject: its place in the stream, and the event in it; no id if it is foreign."""
 
-    place: int = 0
+    stream_seq: int = 0
     id: str = ""
     seq: int = 0
     at: str = ""
@@ -30,7 +30,7 @@ class OwnEvent(Struct, frozen=True):
 
 
 class PublishStep(StrEnum):
-    TOLD = "told"
+    STORED = "told"
     PUBLISH = "publish"
     SEARCH = "search"
     """Ours may lie behind the newest: a process that died before it could take its events off the list."""
@@ -41,7 +41,7 @@ def step_before_publish(mine: OwnEvent, newest: StoredPosition, top: int) -> Pub
     """What to do, seeing the newest message on the event's own subject and the subject's highest `seq` of any type."""
     if newest.id == mine.id:
         return _same(mine, newest)
-    if newest.place and (not newest.id or newest.seq >= mine.seq):
+    if newest.stream_seq and (not newest.id or newest.seq >= mine.seq):
         return PublishStep.SEARCH
     return PublishStep.CONFLICT if top >= mine.seq else PublishStep.PUBLISH
 
@@ -55,12 +55,12 @@ def step_after_search(mine: OwnEvent, found: StoredPosition | None, top: int) ->
 
 def step_after_ack(duplicate: bool, attempted: bool) -> PublishStep:
     """A duplicate is our own late copy if we tried before; on a first attempt the stream has to say whose it is."""
-    return PublishStep.SEARCH if duplicate and not attempted else PublishStep.TOLD
+    return PublishStep.SEARCH if duplicate and not attempted else PublishStep.STORED
 
 
 def step_after_duplicate(verdict: PublishStep) -> PublishStep:
     """After a duplicate on a first attempt: told if the stream shows ours; it knows the id but not the event if not."""
-    return PublishStep.TOLD if verdict is PublishStep.TOLD else PublishStep.CONFLICT
+    return PublishStep.STORED if verdict is PublishStep.STORED else PublishStep.CONFLICT
 
 
 def next_base(mine: OwnEvent, top: int) -> int:
@@ -69,4 +69,4 @@ def next_base(mine: OwnEvent, top: int) -> int:
 
 
 def _same(mine: OwnEvent, found: StoredPosition) -> PublishStep:
-    return PublishStep.TOLD if found.at == mine.at else PublishStep.CONFLICT
+    return PublishStep.STORED if found.at == mine.at else PublishStep.CONFLICT

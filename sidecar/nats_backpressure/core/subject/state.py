@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
 from nats_backpressure.core.admission.gateway_reports import OfferedLoad
-from nats_backpressure.core.model import Account, AdmissionDecision, Alert, Carried, Event, Member
+from nats_backpressure.core.model import Account, Admission, Alert, Carried, Event, Member
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
@@ -52,11 +52,11 @@ class Record(Struct, frozen=True):
     """Of the newest event ever listed; 0 if there was none."""
     status: Status = Status.INACTIVE
     """The last known status: never UNKNOWN."""
-    told: Status = Status.INACTIVE
+    announced: Status = Status.INACTIVE
     """The status the last listed event led to; differs from `status` only while `unsent` is full."""
-    lost: bool = False
+    unknown: bool = False
     """Whether the subject is unknown now."""
-    lost_listed: bool = False
+    unknown_announced: bool = False
     """Whether the events listed so far say so; differs from `lost` only while `unsent` is full."""
     stale: bool = False
     """Whether it was stored that nothing proves it now, while other subjects are read."""
@@ -64,7 +64,7 @@ class Record(Struct, frozen=True):
     """Unix seconds at which the present status (or the loss of it) began."""
     incident: str | None = None
     reasons: tuple[str, ...] = ()
-    verdict: AdmissionDecision = AdmissionDecision()
+    admission: Admission = Admission()
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
     carried: tuple[tuple[ConsumerKey, Carried], ...] = ()
@@ -75,7 +75,7 @@ class Record(Struct, frozen=True):
     override: Override | None = None
     """In force when it was stored."""
     alerts: tuple[Alert, ...] = ()
-    rejected: str = ""
+    announced_rejection: str = ""
     """The mark of the last refused policy that was told."""
     unsent: tuple[Event, ...] = ()
 
@@ -97,9 +97,9 @@ class Writing(Struct, frozen=True):
     failing: bool = False
     losses: tuple[Loss, ...] = ()
     """The losses that events in the record report."""
-    left_lost: int = 0
+    departed_lost: int = 0
     """The same of consumers that are gone."""
-    since: float = math.inf
+    started_at: float = math.inf
     """Monotonic time at which it began."""
 
 
@@ -117,40 +117,40 @@ class SubjectState(Struct, frozen=True):
     """What is stored, as far as known; None until it was loaded or begun."""
     revision: int = 0
     """Of the stored key; 0 where there is none."""
-    begun: bool = False
+    unstored: bool = False
     """Whether `record` was begun anew and is not stored yet."""
-    reload: bool = False
+    must_reload: bool = False
     """Whether what is stored is another than `record` now and must be read before anything is written; `record` is
     still what is answered."""
     loading: bool = False
     writing: Writing | None = None
-    wrote: float = 0.0
+    written_at: float = 0.0
     """Monotonic time at which the newest write was asked for, or the record was read back."""
-    sending: str | None = None
+    publishing: str | None = None
     """Id of the event being published."""
-    sent: frozenset[str] = frozenset()
+    published: frozenset[str] = frozenset()
     """Ids in `record.unsent` that are acknowledged, until a write takes them off."""
-    writes: int = 0
+    write_count: int = 0
     """Counted into each nonce."""
-    emptied: float | None = None
+    empty_since: float | None = None
     """Monotonic time at which the last member went."""
     read_at: float | None = None
     """Monotonic time at which any member was last read."""
-    watched: float | None = None
+    watched_since: float | None = None
     """Monotonic time since which it has been read without a gap; None before the first reading of this process."""
-    forgetting: bool = False
+    removing: bool = False
     """Whether the stored key is being removed; a member that joins meanwhile calls it off."""
-    rebase: tuple[str, int] | None = None
+    renumber_from: tuple[str, int] | None = None
     """Epoch and sequence to go on from after the events stream turned out to be ahead."""
     shedding: Shedding = OPEN
     """What adaptive admission came to; OPEN in binary mode."""
-    offered: OfferedLoad | None = None
+    offered_load: OfferedLoad | None = None
     """What gateways report; None where none does."""
     rejection: Rejection | None = None
     """The last policy that was refused."""
-    left_lost: int = 0
+    departed_lost: int = 0
     """Lost messages of consumers that are gone, not reported yet."""
-    was_unproved: bool = False
+    unproved_at_load: bool = False
     """Whether what was loaded at the start was proved by nothing even then, and nobody was read since."""
-    deleted: bool = False
+    member_deleted: bool = False
     """Whether a member was deleted since the last change was told."""

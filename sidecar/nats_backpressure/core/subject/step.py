@@ -69,7 +69,7 @@ class Context(Limits, frozen=True):
 
     writer: str = ""
     """Unique for this process; makes each write's nonce."""
-    swept: float | None = None
+    newest_read_at: float | None = None
     """Monotonic time of the newest reading of anything, which the heartbeat tells; None before the first."""
 
 
@@ -77,8 +77,8 @@ def step(state: SubjectState, stimulus: Input, now: Now, context: Context) -> tu
     """The state after `stimulus`, and what is to be done. Results of the acts come back as stimuli."""
     if isinstance(stimulus, ConsumerRead):
         gap = state.read_at is not None and now.mono - state.read_at >= context.stale_after
-        watched = now.mono if gap or state.watched is None else state.watched
-        state = replace(_opened(state, now, context) if gap else state, read_at=now.mono, watched=watched)
+        watched = now.mono if gap or state.watched_since is None else state.watched_since
+        state = replace(_opened(state, now, context) if gap else state, read_at=now.mono, watched_since=watched)
     return plan_writes(apply(stimulus, state, now), now, context, isinstance(stimulus, Tick))
 
 
@@ -96,7 +96,7 @@ def _(stimulus: ConsumerJoined, state: SubjectState, now: Now) -> SubjectState:
         return state
     else:
         member = _judged(replace(member, policy=stimulus.policy))
-    return replace(_with(state, member), emptied=None, forgetting=False)
+    return replace(_with(state, member), empty_since=None, removing=False)
 
 
 @apply.register
@@ -105,16 +105,18 @@ def _(stimulus: ConsumerRead, state: SubjectState, now: Now) -> SubjectState:
     if (member := state.members.get(reading.key)) is None:
         return state
     lost = member.lost + reading.lost
-    if lost < member.reported and (member.reported_at is None or now.mono - member.reported_at >= LOSS_INTERVAL):
-        lost = member.reported  # another replica saw what was not seen here
+    if lost < member.lost_reported and (
+        member.lost_reported_at is None or now.mono - member.lost_reported_at >= LOSS_INTERVAL
+    ):
+        lost = member.lost_reported  # another replica saw what was not seen here
     causes = member.causes
     if reading.lost or reading.losing:
         causes |= {DATA_LOSS}
     if reading.purged:
         causes |= {PURGED}
-    account = reading.account if lost <= member.reported else member.account
+    account = reading.account if lost <= member.lost_reported else member.account
     member = replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account)
-    return _shed(_with(replace(state, was_unproved=False), _judged(member)), now)
+    return _shed(_with(replace(state, unproved_at_load=False), _judged(member)), now)
 
 
 @apply.register
@@ -122,11 +124,11 @@ def _(stimulus: ConsumerLeft, state: SubjectState, now: Now) -> SubjectState:
     if stimulus.key not in state.members:
         return state
     members = {key: member for key, member in state.members.items() if key != stimulus.key}
-    left_lost = state.left_lost + state.members[stimulus.key].unreported
+    left_lost = state.departed_lost + state.members[stimulus.key].unreported
     carried = {key: one for key, one in state.carried.items() if key != stimulus.key}
-    deleted = state.deleted or not stimulus.exists
-    state = replace(state, members=members, carried=carried, left_lost=left_lost, deleted=deleted)
-    return state if members else replace(state, deadline=now.mono, emptied=now.mono)
+    deleted = state.member_deleted or not stimulus.exists
+    state = replace(state, members=members, carried=carried, departed_lost=left_lost, member_deleted=deleted)
+    return state if members else replace(state, deadline=now.mono, empty_since=now.mono)
 
 
 @apply.register
@@ -141,8 +143,8 @@ def _(stimulus: PolicyRefused, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(stimulus: GatewayReported, state: SubjectState, now: Now) -> SubjectState:
-    offered = with_report(state.offered, stimulus.offered, stimulus.admitted, stimulus.seconds, now.mono)
-    return replace(state, offered=offered)
+    offered = with_report(state.offered_load, stimulus.offered, stimulus.admitted, stimulus.seconds, now.mono)
+    return replace(state, offered_load=offered)
 
 
 @apply.register
@@ -159,20 +161,20 @@ def _(stimulus: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
         members[key] = _restored(member, names, carried.get(key, NOTHING_CARRIED))
     emptied = None if members else now.mono
     if state.record is None:
-        state = replace(state, was_unproved=stimulus.record.lost or stimulus.record.stale)
+        state = replace(state, unproved_at_load=stimulus.record.unknown or stimulus.record.stale)
     return replace(
         state,
         members=members,
         carried=carried,
-        wrote=now.mono,
+        written_at=now.mono,
         record=stimulus.record,
         revision=stimulus.revision,
-        begun=False,
+        unstored=False,
         loading=False,
-        reload=False,
-        sending=None,
-        sent=frozenset(),
-        emptied=emptied,
+        must_reload=False,
+        publishing=None,
+        published=frozenset(),
+        empty_since=emptied,
         shedding=_shed_before(stimulus.record, now),
     )
 
@@ -184,11 +186,11 @@ def _(stimulus: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
         state,
         record=record,
         revision=stimulus.revision,
-        begun=True,
+        unstored=True,
         loading=False,
-        reload=False,
-        sending=None,
-        sent=frozenset(),
+        must_reload=False,
+        publishing=None,
+        published=frozenset(),
     )
 
 
@@ -201,17 +203,19 @@ def _(stimulus: WriteDone, state: SubjectState, now: Now) -> SubjectState:
     members = dict(state.members)
     for loss in state.writing.losses:
         if (member := members.get(loss.key)) is not None:
-            members[loss.key] = replace(member, reported=loss.lost, reported_at=now.mono, account=loss.account)
+            members[loss.key] = replace(
+                member, lost_reported=loss.lost, lost_reported_at=now.mono, account=loss.account
+            )
     return replace(
         state,
         members=members,
-        left_lost=state.left_lost - state.writing.left_lost,
+        departed_lost=state.departed_lost - state.writing.departed_lost,
         record=record,
         revision=stimulus.revision,
         writing=None,
-        begun=False,
-        sent=state.sent & left,
-        sending=state.sending if state.sending in left else None,
+        unstored=False,
+        published=state.published & left,
+        publishing=state.publishing if state.publishing in left else None,
     )
 
 
@@ -226,73 +230,82 @@ def _(stimulus: WriteFailing, state: SubjectState, now: Now) -> SubjectState:
 def _(stimulus: WriteConflict, state: SubjectState, now: Now) -> SubjectState:
     if state.writing is None or state.writing.nonce != stimulus.nonce:
         return state
-    return replace(state, reload=True, writing=None)
+    return replace(state, must_reload=True, writing=None)
 
 
 @apply.register
 def _(stimulus: RecordMissing, state: SubjectState, now: Now) -> SubjectState:
-    return replace(state, reload=True, writing=None)
+    return replace(state, must_reload=True, writing=None)
 
 
 @apply.register
 def _(stimulus: EventSent, state: SubjectState, now: Now) -> SubjectState:
-    if state.sending != stimulus.id:
+    if state.publishing != stimulus.id:
         return state
-    return replace(state, sending=None, sent=state.sent | {stimulus.id})
+    return replace(state, publishing=None, published=state.published | {stimulus.id})
 
 
 @apply.register
 def _(stimulus: EventConflict, state: SubjectState, now: Now) -> SubjectState:
-    if state.record is None or state.sending != stimulus.id:
+    if state.record is None or state.publishing != stimulus.id:
         return state
-    return replace(state, sending=None, rebase=(stimulus.epoch, stimulus.seq))
+    return replace(state, publishing=None, renumber_from=(stimulus.epoch, stimulus.seq))
 
 
 @apply.register
 def _(stimulus: KeyRemoved, state: SubjectState, now: Now) -> SubjectState:
     if not state.members:
         return replace(state, record=None)
-    return replace(state, forgetting=False, reload=True, writing=None)
+    return replace(state, removing=False, must_reload=True, writing=None)
 
 
 @apply.register
 def _(stimulus: EventDropped, state: SubjectState, now: Now) -> SubjectState:
-    if state.record is None or state.sending != stimulus.id:
+    if state.record is None or state.publishing != stimulus.id:
         return state
     # As if the stream were ahead: its number goes to the next one, under ids that nobody has seen.
     seq = next((event.seq for event in state.record.unsent if event.id == stimulus.id), state.record.seq)
-    return replace(state, sending=None, sent=state.sent | {stimulus.id}, rebase=(stimulus.epoch, seq - 1))
+    return replace(
+        state, publishing=None, published=state.published | {stimulus.id}, renumber_from=(stimulus.epoch, seq - 1)
+    )
 
 
 def plan_writes(state: SubjectState, now: Now, context: Context, passing: bool) -> tuple[SubjectState, list[Effect]]:
     """Bring what is stored and told up to what is known, one write and one publish at a time; `passing`: on a Tick."""
-    if state.forgetting:
+    if state.removing:
         return state, [] if state.record is not None else [DropSubject(state.subject)]
-    if state.record is None or state.reload:
+    if state.record is None or state.must_reload:
         if state.loading or not state.members:
             return state, []
         return replace(state, loading=True), [LoadRecord(state.subject)]
     acts: list[Effect] = []
     if state.writing is None:
-        if state.emptied is not None and now.mono - state.emptied >= FORGET_AFTER:
-            return replace(state, forgetting=True), [RemoveKey(state.subject, state.revision)]
-        if (change := next_record.next_record(state, now, context, context.swept, passing)) is not None:
-            nonce = f"{context.writer}.{state.writes}"
+        if state.empty_since is not None and now.mono - state.empty_since >= FORGET_AFTER:
+            return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
+        if (change := next_record.next_record(state, now, context, context.newest_read_at, passing)) is not None:
+            nonce = f"{context.writer}.{state.write_count}"
             writing = Writing(
                 change.record,
                 state.revision,
                 nonce,
                 losses=change.losses,
-                left_lost=change.left_lost,
-                since=now.mono,
+                departed_lost=change.departed_lost,
+                started_at=now.mono,
             )
-            writes = state.writes + 1
-            state = replace(state, writing=writing, writes=writes, wrote=now.mono, deleted=False, rebase=None)
+            writes = state.write_count + 1
+            state = replace(
+                state,
+                writing=writing,
+                write_count=writes,
+                written_at=now.mono,
+                member_deleted=False,
+                renumber_from=None,
+            )
             acts.append(WriteRecord(state.subject, writing))
-    if state.sending is None and state.rebase is None and state.record is not None:
-        event = next((e for e in state.record.unsent if e.id not in state.sent), None)
+    if state.publishing is None and state.renumber_from is None and state.record is not None:
+        event = next((e for e in state.record.unsent if e.id not in state.published), None)
         if event is not None and _still_listed(event.id, state.writing):
-            state = replace(state, sending=event.id)
+            state = replace(state, publishing=event.id)
             acts.append(PublishEvent(state.subject, event))
     return state, acts
 
@@ -315,7 +328,9 @@ def _opened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:
     opening = now.mono - state.read_at - holds
     action, ratio = aged("throttle", was.ratio, policy.on_unknown, opening, False)
     retry_after = 0 if action == "continue" else was.retry_after
-    return replace(state, shedding=replace(was, ratio=ratio, wish=ratio, applied=ratio, retry_after=retry_after))
+    return replace(
+        state, shedding=replace(was, ratio=ratio, unstepped_ratio=ratio, applied=ratio, retry_after=retry_after)
+    )
 
 
 def _shed(state: SubjectState, now: Now) -> SubjectState:
@@ -325,7 +340,7 @@ def _shed(state: SubjectState, now: Now) -> SubjectState:
         return state
     members = state.members.values()
     readings = [m.reading for m in members if m.reading is not None and not latches.is_ignored(m.reading, m.policy)]
-    return replace(state, shedding=next_shedding(state.shedding, policy, readings, state.offered, now))
+    return replace(state, shedding=next_shedding(state.shedding, policy, readings, state.offered_load, now))
 
 
 def _judged(member: Member) -> Member:
@@ -335,7 +350,9 @@ def _judged(member: Member) -> Member:
     marks = thresholds.marks(member.policy, reading)
     pressure = thresholds.pressure(reading, marks)
     if pressure <= 1 and member.latches == NO_LATCHES:  # nothing is above its mark, and nothing is there to be released
-        return replace(member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted=None, stalled=False)
+        return replace(
+            member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted_diagnosis=None, stalled=False
+        )
     judged = latches.next_latches(member.latches, reading, marks, member.policy)
     counts = latches.diagnosis_counts(reading, judged, member.policy)
     return replace(
@@ -344,7 +361,7 @@ def _judged(member: Member) -> Member:
         marks=marks,
         status=latches.status(judged, member.policy),
         pressure=0.0 if latches.is_ignored(reading, member.policy) else pressure,
-        counted=reading.diagnosis if counts else member.counted if judged.diagnosed.on else None,
+        counted_diagnosis=reading.diagnosis if counts else member.counted_diagnosis if judged.diagnosed.on else None,
         stalled=_stalled(member, judged, reading, marks),
         causes=frozenset() if judged.pending.on and not member.latches.pending.on else member.causes,
     )
@@ -352,22 +369,22 @@ def _judged(member: Member) -> Member:
 
 def _known(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, Carried], now: Now) -> Member:
     """A member that was not here yet, with what was stored of it."""
-    return _resumed(Member(key=key, policy=policy, since=now.mono), carried.get(key), now)
+    return _resumed(Member(key=key, policy=policy, joined_at=now.mono), carried.get(key), now)
 
 
 def _resumed(member: Member, carried: Carried | None, now: Now) -> Member:
     """The member with the losses that the store says are reported: none of them is reported again."""
     if carried is None:
         return member
-    reported, at = member.reported, member.reported_at
+    reported, at = member.lost_reported, member.lost_reported_at
     if carried.lost > reported:
         reported, at = carried.lost, now.mono
     return replace(
         member,
         # One that is read already counts by itself what another replica reported, and does not report it again.
         lost=member.lost if member.reading else max(member.lost, carried.lost),
-        reported=reported,
-        reported_at=at if member.reading else member.reported_at,
+        lost_reported=reported,
+        lost_reported_at=at if member.reading else member.lost_reported_at,
         account=member.account or carried.account,
         causes=member.causes | frozenset(carried.causes),
     )
@@ -379,7 +396,7 @@ def _restored(member: Member, names: tuple[str, ...], carried: Carried) -> Membe
     member = replace(
         member,
         latches=replace(member.latches, **stored),
-        counted=member.counted or carried.counted,
+        counted_diagnosis=member.counted_diagnosis or carried.counted,
         stalled=member.stalled or carried.stalled,
     )
     return _judged(member)
@@ -388,7 +405,7 @@ def _restored(member: Member, names: tuple[str, ...], carried: Carried) -> Membe
 def _shed_before(record: Record, now: Now) -> Shedding:
     """What was shed goes on, and where somebody was shed lately that is so for a while longer."""
     shedding = SHEDDING in record.reasons
-    verdict = record.verdict
+    verdict = record.admission
     return Shedding(verdict.admit_ratio, verdict.retry_after, shedding, refused_at=now.mono if shedding else None)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from nats_backpressure.core.model import AdmissionDecision, Carried, Event
+from nats_backpressure.core.model import Admission, Carried, Event
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
@@ -34,7 +34,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
     """The record in a stored value, with the nonce of its write; None where it is not one of ours."""
     try:
         found = msgspec.json.decode(value, type=messages.State)
-        verdict = AdmissionDecision(
+        verdict = Admission(
             action=Action(found.action),
             would=Action(found.would) if found.would else None,
             admit_ratio=found.admit_ratio,
@@ -50,14 +50,14 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         epoch=found.epoch,
         seq=found.seq,
         status=status,
-        told=told,
-        lost=found.status == Status.UNKNOWN.word,
+        announced=told,
+        unknown=found.status == Status.UNKNOWN.word,
         stale=found.freshness == Freshness.STALE,
-        lost_listed=found.status == Status.UNKNOWN.word if found.lost_listed is None else found.lost_listed,
+        unknown_announced=found.status == Status.UNKNOWN.word if found.lost_listed is None else found.lost_listed,
         since=found.since_unix,
         incident=found.incident,
         reasons=found.reasons,
-        verdict=verdict,
+        admission=verdict,
         latched=tuple((ConsumerKey(c.stream, c.consumer), c.latched) for c in found.latches),
         carried=_carried(found.carried),
         recoveries=found.recoveries,
@@ -65,7 +65,7 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         override=_override(found.override),
         totals=found.totals,
         alerts=found.alerts,
-        rejected=found.rejected,
+        announced_rejection=found.rejected,
         unsent=found.unsent,
     )
     return record, found.nonce
