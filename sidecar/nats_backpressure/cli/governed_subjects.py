@@ -15,7 +15,7 @@ from msgspec import Struct
 from nats_backpressure.cli.command import jetstream, statuses
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import note
-from nats_backpressure.cli.policy_edit import PolicyKey
+from nats_backpressure.cli.policy_bucket import PolicyKey
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES, parse_override
 from nats_backpressure.policy.guard import NO_GUARD

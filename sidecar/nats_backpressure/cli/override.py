@@ -12,7 +12,7 @@ from nats_backpressure.cli.command import run_command
 from nats_backpressure.cli.governed_subjects import bucket, check, governed, over, stricter
 from nats_backpressure.cli.options import Target, asks, between, subject
 from nats_backpressure.cli.output import note
-from nats_backpressure.cli.policy_edit import PolicyKey, change
+from nats_backpressure.cli.policy_bucket import PolicyKey, change
 from nats_backpressure.policy.external import LONGEST_OVERRIDE
 from nats_backpressure.policy.parse import OverrideEntry
 from nats_backpressure.protocol.timestamps import format_rfc3339

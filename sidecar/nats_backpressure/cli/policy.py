@@ -13,7 +13,7 @@ from nats_backpressure.cli.command import read, run_command
 from nats_backpressure.cli.governed_subjects import bucket, check, governed
 from nats_backpressure.cli.options import Target, asks, subject
 from nats_backpressure.cli.output import FIELDS, fields, grid, print_json
-from nats_backpressure.cli.policy_edit import PolicyKey, change, checked, refuse
+from nats_backpressure.cli.policy_bucket import PolicyKey, change, checked, refuse
 from nats_backpressure.config import yaml_source
 from nats_backpressure.config.settings import problem_line
 from nats_backpressure.policy.validation import Problem, Problems
