@@ -15,7 +15,7 @@ import msgspec
 
 from benchmarks.plot import drawn
 from nats_backpressure.adapters.embedded_server import EmbeddedServer
-from nats_backpressure.demo.html_report import page
+from nats_backpressure.demo.html_report import html_page
 from nats_backpressure.demo.run import run_demo
 from nats_backpressure.demo.scenario import Mode, Scenario
 from nats_backpressure.demo.summary import RunData, Summary, summarize
@@ -28,27 +28,27 @@ SYSTEMS: dict[str, tuple[Mode, bool]] = {
     "binary": ("binary", False),
     "adaptive": ("adaptive", False),
 }
-"""Name -> what the gateway does, and whether the router hands back what it has no hand for."""
+"""Name -> what the gateway does, and whether the router workers back what it has no hand for."""
 MAX_DELIVER = 5
 """Deliveries after which the server gives a message up; only handing back ever gets there."""
 
 
-async def played(scene: Scenario) -> RunData:
+async def played(scenario: Scenario) -> RunData:
     server = EmbeddedServer()
     await server.start()
     try:
-        return await run_demo(scene, server.url, NoOutput())
+        return await run_demo(scenario, server.url, NoOutput())
     finally:
         await server.stop()
 
 
-def measured(scene: Scenario, out: Path | None, name: str) -> Summary:
-    take = asyncio.run(played(scene))
-    summary = summarize(take)
+def measured(scenario: Scenario, out: Path | None, name: str) -> Summary:
+    data = asyncio.run(played(scenario))
+    summary = summarize(data)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        stem = f"{name.replace(' ', '-')}-{scene.overload:g}x"
-        (out / f"{stem}.html").write_text(page(take, summary))
+        stem = f"{name.replace(' ', '-')}-{scenario.overload:g}x"
+        (out / f"{stem}.html").write_text(html_page(data, summary))
         (out / f"{stem}.json").write_bytes(msgspec.json.encode(summary))
     return summary
 
@@ -77,8 +77,8 @@ def main() -> None:
     for overload in wanted.overload:
         for name in wanted.system:
             mode, nak = SYSTEMS[name]
-            scene = Scenario(mode=mode, overload=overload, seconds=wanted.seconds, nak=nak, max_deliver=MAX_DELIVER)
-            results.setdefault(overload, {})[name] = found = measured(scene, wanted.out, name)
+            scenario = Scenario(mode=mode, overload=overload, seconds=wanted.seconds, nak=nak, max_deliver=MAX_DELIVER)
+            results.setdefault(overload, {})[name] = found = measured(scenario, wanted.out, name)
             print(row(name, found), flush=True)
     if wanted.out is not None:
         (wanted.out / "overload.svg").write_text(drawn(results))

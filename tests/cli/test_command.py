@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from nats.aio.client import Client
 
-from nats_backpressure.cli.options import between, past
+from nats_backpressure.cli.options import duration_between, parse_since
 from tests.conftest import StartServer
 from tests.support.command import Command
 from tests.support.servers import NatsServer, free_port
@@ -67,17 +67,17 @@ async def test_a_service_error_is_told_in_the_services_words(command: Command, s
         (["status", "--creds", "a", "--nkey", "b"], "several ways to log in at once"),
         (["status", "--tlscert", "a"], "--tlscert: cert_file and key_file go together"),
         (["status", "--timeout", "2h"], "must be from 100ms to 1m"),
-        (["status", "--timeout", "soon"], "is no duration; it looks like 30s"),
+        (["status", "--timeout", "soon"], "is not a duration; write it like 30s"),
         (["status", "--name", "a.b"], "--name: must match"),
         (["decide", "router", "a"], "No such command 'router'"),
         (["decide", "gateway", "a", "--attempt", "0"], "--attempt"),
         (["decide", "consumer", "a", "--max-messages", "0"], "--max-messages"),
-        (["events", "--since", "yesterday"], "is neither RFC 3339"),
+        (["events", "--since", "yesterday"], "is neither an RFC 3339 time"),
         (["events", "--type", "panic"], "--type"),
         (["events", "--limit", "0"], "--limit"),
         (["override", "a", "shut", "--for", "1m"], "'shut' is not one of"),
-        (["override", "a", "open"], "say how long"),
-        (["override", "a", "auto", "--for", "1m"], "--for goes with open and reject"),
+        (["override", "a", "open"], "open and reject need --for"),
+        (["override", "a", "auto", "--for", "1m"], "auto does not take it"),
         (["override", "a", "open", "--for", "30d"], "must be from 1s to 7d"),
         (["schema", "Nonsense"], "no message of that name; there are"),
     ],
@@ -88,5 +88,5 @@ async def test_what_cannot_be_meant_is_exit_2_before_anything_is_asked(arguments
 
 
 def test_durations_and_moments_are_read_as_people_write_them() -> None:
-    assert between(0, 1e6)("1h30m") == 5400 and between(0, 1e6)("250ms") == 0.25
-    assert past("1970-01-01T01:00:10+01:00") == 10
+    assert duration_between(0, 1e6)("1h30m") == 5400 and duration_between(0, 1e6)("250ms") == 0.25
+    assert parse_since("1970-01-01T01:00:10+01:00") == 10

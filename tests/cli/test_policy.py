@@ -28,9 +28,10 @@ async def guarded(tmp_path: Path, server: NatsServer, router: None) -> AsyncIter
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests in which nothing is refused: nobody waits to hear that it is."""
-    monkeypatch.setattr("nats_backpressure.cli.policy_edit.REFUSED_WITHIN", 0.05)
+    monkeypatch.setattr("nats_backpressure.cli.policy_bucket.REJECTION_WITHIN", 0.05)
 
 
+UNKNOWN_SUBJECTS = "it is not known which subjects this governs:"
 ALL = "governs 1 of 1 watched subject"
 
 
@@ -59,16 +60,16 @@ async def test_a_policy_is_set_shown_with_its_source_and_taken_out(
     await wire.status(status="inactive")
     file = tmp_path / "policy.yaml"
     file.write_text("retry_after_seconds: 7\n")
-    assert await command.good("policy", "set", SUBJECT, file) == f"{SUBJECT}: in the bucket as revision 1; {ALL}\n"
+    assert await command.good("policy", "set", SUBJECT, file) == f"{SUBJECT}: stored as revision 1; {ALL}\n"
     assert "7" in (await source(command, "retry_after_seconds", "bucket")).split()
     assert (await command.json("policy", "get", SUBJECT))["sources"]["max_retry_attempts"] == "default"
     said = await command.failed("policy", "set", "beamline.*.>", "-", data="{mode: observe}")
-    assert f"it governs none of the watched subjects it covers: {SUBJECT} (it has its own). --force" in said
+    assert f"it governs none of the watched subjects that it covers: {SUBJECT} (it has its own). Use --force" in said
     assert await command.good("policy", "set", "beamline.*.>", "-", "--force", data="{mode: observe}")
     assert await bucket(nc, "beamline.=2A.=3E") == {"mode": "observe"}
-    assert await command.good("policy", "rm", SUBJECT) == f"{SUBJECT}: taken out; governed 1 of 1 watched subject\n"
+    assert await command.good("policy", "rm", SUBJECT) == f"{SUBJECT}: removed; governed 1 of 1 watched subject\n"
     await source(command, "retry_after_seconds", "default")
-    assert await command.failed("policy", "rm", SUBJECT) == f"Error: the bucket holds no policy for {SUBJECT}\n"
+    assert await command.failed("policy", "rm", SUBJECT) == f"Error: the bucket has no policy for {SUBJECT}\n"
 
 
 async def test_a_policy_the_sidecars_guard_refuses_is_told_and_the_bucket_is_as_it_was(
@@ -80,7 +81,7 @@ async def test_a_policy_the_sidecars_guard_refuses_is_told_and_the_bucket_is_as_
             await command.good("policy", "set", SUBJECT, "-", data=msgspec.json.encode(before).decode())
         said = await command.failed("policy", "set", SUBJECT, "-", data="{pending: {overload: 6000}}")
         assert said == (
-            "the sidecar refuses it: pending.overload: must be at most 5,000 "
+            "the sidecar rejects it: pending.overload: must be at most 5,000 "
             "(policy_guard.max_pending_overload), is 6,000\n"
         )
         assert await bucket(nc) == before
@@ -127,14 +128,16 @@ async def test_an_override_is_in_force_at_once_beside_the_policy_and_can_be_ende
     assert await command.good("override", SUBJECT, "auto") == f"{SUBJECT}: auto; governed 1 of 1 watched subject\n"
     assert await bucket(nc) == {"retry_after_seconds": 8}
     assert await bucket(nc, f"=override.{SUBJECT}") is None
-    assert await command.failed("override", SUBJECT, "auto") == f"Error: no override stands for {SUBJECT}\n"
+    assert await command.failed("override", SUBJECT, "auto") == f"Error: there is no override for {SUBJECT}\n"
 
 
 async def test_what_others_left_unreadable_in_the_bucket_can_be_taken_out(command: Command, nc: Client) -> None:
     await (await nc.jetstream().create_key_value(bucket="backpressure_policy")).put(SUBJECT, b"{nonsense")
     ran = await command("policy", "rm", SUBJECT)
-    assert (ran.exit_code, ran.stdout) == (0, f"{SUBJECT}: taken out\n")
-    assert ran.stderr.startswith("what it governs is not known: nobody answers under the name `backpressure` at")
+    assert (ran.exit_code, ran.stdout) == (0, f"{SUBJECT}: removed\n")
+    assert ran.stderr.startswith(
+        "it is not known which subjects this governs: nobody answers under the name `backpressure` at"
+    )
 
 
 @pytest.fixture
@@ -168,9 +171,9 @@ async def test_an_override_reaches_a_subject_with_its_own_policy_and_says_so(
     assert said.endswith("; governs 2 of 3 watched subjects; not orders.created (it has its own)\n")
     ran = await command("override", "orders.created", "auto")
     assert ran.exit_code == 0 and "orders.* is overridden (reject until 20" in ran.stderr
-    assert "and governs orders.created from now on" in ran.stderr
+    assert "which now governs orders.created" in ran.stderr
     said = await command.failed("override", "orders.paid", "auto")
-    assert said.startswith("Error: no override stands for orders.paid; orders.* is overridden (reject until 20")
+    assert said.startswith("Error: there is no override for orders.paid; orders.* is overridden (reject until 20")
 
 
 async def test_what_governs_nothing_is_refused_unless_it_is_forced(
@@ -179,17 +182,17 @@ async def test_what_governs_nothing_is_refused_unless_it_is_forced(
     """D4"""
     said = await command.failed("override", "ordres.created", "open", "--for", "1m")
     assert said == (
-        "Error: ordres.created: nothing was changed, since it covers none of the 3 watched subjects: "
-        "orders.created, orders.paid, orders.shipped (did you mean orders.created?). --force does it all the same\n"
+        "Error: ordres.created: nothing was changed, because it covers none of the 3 watched subjects: "
+        "orders.created, orders.paid, orders.shipped (did you mean orders.created?). Use --force to change it anyway\n"
     )
     assert "covers none" in await command.failed("policy", "set", "no.such.subject", "-", data="{mode: observe}")
     assert await bucket(nc, "=override.ordres.created") is None and await bucket(nc, "no.such.subject") is None
     said = await command.good("policy", "set", "no.such.subject", "-", "--force", data="{mode: observe}")
-    assert said == "no.such.subject: in the bucket as revision 1; governs 0 of 3 watched subjects\n"
+    assert said == "no.such.subject: stored as revision 1; governs 0 of 3 watched subjects\n"
     assert "covers none" in await command.failed("policy", "rm", "no.such.subject")
     await command.good("policy", "rm", "no.such.subject", "--force")
     said = await command.failed("policy", "set", "orders.*", "-", data="{mode: observe, consumers: [audit]}")
-    assert "orders.created (no consumer of it is named), orders.paid" in said
+    assert "orders.created (the policy names none of its consumers), orders.paid" in said
 
 
 async def test_an_open_override_says_which_watched_pattern_may_still_refuse(
@@ -200,7 +203,8 @@ async def test_an_open_override_says_which_watched_pattern_may_still_refuse(
     await wire.status("orders.=3E", status="inactive")
     ran = await command("override", "orders.paid", "open", "--for", "1m")
     assert ran.exit_code == 0 and ran.stderr == (
-        "orders.> is watched too, covers orders.paid and is not overridden: where it refuses, orders.paid is refused\n"
+        "orders.> is watched too, covers orders.paid and is not overridden:"
+        " when it rejects, orders.paid is rejected too\n"
     )
 
 
@@ -208,5 +212,7 @@ async def test_without_a_sidecar_an_override_is_put_and_says_what_is_not_known(c
     await nc.jetstream().create_key_value(bucket="backpressure_policy")
     ran = await command("override", "a.*", "open", "--for", "1m")
     assert ran.exit_code == 0 and ran.stdout.startswith("a.*: open until 20") and "governs" not in ran.stdout
-    assert ran.stderr.startswith("what it governs is not known: nobody answers under the name `backpressure`")
+    assert ran.stderr.startswith(
+        "it is not known which subjects this governs: nobody answers under the name `backpressure`"
+    )
     assert isinstance(found := await bucket(nc, "=override.a.=2A"), dict) and found["action"] == "open"

@@ -116,7 +116,7 @@ def test_a_recording_without_policies_is_judged_by_the_default_ones_and_says_so(
     file.write_bytes(written(line for line in burst() if not isinstance(line, Rules)))
     ran = run(file)
     assert ran.exit_code == 0 and "backpressure_active 1" in ran.stdout
-    assert ran.stderr == f"{file}: holds no policies (an older version wrote it): judged by the default ones\n"
+    assert ran.stderr == f"{file}: has no policies (written by an older version): the defaults are used\n"
     assert run(file, "--config", quiet).stderr == ""
 
 
@@ -146,27 +146,27 @@ class TestWhatCannotBeRead:
         ran = self.told(recording, [*lines[:7], b"{oops\n", b'{"t":"read","s":5,"at":[1000.0,1.0]}\n', *lines[7:]])
         assert ran.exit_code == 0
         first, second = ran.stderr.splitlines()
-        assert first.startswith(f"{recording}:8: not JSON: ") and first.endswith("; left out")
-        assert second == f"{recording}:9: stream 5 was not introduced; left out"
+        assert first.startswith(f"{recording}:8: not JSON: ") and first.endswith("; the line is skipped")
+        assert second == f"{recording}:9: stream 5 was not introduced; the line is skipped"
         assert run(recording, "--config", quiet).stdout.splitlines()[:2] == whole
 
     def test_very_many_are_counted(self, recording: Path) -> None:
         ran = self.told(recording, [recording.read_bytes(), *[b"x\n"] * (BAD_SHOWN + 1234)])
         assert len(ran.stderr.splitlines()) == BAD_SHOWN + 1
-        assert ran.stderr.splitlines()[-1] == f"{recording}: 1,234 more lines that cannot be read were left out"
+        assert ran.stderr.splitlines()[-1] == f"{recording}: 1,234 more unreadable lines were skipped"
 
     def test_an_interrupted_end_is_told_and_no_error(self, recording: Path) -> None:
         ran = self.told(recording, [recording.read_bytes()[:-20]])
         assert ran.exit_code == 0
-        assert ran.stderr == f"{recording}:126: cut off, as when a recording is interrupted; left out\n"
+        assert ran.stderr == f"{recording}:126: cut off, as when a recording is interrupted; the line is skipped\n"
 
     @pytest.mark.parametrize(
         ("content", "problem"),
         [
-            pytest.param(b"", "no recording: it is empty", id="empty"),
+            pytest.param(b"", "not a recording: it is empty", id="empty"),
             pytest.param(
                 encode(Stream(0, "S", "t")),
-                "no recording: it does not begin with a line `recording`",
+                "not a recording: its first line is not a `recording` line",
                 id="no beginning",
             ),
             pytest.param(

@@ -17,7 +17,7 @@ Played = Callable[[Scenario], Awaitable[RunData]]
 
 @pytest.fixture
 def played(server: NatsServer) -> Played:
-    async def run(scene: Scenario) -> RunData:
-        return await run_demo(scene, server.url, NoOutput())
+    async def run(scenario: Scenario) -> RunData:
+        return await run_demo(scenario, server.url, NoOutput())
 
     return run

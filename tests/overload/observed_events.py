@@ -13,48 +13,48 @@ from nats_backpressure.demo.summary import RunData
 STATUS_EVENTS = ("backpressure_active", "backpressure_warning", "recovery")
 
 
-def told_and_over(take: RunData, *reasons: str) -> None:
+def told_and_over(data: RunData, *reasons: str) -> None:
     """It was told, for one of these reasons at least; the gateway shed; all that was let in is done."""
-    kinds = Counter(event["type"] for event in take.events)
+    kinds = Counter(event["type"] for event in data.events)
     assert kinds["backpressure_active"], f"backpressure never came: {dict(kinds)}"
-    first = next(event for event in take.events if event["type"] == "backpressure_active")
+    first = next(event for event in data.events if event["type"] == "backpressure_active")
     assert not reasons or set(reasons) & set(first["reasons"]), first["reasons"]
     assert first["retry_after_seconds"] > 0
-    shed_while_active(take)
-    back_to_calm(take)
+    shed_while_active(data)
+    back_to_calm(data)
 
 
-def shed_while_active(take: RunData) -> None:
-    assert take.callers["shed"], "no request was refused"
-    assert take.callers["failed"] == 0, f"{take.callers['failed']} requests got neither 202 nor 503"
-    assert any(row.status == "active" and row.shed > row.admitted for row in take.rows)
+def shed_while_active(data: RunData) -> None:
+    assert data.callers["shed"], "no request was refused"
+    assert data.callers["failed"] == 0, f"{data.callers['failed']} requests got neither 202 nor 503"
+    assert any(row.status == "active" and row.shed > row.admitted for row in data.rows)
 
 
-def back_to_calm(take: RunData) -> None:
+def back_to_calm(data: RunData) -> None:
     """The events are one chain without a gap, the last one is the recovery, the metrics agree, and nothing is left."""
-    assert [event["seq"] for event in take.events] == list(range(1, len(take.events) + 1))
-    assert all(one["to"] == other["from"] for one, other in pairwise(take.events))
-    changes = [event for event in take.events if event["type"] in STATUS_EVENTS]
+    assert [event["seq"] for event in data.events] == list(range(1, len(data.events) + 1))
+    assert all(one["to"] == other["from"] for one, other in pairwise(data.events))
+    changes = [event for event in data.events if event["type"] in STATUS_EVENTS]
     assert (changes[-1]["type"], changes[-1]["to"], changes[-1]["incident"]) == (
         "recovery",
         "inactive",
         changes[-2]["incident"],
     )
-    for kind, n in Counter(event["type"] for event in take.events).items():
-        assert metric(take, "router_backpressure_events_total", subject=SUBJECT, event_type=kind) == n, kind
-    assert metric(take, "router_intake_backpressure_active", subject=SUBJECT) == 0
-    assert take.left == 0
-    clean(take)
+    for kind, n in Counter(event["type"] for event in data.events).items():
+        assert metric(data, "router_backpressure_events_total", subject=SUBJECT, event_type=kind) == n, kind
+    assert metric(data, "router_intake_backpressure_active", subject=SUBJECT) == 0
+    assert data.unfinished == 0
+    clean(data)
 
 
-def clean(take: RunData) -> None:
+def clean(data: RunData) -> None:
     """No message was delivered twice, none was given up, and every one that was let in was done."""
-    assert (take.worker["redelivered"], take.worker["naked"], take.lost) == (0, 0, 0)
-    assert take.worker["done"] == take.callers["admitted"]
+    assert (data.worker["redelivered"], data.worker["naked"], data.lost) == (0, 0, 0)
+    assert data.worker["done"] == data.callers["admitted"]
 
 
-def metric(take: RunData, name: str, **labels: str) -> float:
-    for family in text_string_to_metric_families(take.page):
+def metric(data: RunData, name: str, **labels: str) -> float:
+    for family in text_string_to_metric_families(data.metrics_page):
         for sample in family.samples:
             if sample.name == name and sample.labels == labels:
                 return sample.value

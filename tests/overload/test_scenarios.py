@@ -12,7 +12,7 @@ from typing import Any
 import nats
 import pytest
 
-from nats_backpressure.demo.load_generator import Caller
+from nats_backpressure.demo.load_generator import HttpConnection
 from nats_backpressure.demo.processes import DemoProcesses
 from nats_backpressure.demo.scenario import SUBJECT, Scenario
 from nats_backpressure.demo.summary import summarize
@@ -35,38 +35,40 @@ MARKS: dict[str, Any] = {
 PATIENT = {"settle": 40.0, "calm": 1.0}
 
 
-def burst(messages: int, per_second: float, **scene: Any) -> Scenario:
-    """So many messages at such a rate, before which and after which it is quiet."""
-    scene = {"policy": MARKS, "share_in_calm": 0.1, **PATIENT, **scene}
-    found = Scenario(**scene)
-    return Scenario(**scene | {"overload": per_second / found.capacity, "seconds": messages / per_second})
+def burst(messages: int, per_second: float, **scenario: Any) -> Scenario:
+    """This many messages at this rate, with little load before and after."""
+    scenario = {"policy": MARKS, "calm_load": 0.1, **PATIENT, **scenario}
+    found = Scenario(**scenario)
+    return Scenario(**scenario | {"overload": per_second / found.capacity, "seconds": messages / per_second})
 
 
 async def test_two_thousand_messages_of_100_ms_fill_the_queue(played: Played) -> None:
     few = MARKS | {
         "inflight": {"warn": 5, "critical": 10, "overload": 20}
     }  # the gate then leaves the rest in the queue
-    told_and_over(await played(burst(2000, 1000, hands=3, seconds_each=0.010, policy=MARKS | few)), "pending", "drain")
+    told_and_over(
+        await played(burst(2000, 1000, workers=3, seconds_per_message=0.010, policy=MARKS | few)), "pending", "drain"
+    )
 
 
 async def test_a_thousand_messages_of_2_s_are_slow_to_be_answered(played: Played) -> None:
-    seen = await played(burst(1000, 500, hands=20, seconds_each=0.200, asks=False))
+    seen = await played(burst(1000, 500, workers=20, seconds_per_message=0.200, pull_gate=False))
     told_and_over(seen, "latency_p95")
 
 
 async def test_a_thousand_at_once_are_too_many_in_flight(played: Played) -> None:
-    seen = await played(burst(1000, 700, hands=1000, seconds_each=1.0, asks=False, share_in_calm=0.02))
+    seen = await played(burst(1000, 700, workers=1000, seconds_per_message=1.0, pull_gate=False, calm_load=0.02))
     told_and_over(seen, "inflight")
 
 
 async def test_three_thousand_messages_of_3_s_overload_everything(played: Played) -> None:
-    seen = await played(burst(3000, 700, hands=30, seconds_each=0.300, asks=False))
+    seen = await played(burst(3000, 700, workers=30, seconds_per_message=0.300, pull_gate=False))
     told_and_over(seen, "inflight", "latency_p95")
 
 
 async def test_where_backpressure_never_comes_the_tests_above_fail(played: Played) -> None:
     deaf = MARKS | {name: {"overload": 1_000_000} for name in ("pending", "inflight", "latency_p95", "drain_seconds")}
-    seen = await played(burst(700, 700, hands=4, seconds_each=0.010, policy=deaf))
+    seen = await played(burst(700, 700, workers=4, seconds_per_message=0.010, policy=deaf))
     assert seen.callers["shed"] == 0
     with pytest.raises(AssertionError, match="backpressure never came"):
         told_and_over(seen)
@@ -83,17 +85,19 @@ async def test_a_slow_leak_is_held_back_before_anything_is_late(played: Played) 
     summary = summarize(seen)
     assert 0 < summary.shed < 0.5
     assert summary.goodput > 0.8
-    assert summary.largest_backlog <= 3 * seen.scene.target_drain * seen.scene.capacity
+    assert summary.largest_backlog <= 3 * seen.scenario.target_drain * seen.scenario.capacity
     clean(seen)
 
 
 async def test_a_router_that_crashes_in_the_middle_loses_nothing(played: Played) -> None:
     seen = await played(Scenario(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
     shed_while_active(seen)
-    assert (seen.lost, seen.left) == (0, 0)
-    in_hand = 3 * seen.scene.hands  # no more is ever in flight: what the dead one held comes again, and only that
-    assert 0 < seen.worker["redelivered"] <= in_hand
-    assert seen.worker["done"] >= seen.callers["admitted"] - in_hand
+    assert (seen.lost, seen.unfinished) == (0, 0)
+    in_flight = (
+        3 * seen.scenario.workers
+    )  # no more is ever in flight: what the dead one held comes again, and only that
+    assert 0 < seen.worker["redelivered"] <= in_flight
+    assert seen.worker["done"] >= seen.callers["admitted"] - in_flight
 
 
 async def test_with_a_pull_gate_overload_delivers_nothing_again(played: Played) -> None:
@@ -109,7 +113,7 @@ async def test_with_the_habit_of_handing_back_messages_are_delivered_again_and_g
 
 
 async def test_a_gateway_that_starts_late_refuses_from_its_first_request(server: NatsServer, tmp_path: Any) -> None:
-    scene = Scenario()
+    scenario = Scenario()
     async with await nats.connect(server.url) as nc, Sidecar(tmp_path, server.url, QUICK) as process:
         await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
         await nc.jetstream().add_consumer("ROUTER", CONSUMER)
@@ -117,10 +121,10 @@ async def test_a_gateway_that_starts_late_refuses_from_its_first_request(server:
         await publish(nc, 2100)
         held = await take(nc, 600)
         await Wire(nc).status(status="active")
-        cast = DemoProcesses(scene, server.url)
+        processes = DemoProcesses(scenario, server.url)
         try:
-            await cast.gateway()
-            caller = Caller(cast.ports.gateway)
+            await processes.gateway()
+            caller = HttpConnection(processes.ports.gateway)
             while True:
                 try:
                     first = await caller.call()
@@ -129,6 +133,6 @@ async def test_a_gateway_that_starts_late_refuses_from_its_first_request(server:
                     await asyncio.sleep(0.05)
             caller.close()
         finally:
-            await cast.end()
+            await processes.stop()
         assert held
         assert first == 503

@@ -1,4 +1,4 @@
-"""The door: reads arguments, prints results, decides nothing."""
+"""The command line: reads arguments and prints results; no judgement is made here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nats_backpressure.cli.status import status
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nats-backpressure")
 def main() -> None:
-    """Watch NATS JetStream consumers, judge how close each subject is to overload, and say so before it is."""
+    """Watch NATS JetStream consumers, compute how close each subject is to overload, and warn before it gets there."""
 
 
 for command in (run, replay, check, demo, status, decide, events, policy, override, schema):

@@ -1,61 +1,54 @@
-"""`check`: whether a file can be used, and what would be in force with it."""
+"""`check`: validates a settings file and prints the policies that would be in force with it."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from nats_backpressure.cli.output import FIELDS, fields, grid
-from nats_backpressure.config.settings import BadSettings, Settings, load_settings
+from nats_backpressure.cli.output import POLICY_HEADERS, policy_rows, print_table
+from nats_backpressure.cli.settings_file import load_or_exit
+from nats_backpressure.config.settings import Settings
 from nats_backpressure.policy.parse import PolicyEntry, over_default, policy_document
 from nats_backpressure.policy.schema import Effective
-
-EX_CONFIG = 78
-"""The exit code of sysexits.h for a configuration that cannot be used."""
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Validate FILE under the present environment and print the policies that would be in force.
+    """Validate FILE together with the current environment, and print the policies that would be in force.
 
     Exits with 0, or with 78 and one line for each mistake.
     """
-    try:
-        settings = load_settings(file, os.environ)
-    except BadSettings as bad:
-        for line in bad.lines:
-            click.echo(line, err=True)
-        sys.exit(EX_CONFIG)
+    settings = load_or_exit(file)
     if sys.stdout.isatty():
-        _draw(settings)
+        _print_tables(settings)
     else:
-        _write(settings)
+        _print_text(settings)
 
 
-def _sections(settings: Settings) -> Iterator[tuple[str, Effective]]:
-    """Each configured pattern and what is in force for it, then the rest."""
+def _policies_by_pattern(settings: Settings) -> Iterator[tuple[str, Effective]]:
+    """Each configured pattern and the policy in force for it, then the policy for everything else."""
     for entry in settings.policies:
         for subject in entry.subjects:
-            yield subject + _whose(entry), over_default(entry)
+            yield subject + _consumer_names(entry), over_default(entry)
     yield "everything else" if settings.policies else "everything", over_default(PolicyEntry())
 
 
-def _whose(entry: PolicyEntry) -> str:
+def _consumer_names(entry: PolicyEntry) -> str:
     return "" if entry.consumers == ("*",) else f"  (consumers {', '.join(entry.consumers)})"
 
 
-def _draw(settings: Settings) -> None:
-    for title, found in _sections(settings):
-        grid(FIELDS, list(fields(policy_document(found.policy), found.sources)), title, quiet="default")
+def _print_tables(settings: Settings) -> None:
+    for title, effective in _policies_by_pattern(settings):
+        rows = list(policy_rows(policy_document(effective.policy), effective.sources))
+        print_table(POLICY_HEADERS, rows, title, dim_if="default")
 
 
-def _write(settings: Settings) -> None:
-    for title, found in _sections(settings):
+def _print_text(settings: Settings) -> None:
+    for title, effective in _policies_by_pattern(settings):
         click.echo(title)
-        for name, value, source in fields(policy_document(found.policy), found.sources):
+        for name, value, source in policy_rows(policy_document(effective.policy), effective.sources):
             click.echo(f"  {name:<22} {value:<44}  {source}".rstrip())

@@ -1,4 +1,4 @@
-"""A command that asks, from its connection to its end: whatever goes wrong is one line on standard error."""
+"""Runs a command that queries the service: connects, runs it, closes, and prints any failure as one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from nats_backpressure.cli.options import Target
-from nats_backpressure.cli.output import plain
+from nats_backpressure.cli.output import printable
 from nats_backpressure.protocol.messages import Status, StatusList
 from nats_backpressure.runtime.ports import Unavailable
 
@@ -20,54 +20,56 @@ if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.api import JetStreamApi
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
-PAGE = 1000
-"""Subjects asked for at once."""
+PAGE_SIZE = 1000
+"""Subjects in one request for statuses."""
 
 S = TypeVar("S", bound=Struct)
 
 
-def run_command(target: Target, story: Callable[[ServiceClient], Awaitable[None]]) -> None:
-    """Exits with 1 and one line where the world does not do its part, with 130 when interrupted."""
+def run_command(target: Target, body: Callable[[ServiceClient], Awaitable[None]]) -> None:
+    """Run `body` with a connected client. Exits with 1 and one line where NATS or the service does not answer, with
+    130 when interrupted."""
     try:
-        asyncio.run(_told(target, story))
+        asyncio.run(_run_connected(target, body))
     except Unavailable as error:
-        raise click.ClickException(plain(str(error))) from None
+        raise click.ClickException(printable(str(error))) from None
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-async def _told(target: Target, story: Callable[[ServiceClient], Awaitable[None]]) -> None:
-    # Imported late: usage and mistakes in it are told without loading the client and the rest.
+async def _run_connected(target: Target, body: Callable[[ServiceClient], Awaitable[None]]) -> None:
+    # Imported late: help and usage errors are printed without loading the NATS client.
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
-    line = ServiceClient(target.nats, target.names, target.timeout)
+    service = ServiceClient(target.nats, target.names, target.timeout)
     try:
-        await line.connect()
-        await story(line)
+        await service.connect()
+        await body(service)
     finally:
-        await line.close()
+        await service.close()
 
 
-def jetstream(target: Target, line: ServiceClient) -> JetStreamApi:
+def jetstream_api(target: Target, service: ServiceClient) -> JetStreamApi:
     from nats_backpressure.adapters.nats.api import JetStreamApi
 
-    return JetStreamApi(line, target.nats.api_prefix)
+    return JetStreamApi(service, target.nats.api_prefix)
 
 
-async def statuses(line: ServiceClient) -> tuple[Status, ...]:
-    """Of all watched subjects: every page of the list in one."""
-    found: list[Status] = []
+async def all_statuses(service: ServiceClient) -> tuple[Status, ...]:
+    """The statuses of all watched subjects, read page by page."""
+    statuses: list[Status] = []
     offset: int | None = 0
     while offset is not None:
-        page = read(await line.ask("get.status", {"offset": offset, "limit": PAGE}), StatusList)
-        found += page.subjects
+        body = {"offset": offset, "limit": PAGE_SIZE}
+        page = decode_reply(await service.ask("get.status", body), StatusList)
+        statuses += page.subjects
         offset = page.next_offset
-    return tuple(found)
+    return tuple(statuses)
 
 
-def read(document: bytes, kind: type[S]) -> S:
-    """An answer as what it should be. Raises Unavailable."""
+def decode_reply(document: bytes, kind: type[S]) -> S:
+    """Raises Unavailable for a reply that is not of this kind."""
     try:
         return msgspec.json.decode(document, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
-        raise Unavailable(f"an answer that cannot be read (is the sidecar of another version?): {problem}") from None
+        raise Unavailable(f"the reply cannot be read (is the sidecar of another version?): {problem}") from None

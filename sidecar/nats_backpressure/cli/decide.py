@@ -1,4 +1,4 @@
-"""`decide`: what a gateway, or a consumer before its pull, would be told now."""
+"""`decide`: prints the decision that a gateway, or a consumer before its pull, would get now."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nats_backpressure.cli.command import read, run_command
-from nats_backpressure.cli.options import Target, asks, subject
-from nats_backpressure.cli.output import Row, cell, grid, print_json
+from nats_backpressure.cli.command import decode_reply, run_command
+from nats_backpressure.cli.options import Target, connection_flags, parse_subject
+from nats_backpressure.cli.output import Row, format_cell, print_json, print_table
 from nats_backpressure.protocol.messages import Decision
 from nats_backpressure.protocol.subjects import encode
 
@@ -24,56 +24,66 @@ def decide() -> None:
 
 
 @decide.command()
-@click.argument("subject", type=subject)
-@click.option("--attempt", type=click.IntRange(1, 1000), default=1, show_default=True, help="Which try this is.")
-@click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True)
+@click.argument("subject", type=parse_subject)
+@click.option(
+    "--attempt", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of this attempt, from 1."
+)
+@click.option(
+    "--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="Priority of the message."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the Decision as one JSON document.")
-@asks
+@connection_flags
 def gateway(target: Target, subject: str, attempt: int, priority: str, as_json: bool) -> None:
-    """Whether to let a message for SUBJECT in."""
-    _decide(target, "gateway", subject, {"attempt": attempt, "priority": priority}, as_json)
+    """Ask whether to admit a message for SUBJECT."""
+    _print_decision(target, "gateway", subject, {"attempt": attempt, "priority": priority}, as_json)
 
 
 @decide.command()
-@click.argument("subject", type=subject)
-@click.option("--max-messages", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Wanted at most.")
-@click.option("--stream", help="Only for this stream's consumers.")
+@click.argument("subject", type=parse_subject)
+@click.option(
+    "--max-messages",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Most messages the consumer would pull.",
+)
+@click.option("--stream", help="Only for the consumers of this stream.")
 @click.option("--consumer", help="Only for this consumer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the Decision as one JSON document.")
-@asks
+@connection_flags
 def consumer(
     target: Target, subject: str, max_messages: int, stream: str | None, consumer: str | None, as_json: bool
 ) -> None:
-    """How many messages of SUBJECT to pull. What is granted counts as taken for a second, as for any asker."""
-    about = {"max_messages": max_messages, "stream": stream, "consumer": consumer}
-    _decide(target, "consumer", subject, about, as_json)
+    """Ask how many messages of SUBJECT to pull. As for every client, the grant counts as in use for one second."""
+    body = {"max_messages": max_messages, "stream": stream, "consumer": consumer}
+    _print_decision(target, "consumer", subject, body, as_json)
 
 
-def _decide(target: Target, role: str, subject: str, about: dict[str, Any], as_json: bool) -> None:
-    async def story(line: ServiceClient) -> None:
-        document = await line.ask(f"decide.{role}.{encode(subject)}", about)
+def _print_decision(target: Target, role: str, subject: str, body: dict[str, Any], as_json: bool) -> None:
+    async def query(service: ServiceClient) -> None:
+        document = await service.ask(f"decide.{role}.{encode(subject)}", body)
         if as_json:
             print_json(document)
         else:
-            grid(("subject", subject), _rows(read(document, Decision)))
+            print_table(("subject", subject), _decision_rows(decode_reply(document, Decision)))
 
-    run_command(target, story)
+    run_command(target, query)
 
 
-def _rows(found: Decision) -> list[Row]:
+def _decision_rows(decision: Decision) -> list[Row]:
     facts: dict[str, str] = {
-        "action": found.action + (f" ({found.would}, were it enforced)" if found.would else ""),
-        "status": found.status,
-        "why": ", ".join(found.reasons) or "-",
-        "pressure": cell(found.pressure),
+        "action": decision.action + (f" ({decision.would} if it were enforced)" if decision.would else ""),
+        "status": decision.status,
+        "why": ", ".join(decision.reasons) or "-",
+        "pressure": format_cell(decision.pressure),
     }
-    if found.pull is not None:
-        facts["pull"] = cell(found.pull.max_messages)
-        if not found.pull.max_messages:
-            facts["ask again"] = f"after {found.pull.wait_ms} ms"
+    if decision.pull is not None:
+        facts["pull"] = format_cell(decision.pull.max_messages)
+        if not decision.pull.max_messages:
+            facts["ask again"] = f"after {decision.pull.wait_ms} ms"
     else:
-        facts["admit ratio"] = cell(found.admit_ratio)
-        facts["retry after"] = f"{found.retry_after_seconds} s"
-        facts["retry delay"] = "-" if found.retry_delay_ms is None else f"{found.retry_delay_ms:,} ms"
-        facts["valid for"] = f"{found.valid_for_ms:,} ms"
-    return list((facts | {"freshness": found.freshness, "incident": found.incident or "-"}).items())
+        facts["admit ratio"] = format_cell(decision.admit_ratio)
+        facts["retry after"] = f"{decision.retry_after_seconds} s"
+        facts["retry delay"] = "-" if decision.retry_delay_ms is None else f"{decision.retry_delay_ms:,} ms"
+        facts["valid for"] = f"{decision.valid_for_ms:,} ms"
+    return list((facts | {"freshness": decision.freshness, "incident": decision.incident or "-"}).items())

@@ -1,4 +1,4 @@
-"""`events`: what was told, and what is being told."""
+"""`events`: prints published events, and follows new ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from nats_backpressure.cli.command import jetstream, read, run_command
-from nats_backpressure.cli.options import Target, asks, past, subject
-from nats_backpressure.cli.output import because, cell, note, plain, print_json
+from nats_backpressure.cli.command import decode_reply, jetstream_api, run_command
+from nats_backpressure.cli.options import Target, connection_flags, parse_since, parse_subject
+from nats_backpressure.cli.output import format_cell, format_reasons, print_json, print_note, printable
 from nats_backpressure.protocol.history import Events
 from nats_backpressure.protocol.messages import Event, Status
 from nats_backpressure.protocol.subjects import encode
@@ -24,134 +24,142 @@ from nats_backpressure.runtime.ports import CachedEvent, Unavailable
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
-DAY = 86_400.0
-"""Seconds that are gone back where no `--since` is given."""
-AGAIN_AFTER = 1.0
-"""Seconds before a lost connection is tried anew, while following."""
-SKEW = 60.0
-"""Seconds by which the clock of whoever told an event may be behind ours."""
-MOST_READ = 100_000
-"""Events of all subjects read from the stream at most, the newest."""
+DEFAULT_SPAN = 86_400.0
+"""Seconds before now from which events are printed if no `--since` is given."""
+RECONNECT_AFTER = 1.0
+"""Seconds before the next attempt to connect, while following."""
+CLOCK_SKEW = 60.0
+"""Seconds by which a publisher's clock may be behind ours."""
+READ_LIMIT = 100_000
+"""Most events read from the stream for all subjects; the newest ones."""
 
 
 @click.command()
-@click.argument("watched", metavar="[SUBJECT]", required=False, type=subject)
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is told from now on, until interrupted.")
-@click.option("--since", type=past, metavar="MOMENT", help="RFC 3339, or how long ago (1h).  [default: 24h]")
-@click.option("--type", "kind", type=click.Choice([kind.value for kind in EventType]), help="Only of this type.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="The newest so many.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document, newest first; one event a line on --follow.")
-@asks
+@click.argument("watched", metavar="[SUBJECT]", required=False, type=parse_subject)
+@click.option("--follow", "-f", is_flag=True, help="Then print new events as they come, until interrupted.")
+@click.option(
+    "--since", type=parse_since, metavar="TIME", help="An RFC 3339 time, or a duration before now (1h).  [default: 24h]"
+)
+@click.option("--type", "kind", type=click.Choice([kind.value for kind in EventType]), help="Only events of this type.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Print only the newest N events."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document, newest first; with --follow one event per line."
+)
+@connection_flags
 def events(
     target: Target, watched: str | None, follow: bool, since: float | None, kind: str | None, limit: int, as_json: bool
 ) -> None:
-    """Print the events of SUBJECT, or of all subjects, the newest last.
+    """Print the events of SUBJECT, or of all subjects, oldest first.
 
-    With --follow and without --since: only what is told from now on.
+    With --follow but without --since, only new events are printed.
     """
-    query = _Query(target, watched, kind, limit)
+    query = _EventQuery(target, watched, kind, limit)
 
-    async def story(line: ServiceClient) -> None:
+    async def print_events(service: ServiceClient) -> None:
         if follow:
-            await _follow(line, query, since, as_json)
+            await _follow(service, query, since, as_json)
             return
-        found = await query.told(line, time.time() - DAY if since is None else since)
+        stored = await query.stored(service, time.time() - DEFAULT_SPAN if since is None else since)
         if as_json:
-            print_json({"events": found.events, "truncated": found.truncated})
+            print_json({"events": stored.events, "truncated": stored.truncated})
             return
-        for event in reversed(found.events):
-            _print(bytes(event), False)
-        if found.truncated:
-            note(f"the newest {len(found.events)}: there are more (--limit, --since)")
+        for event in reversed(stored.events):
+            _print_event(bytes(event), False)
+        if stored.truncated:
+            print_note(f"these are the newest {len(stored.events)} events; there are more (--limit, --since)")
 
-    run_command(target, story)
+    run_command(target, print_events)
 
 
-class _Query:
-    """Which events are asked for."""
+class _EventQuery:
+    """Which events the command prints, and how it reads them."""
 
     def __init__(self, target: Target, watched: str | None, kind: str | None, limit: int) -> None:
         self._target, self._watched, self._kind, self._limit = target, watched, kind, limit
 
-    def wants(self, event: CachedEvent) -> bool:
+    def matches(self, event: CachedEvent) -> bool:
         return self._kind in (None, event.type)
 
-    async def told(self, line: ServiceClient, since: float) -> Events:
-        """The newest first: of a subject as the service answers, of all as the stream holds them."""
+    async def stored(self, service: ServiceClient, since: float) -> Events:
+        """The newest first: of one subject from the service, of all subjects from the events stream."""
         if self._watched is None:
-            return await self._stored(line, since)
+            return await self._read_stream(service, since)
         moment = datetime.fromtimestamp(since, UTC).isoformat()
-        about: dict[str, Any] = {"type": self._kind, "since": moment, "limit": self._limit}
-        return read(await line.ask(f"get.events.{encode(self._watched)}", about), Events)
+        body: dict[str, Any] = {"type": self._kind, "since": moment, "limit": self._limit}
+        return decode_reply(await service.ask(f"get.events.{encode(self._watched)}", body), Events)
 
-    async def _stored(self, line: ServiceClient, since: float) -> Events:
+    async def _read_stream(self, service: ServiceClient, since: float) -> Events:
         from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
 
-        found: deque[CachedEvent] = deque(maxlen=self._limit + 1)
+        matching: deque[CachedEvent] = deque(maxlen=self._limit + 1)
         since_ms = round(1000 * since)
 
-        def take(event: CachedEvent) -> None:
-            if event.at >= since_ms and self.wants(event):
-                found.append(event)
+        def add(event: CachedEvent) -> None:
+            if event.at >= since_ms and self.matches(event):
+                matching.append(event)
 
-        log = JetStreamEventReader(jetstream(self._target, line), line.client, line.names, lambda what: None)
-        complete_since = await log.recall(since_ms, MOST_READ, take)
-        newest = sorted(found, key=lambda event: (event.at, event.seq), reverse=True)
+        api = jetstream_api(self._target, service)
+        reader = JetStreamEventReader(api, service.client, service.names, lambda what: None)
+        complete_since = await reader.recall(since_ms, READ_LIMIT, add)
+        newest = sorted(matching, key=lambda event: (event.at, event.seq), reverse=True)
         more = len(newest) > self._limit or complete_since > since_ms
         return Events((), tuple(msgspec.Raw(event.body) for event in newest[: self._limit]), more)
 
-    async def subjects(self, line: ServiceClient) -> tuple[str, ...]:
-        """Where they are published: a watched subject's own; of another literal, those of all that cover it."""
+    async def event_subjects(self, service: ServiceClient) -> tuple[str, ...]:
+        """Where the events are published: a watched subject has its own; any other, those of the subjects that cover
+        it."""
         if self._watched is None:
-            return (f"{line.names.prefix}.event.{self._kind or '*'}.>",)
+            return (f"{service.names.prefix}.event.{self._kind or '*'}.>",)
         try:
-            found = read(await line.ask(f"get.status.{encode(self._watched)}"), Status)
-            return found.event_subjects[:1] if self._watched in found.matched[:1] else found.event_subjects
+            status = decode_reply(await service.ask(f"get.status.{encode(self._watched)}"), Status)
+            return status.event_subjects[:1] if self._watched in status.matched[:1] else status.event_subjects
         except Unavailable as error:
-            note(f"{error}; following the subject as it is written")
-            return (line.names.event("*", self._watched).replace("=2A", "*", 1),)
+            print_note(f"{error}; following the events of exactly this subject")
+            return (service.names.event("*", self._watched).replace("=2A", "*", 1),)
 
 
-async def _follow(line: ServiceClient, query: _Query, since: float | None, as_json: bool) -> None:
-    """What is told, each once; over a loss of the connection too, with what was told meanwhile."""
-    passed: dict[str, tuple[str, int]] = {}
+async def _follow(service: ServiceClient, query: _EventQuery, since: float | None, as_json: bool) -> None:
+    """Print each event once; after a lost connection also those that were published in between."""
+    last_printed: dict[str, tuple[str, int]] = {}
 
-    def tell(payload: bytes) -> None:
+    def print_once(payload: bytes) -> None:
         event = parse_event(payload)
         if event is None:
             return
-        epoch, seq = passed.get(event.subject, ("", 0))
+        epoch, seq = last_printed.get(event.subject, ("", 0))
         if event.epoch != epoch or event.seq > seq:
-            passed[event.subject] = event.epoch, event.seq
-            if query.wants(event):
-                _print(event.body, as_json)
+            last_printed[event.subject] = event.epoch, event.seq
+            if query.matches(event):
+                _print_event(event.body, as_json)
 
-    first, began = True, time.time() if since is None else since
+    first, start = True, time.time() if since is None else since
     while True:
         try:
-            async with line.hear(await query.subjects(line)) as heard:
+            async with service.hear(await query.event_subjects(service)) as messages:
                 if since is not None:
-                    for event in reversed((await query.told(line, since)).events):
-                        tell(bytes(event))
+                    for event in reversed((await query.stored(service, since)).events):
+                        print_once(bytes(event))
                 first = False
-                while (message := await heard.get()) is not None:
-                    since = max(began, time.time() - SKEW)
-                    tell(message.data)
-                since = began if since is None else since
-            note("the connection was lost; trying again")
+                while (message := await messages.get()) is not None:
+                    since = max(start, time.time() - CLOCK_SKEW)
+                    print_once(message.data)
+                since = start if since is None else since
+            print_note("the connection was lost; trying again")
         except Unavailable:
             if first:
                 raise
-            await line.close()
-        await asyncio.sleep(AGAIN_AFTER)
+            await service.close()
+        await asyncio.sleep(RECONNECT_AFTER)
 
 
-def _print(payload: bytes, as_json: bool) -> None:
-    click.echo(payload if as_json else plain(_line(read(payload, Event))))
+def _print_event(payload: bytes, as_json: bool) -> None:
+    click.echo(payload if as_json else printable(_format_event(decode_reply(payload, Event))))
 
 
-def _line(event: Event) -> str:
-    """An event in a line: when, what, from and to, why, and what was measured."""
+def _format_event(event: Event) -> str:
+    """One line: time, subject, type, from and to, reasons, and what was measured."""
     facts = {
         "pressure": event.pressure,
         "pending": event.metrics.pending_messages,
@@ -162,7 +170,7 @@ def _line(event: Event) -> str:
         "alert": f"{event.alert.name} ({event.alert.severity})" if event.alert else None,
         "errors": "; ".join(f"{p.path}: {p.message}" for p in event.errors or ()) or None,
     }
-    told = "  ".join(f"{name} {cell(value)}" for name, value in facts.items() if value is not None)
-    step = f"{event.from_} -> {event.to}" if event.from_ != event.to else event.to
-    why = because(event.reasons, event.diagnosis)
-    return f"{event.timestamp}  {event.subject}  {event.type}  {step}  [{why}]  {told}".rstrip()
+    measured = "  ".join(f"{name} {format_cell(value)}" for name, value in facts.items() if value is not None)
+    change = f"{event.from_} -> {event.to}" if event.from_ != event.to else event.to
+    why = format_reasons(event.reasons, event.diagnosis)
+    return f"{event.timestamp}  {event.subject}  {event.type}  {change}  [{why}]  {measured}".rstrip()

@@ -1,4 +1,4 @@
-"""What a policy or an override governs: which of the watched subjects follow it, and what stands in its way."""
+"""Finds which watched subjects a policy or an override governs, and why it does not govern others it covers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import click
 import msgspec
 from msgspec import Struct
 
-from nats_backpressure.cli.command import jetstream, statuses
-from nats_backpressure.cli.options import Target
-from nats_backpressure.cli.output import note
+from nats_backpressure.cli.command import all_statuses
+from nats_backpressure.cli.output import print_note
 from nats_backpressure.cli.policy_bucket import PolicyKey
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES, parse_override
@@ -27,141 +26,137 @@ from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
-    from nats_backpressure.adapters.nats.kv import PolicyBucket
 
-NAMED = 5
-"""Subjects that are named; further ones are counted."""
+NAMES_SHOWN = 5
+"""Subjects named in a message; further ones are counted."""
 
 
-class Governed(Struct, frozen=True):
-    """What is known of it; `hidden` are the watched subjects it covers and does not govern, and why not."""
+class GovernedSubjects(Struct, frozen=True):
+    """Watched subjects, those of them that the entry governs, and why it does not govern others it covers."""
 
     watched: tuple[str, ...]
     governed: tuple[str, ...]
-    hidden: dict[str, str]
+    not_governed: dict[str, str]
 
-    def line(self, verb: str = "governs") -> str:
+    def sentence(self, verb: str = "governs") -> str:
         subjects = "1 watched subject" if len(self.watched) == 1 else f"{len(self.watched):,} watched subjects"
-        missed = f"; not {_few(list(self.hidden), self.hidden)}" if self.hidden else ""
-        return f"{verb} {len(self.governed):,} of {subjects}{missed}"
+        others = f"; not {_format_names(list(self.not_governed), self.not_governed)}" if self.not_governed else ""
+        return f"{verb} {len(self.governed):,} of {subjects}{others}"
 
 
-async def bucket(target: Target, line: ServiceClient) -> dict[str, PolicyValue]:
-    """All of the policy bucket, by key. Raises Unavailable, with who makes the bucket where there is none."""
-    return await _desk(target, line).all(line.client)
-
-
-async def governed(
-    line: ServiceClient, place: PolicyKey, held: Mapping[str, PolicyValue], value: bytes
-) -> Governed | None:
-    """What `value` would govern under this key of a bucket that holds all this. None, and a note, where no sidecar
-    tells what is watched."""
+async def find_governed(
+    service: ServiceClient, key: PolicyKey, bucket: Mapping[str, PolicyValue], value: bytes
+) -> GovernedSubjects | None:
+    """What `value` would govern under this key of the bucket. None, and a note, if no sidecar answers which subjects
+    are watched."""
     try:
-        watched = await statuses(line)
+        statuses = await all_statuses(service)
     except Unavailable as error:
-        note(f"what it governs is not known: {error}")
+        print_note(f"it is not known which subjects this governs: {error}")
         return None
-    index = _index({**held, place.key: PolicyValue(value, 0)}, place.overrides, place.key)
+    index = _layer_index({**bucket, key.name: PolicyValue(value, 0)}, key.is_override, key.name)
     governed: list[str] = []
-    hidden: dict[str, str] = {}
-    for status in watched:
-        if covers(place.pattern, status.subject):
-            reasons = [_instead(index, status.subject, consumer, place.pattern) for consumer in _consumers(status)]
+    not_governed: dict[str, str] = {}
+    for status in statuses:
+        if covers(key.pattern, status.subject):
+            reasons = [
+                _why_not_governed(index, status.subject, consumer, key.pattern) for consumer in _consumer_names(status)
+            ]
             if None in reasons:
                 governed.append(status.subject)
             else:
-                hidden[status.subject] = str(reasons[0])
-    return Governed(tuple(status.subject for status in watched), tuple(governed), hidden)
+                not_governed[status.subject] = str(reasons[0])
+    return GovernedSubjects(tuple(status.subject for status in statuses), tuple(governed), not_governed)
 
 
-def check(place: PolicyKey, found: Governed | None, force: bool) -> None:
-    """Exits with 1 where nothing would be governed, unless that is meant."""
-    if found is None or found.governed or force:
+def require_governed(key: PolicyKey, subjects: GovernedSubjects | None, force: bool) -> None:
+    """Exits with 1 if nothing would be governed, unless forced."""
+    if subjects is None or subjects.governed or force:
         return
-    if found.hidden:
-        why = f"it governs none of the watched subjects it covers: {_few(list(found.hidden), found.hidden)}"
-    elif not found.watched:
+    if subjects.not_governed:
+        names = _format_names(list(subjects.not_governed), subjects.not_governed)
+        why = f"it governs none of the watched subjects that it covers: {names}"
+    elif not subjects.watched:
         why = "the sidecar watches no subject yet"
     else:
-        close = difflib.get_close_matches(place.pattern, found.watched, 1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        why = f"it covers none of the {len(found.watched):,} watched subjects: {_few(found.watched)}{meant}"
-    raise click.ClickException(f"{place.pattern}: nothing was changed, since {why}. --force does it all the same")
+        close = difflib.get_close_matches(key.pattern, subjects.watched, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        names = _format_names(subjects.watched)
+        why = f"it covers none of the {len(subjects.watched):,} watched subjects: {names}{hint}"
+    raise click.ClickException(f"{key.pattern}: nothing was changed, because {why}. Use --force to change it anyway")
 
 
-def stricter(found: Governed) -> str | None:
-    """A watched pattern that covers what is governed and is not governed itself: of two the stricter one decides."""
-    for other in found.watched:
-        under = next((name for name in found.governed if covers(other, name) and name != other), None)
-        if under is not None and other not in found.governed:
-            return f"{other} is watched too, covers {under} and is not overridden: where it refuses, {under} is refused"
+def stricter_pattern(subjects: GovernedSubjects) -> str | None:
+    """A note about a watched pattern that covers a governed subject and is not governed: the stricter of two
+    decides."""
+    for pattern in subjects.watched:
+        covered = next((name for name in subjects.governed if covers(pattern, name) and name != pattern), None)
+        if covered is not None and pattern not in subjects.governed:
+            return (
+                f"{pattern} is watched too, covers {covered} and is not overridden:"
+                f" when it rejects, {covered} is rejected too"
+            )
     return None
 
 
-def over(held: Mapping[str, PolicyValue], pattern: str) -> list[OverrideEntry]:
+def overrides_covering(bucket: Mapping[str, PolicyValue], pattern: str) -> list[OverrideEntry]:
     """The overrides in force that cover a pattern, the most specific first."""
     now = time.time()
-    found = [_override(key, value) for key, value in held.items() if key.startswith(OVERRIDES)]
-    standing = {one.pattern: one for one in found if one is not None and one.override.until > now}
-    covering = PatternIndex(PolicyEntry((name,)) for name in standing).covering(pattern)
-    return [standing[entry.subjects[0]] for entry in covering]
+    entries = [_parse_override(key, value) for key, value in bucket.items() if key.startswith(OVERRIDES)]
+    in_force = {entry.pattern: entry for entry in entries if entry is not None and entry.override.until > now}
+    covering = PatternIndex(PolicyEntry((name,)) for name in in_force).covering(pattern)
+    return [in_force[entry.subjects[0]] for entry in covering]
 
 
-def _desk(target: Target, line: ServiceClient) -> PolicyBucket:
-    from nats_backpressure.adapters.nats.kv import PolicyBucket
-
-    return PolicyBucket(jetstream(target, line), line.names)
-
-
-def _index(held: Mapping[str, PolicyValue], overrides: bool, own: str) -> PatternIndex:
-    """The layer: overrides that are not over, or policies. What cannot be read governs nothing."""
+def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str) -> PatternIndex:
+    """The overrides that have not ended, or else the policies. A value that cannot be read governs nothing."""
     entries: list[PolicyEntry] = []
-    for key, value in held.items():
+    for key, value in bucket.items():
         if key.startswith(OVERRIDES) is not overrides:
             continue
         if overrides:
-            one = _override(key, value)
-            if one is not None and (key == own or one.override.until > time.time()):
-                entries.append(PolicyEntry((one.pattern,)))
+            override = _parse_override(key, value)
+            if override is not None and (key == own or override.override.until > time.time()):
+                entries.append(PolicyEntry((override.pattern,)))
         else:
             with suppress(BadTail):
-                entry = _policy(value.value)
-                if entry is None and key == own:  # the sidecar keeps the last good one there
+                entry = _parse_policy(value.value)
+                if entry is None and key == own:  # the sidecar keeps the last good one in force
                     entry = PolicyEntry()
                 if entry is not None:
                     entries.append(PolicyEntry((decode(key),), entry.consumers))
     return PatternIndex(entries)
 
 
-def _policy(value: bytes) -> PolicyEntry | None:
+def _parse_policy(value: bytes) -> PolicyEntry | None:
     try:
         return parse_entry(msgspec.json.decode(value), need_subjects=False)[0]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def _override(key: str, value: PolicyValue) -> OverrideEntry | None:
-    found = parse_override(key, value.value, value.at or time.time(), NO_GUARD)
-    return found if isinstance(found, OverrideEntry) else None
+def _parse_override(key: str, value: PolicyValue) -> OverrideEntry | None:
+    entry = parse_override(key, value.value, value.at or time.time(), NO_GUARD)
+    return entry if isinstance(entry, OverrideEntry) else None
 
 
-def _instead(index: PatternIndex, subject: str, consumer: str | None, pattern: str) -> str | None:
+def _why_not_governed(index: PatternIndex, subject: str, consumer: str | None, pattern: str) -> str | None:
     """Why a consumer follows another entry than the one for this pattern; None if it follows that one."""
     entry = index.most_specific(subject, consumer)
     if entry is None:
-        return "no consumer of it is named"
+        return "the policy names none of its consumers"
     if entry.subjects != (pattern,):
-        return "it has its own" if entry.subjects == (subject,) else f"{entry.subjects[0]} is closer"
+        return "it has its own" if entry.subjects == (subject,) else f"{entry.subjects[0]} is more specific"
     return None
 
 
-def _consumers(status: Status) -> list[str | None]:
-    """Those that a status shows, and None for others that it does not."""
-    shown: list[str | None] = [each.consumer for each in status.consumers]
-    return shown if status.consumers_total == len(shown) > 0 else [*shown, None]
+def _consumer_names(status: Status) -> list[str | None]:
+    """The consumers that a status lists, and None if it has more."""
+    names: list[str | None] = [each.consumer for each in status.consumers]
+    return names if status.consumers_total == len(names) > 0 else [*names, None]
 
 
-def _few(names: Sequence[str], why: Mapping[str, str] | None = None) -> str:
-    shown = [f"{name} ({why[name]})" if why else name for name in names[:NAMED]]
+def _format_names(names: Sequence[str], why: Mapping[str, str] | None = None) -> str:
+    shown = [f"{name} ({why[name]})" if why else name for name in names[:NAMES_SHOWN]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")

@@ -1,4 +1,7 @@
-"""What the commands that ask have in common on the command line: how to reach NATS, whom to ask, and for how long."""
+"""Command-line options that the querying commands share: how to reach NATS, which installation, which timeout.
+
+Also the parsers of durations, times and subjects that arguments use.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.protocol.subjects import Names
 
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.1, 60.0
-"""Seconds for connecting, and for each answer."""
-_LOGIN: Final = ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN")
-_FLAGS: Final = {
+"""Seconds to connect, and seconds to wait for each reply."""
+_LOGIN_VARIABLES: Final = ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN")
+_FLAG_OF: Final = {
     "NATS_URL": "--server",
     "NATS_CREDS": "--creds",
     "NATS_USER": "--user",
@@ -32,74 +35,75 @@ _FLAGS: Final = {
     "NATS_CERT": "--tlscert",
     "NATS_KEY": "--tlskey",
 }
-"""The flag that goes over each of the usual variables."""
+"""The flag that takes precedence over each environment variable."""
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Target(Struct, frozen=True):
-    """Where to ask, as whom, and how long to wait."""
+    """Where a command connects, which installation it asks, and how long it waits."""
 
     nats: Nats
     names: Names
     timeout: float
+    """Seconds to connect, and for each reply."""
 
 
-def between(least: float, most: float) -> Callable[[str], float]:
-    """Reads `30s`, `10m`, `1h30m` or `7d`: seconds, within bounds."""
+def duration_between(shortest: float, longest: float) -> Callable[[str], float]:
+    """A parser of `30s`, `10m`, `1h30m` or `7d` into seconds within these bounds."""
 
-    def seconds(said: str) -> float:
-        found = duration(said)
-        if found is None:
-            raise click.BadParameter(f"{said!r} is no duration; it looks like 30s, 10m or 1h30m")
-        if not least <= found <= most:
-            raise click.BadParameter(f"must be from {_written(least)} to {_written(most)}")
-        return found
+    def parse(text: str) -> float:
+        seconds = parse_duration(text)
+        if seconds is None:
+            raise click.BadParameter(f"{text!r} is not a duration; write it like 30s, 10m or 1h30m")
+        if not shortest <= seconds <= longest:
+            raise click.BadParameter(f"must be from {_format_duration(shortest)} to {_format_duration(longest)}")
+        return seconds
 
-    return seconds
+    return parse
 
 
-def past(said: str) -> float:
-    """A moment that was, in Unix seconds: RFC 3339, or so long ago."""
-    if (ago := duration(said)) is not None:
+def parse_since(text: str) -> float:
+    """A time in the past, in Unix seconds: from RFC 3339, or from a duration before now."""
+    if (ago := parse_duration(text)) is not None:
         return max(0.0, time.time() - ago)
     try:
-        moment = datetime.fromisoformat(said)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None or moment.year < 1970:
-        raise click.BadParameter(f"{said!r} is neither RFC 3339 with its zone, nor how long ago (1h)")
+        raise click.BadParameter(f"{text!r} is neither an RFC 3339 time with a time zone nor a duration such as 1h")
     return max(0.0, moment.timestamp())
 
 
-def subject(said: str) -> str:
-    """A subject, or a pattern of them."""
-    if problem := pattern_problem(said):
+def parse_subject(text: str) -> str:
+    """A subject, or a pattern of subjects."""
+    if problem := pattern_problem(text):
         raise click.BadParameter(problem)
-    return said
+    return text
 
 
-def duration(said: str) -> float | None:
-    """Seconds, or None for what is no duration."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", said)
-    if not parts or "".join(number + unit for number, unit in parts) != said or len(said) > 32:
+def parse_duration(text: str) -> float | None:
+    """Seconds; None if the text is not a duration."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text or len(text) > 32:
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _written(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     unit = next(unit for unit in reversed(_UNITS) if seconds >= _UNITS[unit])
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
-def asks(command: F) -> F:
-    """The options of every command that asks, as the `nats` command has them; they arrive as one `target`."""
+def connection_flags(command: F) -> F:
+    """Adds the options of every querying command, named as in the `nats` command; the command gets them as `target`."""
 
     @functools.wraps(command)
-    def with_target(**given: Any) -> Any:
-        connection = {name: given.pop(name) for name in _NAMES}
-        return command(target=_target(connection), **given)
+    def with_target(**arguments: Any) -> Any:
+        flags = {name: arguments.pop(name) for name in _OPTION_NAMES}
+        return command(target=_read_target(flags), **arguments)
 
     for option in reversed(_OPTIONS):
         with_target = option(with_target)
@@ -107,62 +111,62 @@ def asks(command: F) -> F:
 
 
 _OPTIONS: Final = (
-    click.option("--server", "-s", metavar="URL", help="NATS servers, with commas between them. [NATS_URL]"),
+    click.option("--server", "-s", metavar="URL", help="NATS servers, separated by commas. [NATS_URL]"),
     click.option("--creds", metavar="FILE", help="Credentials file. [NATS_CREDS]"),
-    click.option("--user", metavar="NAME", help="User, or a token where there is no password. [NATS_USER]"),
+    click.option("--user", metavar="NAME", help="User; without a password, a token. [NATS_USER]"),
     click.option("--password", metavar="TEXT", help="Password. [NATS_PASSWORD]"),
     click.option("--nkey", metavar="FILE", help="File with an nkey seed. [NATS_NKEY]"),
     click.option("--tlsca", metavar="FILE", help="CA certificates. [NATS_CA]"),
     click.option("--tlscert", metavar="FILE", help="TLS certificate. [NATS_CERT]"),
     click.option("--tlskey", metavar="FILE", help="TLS key. [NATS_KEY]"),
     click.option("--js-domain", metavar="NAME", help="JetStream domain."),
-    click.option("--inbox-prefix", metavar="PREFIX", help="Where answers come to.  [default: _INBOX]"),
+    click.option("--inbox-prefix", metavar="PREFIX", help="Subject prefix of replies.  [default: _INBOX]"),
     click.option("--name", default="backpressure", show_default=True, help="Name of the installation."),
     click.option(
         "--timeout",
-        type=between(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
+        type=duration_between(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
         metavar="DURATION",
         default="5s",
         show_default=True,
-        help="For connecting, and for each answer.",
+        help="Time to connect, and to wait for each reply.",
     ),
 )
-_NAMES: Final = (
+_OPTION_NAMES: Final = (
     "server", "creds", "user", "password", "nkey", "tlsca", "tlscert", "tlskey",
     "js_domain", "inbox_prefix", "name", "timeout",
 )  # fmt: skip
 
 
-def _target(given: Mapping[str, Any]) -> Target:
-    found = Problems()
-    nats = with_environment(Nats(), _environment(given, os.environ), found)
-    own = {name: given[name] for name in ("js_domain", "inbox_prefix") if given[name] is not None}
-    nats = replace(nats, **own)
-    check_nats(nats, found)
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", given["name"]):
-        found.add("--name", "must match [A-Za-z0-9_-]{1,64}")
-    if found:
-        raise click.UsageError("; ".join(_flagged(problem.path, problem.message) for problem in found.listed()))
-    return Target(nats, Names(given["name"]), given["timeout"])
+def _read_target(flags: Mapping[str, Any]) -> Target:
+    problems = Problems()
+    nats = with_environment(Nats(), _environment_with_flags(flags, os.environ), problems)
+    nats = replace(nats, **{name: flags[name] for name in ("js_domain", "inbox_prefix") if flags[name] is not None})
+    check_nats(nats, problems)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", flags["name"]):
+        problems.add("--name", "must match [A-Za-z0-9_-]{1,64}")
+    if problems:
+        raise click.UsageError("; ".join(_under_flag(problem.path, problem.message) for problem in problems.listed()))
+    return Target(nats, Names(flags["name"]), flags["timeout"])
 
 
-def _environment(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    """The usual variables, under what was given; a way to log in that was given replaces those of the environment."""
-    over = {variable: given[flag.removeprefix("--")] for variable, flag in _FLAGS.items()}
-    over = {variable: value for variable, value in over.items() if value is not None}
-    if (user := over.get("NATS_USER")) is not None:
-        if password := over.get("NATS_PASSWORD") or env.get("NATS_PASSWORD"):
-            over["NATS_PASSWORD"] = password
+def _environment_with_flags(flags: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables, replaced by the flags that were given; a flag that logs in replaces every login
+    variable of the environment."""
+    given = {variable: flags[flag.removeprefix("--")] for variable, flag in _FLAG_OF.items()}
+    given = {variable: value for variable, value in given.items() if value is not None}
+    if (user := given.get("NATS_USER")) is not None:
+        if password := given.get("NATS_PASSWORD") or env.get("NATS_PASSWORD"):
+            given["NATS_PASSWORD"] = password
         else:
-            over = {**over, "NATS_TOKEN": user}
-            del over["NATS_USER"]
-    elif "NATS_PASSWORD" in over and env.get("NATS_USER"):
-        over["NATS_USER"] = env["NATS_USER"]
-    kept = {name: value for name, value in env.items() if name not in _LOGIN or not any(n in over for n in _LOGIN)}
-    return kept | over
+            given["NATS_TOKEN"] = user
+            del given["NATS_USER"]
+    elif "NATS_PASSWORD" in given and env.get("NATS_USER"):
+        given["NATS_USER"] = env["NATS_USER"]
+    login_given = any(name in given for name in _LOGIN_VARIABLES)
+    return {name: value for name, value in env.items() if not (login_given and name in _LOGIN_VARIABLES)} | given
 
 
-def _flagged(path: str, message: str) -> str:
-    """A problem under the flag (or variable) it came by."""
-    where = {"nats.user": "--user", "nats.password_file": "--password", "nats.tls": "--tlscert"}.get(path, path)
-    return f"{_FLAGS.get(where, where.replace('nats.', '--').replace('_', '-'))}: {message}"
+def _under_flag(path: str, message: str) -> str:
+    """A problem, under the flag (or the variable) that caused it."""
+    name = {"nats.user": "--user", "nats.password_file": "--password", "nats.tls": "--tlscert"}.get(path, path)
+    return f"{_FLAG_OF.get(name, name.replace('nats.', '--').replace('_', '-'))}: {message}"

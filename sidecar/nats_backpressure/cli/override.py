@@ -1,4 +1,4 @@
-"""`override`: the last word of an operator on what a pattern covers, for a time."""
+"""`override`: opens or rejects everything that a pattern covers, for a limited time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import click
 import msgspec
 
 from nats_backpressure.cli.command import run_command
-from nats_backpressure.cli.governed_subjects import bucket, check, governed, over, stricter
-from nats_backpressure.cli.options import Target, asks, between, subject
-from nats_backpressure.cli.output import note
-from nats_backpressure.cli.policy_bucket import PolicyKey, change
+from nats_backpressure.cli.governed_subjects import (
+    find_governed,
+    overrides_covering,
+    require_governed,
+    stricter_pattern,
+)
+from nats_backpressure.cli.options import Target, connection_flags, duration_between, parse_subject
+from nats_backpressure.cli.output import print_note
+from nats_backpressure.cli.policy_bucket import PolicyKey, read_bucket, write_change
 from nats_backpressure.policy.external import LONGEST_OVERRIDE
 from nats_backpressure.policy.parse import OverrideEntry
 from nats_backpressure.protocol.timestamps import format_rfc3339
@@ -22,47 +27,52 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("subject", type=subject)
+@click.argument("subject", type=parse_subject)
 @click.argument("action", type=click.Choice(("open", "reject", "auto")))
 @click.option(
-    "--for", "lasting", type=between(1, LONGEST_OVERRIDE), metavar="DURATION", help="How long, such as 10m; at most 7d."
+    "--for",
+    "duration",
+    type=duration_between(1, LONGEST_OVERRIDE),
+    metavar="DURATION",
+    help="How long it is in force, such as 10m; at most 7d.",
 )
-@click.option("--force", is_flag=True, help="Put it also where it governs no watched subject.")
-@asks
-def override(target: Target, subject: str, action: str, lasting: float | None, force: bool) -> None:
-    """Answer for all that SUBJECT (or a pattern) covers `open` or `reject`, whatever is measured and whatever its
-    policies say, until the time given with --for is over; `auto` ends that at once.
+@click.option("--force", is_flag=True, help="Write it even if it governs no watched subject.")
+@connection_flags
+def override(target: Target, subject: str, action: str, duration: float | None, force: bool) -> None:
+    """Open or reject all that SUBJECT (or a pattern) covers, whatever the measurements and policies are, for the time
+    given with --for. `auto` ends the override at once.
 
-    Of several the most specific one counts. Exits with 1 where it governs no watched subject, unless with --force.
+    Where several overrides match, the most specific one decides. Exits with 1 if it governs no watched subject, unless
+    --force is given.
     """
-    if (action == "auto") != (lasting is None):
-        raise click.UsageError("--for goes with open and reject: say how long (--for 10m)")
-    place = PolicyKey(subject, overrides=True)
+    if (action == "auto") != (duration is None):
+        raise click.UsageError("open and reject need --for, such as --for 10m; auto does not take it")
+    key = PolicyKey(subject, is_override=True)
 
-    async def put(line: ServiceClient, seconds: float) -> None:
+    async def put(service: ServiceClient, seconds: float) -> None:
         until = format_rfc3339(time.time() + seconds)
         value = msgspec.json.encode({"action": action, "until": until})
-        found = await governed(line, place, await bucket(target, line), value)
-        check(place, found, force)
-        await change(target, line, place, value)
-        click.echo(f"{subject}: {action} until {until}" + (f"; {found.line()}" if found else ""))
-        if found and action == "open" and (still := stricter(found)):
-            note(still)
+        subjects = await find_governed(service, key, await read_bucket(target, service), value)
+        require_governed(key, subjects, force)
+        await write_change(target, service, key, value)
+        click.echo(f"{subject}: {action} until {until}" + (f"; {subjects.sentence()}" if subjects else ""))
+        if subjects and action == "open" and (note := stricter_pattern(subjects)):
+            print_note(note)
 
-    async def end(line: ServiceClient) -> None:
-        held = await bucket(target, line)
-        wider = [one for one in over(held, subject) if one.pattern != subject]
-        if place.key not in held:
-            others = f"; {_told(wider[0])}: end that one" if wider else ""
-            raise click.ClickException(f"no override stands for {subject}{others}")
-        found = await governed(line, place, held, held[place.key].value)
-        await change(target, line, place, b"")
-        click.echo(f"{subject}: auto" + (f"; {found.line('governed')}" if found else ""))
+    async def end(service: ServiceClient) -> None:
+        bucket = await read_bucket(target, service)
+        wider = [entry for entry in overrides_covering(bucket, subject) if entry.pattern != subject]
+        if key.name not in bucket:
+            others = f"; {_format_override(wider[0])}: end that one" if wider else ""
+            raise click.ClickException(f"there is no override for {subject}{others}")
+        subjects = await find_governed(service, key, bucket, bucket[key.name].value)
+        await write_change(target, service, key, b"")
+        click.echo(f"{subject}: auto" + (f"; {subjects.sentence('governed')}" if subjects else ""))
         if wider:
-            note(f"{_told(wider[0])}, and governs {subject} from now on")
+            print_note(f"{_format_override(wider[0])}, which now governs {subject}")
 
-    run_command(target, end if lasting is None else lambda line: put(line, lasting))
+    run_command(target, end if duration is None else lambda service: put(service, duration))
 
 
-def _told(one: OverrideEntry) -> str:
-    return f"{one.pattern} is overridden ({one.override.action} until {format_rfc3339(one.override.until)})"
+def _format_override(entry: OverrideEntry) -> str:
+    return f"{entry.pattern} is overridden ({entry.override.action} until {format_rfc3339(entry.override.until)})"

@@ -1,4 +1,4 @@
-"""`policy`: what is in force, and what the bucket adds to it."""
+"""`policy`: shows the policy in force for a subject, and writes or removes policies in the bucket."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from nats_backpressure.cli.command import read, run_command
-from nats_backpressure.cli.governed_subjects import bucket, check, governed
-from nats_backpressure.cli.options import Target, asks, subject
-from nats_backpressure.cli.output import FIELDS, fields, grid, print_json
-from nats_backpressure.cli.policy_bucket import PolicyKey, change, checked, refuse
+from nats_backpressure.cli.command import decode_reply, run_command
+from nats_backpressure.cli.governed_subjects import find_governed, require_governed
+from nats_backpressure.cli.options import Target, connection_flags, parse_subject
+from nats_backpressure.cli.output import POLICY_HEADERS, policy_rows, print_json, print_table
+from nats_backpressure.cli.policy_bucket import (
+    PolicyKey,
+    encode_policy,
+    exit_with_problems,
+    read_bucket,
+    write_change,
+)
 from nats_backpressure.config import yaml_source
 from nats_backpressure.config.settings import problem_line
 from nats_backpressure.policy.validation import Problem, Problems
@@ -23,107 +29,107 @@ if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 
-class _Consumer(Struct, frozen=True):
+class _ConsumerPolicy(Struct, frozen=True):
     stream: str
     consumer: str
     policy: dict[str, Any]
     sources: dict[str, str]
 
 
-class _Effective(Struct, frozen=True):
+class _EffectivePolicy(Struct, frozen=True):
     policy: dict[str, Any]
     sources: dict[str, str]
-    consumers: tuple[_Consumer, ...] = ()
+    consumers: tuple[_ConsumerPolicy, ...] = ()
 
 
 @click.group()
 def policy() -> None:
-    """Show and change policies; those in the bucket are in force within a second."""
+    """Show and change policies. Policies in the bucket take effect within one second."""
 
 
 @policy.command()
-@click.argument("subject", type=subject)
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
-@asks
+@click.argument("subject", type=parse_subject)
+@click.option("--json", "as_json", is_flag=True, help="Print the reply as one JSON document.")
+@connection_flags
 def get(target: Target, subject: str, as_json: bool) -> None:
-    """Show what is in force for SUBJECT, and where each field comes from."""
+    """Show the policy in force for SUBJECT, and which layer each field comes from."""
 
-    async def story(line: ServiceClient) -> None:
-        document = await line.ask(f"get.policy.{encode(subject)}")
+    async def query(service: ServiceClient) -> None:
+        document = await service.ask(f"get.policy.{encode(subject)}")
         if as_json:
             print_json(document)
             return
-        found = read(document, _Effective)
-        _effective(subject, found.policy, found.sources)
-        for each in found.consumers:
-            _effective(f"{each.stream} > {each.consumer}", each.policy, each.sources)
+        effective = decode_reply(document, _EffectivePolicy)
+        _print_policy(subject, effective.policy, effective.sources)
+        for each in effective.consumers:
+            _print_policy(f"{each.stream} > {each.consumer}", each.policy, each.sources)
 
-    run_command(target, story)
+    run_command(target, query)
 
 
-def _effective(title: str, policy: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    grid(FIELDS, list(fields(policy, sources)), title, quiet="default")
+def _print_policy(title: str, policy: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    print_table(POLICY_HEADERS, list(policy_rows(policy, sources)), title, dim_if="default")
 
 
 @policy.command("set")
-@click.argument("pattern", type=subject)
+@click.argument("pattern", type=parse_subject)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--force", is_flag=True, help="Put it also where it governs no watched subject.")
-@asks
+@click.option("--force", is_flag=True, help="Write it even if it governs no watched subject.")
+@connection_flags
 def set_(target: Target, pattern: str, file: Path, force: bool) -> None:
-    """Put the policy in FILE (YAML or JSON, `-` for standard input) in force for PATTERN, in the place of the one that
-    the bucket holds for PATTERN.
+    """Store the policy in FILE (YAML or JSON, `-` for standard input) in the bucket under PATTERN. It replaces the
+    policy that the bucket has for PATTERN.
 
-    Exits with 1 and one line for each mistake, and where it would govern no watched subject (unless with --force); the
-    bucket is then as it was.
+    Exits with 1 and one line for each mistake, and if it would govern no watched subject (unless --force is given); the
+    bucket is then unchanged.
     """
-    place, value = PolicyKey(pattern), _document(file)
+    key, value = PolicyKey(pattern), _read_policy_file(file)
 
-    async def story(line: ServiceClient) -> None:
-        found = await governed(line, place, await bucket(target, line), value)
-        check(place, found, force)
-        revision = await change(target, line, place, value)
-        click.echo(f"{pattern}: in the bucket as revision {revision}" + (f"; {found.line()}" if found else ""))
+    async def put(service: ServiceClient) -> None:
+        subjects = await find_governed(service, key, await read_bucket(target, service), value)
+        require_governed(key, subjects, force)
+        revision = await write_change(target, service, key, value)
+        click.echo(f"{pattern}: stored as revision {revision}" + (f"; {subjects.sentence()}" if subjects else ""))
 
-    run_command(target, story)
+    run_command(target, put)
 
 
-def _document(file: Path) -> bytes:
-    """The policy in a file, checked, as it is stored. Exits with 1 and a line for each mistake, as editors like it."""
+def _read_policy_file(file: Path) -> bytes:
+    """The validated policy in a file, as it is stored. Exits with 1 and one line for each mistake, as FILE:LINE."""
     try:
         with click.open_file(str(file), "rb") as opened:
             data = opened.read(yaml_source.LARGEST_FILE + 1)
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     lines: dict[str, int] = {}
-    found = Problems()
-    document = yaml_source.load_yaml(data, lines, found)
+    problems = Problems()
+    document = yaml_source.load_yaml(data, lines, problems)
 
-    def where(problem: Problem) -> str:
+    def with_line(problem: Problem) -> str:
         return problem_line(problem, lines, str(file))
 
-    refuse(map(where, found.listed()))
+    exit_with_problems(map(with_line, problems.listed()))
     if not isinstance(document, dict) or not document:
         raise click.ClickException(f"{file}: must be a mapping of the fields of a policy")
-    return checked(document, where)
+    return encode_policy(document, with_line)
 
 
 @policy.command()
-@click.argument("pattern", type=subject)
-@click.option("--force", is_flag=True, help="Take it out also where it governs no watched subject.")
-@asks
+@click.argument("pattern", type=parse_subject)
+@click.option("--force", is_flag=True, help="Remove it even if it governs no watched subject.")
+@connection_flags
 def rm(target: Target, pattern: str, force: bool) -> None:
-    """Take the policy for PATTERN out of the bucket. Exits with 1 where it governs no watched subject, unless with
-    --force. An override stays: end it with `override PATTERN auto`."""
-    place = PolicyKey(pattern)
+    """Remove the policy for PATTERN from the bucket. Exits with 1 if it governs no watched subject, unless --force is
+    given. An override is not removed: end it with `override PATTERN auto`."""
+    key = PolicyKey(pattern)
 
-    async def story(line: ServiceClient) -> None:
-        held = await bucket(target, line)
-        if place.key not in held:
-            raise click.ClickException(f"the bucket holds no policy for {pattern}")
-        found = await governed(line, place, held, held[place.key].value)
-        check(place, found, force)
-        await change(target, line, place, b"")
-        click.echo(f"{pattern}: taken out" + (f"; {found.line('governed')}" if found else ""))
+    async def remove(service: ServiceClient) -> None:
+        bucket = await read_bucket(target, service)
+        if key.name not in bucket:
+            raise click.ClickException(f"the bucket has no policy for {pattern}")
+        subjects = await find_governed(service, key, bucket, bucket[key.name].value)
+        require_governed(key, subjects, force)
+        await write_change(target, service, key, b"")
+        click.echo(f"{pattern}: removed" + (f"; {subjects.sentence('governed')}" if subjects else ""))
 
-    run_command(target, story)
+    run_command(target, remove)

@@ -1,5 +1,7 @@
-"""A change to the policy bucket: checked by the sidecar's own rules, written only over what was read, and taken back
-where the sidecar refuses it for what only it knows (its file's marks, its guard)."""
+"""Reads and changes the policy bucket: a change is validated first, and undone if the sidecar rejects it.
+
+A sidecar can reject what is valid here: only it knows its file's marks and its guard.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ import click
 import msgspec
 from msgspec import Struct
 
-from nats_backpressure.cli.command import jetstream, read
+from nats_backpressure.cli.command import decode_reply, jetstream_api
 from nats_backpressure.cli.options import Target
-from nats_backpressure.cli.output import note
+from nats_backpressure.cli.output import print_note
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import LARGEST_VALUE, OVERRIDES
 from nats_backpressure.policy.parse import parse_entry
@@ -28,87 +30,95 @@ if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
     from nats_backpressure.adapters.nats.kv import PolicyBucket
 
-Document = dict[str, Any]
-
 ATTEMPTS = 5
-"""Times a change is tried where others write the same key."""
-REFUSED_WITHIN = 1.0
-"""Seconds in which a sidecar says that it refuses a policy: by the contract, as fast as one is in force."""
+"""Times a change is tried while others write the same key."""
+REJECTION_WITHIN = 1.0
+"""Seconds within which a sidecar publishes that it rejects a policy: the contract's limit for putting one in force."""
 
 
 class PolicyKey(Struct, frozen=True):
-    """A key of the bucket: a pattern's policy, or its override."""
+    """A key of the bucket: the policy for a pattern, or the override for it."""
 
     pattern: str
-    overrides: bool = False
+    is_override: bool = False
 
     @property
-    def key(self) -> str:
-        return (OVERRIDES if self.overrides else "") + encode(self.pattern)
+    def name(self) -> str:
+        return (OVERRIDES if self.is_override else "") + encode(self.pattern)
 
     @property
-    def refused_under(self) -> str:
-        """The tail of the event that says that what it holds was refused."""
-        return encode((OVERRIDES if self.overrides else "") + self.pattern)
+    def rejection_tail(self) -> str:
+        """The last part of the subject of the event that reports a rejected value."""
+        return encode((OVERRIDES if self.is_override else "") + self.pattern)
 
 
-async def change(target: Target, line: ServiceClient, place: PolicyKey, value: bytes) -> int:
-    """Put a value under a key, or nothing, which takes the key out. The revision that was written, or taken out; 0
-    where there was nothing to take out."""
+def _policy_bucket(target: Target, service: ServiceClient) -> PolicyBucket:
     from nats_backpressure.adapters.nats.kv import PolicyBucket
 
-    desk = PolicyBucket(jetstream(target, line), line.names)
+    return PolicyBucket(jetstream_api(target, service), service.names)
+
+
+async def read_bucket(target: Target, service: ServiceClient) -> dict[str, PolicyValue]:
+    """All values of the bucket, by key. Raises Unavailable; if there is no bucket, its text says who creates it."""
+    return await _policy_bucket(target, service).all(service.client)
+
+
+async def write_change(target: Target, service: ServiceClient, key: PolicyKey, value: bytes) -> int:
+    """Write a value, or remove the key if it is empty. Returns the revision that was written or removed; 0 if there
+    was nothing to remove."""
+    bucket = _policy_bucket(target, service)
     for _ in range(ATTEMPTS):
-        was = await desk.read(place.key)
+        before = await bucket.read(key.name)
         try:
             if value:
-                return await _put(line, desk, place, was, value)
-            if was.value:
-                await desk.remove(place.key, was.revision)
-            return was.revision if was.value else 0
+                return await _write_unless_rejected(service, bucket, key, before, value)
+            if before.value:
+                await bucket.remove(key.name, before.revision)
+            return before.revision if before.value else 0
         except Conflict:
             continue
-    raise click.ClickException(f"others keep changing what stands for {place.pattern}: try again")
+    raise click.ClickException(f"others keep changing the entry for {key.pattern}: try again")
 
 
-def checked(policy: Document, where: Callable[[Problem], str] = lambda problem: problem.line) -> bytes:
-    """The policy as it is stored. Exits with 1 and one line for each mistake, told by `where`."""
+def encode_policy(policy: dict[str, Any], where: Callable[[Problem], str] = lambda problem: problem.line) -> bytes:
+    """The policy as it is stored. Exits with 1 and one line for each mistake, formatted by `where`."""
     problems = parse_entry(policy, need_subjects=False)[1]
     if "subjects" in policy:
-        problems += (Problem("subjects", "has no place here: the pattern is given on the command line"),)
+        problems += (Problem("subjects", "is not allowed here: the pattern is given on the command line"),)
     value = b"" if problems else msgspec.json.encode(policy)
     if len(value) > LARGEST_VALUE:
         problems = (Problem("", f"is larger than {LARGEST_VALUE:,} bytes"),)
-    refuse(map(where, problems))
+    exit_with_problems(map(where, problems))
     return value
 
 
-def refuse(lines: Iterable[str]) -> None:
-    """Exits with 1 and a line for each mistake, if there is one."""
-    told = list(lines)
-    for line in told:
-        note(line)
-    if told:
+def exit_with_problems(lines: Iterable[str]) -> None:
+    """Exits with 1 and these lines; returns if there are none."""
+    problems = list(lines)
+    for line in problems:
+        print_note(line)
+    if problems:
         sys.exit(1)
 
 
-async def _put(line: ServiceClient, desk: PolicyBucket, place: PolicyKey, was: PolicyValue, value: bytes) -> int:
-    key = place.key
-    async with line.hear([f"{line.names.prefix}.event.policy_rejected.{place.refused_under}"]) as heard:
-        revision = await desk.write(key, value, was.revision)
+async def _write_unless_rejected(
+    service: ServiceClient, bucket: PolicyBucket, key: PolicyKey, before: PolicyValue, value: bytes
+) -> int:
+    async with service.hear([f"{service.names.prefix}.event.policy_rejected.{key.rejection_tail}"]) as rejections:
+        revision = await bucket.write(key.name, value, before.revision)
         try:
-            async with asyncio.timeout(REFUSED_WITHIN):
-                message = await heard.get()
+            async with asyncio.timeout(REJECTION_WITHIN):
+                message = await rejections.get()
         except TimeoutError:
             return revision
         if message is None:
-            note("stored, but the connection was lost before a sidecar could refuse it: see `policy get`")
+            print_note("stored, but the connection was lost before a sidecar could reject it: check with `policy get`")
             return revision
-        with suppress(Conflict):  # somebody else mended it meanwhile
-            if was.value:
-                await desk.write(key, was.value, revision)
+        with suppress(Conflict):  # somebody else wrote another value since
+            if before.value:
+                await bucket.write(key.name, before.value, revision)
             else:
-                await desk.remove(key, revision)
-    problems = read(message.data, Event).errors or ()
-    refuse(f"the sidecar refuses it: {Problem(p.path, p.message).line}" for p in problems)
-    raise click.ClickException("the sidecar refuses it; the bucket is as it was")
+                await bucket.remove(key.name, revision)
+    problems = decode_reply(message.data, Event).errors or ()
+    exit_with_problems(f"the sidecar rejects it: {Problem(p.path, p.message).line}" for p in problems)
+    raise click.ClickException("the sidecar rejects it; the bucket is unchanged")

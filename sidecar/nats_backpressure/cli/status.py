@@ -1,4 +1,4 @@
-"""`status`: how close each subject is to overload, or all about one."""
+"""`status`: prints how close each subject is to overload, or everything about one subject."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from nats_backpressure.cli.command import read, run_command, statuses
-from nats_backpressure.cli.options import Target, asks, subject
-from nats_backpressure.cli.output import Row, because, cell, grid, plain, print_json, table
+from nats_backpressure.cli.command import all_statuses, decode_reply, run_command
+from nats_backpressure.cli.options import Target, connection_flags, parse_subject
+from nats_backpressure.cli.output import (
+    Row,
+    format_cell,
+    format_reasons,
+    print_json,
+    print_table,
+    printable,
+    rich_table,
+)
 from nats_backpressure.protocol.messages import ConsumerStatus, Status, StatusList
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.runtime.ports import Unavailable
@@ -24,130 +32,133 @@ from nats_backpressure.runtime.ports import Unavailable
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
-WATCH_EVERY = 1.0
-"""Seconds between two looks of `--watch`."""
-SEVERITY = ("active", "warning", "unknown", "inactive")
-"""What comes first in the list."""
-LIST = ("subject", "status", "pressure", "pending", "inflight", "p95 ms", "drain s", "freshness", "why")
-SIGNAL = ("signal", "value", "level", "warn", "critical", "overload", "mark from")
-CONSUMER = ("stream", "consumer", "status", "pending", "inflight", "p95 ms", "freshness", "why")
-NAMES = (
+WATCH_INTERVAL = 1.0
+"""Seconds between two requests of `--watch`."""
+STATUS_ORDER = ("active", "warning", "unknown", "inactive")
+"""Order in the list, most urgent first."""
+LIST_HEADERS = ("subject", "status", "pressure", "pending", "inflight", "p95 ms", "drain s", "freshness", "why")
+SIGNAL_HEADERS = ("signal", "value", "level", "warn", "critical", "overload", "mark from")
+CONSUMER_HEADERS = ("stream", "consumer", "status", "pending", "inflight", "p95 ms", "freshness", "why")
+SIGNAL_FIELDS = (
     ("pending", "pending_messages", "queue_{}"),
     ("inflight", "inflight_messages", "inflight_{}"),
     ("latency_p95", "latency_p95_ms", "latency_{}_ms"),
     ("drain", "drain_seconds", "drain_{}_seconds"),
 )
-"""One signal, three names: its own, and those of its value and of its marks."""
+"""For each signal: its name, the field of its value, and the fields of its marks."""
 
 
-class Part(NamedTuple):
+class Section(NamedTuple):
     headers: Row
     rows: list[Row]
     title: str = ""
 
 
 @click.command()
-@click.argument("watched", metavar="[SUBJECT]", required=False, type=subject)
-@click.option("--watch", is_flag=True, help="Look again each second, until interrupted.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document (one each second).")
-@asks
+@click.argument("watched", metavar="[SUBJECT]", required=False, type=parse_subject)
+@click.option("--watch", is_flag=True, help="Repeat every second, until interrupted.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the reply as one JSON document (with --watch, one per second)."
+)
+@connection_flags
 def status(target: Target, watched: str | None, watch: bool, as_json: bool) -> None:
-    """Show the status of all watched subjects, the worst first, or all about SUBJECT."""
+    """Show the status of all watched subjects, the worst first, or everything about SUBJECT."""
 
-    async def look(line: ServiceClient) -> bytes | list[Part]:
+    async def read_status(service: ServiceClient) -> bytes | list[Section]:
         if watched is None:
-            subjects = await statuses(line)
-            found = StatusList(len(subjects), 0, None, subjects)
-            return msgspec.json.encode(found) if as_json else _list(found)
-        document = await line.ask(f"get.status.{encode(watched)}")
-        return document if as_json else _one(read(document, Status))
+            subjects = await all_statuses(service)
+            statuses = StatusList(len(subjects), 0, None, subjects)
+            return msgspec.json.encode(statuses) if as_json else _list_sections(statuses)
+        document = await service.ask(f"get.status.{encode(watched)}")
+        return document if as_json else _subject_sections(decode_reply(document, Status))
 
-    async def story(line: ServiceClient) -> None:
+    async def print_status(service: ServiceClient) -> None:
         if watch and not as_json and sys.stdout.isatty():
-            await _draw(lambda: look(line))
+            await _draw_live(lambda: read_status(service))
         else:
-            await _write(lambda: look(line), watch)
+            await _print_sections(lambda: read_status(service), watch)
 
-    run_command(target, story)
+    run_command(target, print_status)
 
 
-async def _write(look: Callable[[], Awaitable[bytes | list[Part]]], watch: bool) -> None:
+async def _print_sections(read_status: Callable[[], Awaitable[bytes | list[Section]]], watch: bool) -> None:
     while True:
-        found = await look()
-        if isinstance(found, bytes):
-            print_json(found)
+        result = await read_status()
+        if isinstance(result, bytes):
+            print_json(result)
         else:
-            for part in found:
-                grid(*part)
+            for section in result:
+                print_table(*section)
         if not watch:
             return
-        await asyncio.sleep(WATCH_EVERY)
+        await asyncio.sleep(WATCH_INTERVAL)
 
 
-async def _draw(look: Callable[[], Awaitable[bytes | list[Part]]]) -> None:
-    """On a terminal, in one place. Once something was seen, a look that fails is told beside it, and the next may be
-    better."""
+async def _draw_live(read_status: Callable[[], Awaitable[bytes | list[Section]]]) -> None:
+    """Redraw in place on a terminal. After the first success, a failed request is shown below the last result and
+    tried again."""
     shown = Group()
     with Live(shown, auto_refresh=False) as live:
         while True:
             try:
-                found = await look()
-                if not isinstance(found, bytes):
-                    shown = Group(*(table(*part) for part in found))
+                result = await read_status()
+                if not isinstance(result, bytes):
+                    shown = Group(*(rich_table(*section) for section in result))
                 live.update(shown, refresh=True)
             except Unavailable as error:
                 if not shown.renderables:
                     raise
-                live.update(Group(shown, Text(plain(str(error)), style="red")), refresh=True)
-            await asyncio.sleep(WATCH_EVERY)
+                live.update(Group(shown, Text(printable(str(error)), style="red")), refresh=True)
+            await asyncio.sleep(WATCH_INTERVAL)
 
 
-def _list(found: StatusList) -> list[Part]:
-    return [Part(LIST, [_row(each) for each in sorted(found.subjects, key=_urgency)])]
+def _list_sections(statuses: StatusList) -> list[Section]:
+    return [Section(LIST_HEADERS, [_list_row(each) for each in sorted(statuses.subjects, key=_sort_key)])]
 
 
-def _urgency(found: Status) -> tuple[int, float, str]:
-    known = found.status in SEVERITY
-    return SEVERITY.index(found.status) if known else 0, -(found.pressure or 0.0), found.subject
+def _sort_key(status: Status) -> tuple[int, float, str]:
+    order = STATUS_ORDER.index(status.status) if status.status in STATUS_ORDER else 0
+    return order, -(status.pressure or 0.0), status.subject
 
 
-def _row(found: Status) -> Row:
-    m, why = found.metrics, because(found.reasons, found.diagnosis)
-    numbers = (found.pressure, m.pending_messages, m.inflight_messages, m.latency_p95_ms, m.drain_seconds)
-    return found.subject, found.status, *map(cell, numbers), found.freshness, why
+def _list_row(status: Status) -> Row:
+    m, why = status.metrics, format_reasons(status.reasons, status.diagnosis)
+    numbers = (status.pressure, m.pending_messages, m.inflight_messages, m.latency_p95_ms, m.drain_seconds)
+    return status.subject, status.status, *map(format_cell, numbers), status.freshness, why
 
 
-def _one(found: Status) -> list[Part]:
-    age = "" if found.age_ms is UNSET or found.age_ms is None else f", {found.age_ms / 1000:,.1f} s old"
-    override = found.override and f"{found.override.action} until {found.override.until}"
+def _subject_sections(status: Status) -> list[Section]:
+    age = "" if status.age_ms is UNSET or status.age_ms is None else f", {status.age_ms / 1000:,.1f} s old"
+    override = status.override and f"{status.override.action} until {status.override.until}"
     facts = {
-        "status": f"{found.status} since {found.since}" if found.since else found.status,
-        "why": because(found.reasons, found.diagnosis) or "-",
-        "pressure": cell(found.pressure),
-        "admit ratio": cell(found.admit_ratio),
-        "mode": found.mode,
+        "status": f"{status.status} since {status.since}" if status.since else status.status,
+        "why": format_reasons(status.reasons, status.diagnosis) or "-",
+        "pressure": format_cell(status.pressure),
+        "admit ratio": format_cell(status.admit_ratio),
+        "mode": status.mode,
         "override": override or "none",
-        "incident": found.incident or "-",
-        "freshness": f"{found.freshness}{age}" + (f" ({found.stale_reason})" if found.stale_reason else ""),
-        "matched": ", ".join(found.matched),
+        "incident": status.incident or "-",
+        "freshness": f"{status.freshness}{age}" + (f" ({status.stale_reason})" if status.stale_reason else ""),
+        "matched": ", ".join(status.matched),
     }
-    consumers = [_consumer(each) for each in found.consumers]
-    hidden = found.consumers_total - len(consumers)
-    title = f"the worst of {found.consumers_total:,} consumers" if hidden > 0 else ""
+    consumers = [_consumer_row(each) for each in status.consumers]
+    hidden = status.consumers_total - len(consumers)
+    title = f"the worst of {status.consumers_total:,} consumers" if hidden > 0 else ""
     return [
-        Part(("subject", found.subject), list(facts.items())),
-        Part(SIGNAL, [_signal(found, *names) for names in NAMES]),
-        Part(CONSUMER, consumers, title),
+        Section(("subject", status.subject), list(facts.items())),
+        Section(SIGNAL_HEADERS, [_signal_row(status, *names) for names in SIGNAL_FIELDS]),
+        Section(CONSUMER_HEADERS, consumers, title),
     ]
 
 
-def _signal(found: Status, name: str, value: str, mark: str) -> Row:
-    marks = [getattr(found.thresholds, mark.format(word), None) for word in ("warn", "critical", "overload")]
-    level = getattr(found.levels, name)
-    return name, cell(getattr(found.metrics, value)), level, *map(cell, marks), found.thresholds_from.get(name, "")
+def _signal_row(status: Status, name: str, value: str, mark: str) -> Row:
+    marks = [getattr(status.thresholds, mark.format(word), None) for word in ("warn", "critical", "overload")]
+    level = getattr(status.levels, name)
+    measured = format_cell(getattr(status.metrics, value))
+    return name, measured, level, *map(format_cell, marks), status.thresholds_from.get(name, "")
 
 
-def _consumer(found: ConsumerStatus) -> Row:
-    m, why = found.metrics, because(found.latched, found.diagnosis)
-    numbers = map(cell, (m.pending_messages, m.inflight_messages, m.latency_p95_ms))
-    return found.stream, found.consumer, found.status, *numbers, found.freshness, why
+def _consumer_row(consumer: ConsumerStatus) -> Row:
+    m, why = consumer.metrics, format_reasons(consumer.latched, consumer.diagnosis)
+    numbers = map(format_cell, (m.pending_messages, m.inflight_messages, m.latency_p95_ms))
+    return consumer.stream, consumer.consumer, consumer.status, *numbers, consumer.freshness, why

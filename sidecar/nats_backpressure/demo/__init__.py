@@ -1,1 +1,1 @@
-"""The main job on a real server: programs that stand for a gateway and a router, and the story they tell."""
+"""The demo: a gateway, a router and a load generator as processes around a real NATS server and a sidecar."""

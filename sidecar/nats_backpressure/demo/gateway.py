@@ -1,4 +1,4 @@
-"""The gateway: an HTTP service that stores each request it admits for the router; what it sheds costs it nothing."""
+"""The demo's gateway process: an HTTP service that publishes each admitted request to the router's stream."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from starlette.routing import Route
 from nats_backpressure.client import BackpressureClient, BackpressureMiddleware
 from nats_backpressure.demo.scenario import PATH, SENT_AT, SUBJECT, Scenario
 
-POLL_EVERY, REJECT_FOR = 5.0, 30.0
-"""Seconds: the router's present way, a look at the Prometheus page now and then, and a rejection that lasts."""
+POLL_INTERVAL, REJECT_FOR = 5.0, 30.0
+"""Seconds between two reads of the metrics page, and seconds for which it then rejects, as in the router's present
+polling."""
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Polling:
-    """The way without events: reads the sidecar's metrics every 5 s, and once it was active rejects for 30 s."""
+class PollingMiddleware:
+    """Backpressure without events, to compare with: polls the sidecar's metrics and rejects for a while if active."""
 
     def __init__(self, app: App, page: str) -> None:
         self._app, self._page, self._until = app, page, 0.0
@@ -49,7 +50,7 @@ class Polling:
             )
             if active:
                 self._until = time.monotonic() + REJECT_FOR
-            await asyncio.sleep(POLL_EVERY)
+            await asyncio.sleep(POLL_INTERVAL)
 
     def _read(self) -> str:
         try:
@@ -59,7 +60,7 @@ class Polling:
             return ""
 
 
-async def main(scene: Scenario, url: str, page: str, port: int) -> None:
+async def main(scenario: Scenario, url: str, page: str, port: int) -> None:
     nc = await nats.connect(url)
     js = nc.jetstream()
     client = BackpressureClient(nc)
@@ -73,19 +74,19 @@ async def main(scene: Scenario, url: str, page: str, port: int) -> None:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        if scene.mode in ("binary", "adaptive"):
+        if scenario.mode in ("binary", "adaptive"):
             await client.watch([SUBJECT])
-        polling = asyncio.create_task(polled.poll()) if scene.mode == "polling" else None
+        polling = asyncio.create_task(polled.poll()) if scenario.mode == "polling" else None
         yield
         if polling is not None:
             polling.cancel()
         await nc.close()
 
     app: App = Starlette(routes=[Route(PATH, decide, methods=["POST"])], lifespan=lifespan)
-    polled = Polling(app, page)
-    if scene.mode in ("binary", "adaptive"):
+    polled = PollingMiddleware(app, page)
+    if scenario.mode in ("binary", "adaptive"):
         app = BackpressureMiddleware(app, client, routes={PATH: SUBJECT})
-    elif scene.mode == "polling":
+    elif scenario.mode == "polling":
         app = polled
     config = uvicorn.Config(app, port=port, host="127.0.0.1", log_level="warning", access_log=False)
     await uvicorn.Server(config).serve()

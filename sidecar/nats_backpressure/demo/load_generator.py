@@ -1,4 +1,4 @@
-"""Callers: so many requests a second, come what may, and what they were answered."""
+"""The demo's load generator process: sends requests at a given rate, and counts the responses."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from collections import Counter
 
 import msgspec
 
-from nats_backpressure.demo.scenario import PATH, REPORT_EVERY, SENT_AT, Scenario, report
+from nats_backpressure.demo.scenario import PATH, REPORT_INTERVAL, SENT_AT, Scenario, print_report
 
 CONNECTIONS = 64
-"""Kept open to the gateway; a request for which none is free is counted as `missed`."""
-ANSWER_WITHIN = 10.0
+"""Open connections to the gateway; a request that finds none free is counted as `missed`."""
+RESPONSE_TIMEOUT = 10.0
+"""Seconds."""
 
 
-class Caller:
-    """One connection that is kept: plain HTTP/1.1, so that the load costs the machine little."""
+class HttpConnection:
+    """One keep-alive connection: plain HTTP/1.1, so that the load costs the machine little."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self) -> int:
-        """The status of one answer. Raises OSError or TimeoutError."""
+        """Sends one request; returns the status of the response. Raises OSError or TimeoutError."""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
+            async with asyncio.timeout(RESPONSE_TIMEOUT):
                 return await self._call()
         except BaseException:
             self.close()
@@ -38,10 +39,10 @@ class Caller:
         reader, writer = self._streams
         head = f"POST {PATH} HTTP/1.1\r\nhost: gateway\r\n{SENT_AT}: {time.monotonic()}\r\ncontent-length: 0\r\n\r\n"
         writer.write(head.encode())
-        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        length = int(answer.partition("content-length:")[2].partition("\r\n")[0] or 0)
+        response = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(response.partition("content-length:")[2].partition("\r\n")[0] or 0)
         await reader.readexactly(length)
-        return int(answer.split(" ", 2)[1])
+        return int(response.split(" ", 2)[1])
 
     def close(self) -> None:
         if self._streams is not None:
@@ -49,16 +50,16 @@ class Caller:
             self._streams = None
 
 
-class Load:
-    def __init__(self, scene: Scenario, port: int) -> None:
-        self.scene, self.answers = scene, Counter[str]()
-        self._idle = [Caller(port) for _ in range(CONNECTIONS)]
+class LoadGenerator:
+    def __init__(self, scenario: Scenario, port: int) -> None:
+        self.scenario, self.counts = scenario, Counter[str]()
+        self._idle = [HttpConnection(port) for _ in range(CONNECTIONS)]
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        scene, began, due, last = self.scene, time.monotonic(), 0.0, 0.0
-        while (at := time.monotonic() - began) < scene.seconds + 2 * scene.calm:
-            due += (at - last) * scene.offered(at)
+        scenario, start, due, last = self.scenario, time.monotonic(), 0.0, 0.0
+        while (at := time.monotonic() - start) < scenario.seconds + 2 * scenario.calm:
+            due += (at - last) * scenario.offered(at)
             last = at
             for _ in range(int(due)):
                 self._send()
@@ -67,36 +68,36 @@ class Load:
         await asyncio.gather(*self._tasks)
 
     def _send(self) -> None:
-        self.answers["offered"] += 1
+        self.counts["offered"] += 1
         if not self._idle:
-            self.answers["missed"] += 1
+            self.counts["missed"] += 1
             return
         task = asyncio.create_task(self._call(self._idle.pop()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, caller: Caller) -> None:
+    async def _call(self, connection: HttpConnection) -> None:
         try:
-            status = await caller.call()
+            status = await connection.call()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            self.answers["failed"] += 1
+            self.counts["failed"] += 1
         else:
-            self.answers["admitted" if status < 300 else "shed" if status in (429, 503) else "failed"] += 1
+            self.counts["admitted" if status < 300 else "shed" if status in (429, 503) else "failed"] += 1
         finally:
-            self._idle.append(caller)
+            self._idle.append(connection)
 
-    async def tell(self) -> None:
+    async def report(self) -> None:
         while True:
-            await asyncio.sleep(REPORT_EVERY)
-            report(**self.answers)
+            await asyncio.sleep(REPORT_INTERVAL)
+            print_report(**self.counts)
 
 
-async def main(scene: Scenario, port: int) -> None:
-    load = Load(scene, port)
-    telling = asyncio.create_task(load.tell())
+async def main(scenario: Scenario, port: int) -> None:
+    load = LoadGenerator(scenario, port)
+    reporting = asyncio.create_task(load.report())
     await load.run()
-    telling.cancel()
-    report(**load.answers)
+    reporting.cancel()
+    print_report(**load.counts)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The programs of one run, each a process of its own: started, listened to, and ended."""
+"""Starts the demo's processes (sidecar, gateway, router, load generator), reads their reports and stops them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from msgspec import Struct
 
 from nats_backpressure.demo.scenario import SUBJECT, Scenario
 
-END_WITHIN = 5.0
+STOP_TIMEOUT = 5.0
+"""Seconds after SIGTERM before a process is killed."""
 
-Heard = Callable[[dict[str, Any]], None]
+OnReport = Callable[[dict[str, Any]], None]
+"""Called with each line that a process reports."""
 
 
 class Ports(Struct, frozen=True):
@@ -34,51 +36,53 @@ def free_port() -> int:
 
 
 class DemoProcesses:
-    """The sidecar, the gateway, the router and the callers around one NATS server."""
+    """The sidecar, the gateway, the router and the load generator of one run, on one NATS server."""
 
-    def __init__(self, scene: Scenario, url: str) -> None:
-        self.scene, self.url = scene, url
+    def __init__(self, scenario: Scenario, url: str) -> None:
+        self.scenario, self.url = scenario, url
         self.ports = Ports(free_port(), free_port())
-        self._here = tempfile.TemporaryDirectory(prefix="nats-backpressure-demo-")
+        self._directory = tempfile.TemporaryDirectory(prefix="nats-backpressure-demo-")
         self._processes: list[asyncio.subprocess.Process] = []
         self._readers: list[asyncio.Task[None]] = []
 
     async def sidecar(self) -> None:
-        config = Path(self._here.name) / "config.yaml"
-        config.write_text(json.dumps(settings(self.scene, self.ports.sidecar)))  # JSON is YAML
+        config = Path(self._directory.name) / "config.yaml"
+        config.write_text(json.dumps(sidecar_settings(self.scenario, self.ports.sidecar)))  # JSON is YAML
         await self._start("nats_backpressure", "run", "--config", str(config))
 
-    async def router(self, heard: Heard) -> asyncio.subprocess.Process:
-        return await self._start("nats_backpressure.demo.worker", self._shown, self.url, heard=heard)
+    async def router(self, on_report: OnReport) -> asyncio.subprocess.Process:
+        return await self._start("nats_backpressure.demo.worker", self._scenario, self.url, on_report=on_report)
 
     async def gateway(self) -> None:
         page = f"http://127.0.0.1:{self.ports.sidecar}/metrics"
-        await self._start("nats_backpressure.demo.gateway", self._shown, self.url, page, str(self.ports.gateway))
+        await self._start("nats_backpressure.demo.gateway", self._scenario, self.url, page, str(self.ports.gateway))
 
-    async def callers(self, heard: Heard) -> asyncio.subprocess.Process:
+    async def load_generator(self, on_report: OnReport) -> asyncio.subprocess.Process:
         return await self._start(
-            "nats_backpressure.demo.load_generator", self._shown, str(self.ports.gateway), heard=heard
+            "nats_backpressure.demo.load_generator", self._scenario, str(self.ports.gateway), on_report=on_report
         )
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         for process in reversed(self._processes):
             if process.returncode is None:
                 process.terminate()
         for process in self._processes:
             try:
-                async with asyncio.timeout(END_WITHIN):
+                async with asyncio.timeout(STOP_TIMEOUT):
                     await process.wait()
             except TimeoutError:
                 process.kill()
                 await process.wait()
         await asyncio.gather(*self._readers)
-        self._here.cleanup()
+        self._directory.cleanup()
 
     @property
-    def _shown(self) -> str:
-        return msgspec.json.encode(self.scene).decode()
+    def _scenario(self) -> str:
+        return msgspec.json.encode(self.scenario).decode()
 
-    async def _start(self, module: str, *arguments: str, heard: Heard | None = None) -> asyncio.subprocess.Process:
+    async def _start(
+        self, module: str, *arguments: str, on_report: OnReport | None = None
+    ) -> asyncio.subprocess.Process:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "BACKPRESSURE_"))}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -86,35 +90,35 @@ class DemoProcesses:
             module,
             *arguments,
             env=environment | {"NATS_URL": self.url},
-            stdout=asyncio.subprocess.PIPE if heard else None,
+            stdout=asyncio.subprocess.PIPE if on_report else None,
             limit=2**22,
         )
         self._processes.append(process)
-        if heard and process.stdout:
-            self._readers.append(asyncio.create_task(_listen(process.stdout, heard)))
+        if on_report and process.stdout:
+            self._readers.append(asyncio.create_task(_read_reports(process.stdout, on_report)))
         return process
 
 
-async def _listen(lines: asyncio.StreamReader, heard: Heard) -> None:
+async def _read_reports(lines: asyncio.StreamReader, on_report: OnReport) -> None:
     async for line in lines:
-        heard(json.loads(line))
+        on_report(json.loads(line))
 
 
-def settings(scene: Scenario, port: int) -> dict[str, Any]:
-    """Marks in proportion to what this router can do: the defaults are for one that does more."""
-    hands, second = scene.hands, scene.capacity
+def sidecar_settings(scenario: Scenario, port: int) -> dict[str, Any]:
+    """Marks in proportion to this router's capacity: the defaults are for a larger one."""
+    workers, second = scenario.workers, scenario.capacity
     policy: dict[str, Any] = {
         "subjects": [SUBJECT],
-        "pending": {"warn": 0.2 * second, "critical": 0.5 * second, "overload": scene.target_drain * second},
-        "inflight": {"warn": 1.5 * hands, "critical": 2 * hands, "overload": 3 * hands},
+        "pending": {"warn": 0.2 * second, "critical": 0.5 * second, "overload": scenario.target_drain * second},
+        "inflight": {"warn": 1.5 * workers, "critical": 2 * workers, "overload": 3 * workers},
         "latency_p95": {"warn": 500, "critical": 1000, "overload": 2000},
-        "drain_seconds": {"warn": 0.5, "critical": 1, "overload": scene.target_drain},
+        "drain_seconds": {"warn": 0.5, "critical": 1, "overload": scenario.target_drain},
         "retry_after_seconds": 10,
     }
-    if scene.mode == "adaptive":
-        policy["admission"] = {"mode": "adaptive", "target_drain_seconds": scene.target_drain}
-    if scene.policy is not None:
-        policy = {"subjects": [SUBJECT], **scene.policy}
+    if scenario.mode == "adaptive":
+        policy["admission"] = {"mode": "adaptive", "target_drain_seconds": scenario.target_drain}
+    if scenario.policy is not None:
+        policy = {"subjects": [SUBJECT], **scenario.policy}
     return {
         "policies": [policy],
         "http": {"host": "127.0.0.1", "port": port},

@@ -1,4 +1,4 @@
-"""The stage: the names everybody on it knows, the numbers of one run, and the line in which a program reports."""
+"""The numbers of one demo run, the names its processes share, and the line in which each reports."""
 
 from __future__ import annotations
 
@@ -13,56 +13,59 @@ STREAM, CONSUMER, SUBJECT = "ROUTER", "router-decide", "beamline.router.v1.decid
 PREFIX = "backpressure.v1"
 PATH = "/decide"
 SENT_AT = "x-sent-at"
-"""Header, and field of the message: monotonic seconds at which the caller sent; all programs share one machine."""
-REPORT_EVERY = 0.25
-"""Seconds between two lines of a program."""
+"""Header of request and message: monotonic seconds at which the request was sent; all processes share one machine."""
+REPORT_INTERVAL = 0.25
+"""Seconds between two reports of a process."""
 
 Mode = Literal["none", "polling", "binary", "adaptive"]
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
-    """One run: how much work the router can do, and how much comes."""
+    """One run: how much work the router can do, and how much is offered."""
 
     mode: Mode = "binary"
     overload: float = 10.0
     """Requests offered, in units of the router's capacity, while the overload lasts."""
     seconds: float = 30.0
-    """How long the overload lasts; a calm before and after it comes on top."""
-    hands: int = 10
-    seconds_each: float = 0.1
+    """How long the overload lasts, without the calm before and after it."""
+    workers: int = 10
+    """Messages the router works on at a time."""
+    seconds_per_message: float = 0.1
     deadline: float = 5.0
-    """Seconds from the caller's sending to the router's ack within which an answer is of use."""
+    """Seconds from request to ack within which the result is still useful."""
     target_drain: float = 2.0
+    """Seconds to drain the backlog at which the subject is overloaded."""
     calm: float = 3.0
-    share_in_calm: float = 0.5
-    """Of the capacity, offered before and after the overload."""
+    """Seconds of calm before and after the overload."""
+    calm_load: float = 0.5
+    """Share of the capacity that is offered before and after the overload."""
     nak: bool = False
-    """Whether the router hands back what it has no hand for, instead of asking before it pulls."""
+    """Whether the router NAKs messages for which it has no free worker, instead of asking before it pulls."""
     max_deliver: int = -1
     ack_wait: float = 30.0
-    """Seconds after which the server delivers again what a router took and did not acknowledge."""
-    asks: bool = True
-    """Whether the router asks before it pulls, in the modes in which there is somebody to ask."""
+    """Seconds after which the server delivers an unacknowledged message again."""
+    pull_gate: bool = True
+    """Whether the router asks before it pulls, in the modes that have backpressure."""
     policy: dict[str, Any] | None = None
-    """The sidecar's policy for the subject; None is one in proportion to what this router can do."""
+    """The sidecar's policy for the subject; None for marks in proportion to this router's capacity."""
     settle: float = 0.0
-    """Seconds after the callers are done for which the return to inactive is waited for, at most."""
+    """Most seconds to wait for the return to inactive after the load has ended."""
     crash_at: float | None = None
-    """Seconds into the run at which the router is killed; it is started anew `crash_for` later."""
-    crash_for: float = 2.0
+    """Seconds into the run at which the router is killed; it is started again `restart_after` seconds later."""
+    restart_after: float = 2.0
 
     @property
     def capacity(self) -> float:
         """Messages a second."""
-        return self.hands / self.seconds_each
+        return self.workers / self.seconds_per_message
 
     def offered(self, at: float) -> float:
         """Requests a second at `at` seconds into the run."""
         over = self.calm <= at < self.calm + self.seconds
-        return self.capacity * (self.overload if over else self.share_in_calm)
+        return self.capacity * (self.overload if over else self.calm_load)
 
 
-def report(**facts: Any) -> None:
-    """One line about this program, for whoever started it."""
+def print_report(**facts: Any) -> None:
+    """Print one line of facts for the process that started this one."""
     sys.stdout.write(json.dumps({"at": time.monotonic(), **facts}) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What one run came to: pure, from the rows and counts that were gathered."""
+"""Computes the summary of one demo run (goodput, latencies, counts) from its rows, events and reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nats_backpressure.demo.scenario import Scenario
 
 
 class Row(Struct, frozen=True):
-    """One moment: rates are a second's, over the time since the row before."""
+    """One moment of a run; rates are per second, over the time since the previous row."""
 
     at: float
     offered: float
@@ -28,21 +28,21 @@ class Row(Struct, frozen=True):
 
 
 class RunData(Struct):
-    """Everything that was seen of one run."""
+    """Everything collected in one run."""
 
-    scene: Scenario
+    scenario: Scenario
     rows: list[Row] = []
     events: list[dict[str, Any]] = []
     latencies: list[tuple[float, float]] = []
-    """(when it was done, seconds from the caller's sending to the ack)."""
+    """(seconds into the run at the ack, seconds from request to ack)."""
     callers: Counter[str] = Counter()
     worker: Counter[str] = Counter()
     lost: int = 0
-    """Messages given up by the server after max_deliver deliveries."""
-    page: str = ""
+    """Messages that the server gave up after max_deliver deliveries."""
+    metrics_page: str = ""
     """The sidecar's metrics at the end."""
-    left: int = 0
-    """Messages not worked off at the end."""
+    unfinished: int = 0
+    """Messages pending or in flight at the end."""
 
 
 class Summary(Struct, frozen=True):
@@ -50,12 +50,12 @@ class Summary(Struct, frozen=True):
     overload: float
     capacity: float
     goodput: float
-    """Messages a second that were done within the deadline while the overload lasted, as a share of the capacity."""
+    """Messages per second done within the deadline during the overload, as a share of the capacity."""
     p50_seconds: float | None
     p99_seconds: float | None
-    """From the caller's sending to the ack, of all that was done."""
+    """From request to ack, of all messages done."""
     shed: float
-    """Share of the offered requests that were answered 503."""
+    """Share of the offered requests that were rejected with 503."""
     failed: int
     """Requests that got neither a 202 nor a 503."""
     events: dict[str, int]
@@ -65,36 +65,37 @@ class Summary(Struct, frozen=True):
     done: int
     redelivered: int
     naked: int
+    """Messages that the router returned with a NAK."""
     lost: int
 
 
-def summarize(take: RunData) -> Summary:
-    scene = take.scene
-    over = (scene.calm, scene.calm + scene.seconds)
-    in_time = sum(took <= scene.deadline for at, took in take.latencies if over[0] <= at < over[1])
-    took = sorted(seconds for _, seconds in take.latencies)
-    kinds = Counter(event["type"] for event in take.events)
+def summarize(data: RunData) -> Summary:
+    scenario = data.scenario
+    over = (scenario.calm, scenario.calm + scenario.seconds)
+    in_time = sum(took <= scenario.deadline for at, took in data.latencies if over[0] <= at < over[1])
+    took = sorted(seconds for _, seconds in data.latencies)
+    kinds = Counter(event["type"] for event in data.events)
     changes = sum(kinds[kind] for kind in ("backpressure_active", "backpressure_warning", "recovery"))
-    offered = max(1, take.callers["offered"])
+    offered = max(1, data.callers["offered"])
     return Summary(
-        mode=scene.mode,
-        overload=scene.overload,
-        capacity=scene.capacity,
-        goodput=round(in_time / scene.seconds / scene.capacity, 3),
-        p50_seconds=_rank(took, 0.5),
-        p99_seconds=_rank(took, 0.99),
-        shed=round(take.callers["shed"] / offered, 3),
-        failed=take.callers["failed"] + take.callers["missed"],
+        mode=scenario.mode,
+        overload=scenario.overload,
+        capacity=scenario.capacity,
+        goodput=round(in_time / scenario.seconds / scenario.capacity, 3),
+        p50_seconds=_percentile(took, 0.5),
+        p99_seconds=_percentile(took, 0.99),
+        shed=round(data.callers["shed"] / offered, 3),
+        failed=data.callers["failed"] + data.callers["missed"],
         events=dict(sorted(kinds.items())),
         status_changes=changes,
-        status_changes_per_minute=round(60 * changes / (scene.seconds + 2 * scene.calm), 1),
-        largest_backlog=max((row.backlog for row in take.rows), default=0),
-        done=take.worker["done"],
-        redelivered=take.worker["redelivered"],
-        naked=take.worker["naked"],
-        lost=take.lost,
+        status_changes_per_minute=round(60 * changes / (scenario.seconds + 2 * scenario.calm), 1),
+        largest_backlog=max((row.backlog for row in data.rows), default=0),
+        done=data.worker["done"],
+        redelivered=data.worker["redelivered"],
+        naked=data.worker["naked"],
+        lost=data.lost,
     )
 
 
-def _rank(ordered: Sequence[float], share: float) -> float | None:
+def _percentile(ordered: Sequence[float], share: float) -> float | None:
     return round(ordered[math.ceil(share * len(ordered)) - 1], 3) if ordered else None

@@ -1,4 +1,4 @@
-"""The story of one run, as it happens on a terminal, and what it came to."""
+"""Prints a demo run on the terminal while it happens, and its summary at the end."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from rich.console import Console
 
 from nats_backpressure.demo.summary import Row, Summary
 
-ROWS_TOLD = 4
-"""One row in so many is told: a second's."""
+PRINT_EVERY_ROWS = 4
+"""One row in this many is printed: one per second."""
 COLOURS = {"inactive": "green", "warning": "yellow", "active": "red", "unknown": "dim"}
 
 
 class TerminalOutput:
-    """Tells rows and events as they come."""
+    """Prints rows and events as they come."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._rows = console, 0
 
-    def say(self, at: float, text: str) -> None:
+    def print_heading(self, at: float, text: str) -> None:
         self._console.print(f"[dim]{at:5.1f} s[/]  [b]{text}[/]", highlight=False, soft_wrap=True)
 
-    def row(self, row: Row) -> None:
+    def print_row(self, row: Row) -> None:
         self._rows += 1
-        if self._rows % ROWS_TOLD:
+        if self._rows % PRINT_EVERY_ROWS:
             return
         p95 = "    -" if row.p95_ms is None else f"{row.p95_ms / 1000:4.1f}s"
         self._console.print(
@@ -35,38 +35,39 @@ class TerminalOutput:
             soft_wrap=True,
         )
 
-    def event(self, at: float, event: dict[str, Any]) -> None:
+    def print_event(self, at: float, event: dict[str, Any]) -> None:
         self._console.print(
             f"[dim]{at:5.1f} s[/]  [b reverse {COLOURS.get(event['to'], 'dim')}] {event['type']} [/]"
-            f" seq {event['seq']}: {_news(event)}",
+            f" seq {event['seq']}: {_format_change(event)}",
             highlight=False,
             soft_wrap=True,
         )
 
-    def sum_up(self, summary: Summary) -> None:
-        told = ", ".join(f"{kind} x {n}" for kind, n in summary.events.items()) or "none"
+    def print_summary(self, summary: Summary) -> None:
+        events = ", ".join(f"{kind} x {n}" for kind, n in summary.events.items()) or "none"
+        p50, p99 = _format_seconds(summary.p50_seconds), _format_seconds(summary.p99_seconds)
         for name, value in (
-            ("goodput", f"{summary.goodput:.0%} of what the router can do, done within the deadline"),
-            ("latency", f"p50 {_seconds(summary.p50_seconds)}, p99 {_seconds(summary.p99_seconds)} from call to ack"),
-            ("shed", f"{summary.shed:.0%} of the requests were answered 503 at once"),
-            ("messages", f"{summary.done} done, {summary.redelivered} delivered again, {summary.lost} lost"),
-            ("backlog", f"{summary.largest_backlog} at most"),
-            ("events", told),
+            ("goodput", f"{summary.goodput:.0%} of the router's capacity, done within the deadline"),
+            ("latency", f"p50 {p50}, p99 {p99} from request to ack"),
+            ("rejected", f"{summary.shed:.0%} of the requests, with 503 at once"),
+            ("messages", f"{summary.done} done, {summary.redelivered} redelivered, {summary.lost} lost"),
+            ("backlog", f"{summary.largest_backlog} messages at most"),
+            ("events", events),
         ):
             self._console.print(f"{name:<10} {value}", highlight=False, soft_wrap=True)
 
 
 class NoOutput:
-    """An audience that only listens."""
+    """Prints nothing."""
 
-    def say(self, at: float, text: str) -> None: ...
+    def print_heading(self, at: float, text: str) -> None: ...
 
-    def row(self, row: Row) -> None: ...
+    def print_row(self, row: Row) -> None: ...
 
-    def event(self, at: float, event: dict[str, Any]) -> None: ...
+    def print_event(self, at: float, event: dict[str, Any]) -> None: ...
 
 
-def _news(event: dict[str, Any]) -> str:
+def _format_change(event: dict[str, Any]) -> str:
     if alert := event.get("alert"):
         return str(alert["name"])
     because = f" because of {', '.join(event['reasons'])}" if event["reasons"] else ""
@@ -74,5 +75,5 @@ def _news(event: dict[str, Any]) -> str:
     return f"{event['from']} -> {event['to']}{because}{retry}"
 
 
-def _seconds(value: float | None) -> str:
+def _format_seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} s"

@@ -1,4 +1,4 @@
-"""The router's worker pool: takes messages, works on each for a while, acknowledges; and says how that went."""
+"""The demo's router process: a worker pool that pulls messages, works on each for a while and acknowledges it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 
 from nats_backpressure.client import BackpressureClient, PullGate
-from nats_backpressure.demo.scenario import CONSUMER, REPORT_EVERY, SENT_AT, STREAM, SUBJECT, Scenario, report
+from nats_backpressure.demo.scenario import CONSUMER, REPORT_INTERVAL, SENT_AT, STREAM, SUBJECT, Scenario, print_report
 
 BATCH = 50
-HANDED_BACK_BEYOND = 4
-"""Messages per hand that the NAK habit keeps; what comes beyond is handed back at once."""
+NAK_ABOVE = 4
+"""Messages per worker that the NAK mode holds; further ones are returned with a NAK at once."""
 
 
 class Worker:
-    def __init__(self, nc: Client, scene: Scenario, fetch: Callable[[int], Awaitable[list[Msg]]]) -> None:
-        self._nc, self._scene, self._fetch = nc, scene, fetch
-        self._hands = asyncio.Semaphore(scene.hands)
+    def __init__(self, nc: Client, scenario: Scenario, fetch: Callable[[int], Awaitable[list[Msg]]]) -> None:
+        self._nc, self._scenario, self._fetch = nc, scenario, fetch
+        self._workers = asyncio.Semaphore(scenario.workers)
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts = Counter[str]()
         self.latencies: list[float] = []
@@ -40,7 +40,7 @@ class Worker:
                 continue
             for message in messages:
                 self.counts["redelivered"] += message.metadata.num_delivered > 1
-                if self._scene.nak and len(self._tasks) >= HANDED_BACK_BEYOND * self._scene.hands:
+                if self._scenario.nak and len(self._tasks) >= NAK_ABOVE * self._scenario.workers:
                     self.counts["naked"] += 1
                     await message.nak(delay=0.2)
                     continue
@@ -49,37 +49,37 @@ class Worker:
                 task.add_done_callback(self._tasks.discard)
 
     async def _work(self, message: Msg) -> None:
-        async with self._hands:
-            await asyncio.sleep(self._scene.seconds_each)
+        async with self._workers:
+            await asyncio.sleep(self._scenario.seconds_per_message)
             await message.ack()
         took = time.monotonic() - float((message.headers or {}).get(SENT_AT, time.monotonic()))
         self.counts["done"] += 1
-        self.counts["in_time"] += took <= self._scene.deadline
+        self.counts["in_time"] += took <= self._scenario.deadline
         self.latencies.append(took)
 
-    async def tell(self) -> None:
+    async def report(self) -> None:
         while True:
-            await asyncio.sleep(REPORT_EVERY)
+            await asyncio.sleep(REPORT_INTERVAL)
             latencies, self.latencies = self.latencies, []
-            report(**self.counts, latencies=[round(took, 4) for took in latencies], in_hand=len(self._tasks))
+            print_report(**self.counts, latencies=[round(took, 4) for took in latencies])
 
 
-async def main(scene: Scenario, url: str) -> None:
+async def main(scenario: Scenario, url: str) -> None:
     async with await nats.connect(url) as nc:
         subscription = await nc.jetstream().pull_subscribe_bind(CONSUMER, STREAM)
 
-        async def freely(n: int) -> list[Msg]:
+        async def fetch_directly(n: int) -> list[Msg]:
             messages = await subscription.fetch(1, timeout=0.5)
-            with suppress(TimeoutError):  # for as long as the gate does: fetch(n) alone waits for the last of them
+            with suppress(TimeoutError):  # as long as the gate waits: fetch(n) alone waits for the last message
                 messages += await subscription.fetch(n - 1, timeout=0.02)
             return messages
 
-        asks = scene.asks and scene.mode in ("binary", "adaptive") and not scene.nak
-        fetch = PullGate(BackpressureClient(nc), subscription, SUBJECT).fetch if asks else freely
-        worker = Worker(nc, scene, fetch)
+        pull_gate = scenario.pull_gate and scenario.mode in ("binary", "adaptive") and not scenario.nak
+        fetch = PullGate(BackpressureClient(nc), subscription, SUBJECT).fetch if pull_gate else fetch_directly
+        worker = Worker(nc, scenario, fetch)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
-            tasks.create_task(worker.tell())
+            tasks.create_task(worker.report())
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class Decoder:
             self._begin(line)
             return None
         if self.begun is None:
-            raise NoRecording("no recording: it does not begin with a line `recording`")
+            raise NoRecording("not a recording: its first line is not a `recording` line")
         match line:
             case Stream():
                 self._drop(line.name)

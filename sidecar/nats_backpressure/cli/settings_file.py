@@ -1,0 +1,23 @@
+"""Loads the settings file for a command, or exits with 78 and one line for each mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from nats_backpressure.config.settings import BadSettings, Settings, load_settings
+
+EX_CONFIG = 78
+"""The exit code of sysexits.h for a configuration that cannot be used."""
+
+
+def load_or_exit(path: Path | None) -> Settings:
+    try:
+        return load_settings(path, os.environ)
+    except BadSettings as bad:
+        for line in bad.lines:
+            click.echo(line, err=True)
+        sys.exit(EX_CONFIG)
