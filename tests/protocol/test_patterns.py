@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.protocol.patterns import (
+    PatternIndex,
     covers,
     encode,
     glob,
@@ -53,6 +54,13 @@ def test_a_pattern_covers_what_all_of_it_matches(pattern: str, subject: str, doe
 def test_covering_a_pattern_is_covering_all_it_matches(one: str, other: str) -> None:
     if covers(one, other):
         assert all(covers(one, s) for s in LITERALS if covers(other, s))
+
+
+@given(st.sets(PATTERNS, max_size=20), PATTERNS | st.sampled_from(LITERALS))
+def test_an_index_finds_every_pattern_that_covers_the_most_specific_first(patterns: set[str], subject: str) -> None:
+    index = PatternIndex((pattern, pattern) for pattern in patterns)
+    covering = [pattern for pattern in patterns if covers(pattern, subject)]
+    assert list(index.covering(subject)) == sorted(covering, key=specificity)
 
 
 @given(PATTERNS, PATTERNS, st.sampled_from(LITERALS))

@@ -6,17 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
-from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.decisions import MATCHED_SHOWN, DecisionService, RequestRefused
-from nats_backpressure.queries.lookup import matches, tree
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WATCHING, WrittenBook, after, member, subject
 
 ASK = GatewayRequest()
@@ -321,13 +317,3 @@ def test_matching_names_are_bounded_but_all_are_judged() -> None:
     found = gateway(*calm, subject(member(**OVERLOADED), name="t.>"), of="t." * 8 + "t")
     assert len(found.matched) == len(found.state_keys) == MATCHED_SHOWN
     assert found.action == "reject"
-
-
-tokens = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=4).map(".".join)
-patterns = st.builds(lambda head, tail: head + tail, tokens, st.sampled_from(["", ".>"])) | st.just(">")
-literals = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=6).map(".".join)
-
-
-@given(st.sets(patterns, max_size=20), literals)
-def test_the_tree_finds_what_covering_finds(names: set[str], literal: str) -> None:
-    assert sorted(matches(tree(sorted(names)), literal)) == sorted(name for name in names if covers(name, literal))

@@ -19,9 +19,9 @@ from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES, parse_override
 from nats_backpressure.policy.guard import NO_GUARD
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, parse_entry
-from nats_backpressure.policy.precedence import PatternIndex
+from nats_backpressure.policy.precedence import index_entries, most_specific
 from nats_backpressure.protocol.messages import Status
-from nats_backpressure.protocol.patterns import BadTail, covers, decode
+from nats_backpressure.protocol.patterns import BadTail, PatternIndex, covers, decode
 from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
@@ -103,12 +103,11 @@ def overrides_covering(bucket: Mapping[str, PolicyValue], pattern: str) -> list[
     """The overrides in force that cover a pattern, the most specific first."""
     now = time.time()
     entries = [_parse_override(key, value) for key, value in bucket.items() if key.startswith(OVERRIDES)]
-    in_force = {entry.pattern: entry for entry in entries if entry is not None and entry.override.until > now}
-    covering = PatternIndex(PolicyEntry((name,)) for name in in_force).covering(pattern)
-    return [in_force[entry.subjects[0]] for entry in covering]
+    in_force = [entry for entry in entries if entry is not None and entry.override.until > now]
+    return list(PatternIndex((entry.pattern, entry) for entry in in_force).covering(pattern))
 
 
-def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str) -> PatternIndex:
+def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str) -> PatternIndex[PolicyEntry]:
     """The overrides that have not ended, or else the policies. A value that cannot be read governs nothing."""
     entries: list[PolicyEntry] = []
     for key, value in bucket.items():
@@ -125,7 +124,7 @@ def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str) -
                     entry = PolicyEntry()
                 if entry is not None:
                     entries.append(PolicyEntry((decode(key),), entry.consumers))
-    return PatternIndex(entries)
+    return index_entries(entries)
 
 
 def _parse_policy(value: bytes) -> PolicyEntry | None:
@@ -140,9 +139,9 @@ def _parse_override(key: str, value: PolicyValue) -> OverrideEntry | None:
     return entry if isinstance(entry, OverrideEntry) else None
 
 
-def _why_not_governed(index: PatternIndex, subject: str, consumer: str | None, pattern: str) -> str | None:
+def _why_not_governed(index: PatternIndex[PolicyEntry], subject: str, consumer: str | None, pattern: str) -> str | None:
     """Why a consumer follows another entry than the one for this pattern; None if it follows that one."""
-    entry = index.most_specific(subject, consumer)
+    entry = most_specific(index, subject, consumer)
     if entry is None:
         return "the policy names none of its consumers"
     if entry.subjects != (pattern,):

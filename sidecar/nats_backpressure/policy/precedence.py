@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from nats_backpressure.policy.guard import NO_GUARD, guard_allows
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, merge_layers
 from nats_backpressure.policy.schema import Effective, Guard, Override
+from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.values import ConsumerKey
 
 LayerEntry = PolicyEntry | OverrideEntry
@@ -42,11 +42,9 @@ class Layers:
         overrides: Sequence[OverrideEntry] = (),
     ) -> None:
         allowed = [entry for entry in bucket if guard.allow_bucket and guard_allows(entry.fields, guard)]
-        self._layers = (("file", PatternIndex(file)), ("bucket", PatternIndex(allowed)))
+        self._layers = (("file", index_entries(file)), ("bucket", index_entries(allowed)))
         self._overrides = PatternIndex(
-            [PolicyEntry((one.pattern,), fields=(("override", (one.override,)),)) for one in overrides]
-            if guard.allow_bucket
-            else ()
+            (entry.pattern, entry.override) for entry in (overrides if guard.allow_bucket else ())
         )
 
     def effective(self, subject: str, key: ConsumerKey | None = None, own: PolicyEntry | None = None) -> Effective:
@@ -57,7 +55,7 @@ class Layers:
         that covers the subject and can ever be in force there. Equal results are one object.
         """
         consumer = None if key is None else key.consumer
-        found = [(layer, index.most_specific(subject, consumer)) for layer, index in self._layers]
+        found = [(layer, most_specific(index, subject, consumer)) for layer, index in self._layers]
         found.append(("consumer", own))
         chosen = [(layer, entry.fields) for layer, entry in found if entry is not None and entry.fields]
         if standing := self._standing(subject):
@@ -67,63 +65,16 @@ class Layers:
     def _standing(self, subject: str) -> tuple[Override, ...]:
         """The most specific one first. One that ends no later than a more specific one is never in force."""
         found: list[Override] = []
-        for entry in self._overrides.covering(subject):
-            (one,) = cast(tuple[Override], entry.fields[0][1])
-            if not found or one.until > found[-1].until:
-                found.append(one)
+        for override in self._overrides.covering(subject):
+            if not found or override.until > found[-1].until:
+                found.append(override)
         return tuple(found)
 
 
-class _Node:
-    """Where the patterns that begin alike go on, token by token, and those that end here."""
-
-    __slots__ = ("after", "here")
-
-    def __init__(self) -> None:
-        self.after: dict[str, _Node] = {}
-        self.here: list[PolicyEntry] = []
+def index_entries(entries: Iterable[PolicyEntry]) -> PatternIndex[PolicyEntry]:
+    return PatternIndex((pattern, entry) for entry in entries for pattern in entry.subjects)
 
 
-class PatternIndex:
-    """One layer. A look-up costs what the subject is long, however many patterns there are."""
-
-    __slots__ = ("_literal", "_root")
-
-    def __init__(self, entries: Iterable[PolicyEntry]) -> None:
-        self._literal: dict[str, list[PolicyEntry]] = {}
-        self._root = _Node()
-        for entry in entries:
-            for pattern in entry.subjects:
-                self._at(pattern).append(entry)
-
-    def most_specific(self, subject: str, consumer: str | None) -> PolicyEntry | None:
-        return next((entry for entry in self.covering(subject) if entry.applies(consumer)), None)
-
-    def covering(self, subject: str) -> Iterator[PolicyEntry]:
-        """The entries of every pattern that covers the subject, the most specific pattern first."""
-        return (entry for entries in self._covering(subject) for entry in entries)
-
-    def _at(self, pattern: str) -> list[PolicyEntry]:
-        tokens = pattern.split(".")
-        if "*" not in tokens and tokens[-1] != ">":
-            return self._literal.setdefault(pattern, [])
-        node = self._root
-        for token in tokens:
-            node = node.after.setdefault(token, _Node())
-        return node.here
-
-    def _covering(self, subject: str) -> Iterator[list[PolicyEntry]]:
-        """The entries of every pattern that covers the subject (itself maybe one), the most specific pattern first:
-        at each token what names it, then `*`, then `>`."""
-        yield self._literal.get(subject, [])
-        tokens = subject.split(".")
-        end = len(tokens)
-        ahead = [(self._root, 0)]
-        while ahead:
-            node, i = ahead.pop()
-            if i == end:
-                yield node.here
-                continue
-            # Last in, first out. `>` is covered by `>` alone.
-            names = (">",) if tokens[i] == ">" else (">", "*") if tokens[i] == "*" else (">", "*", tokens[i])
-            ahead.extend((node.after[name], end if name == ">" else i + 1) for name in names if name in node.after)
+def most_specific(index: PatternIndex[PolicyEntry], subject: str, consumer: str | None) -> PolicyEntry | None:
+    """The entry of the most specific pattern that covers the subject and whose `consumers` match."""
+    return next((entry for entry in index.covering(subject) if entry.applies(consumer)), None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 LONGEST_SUBJECT = 1024
 """Bytes of an encoded subject; a longer one is not watched."""
 LONGEST_GLOB = 255
 """Characters; the server allows stream and consumer names no longer than this."""
+T = TypeVar("T")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_/.")
 
 
@@ -58,6 +61,54 @@ def covers(pattern: str, subject: str) -> bool:
         if i >= len(theirs) or theirs[i] == ">" or (token != "*" and token != theirs[i]):
             return False
     return len(tokens) == len(theirs)
+
+
+class PatternIndex(Generic[T]):
+    """Values by subject pattern. The cost of a look-up depends on the length of the subject, not on the number of
+    patterns."""
+
+    __slots__ = ("_literal", "_root")
+
+    def __init__(self, items: Iterable[tuple[str, T]] = ()) -> None:
+        self._literal: dict[str, list[T]] = {}
+        self._root: _Node[T] = _Node()
+        for pattern, value in items:
+            self._values(pattern).append(value)
+
+    def covering(self, subject: str) -> Iterator[T]:
+        """The values of every pattern that covers the subject (literal or pattern), the most specific pattern first:
+        at each token the token itself, then `*`, then `>`."""
+        yield from self._literal.get(subject, ())
+        tokens = subject.split(".")
+        end = len(tokens)
+        stack = [(self._root, 0)]
+        while stack:
+            node, i = stack.pop()
+            if i == end:
+                yield from node.values
+                continue
+            # The last one is popped first. `>` is covered by `>` alone.
+            names = (">",) if tokens[i] == ">" else (">", "*") if tokens[i] == "*" else (">", "*", tokens[i])
+            stack.extend((node.next[name], end if name == ">" else i + 1) for name in names if name in node.next)
+
+    def _values(self, pattern: str) -> list[T]:
+        tokens = pattern.split(".")
+        if "*" not in tokens and tokens[-1] != ">":
+            return self._literal.setdefault(pattern, [])
+        node = self._root
+        for token in tokens:
+            node = node.next.setdefault(token, _Node())
+        return node.values
+
+
+class _Node(Generic[T]):
+    """The values of one pattern, and the nodes of the patterns that continue it, by their next token."""
+
+    __slots__ = ("next", "values")
+
+    def __init__(self) -> None:
+        self.next: dict[str, _Node[T]] = {}
+        self.values: list[T] = []
 
 
 @lru_cache(maxsize=4096)

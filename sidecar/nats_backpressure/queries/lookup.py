@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -13,6 +13,7 @@ from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.opening import holds_for
+from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, Freshness, Status
@@ -23,8 +24,6 @@ STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
 OVERRIDE = "override"
 STEP = 0.1
 """Seconds after which a share that opens is another one."""
-HERE = ""
-"""In a tree of tokens: the pattern that ends here (no token is empty)."""
 
 
 class SubjectAnswer(Struct, frozen=True):
@@ -69,14 +68,14 @@ class SubjectLookup:
         self._book = book
         self._digests: dict[str, SubjectView] = {}
         self._patterns: Sequence[str] = ()
-        self._tree: Tree = {}
+        self._index: PatternIndex[str] = PatternIndex()
 
     def find(self, subject: str, now: Now) -> list[SubjectAnswer]:
         """Every watched subject the question is about: itself, then by name. A pattern is about itself alone."""
         states = self._book.subjects
         names = [subject] if subject in states else []
         if self._book.wildcards and is_literal(subject):
-            names += sorted(self._matches(subject))
+            names += sorted(self._covering(subject))
         return [self.finding(states[name], now) for name in names if name in states]
 
     def finding(self, state: SubjectState, now: Now) -> SubjectAnswer:
@@ -108,44 +107,9 @@ class SubjectLookup:
             found = self._digests[state.subject] = subject_view(state)
         return found
 
-    def _matches(self, subject: str) -> list[str]:
-        """The watched patterns that match a plain subject."""
+    def _covering(self, subject: str) -> Iterator[str]:
+        """The watched patterns that cover a literal subject."""
         patterns = self._book.wildcards
         if patterns is not self._patterns:
-            self._patterns, self._tree = patterns, tree(patterns)
-        return matches(self._tree, subject)
-
-
-Tree = dict[str, "Tree | str"]
-"""Patterns token by token, so that a question costs what it matches, however many patterns there are."""
-
-
-def tree(patterns: Sequence[str]) -> Tree:
-    root: Tree = {}
-    for pattern in patterns:
-        node = root
-        for token in pattern.split("."):
-            below = node.setdefault(token, {})
-            assert isinstance(below, dict)
-            node = below
-        node[HERE] = pattern
-    return root
-
-
-def matches(root: Tree, subject: str) -> list[str]:
-    found: list[str] = []
-    level = [root]
-    for token in subject.split("."):
-        below: list[Tree] = []
-        for node in level:
-            _end(node.get(">"), found)
-            below += [sub for key in (token, "*") if isinstance(sub := node.get(key), dict)]
-        level = below
-    for node in level:
-        _end(node, found)
-    return found
-
-
-def _end(node: Tree | str | None, found: list[str]) -> None:
-    if isinstance(node, dict) and isinstance(pattern := node.get(HERE), str):
-        found.append(pattern)
+            self._patterns, self._index = patterns, PatternIndex((pattern, pattern) for pattern in patterns)
+        return self._index.covering(subject)
