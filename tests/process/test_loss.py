@@ -41,7 +41,8 @@ async def stored(wire: Wire, subject: str, pending: int) -> None:
     """Wait until the stored state accounts for so many waiting messages."""
 
     async def look() -> bool:
-        return [facts["facts"]["account"]["pending"] for facts in (await wire.state(subject))["carried"]] == [pending]
+        carried = (await wire.state(subject))["record"].get("carried", ())
+        return [facts["account"]["pending"] for _, facts in carried] == [pending]
 
     await eventually(look, f"a stored backlog of {pending}")
 

@@ -37,7 +37,7 @@ async def calm(wire: Wire) -> dict[str, Any]:
 
     async def look() -> dict[str, Any] | None:
         found = await wire.ask(f"get.status.{SUBJECT}")
-        consumers = [one["consumer"] for state in [await wire.state(SUBJECT)] for one in state["latches"]]
+        consumers = [one[0][1] for state in [await wire.state(SUBJECT)] for one in state["record"].get("latched", ())]
         decision = await wire.ask(f"decide.gateway.{SUBJECT}")
         done = (found["status"], found["freshness"], decision["action"]) == ("inactive", "known", "continue")
         return found if done and not consumers else None

@@ -15,7 +15,7 @@ from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.requests import ListRequest
-from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService, validate_policy
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WrittenBook, member, subject
@@ -179,9 +179,9 @@ def test_a_lost_subject_is_stored_as_unknown_with_its_last_status() -> None:
     record = replace(state.record, unknown=True, reasons=())
     value = serialize.state_value(state, Writing(record, 1, "w.1"), WrittenBook(state), NOW)
     plain = msgspec.json.decode(value)
-    assert (plain["status"], plain["known_status"], plain["freshness"], plain["pressure"]) == (
+    assert (plain["status"], plain["record"]["status"], plain["freshness"], plain["pressure"]) == (
         "unknown",
-        "active",
+        Status.ACTIVE,
         "unknown",
         None,
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from nats_backpressure.core.model import Alert as StandingAlert
-from nats_backpressure.core.model import Event as StoredEvent
-from nats_backpressure.core.subject.state import Recoveries, Totals
+SCHEMA = 1
+"""Version of what is stored in the state bucket: of a state's `record`, and of the heartbeat."""
 
 Role = Literal["gateway", "consumer"]
 
@@ -211,23 +210,8 @@ class Heartbeat(Struct, frozen=True):
     """Whether the last replica stops in an orderly way: nobody looks any more whether the states still hold."""
 
 
-class StoredConsumer(Struct, frozen=True):
-    stream: str
-    consumer: str
-    latched: tuple[str, ...]
-
-
-class StoredFacts(Struct, frozen=True):
-    """What a restart needs to know of one consumer."""
-
-    stream: str
-    consumer: str
-    facts: dict[str, Any]
-    """`Carried`, decoded one by one: what a newer version adds to one must not make the whole record unreadable."""
-
-
 class State(Status, frozen=True, kw_only=True):
-    """Value of a subject's key in the state bucket: its status, what a gateway needs to decide, and fields of ours."""
+    """Value of a subject's key in the state bucket: its status, what a gateway needs, and one field of ours."""
 
     proof_age_ms: int | None = None
     """Where `freshness` is not known: milliseconds since its proof, when this was written."""
@@ -240,19 +224,7 @@ class State(Status, frozen=True, kw_only=True):
     hold_seconds: float
     epoch: str
     seq: int
-    nonce: str
-    known_status: str
-    """The last known status, while `status` is `unknown`."""
-    told: str
-    """The status the last listed event led to."""
-    since_unix: float
-    lost_listed: bool | None = None
-    """Whether the events listed so far say that the subject is unknown; None where `status` tells it (older states)."""
-    latches: tuple[StoredConsumer, ...] = ()
-    carried: tuple[StoredFacts, ...] = ()
-    recoveries: Recoveries = Recoveries()
-    unsent: tuple[StoredEvent, ...] = ()
-    alerts: tuple[StandingAlert, ...] = ()
-    totals: Totals = Totals()
-    rejected: str = ""
-    """The mark of the last refused policy that was told."""
+    """Of the newest event of the subject; 0 before the first."""
+    schema: int
+    record: Raw
+    """Ours, do not read: what a sidecar needs to go on from here. It may change with any version."""

@@ -16,6 +16,7 @@ from nats_backpressure.core.model import Admission, Alert, Event, Marks, MarkSet
 from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits
+from nats_backpressure.core.subject import stored_state
 from nats_backpressure.core.subject.next_record import reported_diagnosis
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.parse import policy_document
@@ -29,8 +30,6 @@ from nats_backpressure.runtime.view import ServiceView
 
 LONGEST_AGE = 86_400.0
 """Seconds; what was proved longer ago, or never, is as old as this."""
-SCHEMA = 1
-"""Of what is stored."""
 CONSUMERS_SHOWN = 20
 """Consumers in a status, the worst first."""
 
@@ -216,20 +215,8 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
         hold_seconds=policy.hold_seconds,
         epoch=record.epoch,
         seq=record.seq,
-        nonce=writing.nonce,
-        known_status=record.status.word,
-        told=record.announced.word,
-        since_unix=record.since,
-        lost_listed=record.unknown_announced,
-        latches=tuple(messages.StoredConsumer(key.stream, key.consumer, names) for key, names in record.latched),
-        carried=tuple(
-            messages.StoredFacts(key.stream, key.consumer, msgspec.to_builtins(facts)) for key, facts in record.carried
-        ),
-        recoveries=record.recoveries,
-        totals=record.totals,
-        alerts=record.alerts,
-        rejected=record.announced_rejection,
-        unsent=record.unsent,
+        schema=messages.SCHEMA,
+        record=stored_state.encode(record, writing.nonce),
     )
     return msgspec.json.encode(value)
 
@@ -276,7 +263,7 @@ def heartbeat(book: ServiceView, instance: str, now: Now, leaving: bool = False)
     swept = book.swept_at
     return msgspec.json.encode(
         messages.Heartbeat(
-            schema=SCHEMA,
+            schema=messages.SCHEMA,
             instance=instance,
             sampled_at=None if swept is None else moment(now.wall - (now.mono - swept)),
             subjects=len(intervals),

@@ -14,10 +14,7 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
-from nats_backpressure.core.subject.state import UNSENT_LIMIT
-from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
-from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from tests.conftest import StartServer
 from tests.worlds.stored_samples import NAMES, RECORD, SUBJECT, event, real, value
@@ -60,9 +57,9 @@ async def test_the_bucket_is_one_that_any_kv_client_reads(nc: Client) -> None:
         await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         found = json.loads((await kv.get(encode(SUBJECT))).value or b"")
-        assert (found["seq"], found["epoch"], found["nonce"]) == (1, "e", "n1")
+        assert (found["schema"], found["seq"], found["epoch"], found["record"]["nonce"]) == (1, 1, "e", "n1")
         assert not {"policy", "recovery", "age_ms"} & found.keys()
-        assert {"action", "would", "on_unknown", "hold_seconds", "unsent", "latches", "alerts"} <= found.keys()
+        assert {"action", "would", "on_unknown", "hold_seconds"} <= found.keys()
 
 
 async def test_the_value_of_another_key_is_not_ours(nc: Client) -> None:
@@ -132,49 +129,6 @@ async def test_the_documented_permissions_suffice(start_server: StartServer) -> 
         assert (await store.load_all()).keys() == {SUBJECT}
         await announcer.send(event(1))
         await store.beat(b"{}")
-
-
-def test_a_state_of_ours_is_read_with_all_it_lists() -> None:
-    unsent = tuple(event(seq, EventType.DATA_LOSS) for seq in range(1, UNSENT_LIMIT + 1))
-    record = msgspec.structs.replace(RECORD, seq=UNSENT_LIMIT, unsent=unsent)
-    assert record_of(value(record, "n1")) == (record, "n1")
-
-
-FOREIGN: dict[str, dict[str, Any]] = {
-    "a time no calendar has ends the process when shown": {"since_unix": 1e300},
-    "a time before all time": {"since_unix": -1.0},
-    "an epoch that would add a header": {"epoch": "x\r\nNats-Rollup: all", "unsent": []},
-    "an epoch without end": {"epoch": "e" * 65, "unsent": []},
-    "a sequence below nothing": {"seq": -1, "unsent": []},
-    "a sequence no number holds": {"seq": 2**63 - 1},
-    "a status nobody can have known": {"known_status": "unknown"},
-    "a status that is none": {"known_status": "busy"},
-    "more than all": {"admit_ratio": 1.5},
-    "a negative wait": {"retry_after_seconds": -1},
-    "an event of another subject": {"subject": "somebody.else"},
-    "an event of another epoch": {"epoch": "f"},
-    "an event that is yet to come": {"seq": 0},
-    "a recovery in no calendar": {"recoveries": {"began": 1e18}},
-    "a novel for a reason": {"reasons": ["r" * 300]},
-    "an action that is none": {"action": "explode"},
-}
-
-
-@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN.keys())
-def test_a_value_we_cannot_have_written_is_not_ours(change: dict[str, Any]) -> None:
-    stored = json.loads(value(RECORD, "n1"))
-    assert record_of(json.dumps(stored).encode()) is not None
-    assert record_of(json.dumps(stored | change).encode()) is None
-
-
-@pytest.mark.parametrize("raw", [b"", b"{}", b"null", b"\xff", b"[" * 5000, b'{"subject": "\xff"}'])
-def test_what_is_no_state_at_all_is_not_ours(raw: bytes) -> None:
-    assert record_of(raw) is None
-
-
-def test_the_status_of_a_lost_subject_is_kept() -> None:
-    lost = msgspec.structs.replace(RECORD, unknown=True, status=Status.WARNING)
-    assert record_of(value(lost, "n1")) == (lost, "n1")
 
 
 def other(store: JetStreamStateStore) -> JetStreamStateStore:

@@ -43,7 +43,7 @@ class Totals(Struct, frozen=True):
     """Unix seconds of the newest of them."""
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, omit_defaults=True):
     """What is stored of a subject; two records that are equal but for `unsent` say the same."""
 
     subject: str

@@ -1,126 +1,140 @@
-"""Reading our own state back: what another replica, or we before a restart, wrote."""
+"""The field `record` of a stored state, which is ours: how a Record is encoded there, and decoded and validated."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec import Raw, Struct
+from msgspec.structs import asdict, astuple
 
-from nats_backpressure.core.model import Admission, Carried, Event
+from nats_backpressure.core.model import Carried, Event
+from nats_backpressure.core.subject import flat_state
 from nats_backpressure.core.subject.next_record import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
-from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.messages import SCHEMA
 from nats_backpressure.protocol.subjects import NAME
-from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, Freshness, Status
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
 EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HIGHEST = 2**53
 LATEST = 32_503_680_000
-"""Unix seconds of the year 3000: a time beyond is none of ours, and some cannot be shown."""
+"""Unix seconds of the year 3000. A later time is not one of ours, and some later ones cannot be formatted."""
 DIAGNOSES = {diagnosis.value: diagnosis for diagnosis in Diagnosis}
 MOST_ALERTS = 256
 MOST_CONSUMERS, MOST_STREAMS = 10_000, 100
-"""Consumers of which something is stored under one subject, and streams that they belong to."""
+"""Consumers of which something is stored under one subject, and the streams that they belong to."""
 MOST_LATCHES = 32
 LONGEST = 256
-"""Characters of a reason or an incident."""
+"""Characters of a reason, an incident or a nonce."""
+
+
+class _Written(Record, frozen=True, kw_only=True):
+    nonce: str
+    """Of the write that stored it."""
+
+
+class _Read(Struct, frozen=True):
+    """The parts of a record that may be unreadable without making the rest unreadable."""
+
+    nonce: str
+    carried: tuple[tuple[ConsumerKey, dict[str, Any]], ...] = ()
+    diagnosis: str | None = None
+    override: Any = None
+
+
+class _Value(Struct, frozen=True):
+    """A state as far as a sidecar reads it."""
+
+    subject: str
+    epoch: str
+    seq: int
+    record: Raw = Raw()
+    schema: int = flat_state.SCHEMA
+
+
+def encode(record: Record, nonce: str) -> Raw:
+    """What `record` of a state holds."""
+    return Raw(msgspec.json.encode(_Written(nonce=nonce, **asdict(record))))
 
 
 def record_of(value: bytes) -> tuple[Record, str] | None:
-    """The record in a stored value, with the nonce of its write; None where it is not one of ours."""
+    """The record in a stored state, with the nonce of its write; None where it is not one of ours."""
     try:
-        found = msgspec.json.decode(value, type=messages.State)
-        verdict = Admission(
-            action=Action(found.action),
-            would=Action(found.would) if found.would else None,
-            admit_ratio=found.admit_ratio,
-            retry_after=found.retry_after_seconds,
+        outer = msgspec.json.decode(value, type=_Value)
+        if outer.schema == flat_state.SCHEMA:
+            fields = flat_state.record_fields(msgspec.json.decode(value))
+        elif outer.schema == SCHEMA:
+            fields = msgspec.json.decode(outer.record, type=dict[str, Any])
+        else:
+            return None
+        lenient = msgspec.convert(fields, _Read)
+        strict = {name: stored for name, stored in fields.items() if name not in ("carried", "diagnosis", "override")}
+        record = msgspec.convert(
+            {
+                **strict,
+                "carried": _carried(lenient.carried),
+                "diagnosis": DIAGNOSES.get(lenient.diagnosis or ""),
+                "override": _override(lenient.override),
+            },
+            Record,
         )
-        status, told = Status[found.known_status.upper()], Status[found.told.upper()]
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError, KeyError, TypeError, RecursionError):
         return None
-    if Status.UNKNOWN in (status, told) or not _sane(found):
-        return None
-    record = Record(
-        subject=found.subject,
-        epoch=found.epoch,
-        seq=found.seq,
-        status=status,
-        announced=told,
-        unknown=found.status == Status.UNKNOWN.word,
-        stale=found.freshness == Freshness.STALE,
-        unknown_announced=found.status == Status.UNKNOWN.word if found.lost_listed is None else found.lost_listed,
-        since=found.since_unix,
-        incident=found.incident,
-        reasons=found.reasons,
-        admission=verdict,
-        latched=tuple((ConsumerKey(c.stream, c.consumer), c.latched) for c in found.latches),
-        carried=_carried(found.carried),
-        recoveries=found.recoveries,
-        diagnosis=DIAGNOSES.get(found.diagnosis or ""),
-        override=_override(found.override),
-        totals=found.totals,
-        alerts=found.alerts,
-        announced_rejection=found.rejected,
-        unsent=found.unsent,
-    )
-    return record, found.nonce
+    same = (record.subject, record.epoch, record.seq) == (outer.subject, outer.epoch, outer.seq)
+    return (record, lenient.nonce) if same and len(lenient.nonce) <= LONGEST and _sane(record) else None
 
 
-def _sane(found: messages.State) -> bool:
-    """Whether we could have written this. What it says goes into headers, times and answers: anybody with the right
-    to write the bucket could otherwise end the process, at every start anew."""
+def _sane(record: Record) -> bool:
+    """Whether we could have written this. What it holds goes into headers, times and answers: anyone with the right
+    to write the bucket could otherwise end the process at each start."""
     return (
-        EPOCH.fullmatch(found.epoch) is not None
-        and 0 <= found.seq < HIGHEST
-        and _moment(found.since_unix)
-        and 0 <= found.admit_ratio <= 1
-        and 0 <= found.retry_after_seconds < HIGHEST
-        and len(found.incident or "") <= LONGEST
-        and all(len(reason) <= LONGEST for reason in found.reasons)
-        and len(found.alerts) <= MOST_ALERTS
-        and all(_moment(alert.since) for alert in found.alerts)
-        and len(found.rejected) <= LONGEST
-        and all(0 <= n < HIGHEST for n in (found.totals.active, found.totals.warning, found.totals.recovery))
-        and (found.totals.last is None or _moment(found.totals.last))
-        and _recovered(found.recoveries)
-        and _members(found)
-        and len(found.unsent) <= UNSENT_LIMIT
-        and all(_listed(event, found) for event in found.unsent)
+        Status.UNKNOWN not in (record.status, record.announced)
+        and EPOCH.fullmatch(record.epoch) is not None
+        and 0 <= record.seq < HIGHEST
+        and _moment(record.since)
+        and 0 <= record.admission.admit_ratio <= 1
+        and 0 <= record.admission.retry_after < HIGHEST
+        and len(record.incident or "") <= LONGEST
+        and all(len(reason) <= LONGEST for reason in record.reasons)
+        and len(record.alerts) <= MOST_ALERTS
+        and all(_moment(alert.since) for alert in record.alerts)
+        and len(record.announced_rejection) <= LONGEST
+        and all(0 <= n < HIGHEST for n in (record.totals.active, record.totals.warning, record.totals.recovery))
+        and (record.totals.last is None or _moment(record.totals.last))
+        and _recovered(record.recoveries)
+        and _members(record)
+        and len(record.unsent) <= UNSENT_LIMIT
+        and all(_listed(event, record) for event in record.unsent)
     )
 
 
-def _members(found: messages.State) -> bool:
-    """Whether consumers like these may stand under a subject: each stream of them is asked the server about."""
-    keys = [(one.stream, one.consumer) for one in found.latches] + [(one.stream, one.consumer) for one in found.carried]
-    latches = [one.latched for one in found.latches]
+def _members(record: Record) -> bool:
+    """Whether consumers like these may be stored under a subject: the server is asked about each stream of them."""
+    keys = [key for key, _ in (*record.latched, *record.carried)]
+    latches = [names for _, names in record.latched]
     return (
         len(keys) <= MOST_CONSUMERS
-        and len({stream for stream, _ in keys}) <= MOST_STREAMS
+        and len({key.stream for key in keys}) <= MOST_STREAMS
         and all(NAME.fullmatch(name) for key in keys for name in key)
         and all(len(names) <= MOST_LATCHES and all(len(name) <= LONGEST for name in names) for names in latches)
     )
 
 
-def _override(shown: messages.Override | None) -> Override | None:
+def _override(stored: Any) -> Override | None:
     """One that cannot be read is none: what is in force comes from the policy anyway."""
-    if shown is None:
-        return None
     try:
-        until = datetime.fromisoformat(shown.until)
-    except ValueError:
+        return msgspec.convert(stored, Override | None)
+    except msgspec.ValidationError:
         return None
-    return Override(shown.action, until.timestamp()) if until.tzinfo is not None else None
 
 
-def _carried(stored: tuple[messages.StoredFacts, ...]) -> tuple[tuple[ConsumerKey, Carried], ...]:
-    """One that cannot be so is left out: a restart then begins with nothing for that consumer."""
-    found = ((ConsumerKey(one.stream, one.consumer), _facts(one.facts)) for one in stored)
-    return tuple((key, facts) for key, facts in found if facts is not None)[:CARRIED_LIMIT]
+def _carried(stored: tuple[tuple[ConsumerKey, dict[str, Any]], ...]) -> tuple[tuple[ConsumerKey, Carried], ...]:
+    """One that is not valid is left out: a restart then starts with nothing for that consumer."""
+    readable = ((key, _facts(facts)) for key, facts in stored)
+    return tuple((key, facts) for key, facts in readable if facts is not None)[:CARRIED_LIMIT]
 
 
 def _facts(stored: dict[str, Any]) -> Carried | None:
@@ -156,12 +170,12 @@ def _recovered(recoveries: Recoveries) -> bool:
     )
 
 
-def _listed(event: Event, found: messages.State) -> bool:
+def _listed(event: Event, record: Record) -> bool:
     """An event not told yet is of this very subject and epoch, and goes by the name it must have."""
     return (
-        event.subject == found.subject
-        and event.epoch == found.epoch
-        and 0 < event.seq <= found.seq
+        event.subject == record.subject
+        and event.epoch == record.epoch
+        and 0 < event.seq <= record.seq
         and event.id == event_id(event.subject, event.epoch, event.seq)
         and _moment(event.at)
     )
