@@ -32,7 +32,7 @@ PURE = {
     *("string", "typing", "zlib", "msgspec"),
 }
 """What may be imported where nothing happens but by value."""
-NATS_BOTTOM = {"connection", "api", "api_types", "batches", "bounded_client", "kv", "last_per_subject"}
+NATS_BOTTOM = {"patched_client", "credentials", "bounded_client", "api", "api_types", "kv"}
 """What the NATS adapters have in common."""
 KEPT_TO = {
     "nats": ("adapters.nats", "adapters.embedded_server", "client", "demo"),

@@ -23,12 +23,13 @@ from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServ
 from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken, Readiness
 from nats_backpressure.adapters.nats.advisories import AdvisoryListener
 from nats_backpressure.adapters.nats.api import JetStreamApi
-from nats_backpressure.adapters.nats.connection import Connection, PatchedClient
+from nats_backpressure.adapters.nats.connection import Connection
 from nats_backpressure.adapters.nats.endpoints import ServiceEndpoints
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
 from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListener
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.adapters.nats.resources import Resources, captors
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
@@ -147,6 +148,7 @@ class Sidecar:
         self._observing = Connection(
             f"{names.name}/{instance}/observe",
             nats,
+            clock,
             set_up=self._listen,
             count=metrics.dropped,
             on_rebuild=lambda: metrics.rebuilt("observe"),
@@ -174,7 +176,7 @@ class Sidecar:
             recorder or observer,
             JetStreamStateStore(js, names, metrics.dropped, lambda: self._observing.client),
             CachingEventPublisher(JetStreamEventPublisher(js, names, told), history, told),
-            JetStreamPolicyStore(js, names, metrics.dropped, lambda: self._observing.client),
+            JetStreamPolicyStore(js, names, metrics.dropped, lambda: self._observing.client, clock),
             resources.ensure,
             metrics,
             writer=f"{instance}.{secrets.token_hex(4)}",
@@ -208,6 +210,7 @@ class Sidecar:
         self._answering = Connection(
             f"{names.name}/{instance}/answer",
             nats,
+            clock,
             set_up=self._serve,
             count=metrics.dropped,
             on_rebuild=lambda: metrics.rebuilt("answer"),

@@ -109,7 +109,7 @@ async def test_a_mistake_in_a_file_is_told_by_line_before_anything_is_asked(tmp_
 
 async def test_without_a_bucket_it_says_who_makes_it(command: Command) -> None:
     said = await command.failed("policy", "rm", "a")
-    assert said == "Error: there is no bucket backpressure_policy: a sidecar of that name makes it when it starts\n"
+    assert said == "Error: there is no bucket backpressure_policy: a sidecar of that name creates it when it starts\n"
 
 
 async def test_an_override_is_in_force_at_once_beside_the_policy_and_can_be_ended(

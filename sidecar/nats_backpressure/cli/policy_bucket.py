@@ -28,7 +28,7 @@ from nats_backpressure.runtime.ports import Conflict
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
-    from nats_backpressure.adapters.nats.kv import PolicyBucket
+    from nats_backpressure.adapters.nats.policy_store import PolicyBucket
 
 ATTEMPTS = 5
 """Times a change is tried while others write the same key."""
@@ -53,14 +53,14 @@ class PolicyKey(Struct, frozen=True):
 
 
 def _policy_bucket(target: Target, service: ServiceClient) -> PolicyBucket:
-    from nats_backpressure.adapters.nats.kv import PolicyBucket
+    from nats_backpressure.adapters.nats.policy_store import PolicyBucket
 
-    return PolicyBucket(jetstream_api(target, service), service.names)
+    return PolicyBucket(jetstream_api(target, service), service.names, service.client)
 
 
 async def read_bucket(target: Target, service: ServiceClient) -> dict[str, PolicyValue]:
     """All values of the bucket, by key. Raises Unavailable; if there is no bucket, its text says who creates it."""
-    return await _policy_bucket(target, service).all(service.client)
+    return await _policy_bucket(target, service).all()
 
 
 async def write_change(target: Target, service: ServiceClient, key: PolicyKey, value: bytes) -> int:

@@ -15,8 +15,9 @@ from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
 from nats_backpressure import __version__
-from nats_backpressure.adapters.nats.bounded_client import WAITING, settled
+from nats_backpressure.adapters.nats.bounded_client import WAITING
 from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, ServiceEndpoints
+from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest
 from nats_backpressure.protocol.subjects import Names

@@ -14,10 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats import batches as reading
-from nats_backpressure.adapters.nats import event_reader
-from nats_backpressure.adapters.nats.api import JetStreamApi, Message
-from nats_backpressure.adapters.nats.batches import Batches
+from nats_backpressure.adapters.nats import api, event_reader
+from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
 from nats_backpressure.adapters.nats.event_reader import READS, JetStreamEventReader, _EnoughRead, _Search
 from nats_backpressure.core.subject.next_record import encode
 from nats_backpressure.queries.event_cache import parse_event
@@ -103,7 +101,7 @@ async def world(request: pytest.FixtureRequest, nc: Client) -> AsyncIterator[Wor
     async with real(nc):
         found = RealWorld(nc)
         if request.param == "singly":
-            found.log.batches.do_without()
+            found.log.batches.read_single()
         yield found
 
 
@@ -238,7 +236,7 @@ JUNK = [b"", b"hello", b"\xff", b"[]", b'{"id": "x", "seq": 99999}', b"x" * 70_0
 @pytest.mark.parametrize("many", [True, False], ids=["batches", "singly"])
 async def test_what_others_put_there_is_left_out_and_counted(stored: RealWorld, many: bool) -> None:
     if not many:
-        stored.log.batches.do_without()
+        stored.log.batches.read_single()
     ours = f"backpressure.v1.event.recovery.{encode(SUBJECT)}"
     await stored.put(ours, *JUNK)
     for payload in run(1, 5):
@@ -303,7 +301,7 @@ async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) 
 
 
 async def test_singly_a_page_ends_at_its_reads_and_the_next_goes_on(stored: RealWorld) -> None:
-    stored.log.batches.do_without()
+    stored.log.batches.read_single()
     await stored.tell(*run(1, 700))
     first = await stored.log.older(EventQuery(SUBJECT, 1000))
     assert not first.whole and 400 < len(first.events) <= READS
@@ -333,17 +331,17 @@ async def test_a_stream_without_direct_access_is_read_singly(nc: Client) -> None
     await world.tell(*run(1, 20))
     page = await world.log.older(EventQuery(SUBJECT, 100))
     assert seqs(page.events) == list(range(20, 0, -1)) and page.whole
-    assert not world.log.batches.here
+    assert not world.log.batches.many
 
 
 async def test_batches_are_found_out_by_trying(stored: RealWorld, server: NatsServer) -> None:
     await stored.tell(*run(1, 20))
-    batches = Batches(JetStreamApi(stored.requests), lambda: stored.nc, NAMES.events_stream)
+    batches = BatchReader(JetStreamApi(stored.requests), lambda: stored.nc, NAMES.events_stream)
     subject = f"backpressure.v1.event.*.{encode(SUBJECT)}"
     found = await batches.next(subject, 5, 10)
-    assert batches.here == (server.version >= (2, 11))
-    assert [m.seq for m in found] == (list(range(5, 15)) if batches.here else [5])
-    assert [m.seq for m in await batches.next(subject, 18, 10)] == ([18, 19, 20] if batches.here else [18])
+    assert batches.many == (server.version >= (2, 11))
+    assert [m.seq for m in found] == (list(range(5, 15)) if batches.many else [5])
+    assert [m.seq for m in await batches.next(subject, 18, 10)] == ([18, 19, 20] if batches.many else [18])
     assert await batches.next(subject, 21, 10) == await batches.next(subject, 21, 1) == []
     assert stored.nc._subs.keys() <= {1}, "no subscription is left"
 
@@ -352,7 +350,7 @@ async def test_batches_are_found_out_by_trying(stored: RealWorld, server: NatsSe
 async def test_the_rights_that_are_documented_are_enough(
     start_server: StartServer, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "WITHIN", 0.2)
+    monkeypatch.setattr(api, "BATCH_SILENCE", 0.2)
     server = await start_server(DOCUMENTED.format(direct=DIRECT if direct else ""))
     admin = await nats.connect(server.url, user="admin", password="a")
     sidecar = await nats.connect(server.url, user="sidecar", password="s", error_cb=ignore)
@@ -360,7 +358,7 @@ async def test_the_rights_that_are_documented_are_enough(
         await RealWorld(admin).tell(*run(1, 20))
         log = RealWorld(sidecar).log
         assert seqs((await log.older(EventQuery(SUBJECT, 10))).events) == list(range(20, 10, -1))
-        assert log.batches.here == (direct and server.version >= (2, 11))
+        assert log.batches.many == (direct and server.version >= (2, 11))
         taken: list[CachedEvent] = []
         await log.recall(T0, 100, taken.append)
         assert len(taken) == 20
@@ -373,17 +371,17 @@ async def ignore(error: Exception) -> None:
 
 
 class Shelf:
-    """Messages of one subject in a long stream, read like Batches."""
+    """Messages of one subject in a long stream, read like BatchReader."""
 
     def __init__(self, places: dict[int, int], many: bool) -> None:
-        self.places, self.here = sorted(places), many
+        self.places, self.many = sorted(places), many
         self.messages = {place: Message("s", place, told(seq, T0 + 1000 * seq), {}) for place, seq in places.items()}
         self.reads = 0
 
     async def next(self, subject: str, place: int, n: int) -> list[Message]:
         self.reads += 1
         found = [self.messages[p] for p in self.places if p >= place]
-        return found[: n if self.here else 1]
+        return found[: n if self.many else 1]
 
 
 layouts = st.lists(st.integers(1, 100_000) | st.integers(1, 9), max_size=120)

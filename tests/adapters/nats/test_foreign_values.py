@@ -13,12 +13,14 @@ from nats.aio.client import Client as PlainClient
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
-from nats_backpressure.adapters.nats.connection import Connection, PatchedClient
+from nats_backpressure.adapters.nats.connection import Connection
+from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.policy.active import PolicySnapshot
+from nats_backpressure.runtime.clock import SystemClock
 from tests.support.background import meanwhile
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
@@ -50,7 +52,7 @@ async def connected(server: NatsServer, counted: list[str]) -> AsyncIterator[Con
         pass
 
     options = Nats((server.url,))
-    connection = Connection("t", options, set_up=set_up, count=counted.append, on_rebuild=lambda: None)
+    connection = Connection("t", options, SystemClock(), set_up=set_up, count=counted.append, on_rebuild=lambda: None)
     async with meanwhile(connection.run()):
 
         async def up() -> bool:
@@ -94,7 +96,8 @@ async def test_the_policy_bucket_is_read_around_it_and_at_once(
     counted: list[str] = []
     told: list[PolicySnapshot] = []
     async with connected(server, counted) as connection:
-        store = JetStreamPolicyStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
+        js = JetStreamApi(connection)
+        store = JetStreamPolicyStore(js, NAMES, counted.append, lambda: connection.client, SystemClock())
         kv = await nc.jetstream().key_value(NAMES.policy_bucket)
         await kv.put("a", b"{}")
         await raw(server, poison % POLICY)

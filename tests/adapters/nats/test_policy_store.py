@@ -14,10 +14,11 @@ from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import policy_store
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
-from nats_backpressure.adapters.nats.last_per_subject import last_per_subject
+from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.clock import SystemClock
 from tests.conftest import StartServer
 from tests.support.background import meanwhile
 from tests.support.sidecar import eventually
@@ -35,7 +36,8 @@ class Follower:
         self.dropped: list[str] = []
         self.nc = nc
         requests = Requests(nc)
-        self.store = JetStreamPolicyStore(JetStreamApi(requests), NAMES, self.dropped.append, lambda: requests.nc)
+        js = JetStreamApi(requests)
+        self.store = JetStreamPolicyStore(js, NAMES, self.dropped.append, lambda: requests.nc, SystemClock())
         self.requests = requests
 
     @property
@@ -147,30 +149,29 @@ async def test_more_keys_than_are_kept_are_counted_and_said_once(
 
 
 class Lagging:
-    """A replica that shows what the bucket held before, for so many readings."""
+    """A bucket whose entries are those of an earlier reading, a few times after each change."""
 
-    def __init__(self, readings: int) -> None:
-        self.left, self.before = readings, list[Message]()
+    def __init__(self, bucket: Bucket, readings: int) -> None:
+        self.entries, bucket.entries = bucket.entries, self  # type: ignore[method-assign]
+        self.left, self.before = readings, list[tuple[str, Message]]()
 
-    async def __call__(self, js: JetStreamApi, client: Client, stream: str, prefix: str) -> AsyncIterator[Message]:
-        now = [message async for message in last_per_subject(js, client, stream, prefix)]
+    async def __call__(self) -> AsyncIterator[tuple[str, Message]]:
+        now = [entry async for entry in self.entries()]
         if self.before and now != self.before and self.left:
             self.left -= 1
             now = self.before
         else:
             self.before = now
-        for message in now:
-            yield message
+        for entry in now:
+            yield entry
 
 
 @pytest.mark.parametrize("change", ["put", "put again", "delete"])
-async def test_a_put_policy_is_in_force_though_a_replica_lags(
-    bucket: KeyValue, nc: Client, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
+async def test_a_put_policy_is_in_force_though_a_replica_lags(bucket: KeyValue, nc: Client, change: str) -> None:
     """One server has no replicas: that one shows less than the leader is played."""
     await bucket.put("a", b"1")
-    monkeypatch.setattr(policy_store, "last_per_subject", Lagging(2))
     follower = Follower(nc)
+    Lagging(follower.store._bucket, 2)
     async with meanwhile(follower.store.follow(follower.told.append)):
         await follower.holds(a=b"1")
         match change:
@@ -190,8 +191,8 @@ async def test_a_replica_that_never_catches_up_is_believed_in_the_end(
 ) -> None:
     monkeypatch.setattr(policy_store, "BEHIND_LIMIT", 2)
     await bucket.put("a", b"1")
-    monkeypatch.setattr(policy_store, "last_per_subject", Lagging(3))
     follower = Follower(nc)
+    Lagging(follower.store._bucket, 3)
     async with meanwhile(follower.store.follow(follower.told.append)):
         await follower.holds(a=b"1")
         await bucket.put("b", b"2")

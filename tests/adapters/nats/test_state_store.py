@@ -133,7 +133,7 @@ async def test_the_documented_permissions_suffice(start_server: StartServer) -> 
 
 def other(store: JetStreamStateStore) -> JetStreamStateStore:
     """Another replica on the same bucket."""
-    return JetStreamStateStore(store._js, NAMES, lambda what: None, store._client)
+    return JetStreamStateStore(store._bucket._js, NAMES, lambda what: None, store._bucket._client)
 
 
 async def test_heartbeats_tell_whether_another_replica_beats_too(nc: Client) -> None:
@@ -150,10 +150,10 @@ async def test_a_heartbeat_of_ours_whose_answer_was_lost_is_no_other_replica(nc:
     async with real(nc) as (_, store, _):
         await store.beat(b"1")
         await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"2")  # as if our next one had been late
-        store._beaten = b"2"
+        store._heartbeat = b"2"
         assert await store.beat(b"3") is True
         await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"4")
-        store._beaten = b"4"
+        store._heartbeat = b"4"
         assert await store.leave(b"leaving") is True
 
 

@@ -1,6 +1,7 @@
-"""The server's replies about streams and consumers: as they are decoded, and as the core reads them.
+"""The server's replies about streams and consumers, and how they become the samples and looks of the core.
 
-Only what is used is named; what a newer server adds is ignored, and what it leaves out is what Go leaves out: zero.
+Only the fields in use are named. Fields that a newer server adds are ignored; a missing field is zero, as Go's encoder
+leaves it out.
 """
 
 from __future__ import annotations
@@ -15,25 +16,71 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 
 METADATA = ("backpressure.", "io.nats.monitor.")
-"""How the keys begin that are meant for us."""
+"""Prefixes of the metadata keys that set policies."""
 METADATA_LIMIT, METADATA_LENGTH = 64, 1024
-"""Keys, and characters of a key or value; what goes beyond is left out."""
+"""Keys, and characters of a key or value; anything beyond is left out."""
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Limit = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""Zero, negative or absent: without a limit."""
+"""Zero, negative or absent: no limit."""
 Moment = Annotated[datetime, Meta(tz=True)]
 Text = Annotated[str, Meta(max_length=1024)]
 T = TypeVar("T")
+C = TypeVar("C")
 
 
-class Sequences(Struct):
+class ErrorInfo(Struct, frozen=True):
+    """The error in a reply; `err_code` is the one of JetStream."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class Reply(Struct):
+    """Any reply: it has an error or it has none."""
+
+    error: ErrorInfo | None = None
+
+
+class PubAck(Struct, frozen=True):
+    """The reply to a message that a stream stored."""
+
+    seq: int
+    duplicate: bool = False
+
+
+class StoredMessage(Struct, frozen=True):
+    """A message of a stream; `data` and `hdrs` are base64."""
+
+    subject: str
+    seq: int
+    data: str = ""
+    hdrs: str = ""
+
+
+class MessageReply(Struct, frozen=True):
+    message: StoredMessage
+
+
+class ConsumerPosition(Struct):
+    """How far a consumer is, in its own sequence and in that of its stream."""
+
     consumer_seq: Count
     stream_seq: Count
     last_active: Moment | None = None
 
 
-class Config(Struct):
+class ConsumerCreated(Struct, frozen=True):
+    """A new consumer: how many messages it has to deliver, and has delivered already."""
+
+    num_pending: int
+    delivered: ConsumerPosition
+
+
+class ConsumerInfoConfig(Struct):
+    """The settings of a consumer; `ack_wait` in nanoseconds."""
+
     ack_policy: Text
     durable_name: str = ""
     filter_subject: str = ""
@@ -50,12 +97,14 @@ class Config(Struct):
     metadata: dict[str, str] | None = None
 
 
-class Consumer(Struct):
+class ConsumerInfo(Struct):
+    """One consumer; `ts` is the server's time of the reply (from 2.10 on)."""
+
     name: str
     created: Text
-    config: Config
-    delivered: Sequences
-    ack_floor: Sequences
+    config: ConsumerInfoConfig
+    delivered: ConsumerPosition
+    ack_floor: ConsumerPosition
     num_pending: Count
     num_ack_pending: Count
     num_redelivered: Count = 0
@@ -69,7 +118,9 @@ class Mirror(Struct):
     name: str = ""
 
 
-class StreamConfig(Struct):
+class StreamInfoConfig(Struct):
+    """The settings of a stream; `max_age` in nanoseconds."""
+
     name: str
     subjects: tuple[str, ...] | None = None
     max_msgs: Limit = 0
@@ -83,7 +134,9 @@ class StreamConfig(Struct):
     mirror: Mirror | None = None
 
 
-class State(Struct):
+class StreamState(Struct):
+    """What a stream holds."""
+
     messages: Count
     bytes: Count
     first_seq: Count
@@ -92,24 +145,18 @@ class State(Struct):
     num_subjects: Count = 0
 
 
-class Stream(Struct):
-    config: StreamConfig
+class StreamInfo(Struct, Generic[C]):
+    """One stream; its config as StreamInfoConfig, or as the dict that the server sent."""
+
+    config: C
     created: Text
-    state: State
+    state: StreamState
     ts: Moment | None = None
 
 
-class Error(Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
+class ListPage(Reply, Generic[T]):
+    """One page of a list; `missing` and `offline` name members that the server could not read."""
 
-
-class ConsumerListReply(Struct):
-    error: Error | None = None
-
-
-class Page(ConsumerListReply, Generic[T]):
     total: Count = 0
     limit: Count = 0
     streams: list[T] | None = None
@@ -118,7 +165,8 @@ class Page(ConsumerListReply, Generic[T]):
     offline: dict[str, str] | None = None
 
 
-def look(stream: Stream) -> StreamLook:
+def stream_look(stream: StreamInfo[StreamInfoConfig]) -> StreamLook:
+    """What the core reads of a stream."""
     config, state = stream.config, stream.state
     return StreamLook(
         name=config.name,
@@ -135,7 +183,7 @@ def look(stream: Stream) -> StreamLook:
     )
 
 
-def _retention(config: StreamConfig) -> Retention:
+def _retention(config: StreamInfoConfig) -> Retention:
     return Retention(
         policy=config.retention,
         max_age=config.max_age / 1e9,
@@ -148,8 +196,8 @@ def _retention(config: StreamConfig) -> Retention:
     )
 
 
-def _fill(config: StreamConfig, state: State) -> float | None:
-    """The largest share of its limits; that of messages per subject is none: to stand at it is such a stream's use."""
+def _fill(config: StreamInfoConfig, state: StreamState) -> float | None:
+    """The largest share of its limits in use. The limit per subject does not count: streams use it by being at it."""
     shares = [
         held / limit
         for held, limit in ((state.messages, config.max_msgs), (state.bytes, config.max_bytes))
@@ -158,8 +206,8 @@ def _fill(config: StreamConfig, state: State) -> float | None:
     return min(1.0, max(shares)) if shares else None
 
 
-def _full(config: StreamConfig, state: State) -> bool:
-    """Whether a next message pushes one out. Bytes: the next one may be larger than what room is left."""
+def _full(config: StreamInfoConfig, state: StreamState) -> bool:
+    """Whether the next message removes an old one. Near the limit in bytes it may be larger than the free room."""
     per_subject = config.max_msgs_per_subject * state.num_subjects
     return (
         0 < config.max_msgs <= state.messages
@@ -168,18 +216,19 @@ def _full(config: StreamConfig, state: State) -> bool:
     )
 
 
-def meant_for_us(metadata: dict[str, str]) -> tuple[tuple[tuple[str, str], ...], int]:
-    """The pairs that are meant for us, by key, within bounds; and how many of them were left out."""
+def policy_metadata(metadata: dict[str, str]) -> tuple[tuple[tuple[str, str], ...], int]:
+    """The pairs that set policies, sorted by key, within bounds; and how many were left out."""
     ours = sorted(pair for pair in metadata.items() if pair[0].startswith(METADATA))
     short = [pair for pair in ours if max(map(len, pair)) <= METADATA_LENGTH][:METADATA_LIMIT]
     return tuple(short), len(ours) - len(short)
 
 
-def sample(stream: str, info: Consumer, at: Now, metadata: tuple[tuple[str, str], ...] = ()) -> Sample:
+def sample(stream: str, info: ConsumerInfo, at: Now, metadata: tuple[tuple[str, str], ...] = ()) -> Sample:
+    """What the core reads of a consumer; `at` is when the reply came."""
     return Sample(
         key=ConsumerKey(stream, info.name),
         created=info.created,
-        config=_facts(info.config, metadata),
+        config=_consumer_config(info.config, metadata),
         at=at,
         pending=info.num_pending,
         inflight=info.num_ack_pending,
@@ -196,7 +245,7 @@ def sample(stream: str, info: Consumer, at: Now, metadata: tuple[tuple[str, str]
     )
 
 
-def _facts(config: Config, metadata: tuple[tuple[str, str], ...]) -> ConsumerConfig:
+def _consumer_config(config: ConsumerInfoConfig, metadata: tuple[tuple[str, str], ...]) -> ConsumerConfig:
     frequency = config.sample_freq.strip().rstrip("%")
     return ConsumerConfig(
         durable=bool(config.durable_name),
@@ -216,7 +265,7 @@ def _facts(config: Config, metadata: tuple[tuple[str, str], ...]) -> ConsumerCon
 
 
 def _since(then: datetime | None, now: datetime | None) -> float | None:
-    """Seconds on the server's own clock; None where the reply tells no time (2.9), or it never happened (year 1)."""
+    """Seconds on the server's clock; None where the reply has no time (2.9), or it never happened (year 1)."""
     if then is None or now is None or then.year <= 1:
         return None
     return max(0.0, (now - then).total_seconds())

@@ -12,6 +12,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from nats_backpressure.adapters.nats.patched_client import settled
+
 log = structlog.get_logger()
 
 WAITING, WAITING_BYTES = 1024, 4 * 1024 * 1024
@@ -75,11 +77,3 @@ class BoundedServiceClient:
                 await settled(self.client)
         except (TimeoutError, nats.errors.Error) as error:  # the connection may be gone; nobody is left to tell
             log.debug("responder.stopped_early", error=type(error).__name__)
-
-
-async def settled(client: Client) -> None:
-    """Wait until the server has seen all that was sent. nats-py's `flush` alone does not: it writes its PING at once,
-    ahead of the commands that still wait to be written."""
-    if client.is_connected:
-        await client._flush_pending(force_flush=True)
-    await client.flush()

@@ -5,21 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from math import ceil
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.bounded_client import settled
-from nats_backpressure.adapters.nats.connection import (
-    BadCredentials,
-    PatchedClient,
-    check_size,
-    credentials,
-    discard,
-)
+from nats_backpressure.adapters.nats.credentials import BadCredentials
+from nats_backpressure.adapters.nats.patched_client import PatchedClient, check_size, discard, settled
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
@@ -56,21 +49,7 @@ class ServiceClient:
         self._client = client = _Client()
         try:
             async with asyncio.timeout(self._seconds):
-                await client.connect(
-                    servers=list(self._nats.servers),
-                    name=f"{self.names.name}/command",
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=ceil(self._seconds),
-                    pending_size=2 * 1024 * 1024,
-                    flush_timeout=self._seconds,
-                    inbox_prefix=self._nats.inbox_prefix,
-                    error_cb=client.on_error,
-                    closed_cb=client.on_end,
-                    disconnected_cb=client.on_end,
-                    **credentials(self._nats),
-                )
+                await client.open(self._nats, f"{self.names.name}/command", self._seconds)
         except BadCredentials as error:
             raise Unavailable(str(error)) from None
         except Exception as error:  # nats-py raises many things here, and most say less than its callback did
@@ -121,7 +100,7 @@ class ServiceClient:
                     await settled(client)
             except Exception as error:
                 raise Unavailable(self._no_answer(client, error)) from None
-            if client.denied_at is not None:
+            if client.denied:
                 raise Unavailable(f"{self._where}: {client.because}")
             yield heard
         finally:

@@ -17,7 +17,8 @@ from nats.aio.msg import Msg
 from nats.micro.request import Request, ServiceError
 
 from nats_backpressure import __version__
-from nats_backpressure.adapters.nats.bounded_client import BoundedServiceClient, settled
+from nats_backpressure.adapters.nats.bounded_client import BoundedServiceClient
+from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.protocol import history as past
 from nats_backpressure.protocol import messages, windows
 from nats_backpressure.protocol.replies import LARGEST_REPLY, fitted, reply_allowed

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import nats.errors
-from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.api import JetStreamApi, Message
-from nats_backpressure.adapters.nats.batches import Batches
+from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
@@ -35,10 +31,6 @@ PULL = 500
 """Messages asked for at once in the pass: no flood, whatever the stream holds."""
 
 
-class _ConsumerCreated(Struct, frozen=True):
-    num_pending: int
-
-
 class JetStreamEventReader:
     """No consumer per question: making one costs the server more than reading does. Works from 2.9 on."""
 
@@ -47,7 +39,7 @@ class JetStreamEventReader:
     ) -> None:
         self._js, self._client, self._names, self._count = js, client, names, count
         self._stream = names.events_stream
-        self.batches = Batches(js, client, self._stream)
+        self.batches = BatchReader(js, client, self._stream)
 
     async def older(self, wanted: EventQuery) -> EventPage:
         info = await self._js.stream(self._stream)
@@ -87,21 +79,9 @@ class JetStreamEventReader:
         return since
 
     async def _consumer(self, **start: object) -> tuple[str, int]:
-        """One that the server takes away again by itself; and how many messages it has to give."""
-        name = secrets.token_hex(8)
-        config: dict[str, Any] = {
-            "name": name,
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": 30_000_000_000,
-            "filter_subject": f"{self._names.prefix}.event.>",
-            **start,
-        }
-        body = {"stream_name": self._stream, "config": config}
-        made = await self._js.api(f"CONSUMER.CREATE.{self._stream}.{name}", _ConsumerCreated, body)
-        return name, made.num_pending
+        """The name of a new consumer, and how many messages it has to deliver."""
+        name, created = await self._js.create_consumer(self._stream, f"{self._names.prefix}.event.>", **start)
+        return name, created.num_pending
 
     async def _pulled(self, name: str, left: int) -> AsyncIterator[Msg]:
         client = self._client()
@@ -141,7 +121,7 @@ class _Search:
     longer ones where there was little, shorter ones where there is more than fits."""
 
     def __init__(
-        self, batches: Batches, subject: str, wanted: EventQuery, read: Callable[[Message], CachedEvent | None]
+        self, batches: BatchReader, subject: str, wanted: EventQuery, read: Callable[[Message], CachedEvent | None]
     ) -> None:
         self.found: list[CachedEvent] = []
         self._batches, self._subject, self._wanted, self._read = batches, subject, wanted, read
@@ -155,7 +135,7 @@ class _Search:
             end = await self._end(first, end)
         span, few = 0, 1
         while end > first:
-            most = MANY if self._batches.here else FEW
+            most = MANY if self._batches.many else FEW
             span = span or most
             start = max(first, end - span)
             stretch = await self._stretch(start, end, few, most)

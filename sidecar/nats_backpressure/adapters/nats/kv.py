@@ -1,63 +1,87 @@
-"""The policy bucket in the hands of an operator: read, and changed only where it is still what was read."""
+"""One key-value bucket: read and write single keys by revision, and read all keys in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import nats.errors
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStreamApi
-from nats_backpressure.adapters.nats.last_per_subject import last_per_subject
-from nats_backpressure.policy.active import PolicyValue
-from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 
-MOST_KEYS = 10_000
+READ_WITHIN = 30.0
+"""Seconds for reading all keys."""
+SILENCE = 5.0
+"""Seconds without a message while some are left."""
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
-class PolicyBucket:
-    """Keys as they stand in the bucket. Raises Unavailable."""
+class Bucket:
+    """A revision is the stream sequence of a key's last write. Raises Unavailable (ApiError where the reply is one)."""
 
-    def __init__(self, js: JetStreamApi, names: Names) -> None:
-        self._js, self._bucket = js, names.policy_bucket
-        self._stream, self._prefix = f"KV_{self._bucket}", f"$KV.{self._bucket}."
+    def __init__(self, js: JetStreamApi, client: Callable[[], Client], name: str) -> None:
+        self.name, self.stream = name, f"KV_{name}"
+        self._js, self._client = js, client
+        self._prefix = f"$KV.{name}."
 
-    async def read(self, key: str) -> PolicyValue:
-        """What stands under a key and its revision: an empty value where nothing does."""
+    async def info(self) -> StreamInfo[dict[str, Any]] | None:
+        """The bucket's stream; None if there is no such bucket."""
+        return await self._js.stream(self.stream)
+
+    async def get(self, key: str) -> Message | None:
+        """The last write of a key, a deletion too, read from the leader; None if there is none. `>`: of all keys."""
+        return await self._js.last(self.stream, self._prefix + key)
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Write a key; returns the new revision."""
+        return (await self._js.publish(self._subject(key), value)).seq
+
+    async def update(self, key: str, value: bytes, expected: int) -> int:
+        """Write a key if its revision is the expected one (0: it does not exist). Raises Conflict."""
+        return await self._publish(key, value, expected, {})
+
+    async def delete(self, key: str, expected: int) -> None:
+        """Delete a key if its revision is the expected one. Raises Conflict."""
+        await self._publish(key, b"", expected, {"KV-Operation": "DEL"})
+
+    async def entries(self) -> AsyncIterator[tuple[str, Message]]:
+        """Every key with its last write, deletions too: all of them, or Unavailable."""
         try:
-            found = await self._js.last(self._stream, self._prefix + key)
-        except ApiError as error:
-            raise self._named(error) from None
-        return PolicyValue(b"", 0) if found is None else PolicyValue(b"" if found.gone else found.data, found.seq)
+            async with asyncio.timeout(READ_WITHIN):
+                async for message in self._last_per_subject(self._client()):
+                    yield message.subject.removeprefix(self._prefix), message
+        except (TimeoutError, nats.errors.Error) as error:
+            raise Unavailable(f"reading {self.stream}: {error or 'it took too long'}") from error
 
-    async def all(self, client: Callable[[], Client]) -> dict[str, PolicyValue]:
-        """Every key that holds something, MOST_KEYS at most: a sidecar reads no more."""
-        found: dict[str, PolicyValue] = {}
+    def _subject(self, key: str) -> str:
+        return f"{self._js.kv_prefix}{self._prefix}{key}"
+
+    async def _publish(self, key: str, value: bytes, expected: int, headers: dict[str, str]) -> int:
         try:
-            async for message in last_per_subject(self._js, client(), self._stream, self._prefix):
-                if not message.gone and len(found) < MOST_KEYS:
-                    found[message.subject.removeprefix(self._prefix)] = PolicyValue(
-                        message.data, message.seq, message.at
-                    )
-        except ApiError as error:
-            raise self._named(error) from None
-        return found
-
-    async def write(self, key: str, value: bytes, expected: int) -> int:
-        """The new revision. Raises Conflict where another one than the expected stands there by now."""
-        return await self._publish(key, value, {EXPECTED: str(expected)})
-
-    async def remove(self, key: str, expected: int) -> None:
-        await self._publish(key, b"", {"KV-Operation": "DEL", EXPECTED: str(expected)})
-
-    async def _publish(self, key: str, value: bytes, headers: dict[str, str]) -> int:
-        try:
-            return (await self._js.publish(f"{self._js.kv}{self._prefix}{key}", value, headers)).seq
+            return (await self._js.publish(self._subject(key), value, {**headers, EXPECTED: str(expected)})).seq
         except ApiError as error:
             raise Conflict(key) if error.err_code in WRONG_SEQUENCE else error from None
 
-    def _named(self, error: ApiError) -> Unavailable:
-        if error.err_code != NO_STREAM:
-            return error
-        return Unavailable(f"there is no bucket {self._bucket}: a sidecar of that name makes it when it starts")
+    async def _last_per_subject(self, client: Client) -> AsyncIterator[Message]:
+        """One pass of an ordered consumer over the last message of each subject."""
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox)
+        try:
+            _, created = await self._js.create_consumer(
+                self.stream, f"{self._prefix}>", deliver_subject=inbox, deliver_policy="last_per_subject"
+            )
+            left, count = created.num_pending + created.delivered.consumer_seq, 0
+            while left > 0:
+                raw = await subscription.next_msg(timeout=SILENCE)
+                about = raw.metadata
+                left, count = about.num_pending, count + 1
+                if about.sequence.consumer != count:
+                    raise Unavailable(f"reading {self.stream}: a key was lost on the way")
+                headers, at = dict(raw.headers or {}), about.timestamp.timestamp()
+                yield Message(raw.subject, about.sequence.stream, raw.data, headers, at)
+        finally:
+            await subscription.unsubscribe()  # without interest the server removes the consumer

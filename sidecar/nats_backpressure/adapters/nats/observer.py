@@ -16,7 +16,15 @@ import msgspec
 from msgspec import Raw, Struct
 
 from nats_backpressure.adapters.nats import api_types
-from nats_backpressure.adapters.nats.api_types import Consumer, ConsumerListReply, Error, Page, Stream
+from nats_backpressure.adapters.nats.api import UNREADABLE
+from nats_backpressure.adapters.nats.api_types import (
+    ConsumerInfo,
+    ErrorInfo,
+    ListPage,
+    Reply,
+    StreamInfo,
+    StreamInfoConfig,
+)
 from nats_backpressure.core.model import Sample
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import Now
@@ -39,7 +47,6 @@ TIMEOUT = 5.0
 BURST = 0.2
 """Seconds' worth of budget that may be spent at once after a pause."""
 STREAM_NOT_FOUND, CONSUMER_NOT_FOUND = 10059, 10014
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 T = TypeVar("T")
 
@@ -111,7 +118,7 @@ class JetStreamObserver:
     async def streams(self) -> StreamsReading:
         async with self._one_connection() as epoch:
             listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name)
-        looks = tuple(api_types.look(stream) for stream, _ in listed.items.values())
+        looks = tuple(api_types.stream_look(stream) for stream, _ in listed.items.values())
         return StreamsReading(
             looks,
             listed.complete and not (listed.missing or listed.malformed or listed.unnamed),
@@ -124,7 +131,7 @@ class JetStreamObserver:
         async with self._one_connection() as epoch:
             listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", _CONSUMERS, lambda consumer: consumer.name)
             data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
-        look = api_types.look(self._decoded(_STREAM, data))
+        look = api_types.stream_look(self._decoded(_STREAM, data))
         samples = tuple(self._sample(stream, consumer, at) for consumer, at in listed.items.values())
         missing = tuple(sorted(listed.missing - listed.items.keys()))
         malformed = tuple(sorted(listed.malformed - listed.items.keys()))
@@ -136,8 +143,8 @@ class JetStreamObserver:
             data, _, at = await self._ask(f"CONSUMER.INFO.{_token(key.stream)}.{_token(key.consumer)}", b"")
         return self._sample(key.stream, self._decoded(_CONSUMER, data), at)
 
-    def _sample(self, stream: str, info: Consumer, at: Now) -> Sample:
-        metadata, left_out = api_types.meant_for_us(info.config.metadata or {})
+    def _sample(self, stream: str, info: ConsumerInfo, at: Now) -> Sample:
+        metadata, left_out = api_types.policy_metadata(info.config.metadata or {})
         if left_out:
             self._count("metadata_left_out")
         return api_types.sample(stream, info, at, metadata)
@@ -175,7 +182,7 @@ class JetStreamObserver:
                 break
         return listed
 
-    def _page(self, kind: _ListKind[T], data: bytes) -> tuple[Page[T] | Page[Raw], list[T], list[str | None]]:
+    def _page(self, kind: _ListKind[T], data: bytes) -> tuple[ListPage[T] | ListPage[Raw], list[T], list[str | None]]:
         """A page, its items, and the names of those that cannot be so (None where not even the name can be read)."""
         try:
             page = kind.pages.decode(data)
@@ -224,7 +231,7 @@ class JetStreamObserver:
 class _ListKind(Generic[T]):
     """How the members of a list are decoded: a page in one go, or each by itself."""
 
-    def __init__(self, pages: msgspec.json.Decoder[Page[T]], item: msgspec.json.Decoder[T]) -> None:
+    def __init__(self, pages: msgspec.json.Decoder[ListPage[T]], item: msgspec.json.Decoder[T]) -> None:
         self.pages, self.item = pages, item
 
 
@@ -236,12 +243,12 @@ class _Nameable(_Named, frozen=True):
     config: _Named = _Named()
 
 
-_REPLY = msgspec.json.Decoder(ConsumerListReply)
-_ITEMS = msgspec.json.Decoder(Page[Raw])
-_STREAM = msgspec.json.Decoder(Stream)
-_CONSUMER = msgspec.json.Decoder(Consumer)
-_STREAMS = _ListKind(msgspec.json.Decoder(Page[Stream]), _STREAM)
-_CONSUMERS = _ListKind(msgspec.json.Decoder(Page[Consumer]), _CONSUMER)
+_REPLY = msgspec.json.Decoder(Reply)
+_ITEMS = msgspec.json.Decoder(ListPage[Raw])
+_STREAM = msgspec.json.Decoder(StreamInfo[StreamInfoConfig])
+_CONSUMER = msgspec.json.Decoder(ConsumerInfo)
+_STREAMS = _ListKind(msgspec.json.Decoder(ListPage[StreamInfo[StreamInfoConfig]]), _STREAM)
+_CONSUMERS = _ListKind(msgspec.json.Decoder(ListPage[ConsumerInfo]), _CONSUMER)
 
 
 def _name(item: Raw) -> str | None:
@@ -260,7 +267,7 @@ def _token(name: str) -> str:
     return name
 
 
-def _said(error: Error) -> Exception:
+def _said(error: ErrorInfo) -> Exception:
     if error.code == 404 and error.err_code == STREAM_NOT_FOUND:
         return StreamGone(error.description[:120])
     if error.code == 404 and error.err_code == CONSUMER_NOT_FOUND:

@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi, StreamInfo
+from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi
+from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.core.model import StreamLook
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
@@ -86,7 +87,7 @@ class Resources:
         except Unavailable:
             return []
 
-    def _compare(self, wanted: dict[str, Any], found: StreamInfo) -> None:
+    def _compare(self, wanted: dict[str, Any], found: StreamInfo[dict[str, Any]]) -> None:
         if other := differences(wanted, found.config):
             self._say(f"{wanted['name']} {other}", "resources.differ", stream=wanted["name"], has=other)
 

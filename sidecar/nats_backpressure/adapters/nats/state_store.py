@@ -1,140 +1,108 @@
-"""The state bucket: one key per subject, changed by compare-and-set."""
+"""The state bucket: one key per subject, changed only if its revision is the expected one, and the heartbeat key."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import structlog
+from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
-from nats_backpressure.adapters.nats.last_per_subject import last_per_subject
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, Names, decode, encode
 from nats_backpressure.runtime.ports import Conflict, Stored
+from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 
-SAID_LIMIT = 1000
-"""Malformed keys that are named in the log; further ones are only counted."""
-EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-
 
 class JetStreamStateStore:
-    """Reads go to the stream's leader; only a write decides."""
+    """The StateStore on a bucket. Reads go to the leader of its stream."""
 
-    def __init__(self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Any]):
-        self._js, self._count, self._client = js, count, client
-        self._stream = f"KV_{names.state_bucket}"
-        self._prefix = f"$KV.{names.state_bucket}."
-        self._said: set[str] = set()
-        self._beat: int | None = None
+    def __init__(self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Client]):
+        self._bucket, self._count = Bucket(js, client, names.state_bucket), count
+        self._malformed = Once()
+        self._revision: int | None = None
         """The revision of our last heartbeat."""
-        self._beaten = b""
+        self._heartbeat = b""
         """The last heartbeat that we tried to write."""
 
-    def _to(self, key: str) -> str:
-        """Where a key is written."""
-        return f"{self._js.kv}{self._prefix}{key}"
-
     async def load(self, subject: str) -> Stored | None:
-        message = await self._js.last(self._stream, self._prefix + encode(subject))
+        message = await self._bucket.get(encode(subject))
         return None if message is None else self._stored(subject, message)
 
     async def load_all(self) -> dict[str, Stored]:
-        """All keys in one pass of an ordered, ephemeral consumer over the last value of each."""
-        found: dict[str, Stored] = {}
-        async for message in last_per_subject(self._js, self._client(), self._stream, self._prefix):
-            key = message.subject.removeprefix(self._prefix)
-            if key.startswith("="):  # a heartbeat: no subject encodes to it
+        records: dict[str, Stored] = {}
+        async for key, message in self._bucket.entries():
+            if key.startswith("="):  # a heartbeat: no encoded subject looks like this
                 continue
             try:
                 subject = decode(key)
             except BadTail as bad:
-                self._malformed(key, f"the key is no encoded subject: {bad}")
+                self._report(key, f"the key is not an encoded subject: {bad}")
                 continue
-            found[subject] = self._stored(subject, message)
-        return {subject: stored for subject, stored in found.items() if stored.record is not None}
+            if (stored := self._stored(subject, message)).record is not None:
+                records[subject] = stored
+        return records
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
         key = encode(subject)
-        try:
-            return (await self._js.publish(self._to(key), value, {EXPECTED: str(expected)})).seq
-        except ApiError as error:
-            if error.err_code not in WRONG_SEQUENCE:
-                raise
-        now = await self._js.last(self._stream, self._prefix + key)
-        if now is not None and self._stored(subject, now).nonce == nonce:
-            return now.seq
-        if now is not None and expected == 0 and now.gone:
-            return await self.write(subject, value, now.seq, nonce)
+        with suppress(Conflict):
+            return await self._bucket.update(key, value, expected)
+        message = await self._bucket.get(key)
+        if message is not None and self._stored(subject, message).nonce == nonce:
+            return message.seq
+        if message is not None and expected == 0 and message.deleted:
+            return await self.write(subject, value, message.seq, nonce)
         raise Conflict(subject)
 
     async def remove(self, subject: str, expected: int) -> None:
-        key = encode(subject)
         try:
-            await self._js.publish(self._to(key), b"", {"KV-Operation": "DEL", EXPECTED: str(expected)})
-        except ApiError as error:
-            if error.err_code not in WRONG_SEQUENCE:
-                raise
-            now = await self._js.last(self._stream, self._prefix + key)
-            if now is not None and not now.gone:
+            await self._bucket.delete(encode(subject), expected)
+        except Conflict:
+            message = await self._bucket.get(encode(subject))
+            if message is not None and not message.deleted:
                 raise Conflict(subject) from None
 
     async def beat(self, value: bytes) -> bool | None:
-        ours, self._beaten = (self._beaten, value), value
+        ours, self._heartbeat = (self._heartbeat, value), value
         alone = None
-        if self._beat is not None:
+        if self._revision is not None:
             try:
-                self._beat = await self._beat_after(self._beat, value)
+                self._revision = await self._bucket.update(HEARTBEAT, value, self._revision)
                 return True
             except Conflict:
-                now = await self._heartbeat()
-                alone = now is None or now.data in ours  # one of ours was applied although its answer was lost
-        self._beat = (await self._js.publish(self._to(HEARTBEAT), value)).seq
+                message = await self._bucket.get(HEARTBEAT)
+                alone = message is None or message.data in ours  # one of ours was applied although its reply was lost
+        self._revision = await self._bucket.put(HEARTBEAT, value)
         return alone
 
     async def leave(self, value: bytes) -> bool:
-        if self._beat is None:
+        if self._revision is None:
             return False
-        try:
-            await self._beat_after(self._beat, value)
-        except Conflict:
-            now = await self._heartbeat()
-            if now is None or now.data != self._beaten:
-                return False
+        with suppress(Conflict):
+            await self._bucket.update(HEARTBEAT, value, self._revision)
+            return True
+        message = await self._bucket.get(HEARTBEAT)
+        if message is not None and message.data == self._heartbeat:
             with suppress(Conflict):
-                await self._beat_after(now.seq, value)
+                await self._bucket.update(HEARTBEAT, value, message.seq)
                 return True
-            return False
-        return True
-
-    async def _beat_after(self, revision: int, value: bytes) -> int:
-        try:
-            return (await self._js.publish(self._to(HEARTBEAT), value, {EXPECTED: str(revision)})).seq
-        except ApiError as error:
-            if error.err_code not in WRONG_SEQUENCE:
-                raise
-            raise Conflict(HEARTBEAT) from None
-
-    async def _heartbeat(self) -> Message | None:
-        return await self._js.last(self._stream, self._prefix + HEARTBEAT)
+        return False
 
     def _stored(self, subject: str, message: Message) -> Stored:
-        if message.gone:
+        if message.deleted:
             return Stored(None, message.seq)
-        if (found := record_of(message.data)) is None or found[0].subject != subject:
-            self._malformed(encode(subject), "it is no state that this program writes; it is written over")
+        if (parsed := record_of(message.data)) is None or parsed[0].subject != subject:
+            self._report(encode(subject), "the value is not a state that this program writes; it is overwritten")
             return Stored(None, message.seq)
-        return Stored(found[0], message.seq, found[1])
+        return Stored(parsed[0], message.seq, parsed[1])
 
-    def _malformed(self, key: str, because: str) -> None:
-        """Count what somebody else wrote here, and name each key once (of SAID_LIMIT at most)."""
+    def _report(self, key: str, because: str) -> None:
+        """Count what another program wrote here, and log each key once."""
         self._count("state_malformed")
-        if key not in self._said and len(self._said) < SAID_LIMIT:
-            self._said.add(key)
-            log.warning(
-                "state.malformed", key=shorten(key), because=because, hint="it is left out; who may write there?"
-            )
+        if self._malformed.first(key):
+            log.warning("state.malformed", key=shorten(key), because=because, hint="ignored; check who may write there")

@@ -1,0 +1,146 @@
+"""nats-py's client with patches: no message ends its read loop, it sends nothing too large, and it always closes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from math import ceil
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client as NatsClient
+
+from nats_backpressure.adapters.nats.credentials import credentials, explain
+from nats_backpressure.config.nats import Nats
+from nats_backpressure.runtime.ports import TooLarge
+
+CONTROL_LINE, INBOX = 4000, 200
+"""Bytes of subject and reply, and of a request's own inbox; with the lengths, the server closes at 4,096."""
+UNSENT = 2 * 1024 * 1024
+"""Bytes that may wait to be sent."""
+
+
+class PatchedClient(NatsClient):
+    """nats-py's client without the ways in which a peer could stop it; it records when and why it ended."""
+
+    def __init__(self, may_publish: Callable[[str], bool] | None, note: Callable[[str, str], None]) -> None:
+        """Publishes only to subjects for which `may_publish` is true; `note` gets each error's kind and text."""
+        super().__init__()
+        self._may_publish, self._note = may_publish, note
+        self.ended = asyncio.Event()  # one per client: a late callback of one client must not end the next
+        self.because = ""
+        """The text of the last error."""
+        self.denied = False
+        """Whether the server refused a subscription: a permission that comes back is seen by a new client only."""
+
+    async def open(self, nats: Nats, name: str, seconds: float, **more: Any) -> None:
+        """Connect, without nats-py's own reconnect. Raises BadCredentials, and anything that nats-py raises."""
+        await self.connect(
+            servers=list(nats.servers),
+            name=name,
+            allow_reconnect=False,
+            # While connecting nats-py retries by itself: each server once or twice, without a pause.
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=ceil(seconds),
+            flush_timeout=seconds,
+            pending_size=UNSENT,
+            inbox_prefix=nats.inbox_prefix,
+            error_cb=self.on_error,
+            closed_cb=self.on_end,
+            disconnected_cb=self.on_end,
+            **credentials(nats),
+            **more,
+        )
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        # An exception here would end the read loop and leave a client that only looks connected (nats.py PR 914).
+        # Any peer can cause one: UnicodeDecodeError by its subject, IndexError by a header block without a line end.
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except Exception as error:
+            self._note("undecodable_message", type(error).__name__)
+        else:
+            return
+        # It raised before any subscription got the message. Passed on without headers and with U+FFFD in its subject,
+        # the subscriber refuses it, and what a consumer delivers has no gap.
+        with suppress(Exception):
+            await super()._process_msg(sid, subject.decode(errors="replace").encode(), reply, data, b"")
+
+    async def _process_pong(self) -> None:
+        # A late PONG meets a future that its waiter has cancelled (`flush`, `rtt`); setting it would end the read loop.
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        if self._may_publish is not None and not self._may_publish(subject):
+            self._note("reply_subject", "")
+            return
+        check_size(self, subject, payload, headers, reply)
+        await super().publish(subject, payload, reply, headers)
+
+    async def on_error(self, error: Exception) -> None:
+        # Must never raise: an exception here ends nats-py's read loop.
+        self.because = explain(error)
+        if "permissions violation" in self.because:
+            self.denied = self.denied or "for subscription" in self.because
+            self._note("permission_denied", self.because)
+        else:
+            slow = isinstance(error, nats.errors.SlowConsumerError)
+            self._note("slow_consumer" if slow else "nats_error", self.because)
+
+    async def on_end(self) -> None:
+        self.ended.set()
+
+    def abandon(self) -> None:
+        """Release what nats-py's own close leaves behind where it fails or hangs: tasks, and the socket."""
+        ours = (self._reading_task, self._ping_interval_task, self._flusher_task, self._reconnection_task)
+        for task in (*ours, *(subscription._wait_for_msgs_task for subscription in self._subs.values())):
+            if task is not None and not task.done():
+                task.cancel()
+        self._subs.clear()
+        if (writer := getattr(self._transport, "_io_writer", None)) is not None:
+            # Not close(): that waits until the server, which may have stopped for ever, has read what is unsent.
+            with suppress(Exception):
+                writer.transport.abort()
+
+
+def check_size(
+    client: NatsClient, subject: str, payload: bytes, headers: dict[str, str] | None, reply: str = ""
+) -> None:
+    """Refuse what is too large: the server would close the connection. Raises TooLarge."""
+    try:
+        line = len(subject.encode()) + (len(reply.encode()) if reply else INBOX)
+        block = 0
+        if headers is not None:
+            block = 12 + sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
+    except UnicodeEncodeError:
+        raise TooLarge(f"{subject[:80]!a}: the subject or a header cannot be written as UTF-8") from None
+    size = len(payload) + block
+    if size > client.max_payload:
+        raise TooLarge(f"{subject[:80]}: {size} bytes are more than the server's max_payload of {client.max_payload}")
+    if line > CONTROL_LINE:
+        raise TooLarge(f"{subject[:80]}...: a subject of {line} bytes is too long")
+
+
+async def discard(client: PatchedClient, seconds: float = 1.0) -> None:
+    """Close a client for good, within `seconds`. Its close may hang or raise in many ways; none of them matters now."""
+    task = asyncio.ensure_future(client.close())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+        client.abandon()
+
+
+async def settled(client: NatsClient) -> None:
+    """Return once the server has read all that was sent. nats-py's `flush` alone does not wait for that: it writes its
+    PING at once, before the commands that still wait to be written."""
+    if client.is_connected:
+        await client._flush_pending(force_flush=True)
+    await client.flush()
