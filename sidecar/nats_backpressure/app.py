@@ -37,6 +37,7 @@ from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.core.model import Event, StreamLook
+from nats_backpressure.core.subject.inputs import GatewayReported
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
@@ -183,20 +184,20 @@ class Sidecar:
             render_state=serialize.state_value,
             render_beat=lambda book, now, leaving: serialize.heartbeat(book, instance, now, leaving),
             on_looks=self._looked,
-            on_rules=recorder.rules if recorder else lambda sources: None,
+            on_policies=recorder.rules if recorder else lambda sources: None,
         )
-        sink = recorder.hearing(service.sweep.hint) if recorder else service.sweep.hint
+        sink = recorder.hearing(service.poller.hint) if recorder else service.poller.hint
         self._advisories = AdvisoryListener(clock, sink, metrics.dropped)
         self._names, self._logged_captured = names, Once()
         self._serving = False
         self._looks: tuple[StreamLook, ...] = ()
-        desk = DecisionService(service)
+        desk = DecisionService(service.registry)
         stream = JetStreamEventReader(js, lambda: self._observing.client, names, metrics.dropped)
         self._finder, self._reports = (
-            SubjectLookup(service),
+            SubjectLookup(service.registry),
             GatewayReportListener(names.prefix, clock, self._reported, metrics.dropped),
         )
-        self._past = HistoryQueries(desk, service, history, stream, clock)
+        self._past = HistoryQueries(desk, service.registry, history, stream, clock)
         self._responder = ServiceEndpoints(
             desk,
             self._past,
@@ -216,7 +217,7 @@ class Sidecar:
             on_rebuild=lambda: metrics.rebuilt("answer"),
             may_publish=self._responder.may_reply,
         )
-        metrics.expose(StateCollector(service, metrics, clock))
+        metrics.expose(StateCollector(service.registry, metrics, clock))
         self._probes = HttpProbes(settings.http.host, settings.http.port, self._truth, metrics.page)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -248,9 +249,9 @@ class Sidecar:
             settings = read_again()
         except BadSettings as bad:
             log.error("config.rejected", errors=bad.lines, hint="the last good policies stay in force")
-            self._service.refuse_file(bad.problems)
+            self._service.updates.refuse_file(bad.problems)
             return
-        self._service.reload(settings)
+        self._service.updates.take_settings(settings)
         same = replace(settings, policies=(), policy_guard=self._settings.policy_guard)
         restart = same != replace(self._settings, policies=())
         log.info("config.reloaded", policies=len(settings.policies), other_changes_need_a_restart=restart)
@@ -273,7 +274,9 @@ class Sidecar:
     def _reported(self, subject: str, report: GatewayReport) -> None:
         """It may name a literal that watched wildcards cover; what nobody watches is not remembered."""
         for found in self._finder.find(subject, self._clock.now()):
-            self._service.reported(found.state.subject, report.offered, report.admitted, report.seconds)
+            self._service.registry.feed(
+                found.state.subject, GatewayReported(report.offered, report.admitted, report.seconds)
+            )
 
     async def _listen(self, client: PatchedClient) -> None:
         await self._advisories.listen(client)
@@ -301,11 +304,11 @@ class Sidecar:
         return captors(self._looks, subject)
 
     def _truth(self) -> Readiness:
-        swept = self._service.swept_at
+        swept = self._service.registry.swept_at
         age = None if swept is None else self._clock.now().mono - swept
         # Only once somebody answers too: who waits for it asks next.
-        observing = self._service.observing and self._serving
-        streams = len(self._service.looks)
+        observing = self._service.registry.observing and self._serving
+        streams = len(self._service.registry.looks)
         lately = age is not None and age < LONG_LOSS
         return Readiness(
             ready=lately or not self._settings.http.ready_requires_nats,

@@ -111,14 +111,14 @@ class TestTimeThatNobodyRecorded:
         def taken(gap: float) -> int:
             count = 0
             replay = Replay(Settings(), lambda event: None)
-            stays = replay._ledger.stays
+            stays = replay._registry.stays
 
             def counted(subject: str, at: Now) -> bool:
                 nonlocal count
                 count += 1
                 return stays(subject, at)
 
-            monkeypatch.setattr(replay._ledger, "stays", counted)
+            monkeypatch.setattr(replay._registry, "stays", counted)
             for thing in observed((*beginning(), *reading(0.0), *reading(gap))):
                 replay.take(thing)
             return count
@@ -164,7 +164,7 @@ class TestWhatComesAndGoes:
         replay.take(StreamAbsent(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
         assert replay.time_in() == {}
         assert replay.forgotten["inactive"] == pytest.approx(3.0)
-        assert not replay._tracks and not replay._lanes
+        assert not replay._intake._trackers and not replay._registry.streams
 
     def test_one_that_appears_before_a_stream_full_of_messages_reads_history(self) -> None:
         begun, stream, consumer = beginning()

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.config.settings import Observe
+from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.read_plan import Budget
@@ -35,6 +35,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.poller import Poller
 from nats_backpressure.runtime.subjects import SubjectRegistry
 from tests.fakes.clock import FakeClock
@@ -76,44 +77,38 @@ class World:
         """Another process, which knows what is stored and nothing else."""
         self.acts: deque[Effect] = deque()
         rules = ActivePolicies((POLICY,), Guard(), False)
-        self.ledger = SubjectRegistry(
-            self.clock, OBSERVE, rules, "w", self.acts.append, lambda subject: 0.1, self._swept
-        )
-        self.sweep = Poller(
+        self.registry = SubjectRegistry(Settings(observe=OBSERVE), self.clock, rules, "w", self.acts.extend)
+        self.registry.observing = True
+        intake = Intake(self.registry, self.clock, self.watch, (), lambda what, key, why: None)
+        self.poller = Poller(
             self.js,
             self.clock,
-            self.ledger,
-            rules,
+            intake,
             Budget(0.1, 0.1, 1000, 1),
-            self.watch,
-            (),
             stale_after=STALE,
             count=lambda what: None,
             on_streams=lambda reading: None,
             on_read=lambda took: None,
         )
         for subject, (record, revision) in self.stored.items():
-            self.ledger.open(subject)
-            self.ledger.feed(subject, RecordLoaded(record, revision))
+            self.registry.open(subject)
+            self.registry.feed(subject, RecordLoaded(record, revision))
         self.answer()
-
-    def _swept(self) -> float | None:
-        return self.sweep.swept_at
 
     def answer(self) -> None:
         while self.acts:
             match self.acts.popleft():
                 case LoadRecord(subject):
                     known = self.stored.get(subject)
-                    self.ledger.feed(subject, RecordLoaded(*known) if known else RecordCreated("e"))
+                    self.registry.feed(subject, RecordLoaded(*known) if known else RecordCreated("e"))
                 case WriteRecord(subject, writing):
                     revision = writing.expected + 1
                     self.stored[subject] = writing.record, revision
-                    self.ledger.feed(subject, WriteDone(writing.nonce, revision))
+                    self.registry.feed(subject, WriteDone(writing.nonce, revision))
                 case PublishEvent(subject, event):
-                    self.ledger.feed(subject, EventSent(event.id))
+                    self.registry.feed(subject, EventSent(event.id))
                 case RemoveKey(subject):
-                    self.ledger.feed(subject, KeyRemoved())
+                    self.registry.feed(subject, KeyRemoved())
 
     def under(self, key: ConsumerKey) -> tuple[str, ...]:
         """The subjects a consumer counts under, by what is so."""
@@ -124,18 +119,18 @@ class World:
         return () if isinstance(found, str) else found
 
     def members(self) -> set[tuple[ConsumerKey, str]]:
-        return {(key, subject) for subject, state in self.ledger.states.items() for key in state.members}
+        return {(key, subject) for subject, state in self.registry.subjects.items() for key in state.members}
 
     async def look(self) -> None:
         """One round of readings, with those one by one that follow; and what must hold after it."""
         before = self.members()
         down, away = self.js.down is not None, self.js.hidden | self.js.unreadable | self.js.unnamed
         if not down:
-            self.sweep.discover(await self.js.streams())
-        tried = set(self.sweep.lanes)
-        for lane in tuple(self.sweep.lanes.values()):
-            if await self.sweep.attempt(lane) and not lane.retry:
-                await self.sweep.read_singly(lane, sorted(lane.silent))
+            self.poller.discover(await self.js.streams())
+        tried = set(self.poller.polls)
+        for poll in tuple(self.poller.polls.values()):
+            if await self.poller.attempt(poll) and not poll.retry:
+                await self.poller.read_singly(poll, sorted(poll.silent))
         self.answer()
         after = self.members()
         for key, subject in before:
@@ -160,14 +155,14 @@ class World:
     async def pass_time(self, seconds: float) -> None:
         for _ in range(max(1, round(seconds / 0.5))):
             self.clock.advance(min(seconds, 0.5))
-            self.ledger.tick()
+            self.registry.tick()
             self.answer()
             self.check()
 
     def check(self) -> None:
         """Whoever holds a subject above inactive was read, or restored, within the limit."""
         now = self.clock.now().mono
-        for state in self.ledger.states.values():
+        for state in self.registry.subjects.values():
             speaks = worst_member(state.members.values())
             if state.record is None or state.record.unknown or speaks is None or speaks.status <= Status.INACTIVE:
                 continue
@@ -184,7 +179,7 @@ class World:
             await self.look()
             self.clock.advance(1.1)
         assert self.members() == {(key, subject) for key in KEYS for subject in self.under(key)}
-        read = [state.record for state in self.ledger.states.values() if state.members]
+        read = [state.record for state in self.registry.subjects.values() if state.members]
         assert not any(record and record.stale for record in read)
 
 

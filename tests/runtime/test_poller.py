@@ -14,7 +14,7 @@ OTHER = ConsumerKey(KEY.stream, "other")
 
 async def reading_of(service: Service, key: ConsumerKey) -> Reading:
     async def read() -> Reading | None:
-        member = service.subjects[SUBJECT].members.get(key)
+        member = service.registry.subjects[SUBJECT].members.get(key)
         return member.reading if member else None
 
     found = await eventually(read, f"a reading of {key.consumer}")
@@ -48,7 +48,7 @@ async def test_a_terminated_message_is_heard_of() -> None:
     async with world.living() as service:
         await service.known.wait()
         await reading_of(service, KEY)
-        service.sweep.hint(Terminated(KEY))
+        service.poller.hint(Terminated(KEY))
 
         async def poison() -> bool:
             return (await reading_of(service, KEY)).diagnosis is Diagnosis.POISON

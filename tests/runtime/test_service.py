@@ -98,7 +98,7 @@ class World:
 
     async def told(self, service: Service, status: Status) -> None:
         async def settled() -> bool:
-            state = service.subjects.get(SUBJECT)
+            state = service.registry.subjects.get(SUBJECT)
             return bool(state and state.record and state.record.announced is status and not state.record.unsent)
 
         await eventually(settled, f"{status.word} to be told")
@@ -160,7 +160,7 @@ async def test_members_missing_from_a_list_are_not_gone() -> None:
         await world.told(service, Status.ACTIVE)
         world.js.hidden.add(KEY)
         await asyncio.sleep(1.3)  # beyond the second in which a consumer that is gone would be taken out
-        assert KEY in service.subjects[SUBJECT].members
+        assert KEY in service.registry.subjects[SUBJECT].members
 
 
 AUDIT, NEIGHBOUR = ConsumerKey(KEY.stream, "audit"), ConsumerKey(KEY.stream, "neighbour")
@@ -180,7 +180,7 @@ async def test_a_consumer_that_was_deleted_goes_whatever_cannot_be_read_beside_i
         world.js.silent.add(NEIGHBOUR)
         world.js.delete_consumer(AUDIT)
         await world.told(service, Status.INACTIVE)
-        members = service.subjects[SUBJECT].members
+        members = service.registry.subjects[SUBJECT].members
         assert AUDIT not in members and NEIGHBOUR in members
 
 
@@ -261,15 +261,17 @@ async def test_an_outage_of_everything_writes_no_stale_states_when_it_is_over(mo
         noted = written(world, monkeypatch)
         world.js.down = "NATS is away"
         await asyncio.sleep(1.6)  # beyond the limit for stale, before that for unknown
-        assert service.swept_at is not None and SystemClock().now().mono - service.swept_at > 1
+        assert service.registry.swept_at is not None and SystemClock().now().mono - service.registry.swept_at > 1
         world.js.down = None
-        before = service.swept_at
+        before = service.registry.swept_at
 
         async def again() -> bool:
-            return service.swept_at != before
+            return service.registry.swept_at != before
 
         await eventually(again, "the heartbeat to move on")
-        assert all(len({m.proof for m in state.members.values()} - {None}) for state in service.subjects.values())
+        assert all(
+            len({m.proof for m in state.members.values()} - {None}) for state in service.registry.subjects.values()
+        )
         await asyncio.sleep(1.0)
         assert {word for _, word in noted} <= {"known"}
 
@@ -288,10 +290,10 @@ async def test_after_an_outage_the_heartbeat_waits_until_each_stream_was_tried(
         away.add(KEY.stream)
         await asyncio.sleep(1.6)
         away.discard(KEY.stream)
-        before = service.swept_at
+        before = service.registry.swept_at
 
         async def again() -> bool:
-            return service.swept_at != before
+            return service.registry.swept_at != before
 
         await eventually(again, "the heartbeat to move on")
 
@@ -311,7 +313,7 @@ async def test_a_list_of_streams_that_stays_incomplete_delays_the_first_answer_o
     async with world.living() as service:
         async with asyncio.timeout(3):
             await service.known.wait()
-        assert service.subjects[SUBJECT].members and service.unread("other")
+        assert service.registry.subjects[SUBJECT].members and service.registry.unread("other")
 
 
 async def test_of_a_stream_that_was_never_read_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +323,7 @@ async def test_of_a_stream_that_was_never_read_nothing_is_known(monkeypatch: pyt
     async with world.living() as service:
         async with asyncio.timeout(3):
             await service.known.wait()
-        assert [service.unread(subject) for subject in ("dark.x", "dark.*", "light.x")] == [True, True, False]
+        assert [service.registry.unread(subject) for subject in ("dark.x", "dark.*", "light.x")] == [True, True, False]
 
 
 async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None:
@@ -329,7 +331,7 @@ async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None
     world.store.faults.before = lambda: True
     async with world.living() as service:
         await asyncio.sleep(0.2)
-        assert service.swept_at is None
+        assert service.registry.swept_at is None
     assert world.announcer.told == []
 
 
@@ -360,14 +362,14 @@ async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> Non
 
         await eventually(lambda: refused("bad"), "the one that can be published")
         ruled = 0
-        rule = service._ledger.rule
+        rule = service.registry.rule
 
         def counting(subject: str) -> None:
             nonlocal ruled
             ruled += 1
             rule(subject)
 
-        service._ledger.rule = counting  # type: ignore[method-assign]
+        service.registry.rule = counting  # type: ignore[method-assign]
         await asyncio.sleep(0.5)
         assert ruled == 0
         world.announcer.refusing.clear()

@@ -1,31 +1,23 @@
-"""Judges a recording again: what was observed goes through the same tracks, ledger and step as it does in service.
+"""Judges a recording again: what was observed goes through the same intake, registry and `step` as in the service.
 
-Time comes from the recording. Every act is answered at once, so what is told was concluded, whatever hindered its
-telling then. What was done because of a verdict is in what was observed: another policy cannot make callers come back.
+Time comes from the recording. Every effect succeeds at once, so events are reported when they were concluded, whatever
+kept them from being published then. What callers did because of a decision is in what was observed: another policy
+cannot bring callers back.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
-
-from msgspec import Struct, field
+from collections.abc import Callable, Mapping, Sequence
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core import watch_filter
-from nats_backpressure.core.model import Event, Sample, StreamLook
-from nats_backpressure.core.signals.message_age import MessageAges
-from nats_backpressure.core.signals.tracker import ConsumerTracker
-from nats_backpressure.core.subject import membership
+from nats_backpressure.core.model import Event, Sample
 from nats_backpressure.core.subject.inputs import (
-    ConsumerLeft,
-    ConsumerRead,
     Effect,
     EventSent,
     Input,
     KeyRemoved,
-    LoadRecord,
-    PolicyRefused,
     PublishEvent,
     RecordCreated,
     RemoveKey,
@@ -41,8 +33,10 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.decoder import HintsDecoded, Observation, Observed, SingleSample, StreamAbsent
 from nats_backpressure.recording.policies import PoliciesChanged
-from nats_backpressure.recording.time_gaps import TICK, TimeGaps
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.recording.time_gaps import TimeGaps
+from nats_backpressure.runtime.intake import Intake, Occurrence
+from nats_backpressure.runtime.observations import AckSeen, Nak, Terminated
+from nats_backpressure.runtime.subjects import TICK, FollowedStream, SubjectRegistry
 
 
 class _RecordedTime:
@@ -51,18 +45,6 @@ class _RecordedTime:
 
     def now(self) -> Now:
         return self.at
-
-
-class _ReplayedStream(Struct):
-    """One stream as it was last read."""
-
-    look: StreamLook
-    read: float
-    interval: float = 0.0
-    whole: bool = False
-    ages: MessageAges = field(default_factory=MessageAges)
-    under: dict[ConsumerKey, tuple[str, ...]] = {}
-    absent: dict[ConsumerKey, float] = {}
 
 
 class Replay:
@@ -86,19 +68,19 @@ class Replay:
         self._tell, self._only, self._as_recorded = tell, only, settings is None
         self._clock = _RecordedTime()
         self._ticked = 0.0
-        self._acts: deque[Effect] = deque()
-        self._lanes: dict[str, _ReplayedStream] = {}
-        self._tracks: dict[ConsumerKey, ConsumerTracker] = {}
+        self._effects: deque[Effect] = deque()
+        self._performing = False
         self._set_up(settings or Settings())
 
     def _set_up(self, settings: Settings) -> None:
         self._settings = settings
-        self._watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
-        self._ours = Names(settings.name).ours
-        self._rules = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
-        self._ledger = SubjectRegistry(
-            self._clock, settings.observe, self._rules, "replay", self._acts.append, self._interval
+        watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
+        policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+        self._registry = SubjectRegistry(settings, self._clock, policies, "replay", self._perform)
+        self._intake = Intake(
+            self._registry, self._clock, watch, Names(settings.name).ours, self._count, self._is_chosen
         )
+        self._read_at: dict[str, float] = {}
 
     @property
     def now(self) -> Now:
@@ -106,7 +88,7 @@ class Replay:
 
     def time_in(self) -> dict[str, Mapping[str, float]]:
         """Seconds each subject spent in each status."""
-        return {subject: self._ledger.time_in(subject, self.now) for subject in self._ledger.states}
+        return {subject: self._registry.time_in(subject, self.now) for subject in self._registry.subjects}
 
     def take(self, seen: Observation, longest_interval: float = 0.0) -> None:
         """The next thing that was observed, after the time that passed until then. `longest_interval`: seconds that
@@ -121,16 +103,17 @@ class Replay:
             case Observed():
                 self._reading(seen)
             case SingleSample():
-                if lane := self._lanes.get(seen.sample.key.stream):
-                    key = seen.sample.key
-                    self._settle(lane, ReadState({key: self._sample(lane, seen.sample, early=True)}))
+                if stream := self._registry.streams.get(seen.sample.key.stream):
+                    self._intake.settle(
+                        stream, ReadState({seen.sample.key: self._sample(stream, seen.sample, early=True)})
+                    )
             case StreamAbsent():
-                if lane := self._lanes.get(seen.stream):
-                    self._settle(lane, ReadState({}, complete=True))
-                    if not lane.under:
-                        del self._lanes[seen.stream]
+                if stream := self._registry.streams.get(seen.stream):
+                    self._intake.settle(stream, ReadState({}, complete=True))
+                    if not self._registry.members(seen.stream):
+                        del self._registry.streams[seen.stream], self._read_at[seen.stream]
             case HintsDecoded():
-                self._hear(seen)
+                self._hint(seen)
 
     def _rule(self, seen: PoliciesChanged) -> None:
         """Judge by what was in force from then on."""
@@ -142,131 +125,82 @@ class Replay:
             self._set_up(Settings(name=seen.name, observe=observe))
         else:
             self._pass(seen.at)
-        self._watch = list(seen.scope.watch)
-        self._rules.restore(seen.sources)
-        for subject in tuple(self._ledger.states):
-            self._ledger.rule(subject)
-            self._answer()
+        self._intake.watch = list(seen.scope.watch)
+        self._registry.rules.restore(seen.sources)
+        for subject in tuple(self._registry.subjects):
+            self._registry.rule(subject)
 
     def _pass(self, to: Now) -> None:
         """Let time pass, with a look every TICK."""
         if self.first is None:
             self.first, self._ticked, self._clock.at = to, to.mono, to
         while (left := int((to.mono - self._ticked) / TICK)) > 0:
-            ticks = TimeGaps(self._ledger, self._ticked, to)
+            ticks = TimeGaps(self._registry, self._ticked, to)
             step = 1 if left == 1 else ticks.alike(left)
             due = 1 if left == 1 else ticks.due(step)
             self._clock.at = ticks.at(due or step)
             self._ticked = self.now.mono
             if due:
-                self._ledger.tick()
-                self._answer()
+                self._registry.tick()
         if to.mono > self.now.mono:
             self._clock.at = to
 
     def _reading(self, seen: Observed) -> None:
-        name = seen.look.name
-        if not watch_filter.is_stream_watched(name, self._watch, self._ours):
+        """One reading of a stream; what the recording left out may have been read in between."""
+        name, at = seen.look.name, seen.at.mono
+        if not self._intake.watches(name):
             return
-        lane = self._lanes.setdefault(name, _ReplayedStream(seen.look, seen.at.mono - self._longest))
-        lane.interval, lane.read = seen.at.mono - lane.read, seen.at.mono
-        lane.look = seen.look
-        under = {sample.key: self._sample(lane, sample) for sample in seen.samples}
-        lane.whole = seen.whole and not seen.hidden
-        self._settle(lane, ReadState(under, seen.unread, seen.whole))
+        stream = self._registry.streams.setdefault(name, FollowedStream(seen.look, at))
+        stream.interval = min(at - self._read_at.get(name, -math.inf), self._longest)
+        stream.look, self._read_at[name] = seen.look, at
+        under = {sample.key: self._sample(stream, sample) for sample in seen.samples}
+        stream.whole = seen.whole and not seen.hidden
+        self._intake.settle(stream, ReadState(under, seen.unread, seen.whole))
 
-    def _sample(self, lane: _ReplayedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
-        """Take one consumer in; the subjects it counts under."""
-        key = sample.key
-        found = watch_filter.counted_subjects(key, sample.config, lane.look.subjects, self._watch, self._ours)
-        subjects = () if isinstance(found, str) else tuple(filter(self._asked, found))
-        if not subjects:
-            self._drop(lane, key)
-            return ()
-        ruled, refused = self._rules.set_metadata(key, sample.config.metadata, subjects)
-        for subject in subjects:
-            if subject not in lane.under.get(key, ()):
-                self._ledger.join(subject, key)
-                self._answer()
-        lane.under[key] = subjects
-        for subject in subjects:
-            if ruled:
-                self._ledger.rule(subject)
-                self._answer()
-            if refused is not None:
-                self._feed(subject, PolicyRefused(refused))
-        self.samples += 1
-        if (track := self._tracks.get(key)) is None:
-            track = self._tracks[key] = ConsumerTracker(appeared=lane.whole, ages=lane.ages)
-        reading = track.add_sample(sample, lane.look, early=early)
-        if isinstance(reading, str):
-            self.set_aside += 1
-            return subjects
-        for subject in subjects:
-            self._feed(subject, ConsumerRead(reading))
-        return subjects
+    def _sample(self, stream: FollowedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
+        members_of = self._registry.members(stream.look.name).get(sample.key, ())
+        under = self._intake.sample(stream, sample, members_of, early=early)
+        self.samples += bool(under)
+        return under
 
-    def _asked(self, subject: str) -> bool:
+    def _is_chosen(self, subject: str) -> bool:
         return self._only is None or covers(self._only, subject)
 
-    def _settle(self, lane: _ReplayedStream, shown: ReadState) -> None:
-        """Take out members that do not count any more."""
-        members: dict[ConsumerKey, list[str]] = {}
-        for key, subject in self._ledger.members(lane.look.name):
-            members.setdefault(key, []).append(subject)
-        pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
-        found = membership.membership(pairs, shown, self._watch, self._ours)
-        for key, subject in found.removed:
-            self._feed(subject, ConsumerLeft(key, exists=True))
-        there = [key for key in members if key in shown.subjects_of or key.consumer in shown.unread]
-        lane.absent, gone = membership.confirmed_gone(lane.absent, found.absent, there, self.now.mono)
-        for key in gone:
-            for subject in members[key]:
-                self._feed(subject, ConsumerLeft(key))
-            self._drop(lane, key)
+    def _count(self, what: Occurrence, key: ConsumerKey, why: object) -> None:
+        self.set_aside += what == "sample.set_aside"
 
-    def _drop(self, lane: _ReplayedStream, key: ConsumerKey) -> None:
-        lane.under.pop(key, None)
-        self._tracks.pop(key, None)
-        self._rules.forget(key)
-
-    def _hear(self, heard: HintsDecoded) -> None:
-        if (track := self._tracks.get(heard.key)) is None:
-            return
-        for seconds, deliveries, times in heard.acks:
+    def _hint(self, hints: HintsDecoded) -> None:
+        key, at = hints.key, hints.at
+        for seconds, deliveries, times in hints.acks:
             for _ in range(times):
-                track.ack_seen(seconds, deliveries, heard.at)
-        for _ in range(heard.naks):
-            track.nak_seen(heard.at)
-        for _ in range(heard.dropped):
-            track.dropped_seen(heard.at)
+                self._intake.hint(AckSeen(key, seconds, deliveries, at), at)
+        for _ in range(hints.naks):
+            self._intake.hint(Nak(key), at)
+        for _ in range(hints.dropped):
+            self._intake.hint(Terminated(key), at)
 
-    def _interval(self, subject: str) -> float:
-        """Seconds between two readings, as far as the recording tells: what it left out may have come in between."""
-        state = self._ledger.states.get(subject)
-        streams = {key.stream for key in state.members} if state else ()
-        found = max((self._lanes[stream].interval for stream in streams if stream in self._lanes), default=TICK)
-        return min(found, self._longest)
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        """Perform them in the order in which they came, as if the world never failed."""
+        self._effects += effects
+        if self._performing:
+            return
+        self._performing = True
+        while self._effects:
+            effect = self._effects.popleft()
+            self._registry.feed(effect.subject, self._outcome(effect))
+        self._performing = False
 
-    def _feed(self, subject: str, stimulus: Input) -> None:
-        self._ledger.feed(subject, stimulus)
-        self._answer()
-
-    def _answer(self) -> None:
-        """Do what is to be done, as if the world never failed."""
-        while self._acts:
-            act = self._acts.popleft()
-            match act:
-                case LoadRecord(subject):
-                    self._ledger.feed(subject, RecordCreated("replay"))
-                case WriteRecord(subject, writing):
-                    revision = self._ledger.states[subject].revision + 1
-                    self._ledger.feed(subject, WriteDone(writing.nonce, revision))
-                case PublishEvent(subject, event):
-                    self.told[event.type.value] += 1
-                    self._tell(event)
-                    self._ledger.feed(subject, EventSent(event.id))
-                case RemoveKey(subject):
-                    for word, seconds in self._ledger.time_in(subject, self.now).items():
-                        self.forgotten[word] += seconds
-                    self._ledger.feed(subject, KeyRemoved())
+    def _outcome(self, effect: Effect) -> Input:
+        match effect:
+            case WriteRecord(subject, writing):
+                return WriteDone(writing.nonce, self._registry.subjects[subject].revision + 1)
+            case PublishEvent(_, event):
+                self.told[event.type.value] += 1
+                self._tell(event)
+                return EventSent(event.id)
+            case RemoveKey(subject):
+                for word, seconds in self._registry.time_in(subject, self.now).items():
+                    self.forgotten[word] += seconds
+                return KeyRemoved()
+            case _:
+                return RecordCreated("replay")

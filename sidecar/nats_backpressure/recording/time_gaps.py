@@ -10,16 +10,13 @@ import math
 from msgspec import Struct
 
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.subjects import SubjectRegistry
-
-TICK = 0.5
-"""Seconds between two looks at what time alone changes, as in service."""
+from nats_backpressure.runtime.subjects import TICK, SubjectRegistry
 
 
 class TimeGaps(Struct, frozen=True):
     """The looks after the one at `since` (monotonic), on the way to a later moment; they are counted from 1."""
 
-    ledger: SubjectRegistry
+    registry: SubjectRegistry
     since: float
     to: Now
 
@@ -29,8 +26,8 @@ class TimeGaps(Struct, frozen=True):
 
     def alike(self, most: int) -> int:
         """For how many looks, of so many at most, everything stays as fresh as it is (1 at least)."""
-        for subject, state in self.ledger.states.items():
-            limits = self.ledger.limits(subject)
+        for subject, state in self.registry.subjects.items():
+            limits = self.registry.limits(subject)
             for member in state.members.values():
                 for after in (limits.stale_after, limits.unknown_after):
                     edge = (member.proof or 0.0) + after - self.since
@@ -54,4 +51,4 @@ class TimeGaps(Struct, frozen=True):
 
     def _changes(self, tick: int) -> bool:
         at = self.at(tick)
-        return not all(self.ledger.stays(subject, at) for subject in self.ledger.states)
+        return not all(self.registry.stays(subject, at) for subject in self.registry.subjects)

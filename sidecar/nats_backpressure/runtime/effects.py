@@ -1,10 +1,10 @@
-"""Does what `step` asks for, again until it is certain, and feeds the outcome back as a stimulus."""
+"""Performs the effects that `step` returns, retrying until the outcome is certain, which it feeds back as an input."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -16,7 +16,6 @@ from nats_backpressure.core.subject.inputs import (
     EventConflict,
     EventDropped,
     EventSent,
-    Input,
     KeyRemoved,
     LoadRecord,
     PublishEvent,
@@ -29,23 +28,27 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.ports import (
     Clock,
     Conflict,
     EventPublisher,
     SendConflict,
+    ServiceCounts,
     StateStore,
     Unavailable,
     Unpublishable,
 )
+from nats_backpressure.runtime.subjects import SubjectRegistry
 from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, within
+from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
 
 AT_ONCE = 64
-"""Acts under way; the others wait their turn (a subject never has more than one write and one publish)."""
-SAID_AT = 5
-"""The try at which an outage is said, some two seconds into it."""
+"""Effects performed at a time; the others wait their turn."""
+LOGGED_AT = 5
+"""The try at which an outage is logged as a warning, some two seconds into it."""
 DROPPED = "nobody is told of it; the next one has its number, in a new epoch"
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, doubling, with jitter."""
@@ -60,125 +63,132 @@ VERBS: Final[dict[type[Effect], str]] = {
 
 
 class EffectRunner:
-    """Runs acts as tasks of the given group; `idle` is set while none is under way."""
+    """Performs the effects of every step as tasks of their own, and feeds their outcomes to the registry."""
 
     def __init__(
         self,
         store: StateStore,
-        announcer: EventPublisher,
-        feed: Callable[[str, Input], None],
-        state: Callable[[str], SubjectState | None],
-        render: Callable[[SubjectState, Writing], bytes],
+        publisher: EventPublisher,
         clock: Clock,
-        *,
-        on_written: Callable[[str, Record], None],
-        on_sent: Callable[[Event], None],
-        count: Callable[[str], None],
+        render_state: Callable[[SubjectState, Writing, ServiceView, Now], bytes],
+        counts: ServiceCounts,
     ) -> None:
-        self._store, self._announcer = store, announcer
-        self._feed, self._state, self._render = feed, state, render
-        self._on_written, self._on_sent, self._count = on_written, on_sent, count
-        self._clock = clock
+        self._store, self._publisher, self._clock = store, publisher, clock
+        self._render_state, self._counts = render_state, counts
         self._turn = asyncio.Semaphore(AT_ONCE)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._registry: SubjectRegistry
+        self._tasks: asyncio.TaskGroup
+        self._running: set[asyncio.Task[None]] = set()
 
-    def start(self, tasks: asyncio.TaskGroup) -> None:
-        self._tasks = tasks
+    def start(self, registry: SubjectRegistry, tasks: asyncio.TaskGroup) -> None:
+        """Feed outcomes to `registry`, and run as tasks of `tasks`; to be called before `perform`."""
+        self._registry, self._tasks = registry, tasks
 
-    def perform(self, act: Effect) -> None:
-        assert self._tasks is not None, "start() comes first"
-        task = self._tasks.create_task(self._do(act), name=f"{VERBS[type(act)]} {act.subject}")
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Begin each of them; a subject never has more than one write and one publish under way."""
+        for effect in effects:
+            task = self._tasks.create_task(self._retry(effect), name=f"{VERBS[type(effect)]} {effect.subject}")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
     async def finish(self, seconds: float) -> None:
-        """Let what is under way end, for so long at most."""
-        if pending := tuple(self._under_way):
+        """Let running effects end, for so many seconds at most."""
+        if pending := tuple(self._running):
             with suppress(TimeoutError):
                 await within(self._clock, seconds, asyncio.wait(pending))
 
     async def abandon(self) -> None:
-        """Stop what is still under way; it is stored, or was never begun, so the next start goes on from there."""
-        await cancel_and_wait(self._under_way)
+        """Cancel running effects: each is stored as still to do, or was never begun; the next start goes on there."""
+        await cancel_and_wait(self._running)
 
-    async def _do(self, act: Effect) -> None:
-        match act:
-            case LoadRecord():
-                await self._again(act, lambda: self._load(act.subject))
-            case WriteRecord():
-                await self._again(act, lambda: self._write(act.subject, act.writing))
-            case PublishEvent():
-                await self._again(act, lambda: self._send(act.subject, act.event))
-            case RemoveKey():
-                await self._again(act, lambda: self._remove(act.subject, act.revision))
-
-    async def _again(self, act: Effect, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Try until the outcome is certain. The world may be away for long: said once, and told to the core."""
+    async def _retry(self, effect: Effect) -> None:
+        """Try until the outcome is certain. NATS may be away for long: that is logged once, and fed to the subject."""
         for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
             try:
                 async with self._turn:
-                    await attempt()
+                    await self._attempt(effect)
                 return
             except Unavailable as error:
-                self._count(f"{VERBS[type(act)]}_retry")
-                say = log.warning if tries == SAID_AT else log.debug
-                say("act.unavailable", act=VERBS[type(act)], subject=act.subject, error=str(error), tries=tries)
-            if isinstance(act, WriteRecord):
-                self._feed(act.subject, WriteFailing(act.writing.nonce))
+                self._counts.dropped(f"{VERBS[type(effect)]}_retry")
+                report = log.warning if tries == LOGGED_AT else log.debug
+                report(
+                    "act.unavailable", act=VERBS[type(effect)], subject=effect.subject, error=str(error), tries=tries
+                )
+            if isinstance(effect, WriteRecord):
+                self._registry.feed(effect.subject, WriteFailing(effect.writing.nonce))
             await self._clock.sleep(delay)
+
+    async def _attempt(self, effect: Effect) -> None:
+        match effect:
+            case LoadRecord(subject):
+                await self._load(subject)
+            case WriteRecord(subject, writing):
+                await self._write(subject, writing)
+            case PublishEvent(subject, event):
+                await self._publish(subject, event)
+            case RemoveKey(subject, revision):
+                await self._remove(subject, revision)
 
     async def _load(self, subject: str) -> None:
         stored = await self._store.load(subject)
         if stored is not None and stored.record is not None:
-            self._feed(subject, RecordLoaded(stored.record, stored.revision))
+            self._registry.feed(subject, RecordLoaded(stored.record, stored.revision))
             return
-        told = await self._announcer.last(subject)
+        last = await self._publisher.last(subject)
         revision, epoch = stored.revision if stored else 0, new_epoch()
-        if told is None:
-            self._feed(subject, RecordCreated(epoch, revision))
-        else:
-            self._feed(subject, RecordCreated(epoch, revision, told.seq, told.status, told.incident, told.lost))
+        published = (last.seq, last.status, last.incident, last.lost) if last else ()
+        self._registry.feed(subject, RecordCreated(epoch, revision, *published))
 
     async def _write(self, subject: str, writing: Writing) -> None:
-        if (state := self._state(subject)) is None:
+        if (state := self._registry.subjects.get(subject)) is None:
             return
+        value = self._render_state(state, writing, self._registry, self._clock.now())
         try:
-            revision = await self._store.write(subject, self._render(state, writing), writing.expected, writing.nonce)
+            revision = await self._store.write(subject, value, writing.expected, writing.nonce)
         except Conflict:
-            self._count("state_conflict")
+            self._counts.dropped("state_conflict")
             log.warning("state.conflict", subject=subject, hint="somebody else writes the state bucket")
-            self._feed(subject, WriteConflict(writing.nonce))
+            self._registry.feed(subject, WriteConflict(writing.nonce))
             return
-        self._on_written(subject, writing.record)
-        self._feed(subject, WriteDone(writing.nonce, revision))
+        self._report_written(writing.record)
+        self._registry.feed(subject, WriteDone(writing.nonce, revision))
 
-    async def _send(self, subject: str, event: Event) -> None:
+    def _report_written(self, record: Record) -> None:
+        state = self._registry.subjects.get(record.subject)
+        old = state.record if state else None
+        was = "unknown" if old is None or old.unknown or (state and state.unstored) else old.status.word
+        now = "unknown" if record.unknown else record.status.word
+        if was != now:
+            self._counts.transition(record.subject, was, now)
+            log.info("status.changed", subject=record.subject, was=was, now=now, reasons=list(record.reasons))
+
+    async def _publish(self, subject: str, event: Event) -> None:
         try:
-            await self._announcer.send(event)
+            await self._publisher.send(event)
         except SendConflict as conflict:
-            self._count("event_conflict")
+            self._counts.dropped("event_conflict")
             log.warning("event.conflict", subject=subject, id=event.id, newest=conflict.seq)
-            self._feed(subject, EventConflict(event.id, conflict.seq, new_epoch()))
+            self._registry.feed(subject, EventConflict(event.id, conflict.seq, new_epoch()))
             return
         except Unpublishable as error:
-            self._count("event_unpublishable")
+            self._counts.dropped("event_unpublishable")
             log.error("event.dropped", type=event.type.value, subject=subject, error=str(error), hint=DROPPED)
-            self._feed(subject, EventDropped(event.id, new_epoch()))
+            self._registry.feed(subject, EventDropped(event.id, new_epoch()))
             return
-        self._on_sent(event)
-        self._feed(subject, EventSent(event.id))
+        self._counts.event(subject, event.type.value)
+        log.info("event.sent", type=event.type.value, subject=subject, seq=event.seq)
+        self._registry.feed(subject, EventSent(event.id))
 
     async def _remove(self, subject: str, revision: int) -> None:
-        if (state := self._state(subject)) is None or not state.removing:
+        if (state := self._registry.subjects.get(subject)) is None or not state.removing:
             return
         try:
             await self._store.remove(subject, revision)
         except Conflict:
-            self._count("state_conflict")
-        self._feed(subject, KeyRemoved())
+            self._counts.dropped("state_conflict")
+        self._registry.feed(subject, KeyRemoved())
 
 
 def new_epoch() -> str:
-    """A short name no other beginning of the same subject has."""
+    """A short random name for the numbering of a subject's events that begins now."""
     return secrets.token_hex(4)

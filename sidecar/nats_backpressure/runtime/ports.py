@@ -28,6 +28,7 @@ __all__ = [
     "Observer",
     "PolicyStore",
     "SendConflict",
+    "ServiceCounts",
     "StateStore",
     "Stored",
     "TimeSource",
@@ -161,6 +162,22 @@ class EventReader(Protocol):
     async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         """All that was stored since then, the newest `most` at most, in the order of the stream; the moment from which
         on that is everything told. Raises Unavailable, when some may have been taken already."""
+
+
+class ServiceCounts(Protocol):
+    """What the service counts, for whoever keeps the metrics. It may be called from the event loop only."""
+
+    def dropped(self, what: str, n: int = 1) -> None:
+        """Something could not be done or used, `n` times; `what` is a label of bounded variety."""
+
+    def event(self, subject: str, type: str) -> None:
+        """An event was published."""
+
+    def transition(self, subject: str, was: str, now: str) -> None:
+        """A stored status changed; both are names of a status, or `unknown`."""
+
+    def observed(self, seconds: float) -> None:
+        """A stream was read, which took the server so long."""
 
 
 class TimeSource(Protocol):

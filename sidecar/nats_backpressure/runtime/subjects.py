@@ -1,13 +1,14 @@
-"""All subjects of this installation: each stimulus goes through `step` here, and what is to be done goes out."""
+"""The states of all watched subjects, and the streams they are read from: each input moves a state through `step`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from nats_backpressure.config.settings import Observe
-from nats_backpressure.core.model import Carried
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model import Carried, StreamLook
+from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
@@ -23,10 +24,35 @@ from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
 from nats_backpressure.core.time_windows import TimeWindows, WindowSummary
 from nats_backpressure.policy.active import ActivePolicies
+from nats_backpressure.protocol.patterns import overlap
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.ports import TimeSource
+
+TICK = 0.5
+"""Seconds between two calls of `tick`: what time alone changes (freshness, holds, openings) is found by then."""
+
+
+class FollowedStream(Struct, eq=False):
+    """One stream that is read: what the last reading showed of it, and when the next one is planned."""
+
+    look: StreamLook
+    next: float
+    """Monotonic time of the next reading."""
+    watched: bool = True
+    """False where only the store knows members of it: it is read to find out whether they still count."""
+    interval: float = 0.0
+    """Seconds between two readings, as planned; an outage does not stretch it."""
+    seen: bool = False
+    """Whether it was ever read."""
+    whole: bool = False
+    """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
+    under: dict[ConsumerKey, tuple[str, ...]] = {}
+    """Consumers that were read, with the subjects they count under."""
+    absent: dict[ConsumerKey, float] = {}
+    """Members that the last reading lacked, with the monotonic time since when."""
+    ages: MessageAges = field(default_factory=MessageAges)
 
 
 class TimeInStatus(Struct):
@@ -39,137 +65,192 @@ class TimeInStatus(Struct):
 
 
 class SubjectRegistry:
-    """States are frozen and replaced: a reader on another thread copies `states` and sees one moment."""
+    """Every watched subject, and the streams they are read from. It is the ServiceView of those that answer.
+
+    States are frozen and replaced: a reader on another thread copies `subjects` and sees one moment. `perform` gets the
+    effects of each step, and feeds their outcomes back.
+    """
 
     def __init__(
         self,
+        settings: Settings,
         clock: TimeSource,
-        observe: Observe,
-        rules: ActivePolicies,
+        policies: ActivePolicies,
         writer: str,
-        perform: Callable[[Effect], None],
-        interval: Callable[[str], float],
-        swept: Callable[[], float | None] = lambda: None,
+        perform: Callable[[Sequence[Effect]], None],
         heartbeat: float = 0.0,
     ) -> None:
-        self.states: dict[str, SubjectState] = {}
+        self.settings, self.rules = settings, policies
+        self.subjects: dict[str, SubjectState] = {}
         self.wildcards: tuple[str, ...] = ()
         """Watched subjects that are patterns, by name."""
-        self._rules = rules
-        self._clock = clock
-        self._observe = observe
-        self._writer = writer
-        self._perform = perform
-        self._interval, self._swept, self._heartbeat = interval, swept, heartbeat
-        self._passed: dict[str, TimeInStatus] = {}
+        self.streams: dict[str, FollowedStream] = {}
+        """Those that are followed, by name."""
+        self.origins: dict[str, tuple[str, ...]] = {}
+        """The subjects of every stream: a mirror's are those of its origin."""
+        self.listed = False
+        """Whether all streams there are were seen in one list."""
+        self.observing = False
+        """Whether there is something to answer: each stream was read or tried, and the first states are stored."""
+        self.newest_reading: float | None = None
+        """Monotonic time of the newest reading of any stream, as the poller counts it."""
+        self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
+        self._writer, self._perform = writer, perform
+        self._times: dict[str, TimeInStatus] = {}
+
+    @property
+    def looks(self) -> Mapping[str, StreamLook]:
+        """The newest look at each followed stream."""
+        return {name: stream.look for name, stream in tuple(self.streams.items())}
+
+    @property
+    def swept_at(self) -> float | None:
+        """Monotonic time of the newest reading of any stream; None while there is nothing to answer."""
+        return self.newest_reading if self.observing else None
+
+    def interval(self, subject: str) -> float:
+        """Seconds between two readings of the subject's streams, as planned now."""
+        shortest = self._observe.min_interval_ms / 1000
+        followed = (self.streams.get(name) for name in self._streams_of(subject))
+        return max((stream.interval if stream else shortest for stream in followed), default=TICK)
+
+    def next_reading(self, subject: str) -> float:
+        """Monotonic time of the next planned reading of any of the subject's streams."""
+        followed = (self.streams.get(name) for name in self._streams_of(subject))
+        planned = min((stream.next for stream in followed if stream), default=None)
+        return self._clock.now().mono + self.interval(subject) if planned is None else planned
+
+    def unread(self, subject: str) -> bool:
+        """Whether a consumer may count under a subject without our knowing it yet: a stream there was never read."""
+        return not self.listed or any(
+            stream.watched and not stream.seen and self._may_hold(stream.look, subject)
+            for stream in tuple(self.streams.values())
+        )
+
+    def subjects_of(self, look: StreamLook) -> tuple[str, ...]:
+        """The subjects of a stream; a mirror has those of its origin."""
+        return look.subjects or self.origins.get(look.origin or "", ())
+
+    def _may_hold(self, look: StreamLook, subject: str) -> bool:
+        subjects = self.subjects_of(look)
+        return not subjects or any(overlap(pattern, subject) for pattern in subjects)
+
+    def _streams_of(self, subject: str) -> set[str]:
+        state = self.subjects.get(subject)
+        return {key.stream for key in tuple(state.members)} if state else set()
 
     def limits(self, subject: str) -> Limits:
         """The freshness limits in force for a subject, given how often it is read now."""
         observe = self._observe
-        interval = self._interval(subject)
+        interval = self.interval(subject)
         return limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval, self._heartbeat)
 
     def open(self, subject: str) -> SubjectState:
-        """The subject's state, begun if this is the first that is heard of it."""
-        if (state := self.states.get(subject)) is None:
+        """The subject's state; a new one where there was none."""
+        if (state := self.subjects.get(subject)) is None:
             now = self._clock.now()
             deadline = now.mono + self._observe.unknown_after_seconds
-            policy = self._rules.effective(subject).policy
+            policy = self.rules.effective(subject).policy
             state = SubjectState(subject=subject, policy=policy, deadline=deadline)
-            self.states[subject] = state
-            self._passed[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
+            self.subjects[subject] = state
+            self._times[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
             if not is_literal(subject):
                 self.wildcards = tuple(sorted({*self.wildcards, subject}))
         return state
 
     def join(self, subject: str, key: ConsumerKey) -> None:
+        """A consumer counts under a subject, from now on or under another policy."""
         self.open(subject)
-        self.feed(subject, ConsumerJoined(key, self._rules.effective(subject, key).policy))
+        self.feed(subject, ConsumerJoined(key, self.rules.effective(subject, key).policy))
 
     def rule(self, subject: str) -> None:
-        """Judge a subject anew under the policies that are in force now."""
-        if (state := self.states.get(subject)) is None:
+        """Judge a subject again under the policies that are in force now."""
+        if (state := self.subjects.get(subject)) is None:
             return
-        if (policy := self._rules.effective(subject).policy) != state.policy:
+        if (policy := self.rules.effective(subject).policy) != state.policy:
             self.feed(subject, PolicyChanged(policy))
         for key, member in state.members.items():
-            if (policy := self._rules.effective(subject, key).policy) != member.policy:
+            if (policy := self.rules.effective(subject, key).policy) != member.policy:
                 self.feed(subject, ConsumerJoined(key, policy))
 
     def feed(self, subject: str, stimulus: Input) -> None:
-        """One thing happened to a subject: move its state and have done what follows from it."""
-        if (state := self.states.get(subject)) is None:
+        """One thing happened to a subject: move its state, and have the effects performed."""
+        if (state := self.subjects.get(subject)) is None:
             return
         now = self._clock.now()
-        self.states[subject], acts = step(state, stimulus, now, self._context(subject))
+        self.subjects[subject], effects = step(state, stimulus, now, self._context(subject))
         self._account(subject, now.mono, stimulus)
-        for act in acts:
-            if isinstance(act, DropSubject):
-                self.forget(subject)
-            else:
-                self._perform(act)
+        if any(isinstance(effect, DropSubject) for effect in effects):
+            self.forget(subject)
+        if wanted := [effect for effect in effects if not isinstance(effect, DropSubject)]:
+            self._perform(wanted)
 
     def stays(self, subject: str, at: Now) -> bool:
         """Whether a look at the time, `at` that moment, would leave the subject as it is."""
-        state = self.states[subject]
-        after, acts = step(state, Tick(), at, self._context(subject))
-        return not acts and (after is state or after == state)
+        state = self.subjects[subject]
+        after, effects = step(state, Tick(), at, self._context(subject))
+        return not effects and (after is state or after == state)
 
     def _context(self, subject: str) -> Context:
         bounds = self.limits(subject)
         return Context(
-            bounds.stale_after, bounds.unknown_after, bounds.interval, writer=self._writer, newest_read_at=self._swept()
+            bounds.stale_after, bounds.unknown_after, bounds.interval, writer=self._writer, newest_read_at=self.swept_at
         )
 
     def tick(self) -> None:
+        """Apply to every subject what time alone changes, where it may change anything."""
         at, sure = self._clock.now(), self._observe.stale_after_seconds
-        for subject, state in tuple(self.states.items()):
+        for subject, state in tuple(self.subjects.items()):
             newest = status_proof(state.members.values())
             if newest is None or at.mono - newest >= sure or not is_quiescent(state) or carried_write_due(state, at):
                 self.feed(subject, Tick())
 
     def forget(self, subject: str) -> None:
-        self.states.pop(subject, None)
-        self._passed.pop(subject, None)
+        """Drop a subject and all that is known of it."""
+        self.subjects.pop(subject, None)
+        self._times.pop(subject, None)
         self.wildcards = tuple(name for name in self.wildcards if name != subject)
 
-    def members(self, stream: str) -> Iterable[tuple[ConsumerKey, str]]:
-        """Every member of a stream under every subject, remembered ones among them."""
-        for subject, state in tuple(self.states.items()):
+    def members(self, stream: str) -> dict[ConsumerKey, list[str]]:
+        """The members of a stream with their subjects, those that are only remembered among them."""
+        members: dict[ConsumerKey, list[str]] = {}
+        for subject, state in self.subjects.items():
             for key in state.members:
                 if key.stream == stream:
-                    yield key, subject
+                    members.setdefault(key, []).append(subject)
+        return members
 
-    def streams(self) -> set[str]:
-        """The streams any member belongs to."""
-        return {key.stream for state in self.states.values() for key in state.members}
+    def member_streams(self) -> set[str]:
+        """The streams any member belongs to, followed or not."""
+        return {key.stream for state in self.subjects.values() for key in state.members}
 
     def carried(self, key: ConsumerKey, subjects: Iterable[str]) -> Carried:
         """What was stored of a consumer under these subjects before this process began to read it."""
-        found = (self.states[subject].carried.get(key) for subject in subjects if subject in self.states)
-        return next((carried for carried in found if carried is not None), Carried())
+        stored = (self.subjects[subject].carried.get(key) for subject in subjects if subject in self.subjects)
+        return next((carried for carried in stored if carried is not None), Carried())
 
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
-        if (passed := self._passed.get(subject)) is None:
+        """Seconds spent in each status since this process first knew the subject."""
+        if (times := self._times.get(subject)) is None:
             return {}
-        word = passed.status.word
-        return {**passed.seconds, word: passed.seconds.get(word, 0.0) + max(0.0, now.mono - passed.at)}
+        word = times.status.word
+        return {**times.seconds, word: times.seconds.get(word, 0.0) + max(0.0, now.mono - times.at)}
 
     def window(self, subject: str, now: Now, seconds: float) -> WindowSummary | None:
-        """What the subject was like lately; None if this process does not know it."""
-        passed = self._passed.get(subject)
-        return passed.windows.window(now.mono, seconds) if passed else None
+        """What the subject was like over the last `seconds`; None if this process does not know it."""
+        times = self._times.get(subject)
+        return times.windows.window(now.mono, seconds) if times else None
 
     def _account(self, subject: str, now: float, stimulus: Input) -> None:
-        state, passed = self.states[subject], self._passed[subject]
+        state, times = self.subjects[subject], self._times[subject]
         known = state.record is not None and not state.record.unknown and state.revision > 0
         status = state.record.status if state.record is not None and known else Status.UNKNOWN
-        if status is not passed.status:
-            word = passed.status.word
-            passed.seconds[word] = passed.seconds.get(word, 0.0) + now - passed.at
-            passed.at, passed.status = now, status
+        if status is not times.status:
+            word = times.status.word
+            times.seconds[word] = times.seconds.get(word, 0.0) + now - times.at
+            times.at, times.status = now, status
         read = stimulus.reading if isinstance(stimulus, ConsumerRead) else None
         if read is not None and len(state.members) > 1:
-            speaks = worst_member(state.members.values())
-            read = read if speaks is not None and speaks.key == read.key else None
-        passed.windows.add(now, status, read)
+            worst = worst_member(state.members.values())
+            read = read if worst is not None and worst.key == read.key else None
+        times.windows.add(now, status, read)

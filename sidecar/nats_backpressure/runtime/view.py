@@ -1,4 +1,4 @@
-"""What the service lets others read: the whole truth at one moment, never a way to change it."""
+"""What the service lets others read of it, without a way to change it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ServiceView(Protocol):
         """Whether every stream was read or tried: there is something to answer."""
 
     def unread(self, subject: str) -> bool:
-        """Whether somebody may stand under a subject without our knowing it yet."""
+        """Whether a consumer may count under a subject without our knowing it yet."""
 
     def interval(self, subject: str) -> float:
         """Seconds between two readings of the subject's streams, as planned now."""

@@ -339,8 +339,8 @@ def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
             continue
         for given in told.findall(path.read_text()):
             for name in re.findall(r'"([a-z][^"]*|[{][^"]+)"', given):
-                for effect in (LoadRecord, WriteRecord, PublishEvent, RemoveKey):
-                    found.add(name.replace("{VERBS[type(act)]}", VERBS[effect]))
+                for each in (LoadRecord, WriteRecord, PublishEvent, RemoveKey):
+                    found.add(name.replace("{VERBS[type(effect)]}", VERBS[each]))
     assert found == set(DROPPED)
 
 

@@ -1,0 +1,66 @@
+"""The heartbeat in the state bucket: what is stored there is still so, while somebody writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.runtime.ports import Clock, ServiceCounts, StateStore, Unavailable
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.tasks import within
+from nats_backpressure.runtime.view import ServiceView
+
+log = structlog.get_logger()
+
+ALONE_AFTER = 3
+"""Heartbeats in a row with none of another replica in between, after which we take ourselves for the last one."""
+LEAVE_WITHIN = 1.0
+"""Seconds for the last heartbeat of the last replica."""
+
+
+class Heartbeat:
+    """Writes the heartbeat key every `publish.heartbeat_seconds`."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        clock: Clock,
+        registry: SubjectRegistry,
+        render: Callable[[ServiceView, Now, bool], bytes],
+        counts: ServiceCounts,
+    ) -> None:
+        self._store, self._clock, self._registry = store, clock, registry
+        self._render, self._counts = render, counts
+        self._alone = ALONE_AFTER - 1
+        """Heartbeats in a row with none of another replica in between."""
+
+    async def run(self) -> None:
+        """Write heartbeats until cancelled."""
+        while True:
+            try:
+                alone = await self._store.beat(self._value(leaving=False))
+                if alone is not None:
+                    self._alone = self._alone + 1 if alone else 0
+            except Unavailable as error:
+                self._counts.dropped("heartbeat")
+                log.debug("heartbeat.unavailable", error=str(error))
+            await self._clock.sleep(self._registry.settings.publish.heartbeat_seconds)
+
+    async def leave(self) -> None:
+        """As the last replica tell clients that nobody will see the end of a rejection any more."""
+        if self._alone < ALONE_AFTER:
+            return
+        try:
+            if await within(self._clock, LEAVE_WITHIN, self._store.leave(self._value(leaving=True))):
+                log.info("heartbeat.leaving", hint="watchers open what is refused within four seconds")
+        except (Unavailable, TimeoutError) as error:
+            log.warning(
+                "heartbeat.not_left",
+                error=str(error) or "no answer",
+                hint="watchers open what is refused by themselves, once they miss the heartbeats",
+            )
+
+    def _value(self, *, leaving: bool) -> bytes:
+        return self._render(self._registry, self._clock.now(), leaving)

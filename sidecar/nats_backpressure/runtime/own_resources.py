@@ -1,0 +1,48 @@
+"""Our own stream and buckets: noticed when they are deleted or created again, and created again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from nats_backpressure.core.subject.inputs import RecordMissing
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.observations import StreamsReading
+from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.subjects import SubjectRegistry
+
+log = structlog.get_logger()
+
+
+class OwnResources:
+    """Compares every complete list of streams with the one before. `ensure` creates what is missing."""
+
+    def __init__(self, names: Names, registry: SubjectRegistry, ensure: Callable[[], Awaitable[None]]) -> None:
+        self._names, self._registry, self.ensure = names, registry, ensure
+        self._state = f"KV_{names.state_bucket}"
+        self._needed = (self._state, names.events_stream, f"KV_{names.policy_bucket}")
+        self._created: dict[str, str] = {}
+        """When each was created, by the last complete list; empty where it is missing."""
+        self._ensuring: asyncio.Task[None] | None = None
+
+    def check(self, reading: StreamsReading, tasks: asyncio.TaskGroup) -> None:
+        """A list of streams was read. Where the state bucket is another now, every state is written again."""
+        if not reading.complete:
+            return
+        listed = {look.name: look.created for look in reading.looks}
+        created = {name: listed.get(name, "") for name in self._needed}
+        if self._created and created[self._state] != self._created[self._state]:
+            log.warning("state.recreated", bucket=self._names.state_bucket)
+            for subject in tuple(self._registry.subjects):
+                self._registry.feed(subject, RecordMissing())
+        self._created = created
+        if not all(created.values()) and (self._ensuring is None or self._ensuring.done()):
+            self._ensuring = tasks.create_task(self._create(), name="ensure resources")
+
+    async def _create(self) -> None:
+        try:
+            await self.ensure()
+        except Unavailable as error:
+            log.debug("resources.unavailable", error=str(error))

@@ -1,0 +1,114 @@
+"""Policies that change while the service runs: put in force, and reported where they are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.subject.inputs import PolicyRefused
+from nats_backpressure.policy.active import PolicySnapshot, Refusal
+from nats_backpressure.policy.precedence import Sources
+from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.policy.validation import Problem, shorten
+from nats_backpressure.runtime.effects import DROPPED, FIRST_RETRY, LAST_RETRY
+from nats_backpressure.runtime.ports import Clock, EventPublisher, ServiceCounts, Unavailable, Unpublishable
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.tasks import backoff, sleep_until
+
+log = structlog.get_logger()
+
+THE_FILE = "_file"
+"""What `policy_rejected` calls the settings file, which has no key in the bucket."""
+WITHOUT_PAUSE = 50
+"""Subjects judged again in one go; then other tasks have a turn."""
+
+
+class PolicyUpdates:
+    """Takes policies from the settings file and the bucket; `changed` is set until every subject was judged by them."""
+
+    def __init__(
+        self,
+        registry: SubjectRegistry,
+        publisher: EventPublisher,
+        clock: Clock,
+        counts: ServiceCounts,
+        on_change: Callable[[Sources], None],
+    ) -> None:
+        self._registry, self._policies, self._publisher = registry, registry.rules, publisher
+        self._clock, self._counts, self._on_change = clock, counts, on_change
+        self._unreported: dict[str, Refusal] = {}
+        """Refused policies that are still to be reported, the newest of each subject."""
+        self.changed = asyncio.Event()
+
+    def take_settings(self, settings: Settings) -> None:
+        """Put the policies of a settings file that was read again in force; its other settings need a restart."""
+        self._refuse(self._policies.set_file(settings.policies, settings.policy_guard))
+        self._announce()
+
+    def take_bucket(self, snapshot: PolicySnapshot) -> None:
+        """The policy bucket holds this now."""
+        self._refuse(self._policies.set_bucket(snapshot))
+        self._announce()
+
+    def refuse_file(self, problems: Sequence[Problem]) -> None:
+        """A settings file that was read again cannot be used: the last good policies stay in force."""
+        errors = tuple((problem.path, problem.message) for problem in problems)
+        mark = hashlib.sha256(repr(errors).encode()).hexdigest()[:16]
+        self._refuse([Refusal(THE_FILE, Rejection(mark, errors))])
+        self.changed.set()
+
+    def expire(self) -> None:
+        """End the overrides whose time is over."""
+        if self._policies.expire(self._clock.now().wall):
+            self.changed.set()
+
+    async def run(self) -> None:
+        """After every change: judge all subjects again, and report the policies that were refused."""
+        delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
+        while True:
+            if self._unreported:  # retried without judging: no policy changed by that
+                await sleep_until(self.changed, self._clock, next(delays))
+            else:
+                delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
+                await self.changed.wait()
+            if self.changed.is_set():
+                self.changed.clear()
+                for n, subject in enumerate(tuple(self._registry.subjects)):
+                    self._registry.rule(subject)
+                    if n % WITHOUT_PAUSE == 0:
+                        await self._clock.sleep(0)
+            await self._report()
+
+    def _announce(self) -> None:
+        self._on_change(self._policies.sources)
+        self.changed.set()
+
+    def _refuse(self, refusals: Sequence[Refusal]) -> None:
+        for refusal in refusals:
+            self._counts.dropped("policy_rejected")
+            log.warning("policy.rejected", subject=refusal.subject, errors=refusal.rejection.errors)
+            self._unreported[refusal.subject] = refusal
+
+    async def _report(self) -> None:
+        """Report each that can be; one that cannot delays no other. A watched subject's own state numbers its events;
+        under any other key the number follows what was published there."""
+        for subject, refusal in tuple(self._unreported.items()):
+            try:
+                if subject in self._registry.subjects:
+                    self._registry.feed(subject, PolicyRefused(refusal.rejection))
+                else:
+                    await self._publisher.refuse(subject, refusal.rejection, self._clock.now().wall)
+            except Unavailable as error:
+                log.debug("policy.untold", subject=shorten(subject), error=str(error))
+                continue
+            except Unpublishable as error:
+                self._counts.dropped("event_unpublishable")
+                log.error(
+                    "event.dropped", type="policy_rejected", subject=shorten(subject), error=str(error), hint=DROPPED
+                )
+            if self._unreported.get(subject) is refusal:
+                del self._unreported[subject]
