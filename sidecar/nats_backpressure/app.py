@@ -167,7 +167,7 @@ class Sidecar:
         )
 
         def told(event: Event) -> messages.Event:
-            return serialize.event(event, instance)
+            return serialize.event_message(event, instance)
 
         history = EventCache(round(1000 * clock.now().wall))
         self._recorder = recorder = tape and RecordingObserver(observer, clock, tape, settings, metrics.dropped)

@@ -190,4 +190,5 @@ def test_a_lost_subject_is_stored_as_unknown_with_its_last_status() -> None:
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 5))
 def test_no_number_on_the_wire_is_infinite_or_none_at_all(value: float, digits: int) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(serialize.number(value, digits))) == serialize.number(value, digits)
+    rounded = serialize.round_finite(value, digits)
+    assert msgspec.json.decode(msgspec.json.encode(rounded)) == rounded

@@ -98,7 +98,7 @@ def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: St
 
 def announcer_of(requests: Requests, instance: str = "here") -> JetStreamEventPublisher:
     """What tells events: another one stands for another process."""
-    return JetStreamEventPublisher(JetStreamApi(requests), NAMES, lambda told: serialize.event(told, instance))
+    return JetStreamEventPublisher(JetStreamApi(requests), NAMES, lambda told: serialize.event_message(told, instance))
 
 
 @asynccontextmanager
@@ -109,7 +109,7 @@ async def real(
     js = JetStreamApi(requests, prefix)
     await Resources(js, NAMES, 1, 604_800, True).ensure()
     store = JetStreamStateStore(js, NAMES, lambda what: None, lambda: nc)
-    yield requests, store, JetStreamEventPublisher(js, NAMES, lambda told: serialize.event(told, "here"))
+    yield requests, store, JetStreamEventPublisher(js, NAMES, lambda told: serialize.event_message(told, "here"))
 
 
 RECORD = Record(SUBJECT, "e", seq=1, status=Status.ACTIVE, announced=Status.ACTIVE, unsent=(event(1),))

@@ -17,8 +17,8 @@ import msgspec
 from nats_backpressure.cli.settings_file import load_or_exit
 from nats_backpressure.core.model import Event
 from nats_backpressure.protocol.patterns import pattern_problem
-from nats_backpressure.queries.serialize import event as rendered
-from nats_backpressure.queries.serialize import metrics, moment, number
+from nats_backpressure.queries.serialize import event_message as rendered
+from nats_backpressure.queries.serialize import format_time, metrics_message, round_finite
 from nats_backpressure.recording.compare import Difference, Differences
 from nats_backpressure.recording.decoder import Decoder
 from nats_backpressure.recording.format import CUT, BadRecording, NoRecording, lines
@@ -125,9 +125,9 @@ def _print_event(as_json: bool, event: Event) -> None:
 
 def _format_event(event: Event) -> str:
     """One line: time, subject, from and to, type, reasons, and what was measured."""
-    shown = metrics(event.reading, event.marks)
+    shown = metrics_message(event.reading, event.marks)
     facts = {
-        "pressure": number(event.pressure, 2),
+        "pressure": round_finite(event.pressure, 2),
         "pending": shown.pending_messages,
         "inflight": shown.inflight_messages,
         "p95_ms": shown.latency_p95_ms,
@@ -138,16 +138,16 @@ def _format_event(event: Event) -> str:
     }
     measured = "  ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
     change = f"{event.was.word} -> {event.now.word}  {event.type}"
-    return f"{moment(event.at)}  {event.subject}  {change}  [{', '.join(event.reasons)}]  {measured}".rstrip()
+    return f"{format_time(event.at)}  {event.subject}  {change}  [{', '.join(event.reasons)}]  {measured}".rstrip()
 
 
 def _print_difference(as_json: bool, difference: Difference) -> None:
-    at, lasted = moment(difference.at), difference.lasted
+    at, lasted = format_time(difference.at), difference.lasted
     both = [(status.word, reasons) for status, reasons in zip(difference.statuses, difference.reasons, strict=True)]
     if as_json:
         first, second = ({"status": status, "reasons": reasons} for status, reasons in both)
         fields = {"timestamp": at, "subject": difference.subject, "config": first, "compare": second}
-        click.echo(msgspec.json.encode(fields | {"differed_seconds": number(lasted, 3)}))
+        click.echo(msgspec.json.encode(fields | {"differed_seconds": round_finite(lasted, 3)}))
     elif lasted is not None:
         click.echo(f"{at}  {difference.subject}  both {both[0][0]}, after {lasted:,.1f} s")
     else:
@@ -161,7 +161,7 @@ def _summary(replays: Sequence[Replay], differences: Differences, took: float) -
     if first.first:
         differences.end(first.now.wall)
         yield ""
-        yield f"{moment(first.first.wall)} to {moment(first.now.wall)}, {_format_duration(span)}"
+        yield f"{format_time(first.first.wall)} to {format_time(first.now.wall)}, {_format_duration(span)}"
     aside = f", {first.set_aside:,} of them implausible" if first.set_aside else ""
     samples = sum(each.samples for each in replays)
     speed = f"{samples / took:,.0f} samples/s, {span / took:,.0f} times as fast as it happened"

@@ -97,14 +97,14 @@ class HistoryQueries:
 
     def recovery(self, subject: str, now: Now) -> wire.Recovered:
         state = self._shown(subject, now)
-        return wire.Recovered(**asdict(render.recovery(state.record)), matched=(state.subject,))
+        return wire.Recovered(**asdict(render.recovery_message(state.record)), matched=(state.subject,))
 
     def alerts(self, subject: str, now: Now) -> wire.Alerts:
         state = self._shown(subject, now)
         return wire.Alerts((state.subject,), tuple(sorted(_alerts(state), key=_urgency)))
 
     def alerts_list(self, now: Now) -> wire.Alerts:
-        self._desk.observed()
+        self._desk.require_observed()
         found = [alert for state in tuple(self._book.subjects.values()) for alert in _alerts(state)]
         return wire.Alerts(None, tuple(sorted(found, key=_urgency)))
 
@@ -121,7 +121,7 @@ class HistoryQueries:
             active_events=total.active,
             warning_events=total.warning,
             recovery_events=total.recovery,
-            last_event_time=render.moment(total.last),
+            last_event_time=render.format_time(total.last),
             windows={
                 window: _window(
                     self._book.window(name, now, seconds),
@@ -200,7 +200,7 @@ def _transitions(found: Sequence[CachedEvent]) -> Iterator[wire.Transition]:
 
 def _alerts(state: SubjectState) -> Iterator[wire.Alert]:
     for alert in state.record.alerts if state.record else ():
-        yield wire.Alert(**asdict(render.alert(alert)), subject=state.subject)
+        yield wire.Alert(**asdict(render.alert_message(alert)), subject=state.subject)
 
 
 def _urgency(alert: wire.Alert) -> tuple[int, str, str]:
@@ -215,7 +215,7 @@ def _window(view: WindowSummary | None, events: Mapping[str, int]) -> windows.Wi
         found = view.measures.get(name) if view else None
         if found is None or not found.n:
             return windows.Range(None, None, None)
-        return windows.Range(*(render.number(value) for value in (found.low, found.mean, found.high)))
+        return windows.Range(*(render.round_finite(value) for value in (found.low, found.mean, found.high)))
 
     return windows.Window(
         coverage=round(view.coverage, 4) if view else 0.0,

@@ -1,15 +1,24 @@
-"""Which watched subjects a question is about, and what each of them says right now."""
+"""Finds the watched subjects that a request is about, and computes for each its status, freshness and admission now."""
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Struct
 
 from nats_backpressure.core.admission import binary
 from nats_backpressure.core.model import Admission, Member
-from nats_backpressure.core.status.freshness import Limits
+from nats_backpressure.core.status.freshness import (
+    Limits,
+    SinceProof,
+    limits,
+    since_proof,
+    status_proof,
+    subject_freshness,
+)
+from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.opening import holds_for
@@ -17,29 +26,102 @@ from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, Freshness, Status
-from nats_backpressure.queries.subject_view import SubjectView, bounds, proved, subject_view, truth
 from nats_backpressure.runtime.view import ServiceView
 
+FULLEST = 64
+"""Consumers that answer a pull request which names none: a subject with many must not make it expensive."""
 STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
 OVERRIDE = "override"
-STEP = 0.1
-"""Seconds after which a share that opens is another one."""
+OPENING_STEP = 0.1
+"""Seconds after which an admit ratio that is opening has changed."""
+
+
+class SubjectView(Struct, frozen=True):
+    """What depends on the state alone: computed once for each state, for all requests."""
+
+    state: SubjectState
+    worst_member: Member | None
+    """The member whose status, policy and numbers are shown for the subject."""
+    since_proof: SinceProof | None
+    sampled_at: float | None
+    """Time of the oldest proof among the members, in Unix seconds."""
+    oldest_proof: float | None
+    """The same in monotonic time."""
+    status_proof: float | None
+    """Monotonic time of the last proof of the answered status; None if no member proves it."""
+    fullest: tuple[Member, ...]
+    """The members with the least room below their in-flight mark, at most FULLEST."""
+
+
+def subject_view(state: SubjectState) -> SubjectView:
+    members = state.members.values()
+    proved = [(m.proof, m.reading) for m in members if m.proof is not None and m.reading is not None]
+    oldest, reading = min(proved, key=lambda pair: pair[0], default=(None, None))
+    # A look at the stream may have proved later that an older reading still holds.
+    at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
+    return SubjectView(
+        state, worst_member(members), since_proof(members), at, oldest, status_proof(members), _fullest(members)
+    )
+
+
+def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
+    def room(m: Member) -> float:
+        if m.reading is None or m.reading.inflight is None or m.marks is None or m.marks.inflight is None:
+            return math.inf
+        return m.marks.inflight.overload - m.reading.inflight
+
+    return tuple(members) if len(members) <= FULLEST else tuple(heapq.nsmallest(FULLEST, members, key=room))
+
+
+def freshness_limits(state: SubjectState, service: ServiceView) -> Limits:
+    """The limits in force for a subject."""
+    observe = service.settings.observe
+    heartbeat = service.settings.publish.heartbeat_seconds
+    interval = service.interval(state.subject)
+    return limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval, heartbeat)
+
+
+def age_starts_at(view: SubjectView, limits: Limits, now: Now) -> float:
+    """Monotonic time from which the age of the answered status counts."""
+    state, last = view.state, view.status_proof
+    if state.unproved_at_load:
+        return -math.inf  # its writer stopped refusing long ago: a restart must not refuse again
+    if last is None or not math.isfinite(last):  # no member was read yet, or no member is left
+        return state.deadline - limits.unknown_after if state.empty_since is None else state.empty_since
+    if state.record is not None and state.record.unknown and now.mono - last < limits.stale_after:
+        return -math.inf  # it proves the status that will be stored next, not the one that was answered last
+    if state.writing is not None and state.writing.failing:
+        return min(last, state.writing.started_at)  # the old answer is repeated because a new one cannot be stored
+    return last
+
+
+def current_freshness(view: SubjectView, limits: Limits, now: Now) -> tuple[Freshness, str | None]:
+    """The freshness, and the reason if it is stale. A status that was never stored is unknown."""
+    state = view.state
+    if state.record is None or state.record.unknown or state.unstored:
+        return Freshness.UNKNOWN, None
+    freshness = subject_freshness(view.since_proof, now.mono, limits)
+    if freshness is not Freshness.KNOWN:
+        return freshness, "age" if freshness is Freshness.STALE else None
+    if state.writing is not None and state.writing.failing:
+        return Freshness.STALE, "no_quorum"
+    return Freshness.KNOWN, None
 
 
 class SubjectAnswer(Struct, frozen=True):
-    """One watched subject as it answers, ready to be ranked."""
+    """What one watched subject answers at one moment."""
 
     view: SubjectView
     limits: Limits
     policy: Policy
-    """Of the member that speaks, or of the subject itself."""
+    """Of the worst member, or of the subject if it has no member."""
     status: Status
     freshness: Freshness
     stale_reason: str | None
-    verdict: Admission
+    admission: Admission
     reasons: tuple[str, ...]
-    changes: float
-    """Monotonic time at which age alone makes it another answer."""
+    changes_at: float
+    """Monotonic time at which age alone changes the answer."""
 
     @property
     def state(self) -> SubjectState:
@@ -47,69 +129,68 @@ class SubjectAnswer(Struct, frozen=True):
 
     @property
     def member(self) -> Member | None:
-        """The worst: it speaks for the subject."""
         return self.view.worst_member
 
     @property
     def pressure(self) -> float:
         return self.view.worst_member.pressure if self.view.worst_member else 0.0
 
-    def rank(self, verdict: Admission) -> tuple[int, float, int, float, bool]:
-        """How strict this answer is: the strictest action decides (of two shares the smaller), then status, then
-        pressure; enforcing before observing."""
+    def rank(self, admission: Admission) -> tuple[int, float, int, float, bool]:
+        """Sort key, strictest last: by action (throttle: by smaller share), then status, then pressure; at equal rank
+        `enforce` is above `observe`."""
         enforced = self.policy.mode == "enforce"
-        return STRICTNESS[verdict.action], -verdict.admit_ratio, self.status, self.pressure, enforced
+        return STRICTNESS[admission.action], -admission.admit_ratio, self.status, self.pressure, enforced
 
 
 class SubjectLookup:
-    """Finds in the book; keeps what is worked out from a state for as long as the state is the same."""
+    """Answers from the service's states; caches the view of each state until the state is replaced."""
 
-    def __init__(self, book: ServiceView) -> None:
-        self._book = book
-        self._digests: dict[str, SubjectView] = {}
+    def __init__(self, service: ServiceView) -> None:
+        self._service = service
+        self._views: dict[str, SubjectView] = {}
         self._patterns: Sequence[str] = ()
         self._index: PatternIndex[str] = PatternIndex()
 
     def find(self, subject: str, now: Now) -> list[SubjectAnswer]:
-        """Every watched subject the question is about: itself, then by name. A pattern is about itself alone."""
-        states = self._book.subjects
+        """Every watched subject that covers a literal subject: itself first, then by name. For a pattern: itself."""
+        states = self._service.subjects
         names = [subject] if subject in states else []
-        if self._book.wildcards and is_literal(subject):
+        if self._service.wildcards and is_literal(subject):
             names += sorted(self._covering(subject))
-        return [self.finding(states[name], now) for name in names if name in states]
+        return [self.answer(states[name], now) for name in names if name in states]
 
-    def finding(self, state: SubjectState, now: Now) -> SubjectAnswer:
-        found = self._digest(state)
-        record, member = state.record, found.worst_member
+    def answer(self, state: SubjectState, now: Now) -> SubjectAnswer:
+        view = self._view(state)
+        record, member = state.record, view.worst_member
         policy = member.policy if member else state.policy
-        limits = bounds(state, self._book)
-        fresh, why = truth(found, limits, now)
-        holds = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
-        opens = proved(found, limits, now) + holds
+        limits = freshness_limits(state, self._service)
+        freshness, stale_reason = current_freshness(view, limits, now)
+        hold = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
+        opens_at = age_starts_at(view, limits, now) + hold
         last = record.admission if record else Admission()
-        status = record.status if record and fresh is not Freshness.UNKNOWN else Status.UNKNOWN
-        verdict = binary.current_admission(policy, status, fresh, last, now.mono - opens, state.shedding)
+        status = record.status if record and freshness is not Freshness.UNKNOWN else Status.UNKNOWN
+        admission = binary.current_admission(policy, status, freshness, last, now.mono - opens_at, state.shedding)
         override = in_force(policy, now)
-        verdict = binary.with_override(verdict, override, policy)
-        # The stored ones follow with the next write; an override acts, and is named, from its first moment to its last.
+        admission = binary.with_override(admission, override, policy)
+        # The stored reasons follow with the next write; an override is named exactly while it is in force.
         reasons = record.reasons if record and status is not Status.UNKNOWN else ()
         reasons = (*(reason for reason in reasons if reason != OVERRIDE), *([OVERRIDE] if override else []))
-        changes = math.inf
-        if verdict.action is not Action.CONTINUE and override is None:
-            changes = max(opens, now.mono + STEP)
-        return SubjectAnswer(found, limits, policy, status, fresh, why, verdict, reasons, changes)
+        changes_at = math.inf
+        if admission.action is not Action.CONTINUE and override is None:
+            changes_at = max(opens_at, now.mono + OPENING_STEP)
+        return SubjectAnswer(view, limits, policy, status, freshness, stale_reason, admission, reasons, changes_at)
 
-    def _digest(self, state: SubjectState) -> SubjectView:
-        found = self._digests.get(state.subject)
-        if found is None or found.state is not state:
-            if len(self._digests) > 2 * len(self._book.subjects):
-                self._digests.clear()  # of subjects that went
-            found = self._digests[state.subject] = subject_view(state)
-        return found
+    def _view(self, state: SubjectState) -> SubjectView:
+        view = self._views.get(state.subject)
+        if view is None or view.state is not state:
+            if len(self._views) > 2 * len(self._service.subjects):
+                self._views.clear()  # many belong to subjects that were removed
+            view = self._views[state.subject] = subject_view(state)
+        return view
 
     def _covering(self, subject: str) -> Iterator[str]:
         """The watched patterns that cover a literal subject."""
-        patterns = self._book.wildcards
+        patterns = self._service.wildcards
         if patterns is not self._patterns:
             self._patterns, self._index = patterns, PatternIndex((pattern, pattern) for pattern in patterns)
         return self._index.covering(subject)

@@ -1,4 +1,4 @@
-"""From what the service knows to the messages of the wire."""
+"""Builds the messages that are published, stored and returned (status, state, event, heartbeat) from the state."""
 
 from __future__ import annotations
 
@@ -25,112 +25,116 @@ from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Freshness, Signal
-from nats_backpressure.queries.subject_view import SubjectView, bounds, proved, subject_view
+from nats_backpressure.queries.lookup import SubjectView, age_starts_at, freshness_limits, subject_view
 from nats_backpressure.runtime.view import ServiceView
 
-LONGEST_AGE = 86_400.0
-"""Seconds; what was proved longer ago, or never, is as old as this."""
+OLDEST_AGE = 86_400.0
+"""Seconds; the age written for a proof that is older, or for none."""
 CONSUMERS_SHOWN = 20
 """Consumers in a status, the worst first."""
 
 
-def moment(unix: float | None) -> str | None:
+def format_time(unix: float | None) -> str | None:
     """RFC 3339 in UTC with milliseconds and a Z."""
     if unix is None:
         return None
     return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def number(value: float | None, digits: int = 1) -> float | None:
-    """Rounded for the wire; what is not finite is not known."""
+def round_finite(value: float | None, digits: int = 1) -> float | None:
+    """Rounded for a message; None if it is not finite."""
     return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
-def mark(value: float) -> float:
-    """A mark as people write it: 1000 and not 1000.0."""
+def mark_number(value: float) -> float:
+    """A mark as people write it: 1000, not 1000.0."""
     return int(value) if value == int(value) else round(value, 3)
 
 
 @lru_cache(maxsize=65_536)
-def places(prefix: str, subject: str) -> tuple[str, str]:
-    """The state key and the event subject a client would watch."""
+def state_key_and_event_subject(prefix: str, subject: str) -> tuple[str, str]:
+    """The key in the state bucket and the event subject that a client would watch."""
     tail = encode(subject)
     return tail, f"{prefix}.event.*.{tail}"
 
 
-def metrics(reading: Reading | None, marks: Marks | None) -> messages.Metrics:
+def metrics_message(reading: Reading | None, marks: Marks | None) -> messages.Metrics:
     if reading is None:
         return messages.Metrics()
     overload_in = forecast.overload_in(reading, marks.pending.overload) if marks else None
     return messages.Metrics(
         pending_messages=reading.pending,
         inflight_messages=reading.inflight,
-        latency_p50_ms=number(reading.p50),
-        latency_p95_ms=number(reading.p95),
-        latency_p99_ms=number(reading.p99),
+        latency_p50_ms=round_finite(reading.p50),
+        latency_p95_ms=round_finite(reading.p95),
+        latency_p99_ms=round_finite(reading.p99),
         latency_source=reading.latency_source,
-        stall_ms=number(reading.stall),
-        arrival_rate=number(reading.arrival_rate),
-        ack_rate=number(reading.ack_rate),
-        drain_seconds=number(reading.drain, 2),
-        overload_in_seconds=number(overload_in),
-        oldest_age_seconds=number(reading.oldest_age),
-        redelivery_ratio=number(reading.redelivery_ratio, 3),
-        stream_fill=number(reading.stream_fill, 4),
+        stall_ms=round_finite(reading.stall),
+        arrival_rate=round_finite(reading.arrival_rate),
+        ack_rate=round_finite(reading.ack_rate),
+        drain_seconds=round_finite(reading.drain, 2),
+        overload_in_seconds=round_finite(overload_in),
+        oldest_age_seconds=round_finite(reading.oldest_age),
+        redelivery_ratio=round_finite(reading.redelivery_ratio, 3),
+        stream_fill=round_finite(reading.stream_fill, 4),
     )
 
 
-def marks(found: Marks | None) -> messages.Thresholds | None:
-    if found is None:
+def thresholds_message(marks: Marks | None) -> messages.Thresholds | None:
+    if marks is None:
         return None
 
-    def three(of: MarkSet) -> tuple[float, float, float]:
-        return mark(of.warn), mark(of.critical), mark(of.overload)
+    def numbers(signal: MarkSet) -> tuple[float, float, float]:
+        return mark_number(signal.warn), mark_number(signal.critical), mark_number(signal.overload)
 
     inflight: tuple[float | None, float | None, float | None] = (None, None, None)
-    if found.inflight:
-        inflight = three(found.inflight)
-    return messages.Thresholds(*three(found.pending), *three(found.latency), *inflight, *three(found.drain))
+    if marks.inflight:
+        inflight = numbers(marks.inflight)
+    return messages.Thresholds(*numbers(marks.pending), *numbers(marks.latency), *inflight, *numbers(marks.drain))
 
 
-def override(found: Override | None) -> messages.Override | None:
-    return None if found is None else messages.Override(found.action, moment(found.until) or "")
+def override_message(override: Override | None) -> messages.Override | None:
+    return None if override is None else messages.Override(override.action, format_time(override.until) or "")
 
 
-def alert(found: Alert) -> messages.AlertChange:
-    since = moment(found.since) or ""
-    return messages.AlertChange(found.name, found.severity, found.state, found.when, found.value, since)
+def alert_message(alert: Alert) -> messages.AlertChange:
+    since = format_time(alert.since) or ""
+    return messages.AlertChange(alert.name, alert.severity, alert.state, alert.when, alert.value, since)
 
 
-def levels(member: Member | None) -> messages.Levels:
+def levels_message(member: Member | None) -> messages.Levels:
     if member is None or member.reading is None or member.marks is None:
         return messages.Levels()
-    reading, found = member.reading, member.marks
+    reading, marks = member.reading, member.marks
 
     def level(signal: Signal) -> str:
-        mark: MarkSet | None = thresholds.mark_of(found, signal)
-        return thresholds.level(thresholds.value_of(reading, found, signal), mark).value
+        mark: MarkSet | None = thresholds.mark_of(marks, signal)
+        return thresholds.level(thresholds.value_of(reading, marks, signal), mark).value
 
     return messages.Levels(*(level(signal) for signal in Signal))
 
 
-def recovery(record: Record | None) -> messages.Recovery:
+def recovery_message(record: Record | None) -> messages.Recovery:
     if record is None:
         return messages.Recovery(False, None, None, None, 0, None)
-    found = record.recoveries
-    lasted = None if found.began is None or found.ended is None else round(1000 * max(0.0, found.ended - found.began))
-    mean = round(1000 * found.total_seconds / found.total) if found.total else None
+    recoveries = record.recoveries
+    duration = (
+        None
+        if recoveries.began is None or recoveries.ended is None
+        else round(1000 * max(0.0, recoveries.ended - recoveries.began))
+    )
+    mean = round(1000 * recoveries.total_seconds / recoveries.total) if recoveries.total else None
     return messages.Recovery(
-        recovered=found.ended is not None,
-        recovery_time=moment(found.ended),
-        incident=found.incident,
-        duration_ms=lasted,
-        recoveries_total=found.total,
+        recovered=recoveries.ended is not None,
+        recovery_time=format_time(recoveries.ended),
+        incident=recoveries.incident,
+        duration_ms=duration,
+        recoveries_total=recoveries.total,
         mean_time_to_recover_ms=mean,
     )
 
 
-def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.ConsumerStatus, ...]:
+def consumer_messages(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.ConsumerStatus, ...]:
     shown = heapq.nsmallest(CONSUMERS_SHOWN, state.members.values(), key=lambda m: (-m.status, -m.pressure, m.key))
     return tuple(
         messages.ConsumerStatus(
@@ -139,54 +143,54 @@ def consumers(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.C
             status=m.status.word,
             latched=tuple(s.value for s in m.latches.signals),
             diagnosis=reported_diagnosis(m, m.status),
-            metrics=metrics(m.reading, m.marks),
+            metrics=metrics_message(m.reading, m.marks),
             freshness=freshness(m.proof, now.mono, limits).value,
         )
         for m in shown
     )
 
 
-def status(
-    found: SubjectView,
+def status_message(
+    view: SubjectView,
     record: Record | None,
-    verdict: Admission,
+    admission: Admission,
     reasons: tuple[str, ...],
-    known: tuple[Freshness, str | None],
-    book: ServiceView,
+    freshness: tuple[Freshness, str | None],
+    service: ServiceView,
     now: Now,
 ) -> messages.Status:
-    """A subject as it is known: the verdict is the stored one, the numbers are the worst consumer's newest."""
-    state, member = found.state, found.worst_member
-    fresh_, why = known
-    judged = record if fresh_ is not Freshness.UNKNOWN else None
-    key, events = places(Names(book.settings.name).prefix, state.subject)
+    """`record` is the stored one; the numbers are the newest of the worst consumer."""
+    state, member = view.state, view.worst_member
+    known, stale_reason = freshness
+    judged = record if known is not Freshness.UNKNOWN else None
+    key, events = state_key_and_event_subject(Names(service.settings.name).prefix, state.subject)
     policy = member.policy if member else state.policy
     return messages.Status(
         subject=state.subject,
         status=judged.status.word if judged else "unknown",
-        since=moment(record.since) if record else None,
+        since=format_time(record.since) if record else None,
         incident=record.incident if record else None,
-        pressure=number(member.pressure, 3) if member and judged else None,
+        pressure=round_finite(member.pressure, 3) if member and judged else None,
         reasons=reasons,
-        metrics=metrics(member.reading, member.marks) if member else messages.Metrics(),
-        levels=levels(member),
-        thresholds=marks(member.marks) if member else None,
+        metrics=metrics_message(member.reading, member.marks) if member else messages.Metrics(),
+        levels=levels_message(member),
+        thresholds=thresholds_message(member.marks) if member else None,
         thresholds_from=dict(thresholds.derivations(policy, member.reading)) if member and member.reading else {},
         diagnosis=reported_diagnosis(member, judged.status) if judged else None,
-        admit_ratio=verdict.admit_ratio,
+        admit_ratio=admission.admit_ratio,
         mode=policy.mode,
-        override=override(in_force(policy, now)),
-        consumers=consumers(state, bounds(state, book), now),
+        override=override_message(in_force(policy, now)),
+        consumers=consumer_messages(state, freshness_limits(state, service), now),
         consumers_total=len(state.members),
         matched=(state.subject,),
         state_keys=(key,),
         event_subjects=(events,),
-        freshness=fresh_.value,
-        stale_reason=why,
-        sampled_at=moment(found.sampled_at),
-        age_ms=None if found.age_from is None else round(1000 * max(0.0, now.mono - found.age_from)),
+        freshness=known.value,
+        stale_reason=stale_reason,
+        sampled_at=format_time(view.sampled_at),
+        age_ms=None if view.oldest_proof is None else round(1000 * max(0.0, now.mono - view.oldest_proof)),
         policy=policy_document(policy, now),
-        recovery=recovery(record),
+        recovery=recovery_message(record),
     )
 
 
@@ -200,12 +204,12 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
     known = (fresh_, "age" if record.stale else None)
     policy = found.worst_member.policy if found.worst_member else state.policy
     verdict = binary.with_override(record.admission, record.override, policy)
-    shown = asdict(status(found, record, verdict, record.reasons, known, book, now))
+    shown = asdict(status_message(found, record, verdict, record.reasons, known, book, now))
     for field in ("age_ms", "policy", "recovery"):
         shown[field] = msgspec.UNSET
     value = messages.State(
         **shown,
-        proof_age_ms=None if fresh_ is Freshness.KNOWN else proof_age(found, bounds(state, book), now),
+        proof_age_ms=None if fresh_ is Freshness.KNOWN else proof_age(found, freshness_limits(state, book), now),
         action=verdict.action.value,
         would=verdict.would.value if verdict.would else None,
         retry_after_seconds=verdict.retry_after,
@@ -223,15 +227,15 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
 
 def proof_age(found: SubjectView, limits: Limits, now: Now) -> int:
     """Milliseconds since what is said was last proved. Where that was before this process, since its beginning."""
-    return round(1000 * min(LONGEST_AGE, max(0.0, now.mono - proved(found, limits, now))))
+    return round(1000 * min(OLDEST_AGE, max(0.0, now.mono - age_starts_at(found, limits, now))))
 
 
-def event(told: Event, instance: str) -> messages.Event:
+def event_message(told: Event, instance: str) -> messages.Event:
     return messages.Event(
         id=told.id,
         type=told.type.value,
         subject=told.subject,
-        timestamp=moment(told.at) or "",
+        timestamp=format_time(told.at) or "",
         epoch=told.epoch,
         seq=told.seq,
         incident=told.incident,
@@ -239,16 +243,16 @@ def event(told: Event, instance: str) -> messages.Event:
         to=told.now.word,
         reasons=told.reasons,
         diagnosis=told.diagnosis,
-        pressure=number(told.pressure, 3),
-        metrics=metrics(told.reading, told.marks),
-        thresholds=marks(told.marks),
+        pressure=round_finite(told.pressure, 3),
+        metrics=metrics_message(told.reading, told.marks),
+        thresholds=thresholds_message(told.marks),
         retry_after_seconds=told.retry_after,
         admit_ratio=told.admit_ratio,
         instance=instance,
         version=__version__,
         lost=msgspec.UNSET if told.lost is None else told.lost,
-        override=override(told.override),
-        alert=msgspec.UNSET if told.alert is None else alert(told.alert),
+        override=override_message(told.override),
+        alert=msgspec.UNSET if told.alert is None else alert_message(told.alert),
         errors=tuple(messages.Problem(*error) for error in told.errors) or msgspec.UNSET,
         policy_revision=told.policy_revision or msgspec.UNSET,
     )
@@ -265,7 +269,7 @@ def heartbeat(book: ServiceView, instance: str, now: Now, leaving: bool = False)
         messages.Heartbeat(
             schema=messages.SCHEMA,
             instance=instance,
-            sampled_at=None if swept is None else moment(now.wall - (now.mono - swept)),
+            sampled_at=None if swept is None else format_time(now.wall - (now.mono - swept)),
             subjects=len(intervals),
             interval_ms=round(1000 * interval),
             heartbeat_ms=round(1000 * book.settings.publish.heartbeat_seconds),

@@ -53,7 +53,7 @@ class StateCollector(Collector):
         self._places &= {(name, key) for name, state in states.items() for key in state.members}
         for name, state in states.items():
             label = self._metrics.label(name)
-            found = self._finder.finding(state, now)
+            found = self._finder.answer(state, now)
             if found.policy.mode == "observe":
                 self._metrics.dry_run(label)
             self._judged(page, label, found)
@@ -70,7 +70,7 @@ class StateCollector(Collector):
         """As a gateway would be told now; of those that share a label, the worst."""
         page.most(P + "status", (label,), float(found.status))
         page.most(ACTIVE, (label,), float(found.status is Status.ACTIVE))
-        page.least(P + "admit_ratio", (label,), found.verdict.admit_ratio)
+        page.least(P + "admit_ratio", (label,), found.admission.admit_ratio)
         if found.status is not Status.UNKNOWN and found.member is not None:
             page.most(P + "pressure", (label,), found.pressure)
         if (record := found.state.record) is None:
