@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.embedded_server import EmbeddedServer
 from nats_backpressure.client import BackpressureClient
-from tests.worlds.state_bucket import States, active, says, state
+from tests.worlds.state_bucket import States, active, state, wait_for_admission
 
 ANSWERS, QUESTIONS = 200_000, 1_000
 ANSWER = b'{"subject": "calm", "role": "gateway", "action": "continue", "valid_for_ms": 0}'
@@ -45,11 +45,11 @@ async def measure(nc: Client) -> None:
     states = States(nc)
     await states.make()
     await states.put(state("calm"), active("full"), state("thin", action="throttle", admit_ratio=0.5))
-    await states.beat()
+    await states.heartbeat()
     await nc.subscribe("backpressure.v1.decide.gateway.calm", cb=respond)
     async with BackpressureClient(nc, report_every=None) as client:
         await client.watch()
-        await says(client, "full", action="reject")
+        await wait_for_admission(client, "full", action="reject")
         rows = {
             f"admit, {name}": nanoseconds(lambda name=name: client.admit(name)) for name in ("calm", "full", "thin")
         }

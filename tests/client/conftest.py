@@ -1,4 +1,4 @@
-"""A sidecar's state bucket, written by hand, and a client that follows it."""
+"""Fixtures: a state bucket written by the test, and a client."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.worlds.state_bucket import States
 
 @pytest.fixture
 async def states(nc: Client) -> States:
-    made = States(nc)
-    await made.make()
-    return made
+    bucket = States(nc)
+    await bucket.make()
+    return bucket
 
 
 @pytest.fixture
 async def client(nc: Client) -> AsyncIterator[BackpressureClient]:
-    async with BackpressureClient(nc, report_every=None) as made:
-        yield made
+    async with BackpressureClient(nc, report_every=None) as client:
+        yield client

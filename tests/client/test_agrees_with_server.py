@@ -1,4 +1,4 @@
-"""Who asks and who watches are answered alike, at every age: the sidecar's answer beside a gateway's own."""
+"""The sidecar's answer to a request and the client's decision from the stored state are equal, at every age."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.client.admission import Limits, local_decision
+from nats_backpressure.client.admission import FreshnessLimits, local_decision
 from nats_backpressure.client.values import StateValue
 from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model import Admission
@@ -27,8 +27,8 @@ AGES = [0, 5, 6, 6.5, 7, 9.9, 10, 10.5, 12, 13.9, 14, 15, 15.5, 18, 19, 29.9, 30
 BINARY, ADAPTIVE = AdmissionRule(), AdmissionRule(mode="adaptive")
 
 
-class Book(WrittenBook):
-    """Its streams are read at another pace."""
+class View(WrittenBook):
+    """Its streams are read at the given interval."""
 
     def __init__(self, state: SubjectState, interval: float) -> None:
         super().__init__(state)
@@ -39,17 +39,17 @@ class Book(WrittenBook):
 
 
 def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object]:
-    """The answer of the sidecar, and that of a gateway which read the state when it was proved: action, share, what a
-    dry run would do, freshness."""
-    book, record = Book(state, interval), state.record
+    """The sidecar's answer, and that of a gateway which read the state when it was proved: action, share, `would`,
+    freshness."""
+    view, record = View(state, interval), state.record
     assert record is not None
-    asked = DecisionService(book).decide_gateway(SUBJECT, GatewayRequest(), now)
-    known = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), book, NOW), type=StateValue)
-    found = limits(10, 30, interval, book.settings.publish.heartbeat_seconds)
-    speaks = worst_member(state.members.values())
-    assert speaks is not None and speaks.proof is not None
-    bounds = Limits(found.stale_after, found.unknown_after, found.interval)
-    watched = local_decision(known, speaks.proof, bounds, None, now.mono)
+    asked = DecisionService(view).decide_gateway(SUBJECT, GatewayRequest(), now)
+    stored = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), view, NOW), type=StateValue)
+    in_force = limits(10, 30, interval, view.settings.publish.heartbeat_seconds)
+    worst = worst_member(state.members.values())
+    assert worst is not None and worst.proof is not None
+    same = FreshnessLimits(in_force.stale_after, in_force.unknown_after, in_force.interval)
+    watched = local_decision(stored, worst.proof, same, None, now.mono)
     return (
         (asked.action, round(asked.admit_ratio, 3), asked.would, asked.freshness),
         (watched.action, round(watched.ratio, 3), watched.would, watched.freshness),
@@ -65,11 +65,11 @@ def test_both_sides_agree_at_every_age(on_unknown: str, mode: str, interval: flo
         policy = Policy(on_unknown=on_unknown, mode=mode, hold_seconds=hold, admission=admission)  # type: ignore[arg-type]
         state = subject(member(age=0.0, policy=policy, **(OVERLOADED if loaded else {})))
         if admission is ADAPTIVE:
-            said = Admission() if ratio == 1 else Admission(Action.THROTTLE, None, ratio, 5)
+            answer = Admission() if ratio == 1 else Admission(Action.THROTTLE, None, ratio, 5)
             if mode == "observe":
-                said = Admission(would=said.action)
+                answer = Admission(would=answer.action)
             assert state.record is not None
-            record = replace(state.record, admission=said)
+            record = replace(state.record, admission=answer)
             state = replace(state, shedding=Shedding(ratio, 5 if ratio < 1 else 0), record=record)
         asked, watched = both(state, interval, after(age))
         assert asked == watched, f"{admission.mode}, hold {hold}, overloaded {loaded}, ratio {ratio}, {age} s"
@@ -82,9 +82,9 @@ def test_by_default_nothing_is_refused_on_evidence_older_than_fourteen_seconds(a
     assert (asked[0] == "continue") is (age >= 14)  # type: ignore[index]
 
 
-def test_a_restart_refuses_nothing_on_what_was_proved_by_nothing_before() -> None:
+def test_after_a_restart_a_state_without_any_proof_refuses_nothing() -> None:
     state = subject(member(age=0.0, **OVERLOADED))
     assert state.record is not None
     state = replace(state, record=replace(state.record, unknown=True), unproved_at_load=True)
-    asked = DecisionService(Book(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
+    asked = DecisionService(View(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
     assert (asked.action, asked.freshness) == ("continue", "unknown")

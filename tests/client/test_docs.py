@@ -17,8 +17,8 @@ from tests.support.background import meanwhile
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT
-from tests.worlds.decision_service import GATEWAY, Service
-from tests.worlds.state_bucket import States, active, state, until
+from tests.worlds.decision_service import GATEWAY, FakeDecisionService
+from tests.worlds.state_bucket import States, active, state, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -71,7 +71,7 @@ async def test_without_a_framework(nc: Client, states: States) -> None:
 async def test_asking(nc: Client) -> None:
     ask = example("Asking")["ask"]
     assert await ask(nc) == "go on"
-    async with Service(nc, lambda _: GATEWAY):
+    async with FakeDecisionService(nc, lambda _: GATEWAY):
         assert await ask(nc) == "reject"
 
 
@@ -85,11 +85,11 @@ async def test_the_consumer(nc: Client) -> None:
         handled.append(message.data)
 
     grant = {"subject": SUBJECT, "role": "consumer", "pull": {"max_messages": 2, "wait_ms": 0}}
-    async with Service(nc, lambda _: grant):
+    async with FakeDecisionService(nc, lambda _: grant):
         async with meanwhile(example("A consumer")["router"](nc, handle)):
             for n in range(5):
                 await js.publish(SUBJECT, str(n).encode())
-            await until(lambda: len(handled) == 5, "all of them")
+            await wait_until(lambda: len(handled) == 5, "all of them")
 
 
 async def test_events_and_counters(nc: Client) -> None:
@@ -98,6 +98,6 @@ async def test_events_and_counters(nc: Client) -> None:
     event = {"subject": SUBJECT, "epoch": "e", "seq": 1, "type": "recovery"}
     for _ in range(2):
         await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", json.dumps(event).encode())
-    await until(lambda: counted == ["events", "events_dropped"], "both")
+    await wait_until(lambda: counted == ["events", "events_dropped"], "both")
     assert shown == [event]
     await client.close()

@@ -15,8 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route as StarletteRoute
 
 from nats_backpressure.client import BackpressureClient, BackpressureMiddleware, Route
-from nats_backpressure.client.admission import BAND
 from nats_backpressure.client.middleware import jittered
+from nats_backpressure.client.shedder import BAND
 from tests.worlds.state_bucket import SUBJECT, States, active, state
 
 
@@ -41,8 +41,8 @@ async def overloaded(client: BackpressureClient, states: States) -> Backpressure
 
 @pytest.fixture
 async def http(overloaded: BackpressureClient) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway(overloaded, {"/orders": SUBJECT, "/calm/{id}": "calm", "/thin": "thin"}) as found:
-        yield found
+    async with gateway(overloaded, {"/orders": SUBJECT, "/calm/{id}": "calm", "/thin": "thin"}) as http:
+        yield http
 
 
 async def test_an_overloaded_route_is_refused_with_a_time_and_a_problem(http: httpx.AsyncClient) -> None:
@@ -63,12 +63,12 @@ async def test_an_overloaded_route_is_refused_with_a_time_and_a_problem(http: ht
     assert SUBJECT not in reply.text
 
 
-async def test_the_refused_are_told_different_times(http: httpx.AsyncClient) -> None:
+async def test_refused_requests_get_different_times(http: httpx.AsyncClient) -> None:
     times = {(await http.get("/orders")).headers["retry-after"] for _ in range(60)}
     assert len(times) >= 8
 
 
-async def test_what_is_calm_exempt_or_on_no_route_goes_through(
+async def test_a_calm_an_exempt_and_an_unknown_route_are_admitted(
     http: httpx.AsyncClient, client: BackpressureClient
 ) -> None:
     paths = ["/calm/1", "/healthz", "/metrics", "/elsewhere", "/orders/1", "/calm/1/2"]
@@ -76,7 +76,7 @@ async def test_what_is_calm_exempt_or_on_no_route_goes_through(
     assert (client.stats.exempt, client.stats.unknown_route, client.stats.admitted) == (2, 3, 1)
 
 
-async def test_a_share_goes_through_and_is_spread_evenly(http: httpx.AsyncClient) -> None:
+async def test_a_share_is_admitted_and_spread_evenly(http: httpx.AsyncClient) -> None:
     codes = [(await http.get("/thin")).status_code for _ in range(20)]
     assert codes == [202, 503] * 10
 
@@ -115,7 +115,7 @@ async def test_the_first_route_that_matches_path_and_method_decides(overloaded: 
         assert (await http.get("/orders")).status_code == 202
 
 
-async def test_a_subject_may_come_from_the_request_and_what_goes_wrong_there_admits(
+async def test_a_subject_may_come_from_the_request_and_an_error_there_admits(
     overloaded: BackpressureClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     subjects: dict[str, Any] = {"active": SUBJECT, "none": None, "odd": 7, "list": []}
@@ -136,7 +136,7 @@ async def test_the_status_may_be_429_and_nothing_else(overloaded: BackpressureCl
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-async def test_what_is_no_request_passes_untouched(client: BackpressureClient, kind: str) -> None:
+async def test_anything_but_a_request_passes_unchanged(client: BackpressureClient, kind: str) -> None:
     seen = []
 
     async def app(*given: Any) -> None:
@@ -147,16 +147,16 @@ async def test_what_is_no_request_passes_untouched(client: BackpressureClient, k
     assert seen == [given] and client.stats.unknown_route == 0
 
 
-async def test_before_anything_is_known_everything_goes_through(client: BackpressureClient) -> None:
+async def test_before_anything_is_known_everything_is_admitted(client: BackpressureClient) -> None:
     async with gateway(client, {"/orders": SUBJECT}) as http:
         assert (await http.get("/orders")).status_code == 202
 
 
 @pytest.mark.parametrize(
-    ("told", "least", "most"),
+    ("seconds", "least", "most"),
     [(0, 1, 2), (0.2, 1, 2), (1, 1, 2), (10, 10, 15), (30, 30, 45), (1e12, 86_400, 129_600)],
 )
-def test_a_time_told_is_never_shortened(told: float, least: int, most: int) -> None:
+def test_retry_after_is_never_shortened(seconds: float, least: int, most: int) -> None:
     random.seed(1)
-    times = [jittered(told) for _ in range(2000)]
+    times = [jittered(seconds) for _ in range(2000)]
     assert min(times) >= least and max(times) <= most and len(set(times)) >= min(2, most - least + 1)

@@ -1,4 +1,4 @@
-"""The watch on a real server: whatever happens to server, link or bucket, what it says is true or says it is not."""
+"""The watch on a real server: whatever happens to server, link or bucket, an answer is true or marked as old."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
 from nats_backpressure.client import BackpressureClient
-from nats_backpressure.client import state_watch as room
-from nats_backpressure.protocol.subjects import HEARTBEAT
+from nats_backpressure.client.state_mirror import StateMirror
+from nats_backpressure.client.state_watch import StateWatch
+from nats_backpressure.client.stats import OnceLogger, Stats
+from nats_backpressure.protocol.subjects import HEARTBEAT, Names
+from tests.support.background import meanwhile
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
-from tests.worlds.state_bucket import BUCKET, SUBJECT, States, active, says, state, until
+from tests.worlds.state_bucket import BUCKET, SUBJECT, States, active, state, wait_for_admission, wait_until
 
 
 async def test_a_watch_knows_every_state_when_it_returns_and_every_change_after(
     client: BackpressureClient, states: States
 ) -> None:
     await states.put(active(), state("calm"))
-    await states.beat()
+    await states.heartbeat()
     assert await client.watch([SUBJECT, "calm"])
     refused = client.admit(SUBJECT)
     assert not refused and (refused.status, refused.action, refused.freshness) == ("active", "reject", "known")
     assert (refused.retry_after_seconds, refused.admit_ratio) == (30, 0.0)
     assert client.admit("calm") and client.admit(SUBJECT, "critical")
     await states.put(state())
-    await says(client, status="inactive", admitted=True)
+    await wait_for_admission(client, status="inactive", admitted=True)
     await states.put(state(action="throttle", status="warning", admit_ratio=0.25, retry_after_seconds=2))
-    await says(client, action="throttle")
+    await wait_for_admission(client, action="throttle")
     admitted = sum(bool(client.admit(SUBJECT)) for _ in range(400))
     assert abs(admitted - 100) <= 2
 
@@ -61,7 +64,7 @@ async def test_a_deleted_state_admits(client: BackpressureClient, states: States
     await states.put(active())
     await client.watch([SUBJECT])
     await states.delete(SUBJECT)
-    await says(client, admitted=True, status="unknown")
+    await wait_for_admission(client, admitted=True, status="unknown")
 
 
 async def test_before_there_is_a_bucket_it_admits_and_it_begins_when_there_is(
@@ -69,12 +72,12 @@ async def test_before_there_is_a_bucket_it_admits_and_it_begins_when_there_is(
 ) -> None:
     assert not await client.watch([SUBJECT], timeout=0.3)
     assert client.admit(SUBJECT)
-    await until(lambda: client.stats.watch_lost >= 2, "two tries")
+    await wait_until(lambda: client.stats.watch_lost >= 2, "two tries")
     assert sum("watch of the backpressure states" in r.message for r in caplog.records) == 1
     states = States(nc)
     await states.make()
     await states.put(active())
-    await says(client, action="reject")
+    await wait_for_admission(client, action="reject")
 
 
 async def test_a_client_may_be_made_before_its_connection(server: NatsServer, states: States) -> None:
@@ -90,57 +93,57 @@ async def test_a_client_may_be_made_before_its_connection(server: NatsServer, st
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-async def test_it_survives_a_restart_and_hears_what_came_meanwhile(
+async def test_it_survives_a_restart_and_reads_what_changed_meanwhile(
     client: BackpressureClient, server: NatsServer, states: States, kill: bool
 ) -> None:
     await states.put(active())
     await client.watch([SUBJECT])
     await server.restart(kill=kill)
     assert not client.admit(SUBJECT)
-    await until(lambda: states.nc.is_connected, "the reconnect")
+    await wait_until(lambda: states.nc.is_connected, "the reconnect")
     await states.put(state())
-    await says(client, status="inactive", seconds=10)
+    await wait_for_admission(client, status="inactive", seconds=10)
     await states.put(active())
-    await says(client, status="active", seconds=2)
+    await wait_for_admission(client, status="active", seconds=2)
 
 
-async def test_it_survives_a_bucket_that_is_deleted_and_made_anew(client: BackpressureClient, states: States) -> None:
+async def test_it_survives_a_bucket_deleted_and_created_again(client: BackpressureClient, states: States) -> None:
     await states.put(*(state(f"s{n}") for n in range(20)), active())
-    await states.beat()
+    await states.heartbeat()
     await client.watch()
     await states.remove()
     await states.make()
-    await states.beat()
+    await states.heartbeat()
     snapshots = client.stats.snapshots
-    await until(lambda: client.stats.snapshots > snapshots, "another snapshot")
-    # nats-py's watcher would hear nothing until the new bucket's sequence has passed the old one's
+    await wait_until(lambda: client.stats.snapshots > snapshots, "another snapshot")
+    # nats-py's watcher would receive nothing until the new bucket's sequence has passed the old one's
     assert client.admit(SUBJECT).action == "reject", "vanished is not deleted"
     await states.put(state())
-    await says(client, status="inactive", seconds=2)
+    await wait_for_admission(client, status="inactive", seconds=2)
     await states.put(active())
-    await says(client, status="active", seconds=2)
+    await wait_for_admission(client, status="active", seconds=2)
 
 
-async def test_a_link_that_stalls_says_stale_opens_by_degrees_and_says_unknown(
+async def test_on_a_stalled_link_a_state_turns_stale_opens_gradually_and_turns_unknown(
     server: NatsServer, states: States
 ) -> None:
     await states.put(active(hold_seconds=2.5))
-    await states.beat(stale_after_ms=1500, unknown_after_ms=5000, heartbeat_ms=200)
+    await states.heartbeat(stale_after_ms=1500, unknown_after_ms=5000, heartbeat_ms=200)
     async with Proxy(server.port or 0) as proxy:
         nc = await nats.connect(proxy.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
         async with BackpressureClient(nc, report_every=None) as client:
             await client.watch([SUBJECT])
             assert client.admit(SUBJECT).freshness == "known"
             proxy.black_hole()
-            await says(client, freshness="stale", action="reject")
-            await says(client, freshness="stale", action="throttle")
-            await says(client, freshness="unknown", action="throttle")
-            await says(client, freshness="unknown", action="continue", seconds=6)
-            await until(lambda: client.stats.watch_lost > 0, "the watch noticing")
+            await wait_for_admission(client, freshness="stale", action="reject")
+            await wait_for_admission(client, freshness="stale", action="throttle")
+            await wait_for_admission(client, freshness="unknown", action="throttle")
+            await wait_for_admission(client, freshness="unknown", action="continue", seconds=6)
+            await wait_until(lambda: client.stats.watch_lost > 0, "the watch noticing")
             proxy.forward()
             await states.put(active())
-            await states.beat()
-            await says(client, freshness="known", action="reject")
+            await states.heartbeat()
+            await wait_for_admission(client, freshness="known", action="reject")
         await nc.close()
 
 
@@ -153,7 +156,7 @@ async def test_a_link_that_is_cut_for_a_moment_loses_no_change(server: NatsServe
             proxy.refuse()
             await states.put(active())
             proxy.forward()
-            await says(client, status="active", seconds=10)
+            await wait_for_admission(client, status="active", seconds=10)
             assert client.stats.snapshots >= 2
         await nc.close()
 
@@ -166,36 +169,35 @@ async def test_a_consumer_that_is_taken_away_is_made_again(
     for consumer in await jsm.consumers_info(f"KV_{BUCKET}"):
         await jsm.delete_consumer(f"KV_{BUCKET}", consumer.name)
     await states.put(active())
-    await says(client, status="active", seconds=10)
+    await wait_for_admission(client, status="active", seconds=10)
 
 
-async def test_a_watch_whose_heartbeats_stop_looks_again_though_the_server_is_well(
-    client: BackpressureClient, states: States, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_watch_without_heartbeats_is_opened_again_though_the_server_answers(
+    nc: Client, states: States, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(room, "FIRST_DOUBT", 0.5)
     await states.put(active())
-    await states.beat(stale_after_ms=200, heartbeat_ms=50)
-    await client.watch([SUBJECT])
-    client._watch.doubt = 0.5
-    await until(lambda: client.stats.snapshots >= 2, "another look")
-    assert client.admit(SUBJECT).freshness == "stale"
-    assert client._watch.doubt > 0.5, "ever more rarely"
-    assert client.stats.watch_lost == 0
-    assert ["heartbeats have stopped" in record.message for record in caplog.records] == [True]
+    await states.heartbeat(stale_after_ms=200, heartbeat_ms=50)
+    stats = Stats()
+    watch = StateWatch(nc, Names(), "$JS.API", StateMirror(), stats, OnceLogger(), first_reopen=0.5)
+    async with meanwhile(watch.run()):
+        await wait_until(lambda: stats.snapshots >= 2, "another snapshot")
+    assert watch.reopen_after > 0.5, "each time later"
+    assert stats.watch_lost == 0
+    assert ["heartbeats are missing" in record.message for record in caplog.records] == [True]
 
 
-async def test_a_message_lost_on_the_way_begins_the_watch_anew(client: BackpressureClient, states: States) -> None:
+async def test_a_message_lost_on_the_way_restarts_the_watch(client: BackpressureClient, states: States) -> None:
     await client.watch([SUBJECT])
     dropped: list[Msg | None] = []
     client._watch._queue.put_nowait = dropped.append  # type: ignore[method-assign]
     await states.put(active())
-    await until(lambda: any(m and m.data for m in dropped), "the loss")
+    await wait_until(lambda: any(m and m.data for m in dropped), "the loss")
     del client._watch._queue.put_nowait  # type: ignore[attr-defined]
-    await says(client, status="active", seconds=10)
+    await wait_for_admission(client, status="active", seconds=10)
     assert client.stats.watch_lost == 1
 
 
-async def test_what_cannot_be_read_admits_and_is_said_once(
+async def test_what_cannot_be_decoded_admits_and_is_logged_once(
     client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
 ) -> None:
     await states.put(active())
@@ -204,14 +206,14 @@ async def test_what_cannot_be_read_admits_and_is_said_once(
     absurd = b'{"subject":"orders.created","status":"active","action":"reject","admit_ratio":-1}'
     for n, value in enumerate((b"", b"nonsense", absurd), start=1):
         await states.raw(SUBJECT, value)  # one by one: the server skips what is overwritten before it is delivered
-        await until(lambda n=n: client.stats.malformed_state == n, "its being read")  # type: ignore[misc]
+        await wait_until(lambda n=n: client.stats.malformed_state == n, "the count")  # type: ignore[misc]
     await states.raw(HEARTBEAT, b"nonsense")
-    await until(lambda: client.stats.malformed_heartbeat == 1, "all of it")
+    await wait_until(lambda: client.stats.malformed_heartbeat == 1, "all of it")
     assert client.admit(SUBJECT) and not client.admit("another")
-    assert sum(f"{SUBJECT} in the state bucket" in r.message for r in caplog.records) == 1
+    assert sum(f"key {SUBJECT} of the state bucket" in r.message for r in caplog.records) == 1
 
 
-async def test_requests_that_name_nothing_usable_are_admitted_counted_and_said_once(
+async def test_unusable_requests_are_admitted_counted_and_logged_once(
     client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
 ) -> None:
     await states.put(active("thin", action="throttle", admit_ratio=0.5))
@@ -225,16 +227,16 @@ async def test_requests_that_name_nothing_usable_are_admitted_counted_and_said_o
     assert [r.levelno for r in caplog.records] == [logging.WARNING] * 4
 
 
-async def test_what_is_counted_is_told_to_whoever_wants_to_know(nc: Client, states: States) -> None:
-    told: list[tuple[str, str]] = []
+async def test_on_count_is_called_for_each_count(nc: Client, states: States) -> None:
+    counts: list[tuple[str, str]] = []
     await states.put(active())
-    async with BackpressureClient(nc, on_count=lambda *what: told.append(what)) as client:
+    async with BackpressureClient(nc, on_count=lambda *count: counts.append(count)) as client:
         await client.watch([SUBJECT])
         client.admit(SUBJECT)
-        assert told == [("snapshots", ""), ("shed", SUBJECT)]
+        assert counts == [("snapshots", ""), ("shed", SUBJECT)]
 
 
-async def test_a_function_for_counts_that_raises_costs_no_request(nc: Client, states: States) -> None:
+async def test_an_on_count_that_raises_costs_no_request(nc: Client, states: States) -> None:
     def broken(name: str, subject: str) -> None:
         raise RuntimeError
 
@@ -242,7 +244,7 @@ async def test_a_function_for_counts_that_raises_costs_no_request(nc: Client, st
         assert client.admit("anything") and client.admit("anything")
 
 
-async def test_what_was_offered_and_admitted_is_reported_for_the_watched_subject(nc: Client, states: States) -> None:
+async def test_offered_and_admitted_requests_are_reported_for_the_watched_subject(nc: Client, states: States) -> None:
     reports = await nc.subscribe("backpressure.v1.report.gateway.>")
     await states.put(state("orders.*", action="throttle", admit_ratio=0.5), state("calm"))
     async with BackpressureClient(nc, report_every=0.1) as client:
@@ -257,17 +259,14 @@ async def test_what_was_offered_and_admitted_is_reported_for_the_watched_subject
         assert report.subject.endswith(".calm") and report.data.startswith(b'{"offered":1,"admitted":1,')
 
 
-async def test_the_subjects_asked_about_are_bounded_and_nothing_counted_is_lost(
-    nc: Client, states: States, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nats_backpressure.client.client.MOST_GATES", 2)
+async def test_the_cached_subjects_are_bounded_and_no_count_is_lost(nc: Client, states: States) -> None:
     await states.put(state("orders.*", action="throttle", admit_ratio=0.25))
-    async with BackpressureClient(nc, report_every=None) as client:
+    async with BackpressureClient(nc, report_every=None, max_subjects=2) as client:
         await client.watch()
         assert sum(client.admit(f"orders.{n}").admitted for n in range(100)) == 25
-        assert len(client._gates) == 2
-        entry = client._picture.entries["orders.*"]
-        assert entry.offered == 98
+        assert len(client._cached) == 2
+        watched = client._mirror.states["orders.*"]
+        assert watched.offered == 98
 
 
 async def test_a_closed_client_leaves_nothing_running(nc: Client, states: States) -> None:
@@ -281,37 +280,36 @@ async def test_a_closed_client_leaves_nothing_running(nc: Client, states: States
 
 
 async def test_events_come_once(client: BackpressureClient, nc: Client) -> None:
-    heard: list[tuple[str, int]] = []
+    received: list[tuple[str, int]] = []
 
-    def hear(event: dict[str, object]) -> None:
-        heard.append((str(event["epoch"]), int(str(event["seq"]))))
+    def handler(event: dict[str, object]) -> None:
+        received.append((str(event["epoch"]), int(str(event["seq"]))))
         raise RuntimeError("the gateway's own bug")
 
-    await client.on_event(hear, SUBJECT)
-    for told in ("a1", "a2", "a2", "a1", "b3", "a2", "a3", "b3", "b4"):
-        data = f'{{"subject": "{SUBJECT}", "epoch": "{told[0]}", "seq": {told[1]}}}'
+    await client.on_event(handler, SUBJECT)
+    for event in ("a1", "a2", "a2", "a1", "b3", "a2", "a3", "b3", "b4"):
+        data = f'{{"subject": "{SUBJECT}", "epoch": "{event[0]}", "seq": {event[1]}}}'
         await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", data.encode())
     for broken in (b"", b"[]", b'{"subject": 1}', b'{"subject": "s", "epoch": "e", "seq": "1"}'):
         await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", broken)
-    await until(lambda: client.stats.events + client.stats.events_dropped == 13, "all of them")
-    assert heard == [("a", 1), ("a", 2), ("b", 3), ("a", 3), ("b", 4)]
+    await wait_until(lambda: client.stats.events + client.stats.events_dropped == 13, "all of them")
+    assert received == [("a", 1), ("a", 2), ("b", 3), ("a", 3), ("b", 4)]
     await client.close()
     await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", b"{}")
     await nc.request("$JS.API.INFO")
     assert client.stats.events_dropped == 8
 
 
-async def test_nothing_is_left_in_the_bucket_by_many_watches(
-    client: BackpressureClient, nc: Client, states: States, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "LINGER", 100_000_000)
-    for n in range(5):
-        assert await client.watch([f"s{n}"])
-
-    async def one() -> bool:
+async def test_many_watches_leave_nothing_in_the_bucket(nc: Client, states: States) -> None:
+    async def one_consumer() -> bool:
         try:
             return len(await nc.jetstream().consumers_info(f"KV_{BUCKET}")) == 1
         except NotFoundError:
             return False
 
-    await eventually(one, "one consumer")
+    watch = StateWatch(nc, Names(), "$JS.API", StateMirror(), Stats(), OnceLogger(), inactive_threshold=0.1)
+    async with meanwhile(watch.run()):
+        for _ in range(5):
+            watch.restart()
+            await watch.ready.wait()
+        await eventually(one_consumer, "one consumer")

@@ -1,4 +1,4 @@
-"""The client beside the real sidecar: what it decides alone is what the sidecar would say."""
+"""The client and a real sidecar: the client decides from the states what the sidecar answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nats_backpressure.client import BackpressureClient, PullGate
 from tests.support.router import CONSUMER, drain, publish, take
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, eventually
-from tests.worlds.state_bucket import says
+from tests.worlds.state_bucket import wait_for_admission
 
 CONFIG = QUICK | {"publish": {"heartbeat_seconds": 0.2}, "policies": [{"subjects": [">"], "hold_seconds": 1}]}
 
@@ -28,25 +28,27 @@ async def sidecar(tmp_path: Path, server: NatsServer, nc: Client) -> AsyncIterat
         yield await process.observing()
 
 
-async def test_a_burst_is_refused_and_its_end_lets_in_again(
+async def test_a_burst_is_refused_and_after_it_requests_are_admitted_again(
     nc: Client, sidecar: Sidecar, client: BackpressureClient
 ) -> None:
     await client.watch([SUBJECT])
-    await says(client, SUBJECT, status="inactive", freshness="known", admitted=True)
+    await wait_for_admission(client, SUBJECT, status="inactive", freshness="known", admitted=True)
     await publish(nc, 2100)
     held = await take(nc, 600)
-    await says(client, SUBJECT, status="active", freshness="known", admitted=False, retry_after_seconds=30)
+    await wait_for_admission(
+        client, SUBJECT, status="active", freshness="known", admitted=False, retry_after_seconds=30
+    )
 
-    async def told() -> bool:  # the watch may run ahead of the sidecar's own word, by the ack of its write
+    async def same() -> bool:  # the watch may be ahead of the sidecar's own answer, by the ack of its write
         asked = await client.decide(SUBJECT)
         return (asked.action, asked.status, asked.retry_after_seconds) == ("reject", "active", 30)
 
-    await eventually(told, "the same from the sidecar itself")
+    await eventually(same, "the same answer from the sidecar")
     assert (
         client.admit(SUBJECT, "critical") and (await client.decide(SUBJECT, priority="critical")).action == "continue"
     )
     await drain(nc, held)
-    await says(client, SUBJECT, status="inactive", admitted=True)
+    await wait_for_admission(client, SUBJECT, status="inactive", admitted=True)
     assert client.stats.malformed_state == client.stats.malformed_heartbeat == client.stats.malformed_reply == 0
 
 
@@ -56,24 +58,24 @@ async def test_a_sidecar_that_dies_is_believed_for_a_while_and_again_when_it_is_
     await publish(nc, 2100)
     held = await take(nc, 600)
     await client.watch([SUBJECT])
-    await says(client, SUBJECT, status="active", freshness="known")
+    await wait_for_admission(client, SUBJECT, status="active", freshness="known")
     await sidecar.kill()
-    await says(client, SUBJECT, freshness="stale", action="throttle")
-    await says(client, SUBJECT, freshness="unknown", action="throttle")
-    await says(client, SUBJECT, freshness="unknown", action="continue")
+    await wait_for_admission(client, SUBJECT, freshness="stale", action="throttle")
+    await wait_for_admission(client, SUBJECT, freshness="unknown", action="throttle")
+    await wait_for_admission(client, SUBJECT, freshness="unknown", action="continue")
     await sidecar.start()
     await sidecar.observing()
-    await says(client, SUBJECT, freshness="known", action="reject")
+    await wait_for_admission(client, SUBJECT, freshness="known", action="reject")
     assert held
 
 
-async def test_a_subject_nobody_watches_is_admitted_by_both(
+async def test_both_admit_a_subject_that_nobody_watches(
     sidecar: Sidecar, client: BackpressureClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     await client.watch()
     assert client.admit("nobody.at.all") and client.admit("nobody.at.all")
-    found = [await client.decide("nobody.at.all") for _ in range(2)]
-    assert [f.failed_open for f in found] == ["unwatched"] * 2 and client.stats.unwatched == 4
+    answers = [await client.decide("nobody.at.all") for _ in range(2)]
+    assert [a.failed_open for a in answers] == ["unwatched"] * 2 and client.stats.unwatched == 4
     assert client.stats.outages == 0
     assert sum("nobody" in record.message for record in caplog.records) == 1
 

@@ -17,7 +17,7 @@ from tests.support.background import meanwhile
 from tests.support.router import drain, publish, take, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
-from tests.worlds.state_bucket import says
+from tests.worlds.state_bucket import wait_for_admission
 
 SLACK = 2.0
 """Seconds for a machine that does other things as well."""
@@ -42,7 +42,9 @@ async def overloaded(nc: Client, gateway: BackpressureClient, **expected: Any) -
     await publish(nc, 2100)
     held = await take(nc, 600)
     assert await gateway.watch([SUBJECT])
-    await says(gateway, SUBJECT, freshness="known", **({"action": "reject", "status": "active"} | expected))
+    await wait_for_admission(
+        gateway, SUBJECT, freshness="known", **({"action": "reject", "status": "active"} | expected)
+    )
     return held
 
 
@@ -120,7 +122,7 @@ async def test_a_sidecar_that_comes_back_is_believed_again_at_once(
         await process.end()
         await opening(gateway, time.monotonic(), 5 + SLACK)
         await process.start()
-        await says(gateway, SUBJECT, action="reject", freshness="known")
+        await wait_for_admission(gateway, SUBJECT, action="reject", freshness="known")
 
 
 @pytest.mark.parametrize(
@@ -147,11 +149,11 @@ async def test_what_a_policy_says_of_the_unknown_holds_after_a_kill(
         watching = policy.get("mode") == "observe"
         assert gateway.admit(SUBJECT).would == ("reject" if watching else None)
         await process.kill()
-        await says(gateway, SUBJECT, freshness="stale", action=after)
+        await wait_for_admission(gateway, SUBJECT, freshness="stale", action=after)
         if watching:
-            await says(gateway, SUBJECT, would="throttle", action="continue", seconds=5)
-            await says(gateway, SUBJECT, would="continue", seconds=5 + SLACK)
-        await says(gateway, SUBJECT, freshness="unknown", action=after, seconds=5 + SLACK)
+            await wait_for_admission(gateway, SUBJECT, would="throttle", action="continue", seconds=5)
+            await wait_for_admission(gateway, SUBJECT, would="continue", seconds=5 + SLACK)
+        await wait_for_admission(gateway, SUBJECT, freshness="unknown", action=after, seconds=5 + SLACK)
 
 
 async def test_a_share_opens_from_where_it_was(

@@ -1,4 +1,4 @@
-"""A decision service that answers what a test tells it to, and remembers what it was asked."""
+"""A decision service whose answers a test chooses, and which records the requests."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.worlds.state_bucket import SUBJECT
 
 GATEWAY = {"subject": SUBJECT, "role": "gateway", "status": "active", "action": "reject", "retry_after_seconds": 30}
 Answer = dict[str, Any] | bytes | str | None
-"""An object, raw bytes, the code of a service error, or silence."""
+"""An object, raw bytes, the code of a service error, or None for no reply."""
 
 
-class Service:
-    """`async with Service(nc) as service:` answers while inside; `answer` says what, `delay` when."""
+class FakeDecisionService:
+    """`async with FakeDecisionService(nc) as service:` answers with `answer(request)` after `delay` seconds."""
 
     def __init__(self, nc: Client, answer: Callable[[dict[str, Any]], Answer] = lambda _: GATEWAY) -> None:
         self.nc, self.answer, self.delay = nc, answer, 0.0
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.requests: list[tuple[str, dict[str, Any]]] = []
         self._subscription: Subscription | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self.nc.subscribe("backpressure.v1.decide.>", cb=self._heard)
+        self._subscription = await self.nc.subscribe("backpressure.v1.decide.>", cb=self._receive)
         await self.nc.request("$JS.API.INFO")  # proof that the server knows the subscription
         return self
 
@@ -40,14 +40,14 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _heard(self, message: Msg) -> None:
+    async def _receive(self, message: Msg) -> None:
         task = asyncio.create_task(self._reply(message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _reply(self, message: Msg) -> None:
         request = json.loads(message.data)
-        self.asked.append((message.subject.removeprefix("backpressure.v1.decide."), request))
+        self.requests.append((message.subject.removeprefix("backpressure.v1.decide."), request))
         answer = self.answer(request)
         await asyncio.sleep(self.delay)
         if answer is None:

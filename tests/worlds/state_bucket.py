@@ -1,4 +1,4 @@
-"""A sidecar's state bucket, written by hand."""
+"""A state bucket that a test writes as the sidecar would, and waiting for what a client makes of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def active(subject: str = SUBJECT, **fields: Any) -> dict[str, Any]:
 
 
 class States:
-    """The bucket as the sidecar makes and writes it, heartbeats only when told to."""
+    """The bucket as the sidecar creates and writes it; heartbeats only on request."""
 
     def __init__(self, nc: Client) -> None:
         self.nc = nc
@@ -52,31 +52,40 @@ class States:
         await self.nc.jetstream().publish(f"$KV.{BUCKET}.{key}", value, headers=headers)
 
     async def put(self, *states: dict[str, Any]) -> None:
-        for found in states:
-            await self.raw(encode(found["subject"]), json.dumps(found).encode())
+        for value in states:
+            await self.raw(encode(value["subject"]), json.dumps(value).encode())
 
     async def delete(self, subject: str) -> None:
         await self.raw(encode(subject), b"", {"KV-Operation": "DEL"})
 
-    async def beat(self, **fields: Any) -> None:
+    async def heartbeat(self, **fields: Any) -> None:
         """`sampled_at` is now unless given."""
         sampled_at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        beat = {"schema": 1, "instance": "i", "sampled_at": sampled_at, "stale_after_ms": 10_000, "leaving": False}
-        value = {**beat, "unknown_after_ms": 30_000, "interval_ms": 100, "heartbeat_ms": 2000, "subjects": 1, **fields}
+        defaults = {"schema": 1, "instance": "i", "sampled_at": sampled_at, "stale_after_ms": 10_000, "leaving": False}
+        value = {
+            **defaults,
+            "unknown_after_ms": 30_000,
+            "interval_ms": 100,
+            "heartbeat_ms": 2000,
+            "subjects": 1,
+            **fields,
+        }
         await self.raw(HEARTBEAT, json.dumps(value).encode())
 
 
-async def says(client: BackpressureClient, subject: str = SUBJECT, seconds: float = 15.0, **facts: Any) -> None:
-    """Wait until `admit` says all of these facts."""
+async def wait_for_admission(
+    client: BackpressureClient, subject: str = SUBJECT, seconds: float = 15.0, **facts: Any
+) -> None:
+    """Wait until `admit` returns all of these fields."""
 
     async def look() -> bool:
-        found = client.admit(subject)
-        return all(getattr(found, key) == value for key, value in facts.items())
+        admission = client.admit(subject)
+        return all(getattr(admission, key) == value for key, value in facts.items())
 
-    await eventually(look, f"admit({subject!r}) saying {facts}, not {client.admit(subject)}", seconds)
+    await eventually(look, f"admit({subject!r}) returning {facts}, not {client.admit(subject)}", seconds)
 
 
-async def until(fact: Callable[[], bool], what: str) -> None:
+async def wait_until(fact: Callable[[], bool], what: str) -> None:
     async def look() -> bool:
         return fact()
 

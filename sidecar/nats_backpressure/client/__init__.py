@@ -1,20 +1,14 @@
-"""What a gateway or a consumer imports. Needs nats-py and msgspec; knows the sidecar only by its wire.
+"""The public API of the client: what a gateway or a consumer imports. Needs nats-py and msgspec only.
 
-    BackpressureClient    decide(): ask the sidecar; watch(), then admit(): follow it, and answer without asking
-    PullGate              around a pull subscription: asks before each pull, and pulls what it is told
-    BackpressureMiddleware, Route    an ASGI application that says 503 with Retry-After before it drowns
+    BackpressureClient    decide() asks the sidecar; watch() follows its states, and admit() then decides without asking
+    PullGate              a pull subscription that asks before each pull and pulls no more than the sidecar grants
+    BackpressureMiddleware, Route    ASGI: answers 503 with Retry-After while the subject is overloaded
 
-    client      one per connection; everything below belongs to it
-    watch       the state bucket, followed: read whole, then live, and whole again after every loss
-    picture     what was seen, and the proof that it still holds; admission: what that means for a request now
-    asking      questions to the sidecar, and going on without it; events: each once
-    values      what is read from the wire; stats: what is counted, and said once
-
-Fail-open throughout: whatever cannot be known, asked or read admits the request, is counted and said once.
+Everything fails open: what cannot be known, asked or read admits the request, is counted, and is logged once.
 """
 
+from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.gate import Admission
 from nats_backpressure.client.middleware import BackpressureMiddleware, Route
 from nats_backpressure.client.pull_gate import PullGate
 from nats_backpressure.client.stats import Stats

@@ -1,4 +1,4 @@
-"""The client: one per connection, for gateways and consumers alike."""
+"""BackpressureClient: one per connection, for gateways and consumers; it owns the watch, the requests and reports."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from nats_backpressure.client.admission import CRITICAL, NORMAL, RANKS
+from nats_backpressure.client.admission import Admission
+from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.events import Event, EventDeduplicator
-from nats_backpressure.client.gate import Admission, Gate
 from nats_backpressure.client.requests import TIMEOUT, RequestSender, Role
+from nats_backpressure.client.shedder import CRITICAL, NORMAL, RANKS
 from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.state_watch import StateWatch
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.client.values import Decision
 from nats_backpressure.protocol.subjects import Names, encode
 
-MOST_GATES = 10_000
-"""Subjects asked about whose answers are kept; the one kept longest makes room, and is worked out anew if asked."""
-READY_WITHIN = 5.0
+MAX_SUBJECTS = 10_000
+"""Subjects given to `admit` whose answers are cached; the oldest makes room, and is computed again on the next call."""
+WATCH_TIMEOUT = 5.0
 """Seconds `watch` waits by default for the first snapshot."""
-REPORT_EVERY = 1.0
-"""Seconds between reports of what was offered and admitted."""
-CLOSE_WITHIN = 1.0
+REPORT_INTERVAL = 1.0
+"""Seconds between two reports of offered and admitted requests."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for each step of closing."""
 
 
 class BackpressureClient:
-    """Asks the sidecar (`decide`), or follows it and answers alone (`watch`, then `admit`). Not thread-safe.
+    """Asks the sidecar (`decide`), or follows its states and decides without asking (`watch`, then `admit`).
 
-    `nc` stays the caller's: it may be connected later, reconnect, or be used for anything else.
+    Not thread-safe. `nc` stays the caller's: it may be connected later, reconnect, or be used for anything else.
     """
 
     def __init__(
@@ -43,16 +45,20 @@ class BackpressureClient:
         *,
         name: str = "backpressure",
         api_prefix: str = "$JS.API",
-        report_every: float | None = REPORT_EVERY,
+        report_every: float | None = REPORT_INTERVAL,
         on_count: Callable[[str, str], None] | None = None,
+        max_subjects: int = MAX_SUBJECTS,
     ) -> None:
+        """`name` is the sidecar's setting `name`; `report_every` is in seconds, None for no reports; `on_count(name,
+        subject)` is called for each count; `max_subjects` bounds the subjects that `admit` caches."""
         self.stats = Stats(on_count=on_count)
-        self.voice = OnceLogger()
+        self.logger = OnceLogger()
         self._nc, self._names, self._report_every = nc, Names(name), report_every
-        self._picture = StateMirror()
-        self._gates: dict[str, Gate] = {}
-        self._asker = RequestSender(nc, self._names, self.stats, self.voice)
-        self._watch = StateWatch(nc, self._names, api_prefix, self._picture, self.stats, self.voice)
+        self._max_subjects = max_subjects
+        self._mirror = StateMirror()
+        self._cached: dict[str, CachedAdmission] = {}
+        self._requests = RequestSender(nc, self._names, self.stats, self.logger)
+        self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger)
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
 
@@ -76,23 +82,23 @@ class BackpressureClient:
     ) -> Decision:
         """Ask the sidecar. A gateway's answer is reused while it is valid, a consumer's grant never.
 
-        Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; while an
-        outage lasts the next ones do not wait at all. Never raises for what the world does.
+        Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an
+        outage the next ones do not wait at all. Raises nothing for a failure of NATS or of the sidecar.
         """
         if role == "consumer":
-            return await self._asker.decide(
+            return await self._requests.decide(
                 subject, role, {"max_messages": max_messages, "stream": stream, "consumer": consumer}, timeout
             )
-        return await self._asker.decide(subject, role, {"attempt": attempt, "priority": priority}, timeout)
+        return await self._requests.decide(subject, role, {"attempt": attempt, "priority": priority}, timeout)
 
-    async def watch(self, subjects: Iterable[str] = (">",), *, timeout: float = READY_WITHIN) -> bool:
+    async def watch(self, subjects: Iterable[str] = (">",), *, timeout: float = WATCH_TIMEOUT) -> bool:
         """Follow the states of these subjects (or patterns, for all they cover) from now on, besides earlier ones.
 
-        Returns once every state was read, or False after `timeout` seconds: it goes on trying, and `admit` admits.
-        Raises ValueError for more than 10,000.
+        Returns True once every state was read, False after `timeout` seconds: it then goes on trying, and `admit`
+        admits. Raises ValueError for more than 10,000 subjects.
         """
-        if self._picture.interest.add([subjects] if isinstance(subjects, str) else subjects):
-            self._watch.reopen()
+        if self._mirror.filter.add([subjects] if isinstance(subjects, str) else subjects):
+            self._watch.restart()
         self._start()
         try:
             async with asyncio.timeout(timeout):
@@ -102,48 +108,48 @@ class BackpressureClient:
         return True
 
     def admit(self, subject: str | None, priority: str = NORMAL) -> Admission:
-        """Whether to let one request through, decided here and now, without I/O. Every call counts as a request.
+        """Whether to let one request through, decided without I/O. Every call counts as a request.
 
         `priority` is `low`, `normal`, `high` or `critical`; the low ones are shed first, `critical` never.
         """
-        gate = self._gates.get(subject)  # type: ignore[arg-type]  # None was never put in
+        cached = self._cached.get(subject)  # type: ignore[arg-type]  # None is never a key
         now = time.monotonic()
-        if gate is None or gate.version != self._picture.version or now >= gate.until:
-            gate = self._worked_out(subject, now)
-        gate.offered += 1
-        stats, admitted = self.stats, gate.plain or self._weighed(gate, priority)
+        if cached is None or cached.version != self._mirror.version or now >= cached.until:
+            cached = self._refreshed(subject, now)
+        cached.offered += 1
+        stats, admitted = self.stats, cached.always or self._admits(cached, priority)
         if admitted:
-            gate.admitted += 1
+            cached.admitted += 1
             stats.admitted += 1
         else:
             stats.shed += 1
         if stats.on_count is not None:
-            stats.tell("admitted" if admitted else "shed", gate.subject)
-        return gate.yes if admitted else gate.no
+            stats.notify("admitted" if admitted else "shed", cached.subject)
+        return cached.yes if admitted else cached.no
 
-    async def on_event(self, hand_on: Callable[[Event], None], subject: str | None = None) -> None:
-        """Call a function with each event (of one subject) as it happens, once; for dashboards and logs."""
-        once = EventDeduplicator(hand_on, self.stats, self.voice)
+    async def on_event(self, handler: Callable[[Event], None], subject: str | None = None) -> None:
+        """Call `handler` once with each event (of one subject) as it happens; for dashboards and logs."""
+        events = EventDeduplicator(handler, self.stats, self.logger)
 
-        async def heard(message: Msg) -> None:
-            once.hear(message.data)
+        async def receive(message: Msg) -> None:
+            events.receive(message.data)
 
         tail = ">" if subject is None else f"*.{encode(subject)}"
-        self._subscriptions.append(await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=heard))
+        self._subscriptions.append(await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=receive))
 
     async def close(self) -> None:
-        """Stop following and asking; `admit` goes on with what it knows, as it ages."""
+        """Stop following and asking; `admit` goes on with the states it has, as they age."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        self._asker.cancel()
+        self._requests.cancel()
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
-            with suppress(Exception):  # of a connection that is gone already, say
-                async with asyncio.timeout(CLOSE_WITHIN):
+            with suppress(Exception):  # the connection may be gone already
+                async with asyncio.timeout(CLOSE_TIMEOUT):
                     await subscription.unsubscribe()
         if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_WITHIN)
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
 
     def _start(self) -> None:
         if self._tasks:
@@ -152,61 +158,61 @@ class BackpressureClient:
         if self._report_every is not None:
             self._tasks.append(asyncio.create_task(self._report(self._report_every), name="backpressure reports"))
 
-    def _worked_out(self, subject: str | None, now: float) -> Gate:
-        """The gate of a subject as it stands now."""
+    def _refreshed(self, subject: str | None, now: float) -> CachedAdmission:
+        """The answer for a subject, computed as of now."""
         if not subject:
-            return Gate("")
-        gate = self._gates.get(subject)
-        if gate is None:
-            if len(self._gates) >= MOST_GATES:
-                self._gates.pop(next(iter(self._gates))).hand_over()
-            gate = self._gates[subject] = Gate(subject)
-        self._picture.refresh(gate, now)
-        return gate
+            return CachedAdmission("")
+        cached = self._cached.get(subject)
+        if cached is None:
+            if len(self._cached) >= self._max_subjects:
+                self._cached.pop(next(iter(self._cached))).flush_counts()
+            cached = self._cached[subject] = CachedAdmission(subject)
+        self._mirror.refresh(cached, now)
+        return cached
 
-    def _weighed(self, gate: Gate, priority: str) -> bool:
-        """Whether a request is admitted that is not simply admitted."""
-        if gate.decides is None:
-            self._unwatched(gate.subject)
+    def _admits(self, cached: CachedAdmission, priority: str) -> bool:
+        """Whether to admit one request where not every request is admitted."""
+        if cached.deciding is None:
+            self._count_unwatched(cached.subject)
             return True
-        if gate.ruling.action == "continue":  # a dry run
-            self.stats.count("would", gate.subject)
+        if cached.decision.action == "continue":  # a dry run
+            self.stats.count("would", cached.subject)
             return True
         if priority == CRITICAL:
             return True
         if priority not in RANKS:
-            self.stats.count("bad_priority", gate.subject)
-            self.voice.say("bad_priority", "", f"{priority!r:.80} is no priority: treated as normal")
-        return gate.decides.shedder.admit(gate.ruling.ratio, priority)
+            self.stats.count("bad_priority", cached.subject)
+            self.logger.warn("bad_priority", "", f"unknown priority {priority!r:.80}: treated as normal")
+        return cached.deciding.shedder.admit(cached.decision.ratio, priority)
 
-    def _unwatched(self, subject: str) -> None:
+    def _count_unwatched(self, subject: str) -> None:
         if not subject:
             self.stats.count("no_subject")
-            self.voice.say("no_subject", "admit", "a request without a subject: admitted")
+            self.logger.warn("no_subject", "admit", "admit() without a subject: admitted")
             return
         self.stats.count("unwatched", subject)
         if self._watch.ready.is_set():
-            hint = "" if self._picture.interest.covers(subject) else " (it was not given to watch())"
-            self.voice.say("unwatched", subject, f"{subject[:200]}: watched by nobody, admitted{hint}")
+            hint = "" if self._mirror.filter.covers(subject) else " (it was not given to watch())"
+            self.logger.warn("unwatched", subject, f"{subject[:200]}: watched by nobody, admitted{hint}")
 
-    async def _report(self, every: float) -> None:
-        """Tell the sidecar what was offered and admitted: it sees only what comes through."""
+    async def _report(self, interval: float) -> None:
+        """Publish what was offered and admitted: the sidecar itself sees only the admitted."""
         last = time.monotonic()
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(interval)
             now = time.monotonic()
-            for gate in self._gates.values():
-                gate.hand_over()
-            for entry in tuple(self._picture.entries.values()):
-                if entry.offered and self._nc.is_connected:
-                    found = {"offered": entry.offered, "admitted": entry.admitted, "seconds": round(now - last, 3)}
-                    entry.offered = entry.admitted = 0
-                    await self._publish(f"{self._names.prefix}.report.gateway.{encode(entry.subject)}", found)
+            for cached in self._cached.values():
+                cached.flush_counts()
+            for state in tuple(self._mirror.states.values()):
+                if state.offered and self._nc.is_connected:
+                    report = {"offered": state.offered, "admitted": state.admitted, "seconds": round(now - last, 3)}
+                    state.offered = state.admitted = 0
+                    await self._publish(f"{self._names.prefix}.report.gateway.{encode(state.subject)}", report)
             last = now
 
-    async def _publish(self, subject: str, found: dict[str, float]) -> None:
+    async def _publish(self, subject: str, report: dict[str, float]) -> None:
         try:
-            await self._nc.publish(subject, msgspec.json.encode(found))
+            await self._nc.publish(subject, msgspec.json.encode(report))
             self.stats.count("reports")
         except Exception as error:  # whatever nats-py raises, the next report is a second away
-            self.voice.say("report", "", f"what was admitted cannot be reported: {error}")
+            self.logger.warn("report", "", f"offered and admitted requests cannot be reported: {error}")

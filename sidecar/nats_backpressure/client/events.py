@@ -1,4 +1,4 @@
-"""Events as they happen, each once. Admission does not need them: the state bucket is written first."""
+"""Calls a function with each event once, though core NATS may deliver it twice. Admission does not need events."""
 
 from __future__ import annotations
 
@@ -10,53 +10,54 @@ import msgspec
 from nats_backpressure.client.stats import OnceLogger, Stats, log
 
 Event = dict[str, Any]
-"""An event as the contract has it; it may carry more."""
+"""An Event of the protocol; it may have more fields."""
 
-MOST_SUBJECTS = 10_000
-"""Subjects whose last event is remembered; the one remembered longest makes room."""
-MOST_EPOCHS = 4
+MAX_SUBJECTS = 10_000
+"""Subjects whose last event is remembered; the oldest makes room."""
+MAX_EPOCHS = 4
 """Epochs of a subject whose last `seq` is remembered."""
 
 
 class EventDeduplicator:
-    """Hands on each event whose (epoch, seq) it has neither seen nor passed: core NATS may bring one twice."""
+    """Drops each event whose (epoch, seq) it has seen or passed, and passes on the others."""
 
-    def __init__(self, hand_on: Callable[[Event], None], stats: Stats, voice: OnceLogger) -> None:
-        self._hand_on, self._stats, self._voice = hand_on, stats, voice
-        self._seen: dict[str, dict[str, int]] = {}
+    def __init__(self, handler: Callable[[Event], None], stats: Stats, logger: OnceLogger) -> None:
+        self._handler, self._stats, self._logger = handler, stats, logger
+        self._last_seqs: dict[str, dict[str, int]] = {}
+        """By subject and epoch."""
 
-    def hear(self, data: bytes) -> None:
-        """Never raises, whatever arrives and whatever the gateway's own function does."""
-        event = _event(data)
-        if event is None or not self._new(event):
+    def receive(self, data: bytes) -> None:
+        """Never raises, whatever arrives and whatever the handler does."""
+        event = _decode(data)
+        if event is None or not self._is_new(event):
             self._stats.count("events_dropped")
             return
         self._stats.count("events", event["subject"])
         try:
-            self._hand_on(event)
+            self._handler(event)
         except Exception:
-            self._voice.say("on_event", "", "the function for events raised; it goes on being called")
+            self._logger.warn("on_event", "", "the function for events raised; it is still called for the next ones")
             log.debug("the function for events raised", exc_info=True)
 
-    def _new(self, event: Event) -> bool:
+    def _is_new(self, event: Event) -> bool:
         subject, epoch, seq = event["subject"], event["epoch"], event["seq"]
-        epochs = self._seen.setdefault(subject, {})
+        epochs = self._last_seqs.setdefault(subject, {})
         if seq <= epochs.get(epoch, -1):
             return False
         epochs[epoch] = seq
-        if len(epochs) > MOST_EPOCHS:
+        if len(epochs) > MAX_EPOCHS:
             del epochs[next(iter(epochs))]
-        if len(self._seen) > MOST_SUBJECTS:
-            del self._seen[next(iter(self._seen))]
+        if len(self._last_seqs) > MAX_SUBJECTS:
+            del self._last_seqs[next(iter(self._last_seqs))]
         return True
 
 
-def _event(data: bytes) -> Event | None:
+def _decode(data: bytes) -> Event | None:
     try:
-        found = msgspec.json.decode(data)
+        event = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(event, dict):
         return None
-    texts = isinstance(found.get("subject"), str) and isinstance(found.get("epoch"), str)
-    return found if texts and isinstance(found.get("seq"), int) else None
+    named = isinstance(event.get("subject"), str) and isinstance(event.get("epoch"), str)
+    return event if named and isinstance(event.get("seq"), int) else None

@@ -1,6 +1,6 @@
-"""ASGI middleware: says 503 with Retry-After while the router has no room, instead of queueing in front of it.
+"""BackpressureMiddleware (ASGI): answers 503 with Retry-After while a route's subject is overloaded.
 
-Plain ASGI, for Starlette, FastAPI and any other; it imports none of them.
+Plain ASGI, for Starlette, FastAPI and any other framework; it imports none of them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from nats_backpressure.client.admission import NORMAL
+from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.gate import Admission
+from nats_backpressure.client.shedder import NORMAL
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,27 +24,27 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 EXEMPT = ("/health", "/healthz", "/livez", "/ready", "/readyz", "/metrics")
-"""Routes that are never shed: who watches over the gateway must reach it."""
+"""Routes that are never shed: health checks and metrics of the gateway itself."""
 JITTER = 0.5
-"""Retry-After is spread over this much more than was told, never less: refused callers must not return as a herd."""
-LONGEST_RETRY_AFTER = 86_400
+"""Retry-After is spread over up to this share more, never less: refused callers must not all return at once."""
+MAX_RETRY_AFTER = 86_400
 TITLES = {503: "Service Unavailable", 429: "Too Many Requests"}
 CODE = "service_overloaded"
-_PLACE = re.compile(r"\\\{\w+(:path)?\\\}")
+_PLACEHOLDER = re.compile(r"\\\{\w+(:path)?\\\}")
 
 
 @dataclass(frozen=True)
 class Route:
-    """Which requests go to which subject: `{name}` in the path stands for one segment, `{name:path}` for the rest.
+    """Which requests belong to which subject: `{name}` in the path matches one segment, `{name:path}` the rest.
 
-    `subject` and `priority` may be functions of the ASGI scope, for a tenant in a header, say; a caller's own word on
-    its priority is worth what the caller is.
+    `subject` and `priority` may be functions of the ASGI scope, for example for a tenant in a header; believe a
+    priority that a caller sends only as far as you trust the caller.
     """
 
     path: str
     subject: str | Callable[[Scope], str | None]
     methods: Sequence[str] = ()
-    """None given: all."""
+    """Empty: all."""
     priority: str | Callable[[Scope], str] = NORMAL
 
 
@@ -65,27 +65,29 @@ class BackpressureMiddleware:
     ) -> None:
         if status_code not in TITLES:
             raise ValueError(f"status_code must be 503 or 429, not {status_code}")
-        given = [Route(*pair) for pair in routes.items()] if isinstance(routes, Mapping) else list(routes)
+        all_routes = [Route(*pair) for pair in routes.items()] if isinstance(routes, Mapping) else list(routes)
         self._app, self._client, self._status_code = app, client, status_code
-        self._routes = [(_pattern(route.path), frozenset(m.upper() for m in route.methods), route) for route in given]
+        self._routes = [
+            (_pattern(route.path), frozenset(m.upper() for m in route.methods), route) for route in all_routes
+        ]
         self._exempt = [_pattern(path) for path in exempt]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._refused(scope) if scope["type"] == "http" else None
-        if refused is None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await self._refuse(refused, send)
+            await self._refuse(refusal, send)
 
-    def _refused(self, scope: Scope) -> Admission | None:
-        """The refusal of this request, or None."""
+    def _refusal(self, scope: Scope) -> Admission | None:
+        """None if this request is admitted."""
         stats, path = self._client.stats, str(scope.get("path", ""))
         if any(pattern.fullmatch(path) for pattern in self._exempt):
             stats.count("exempt")
             return None
         if (route := self._route(path, str(scope.get("method", "")))) is None:
             stats.count("unknown_route")
-            self._client.voice.say("unknown_route", "", f"{path[:200]!r} is on no route to a subject: admitted")
+            self._client.logger.warn("unknown_route", "", f"no route for {path[:200]!r}: admitted")
             return None
         try:
             subject = route.subject if isinstance(route.subject, str) else route.subject(scope)
@@ -93,7 +95,7 @@ class BackpressureMiddleware:
             admission = self._client.admit(subject, priority)
         except Exception as error:  # the gateway's own function: backpressure must not turn its bug into an outage
             stats.count("route_error")
-            self._client.voice.say("route_error", route.path, f"route {route.path}: {error!r}; admitted")
+            self._client.logger.warn("route_error", route.path, f"route {route.path} raised {error!r}: admitted")
             return None
         return None if admission.admitted else admission
 
@@ -103,9 +105,9 @@ class BackpressureMiddleware:
                 return route
         return None
 
-    async def _refuse(self, refused: Admission, send: Send) -> None:
-        """An answer as RFC 9457 has it. It names no subject: callers have no business knowing them."""
-        retry_after = jittered(refused.retry_after_seconds)
+    async def _refuse(self, refusal: Admission, send: Send) -> None:
+        """Answer with a problem (RFC 9457). It names no subject: subjects are internal."""
+        retry_after = jittered(refusal.retry_after_seconds)
         problem = {
             "type": "about:blank",
             "title": TITLES[self._status_code],
@@ -126,10 +128,10 @@ class BackpressureMiddleware:
 
 
 def jittered(seconds: float) -> int:
-    """Whole seconds, at least 1, from what was told up to half as much again."""
-    least = max(1, math.ceil(min(seconds, LONGEST_RETRY_AFTER)))
+    """Whole seconds, at least 1: from `seconds` up to half as much more."""
+    least = max(1, math.ceil(min(seconds, MAX_RETRY_AFTER)))
     return random.randint(least, max(least + 1, math.floor(least * (1 + JITTER))))
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(_PLACE.sub(lambda place: ".+" if place[1] else "[^/]+", re.escape(path)))
+    return re.compile(_PLACEHOLDER.sub(lambda match: ".+" if match[1] else "[^/]+", re.escape(path)))

@@ -1,4 +1,4 @@
-"""Questions to the sidecar: answered in time, or left unanswered, which means go on."""
+"""Sends decide requests to the sidecar: shared, reused while valid, and answered with "continue" during an outage."""
 
 from __future__ import annotations
 
@@ -22,99 +22,113 @@ Role = Literal["gateway", "consumer"]
 
 TIMEOUT = 0.25
 """Seconds a caller waits by default."""
-PATIENCE = 2.0
-"""Seconds after which an answer is not waited for any more by anybody; one that comes late still ends an outage."""
-PROBE_EVERY = 1.0
-"""Seconds between questions while nothing answers; in between everybody goes on at once."""
-MOST_ASKS = 256
-"""Questions under way; a further one fails open at once (`busy`)."""
-MOST_CALLERS = 10_000
+REQUEST_TIMEOUT = 2.0
+"""Seconds after which a request is given up; an answer between TIMEOUT and this still ends an outage."""
+PROBE_INTERVAL = 1.0
+"""Seconds between two requests during an outage; all other calls continue at once."""
+MAX_REQUESTS = 256
+"""Requests under way; a further one fails open at once (`busy`)."""
+MAX_CALLERS = 10_000
 """Callers waiting for them; a further one fails open at once (`busy`)."""
-MOST_KEPT = 10_000
-"""Answers kept for reuse; the oldest makes room."""
-LONGEST_VALID = 5.0
+MAX_CACHED = 10_000
+"""Answers cached for reuse; the oldest makes room."""
+MAX_VALID = 5.0
 """Seconds; no answer is reused for longer, whatever it says."""
 OUTAGE = frozenset({"timeout", "no_responders", "disconnected", "unavailable"})
-"""Failures that say nothing about the question: the sidecar or the way to it is away."""
+"""Failures that do not depend on the request: the sidecar or the way to it is away."""
 
 
 @dataclass(frozen=True)
 class RequestKey:
+    """Equal requests share one answer."""
+
     subject: str
     role: Role
     payload: bytes
 
 
 class RequestSender:
-    """One question at a time per gateway subject; after one that nobody answered, only probes until one is."""
+    """One request at a time per gateway subject; during an outage only probes until one is answered."""
 
-    def __init__(self, nc: Client, names: Names, stats: Stats, voice: OnceLogger) -> None:
-        self._nc, self._prefix, self._stats, self._voice = nc, names.prefix, stats, voice
-        self._kept: dict[RequestKey, tuple[float, Decision]] = {}
+    def __init__(
+        self,
+        nc: Client,
+        names: Names,
+        stats: Stats,
+        logger: OnceLogger,
+        *,
+        max_requests: int = MAX_REQUESTS,
+        max_callers: int = MAX_CALLERS,
+        max_cached: int = MAX_CACHED,
+    ) -> None:
+        self._nc, self._prefix, self._stats, self._logger = nc, names.prefix, stats, logger
+        self._max_requests, self._max_callers, self._max_cached = max_requests, max_callers, max_cached
+        self._cache: dict[RequestKey, tuple[float, Decision]] = {}
+        """Each with the time until which it is valid."""
         self._shared: dict[RequestKey, asyncio.Task[Decision]] = {}
         self._under_way: set[asyncio.Task[Decision]] = set()
         self._callers = 0
-        self._out = False
-        self._probe_at = self._heard_at = -math.inf
+        self._in_outage = False
+        self._probe_at = self._answered_at = -math.inf
 
-    async def decide(self, subject: str, role: Role, about: dict[str, Any], timeout: float) -> Decision:
-        """The answer, or the leave to go on. Never raises for what the world does."""
+    async def decide(self, subject: str, role: Role, fields: dict[str, Any], timeout: float) -> Decision:
+        """The answer, or "continue" with `failed_open`. Raises nothing for a failure of NATS or of the sidecar."""
         if not subject or len(tail := encode(subject)) > LONGEST_TAIL or "" in tail.split("."):
             self._stats.count("no_subject")
-            self._voice.say("no_subject", "ask", f"a question without a usable subject ({subject[:80]!r}): admitted")
-            return self._open(subject, role, about, "no_subject")
-        question, began = RequestKey(subject, role, msgspec.json.encode(about)), time.monotonic()
-        if (kept := self._kept.get(question)) and began < kept[0]:
+            self._logger.warn("no_subject", "ask", f"decide() without a usable subject ({subject[:80]!r}): admitted")
+            return self._open(subject, role, fields, "no_subject")
+        key, began = RequestKey(subject, role, msgspec.json.encode(fields)), time.monotonic()
+        if (cached := self._cache.get(key)) and began < cached[0]:
             self._stats.count("reused", subject)
-            return kept[1]
-        if (task := self._task(question)) is None:
-            return self._open(subject, role, about, "outage" if self._out else "busy")
-        answer = await self._waited(task, timeout)
+            return cached[1]
+        if (task := self._task(key)) is None:
+            return self._open(subject, role, fields, "outage" if self._in_outage else "busy")
+        answer = await self._wait(task, timeout)
         if answer is None:
-            self._forget(question, task)  # whoever asks next asks anew
-            self._outage("timeout", began)
-            return self._open(subject, role, about, "timeout")
-        return answer if answer.failed_open is None else self._open(subject, role, about, answer.failed_open)
+            self._unshare(key, task)  # the next caller sends a request of its own
+            self._begin_outage("timeout", began)
+            return self._open(subject, role, fields, "timeout")
+        return answer if answer.failed_open is None else self._open(subject, role, fields, answer.failed_open)
 
     def cancel(self) -> None:
         for task in tuple(self._under_way):
             task.cancel()
 
-    def _task(self, question: RequestKey) -> asyncio.Task[Decision] | None:
-        """The question under way, this one's own or another's; None where none may be asked now."""
-        if self._callers >= MOST_CALLERS:
+    def _task(self, key: RequestKey) -> asyncio.Task[Decision] | None:
+        """The request under way, a new one or another caller's; None where none may be sent now."""
+        if self._callers >= self._max_callers:
             return None
-        if (shared := self._shared.get(question)) is not None and not self._out:
-            self._stats.count("reused", question.subject)
+        if (shared := self._shared.get(key)) is not None and not self._in_outage:
+            self._stats.count("reused", key.subject)
             return shared
-        if self._out:
-            self._probe(question)
+        if self._in_outage:
+            self._probe(key)
             return None
-        return self._begin(question)
+        return self._start(key)
 
-    def _probe(self, question: RequestKey) -> None:
-        """Asked for nobody: as a gateway, since a consumer's grant would be held for it."""
+    def _probe(self, key: RequestKey) -> None:
+        """No caller waits for it; it asks as a gateway, since a consumer's grant would stay reserved."""
         if (now := time.monotonic()) >= self._probe_at:
-            self._probe_at = now + PROBE_EVERY * random.uniform(0.7, 1.3)
-            self._begin(RequestKey(question.subject, "gateway", b"{}"))
+            self._probe_at = now + PROBE_INTERVAL * random.uniform(0.7, 1.3)
+            self._start(RequestKey(key.subject, "gateway", b"{}"))
 
-    def _begin(self, question: RequestKey) -> asyncio.Task[Decision] | None:
-        if len(self._under_way) >= MOST_ASKS:
+    def _start(self, key: RequestKey) -> asyncio.Task[Decision] | None:
+        if len(self._under_way) >= self._max_requests:
             return None
-        task = asyncio.create_task(self._ask(question), name=f"decide {question.subject[:80]}")
+        task = asyncio.create_task(self._send(key), name=f"decide {key.subject[:80]}")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        if question.role == "gateway":
-            self._shared[question] = task
-            task.add_done_callback(lambda done: self._forget(question, done))
+        if key.role == "gateway":
+            self._shared[key] = task
+            task.add_done_callback(lambda done: self._unshare(key, done))
         return task
 
-    def _forget(self, question: RequestKey, task: asyncio.Task[Decision]) -> None:
-        if self._shared.get(question) is task:
-            del self._shared[question]
+    def _unshare(self, key: RequestKey, task: asyncio.Task[Decision]) -> None:
+        if self._shared.get(key) is task:
+            del self._shared[key]
 
-    async def _waited(self, task: asyncio.Task[Decision], timeout: float) -> Decision | None:
-        # Not asyncio.timeout: a publish to a server that stalls takes no cancel, and a caller must get away.
+    async def _wait(self, task: asyncio.Task[Decision], timeout: float) -> Decision | None:
+        # Not asyncio.timeout: a publish to a server that stalls cannot be cancelled, and the caller must get away.
         self._callers += 1
         try:
             await asyncio.wait({task}, timeout=timeout)
@@ -122,70 +136,72 @@ class RequestSender:
             self._callers -= 1
         return task.result() if task.done() and not task.cancelled() else None
 
-    async def _ask(self, question: RequestKey) -> Decision:
-        """Ask once; what came of it is told to all who wait, and ends or begins an outage."""
-        asked = time.monotonic()
-        self._stats.count("asked", question.subject)
-        answer = await self._reply(question)
+    async def _send(self, key: RequestKey) -> Decision:
+        """Send one request and return its answer to all that wait; it may start or end an outage."""
+        sent_at = time.monotonic()
+        self._stats.count("asked", key.subject)
+        answer = await self._reply(key)
         if answer.failed_open in OUTAGE:
-            self._outage(answer.failed_open, asked)
+            self._begin_outage(answer.failed_open, sent_at)
             return answer
-        self._heard_at = time.monotonic()
-        if self._out:
-            self._out = False
-            self._voice.over("outage", "", "the backpressure sidecar answers again")
-        if answer.failed_open is None and answer.valid_for_ms and question.role == "gateway":
-            if len(self._kept) >= MOST_KEPT:
-                del self._kept[next(iter(self._kept))]
-            # From when it was asked: however long the answer took, it is not believed for longer.
-            self._kept[question] = (asked + min(answer.valid_for_ms / 1000, LONGEST_VALID), answer)
+        self._answered_at = time.monotonic()
+        if self._in_outage:
+            self._in_outage = False
+            self._logger.resolve("outage", "", "the backpressure sidecar answers again")
+        if answer.failed_open is None and answer.valid_for_ms and key.role == "gateway":
+            if len(self._cache) >= self._max_cached:
+                del self._cache[next(iter(self._cache))]
+            # Valid from when it was sent: an answer that took long is not used for longer.
+            self._cache[key] = (sent_at + min(answer.valid_for_ms / 1000, MAX_VALID), answer)
         return answer
 
-    async def _reply(self, question: RequestKey) -> Decision:
-        if not self._nc.is_connected:  # nats-py would keep the question and send it into the next connection
-            return _failed(question, "disconnected")
+    async def _reply(self, key: RequestKey) -> Decision:
+        if not self._nc.is_connected:  # nats-py would keep the request and send it on the next connection
+            return _failed(key, "disconnected")
         try:
-            subject = f"{self._prefix}.decide.{question.role}.{encode(question.subject)}"
-            reply = await self._nc.request(subject, question.payload, timeout=PATIENCE)
+            subject = f"{self._prefix}.decide.{key.role}.{encode(key.subject)}"
+            reply = await self._nc.request(subject, key.payload, timeout=REQUEST_TIMEOUT)
         except NoRespondersError:
-            return _failed(question, "no_responders")
+            return _failed(key, "no_responders")
         except TimeoutError:
-            return _failed(question, "timeout")
-        except Exception:  # a client that closes under a question makes nats-py raise many things
-            return _failed(question, "disconnected")
+            return _failed(key, "timeout")
+        except Exception:  # a client that closes during a request makes nats-py raise many things
+            return _failed(key, "disconnected")
         headers = reply.headers or {}
         if code := headers.get("Nats-Service-Error-Code"):
-            return self._refused(question, code, headers.get("Nats-Service-Error", ""))
+            return self._service_error(key, code, headers.get("Nats-Service-Error", ""))
         answer = read(reply.data, Decision)
-        if answer is None or (question.role == "consumer" and answer.pull is None):
-            self._stats.count("malformed_reply", question.subject)
-            self._voice.say("malformed_reply", "", "the sidecar's answer cannot be read: going on without")
-            return _failed(question, "malformed")
+        if answer is None or (key.role == "consumer" and answer.pull is None):
+            self._stats.count("malformed_reply", key.subject)
+            self._logger.warn("malformed_reply", "", "the sidecar's reply cannot be decoded: continuing without it")
+            return _failed(key, "malformed")
         return replace(answer, failed_open=None)
 
-    def _refused(self, question: RequestKey, code: str, why: str) -> Decision:
+    def _service_error(self, key: RequestKey, code: str, text: str) -> Decision:
         if code not in ("400", "404"):
-            return _failed(question, "unavailable")
-        found = "unwatched" if code == "404" else "refused"
-        if found == "unwatched":
-            self._stats.count("unwatched", question.subject)
-        self._voice.say(found, question.subject, f"the sidecar cannot decide: {why[:200]} ({code}); going on without")
-        return _failed(question, found)
+            return _failed(key, "unavailable")
+        reason = "unwatched" if code == "404" else "refused"
+        if reason == "unwatched":
+            self._stats.count("unwatched", key.subject)
+        self._logger.warn(
+            reason, key.subject, f"the sidecar cannot decide: {text[:200]} ({code}); continuing without it"
+        )
+        return _failed(key, reason)
 
-    def _outage(self, why: str, asked: float) -> None:
-        """It begins, unless anything was answered since: then it is this question that is slow, or an old one."""
-        if not self._out and asked >= self._heard_at:
-            self._out = True
-            self._probe_at = time.monotonic() + PROBE_EVERY * random.uniform(0.7, 1.3)
+    def _begin_outage(self, why: str, sent_at: float) -> None:
+        """Unless anything was answered since: then only this request is slow, or it is an old one."""
+        if not self._in_outage and sent_at >= self._answered_at:
+            self._in_outage = True
+            self._probe_at = time.monotonic() + PROBE_INTERVAL * random.uniform(0.7, 1.3)
             self._stats.count("outages")
-            self._voice.say("outage", "", f"the backpressure sidecar does not answer ({why}): going on without it")
+            self._logger.warn("outage", "", f"the backpressure sidecar does not answer ({why}): continuing without it")
 
-    def _open(self, subject: str, role: Role, about: dict[str, Any], why: str) -> Decision:
+    def _open(self, subject: str, role: Role, fields: dict[str, Any], why: str) -> Decision:
         self._stats.count("failed_open", subject)
-        asked = about.get("max_messages")
-        pull = Pull(asked) if role == "consumer" and isinstance(asked, int) else None
+        requested = fields.get("max_messages")
+        pull = Pull(requested) if role == "consumer" and isinstance(requested, int) else None
         return Decision(subject, role, pull=pull, failed_open=why)
 
 
-def _failed(question: RequestKey, why: str) -> Decision:
-    return Decision(question.subject, question.role, failed_open=why)
+def _failed(key: RequestKey, why: str) -> Decision:
+    return Decision(key.subject, key.role, failed_open=why)

@@ -1,8 +1,9 @@
-"""The state bucket, followed for as long as it takes.
+"""The loop that follows the state bucket: reads every state, then each change, and starts again after every loss.
 
-Not nats-py's KV watcher: after the bucket was made anew that one is blind without an error, and after a restart it is
-late. Here an ephemeral consumer of our own reads every state and then whatever changes; a missed idle heartbeat, a gap
-in its sequence, a reconnect, or a sidecar that falls silent ends it, and the next one begins with every state again.
+Not nats-py's KV watcher: after the bucket was deleted and made again that one receives nothing and reports no error,
+and after a restart of the server it is late. Here an ephemeral consumer of our own delivers every state and then each
+change. A missed idle heartbeat, a gap in its sequence, a reconnect, or missing heartbeats of the sidecar end it, and
+the next one reads every state again.
 """
 
 from __future__ import annotations
@@ -25,30 +26,31 @@ from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.client.values import read
 from nats_backpressure.protocol.subjects import Names
 
-IDLE = 1.0
-"""Seconds after which the server says that there is nothing to say."""
-SILENCE = 2.5
-"""Seconds without a word from the server after which the watch counts as lost."""
-OPEN_WITHIN = 3.0
-"""Seconds for each step of beginning a watch."""
+IDLE_HEARTBEAT = 1.0
+"""Seconds without a message after which the server sends an idle heartbeat."""
+SILENCE_LIMIT = 2.5
+"""Seconds without anything from the server after which the watch counts as lost."""
+STEP_TIMEOUT = 3.0
+"""Seconds for each step of starting a watch."""
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds before the next watch, growing, with jitter: many gateways come back at once."""
-FIRST_DOUBT, LAST_DOUBT = 10.0, 60.0
-"""Seconds a watch is kept while no heartbeat comes, growing; another one would most likely hear no more."""
+FIRST_REOPEN, LAST_REOPEN = 10.0, 60.0
+"""Seconds after which a watch without the sidecar's heartbeats is opened again, growing: most likely the sidecar is
+away, and the next watch will receive no more than this one."""
 LINK_POLL = 0.1
-"""Seconds between looks at a connection that is away."""
-QUEUED = 65_536
-"""Messages waiting to be taken in; one more is dropped, which shows as a gap."""
-LINGER = 10_000_000_000
-"""Nanoseconds after which the server removes a consumer nobody listens to any more."""
+"""Seconds between two looks at a connection that is down."""
+MAX_QUEUED = 65_536
+"""Messages waiting to be processed; a further one is dropped, which shows as a gap."""
+INACTIVE_THRESHOLD = 10.0
+"""Seconds after which the server removes a consumer without a subscriber."""
 
 
 class WatchLost(Exception):
-    """The watch is over; the text says why."""
+    """The watch ended; the text says why."""
 
 
-class WatchAgain(WatchLost):
-    """The watch is given up though nothing is wrong with it."""
+class WatchRestart(WatchLost):
+    """The watch is replaced by another one though nothing is wrong with it."""
 
 
 class _Error(Struct, frozen=True):
@@ -61,7 +63,7 @@ class _Delivered(Struct, frozen=True):
 
 
 class _ConsumerCreated(Struct, frozen=True):
-    """The server's answer to the creation of a consumer; `created` is its own time then."""
+    """The server's reply to CONSUMER.CREATE; `created` is the server's own time."""
 
     error: _Error | None = None
     created: datetime | None = None
@@ -70,67 +72,79 @@ class _ConsumerCreated(Struct, frozen=True):
 
 
 class StateWatch:
-    """Keeps `picture` true; `ready` is set once it was whole for the first time."""
+    """Keeps `mirror` equal to the bucket; `ready` is set once every state was read."""
 
     def __init__(
-        self, nc: Client, names: Names, api_prefix: str, picture: StateMirror, stats: Stats, voice: OnceLogger
+        self,
+        nc: Client,
+        names: Names,
+        api_prefix: str,
+        mirror: StateMirror,
+        stats: Stats,
+        logger: OnceLogger,
+        *,
+        first_reopen: float = FIRST_REOPEN,
+        inactive_threshold: float = INACTIVE_THRESHOLD,
     ) -> None:
-        self.nc, self.picture, self.stats, self.voice = nc, picture, stats, voice
-        self._bucket, self._api = names.state_bucket, api_prefix
+        self.nc, self.mirror, self.stats, self.logger = nc, mirror, stats, logger
+        self._bucket, self._api, self._inactive_threshold = names.state_bucket, api_prefix, inactive_threshold
         self.prefix = f"$KV.{names.state_bucket}."
-        self.whole = False
+        self.complete = False
         """Whether the present watch has read every state."""
         self._queue: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self.doubt = FIRST_DOUBT
+        self._first_reopen = self.reopen_after = first_reopen
         self.ready = asyncio.Event()
 
-    def reopen(self) -> None:
-        """Read every state again: there is more to be interested in."""
+    def restart(self) -> None:
+        """Read every state again: the filter has grown."""
         self.ready.clear()
         with suppress(asyncio.QueueFull):
             self._queue.put_nowait(None)
+
+    def heartbeats_came(self) -> None:
+        self.reopen_after = self._first_reopen
 
     async def run(self) -> None:
         """Until cancelled."""
         delay = FIRST_RETRY
         while True:
             if not self.nc.is_connected:
-                self._say("the connection to NATS is away")
+                self._warn("not connected to NATS")
                 await asyncio.sleep(LINK_POLL)
                 continue
-            self.whole, began = False, time.monotonic()
+            self.complete, began = False, time.monotonic()
             try:
                 await self._follow()
-            except WatchAgain:
+            except WatchRestart:
                 continue
-            except Exception as error:  # a client that closes under it makes nats-py raise many things
+            except Exception as error:  # a client that closes meanwhile makes nats-py raise many things
                 self.stats.count("watch_lost")
-                self._say(str(error) or type(error).__name__)
-            lasted = self.whole and time.monotonic() - began >= LAST_RETRY
+                self._warn(str(error) or type(error).__name__)
+            lasted = self.complete and time.monotonic() - began >= LAST_RETRY
             delay = FIRST_RETRY if lasted else min(delay * 2, LAST_RETRY)
             await asyncio.sleep(random.uniform(0.3, 1.0) * delay)
 
     async def _follow(self) -> None:
-        """One watch from beginning to end. Raises what ended it."""
-        queue = self._queue = asyncio.Queue(maxsize=QUEUED)
+        """One watch from start to end. Raises what ended it."""
+        queue = self._queue = asyncio.Queue(maxsize=MAX_QUEUED)
 
-        async def heard(message: Msg) -> None:
+        async def enqueue(message: Msg) -> None:
             with suppress(asyncio.QueueFull):
                 queue.put_nowait(message)
 
         inbox = self.nc.new_inbox()
-        async with asyncio.timeout(OPEN_WITHIN):
-            subscription = await self.nc.subscribe(inbox, cb=heard)
+        async with asyncio.timeout(STEP_TIMEOUT):
+            subscription = await self.nc.subscribe(inbox, cb=enqueue)
         try:
-            sent = time.monotonic()
-            made = await self._create(inbox)
-            await _Reading(self, made, sent, queue).go_on()
+            requested_at = time.monotonic()
+            created = await self._create_consumer(inbox)
+            await _ConsumerReader(self, created, requested_at, queue).run()
         finally:
-            with suppress(Exception):  # without interest the server takes the consumer down by itself
-                async with asyncio.timeout(OPEN_WITHIN):
+            with suppress(Exception):  # without a subscriber the server removes the consumer by itself
+                async with asyncio.timeout(STEP_TIMEOUT):
                     await subscription.unsubscribe()
 
-    async def _create(self, inbox: str) -> _ConsumerCreated:
+    async def _create_consumer(self, inbox: str) -> _ConsumerCreated:
         name = secrets.token_hex(8)
         config: dict[str, Any] = {
             "name": name,
@@ -140,113 +154,114 @@ class StateWatch:
             "replay_policy": "instant",
             "mem_storage": True,
             "num_replicas": 1,
-            "inactive_threshold": LINGER,
-            "idle_heartbeat": int(IDLE * 1e9),
+            "inactive_threshold": int(self._inactive_threshold * 1e9),
+            "idle_heartbeat": int(IDLE_HEARTBEAT * 1e9),
             "filter_subject": f"{self.prefix}>",
         }
         stream = f"KV_{self._bucket}"
         body = msgspec.json.encode({"stream_name": stream, "config": config})
-        async with asyncio.timeout(OPEN_WITHIN):
-            reply = await self.nc.request(f"{self._api}.CONSUMER.CREATE.{stream}.{name}", body, timeout=OPEN_WITHIN)
-        made = read(reply.data, _ConsumerCreated)
-        if made is None:
-            raise WatchLost("the server's answer cannot be read")
-        if made.error is not None:
-            raise WatchLost(f"bucket {self._bucket}: {made.error.description[:200]}")
-        return made
+        async with asyncio.timeout(STEP_TIMEOUT):
+            reply = await self.nc.request(f"{self._api}.CONSUMER.CREATE.{stream}.{name}", body, timeout=STEP_TIMEOUT)
+        created = read(reply.data, _ConsumerCreated)
+        if created is None:
+            raise WatchLost("the server's reply to CONSUMER.CREATE cannot be decoded")
+        if created.error is not None:
+            raise WatchLost(f"bucket {self._bucket}: {created.error.description[:200]}")
+        return created
 
-    def _say(self, why: str) -> None:
-        self.voice.say("watch", "", f"the watch of the backpressure states is lost, and is tried again: {why}")
+    def _warn(self, why: str) -> None:
+        self.logger.warn("watch", "", f"the watch of the backpressure states is lost, retrying: {why}")
 
 
-class _Reading:
-    """One consumer's messages, in order and without a gap."""
+class _ConsumerReader:
+    """The messages of one consumer, in order and without a gap."""
 
     def __init__(
-        self, watch: StateWatch, made: _ConsumerCreated, sent: float, queue: asyncio.Queue[Msg | None]
+        self, watch: StateWatch, created: _ConsumerCreated, requested_at: float, queue: asyncio.Queue[Msg | None]
     ) -> None:
-        self._watch, self._queue, self._began = watch, queue, sent
-        self._picture = watch.picture
-        self._created = made.created.timestamp() if made.created else None
-        self._left = made.num_pending + made.delivered.consumer_seq
-        self._count = 0
-        self._snapshot = True
+        self._watch, self._queue, self._requested_at = watch, queue, requested_at
+        self._mirror = watch.mirror
+        self._created = created.created.timestamp() if created.created else None
+        self._states = created.num_pending + created.delivered.consumer_seq
+        self._received = 0
+        self._in_snapshot = True
         self._reconnects = watch.nc.stats["reconnects"]
 
-    async def go_on(self) -> None:
-        """Raises Lost in the end."""
-        self._picture.begin()
-        if not self._left:
-            self._complete()
+    async def run(self) -> None:
+        """Ends by raising WatchLost."""
+        self._mirror.begin_snapshot()
+        if not self._states:
+            self._end_snapshot()
         while True:
             message = await self._next()
             if self._watch.nc.stats["reconnects"] != self._reconnects:
-                raise WatchLost("the connection was another one in between")
+                raise WatchLost("the connection was replaced in between")
             if not message.reply.startswith("$JS.ACK."):
-                self._heartbeat(message)
+                self._check_idle_heartbeat(message)
             else:
-                self._take(message)
-            self._question()
+                self._store(message)
+            self._check_heartbeats()
 
     async def _next(self) -> Msg:
         try:
-            async with asyncio.timeout(SILENCE):
+            async with asyncio.timeout(SILENCE_LIMIT):
                 message = await self._queue.get()
         except TimeoutError:
-            raise WatchLost(f"no word from the server for {SILENCE} s") from None
+            raise WatchLost(f"nothing from the server for {SILENCE_LIMIT} s") from None
         if message is None:
-            raise WatchAgain("there is more to watch")
+            raise WatchRestart("the filter has grown")
         return message
 
-    def _take(self, message: Msg) -> None:
+    def _store(self, message: Msg) -> None:
         metadata = message.metadata
-        self._count += 1
-        if metadata.sequence.consumer != self._count:
-            raise WatchLost("a state was lost on the way")
+        self._received += 1
+        if metadata.sequence.consumer != self._received:
+            raise WatchLost("a message was lost on the way")
         now, stamp = time.monotonic(), metadata.timestamp.timestamp()
-        # How old a state of the snapshot is, by the server's clock alone; what comes live was written just now.
+        # The age of a state of the snapshot is by the server's clock alone; a live one was written just now.
         age = max(0.0, (self._created or time.time()) - stamp)
-        written = self._began - age if self._snapshot else now
+        written = self._requested_at - age if self._in_snapshot else now
         key = message.subject.removeprefix(self._watch.prefix)
         headers = message.headers or {}
         if headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in headers:
-            self._picture.delete(key)
-        elif wrong := self._picture.put(key, message.data, written, stamp):
-            self._watch.stats.count(wrong, key)
-            self._watch.voice.say(wrong, key, f"{key} in the state bucket: {wrong}, treated as if it were not there")
-        if self._snapshot and metadata.num_pending == 0:
-            self._complete()
+            self._mirror.delete(key)
+        elif problem := self._mirror.put(key, message.data, written, stamp):
+            self._watch.stats.count(problem, key)
+            self._watch.logger.warn(problem, key, f"key {key} of the state bucket is ignored: {problem}")
+        if self._in_snapshot and metadata.num_pending == 0:
+            self._end_snapshot()
 
-    def _heartbeat(self, message: Msg) -> None:
-        """The server has nothing to send: then everything sent must be here."""
+    def _check_idle_heartbeat(self, message: Msg) -> None:
+        """The server has nothing to send: then everything it sent must be here."""
         headers = message.headers or {}
         if (status := headers.get("Status")) is None:
-            return  # not the server's
+            return  # not from the server
         if status != "100":
             raise WatchLost(f"the server ended it: {headers.get('Description', '')[:200]}")
-        if headers.get("Nats-Last-Consumer", str(self._count)) != str(self._count):
-            raise WatchLost("a state was lost on the way")
-        if self._snapshot:
-            self._complete()
+        if headers.get("Nats-Last-Consumer", str(self._received)) != str(self._received):
+            raise WatchLost("a message was lost on the way")
+        if self._in_snapshot:
+            self._end_snapshot()
 
-    def _complete(self) -> None:
-        self._snapshot = False
-        self._picture.complete(time.monotonic())
+    def _end_snapshot(self) -> None:
+        self._in_snapshot = False
+        self._mirror.end_snapshot(time.monotonic())
         watch = self._watch
-        watch.whole = True
+        watch.complete = True
         watch.stats.count("snapshots")
-        watch.voice.over("watch", "", "the backpressure states are watched again")
+        watch.logger.resolve("watch", "", "the backpressure states are watched again")
         watch.ready.set()
 
-    def _question(self) -> None:
-        """The link is well and no heartbeat comes: see by another watch whether it is us, ever more rarely."""
+    def _check_heartbeats(self) -> None:
+        """The server answers but the sidecar's heartbeats are missing: another watch shows whether the fault is ours,
+        each time later."""
         now = time.monotonic()
         watch = self._watch
-        if not self._picture.blind(now):
-            watch.doubt = FIRST_DOUBT
-            watch.voice.over("heartbeats", "", "the backpressure sidecar's heartbeats are back")
+        if not self._mirror.heartbeats_missing(now):
+            watch.heartbeats_came()
+            watch.logger.resolve("heartbeats", "", "the backpressure sidecar's heartbeats are back")
             return
-        watch.voice.say("heartbeats", "", "the backpressure sidecar's heartbeats have stopped: its states grow old")
-        if not self._snapshot and now - self._began >= watch.doubt:
-            watch.doubt = min(2 * watch.doubt, LAST_DOUBT)
-            raise WatchAgain("the sidecar's heartbeats have stopped")
+        watch.logger.warn("heartbeats", "", "the backpressure sidecar's heartbeats are missing: its states grow old")
+        if not self._in_snapshot and now - self._requested_at >= watch.reopen_after:
+            watch.reopen_after = min(2 * watch.reopen_after, LAST_REOPEN)
+            raise WatchRestart("the sidecar's heartbeats are missing")

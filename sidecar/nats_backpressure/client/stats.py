@@ -1,4 +1,4 @@
-"""What a client counts, and how it speaks up: each kind of trouble once, and again only after it was over."""
+"""The client's counters, and a logger that reports each problem once until it is over."""
 
 from __future__ import annotations
 
@@ -8,68 +8,71 @@ from dataclasses import dataclass, field
 
 log = logging.getLogger("nats_backpressure.client")
 
-MOST_SAID = 1000
-"""Things said that are remembered; beyond, further ones are only counted."""
+MAX_REPORTED = 1000
+"""Problems that are remembered; beyond, further ones are only counted."""
 
 
 @dataclass(slots=True)
 class Stats:
-    """Counters since the start. `on_count(name, subject)`, if set, is called with each as well, for any metrics
-    library; it must be quick, and whatever it raises is swallowed."""
+    """Counters since the start. `on_count(name, subject)`, if set, is called for each count too, for any metrics
+    library; it must be quick, and is not called any more after it raised."""
 
     admitted: int = 0
-    """Requests let through by `admit`."""
+    """Requests that `admit` let through."""
     shed: int = 0
-    """Requests refused by `admit`."""
+    """Requests that `admit` refused."""
     would: int = 0
-    """Requests let through under `mode: observe` that enforcement would have throttled or rejected."""
+    """Requests admitted under `mode: observe` that enforcement would throttle or reject."""
     unwatched: int = 0
-    """Requests and questions about a subject nobody watches, or nothing is known of yet: admitted."""
+    """Requests and questions about a subject that nobody watches or nothing is known of yet: admitted."""
     no_subject: int = 0
-    """Requests and questions without a subject: admitted."""
+    """Requests and questions without a usable subject: admitted."""
     bad_priority: int = 0
-    """Requests of a priority that is none: treated as normal."""
+    """Requests with an unknown priority: treated as normal."""
     asked: int = 0
-    """Questions sent to the sidecar."""
+    """Requests sent to the sidecar."""
     reused: int = 0
-    """Questions answered from an answer still valid, or together with one under way."""
+    """Questions answered from an answer that is still valid, or by the same request under way."""
     failed_open: int = 0
     """Questions without an answer: continue."""
     outages: int = 0
     """Times the sidecar stopped answering."""
     malformed_reply: int = 0
+    """Replies of the sidecar that cannot be decoded: continue."""
     malformed_state: int = 0
+    """States that cannot be decoded: their subjects are admitted."""
     malformed_heartbeat: int = 0
+    """Heartbeats that cannot be decoded: ignored."""
     keys_refused: int = 0
-    """States left out because too many are kept already."""
+    """States left out because the client has the most it keeps."""
     watch_lost: int = 0
-    """Times the watch was lost, or could not be begun."""
+    """Times the watch was lost, or could not start."""
     snapshots: int = 0
-    """Times the watch read every state, at its beginning and after each loss."""
+    """Times the watch read every state: at its start and after each loss."""
     events: int = 0
-    """Events handed on."""
+    """Events passed to the function for events."""
     events_dropped: int = 0
-    """Events seen before, passed, malformed, or too many."""
+    """Events seen before, passed, or malformed."""
     pulled: int = 0
     """Messages fetched through a pull gate."""
     held_back: int = 0
-    """Times a pull gate was told to wait."""
+    """Times a pull gate was granted nothing and waited."""
     exempt: int = 0
     """Requests on exempt routes."""
     unknown_route: int = 0
     """Requests on routes without a subject: admitted."""
     route_error: int = 0
-    """Times a function of the gateway's own, for a subject or a priority, raised: admitted."""
+    """Times the gateway's own function for a subject or a priority raised: admitted."""
     reports: int = 0
-    """Reports of what was offered and admitted."""
+    """Reports of offered and admitted requests that were published."""
     on_count: Callable[[str, str], None] | None = field(default=None, repr=False)
 
     def count(self, name: str, subject: str = "") -> None:
         setattr(self, name, getattr(self, name) + 1)
         if self.on_count is not None:
-            self.tell(name, subject)
+            self.notify(name, subject)
 
-    def tell(self, name: str, subject: str) -> None:
+    def notify(self, name: str, subject: str) -> None:
         """Call `on_count`; counting must never cost a request."""
         assert self.on_count is not None
         try:
@@ -80,20 +83,20 @@ class Stats:
 
 
 class OnceLogger:
-    """Says a thing once, until it is over."""
+    """Logs a problem once, until it is over."""
 
     def __init__(self) -> None:
-        self._said: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
 
-    def say(self, kind: str, about: str, text: str) -> None:
-        """A warning about one thing; only the first of its kind until `over`."""
-        if (kind, about) in self._said or len(self._said) >= MOST_SAID:
+    def warn(self, kind: str, about: str, text: str) -> None:
+        """Log a warning, unless this kind about this thing was logged and is not over."""
+        if (kind, about) in self._reported or len(self._reported) >= MAX_REPORTED:
             return
-        self._said.add((kind, about))
+        self._reported.add((kind, about))
         log.warning("%s", text)
 
-    def over(self, kind: str, about: str, text: str) -> None:
-        """It is over; said only if it was said that it began."""
-        if (kind, about) in self._said:
-            self._said.discard((kind, about))
+    def resolve(self, kind: str, about: str, text: str) -> None:
+        """Log that a problem is over, if it was logged."""
+        if (kind, about) in self._reported:
+            self._reported.discard((kind, about))
             log.info("%s", text)
