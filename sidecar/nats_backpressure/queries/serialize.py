@@ -194,25 +194,25 @@ def status_message(
     )
 
 
-def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: Now) -> bytes:
-    """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to go on."""
+def state_value(state: SubjectState, writing: Writing, service: ServiceView, now: Now) -> bytes:
+    """The value of the subject's key: what a gateway needs to decide alone, and what a restart needs to continue."""
     record = writing.record
-    # Once it is written it is what is known; how old it is, a watcher takes from the heartbeat. Where that proves
-    # nothing of this one subject it is said here, once.
-    found = subject_view(state)
-    fresh_ = Freshness.UNKNOWN if record.unknown else Freshness.STALE if record.stale else Freshness.KNOWN
-    known = (fresh_, "age" if record.stale else None)
-    policy = found.worst_member.policy if found.worst_member else state.policy
-    verdict = binary.with_override(record.admission, record.override, policy)
-    shown = asdict(status_message(found, record, verdict, record.reasons, known, book, now))
-    for field in ("age_ms", "policy", "recovery"):
-        shown[field] = msgspec.UNSET
+    # What is written is known from then on; clients compute its age from the heartbeat. A heartbeat that proves nothing
+    # about this one subject is why `stale` and `unknown` are written here.
+    view = subject_view(state)
+    known = Freshness.UNKNOWN if record.unknown else Freshness.STALE if record.stale else Freshness.KNOWN
+    freshness = (known, "age" if record.stale else None)
+    policy = view.worst_member.policy if view.worst_member else state.policy
+    admission = binary.with_override(record.admission, record.override, policy)
+    fields = asdict(status_message(view, record, admission, record.reasons, freshness, service, now))
+    for name in ("age_ms", "policy", "recovery"):
+        fields[name] = msgspec.UNSET
     value = messages.State(
-        **shown,
-        proof_age_ms=None if fresh_ is Freshness.KNOWN else proof_age(found, freshness_limits(state, book), now),
-        action=verdict.action.value,
-        would=verdict.would.value if verdict.would else None,
-        retry_after_seconds=verdict.retry_after,
+        **fields,
+        proof_age_ms=None if known is Freshness.KNOWN else proof_age(view, freshness_limits(state, service), now),
+        action=admission.action.value,
+        would=admission.would.value if admission.would else None,
+        retry_after_seconds=admission.retry_after,
         max_retry_attempts=policy.max_retry_attempts,
         backoff_strategy=policy.backoff_strategy,
         on_unknown=policy.on_unknown,
@@ -225,56 +225,56 @@ def state_value(state: SubjectState, writing: Writing, book: ServiceView, now: N
     return msgspec.json.encode(value)
 
 
-def proof_age(found: SubjectView, limits: Limits, now: Now) -> int:
-    """Milliseconds since what is said was last proved. Where that was before this process, since its beginning."""
-    return round(1000 * min(OLDEST_AGE, max(0.0, now.mono - age_starts_at(found, limits, now))))
+def proof_age(view: SubjectView, limits: Limits, now: Now) -> int:
+    """Milliseconds since the last proof of the status; if that was before this process, since its start."""
+    return round(1000 * min(OLDEST_AGE, max(0.0, now.mono - age_starts_at(view, limits, now))))
 
 
-def event_message(told: Event, instance: str) -> messages.Event:
+def event_message(event: Event, instance: str) -> messages.Event:
     return messages.Event(
-        id=told.id,
-        type=told.type.value,
-        subject=told.subject,
-        timestamp=format_time(told.at) or "",
-        epoch=told.epoch,
-        seq=told.seq,
-        incident=told.incident,
-        from_=told.was.word,
-        to=told.now.word,
-        reasons=told.reasons,
-        diagnosis=told.diagnosis,
-        pressure=round_finite(told.pressure, 3),
-        metrics=metrics_message(told.reading, told.marks),
-        thresholds=thresholds_message(told.marks),
-        retry_after_seconds=told.retry_after,
-        admit_ratio=told.admit_ratio,
+        id=event.id,
+        type=event.type.value,
+        subject=event.subject,
+        timestamp=format_time(event.at) or "",
+        epoch=event.epoch,
+        seq=event.seq,
+        incident=event.incident,
+        from_=event.was.word,
+        to=event.now.word,
+        reasons=event.reasons,
+        diagnosis=event.diagnosis,
+        pressure=round_finite(event.pressure, 3),
+        metrics=metrics_message(event.reading, event.marks),
+        thresholds=thresholds_message(event.marks),
+        retry_after_seconds=event.retry_after,
+        admit_ratio=event.admit_ratio,
         instance=instance,
         version=__version__,
-        lost=msgspec.UNSET if told.lost is None else told.lost,
-        override=override_message(told.override),
-        alert=msgspec.UNSET if told.alert is None else alert_message(told.alert),
-        errors=tuple(messages.Problem(*error) for error in told.errors) or msgspec.UNSET,
-        policy_revision=told.policy_revision or msgspec.UNSET,
+        lost=msgspec.UNSET if event.lost is None else event.lost,
+        override=override_message(event.override),
+        alert=msgspec.UNSET if event.alert is None else alert_message(event.alert),
+        errors=tuple(messages.Problem(*error) for error in event.errors) or msgspec.UNSET,
+        policy_revision=event.policy_revision or msgspec.UNSET,
     )
 
 
-def heartbeat(book: ServiceView, instance: str, now: Now, leaving: bool = False) -> bytes:
-    """The heartbeat: what the states say held at `sampled_at`, and when to stop believing it without another."""
-    observe = book.settings.observe
-    intervals = [book.interval(subject) for subject in tuple(book.subjects)]
+def heartbeat(service: ServiceView, instance: str, now: Now, leaving: bool = False) -> bytes:
+    """The heartbeat: the stored states were true at `sampled_at`; and the ages at which they are stale and unknown."""
+    observe = service.settings.observe
+    intervals = [service.interval(subject) for subject in tuple(service.subjects)]
     interval = max(intervals, default=observe.min_interval_ms / 1000)
-    found = limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval)
-    swept = book.swept_at
+    limits_ = limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval)
+    read_at = service.swept_at
     return msgspec.json.encode(
         messages.Heartbeat(
             schema=messages.SCHEMA,
             instance=instance,
-            sampled_at=None if swept is None else format_time(now.wall - (now.mono - swept)),
+            sampled_at=None if read_at is None else format_time(now.wall - (now.mono - read_at)),
             subjects=len(intervals),
             interval_ms=round(1000 * interval),
-            heartbeat_ms=round(1000 * book.settings.publish.heartbeat_seconds),
-            stale_after_ms=round(1000 * found.stale_after),
-            unknown_after_ms=round(1000 * found.unknown_after),
+            heartbeat_ms=round(1000 * service.settings.publish.heartbeat_seconds),
+            stale_after_ms=round(1000 * limits_.stale_after),
+            unknown_after_ms=round(1000 * limits_.unknown_after),
             leaving=leaving,
         )
     )

@@ -83,7 +83,7 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
         "epoch": "e",
         "seq": 1,
         "status": Status.ACTIVE,
-        "verdict": Admission(Action.REJECT, None, 0.0, 30),
+        "admission": Admission(Action.REJECT, None, 0.0, 30),
         **record,
     }
     return SubjectState(
@@ -201,7 +201,7 @@ def test_the_routers_own_names_keep_working(world: World) -> None:
 
 UNKNOWN = {
     "nothing stored": replace(state("s", member()), record=None),
-    "told to be lost": state("s", member(), lost=True),
+    "told to be lost": state("s", member(), unknown=True),
     "no proof for a minute": state("s", member(age=60.0)),
     "nobody ever read": state("s", replace(member(), proof=None, reading=None, status=Status.UNKNOWN)),
     "no consumer": state("s"),
@@ -254,7 +254,7 @@ def test_beyond_the_bound_the_rest_is_one(world: World) -> None:
 
 def test_the_worst_of_the_rest_stands_for_it() -> None:
     world = World(max_subjects=0)
-    calm = {"status": Status.INACTIVE, "verdict": Admission()}
+    calm = {"status": Status.INACTIVE, "admission": Admission()}
     world.watch(state("a", member(), **calm), state("b", member()), state("c", member(), **calm))
     assert world.values(P + "status") == {("_other",): 2}
     assert world.values(P + "admit_ratio") == {("_other",): 0}
@@ -369,7 +369,7 @@ def c_gateway(page: str) -> str:
 @pytest.mark.parametrize("p95", [None, 8000.0])
 def test_the_routers_c_gateway_reads_what_is_so(calm: int, p95: float | None) -> None:
     world = World()
-    quiet = {"status": Status.INACTIVE, "verdict": Admission()}
+    quiet = {"status": Status.INACTIVE, "admission": Admission()}
     world.watch(*(state(f"s.{n:03}", member(), **quiet) for n in range(calm)), state("z", member(p95=p95), **quiet))
     # A warning is what it says wherever it sees the router's other metrics and none is active.
     assert c_gateway(world.text()) == ("warning" if calm < 100 else "inactive")
