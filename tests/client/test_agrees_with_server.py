@@ -13,8 +13,7 @@ from nats_backpressure.client.values import StateValue
 from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model import Admission
 from nats_backpressure.core.status.freshness import limits
-from nats_backpressure.core.subject.next_record import worst_member
-from nats_backpressure.core.subject.state import SubjectState, Writing
+from nats_backpressure.core.subject.state import SubjectState, Writing, worst_member
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from nats_backpressure.core.subject.next_record import event_id
+from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.protocol import messages, timestamps
 from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable

@@ -9,8 +9,8 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Admission, Latches, Member, Reading, StreamLook
 from nats_backpressure.core.status import latches as machine
 from nats_backpressure.core.status import thresholds
-from nats_backpressure.core.subject.next_record import worst_member as worst_of
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.state import Record, SubjectState, with_members
+from nats_backpressure.core.subject.state import worst_member as worst_of
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -95,7 +95,7 @@ def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **mo
         name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, admission=verdict
     )
     given = {"record": record, "revision": 1, "deadline": NOW.mono, "members": {m.key: m for m in members}} | more
-    return SubjectState(name, policy, **given)
+    return with_members(SubjectState(name, policy, **given), given["members"])
 
 
 def after(seconds: float) -> Now:

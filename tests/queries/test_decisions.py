@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.subject.state import SubjectState, Writing
+from nats_backpressure.core.subject.state import SubjectState, Writing, with_members
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now
@@ -145,7 +145,7 @@ def test_the_oldest_proof_says_how_old_the_answer_is() -> None:
     ("more", "freshness"),
     [
         pytest.param({"record": None}, "unknown", id="not loaded yet"),
-        pytest.param({"unstored": True}, "unknown", id="begun and not written yet: the first verdict is nobody's yet"),
+        pytest.param({"unstored": True}, "unknown", id="created and not stored yet: no replica answered it yet"),
         pytest.param({"members": {}}, "unknown", id="the last consumer gone"),
     ],
 )
@@ -180,7 +180,7 @@ def test_what_was_never_known(policy: Policy, action: str) -> None:
     ("later", "action"), [(0.0, "reject"), (9.0, "reject"), (12.0, "throttle"), (14.0, "continue")]
 )
 def test_a_rejection_outlives_its_last_consumer_only_for_the_hold(later: float, action: str) -> None:
-    state = replace(subject(member(**OVERLOADED)), members={}, deadline=NOW.mono, empty_since=NOW.mono)
+    state = replace(with_members(subject(member(**OVERLOADED)), {}), deadline=NOW.mono, empty_since=NOW.mono)
     assert gateway(state, now=after(later)).action == action
 
 

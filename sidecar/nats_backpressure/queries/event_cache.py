@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 
 import msgspec
 
-from nats_backpressure.core.subject.next_record import event_id
+from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.protocol import messages, timestamps
 from nats_backpressure.runtime.ports import CachedEvent
 

@@ -17,7 +17,7 @@ from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits
 from nats_backpressure.core.subject import stored_state
-from nats_backpressure.core.subject.next_record import reported_diagnosis
+from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.parse import policy_document
 from nats_backpressure.policy.schema import Override, in_force

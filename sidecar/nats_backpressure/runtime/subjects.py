@@ -10,6 +10,7 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Carried, StreamLook
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
+from nats_backpressure.core.subject.carried import carried_write_due
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerRead,
@@ -19,7 +20,7 @@ from nats_backpressure.core.subject.inputs import (
     PolicyChanged,
     Tick,
 )
-from nats_backpressure.core.subject.next_record import carried_write_due, is_quiescent, worst_member
+from nats_backpressure.core.subject.next_record import is_quiescent
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
 from nats_backpressure.core.time_windows import TimeWindows, WindowSummary
@@ -251,6 +252,5 @@ class SubjectRegistry:
             times.at, times.status = now, status
         read = stimulus.reading if isinstance(stimulus, ConsumerRead) else None
         if read is not None and len(state.members) > 1:
-            worst = worst_member(state.members.values())
-            read = read if worst is not None and worst.key == read.key else None
+            read = read if state.worst is not None and state.worst.key == read.key else None
         times.windows.add(now, status, read)

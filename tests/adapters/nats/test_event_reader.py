@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats import api, event_reader
 from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
 from nats_backpressure.adapters.nats.event_reader import READS, JetStreamEventReader, _EnoughRead, _Search
-from nats_backpressure.core.subject.next_record import encode
+from nats_backpressure.protocol.patterns import encode
 from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.runtime.ports import CachedEvent, EventQuery, Unavailable
 from tests.conftest import StartServer

@@ -23,7 +23,7 @@ from nats_backpressure.adapters.prometheus.definitions import COUNTERS, DROPPED
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Admission, Alert, Member, Reading, StreamLook
 from nats_backpressure.core.subject.inputs import LoadRecord, PublishEvent, RemoveKey, WriteRecord
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.state import Record, SubjectState, with_members
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -86,9 +86,8 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
         "admission": Admission(Action.REJECT, None, 0.0, 30),
         **record,
     }
-    return SubjectState(
-        subject, Policy(), NOW.mono, {m.key: m for m in members}, record=Record(subject=subject, **facts), revision=1
-    )
+    state = SubjectState(subject, Policy(), NOW.mono, record=Record(subject=subject, **facts), revision=1)
+    return with_members(state, {m.key: m for m in members})
 
 
 class World:
@@ -201,7 +200,7 @@ def test_the_routers_own_names_keep_working(world: World) -> None:
 
 UNKNOWN = {
     "nothing stored": replace(state("s", member()), record=None),
-    "told to be lost": state("s", member(), unknown=True),
+    "marked unknown": state("s", member(), unknown=True),
     "no proof for a minute": state("s", member(age=60.0)),
     "nobody ever read": state("s", replace(member(), proof=None, reading=None, status=Status.UNKNOWN)),
     "no consumer": state("s"),

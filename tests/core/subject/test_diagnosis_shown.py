@@ -10,7 +10,8 @@ import pytest
 
 from nats_backpressure.core.model import Event, Reading
 from nats_backpressure.core.signals.diagnosis import CALM, HANDFUL
-from nats_backpressure.core.subject.next_record import reported_diagnosis, worst_member
+from nats_backpressure.core.subject.record_builder import reported_diagnosis
+from nats_backpressure.core.subject.state import worst_member
 from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import Consumer
 from tests.worlds.consumer_life import EVERY, Life, nothing, steady, work

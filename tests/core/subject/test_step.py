@@ -38,15 +38,9 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     WriteRecord,
 )
-from nats_backpressure.core.subject.next_record import (
-    build_record,
-    is_quiescent,
-    is_stale_alone,
-    is_unobserved,
-    worst_member,
-)
-from nats_backpressure.core.subject.state import LOSS_INTERVAL, UNSENT_LIMIT, Record, SubjectState
-from nats_backpressure.core.subject.step import FORGET_AFTER, Context, step
+from nats_backpressure.core.subject.next_record import build_record, is_quiescent, is_stale_alone, is_unobserved
+from nats_backpressure.core.subject.state import LOSS_INTERVAL, UNSENT_LIMIT, Record, SubjectState, worst_member
+from nats_backpressure.core.subject.step import REMOVE_AFTER, Context, step
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
@@ -319,7 +313,7 @@ def test_the_state_of_a_subject_without_consumers_goes_after_an_hour() -> None:
     world.settled(pending=0)
     world.feed(ConsumerLeft(ONE))
     world.perform()
-    world.at += FORGET_AFTER
+    world.at += REMOVE_AFTER
     world.feed(Tick())
     assert [type(a) for a in world.todo] == [RemoveKey]
 
@@ -329,7 +323,7 @@ def emptied_for_an_hour() -> World:
     world.settled(pending=0)
     world.feed(ConsumerLeft(ONE))
     world.perform()
-    world.at += FORGET_AFTER
+    world.at += REMOVE_AFTER
     for _ in range(10):
         world.at += 0.5
         world.feed(Tick())

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject import outbox
-from nats_backpressure.core.subject.next_record import NO_EPOCH, event_id, rejection_event
 from nats_backpressure.core.subject.outbox import OwnEvent, PublishStep, StoredPosition
+from nats_backpressure.core.subject.record_builder import NO_EPOCH, event_id, rejection_event
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol import messages

@@ -19,7 +19,7 @@ from nats_backpressure.adapters.prometheus.definitions import (
     Labels,
     P,
 )
-from nats_backpressure.core.subject.next_record import newest_proof, reported_diagnosis
+from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
@@ -85,7 +85,7 @@ class StateCollector(Collector):
 
     def _measured(self, page: _Page, label: str, found: SubjectAnswer, now: Now) -> None:
         """What was last read of the consumer that speaks for the subject; what is not known has no series."""
-        if (newest := newest_proof(found.state)) is not None:
+        if (newest := found.state.newest_proof) is not None:
             page.most(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
         if found.member is None or (reading := found.member.reading) is None:
             return

@@ -1,10 +1,12 @@
-"""What is remembered of one subject: its members, what is stored of it, and what is on its way."""
+"""The state of one subject in memory: its members, its stored record, and the write and publish under way."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
 from nats_backpressure.core.admission.gateway_reports import OfferedLoad
@@ -13,14 +15,12 @@ from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
 CARRIED_LIMIT = 256
-"""Consumers of which `Carried` is stored, some 40 KB at most: those with latches first, then by how much waits for
+"""Consumers whose `Carried` is stored, some 40 KB at most: those with latches first, then by how much waits for
 them; the others start from nothing after a restart."""
 UNSENT_LIMIT = 8
-"""Events that wait in a stored state; at the limit, further changes are folded into the next event."""
-
-
+"""Events that wait in a stored record; at the limit, further changes are folded into the next event."""
 LOSS_INTERVAL = 10.0
-"""Seconds between two reports of one ongoing loss; what is lost in between is summed."""
+"""Seconds between two reports of one loss that goes on; what is lost in between is added up."""
 
 
 class Recoveries(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Recoveries(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
-    """Changes of status ever told of a subject."""
+    """Changes of status ever announced of a subject."""
 
     active: int = 0
     warning: int = 0
@@ -44,44 +44,45 @@ class Totals(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True, omit_defaults=True):
-    """What is stored of a subject; two records that are equal but for `unsent` say the same."""
+    """What is stored of a subject under its key."""
 
     subject: str
     epoch: str
     seq: int = 0
-    """Of the newest event ever listed; 0 if there was none."""
+    """Seq of the newest event ever listed in `unsent`; 0 if there was none."""
     status: Status = Status.INACTIVE
-    """The last known status: never UNKNOWN."""
+    """The last known status; never UNKNOWN."""
     announced: Status = Status.INACTIVE
-    """The status the last listed event led to; differs from `status` only while `unsent` is full."""
+    """The status that the last listed event led to; differs from `status` only while `unsent` is full."""
     unknown: bool = False
     """Whether the subject is unknown now."""
     unknown_announced: bool = False
-    """Whether the events listed so far say so; differs from `lost` only while `unsent` is full."""
+    """Whether an event about that was listed; differs from `unknown` only while `unsent` is full."""
     stale: bool = False
-    """Whether it was stored that nothing proves it now, while other subjects are read."""
+    """Whether nothing proves the status now, while other subjects are read."""
     since: float = 0.0
-    """Unix seconds at which the present status (or the loss of it) began."""
+    """Unix seconds since which the status is what it is, or unknown."""
     incident: str | None = None
     reasons: tuple[str, ...] = ()
     admission: Admission = Admission()
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
     carried: tuple[tuple[ConsumerKey, Carried], ...] = ()
-    """By consumer, CARRIED_LIMIT at most; not compared when it is decided whether there is something to store."""
+    """By consumer, CARRIED_LIMIT at most; a change here alone is worth a write only after `carried.CARRY_EVERY`."""
     recoveries: Recoveries = Recoveries()
     totals: Totals = Totals()
     diagnosis: Diagnosis | None = None
     override: Override | None = None
-    """In force when it was stored."""
+    """The override in force when this was stored."""
     alerts: tuple[Alert, ...] = ()
     announced_rejection: str = ""
-    """The mark of the last refused policy that was told."""
+    """The mark of the last refused policy that was announced."""
     unsent: tuple[Event, ...] = ()
+    """Events to publish, in order of seq: UNSENT_LIMIT at most."""
 
 
 class Loss(Struct, frozen=True):
-    """How many messages of a consumer are reported as lost in all, and where its accounting then stands."""
+    """How many messages of a consumer are reported as lost in all, and the account of its losses at that time."""
 
     key: ConsumerKey
     lost: int
@@ -89,68 +90,98 @@ class Loss(Struct, frozen=True):
 
 
 class Writing(Struct, frozen=True):
-    """A write on its way: `nonce` recognises it if it was applied although its answer was lost."""
+    """A write under way. Its `nonce` recognises it where it was applied although its reply was lost."""
 
     record: Record
     expected: int
     nonce: str
     failing: bool = False
     losses: tuple[Loss, ...] = ()
-    """The losses that events in the record report."""
+    """The losses that the events in the record report."""
     departed_lost: int = 0
-    """The same of consumers that are gone."""
+    """The same for consumers that are gone."""
     started_at: float = math.inf
-    """Monotonic time at which it began."""
+    """Monotonic time at which it started."""
 
 
 class SubjectState(Struct, frozen=True):
+    """Everything the core knows about one subject at one moment. Only `step` returns a new one."""
+
     subject: str
     policy: Policy
-    """In force for the subject itself: what is answered while no member is known."""
+    """The policy of the subject itself; it decides while no member is known."""
     deadline: float
     """Monotonic time from which a subject without any proof is unknown."""
     members: dict[ConsumerKey, Member] = {}
-    """Treated as frozen: replaced, never changed in place."""
+    """Treated as frozen: only `with_members` replaces it."""
+    worst: Member | None = None
+    """The worst of `members`, see `worst_member`."""
+    newest_proof: float | None = None
+    """Monotonic time of the newest proof of any of `members`; None where none has any."""
     carried: dict[ConsumerKey, Carried] = {}
-    """As stored when the record was loaded, also of consumers that were not read since. Treated as frozen."""
+    """As stored when the record was loaded, also for consumers that were not read since. Treated as frozen."""
     record: Record | None = None
-    """What is stored, as far as known; None until it was loaded or begun."""
+    """What is stored, as far as known; None until a record was loaded or created."""
     revision: int = 0
-    """Of the stored key; 0 where there is none."""
+    """Revision of the stored key; 0 where there is none."""
     unstored: bool = False
-    """Whether `record` was begun anew and is not stored yet."""
+    """Whether `record` was created here and is not stored yet."""
     must_reload: bool = False
-    """Whether what is stored is another than `record` now and must be read before anything is written; `record` is
-    still what is answered."""
+    """Whether another record than `record` is stored now, so that it must be read before the next write; answers
+    still come from `record`."""
     loading: bool = False
     writing: Writing | None = None
     written_at: float = 0.0
-    """Monotonic time at which the newest write was asked for, or the record was read back."""
+    """Monotonic time at which the newest write was requested, or the record was loaded."""
     publishing: str | None = None
-    """Id of the event being published."""
+    """Id of the event that is being published."""
     published: frozenset[str] = frozenset()
-    """Ids in `record.unsent` that are acknowledged, until a write takes them off."""
+    """Ids in `record.unsent` that are acknowledged; the next write removes these events from the record."""
     write_count: int = 0
-    """Counted into each nonce."""
+    """Writes so far; makes each nonce another one."""
     empty_since: float | None = None
-    """Monotonic time at which the last member went."""
+    """Monotonic time at which the last member left."""
     read_at: float | None = None
     """Monotonic time at which any member was last read."""
     watched_since: float | None = None
-    """Monotonic time since which it has been read without a gap; None before the first reading of this process."""
+    """Monotonic time since which it was read without a gap; None before the first reading of this process."""
     removing: bool = False
-    """Whether the stored key is being removed; a member that joins meanwhile calls it off."""
+    """Whether the stored key is being removed; a member that joins meanwhile cancels the removal."""
     renumber_from: tuple[str, int] | None = None
-    """Epoch and sequence to go on from after the events stream turned out to be ahead."""
+    """Epoch and seq after which to renumber the unsent events, after the event stream turned out to be ahead."""
     shedding: Shedding = OPEN
-    """What adaptive admission came to; OPEN in binary mode."""
+    """The result of adaptive admission; OPEN in binary mode."""
     offered_load: OfferedLoad | None = None
-    """What gateways report; None where none does."""
+    """The sum of what gateways report; None where none does."""
     rejection: Rejection | None = None
     """The last policy that was refused."""
     departed_lost: int = 0
     """Lost messages of consumers that are gone, not reported yet."""
     unproved_at_load: bool = False
-    """Whether what was loaded at the start was proved by nothing even then, and nobody was read since."""
+    """Whether nothing proved the record even when it was loaded at the start, and no member was read since."""
     member_deleted: bool = False
-    """Whether a member was deleted since the last change was told."""
+    """Whether a member was deleted since the last write."""
+
+
+def with_members(state: SubjectState, members: dict[ConsumerKey, Member]) -> SubjectState:
+    """The state with these members, and with what is derived from them: once per change, since all of `step` and every
+    answer reads it."""
+    proofs = (member.proof for member in members.values() if member.proof is not None)
+    worst = worst_member(members.values())
+    return replace(state, members=members, worst=worst, newest_proof=max(proofs, default=None))
+
+
+def with_member(state: SubjectState, member: Member) -> SubjectState:
+    return with_members(state, {**state.members, member.key: member})
+
+
+def worst_member(members: Iterable[Member]) -> Member | None:
+    """The member that decides for its subject: by status, then pressure, then name; a member that was never judged
+    cannot."""
+    judged = (member for member in members if member.status is not Status.UNKNOWN)
+    return min(judged, key=lambda member: (-member.status, -member.pressure, member.key), default=None)
+
+
+def deciding_policy(state: SubjectState) -> Policy:
+    """The policy of the worst member, or of the subject itself."""
+    return state.worst.policy if state.worst else state.policy

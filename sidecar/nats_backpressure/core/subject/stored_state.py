@@ -11,7 +11,7 @@ from msgspec.structs import asdict, astuple
 
 from nats_backpressure.core.model import Carried, Event
 from nats_backpressure.core.subject import flat_state
-from nats_backpressure.core.subject.next_record import event_id
+from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.messages import SCHEMA

@@ -1,0 +1,169 @@
+"""What is carried over a restart: the facts of each consumer that a record stores, and how a new process uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
+from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Latch, Latches, Member
+from nats_backpressure.core.signals.diagnosis import confirmed
+from nats_backpressure.core.subject.members import judged
+from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
+from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
+
+CARRY_EVERY = 30.0
+"""Seconds without a write after which a change of the carried facts (a diagnosis above all) is written by itself."""
+ACCOUNT_EVERY = 2.0
+"""The same for a backlog that grew: losses of it while no sidecar runs are counted from what was stored."""
+BACKLOG_STEP, HANDFUL = 1.2, 10
+"""Factor, and messages beside it, by which a backlog must exceed what is stored of it to be worth such a write."""
+CAPACITY_STEP = 1.2
+"""Factor by which the learnt capacity must differ from the stored one to be worth such a write."""
+
+
+def carried_write_due(state: SubjectState, now: Now) -> bool:
+    """Whether the carried facts alone are worth a write: after CARRY_EVERY any change; after ACCOUNT_EVERY a backlog
+    that grew, or a message that was handed back."""
+    record = state.record
+    if record is None or record.unknown or now.mono - state.written_at < ACCOUNT_EVERY:
+        return False
+    every = now.mono - state.written_at >= CARRY_EVERY
+    if not every and not any(_may_be_due(member) for member in state.members.values()):
+        return False
+    stored = dict(record.carried)
+    room = len(stored) < CARRIED_LIMIT
+    pairs = [(stored.get(key, NOTHING_CARRIED), m) for key, m in state.members.items() if room or key in stored]
+    if any(_backlog_grew(before, member) or _handed_back(before, member) for before, member in pairs):
+        return True
+    if not every:
+        return False
+    reading = state.worst.reading if state.worst else None
+    if reading is not None and confirmed(reading.said, record.status) is not record.diagnosis:
+        return True
+    return any(_facts_moved(before, member) for before, member in pairs)
+
+
+def _may_be_due(member: Member) -> bool:
+    """Spares most subjects the comparison with what is stored: this runs on every tick."""
+    if member.account is not None and member.account.pending > HANDFUL:
+        return True
+    return member.reading is not None and member.reading.handed_back > 0
+
+
+def _handed_back(stored: Carried, member: Member) -> bool:
+    return member.reading is not None and member.reading.handed_back > stored.handed_back
+
+
+def _backlog_grew(carried: Carried, member: Member) -> bool:
+    """Whether much more waits than the stored account could still explain."""
+    stored, account = carried.account, member.account
+    if account is None:
+        return False
+    known = 0 if stored is None or stored.kind != account.kind else stored.pending - (account.given - stored.given)
+    return account.pending > max(0, known) * BACKLOG_STEP + HANDFUL
+
+
+def _facts_moved(stored: Carried, member: Member) -> bool:
+    """Whether the diagnosis is another, or a capacity that moves a mark differs much."""
+    reading = member.reading
+    if reading is None:
+        return False
+    if reading.said is not None and reading.said is not stored.diagnosis:
+        return True
+    before, capacity = stored.capacity, reading.capacity
+    if capacity is None or member.policy.pending.overload_seconds is None:
+        return False
+    return before is None or not before / CAPACITY_STEP <= capacity <= before * CAPACITY_STEP
+
+
+def facts_to_store(
+    state: SubjectState, latched: frozenset[ConsumerKey], losses: tuple[Loss, ...]
+) -> tuple[tuple[ConsumerKey, Carried], ...]:
+    """The facts of CARRIED_LIMIT consumers at most: those in `latched` first, then by how much waits. `losses` are the
+    losses that the same write reports."""
+    reported, before = {loss.key: loss for loss in losses}, state.carried
+    read = {
+        key: carried_of(m, before.get(key, NOTHING_CARRIED), reported.get(key))
+        for key, m in state.members.items()
+        if m.reading is not None
+    }
+    entries = [(key, facts) for key, facts in (before | read).items() if facts != NOTHING_CARRIED]
+
+    def order(entry: tuple[ConsumerKey, Carried]) -> tuple[bool, int, ConsumerKey]:
+        key, facts = entry
+        return key not in latched, -facts.account.pending if facts.account else 0, key
+
+    return tuple(sorted(entries, key=order)[:CARRIED_LIMIT])
+
+
+def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | None = None) -> Carried:
+    """The facts of one consumer, once `loss` is reported. `before` is what was loaded: its diagnosis stays until there
+    is another one."""
+    reading = member.reading
+    said = reading.said if reading else None
+    return Carried(
+        diagnosis=said or before.diagnosis,
+        diagnosed_for=reading.diagnosed_for if reading and said else before.diagnosed_for,
+        capacity=reading.capacity if reading else None,
+        account=loss.account if loss else member.account,
+        lost=loss.lost if loss else member.lost_reported,
+        causes=tuple(sorted(member.causes)),
+        counted=member.counted_diagnosis,
+        stalled=member.stalled,
+        handed_back=reading.handed_back if reading else 0,
+        history=reading.history if reading else 0,
+    )
+
+
+def awaits_reading(state: SubjectState, now: Now) -> bool:
+    """Whether a consumer that is known from the record was not read since the start, and may still be."""
+    members = state.members
+    return now.mono < state.deadline and any(
+        key not in members or members[key].reading is None for key in (*state.carried, *members)
+    )
+
+
+def new_member(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, Carried], now: Now) -> Member:
+    """A member that joins, with the facts that were stored of it."""
+    return with_reported_losses(Member(key=key, policy=policy, joined_at=now.mono), carried.get(key), now)
+
+
+def with_reported_losses(member: Member, carried: Carried | None, now: Now) -> Member:
+    """The member with the losses that the record says are reported: none of them is reported again."""
+    if carried is None:
+        return member
+    reported, at = member.lost_reported, member.lost_reported_at
+    if carried.lost > reported:
+        reported, at = carried.lost, now.mono
+    return replace(
+        member,
+        # A member that is read counts for itself what another replica reported, and does not report it again.
+        lost=member.lost if member.reading else max(member.lost, carried.lost),
+        lost_reported=reported,
+        lost_reported_at=at if member.reading else member.lost_reported_at,
+        account=member.account or carried.account,
+        causes=member.causes | frozenset(carried.causes),
+    )
+
+
+def with_stored_latches(member: Member, names: tuple[str, ...], carried: Carried) -> Member:
+    """The member with its stored latches set: it keeps its last status until it is read again."""
+    stored = {name: Latch(on=True) for name in names if name in Latches.__struct_fields__}
+    member = replace(
+        member,
+        latches=replace(member.latches, **stored),
+        counted_diagnosis=member.counted_diagnosis or carried.counted,
+        stalled=member.stalled or carried.stalled,
+    )
+    return judged(member)
+
+
+def stored_shedding(record: Record, now: Now) -> Shedding:
+    """The stored admit ratio goes on; where somebody was shed lately, `shedding` lasts a while longer."""
+    shedding = SHEDDING in record.reasons
+    stored = record.admission
+    return Shedding(stored.admit_ratio, stored.retry_after, shedding, refused_at=now.mono if shedding else None)

@@ -1,0 +1,63 @@
+"""How a reading changes one member of a subject: its latches, status, pressure and lost messages."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.model import DATA_LOSS, NO_LATCHES, PURGED, Latches, Marks, Member, Reading
+from nats_backpressure.core.status import latches, thresholds
+from nats_backpressure.core.subject.state import LOSS_INTERVAL
+from nats_backpressure.protocol.values import Status
+
+
+def with_reading(member: Member, reading: Reading, now: float) -> Member:
+    """The member after a newer reading; `now` is monotonic time."""
+    lost = member.lost + reading.lost
+    if lost < member.lost_reported and loss_report_due(member, now):
+        lost = member.lost_reported  # another replica saw a loss that was not seen here
+    causes = member.causes
+    if reading.lost or reading.losing:
+        causes |= {DATA_LOSS}
+    if reading.purged:
+        causes |= {PURGED}
+    account = reading.account if lost <= member.lost_reported else member.account
+    return judged(replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account))
+
+
+def judged(member: Member) -> Member:
+    """The member as its newest reading and its policy decide; without a reading, as its stored latches do."""
+    if (reading := member.reading) is None:
+        return replace(member, status=latches.status(member.latches, member.policy)) if member.latches.names else member
+    marks = thresholds.marks(member.policy, reading)
+    pressure = thresholds.pressure(reading, marks)
+    if pressure <= 1 and member.latches == NO_LATCHES:  # nothing is above its mark, and no latch can be released
+        return replace(
+            member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted_diagnosis=None, stalled=False
+        )
+    after = latches.next_latches(member.latches, reading, marks, member.policy)
+    counts = latches.diagnosis_counts(reading, after, member.policy)
+    return replace(
+        member,
+        latches=after,
+        marks=marks,
+        status=latches.status(after, member.policy),
+        pressure=0.0 if latches.is_ignored(reading, member.policy) else pressure,
+        counted_diagnosis=reading.diagnosis if counts else member.counted_diagnosis if after.diagnosed.on else None,
+        stalled=_stalled(member, after, reading, marks),
+        causes=frozenset() if after.pending.on and not member.latches.pending.on else member.causes,
+    )
+
+
+def loss_report_due(member: Member, now: float) -> bool:
+    """Whether LOSS_INTERVAL passed since a `data_loss` event was stored for this member."""
+    return member.lost_reported_at is None or now - member.lost_reported_at >= LOSS_INTERVAL
+
+
+def _stalled(member: Member, after: Latches, reading: Reading, marks: Marks) -> bool:
+    """Whether a stall set or holds the latency latch: until it is off, or a measured latency holds it."""
+    if not after.latency_p95.on:
+        return False
+    release = marks.latency.overload * member.policy.recovery_threshold
+    if reading.stalled and reading.latency is not None and reading.latency > release:
+        return True
+    return member.stalled and not reading.latency_evidence
