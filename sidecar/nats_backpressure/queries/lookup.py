@@ -18,7 +18,6 @@ from nats_backpressure.core.status.freshness import (
     status_proof,
     subject_freshness,
 )
-from nats_backpressure.core.subject.next_record import worst_member
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.opening import holds_for
@@ -59,9 +58,7 @@ def subject_view(state: SubjectState) -> SubjectView:
     oldest, reading = min(proved, key=lambda pair: pair[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
-    return SubjectView(
-        state, worst_member(members), since_proof(members), at, oldest, status_proof(members), _fullest(members)
-    )
+    return SubjectView(state, state.worst, since_proof(members), at, oldest, status_proof(members), _fullest(members))
 
 
 def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
