@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import printable
+from nats_backpressure.protocol.decoding import decode_message
 from nats_backpressure.protocol.messages import Status, StatusList
 from nats_backpressure.runtime.ports import Unavailable
 
@@ -70,6 +71,6 @@ async def all_statuses(service: ServiceClient) -> tuple[Status, ...]:
 def decode_reply(document: bytes, kind: type[S]) -> S:
     """Raises Unavailable for a reply that is not of this kind."""
     try:
-        return msgspec.json.decode(document, type=kind)
+        return decode_message(document, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise Unavailable(f"the reply cannot be read (is the sidecar of another version?): {problem}") from None

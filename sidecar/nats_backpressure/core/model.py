@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from msgspec import Struct
 
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Signal, Status
+from nats_backpressure.protocol.values import (
+    Action,
+    AlertState,
+    ConsumerKey,
+    Diagnosis,
+    EventType,
+    LatencySource,
+    Signal,
+    Status,
+)
 
 
 class Retention(Struct, frozen=True):
@@ -142,7 +150,7 @@ class Reading(Struct, frozen=True):
     acks of the last 10 s; 0 while nothing waits and nothing is worked on."""
     drain: float | None
     """Seconds until what waits is through, at the rate measured while messages waited."""
-    latency_source: str | None = None
+    latency_source: LatencySource | None = None
     """`sampled`, `estimated`, `stall` or None."""
     stalled: bool = False
     """Whether the judged latency is the stall."""
@@ -219,7 +227,7 @@ class Alert(Struct, frozen=True):
     severity: str
     when: str
     """The condition in words, as `pending_above: 5000`."""
-    state: Literal["pending", "firing", "resolved"]
+    state: AlertState
     since: float
     """Unix seconds at which it came to stand so."""
     value: float | str | None = None

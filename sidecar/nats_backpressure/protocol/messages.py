@@ -1,230 +1,430 @@
-"""The messages of the wire, field for field as the contract has them; decoding ignores unknown fields."""
+"""The messages that a sidecar publishes, stores and answers with: one Struct each, for the server and its clients.
+
+Every field has a description, which the JSON Schemas and docs/protocol.md show. `decoding` reads messages of newer
+versions: unknown fields are ignored, and an unknown value is read as the most harmless one.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+
+from nats_backpressure.protocol.values import (
+    ActionName,
+    AlertState,
+    BackoffStrategy,
+    DiagnosisName,
+    EventTypeName,
+    FreshnessName,
+    KnownStatusName,
+    LatencySource,
+    LevelName,
+    Mode,
+    OnUnknown,
+    OverrideAction,
+    Role,
+    StaleReason,
+    StatusName,
+)
 
 SCHEMA = 1
 """Version of what is stored in the state bucket: of a state's `record`, and of the heartbeat."""
 
-Role = Literal["gateway", "consumer"]
+Subject = Annotated[str, Meta(min_length=1, max_length=1024)]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""RFC 3339 in UTC, with milliseconds and a `Z`."""
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+Mark = Count | Amount
+"""A whole one stays whole when it is decoded and encoded: to some readers 10 and 10.0 are not the same."""
+Ratio = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Pull(Struct, frozen=True):
-    """How much a consumer may take now, and when to ask again after a 0."""
+    """How much a consumer may pull now."""
 
-    max_messages: int
-    wait_ms: int
+    max_messages: Annotated[Count, Meta(description="Messages that may be pulled now. 0: none.")]
+    wait_ms: Annotated[
+        Count, Meta(description="Milliseconds to wait before the next request, after a 0. 0 after a grant.")
+    ] = 0
 
 
 class Decision(Struct, frozen=True):
-    subject: str
-    matched: tuple[str, ...]
-    role: Role
-    status: str
-    action: str
-    reasons: tuple[str, ...]
-    pressure: float | None
-    retry_after_seconds: int
-    max_retry_attempts: int
-    backoff_strategy: str
-    retry_delay_ms: int | None
-    admit_ratio: float
-    pull: Pull | None
-    alert: bool
-    would: str | None
-    freshness: str
-    sampled_at: str | None
-    valid_for_ms: int
-    incident: str | None
-    state_keys: tuple[str, ...]
-    event_subjects: tuple[str, ...]
+    """The answer to `decide.gateway` and `decide.consumer`."""
+
+    subject: Annotated[Subject, Meta(description="The subject that was asked about.")]
+    role: Annotated[Role, Meta(description="Which of the two endpoints answered.")]
+    status: Annotated[StatusName, Meta(description="Status of the subject that decides.")] = "unknown"
+    action: Annotated[
+        ActionName,
+        Meta(
+            description="What to do. A gateway: admit, admit the share `admit_ratio`, or refuse. A consumer: `reject` "
+            "exactly when `pull.max_messages` is 0, `throttle` when it is less than was asked for."
+        ),
+    ] = "continue"
+    reasons: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Why the status is what it is: signals whose latch is set (`pending`, `inflight`, "
+            "`latency_p95`, `drain`), a diagnosis that counts as one, `shedding`."
+        ),
+    ] = ()
+    pressure: Annotated[
+        Amount | None,
+        Meta(description="Largest value divided by its overload mark; above 1 is overload. null while unknown."),
+    ] = None
+    retry_after_seconds: Annotated[
+        Count, Meta(description="For a refused caller: seconds before it tries again. 0 with `continue`.")
+    ] = 0
+    max_retry_attempts: Annotated[Count, Meta(description="How many attempts the policy allows a refused caller.")] = 0
+    backoff_strategy: Annotated[BackoffStrategy, Meta(description="How `retry_delay_ms` grows with the attempt.")] = (
+        "constant"
+    )
+    retry_delay_ms: Annotated[
+        Count | None,
+        Meta(
+            description="Milliseconds before the next attempt, for the `attempt` of the request, without jitter. null "
+            "after the last attempt, and where nothing is to be retried."
+        ),
+    ] = None
+    admit_ratio: Annotated[Ratio, Meta(description="Share of the requests to admit: 1 `continue`, 0 `reject`.")] = 1.0
+    pull: Annotated[Pull | None, Meta(description="For the role consumer: what may be pulled. null for a gateway.")] = (
+        None
+    )
+    alert: Annotated[bool, Meta(description="Whether the policy asks for an alert in this status.")] = False
+    would: Annotated[
+        ActionName | None,
+        Meta(description="With `mode: observe`: the action that enforcement would have answered. Else null."),
+    ] = None
+    freshness: Annotated[
+        FreshnessName, Meta(description="Whether the status is proven: `known`, `stale` or `unknown`.")
+    ] = "unknown"
+    sampled_at: Annotated[
+        Time | None, Meta(description="When the newest sample behind the answer was read. null before the first.")
+    ] = None
+    valid_for_ms: Annotated[
+        Count,
+        Meta(description="Milliseconds for which a gateway may reuse the answer. 0: not at all, as for every grant."),
+    ] = 0
+    incident: Annotated[
+        str | None, Meta(description="Id of the incident: shared by all events from a rise to the return to inactive.")
+    ] = None
+    matched: Annotated[
+        tuple[str, ...],
+        Meta(description="The watched subjects that the request matched, at most 256, the asked one first."),
+    ] = ()
+    state_keys: Annotated[
+        tuple[str, ...], Meta(description="Their keys in the state bucket, in the same order: what to watch.")
+    ] = ()
+    event_subjects: Annotated[
+        tuple[str, ...], Meta(description="Where their events are published, in the same order: what to subscribe to.")
+    ] = ()
 
 
 class Metrics(Struct, frozen=True):
-    """Counts are messages, `*_ms` milliseconds, rates messages per second; None where there is no evidence."""
+    """The newest measurements of one consumer; null where there is no evidence."""
 
-    pending_messages: int | None = None
-    inflight_messages: int | None = None
-    latency_p50_ms: float | None = None
-    latency_p95_ms: float | None = None
-    latency_p99_ms: float | None = None
-    latency_source: str | None = None
-    stall_ms: float | None = None
-    arrival_rate: float | None = None
-    ack_rate: float | None = None
-    drain_seconds: float | None = None
-    overload_in_seconds: float | None = None
-    oldest_age_seconds: float | None = None
-    redelivery_ratio: float | None = None
-    stream_fill: float | None = None
+    pending_messages: Annotated[Count | None, Meta(description="Messages that wait for the consumer.")] = None
+    inflight_messages: Annotated[
+        Count | None, Meta(description="Messages delivered and not acknowledged. null without acknowledgements.")
+    ] = None
+    latency_p50_ms: Annotated[
+        Amount | None, Meta(description="Half of the messages were acknowledged within so many milliseconds.")
+    ] = None
+    latency_p95_ms: Annotated[
+        Amount | None,
+        Meta(description="95 % of the messages were acknowledged within so many milliseconds; at least `stall_ms`."),
+    ] = None
+    latency_p99_ms: Annotated[
+        Amount | None, Meta(description="99 % of the messages were acknowledged within so many milliseconds.")
+    ] = None
+    latency_source: Annotated[
+        LatencySource | None,
+        Meta(
+            description="Where the latency is from: `sampled` acknowledgements, `estimated` from in flight and "
+            "rate, or the `stall`."
+        ),
+    ] = None
+    stall_ms: Annotated[
+        Amount | None, Meta(description="Milliseconds without any acknowledgement while messages are in flight.")
+    ] = None
+    arrival_rate: Annotated[Amount | None, Meta(description="Messages per second that arrive for it.")] = None
+    ack_rate: Annotated[Amount | None, Meta(description="Messages per second that it acknowledges.")] = None
+    drain_seconds: Annotated[
+        Amount | None, Meta(description="Seconds of work that wait: pending messages divided by the measured rate.")
+    ] = None
+    overload_in_seconds: Annotated[
+        Amount | None, Meta(description="Seconds until pending passes its overload mark, if all goes on as now.")
+    ] = None
+    oldest_age_seconds: Annotated[
+        Amount | None, Meta(description="Seconds for which the oldest waiting message has waited.")
+    ] = None
+    redelivery_ratio: Annotated[Amount | None, Meta(description="Redeliveries per delivery, lately: 0 is none.")] = None
+    stream_fill: Annotated[
+        Amount | None, Meta(description="Largest share of its limits that the stream holds, 0 to 1. null: no limits.")
+    ] = None
 
 
 class Thresholds(Struct, frozen=True):
-    """The marks in force, after a consumer's cap; the in-flight ones are None where that signal is absent.
+    """The marks in force, after a consumer's cap. A value is over a mark when it is above it, not at it."""
 
-    A whole one stays whole when it is read and written again: to some readers 10 and 10.0 are not the same.
-    """
-
-    queue_warn: int | float
-    queue_critical: int | float
-    queue_overload: int | float
-    latency_warn_ms: int | float
-    latency_critical_ms: int | float
-    latency_overload_ms: int | float
-    inflight_warn: int | float | None
-    inflight_critical: int | float | None
-    inflight_overload: int | float | None
-    drain_warn_seconds: int | float
-    drain_critical_seconds: int | float
-    drain_overload_seconds: int | float
+    queue_warn: Annotated[Mark, Meta(description="Pending messages, for the level `warn`.")]
+    queue_critical: Annotated[Mark, Meta(description="Pending messages, for the level `critical`.")]
+    queue_overload: Annotated[Mark, Meta(description="Pending messages, for overload.")]
+    latency_warn_ms: Annotated[Mark, Meta(description="p95 latency in milliseconds, for the level `warn`.")]
+    latency_critical_ms: Annotated[Mark, Meta(description="p95 latency in milliseconds, for the level `critical`.")]
+    latency_overload_ms: Annotated[Mark, Meta(description="p95 latency in milliseconds, for overload.")]
+    inflight_warn: Annotated[
+        Mark | None, Meta(description="Messages in flight, for the level `warn`. null: the signal is not judged.")
+    ]
+    inflight_critical: Annotated[
+        Mark | None, Meta(description="Messages in flight, for the level `critical`. null: the signal is not judged.")
+    ]
+    inflight_overload: Annotated[
+        Mark | None, Meta(description="Messages in flight, for overload. null: the signal is not judged.")
+    ]
+    drain_warn_seconds: Annotated[Mark, Meta(description="Seconds of waiting work, for the level `warn`.")]
+    drain_critical_seconds: Annotated[Mark, Meta(description="Seconds of waiting work, for the level `critical`.")]
+    drain_overload_seconds: Annotated[Mark, Meta(description="Seconds of waiting work, for overload.")]
 
 
 class Levels(Struct, frozen=True):
-    pending: str = "normal"
-    inflight: str = "normal"
-    latency_p95: str = "normal"
-    drain: str = "normal"
+    """The highest mark that each signal is above; for display, only `overload` moves the status."""
+
+    pending: Annotated[LevelName, Meta(description="Of the pending messages.")] = "normal"
+    inflight: Annotated[LevelName, Meta(description="Of the messages in flight.")] = "normal"
+    latency_p95: Annotated[LevelName, Meta(description="Of the p95 latency.")] = "normal"
+    drain: Annotated[LevelName, Meta(description="Of the seconds of waiting work.")] = "normal"
 
 
 class Recovery(Struct, frozen=True):
-    recovered: bool
-    recovery_time: str | None
-    incident: str | None
-    duration_ms: int | None
-    recoveries_total: int
-    mean_time_to_recover_ms: int | None
+    """The last incident of a subject, and the mean of all."""
+
+    recovered: Annotated[bool, Meta(description="Whether the last incident has ended. false where there was none.")]
+    recovery_time: Annotated[Time | None, Meta(description="When it ended. null while it lasts, or without one.")]
+    incident: Annotated[str | None, Meta(description="Its id. null where there was none.")]
+    duration_ms: Annotated[Count | None, Meta(description="How long it lasted, in milliseconds. null while it lasts.")]
+    recoveries_total: Annotated[Count, Meta(description="How many incidents have ended.")]
+    mean_time_to_recover_ms: Annotated[
+        Count | None, Meta(description="Mean duration of the incidents that have ended, in milliseconds.")
+    ]
 
 
 class Override(Struct, frozen=True):
-    """An operator's word over the judgement; `until` is when it expires."""
+    """An operator's decision that replaces the status of a subject for some time."""
 
-    action: Literal["open", "reject"]
-    until: str
+    action: Annotated[OverrideAction, Meta(description="`open` admits everything, `reject` refuses everything.")]
+    until: Annotated[Time, Meta(description="When it ends by itself.")]
 
 
 class ConsumerStatus(Struct, frozen=True):
-    stream: str
-    consumer: str
-    status: str
-    latched: tuple[str, ...]
-    diagnosis: str | None
-    metrics: Metrics
-    freshness: str
+    """One consumer under a subject."""
+
+    stream: Annotated[str, Meta(description="Name of its stream.")]
+    consumer: Annotated[str, Meta(description="Its name.")]
+    status: Annotated[StatusName, Meta(description="Its last known status; `unknown` before its first sample.")]
+    latched: Annotated[tuple[str, ...], Meta(description="Signals above their overload mark and not yet released.")]
+    diagnosis: Annotated[DiagnosisName | None, Meta(description="What is going on with it. null: not known yet.")]
+    metrics: Annotated[Metrics, Meta(description="Its newest measurements.")]
+    freshness: Annotated[FreshnessName, Meta(description="Whether these are proven now.")]
 
 
 class Status(Struct, frozen=True):
-    subject: str
-    status: str
-    since: str | None
-    incident: str | None
-    pressure: float | None
-    reasons: tuple[str, ...]
-    metrics: Metrics
-    levels: Levels
-    thresholds: Thresholds | None
-    diagnosis: str | None
-    admit_ratio: float
-    mode: str
-    override: Override | None
-    consumers: tuple[ConsumerStatus, ...]
-    consumers_total: int
-    matched: tuple[str, ...]
-    state_keys: tuple[str, ...]
-    event_subjects: tuple[str, ...]
-    freshness: str
-    stale_reason: str | None
-    sampled_at: str | None
-    age_ms: int | UnsetType | None = UNSET
-    thresholds_from: dict[str, str] = {}
-    """How those marks came about that are not simply the policy's, by signal."""
-    policy: dict[str, Any] | UnsetType = UNSET
-    recovery: Recovery | UnsetType = UNSET
+    """The answer to `get.status`. Status, reasons, metrics, marks and diagnosis are those of the worst consumer."""
+
+    subject: Annotated[Subject, Meta(description="The subject that was asked about.")]
+    status: Annotated[StatusName, Meta(description="`active`: overloaded, hold back. `unknown`: nothing proves it.")]
+    since: Annotated[Time | None, Meta(description="When this status began. null before the first.")] = None
+    incident: Annotated[
+        str | None, Meta(description="Id of the incident: shared by all events from a rise to the return to inactive.")
+    ] = None
+    pressure: Annotated[
+        Amount | None,
+        Meta(description="Largest value divided by its overload mark; above 1 is overload. null while unknown."),
+    ] = None
+    reasons: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Why the status is what it is: signals whose latch is set (`pending`, `inflight`, "
+            "`latency_p95`, `drain`), a diagnosis that counts as one, `shedding`."
+        ),
+    ] = ()
+    metrics: Annotated[Metrics, Meta(description="The newest measurements of the worst consumer.")] = Metrics()
+    levels: Annotated[Levels, Meta(description="The highest mark that each of its signals is above.")] = Levels()
+    thresholds: Annotated[
+        Thresholds | None, Meta(description="The marks in force for it. null while no consumer was read.")
+    ] = None
+    diagnosis: Annotated[DiagnosisName | None, Meta(description="What is going on with it. null: not known yet.")] = (
+        None
+    )
+    admit_ratio: Annotated[Ratio, Meta(description="Share of the requests to admit: 1 `continue`, 0 `reject`.")] = 1.0
+    mode: Annotated[Mode, Meta(description="`observe`: nothing is refused, `would` shows what would be.")] = "enforce"
+    override: Annotated[Override | None, Meta(description="The override in force. null: there is none.")] = None
+    consumers: Annotated[
+        tuple[ConsumerStatus, ...], Meta(description="Its consumers, at most 20, the worst first.")
+    ] = ()
+    consumers_total: Annotated[Count, Meta(description="How many consumers it has.")] = 0
+    matched: Annotated[
+        tuple[str, ...],
+        Meta(description="The watched subjects that the request matched, at most 256, the asked one first."),
+    ] = ()
+    state_keys: Annotated[
+        tuple[str, ...], Meta(description="Their keys in the state bucket, in the same order: what to watch.")
+    ] = ()
+    event_subjects: Annotated[
+        tuple[str, ...], Meta(description="Where their events are published, in the same order: what to subscribe to.")
+    ] = ()
+    freshness: Annotated[
+        FreshnessName, Meta(description="Whether the status is proven: `known`, `stale` or `unknown`.")
+    ] = "known"
+    stale_reason: Annotated[
+        StaleReason | None,
+        Meta(description="With `stale`: the newest proof is too old (`age`), or the server has no quorum."),
+    ] = None
+    sampled_at: Annotated[
+        Time | None, Meta(description="When the newest sample behind it was read. null before the first.")
+    ] = None
+    age_ms: Annotated[
+        Count | UnsetType | None,
+        Meta(description="Milliseconds since the newest proof. null without one; not in a stored state."),
+    ] = UNSET
+    thresholds_from: Annotated[
+        dict[str, str], Meta(description="Signal to how its marks came about, where they are not simply the policy's.")
+    ] = {}
+    policy: Annotated[
+        dict[str, Any] | UnsetType, Meta(description="The policy in force, see docs/policy.md; not in a stored state.")
+    ] = UNSET
+    recovery: Annotated[Recovery | UnsetType, Meta(description="The last incident; not in a stored state.")] = UNSET
 
 
 class StatusList(Struct, frozen=True):
-    total: int
-    offset: int
-    next_offset: int | None
-    subjects: tuple[Status, ...]
+    """The answer to `get.status` without a subject: one page, by subject."""
+
+    total: Annotated[Count, Meta(description="How many subjects are watched.")]
+    offset: Annotated[Count, Meta(description="How many of them are before this page.")]
+    next_offset: Annotated[Count | None, Meta(description="`offset` of the next page. null: this is the last one.")]
+    subjects: Annotated[tuple[Status, ...], Meta(description="Their statuses, as many as fit.")]
 
 
 class AlertChange(Struct, frozen=True):
-    """What an alert event is about."""
+    """An alert, as it is now."""
 
-    name: str
-    severity: str
-    state: str
-    when: str
-    value: int | float | str | None
-    since: str
+    name: Annotated[str, Meta(description="Its name in the policy.")]
+    severity: Annotated[str, Meta(description="Its severity in the policy.")]
+    state: Annotated[
+        AlertState, Meta(description="`pending`: its condition holds, but not long enough yet for `firing`.")
+    ]
+    when: Annotated[str, Meta(description="Its condition, such as `pending_above: 5000`.")]
+    value: Annotated[int | float | str | None, Meta(description="The value that was compared. null: not known.")]
+    since: Annotated[Time, Meta(description="When it got this `state`.")]
 
 
 class Problem(Struct, frozen=True):
-    path: str
-    message: str
+    """One thing that is wrong with a policy."""
+
+    path: Annotated[str, Meta(description="Where, such as `pending.warn`. Empty: the whole document.")]
+    message: Annotated[str, Meta(description="What is wrong there.")]
 
 
 class Event(Struct, frozen=True):
-    id: str
-    type: str
-    subject: str
-    timestamp: str
-    epoch: str
-    seq: int
-    incident: str | None
-    from_: str = field(name="from")
-    to: str
-    reasons: tuple[str, ...]
-    diagnosis: str | None
-    pressure: float | None
-    metrics: Metrics
-    thresholds: Thresholds | None
-    retry_after_seconds: int
-    admit_ratio: float
-    instance: str
-    version: str
-    lost: int | UnsetType = UNSET
-    override: Override | None = None
-    alert: AlertChange | UnsetType = UNSET
-    errors: tuple[Problem, ...] | UnsetType = UNSET
-    policy_revision: str | UnsetType = UNSET
+    """Something that happened to a subject; published once for each change, in the order of `seq`."""
+
+    id: Annotated[str, Meta(description="`<encoded subject>:<epoch>:<seq>`, also the header `Nats-Msg-Id`.")]
+    type: Annotated[EventTypeName, Meta(description="What happened.")]
+    subject: Annotated[str, Meta(description="The watched subject; with `policy_rejected` the key of the policy.")]
+    timestamp: Annotated[Time, Meta(description="When the sidecar concluded it.")]
+    epoch: Annotated[
+        str, Meta(description="Changes only when the stored state was lost; `seq` then goes on from the stream's last.")
+    ]
+    seq: Annotated[int, Meta(ge=1, description="Rises by one per subject, without a gap.")]
+    incident: Annotated[
+        str | None, Meta(description="Shared by all events from the first rise to the return to inactive.")
+    ]
+    from_: Annotated[KnownStatusName, Meta(description="The last known status before.")] = field(name="from")
+    to: Annotated[KnownStatusName, Meta(description="The status from then on; as before for types that move none.")]
+    reasons: Annotated[
+        tuple[str, ...],
+        Meta(description="Why: the signals of the status that was reached, or that a recovery leaves; `data_loss`."),
+    ]
+    diagnosis: Annotated[DiagnosisName | None, Meta(description="What was going on. null: not known.")]
+    pressure: Annotated[Amount | None, Meta(description="Largest value divided by its overload mark. null: unknown.")]
+    metrics: Annotated[Metrics, Meta(description="The measurements of the worst consumer at that time.")]
+    thresholds: Annotated[Thresholds | None, Meta(description="The marks that were in force for it.")]
+    retry_after_seconds: Annotated[Count, Meta(description="What a refused caller was answered from then on. 0: none.")]
+    admit_ratio: Annotated[Ratio, Meta(description="Share of the requests that was admitted from then on.")]
+    instance: Annotated[str, Meta(description="The replica that published it.")]
+    version: Annotated[str, Meta(description="Its version.")]
+    lost: Annotated[
+        Count | UnsetType, Meta(description="With `data_loss`: messages that the stream dropped before delivery.")
+    ] = UNSET
+    override: Annotated[Override | None, Meta(description="The override in force then. null: there was none.")] = None
+    alert: Annotated[
+        AlertChange | UnsetType, Meta(description="With `alert_firing` and `alert_resolved`: the alert.")
+    ] = UNSET
+    errors: Annotated[
+        tuple[Problem, ...] | UnsetType, Meta(description="With `policy_rejected`: what is wrong with the policy.")
+    ] = UNSET
+    policy_revision: Annotated[
+        str | UnsetType, Meta(description="With `policy_rejected`: tells the refused policy from every other.")
+    ] = UNSET
 
 
 class Heartbeat(Struct, frozen=True):
-    """Value of the key `=heartbeat`: what the states say still held at `sampled_at`."""
+    """Value of the key `=heartbeat` in the state bucket: what the states say still held at `sampled_at`."""
 
-    schema: int
-    instance: str
-    sampled_at: str | None
-    subjects: int
-    interval_ms: int
-    """The longest time between two readings of a stream."""
-    heartbeat_ms: int
-    """Time to the next one of these."""
-    stale_after_ms: int
-    unknown_after_ms: int
-    leaving: bool
-    """Whether the last replica stops in an orderly way: nobody looks any more whether the states still hold."""
+    schema: Annotated[Count, Meta(description="Version of what is stored; proves nothing of states of a higher one.")]
+    instance: Annotated[str, Meta(description="The replica that wrote it.")] = ""
+    sampled_at: Annotated[
+        Time | None,
+        Meta(
+            description="When it last read a stream. It proves something only where this moved since its last "
+            "heartbeat. null: it has read none yet."
+        ),
+    ] = None
+    subjects: Annotated[Count, Meta(description="How many subjects are watched.")] = 0
+    interval_ms: Annotated[Count, Meta(description="Longest time between two readings of a stream, in ms.")] = 0
+    heartbeat_ms: Annotated[Count, Meta(description="Milliseconds to the next heartbeat.")] = 0
+    stale_after_ms: Annotated[
+        int, Meta(gt=0, description="Milliseconds without a proof after which a status is `stale`.")
+    ] = 10_000
+    unknown_after_ms: Annotated[
+        int, Meta(gt=0, description="Milliseconds without a proof after which a status is `unknown`.")
+    ] = 30_000
+    leaving: Annotated[
+        bool, Meta(description="The last replica stops: nobody checks from now on whether the states still hold.")
+    ] = False
 
 
 class State(Status, frozen=True, kw_only=True):
     """Value of a subject's key in the state bucket: its status, what a gateway needs, and one field of ours."""
 
-    proof_age_ms: int | None = None
-    """Where `freshness` is not known: milliseconds since its proof, when this was written."""
-    action: str
-    would: str | None
-    retry_after_seconds: int
-    max_retry_attempts: int
-    backoff_strategy: str
-    on_unknown: str
-    hold_seconds: float
-    epoch: str
-    seq: int
-    """Of the newest event of the subject; 0 before the first."""
-    schema: int
-    record: Raw
-    """Ours, do not read: what a sidecar needs to go on from here. It may change with any version."""
+    proof_age_ms: Annotated[
+        Count | None,
+        Meta(
+            description="Milliseconds since its newest proof when it was written. null while `freshness` is `known`: "
+            "heartbeats are its proof."
+        ),
+    ] = None
+    action: Annotated[ActionName, Meta(description="What a gateway does: admit, admit `admit_ratio`, or refuse.")]
+    would: Annotated[
+        ActionName | None,
+        Meta(description="With `mode: observe`: the action that enforcement would have answered. Else null."),
+    ] = None
+    retry_after_seconds: Annotated[
+        Count, Meta(description="For a refused caller: seconds before it tries again. 0 with `continue`.")
+    ] = 0
+    max_retry_attempts: Annotated[Count, Meta(description="How many attempts the policy allows a refused caller.")] = 0
+    backoff_strategy: Annotated[BackoffStrategy, Meta(description="How the delay between attempts grows.")] = "constant"
+    on_unknown: Annotated[
+        OnUnknown, Meta(description="What a gateway does without proofs: `hold` the answer, then open; or one action.")
+    ] = "hold"
+    hold_seconds: Annotated[
+        Amount, Meta(description="With `hold`: seconds after the last proof at which a refusal begins to open.")
+    ] = 10.0
+    epoch: Annotated[str, Meta(description="As in events.")] = ""
+    seq: Annotated[Count, Meta(description="Of the newest event of the subject. 0 before the first.")] = 0
+    schema: Annotated[Count, Meta(description="Version of what is stored; 0 in states of versions before 1.")] = 0
+    record: Annotated[Raw, Meta(description="Ours, do not read: it may change with any version.")] = field(
+        default_factory=Raw
+    )

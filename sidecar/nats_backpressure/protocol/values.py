@@ -3,7 +3,51 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple, cast
+
+StatusName = Literal["unknown", "inactive", "warning", "active"]
+KnownStatusName = Literal["inactive", "warning", "active"]
+ActionName = Literal["continue", "throttle", "reject"]
+FreshnessName = Literal["known", "stale", "unknown"]
+LevelName = Literal["normal", "warn", "critical", "overload"]
+EventTypeName = Literal[
+    "backpressure_active",
+    "backpressure_warning",
+    "recovery",
+    "data_loss",
+    "monitoring_lost",
+    "monitoring_restored",
+    "alert_firing",
+    "alert_resolved",
+    "policy_rejected",
+]
+DiagnosisName = Literal[
+    "server_stuck",
+    "cap_reached",
+    "nobody_pulling",
+    "poison",
+    "stream_full",
+    "falling_behind",
+    "paused",
+    "backfilling",
+    "draining",
+    "idle",
+    "healthy",
+]
+Role = Literal["gateway", "consumer"]
+Priority = Literal["low", "normal", "high", "critical"]
+Mode = Literal["enforce", "observe"]
+OnUnknown = Literal["hold", "continue", "reject"]
+BackoffStrategy = Literal["constant", "linear", "exponential"]
+OverrideAction = Literal["open", "reject"]
+AlertState = Literal["pending", "firing", "resolved"]
+LatencySource = Literal["sampled", "estimated", "stall"]
+StaleReason = Literal["age", "no_quorum"]
+
+STRICTNESS: Final[dict[str, int]] = {"continue": 0, "throttle": 1, "reject": 2}
+"""Of several actions the highest one decides."""
+SEVERITY: Final[dict[str, int]] = {"unknown": -1, "inactive": 0, "warning": 1, "active": 2}
+"""Statuses by their name, as `Status` orders them."""
 
 
 class Status(IntEnum):
@@ -15,17 +59,20 @@ class Status(IntEnum):
     ACTIVE = 2
 
     @property
-    def word(self) -> str:
-        return self.name.lower()
+    def word(self) -> StatusName:
+        """As it is written in messages."""
+        return cast(StatusName, self.name.lower())
 
 
 class Action(StrEnum):
+    _value_: ActionName
     CONTINUE = "continue"
     THROTTLE = "throttle"
     REJECT = "reject"
 
 
 class Freshness(StrEnum):
+    _value_: FreshnessName
     KNOWN = "known"
     STALE = "stale"
     UNKNOWN = "unknown"
@@ -43,6 +90,7 @@ class Signal(StrEnum):
 class Level(StrEnum):
     """For display only: which mark a value stands above."""
 
+    _value_: LevelName
     NORMAL = "normal"
     WARN = "warn"
     CRITICAL = "critical"
@@ -50,6 +98,7 @@ class Level(StrEnum):
 
 
 class EventType(StrEnum):
+    _value_: EventTypeName
     ACTIVE = "backpressure_active"
     WARNING = "backpressure_warning"
     RECOVERY = "recovery"
@@ -64,6 +113,7 @@ class EventType(StrEnum):
 class Diagnosis(StrEnum):
     """What is going on with a consumer, the most severe first."""
 
+    _value_: DiagnosisName
     SERVER_STUCK = "server_stuck"
     CAP_REACHED = "cap_reached"
     NOBODY_PULLING = "nobody_pulling"

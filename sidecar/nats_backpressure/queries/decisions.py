@@ -18,7 +18,7 @@ from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Status
+from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Role, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
 from nats_backpressure.runtime.view import ServiceView
@@ -219,7 +219,7 @@ class DecisionService:
 
     def _decision(
         self,
-        role: messages.Role,
+        role: Role,
         subject: str,
         answers: list[SubjectAnswer],
         decisive: SubjectAnswer,

@@ -9,6 +9,7 @@ import msgspec
 
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.protocol import messages, timestamps
+from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.runtime.ports import CachedEvent
 
 PER_SUBJECT = 256
@@ -25,9 +26,7 @@ def parse_event(payload: bytes) -> CachedEvent | None:
     """The event in a message; None for what is none of ours: anybody may have published it there."""
     if len(payload) > LARGEST:
         return None
-    try:
-        event = msgspec.json.decode(payload, type=messages.Event)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    if (event := read_message(payload, messages.Event)) is None:
         return None
     at = timestamps.parse_rfc3339(event.timestamp)
     if at is None or not 0 < event.seq < HIGHEST or event.id != event_id(event.subject, event.epoch, event.seq):

@@ -24,7 +24,7 @@ from nats_backpressure.protocol.opening import holds_for
 from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action, Freshness, Status
+from nats_backpressure.protocol.values import Action, Freshness, StaleReason, Status
 from nats_backpressure.runtime.view import ServiceView
 
 FULLEST = 64
@@ -92,7 +92,7 @@ def age_starts_at(view: SubjectView, limits: Limits, now: Now) -> float:
     return last
 
 
-def current_freshness(view: SubjectView, limits: Limits, now: Now) -> tuple[Freshness, str | None]:
+def current_freshness(view: SubjectView, limits: Limits, now: Now) -> tuple[Freshness, StaleReason | None]:
     """The freshness, and the reason if it is stale. A status that was never stored is unknown."""
     state = view.state
     if state.record is None or state.record.unknown or state.unstored:
@@ -114,7 +114,7 @@ class SubjectAnswer(Struct, frozen=True):
     """Of the worst member, or of the subject if it has no member."""
     status: Status
     freshness: Freshness
-    stale_reason: str | None
+    stale_reason: StaleReason | None
     admission: Admission
     reasons: tuple[str, ...]
     changes_at: float

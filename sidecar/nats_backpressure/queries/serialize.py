@@ -6,6 +6,7 @@ import heapq
 import math
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import cast
 
 import msgspec
 from msgspec.structs import asdict
@@ -24,7 +25,15 @@ from nats_backpressure.policy.schema import Override, in_force
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Freshness, Signal
+from nats_backpressure.protocol.values import (
+    Diagnosis,
+    DiagnosisName,
+    Freshness,
+    KnownStatusName,
+    LevelName,
+    Signal,
+    StaleReason,
+)
 from nats_backpressure.queries.lookup import SubjectView, age_starts_at, freshness_limits, subject_view
 from nats_backpressure.runtime.view import ServiceView
 
@@ -49,6 +58,10 @@ def round_finite(value: float | None, digits: int = 1) -> float | None:
 def mark_number(value: float) -> float:
     """A mark as people write it: 1000, not 1000.0."""
     return int(value) if value == int(value) else round(value, 3)
+
+
+def diagnosis_name(diagnosis: Diagnosis | None) -> DiagnosisName | None:
+    return None if diagnosis is None else diagnosis.value
 
 
 @lru_cache(maxsize=65_536)
@@ -107,7 +120,7 @@ def levels_message(member: Member | None) -> messages.Levels:
         return messages.Levels()
     reading, marks = member.reading, member.marks
 
-    def level(signal: Signal) -> str:
+    def level(signal: Signal) -> LevelName:
         mark: MarkSet | None = thresholds.mark_of(marks, signal)
         return thresholds.level(thresholds.value_of(reading, marks, signal), mark).value
 
@@ -142,7 +155,7 @@ def consumer_messages(state: SubjectState, limits: Limits, now: Now) -> tuple[me
             consumer=m.key.consumer,
             status=m.status.word,
             latched=tuple(s.value for s in m.latches.signals),
-            diagnosis=reported_diagnosis(m, m.status),
+            diagnosis=diagnosis_name(reported_diagnosis(m, m.status)),
             metrics=metrics_message(m.reading, m.marks),
             freshness=freshness(m.proof, now.mono, limits).value,
         )
@@ -155,7 +168,7 @@ def status_message(
     record: Record | None,
     admission: Admission,
     reasons: tuple[str, ...],
-    freshness: tuple[Freshness, str | None],
+    freshness: tuple[Freshness, StaleReason | None],
     service: ServiceView,
     now: Now,
 ) -> messages.Status:
@@ -176,7 +189,7 @@ def status_message(
         levels=levels_message(member),
         thresholds=thresholds_message(member.marks) if member else None,
         thresholds_from=dict(thresholds.derivations(policy, member.reading)) if member and member.reading else {},
-        diagnosis=reported_diagnosis(member, judged.status) if judged else None,
+        diagnosis=diagnosis_name(reported_diagnosis(member, judged.status)) if judged else None,
         admit_ratio=admission.admit_ratio,
         mode=policy.mode,
         override=override_message(in_force(policy, now)),
@@ -201,7 +214,7 @@ def state_value(state: SubjectState, writing: Writing, service: ServiceView, now
     # about this one subject is why `stale` and `unknown` are written here.
     view = subject_view(state)
     known = Freshness.UNKNOWN if record.unknown else Freshness.STALE if record.stale else Freshness.KNOWN
-    freshness = (known, "age" if record.stale else None)
+    freshness: tuple[Freshness, StaleReason | None] = (known, "age" if record.stale else None)
     policy = view.worst_member.policy if view.worst_member else state.policy
     admission = binary.with_override(record.admission, record.override, policy)
     fields = asdict(status_message(view, record, admission, record.reasons, freshness, service, now))
@@ -239,10 +252,10 @@ def event_message(event: Event, instance: str) -> messages.Event:
         epoch=event.epoch,
         seq=event.seq,
         incident=event.incident,
-        from_=event.was.word,
-        to=event.now.word,
+        from_=cast(KnownStatusName, event.was.word),
+        to=cast(KnownStatusName, event.now.word),
         reasons=event.reasons,
-        diagnosis=event.diagnosis,
+        diagnosis=diagnosis_name(event.diagnosis),
         pressure=round_finite(event.pressure, 3),
         metrics=metrics_message(event.reading, event.marks),
         thresholds=thresholds_message(event.marks),

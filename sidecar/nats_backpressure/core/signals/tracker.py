@@ -19,7 +19,7 @@ from nats_backpressure.core.signals.window import (
     RateWindow,
 )
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Diagnosis
+from nats_backpressure.protocol.values import Diagnosis, LatencySource
 
 P95_OF_MEAN = 3.0
 """The 95th percentile of an exponential service time is ln(20), three times its mean."""
@@ -227,7 +227,7 @@ class ConsumerTracker:
         quantiles = self._latency.at(now, 0.5, 0.95, 0.99)
         estimate = None if quantiles else flow.estimate()
         p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
-        source = "sampled" if quantiles else "estimated" if estimate is not None else None
+        source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
         if self._working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
         latency, stalled, evidence = self._judged(sample, flow, stall)

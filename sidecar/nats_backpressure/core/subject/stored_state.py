@@ -22,7 +22,7 @@ EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HIGHEST = 2**53
 LATEST = 32_503_680_000
 """Unix seconds of the year 3000. A later time is not one of ours, and some later ones cannot be formatted."""
-DIAGNOSES = {diagnosis.value: diagnosis for diagnosis in Diagnosis}
+DIAGNOSES = {str(diagnosis): diagnosis for diagnosis in Diagnosis}
 MOST_ALERTS = 256
 MOST_CONSUMERS, MOST_STREAMS = 10_000, 100
 """Consumers of which something is stored under one subject, and the streams that they belong to."""
