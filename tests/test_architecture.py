@@ -11,8 +11,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sidecar" / "nats_backpressure"
 OURS = "nats_backpressure"
 
-LAYERS = [{"cli"}, {"app"}, {"adapters"}, {"queries", "recording"}, {"runtime"}, {"core"}, {"config"}, {"policy"}]
+LAYERS = [{"cli"}, {"app"}, {"adapters", "queries", "recording"}, {"runtime"}, {"core"}, {"config"}, {"policy"}]
 """From the top down. A folder imports itself and what is below it; folders side by side do not know each other.
+`app` hands the adapters the queries they need.
 Settings carry policies, so `config` stands above `policy`. `protocol` is below all; `client` knows it only, and
 `demo` only these two."""
 RANK = {folder: rank for rank, folders in enumerate(LAYERS) for folder in folders}

@@ -42,8 +42,9 @@ from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries import serialize
+from nats_backpressure.queries.answers import answers
 from nats_backpressure.queries.decisions import DecisionService
-from nats_backpressure.queries.event_cache import EventCache
+from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import CachingEventPublisher, HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
@@ -192,18 +193,18 @@ class Sidecar:
         self._serving = False
         self._looks: tuple[StreamLook, ...] = ()
         desk = DecisionService(service.registry)
-        stream = JetStreamEventReader(js, lambda: self._observing.client, names, metrics.dropped)
+        stream = JetStreamEventReader(js, lambda: self._observing.client, names, parse_event, metrics.dropped)
         self._finder, self._reports = (
             SubjectLookup(service.registry),
             GatewayReportListener(names.prefix, clock, self._reported, metrics.dropped),
         )
         self._past = HistoryQueries(desk, service.registry, history, stream, clock)
         self._responder = ServiceEndpoints(
-            desk,
-            self._past,
+            answers(desk, self._past, metrics),
+            desk.alias,
             clock,
             names,
-            metrics,
+            metrics.dropped,
             settings.service.reply_prefixes,
             settings.service.status_alias,
             self._captors,
@@ -217,7 +218,7 @@ class Sidecar:
             on_rebuild=lambda: metrics.rebuilt("answer"),
             may_publish=self._responder.may_reply,
         )
-        metrics.expose(StateCollector(service.registry, metrics, clock))
+        metrics.expose(StateCollector(service.registry, SubjectLookup(service.registry).answer, metrics, clock))
         self._probes = HttpProbes(settings.http.host, settings.http.port, self._truth, metrics.page)
 
     async def run(self, stop: asyncio.Event) -> None:

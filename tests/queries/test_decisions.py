@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState, Writing, with_members
 from nats_backpressure.policy.schema import Policy
-from nats_backpressure.protocol.requests import GatewayRequest
+from nats_backpressure.protocol.requests import GatewayRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.queries.decisions import MATCHED_SHOWN, DecisionService, RequestRefused
+from nats_backpressure.queries.decisions import MATCHED_SHOWN, DecisionService
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WATCHING, WrittenBook, after, member, subject
 
 ASK = GatewayRequest()

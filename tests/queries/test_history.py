@@ -18,13 +18,13 @@ from nats_backpressure.core.model import Alert, Event
 from nats_backpressure.core.subject.state import Recoveries, Totals
 from nats_backpressure.core.time_windows import Measure, WindowSummary
 from nats_backpressure.protocol import messages
-from nats_backpressure.protocol.requests import BadRequest, EventsRequest, HistoryRequest
+from nats_backpressure.protocol.requests import BadRequest, EventsRequest, HistoryRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.protocol.windows import MetricsRequest
 from nats_backpressure.queries import history as rooms
-from nats_backpressure.queries.decisions import DecisionService, RequestRefused
-from nats_backpressure.queries.event_cache import EventCache
+from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import DAY, CachingEventPublisher, HistoryQueries
 from nats_backpressure.runtime.ports import SendConflict, Unavailable
 from tests.fakes.event_log import T0, FakeEventLog, event, told
@@ -349,7 +349,8 @@ async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
             return event(seq, T0 - 5000 + seq, subject=stored_samples.SUBJECT).event()
 
         def process() -> tuple[HistoryQueries, CachingEventPublisher]:
-            stream = JetStreamEventReader(JetStreamApi(requests), lambda: nc, stored_samples.NAMES, lambda what: None)
+            js = JetStreamApi(requests)
+            stream = JetStreamEventReader(js, lambda: nc, stored_samples.NAMES, parse_event, lambda what: None)
             history = EventCache(T0 - 10_000)
             announcer = JetStreamEventPublisher(JetStreamApi(requests), stored_samples.NAMES, rendered)
             return HistoryQueries(DecisionService(book), book, history, stream, Clock()), CachingEventPublisher(

@@ -8,8 +8,8 @@ import pytest
 
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.messages import Pull
-from nats_backpressure.protocol.requests import ConsumerRequest
-from nats_backpressure.queries.decisions import DecisionService, RequestRefused
+from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
+from nats_backpressure.queries.decisions import DecisionService
 from tests.fakes.view import NOW, SUBJECT, WATCHING, WrittenBook, member, subject
 
 TAKE = ConsumerRequest()

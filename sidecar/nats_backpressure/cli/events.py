@@ -101,7 +101,7 @@ class _EventQuery:
                 matching.append(event)
 
         api = jetstream_api(self._target, service)
-        reader = JetStreamEventReader(api, service.client, service.names, lambda what: None)
+        reader = JetStreamEventReader(api, service.client, service.names, parse_event, lambda what: None)
         complete_since = await reader.recall(since_ms, READ_LIMIT, add)
         newest = sorted(matching, key=lambda event: (event.at, event.seq), reverse=True)
         more = len(newest) > self._limit or complete_since > since_ms

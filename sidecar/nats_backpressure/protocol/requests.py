@@ -51,14 +51,22 @@ class AliasRequest(Struct, frozen=True):
 
 
 class NoRequest(Struct, frozen=True):
-    pass
+    """The request of an endpoint without parameters."""
 
 
 class BadRequest(ValueError):
     """A request that cannot be read; the text says what is wrong, and where."""
 
 
-R = TypeVar("R", bound=Struct)
+class RequestRefused(Exception):
+    """A request without an answer: the code of the service error, and what is wrong."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+R = TypeVar("R")
 
 
 def as_object(payload: bytes) -> dict[str, Any]:
@@ -75,9 +83,11 @@ def as_object(payload: bytes) -> dict[str, Any]:
 
 
 def parse(payload: bytes, kind: type[R]) -> R:
-    """The request in a payload. Raises BadRequest."""
-    given = {key: value for key, value in as_object(payload).items() if value is not None}
+    """The request in a payload; `dict` is any object as it is. Raises BadRequest."""
+    fields = as_object(payload)
+    if kind is not dict:
+        fields = {key: value for key, value in fields.items() if value is not None}
     try:
-        return msgspec.convert(given, kind, strict=True)
+        return msgspec.convert(fields, kind, strict=True)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None

@@ -15,7 +15,7 @@ from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol import messages
-from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest
+from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Role, Status
@@ -34,14 +34,6 @@ LARGEST_LIST = 1024 * 1024
 
 
 Texts = tuple[str, ...]
-
-
-class RequestRefused(Exception):
-    """A request that cannot be answered: the code of the service error, and its text."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 class DecisionService:

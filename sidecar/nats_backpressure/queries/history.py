@@ -18,11 +18,11 @@ from nats_backpressure.core.subject.state import Record, SubjectState, Totals
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.protocol import history as wire
 from nats_backpressure.protocol import messages, windows
-from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest
+from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize as render
-from nats_backpressure.queries.decisions import DecisionService, RequestRefused
+from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EVENTS, EventCache
 from nats_backpressure.runtime.ports import (
     CachedEvent,

@@ -19,10 +19,11 @@ from nats_backpressure.adapters.nats.bounded_client import WAITING
 from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, ServiceEndpoints
 from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.protocol import messages
-from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest
+from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.queries.decisions import DecisionService, RequestRefused
+from nats_backpressure.queries.answers import answers
+from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import AT_ONCE, HistoryQueries
 from nats_backpressure.runtime.ports import EventPage, EventQuery
@@ -170,7 +171,9 @@ class Asker:
 async def serving(server: NatsServer, nc: Client, **given: Any) -> Asker:
     desk, counts, stream = StubDesk(), Counts(), SlowLog()
     ours = await nats.connect(server.url, allow_reconnect=False)
-    responder = ServiceEndpoints(desk, past_of(stream), Clock(), Names(), counts, **given)
+    responder = ServiceEndpoints(
+        answers(desk, past_of(stream), counts), desk.alias, Clock(), Names(), counts.dropped, **given
+    )
     await responder.serve(ours)
     return Asker(nc, ours, responder, desk, counts, stream)
 
@@ -491,7 +494,7 @@ async def test_a_flood_is_bounded_and_others_get_their_turn(server: NatsServer, 
     desk, counts = StubDesk(), Counts()
     ours = await nats.connect(server.url, error_cb=on_error)
     stream = SlowLog()
-    responder = ServiceEndpoints(desk, past_of(stream), Clock(), Names(), counts)
+    responder = ServiceEndpoints(answers(desk, past_of(stream), counts), desk.alias, Clock(), Names(), counts.dropped)
     await responder.serve(ours)
     turns = 0
 

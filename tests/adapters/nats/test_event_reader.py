@@ -75,7 +75,7 @@ class RealWorld:
 
     def another(self) -> JetStreamEventReader:
         return JetStreamEventReader(
-            JetStreamApi(self.requests), lambda: self.nc, NAMES, lambda what: self.counts.update([what])
+            JetStreamApi(self.requests), lambda: self.nc, NAMES, parse_event, lambda what: self.counts.update([what])
         )
 
     async def tell(self, *payloads: bytes) -> None:

@@ -28,6 +28,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
+from nats_backpressure.queries.lookup import SubjectLookup
 from nats_backpressure.runtime.effects import VERBS
 from nats_backpressure.runtime.view import ServiceView
 
@@ -93,7 +94,7 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
         self.book, self.metrics = StubBook(), Counters(max_subjects)
-        self.metrics.expose(StateCollector(self.book, self.metrics, Clock()))
+        self.metrics.expose(StateCollector(self.book, SubjectLookup(self.book).answer, self.metrics, Clock()))
 
     def watch(self, *states: SubjectState) -> None:
         self.book.states.update({s.subject: s for s in states})

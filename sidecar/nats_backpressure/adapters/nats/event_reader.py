@@ -13,7 +13,6 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
 
 READS, READ_WITHIN = 512, 4.0
@@ -35,8 +34,15 @@ class JetStreamEventReader:
     """No consumer per question: making one costs the server more than reading does. Works from 2.9 on."""
 
     def __init__(
-        self, js: JetStreamApi, client: Callable[[], Client], names: Names, count: Callable[[str], None]
+        self,
+        js: JetStreamApi,
+        client: Callable[[], Client],
+        names: Names,
+        parse: Callable[[bytes], CachedEvent | None],
+        count: Callable[[str], None],
     ) -> None:
+        """`parse` returns the event in a payload, or None if it is not one of ours."""
+        self._parse = parse
         self._js, self._client, self._names, self._count = js, client, names, count
         self._stream = names.events_stream
         self.batches = BatchReader(js, client, self._stream)
@@ -105,7 +111,7 @@ class JetStreamEventReader:
 
     def _read(self, message: Message) -> CachedEvent | None:
         """The event in a message, if it is one of ours and where it belongs; anything else is counted."""
-        found = parse_event(message.data)
+        found = self._parse(message.data)
         if found is not None and self._names.event(found.type, found.subject) == message.subject:
             return found
         self._count("event_malformed")

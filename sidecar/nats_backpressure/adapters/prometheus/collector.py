@@ -1,4 +1,4 @@
-"""Gauges, read from the book at scrape."""
+"""The gauges, computed from the state of the service at each scrape."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from nats_backpressure.adapters.prometheus.definitions import (
     Labels,
     P,
 )
+from nats_backpressure.core.model import Admission, Member
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
 from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.view import ServiceView
 
 
-class Labelling(Protocol):
-    """Which subjects have labels of their own."""
+class SubjectLabels(Protocol):
+    """Which subjects have labels of their own; see Counters."""
 
     max_subjects: int
 
@@ -37,86 +38,107 @@ class Labelling(Protocol):
     def dry_run(self, label: str) -> None: ...
 
 
-class StateCollector(Collector):
-    """Reads the book at scrape, from another thread: every mapping is copied first, every value in it is frozen."""
+class Answer(Protocol):
+    """What a gateway would get for a subject now."""
 
-    def __init__(self, book: ServiceView, metrics: Labelling, clock: Clock) -> None:
-        self._book, self._metrics, self._clock = book, metrics, clock
-        self._finder = SubjectLookup(book)
-        self._places = set[tuple[str, ConsumerKey]]()
+    @property
+    def state(self) -> SubjectState: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def admission(self) -> Admission: ...
+    @property
+    def pressure(self) -> float: ...
+    @property
+    def member(self) -> Member | None:
+        """The worst member."""
+
+
+class StateCollector(Collector):
+    """Reads the service from another thread: it copies every mapping first, and every value in it is frozen."""
+
+    def __init__(
+        self, service: ServiceView, answer: Callable[[SubjectState, Now], Answer], labels: SubjectLabels, clock: Clock
+    ) -> None:
+        """`answer` is called in the thread of the scrape."""
+        self._service, self._answer, self._labels, self._clock = service, answer, labels, clock
+        self._consumers = set[tuple[str, ConsumerKey]]()
+        """Consumers with series of their own, by subject."""
 
     def collect(self) -> Iterator[Metric]:
         now = self._clock.now()
-        states = dict(self._book.subjects)
+        states = dict(self._service.subjects)
         page = _Page()
-        # Those that are gone make room; nothing is counted under them.
-        self._places &= {(name, key) for name, state in states.items() for key in state.members}
+        # Consumers that are gone make room for others.
+        self._consumers &= {(name, key) for name, state in states.items() for key in state.members}
         for name, state in states.items():
-            label = self._metrics.label(name)
-            found = self._finder.answer(state, now)
-            if found.policy.mode == "observe":
-                self._metrics.dry_run(label)
-            self._judged(page, label, found)
-            self._measured(page, label, found, now)
-            self._consumers(page, name, label, state)
-            for word, seconds in self._book.time_in(name, now).items():
-                page.add(TIME_IN_STATUS[0], (label, word), seconds)
-        for look in list(self._book.looks.values())[: self._metrics.max_subjects]:
-            page.most(P + "stream_fill", (look.name,), look.fill)
+            label = self._labels.label(name)
+            answer = self._answer(state, now)
+            if answer.policy.mode == "observe":
+                self._labels.dry_run(label)
+            self._add_status(page, label, answer)
+            self._add_readings(page, label, answer, now)
+            self._add_consumers(page, name, label, state)
+            for status, seconds in self._service.time_in(name, now).items():
+                page.add(TIME_IN_STATUS[0], (label, status), seconds)
+        for look in list(self._service.looks.values())[: self._labels.max_subjects]:
+            page.maximum(P + "stream_fill", (look.name,), look.fill)
         page.add(P + "build_info", (__version__,), 1.0)
         yield from page.families()
 
-    def _judged(self, page: _Page, label: str, found: SubjectAnswer) -> None:
-        """As a gateway would be told now; of those that share a label, the worst."""
-        page.most(P + "status", (label,), float(found.status))
-        page.most(ACTIVE, (label,), float(found.status is Status.ACTIVE))
-        page.least(P + "admit_ratio", (label,), found.admission.admit_ratio)
-        if found.status is not Status.UNKNOWN and found.member is not None:
-            page.most(P + "pressure", (label,), found.pressure)
-        if (record := found.state.record) is None:
+    def _add_status(self, page: _Page, label: str, answer: Answer) -> None:
+        """What a gateway would get now; of subjects that share a label, the worst."""
+        page.maximum(P + "status", (label,), float(answer.status))
+        page.maximum(ACTIVE, (label,), float(answer.status is Status.ACTIVE))
+        page.minimum(P + "admit_ratio", (label,), answer.admission.admit_ratio)
+        if answer.status is not Status.UNKNOWN and answer.member is not None:
+            page.maximum(P + "pressure", (label,), answer.pressure)
+        if (record := answer.state.record) is None:
             return
         if (
-            found.status is not Status.UNKNOWN
-            and (diagnosis := reported_diagnosis(found.member, found.status)) is not None
+            answer.status is not Status.UNKNOWN
+            and (diagnosis := reported_diagnosis(answer.member, answer.status)) is not None
         ):
-            page.most(P + "diagnosis", (label, diagnosis.value), 1.0)
+            page.maximum(P + "diagnosis", (label, diagnosis.value), 1.0)
         for alert in record.alerts if label != OTHER else ():
-            page.most(P + "alerts", (label, alert.name, alert.state), 1.0)
+            page.maximum(P + "alerts", (label, alert.name, alert.state), 1.0)
 
-    def _measured(self, page: _Page, label: str, found: SubjectAnswer, now: Now) -> None:
-        """What was last read of the consumer that speaks for the subject; what is not known has no series."""
-        if (newest := found.state.newest_proof) is not None:
-            page.most(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
-        if found.member is None or (reading := found.member.reading) is None:
+    def _add_readings(self, page: _Page, label: str, answer: Answer, now: Now) -> None:
+        """The newest reading of the worst member; a value that is not known has no series."""
+        if (newest := answer.state.newest_proof) is not None:
+            page.maximum(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
+        if answer.member is None or (reading := answer.member.reading) is None:
             return
-        page.most(P + "drain_seconds", (label,), reading.drain)
+        page.maximum(P + "drain_seconds", (label,), reading.drain)
         for percentile, value in (("p50", reading.p50), ("p95", reading.p95), ("p99", reading.p99)):
-            page.most(P + "latency_seconds", (label, percentile), None if value is None else value / 1000)
-        page.most("router_intake_processing_latency_p95", (label,), reading.p95)
+            page.maximum(P + "latency_seconds", (label, percentile), None if value is None else value / 1000)
+        page.maximum("router_intake_processing_latency_p95", (label,), reading.p95)
         page.add("router_intake_inflight_messages", (label,), reading.inflight)
 
-    def _consumers(self, page: _Page, name: str, label: str, state: SubjectState) -> None:
+    def _add_consumers(self, page: _Page, name: str, label: str, state: SubjectState) -> None:
         for key, member in state.members.items():
             if member.reading is None:
                 continue
-            stream, consumer = self._place(name, label, key)
+            stream, consumer = self._consumer_labels(name, label, key)
             page.add(P + "pending_messages", (label, stream, consumer), member.reading.pending)
             page.add(P + "inflight_messages", (label, stream, consumer), member.reading.inflight)
             page.add("router_jetstream_pending_messages", (label, consumer), member.reading.pending)
 
-    def _place(self, name: str, label: str, key: ConsumerKey) -> ConsumerKey:
-        """The consumer itself while there is room for its series, `_other` beyond."""
+    def _consumer_labels(self, name: str, label: str, key: ConsumerKey) -> ConsumerKey:
+        """The consumer itself while there is room for its series, else `_other`."""
         if label == OTHER:
             return ConsumerKey(OTHER, OTHER)
-        if (name, key) not in self._places:
-            if len(self._places) >= CONSUMERS_PER_SUBJECT * self._metrics.max_subjects:
+        if (name, key) not in self._consumers:
+            if len(self._consumers) >= CONSUMERS_PER_SUBJECT * self._labels.max_subjects:
                 return ConsumerKey(OTHER, OTHER)
-            self._places.add((name, key))
+            self._consumers.add((name, key))
         return key
 
 
 class _Page:
-    """The values of one scrape. Those that fall under the same labels become one: their sum, the most or the least."""
+    """The values of one scrape. Values with the same labels become one: their sum, maximum or minimum."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[Labels, float]] = {}
@@ -124,17 +146,17 @@ class _Page:
     def add(self, name: str, labels: Labels, value: float | None) -> None:
         self._put(name, labels, value, lambda a, b: a + b)
 
-    def most(self, name: str, labels: Labels, value: float | None) -> None:
+    def maximum(self, name: str, labels: Labels, value: float | None) -> None:
         self._put(name, labels, value, max)
 
-    def least(self, name: str, labels: Labels, value: float | None) -> None:
+    def minimum(self, name: str, labels: Labels, value: float | None) -> None:
         self._put(name, labels, value, min)
 
-    def _put(self, name: str, labels: Labels, value: float | None, both: Callable[[float, float], float]) -> None:
+    def _put(self, name: str, labels: Labels, value: float | None, merge: Callable[[float, float], float]) -> None:
         if value is None or not math.isfinite(value):
             return
         values = self._values.setdefault(name, {})
-        values[labels] = both(values[labels], value) if labels in values else value
+        values[labels] = merge(values[labels], value) if labels in values else value
 
     def families(self) -> Iterator[Metric]:
         spent, help_text, names = TIME_IN_STATUS

@@ -1,0 +1,53 @@
+"""Which query answers which endpoint, and the count and duration of decisions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from nats_backpressure.protocol.messages import Decision
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.queries.decisions import DecisionService, validate_policy
+from nats_backpressure.queries.history import HistoryQueries
+
+Answer = Callable[[str, Any, str, Now], Any]
+"""Takes the subject, the request, who asks, and when; returns the reply, or an awaitable of it."""
+
+
+class DecisionMetrics(Protocol):
+    """Counts decisions; `seconds` is how long one took."""
+
+    def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None) -> None: ...
+
+
+def answers(decisions: DecisionService, history: HistoryQueries, metrics: DecisionMetrics) -> Mapping[str, Answer]:
+    """The answer of each endpoint, by its name."""
+
+    def decide(function: Callable[..., Decision], subject: str, now: Now, *arguments: Any) -> Decision:
+        started = time.perf_counter()
+        decision = function(subject, *arguments, now)
+        seconds = time.perf_counter() - started
+        # The label is a watched subject, the asked one or the one that decides: names that callers invent must not
+        # fill the memory.
+        own = subject in decision.matched[:1] or len(decision.matched) == 1
+        label = decision.matched[0] if own else decisions.shown(subject, now).state.subject
+        metrics.decision(label, decision.role, decision.action, seconds, decision.would)
+        return decision
+
+    return {
+        "decide-gateway": lambda subject, request, _, now: decide(decisions.decide_gateway, subject, now, request),
+        "decide-consumer": lambda subject, request, asker, now: decide(
+            decisions.decide_consumer, subject, now, request, asker
+        ),
+        "status": lambda subject, _, __, now: decisions.status(subject, now),
+        "status-list": lambda _, request, __, now: decisions.status_list(request, now),
+        "policy": lambda subject, _, __, now: decisions.policy(subject, now),
+        "validate-policy": lambda _, document, __, ___: validate_policy(document),
+        "events": lambda subject, request, _, now: history.events(subject, request, now),
+        "history": lambda subject, request, _, now: history.history(subject, request, now),
+        "metrics": lambda subject, request, _, now: history.metrics(subject, request, now),
+        "recovery": lambda subject, _, __, now: history.recovery(subject, now),
+        "alerts": lambda subject, _, __, now: history.alerts(subject, now),
+        "alerts-list": lambda _, __, ___, now: history.alerts_list(now),
+    }
