@@ -185,9 +185,9 @@ class Sidecar:
             render_state=serialize.state_value,
             render_beat=lambda book, now, leaving: serialize.heartbeat(book, instance, now, leaving),
             on_looks=self._looked,
-            on_policies=recorder.rules if recorder else lambda sources: None,
+            on_policies=recorder.record_policies if recorder else lambda sources: None,
         )
-        sink = recorder.hearing(service.poller.hint) if recorder else service.poller.hint
+        sink = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
         self._advisories = AdvisoryListener(clock, sink, metrics.dropped)
         self._names, self._logged_captured = names, Once()
         self._serving = False

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nats_backpressure.cli.replay import BAD_SHOWN, replay
-from nats_backpressure.recording.format import Line, Rules, Stream, encode
+from nats_backpressure.recording.format import Line, PoliciesLine, StreamLine, encode_line
 from tests.support.recordings import MONO, WALL, beginning, reading, written
 
 
@@ -24,7 +24,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def burst() -> list[Line]:
     """A queue and a full worker from the first to the third second, read every 0.1 s for six."""
-    told: list[Line] = [beginning()[0], Rules((MONO, WALL)), *beginning()[1:]]
+    told: list[Line] = [beginning()[0], PoliciesLine((MONO, WALL)), *beginning()[1:]]
     for n in range(61):
         told += reading(n / 10, 2000, 600, 0) if 10 <= n < 30 else reading(n / 10, 0, 0, 2600 if n >= 30 else 0)
     return told
@@ -113,7 +113,7 @@ def test_two_policies_are_compared_in_one_pass(recording: Path, quiet: Path, tmp
 
 def test_a_recording_without_policies_is_judged_by_the_default_ones_and_says_so(tmp_path: Path, quiet: Path) -> None:
     file = tmp_path / "old.jsonl"
-    file.write_bytes(written(line for line in burst() if not isinstance(line, Rules)))
+    file.write_bytes(written(line for line in burst() if not isinstance(line, PoliciesLine)))
     ran = run(file)
     assert ran.exit_code == 0 and "backpressure_active 1" in ran.stdout
     assert ran.stderr == f"{file}: has no policies (written by an older version): the defaults are used\n"
@@ -147,7 +147,7 @@ class TestWhatCannotBeRead:
         assert ran.exit_code == 0
         first, second = ran.stderr.splitlines()
         assert first.startswith(f"{recording}:8: not JSON: ") and first.endswith("; the line is skipped")
-        assert second == f"{recording}:9: stream 5 was not introduced; the line is skipped"
+        assert second == f"{recording}:9: stream 5 has no line before this one; the line is skipped"
         assert run(recording, "--config", quiet).stdout.splitlines()[:2] == whole
 
     def test_very_many_are_counted(self, recording: Path) -> None:
@@ -165,7 +165,7 @@ class TestWhatCannotBeRead:
         [
             pytest.param(b"", "not a recording: it is empty", id="empty"),
             pytest.param(
-                encode(Stream(0, "S", "t")),
+                encode_line(StreamLine(0, "S", "t")),
                 "not a recording: its first line is not a `recording` line",
                 id="no beginning",
             ),
@@ -198,7 +198,7 @@ class TestWhatCannotBeRead:
         file = tmp_path / "r.gz"
         ran = self.told(file, [written(burst())])
         assert ran.exit_code == 65
-        assert ran.stderr.startswith(f"{file}: line 1: cannot be read on: Not a gzipped file")
+        assert ran.stderr.startswith(f"{file}: line 1: cannot be read any further: Not a gzipped file")
 
     def test_a_bad_configuration_is_one_line_for_each_mistake_and_exit_78(
         self, recording: Path, tmp_path: Path

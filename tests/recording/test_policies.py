@@ -21,16 +21,16 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording import policies
 from nats_backpressure.recording.decoder import Decoder
 from nats_backpressure.recording.format import (
-    BadRecording,
-    Consumer,
+    BadLine,
+    ConsumerLine,
+    HeaderLine,
     Line,
-    NoRecording,
-    RecordingBegun,
-    Rule,
-    Rules,
-    lines,
+    PoliciesLine,
+    PolicyLine,
+    UnreadableRecording,
+    read_lines,
 )
-from nats_backpressure.recording.policies import PoliciesChanged, PolicyLineWriter, Scope
+from nats_backpressure.recording.policies import PoliciesDecoded, PolicyLineWriter, RecordedSettings
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.recording.replay import Replay
 from tests.fakes.observer import FakeJetStream
@@ -49,18 +49,18 @@ SOURCES = st.builds(
     st.builds(Guard, st.booleans(), st.none() | st.integers(1, 9)),
     st.booleans(),
 )
-SCOPE = Scope((WatchEntry("S", ("r-*",)),), 1.0, 2.0)
-EVERYTHING = Scope()
+SCOPE = RecordedSettings((WatchEntry("S", ("r-*",)),), 1.0, 2.0)
+EVERYTHING = RecordedSettings()
 MILD = entry(SUBJECT, alert_on_active=False, pending={"overload": 50_000}, inflight={"overload": 50_000})
 
 
-def read(told: Iterable[Line]) -> list[PoliciesChanged]:
+def read(told: Iterable[Line]) -> list[PoliciesDecoded]:
     reader, found = Decoder(), []
-    for _, line in lines(io.BytesIO(written([beginning()[0], *told]))):
-        assert not isinstance(line, BadRecording), line.why
-        thing = reader.take(line)
-        assert not isinstance(thing, BadRecording), thing
-        found += [thing] if isinstance(thing, PoliciesChanged) else []
+    for _, line in read_lines(io.BytesIO(written([beginning()[0], *told]))):
+        assert not isinstance(line, BadLine), line.why
+        thing = reader.decode(line)
+        assert not isinstance(thing, BadLine), thing
+        found += [thing] if isinstance(thing, PoliciesDecoded) else []
     return found
 
 
@@ -82,23 +82,26 @@ def test_what_was_in_force_comes_back_whatever_changed(standing: list[Sources]) 
 
 
 def test_a_change_costs_what_changed() -> None:
-    writer, many = PolicyLineWriter(Scope()), {f"k{n}": entry("a") for n in range(1000)}
+    writer, many = PolicyLineWriter(RecordedSettings()), {f"k{n}": entry("a") for n in range(1000)}
     assert len(writer.lines(Sources(bucket=many), now(0))) == 1001
     assert len(writer.lines(Sources(bucket={**many, "k7": entry("b")}), now(1))) == 2
-    assert [type(line) for line in writer.lines(Sources(bucket={"k7": entry("b")}), now(2))[-2:]] == [Rule, Rules]
+    assert [type(line) for line in writer.lines(Sources(bucket={"k7": entry("b")}), now(2))[-2:]] == [
+        PolicyLine,
+        PoliciesLine,
+    ]
 
 
 def test_a_policy_nobody_can_use_is_told_and_the_rest_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Decoder()
-    reader.take(beginning()[0])
-    bad = reader.take(Rule("file", "0", policy={"subjects": ["a"], "pending": {"overload": -1}}))
-    assert bad == BadRecording("a policy that cannot be used: pending.overload: must be at least 0.001, is -1")
-    assert reader.take(Rule("file", "1", policy={"subjects": ["a"], "mode": "observe"})) is None
-    found = reader.take(Rules((MONO, WALL)))
-    assert isinstance(found, PoliciesChanged) and found.sources.file == (entry("a", mode="observe"),)
-    monkeypatch.setattr(policies, "RULES_LIMIT", 1)
-    with pytest.raises(NoRecording, match="more than 1 policies"):
-        reader.take(Rule("file", "2", policy={"subjects": ["b"]}))
+    reader.decode(beginning()[0])
+    bad = reader.decode(PolicyLine("file", "0", policy={"subjects": ["a"], "pending": {"overload": -1}}))
+    assert bad == BadLine("the policy is not valid: pending.overload: must be at least 0.001, is -1")
+    assert reader.decode(PolicyLine("file", "1", policy={"subjects": ["a"], "mode": "observe"})) is None
+    found = reader.decode(PoliciesLine((MONO, WALL)))
+    assert isinstance(found, PoliciesDecoded) and found.sources.file == (entry("a", mode="observe"),)
+    monkeypatch.setattr(policies, "ENTRIES_LIMIT", 1)
+    with pytest.raises(UnreadableRecording, match="more than 1 policies"):
+        reader.decode(PolicyLine("file", "2", policy={"subjects": ["b"]}))
 
 
 def burst(*first: Line, during: Iterable[Line] = ()) -> list[Line]:
@@ -121,7 +124,7 @@ def judged(told: Iterable[Line], settings: Settings | None = None) -> tuple[list
 
 
 def rule(
-    *file: LayerEntry, at: float = 0.0, scope: Scope = EVERYTHING, trust: bool = False, **bucket: LayerEntry
+    *file: LayerEntry, at: float = 0.0, scope: RecordedSettings = EVERYTHING, trust: bool = False, **bucket: LayerEntry
 ) -> list[Line]:
     sources = Sources(tuple(file), bucket, trust_metadata=trust)  # type: ignore[arg-type]
     return PolicyLineWriter(scope).lines(sources, Now(MONO + at, WALL + at))
@@ -145,7 +148,7 @@ def test_a_recording_that_holds_none_is_judged_by_the_default_ones() -> None:
 
 def test_a_change_counts_from_when_it_was_made() -> None:
     strict = entry(SUBJECT, pending={"overload": 1000}, active_signals=1)
-    writer = PolicyLineWriter(Scope())
+    writer = PolicyLineWriter(RecordedSettings())
     first = writer.lines(Sources((MILD,)), now(0))
     events, _ = judged(burst(*first, during=writer.lines(Sources((MILD,), {SUBJECT: strict}), now(2))))
     assert [(event.at - WALL, event.now.word) for event in events] == [(2.0, "active"), (4.0, "inactive")]
@@ -159,12 +162,12 @@ def test_an_override_and_a_trusted_consumer_are_among_them() -> None:
     assert active.reasons == ("pending", "inflight", "override")
     told = burst(*rule(quiet, trust=True))
     config = ConsumerConfig(metadata=(("backpressure.pending.overload", "50000"), ("backpressure.mode", "observe")))
-    told = [replace(line, config=config) if isinstance(line, Consumer) else line for line in told]
+    told = [replace(line, config=config) if isinstance(line, ConsumerLine) else line for line in told]
     assert words(judged(told)[0]) == ["warning", "inactive"]
 
 
 def test_what_was_not_watched_then_is_not_judged() -> None:
-    assert judged(burst(*rule(scope=Scope((WatchEntry("OTHER"),)))))[1].samples == 0
+    assert judged(burst(*rule(scope=RecordedSettings((WatchEntry("OTHER"),)))))[1].samples == 0
 
 
 async def test_every_part_of_a_recording_begins_with_all_that_is_in_force(tmp_path: Path) -> None:
@@ -174,19 +177,19 @@ async def test_every_part_of_a_recording_begins_with_all_that_is_in_force(tmp_pa
     settings = Settings(watch=(WatchSetting("S"),))
     recorder = RecordingObserver(world, world.clock, RecordingFile(tmp_path / "r", 1000), settings, lambda what: None)
     many = Sources(tuple(entry(f"a{n}", mode="observe") for n in range(100)))
-    recorder.rules(many)
+    recorder.record_policies(many)
     for n in range(400):
         world.publish("S", "a")
         world.clock.advance(0.1)
         await recorder.consumers("S")
         if n == 200:
-            recorder.rules(Sources(many.file[:50]))
+            recorder.record_policies(Sources(many.file[:50]))
     recorder.close()
     part = (tmp_path / "r.1").read_bytes()
     assert part.count(b'"t":"rule"') == 50 and part.count(b'"t":"read"') > 20, "not a file for each reading"
     assert len(part) < 20_000, "the policies, and as much again"
-    begun, *others = [line for _, line in lines(io.BytesIO(part))]
-    assert isinstance(begun, RecordingBegun)
-    found = read(line for line in others if isinstance(line, Rule | Rules))
+    begun, *others = [line for _, line in read_lines(io.BytesIO(part))]
+    assert isinstance(begun, HeaderLine)
+    found = read(line for line in others if isinstance(line, PolicyLine | PoliciesLine))
     assert [each.sources for each in found] == [Sources(many.file[:50])]
     assert found[0].scope.watch == (WatchEntry("S"),)

@@ -14,9 +14,17 @@ from nats_backpressure.core.model import ConsumerConfig, Event
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
-from nats_backpressure.recording.compare import Difference, Differences
-from nats_backpressure.recording.decoder import HintsDecoded, StreamAbsent
-from nats_backpressure.recording.format import Consumer, Hinted, Line, ReadDone, Sampled, Shape, StreamMissing
+from nats_backpressure.recording.compare import Difference, StatusComparison
+from nats_backpressure.recording.decoder import HintsDecoded, StreamAbsenceDecoded
+from nats_backpressure.recording.format import (
+    ConsumerLine,
+    HintsLine,
+    Line,
+    MissingLine,
+    ReadLine,
+    SampleLine,
+    StreamNumbers,
+)
 from nats_backpressure.recording.replay import Replay
 from nats_backpressure.recording.time_gaps import TICK
 from tests.support.policies import entry
@@ -145,30 +153,30 @@ class TestTimeThatNobodyRecorded:
 
 class TestWhatComesAndGoes:
     def test_a_consumer_that_two_whole_readings_lack_is_gone(self) -> None:
-        gone = [ReadDone(0, (MONO + at, WALL + at), left=(1,)) for at in (2.0, 3.0)]
+        gone = [ReadLine(0, (MONO + at, WALL + at), left=(1,)) for at in (2.0, 3.0)]
         assert steps(judged([*beginning(), *reading(0.0), *reading(1.0), *gone])) == [
             (3.0, "monitoring_lost", "inactive")
         ]
 
     def test_one_that_a_part_of_a_reading_lacks_is_not(self) -> None:
-        partly = [ReadDone(0, (MONO + at, WALL + at), out=(1,), partly=True) for at in (2.0, 3.0, 4.0)]
+        partly = [ReadLine(0, (MONO + at, WALL + at), out=(1,), partly=True) for at in (2.0, 3.0, 4.0)]
         assert judged([*beginning(), *reading(0.0), *reading(1.0), *partly]) == []
 
     def test_a_stream_that_twice_does_not_exist_is_gone_with_its_consumers(self) -> None:
-        gone = [StreamMissing("ORDERS", (MONO + at, WALL + at)) for at in (2.0, 3.0)]
+        gone = [MissingLine("ORDERS", (MONO + at, WALL + at)) for at in (2.0, 3.0)]
         told: list[Event] = []
         replay = Replay(Settings(), told.append)
         for thing in observed([*beginning(), *reading(0.0), *gone]):
             replay.take(thing)
         assert steps(told) == [(3.0, "monitoring_lost", "inactive")]
-        replay.take(StreamAbsent(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
+        replay.take(StreamAbsenceDecoded(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
         assert replay.time_in() == {}
         assert replay.forgotten["inactive"] == pytest.approx(3.0)
         assert not replay._intake._trackers and not replay._registry.streams
 
     def test_one_that_appears_before_a_stream_full_of_messages_reads_history(self) -> None:
         begun, stream, consumer = beginning()
-        before = ReadDone(0, (MONO - 1, WALL - 1), Shape(1, 2000, 2000))
+        before = ReadLine(0, (MONO - 1, WALL - 1), StreamNumbers(1, 2000, 2000))
         arrived = [consumer, *reading(0.0, 2000)]
         (found,) = judged([begun, stream, *arrived])
         assert found.reading is not None and not found.reading.backfilling
@@ -178,7 +186,7 @@ class TestWhatComesAndGoes:
     def test_metadata_rules_where_it_is_trusted(self) -> None:
         own = ConsumerConfig(metadata=(("backpressure.active_signals", "3"),))
         begun, stream, consumer = beginning()
-        assert isinstance(consumer, Consumer)
+        assert isinstance(consumer, ConsumerLine)
         told = [begun, stream, replace(consumer, config=own), *burst()[3:]]
         assert judged(told)[0].now is Status.ACTIVE
         assert judged(told, trust_consumer_metadata=True)[0].now is Status.WARNING
@@ -188,7 +196,7 @@ def test_ack_metrics_are_the_latency_they_were() -> None:
     told = [*beginning(), *reading(0.0, 0, 20, 100)]
     for n in range(1, 20):
         at = n / 2
-        told.append(Hinted(1, (MONO + at - 0.1, WALL + at - 0.1), acks=((0.05, 1, 90), (6.0, 1, 10))))
+        told.append(HintsLine(1, (MONO + at - 0.1, WALL + at - 0.1), acks=((0.05, 1, 90), (6.0, 1, 10))))
         told += reading(at, 0, 20, 100 + 100 * n)
     (event,) = judged(told)
     assert event.reasons == ("latency_p95",)
@@ -198,7 +206,7 @@ def test_ack_metrics_are_the_latency_they_were() -> None:
 
 def test_a_consumer_read_by_itself_counts() -> None:
     at = (MONO + 1.5, WALL + 1.5)
-    single = Sampled(1, at=at, pending=900, inflight=600, delivered=(600, 600))
+    single = SampleLine(1, at=at, pending=900, inflight=600, delivered=(600, 600))
     look = replace(reading(1.0, 900, 600)[1], partly=True, out=(1,))
     assert steps(judged([*beginning(), *reading(0.0), look, single])) == [(1.5, "backpressure_warning", "warning")]
 
@@ -247,19 +255,19 @@ class TestDifferences:
 
     def compared(self, lines: Iterable[Line], *policies: PolicyEntry) -> tuple[list[Difference], dict[str, float]]:
         told: list[Difference] = []
-        differences = Differences(told.append)
+        comparison = StatusComparison(told.append)
         both = [
-            Replay(Settings(policies=(policy,)), lambda event, which=which: differences.hear(which, event))
+            Replay(Settings(policies=(policy,)), lambda event, which=which: comparison.add_event(which, event))
             for which, policy in enumerate(policies)
         ]
         last = None
         for last in observed(lines):
             for each in both:
                 each.take(last)
-            differences.settle()
+            comparison.compare()
         assert last is not None
-        differences.end(last.at.wall)
-        return told, dict(differences.seconds)
+        comparison.finish(last.at.wall)
+        return told, dict(comparison.seconds)
 
     def test_the_same_policy_twice_differs_nowhere(self) -> None:
         assert self.compared(burst(), entry(">"), entry(">")) == ([], {})

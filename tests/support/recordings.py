@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.recording.decoder import Decoder, Observation
 from nats_backpressure.recording.format import (
-    BadRecording,
-    Consumer,
+    BadLine,
+    ConsumerLine,
+    HeaderLine,
     Line,
-    ReadDone,
-    RecordingBegun,
-    Sampled,
-    Shape,
-    Stream,
-    encode,
+    ReadLine,
+    SampleLine,
+    StreamLine,
+    StreamNumbers,
+    encode_line,
 )
 
 SUBJECT = "orders.new"
@@ -26,9 +26,9 @@ Moment = tuple[float, int, int]
 
 def beginning(at: float = 0.0, longest_interval: float = 5.0) -> tuple[Line, ...]:
     return (
-        RecordingBegun(1, "backpressure", "0.0.0", (MONO + at, WALL + at), longest_interval),
-        Stream(0, "ORDERS", "2026-11-23T14:00:00Z", (SUBJECT,)),
-        Consumer(1, 0, "worker", "2026-11-23T14:00:01Z", ConsumerConfig()),
+        HeaderLine(1, "backpressure", "0.0.0", (MONO + at, WALL + at), longest_interval),
+        StreamLine(0, "ORDERS", "2026-11-23T14:00:00Z", (SUBJECT,)),
+        ConsumerLine(1, 0, "worker", "2026-11-23T14:00:01Z", ConsumerConfig()),
     )
 
 
@@ -36,24 +36,24 @@ def reading(at: float, pending: int = 0, inflight: int = 0, done: int = 0) -> tu
     """The consumer with so many messages before and behind it, after it acknowledged `done`."""
     delivered = (done + inflight, done + inflight)
     return (
-        Sampled(1, pending=pending, inflight=inflight, delivered=delivered, floor=(done, done)),
-        ReadDone(0, (MONO + at, WALL + at), Shape(1, done + inflight + pending, done + inflight + pending)),
+        SampleLine(1, pending=pending, inflight=inflight, delivered=delivered, floor=(done, done)),
+        ReadLine(0, (MONO + at, WALL + at), StreamNumbers(1, done + inflight + pending, done + inflight + pending)),
     )
 
 
-def still(at: float) -> ReadDone:
-    return ReadDone(0, (MONO + at, WALL + at))
+def still(at: float) -> ReadLine:
+    return ReadLine(0, (MONO + at, WALL + at))
 
 
 def written(lines: Iterable[Line]) -> bytes:
-    return b"".join(map(encode, lines))
+    return b"".join(map(encode_line, lines))
 
 
 def observed(lines: Iterable[Line]) -> Iterator[Observation]:
-    longhand = Decoder()
+    decoder = Decoder()
     for line in lines:
-        found = longhand.take(line)
-        assert not isinstance(found, BadRecording), found.why
+        found = decoder.decode(line)
+        assert not isinstance(found, BadLine), found.why
         if found is not None:
             yield found
 

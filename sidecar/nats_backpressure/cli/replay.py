@@ -19,9 +19,9 @@ from nats_backpressure.core.model import Event
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.queries.serialize import event_message as rendered
 from nats_backpressure.queries.serialize import format_time, metrics_message, round_finite
-from nats_backpressure.recording.compare import Difference, Differences
+from nats_backpressure.recording.compare import Difference, StatusComparison
 from nats_backpressure.recording.decoder import Decoder
-from nats_backpressure.recording.format import CUT, BadRecording, NoRecording, lines
+from nats_backpressure.recording.format import CUT_OFF, BadLine, UnreadableRecording, read_lines
 from nats_backpressure.recording.replay import Replay
 
 EX_DATA = 65
@@ -46,7 +46,7 @@ TimeIn = Mapping[str, Mapping[str, float]]
 @click.option(
     "--compare",
     type=click.Path(path_type=Path),
-    help="A second settings file: print only the differences.",
+    help="A second settings file: print only the comparison.",
 )
 @click.option("--subject", metavar="PATTERN", help="Judge only subjects that match this pattern.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the summary goes to standard error.")
@@ -61,43 +61,43 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
         raise click.BadParameter(problem, param_hint="--subject")
     paths = (config,) if compare is None else (config, compare)
     settings = [None if path is None else load_or_exit(path) for path in paths]
-    differences = Differences(partial(_print_difference, as_json))
+    comparison = StatusComparison(partial(_print_difference, as_json))
     on_event = partial(_print_event, as_json)
     replays = [
-        Replay(each, on_event if compare is None else partial(differences.hear, which), subject)
+        Replay(each, on_event if compare is None else partial(comparison.add_event, which), subject)
         for which, each in enumerate(settings)
     ]
     start = time.perf_counter()
-    problem = _replay_file(file, replays, differences)
+    problem = _replay_file(file, replays, comparison)
     took = time.perf_counter() - start
     if replays[0].first and not replays[0].ruled:
         click.echo(f"{file}: has no policies (written by an older version): the defaults are used", err=True)
     if replays[0].first or not problem:
-        for line in _summary(replays, differences, took):
+        for line in _summary(replays, comparison, took):
             click.echo(line, err=as_json)
     if problem:
         click.echo(f"{file}: {problem}", err=True)
         sys.exit(EX_DATA)
 
 
-def _replay_file(path: Path, replays: Sequence[Replay], differences: Differences) -> str | None:
+def _replay_file(path: Path, replays: Sequence[Replay], comparison: StatusComparison) -> str | None:
     """Judge every line. Returns why the file could not be read to its end, or None."""
     decoder, bad = Decoder(), 0
     try:
         with _open_recording(path) as file:
-            for n, line in lines(file):
-                observation = line if isinstance(line, BadRecording) else decoder.take(line)
-                if isinstance(observation, BadRecording):
-                    bad += observation is not CUT
+            for n, line in read_lines(file):
+                observation = line if isinstance(line, BadLine) else decoder.decode(line)
+                if isinstance(observation, BadLine):
+                    bad += observation is not CUT_OFF
                     if bad <= BAD_SHOWN:
                         click.echo(f"{path}:{n}: {observation.why}; the line is skipped", err=True)
                 elif observation is not None:
                     for each in replays:
                         each.take(observation, decoder.longest_interval)
-                    differences.settle()
-        if decoder.begun is None:
+                    comparison.compare()
+        if decoder.header is None:
             return "not a recording: it is empty"
-    except NoRecording as error:
+    except UnreadableRecording as error:
         return str(error)
     except OSError as error:
         return f"cannot be read: {(error.strerror or str(error)).lower()}"
@@ -155,11 +155,11 @@ def _print_difference(as_json: bool, difference: Difference) -> None:
         click.echo(f"{at}  {difference.subject}  {texts[0]} | {texts[1]}")
 
 
-def _summary(replays: Sequence[Replay], differences: Differences, took: float) -> Iterator[str]:
+def _summary(replays: Sequence[Replay], comparison: StatusComparison, took: float) -> Iterator[str]:
     first = replays[0]
     span = first.now.mono - first.first.mono if first.first else 0.0
     if first.first:
-        differences.end(first.now.wall)
+        comparison.finish(first.now.wall)
         yield ""
         yield f"{format_time(first.first.wall)} to {format_time(first.now.wall)}, {_format_duration(span)}"
     aside = f", {first.set_aside:,} of them implausible" if first.set_aside else ""
@@ -168,9 +168,9 @@ def _summary(replays: Sequence[Replay], differences: Differences, took: float) -
     yield f"{first.samples:,} samples{aside}; judged in {took:.1f} s: {speed}"
     yield _format_counts("events", [each.told for each in replays], lambda n: f"{n:,.0f}")
     times = [each.time_in() for each in replays]
-    subjects = sorted({s for time in times for s in time}, key=lambda s: _urgency(s, times, differences))
+    subjects = sorted({s for time in times for s in time}, key=lambda s: _urgency(s, times, comparison))
     for subject in subjects[:SUBJECTS_SHOWN]:
-        seconds = differences.seconds.get(subject, 0.0)
+        seconds = comparison.seconds.get(subject, 0.0)
         differ = f"; differed for {_format_duration(seconds)}" if seconds else ""
         yield _format_counts(subject, [time.get(subject, {}) for time in times], _format_duration) + differ
     if len(subjects) > SUBJECTS_SHOWN:
@@ -179,10 +179,10 @@ def _summary(replays: Sequence[Replay], differences: Differences, took: float) -
         yield _format_counts("removed subjects", [each.forgotten for each in replays], _format_duration)
 
 
-def _urgency(subject: str, times: Sequence[TimeIn], differences: Differences) -> tuple[float | str, ...]:
+def _urgency(subject: str, times: Sequence[TimeIn], comparison: StatusComparison) -> tuple[float | str, ...]:
     """Sort key: the longest difference first, then the longest active, then the longest in warning."""
     longest = [max(time.get(subject, {}).get(word, 0.0) for time in times) for word in ("active", "warning")]
-    return -differences.seconds.get(subject, 0.0), *(-seconds for seconds in longest), subject
+    return -comparison.seconds.get(subject, 0.0), *(-seconds for seconds in longest), subject
 
 
 def _format_counts(what: str, each: Sequence[Mapping[str, float]], shown: Callable[[float], str]) -> str:

@@ -1,1 +1,1 @@
-"""What was observed, written down, and judged again: recorder -> recording -> replay."""
+"""Recordings: writes what is observed to a file, reads it back, and judges it again (recorder, decoder, replay)."""

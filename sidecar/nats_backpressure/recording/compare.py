@@ -1,4 +1,4 @@
-"""Where two judgements of one recording differ in status, and for how long."""
+"""Compares two replays of one recording: where their statuses differ, and for how long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nats_backpressure.protocol.values import EventType, Status
 
 
 class Difference(Struct, frozen=True):
-    """The statuses of a subject under one policy and the other, from this moment on."""
+    """The two statuses of a subject from this moment on."""
 
     at: float
     """Unix seconds."""
@@ -21,63 +21,67 @@ class Difference(Struct, frozen=True):
     statuses: tuple[Status, Status]
     reasons: tuple[tuple[str, ...], tuple[str, ...]]
     lasted: float | None = None
-    """Seconds for which they had differed; None unless they are the same again."""
+    """Seconds for which they differed; None unless they are equal again."""
 
 
-class _Standing(Struct):
+class _BothStatuses(Struct):
     statuses: list[Status]
     reasons: list[tuple[str, ...]]
-    differ: float | None = None
-    """Since when; None while they do not."""
+    differ_since: float | None = None
+    """Unix time since which they differ; None while they are equal."""
 
 
-class Differences:
-    """Hears the events of both; `settle` once both have taken the same line, since one runs ahead of the other."""
+class StatusComparison:
+    """Collects the events of both replays; call `compare` when both have processed the same line."""
 
-    def __init__(self, tell: Callable[[Difference], None]) -> None:
+    def __init__(self, on_difference: Callable[[Difference], None]) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        """For which the statuses of each subject differed."""
-        self._tell = tell
-        self._heard: list[tuple[int, Event]] = []
-        self._standing: dict[str, _Standing] = {}
+        """Seconds for which the statuses differed, by subject."""
+        self._on_difference = on_difference
+        self._events: list[tuple[int, Event]] = []
+        self._statuses: dict[str, _BothStatuses] = {}
 
-    def hear(self, which: int, event: Event) -> None:
-        """An event of the first (0) or the second (1) judgement."""
-        self._heard.append((which, event))
+    def add_event(self, which: int, event: Event) -> None:
+        """An event of the first (0) or the second (1) replay."""
+        self._events.append((which, event))
 
-    def settle(self) -> None:
-        if not self._heard:
+    def compare(self) -> None:
+        if not self._events:
             return
-        heard = sorted(self._heard, key=lambda pair: (pair[1].at, pair[1].subject))
-        self._heard.clear()
-        for (at, subject), events in groupby(heard, key=lambda pair: (pair[1].at, pair[1].subject)):
-            self._moved(at, subject, list(events))
+        ordered = sorted(self._events, key=_time_and_subject)
+        self._events.clear()
+        for (at, subject), events in groupby(ordered, key=_time_and_subject):
+            self._apply_events(at, subject, list(events))
 
-    def end(self, at: float) -> None:
+    def finish(self, at: float) -> None:
         """The recording ended at this time (Unix seconds)."""
-        self.settle()
-        for subject, standing in self._standing.items():
-            if standing.differ is not None:
-                self.seconds[subject] += at - standing.differ
-                standing.differ = at
+        self.compare()
+        for subject, both in self._statuses.items():
+            if both.differ_since is not None:
+                self.seconds[subject] += at - both.differ_since
+                both.differ_since = at
 
-    def _moved(self, at: float, subject: str, events: list[tuple[int, Event]]) -> None:
-        standing = self._standing.setdefault(subject, _Standing([Status.INACTIVE] * 2, [(), ()]))
-        before = tuple(standing.statuses)
+    def _apply_events(self, at: float, subject: str, events: list[tuple[int, Event]]) -> None:
+        both = self._statuses.setdefault(subject, _BothStatuses([Status.INACTIVE] * 2, [(), ()]))
+        before = tuple(both.statuses)
         for which, event in events:
             lost = event.type is EventType.MONITORING_LOST
-            standing.statuses[which] = Status.UNKNOWN if lost else event.now
-            standing.reasons[which] = event.reasons
-        one, other = standing.statuses
+            both.statuses[which] = Status.UNKNOWN if lost else event.now
+            both.reasons[which] = event.reasons
+        one, other = both.statuses
         if (one, other) == before:
             return
         lasted = None
-        if one is other and standing.differ is not None:
-            lasted = at - standing.differ
+        if one is other and both.differ_since is not None:
+            lasted = at - both.differ_since
             self.seconds[subject] += lasted
-            standing.differ = None
-        elif one is not other and standing.differ is None:
-            standing.differ = at
+            both.differ_since = None
+        elif one is not other and both.differ_since is None:
+            both.differ_since = at
         if one is not other or lasted is not None:
-            reasons = standing.reasons[0], standing.reasons[1]
-            self._tell(Difference(at, subject, (one, other), reasons, lasted))
+            reasons = both.reasons[0], both.reasons[1]
+            self._on_difference(Difference(at, subject, (one, other), reasons, lasted))
+
+
+def _time_and_subject(pair: tuple[int, Event]) -> tuple[float, str]:
+    return pair[1].at, pair[1].subject

@@ -1,4 +1,4 @@
-"""From the lines of a recording back to what was observed, in order and within bounds."""
+"""Decodes the lines of a recording into observations, in order and within limits."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from nats_backpressure.recording.format import (
     CONSUMERS_LIMIT,
     FORMAT,
     At,
-    BadRecording,
-    Consumer,
-    Hinted,
+    BadLine,
+    ConsumerLine,
+    HeaderLine,
+    HintsLine,
     Line,
-    NoRecording,
-    ReadDone,
-    RecordingBegun,
-    Rule,
-    Rules,
-    Sampled,
-    Shape,
-    Stream,
-    StreamMissing,
-    aged,
-    still,
+    MissingLine,
+    PoliciesLine,
+    PolicyLine,
+    ReadLine,
+    SampleLine,
+    StreamLine,
+    StreamNumbers,
+    UnreadableRecording,
+    idle_look,
+    idle_sample,
 )
-from nats_backpressure.recording.policies import PoliciesChanged, PolicyLineReader
+from nats_backpressure.recording.policies import PoliciesDecoded, PolicyLineReader
 
 DISORDER = 1.0
-"""Seconds by which a line may come late (hints are written after the newest of them), and clocks may disagree."""
+"""Seconds by which a line may be late (hints are written after the newest of them), and the clocks may differ."""
 LONGEST_GAP = 10 * 365 * 86_400.0
-"""Seconds between two lines beyond which a time is taken for a mistake."""
+"""Seconds between two lines; a longer gap is a mistake in the file."""
 
 
-class Observed(Struct, frozen=True):
-    """A reading of a stream: every consumer it showed. `whole`: there are no others but the `unread`."""
+class ReadingDecoded(Struct, frozen=True):
+    """A reading of a stream, with every consumer it showed. `whole`: there are no others except the `unread`."""
 
     at: Now
     look: StreamLook
     samples: tuple[Sample, ...]
     whole: bool
     unread: frozenset[str] = frozenset()
-    """Names of consumers that were shown before, exist, and could not be read."""
+    """Names of consumers that were shown before, and now exist but could not be read."""
     hidden: int = 0
-    """How many could not be read, those that were never shown too."""
+    """Number of consumers that could not be read, including those never shown."""
 
 
-class SingleSample(Struct, frozen=True):
-    """A consumer read by itself."""
+class SampleDecoded(Struct, frozen=True):
+    """A consumer that was read alone."""
 
     at: Now
     sample: Sample
 
 
-class StreamAbsent(Struct, frozen=True):
+class StreamAbsenceDecoded(Struct, frozen=True):
     """The server answered that the stream does not exist."""
 
     at: Now
@@ -64,198 +64,204 @@ class StreamAbsent(Struct, frozen=True):
 
 
 class HintsDecoded(Struct, frozen=True):
-    """Hints of one consumer; `acks` are seconds, deliveries, and how many such."""
+    """Hints of one consumer; `acks` are seconds, deliveries, and the number of such acks."""
 
     at: Now
     key: ConsumerKey
     acks: tuple[tuple[float, int, int], ...]
     naks: int
     dropped: int
-    """Messages that left in flight without an ack: given up, or terminated."""
+    """Messages that left in flight without an ack: delivered too often, or terminated."""
 
 
-Observation = Observed | SingleSample | StreamAbsent | HintsDecoded | PoliciesChanged
+Observation = ReadingDecoded | SampleDecoded | StreamAbsenceDecoded | HintsDecoded | PoliciesDecoded
 
 
-class _LastSample(Struct):
-    line: Consumer
+class _DecodedConsumer(Struct):
+    line: ConsumerLine
     key: ConsumerKey
-    lane: _DecodedStream
+    stream: _DecodedStream
     sample: Sample | None = None
-    """The last one told; None until there is one."""
-    fresh: bool = False
-    """Whether it was told for the reading that is not closed yet."""
+    """The last one decoded; None until there is one."""
+    in_open_reading: bool = False
+    """Whether it belongs to the reading that is not closed yet."""
     shown: bool = False
+    """Whether the last reading showed it."""
 
 
 class _DecodedStream(Struct):
-    line: Stream
+    line: StreamLine
     look: StreamLook
-    looked: float = 0.0
-    consumers: dict[int, _LastSample] = {}
+    looked_at: float = 0.0
+    consumers: dict[int, _DecodedConsumer] = {}
 
 
 class Decoder:
-    """Constant in memory but for what is being watched: CONSUMERS_LIMIT, and as many streams."""
+    """Its memory depends only on what is watched: at most CONSUMERS_LIMIT consumers, and as many streams."""
 
     def __init__(self) -> None:
-        self.begun: RecordingBegun | None = None
-        """The newest beginning: a recording may have several parts."""
-        self.last: Now | None = None
-        """The latest moment so far; monotonic time goes on from part to part."""
+        self.header: HeaderLine | None = None
+        """The header of the current part: a recording may have several."""
+        self.latest: Now | None = None
+        """The latest time so far; monotonic time continues from part to part."""
         self._shift = 0.0
-        self._lanes: dict[int, _DecodedStream] = {}
+        self._streams: dict[int, _DecodedStream] = {}
         self._numbers: dict[str, int] = {}
-        self._consumers: dict[int, _LastSample] = {}
-        self._rules = PolicyLineReader()
+        self._consumers: dict[int, _DecodedConsumer] = {}
+        self._policies = PolicyLineReader()
 
     @property
     def longest_interval(self) -> float:
-        """The longest time that was let pass between two readings of a stream, in seconds."""
-        return self.begun.longest_interval if self.begun else 0.0
+        """The longest planned time between two readings of a stream, in seconds."""
+        return self.header.longest_interval if self.header else 0.0
 
-    def take(self, line: Line) -> Observation | BadRecording | None:
-        """What the line completes; None if that comes with a later one. Raises NoRecording for another format, and
-        for more consumers than can be kept in mind."""
-        if isinstance(line, RecordingBegun):
-            self._begin(line)
+    def decode(self, line: Line) -> Observation | BadLine | None:
+        """The observation that the line completes; None if a later line does. Raises UnreadableRecording for another
+        format, and for more than CONSUMERS_LIMIT consumers."""
+        if isinstance(line, HeaderLine):
+            self._start_part(line)
             return None
-        if self.begun is None:
-            raise NoRecording("not a recording: its first line is not a `recording` line")
+        if self.header is None:
+            raise UnreadableRecording("not a recording: its first line is not a `recording` line")
         match line:
-            case Stream():
-                self._drop(line.name)
+            case StreamLine():
+                self._remove_stream(line.name)
                 look = StreamLook(
                     line.name, line.created, 0, 0, 0, line.subjects, origin=line.origin, retention=line.retention
                 )
-                self._lanes[line.s], self._numbers[line.name] = _DecodedStream(line, look), line.s
-                self._check_room()
+                self._streams[line.s], self._numbers[line.name] = _DecodedStream(line, look), line.s
+                self._check_limit()
                 return None
-            case Consumer():
-                return self._introduce(line)
-            case Sampled():
-                return self._sampled(line)
-            case ReadDone():
-                return self._read(line)
-            case StreamMissing():
-                return self._missing(line)
-            case Hinted():
-                return self._heard(line)
-            case Rule():
-                return self._rules.take(line)
-            case Rules():
-                at = self._moment(line.at)
-                return at if isinstance(at, BadRecording) else self._rules.done(line, at, self.begun.name)
+            case ConsumerLine():
+                return self._decode_consumer(line)
+            case SampleLine():
+                return self._decode_sample(line)
+            case ReadLine():
+                return self._decode_reading(line)
+            case MissingLine():
+                return self._decode_missing(line)
+            case HintsLine():
+                return self._decode_hints(line)
+            case PolicyLine():
+                return self._policies.decode(line)
+            case PoliciesLine():
+                at = self._time_of(line.at)
+                return at if isinstance(at, BadLine) else self._policies.finish(line, at, self.header.name)
 
-    def _begin(self, line: RecordingBegun) -> None:
+    def _start_part(self, line: HeaderLine) -> None:
         if line.format > FORMAT:
-            raise NoRecording(f"written in format {line.format} by version {line.version}; this one reads {FORMAT}")
+            raise UnreadableRecording(
+                f"written in format {line.format} by version {line.version}; this one reads {FORMAT}"
+            )
         mono, wall = line.at
-        if self.last is not None:
-            # Monotonic clocks begin anew with a machine: what lies between two parts is told by the other clock.
-            follows = self.last.mono + min(max(0.0, wall - self.last.wall), LONGEST_GAP)
+        if self.latest is not None:
+            # A monotonic clock starts again with the machine: the time between two parts comes from the wall clock.
+            follows = self.latest.mono + min(max(0.0, wall - self.latest.wall), LONGEST_GAP)
             if abs(follows - (mono + self._shift)) > DISORDER:
                 self._shift = follows - mono
-        self.begun, self.last = line, Now(mono + self._shift, wall)
-        self._lanes, self._numbers, self._consumers, self._rules = {}, {}, {}, PolicyLineReader()
+        self.header, self.latest = line, Now(mono + self._shift, wall)
+        self._streams, self._numbers, self._consumers, self._policies = {}, {}, {}, PolicyLineReader()
 
-    def _introduce(self, line: Consumer) -> BadRecording | None:
-        if (lane := self._lanes.get(line.s)) is None:
-            return BadRecording(f"stream {line.s} was not introduced")
-        if (kept := self._consumers.get(line.c)) is not None and kept.lane is lane:
-            kept.line = line
+    def _decode_consumer(self, line: ConsumerLine) -> BadLine | None:
+        if (stream := self._streams.get(line.s)) is None:
+            return BadLine(f"stream {line.s} has no line before this one")
+        if (consumer := self._consumers.get(line.c)) is not None and consumer.stream is stream:
+            consumer.line = line
             return None
-        kept = _LastSample(line, ConsumerKey(lane.line.name, line.name), lane)
-        self._consumers[line.c] = lane.consumers[line.c] = kept
-        self._check_room()
+        consumer = _DecodedConsumer(line, ConsumerKey(stream.line.name, line.name), stream)
+        self._consumers[line.c] = stream.consumers[line.c] = consumer
+        self._check_limit()
         return None
 
-    def _sampled(self, line: Sampled) -> Observation | BadRecording | None:
-        if (kept := self._consumers.get(line.c)) is None:
-            return BadRecording(f"consumer {line.c} was not introduced")
+    def _decode_sample(self, line: SampleLine) -> Observation | BadLine | None:
+        if (consumer := self._consumers.get(line.c)) is None:
+            return BadLine(f"consumer {line.c} has no line before this one")
         if line.at is None:
-            # When it was is known with the line that closes the reading.
-            kept.sample, kept.fresh = _sample(kept, line, Now(-line.before, -line.before)), True
+            # Its time is known when the line that closes the reading is decoded.
+            consumer.sample = _to_sample(consumer, line, Now(-line.before, -line.before))
+            consumer.in_open_reading = True
             return None
-        at = self._moment(line.at)
-        if isinstance(at, BadRecording):
+        at = self._time_of(line.at)
+        if isinstance(at, BadLine):
             return at
-        kept.sample = _sample(kept, line, at)
-        return SingleSample(at, kept.sample)
+        consumer.sample = _to_sample(consumer, line, at)
+        return SampleDecoded(at, consumer.sample)
 
-    def _read(self, line: ReadDone) -> Observation | BadRecording:
-        if (lane := self._lanes.get(line.s)) is None:
-            return BadRecording(f"stream {line.s} was not introduced")
-        at = self._moment(line.at)
-        if isinstance(at, BadRecording):
+    def _decode_reading(self, line: ReadLine) -> Observation | BadLine:
+        if (stream := self._streams.get(line.s)) is None:
+            return BadLine(f"stream {line.s} has no line before this one")
+        at = self._time_of(line.at)
+        if isinstance(at, BadLine):
             return at
         if line.look is not None:
-            lane.look, lane.looked = _look(lane, line.look), at.mono
+            stream.look, stream.looked_at = _to_look(stream, line.look), at.mono
         for number in line.out:
-            if kept := lane.consumers.get(number):
-                kept.shown = False
+            if consumer := stream.consumers.get(number):
+                consumer.shown = False
         for number in line.left:
-            lane.consumers.pop(number, None)
+            stream.consumers.pop(number, None)
             self._consumers.pop(number, None)
-        shown = tuple(_shown(kept, at) for kept in lane.consumers.values() if kept.fresh or kept.shown)
-        unread = frozenset(kept.key.consumer for kept in lane.consumers.values() if not kept.shown)
-        look = aged(lane.look, at.mono - lane.looked)
-        return Observed(at, look, shown, not line.partly, unread, line.unread)
+        shown = tuple(
+            _closed_sample(each, at) for each in stream.consumers.values() if each.in_open_reading or each.shown
+        )
+        unread = frozenset(consumer.key.consumer for consumer in stream.consumers.values() if not consumer.shown)
+        look = idle_look(stream.look, at.mono - stream.looked_at)
+        return ReadingDecoded(at, look, shown, not line.partly, unread, line.unread)
 
-    def _missing(self, line: StreamMissing) -> Observation | BadRecording:
-        at = self._moment(line.at)
-        if isinstance(at, BadRecording):
+    def _decode_missing(self, line: MissingLine) -> Observation | BadLine:
+        at = self._time_of(line.at)
+        if isinstance(at, BadLine):
             return at
-        self._drop(line.name)
-        return StreamAbsent(at, line.name)
+        self._remove_stream(line.name)
+        return StreamAbsenceDecoded(at, line.name)
 
-    def _heard(self, line: Hinted) -> Observation | BadRecording:
-        if (kept := self._consumers.get(line.c)) is None:
-            return BadRecording(f"consumer {line.c} was not introduced")
-        at = self._moment(line.at)
-        if isinstance(at, BadRecording):
+    def _decode_hints(self, line: HintsLine) -> Observation | BadLine:
+        if (consumer := self._consumers.get(line.c)) is None:
+            return BadLine(f"consumer {line.c} has no line before this one")
+        at = self._time_of(line.at)
+        if isinstance(at, BadLine):
             return at
-        return HintsDecoded(at, kept.key, line.acks, line.naks, line.max_deliveries + line.terminated)
+        return HintsDecoded(at, consumer.key, line.acks, line.naks, line.max_deliveries + line.terminated)
 
-    def _moment(self, at: At) -> Now | BadRecording:
-        assert self.last is not None, "a recording has begun"
+    def _time_of(self, at: At) -> Now | BadLine:
+        assert self.latest is not None, "a header was decoded"
         now = Now(at[0] + self._shift, at[1])
-        ahead = now.mono - self.last.mono
+        ahead = now.mono - self.latest.mono
         if ahead < -DISORDER:
-            return BadRecording(f"goes back in time by {-ahead:.1f} s")
+            return BadLine(f"goes back in time by {-ahead:.1f} s")
         if ahead > LONGEST_GAP:
-            return BadRecording(f"lies {ahead / 86_400:,.0f} days ahead of the line before")
+            return BadLine(f"is {ahead / 86_400:,.0f} days later than the line before")
         if ahead > 0:
-            self.last = now
+            self.latest = now
         return now
 
-    def _drop(self, stream: str) -> None:
-        if (lane := self._lanes.pop(self._numbers.pop(stream, -1), None)) is not None:
-            for number in lane.consumers:
+    def _remove_stream(self, name: str) -> None:
+        if (stream := self._streams.pop(self._numbers.pop(name, -1), None)) is not None:
+            for number in stream.consumers:
                 self._consumers.pop(number, None)
 
-    def _check_room(self) -> None:
-        if max(len(self._consumers), len(self._lanes)) > CONSUMERS_LIMIT:
-            raise NoRecording(f"more than {CONSUMERS_LIMIT:,} streams or consumers at a time")
+    def _check_limit(self) -> None:
+        if max(len(self._consumers), len(self._streams)) > CONSUMERS_LIMIT:
+            raise UnreadableRecording(f"more than {CONSUMERS_LIMIT:,} streams or consumers at a time")
 
 
-def _shown(kept: _LastSample, at: Now) -> Sample:
-    """A consumer in the reading that closes `at` this moment."""
-    assert kept.sample is not None, "shown or fresh: it has a sample"
-    kept.shown = True
-    if not kept.fresh:
-        return still(kept.sample, at)
-    kept.fresh = False
-    before = kept.sample.at
-    kept.sample = replace(kept.sample, at=Now(at.mono + before.mono, at.wall + before.wall))
-    return kept.sample
+def _closed_sample(consumer: _DecodedConsumer, at: Now) -> Sample:
+    """The sample of a consumer in the reading that closes at this time."""
+    assert consumer.sample is not None, "a shown consumer has a sample"
+    consumer.shown = True
+    if not consumer.in_open_reading:
+        return idle_sample(consumer.sample, at)
+    consumer.in_open_reading = False
+    before = consumer.sample.at
+    consumer.sample = replace(consumer.sample, at=Now(at.mono + before.mono, at.wall + before.wall))
+    return consumer.sample
 
 
-def _sample(kept: _LastSample, line: Sampled, at: Now) -> Sample:
+def _to_sample(consumer: _DecodedConsumer, line: SampleLine, at: Now) -> Sample:
     return Sample(
-        key=kept.key,
-        created=kept.line.created,
-        config=kept.line.config,
+        key=consumer.key,
+        created=consumer.line.created,
+        config=consumer.line.config,
         at=at,
         pending=line.pending,
         inflight=line.inflight,
@@ -272,13 +278,13 @@ def _sample(kept: _LastSample, line: Sampled, at: Now) -> Sample:
     )
 
 
-def _look(lane: _DecodedStream, shape: Shape) -> StreamLook:
+def _to_look(stream: _DecodedStream, numbers: StreamNumbers) -> StreamLook:
     return replace(
-        lane.look,
-        first_seq=shape.first,
-        last_seq=shape.last,
-        messages=shape.messages,
-        at_limit=shape.at_limit,
-        fill=shape.fill,
-        oldest_age=shape.oldest_age,
+        stream.look,
+        first_seq=numbers.first,
+        last_seq=numbers.last,
+        messages=numbers.messages,
+        at_limit=numbers.at_limit,
+        fill=numbers.fill,
+        oldest_age=numbers.oldest_age,
     )

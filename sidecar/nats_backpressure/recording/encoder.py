@@ -1,4 +1,4 @@
-"""From what is observed to the lines of a recording; what did not move is not written again."""
+"""Encodes observations as lines of a recording, without those that did not change."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.format import (
     CONSUMERS_LIMIT,
     At,
-    Consumer,
+    ConsumerLine,
     Line,
-    ReadDone,
-    Sampled,
-    Shape,
-    Stream,
-    StreamMissing,
-    aged,
-    still,
+    MissingLine,
+    ReadLine,
+    SampleLine,
+    StreamLine,
+    StreamNumbers,
+    idle_look,
+    idle_sample,
 )
 from nats_backpressure.recording.hint_batch import HintBatch
 from nats_backpressure.runtime.observations import AckSeen, ConsumersReading, Hint, MaxDeliveries, Nak, Terminated
 
-SETTLED = 5.0
-"""Seconds for which every reading is written after a stream moved: holds of that length end in a replay with the very
-reading they ended with."""
-STILL_EVERY = 0.5
-"""Seconds after which a reading that showed nothing new is written from then on: as often as the service looks at the
-time. What time alone moves is moved in a replay this much later at most."""
-SLACK = 0.05
-"""Seconds by which what grows with the clock (since the last ack, age of the oldest message) may differ and still count
-as unmoved: replies take different times."""
+SETTLE_SECONDS = 5.0
+"""Seconds for which every reading is written after a change: a hold of that length ends in a replay with the same
+reading as in the service."""
+IDLE_INTERVAL = 0.5
+"""Seconds between two written readings after that, if nothing changes: the service's own tick. What changes with time
+alone changes in a replay at most this much later."""
+CLOCK_TOLERANCE = 0.05
+"""Seconds by which a value that grows with time (since the last ack, age of the oldest message) may differ and still
+count as unchanged: replies take different times."""
 
 
-class _LastSample(Struct):
-    """A consumer as its last line told it, and what was heard of it since."""
+class _EncodedConsumer(Struct):
+    """A consumer as in its last line, and its hints since then."""
 
     number: int
     sample: Sample
@@ -47,158 +47,160 @@ class _LastSample(Struct):
 
 
 class _EncodedStream(Struct):
-    """A stream as its last lines told it; its consumers by name."""
+    """A stream as in its last lines, and its consumers by name."""
 
     number: int
     look: StreamLook
-    looked: float
-    """Monotonic time at which `look` was told."""
-    read: float
+    looked_at: float
+    """Monotonic time at which `look` was written."""
+    read_at: float
     """Monotonic time of its last `read` line."""
-    moved: float
-    """Monotonic time at which there was news of it."""
+    changed_at: float
+    """Monotonic time of the last change."""
     whole: bool = True
     unread: int = 0
-    consumers: dict[str, _LastSample] = {}
-    heard: dict[str, None] = {}
+    consumers: dict[str, _EncodedConsumer] = {}
+    with_hints: dict[str, None] = {}
     """Consumers with hints that are not written yet."""
 
 
 class Encoder:
-    """Begun anew for every file, so that each can be read alone."""
+    """One for each file, so that each file can be read alone."""
 
     def __init__(self) -> None:
-        self._lanes: dict[str, _EncodedStream] = {}
+        self._streams: dict[str, _EncodedStream] = {}
         self._numbers = itertools.count()
-        self._kept = 0
+        self._consumer_count = 0
         self.left_out = 0
-        """Samples that were not written, because CONSUMERS_LIMIT other consumers are kept in mind."""
+        """Samples that were not written because there are CONSUMERS_LIMIT other consumers."""
 
-    def reading(self, reading: ConsumersReading, at: Now, origin: tuple[str, ...] = ()) -> list[Line]:
-        """The lines of a reading that came `at` this moment, none if it need not be written; `origin` are the subjects
-        of the stream that this one mirrors."""
+    def encode_reading(self, reading: ConsumersReading, at: Now, origin: tuple[str, ...] = ()) -> list[Line]:
+        """The lines of a reading received `at` this moment; none if it need not be written. `origin`: the subjects of
+        the stream that this one mirrors."""
         look = reading.look if reading.look.subjects else replace(reading.look, subjects=origin)
-        told: list[Line] = []
-        lane = self._lane(look, at, told)
+        lines: list[Line] = []
+        stream = self._stream(look, at, lines)
         whole, unread = reading.whole, reading.unread
         shown = {sample.key.consumer for sample in reading.samples}
-        left = [name for name in lane.consumers if whole and name not in shown and name not in unread]
-        out = [name for name, kept in lane.consumers.items() if kept.shown and name not in shown and name not in left]
-        moved = [sample for sample in reading.samples if _moved(lane.consumers.get(sample.key.consumer), sample)]
-        same = not told and _same(aged(lane.look, at.mono - lane.looked), look)
-        news = moved or left or out or lane.heard or not same or (whole, len(unread)) != (lane.whole, lane.unread)
-        if news:
-            lane.moved = at.mono
-        elif at.mono - lane.moved >= SETTLED and at.mono - lane.read < STILL_EVERY:
+        left = [name for name in stream.consumers if whole and name not in shown and name not in unread]
+        out = [name for name, each in stream.consumers.items() if each.shown and name not in shown and name not in left]
+        moved = [sample for sample in reading.samples if _has_moved(stream.consumers.get(sample.key.consumer), sample)]
+        same = not lines and _same_look(idle_look(stream.look, at.mono - stream.looked_at), look)
+        same_coverage = (whole, len(unread)) == (stream.whole, stream.unread)
+        if moved or left or out or stream.with_hints or not same or not same_coverage:
+            stream.changed_at = at.mono
+        elif at.mono - stream.changed_at >= SETTLE_SECONDS and at.mono - stream.read_at < IDLE_INTERVAL:
             return []
-        told += self._heard(lane)
+        lines += self._hint_lines(stream)
         for sample in moved:
-            told += self._sample(lane, sample, at)
-        told.append(
-            ReadDone(
-                lane.number,
-                _at(at),
-                None if same else _shape(look),
-                tuple(self._lack(lane, name, gone=True) for name in left),
-                tuple(self._lack(lane, name, gone=False) for name in out),
+            lines += self._sample_lines(stream, sample, at)
+        lines.append(
+            ReadLine(
+                stream.number,
+                _rounded_time(at),
+                None if same else _stream_numbers(look),
+                tuple(self._mark_not_shown(stream, name, gone=True) for name in left),
+                tuple(self._mark_not_shown(stream, name, gone=False) for name in out),
                 not whole,
                 len(unread),
             )
         )
-        lane.read, lane.whole, lane.unread = at.mono, whole, len(unread)
+        stream.read_at, stream.whole, stream.unread = at.mono, whole, len(unread)
         if not same:
-            lane.look, lane.looked = look, at.mono
-        return told
+            stream.look, stream.looked_at = look, at.mono
+        return lines
 
-    def single(self, sample: Sample) -> list[Line]:
-        """The lines of a consumer read by itself, outside a reading of its stream."""
-        if (lane := self._lanes.get(sample.key.stream)) is None:
+    def encode_sample(self, sample: Sample) -> list[Line]:
+        """The lines of a consumer that was read alone, outside a reading of its stream."""
+        if (stream := self._streams.get(sample.key.stream)) is None:
             return []
-        kept = lane.consumers.get(sample.key.consumer)
-        if kept and sample.at.mono - kept.sample.at.mono < STILL_EVERY and _same_counts(kept.sample, sample):
+        last = stream.consumers.get(sample.key.consumer)
+        if last and sample.at.mono - last.sample.at.mono < IDLE_INTERVAL and _same_counts(last.sample, sample):
             return []
-        return self._heard(lane) + self._sample(lane, sample, None)
+        return self._hint_lines(stream) + self._sample_lines(stream, sample, None)
 
-    def missing(self, stream: str, at: Now) -> list[Line]:
-        """The line of a stream that the server says does not exist."""
-        if lane := self._lanes.pop(stream, None):
-            self._kept -= len(lane.consumers)
-        return [StreamMissing(stream, _at(at))]
+    def encode_missing(self, name: str, at: Now) -> list[Line]:
+        """The line for a stream that does not exist, according to the server."""
+        if stream := self._streams.pop(name, None):
+            self._consumer_count -= len(stream.consumers)
+        return [MissingLine(name, _rounded_time(at))]
 
-    def hint(self, hint: Hint, now: Now) -> list[Line]:
-        """The line of what was heard before, once that fills one. What concerns no consumer we read is left out."""
+    def add_hint(self, hint: Hint, now: Now) -> list[Line]:
+        """Adds a hint; returns the line of the earlier ones if they fill one. Hints about consumers that were never
+        read are dropped."""
         match hint:
-            case AckSeen() | Nak() | MaxDeliveries() | Terminated() if lane := self._lanes.get(hint.key.stream):
-                kept = lane.consumers.get(hint.key.consumer)
+            case AckSeen() | Nak() | MaxDeliveries() | Terminated() if stream := self._streams.get(hint.key.stream):
+                consumer = stream.consumers.get(hint.key.consumer)
             case _:
                 return []
-        if kept is None:
+        if consumer is None:
             return []
-        told = _heard(kept) if kept.hints and kept.hints.full(now) else []
-        kept.hints = kept.hints or HintBatch(now)
-        kept.hints.add(hint, now)
-        lane.heard[hint.key.consumer] = None
-        return told
+        lines = _take_hints(consumer) if consumer.hints and consumer.hints.is_full(now) else []
+        consumer.hints = consumer.hints or HintBatch(now)
+        consumer.hints.add(hint, now)
+        stream.with_hints[hint.key.consumer] = None
+        return lines
 
     def flush(self) -> list[Line]:
-        """The lines of all that was heard and is not written yet."""
-        return [line for lane in self._lanes.values() for line in self._heard(lane)]
+        """The lines of all hints that are not written yet."""
+        return [line for stream in self._streams.values() for line in self._hint_lines(stream)]
 
-    def _heard(self, lane: _EncodedStream) -> list[Line]:
-        told = [line for name in lane.heard for line in _heard(lane.consumers[name])]
-        lane.heard.clear()
-        return told
+    def _hint_lines(self, stream: _EncodedStream) -> list[Line]:
+        lines = [line for name in stream.with_hints for line in _take_hints(stream.consumers[name])]
+        stream.with_hints.clear()
+        return lines
 
-    def _lane(self, look: StreamLook, at: Now, told: list[Line]) -> _EncodedStream:
-        """The stream's, introduced if it is new, another incarnation, or configured otherwise."""
-        lane = self._lanes.get(look.name)
-        if lane is not None and _identity(lane.look) == _identity(look):
-            return lane
-        if lane is not None:
-            self._kept -= len(lane.consumers)
-        lane = self._lanes[look.name] = _EncodedStream(next(self._numbers), look, at.mono, at.mono, at.mono)
-        told.append(Stream(lane.number, look.name, look.created, look.subjects, look.origin, look.retention))
-        return lane
+    def _stream(self, look: StreamLook, at: Now, lines: list[Line]) -> _EncodedStream:
+        """The stream by this name; adds its line if it is new, was created again, or has another configuration."""
+        stream = self._streams.get(look.name)
+        if stream is not None and _stream_identity(stream.look) == _stream_identity(look):
+            return stream
+        if stream is not None:
+            self._consumer_count -= len(stream.consumers)
+        stream = self._streams[look.name] = _EncodedStream(next(self._numbers), look, at.mono, at.mono, at.mono)
+        lines.append(StreamLine(stream.number, look.name, look.created, look.subjects, look.origin, look.retention))
+        return stream
 
-    def _sample(self, lane: _EncodedStream, sample: Sample, closing: Now | None) -> list[Line]:
-        """The line of a sample in the reading that closes then, or of one by itself; its consumer is introduced."""
-        told: list[Line] = []
-        kept = lane.consumers.get(sample.key.consumer)
-        if kept is None:
-            if self._kept >= CONSUMERS_LIMIT:
+    def _sample_lines(self, stream: _EncodedStream, sample: Sample, closing: Now | None) -> list[Line]:
+        """The line of a sample, after that of its consumer if it is new or changed. `closing`: the time of the reading
+        it belongs to; None if the consumer was read alone."""
+        lines: list[Line] = []
+        consumer = stream.consumers.get(sample.key.consumer)
+        if consumer is None:
+            if self._consumer_count >= CONSUMERS_LIMIT:
                 self.left_out += 1
                 return []
-            self._kept += 1
-            kept = lane.consumers[sample.key.consumer] = _LastSample(
+            self._consumer_count += 1
+            consumer = stream.consumers[sample.key.consumer] = _EncodedConsumer(
                 next(self._numbers), sample, shown=closing is not None
             )
-            told.append(_consumer(lane, kept))
-        elif (kept.sample.created, kept.sample.config) != (sample.created, sample.config):
-            kept.sample = sample
-            told.append(_consumer(lane, kept))
-        kept.sample = sample
-        kept.shown = kept.shown or closing is not None
-        told.append(_sampled(kept.number, sample, closing))
-        return told
+            lines.append(_consumer_line(stream, consumer))
+        elif (consumer.sample.created, consumer.sample.config) != (sample.created, sample.config):
+            consumer.sample = sample
+            lines.append(_consumer_line(stream, consumer))
+        consumer.sample = sample
+        consumer.shown = consumer.shown or closing is not None
+        lines.append(_sample_line(consumer.number, sample, closing))
+        return lines
 
-    def _lack(self, lane: _EncodedStream, name: str, gone: bool) -> int:
-        kept = lane.consumers[name]
-        kept.shown = False
+    def _mark_not_shown(self, stream: _EncodedStream, name: str, gone: bool) -> int:
+        consumer = stream.consumers[name]
+        consumer.shown = False
         if gone:
-            del lane.consumers[name]
-            self._kept -= 1
-        return kept.number
+            del stream.consumers[name]
+            self._consumer_count -= 1
+        return consumer.number
 
 
-def _moved(kept: _LastSample | None, sample: Sample) -> bool:
-    if kept is None or not kept.shown or not _same_counts(kept.sample, sample):
+def _has_moved(consumer: _EncodedConsumer | None, sample: Sample) -> bool:
+    if consumer is None or not consumer.shown or not _same_counts(consumer.sample, sample):
         return True
-    later = still(kept.sample, sample.at)
-    return not (_near(later.since_delivery, sample.since_delivery) and _near(later.since_ack, sample.since_ack))
+    later = idle_sample(consumer.sample, sample.at)
+    return not (_is_near(later.since_delivery, sample.since_delivery) and _is_near(later.since_ack, sample.since_ack))
 
 
 def _same_counts(a: Sample, b: Sample) -> bool:
-    # Spelt out: this runs for every consumer in every reading.
+    # Written out, not generic: this runs for every consumer in every reading.
     return (
         a.pending == b.pending
         and a.inflight == b.inflight
@@ -215,32 +217,34 @@ def _same_counts(a: Sample, b: Sample) -> bool:
     )
 
 
-def _same(expected: StreamLook, look: StreamLook) -> bool:
-    return _near(expected.oldest_age, look.oldest_age) and replace(expected, oldest_age=look.oldest_age) == look
+def _same_look(expected: StreamLook, look: StreamLook) -> bool:
+    return _is_near(expected.oldest_age, look.oldest_age) and replace(expected, oldest_age=look.oldest_age) == look
 
 
-def _near(a: float | None, b: float | None) -> bool:
-    return a is b if a is None or b is None else abs(a - b) < SLACK
+def _is_near(a: float | None, b: float | None) -> bool:
+    return a is b if a is None or b is None else abs(a - b) < CLOCK_TOLERANCE
 
 
-def _identity(look: StreamLook) -> tuple[object, ...]:
+def _stream_identity(look: StreamLook) -> tuple[object, ...]:
     return look.name, look.created, look.subjects, look.origin, look.retention
 
 
-def _heard(kept: _LastSample) -> list[Line]:
-    hints, kept.hints = kept.hints, None
-    return [hints.line(kept.number)] if hints else []
+def _take_hints(consumer: _EncodedConsumer) -> list[Line]:
+    hints, consumer.hints = consumer.hints, None
+    return [hints.to_line(consumer.number)] if hints else []
 
 
-def _consumer(lane: _EncodedStream, kept: _LastSample) -> Consumer:
-    return Consumer(kept.number, lane.number, kept.sample.key.consumer, kept.sample.created, kept.sample.config)
+def _consumer_line(stream: _EncodedStream, consumer: _EncodedConsumer) -> ConsumerLine:
+    return ConsumerLine(
+        consumer.number, stream.number, consumer.sample.key.consumer, consumer.sample.created, consumer.sample.config
+    )
 
 
-def _sampled(number: int, sample: Sample, closing: Now | None) -> Sampled:
-    return Sampled(
+def _sample_line(number: int, sample: Sample, closing: Now | None) -> SampleLine:
+    return SampleLine(
         c=number,
         before=round(max(0.0, closing.mono - sample.at.mono), 3) if closing else 0.0,
-        at=None if closing else _at(sample.at),
+        at=None if closing else _rounded_time(sample.at),
         pending=sample.pending,
         inflight=sample.inflight,
         redelivered=sample.redelivered,
@@ -254,14 +258,14 @@ def _sampled(number: int, sample: Sample, closing: Now | None) -> Sampled:
     )
 
 
-def _shape(look: StreamLook) -> Shape:
+def _stream_numbers(look: StreamLook) -> StreamNumbers:
     fill = None if look.fill is None else round(look.fill, 4)
-    return Shape(look.first_seq, look.last_seq, look.messages, look.at_limit, fill, _rounded(look.oldest_age))
+    return StreamNumbers(look.first_seq, look.last_seq, look.messages, look.at_limit, fill, _rounded(look.oldest_age))
 
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(max(0.0, seconds), 3)
 
 
-def _at(now: Now) -> At:
+def _rounded_time(now: Now) -> At:
     return round(now.mono, 3), round(now.wall, 3)

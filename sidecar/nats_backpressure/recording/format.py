@@ -1,8 +1,9 @@
-"""What a recording holds: JSON lines, each of one thing that was observed, and how they are written and read.
+"""The file format of recordings: JSON lines, one for each observation, and how to encode, decode and read them.
 
-Streams and consumers are introduced once and then go by a number, so that a line is small. A `read` line closes a
-reading of a stream: the `sample` lines before it are those consumers that moved, all others it last showed are as they
-were. Times are seconds, `at` is monotonic and Unix time. Recordings laid end to end are a recording.
+Streams and consumers get a number in a line of their own; later lines use the number, so that they are small. A `read`
+line closes a reading of a stream: the `sample` lines before it are the consumers that changed, all others that it
+showed last are unchanged. Times are seconds; `at` is monotonic and Unix time. Several recordings one after another are
+one recording.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.timestamps import Now
 
 FORMAT: Final = 1
-"""Lines and fields that are unknown are added without a new number; a reader leaves them out."""
+"""New kinds of lines and new fields do not change it; a reader skips those it does not know."""
 LONGEST_LINE: Final = 1 << 20
 """Bytes; a longer line is not read into memory."""
 
@@ -33,33 +34,33 @@ At = tuple[Seconds, Seconds]
 Text = Annotated[str, Meta(max_length=4096)]
 
 
-class RecordingBegun(Struct, frozen=True, tag_field="t", tag="recording"):
-    """The first line of a recording, and of each part of one: numbers begin anew."""
+class HeaderLine(Struct, frozen=True, tag_field="t", tag="recording"):
+    """The first line of a recording and of each of its parts: numbers start again."""
 
     format: Count
     name: Text
     version: Text
-    """Of the program that wrote it."""
+    """Version of the program that wrote it."""
     at: At
     longest_interval: Seconds = 0.0
-    """The longest time that was let pass between two readings of a stream."""
+    """The longest planned time between two readings of a stream."""
 
 
-class Stream(Struct, frozen=True, tag_field="t", tag="stream", omit_defaults=True):
-    """A stream, as it is called from here on."""
+class StreamLine(Struct, frozen=True, tag_field="t", tag="stream", omit_defaults=True):
+    """A stream, and its number from here on."""
 
     s: Count
     name: Text
     created: Text
     subjects: tuple[str, ...] = ()
-    """Of a mirror: those of its origin."""
+    """For a mirror: those of its origin."""
     origin: str | None = None
     retention: Retention | None = None
-    """None in recordings made before it was written."""
+    """None in older recordings."""
 
 
-class Consumer(Struct, frozen=True, tag_field="t", tag="consumer", omit_defaults=True):
-    """A consumer, as it is called from here on; told again when its configuration is another."""
+class ConsumerLine(Struct, frozen=True, tag_field="t", tag="consumer", omit_defaults=True):
+    """A consumer, and its number from here on; written again when its configuration changes."""
 
     c: Count
     s: Count
@@ -68,14 +69,14 @@ class Consumer(Struct, frozen=True, tag_field="t", tag="consumer", omit_defaults
     config: ConsumerConfig = ConsumerConfig()
 
 
-class Sampled(Struct, frozen=True, tag_field="t", tag="sample", omit_defaults=True):
-    """A consumer that moved since its last line; a field left out is 0, null or as usual."""
+class SampleLine(Struct, frozen=True, tag_field="t", tag="sample", omit_defaults=True):
+    """A consumer that changed since its last line; an omitted field has its default."""
 
     c: Count
     before: Seconds = 0.0
     """Seconds before the `read` line that closes its reading."""
     at: At | None = None
-    """Where it was read by itself, outside any reading of its stream."""
+    """Set if the consumer was read alone, outside a reading of its stream."""
     pending: Count = 0
     inflight: Count = 0
     redelivered: Count = 0
@@ -89,8 +90,8 @@ class Sampled(Struct, frozen=True, tag_field="t", tag="sample", omit_defaults=Tr
     bound: bool = True
 
 
-class Shape(Struct, frozen=True, omit_defaults=True):
-    """What of a stream moves."""
+class StreamNumbers(Struct, frozen=True, omit_defaults=True):
+    """The numbers of a stream that change."""
 
     first: Count = 0
     last: Count = 0
@@ -100,46 +101,46 @@ class Shape(Struct, frozen=True, omit_defaults=True):
     oldest_age: Seconds | None = None
 
 
-class ReadDone(Struct, frozen=True, tag_field="t", tag="read", omit_defaults=True):
-    """A reading of a stream is complete, and its look at the stream was just taken."""
+class ReadLine(Struct, frozen=True, tag_field="t", tag="read", omit_defaults=True):
+    """The end of a reading of a stream, and the look at the stream after it."""
 
     s: Count
     at: At
-    look: Shape | None = None
-    """None if it is as it was, but for its age."""
+    look: StreamNumbers | None = None
+    """None if nothing but its age changed."""
     left: tuple[Count, ...] = ()
-    """Consumers that were no longer there, in a reading that is not partly."""
+    """Consumers that no longer exist; only if `partly` is false."""
     out: tuple[Count, ...] = ()
-    """Consumers that were not shown any more, which says nothing of them; until they have a line again."""
+    """Consumers that are not shown any more, until they have a line again; they may still exist."""
     partly: bool = False
-    """Whether what it lacks says nothing."""
+    """Whether there may be consumers that it does not show."""
     unread: Count = 0
-    """How many consumers exist and could not be read: `out` names those of them that were shown before."""
+    """Number of consumers that exist and could not be read; `out` has those of them that were shown before."""
 
 
-class StreamMissing(Struct, frozen=True, tag_field="t", tag="missing"):
-    """The server answered that the stream does not exist; its numbers mean nothing any more."""
+class MissingLine(Struct, frozen=True, tag_field="t", tag="missing"):
+    """The server answered that the stream does not exist; its number and those of its consumers are free."""
 
     name: Text
     at: At
 
 
-class Hinted(Struct, frozen=True, tag_field="t", tag="hints", omit_defaults=True):
-    """What advisories and ack metrics said of a consumer, summed over a second at most."""
+class HintsLine(Struct, frozen=True, tag_field="t", tag="hints", omit_defaults=True):
+    """Advisories and ack metrics of a consumer, summed over at most one second."""
 
     c: Count
     at: At
-    """When the newest came."""
+    """Time of the newest one."""
     acks: tuple[tuple[Seconds, Count, Count], ...] = ()
-    """Seconds from delivery to ack (within 0.5 %), deliveries, and how many such."""
+    """Seconds from delivery to ack (within 0.5 %), deliveries, and the number of such acks."""
     naks: Count = 0
     max_deliveries: Count = 0
     terminated: Count = 0
 
 
-class Rule(Struct, frozen=True, tag_field="t", tag="rule", omit_defaults=True):
-    """An entry of the file's policies or a key of the policy bucket is this from the next `rules` line on; with neither
-    policy nor override it is no more."""
+class PolicyLine(Struct, frozen=True, tag_field="t", tag="rule", omit_defaults=True):
+    """An entry of the file's policies or of the policy bucket, from the next `rules` line on; without policy and
+    override the entry is removed."""
 
     layer: Literal["file", "bucket"]
     key: Text
@@ -147,8 +148,8 @@ class Rule(Struct, frozen=True, tag_field="t", tag="rule", omit_defaults=True):
     override: OverrideEntry | None = None
 
 
-class Rules(Struct, frozen=True, tag_field="t", tag="rules", omit_defaults=True):
-    """The entries as they stand now are in force, with what else of the settings decides."""
+class PoliciesLine(Struct, frozen=True, tag_field="t", tag="rules", omit_defaults=True):
+    """Puts the current entries in force, with the other settings that a judgement depends on."""
 
     at: At
     guard: Guard = Guard()
@@ -159,58 +160,60 @@ class Rules(Struct, frozen=True, tag_field="t", tag="rules", omit_defaults=True)
 
 
 CONSUMERS_LIMIT: Final = 100_000
-"""Consumers kept in mind at a time: a writer leaves further ones out, a reader gives up."""
+"""Most consumers at a time: a writer leaves further ones out, a reader stops."""
 
-Line = RecordingBegun | Stream | Consumer | Sampled | ReadDone | StreamMissing | Hinted | Rule | Rules
+Line = (
+    HeaderLine | StreamLine | ConsumerLine | SampleLine | ReadLine | MissingLine | HintsLine | PolicyLine | PoliciesLine
+)
 
 _DECODER: Final[msgspec.json.Decoder[Line]] = msgspec.json.Decoder(Line)
 _ENCODER = msgspec.json.Encoder()
 
 
-class BadRecording(Struct, frozen=True):
-    """A line nobody can read, and why."""
+class BadLine(Struct, frozen=True):
+    """A line that cannot be read, and why."""
 
     why: str
 
 
-CUT = BadRecording("cut off, as when a recording is interrupted")
+CUT_OFF = BadLine("cut off, as when a recording is interrupted")
 
 
-class NoRecording(Exception):
-    """What was given is no recording, or cannot be read on."""
+class UnreadableRecording(Exception):
+    """The file is not a recording, or cannot be read any further."""
 
 
-def encode(line: Line) -> bytes:
+def encode_line(line: Line) -> bytes:
     return _ENCODER.encode(line) + b"\n"
 
 
-def decode(data: bytes) -> Line | BadRecording:
+def decode_line(data: bytes) -> Line | BadLine:
     try:
         return _DECODER.decode(data)
     except msgspec.ValidationError as error:
-        return BadRecording(str(error)[:200])
+        return BadLine(str(error)[:200])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return BadRecording(f"not JSON: {str(error)[:200]}")
+        return BadLine(f"not JSON: {str(error)[:200]}")
 
 
-def lines(file: BinaryIO) -> Iterator[tuple[int, Line | BadRecording]]:
-    """Every line with its number, one in memory at a time. Raises NoRecording if the file cannot be read on."""
+def read_lines(file: BinaryIO) -> Iterator[tuple[int, Line | BadLine]]:
+    """Every line with its number, one in memory at a time. Raises UnreadableRecording if the file cannot be read."""
     for n in itertools.count(1):
         try:
-            data, too_long = _next(file)
-        except EOFError:  # what a compressed file that was cut off ends with
-            yield n, CUT
+            data, too_long = _read_line(file)
+        except EOFError:  # at the end of a compressed file that was cut off
+            yield n, CUT_OFF
             return
         except (OSError, zlib.error) as error:
-            raise NoRecording(f"line {n}: cannot be read on: {error}") from None
+            raise UnreadableRecording(f"line {n}: cannot be read any further: {error}") from None
         if not data:
             return
-        line = BadRecording(f"longer than {LONGEST_LINE:,} bytes") if too_long else decode(data)
-        yield n, CUT if isinstance(line, BadRecording) and not data.endswith(b"\n") else line
+        line = BadLine(f"longer than {LONGEST_LINE:,} bytes") if too_long else decode_line(data)
+        yield n, CUT_OFF if isinstance(line, BadLine) and not data.endswith(b"\n") else line
 
 
-def _next(file: BinaryIO) -> tuple[bytes, bool]:
-    """A line, or the end of one that was too long."""
+def _read_line(file: BinaryIO) -> tuple[bytes, bool]:
+    """A line, or the end of one that is too long."""
     data = file.readline(LONGEST_LINE)
     too_long = len(data) == LONGEST_LINE and not data.endswith(b"\n")
     while too_long and (more := file.readline(LONGEST_LINE)):
@@ -220,8 +223,8 @@ def _next(file: BinaryIO) -> tuple[bytes, bool]:
     return data, too_long
 
 
-def still(sample: Sample, at: Now) -> Sample:
-    """The sample a consumer would show `at` a later moment if nothing happened: only the clock went on."""
+def idle_sample(sample: Sample, at: Now) -> Sample:
+    """The sample that the consumer would show at a later time if nothing happened."""
     later = at.mono - sample.at.mono
     return replace(
         sample,
@@ -231,6 +234,6 @@ def still(sample: Sample, at: Now) -> Sample:
     )
 
 
-def aged(look: StreamLook, later: float) -> StreamLook:
-    """The look at a stream so many seconds later, if nothing happened."""
+def idle_look(look: StreamLook, later: float) -> StreamLook:
+    """The look at the stream this many seconds later, if nothing happened."""
     return look if look.oldest_age is None else replace(look, oldest_age=look.oldest_age + later)

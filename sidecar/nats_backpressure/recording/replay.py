@@ -31,8 +31,14 @@ from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.recording.decoder import HintsDecoded, Observation, Observed, SingleSample, StreamAbsent
-from nats_backpressure.recording.policies import PoliciesChanged
+from nats_backpressure.recording.decoder import (
+    HintsDecoded,
+    Observation,
+    ReadingDecoded,
+    SampleDecoded,
+    StreamAbsenceDecoded,
+)
+from nats_backpressure.recording.policies import PoliciesDecoded
 from nats_backpressure.recording.time_gaps import TimeGaps
 from nats_backpressure.runtime.intake import Intake, Occurrence
 from nats_backpressure.runtime.observations import AckSeen, Nak, Terminated
@@ -94,20 +100,20 @@ class Replay:
         """The next thing that was observed, after the time that passed until then. `longest_interval`: seconds that
         were let pass between two readings; they make nothing stale."""
         self._longest = max(longest_interval, self._settings.observe.max_interval_ms / 1000)
-        if isinstance(seen, PoliciesChanged):
+        if isinstance(seen, PoliciesDecoded):
             if self._as_recorded:
                 self._rule(seen)
             return
         self._pass(seen.at)
         match seen:
-            case Observed():
+            case ReadingDecoded():
                 self._reading(seen)
-            case SingleSample():
+            case SampleDecoded():
                 if stream := self._registry.streams.get(seen.sample.key.stream):
                     self._intake.settle(
                         stream, ReadState({seen.sample.key: self._sample(stream, seen.sample, early=True)})
                     )
-            case StreamAbsent():
+            case StreamAbsenceDecoded():
                 if stream := self._registry.streams.get(seen.stream):
                     self._intake.settle(stream, ReadState({}, complete=True))
                     if not self._registry.members(seen.stream):
@@ -115,7 +121,7 @@ class Replay:
             case HintsDecoded():
                 self._hint(seen)
 
-    def _rule(self, seen: PoliciesChanged) -> None:
+    def _rule(self, seen: PoliciesDecoded) -> None:
         """Judge by what was in force from then on."""
         self.ruled = True
         if self.first is None:
@@ -145,7 +151,7 @@ class Replay:
         if to.mono > self.now.mono:
             self._clock.at = to
 
-    def _reading(self, seen: Observed) -> None:
+    def _reading(self, seen: ReadingDecoded) -> None:
         """One reading of a stream; what the recording left out may have been read in between."""
         name, at = seen.look.name, seen.at.mono
         if not self._intake.watches(name):
