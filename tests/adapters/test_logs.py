@@ -188,10 +188,10 @@ def test_what_repeats_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -
 def test_a_limiter_allows_so_many_in_each_period() -> None:
     now = 0.0
     limiter = Limiter(2, 60.0, clock=lambda: now)
-    assert [limiter.allow("a") for _ in range(4)] == [True, True, False, False]
-    assert limiter.allow("b")
+    assert [limiter.refused("a") for _ in range(4)] == [0, 0, None, None]
+    assert limiter.refused("b") == 0
     now = 59.9
-    assert not limiter.allow("a")
+    assert limiter.refused("a") is None
     now = 60.0
     assert limiter.refused("a") == 3
     assert limiter.refused("a") == 0
@@ -201,6 +201,6 @@ def test_a_limiter_allows_so_many_in_each_period() -> None:
 def test_a_limiter_remembers_only_so_many_keys(keys: list[str]) -> None:
     limiter = Limiter(1, 60.0, keys=5)
     for key in keys:
-        limiter.allow(key)
-        assert not limiter.allow(key)
-    assert len(limiter._allowed) <= 5
+        limiter.refused(key)
+        assert limiter.refused(key) is None
+    assert len(limiter._allowances) <= 5

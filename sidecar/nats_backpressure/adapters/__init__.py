@@ -1,1 +1,1 @@
-"""The world: one outside thing per file; no judgement, and no edge knows another."""
+"""The outside world, one thing per file. Adapters decide nothing, and no adapter imports another."""

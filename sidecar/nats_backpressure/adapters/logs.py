@@ -1,4 +1,4 @@
-"""Logs: dotted names with facts, one line per change; JSON unless a terminal looks on; no secret, no flood."""
+"""Logging: one line per event with a dotted name, as JSON or for a terminal, without secrets and without floods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import re
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from threading import Lock
@@ -16,8 +15,10 @@ import structlog
 from msgspec import Struct
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from nats_backpressure.runtime.tasks import Bounded
+
 SECRET_KEYS = re.compile(r"pass(word|wd)?$|token$|secret|seed$|creds$|jwt|nkey$", re.IGNORECASE)
-"""Names of values that are secrets; a `password_file` is a path, and wanted in the log."""
+"""Names of values that are secrets; a `password_file` is a path, which the log should show."""
 SECRETS_IN_TEXT = [
     (re.compile(r"\b(\w{1,16}://)[^/\s]*@"), r"\1***@"),  # user and password of a URL
     (re.compile(r"\bS[A-Z][A-Z2-7]{56}\b"), "***"),  # an nkey's seed
@@ -31,14 +32,15 @@ SECRETS_IN_TEXT = [
     ),
 ]
 REPEATS = 10
-"""Warnings and errors of one name within a minute; the next line of that name says how many were left out."""
-LONGEST_FOREIGN = 500
-"""Characters of what a library says."""
+"""Warnings and errors of one name per minute; the next line of that name has the number of those left out."""
+LONGEST_MESSAGE = 500
+"""Characters of a message from a library."""
 DEEPEST = 4
+"""Levels of nested values that are searched for secrets; deeper ones are logged as text."""
 
 
 def set_up(level: str, form: str, to: TextIO = sys.stderr) -> None:
-    """Send our own lines and those of the libraries to one place, in one form."""
+    """Send our own lines and those of libraries to `to`; `form` is `json`, `console` or `auto` (by terminal)."""
     console = form == "console" or (form == "auto" and to.isatty())
     # Tracebacks without the values of variables: they may hold secrets.
     last: Processor = (
@@ -65,13 +67,13 @@ def set_up(level: str, form: str, to: TextIO = sys.stderr) -> None:
 
 
 def stamp(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """RFC 3339 in UTC with milliseconds and a Z."""
+    """Add the time: RFC 3339 in UTC with milliseconds and a Z."""
     event["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return event
 
 
 def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Blank what looks like a secret, by its name or by its own look."""
+    """Replace secrets with `***`: values whose names or contents look like one."""
     return {key: "***" if SECRET_KEYS.search(str(key)) else _clean(value) for key, value in event.items()}
 
 
@@ -90,7 +92,7 @@ def _clean(value: Any, depth: int = 0) -> Any:
 
 
 class Allowance(Struct):
-    """What one key may still do in its present period, and how often it was refused."""
+    """How many lines one key may still log in its present period, and how many were left out."""
 
     ends: float
     left: int
@@ -98,36 +100,31 @@ class Allowance(Struct):
 
 
 class Limiter:
-    """At most `n` per key and period. Keys are bounded: the one used longest ago is forgotten, and begins anew."""
+    """At most `n` per key and `seconds`. Bounded: the least recently used key is dropped, and starts again."""
 
     def __init__(self, n: int, seconds: float, keys: int = 1024, clock: Callable[[], float] = time.monotonic) -> None:
-        self._n, self._seconds, self._keys, self._clock = n, seconds, keys, clock
-        self._allowed: OrderedDict[str, Allowance] = OrderedDict()
+        self._n, self._seconds, self._clock = n, seconds, clock
+        self._allowances: Bounded[str, Allowance] = Bounded(keys)
         self._lock = Lock()
 
     def refused(self, key: str) -> int | None:
-        """None while `key` must be silent; else how many were refused since it last was not."""
+        """None if `key` is over its limit; else how many were refused in its last period."""
         with self._lock:
             now, before = self._clock(), 0
-            found = self._allowed.get(key)
-            if found is None or now >= found.ends:
-                before = found.refused if found else 0
-                found = self._allowed[key] = Allowance(now + self._seconds, self._n)
-            self._allowed.move_to_end(key)
-            if len(self._allowed) > self._keys:
-                self._allowed.popitem(last=False)
-            if found.left == 0:
-                found.refused += 1
+            allowance = self._allowances.get(key)
+            if allowance is None or now >= allowance.ends:
+                before = allowance.refused if allowance else 0
+                allowance = self._allowances[key] = Allowance(now + self._seconds, self._n)
+            self._allowances.move_to_end(key)
+            if allowance.left == 0:
+                allowance.refused += 1
                 return None
-            found.left -= 1
+            allowance.left -= 1
             return before
-
-    def allow(self, key: str) -> bool:
-        return self.refused(key) is not None
 
 
 def limit_repeats(limiter: Limiter) -> Processor:
-    """Drops warnings and errors of a name that come too often: what others send us must not fill a disk."""
+    """Drop warnings and errors of a name that come too often: what other programs send must not fill a disk."""
 
     def limit(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         if event.get("level") not in ("warning", "error"):
@@ -143,7 +140,7 @@ def limit_repeats(limiter: Limiter) -> Processor:
 
 
 class _Lines:
-    """Writes lines. A log that cannot be written, because whoever read it is gone, must not end the service."""
+    """Writes lines. A log that cannot be written, because its reader has ended, must not end the service."""
 
     def __init__(self, to: TextIO) -> None:
         self._to = to
@@ -159,14 +156,14 @@ class _Lines:
 
 
 class _Forward(logging.Handler):
-    """What a library logs, as a line of ours without its stack trace: that is for whoever debugs the library."""
+    """Logs what a library logs, as one line without its stack trace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             error = record.exc_info[1] if record.exc_info else None
-            facts = {"error": f"{type(error).__name__}: {error}"[:LONGEST_FOREIGN]} if error else {}
+            facts = {"error": f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]} if error else {}
             name = f"{record.name.split('.')[0]}.log"
             level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
-            structlog.get_logger().log(level, name, message=record.getMessage()[:LONGEST_FOREIGN], **facts)
-        except Exception:  # a library that logs badly must not end in our loops
+            structlog.get_logger().log(level, name, message=record.getMessage()[:LONGEST_MESSAGE], **facts)
+        except Exception:  # an error in a library's log call must not end our loops
             self.handleError(record)

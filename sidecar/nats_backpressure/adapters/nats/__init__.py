@@ -1,1 +1,1 @@
-"""NATS and JetStream, one outside thing a file. They share connection, api, api_types and kv, and nothing else."""
+"""Everything that talks to NATS and JetStream. What the files share is listed in tests/test_architecture.py."""

@@ -1,4 +1,4 @@
-"""Counters and histograms, and which subjects have labels of their own: labels are bounded."""
+"""The counters and histograms, and which subjects have labels of their own: the number of labels is bounded."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nats_backpressure.adapters.prometheus.definitions import (
     COUNTERS,
     DROPPED,
     HISTOGRAMS,
-    MOVES,
     OPS,
     OTHER,
     OUTCOMES,
     ROLES,
+    TRANSITIONS,
     P,
 )
 from nats_backpressure.protocol.values import Action, EventType
 
 
 class Counters:
-    """Every counter and histogram, and which subjects have a label of their own: the first that come. A series whose
-    labels are known begins at 0."""
+    """Every counter and histogram. The first `max_subjects` subjects have labels of their own. A series whose labels
+    are known starts at 0."""
 
     def __init__(self, max_subjects: int) -> None:
         # `_created` series would double all counters, and no dashboard reads them.
@@ -36,7 +36,7 @@ class Counters:
         self._registry = CollectorRegistry()
         self._labels, self._lock = set[str](), Lock()
         self._shared = False
-        """Whether some subject had to go under `_other`."""
+        """Whether a subject has the label `_other`."""
         self._counters = {
             name: Counter(P + name, text, labels, registry=None) for name, (text, labels) in COUNTERS.items()
         }
@@ -48,22 +48,22 @@ class Counters:
         self._zero("connection_rebuilds", *((name,) for name in CONNECTIONS))
 
     def expose(self, gauges: Collector) -> None:
-        """What the page shows: the gauges, then all that is counted here."""
+        """Register the gauges, then everything that is counted here."""
         for collector in (gauges, *self._counters.values(), self._decided, self._observed):
             self._registry.register(collector)
 
     def page(self) -> bytes:
-        """All of it as text. The router's C gateway takes the number behind the first place where the name of the
-        status stands, which would be in its HELP; a comment before it, which Prometheus skips, has that number."""
+        """The metrics page. The router's C gateway reads the number after the first occurrence of the metric's name,
+        which would be in its HELP; a comment before it, which Prometheus ignores, has that number."""
         text = generate_latest(self._registry)
-        _, found, rest = text.partition(f"\n{ACTIVE}{{".encode())
-        if not found:
+        _, mark, rest = text.partition(f"\n{ACTIVE}{{".encode())
+        if not mark:
             return text
-        largest = rest.partition(b"\n")[0].rpartition(b" ")[2]  # they are in this order
+        largest = rest.partition(b"\n")[0].rpartition(b" ")[2]  # the collector sorts them, largest first
         return b"# %s %d is the largest of all subjects\n%s" % (ACTIVE.encode(), float(largest), text)
 
     def label(self, subject: str) -> str:
-        """The subject itself for the first `max_subjects`, `_other` for the rest. Asked from two threads."""
+        """The subject itself for the first `max_subjects`, `_other` for the rest. Two threads call it."""
         with self._lock:
             if subject in self._labels:
                 return subject
@@ -71,19 +71,19 @@ class Counters:
             if label != OTHER:
                 self._labels.add(label)
             if label != OTHER or not self._shared:
-                self._begin(label)
+                self._start_series(label)
                 self._shared = label == OTHER
             return label
 
     def dry_run(self, label: str) -> None:
-        """A policy in `observe` is in force for a subject: what it would have answered is counted from here on."""
+        """Start the series of what policies with mode `observe` would have returned for a subject."""
         self._zero("would", *product((label,), ROLES, Action))
 
-    def _begin(self, label: str) -> None:
+    def _start_series(self, label: str) -> None:
         self._zero("events", *product((label,), EventType))
         self._zero("recovery", (label,))
         self._zero("decisions", *product((label,), ROLES, Action))
-        self._zero("transitions", *((label, was, now) for was, now in MOVES))
+        self._zero("transitions", *((label, before, after) for before, after in TRANSITIONS))
 
     def _zero(self, name: str, *series: tuple[str, ...]) -> None:
         for labels in series:
@@ -95,8 +95,8 @@ class Counters:
         if type == "recovery":
             self._counters["recovery"].labels(label).inc()
 
-    def transition(self, subject: str, was: str, now: str) -> None:
-        self._counters["transitions"].labels(self.label(subject), was, now).inc()
+    def transition(self, subject: str, before: str, after: str) -> None:
+        self._counters["transitions"].labels(self.label(subject), before, after).inc()
 
     def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None = None) -> None:
         label = self.label(subject)
