@@ -1,8 +1,8 @@
-"""Prints what adaptive admission comes to in every story of its world: `python -m benchmarks.adaptive [PART OF NAME]`.
+"""Simulates adaptive admission in each scenario and prints the results: `python -m benchmarks.adaptive [PART OF NAME]`.
 
-Arithmetic with seeded dice, so the same numbers everywhere. `goodput` is the least share of its capacity that the
-worker did while more was offered; waits (from publish to ack) and backlogs are in units of the target; `settled` begins
-15 s after the onset; `moves` are the most rises and falls of the status in any minute.
+Arithmetic with seeded random numbers, so the results are the same everywhere. `goodput`: the smallest share of its
+capacity that the worker used while more was offered. Waits (publish to ack) and backlogs are in units of the target.
+`settled` starts 15 s after the overload. `moves`: the most rises and falls of the status in any minute.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tests.worlds.adaptive_world import CALM, HELD, OVERLOAD, ROUGH, Scenario, W
 SETTLED = OVERLOAD + 15.0
 
 
-def row(name: str, story: Scenario) -> str:
-    world = World(story).run()
-    overloaded = any(load > 1 for _, load in story.load)
+def row(name: str, scenario: Scenario) -> str:
+    world = World(scenario).run()
+    overloaded = any(load > 1 for _, load in scenario.load)
     goodput = f"{world.busy(OVERLOAD):7.3f}" if overloaded else "      -"
     waits = (
         f"{world.wait(OVERLOAD):8.2f} {world.wait(SETTLED):8.2f} {world.highest(0):8.2f} {world.highest(SETTLED):8.2f}"
     )
-    changes = sum(a != b for (_, a), (_, b) in itertools.pairwise(world.ratios)) / story.seconds
+    changes = sum(a != b for (_, a), (_, b) in itertools.pairwise(world.ratios)) / scenario.seconds
     rises, falls = world.moves()
     lost = "" if world.whole() else "  LOST"
     return f"{name:42}{goodput} {waits}  {rises} / {falls} {changes:7.2f}{lost}"
@@ -30,9 +30,9 @@ def row(name: str, story: Scenario) -> str:
 
 def main(part: str = "") -> None:
     print(f"{'':42}goodput      p99  settled  backlog  settled  moves  writes/s")
-    for name, story in (CALM | HELD | ROUGH).items():
+    for name, scenario in (CALM | HELD | ROUGH).items():
         if part in name:
-            print(row(name, story))
+            print(row(name, scenario))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one local answer costs beside asking the sidecar for each: `python -m benchmarks.admit`."""
+"""Measures one local `admit` against one request to the sidecar: `python -m benchmarks.admit`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nats_backpressure.adapters.embedded_server import EmbeddedServer
 from nats_backpressure.client import BackpressureClient
 from tests.worlds.state_bucket import States, active, state, wait_for_admission
 
-ANSWERS, QUESTIONS = 200_000, 1_000
+CALLS, REQUESTS = 200_000, 1_000
 ANSWER = b'{"subject": "calm", "role": "gateway", "action": "continue", "valid_for_ms": 0}'
 
 
 def nanoseconds(call: Callable[[], object]) -> float:
-    """The best of five rounds: noise of a shared machine only adds."""
+    """The best of five rounds: the noise of a shared machine only adds time."""
 
     def once() -> float:
-        began = time.perf_counter_ns()
-        for _ in range(ANSWERS):
+        start = time.perf_counter_ns()
+        for _ in range(CALLS):
             call()
-        return (time.perf_counter_ns() - began) / ANSWERS
+        return (time.perf_counter_ns() - start) / CALLS
 
     return min(once() for _ in range(5))
 
@@ -34,11 +34,11 @@ async def respond(message: Msg) -> None:
     await message.respond(ANSWER)
 
 
-async def asked(client: BackpressureClient) -> float:
-    began = time.perf_counter_ns()
-    for _ in range(QUESTIONS):
+async def time_per_request(client: BackpressureClient) -> float:
+    start = time.perf_counter_ns()
+    for _ in range(REQUESTS):
         await client.decide("calm")
-    return (time.perf_counter_ns() - began) / QUESTIONS
+    return (time.perf_counter_ns() - start) / REQUESTS
 
 
 async def measure(nc: Client) -> None:
@@ -53,7 +53,7 @@ async def measure(nc: Client) -> None:
         rows = {
             f"admit, {name}": nanoseconds(lambda name=name: client.admit(name)) for name in ("calm", "full", "thin")
         }
-        rows["decide, one request each"] = await asked(client)
+        rows["decide, one request each"] = await time_per_request(client)
     for name, took in rows.items():
         print(f"{name:26} {took:12,.0f} ns {took / rows['admit, calm']:10,.1f} times admit, calm")
 

@@ -1,8 +1,8 @@
-"""The same load against four ways of living with it: how much useful work is left at 1, 3 and 10 times the capacity.
+"""Runs the same overload with each kind of backpressure and without: useful work at 1, 3 and 10 times the capacity.
 
     python -m benchmarks.overload [--seconds 20] [--overload 1 3 10] [--out build/overload]
 
-Each run has its own NATS server; gateway, router, sidecar and callers are processes of their own on this machine.
+Each run has its own NATS server; gateway, router, sidecar and load generator are separate processes on this machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.plot import drawn
+from benchmarks.plot import svg_chart
 from nats_backpressure.adapters.embedded_server import EmbeddedServer
 from nats_backpressure.demo.html_report import html_page
 from nats_backpressure.demo.run import run_demo
@@ -28,12 +28,12 @@ SYSTEMS: dict[str, tuple[Mode, bool]] = {
     "binary": ("binary", False),
     "adaptive": ("adaptive", False),
 }
-"""Name -> what the gateway does, and whether the router workers back what it has no hand for."""
+"""Name -> the mode of the gateway, and whether the router NAKs messages for which it has no free worker."""
 MAX_DELIVER = 5
-"""Deliveries after which the server gives a message up; only handing back ever gets there."""
+"""Deliveries after which the server gives a message up; only the NAK habit reaches it."""
 
 
-async def played(scenario: Scenario) -> RunData:
+async def run_once(scenario: Scenario) -> RunData:
     server = EmbeddedServer()
     await server.start()
     try:
@@ -42,8 +42,8 @@ async def played(scenario: Scenario) -> RunData:
         await server.stop()
 
 
-def measured(scenario: Scenario, out: Path | None, name: str) -> Summary:
-    data = asyncio.run(played(scenario))
+def run_and_store(scenario: Scenario, out: Path | None, name: str) -> Summary:
+    data = asyncio.run(run_once(scenario))
     summary = summarize(data)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -53,14 +53,14 @@ def measured(scenario: Scenario, out: Path | None, name: str) -> Summary:
     return summary
 
 
-def row(name: str, found: Summary) -> str:
+def row(name: str, summary: Summary) -> str:
     def seconds(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
     return (
-        f"| {found.overload:g}x | {name} | {found.goodput:.2f} | {seconds(found.p50_seconds)} |"
-        f" {seconds(found.p99_seconds)} | {found.shed:.2f} | {found.status_changes_per_minute:.1f} |"
-        f" {found.largest_backlog} | {found.redelivered} | {found.lost} |"
+        f"| {summary.overload:g}x | {name} | {summary.goodput:.2f} | {seconds(summary.p50_seconds)} |"
+        f" {seconds(summary.p99_seconds)} | {summary.shed:.2f} | {summary.status_changes_per_minute:.1f} |"
+        f" {summary.largest_backlog} | {summary.redelivered} | {summary.lost} |"
     )
 
 
@@ -78,10 +78,10 @@ def main() -> None:
         for name in wanted.system:
             mode, nak = SYSTEMS[name]
             scenario = Scenario(mode=mode, overload=overload, seconds=wanted.seconds, nak=nak, max_deliver=MAX_DELIVER)
-            results.setdefault(overload, {})[name] = found = measured(scenario, wanted.out, name)
-            print(row(name, found), flush=True)
+            results.setdefault(overload, {})[name] = summary = run_and_store(scenario, wanted.out, name)
+            print(row(name, summary), flush=True)
     if wanted.out is not None:
-        (wanted.out / "overload.svg").write_text(drawn(results))
+        (wanted.out / "overload.svg").write_text(svg_chart(results))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.plot import drawn
+from benchmarks.plot import svg_chart
 from nats_backpressure.demo.html_report import html_page
 from nats_backpressure.demo.scenario import Scenario
 from nats_backpressure.demo.summary import Row, RunData, summarize
@@ -75,7 +75,7 @@ def test_the_page_is_whole_however_little_there_is_to_show(rows: list[Row]) -> N
 
 def test_the_plot_of_a_benchmark_names_every_system_and_what_it_lost() -> None:
     lossy, clean = summarize(run_data(lost=1234)), summarize(run_data(latencies=[(3.0, 1.0)] * 100))
-    text = drawn({1.0: {"us": clean, "<them>": lossy}, 10.0: {"us": clean, "<them>": lossy}})
+    text = svg_chart({1.0: {"us": clean, "<them>": lossy}, 10.0: {"us": clean, "<them>": lossy}})
     ET.fromstring(text)
     assert text.count("&lt;them&gt;") == 2 and text.count("1,234 lost") == 2 and "10x" in text
 
