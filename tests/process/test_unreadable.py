@@ -13,7 +13,7 @@ import pytest
 from nats.aio.client import Client
 
 from tests.conftest import StartServer
-from tests.support.router import CONSUMER, publish
+from tests.support.router import CONSUMER, prepare, publish
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
@@ -35,22 +35,23 @@ async def server(start_server: StartServer) -> NatsServer:
 async def nc(server: NatsServer) -> AsyncIterator[Client]:
     client = await nats.connect(server.url, user="admin", password="a", reconnect_time_wait=0.1)
     js = client.jetstream()
-    await js.add_stream(name="ROUTER", subjects=[SUBJECT])
-    await js.add_consumer("ROUTER", CONSUMER)
+    await prepare(lambda: js.add_stream(name="ROUTER", subjects=[SUBJECT]))
+    await prepare(lambda: js.add_consumer("ROUTER", CONSUMER))
     yield client
     await client.close()
 
 
 async def add_dark(nc: Client) -> None:
-    await nc.jetstream().add_stream(name="DARK", subjects=["dark.>"])
-    await nc.jetstream().add_consumer("DARK", CONSUMER)
+    js = nc.jetstream()
+    await prepare(lambda: js.add_stream(name="DARK", subjects=["dark.>"]))
+    await prepare(lambda: js.add_consumer("DARK", CONSUMER))
 
 
 def beside(where: Path, server: NatsServer, config: dict[str, Any] = QUICK) -> Sidecar:
     return Sidecar(where, server.url.replace("://", "://sidecar:s@"), config)
 
 
-async def beat(nc: Client) -> dict[str, Any]:
+async def heartbeat(nc: Client) -> dict[str, Any]:
     kv = await nc.jetstream().key_value("backpressure_state")
     found: dict[str, Any] = json.loads((await kv.get("=heartbeat")).value or b"")
     return found
@@ -64,9 +65,9 @@ async def test_a_sidecar_that_starts_beside_it_answers_for_the_rest_within_secon
     async with beside(tmp_path, server) as process:
         await process.observing()
         assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["freshness"] == "known"
-        assert await wire.refused("decide.gateway.dark.x") == "503"  # somebody may stand there
+        assert await wire.refused("decide.gateway.dark.x") == "503"  # a consumer of the unread stream may have it
         assert await wire.refused("decide.gateway.light.x") == "404"
-        assert (await beat(nc))["sampled_at"] is not None
+        assert (await heartbeat(nc))["sampled_at"] is not None
 
 
 async def test_one_that_appears_later_does_not_stop_the_heartbeat(
@@ -80,10 +81,10 @@ async def test_one_that_appears_later_does_not_stop_the_heartbeat(
             return "consumers.unavailable" in process.log
 
         await eventually(tried, "the stream to be tried")
-        first = (await beat(nc))["sampled_at"]
+        first = (await heartbeat(nc))["sampled_at"]
 
         async def moved() -> bool:
-            return bool((await beat(nc))["sampled_at"] > first)
+            return bool((await heartbeat(nc))["sampled_at"] > first)
 
         await eventually(moved, "the heartbeat to go on", 3.0)
         found = await process.ready(observing=True)
@@ -97,7 +98,8 @@ async def test_one_that_stops_being_readable_ages_alone_and_comes_back(
     await add_dark(nc)
     wire = await Wire(nc).listen()
     seen: list[tuple[str, str, int | None]] = []
-    kv = await nc.jetstream().create_key_value(bucket="backpressure_state")
+    js = nc.jetstream()
+    kv = await prepare(lambda: js.create_key_value(bucket="backpressure_state"))
     watcher = await kv.watch("dark.=3E")
 
     async def written(freshness: str) -> dict[str, Any]:
@@ -109,14 +111,14 @@ async def test_one_that_stops_being_readable_ages_alone_and_comes_back(
             seen.append((state["freshness"], state["status"], state["proof_age_ms"]))
             return state if state["freshness"] == freshness else None
 
-        async def patiently() -> dict[str, Any] | None:
+        async def look_again() -> dict[str, Any] | None:
             try:
                 return await look()
             except nats.errors.TimeoutError:
                 return None
 
-        found: dict[str, Any] = await eventually(patiently, f"a state written {freshness}; seen {seen}")
-        return found
+        state: dict[str, Any] = await eventually(look_again, f"a state written {freshness}; seen {seen}")
+        return state
 
     async with beside(tmp_path, server) as process:
         await process.observing()

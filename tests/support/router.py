@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.errors import ServiceUnavailableError
 
 from nats_backpressure.protocol.subjects import encode
 from tests.support.sidecar import SUBJECT
+
+T = TypeVar("T")
 
 CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000, ack_wait=60)
 
@@ -24,6 +29,16 @@ async def override(nc: Client, pattern: str, action: str, seconds: float) -> dic
     bucket = await nc.jetstream().key_value("backpressure_policy")
     await bucket.put(f"=override.{encode(pattern)}", json.dumps(said).encode())
     return said
+
+
+async def prepare(make: Callable[[], Awaitable[T]]) -> T:
+    """Run a step of a test's preparation again while the server under load answers 503, for at most 20 s."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await make()
+            except ServiceUnavailableError:
+                await asyncio.sleep(0.1)
 
 
 async def publish(nc: Client, n: int) -> None:
