@@ -11,6 +11,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -36,9 +37,8 @@ from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.settings import BadSettings, Settings
-from nats_backpressure.core.model import Event, StreamLook
+from nats_backpressure.core.model import StreamLook
 from nats_backpressure.core.subject.inputs import GatewayReported
-from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries import serialize
@@ -167,9 +167,7 @@ class Sidecar:
             requests_per_second=settings.observe.api_requests_per_second,
         )
 
-        def told(event: Event) -> messages.Event:
-            return serialize.event_message(event, instance)
-
+        publisher = JetStreamEventPublisher(js, names, partial(serialize.event_message, instance=instance))
         history = EventCache(round(1000 * clock.now().wall))
         self._recorder = recorder = tape and RecordingObserver(observer, clock, tape, settings, metrics.dropped)
         self._service = service = Service(
@@ -177,7 +175,7 @@ class Sidecar:
             clock,
             recorder or observer,
             JetStreamStateStore(js, names, metrics.dropped, lambda: self._observing.client),
-            CachingEventPublisher(JetStreamEventPublisher(js, names, told), history, told),
+            CachingEventPublisher(publisher, history),
             JetStreamPolicyStore(js, names, metrics.dropped, lambda: self._observing.client, clock),
             resources.ensure,
             metrics,

@@ -9,7 +9,7 @@ from nats_backpressure.core.subject.record_builder import rejection_event
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.runtime.ports import Conflict, LastEvent, SendConflict, Stored, Unavailable, Unpublishable
+from nats_backpressure.runtime.ports import Conflict, LastEvent, PublishConflict, Stored, Unavailable, Unpublishable
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
@@ -83,9 +83,12 @@ class FakeStateStore:
         return Stored(found[0], revision, found[1]) if found and ours else Stored(None, revision)
 
 
-class FakeAnnouncer:
-    def __init__(self) -> None:
+class FakeEventPublisher:
+    """The events stream in memory; `render` gives the bodies of events."""
+
+    def __init__(self, render: Callable[[Event], bytes] = lambda event: event.id.encode()) -> None:
         self.faults = Faults()
+        self._render = render
         self.told: list[Event] = []
         self.impossible: Callable[[str, EventType], bool] = lambda subject, kind: False
         """Of which subjects and types no event can ever be published."""
@@ -104,21 +107,22 @@ class FakeAnnouncer:
         lost = monitoring[-1:] == [EventType.MONITORING_LOST]
         return LastEvent(max(event.seq for event in events), status, incident, lost)
 
-    async def send(self, event: Event) -> None:
+    async def publish(self, event: Event) -> bytes:
         self.faults.strike(self.faults.before)
         if self.impossible(event.subject, event.type):
             raise Unpublishable(event.id)
         told = [e for e in self.told if e.subject == event.subject]
         same = next((e for e in told if e.id == event.id), None)
         if same is not None and (same.type, same.at) == (event.type, event.at):
-            return
+            return self._render(event)
         top = max((e.seq for e in told), default=0)
         if same is not None or top >= event.seq:
-            raise SendConflict(max(top, event.seq - 1))
+            raise PublishConflict(max(top, event.seq - 1))
         self.told.append(event)
         self.faults.strike(self.faults.after)
+        return self._render(event)
 
-    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
+    async def publish_rejection(self, subject: str, refused: Rejection, at: float) -> None:
         self.faults.strike(self.faults.before)
         if self.impossible(subject, EventType.POLICY_REJECTED):
             raise Unpublishable(subject)

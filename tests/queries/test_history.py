@@ -26,9 +26,9 @@ from nats_backpressure.queries import history as rooms
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import DAY, CachingEventPublisher, HistoryQueries
-from nats_backpressure.runtime.ports import SendConflict, Unavailable
+from nats_backpressure.runtime.ports import PublishConflict, Unavailable
 from tests.fakes.event_log import T0, FakeEventLog, event, told
-from tests.fakes.stores import FakeAnnouncer
+from tests.fakes.stores import FakeEventPublisher
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, member, subject
 from tests.worlds import stored_samples
 
@@ -304,20 +304,18 @@ def test_a_window_nobody_looked_into_covers_nothing() -> None:
 
 
 async def test_what_was_told_is_remembered_once_it_is_told() -> None:
-    history, announcer = EventCache(0), FakeAnnouncer()
-    remembering = CachingEventPublisher(
-        announcer, history, lambda e: event(e.seq, subject=stored_samples.SUBJECT).event()
-    )
-    announcer.faults.after = iter([True, False, False]).__next__
+    history, publisher = EventCache(0), FakeEventPublisher()
+    remembering = CachingEventPublisher(publisher, history)
+    publisher.faults.after = iter([True, False, False]).__next__
     with pytest.raises(Unavailable):
-        await remembering.send(stored_samples.event(1))
+        await remembering.publish(stored_samples.event(1))
     assert len(history) == 0
-    await remembering.send(stored_samples.event(1))
-    assert len(history) == 1 and await remembering.last(stored_samples.SUBJECT) == await announcer.last(
+    await remembering.publish(stored_samples.event(1))
+    assert len(history) == 1 and await remembering.last(stored_samples.SUBJECT) == await publisher.last(
         stored_samples.SUBJECT
     )
-    with pytest.raises(SendConflict):
-        await remembering.send(replace(stored_samples.event(1), at=1.0))
+    with pytest.raises(PublishConflict):
+        await remembering.publish(replace(stored_samples.event(1), at=1.0))
     assert len(history) == 1
 
 
@@ -352,14 +350,13 @@ async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
             js = JetStreamApi(requests)
             stream = JetStreamEventReader(js, lambda: nc, stored_samples.NAMES, parse_event, lambda what: None)
             history = EventCache(T0 - 10_000)
-            announcer = JetStreamEventPublisher(JetStreamApi(requests), stored_samples.NAMES, rendered)
-            return HistoryQueries(DecisionService(book), book, history, stream, Clock()), CachingEventPublisher(
-                announcer, history, rendered
-            )
+            publisher = JetStreamEventPublisher(JetStreamApi(requests), stored_samples.NAMES, rendered)
+            past = HistoryQueries(DecisionService(book), book, history, stream, Clock())
+            return past, CachingEventPublisher(publisher, history)
 
         first, telling = process()
         for seq in range(1, 41):
-            await telling.send(stored_samples.event(seq))
+            await telling.publish(replace(stored_samples.event(seq), at=(T0 - 5000 + seq) / 1000))
         second, _ = process()
         await second.remember()
         for ask in (

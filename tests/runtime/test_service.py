@@ -22,7 +22,7 @@ from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.service import Service
 from tests.fakes.observer import FakeJetStream
-from tests.fakes.stores import STATUS_EVENTS, FakeAnnouncer, FakeStateStore
+from tests.fakes.stores import STATUS_EVENTS, FakeEventPublisher, FakeStateStore
 from tests.support.sidecar import eventually
 
 KEY = ConsumerKey("ROUTER", "router")
@@ -64,7 +64,7 @@ class World:
         self.js = FakeJetStream(SystemClock())  # type: ignore[arg-type]  # any clock will do
         self.js.add_stream(KEY.stream, (SUBJECT,))
         self.js.add_consumer(KEY, ConsumerConfig())
-        self.store, self.announcer, self.policies = FakeStateStore(), FakeAnnouncer(), FakePolicies()
+        self.store, self.publisher, self.policies = FakeStateStore(), FakeEventPublisher(), FakePolicies()
         self.lives = 0
 
     async def nothing(self) -> None:
@@ -79,7 +79,7 @@ class World:
             SystemClock(),
             self.js,
             self.store,
-            self.announcer,
+            self.publisher,
             self.policies,
             self.nothing,
             Quiet(),
@@ -114,13 +114,13 @@ class World:
 async def test_whatever_fails_each_change_is_told_once(seed: int) -> None:
     dice = random.Random(seed)
     world = World()
-    for faults in (world.store.faults, world.announcer.faults):
+    for faults in (world.store.faults, world.publisher.faults):
         faults.before = faults.after = lambda: dice.random() < 0.25
     for life in range(3):
         (world.load if life % 2 == 0 else world.unload)()
         async with world.living():
             await asyncio.sleep(dice.uniform(0.0, 0.3))
-    for faults in (world.store.faults, world.announcer.faults):
+    for faults in (world.store.faults, world.publisher.faults):
         faults.before = faults.after = lambda: False
     world.unload()
     async with world.living() as service:
@@ -128,7 +128,7 @@ async def test_whatever_fails_each_change_is_told_once(seed: int) -> None:
         await world.told(service, Status.INACTIVE)
         world.load()
         await world.told(service, Status.ACTIVE)
-    told = world.announcer.told
+    told = world.publisher.told
     assert [event.seq for event in told] == list(range(1, len(told) + 1))
     moves = [event for event in told if event.type in STATUS_EVENTS]
     assert all(a.now is b.was for a, b in pairwise(moves))
@@ -332,33 +332,33 @@ async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None
     async with world.living() as service:
         await asyncio.sleep(0.2)
         assert service.registry.swept_at is None
-    assert world.announcer.told == []
+    assert world.publisher.told == []
 
 
 async def test_an_event_that_can_never_be_published_silences_nothing_after_it() -> None:
     world = World()
-    world.announcer.impossible = lambda subject, kind: kind is EventType.ALERT_FIRING
+    world.publisher.impossible = lambda subject, kind: kind is EventType.ALERT_FIRING
     async with world.living() as service:
         world.load()
         await world.told(service, Status.ACTIVE)
         world.unload()
         await world.told(service, Status.INACTIVE)
-    told = world.announcer.told
+    told = world.publisher.told
     assert [event.seq for event in told] == list(range(1, len(told) + 1))
     assert [event.type for event in told if event.type in STATUS_EVENTS] == [EventType.ACTIVE, EventType.RECOVERY]
 
 
 async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> None:
     world = World()
-    world.announcer.impossible = lambda subject, kind: subject == "endless"
-    world.announcer.refusing.add("later")
+    world.publisher.impossible = lambda subject, kind: subject == "endless"
+    world.publisher.refusing.add("later")
     for key in ("endless", "later", "bad"):
         world.policies.entries[key] = PolicyValue(b"{", 1)
     async with world.living() as service:
         await service.known.wait()
 
         async def refused(key: str) -> bool:
-            return key in {event.subject for event in world.announcer.told}
+            return key in {event.subject for event in world.publisher.told}
 
         await eventually(lambda: refused("bad"), "the one that can be published")
         ruled = 0
@@ -372,6 +372,6 @@ async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> Non
         service.registry.rule = counting  # type: ignore[method-assign]
         await asyncio.sleep(0.5)
         assert ruled == 0
-        world.announcer.refusing.clear()
+        world.publisher.refusing.clear()
         await eventually(lambda: refused("later"), "the one that could not be published before")
         assert not await refused("endless")

@@ -96,7 +96,7 @@ def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: St
     )
 
 
-def announcer_of(requests: Requests, instance: str = "here") -> JetStreamEventPublisher:
+def publisher_of(requests: Requests, instance: str = "here") -> JetStreamEventPublisher:
     """What tells events: another one stands for another process."""
     return JetStreamEventPublisher(JetStreamApi(requests), NAMES, lambda told: serialize.event_message(told, instance))
 

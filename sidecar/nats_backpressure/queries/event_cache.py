@@ -55,14 +55,6 @@ class EventCache:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, subject: str, payload: bytes) -> bool:
-        """Keep an event that was told; False where it is none, or of another subject."""
-        found = parse_event(payload)
-        if found is None or found.subject != subject:
-            return False
-        self.keep(found)
-        return True
-
     def keep(self, event: CachedEvent) -> None:
         """Events come in the order of their `seq`; one that was kept before, or is older, changes nothing."""
         own = self._of.get(event.subject)
@@ -95,15 +87,8 @@ class EventCache:
         """Take over what was read from the stream, and after it what was told here meanwhile."""
         for event in self._all.values():
             older.keep(event)
-        self._take(older)
-
-    def begin_anew(self, since: int) -> None:
-        """Others may have told what was not heard here: only what comes from now on is without a hole."""
-        self._take(EventCache(since, *self._limits))
-
-    def _take(self, other: EventCache) -> None:
-        self._since, self._size = other._since, other._size
-        self._all, self._of, self._floors = other._all, other._of, other._floors
+        self._since, self._size = older._since, older._size
+        self._all, self._of, self._floors = older._all, older._of, older._floors
 
     def _trim(self, own: deque[CachedEvent]) -> None:
         per_subject, events, size = self._limits

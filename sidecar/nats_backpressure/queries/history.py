@@ -6,9 +6,8 @@ Recent events come from memory, older ones from the stream: few such questions a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
 import structlog
 from msgspec import Raw
 from msgspec.structs import asdict, replace
@@ -17,13 +16,13 @@ from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.state import Record, SubjectState, Totals
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.protocol import history as wire
-from nats_backpressure.protocol import messages, windows
+from nats_backpressure.protocol import windows
 from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize as render
 from nats_backpressure.queries.decisions import DecisionService
-from nats_backpressure.queries.event_cache import EVENTS, EventCache
+from nats_backpressure.queries.event_cache import EVENTS, LARGEST, EventCache
 from nats_backpressure.runtime.ports import (
     CachedEvent,
     Clock,
@@ -165,15 +164,18 @@ class HistoryQueries:
 
 
 class CachingEventPublisher:
-    """An announcer that keeps what it has told."""
+    """An EventPublisher that keeps in memory what it has published."""
 
-    def __init__(self, told: EventPublisher, history: EventCache, render: Callable[[Event], messages.Event]) -> None:
-        self._told, self._history, self._render = told, history, render
-        self.last, self.refuse = told.last, told.refuse
+    def __init__(self, publisher: EventPublisher, cache: EventCache) -> None:
+        self._publisher, self._cache = publisher, cache
+        self.last, self.publish_rejection = publisher.last, publisher.publish_rejection
 
-    async def send(self, event: Event) -> None:
-        await self._told.send(event)
-        self._history.add(event.subject, msgspec.json.encode(self._render(event)))
+    async def publish(self, event: Event) -> bytes:
+        body = await self._publisher.publish(event)
+        if len(body) <= LARGEST:
+            kept = CachedEvent(event.subject, event.type.value, event.epoch, event.seq, _ms(event.at), body)
+            self._cache.keep(kept)
+        return body
 
 
 def _heard_all(recent: Sequence[CachedEvent], record: Record | None, complete_since: int) -> bool:

@@ -33,7 +33,7 @@ from nats_backpressure.runtime.ports import (
     Clock,
     Conflict,
     EventPublisher,
-    SendConflict,
+    PublishConflict,
     ServiceCounts,
     StateStore,
     Unavailable,
@@ -164,8 +164,8 @@ class EffectRunner:
 
     async def _publish(self, subject: str, event: Event) -> None:
         try:
-            await self._publisher.send(event)
-        except SendConflict as conflict:
+            await self._publisher.publish(event)
+        except PublishConflict as conflict:
             self._counts.dropped("event_conflict")
             log.warning("event.conflict", subject=subject, id=event.id, newest=conflict.seq)
             self._registry.feed(subject, EventConflict(event.id, conflict.seq, new_epoch()))

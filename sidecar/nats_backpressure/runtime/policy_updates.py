@@ -101,7 +101,7 @@ class PolicyUpdates:
                 if subject in self._registry.subjects:
                     self._registry.feed(subject, PolicyRefused(refusal.rejection))
                 else:
-                    await self._publisher.refuse(subject, refusal.rejection, self._clock.now().wall)
+                    await self._publisher.publish_rejection(subject, refusal.rejection, self._clock.now().wall)
             except Unavailable as error:
                 log.debug("policy.untold", subject=shorten(subject), error=str(error))
                 continue

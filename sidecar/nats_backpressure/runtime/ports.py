@@ -27,7 +27,7 @@ __all__ = [
     "LastEvent",
     "Observer",
     "PolicyStore",
-    "SendConflict",
+    "PublishConflict",
     "ServiceCounts",
     "StateStore",
     "Stored",
@@ -42,8 +42,8 @@ class Conflict(Exception):
     """A write that did not find what it expected: somebody else wrote."""
 
 
-class SendConflict(Exception):
-    """An event of that sequence was told before by somebody else; `seq` is the newest in the stream."""
+class PublishConflict(Exception):
+    """Another program published an event of that `seq`; the attribute `seq` is the newest in the stream."""
 
     def __init__(self, seq: int) -> None:
         super().__init__(f"the events stream already holds seq {seq}")
@@ -111,17 +111,18 @@ class PolicyStore(Protocol):
 
 
 class EventPublisher(Protocol):
-    """The events stream: told once, in order."""
+    """The events stream: each event published once, in order."""
 
     async def last(self, subject: str) -> LastEvent | None:
-        """What was last told of a subject; None if nothing. Raises Unavailable."""
+        """What the events published of a subject so far say; None if there are none. Raises Unavailable."""
 
-    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
-        """Tell of a refused policy under a key that nobody watches, once. Raises Unpublishable or Unavailable."""
+    async def publish(self, event: Event) -> bytes:
+        """Return the encoded event once it is in the stream exactly once. Raises PublishConflict, Unpublishable (drop
+        it), or Unavailable (publish it again)."""
 
-    async def send(self, event: Event) -> None:
-        """Returns once the event is in the stream exactly once. Raises SendConflict, Unpublishable (drop it), or
-        Unavailable (send it again)."""
+    async def publish_rejection(self, subject: str, rejection: Rejection, at: float) -> None:
+        """Publish once that a policy was refused, under a key that is no watched subject; `at` is Unix seconds. Raises
+        Unpublishable or Unavailable."""
 
 
 class EventQuery(Struct, frozen=True):

@@ -16,8 +16,8 @@ from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.runtime.ports import SendConflict, Unavailable, Unpublishable
-from tests.worlds.stored_samples import NAMES, SUBJECT, announcer_of, event, real
+from nats_backpressure.runtime.ports import PublishConflict, Unavailable, Unpublishable
+from tests.worlds.stored_samples import NAMES, SUBJECT, event, publisher_of, real
 
 ACTIVE = f"backpressure.v1.event.backpressure_active.{encode(SUBJECT)}"
 
@@ -27,8 +27,8 @@ async def count(nc: Client) -> int:
 
 
 async def test_an_event_carries_its_id_and_cloudevents_headers(nc: Client) -> None:
-    async with real(nc) as (_, _, announcer):
-        await announcer.send(event(1))
+    async with real(nc) as (_, _, publisher):
+        await publisher.publish(event(1))
         message = await nc.jetstream().get_last_msg(NAMES.events_stream, ACTIVE)
         headers = message.headers or {}
         body = json.loads(message.data or b"")
@@ -43,36 +43,36 @@ async def test_an_event_carries_its_id_and_cloudevents_headers(nc: Client) -> No
 
 
 async def test_a_copy_of_a_dead_process_that_lands_in_between_is_our_own(nc: Client) -> None:
-    async with real(nc) as (requests, _, announcer):
-        dead = announcer_of(requests)
-        requests.meanwhile = lambda: dead.send(event(1))
-        await announcer.send(event(1))
+    async with real(nc) as (requests, _, publisher):
+        dead = publisher_of(requests)
+        requests.meanwhile = lambda: dead.publish(event(1))
+        await publisher.publish(event(1))
         assert await count(nc) == 1
 
 
 async def test_of_two_that_send_the_same_event_one_is_stored(nc: Client) -> None:
     async with real(nc) as (requests, _, _):
         for seq in range(1, 6):
-            await asyncio.gather(*(announcer_of(requests, f"replica-{n}").send(event(seq)) for n in range(4)))
+            await asyncio.gather(*(publisher_of(requests, f"replica-{n}").publish(event(seq)) for n in range(4)))
         assert await count(nc) == 5
 
 
 async def test_an_answer_lost_each_time_tells_each_event_once(nc: Client) -> None:
-    async with real(nc) as (requests, _, announcer):
+    async with real(nc) as (requests, _, publisher):
         for seq in range(1, 5):
             requests.lose = 1
             with pytest.raises(Unavailable):
-                await announcer.send(event(seq))
-            await announcer.send(event(seq))
+                await publisher.publish(event(seq))
+            await publisher.publish(event(seq))
         assert await count(nc) == 4
 
 
 async def test_a_late_copy_is_refused_even_when_its_id_is_forgotten(nc: Client) -> None:
     js = nc.jetstream()
     await js.add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"], duplicate_window=0.1)
-    async with real(nc) as (requests, _, announcer):
-        await announcer.send(event(1))
-        await announcer.send(event(2))
+    async with real(nc) as (requests, _, publisher):
+        await publisher.publish(event(1))
+        await publisher.publish(event(2))
         await asyncio.sleep(0.5)  # the window has passed: only the expected sequence stands in the way
         subject, payload, headers = requests.written[0]
         answer = json.loads((await nc.request(subject, payload, headers=headers)).data)
@@ -81,83 +81,83 @@ async def test_a_late_copy_is_refused_even_when_its_id_is_forgotten(nc: Client) 
 
 
 async def test_an_id_the_server_knows_without_the_event_is_a_conflict(nc: Client) -> None:
-    async with real(nc) as (requests, _, announcer):
-        await announcer.send(event(4))
+    async with real(nc) as (requests, _, publisher):
+        await publisher.publish(event(4))
         await nc.jetstream().purge_stream(NAMES.events_stream)
-        with pytest.raises(SendConflict) as conflict:
-            await announcer_of(requests).send(event(4))
+        with pytest.raises(PublishConflict) as conflict:
+            await publisher_of(requests).publish(event(4))
         assert conflict.value.seq == 3  # a new epoch numbers it 4: never back
 
 
 async def test_a_stream_that_went_is_unavailable_and_numbers_go_on_in_the_next(nc: Client) -> None:
-    async with real(nc) as (requests, _, announcer):
-        await announcer.send(event(1))
+    async with real(nc) as (requests, _, publisher):
+        await publisher.publish(event(1))
         await nc.jetstream().delete_stream(NAMES.events_stream)
         with pytest.raises(Unavailable):
-            await announcer.send(event(2))
+            await publisher.publish(event(2))
         await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
-        await announcer.send(event(2))
-        told = await announcer.last(SUBJECT)
+        await publisher.publish(event(2))
+        told = await publisher.last(SUBJECT)
         assert told is not None and told.seq == 2 and await count(nc) == 1
 
 
 @pytest.mark.parametrize("junk", [b"", b"hello", b"\xff", b"[]", b'{"id": "x", "seq": 99999}', b'{"seq": -1}'])
 @pytest.mark.parametrize("kind", ["junk", "backpressure_active"])
 async def test_what_others_publish_there_hides_and_moves_nothing(nc: Client, junk: bytes, kind: str) -> None:
-    async with real(nc) as (_, _, announcer):
-        await announcer.send(event(1))
-        await announcer.send(event(2, EventType.WARNING, to=Status.WARNING))
+    async with real(nc) as (_, _, publisher):
+        await publisher.publish(event(1))
+        await publisher.publish(event(2, EventType.WARNING, to=Status.WARNING))
         await nc.jetstream().publish(f"backpressure.v1.event.{kind}.{encode(SUBJECT)}", junk)
-        told = await announcer.last(SUBJECT)
+        told = await publisher.last(SUBJECT)
         assert told is not None and (told.seq, told.status) == (2, Status.WARNING)
-        await announcer.send(event(1))
-        await announcer.send(event(3))
+        await publisher.publish(event(1))
+        await publisher.publish(event(3))
         assert await count(nc) == 4
 
 
 async def test_our_own_event_is_found_far_behind_the_newest(nc: Client) -> None:
-    async with real(nc) as (requests, _, announcer):
+    async with real(nc) as (requests, _, publisher):
         for seq in range(1, 4):
-            await announcer.send(event(seq))
+            await publisher.publish(event(seq))
             for n in range(40):
                 await nc.publish(f"backpressure.v1.event.recovery.other.{n}", b"{}")
         for seq in range(1, 4):
-            await announcer_of(requests).send(event(seq))
-        with pytest.raises(SendConflict):
-            await announcer_of(requests).send(event(2, epoch="f"))
+            await publisher_of(requests).publish(event(seq))
+        with pytest.raises(PublishConflict):
+            await publisher_of(requests).publish(event(2, epoch="f"))
 
 
 async def test_a_refusal_is_said_once(nc: Client) -> None:
     js = nc.jetstream()
     await js.add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"], max_msg_size=10)
-    async with real(nc) as (_, _, announcer):
+    async with real(nc) as (_, _, publisher):
         with capture_logs() as logs:
             for _ in range(3):
                 with pytest.raises(Unavailable):
-                    await announcer.send(event(1))
+                    await publisher.publish(event(1))
         assert [line["event"] for line in logs] == ["event.refused"]
 
 
 @pytest.mark.parametrize("code", [10008, 10158])
 async def test_what_a_cluster_refuses_in_passing_is_not_said(nc: Client, code: int) -> None:
-    async with real(nc) as (requests, _, announcer):
+    async with real(nc) as (requests, _, publisher):
         requests.refuse = code
         with capture_logs() as logs, pytest.raises(Unavailable):
-            await announcer.send(event(1))
+            await publisher.publish(event(1))
         assert logs == []
-        await announcer.send(event(1))
+        await publisher.publish(event(1))
         assert await count(nc) == 1
 
 
 async def test_after_a_certain_refusal_a_duplicate_is_not_taken_for_ours(nc: Client) -> None:
-    async with real(nc) as (requests, _, announcer):
-        await announcer_of(requests).send(event(1))
+    async with real(nc) as (requests, _, publisher):
+        await publisher_of(requests).publish(event(1))
         await nc.jetstream().purge_stream(NAMES.events_stream)
         requests.refuse = 10158
         with pytest.raises(Unavailable):
-            await announcer.send(event(1))
-        with pytest.raises(SendConflict):
-            await announcer.send(event(1))
+            await publisher.publish(event(1))
+        with pytest.raises(PublishConflict):
+            await publisher.publish(event(1))
 
 
 TOO_LARGE = {
@@ -168,30 +168,30 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("parts", TOO_LARGE.values(), ids=TOO_LARGE.keys())
 async def test_an_event_beyond_the_cap_is_cut_to_fit(nc: Client, parts: dict[str, Any]) -> None:
-    async with real(nc) as (requests, _, announcer):
-        await announcer.send(msgspec.structs.replace(event(1), **parts))
+    async with real(nc) as (requests, _, publisher):
+        await publisher.publish(msgspec.structs.replace(event(1), **parts))
         (_, payload, _) = requests.written[0]
         body = json.loads(payload)
         assert len(payload) < 16_384 and body["id"] == event(1).id
         if "errors" in parts:
             assert len(body["errors"]) == 11 and body["errors"][-1]["message"] == "and 50 more problems"
             assert body["reasons"] == ["pending"]
-        await announcer.send(msgspec.structs.replace(event(1), **parts))
+        await publisher.publish(msgspec.structs.replace(event(1), **parts))
         assert await count(nc) == 1
 
 
 async def test_an_event_that_fits_nowhere_is_called_so(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_publisher, "LARGEST", 100)
-    async with real(nc) as (requests, _, announcer):
+    async with real(nc) as (requests, _, publisher):
         with pytest.raises(Unpublishable, match="100 bytes"):
-            await announcer.send(event(1))
+            await publisher.publish(event(1))
         assert requests.written == []
 
 
 async def test_where_the_stream_takes_less_it_is_cut_too(nc: Client) -> None:
     js = nc.jetstream()
     await js.add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"], max_msg_size=4096)
-    async with real(nc) as (_, _, announcer):
+    async with real(nc) as (_, _, publisher):
         many = tuple((f"pending.{n}", "must be at most 5") for n in range(200))
-        await announcer.send(msgspec.structs.replace(event(1), errors=many))
+        await publisher.publish(msgspec.structs.replace(event(1), errors=many))
         assert await count(nc) == 1

@@ -24,7 +24,7 @@ from tests.conftest import StartServer
 from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, told
 from tests.support.parts import need_server
 from tests.support.servers import NatsServer
-from tests.worlds.stored_samples import NAMES, Requests, announcer_of, real
+from tests.worlds.stored_samples import NAMES, Requests, publisher_of, real
 from tests.worlds.stored_samples import event as concluded
 
 KINDS = {"backpressure_active", "backpressure_warning", "recovery"}
@@ -221,10 +221,10 @@ async def test_a_pass_begins_before_the_moment_by_what_clocks_may_differ(
     assert taken == []
 
 
-async def test_what_the_announcer_tells_is_read_back(stored: RealWorld) -> None:
-    announcer = announcer_of(stored.requests)
+async def test_what_the_publisher_publishes_is_read_back(stored: RealWorld) -> None:
+    publisher = publisher_of(stored.requests)
     for seq in (1, 2, 3):
-        await announcer.send(concluded(seq))
+        await publisher.publish(concluded(seq))
     page = await stored.log.older(EventQuery(SUBJECT, 10))
     assert seqs(page.events) == [3, 2, 1] and page.whole
     assert page.events[0].event().instance == "here"

@@ -109,7 +109,7 @@ async def test_a_bucket_made_again_is_a_conflict_for_who_knew_the_old_one(nc: Cl
 async def test_all_of_it_works_in_a_domain(start_server: StartServer, tmp_path: Any) -> None:
     # The last of two jetstream blocks is in force.
     server = await start_server(config=f'jetstream {{ domain: hub, store_dir: "{tmp_path}/hub" }}')
-    async with await nats.connect(server.url) as nc, real(nc, "$JS.hub.API") as (requests, store, announcer):
+    async with await nats.connect(server.url) as nc, real(nc, "$JS.hub.API") as (requests, store, publisher):
         revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
         await store.beat(b"{}")
         assert [subject for subject, _, _ in requests.written] == [
@@ -117,17 +117,17 @@ async def test_all_of_it_works_in_a_domain(start_server: StartServer, tmp_path: 
             "$JS.hub.API.$KV.backpressure_state.=heartbeat",
         ]
         assert (await store.load_all())[SUBJECT].revision == revision
-        await announcer.send(event(1))
-        assert (await announcer.last(SUBJECT)) is not None
+        await publisher.publish(event(1))
+        assert (await publisher.last(SUBJECT)) is not None
         await store.remove(SUBJECT, revision)
 
 
 async def test_the_documented_permissions_suffice(start_server: StartServer) -> None:
     server = await start_server(config=DOCUMENTED)
-    async with await nats.connect(server.url, user="sidecar", password="s") as nc, real(nc) as (_, store, announcer):
+    async with await nats.connect(server.url, user="sidecar", password="s") as nc, real(nc) as (_, store, publisher):
         await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
         assert (await store.load_all()).keys() == {SUBJECT}
-        await announcer.send(event(1))
+        await publisher.publish(event(1))
         await store.beat(b"{}")
 
 

@@ -11,17 +11,17 @@ import pytest
 
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.runtime.ports import Conflict, SendConflict, Unavailable
+from nats_backpressure.runtime.ports import Conflict, PublishConflict, Unavailable
 from tests.conftest import StartServer
-from tests.fakes.stores import FakeAnnouncer, FakeStateStore
+from tests.fakes.stores import FakeEventPublisher, FakeStateStore
 from tests.worlds.stored_samples import NAMES, RECORD, SUBJECT, Requests, event, real, value
 
 
 @pytest.fixture(params=["fake", "real"])
 async def stores(request: pytest.FixtureRequest, start_server: StartServer) -> AsyncIterator[tuple[Any, Any, Any]]:
-    """(how to lose answers, or None on the fakes; state store; announcer)"""
+    """(how to lose answers, or None on the fakes; state store; publisher)"""
     if request.param == "fake":
-        yield None, FakeStateStore(), FakeAnnouncer()
+        yield None, FakeStateStore(), FakeEventPublisher()
         return
     server = await start_server()
     async with await nats.connect(server.url) as nc, real(nc) as found:
@@ -77,52 +77,52 @@ async def test_a_removed_key_can_be_written_again(stores: Stores) -> None:
 
 
 async def test_an_event_is_told_once_however_often_it_is_sent(stores: Stores) -> None:
-    _, _, announcer = stores
-    assert await announcer.last(SUBJECT) is None
+    _, _, publisher = stores
+    assert await publisher.last(SUBJECT) is None
     for _ in range(3):
-        await announcer.send(event(1))
-    await announcer.send(event(2, EventType.RECOVERY, to=Status.INACTIVE))
-    told = await announcer.last(SUBJECT)
+        await publisher.publish(event(1))
+    await publisher.publish(event(2, EventType.RECOVERY, to=Status.INACTIVE))
+    told = await publisher.last(SUBJECT)
     assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)
 
 
 async def test_an_event_whose_answer_was_lost_is_not_told_twice(stores: Stores) -> None:
-    requests, _, announcer = stores
-    lose_one(requests, announcer)
+    requests, _, publisher = stores
+    lose_one(requests, publisher)
     with pytest.raises(Unavailable):
-        await announcer.send(event(1))
-    await announcer.send(event(1))
-    await announcer.send(event(2))
-    assert (await announcer.last(SUBJECT)).seq == 2
+        await publisher.publish(event(1))
+    await publisher.publish(event(1))
+    await publisher.publish(event(2))
+    assert (await publisher.last(SUBJECT)).seq == 2
     if requests is not None:
         info = await requests.nc.jetstream().stream_info(NAMES.events_stream)
         assert info.state.messages == 2
 
 
 async def test_what_a_dead_process_told_and_still_lists_is_not_told_again(stores: Stores) -> None:
-    _, _, announcer = stores
+    _, _, publisher = stores
     listed = [event(1), event(2, EventType.RECOVERY, to=Status.INACTIVE), event(3), event(4, EventType.DATA_LOSS)]
     for each in listed + listed:
-        await announcer.send(each)
-    await announcer.send(event(5, EventType.RECOVERY, to=Status.INACTIVE))
-    assert (await announcer.last(SUBJECT)).seq == 5
+        await publisher.publish(each)
+    await publisher.publish(event(5, EventType.RECOVERY, to=Status.INACTIVE))
+    assert (await publisher.last(SUBJECT)).seq == 5
 
 
 async def test_an_event_behind_what_somebody_else_told_is_a_conflict(stores: Stores) -> None:
-    _, _, announcer = stores
-    await announcer.send(event(1))
-    await announcer.send(event(2, EventType.RECOVERY, epoch="f", to=Status.INACTIVE))
+    _, _, publisher = stores
+    await publisher.publish(event(1))
+    await publisher.publish(event(2, EventType.RECOVERY, epoch="f", to=Status.INACTIVE))
     for late in (event(2), event(2, EventType.RECOVERY), event(1, epoch="f")):
-        with pytest.raises(SendConflict) as conflict:
-            await announcer.send(late)
+        with pytest.raises(PublishConflict) as conflict:
+            await publisher.publish(late)
         assert conflict.value.seq == 2
 
 
 async def test_another_change_under_an_id_that_was_used_is_a_conflict(stores: Stores) -> None:
-    _, _, announcer = stores
-    await announcer.send(event(1))
-    with pytest.raises(SendConflict) as conflict:
-        await announcer.send(msgspec.structs.replace(event(1), at=1_800_000_001.0))
+    _, _, publisher = stores
+    await publisher.publish(event(1))
+    with pytest.raises(PublishConflict) as conflict:
+        await publisher.publish(msgspec.structs.replace(event(1), at=1_800_000_001.0))
     assert conflict.value.seq == 1
 
 
@@ -147,23 +147,23 @@ async def test_what_somebody_wrote_meanwhile_is_not_removed(stores: Stores) -> N
 
 
 async def test_the_last_word_is_the_newest_status_and_the_highest_seq(stores: Stores) -> None:
-    _, _, announcer = stores
-    await announcer.send(event(1))
-    await announcer.send(event(2, EventType.MONITORING_LOST))
-    told = await announcer.last(SUBJECT)
+    _, _, publisher = stores
+    await publisher.publish(event(1))
+    await publisher.publish(event(2, EventType.MONITORING_LOST))
+    told = await publisher.last(SUBJECT)
     assert (told.seq, told.status, told.incident, told.lost) == (2, Status.ACTIVE, "e-1", True)
-    await announcer.send(event(3, EventType.MONITORING_RESTORED))
-    assert not (await announcer.last(SUBJECT)).lost
+    await publisher.publish(event(3, EventType.MONITORING_RESTORED))
+    assert not (await publisher.last(SUBJECT)).lost
 
 
 async def test_a_refused_policy_under_a_key_nobody_watches_is_told_once(stores: Stores) -> None:
-    requests, _, announcer = stores
+    requests, _, publisher = stores
     first, second = (Rejection(f"created:{n}", (("pending.warn", "must not be above critical"),)) for n in (7, 9))
-    lose_one(requests, announcer)
+    lose_one(requests, publisher)
     with pytest.raises(Unavailable):
-        await announcer.refuse("orders.>", first, 1_800_000_000.0)
-    await announcer.refuse("orders.>", first, 1_800_000_001.0)
-    assert (await announcer.last("orders.>")).seq == 1
-    await announcer.refuse("orders.>", second, 1_800_000_002.0)
-    told = await announcer.last("orders.>")
+        await publisher.publish_rejection("orders.>", first, 1_800_000_000.0)
+    await publisher.publish_rejection("orders.>", first, 1_800_000_001.0)
+    assert (await publisher.last("orders.>")).seq == 1
+    await publisher.publish_rejection("orders.>", second, 1_800_000_002.0)
+    told = await publisher.last("orders.>")
     assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)

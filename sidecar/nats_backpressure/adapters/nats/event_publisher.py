@@ -1,8 +1,7 @@
-"""The events stream: each event told exactly once, however often it is tried."""
+"""Publishes events to the events stream: each exactly once, however often it is tried."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -20,26 +19,27 @@ from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.runtime.ports import LastEvent, SendConflict, TooLarge, Unavailable, Unpublishable
+from nats_backpressure.runtime.ports import LastEvent, PublishConflict, TooLarge, Unavailable, Unpublishable
+from nats_backpressure.runtime.tasks import Bounded, Once
 
 log = structlog.get_logger()
 
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
 TRIES = 4
-"""Publishes within one call; the caller tries again later."""
+"""Publishes within one call; the caller retries later."""
 REMEMBERED = 4096
-"""Ids of attempts without an answer; the oldest is forgotten first."""
+"""Ids of events that were tried without an answer; beyond, the oldest is dropped."""
 LARGEST = 64 * 1024
 """Bytes of an event with its headers; a larger one is cut to fit."""
 MESSAGE_TOO_LARGE = 10054
 """The stream takes no message of this size."""
 ERRORS_SHOWN, REASONS_SHOWN, SHOWN = 10, 16, 120
 """Of an event that is too large: errors, reasons, and characters of each that are published."""
-PASSING = {10008, 10158}
-"""Refusals of a cluster that end by themselves: no leader now; the same id is being stored at this moment."""
+TRANSIENT = {10008, 10158}
+"""Errors of a cluster that end by themselves: no leader now; the same id is being stored at this moment."""
 STEPS = 256
-"""Messages looked at when an event is searched for."""
+"""Messages read when an event is searched for."""
 HIGHEST = 2**53
 """No `seq` is as high: JSON numbers are exact below it."""
 
@@ -57,22 +57,24 @@ class _StoredEvent(Struct, frozen=True):
 
 
 class JetStreamEventPublisher:
+    """The EventPublisher of a JetStream stream: expected sequences and message ids keep out what is there already."""
+
     def __init__(self, js: JetStreamApi, names: Names, render: Callable[[Event], messages.Event]) -> None:
         self._js, self._names, self._render = js, names, render
-        self._attempted: OrderedDict[str, None] = OrderedDict()
-        self._said: set[int] = set()
+        self._attempted: Bounded[str, None] = Bounded(REMEMBERED)
+        self._logged = Once()
 
     async def last(self, subject: str) -> LastEvent | None:
         newest = await self._newest(self._names.event("*", subject))
         if newest is None:
             return None
-        told = await self._newest_of(subject, STATUS_EVENTS)
+        moved = await self._newest_of(subject, STATUS_EVENTS)
         lost = await self._newest_of(subject, MONITORING_EVENTS)
         top = await self._top(subject)
         unknown = lost is not None and lost.subject == self._names.event(EventType.MONITORING_LOST.value, subject)
-        if told is None:
+        if moved is None:
             return LastEvent(top, Status.INACTIVE, None, unknown)
-        event = _read(told, subject)
+        event = _read(moved, subject)
         status = {"active": Status.ACTIVE, "warning": Status.WARNING}.get(event.to, Status.INACTIVE)
         return LastEvent(top, status, event.incident if status > Status.INACTIVE else None, unknown)
 
@@ -80,39 +82,39 @@ class JetStreamEventPublisher:
         """The newest of our events of these types."""
         newest: Message | None = None
         for kind in kinds:
-            found = await self._newest(self._names.event(kind.value, subject))
-            if found is not None and _read(found, subject).id and (newest is None or found.seq > newest.seq):
-                newest = found
+            last = await self._newest(self._names.event(kind.value, subject))
+            if last is not None and _read(last, subject).id and (newest is None or last.seq > newest.seq):
+                newest = last
         return newest
 
-    async def send(self, event: Event) -> None:
+    async def publish(self, event: Event) -> bytes:
         rendered = self._render(event)
-        mine = OwnEvent(event.id, event.seq, rendered.timestamp)
+        mine, body = OwnEvent(event.id, event.seq, rendered.timestamp), msgspec.json.encode(rendered)
         for _ in range(TRIES):
-            verdict, newest = await self._look(event, mine)
-            if verdict is PublishStep.PUBLISH:
-                verdict = await self._publish(event, rendered, newest.stream_seq)
-            if verdict is PublishStep.SEARCH:
-                verdict = outbox.step_after_duplicate((await self._look(event, mine))[0])
-            if verdict is PublishStep.STORED:
+            step, newest = await self._look(event, mine)
+            if step is PublishStep.PUBLISH:
+                step, body = await self._publish_at(newest.stream_seq, event, rendered)
+            if step is PublishStep.SEARCH:
+                step = outbox.step_after_duplicate((await self._look(event, mine))[0])
+            if step is PublishStep.STORED:
                 self._attempted.pop(event.id, None)
-                return
-            if verdict is PublishStep.CONFLICT:
-                raise SendConflict(outbox.next_base(mine, await self._top(event.subject)))
+                return body
+            if step is PublishStep.CONFLICT:
+                raise PublishConflict(outbox.next_base(mine, await self._top(event.subject)))
         raise Unavailable(f"{event.id}: others write there all the time")
 
-    async def refuse(self, subject: str, refused: Rejection, at: float) -> None:
-        """Tell of a refused policy under a key that no state numbers: after what was last told there, and once."""
-        told = await self._newest(self._names.event(EventType.POLICY_REJECTED.value, subject))
-        if told is not None and _read(told, subject).policy_revision == refused.mark:
+    async def publish_rejection(self, subject: str, rejection: Rejection, at: float) -> None:
+        """No state numbers the events of such a key: it gets the number after what was last published there."""
+        last = await self._newest(self._names.event(EventType.POLICY_REJECTED.value, subject))
+        if last is not None and _read(last, subject).policy_revision == rejection.mark:
             return
         newest = await self._newest(self._names.event("*", subject))
         epoch = (_read(newest, subject).epoch if newest else "") or NO_EPOCH
         seq = await self._top(subject) + 1
         try:
-            await self.send(rejection_event(subject, refused, at, seq, epoch))
-        except SendConflict:
-            raise Unavailable(f"{subject[:80]}: another told of it meanwhile; look again") from None
+            await self.publish(rejection_event(subject, rejection, at, seq, epoch))
+        except PublishConflict:
+            raise Unavailable(f"{subject[:80]}: another program published there meanwhile; retry") from None
 
     async def _look(self, event: Event, mine: OwnEvent) -> tuple[PublishStep, StoredPosition]:
         """What the stream says of an event, and the newest message on its subject."""
@@ -122,10 +124,10 @@ class JetStreamEventPublisher:
         if newest is None:
             return outbox.step_before_publish(mine, StoredPosition(), top), StoredPosition()
         placed = _placed(newest, event.subject)
-        verdict = outbox.step_before_publish(mine, placed, top)
-        if verdict is PublishStep.SEARCH:
-            verdict = outbox.step_after_search(mine, await self._search(subject, event, placed.stream_seq), top)
-        return verdict, placed
+        step = outbox.step_before_publish(mine, placed, top)
+        if step is PublishStep.SEARCH:
+            step = outbox.step_after_search(mine, await self._search(subject, event, placed.stream_seq), top)
+        return step, placed
 
     async def _search(self, subject: str, event: Event, place: int) -> StoredPosition | None:
         """The first event on this subject whose `seq` is not below ours; the stream can only be walked forwards."""
@@ -145,47 +147,45 @@ class JetStreamEventPublisher:
             start = placed.stream_seq + 1
         raise Unavailable(f"{event.id}: not found among {STEPS} messages")
 
-    async def _publish(self, event: Event, rendered: messages.Event, place: int) -> PublishStep:
-        """PUBLISH (look again) if the expected place was taken meanwhile."""
+    async def _publish_at(self, place: int, event: Event, rendered: messages.Event) -> tuple[PublishStep, bytes]:
+        """Publish behind `place`, cut to what fits; returns what to do next (PUBLISH, after another look, if the place
+        was taken meanwhile) and the body that was published."""
         headers = self._headers(event, rendered, place)
         block = sum(len(k) + len(v) + 4 for k, v in headers.items())
         too_large: Unavailable | None = None
         for shorter in _shorter(rendered):
-            payload = msgspec.json.encode(shorter)
-            if len(payload) + block > LARGEST:
+            body = msgspec.json.encode(shorter)
+            if len(body) + block > LARGEST:
                 continue
             try:
-                return await self._published(event, payload, headers)
+                return await self._request(event, body, headers), body
             except (ApiError, TooLarge) as error:
                 if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
                     raise
                 too_large = error
-        if isinstance(too_large, ApiError):  # whoever set the stream's limit may lift it
-            self._say(too_large)
+        if isinstance(too_large, ApiError):  # the stream's limit may be raised
+            self._log_once(too_large)
             raise too_large
         raise Unpublishable(f"{event.id[:200]}: {too_large or f'more than {LARGEST} bytes, however short'}")
 
-    async def _published(self, event: Event, payload: bytes, headers: dict[str, str]) -> PublishStep:
+    async def _request(self, event: Event, body: bytes, headers: dict[str, str]) -> PublishStep:
         attempted = event.id in self._attempted
         self._attempted[event.id] = None
-        while len(self._attempted) > REMEMBERED:
-            self._attempted.popitem(last=False)
         try:
-            ack = await self._js.publish(self._names.event(event.type.value, event.subject), payload, headers)
+            ack = await self._js.publish(self._names.event(event.type.value, event.subject), body, headers)
         except (ApiError, TooLarge) as error:
             if not attempted:  # refused for certain, so a duplicate seen later is not ours
                 self._attempted.pop(event.id, None)
             if isinstance(error, ApiError) and error.err_code in WRONG_SEQUENCE:
                 return PublishStep.PUBLISH
             if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
-                self._say(error)
+                self._log_once(error)
             raise
         return outbox.step_after_ack(ack.duplicate, attempted)
 
-    def _say(self, error: ApiError) -> None:
-        """A server that refuses an event will go on doing so until somebody changes something."""
-        if error.err_code not in self._said | PASSING:
-            self._said.add(error.err_code)
+    def _log_once(self, error: ApiError) -> None:
+        """A server that refuses an event goes on refusing it until an operator changes something."""
+        if error.err_code not in TRANSIENT and self._logged.first(error.err_code):
             log.warning("event.refused", stream=self._names.events_stream, error=str(error), hint="it keeps trying")
 
     def _headers(self, event: Event, rendered: messages.Event, place: int) -> dict[str, str]:
@@ -208,7 +208,7 @@ class JetStreamEventPublisher:
         return await self._js.next(self._names.events_stream, subject, place)
 
     async def _top(self, subject: str) -> int:
-        """The highest `seq` told of a subject; one message that is not ours does not hide it."""
+        """The highest `seq` published of a subject; one message that is not ours does not hide it."""
         newest = await self._newest(self._names.event("*", subject))
         if newest is None:
             return 0
@@ -237,7 +237,7 @@ def _placed(message: Message, subject: str) -> StoredPosition:
 
 
 def _read(message: Message, subject: str) -> _StoredEvent:
-    """What another program may have put there instead is an event nobody knows: without id and `seq`."""
+    """An event without id and `seq` where the message is none of ours: any program may publish there."""
     try:
         found = msgspec.json.decode(message.data, type=_StoredEvent)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
