@@ -34,6 +34,7 @@ test: venv ## run the tests; needs nothing but Python (SEED=123: other examples)
 
 docs: venv ## write the generated parts of docs/ (settings, metrics, diagnoses, protocol) from the code
 	PYTHONPATH=. $(BIN)/python -m docs.generate
+	$(BIN)/nats-backpressure schema --out docs/schemas
 
 lint: venv ## ruff and mypy
 	$(BIN)/ruff check .

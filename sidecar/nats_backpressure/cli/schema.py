@@ -1,82 +1,109 @@
-"""`schema`: JSON Schemas of everything that goes over the wire, generated from what the sidecar itself reads."""
+"""`schema`: JSON Schemas of all messages, generated from the Structs that the sidecar itself encodes and decodes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any, Final
 
 import click
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from nats_backpressure.cli.output import print_json
 from nats_backpressure.protocol import history, messages, reports, requests, windows
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-MODULES = (messages, history, windows, requests, reports)
-PREFIX = "#/$defs/"
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+PREFIX: Final = "#/$defs/"
+RECEIVED: Final = (
+    *(requests.GatewayRequest, requests.ConsumerRequest, requests.ListRequest, requests.EventsRequest),
+    *(requests.HistoryRequest, windows.MetricsRequest, requests.AliasRequest, requests.NoRequest),
+    reports.GatewayReport,
+)
+"""What others send: fields with a default may be left out."""
+SENT: Final = (
+    *(messages.Decision, messages.Status, messages.StatusList, history.Events, history.Transitions),
+    *(windows.Windows, history.Recovered, history.Alerts, messages.Event, messages.State, messages.Heartbeat),
+)
+"""What the sidecar sends: every field is there, but for those that are only in some of them."""
 
 
 @click.command()
 @click.argument("name", required=False)
-def schema(name: str | None) -> None:
-    """Print the JSON Schemas of the wire's messages as one document; with NAME, that of one message."""
-    _, found = msgspec.json.schema_components(list(_messages()), ref_template=PREFIX + "{name}")
-    short = {full: full.rpartition(".")[2] if _public(full) else full.replace(".", "_") for full in found}
-    defs = {short[full]: _renamed(body, short) for full, body in found.items()}
-    if name is None:
-        print_json({"$schema": DIALECT, "$defs": dict(sorted(defs.items()))})
-        return
-    if name not in defs:
-        raise click.BadParameter(f"no message of that name; there are {', '.join(sorted(map(_name, _messages())))}")
-    needed = _needed(name, defs)
-    print_json({"$schema": DIALECT, "$ref": PREFIX + name, "$defs": {each: defs[each] for each in sorted(needed)}})
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the schema of each message to a file NAME.json in this directory.",
+)
+def schema(name: str | None, out: Path | None) -> None:
+    """Print the JSON Schemas of all messages as one document; with NAME, the schema of one message."""
+    definitions = all_definitions()
+    if name is not None and name not in definitions:
+        raise click.BadParameter(f"no message has this name; there are {', '.join(sorted(message_names()))}")
+    if out is not None:
+        write_schemas(out, [name] if name else message_names())
+    elif name is not None:
+        print_json(message_schema(name))
+    else:
+        print_json({"$schema": DIALECT, "$defs": dict(sorted(definitions.items()))})
 
 
-def _messages() -> Iterator[type[Struct]]:
-    """What the wire's modules define themselves."""
-    for module in MODULES:
-        yield from (kind for kind in vars(module).values() if _is_message(kind, module))
+def message_names() -> list[str]:
+    """The messages that have a schema of their own; their parts are in it."""
+    return [kind.__name__ for kind in (*RECEIVED, *SENT)]
 
 
-def _is_message(found: object, module: ModuleType) -> bool:
-    return isinstance(found, type) and issubclass(found, Struct) and found.__module__ == module.__name__
+def write_schemas(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.json").write_text(json.dumps(message_schema(name), indent=2) + "\n")
 
 
-def _name(kind: type[Struct]) -> str:
-    return kind.__name__
+def message_schema(name: str) -> dict[str, Any]:
+    """The schema of one message, with the definitions that it needs."""
+    definitions = all_definitions()
+    needed, open_ = set[str](), [name]
+    while open_:
+        if (each := open_.pop()) not in needed:
+            needed.add(each)
+            open_ += _references(definitions[each])
+    return {"$schema": DIALECT, "$ref": PREFIX + name, "$defs": {each: definitions[each] for each in sorted(needed)}}
 
 
-def _public(full: str) -> bool:
-    """Where a name stands for two things, it is the wire's; the stored record's own parts keep their whole name."""
-    return ".core." not in full
+def all_definitions() -> dict[str, dict[str, Any]]:
+    """Messages and their parts, by name."""
+    received = _definitions(RECEIVED)
+    sent = {name: _complete(definition, _optional(name)) for name, definition in _definitions(SENT).items()}
+    return received | sent
 
 
-def _renamed(body: Any, short: dict[str, str]) -> Any:
+def _definitions(kinds: tuple[type[Struct], ...]) -> dict[str, dict[str, Any]]:
+    _, definitions = msgspec.json.schema_components(kinds, ref_template=PREFIX + "{name}")
+    for definition in definitions.values():
+        definition["description"] = cleandoc(definition.get("description", ""))
+    return definitions
+
+
+def _optional(name: str) -> set[str]:
+    """Fields that are only in some messages of this kind."""
+    kind = next((each for module in (messages, history, windows) if (each := getattr(module, name, None))), None)
+    return {field.encode_name for field in msgspec.structs.fields(kind) if field.default is UNSET} if kind else set()
+
+
+def _complete(definition: dict[str, Any], optional: set[str]) -> dict[str, Any]:
+    """The defaults are for readers of older versions; what is sent has all of its fields."""
+    for field in definition["properties"].values():
+        field.pop("default", None)
+    return definition | {"required": [name for name in definition["properties"] if name not in optional]}
+
+
+def _references(body: Any) -> Iterator[str]:
     if isinstance(body, dict):
-        whole = {key: _renamed(value, short) for key, value in body.items()}
-        if isinstance(ref := whole.get("$ref"), str):
-            whole["$ref"] = PREFIX + short[ref.removeprefix(PREFIX)]
-        return whole
-    return [_renamed(item, short) for item in body] if isinstance(body, list) else body
-
-
-def _needed(name: str, defs: dict[str, Any]) -> set[str]:
-    """It, and all that it refers to."""
-    found, ahead = set[str](), [name]
-    while ahead:
-        if (each := ahead.pop()) not in found:
-            found.add(each)
-            ahead += _refs(defs[each])
-    return found
-
-
-def _refs(body: Any) -> Iterator[str]:
-    if isinstance(body, dict):
-        if isinstance(ref := body.get("$ref"), str):
-            yield ref.removeprefix(PREFIX)
+        if isinstance(reference := body.get("$ref"), str):
+            yield reference.removeprefix(PREFIX)
         body = list(body.values())
     if isinstance(body, list):
         for item in body:
-            yield from _refs(item)
+            yield from _references(item)

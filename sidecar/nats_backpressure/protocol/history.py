@@ -1,48 +1,67 @@
-"""What was: the replies about events, transitions, recoveries and alerts. `matched` names the subject that answered."""
+"""Replies about the past of a subject: its events, transitions, last recovery and alerts."""
 
 from __future__ import annotations
 
-from msgspec import Raw, Struct, field
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct, field
 
 from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.messages import Count, Time
+from nats_backpressure.protocol.values import KnownStatusName
+
+Matched = Annotated[tuple[str, ...], Meta(description="The watched subject that the answer is about.")]
+Truncated = Annotated[bool, Meta(description="Whether older or further ones were left out.")]
 
 
 class Events(Struct, frozen=True):
-    """The newest first; each is an Event as it was told."""
+    """The answer to `get.events`."""
 
-    matched: tuple[str, ...]
-    events: tuple[Raw, ...]
-    truncated: bool
+    matched: Matched
+    events: Annotated[
+        tuple[Annotated[Raw, Meta(extra_json_schema={"$ref": "#/$defs/Event"})], ...],
+        Meta(description="The newest first, each an Event as it was published."),
+    ]
+    truncated: Truncated
 
 
 class Transition(Struct, frozen=True):
-    from_: str = field(name="from")
-    to: str
-    at: str
-    reasons: tuple[str, ...]
-    held_ms: int | None
-    """How long `from` had lasted; None where its beginning is not known."""
+    """One change of status."""
+
+    from_: Annotated[KnownStatusName, Meta(description="The status before.")] = field(name="from")
+    to: Annotated[KnownStatusName, Meta(description="The status after.")]
+    at: Annotated[Time, Meta(description="When it changed.")]
+    reasons: Annotated[tuple[str, ...], Meta(description="Why, as in the event.")]
+    held_ms: Annotated[
+        Count | None, Meta(description="How long `from` had lasted, in milliseconds. null: its start is not known.")
+    ]
 
 
 class Transitions(Struct, frozen=True):
-    """The newest first."""
+    """The answer to `get.history`."""
 
-    matched: tuple[str, ...]
-    transitions: tuple[Transition, ...]
-    truncated: bool
+    matched: Matched
+    transitions: Annotated[tuple[Transition, ...], Meta(description="The newest first.")]
+    truncated: Truncated
 
 
 class Recovered(messages.Recovery, frozen=True, kw_only=True):
-    matched: tuple[str, ...]
+    """The answer to `get.recovery`."""
+
+    matched: Matched
 
 
 class Alert(messages.AlertChange, frozen=True, kw_only=True):
-    subject: str
+    """An alert of a subject, as it is now."""
+
+    subject: Annotated[str, Meta(description="The watched subject.")]
 
 
 class Alerts(Struct, frozen=True):
-    """Those that fire first, then by subject and name; `matched` is None where all subjects were asked about."""
+    """The answer to `get.alerts`."""
 
-    matched: tuple[str, ...] | None
-    alerts: tuple[Alert, ...]
-    truncated: bool = False
+    matched: Annotated[
+        tuple[str, ...] | None, Meta(description="The watched subject that the answer is about. null: all of them.")
+    ]
+    alerts: Annotated[tuple[Alert, ...], Meta(description="Firing ones first, then by subject and name.")]
+    truncated: Truncated = False

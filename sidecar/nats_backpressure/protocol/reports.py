@@ -20,12 +20,9 @@ SHORTEST, LONGEST = 0.05, 60.0
 class GatewayReport(Struct, frozen=True):
     """Requests of one gateway since its last report. Unknown fields are ignored."""
 
-    offered: Annotated[int, Meta(ge=0, le=MOST)]
-    """How many it was asked to admit."""
-    admitted: Annotated[int, Meta(ge=0, le=MOST)]
-    """How many of them it let through."""
-    seconds: Annotated[float, Meta(ge=SHORTEST, le=LONGEST)]
-    """How long that took."""
+    offered: Annotated[int, Meta(ge=0, le=MOST, description="Requests that the gateway received since then.")]
+    admitted: Annotated[int, Meta(ge=0, le=MOST, description="Of them, those that it let through.")]
+    seconds: Annotated[float, Meta(ge=SHORTEST, le=LONGEST, description="Seconds since its last report.")]
 
 
 class BadReport(ValueError):

@@ -3,51 +3,65 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from nats_backpressure.protocol.values import EventType
+from nats_backpressure.protocol.values import EventType, Priority
 
-Limit = Annotated[int, Meta(ge=1, le=1000)]
+Limit = Annotated[int, Meta(ge=1, le=1000, description="How many to return at most.")]
 Moment = Annotated[datetime, Meta(tz=True)]
 """RFC 3339, in any zone that is named."""
 
 
 class GatewayRequest(Struct, frozen=True):
-    attempt: Annotated[int, Meta(ge=1, le=1000)] = 1
-    priority: Literal["low", "normal", "high", "critical"] = "normal"
+    """The payload of `decide.gateway`."""
+
+    attempt: Annotated[int, Meta(ge=1, le=1000, description="Which attempt of the caller this is, for its delay.")] = 1
+    priority: Annotated[
+        Priority, Meta(description="`critical` is always admitted; the low ones are shed first in adaptive mode.")
+    ] = "normal"
 
 
 class ConsumerRequest(Struct, frozen=True):
-    max_messages: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    stream: str | None = None
-    consumer: str | None = None
+    """The payload of `decide.consumer`."""
+
+    max_messages: Annotated[int, Meta(ge=1, le=10_000, description="How many messages the consumer would pull.")] = 100
+    stream: Annotated[str | None, Meta(description="The stream of the consumer, where several match.")] = None
+    consumer: Annotated[str | None, Meta(description="The name of the consumer, where several match.")] = None
 
 
 class ListRequest(Struct, frozen=True):
-    offset: Annotated[int, Meta(ge=0)] = 0
+    """The payload of `get.status` without a subject."""
+
+    offset: Annotated[int, Meta(ge=0, description="How many subjects to leave out.")] = 0
     limit: Limit = 100
 
 
 class EventsRequest(Struct, frozen=True):
-    """`since` and `until` are included: a reader of pages asks on with the time of the last event as `until`, and drops
-    the ids it has, since several events may be of one moment."""
+    """The payload of `get.events`. `since` and `until` are included.
 
-    type: EventType | None = None
-    since: Moment | None = None
-    """24 hours ago, if it is not given."""
-    until: Moment | None = None
+    To read page by page, ask again with the time of the last event as `until` and drop the ids that are already there:
+    several events may have the same time.
+    """
+
+    type: Annotated[EventType | None, Meta(description="Only events of this type.")] = None
+    since: Annotated[Moment | None, Meta(description="Only from then on. Default: 24 hours ago.")] = None
+    until: Annotated[Moment | None, Meta(description="Only until then.")] = None
     limit: Limit = 100
 
 
 class HistoryRequest(Struct, frozen=True):
+    """The payload of `get.history`."""
+
     limit: Limit = 100
 
 
 class AliasRequest(Struct, frozen=True):
-    subject: Annotated[str, Meta(min_length=1, max_length=1024)]
+    """The payload of the status alias."""
+
+    subject: Annotated[str, Meta(min_length=1, max_length=1024, description="The subject that is asked about.")]
 
 
 class NoRequest(Struct, frozen=True):

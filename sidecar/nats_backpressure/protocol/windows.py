@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from nats_backpressure.protocol.messages import Count, Ratio, Time
 from nats_backpressure.protocol.requests import BadRequest
 
 SHORTEST, LONGEST = 60, 86_400
@@ -16,51 +17,63 @@ WINDOW = re.compile(r"([1-9][0-9]{0,4})([mh])")
 
 
 class MetricsRequest(Struct, frozen=True):
-    windows: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MOST_WINDOWS)] = ("1m", "5m", "1h")
+    """The payload of `get.metrics`."""
+
+    windows: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,4}[mh]$")], ...],
+        Meta(min_length=1, max_length=MOST_WINDOWS, description="Lengths, from `1m` to `24h`."),
+    ] = ("1m", "5m", "1h")
 
 
 class Range(Struct, frozen=True):
-    """None where nothing is known."""
+    """Of one measurement over a window; null where nothing is known."""
 
-    min: float | None
-    mean: float | None
-    max: float | None
+    min: Annotated[float | None, Meta(description="The smallest value.")]
+    mean: Annotated[float | None, Meta(description="The mean over time.")]
+    max: Annotated[float | None, Meta(description="The largest value.")]
 
 
 class EventCounts(Struct, frozen=True):
-    backpressure_active: int
-    backpressure_warning: int
-    recovery: int
+    """Events in a window, by type."""
+
+    backpressure_active: Annotated[Count, Meta(description="How often the status rose to `active`.")]
+    backpressure_warning: Annotated[Count, Meta(description="How often the status rose to `warning`.")]
+    recovery: Annotated[Count, Meta(description="How often the status fell.")]
 
 
 class TimeIn(Struct, frozen=True):
-    active_ms: int
-    warning_ms: int
-    inactive_ms: int
-    unknown_ms: int
+    """Time in each status, within a window."""
+
+    active_ms: Annotated[Count, Meta(description="Milliseconds in `active`.")]
+    warning_ms: Annotated[Count, Meta(description="Milliseconds in `warning`.")]
+    inactive_ms: Annotated[Count, Meta(description="Milliseconds in `inactive`.")]
+    unknown_ms: Annotated[Count, Meta(description="Milliseconds in `unknown`, or not watched.")]
 
 
 class Window(Struct, frozen=True):
-    coverage: float
-    """The share of the window for which this replica has samples."""
-    events: EventCounts
-    time_in: TimeIn
-    pending: Range
-    inflight: Range
-    latency_p95_ms: Range
-    arrival_rate: Range
-    ack_rate: Range
+    """What a subject was like in one window that ends now."""
+
+    coverage: Annotated[Ratio, Meta(description="Share of the window for which this replica has samples.")]
+    events: Annotated[EventCounts, Meta(description="Events in the window.")]
+    time_in: Annotated[TimeIn, Meta(description="Time in each status.")]
+    pending: Annotated[Range, Meta(description="Pending messages.")]
+    inflight: Annotated[Range, Meta(description="Messages in flight.")]
+    latency_p95_ms: Annotated[Range, Meta(description="p95 latency in milliseconds.")]
+    arrival_rate: Annotated[Range, Meta(description="Messages per second that arrived.")]
+    ack_rate: Annotated[Range, Meta(description="Messages per second that were acknowledged.")]
 
 
 class Windows(Struct, frozen=True):
-    subject: str
-    matched: tuple[str, ...]
-    total_events: int
-    active_events: int
-    warning_events: int
-    recovery_events: int
-    last_event_time: str | None
-    windows: dict[str, Window]
+    """The answer to `get.metrics`."""
+
+    subject: Annotated[str, Meta(description="The subject that was asked about.")]
+    matched: Annotated[tuple[str, ...], Meta(description="The watched subject that the answer is about.")]
+    total_events: Annotated[Count, Meta(description="Changes of status so far, also before a restart.")]
+    active_events: Annotated[Count, Meta(description="Of them, rises to `active`.")]
+    warning_events: Annotated[Count, Meta(description="Of them, rises to `warning`.")]
+    recovery_events: Annotated[Count, Meta(description="Of them, falls.")]
+    last_event_time: Annotated[Time | None, Meta(description="When the newest of them was. null: there was none.")]
+    windows: Annotated[dict[str, Window], Meta(description="By length, as in the request.")]
 
 
 def seconds(window: str) -> int:

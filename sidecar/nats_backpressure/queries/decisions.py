@@ -18,7 +18,7 @@ from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Role, Status
+from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Priority, Role, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
 from nats_backpressure.runtime.view import ServiceView
@@ -255,7 +255,7 @@ def validate_policy(document: dict[str, Any]) -> dict[str, Any]:
     return {"valid": not errors, "errors": errors, "effective": effective}
 
 
-def _strictest(answers: list[SubjectAnswer], priority: binary.Priority = "normal") -> tuple[SubjectAnswer, Admission]:
+def _strictest(answers: list[SubjectAnswer], priority: Priority = "normal") -> tuple[SubjectAnswer, Admission]:
     """The strictest answer to a request of this priority; the first of equal ones."""
     admissions = [(a, binary.for_priority(a.admission, a.policy, priority)) for a in answers]
     return max(admissions, key=lambda pair: pair[0].rank(pair[1])) if len(admissions) > 1 else admissions[0]

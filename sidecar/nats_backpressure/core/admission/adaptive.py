@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +21,7 @@ from nats_backpressure.core.admission.retry_after import RetryAfter
 from nats_backpressure.core.model import Reading
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Priority
 
 RISE = 0.25
 """Share per second by which the ratio rises at most: recovery must not invite the herd back."""
@@ -104,7 +104,7 @@ def next_shedding(
     )
 
 
-def priority_share(ratio: float, priority: Literal["low", "normal", "high", "critical"], floor: float) -> float:
+def priority_share(ratio: float, priority: Priority, floor: float) -> float:
     """The share for one priority: `normal` is the ratio itself, since most callers name none; `low` less, `high` more.
 
     Smooth, and all meet at the floor and at 1, so that the loop finds its ratio whatever the mix is.

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
 from nats_backpressure.core.model import Admission
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.opening import aged
-from nats_backpressure.protocol.values import Action, Freshness, Status
-
-Priority = Literal["low", "normal", "high", "critical"]
+from nats_backpressure.protocol.values import Action, Freshness, Priority, Status
 
 LONGEST_DELAY = 86_400_000
 """Milliseconds; no retry delay is longer."""
