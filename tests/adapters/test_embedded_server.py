@@ -114,7 +114,7 @@ async def test_a_missing_server_is_said_with_the_line_that_mends_it(
     [
         pytest.param("no program at all", "Exec format error; reinstall it", id="not a program"),
         pytest.param("#!/bin/sh\necho it was not meant to be\nexit 3\n", "it was not meant to be", id="gives up"),
-        pytest.param("#!/bin/sh\nexit 3\n", "it said nothing", id="gives up without a word"),
+        pytest.param("#!/bin/sh\nexit 3\n", "it wrote no log", id="gives up without a word"),
     ],
 )
 async def test_a_server_that_does_not_start_is_said_and_leaves_nothing(

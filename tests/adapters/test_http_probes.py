@@ -30,7 +30,7 @@ class World:
         self.truth = READY
         self.registry = CollectorRegistry()
         self.requests = Counter("asked", "Requests. High: many ask.", registry=self.registry)
-        self.page = HttpProbes("127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), patience=0.5)
+        self.page = HttpProbes("127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), timeout=0.5)
 
     @property
     def url(self) -> str:
@@ -113,12 +113,12 @@ async def test_a_failure_of_ours_is_a_500_that_tells_nothing(world: World, http:
         def collect(self) -> Iterator[object]:  # type: ignore[override]
             raise RuntimeError("s3cret")
 
-    world.page._truth = broken
+    world.page._readiness = broken
     world.registry.register(Broken())
     with capture_logs() as logs:
         for path in ("/readyz", "/metrics"):
             found = await http.get(path)
-            assert (found.status_code, found.text) == (500, "internal error; the log has it\n")
+            assert (found.status_code, found.text) == (500, "internal error; see the log\n")
     assert [(line["event"], line["path"]) for line in logs] == [("http.failed", "/readyz"), ("http.failed", "/metrics")]
     assert (await http.get("/healthz")).status_code == 200
 
@@ -160,7 +160,7 @@ async def test_a_connection_that_keeps_asking_is_kept(world: World) -> None:
 
 
 async def test_more_than_it_serves_at_once_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_probes, "AT_ONCE", 4)
+    monkeypatch.setattr(http_probes, "CONNECTIONS", 4)
     page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"")
     page.start()
     held = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(6)]

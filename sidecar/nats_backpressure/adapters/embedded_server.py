@@ -1,4 +1,4 @@
-"""A real nats-server of our own, from the extra `embedded`: for a laptop, a demo, a first look."""
+"""Starts and stops a nats-server process of our own (extra `embedded`), for a laptop or a demo."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from pathlib import Path
 from typing import IO
 
 READY_WITHIN = 10.0
+"""Seconds from the start of the process until it accepts connections."""
 STOP_WITHIN = 3.0
+"""Seconds from SIGTERM until SIGKILL."""
 PR_SET_PDEATHSIG = 1
-# Loaded here: a child between fork and exec must not begin to load libraries.
+# Loaded here: a child must not load libraries between fork and exec.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class CannotEmbed(Exception):
-    """The server cannot be started; the text says why, and what to do."""
+    """The server cannot be started; the text has the reason and what to do."""
 
 
 class EmbeddedServer:
-    """Started with `start`, at `url` once that returns, gone with `stop`, and with this process however it ends."""
+    """Reachable at `url` once `start` has returned; ended by `stop`, and when this process ends in any way."""
 
     def __init__(self, port: int = 0, store: Path | None = None) -> None:
         self._port, self._store = port, store
@@ -44,7 +46,7 @@ class EmbeddedServer:
         return f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Raises CannotEmbed. Whatever else ends it early, nothing is left running or lying about."""
+        """Raises CannotEmbed. After any error no process and no directory is left."""
         try:
             await self._start()
         except BaseException:
@@ -60,20 +62,20 @@ class EmbeddedServer:
         arguments = [binary, "-js", "-a", "127.0.0.1", "-p", str(self._port), "-sd", store, "-n", self._name]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the server
         try:
-            self._process = subprocess.Popen(  # noqa: ASYNC220  # preexec_fn must run in this thread, see _die_with_us
+            self._process = subprocess.Popen(  # noqa: ASYNC220  # preexec_fn must run in this thread, see _end_with_parent
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
                 start_new_session=True,
-                preexec_fn=_die_with_us,
+                preexec_fn=_end_with_parent,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise CannotEmbed(f"{binary}: {said}; reinstall it, or take it off the PATH") from None
-        await self._answered()
+            because = getattr(error, "strerror", None) or str(error)
+            raise CannotEmbed(f"{binary}: {because}; reinstall it, or remove it from the PATH") from None
+        await self._wait_until_ready()
 
-    async def _answered(self) -> None:
+    async def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
@@ -82,17 +84,17 @@ class EmbeddedServer:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                 greeting = await asyncio.wait_for(reader.readline(), 1)
                 writer.close()
-                # By its name: another server may have taken the port since we looked.
+                # Check its name: another server may have taken the port meanwhile.
                 if greeting.startswith(b"INFO") and json.loads(greeting[5:]).get("server_name") == self._name:
                     return
             await asyncio.sleep(0.02)
-        raise CannotEmbed(f"nats-server on port {self._port} did not start: {self._last_words()}")
+        raise CannotEmbed(f"nats-server on port {self._port} did not start: {self._last_line()}")
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         assert self._log is not None
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else "it said nothing"
+        return lines[-1][:300] if lines else "it wrote no log"
 
     async def stop(self) -> None:
         process, self._process = self._process, None
@@ -116,29 +118,32 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait()  # at once after a kill; and it must also end where we are cancelled
+            process.wait()  # returns at once after a kill; and must run also when we are cancelled
 
 
 def _binary() -> str:
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
+    path = str(beside) if beside.exists() else shutil.which("nats-server")
+    if path is None:
         raise CannotEmbed("no nats-server found; install it with: pip install 'nats-backpressure[embedded]'")
-    return found
+    return path
 
 
 def _bindable(port: int) -> int:
+    """The port itself, or a free one for 0. Raises CannotEmbed if it is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CannotEmbed(f"port {port}: {error.strerror}; give another with --embedded-port, or 0") from None
+            raise CannotEmbed(
+                f"port {port}: {error.strerror}; give another with --embedded-port, or 0 for any"
+            ) from None
         free: int = probe.getsockname()[1]
         return free
 
 
-def _die_with_us() -> None:
-    # Runs in the child before exec: where we are killed without a word, the kernel ends the server too.
+def _end_with_parent() -> None:
+    # Runs in the child before exec: if this process is killed, the kernel ends the server too.
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

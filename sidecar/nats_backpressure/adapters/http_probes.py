@@ -1,4 +1,4 @@
-"""The HTTP page: /healthz, /readyz and /metrics, in a thread of its own so that it answers when the loop does not."""
+"""The HTTP server for /healthz, /readyz and /metrics, in its own thread to answer while the event loop hangs."""
 
 from __future__ import annotations
 
@@ -23,47 +23,51 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 log = structlog.get_logger()
 
 STUCK_AFTER = 10.0
-"""Seconds without a turn of the event loop after which the process is taken to be dead."""
-AT_ONCE = 256
-"""Connections served; the ones beyond get 503."""
-PATIENCE = 10.0
-"""Seconds for a connection to bring its request and to take its answer."""
+"""Seconds without a turn of the event loop after which /healthz answers 503."""
+CONNECTIONS = 256
+"""Connections served at once; further ones get 503."""
+CONNECTION_TIMEOUT = 10.0
+"""Seconds for a connection to send its request, and to read the answer."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Readiness(Struct, frozen=True):
-    """The whole truth, as /readyz tells it."""
+    """The body of /readyz."""
 
     ready: bool
+    """Whether the status is 200 and not 503."""
     nats: str
+    """`connected` or `connecting`."""
     observing: bool
+    """Whether every stream was read or tried, and requests are answered."""
     streams: int
-    """Followed."""
+    """Watched streams."""
     reads: int
-    """Of them, those that this replica reads itself."""
+    """How many of them this replica reads itself."""
     last_sweep_age_ms: int | None
     version: str
 
 
 class PortTaken(Exception):
-    """Nothing can listen there; the text names the address and what to do."""
+    """The address cannot be listened on; the text has the address and what to do."""
 
 
 class HttpProbes:
-    """Call `pulse` from the event loop at least every second. Listens once it is made, and answers once started."""
+    """Listens once it is constructed, and answers once started. The event loop must call `pulse` every second."""
 
     def __init__(
         self,
         host: str,
         port: int,
-        truth: Callable[[], Readiness],
+        readiness: Callable[[], Readiness],
         metrics: Callable[[], bytes],
         stuck_after: float = STUCK_AFTER,
-        patience: float = PATIENCE,
+        timeout: float = CONNECTION_TIMEOUT,
     ) -> None:
-        self._truth, self._page, self._stuck_after = truth, metrics, stuck_after
+        """Raises PortTaken. `readiness` and `metrics` are called in the thread of the HTTP server."""
+        self._readiness, self._metrics_page, self._stuck_after = readiness, metrics, stuck_after
         self._pulse = time.monotonic()
         self._scraping = asyncio.Lock()
         self._socket = _listen(host, port)
@@ -72,14 +76,14 @@ class HttpProbes:
         config = uvicorn.Config(
             Starlette(routes=[Route(path, _guarded(answer)) for path, answer in pages.items()]),
             loop="asyncio",
-            http=type("Patient", (_TolerantProtocol,), {"patience": patience}),
+            http=type("TimedProtocol", (_TimedProtocol,), {"timeout": timeout}),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=AT_ONCE,
+            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=1,
         )
@@ -91,11 +95,11 @@ class HttpProbes:
         self._thread.start()
 
     def pulse(self) -> None:
-        """The event loop turns."""
+        """Report that the event loop runs."""
         self._pulse = time.monotonic()
 
     def stop(self, seconds: float) -> None:
-        """Answer what is being asked, for so long at most; blocks meanwhile."""
+        """Answer the requests that have arrived, within `seconds`; blocks meanwhile."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(seconds)
@@ -104,7 +108,7 @@ class HttpProbes:
     def _serve(self) -> None:
         try:
             self._server.run(sockets=[self._socket])
-        except Exception as error:  # without its probes the process will be restarted, and the log says why
+        except Exception as error:  # Kubernetes restarts a process without probes; the log has the reason
             log.error("http.failed", error=f"{type(error).__name__}: {error}", exc_info=error)
 
     async def _healthz(self, request: Request) -> Response:
@@ -114,54 +118,54 @@ class HttpProbes:
         return PlainTextResponse("ok\n")
 
     async def _readyz(self, request: Request) -> Response:
-        truth = self._truth()
-        return Response(json.encode(truth), 200 if truth.ready else 503, media_type="application/json")
+        readiness = self._readiness()
+        return Response(json.encode(readiness), 200 if readiness.ready else 503, media_type="application/json")
 
     async def _metrics(self, request: Request) -> Response:
-        # One scrape at a time, off this loop: neither a slow nor an eager scraper holds up /healthz.
+        # One scrape at a time, in another thread: neither a slow nor a frequent scraper delays /healthz.
         async with self._scraping:
-            body = await run_in_threadpool(self._page)
+            body = await run_in_threadpool(self._metrics_page)
         return Response(body, media_type=METRICS_TYPE)
 
 
 def _guarded(answer: Answer) -> Answer:
-    """A failure of ours is told as such, and its facts to the log only."""
+    """Answers an exception with a plain 500; only the log gets its details."""
 
     async def guarded(request: Request) -> Response:
         try:
             return await answer(request)
         except Exception as error:
             log.error("http.failed", path=request.url.path, error=type(error).__name__, exc_info=error)
-            return PlainTextResponse("internal error; the log has it\n", 500)
+            return PlainTextResponse("internal error; see the log\n", 500)
 
     return guarded
 
 
-class _TolerantProtocol(H11Protocol):
-    """Ends a connection that makes no progress: a few silent ones must not use up what the kubelet needs."""
+class _TimedProtocol(H11Protocol):
+    """Closes a connection without progress: silent ones must not use up the connections that the kubelet needs."""
 
-    patience = PATIENCE
+    timeout = CONNECTION_TIMEOUT
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._seen: Any = None
-        self._check = self.loop.call_later(self.patience, self._progressed)
+        self._check = self.loop.call_later(self.timeout, self._check_progress)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._check.cancel()
         super().connection_lost(exc)
 
-    def _progressed(self) -> None:
-        # uvicorn makes a new cycle for each request, and ends a connection that idles after one by itself.
+    def _check_progress(self) -> None:
+        # uvicorn makes a new cycle for each request, and closes a connection that idles after one by itself.
         if self.cycle is self._seen:
             self.transport.abort()
             return
         self._seen = self.cycle
-        self._check = self.loop.call_later(self.patience, self._progressed)
+        self._check = self.loop.call_later(self.timeout, self._check_progress)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """The listening socket, so that a port in use is told before anything starts."""
+    """The listening socket, made first so that a port in use is reported before anything starts."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as undo:
@@ -169,9 +173,9 @@ def _listen(host: str, port: int) -> socket.socket:
             undo.callback(bound.close)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
-            bound.listen(AT_ONCE)
+            bound.listen(CONNECTIONS)
             undo.pop_all()
     except (OSError, OverflowError, UnicodeError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise PortTaken(f"http.host {host}, http.port {port}: {said}; give another port, or 0 for any") from None
+        because = getattr(error, "strerror", None) or str(error)
+        raise PortTaken(f"http.host {host}, http.port {port}: {because}; give another port, or 0 for any") from None
     return bound

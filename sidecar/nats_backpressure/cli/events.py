@@ -137,7 +137,7 @@ async def _follow(service: ServiceClient, query: _EventQuery, since: float | Non
     first, start = True, time.time() if since is None else since
     while True:
         try:
-            async with service.hear(await query.event_subjects(service)) as messages:
+            async with service.subscribe(await query.event_subjects(service)) as messages:
                 if since is not None:
                     for event in reversed((await query.stored(service, since)).events):
                         print_once(bytes(event))

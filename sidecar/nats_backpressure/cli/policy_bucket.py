@@ -104,7 +104,7 @@ def exit_with_problems(lines: Iterable[str]) -> None:
 async def _write_unless_rejected(
     service: ServiceClient, bucket: PolicyBucket, key: PolicyKey, before: PolicyValue, value: bytes
 ) -> int:
-    async with service.hear([f"{service.names.prefix}.event.policy_rejected.{key.rejection_tail}"]) as rejections:
+    async with service.subscribe([f"{service.names.prefix}.event.policy_rejected.{key.rejection_tail}"]) as rejections:
         revision = await bucket.write(key.name, value, before.revision)
         try:
             async with asyncio.timeout(REJECTION_WITHIN):

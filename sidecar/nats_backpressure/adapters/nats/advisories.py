@@ -1,6 +1,6 @@
-"""Listens to the server's advisories and ack metrics. They are hints: some are lost, any may be forged.
+"""Subscribes to the server's advisories and ack metrics and passes them on as hints: some are lost, any may be forged.
 
-Only the subjects that are used: the API audit advisories would bring every reply to every request of ours once more.
+Only the subjects in use: the API audit advisories would repeat every reply to every request of ours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from nats.aio.msg import Msg
 
+from nats_backpressure.adapters.nats.api import UNREADABLE
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     AckSeen,
@@ -29,7 +30,7 @@ METRIC = "$JS.EVENT.METRIC.CONSUMER.ACK"
 CONSUMER = "$JS.EVENT.ADVISORY.CONSUMER"
 STREAM = "$JS.EVENT.ADVISORY.STREAM"
 LIMIT_REACHED = "$JS.EVENT.ADVISORY.API.LIMIT_REACHED"
-"""The server tells this in the system account only; whoever is let see it there may have it imported."""
+"""The server publishes this in the system account only; an account may import it from there."""
 
 SUBJECTS = (
     f"{METRIC}.*.*",
@@ -38,9 +39,9 @@ SUBJECTS = (
     LIMIT_REACHED,
 )
 PENDING_MESSAGES, PENDING_BYTES = 4096, 4 * 1024 * 1024
-"""What may wait on one subscription; beyond it the client drops, and its error callback counts."""
+"""Messages and bytes that may wait on one subscription; the client drops and counts further ones."""
 SIZE_LIMIT = 16 * 1024
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""Bytes of an advisory; larger ones are not read."""
 
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
@@ -53,7 +54,7 @@ class _Advisory(Struct):
 
 class _Ack(_Advisory):
     ack_time: Annotated[int, Meta(ge=0, le=2**63 - 1)] = -1
-    """Nanoseconds."""
+    """Nanoseconds from delivery to ack."""
     deliveries: Positive = 1
 
 
@@ -80,25 +81,25 @@ class Subscriber(Protocol):
     ) -> Awaitable[Any]: ...
 
 
-class Malformed(ValueError):
-    """No advisory of the server looks like this."""
+class MalformedAdvisory(ValueError):
+    """Not an advisory that the server sends."""
 
 
 class AdvisoryListener:
-    """Hands every hint to `sink`, which must be quick and must not raise; `count` hears of what was thrown away."""
+    """Passes every hint to `sink`, which must be quick and must not raise; `count` counts the messages that are not."""
 
     def __init__(self, clock: Clock, sink: Callable[[Hint], None], count: Callable[[str], None]) -> None:
         self._clock, self._sink, self._count = clock, sink, count
 
     async def listen(self, client: Subscriber) -> None:
-        """Subscribe on this client; to be called for each new one."""
+        """Subscribe on a new client."""
         for subject in SUBJECTS:
             await client.subscribe(
-                subject, cb=self._heard, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
+                subject, cb=self._receive, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
             )
 
-    async def _heard(self, message: Msg) -> None:
-        # Nothing is awaited here: a callback that waits could be cancelled, and its subscription would end silently.
+    async def _receive(self, message: Msg) -> None:
+        # No await here: a callback that waits can be cancelled, and its subscription would end silently.
         hint = self.read(message.subject, message.data)
         if hint is None:
             self._count("advisory_malformed")
@@ -106,12 +107,12 @@ class AdvisoryListener:
             self._sink(hint)
 
     def read(self, subject: str, data: bytes) -> Hint | None:
-        """The hint in an advisory; None for whatever else somebody may publish there."""
+        """The hint in an advisory; None for anything else that a client may publish there."""
         try:
             if len(data) > SIZE_LIMIT:
-                raise Malformed("too large")
+                raise MalformedAdvisory("too large")
             if subject == LIMIT_REACHED:
-                _typed(_ADVISORY.decode(data), "advisory.v1.api_limit_reached")
+                _check_type(_ADVISORY.decode(data), "advisory.v1.api_limit_reached")
                 return ApiLimited()
             prefix, _, rest = subject.partition(".CONSUMER.ACK.")
             if f"{prefix}.CONSUMER.ACK" == METRIC and rest:
@@ -124,15 +125,15 @@ class AdvisoryListener:
             return None
 
     def _ack(self, names: list[str], ack: _Ack) -> AckSeen:
-        _typed(ack, "metric.v1.consumer_ack")
+        _check_type(ack, "metric.v1.consumer_ack")
         if ack.ack_time < 0:
-            raise Malformed("no ack_time")
+            raise MalformedAdvisory("no ack_time")
         return AckSeen(_key(names, ack), ack.ack_time / 1e9, ack.deliveries, self._clock.now())
 
 
 def _consumer_hint(tokens: list[str], advisory: _Advisory) -> Hint:
     kind, *names = tokens
-    _typed(advisory, f"advisory.v1.{_TYPES.get(kind, '?')}")
+    _check_type(advisory, f"advisory.v1.{_TYPES.get(kind, '?')}")
     key = _key(names, advisory)
     match kind:
         case "MAX_DELIVERIES":
@@ -146,19 +147,19 @@ def _consumer_hint(tokens: list[str], advisory: _Advisory) -> Hint:
 
 
 def _stream_hint(tokens: list[str], advisory: _Advisory) -> Hint:
-    _typed(advisory, "advisory.v1.stream_action")
+    _check_type(advisory, "advisory.v1.stream_action")
     if len(tokens) != 2 or tokens[0] not in ("CREATED", "UPDATED", "DELETED") or tokens[1] != advisory.stream:
-        raise Malformed("the subject tells of something else")
+        raise MalformedAdvisory("subject and payload name different things")
     return StreamChanged(advisory.stream, tokens[0].lower())
 
 
-def _typed(advisory: _Advisory, kind: str) -> None:
+def _check_type(advisory: _Advisory, kind: str) -> None:
     if advisory.type != f"io.nats.jetstream.{kind}":
-        raise Malformed("another type")
+        raise MalformedAdvisory("an advisory of another type")
 
 
 def _key(names: list[str], advisory: _Advisory) -> ConsumerKey:
-    """The consumer, if subject and payload agree on it: who forges one does not get to name another."""
+    """The consumer, if subject and payload name the same: permissions to publish are by subject."""
     if names != [advisory.stream, advisory.consumer]:
-        raise Malformed("the subject tells of something else")
+        raise MalformedAdvisory("subject and payload name different things")
     return ConsumerKey(advisory.stream, advisory.consumer)

@@ -1,4 +1,4 @@
-"""The answering client as the service framework sees it: bounded, guarded, and closed in order."""
+"""A client wrapper for the NATS micro framework: bounded queues, replies to inboxes only, and an orderly close."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from nats_backpressure.adapters.nats.patched_client import settled
 log = structlog.get_logger()
 
 WAITING, WAITING_BYTES = 1024, 4 * 1024 * 1024
-"""Requests that wait per endpoint, and their payloads; the ones beyond are dropped by the client and counted."""
+"""Requests that may wait per endpoint, and bytes of them; the client drops and counts further ones."""
 
 Handler = Callable[[Msg], Coroutine[Any, Any, None]]
 
 
 class BoundedServiceClient:
-    """The client as the framework sees it: nothing waits without bound, no reply but to an inbox, an end in order."""
+    """Everything that the framework uses of a client. `allowed` decides whether a request is answered at all; requests
+    on `slow` subjects do not delay the next ones."""
 
     def __init__(self, client: Client, allowed: Callable[[Msg], bool], slow: Collection[str] = ()) -> None:
         self.client, self._allowed, self._slow = client, allowed, slow
         self.alias: Subscription | None = None
         self._open: list[Subscription] = []
-        self._apart: set[asyncio.Task[None]] = set()
-        """Requests on `slow` subjects: a subscription hands out its messages one after the other, and the next need not
-        wait for one that reads the stream. Whoever answers them bounds how many wait."""
+        self._slow_requests: set[asyncio.Task[None]] = set()
+        """Running requests on `slow` subjects. A subscription passes on its messages one after the other, and the next
+        must not wait for one that reads the stream. The query that answers them bounds their number."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.client, name)
@@ -42,30 +43,31 @@ class BoundedServiceClient:
         async def handle(message: Msg) -> None:
             if self._allowed(message):
                 if subject in self._slow:
-                    self._begin(cb(message))
+                    self._start(cb(message))
                 else:
                     await cb(message)
-            # A full queue is read without a pause: give way, or a flood here would hold up everything else.
+            # A full queue is read without a pause: yield, or a flood here would delay everything else.
             await asyncio.sleep(0)
 
-        found = await self.client.subscribe(
+        subscription = await self.client.subscribe(
             subject, queue, handle, pending_msgs_limit=WAITING, pending_bytes_limit=WAITING_BYTES
         )
-        self._open.append(found)
-        return found
+        self._open.append(subscription)
+        return subscription
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._apart.add(task)
+        self._slow_requests.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._apart.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:  # the client went; so did who asked
+        self._slow_requests.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # the client is gone, the caller too
             log.debug("responder.unanswered", error=type(error).__name__)
 
     async def close(self, seconds: float) -> None:
-        """Take no more, answer what has arrived, and send it. The framework's own stop would drop what waits."""
+        """Take no more requests, answer those that have arrived, and send the answers, within `seconds`. The stop
+        of the framework would drop waiting requests."""
         try:
             async with asyncio.timeout(seconds):
                 for subscription in self._open:
@@ -73,7 +75,7 @@ class BoundedServiceClient:
                 await settled(self.client)
                 for subscription in self._open:
                     await subscription._pending_queue.join()
-                await asyncio.gather(*self._apart, return_exceptions=True)
+                await asyncio.gather(*self._slow_requests, return_exceptions=True)
                 await settled(self.client)
-        except (TimeoutError, nats.errors.Error) as error:  # the connection may be gone; nobody is left to tell
+        except (TimeoutError, nats.errors.Error) as error:  # the connection may be gone, and all callers with it
             log.debug("responder.stopped_early", error=type(error).__name__)

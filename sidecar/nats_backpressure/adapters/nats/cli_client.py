@@ -1,4 +1,4 @@
-"""The client side of the commands: one connection for as long as a command lasts, and errors fit for a terminal."""
+"""The NATS connection of one command: requests to the service and to JetStream, with errors for a terminal."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.credentials import BadCredentials
+from nats_backpressure.adapters.nats.credentials import BadCredentials, explain
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, check_size, discard, settled
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
 
-HEARD = 10_000
-"""Messages that wait to be taken; further ones are dropped by the client."""
+WAITING = 10_000
+"""Messages that may wait in `subscribe`; further ones are dropped."""
 
 
 class ServiceError(Unavailable):
-    """The service's own words; `code` is as the contract has it."""
+    """An error that the service returned; `code` is the one of the contract."""
 
-    def __init__(self, code: str, said: str) -> None:
-        super().__init__(f"{said} ({code})")
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{text} ({code})")
         self.code = code
 
 
 class ServiceClient:
-    """Connects when first used, and anew when used after a loss. Raises Unavailable, with what to tell an operator."""
+    """Connects when it is first used, and again when it is used after a loss. Raises Unavailable with a text for an
+    operator."""
 
     def __init__(self, nats: Nats, names: Names, seconds: float) -> None:
         self.names, self._nats, self._seconds = names, nats, seconds
@@ -52,8 +53,8 @@ class ServiceClient:
                 await client.open(self._nats, f"{self.names.name}/command", self._seconds)
         except BadCredentials as error:
             raise Unavailable(str(error)) from None
-        except Exception as error:  # nats-py raises many things here, and most say less than its callback did
-            raise Unavailable(f"cannot connect to {self._where}: {_why(client.heard or error)}") from None
+        except Exception as error:  # nats-py raises many types here, and most have less detail than its callback got
+            raise Unavailable(f"cannot connect to {self._where}: {_explain(client.first_error or error)}") from None
         return client
 
     @property
@@ -61,15 +62,15 @@ class ServiceClient:
         return ", ".join(self._nats.shown_servers)
 
     async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
-        """The operator's patience goes over what the asker would wait."""
+        """One request; the timeout of the command is used, not `seconds`."""
         client = await self.connect()
         check_size(client, subject, payload, headers)
         try:
             async with asyncio.timeout(self._seconds):
                 return await client.request(subject, payload, timeout=self._seconds, headers=headers)
         except nats.errors.NoRespondersError:
-            raise Unavailable(self._nobody(subject)) from None
-        except Exception as error:  # a client that closes under a request raises many things
+            raise Unavailable(self._no_responder(subject)) from None
+        except Exception as error:  # a client that closes meanwhile raises many types
             raise Unavailable(self._no_answer(client, error)) from None
 
     async def ask(self, endpoint: str, body: object = None) -> bytes:
@@ -82,27 +83,27 @@ class ServiceClient:
         return reply.data
 
     @asynccontextmanager
-    async def hear(self, subjects: Iterable[str]) -> AsyncIterator[asyncio.Queue[Msg | None]]:
-        """What is published there from now on; None once the connection is lost."""
+    async def subscribe(self, subjects: Iterable[str]) -> AsyncIterator[asyncio.Queue[Msg | None]]:
+        """A queue of the messages published from now on, and None once the connection is lost."""
         client = await self.connect()
-        heard: asyncio.Queue[Msg | None] = asyncio.Queue(HEARD)
+        queue: asyncio.Queue[Msg | None] = asyncio.Queue(WAITING)
 
-        async def take(message: Msg) -> None:
-            if not heard.full():
-                heard.put_nowait(message)
+        async def put(message: Msg) -> None:
+            if not queue.full():
+                queue.put_nowait(message)
 
-        subscriptions = [await client.subscribe(subject, cb=take) for subject in subjects]
+        subscriptions = [await client.subscribe(subject, cb=put) for subject in subjects]
         end = asyncio.ensure_future(client.ended.wait())
-        end.add_done_callback(lambda done: None if done.cancelled() or heard.full() else heard.put_nowait(None))
+        end.add_done_callback(lambda done: None if done.cancelled() or queue.full() else queue.put_nowait(None))
         try:
-            try:  # a round trip, so that the server knows them; a right that is missing is told by then too
+            try:  # a round trip: now the server has them, and has reported a missing permission
                 async with asyncio.timeout(self._seconds):
                     await settled(client)
             except Exception as error:
                 raise Unavailable(self._no_answer(client, error)) from None
             if client.denied:
                 raise Unavailable(f"{self._where}: {client.because}")
-            yield heard
+            yield queue
         finally:
             end.cancel()
             for subscription in subscriptions:
@@ -114,14 +115,14 @@ class ServiceClient:
         if client is not None:
             await discard(client)
 
-    def _nobody(self, subject: str) -> str:
+    def _no_responder(self, subject: str) -> str:
         if subject.startswith(f"{self.names.prefix}."):
             name = self.names.name
             return f"nobody answers under the name `{name}` at {self._where}: does a sidecar run there (--name)?"
         return f"nobody answers {subject} at {self._where}: is JetStream enabled for this account?"
 
     def _no_answer(self, client: _Client, error: Exception) -> str:
-        if client.because:  # such as a right that is missing: the server tells it beside, and leaves the asker waiting
+        if client.because:  # such as a missing permission, which the server reports apart from the request
             return f"{self._where}: {client.because.removeprefix('nats: ')}"
         if isinstance(error, TimeoutError):
             return f"no answer from {self._where} within {self._seconds:g} s"
@@ -129,22 +130,21 @@ class ServiceClient:
 
 
 class _Client(PatchedClient):
-    """Keeps the first error it hears of; nothing is counted or logged."""
+    """Stores the first error; nothing is counted or logged."""
 
     def __init__(self) -> None:
-        super().__init__(None, lambda kind, said: None)
-        self.heard: Exception | None = None
+        super().__init__(None, lambda kind, text: None)
+        self.first_error: Exception | None = None
 
     async def on_error(self, error: Exception) -> None:
-        self.heard = self.heard or error
+        self.first_error = self.first_error or error
         await super().on_error(error)
 
 
-def _why(error: BaseException) -> str:
+def _explain(error: BaseException) -> str:
     match error:
         case ConnectionRefusedError():
             return "connection refused"
         case TimeoutError():
             return "no answer"
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.removeprefix("nats: ").strip("'\"")
+    return explain(error).removeprefix("nats: ").strip("'\"")

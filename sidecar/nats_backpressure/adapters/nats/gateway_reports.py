@@ -1,6 +1,6 @@
-"""Listens to what gateways report of themselves. Reports are hints: none is answered, some are lost, any may be forged.
+"""Subscribes to the reports of gateways. Reports are hints: none is answered, some are lost, any may be forged.
 
-They come from outside, so they belong on the connection for requests, never on the one that observes.
+They come from outside, so they use the connection for requests, never the one that observes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from nats_backpressure.protocol.subjects import BadTail
 from nats_backpressure.runtime.ports import Clock
 
 PENDING_MESSAGES, PENDING_BYTES = 1024, 512 * 1024
-"""What may wait; beyond it the client drops, and its error callback counts."""
+"""Messages and bytes that may wait; the client drops and counts further ones."""
 PER_SECOND = 1000
-"""Reports read in one second; what comes beyond is counted and dropped unread. One per gateway and second is enough."""
+"""Reports read per second; further ones are counted and dropped. One per gateway and second is enough."""
 MALFORMED, TOO_MANY = "report_malformed", "report_too_many"
 
 
@@ -35,10 +35,8 @@ class Subscriber(Protocol):
 
 
 class GatewayReportListener:
-    """Hands every report to `sink`, which must be quick and must not raise; `count` hears of what was thrown away.
-
-    Whether its subject is watched is for the sink to know: what nobody watches must not be remembered.
-    """
+    """Passes every report to `sink`, which must be quick, must not raise, and must not store unwatched subjects;
+    `count` counts reports that are dropped."""
 
     def __init__(
         self, prefix: str, clock: Clock, sink: Callable[[str, GatewayReport], None], count: Callable[[str], None]
@@ -48,17 +46,17 @@ class GatewayReportListener:
         self._read = 0
 
     async def listen(self, client: Subscriber) -> None:
-        """Subscribe on this client; to be called for each new one."""
+        """Subscribe on a new client."""
         await client.subscribe(
             reports.everywhere(self._prefix),
-            cb=self._heard,
+            cb=self._receive,
             pending_msgs_limit=PENDING_MESSAGES,
             pending_bytes_limit=PENDING_BYTES,
         )
 
-    async def _heard(self, message: Msg) -> None:
-        # Nothing is awaited here: a callback that waits could be cancelled, and its subscription would end silently.
-        if self._over():
+    async def _receive(self, message: Msg) -> None:
+        # No await here: a callback that waits can be cancelled, and its subscription would end silently.
+        if self._over_limit():
             self._count(TOO_MANY)
             return
         try:
@@ -68,8 +66,8 @@ class GatewayReportListener:
             return
         self._sink(subject, report)
 
-    def _over(self) -> bool:
-        """Whether this second has had its reports."""
+    def _over_limit(self) -> bool:
+        """Whether PER_SECOND reports were read in this second."""
         second = int(self._clock.now().mono)
         if second != self._second:
             self._second, self._read = second, 0
