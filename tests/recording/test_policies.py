@@ -1,4 +1,4 @@
-"""A recording holds the policies that were in force, and without others it is judged by them."""
+"""A recording contains the policies that were in force; a replay without settings uses them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from nats_backpressure.recording.recorder import RecordingFile, RecordingObserve
 from nats_backpressure.recording.replay import Replay
 from tests.fakes.observer import FakeJetStream
 from tests.policy.test_parse import FULL
-from tests.recording.test_format import KEY, now
+from tests.recording.observations import KEY, now
 from tests.support.policies import entries, entry
 from tests.support.recordings import MONO, SUBJECT, WALL, beginning, observed, reading, written
 
@@ -65,12 +65,12 @@ def read(told: Iterable[Line]) -> list[PoliciesDecoded]:
 
 
 @given(entries("a.b", "a.*", ">") | st.just(parse_entry(FULL)[0]))
-def test_an_entry_is_written_down_and_read_again(one: LayerEntry) -> None:
+def test_a_policy_entry_is_decoded_as_it_was_written(one: LayerEntry) -> None:
     assert parse_entry(entry_document(one)) == (one, ())  # type: ignore[arg-type]
 
 
 @given(st.lists(SOURCES, min_size=1, max_size=5))
-def test_what_was_in_force_comes_back_whatever_changed(standing: list[Sources]) -> None:
+def test_the_policies_in_force_are_decoded_after_any_changes(standing: list[Sources]) -> None:
     writer = PolicyLineWriter(SCOPE)
     told = [writer.lines(sources, now(n)) for n, sources in enumerate(standing)]
     found = read(line for lines_ in told for line in lines_)
@@ -81,7 +81,7 @@ def test_what_was_in_force_comes_back_whatever_changed(standing: list[Sources]) 
         assert bool(lines_) is (standing[n] != standing[n - 1])
 
 
-def test_a_change_costs_what_changed() -> None:
+def test_only_changed_entries_are_written() -> None:
     writer, many = PolicyLineWriter(RecordedSettings()), {f"k{n}": entry("a") for n in range(1000)}
     assert len(writer.lines(Sources(bucket=many), now(0))) == 1001
     assert len(writer.lines(Sources(bucket={**many, "k7": entry("b")}), now(1))) == 2
@@ -91,7 +91,7 @@ def test_a_change_costs_what_changed() -> None:
     ]
 
 
-def test_a_policy_nobody_can_use_is_told_and_the_rest_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_policy_is_reported_and_the_others_stay_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Decoder()
     reader.decode(beginning()[0])
     bad = reader.decode(PolicyLine("file", "0", policy={"subjects": ["a"], "pending": {"overload": -1}}))
@@ -134,19 +134,19 @@ def words(events: Iterable[Event]) -> list[str]:
     return [event.now.word for event in events if event.was is not event.now]
 
 
-def test_without_other_policies_it_is_judged_by_those_that_were_in_force() -> None:
+def test_without_settings_the_recorded_policies_are_used() -> None:
     events, replay = judged(burst(*rule(MILD)))
     assert (events, replay.ruled) == ([], True)
     other = Settings(policies=(entry(">", alert_on_active=False),))
     assert words(judged(burst(*rule(MILD)), other)[0]) == ["active", "inactive"]
 
 
-def test_a_recording_that_holds_none_is_judged_by_the_default_ones() -> None:
+def test_a_recording_without_policies_uses_the_defaults() -> None:
     events, replay = judged(burst())
     assert (words(events), replay.ruled) == (["active", "inactive"], False)
 
 
-def test_a_change_counts_from_when_it_was_made() -> None:
+def test_a_policy_change_applies_from_its_time_on() -> None:
     strict = entry(SUBJECT, pending={"overload": 1000}, active_signals=1)
     writer = PolicyLineWriter(RecordedSettings())
     first = writer.lines(Sources((MILD,)), now(0))
@@ -154,7 +154,7 @@ def test_a_change_counts_from_when_it_was_made() -> None:
     assert [(event.at - WALL, event.now.word) for event in events] == [(2.0, "active"), (4.0, "inactive")]
 
 
-def test_an_override_and_a_trusted_consumer_are_among_them() -> None:
+def test_overrides_and_trusted_metadata_are_recorded_too() -> None:
     override = OverrideEntry("orders.*", Override("open", WALL + 2))
     quiet = entry(SUBJECT, alert_on_active=False)
     active, recovery = judged(burst(*rule(quiet, override=override)))[0]
@@ -166,11 +166,11 @@ def test_an_override_and_a_trusted_consumer_are_among_them() -> None:
     assert words(judged(told)[0]) == ["warning", "inactive"]
 
 
-def test_what_was_not_watched_then_is_not_judged() -> None:
+def test_subjects_that_were_not_watched_are_not_judged() -> None:
     assert judged(burst(*rule(scope=RecordedSettings((WatchEntry("OTHER"),)))))[1].samples == 0
 
 
-async def test_every_part_of_a_recording_begins_with_all_that_is_in_force(tmp_path: Path) -> None:
+async def test_every_part_starts_with_all_policies_in_force(tmp_path: Path) -> None:
     world = FakeJetStream()
     world.add_stream("S", ("a",))
     world.add_consumer(KEY)
