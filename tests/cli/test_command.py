@@ -64,8 +64,8 @@ async def test_a_service_error_is_told_in_the_services_words(command: Command, s
     [
         (["status", "a..b"], "[SUBJECT]"),
         (["status", "-s", "http://x"], "--server: must be nats://HOST:PORT or tls://HOST:PORT"),
-        (["status", "--creds", "a", "--nkey", "b"], "several ways to log in at once"),
-        (["status", "--tlscert", "a"], "--tlscert: cert_file and key_file go together"),
+        (["status", "--creds", "a", "--nkey", "b"], "several logins"),
+        (["status", "--tlscert", "a"], "--tlscert: cert_file and key_file must be set together"),
         (["status", "--timeout", "2h"], "must be from 100ms to 1m"),
         (["status", "--timeout", "soon"], "is not a duration; write it like 30s"),
         (["status", "--name", "a.b"], "--name: must match"),

@@ -79,23 +79,25 @@ def test_an_override_stands_for_a_pattern_under_a_key_of_its_own() -> None:
         pytest.param(TEN_MINUTES | {"why": "x"}, "=override.a", "why: unknown key", id="an unknown key"),
         pytest.param(TEN_MINUTES | {"until": 1_795_442_700}, "=override.a", "until: must be text", id="a number"),
         pytest.param(
-            TEN_MINUTES | {"until": "tomorrow"}, "=override.a", "until: must be a moment in UTC, as 2026-", id="words"
+            TEN_MINUTES | {"until": "tomorrow"}, "=override.a", "until: must be a time in UTC, as 2026-", id="words"
         ),
         pytest.param(
             TEN_MINUTES | {"until": "2026-11-23T14:05:00+01:00"},
             "=override.a",
-            "until: must be a moment in UTC, as 2026-",
+            "until: must be a time in UTC, as 2026-",
             id="another zone",
         ),
         pytest.param(
             TEN_MINUTES | {"until": "2026-12-01T13:55:00Z"},
             "=override.a",
-            "until: must be at most 7 days ahead, is 8.0 days; put it again before it ends",
+            "until: must be at most 7 days ahead, is 8.0 days; give a shorter time, then renew it",
             id="too long",
         ),
-        pytest.param(TEN_MINUTES, "=override.a..b", "the key is no encoded subject or pattern: tail has", id="no key"),
-        pytest.param(TEN_MINUTES, "=override.a.*", "the key is no encoded subject", id="a key not encoded"),
-        pytest.param(TEN_MINUTES, "=override.", "the key is no encoded subject", id="for nothing"),
+        pytest.param(
+            TEN_MINUTES, "=override.a..b", "the key is not an encoded subject or pattern: tail has", id="no key"
+        ),
+        pytest.param(TEN_MINUTES, "=override.a.*", "the key is not an encoded subject", id="a key not encoded"),
+        pytest.param(TEN_MINUTES, "=override.", "the key is not an encoded subject", id="for nothing"),
     ],
 )
 def test_a_bad_override_is_refused_like_a_policy(document: object, key: str, expected: str) -> None:
@@ -114,9 +116,13 @@ def test_where_the_bucket_is_switched_off_it_overrides_nothing() -> None:
 
 
 REFUSED = {
-    "a key nobody encodes": ("a.*", b"{}", ": the key is no encoded subject"),
-    "a key that is no subject": ("a.=3E.b", b"{}", "the key stands for `a.>.b`, which may have `>` as its last"),
-    "the heartbeat's key": ("=heartbeat", b"{}", "the key is no encoded subject"),
+    "a key nobody encodes": ("a.*", b"{}", ": the key is not an encoded subject"),
+    "a key that is no subject": (
+        "a.=3E.b",
+        b"{}",
+        "the key is the encoded form of `a.>.b`, which may have `>` as its last",
+    ),
+    "the heartbeat's key": ("=heartbeat", b"{}", "the key is not an encoded subject"),
     "no JSON": ("a.b", b"{", "is not JSON"),
     "nothing": ("a.b", b"", "is not JSON"),
     "no text": ("a.b", b'"\xff"', "is not JSON"),
@@ -124,7 +130,7 @@ REFUSED = {
     "too much": ("a.b", b" " * LARGEST_VALUE + b"{}", "is larger than 65,536 bytes"),
     "a list": ("a.b", b"[]", "must be a mapping, not a list"),
     "a misspelt key": ("a.b", b'{"pendng": {}}', "pendng: unknown key"),
-    "subjects of its own": ("a.b", b'{"subjects": ["a.b"]}', "subjects: must not stand here: the key says"),
+    "subjects of its own": ("a.b", b'{"subjects": ["a.b"]}', "subjects: must not be here: the key says"),
     "marks upside down": (
         "a.b",
         b'{"pending": {"warn": 9, "critical": 5}}',
@@ -133,7 +139,7 @@ REFUSED = {
     "above what the file says": (
         "a.b",
         b'{"pending": {"critical": 6000}}',
-        "pending.critical: must not be above overload, which is 5,000 by inheritance",
+        "pending.critical: must not be above overload, which is 5,000 (inherited)",
     ),
     "above what the file says elsewhere": (
         "z",
@@ -188,7 +194,7 @@ def test_the_guard_bounds_every_overload_mark_the_bucket_can_lead_to(pending: di
 
 def test_the_guard_can_switch_the_bucket_off() -> None:
     assert lines(put({}, guard=Guard(allow_bucket=False))) == [
-        "policies in the bucket are switched off (policy_guard.allow_bucket)"
+        "policies in the bucket are switched off: the settings file has `policy_guard.allow_bucket: false`"
     ]
 
 
@@ -253,8 +259,12 @@ WRONG = {
     "text for a number": ("backpressure.pending.warn", "many", "backpressure.pending.warn: must be a number, not text"),
     "endless": ("backpressure.alone_factor", "1e999", "backpressure.alone_factor: must be a number, not text"),
     "a list for a list": ("backpressure.alerts", "[]", "backpressure.alerts: must be a list, not text"),
-    "an override": ("backpressure.override", "open", "backpressure.override: no consumer may give this"),
-    "half an override": ("backpressure.override.action", "open", "backpressure.override.action: no consumer may"),
+    "an override": ("backpressure.override", "open", "backpressure.override: must not be set by a consumer"),
+    "half an override": (
+        "backpressure.override.action",
+        "open",
+        "backpressure.override.action: must not be set by a consumer",
+    ),
     "a bound alone": ("backpressure.pending.max", "5", "backpressure.pending.max: may be given only together with"),
     "marks that are none": (UNPROCESSED, "many", f"{UNPROCESSED}: must be a whole number"),
     "marks that are half": (OUTSTANDING, "1.5", f"{OUTSTANDING}: must be a whole number"),
@@ -279,7 +289,7 @@ def test_metadata_is_held_against_what_its_subjects_inherit() -> None:
     said = (("backpressure.pending.critical", "2000"),)
     assert isinstance(parse_metadata(said, FILE, FREE, ["a.b"]), PolicyEntry)
     (line,) = lines(parse_metadata(said, FILE, FREE, ["a.b", "z"]))
-    assert line.startswith("backpressure.pending.critical: must not be above overload, which is 1,000 by inheritance")
+    assert line.startswith("backpressure.pending.critical: must not be above overload, which is 1,000 (inherited)")
 
 
 def test_without_subjects_a_mark_too_high_is_lowered() -> None:

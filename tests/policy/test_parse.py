@@ -74,11 +74,11 @@ REFUSED = {
     ),
     "warn above the inherited critical": (
         {"pending": {"warn": 500}},
-        "pending.warn: must not be above critical, which is 100 by inheritance; give critical too",
+        "pending.warn: must not be above critical, which is 100 (inherited); set critical too",
     ),
     "critical above the inherited overload": (
         {"pending": {"critical": 2000}},
-        "pending.critical: must not be above overload, which is 1,000 by inheritance; give overload too",
+        "pending.critical: must not be above overload, which is 1,000 (inherited); set overload too",
     ),
     "no consumers": ({"consumers": []}, "consumers: must not be empty"),
     "a subject that is none": ({"subjects": ["a", "b..c"]}, "subjects[1]: must not have an empty token"),
@@ -126,10 +126,10 @@ REFUSED = {
         {"alerts": [LONG | {"name": "a b"}]},
         "alerts[0].name: must match [A-Za-z0-9_.-]+",
     ),
-    "an alert twice": ({"alerts": [LONG, LONG]}, "alerts[1].name: stands twice"),
+    "an alert twice": ({"alerts": [LONG, LONG]}, "alerts[1].name: is the name of two alerts"),
     "an override": (
         {"override": {"action": "open", "until": UNTIL}},
-        "override: has no place in a policy; an override is a key of its own in the policy bucket, `=override.<encoded",
+        "override: must not be in a policy. An override has its own key in the policy bucket, `=override.<encoded",
     ),
 }
 

@@ -236,7 +236,10 @@ class TestOverrides:
         await override(nc, SUBJECT, "open", 8 * 86_400)
         event = await rejected(wire, f"=override.{SUBJECT}")
         assert event["errors"] == [
-            {"path": "until", "message": "must be at most 7 days ahead, is 8.0 days; put it again before it ends"}
+            {
+                "path": "until",
+                "message": "must be at most 7 days ahead, is 8.0 days; give a shorter time, then renew it",
+            }
         ]
         assert (await wire.status())["override"] == good
         await put(nc, SUBJECT, {"override": good})

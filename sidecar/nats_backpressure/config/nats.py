@@ -1,4 +1,4 @@
-"""How to reach NATS and log in: what the file says, under the usual NATS variables."""
+"""The settings for the connection to NATS: servers, login and TLS, from the file and the usual NATS variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VARIABLES: Final = ("NATS_URL", *_LOGIN, *_TLS)
 
 
 class Secret:
-    """Text that shows itself only when asked to."""
+    """A text that `repr` and logs do not show."""
 
     __slots__ = ("_text",)
 
@@ -29,6 +29,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
+        """The text itself."""
         return self._text
 
     def __repr__(self) -> str:
@@ -42,6 +43,8 @@ class Secret:
 
 
 class Tls(Struct, frozen=True, forbid_unknown_fields=True):
+    """Files for TLS, in PEM format."""
+
     ca_file: Text | None = None
     """Certificate authorities that the server's certificate is checked with; null uses those of the system."""
     cert_file: Text | None = None
@@ -105,10 +108,10 @@ def _without_user(server: str) -> str:
     return scheme + mark + rest.rpartition("@")[2]
 
 
-def with_environment(nats: Nats, env: Mapping[str, str], found: Problems) -> Nats:
-    """The connection with what the usual NATS variables say; a way to log in named there replaces the file's."""
+def with_environment(nats: Nats, env: Mapping[str, str], problems: Problems) -> Nats:
+    """The settings with the usual NATS variables over them; a login in the environment replaces that of the file."""
     given = {name: value for name in VARIABLES if (value := env.get(name, "").strip())}
-    nats = replace(nats, tls=replace(nats.tls, **_taken(given, _TLS)))
+    nats = replace(nats, tls=replace(nats.tls, **_renamed(given, _TLS)))
     if any(name in given for name in _LOGIN):
         same = "NATS_USER" in given or "NATS_PASSWORD" in given
         user, password_file = (nats.user, nats.password_file) if same else (None, None)
@@ -120,7 +123,7 @@ def with_environment(nats: Nats, env: Mapping[str, str], found: Problems) -> Nat
             user=user,
             password_file=None if "NATS_PASSWORD" in given else password_file,
         )
-    nats = replace(nats, **_taken(given, {"NATS_CREDS": "credentials_file", "NATS_USER": "user"}))
+    nats = replace(nats, **_renamed(given, {"NATS_CREDS": "credentials_file", "NATS_USER": "user"}))
     if "NATS_PASSWORD" in given:
         nats = replace(nats, password=Secret(given["NATS_PASSWORD"]))
     if "NATS_TOKEN" in given:
@@ -129,25 +132,25 @@ def with_environment(nats: Nats, env: Mapping[str, str], found: Problems) -> Nat
         if re.fullmatch(r"S[A-Z2-7]{57}", nkey):
             nats = replace(nats, nkey_seed=Secret(nkey))
         elif re.fullmatch(r"[A-Z2-7]{40,}", nkey):
-            found.add("NATS_NKEY", "must be a seed (58 characters, beginning with S) or a file that holds one")
+            problems.add("NATS_NKEY", "must be a seed (58 characters, beginning with S) or a file that holds one")
         else:
             nats = replace(nats, nkey_seed_file=nkey)
-    return replace(nats, servers=_servers(nats, given.get("NATS_URL"), found))
+    return replace(nats, servers=_servers(nats, given.get("NATS_URL"), problems))
 
 
-def _taken(given: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+def _renamed(given: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
     return {field: given[name] for name, field in fields.items() if name in given}
 
 
-def _servers(nats: Nats, url: str | None, found: Problems) -> tuple[str, ...]:
+def _servers(nats: Nats, url: str | None, problems: Problems) -> tuple[str, ...]:
     servers = nats.servers if url is None else tuple(s for s in map(str.strip, url.split(",")) if s)
     whole = tuple(server if "://" in server else f"nats://{server}" for server in servers)
     for i, server in enumerate(whole):
         if not _is_server(server):
-            # Not repeated: it may hold a password.
-            found.add("NATS_URL" if url else f"nats.servers[{i}]", "must be nats://HOST:PORT or tls://HOST:PORT")
+            # The value is not repeated: it may hold a password.
+            problems.add("NATS_URL" if url else f"nats.servers[{i}]", "must be nats://HOST:PORT or tls://HOST:PORT")
     if not whole:
-        found.add("NATS_URL", "names no server")
+        problems.add("NATS_URL", "has no server URL: give nats://HOST:PORT")
     return whole
 
 
@@ -161,24 +164,25 @@ def _is_server(url: str) -> bool:
     return plain and parts.scheme in ("nats", "tls") and bool(parts.hostname) and port != 0 and parts.path in ("", "/")
 
 
-def check_nats(nats: Nats, found: Problems) -> None:
+def check_nats(nats: Nats, problems: Problems) -> None:
+    """Add a problem for each combination of fields that cannot work."""
     password = nats.password or nats.password_file
     if nats.user and not password:
-        found.add("nats.user", "needs a password: nats.password_file or NATS_PASSWORD")
+        problems.add("nats.user", "needs a password: nats.password_file or NATS_PASSWORD")
     if password and not nats.user:
-        found.add("nats.password_file", "needs a user: nats.user or NATS_USER")
-    ways = {
+        problems.add("nats.password_file", "needs a user: nats.user or NATS_USER")
+    logins = {
         "credentials": nats.credentials_file,
         "nkey seed": nats.nkey_seed or nats.nkey_seed_file,
         "user": nats.user,
         "token": nats.token or nats.token_file,
     }
-    if len(used := [way for way, value in ways.items() if value]) > 1:
-        found.add("nats", f"several ways to log in at once ({', '.join(used)}): keep one")
+    if len(used := [login for login, value in logins.items() if value]) > 1:
+        problems.add("nats", f"has several logins ({', '.join(used)}): keep one")
     if bool(nats.tls.cert_file) != bool(nats.tls.key_file):
-        found.add("nats.tls", "cert_file and key_file go together")
+        problems.add("nats.tls", "cert_file and key_file must be set together")
     if nats.js_domain and nats.js_api_prefix:
-        found.add("nats.js_domain", "says the same as js_api_prefix: keep one")
+        problems.add("nats.js_domain", "sets the same as js_api_prefix: keep one")
     for name in ("js_domain", "js_api_prefix", "inbox_prefix"):
         if (subject := getattr(nats, name)) is not None and (problem := literal_problem(subject)) is not None:
-            found.add(f"nats.{name}", problem)
+            problems.add(f"nats.{name}", problem)

@@ -1,4 +1,4 @@
-"""Bytes and environment to Settings: frozen, bounded, every mistake named by its line and path."""
+"""The settings, and how they are loaded from a YAML file and the environment; each problem has its line and path."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
 Millis = Annotated[int, Meta(ge=10, le=3_600_000)]
 LIFETIME: Final = 10 * 365 * 86_400
 REMOVED_SETTINGS: Final = {
-    "group": "unknown key; installations that are watched and asked apart have each a `name` of their own",
+    "group": "unknown key; to run separate installations give each its own `name`",
     "lease": "unknown key; replicas of one `name` need no leader, so there is nothing to set",
 }
-"""Settings that once were, with what to do instead."""
+"""Settings of earlier versions, with what to do instead."""
 
 
 class WatchSetting(Struct, frozen=True, forbid_unknown_fields=True):
-    """Globs over what counts; a stream or consumer named exactly is taken whatever it is."""
+    """Streams and consumers to watch. Globs match only those that count; an exact name matches any."""
 
     stream: str
     """Glob (`*` is any text) over stream names."""
@@ -42,6 +42,8 @@ class WatchSetting(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Observe(Struct, frozen=True, forbid_unknown_fields=True):
+    """How often streams and consumers are read, and when a status counts as old."""
+
     min_interval_ms: Millis = 100
     """Shortest time between two reads of one stream, in milliseconds."""
     max_interval_ms: Millis = 5000
@@ -58,6 +60,8 @@ class Observe(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Publish(Struct, frozen=True, forbid_unknown_fields=True):
+    """The event stream, the buckets and the heartbeat."""
+
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
     """JetStream replicas of the event stream and the buckets when they are created. Existing ones are not changed."""
     events_max_age_seconds: Annotated[float, Meta(ge=1, le=LIFETIME)] = 604_800
@@ -69,6 +73,8 @@ class Publish(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Serving(Struct, frozen=True, forbid_unknown_fields=True):
+    """The request service over NATS."""
+
     status_alias: Text | None = None
     """Another subject that answers status requests, in the format of the router. No stream may capture it."""
     reply_prefixes: Annotated[tuple[Text, ...], Meta(max_length=100)] = ()
@@ -76,6 +82,8 @@ class Serving(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTP server for probes and metrics."""
+
     host: Text = "0.0.0.0"
     """Address on which `/metrics`, `/healthz` and `/readyz` are served."""
     port: Annotated[int, Meta(ge=0, le=65_535)] = 7778
@@ -85,11 +93,15 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The bound of the metrics page."""
+
     max_subjects: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     """Subjects with metric series of their own. All others are summed under the subject `_other`."""
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, and how."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Messages below this level are not logged."""
     format: Literal["auto", "json", "console"] = "auto"
@@ -97,6 +109,8 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of a process, after the file and the environment."""
+
     name: Name = "backpressure"
     """Name of the installation. It is the prefix of all our subjects, streams and buckets; replicas share it."""
     instance: Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")] = field(default_factory=socket.gethostname)
@@ -126,7 +140,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BadSettings(Exception):
-    """Settings that cannot be used; `lines` tells each mistake in a line of its own, fit for a terminal."""
+    """Settings with problems; `lines` has one printable line for each."""
 
     def __init__(self, problems: Iterable[Problem], lines: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -135,7 +149,8 @@ class BadSettings(Exception):
 
 
 def load_settings(path: Path | None, env: Mapping[str, str]) -> Settings:
-    """The settings of a file (else that of BACKPRESSURE_CONFIG, else the defaults) under the environment."""
+    """The settings of a file (else of the file in BACKPRESSURE_CONFIG, else the defaults), with the NATS variables of
+    the environment. Raises BadSettings."""
     if path is None and env.get("BACKPRESSURE_CONFIG"):
         path = Path(env["BACKPRESSURE_CONFIG"])
     if path is None:
@@ -145,39 +160,40 @@ def load_settings(path: Path | None, env: Mapping[str, str]) -> Settings:
         with path.open("rb") as file:
             data = file.read(yaml_source.LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "no usable path"
+        why = getattr(error, "strerror", None) or "not a valid path"
         problem = Problem("", f"cannot be read: {why[0].lower()}{why[1:]}")
         raise BadSettings([problem], [f"{name}: {problem.line}"]) from None
     return parse_settings(data, env, name)
 
 
 def parse_settings(data: bytes, env: Mapping[str, str], name: str) -> Settings:
-    """The settings of a YAML text under the environment. Raises BadSettings, which names `name`."""
-    found = Problems(_suggest)
+    """The settings of a YAML text, with the NATS variables of the environment. Raises BadSettings; its lines begin with
+    `name`."""
+    problems = Problems(_suggest)
     lines: dict[str, int] = {}
-    document = yaml_source.load_yaml(data, lines, found)
+    document = yaml_source.load_yaml(data, lines, problems)
     settings = Settings()
     if isinstance(document, dict):
-        settings = _read(document, found)
+        settings = _read(document, problems)
     elif document is not None:
-        found.add("", "must be a mapping of settings")
-    settings = replace(settings, nats=nats.with_environment(settings.nats, env, found))
-    _check(settings, found)
-    if found:
-        problems = found.listed()
-        raise BadSettings(problems, (problem_line(problem, lines, name) for problem in problems))
+        problems.add("", "must be a mapping of settings")
+    settings = replace(settings, nats=nats.with_environment(settings.nats, env, problems))
+    _check(settings, problems)
+    if problems:
+        listed = problems.listed()
+        raise BadSettings(listed, (problem_line(problem, lines, name) for problem in listed))
     return settings
 
 
-def _read(document: dict[Any, Any], found: Problems) -> Settings:
-    # Policies are partial by nature and have a reader of their own; `instance: null` is the host's name.
+def _read(document: dict[Any, Any], problems: Problems) -> Settings:
+    # Policies set only some fields, so they have their own parser; `instance: null` is the host name.
     rest = {k: v for k, v in document.items() if k != "policies" and not (k == "instance" and v is None)}
     for key in REMOVED_SETTINGS.keys() & rest.keys():
-        found.add(key, REMOVED_SETTINGS[key])
+        problems.add(key, REMOVED_SETTINGS[key])
         del rest[key]
-    settings = read_with_defaults(Settings, rest, "", found)
+    settings = read_with_defaults(Settings, rest, "", problems)
     if "policies" in document:
-        settings = replace(settings, policies=parse_entries(document["policies"], "policies", found))
+        settings = replace(settings, policies=parse_entries(document["policies"], "policies", problems))
     return settings
 
 
@@ -186,7 +202,7 @@ def _suggest(key: str, known: Iterable[str]) -> str | None:
 
 
 def problem_line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
-    """A problem as editors like it: file, line, path, message."""
+    """A problem in the form that editors understand: file, line, path, message."""
     path = problem.path
     if path in nats.VARIABLES:
         return f"environment: {problem.line}"
@@ -195,39 +211,39 @@ def problem_line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
     return f"{name}:{lines[path]}: {problem.line}" if path in lines else f"{name}: {problem.line}"
 
 
-def _check(settings: Settings, found: Problems) -> None:
-    nats.check_nats(settings.nats, found)
-    _check_subjects(settings, found)
+def _check(settings: Settings, problems: Problems) -> None:
+    nats.check_nats(settings.nats, problems)
+    _check_subjects(settings, problems)
     for i, entry in enumerate(settings.watch):
-        _add(found, f"watch[{i}].stream", glob_problem(entry.stream))
+        _add(problems, f"watch[{i}].stream", glob_problem(entry.stream))
         for j, name in enumerate(entry.consumers):
-            _add(found, f"watch[{i}].consumers[{j}]", glob_problem(name))
+            _add(problems, f"watch[{i}].consumers[{j}]", glob_problem(name))
     observe, guard = settings.observe, settings.policy_guard
     if observe.min_interval_ms > observe.max_interval_ms:
-        found.add("observe.min_interval_ms", "must not be above max_interval_ms")
+        problems.add("observe.min_interval_ms", "must not be above max_interval_ms")
     if observe.unknown_after_seconds < 2 * observe.stale_after_seconds:
-        found.add("observe.unknown_after_seconds", "must be at least twice stale_after_seconds")
+        problems.add("observe.unknown_after_seconds", "must be at least twice stale_after_seconds")
     least, most = guard.min_pending_overload, guard.max_pending_overload
     if least is not None and most is not None and least > most:
-        found.add("policy_guard.min_pending_overload", "must not be above max_pending_overload")
+        problems.add("policy_guard.min_pending_overload", "must not be above max_pending_overload")
 
 
-def _check_subjects(settings: Settings, found: Problems) -> None:
-    """A reply goes out with our rights, so neither the system's subjects nor our own may be opened to it."""
+def _check_subjects(settings: Settings, problems: Problems) -> None:
+    """A reply is published with our rights, so a reply subject must be neither the system's nor ours."""
     prefix = [settings.name, "v1"]
-    named = [(f"service.reply_prefixes[{i}]", text) for i, text in enumerate(settings.service.reply_prefixes)]
+    subjects = [(f"service.reply_prefixes[{i}]", text) for i, text in enumerate(settings.service.reply_prefixes)]
     if settings.service.status_alias is not None:
-        named.append(("service.status_alias", settings.service.status_alias))
-    for path, subject in named:
+        subjects.append(("service.status_alias", settings.service.status_alias))
+    for path, subject in subjects:
         tokens = subject.split(".")
         if problem := literal_problem(subject):
-            found.add(path, problem)
+            problems.add(path, problem)
         elif subject.startswith("$"):
-            found.add(path, "must not begin with `$`: those subjects are the system's")
+            problems.add(path, "must not begin with `$`: those subjects are the system's")
         elif all(a == b for a, b in zip(tokens, prefix, strict=False)):
-            found.add(path, f"must not meet {'.'.join(prefix)}, which is ours")
+            problems.add(path, f"must not overlap {'.'.join(prefix)}: those subjects are ours")
 
 
-def _add(found: Problems, path: str, message: str | None) -> None:
+def _add(problems: Problems, path: str, message: str | None) -> None:
     if message is not None:
-        found.add(path, message)
+        problems.add(path, message)

@@ -1,4 +1,4 @@
-"""Policies from elsewhere than the file: keys of the bucket, and what consumers say of themselves, under the guard."""
+"""Parses policies that do not come from the file: keys of the policy bucket, and the metadata of consumers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from nats_backpressure.protocol.values import ConsumerKey
 LARGEST_VALUE: Final = 64 * 1024
 """Bytes of one policy in the bucket; a larger one is refused unread."""
 OVERRIDES: Final = "=override."
-"""What the keys of overrides in the policy bucket begin with: no subject encodes to it."""
+"""How the keys of overrides in the policy bucket begin. No encoded subject begins so."""
 LONGEST_OVERRIDE: Final = 7 * 86_400.0
-"""Seconds from when it was put to its end: what is forgotten must not stand for ever."""
+"""Seconds from the time it was stored to its end: a forgotten override must not last for ever."""
 CLOCKS_APART: Final = 3600.0
-"""Seconds by which the clock that wrote the end may be ahead of the server's."""
+"""Seconds by which the clock of the writer may be ahead of the server's."""
 
 OUR_PREFIX: Final = "backpressure"
 """The first token of the keys in a consumer's metadata that are fields of its policy."""
@@ -39,7 +39,9 @@ MONITOR_KEYS: Final = {
     "io.nats.monitor.outstanding-ack-critical": "inflight.overload",
     "io.nats.monitor.unprocessed-critical": "pending.overload",
 }
-"""What the `nats` command's own monitoring takes for critical; at 0 and below it takes none (jsm.go, monitor)."""
+"""Keys that the monitoring of the `nats` command takes for critical; 0 and below is no mark (jsm.go, monitor)."""
+
+SWITCHED_OFF: Final = "{} in the bucket are switched off: the settings file has `policy_guard.allow_bucket: false`"
 
 Scalar = str | int | float | bool | None
 _JSON_SCALAR: Final[json.Decoder[Scalar]] = json.Decoder(Scalar)
@@ -50,46 +52,49 @@ class _Override(Struct, frozen=True, forbid_unknown_fields=True):
     until: Annotated[str, Meta(max_length=64)]
 
 
-def parse_override(key: str, value: bytes, put_at: float, guard: Guard) -> OverrideEntry | tuple[Problem, ...]:
-    """The override under a key of the bucket that begins with OVERRIDES, or everything that is wrong with it.
+def parse_override(key: str, value: bytes, stored_at: float, guard: Guard) -> OverrideEntry | tuple[Problem, ...]:
+    """The override under a key of the bucket that begins with OVERRIDES, or all problems with it.
 
-    `put_at` (Unix seconds) is when it was put: it must not last longer than LONGEST_OVERRIDE from then.
+    `stored_at`: Unix seconds at which it was stored; it must not last longer than LONGEST_OVERRIDE from then.
     """
-    found = Problems()
-    pattern = _subject(key.removeprefix(OVERRIDES), found)
+    problems = Problems()
+    pattern = _subject(key.removeprefix(OVERRIDES), problems)
     if not guard.allow_bucket:
-        found.add("", "overrides in the bucket are switched off (policy_guard.allow_bucket)")
+        problems.add("", SWITCHED_OFF.format("overrides"))
     elif len(value) > LARGEST_VALUE:
-        found.add("", f"is larger than {LARGEST_VALUE:,} bytes")
-    document = None if found else _decoded(value, found)
-    given = None if found else read_struct(_Override, document, "", found)
+        problems.add("", f"is larger than {LARGEST_VALUE:,} bytes")
+    document = None if problems else _decoded(value, problems)
+    given = None if problems else read_struct(_Override, document, "", problems)
     if given is None:
-        return found.listed()
+        return problems.listed()
     until = timestamps.parse_rfc3339(given.until)
     if until is None:
-        found.add("until", f"must be a moment in UTC, as {timestamps.EXAMPLE}")
-    elif until - put_at > LONGEST_OVERRIDE + CLOCKS_APART:
-        days = (until - put_at) / 86_400
-        found.add("until", f"must be at most 7 days ahead, is {days:,.1f} days; put it again before it ends")
+        problems.add("until", f"must be a time in UTC, as {timestamps.EXAMPLE}")
+    elif until - stored_at > LONGEST_OVERRIDE + CLOCKS_APART:
+        days = (until - stored_at) / 86_400
+        problems.add(
+            "until",
+            f"must be at most 7 days ahead, is {days:,.1f} days; give a shorter time, then renew it",
+        )
     else:
         return OverrideEntry(pattern, Override(given.action, until))
-    return found.listed()
+    return problems.listed()
 
 
 def parse_bucket_policy(key: str, value: bytes, below: Layers, guard: Guard) -> PolicyEntry | tuple[Problem, ...]:
-    """The policy under a key of the bucket, or everything that is wrong with it; `below` is the file's layer."""
-    found = Problems()
-    subject = _subject(key, found)
+    """The policy under a key of the bucket, or all problems with it. `below`: the layers under the bucket."""
+    problems = Problems()
+    subject = _subject(key, problems)
     if not guard.allow_bucket:
-        found.add("", "policies in the bucket are switched off (policy_guard.allow_bucket)")
+        problems.add("", SWITCHED_OFF.format("policies"))
     elif len(value) > LARGEST_VALUE:
-        found.add("", f"is larger than {LARGEST_VALUE:,} bytes")
-    elif not found and (entry := _document(value, found)) is not None:
+        problems.add("", f"is larger than {LARGEST_VALUE:,} bytes")
+    elif not problems and (entry := _document(value, problems)) is not None:
         entry = PolicyEntry((subject,), entry.consumers, entry.fields)
-        check_inherited(entry, below.effective(subject).policy, "", found)
-        _hold(dict(entry.fields), guard, "", found)
-        return found.listed() or entry
-    return found.listed()
+        check_inherited(entry, below.effective(subject).policy, "", problems)
+        _check_guard(dict(entry.fields), guard, "", problems)
+        return problems.listed() or entry
+    return problems.listed()
 
 
 def parse_metadata(
@@ -99,93 +104,96 @@ def parse_metadata(
     subjects: Sequence[str] = (),
     key: ConsumerKey | None = None,
 ) -> PolicyEntry | tuple[Problem, ...] | None:
-    """The policy a consumer's metadata gives it, everything that is wrong with that, or None where it gives none.
+    """The policy in a consumer's metadata, or all problems with it, or None where the metadata holds no policy.
 
-    `below` is the layers of file and bucket. Marks are held against what the consumer inherits under `subjects`; what
-    it gives too high for one that is not named here is lowered like an inherited one. An override is no consumer's to
-    give: it would go over the operator's.
+    `below`: the layers of file and bucket. Marks are compared with what the consumer inherits under `subjects`; a mark
+    that is too high for a subject not in that list is lowered, like an inherited one. An override is refused here: it
+    would have priority over the operator's.
     """
-    said = dict(metadata)
-    found = Problems()
-    given = _theirs(said, found)
+    values = dict(metadata)
+    problems = Problems()
+    given = _monitor_marks(values, problems)
     named = {field: key for key, field in MONITOR_KEYS.items() if field in given}
-    for name, text in said.items():
+    for name, text in values.items():
         if name.startswith(f"{OUR_PREFIX}."):
-            ours = _field(name.removeprefix(f"{OUR_PREFIX}."), _scalar(text), found)
+            ours = _field(name.removeprefix(f"{OUR_PREFIX}."), _scalar(text), problems)
             given |= ours
             named = {field: key for field, key in named.items() if field not in ours}
-    check_together(given, OUR_PREFIX, found)
-    _hold(given, guard, OUR_PREFIX, found)
+    check_together(given, OUR_PREFIX, problems)
+    _check_guard(given, guard, OUR_PREFIX, problems)
     entry = PolicyEntry(fields=tuple(given.items()))
     for subject in subjects:
-        check_inherited(entry, below.effective(subject, key).policy, OUR_PREFIX, found)
+        check_inherited(entry, below.effective(subject, key).policy, OUR_PREFIX, problems)
     paths = {join_path(OUR_PREFIX, field): name for field, name in named.items()}
-    problems = tuple(Problem(paths.get(p.path, p.path), p.message) for p in found.listed())
-    return tuple(dict.fromkeys(problems)) or (entry if given else None)
+    listed = tuple(Problem(paths.get(p.path, p.path), p.message) for p in problems.listed())
+    return tuple(dict.fromkeys(listed)) or (entry if given else None)
 
 
-def _subject(key: str, found: Problems) -> str:
+def _subject(key: str, problems: Problems) -> str:
     try:
         subject = decode(key)
     except BadTail as bad:
-        found.add("", f"the key is no encoded subject or pattern: {bad}")
+        problems.add("", f"the key is not an encoded subject or pattern: {bad}")
         return ""
     if (problem := pattern_problem(subject)) is not None:
-        found.add("", f"the key stands for `{shorten(subject)}`, which {problem}")
+        problems.add("", f"the key is the encoded form of `{shorten(subject)}`, which {problem}")
     return subject
 
 
-def _decoded(value: bytes, found: Problems) -> Any:
+def _decoded(value: bytes, problems: Problems) -> Any:
     try:
         return json.decode(value)
     # A UnicodeDecodeError is a ValueError, as a DecodeError is.
     except (ValueError, RecursionError):
-        found.add("", "is not JSON")
+        problems.add("", "is not JSON")
         return None
 
 
-def _document(value: bytes, found: Problems) -> PolicyEntry | None:
-    before = len(found)
-    document = _decoded(value, found)
-    if len(found) > before:
+def _document(value: bytes, problems: Problems) -> PolicyEntry | None:
+    before = len(problems)
+    document = _decoded(value, problems)
+    if len(problems) > before:
         return None
     if isinstance(document, Mapping) and "subjects" in document:
-        found.add("subjects", "must not stand here: the key says what the policy applies to")
+        problems.add("subjects", "must not be here: the key says what the policy applies to; remove this field")
         document = {name: item for name, item in document.items() if name != "subjects"}
-    return parse_entry(document, need_subjects=False, found=found)[0]
+    return parse_entry(document, need_subjects=False, problems=problems)[0]
 
 
-def _theirs(said: Mapping[str, str], found: Problems) -> dict[str, Value]:
+def _monitor_marks(metadata: Mapping[str, str], problems: Problems) -> dict[str, Value]:
     given: dict[str, Value] = {}
     for key, field in MONITOR_KEYS.items():
-        mark = _scalar(said.get(key, "0"))
+        mark = _scalar(metadata.get(key, "0"))
         if isinstance(mark, bool) or not isinstance(mark, int):
-            found.add(key, "must be a whole number")
+            problems.add(key, "must be a whole number")
         elif mark > LARGEST_MARK:
-            found.add(key, f"must be at most {LARGEST_MARK:,}")
+            problems.add(key, f"must be at most {LARGEST_MARK:,}")
         elif mark > 0:
             given[field] = mark
     return given
 
 
-def _field(name: str, value: Scalar, found: Problems) -> dict[str, Value]:
-    """What one of our keys gives: a field by its dotted name."""
+def _field(name: str, value: Scalar, problems: Problems) -> dict[str, Value]:
+    """The policy field that one of our keys sets, by its dotted name."""
     head, _, leaf = name.partition(".")
     if head == "override":
-        found.add(join_path(OUR_PREFIX, name), "no consumer may give this: it would go over the operator's")
+        problems.add(
+            join_path(OUR_PREFIX, name),
+            "must not be set by a consumer: only operators may, with a key in the policy bucket",
+        )
         return {}
     document: dict[str, Any] = {head: {leaf: value} if leaf else value}
-    return dict(flat_fields(read_partial(Policy, document, OUR_PREFIX, found)))
+    return dict(flat_fields(read_partial(Policy, document, OUR_PREFIX, problems)))
 
 
 def _scalar(text: str) -> Scalar:
-    """A value as JSON has it, where it is a number, true, false, null or quoted; otherwise the text itself."""
+    """The value of a text that is a JSON number, true, false, null or quoted string; any other text is itself."""
     try:
         return _JSON_SCALAR.decode(text)
     except ValueError:
         return text
 
 
-def _hold(given: Mapping[str, Value], guard: Guard, path: str, found: Problems) -> None:
+def _check_guard(given: Mapping[str, Value], guard: Guard, path: str, problems: Problems) -> None:
     for field, rule in guard_violations(given, guard):
-        found.add(join_path(path, field), rule)
+        problems.add(join_path(path, field), rule)

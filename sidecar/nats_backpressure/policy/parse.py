@@ -1,4 +1,4 @@
-"""Policies: parsed and validated as entries of a layer, and merged, field by field, into what is in force."""
+"""Parses and validates policies as entries of a layer, and merges the layers, field by field, into one policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_POLICIES: Final = 10_000
 """Entries of one layer; a file with more is refused."""
 
 Value = str | int | float | bool | tuple[Any, ...] | None
-"""What a field of a policy can be; a tuple holds alerts or overrides (msgspec lets a union have one kind of tuple)."""
+"""The value of a policy field; a tuple holds alerts or overrides (msgspec allows one kind of tuple per union)."""
 Names = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
 
 _MARKS: Final = ("warn", "critical", "overload")
@@ -34,131 +34,133 @@ _FOLLOWING: Final = {
     "pending": ("pending.overload_seconds", "pending.min", "pending.max"),
     "inflight": ("inflight.overload_ratio",),
 }
-"""What makes an overload mark follow something measured."""
+"""Fields that make an overload mark follow a measured value."""
 
 
 class PolicyEntry(Struct, frozen=True):
-    """One entry of one layer: where it applies, and the fields it gives (dotted field, value), the others inherited."""
+    """One entry of a layer: where it applies, and the fields it sets (dotted field, value). Others are inherited."""
 
     subjects: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ("*",)
     fields: tuple[tuple[str, Value], ...] = ()
 
     def applies(self, consumer: str | None) -> bool:
-        """Whether the entry is for this consumer; for None, whether it singles no consumer out."""
+        """Whether the entry is for this consumer; for None, whether it is for all consumers."""
         if consumer is None:
             return any(name.strip("*") == "" for name in self.consumers)
         return any(name == "*" or glob(name, consumer) for name in self.consumers)
 
 
 class OverrideEntry(Struct, frozen=True):
-    """An operator's word for what a pattern covers."""
+    """An override for the subjects that a pattern covers."""
 
     pattern: str
     override: Override
 
 
 class _Document(Policy, frozen=True, forbid_unknown_fields=True):
-    """A policy as it is written down, with what it applies to."""
+    """A policy as people write it, with what it applies to."""
 
     subjects: Names = ()
     consumers: Names = ("*",)
 
 
 def parse_entry(
-    document: object, path: str = "", need_subjects: bool = True, found: Problems | None = None
+    document: object, path: str = "", need_subjects: bool = True, problems: Problems | None = None
 ) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
-    """The entry, or None and everything that is wrong with it (added to `found`, where that is given)."""
-    found = Problems() if found is None else found
-    before = len(found)
-    entry = _parse(document, path, need_subjects, found)
-    return entry if len(found) == before else None, found.listed()
+    """The entry, or None and all problems with it (added to `problems`, where that is given)."""
+    problems = Problems() if problems is None else problems
+    before = len(problems)
+    entry = _parse(document, path, need_subjects, problems)
+    return entry if len(problems) == before else None, problems.listed()
 
 
-def _parse(document: object, path: str, need_subjects: bool, found: Problems) -> PolicyEntry:
-    """What is good of an entry, so that the rest of it can be checked even where a part is wrong."""
-    given = read_partial(_Document, _without_override(document, path, found), path, found)
+def _parse(document: object, path: str, need_subjects: bool, problems: Problems) -> PolicyEntry:
+    """The valid part of an entry, so that the rest can be checked even where a part is wrong."""
+    given = read_partial(_Document, _without_override(document, path, problems), path, problems)
     subjects, consumers = given.pop("subjects", ()), given.pop("consumers", ("*",))
     for i, pattern in enumerate(subjects):
-        _add(found, f"{join_path(path, 'subjects')}[{i}]", pattern_problem(pattern))
+        _add(problems, f"{join_path(path, 'subjects')}[{i}]", pattern_problem(pattern))
     for i, name in enumerate(consumers):
-        _add(found, f"{join_path(path, 'consumers')}[{i}]", glob_problem(name))
+        _add(problems, f"{join_path(path, 'consumers')}[{i}]", glob_problem(name))
     if need_subjects and not (isinstance(document, Mapping) and "subjects" in document):
-        found.add(join_path(path, "subjects"), "is missing: a list of subjects or patterns the policy applies to")
+        problems.add(join_path(path, "subjects"), "is missing: a list of subjects or patterns the policy applies to")
     fields = tuple(flat_fields(given))
-    check_together(dict(fields), path, found)
+    check_together(dict(fields), path, problems)
     return PolicyEntry(subjects, consumers, fields)
 
 
-def parse_entries(value: object, path: str, found: Problems) -> tuple[PolicyEntry, ...]:
-    """A layer straight over the default: each entry, what it inherits, and that no two claim the same."""
+def parse_entries(value: object, path: str, problems: Problems) -> tuple[PolicyEntry, ...]:
+    """The entries of the layer above the default, each checked with what it inherits, and for conflicts."""
     if not isinstance(value, list | tuple):
-        found.add(path, "must be a list of policies")
+        problems.add(path, "must be a list of policies")
         return ()
     if len(value) > MOST_POLICIES:
-        found.add(path, f"must have at most {MOST_POLICIES} entries, has {len(value)}")
+        problems.add(path, f"must have at most {MOST_POLICIES} entries, has {len(value)}")
         return ()
     entries: list[PolicyEntry] = []
     claims = PatternClaims()
     for i, document in enumerate(value):
         here = f"{path}[{i}]"
-        entry = _parse(document, here, True, found)
-        check_inherited(entry, _DEFAULT, here, found)
-        claims.add(entry.subjects, entry.consumers, here, found)
+        entry = _parse(document, here, True, problems)
+        check_inherited(entry, _DEFAULT, here, problems)
+        claims.add(entry.subjects, entry.consumers, here, problems)
         entries.append(entry)
     return tuple(entries)
 
 
 def validate_document(document: object) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
-    """What is wrong with a policy laid over the default; what would be in force if nothing is."""
-    found = Problems()
-    entry = _parse(document, "", False, found)
-    check_inherited(entry, _DEFAULT, "", found)
-    return found.listed(), None if found else policy_document(over_default(entry).policy)
+    """The problems of a policy above the default, and the policy that results where there are none."""
+    problems = Problems()
+    entry = _parse(document, "", False, problems)
+    check_inherited(entry, _DEFAULT, "", problems)
+    return problems.listed(), None if problems else policy_document(over_default(entry).policy)
 
 
-def check_together(given: Mapping[str, Value], path: str, found: Problems) -> None:
-    """What the fields given in one place must be to each other."""
+def check_together(given: Mapping[str, Value], path: str, problems: Problems) -> None:
+    """Check the fields that one entry sets against each other."""
     for signal in _MARKED:
         marks = [(name, _number(given[f"{signal}.{name}"])) for name in _MARKS if f"{signal}.{name}" in given]
         for (lower, low), (upper, high) in pairwise(marks):
             if low > high:
-                found.add(join_path(path, f"{signal}.{lower}"), f"must not be above {upper}, {low:,} is above {high:,}")
+                problems.add(
+                    join_path(path, f"{signal}.{lower}"), f"must not be above {upper}, {low:,} is above {high:,}"
+                )
     seconds, least, most = (given.get(name) for name in _FOLLOWING["pending"])
-    if seconds is None and not found.has_path(join_path(path, "pending.overload_seconds")):
+    if seconds is None and not problems.has_path(join_path(path, "pending.overload_seconds")):
         for name, bound in (("min", least), ("max", most)):
             if bound is not None:
-                found.add(join_path(path, f"pending.{name}"), "may be given only together with overload_seconds")
+                problems.add(join_path(path, f"pending.{name}"), "may be given only together with overload_seconds")
     if least is not None and most is not None and _number(least) > _number(most):
-        found.add(join_path(path, "pending.min"), f"must not be above max, {least:,} is above {most:,}")
+        problems.add(join_path(path, "pending.min"), f"must not be above max, {least:,} is above {most:,}")
     names = [rule.name for rule in cast(tuple[AlertRule, ...], given.get("alerts", ()))]
     for i, name in enumerate(names):
         if name in names[:i]:
-            found.add(f"{join_path(path, 'alerts')}[{i}].name", "stands twice: the names of alerts must differ")
+            problems.add(f"{join_path(path, 'alerts')}[{i}].name", "is the name of two alerts: give each its own name")
 
 
-def check_inherited(entry: PolicyEntry, inherited: Policy, path: str, found: Problems) -> None:
-    """A given warn or critical must not stand above the next higher mark it inherits: that one must be given too.
+def check_inherited(entry: PolicyEntry, inherited: Policy, path: str, problems: Problems) -> None:
+    """Check that no mark of the entry is above the next higher mark that it inherits: it must set that one too.
 
-    (The other way round the inherited one gives way: see `merge_layers`.)
+    (An inherited mark above one that the entry sets is lowered instead: see `merge_layers`.)
     """
     given = dict(entry.fields)
     for signal in _MARKED:
         for lower, upper in (("warn", "critical"), ("warn", "overload"), ("critical", "overload")):
-            mine, theirs = given.get(f"{signal}.{lower}"), getattr(getattr(inherited, signal), upper)
-            if mine is not None and f"{signal}.{upper}" not in given and _number(mine) > theirs:
-                text = f"must not be above {upper}, which is {theirs:,} by inheritance; give {upper} too"
-                found.add(join_path(path, f"{signal}.{lower}"), text)
+            own, higher = given.get(f"{signal}.{lower}"), getattr(getattr(inherited, signal), upper)
+            if own is not None and f"{signal}.{upper}" not in given and _number(own) > higher:
+                text = f"must not be above {upper}, which is {higher:,} (inherited); set {upper} too"
+                problems.add(join_path(path, f"{signal}.{lower}"), text)
                 break
 
 
 @lru_cache(maxsize=4096)
 def merge_layers(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Effective:
-    """The fields of each (layer, fields) over those of the layers before it, the first over the default.
+    """Merge (layer, fields) pairs over the default: the fields of each replace those of the pairs before it.
 
     Then a mark above the next higher one is lowered to it, so that warn <= critical <= overload always holds: overload
-    alone moves the status, and nothing but a given overload moves overload. A lowered mark has the source of the one
-    it was lowered to. Kept, because thousands of consumers share a few policies: each is then one object in memory.
+    alone moves the status, and only a layer that sets overload moves overload. A lowered mark gets the source of the
+    mark it was lowered to. Cached, since thousands of consumers share a few policies: each is one object in memory.
     """
     values = dict(flat_fields({name: getattr(_DEFAULT, name) for name in Policy.__struct_fields__}))
     sources = dict.fromkeys(values, "default")
@@ -175,40 +177,40 @@ def merge_layers(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) 
 
 
 def over_default(entry: PolicyEntry, layer: str = "file") -> Effective:
-    """The entry alone, over the default."""
+    """The policy of one entry above the default."""
     return merge_layers(((layer, entry.fields),))
 
 
 def entry_document(entry: PolicyEntry) -> dict[str, Any]:
-    """An entry as people would write it down: `parse_entry` makes the same entry of it."""
-    written: dict[str, Any] = {"subjects": list(entry.subjects), "consumers": list(entry.consumers)}
+    """An entry as people write it: `parse_entry` returns the same entry for it."""
+    document: dict[str, Any] = {"subjects": list(entry.subjects), "consumers": list(entry.consumers)}
     for name, value in entry.fields:
         head, _, leaf = name.partition(".")
         if leaf:
-            written.setdefault(head, {})[leaf] = value
+            document.setdefault(head, {})[leaf] = value
         else:
-            written[head] = _alerts(value) if isinstance(value, tuple) else value
-    return written
+            document[head] = _alerts(value) if isinstance(value, tuple) else value
+    return document
 
 
 def policy_document(policy: Policy, now: Now | None = None) -> dict[str, Any]:
-    """A policy as people would write it down in full, with the override that is in force `now`."""
-    written: dict[str, Any] = to_builtins(policy)
-    written["alerts"] = _alerts(policy.alerts)
+    """A whole policy as people write it, with the override that is in force `now`."""
+    document: dict[str, Any] = to_builtins(policy)
+    document["alerts"] = _alerts(policy.alerts)
     override = in_force(policy, now) if now is not None else None
-    written["override"] = override and {"action": override.action, "until": timestamps.format_rfc3339(override.until)}
-    return written
+    document["override"] = override and {"action": override.action, "until": timestamps.format_rfc3339(override.until)}
+    return document
 
 
 def _alerts(rules: tuple[AlertRule, ...]) -> list[dict[str, Any]]:
-    written: list[dict[str, Any]] = [to_builtins(rule) for rule in rules]
-    for alert in written:
+    document: list[dict[str, Any]] = [to_builtins(rule) for rule in rules]
+    for alert in document:
         alert["when"] = {name: value for name, value in alert["when"].items() if value is not None}
-    return written
+    return document
 
 
 def flat_fields(given: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
-    """Fields of a policy, the members of its groups by dotted name."""
+    """The fields of a policy; fields of its groups by dotted name."""
     for name, value in given.items():
         if name in _GROUPS:
             members = (
@@ -220,9 +222,9 @@ def flat_fields(given: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
 
 
 def _whole(given: dict[str, Value], inherited: Mapping[str, Value]) -> dict[str, Value]:
-    """How an overload mark comes about is said by one layer: what gives `overload` or `overload_seconds` (or the ratio)
-    leaves nothing of what it inherits of the other and of its bounds. A bare `overload_seconds` inherits `overload`,
-    which holds until the rate is known."""
+    """The fields of a layer, completed where it decides an overload mark: one layer alone decides it. A layer that sets
+    `overload`, `overload_seconds` or the ratio therefore resets what it inherits of the other fields and of the bounds.
+    A layer with `overload_seconds` alone still inherits `overload`, which holds until the rate is known."""
     for signal, names in _FOLLOWING.items():
         if f"{signal}.overload" in given or names[0] in given:
             given = {name: None for name in names if inherited[name] is not None} | given
@@ -244,20 +246,20 @@ def _number(value: Value) -> float:
     return value
 
 
-def _without_override(document: object, path: str, found: Problems) -> object:
-    """An override is no field of a policy: one in there would not reach what another policy governs. `null`, as an
-    effective policy shows it, is none."""
+def _without_override(document: object, path: str, problems: Problems) -> object:
+    """The document without `override`, which is a problem unless it is `null` (as an effective policy shows it): an
+    override in a policy would not reach subjects that another policy governs."""
     if not isinstance(document, Mapping) or "override" not in document:
         return document
     if document["override"] is not None:
-        found.add(
+        problems.add(
             join_path(path, "override"),
-            "has no place in a policy; an override is a key of its own in the policy bucket, `=override.<encoded "
+            "must not be in a policy. An override has its own key in the policy bucket, `=override.<encoded "
             "subject or pattern>`: run `nats-backpressure override SUBJECT open|reject --for 10m`",
         )
     return {name: value for name, value in document.items() if name != "override"}
 
 
-def _add(found: Problems, path: str, message: str | None) -> None:
+def _add(problems: Problems, path: str, message: str | None) -> None:
     if message is not None:
-        found.add(path, message)
+        problems.add(path, message)

@@ -1,6 +1,6 @@
-"""From a plain value that nobody vouches for (YAML, JSON) to frozen Structs, with every mistake named by its path.
+"""Validates untrusted YAML or JSON values and converts them to frozen Structs; every problem is reported with its path.
 
-msgspec itself stops at the first mistake; whoever edits a file wants them all. The walk follows the types, never the
+msgspec itself stops at the first problem; anyone who edits a file wants them all. The walk follows the types, never the
 value, so a hostile document can neither nest deeper than the types do nor be walked where nothing is expected.
 """
 
@@ -18,16 +18,16 @@ T = TypeVar("T", bound=Struct)
 Suggest = Callable[[str, Sequence[str]], str | None]
 
 LIMIT: Final = 50
-"""Problems told in full; the rest is only counted."""
+"""Problems that are listed; the others are only counted."""
 LARGEST: Final = 2**53
-"""Numbers beyond this lose whole units on their way through other people's JSON."""
+"""Larger whole numbers are rounded by many JSON libraries."""
 LONGEST_SHOWN: Final = 60
-"""Characters of something from the document that are repeated in a message."""
+"""Characters of a text from the document that a message repeats."""
 BAD: Final = object()
 
 
 class Problem(Struct, frozen=True):
-    """One mistake: where (`policies[0].pending.warn`, empty for the whole document) and which rule it breaks."""
+    """One problem: where it is (`policies[0].pending.warn`, empty for the whole document), and which rule is broken."""
 
     path: str
     message: str
@@ -38,9 +38,9 @@ class Problem(Struct, frozen=True):
 
 
 class Problems:
-    """The mistakes in the order they were found: the first LIMIT in full, the others counted.
+    """Problems in the order in which they were problems: the first LIMIT in full, the others counted.
 
-    `suggest` may name the known key that an unknown one was meant to be.
+    `suggest` returns the known key that an unknown one was probably meant to be, or None.
     """
 
     def __init__(self, suggest: Suggest = lambda key, known: None) -> None:
@@ -57,40 +57,42 @@ class Problems:
             self._first.append(Problem(path, message))
 
     def has_path(self, path: str) -> bool:
-        """Whether something told is wrong just there."""
+        """Whether there is a problem at exactly this path."""
         return any(problem.path == path for problem in self._first)
 
     def listed(self) -> tuple[Problem, ...]:
+        """The first LIMIT problems, and one more that counts the others."""
         more = self._count - LIMIT
         return (*self._first, Problem("", f"and {more} more problems")) if more > 0 else tuple(self._first)
 
 
-def read_struct(cls: type[T], value: object, path: str, found: Problems) -> T | None:
-    """`value` as a `cls`, or None after saying everything that is wrong with it."""
-    before = len(found)
-    given = _walk(_shape(cls), value, path, found, partial=False)
-    return cast(T, given) if len(found) == before else None
+def read_struct(cls: type[T], value: object, path: str, problems: Problems) -> T | None:
+    """`value` as a `cls`, or None after adding every problem with it."""
+    before = len(problems)
+    given = _walk(_shape(cls), value, path, problems, partial=False)
+    return cast(T, given) if len(problems) == before else None
 
 
-def read_with_defaults(cls: type[T], value: object, path: str, found: Problems) -> T:
+def read_with_defaults(cls: type[T], value: object, path: str, problems: Problems) -> T:
     """Like `read_struct`, with the default for each field that is wrong or missing, so that the rest can be checked."""
-    given = _fields(_shape(cls), value, path, found, partial=False)
+    given = _fields(_shape(cls), value, path, problems, partial=False)
     return cls(**{name: item for name, item in given.items() if item is not BAD})
 
 
-def read_partial(cls: type[Struct], value: object, path: str, found: Problems) -> dict[str, Any]:
-    """Only what `value` gives of the fields of `cls`, nested Structs as dicts: nothing is required, no default set."""
-    given = _walk(_shape(cls), value, path, found, partial=True)
+def read_partial(cls: type[Struct], value: object, path: str, problems: Problems) -> dict[str, Any]:
+    """Only the fields of `cls` that `value` sets, nested Structs as dicts: nothing is required, no default is added."""
+    given = _walk(_shape(cls), value, path, problems, partial=True)
     return {} if given is BAD else given
 
 
 def join_path(path: str, key: str) -> str:
+    """The path of `key` in the mapping at `path`."""
     return f"{path}.{key}" if path else key
 
 
 def shorten(text: str, longest: int = LONGEST_SHOWN) -> str:
-    """Something from outside, fit for one line of text."""
-    # `ascii` leaves nothing that a terminal or a log could take for more than text.
+    """A text from outside as one printable line, cut to `longest` characters."""
+    # `ascii` leaves no control sequence for a terminal or a log.
     text = ascii(text[: longest + 1])[1:-1]
     return text if len(text) <= longest else text[:longest] + "..."
 
@@ -100,22 +102,22 @@ def _shape(cls: type[Struct]) -> inspect.Type:
     return inspect.type_info(cls)
 
 
-def _walk(shape: inspect.Type, value: object, path: str, found: Problems, partial: bool) -> Any:
+def _walk(shape: inspect.Type, value: object, path: str, problems: Problems, partial: bool) -> Any:
     match shape:
         case inspect.StructType():
-            return _struct(shape, value, path, found, partial)
+            return _struct(shape, value, path, problems, partial)
         case inspect.VarTupleType():
-            return _sequence(shape, value, path, found)
+            return _sequence(shape, value, path, problems)
         case inspect.UnionType():
             if value is None and shape.includes_none:
                 return None
-            # What may be null is one value, given or not: no part of it is inherited.
-            return _walk(_other_than_none(shape), value, path, found, partial=False)
+            # A nullable field is set as a whole or not at all: no part of it is inherited.
+            return _walk(_other_than_none(shape), value, path, problems, partial=False)
         case inspect.EnumType():
-            return _member(shape.cls, value, path, found)
+            return _member(shape.cls, value, path, problems)
     message = _leaf(shape, value)
     if message is not None:
-        found.add(path, message)
+        problems.add(path, message)
         return BAD
     return value
 
@@ -124,41 +126,41 @@ def _other_than_none(shape: inspect.UnionType) -> inspect.Type:
     return next(t for t in shape.types if not isinstance(t, inspect.NoneType))
 
 
-def _struct(shape: inspect.StructType, value: object, path: str, found: Problems, partial: bool) -> Any:
+def _struct(shape: inspect.StructType, value: object, path: str, problems: Problems, partial: bool) -> Any:
     if not isinstance(value, Mapping):
-        found.add(path, f"must be a mapping, not {_kind(value)}")
+        problems.add(path, f"must be a mapping, not {_kind(value)}")
         return BAD
-    given = _fields(shape, value, path, found, partial)
+    given = _fields(shape, value, path, problems, partial)
     if partial:
         return {name: item for name, item in given.items() if item is not BAD}
     missing = [f.encode_name for f in shape.fields if f.required and f.name not in given]
     for name in missing:
-        found.add(join_path(path, name), "is missing")
+        problems.add(join_path(path, name), "is missing")
     if missing or any(item is BAD for item in given.values()):
         return BAD
     try:
         return shape.cls(**given)
-    except ValueError as broken:  # a rule of its own, between its fields
-        found.add(path, str(broken))
+    except ValueError as broken:  # a rule between its fields, in __post_init__
+        problems.add(path, str(broken))
         return BAD
 
 
-def _fields(shape: inspect.Type, value: object, path: str, found: Problems, partial: bool) -> dict[str, Any]:
-    """What a mapping gives of the fields of a Struct, BAD where it is wrong."""
+def _fields(shape: inspect.Type, value: object, path: str, problems: Problems, partial: bool) -> dict[str, Any]:
+    """The fields of a Struct that a mapping sets, BAD where the value is wrong."""
     assert isinstance(shape, inspect.StructType)
     if not isinstance(value, Mapping):
-        found.add(path, f"must be a mapping, not {_kind(value)}")
+        problems.add(path, f"must be a mapping, not {_kind(value)}")
         return {}
-    # A field of a type that no document can carry (a secret) is none of the document's fields.
+    # A field whose type no document can have (a secret) is not a field of the document.
     fields = {f.encode_name: f for f in shape.fields if not _undocumented(f.type)}
     given: dict[str, Any] = {}
     for key, item in value.items():
         if not isinstance(key, str):
-            found.add(path, f"keys must be text, not {_kind(key)}")
+            problems.add(path, f"keys must be text, not {_kind(key)}")
         elif (field := fields.get(key)) is None:
-            _unknown(key, path, list(fields), found)
+            _unknown(key, path, list(fields), problems)
         else:
-            given[field.name] = _walk(field.type, item, join_path(path, key), found, partial)
+            given[field.name] = _walk(field.type, item, join_path(path, key), problems, partial)
     return given
 
 
@@ -167,28 +169,28 @@ def _undocumented(shape: inspect.Type) -> bool:
     return any(isinstance(kind, inspect.CustomType) for kind in kinds)
 
 
-def _unknown(key: str, path: str, known: Sequence[str], found: Problems) -> None:
-    meant = found.suggest(key[:LONGEST_SHOWN], known)
-    found.add(join_path(path, shorten(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
+def _unknown(key: str, path: str, known: Sequence[str], problems: Problems) -> None:
+    meant = problems.suggest(key[:LONGEST_SHOWN], known)
+    problems.add(join_path(path, shorten(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
 
 
-def _sequence(shape: inspect.VarTupleType, value: object, path: str, found: Problems) -> Any:
-    """A list, with each entry given whole."""
+def _sequence(shape: inspect.VarTupleType, value: object, path: str, problems: Problems) -> Any:
+    """A list; each entry must be complete."""
     if not isinstance(value, list | tuple):
-        found.add(path, f"must be a list, not {_kind(value)}")
+        problems.add(path, f"must be a list, not {_kind(value)}")
         return BAD
     if shape.min_length is not None and len(value) < shape.min_length:
-        found.add(path, "must not be empty")
+        problems.add(path, "must not be empty")
         return BAD
     if shape.max_length is not None and len(value) > shape.max_length:
-        found.add(path, f"must have at most {shape.max_length} entries, has {len(value)}")
+        problems.add(path, f"must have at most {shape.max_length} entries, has {len(value)}")
         return BAD
-    items = tuple(_walk(shape.item_type, item, f"{path}[{i}]", found, partial=False) for i, item in enumerate(value))
+    items = tuple(_walk(shape.item_type, item, f"{path}[{i}]", problems, partial=False) for i, item in enumerate(value))
     return BAD if any(item is BAD for item in items) else items
 
 
 def _leaf(shape: inspect.Type, value: object) -> str | None:
-    """What is wrong with a single value, if anything. Text is not repeated: it might be a secret in a wrong place."""
+    """The problem with a single value, if any. Text is not repeated: it could be a secret in the wrong place."""
     match shape:
         case inspect.BoolType():
             return None if isinstance(value, bool) else f"must be true or false, not {_kind(value)}"
@@ -204,14 +206,14 @@ def _leaf(shape: inspect.Type, value: object) -> str | None:
             return _text(shape, value) if isinstance(value, str) else f"must be text, not {_kind(value)}"
         case inspect.LiteralType():
             return None if isinstance(value, str) and value in shape.values else _not_one_of(shape.values, value)
-    raise TypeError(f"no document carries {shape}")
+    raise TypeError(f"a document cannot have a value of {shape}")
 
 
-def _member(cls: type[Enum], value: object, path: str, found: Problems) -> Any:
+def _member(cls: type[Enum], value: object, path: str, problems: Problems) -> Any:
     try:
         return cls(value)
     except ValueError:
-        found.add(path, _not_one_of((member.value for member in cls), value))
+        problems.add(path, _not_one_of((member.value for member in cls), value))
         return BAD
 
 
@@ -262,7 +264,7 @@ def _matching(pattern: str) -> Any:
 
 
 def _kind(value: object) -> str:
-    """What a value is, in the words of whoever wrote the document."""
+    """The kind of a value, as the author of the document would call it."""
     match value:
         case None:
             return "null"
