@@ -13,7 +13,7 @@ TIMES ?= 25
 SIDE_BY_SIDE := -n 4 --dist worksteal
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs test lint test-all test-slow test-containers test-versions bench-overload clean
+.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions bench-overload clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test: venv ## run the tests; needs nothing but Python (SEED=123: other examples)
 docs: venv ## write the generated parts of docs/ (settings, metrics, diagnoses, protocol) from the code
 	PYTHONPATH=. $(BIN)/python -m docs.generate
 	$(BIN)/nats-backpressure schema --out docs/schemas
+
+examples: venv ## record the examples of docs/protocol.md from a run on a real server, and write them into the page
+	$(BIN)/python -m tests.docs.examples
+	PYTHONPATH=. $(BIN)/python -m docs.generate
 
 lint: venv ## ruff and mypy
 	$(BIN)/ruff check .

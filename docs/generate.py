@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import NODEFAULT, Struct, to_builtins
+from msgspec import NODEFAULT, UNSET, Struct, to_builtins
 from msgspec import inspect as types
 
 from nats_backpressure.adapters.prometheus import definitions
@@ -40,6 +40,8 @@ ENVIRONMENT: Final = {
     "nats.tls.key_file": "NATS_KEY",
 }
 """Setting -> the environment variable that wins over it; a test compares the names with `config.nats.VARIABLES`."""
+WIDTH: Final = 120
+"""Columns of an example."""
 ELSEWHERE: Final = {"policies": "`[]`"}
 """Settings with a page of their own -> the default to show."""
 
@@ -66,6 +68,43 @@ def fields(path: str, *left_out: str) -> str:
     cls = getattr(import_module(f"nats_backpressure.{module}"), name)
     rows = ([f"`{f.encode_name}`", _default(f), _type(f.type), text] for f, text in _fields(cls, left_out))
     return table("field, default, type, meaning", rows)
+
+
+def message(path: str, *left_out: str) -> str:
+    """A table of the fields of a message, given as `module:Class`: name, type with bounds, description."""
+    module, _, name = path.partition(":")
+    cls = getattr(import_module(f"nats_backpressure.{module}"), name)
+    rows = ([f"`{f.encode_name}`", _type(f.type) + _absent(f), text] for f, text in _fields(cls, left_out))
+    return table("field, type, meaning", rows)
+
+
+def _absent(field: types.Field) -> str:
+    return "; may be absent" if field.default is UNSET else ""
+
+
+def example(name: str) -> str:
+    """One example of docs/examples.json, as JSON."""
+    examples = json.loads((DOCS / "examples.json").read_text())
+    return f"```json\n{_json(examples[name])}\n```"
+
+
+def _json(value: Any, indent: int = 0) -> str:
+    """JSON with everything on one line that fits into WIDTH."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if indent + len(flat) <= WIDTH or not isinstance(value, dict | list) or not value:
+        return flat
+    inner = indent + 1
+    if isinstance(value, list):
+        return "[" + f",\n{' ' * inner}".join(_json(each, inner) for each in value) + "]"
+    lines: list[str] = []
+    for name, each in value.items():
+        member = f"{json.dumps(name)}: "
+        text = member + _json(each, inner + len(member) if not isinstance(each, dict | list) else inner)
+        if lines and "\n" not in lines[-1] + text and inner + len(lines[-1]) + len(text) + 2 <= WIDTH:
+            lines[-1] += f", {text}"
+        else:
+            lines.append(text)
+    return "{" + f",\n{' ' * inner}".join(lines) + "}"
 
 
 def settings() -> str:
@@ -133,6 +172,10 @@ def _parsed(module: str) -> ast.Module:
     return ast.parse(inspect.getsource(import_module(module)))
 
 
+def _plain(kind: types.Type) -> types.Type:
+    return _plain(kind.type) if isinstance(kind, types.Metadata) else kind
+
+
 def _without_null(kind: types.Type) -> types.Type:
     while isinstance(kind, types.Metadata):
         kind = kind.type
@@ -145,9 +188,13 @@ def _without_null(kind: types.Type) -> types.Type:
 def _type(kind: types.Type, elsewhere: bool = False) -> str:
     """A type with its bounds, in words."""
     match kind:
-        case types.Metadata(type=inner):
-            return _type(inner, elsewhere)
+        case types.Metadata(type=inner, extra_json_schema=extra):
+            return "time" if (extra or {}).get("format") == "date-time" else _type(inner, elsewhere)
+        case types.DateTimeType():
+            return "time (with its zone)"
         case types.UnionType(types=each):
+            if any(isinstance(_plain(one), types.FloatType) for one in each):  # an integer is a number
+                each = tuple(one for one in each if not isinstance(_plain(one), types.IntType))
             return " or ".join("null" if isinstance(one, types.NoneType) else _type(one) for one in each)
         case types.BoolType():
             return "boolean"
@@ -228,7 +275,9 @@ def rule(name: str) -> str:
 
 
 PARTS: Final[dict[str, Callable[..., str]]] = {
+    "example": example,
     "fields": fields,
+    "message": message,
     "metrics": metrics,
     "rule": rule,
     "settings": settings,
