@@ -229,7 +229,7 @@ class Sidecar:
                     tasks.create_task(self._pulse(), name="pulse"),
                     tasks.create_task(self._observing.run(), name="observing connection"),
                     tasks.create_task(self._answer(), name="answering connection"),
-                    tasks.create_task(self._past.remember(), name="remember events"),
+                    tasks.create_task(self._past.load_recent_events(), name="load events"),
                 ]
                 service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
                 await stop.wait()

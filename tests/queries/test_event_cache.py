@@ -11,13 +11,13 @@ from tests.fakes.event_log import SUBJECT, T0, event, told
 
 
 def seqs(history: EventCache, subject: str = SUBJECT) -> list[int]:
-    return [found.seq for found in history.of(subject)]
+    return [found.seq for found in history.events_of(subject)]
 
 
 def filled(*events: int, **bounds: int) -> EventCache:
     history = EventCache(T0, **bounds)
     for seq in events:
-        history.keep(event(seq, T0 + 1000 * seq))
+        history.add(event(seq, T0 + 1000 * seq))
     return history
 
 
@@ -31,7 +31,7 @@ def test_what_is_told_is_kept_with_what_it_is_found_by() -> None:
 def test_an_event_seen_twice_is_kept_once() -> None:
     history = filled(1, 2, 3)
     for seq in (3, 1, 2):
-        history.keep(event(seq, T0 + 1000 * seq))
+        history.add(event(seq, T0 + 1000 * seq))
     assert seqs(history) == [1, 2, 3] and len(history) == 3 and history.complete_since(SUBJECT) == T0
 
 
@@ -71,7 +71,7 @@ def test_of_all_subjects_together_the_oldest_go_first() -> None:
     history = EventCache(T0, events=4)
     for n in range(1, 4):
         for subject in ("a", "b"):
-            history.keep(event(n, T0 + 10 * n, subject=subject))
+            history.add(event(n, T0 + 10 * n, subject=subject))
     assert (seqs(history, "a"), seqs(history, "b")) == ([2, 3], [2, 3])
     assert history.complete_since("a") == history.complete_since("c") == T0 + 11
 
@@ -85,7 +85,7 @@ def test_nothing_is_remembered_of_subjects_of_which_nothing_is_kept() -> None:
     history = EventCache(T0, per_subject=2, events=10)
     for n in range(1000):
         for seq in (1, 2, 3):
-            history.keep(event(seq, T0 + n, subject=f"s.{n}"))
+            history.add(event(seq, T0 + n, subject=f"s.{n}"))
     assert len(history) == 10 and len(history._of) == len(history._floors) == 5
 
 
@@ -96,27 +96,27 @@ def test_one_that_was_not_heard_is_a_beginning() -> None:
 
 def test_numbering_goes_on_in_a_new_epoch() -> None:
     history = filled(1, 2)
-    history.keep(event(3, T0 + 3000, epoch="f"))
+    history.add(event(3, T0 + 3000, epoch="f"))
     assert seqs(history) == [1, 2, 3] and history.complete_since(SUBJECT) == T0
 
 
 def test_numbering_begun_anew_forgets_what_the_stream_has_lost_too() -> None:
     history = filled(1, 2, 3)
-    history.keep(event(1, T0 + 9000, epoch="f"))
-    assert [(e.epoch, e.seq) for e in history.of(SUBJECT)] == [("f", 1)]
+    history.add(event(1, T0 + 9000, epoch="f"))
+    assert [(e.epoch, e.seq) for e in history.events_of(SUBJECT)] == [("f", 1)]
 
 
 def test_what_was_read_comes_before_what_was_told_meanwhile() -> None:
     history = EventCache(T0 + 3500)
     for seq in (4, 5):
-        history.keep(event(seq, T0 + 1000 * seq))
+        history.add(event(seq, T0 + 1000 * seq))
     older = EventCache(0)
     for seq in (2, 3, 4):
-        older.keep(event(seq, T0 + 1000 * seq))
-    older.completed(T0 - 1)
-    history.adopt(older)
+        older.add(event(seq, T0 + 1000 * seq))
+    older.set_complete_since(T0 - 1)
+    history.merge_older(older)
     assert seqs(history) == [2, 3, 4, 5] and history.complete_since(SUBJECT) == T0 - 1
-    history.keep(event(6, T0 + 6000))
+    history.add(event(6, T0 + 6000))
     assert seqs(history)[-1] == 6
 
 
@@ -124,10 +124,10 @@ def test_what_was_read_comes_before_what_was_told_meanwhile() -> None:
 def test_whatever_comes_in_no_subject_has_a_hole_and_no_bound_is_passed(given: list[tuple[str, int, str]]) -> None:
     history = EventCache(0, per_subject=3, events=5)
     for n, (subject, seq, epoch) in enumerate(given):
-        history.keep(event(seq, T0 + n, subject=subject, epoch=epoch))
+        history.add(event(seq, T0 + n, subject=subject, epoch=epoch))
     kept_ = {subject: seqs(history, subject) for subject in "ab"}
     for found in kept_.values():
         assert found == list(range(found[0], found[0] + len(found))) if found else True
         assert len(found) <= 3
     assert len(history) == sum(map(len, kept_.values())) <= 5
-    assert history._size == sum(len(e.body) for s in "ab" for e in history.of(s))
+    assert history._size == sum(len(e.body) for s in "ab" for e in history.events_of(s))

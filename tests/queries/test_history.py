@@ -56,7 +56,7 @@ class Window:
         self.stream = FakeEventLog(stored)
         self.history = EventCache(T0)
         for each in self.stream.stored[len(self.stream.stored) - recent :] if recent else ():
-            self.history.keep(each)
+            self.history.add(each)
         self.book = book or WrittenBook(subject(member()))
         self.clock = Clock()
         self.past = HistoryQueries(DecisionService(self.book), self.book, self.history, self.stream, self.clock)
@@ -105,7 +105,7 @@ async def test_events_are_the_same_wherever_they_are_read(
 
 async def test_a_question_inside_what_is_complete_reads_nothing() -> None:
     window = Window(*HOURS)
-    await window.past.remember()
+    await window.past.load_recent_events()
     assert (await window.events())[0] == list(range(30, 6, -1)) and window.stream.asked == []
     assert (await window.events(since=when(-90_001)))[0] == list(range(30, 5, -1)) and len(window.stream.asked) == 1
 
@@ -129,8 +129,8 @@ async def test_what_another_replica_told_is_read_from_the_stream(recent: int) ->
     window = Window(*HOURS, book=WrittenBook(replace(state, record=replace(record, seq=31))))
     early = EventCache(T0 - 9 * DAY)
     for each in window.stream.stored[:recent]:
-        early.keep(each)
-    window.history.adopt(early)
+        early.add(each)
+    window.history.merge_older(early)
     assert await window.events() == (list(range(30, 6, -1)), False)
     assert [asked.before for asked in window.stream.asked] == [None]
 
@@ -141,7 +141,7 @@ async def test_an_event_is_handed_on_as_it_was_told() -> None:
     assert msgspec.json.encode(found.events) == b"[" + HOURS[-1] + b"]"
 
 
-MOVES = [
+STATUS_CHANGES = [
     ago(600, 1, "warning"),
     ago(500, 2, "active", was="warning"),
     ago(450, 3, "active", was="active", type="alert_firing"),
@@ -153,7 +153,7 @@ MOVES = [
 
 @pytest.mark.parametrize("recent", [0, 2, 6], ids=["from the stream", "from both", "from memory"])
 async def test_a_transition_says_how_long_what_was_had_lasted(recent: int) -> None:
-    assert await Window(*MOVES, recent=recent).moves() == (
+    assert await Window(*STATUS_CHANGES, recent=recent).moves() == (
         [
             ("active", "warning", 200_000),
             ("inactive", "active", 100_000),
@@ -166,13 +166,13 @@ async def test_a_transition_says_how_long_what_was_had_lasted(recent: int) -> No
 
 
 async def test_the_oldest_of_a_page_knows_how_long_it_had_lasted_too() -> None:
-    window = Window(*MOVES)
+    window = Window(*STATUS_CHANGES)
     assert await window.moves(2) == ([("active", "warning", 200_000), ("inactive", "active", 100_000)], True)
     assert await window.moves(5) == (await window.moves(100))
 
 
 async def test_where_one_in_between_is_gone_nobody_knows_how_long() -> None:
-    window = Window(MOVES[0], *MOVES[3:])
+    window = Window(STATUS_CHANGES[0], *STATUS_CHANGES[3:])
     assert [held for _, _, held in (await window.moves())[0]] == [200_000, 100_000, None, None]
 
 
@@ -284,7 +284,7 @@ def test_windows_count_events_and_tell_what_was_measured() -> None:
     state = subject(member())
     assert state.record is not None
     told = replace(state.record, totals=Totals(2, 1, 2, NOW.wall - 100))
-    window = Window(*MOVES, recent=6, book=Watched(replace(state, record=told)))
+    window = Window(*STATUS_CHANGES, recent=6, book=Watched(replace(state, record=told)))
     found = msgspec.to_builtins(window.past.metrics(SUBJECT, MetricsRequest(("2m", "1h")), NOW))
     totals = [found[f"{kind}_events"] for kind in ("total", "active", "warning", "recovery")]
     assert totals == [5, 2, 1, 2] and found["last_event_time"] == "2025-12-31T23:58:20.000Z"
@@ -322,19 +322,19 @@ async def test_what_was_told_is_remembered_once_it_is_told() -> None:
 async def test_memory_is_filled_again_until_it_succeeds() -> None:
     window = Window(*HOURS)
     window.stream.failing = 12
-    await window.past.remember()
+    await window.past.load_recent_events()
     assert window.clock.slept == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60])
-    assert [e.seq for e in window.history.of(SUBJECT)] == list(range(7, 31))
+    assert [e.seq for e in window.history.events_of(SUBJECT)] == list(range(7, 31))
     assert window.history.complete_since(SUBJECT) == T0 - DAY
 
 
 async def test_a_pass_that_does_not_end_in_time_is_followed_by_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "LEAST_RECALLED", 2)
+    monkeypatch.setattr(rooms, "FEWEST_LOADED", 2)
     monkeypatch.setattr(rooms, "EVENTS", 40)
     window = Window(*HOURS)
     window.stream.longest, window.stream.failing = 6, 1
-    await window.past.remember()
-    assert [e.seq for e in window.history.of(SUBJECT)] == [26, 27, 28, 29, 30]
+    await window.past.load_recent_events()
+    assert [e.seq for e in window.history.events_of(SUBJECT)] == [26, 27, 28, 29, 30]
     assert (await window.events())[0] == list(range(30, 6, -1)) and len(window.stream.asked) == 1
 
 
@@ -358,7 +358,7 @@ async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
         for seq in range(1, 41):
             await telling.publish(replace(stored_samples.event(seq), at=(T0 - 5000 + seq) / 1000))
         second, _ = process()
-        await second.remember()
+        await second.load_recent_events()
         for ask in (
             lambda past: past.events(stored_samples.SUBJECT, EventsRequest(), NOW),
             lambda past: past.events(stored_samples.SUBJECT, EventsRequest(limit=7), NOW),
@@ -370,5 +370,5 @@ async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
         await nc.jetstream().purge_stream(stored_samples.NAMES.events_stream)
         assert len((await second.events(stored_samples.SUBJECT, EventsRequest(), NOW)).events) == 40
         third, _ = process()
-        await third.remember()
+        await third.load_recent_events()
         assert (await third.events(stored_samples.SUBJECT, EventsRequest(), NOW)).events == ()

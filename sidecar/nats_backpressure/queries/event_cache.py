@@ -1,4 +1,4 @@
-"""The recent events of all subjects, in memory: the newest ones, without a hole, from a known moment on."""
+"""The newest events of all subjects, in memory, without a gap since a known time; and the parser of stored events."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.runtime.ports import CachedEvent
 
 PER_SUBJECT = 256
-"""Events kept of one subject; its oldest goes first."""
+"""Most events of one subject; beyond, its oldest is dropped."""
 EVENTS, BYTES = 100_000, 64 * 1024 * 1024
-"""Events kept of all subjects, and their encoded bytes (some 1.2 KB each); beyond either the oldest of all goes."""
+"""Most events of all subjects, and most encoded bytes (about 1.2 KB each); beyond either, the oldest is dropped."""
 LARGEST = 64 * 1024
-"""Bytes of an event; a larger one was not told by us."""
+"""Bytes of an event; a sidecar publishes none that is larger."""
 HIGHEST = 2**53
-"""No `seq` is as high: JSON numbers are exact below it."""
+"""Every `seq` is lower: JSON numbers are exact below it."""
 
 
 def parse_event(payload: bytes) -> CachedEvent | None:
-    """The event in a message; None for what is none of ours: anybody may have published it there."""
+    """The event in a message; None if it is not one of ours: anyone may publish on these subjects."""
     if len(payload) > LARGEST:
         return None
     if (event := read_message(payload, messages.Event)) is None:
@@ -31,7 +31,7 @@ def parse_event(payload: bytes) -> CachedEvent | None:
     at = timestamps.parse_rfc3339(event.timestamp)
     if at is None or not 0 < event.seq < HIGHEST or event.id != event_id(event.subject, event.epoch, event.seq):
         return None
-    # Encoded again: a field that was skipped above was not looked at, and may not even be UTF-8.
+    # Encoded again: unknown fields were skipped unread, and may not even be UTF-8.
     body = msgspec.json.encode(event)
     return CachedEvent(
         sys.intern(event.subject), sys.intern(event.type), event.epoch, event.seq, round(1000 * at), body
@@ -39,9 +39,9 @@ def parse_event(payload: bytes) -> CachedEvent | None:
 
 
 class EventCache:
-    """Complete from `since` (Unix ms) on: at first from the start of this process, once filled from long before.
+    """Complete since `since` (Unix ms): at first the start of this process, after loading older events much earlier.
 
-    It says what happened: a purge of the stream takes nothing away here. After a restart it is as if it never was.
+    A purge of the stream removes nothing here. After a restart only what the stream still has is loaded.
     """
 
     def __init__(self, since: int, per_subject: int = PER_SUBJECT, events: int = EVENTS, size: int = BYTES) -> None:
@@ -49,20 +49,20 @@ class EventCache:
         self._all: OrderedDict[tuple[str, str, int], CachedEvent] = OrderedDict()
         self._of: dict[str, deque[CachedEvent]] = {}
         self._floors: dict[str, int] = {}
-        """Later beginnings, of subjects that have reached their own bound; others share `since`."""
+        """Later times of completeness, for subjects that reached their own limit; the others share `since`."""
         self._size = 0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def keep(self, event: CachedEvent) -> None:
-        """Events come in the order of their `seq`; one that was kept before, or is older, changes nothing."""
+    def add(self, event: CachedEvent) -> None:
+        """Events come in the order of their `seq`; one that was added before, or is older, changes nothing."""
         own = self._of.get(event.subject)
         if own and event.seq != own[-1].seq + 1:
             known = (event.subject, event.epoch, event.seq) in self._all
             if event.seq <= own[-1].seq and (known or event.epoch == own[-1].epoch):
                 return
-            # One in between was not heard here, or the numbering was begun anew: what came before is not joined to it.
+            # An event in between is missing here, or the numbering started again: the earlier ones do not connect.
             self._drop(event.subject)
             self._floors[event.subject] = event.at + 1
         own = self._of.setdefault(event.subject, deque())
@@ -71,22 +71,22 @@ class EventCache:
         self._size += len(event.body)
         self._trim(own)
 
-    def of(self, subject: str) -> tuple[CachedEvent, ...]:
-        """What is kept of a subject, the oldest first, without a hole."""
+    def events_of(self, subject: str) -> tuple[CachedEvent, ...]:
+        """The events of a subject, the oldest first, without a gap."""
         return tuple(self._of.get(subject, ()))
 
     def complete_since(self, subject: str) -> int:
-        """Unix milliseconds from which on everything told of the subject is here."""
+        """Unix milliseconds since which every event of the subject is here."""
         return max(self._since, self._floors.get(subject, 0))
 
-    def completed(self, since: int) -> None:
-        """Everything told since then was kept here, or had to go again for a bound."""
+    def set_complete_since(self, since: int) -> None:
+        """Every event since then was added, even if some were dropped at a limit."""
         self._since = max(since, self._since)
 
-    def adopt(self, older: EventCache) -> None:
-        """Take over what was read from the stream, and after it what was told here meanwhile."""
+    def merge_older(self, older: EventCache) -> None:
+        """Put the events that were read from the stream before those that were added here since."""
         for event in self._all.values():
-            older.keep(event)
+            older.add(event)
         self._since, self._size = older._since, older._size
         self._all, self._of, self._floors = older._all, older._of, older._floors
 
@@ -98,7 +98,7 @@ class EventCache:
             self._remove(oldest)
         while len(self._all) > events or self._size > size:
             oldest = next(iter(self._all.values()))
-            # For all subjects, so that nothing is remembered of those of which nothing is kept.
+            # For all subjects, so that a subject without events needs no entry.
             self._since = max(self._since, oldest.at + 1)
             self._remove(oldest)
 
@@ -107,7 +107,7 @@ class EventCache:
             self._remove(event)
 
     def _remove(self, oldest: CachedEvent) -> None:
-        """The oldest of its subject, and so the first of it in both orders."""
+        """Remove the oldest event of a subject."""
         self._all.pop((oldest.subject, oldest.epoch, oldest.seq))
         self._size -= len(oldest.body)
         own = self._of[oldest.subject]

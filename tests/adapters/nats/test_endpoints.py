@@ -25,7 +25,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.answers import answers
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache
-from nats_backpressure.queries.history import AT_ONCE, HistoryQueries
+from nats_backpressure.queries.history import CONCURRENT_READS, HistoryQueries
 from nats_backpressure.runtime.ports import EventPage, EventQuery
 from tests.conftest import StartServer
 from tests.fakes.event_log import T0, FakeEventLog, event, told
@@ -135,7 +135,7 @@ def past_of(stream: FakeEventLog) -> HistoryQueries:
     """Of one subject that is watched, of which nothing is in memory but what came last."""
     book = WrittenBook(watched(member()))
     history = EventCache(T0)
-    history.keep(event(900, T0, subject=SUBJECT))
+    history.add(event(900, T0, subject=SUBJECT))
     return HistoryQueries(DecisionService(book), book, history, stream, Clock())
 
 
@@ -574,7 +574,7 @@ async def test_of_what_nobody_watches_there_is_no_past(asker: Asker, endpoint: s
 
 async def test_only_so_many_read_the_stream_at_once_and_hold_up_nobody_else(asker: Asker) -> None:
     asker.stream.let.clear()
-    waiting = [asyncio.ensure_future(asker.answer(EVENTS, OLDER)) for _ in range(AT_ONCE)]
+    waiting = [asyncio.ensure_future(asker.answer(EVENTS, OLDER)) for _ in range(CONCURRENT_READS)]
     for _ in waiting:
         await asker.stream.arrived.acquire()
     assert (await asker.error(EVENTS, OLDER))[0] == "429"
