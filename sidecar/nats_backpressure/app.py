@@ -32,7 +32,7 @@ from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListene
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
-from nats_backpressure.adapters.nats.resources import Resources, captors
+from nats_backpressure.adapters.nats.resources import Resources, streams_that_store
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
@@ -300,7 +300,7 @@ class Sidecar:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _captors(self, subject: str) -> Sequence[str]:
-        return captors(self._looks, subject)
+        return streams_that_store(self._looks, subject)
 
     def _truth(self) -> Readiness:
         swept = self._service.registry.swept_at

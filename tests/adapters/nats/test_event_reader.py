@@ -402,12 +402,13 @@ async def test_however_the_events_lie_the_newest_of_those_wanted_are_found(
     wanted = EventQuery(SUBJECT, limit, until=None if until is None else T0 + 1000 * until, before=before)
     search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data))  # type: ignore[arg-type]
     try:
-        whole = await search.run(1, place + 50_000)
+        await search.run(1, place + 50_000)
+        whole = True
     except _EnoughRead:
         whole = False
     last = min(len(gaps), len(gaps) if until is None else until, len(gaps) if before is None else before - 1)
     expected = list(range(last, 0, -1))
-    assert seqs(search.found) == expected[:limit] and whole == (len(expected) <= limit)
+    assert seqs(search.matches) == expected[:limit] and whole == (len(expected) <= limit)
     assert shelf.reads < READS
 
 
@@ -421,4 +422,5 @@ async def test_a_replica_whose_clock_is_behind_hides_no_event(many: bool) -> Non
         (EventQuery(SUBJECT, 9, since=T0 + 19_000), [2]),
     ):
         search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data))  # type: ignore[arg-type]
-        assert await search.run(1, 4) and seqs(search.found) == expected
+        await search.run(1, 4)
+        assert seqs(search.matches) == expected

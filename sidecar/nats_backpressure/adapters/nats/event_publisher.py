@@ -101,7 +101,7 @@ class JetStreamEventPublisher:
                 return body
             if step is PublishStep.CONFLICT:
                 raise PublishConflict(outbox.next_base(mine, await self._top(event.subject)))
-        raise Unavailable(f"{event.id}: others write there all the time")
+        raise Unavailable(f"{event.id}: other programs publish on its subject all the time")
 
     async def publish_rejection(self, subject: str, rejection: Rejection, at: float) -> None:
         """No state numbers the events of such a key: it gets the number after what was last published there."""
@@ -117,34 +117,34 @@ class JetStreamEventPublisher:
             raise Unavailable(f"{subject[:80]}: another program published there meanwhile; retry") from None
 
     async def _look(self, event: Event, mine: OwnEvent) -> tuple[PublishStep, StoredPosition]:
-        """What the stream says of an event, and the newest message on its subject."""
+        """The next step for an event by what the stream holds, and the newest message on its subject."""
         subject = self._names.event(event.type.value, event.subject)
         top = await self._top(event.subject)
         newest = await self._newest(subject)
         if newest is None:
             return outbox.step_before_publish(mine, StoredPosition(), top), StoredPosition()
-        placed = _placed(newest, event.subject)
-        step = outbox.step_before_publish(mine, placed, top)
+        stored = _stored(newest, event.subject)
+        step = outbox.step_before_publish(mine, stored, top)
         if step is PublishStep.SEARCH:
-            step = outbox.step_after_search(mine, await self._search(subject, event, placed.stream_seq), top)
-        return step, placed
+            step = outbox.step_after_search(mine, await self._search(subject, event, stored.stream_seq), top)
+        return step, stored
 
     async def _search(self, subject: str, event: Event, place: int) -> StoredPosition | None:
-        """The first event on this subject whose `seq` is not below ours; the stream can only be walked forwards."""
+        """The first event on this subject whose `seq` is not below ours; the stream can only be read forwards."""
         back = 8
         while (start := max(1, place - back)) > 1:
-            found = await self._next(subject, start)
-            if found is not None and 0 < _placed(found, event.subject).seq < event.seq:
+            message = await self._next(subject, start)
+            if message is not None and 0 < _stored(message, event.subject).seq < event.seq:
                 break
             back *= 2
         for _ in range(STEPS):
-            found = await self._next(subject, start)
-            if found is None:
+            message = await self._next(subject, start)
+            if message is None:
                 return None
-            placed = _placed(found, event.subject)
-            if placed.seq >= event.seq:
-                return placed
-            start = placed.stream_seq + 1
+            stored = _stored(message, event.subject)
+            if stored.seq >= event.seq:
+                return stored
+            start = stored.stream_seq + 1
         raise Unavailable(f"{event.id}: not found among {STEPS} messages")
 
     async def _publish_at(self, place: int, event: Event, rendered: messages.Event) -> tuple[PublishStep, bytes]:
@@ -231,7 +231,7 @@ def _shorter(whole: messages.Event) -> Iterator[messages.Event]:
     yield replace(whole, reasons=reasons, metrics=messages.Metrics(), thresholds=None)
 
 
-def _placed(message: Message, subject: str) -> StoredPosition:
+def _stored(message: Message, subject: str) -> StoredPosition:
     event = _read(message, subject)
     return StoredPosition(message.seq, event.id, event.seq, event.timestamp)
 
@@ -239,8 +239,8 @@ def _placed(message: Message, subject: str) -> StoredPosition:
 def _read(message: Message, subject: str) -> _StoredEvent:
     """An event without id and `seq` where the message is none of ours: any program may publish there."""
     try:
-        found = msgspec.json.decode(message.data, type=_StoredEvent)
+        event = msgspec.json.decode(message.data, type=_StoredEvent)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _StoredEvent()
-    known = 0 < found.seq < HIGHEST and found.id == event_id(subject, found.epoch, found.seq)
-    return found if known else _StoredEvent()
+    ours = 0 < event.seq < HIGHEST and event.id == event_id(subject, event.epoch, event.seq)
+    return event if ours else _StoredEvent()

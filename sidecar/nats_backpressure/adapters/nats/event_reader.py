@@ -1,4 +1,4 @@
-"""The events stream, read again: backwards for one subject, and once at the start for all that is recent."""
+"""Reads the events stream: backwards for one subject, and once at the start everything recent."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
 
 READS, READ_WITHIN = 512, 4.0
-"""Requests and seconds for one question; at either it is answered with what was found so far, and says so."""
+"""Requests and seconds for one query; at either limit it returns what it has, marked as incomplete."""
 PAGE_BYTES = 1024 * 1024
 """Encoded events after which a page is full: no reply holds more."""
 MANY, FEW = 256, 32
-"""Events in one stretch of the stream at most, where a request brings many and where it brings one."""
+"""The most events in one section of the stream, where one request returns many and where it returns one."""
 SKEW, STEP_BACK = 60_000, 5_000
-"""Milliseconds by which the clocks of whoever told events, and the server's, may be apart; and by which a subject's
-events may be out of the order of time, where another replica went on telling."""
-PASS_WITHIN, SILENCE = 30.0, 5.0
-"""Seconds for the pass at the start, and without a message in it."""
+"""Milliseconds by which the clocks of publishers and of the server may differ, and by which a subject's events may be
+out of time order where another replica continued publishing."""
+RECALL_WITHIN, SILENCE = 30.0, 5.0
+"""Seconds for the reading at the start, and in it without a message."""
 PULL = 500
-"""Messages asked for at once in the pass: no flood, whatever the stream holds."""
+"""Messages per pull in the reading at the start, so that a large stream is no flood."""
 
 
 class JetStreamEventReader:
-    """No consumer per question: making one costs the server more than reading does. Works from 2.9 on."""
+    """The EventReader on a stream. A query creates no consumer: that costs the server more than reading."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class JetStreamEventReader:
         kind = next(iter(wanted.types)) if len(wanted.types) == 1 else "*"
         search = _Search(self.batches, self._names.event(kind, wanted.subject), wanted, self._read)
         try:
-            whole = await search.run(info.state.first_seq, info.state.last_seq + 1)
+            await search.run(info.state.first_seq, info.state.last_seq + 1)
         except _EnoughRead:
-            whole = False
-        return EventPage(tuple(search.found), whole)
+            return EventPage(tuple(search.matches), whole=False)
+        return EventPage(tuple(search.matches), whole=True)
 
     async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         try:
-            async with asyncio.timeout(PASS_WITHIN):
+            async with asyncio.timeout(RECALL_WITHIN):
                 return await self._recall(since, most, take)
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"reading {self._stream}: {error or 'it took too long'}") from error
@@ -70,14 +70,14 @@ class JetStreamEventReader:
         info = await self._js.stream(self._stream)
         if info is None or info.state.messages == 0:
             return since
-        # What was told since then was stored later still, but by another clock.
+        # An event is stored after its own time, but by another clock.
         start = datetime.fromtimestamp(max(0, since - SKEW) / 1000, UTC).isoformat()
         name, left = await self._consumer(deliver_policy="by_start_time", opt_start_time=start)
         if left > most:
             place = max(1, info.state.last_seq + 1 - most)
             name, left = await self._consumer(deliver_policy="by_start_sequence", opt_start_seq=place)
             since = 0
-        async for raw in self._pulled(name, left):
+        async for raw in self._pull(name, left):
             since = since or int(1000 * raw.metadata.timestamp.timestamp()) + SKEW
             event = self._read(Message(raw.subject, raw.metadata.sequence.stream, raw.data, {}))
             if event is not None:
@@ -89,54 +89,54 @@ class JetStreamEventReader:
         name, created = await self._js.create_consumer(self._stream, f"{self._names.prefix}.event.>", **start)
         return name, created.num_pending
 
-    async def _pulled(self, name: str, left: int) -> AsyncIterator[Msg]:
+    async def _pull(self, name: str, left: int) -> AsyncIterator[Msg]:
         client = self._client()
         inbox = client.new_inbox()
-        answers = await client.subscribe(inbox)
+        replies = await client.subscribe(inbox)
         try:
             while left > 0:
                 n = min(PULL, left)
                 ask = msgspec.json.encode({"batch": n, "expires": int(SILENCE * 1e9)})
                 await client.publish(f"{self._js.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{name}", ask, reply=inbox)
                 for _ in range(n):
-                    raw = await answers.next_msg(timeout=SILENCE)
+                    raw = await replies.next_msg(timeout=SILENCE)
                     if (status := (raw.headers or {}).get("Status")) is not None:
-                        raise Unavailable(f"reading {self._stream}: it ended before its time, status {status}")
+                        raise Unavailable(f"reading {self._stream}: it ended early with status {status}")
                     yield raw
                     left = raw.metadata.num_pending
                     if left == 0:
                         break
         finally:
-            await answers.unsubscribe()
+            await replies.unsubscribe()
 
     def _read(self, message: Message) -> CachedEvent | None:
-        """The event in a message, if it is one of ours and where it belongs; anything else is counted."""
-        found = self._parse(message.data)
-        if found is not None and self._names.event(found.type, found.subject) == message.subject:
-            return found
+        """The event in a message if it is one of ours, on its own subject; anything else is counted."""
+        event = self._parse(message.data)
+        if event is not None and self._names.event(event.type, event.subject) == message.subject:
+            return event
         self._count("event_malformed")
         return None
 
 
 class _EnoughRead(Exception):
-    """The bounds of one question are reached."""
+    """A limit of one query is reached."""
 
 
 class _Search:
-    """One question. The stream can only be read forwards, so it is gone back in stretches that are each read forwards:
-    longer ones where there was little, shorter ones where there is more than fits."""
+    """One query. The stream can only be read forwards, so the search goes back in sections that are each read forwards:
+    longer ones where there were few events, shorter ones where there are more than fit."""
 
     def __init__(
         self, batches: BatchReader, subject: str, wanted: EventQuery, read: Callable[[Message], CachedEvent | None]
     ) -> None:
-        self.found: list[CachedEvent] = []
+        self.matches: list[CachedEvent] = []
         self._batches, self._subject, self._wanted, self._read = batches, subject, wanted, read
         self._reads = READS
         self._deadline = asyncio.get_running_loop().time() + READ_WITHIN
         self._size = 0
 
-    async def run(self, first: int, end: int) -> bool:
-        """Whether all that is wanted was found between two places, the second excluded."""
+    async def run(self, first: int, end: int) -> None:
+        """Search the stream sequences from `first` up to `end`, excluded. Raises _EnoughRead at a limit."""
         if self._wanted.until is not None or self._wanted.before is not None:
             end = await self._end(first, end)
         span, few = 0, 1
@@ -144,37 +144,36 @@ class _Search:
             most = MANY if self._batches.many else FEW
             span = span or most
             start = max(first, end - span)
-            stretch = await self._stretch(start, end, few, most)
-            if stretch is None:
+            section = await self._section(start, end, few, most)
+            if section is None:
                 span = max(1, (end - start) // 8)
                 continue
-            if self._take(stretch):
-                return True
-            end, few = start, len(stretch) + 1
-            span *= 4 if len(stretch) <= most // 4 else 1
-        return True
+            if self._add(section):
+                return
+            end, few = start, len(section) + 1
+            span *= 4 if len(section) <= most // 4 else 1
 
     async def _end(self, low: int, high: int) -> int:
-        """The place from which on all are too late: a subject's events are told in the order of `seq`, and of time."""
+        """The sequence from which on all are too late: events are published in the order of `seq` and time."""
         while low < high:
             middle = (low + high) // 2
-            found = await self._first(middle, high)
-            if found is None or self._late(found[1]):
+            first = await self._first(middle, high)
+            if first is None or self._late(first[1]):
                 high = middle
             else:
-                low = found[0] + 1
+                low = first[0] + 1
         return low
 
     async def _first(self, place: int, end: int) -> tuple[int, CachedEvent] | None:
-        """The first event between two places, and its own."""
+        """The stream sequence and the event of the first one in a range."""
         while messages := await self._next(place, end, 1):
             if (event := self._read(messages[0])) is not None:
                 return messages[0].seq, event
             place = messages[0].seq + 1
         return None
 
-    async def _stretch(self, place: int, end: int, n: int, most: int) -> list[CachedEvent] | None:
-        """The events between two places, the oldest first; None if there are more than fit in one stretch."""
+    async def _section(self, place: int, end: int, n: int, most: int) -> list[CachedEvent] | None:
+        """The events in a range, the oldest first; None if there are more than `most`."""
         events: list[CachedEvent] = []
         count = 0
         while messages := await self._next(place, end, n):
@@ -186,7 +185,7 @@ class _Search:
         return events
 
     async def _next(self, place: int, end: int, n: int) -> list[Message]:
-        """Up to `n` messages between two places; none only where none is left."""
+        """Up to `n` messages of a range; empty only if none is left."""
         if place >= end:
             return []
         if self._reads <= 0 or asyncio.get_running_loop().time() > self._deadline:
@@ -194,15 +193,16 @@ class _Search:
         self._reads -= 1
         return [message for message in await self._batches.next(self._subject, place, n) if message.seq < end]
 
-    def _take(self, stretch: list[CachedEvent]) -> bool:
-        """Keep what is wanted of a stretch; whether everything before it is too old. Raises _Enough on a full page."""
-        for event in reversed(stretch):
+    def _add(self, section: list[CachedEvent]) -> bool:
+        """Add the wanted events of a section; returns whether everything before it is too old. Raises _EnoughRead when
+        the page is full."""
+        for event in reversed(section):
             if self._wanted.has(event):
-                if len(self.found) == self._wanted.limit or self._size > PAGE_BYTES:
+                if len(self.matches) == self._wanted.limit or self._size > PAGE_BYTES:
                     raise _EnoughRead
-                self.found.append(event)
+                self.matches.append(event)
                 self._size += len(event.body)
-        return bool(stretch) and stretch[0].at < self._wanted.since - STEP_BACK
+        return bool(section) and section[0].at < self._wanted.since - STEP_BACK
 
     def _late(self, event: CachedEvent) -> bool:
         wanted = self._wanted

@@ -1,7 +1,7 @@
-"""Reads streams and consumers through the JetStream API: raw requests, decoded for what is used and nothing else.
+"""Reads all streams and consumers through the JetStream API, page by page, with raw requests.
 
-nats-py would show one page only, without `missing`, `offline` and `ts`. An item that cannot be so is left out and
-counted, and the rest of its page is kept; what a newer server adds is ignored.
+nats-py reads one page only, without `missing`, `offline` and `ts`. A malformed item is left out and counted, and the
+rest of its page is used; fields that a newer server adds are ignored.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from nats_backpressure.runtime.observations import (
 )
 
 PAGES_LIMIT = 400
-"""Pages of one list, of 256 members each; what lies beyond is not read and the reading is not complete."""
+"""Pages of one list, of 256 members each; further ones are not read, and the reading is incomplete."""
 CONCURRENT = 8
-"""Requests under way at once."""
+"""Requests at once."""
 TIMEOUT = 5.0
 """Seconds for one request; a list takes 4.0 s while a node of the cluster is down."""
 BURST = 0.2
-"""Seconds' worth of budget that may be spent at once after a pause."""
+"""Seconds of the budget that may be used at once after a pause."""
 STREAM_NOT_FOUND, CONSUMER_NOT_FOUND = 10059, 10014
 
 T = TypeVar("T")
@@ -57,27 +57,28 @@ class _Listed(Struct, Generic[T]):
     items: dict[str, tuple[T, Now]]
     missing: set[str]
     malformed: set[str]
-    """Names of those that cannot be so."""
+    """Names of the malformed items."""
     unnamed: int
-    """Of which not even the name can be read."""
+    """Malformed items whose name cannot be read."""
     complete: bool
-    took: float
+    seconds: float
+    """How long the requests took."""
 
 
 class Requester(Protocol):
-    """What is asked of the connection: `request` raises ports.Unavailable whatever kept the answer away."""
+    """The connection; `request` raises Unavailable if there is no reply for any reason."""
 
     epoch: int
 
-    def request(self, subject: str, payload: bytes, seconds: float) -> Awaitable[Answer]: ...
+    def request(self, subject: str, payload: bytes, seconds: float) -> Awaitable[Response]: ...
 
 
-class Answer(Protocol):
+class Response(Protocol):
     data: bytes
 
 
 class RequestBudget:
-    """So many requests a second, in the order in which they asked; a short burst after a pause."""
+    """At most `rate` requests per second, in the order of their calls; a short burst after a pause."""
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class RequestBudget:
         self._next = 0.0
 
     async def take(self) -> None:
+        """Return when the next request may be sent."""
         now = self._clock()
         mine = max(self._next, now - BURST)
         self._next = mine + self._gap
@@ -97,7 +99,7 @@ class RequestBudget:
 
 
 class JetStreamObserver:
-    """The Observer: each reading is of one connection, and raises StreamGone, ConsumerGone or Unavailable."""
+    """The Observer. A reading uses one connection; it raises StreamGone, ConsumerGone or Unavailable."""
 
     def __init__(
         self,
@@ -122,12 +124,12 @@ class JetStreamObserver:
         return StreamsReading(
             looks,
             listed.complete and not (listed.missing or listed.malformed or listed.unnamed),
-            listed.took,
+            listed.seconds,
             epoch,
         )
 
     async def consumers(self, stream: str) -> ConsumersReading:
-        """All pages first, then the stream: only so must what is pending be within what the stream holds."""
+        """All pages first, then the stream: in this order the pending messages are within what the stream holds."""
         async with self._one_connection() as epoch:
             listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", _CONSUMERS, lambda consumer: consumer.name)
             data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
@@ -135,7 +137,7 @@ class JetStreamObserver:
         samples = tuple(self._sample(stream, consumer, at) for consumer, at in listed.items.values())
         missing = tuple(sorted(listed.missing - listed.items.keys()))
         malformed = tuple(sorted(listed.malformed - listed.items.keys()))
-        took += listed.took
+        took += listed.seconds
         return ConsumersReading(look, samples, missing, listed.complete, malformed, took, epoch, listed.unnamed)
 
     async def consumer(self, key: ConsumerKey) -> Sample:
@@ -157,14 +159,14 @@ class JetStreamObserver:
             raise Unavailable("the connection was replaced during the reading")
 
     async def _list(self, op: str, kind: _ListKind[T], name_of: Callable[[T], str]) -> _Listed[T]:
-        """Page after page; one that changes under us is read to its end, and then not called complete."""
+        """Page after page; a list that changes meanwhile is read to its end, and is incomplete."""
         listed: _Listed[T] = _Listed({}, set(), set(), 0, False, 0.0)
         offset, first_total = 0, None
         for _ in range(PAGES_LIMIT):
             data, took, at = await self._ask(op, b'{"offset":%d}' % offset)
-            page, found, bad = self._page(kind, data)
-            listed.took += took
-            for item in found:
+            page, items, bad = self._page(kind, data)
+            listed.seconds += took
+            for item in items:
                 if NAME.fullmatch(name_of(item)):
                     listed.items[name_of(item)] = (item, at)
                 else:
@@ -174,40 +176,40 @@ class JetStreamObserver:
             listed.unnamed += bad.count(None)
             listed.missing |= {*(page.missing or ()), *(page.offline or ())}
             first_total = page.total if first_total is None else first_total
-            # Never from what we read: a page lacks what is missing. Never negative: that ends a 2.9.10 server.
-            offset += page.limit or len(found) + len(bad)
-            if offset >= page.total or not (found or bad or page.missing or page.offline):
+            # Not from the number of items: a page lacks missing ones. Never negative: that ends a 2.9.10 server.
+            offset += page.limit or len(items) + len(bad)
+            if offset >= page.total or not (items or bad or page.missing or page.offline):
                 seen = len(listed.items.keys() | listed.missing | listed.malformed) + listed.unnamed
                 listed.complete = seen == page.total == first_total
                 break
         return listed
 
     def _page(self, kind: _ListKind[T], data: bytes) -> tuple[ListPage[T] | ListPage[Raw], list[T], list[str | None]]:
-        """A page, its items, and the names of those that cannot be so (None where not even the name can be read)."""
+        """A page, its items, and the names of malformed ones (None if the name cannot be read either)."""
         try:
             page = kind.pages.decode(data)
             return page, page.streams or page.consumers or [], []
         except UNREADABLE:
-            items = self._decoded(_ITEMS, data)
-        found: list[T] = []
+            raw = self._decoded(_ITEMS, data)
+        items: list[T] = []
         bad: list[str | None] = []
-        for item in items.streams or items.consumers or []:
+        for item in raw.streams or raw.consumers or []:
             try:
-                found.append(kind.item.decode(item))
+                items.append(kind.item.decode(item))
             except UNREADABLE:
                 self._count("consumer_info_malformed")
                 bad.append(_name(item))
-        return items, found, bad
+        return raw, items, bad
 
     def _decoded(self, decoder: msgspec.json.Decoder[T], data: bytes) -> T:
         try:
             return decoder.decode(data)
         except UNREADABLE as error:
             self._count("consumer_info_malformed")
-            raise Unavailable(f"an answer that cannot be so: {str(error)[:120]}") from None
+            raise Unavailable(f"a malformed reply: {str(error)[:120]}") from None
 
     async def _ask(self, op: str, payload: bytes) -> tuple[bytes, float, Now]:
-        """The reply, how many seconds it took, and when it came. Raises if it says that there is none."""
+        """The reply, how many seconds it took, and when it came. Raises the error in it."""
         await self._budget.take()
         async with self._turn:
             started = self._clock.now().mono
@@ -216,9 +218,9 @@ class JetStreamObserver:
                 async with asyncio.timeout(self._timeout * 1.2):
                     answer = await self._connection.request(f"{self._prefix}.{op}", payload, self._timeout)
                 outcome = "error"
-                # Looked for first: to decode a page of 256 twice would be half of all our work.
+                # Searched as text first: decoding a page of 256 twice would be half of all our work.
                 if b'"error"' in answer.data and (error := self._decoded(_REPLY, answer.data).error):
-                    raise _said(error)
+                    raise _exception(error)
                 outcome = "ok"
             except (TimeoutError, ports.Unavailable) as cause:
                 raise Unavailable(str(cause)[:200] or "no answer in time") from None
@@ -229,7 +231,7 @@ class JetStreamObserver:
 
 
 class _ListKind(Generic[T]):
-    """How the members of a list are decoded: a page in one go, or each by itself."""
+    """The decoders of a list: for a whole page, and for each item."""
 
     def __init__(self, pages: msgspec.json.Decoder[ListPage[T]], item: msgspec.json.Decoder[T]) -> None:
         self.pages, self.item = pages, item
@@ -252,22 +254,22 @@ _CONSUMERS = _ListKind(msgspec.json.Decoder(ListPage[ConsumerInfo]), _CONSUMER)
 
 
 def _name(item: Raw) -> str | None:
-    """By what name a stream or consumer goes of which nothing else can be read."""
+    """The name of a stream or consumer of which nothing else can be read."""
     try:
-        found = msgspec.json.decode(item, type=_Nameable)
+        named = msgspec.json.decode(item, type=_Nameable)
     except UNREADABLE:
         return None
-    return found.name or found.config.name or None
+    return named.name or named.config.name or None
 
 
 def _token(name: str) -> str:
-    """A name as it may stand in a subject. Raises Unavailable: a wildcard here would ask for something else."""
+    """A name as a token of a subject. Raises Unavailable for others: a wildcard would request something else."""
     if not NAME.fullmatch(name):
-        raise Unavailable(f"no name of a stream or consumer: {name[:80]!r}")
+        raise Unavailable(f"not a name of a stream or consumer: {name[:80]!r}")
     return name
 
 
-def _said(error: ErrorInfo) -> Exception:
+def _exception(error: ErrorInfo) -> Exception:
     if error.code == 404 and error.err_code == STREAM_NOT_FOUND:
         return StreamGone(error.description[:120])
     if error.code == 404 and error.err_code == CONSUMER_NOT_FOUND:
