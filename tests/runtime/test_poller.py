@@ -6,18 +6,17 @@ from nats_backpressure.core.model import ConsumerConfig, Reading
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import Terminated
 from nats_backpressure.runtime.service import Service
-from tests.runtime.test_service import KEY, SUBJECT, World
-from tests.support.sidecar import eventually
+from tests.worlds.running_service import KEY, SUBJECT, World
 
 OTHER = ConsumerKey(KEY.stream, "other")
 
 
-async def reading_of(service: Service, key: ConsumerKey) -> Reading:
-    async def read() -> Reading | None:
+async def reading_of(world: World, service: Service, key: ConsumerKey) -> Reading:
+    def read() -> Reading | None:
         member = service.registry.subjects[SUBJECT].members.get(key)
         return member.reading if member else None
 
-    found = await eventually(read, f"a reading of {key.consumer}")
+    found = await world.clock.until(read, f"a reading of {key.consumer}")
     assert isinstance(found, Reading)
     return found
 
@@ -26,10 +25,10 @@ async def test_only_who_was_not_there_before_has_appeared() -> None:
     world = World()
     world.load()
     async with world.living() as service:
-        await service.known.wait()
-        assert not (await reading_of(service, KEY)).backfilling
+        await world.known(service)
+        assert not (await reading_of(world, service, KEY)).backfilling
         world.js.add_consumer(OTHER, ConsumerConfig())
-        assert (await reading_of(service, OTHER)).backfilling
+        assert (await reading_of(world, service, OTHER)).backfilling
 
 
 async def test_who_was_missing_from_a_list_has_not_appeared() -> None:
@@ -38,19 +37,20 @@ async def test_who_was_missing_from_a_list_has_not_appeared() -> None:
     world.js.add_consumer(OTHER, ConsumerConfig())
     world.js.hidden.add(OTHER)
     async with world.living() as service:
-        await service.known.wait()
+        await world.known(service)
         world.js.hidden.clear()
-        assert not (await reading_of(service, OTHER)).backfilling
+        assert not (await reading_of(world, service, OTHER)).backfilling
 
 
 async def test_a_terminated_message_is_heard_of() -> None:
     world = World()
     async with world.living() as service:
-        await service.known.wait()
-        await reading_of(service, KEY)
+        await world.known(service)
+        await reading_of(world, service, KEY)
         service.poller.hint(Terminated(KEY))
 
-        async def poison() -> bool:
-            return (await reading_of(service, KEY)).diagnosis is Diagnosis.POISON
+        def poison() -> bool:
+            reading = service.registry.subjects[SUBJECT].members[KEY].reading
+            return reading is not None and reading.diagnosis is Diagnosis.POISON
 
-        await eventually(poison, "the diagnosis")
+        await world.clock.until(poison, "the diagnosis")

@@ -1,113 +1,25 @@
-"""The service on fakes: faults that a real server cannot produce on demand, at every write and every publish."""
+"""The service on fakes and a fake clock: faults that a real server cannot produce on demand, at every write and every
+publish."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from msgspec.structs import replace as replaced
+from structlog.testing import capture_logs
 
-from nats_backpressure.config.settings import Observe, Settings
+from nats_backpressure.config.settings import Observe, Publish
 from nats_backpressure.core.model import ConsumerConfig
-from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
+from nats_backpressure.policy.active import PolicyValue
+from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
-from nats_backpressure.queries import serialize
-from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Unavailable
-from nats_backpressure.runtime.service import Service
-from tests.fakes.observer import FakeJetStream
-from tests.fakes.stores import STATUS_EVENTS, FakeEventPublisher, FakeStateStore
-from tests.support.sidecar import eventually
-
-KEY = ConsumerKey("ROUTER", "router")
-SUBJECT = "decide"
-SETTINGS = Settings(
-    instance="here", observe=Observe(min_interval_ms=10, stale_after_seconds=1, unknown_after_seconds=2)
-)
-
-
-class Quiet:
-    """Nobody counts."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args: None
-
-
-class FakePolicies:
-    """A policy bucket that tells at once what it holds."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, PolicyValue] = {}
-        self._told: list[Callable[[PolicySnapshot], None]] = []
-
-    async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
-        self._told.append(on_change)
-        on_change(PolicySnapshot("b", dict(self.entries)))
-        await asyncio.Event().wait()
-
-    def put(self, key: str, value: bytes) -> None:
-        self.entries[key] = PolicyValue(value, len(self.entries) + 1)
-        for on_change in self._told:
-            on_change(PolicySnapshot("b", dict(self.entries)))
-
-
-class World:
-    """One JetStream, one bucket and one events stream, outliving every service that runs on them."""
-
-    def __init__(self) -> None:
-        self.js = FakeJetStream(SystemClock())  # type: ignore[arg-type]  # any clock will do
-        self.js.add_stream(KEY.stream, (SUBJECT,))
-        self.js.add_consumer(KEY, ConsumerConfig())
-        self.store, self.publisher, self.policies = FakeStateStore(), FakeEventPublisher(), FakePolicies()
-        self.lives = 0
-
-    async def nothing(self) -> None:
-        """The resources are always there."""
-
-    @asynccontextmanager
-    async def living(self, settings: Settings = SETTINGS) -> AsyncIterator[Service]:
-        """A service that runs, and is killed without a word at the end."""
-        self.lives += 1
-        service = Service(
-            settings,
-            SystemClock(),
-            self.js,
-            self.store,
-            self.publisher,
-            self.policies,
-            self.nothing,
-            Quiet(),
-            writer=f"life-{self.lives}",
-            render_state=serialize.state_value,
-            render_beat=lambda book, now, leaving: serialize.heartbeat(book, "here", now, leaving),
-            on_looks=lambda looks: None,
-        )
-        task = asyncio.create_task(service.run(asyncio.Event(), 1.0))
-        try:
-            yield service
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def told(self, service: Service, status: Status) -> None:
-        async def settled() -> bool:
-            state = service.registry.subjects.get(SUBJECT)
-            return bool(state and state.record and state.record.announced is status and not state.record.unsent)
-
-        await eventually(settled, f"{status.word} to be told")
-
-    def load(self) -> None:
-        self.js.publish(KEY.stream, SUBJECT, 20_000)
-
-    def unload(self) -> None:
-        self.js.purge(KEY.stream)
+from tests.fakes.stores import MONITORING_EVENTS, STATUS_EVENTS
+from tests.worlds.running_service import KEY, SETTINGS, SUBJECT, World
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -119,15 +31,15 @@ async def test_whatever_fails_each_change_is_told_once(seed: int) -> None:
     for life in range(3):
         (world.load if life % 2 == 0 else world.unload)()
         async with world.living():
-            await asyncio.sleep(dice.uniform(0.0, 0.3))
+            await world.clock.run(dice.uniform(0.0, 0.3))
     for faults in (world.store.faults, world.publisher.faults):
         faults.before = faults.after = lambda: False
     world.unload()
     async with world.living() as service:
-        await service.known.wait()
-        await world.told(service, Status.INACTIVE)
+        await world.known(service)
+        await world.published(service, Status.INACTIVE)
         world.load()
-        await world.told(service, Status.ACTIVE)
+        await world.published(service, Status.ACTIVE)
     told = world.publisher.told
     assert [event.seq for event in told] == list(range(1, len(told) + 1))
     moves = [event for event in told if event.type in STATUS_EVENTS]
@@ -143,23 +55,23 @@ async def test_a_slow_list_of_one_stream_delays_no_other(monkeypatch: pytest.Mon
 
     async def slow(stream: str) -> Any:
         if stream == "STUCK":
-            await asyncio.sleep(60)
+            await world.clock.sleep(60)
         return await consumers(stream)
 
     monkeypatch.setattr(world.js, "consumers", slow)
     async with world.living() as service:
-        await world.told(service, Status.INACTIVE)
+        await world.published(service, Status.INACTIVE)
         world.load()
-        await world.told(service, Status.ACTIVE)
+        await world.published(service, Status.ACTIVE)
 
 
 async def test_members_missing_from_a_list_are_not_gone() -> None:
     world = World()
     async with world.living() as service:
         world.load()
-        await world.told(service, Status.ACTIVE)
+        await world.published(service, Status.ACTIVE)
         world.js.hidden.add(KEY)
-        await asyncio.sleep(1.3)  # beyond the second in which a consumer that is gone would be taken out
+        await world.clock.run(1.3)  # beyond the second in which a consumer that is gone would be taken out
         assert KEY in service.registry.subjects[SUBJECT].members
 
 
@@ -175,11 +87,11 @@ async def test_a_consumer_that_was_deleted_goes_whatever_cannot_be_read_beside_i
         world.load()
         for key in (KEY, NEIGHBOUR):
             world.js.of(key).skip_to(20_000)  # all of it is done
-        await world.told(service, Status.ACTIVE)
+        await world.published(service, Status.ACTIVE)
         getattr(world.js, how).add(NEIGHBOUR)
         world.js.silent.add(NEIGHBOUR)
         world.js.delete_consumer(AUDIT)
-        await world.told(service, Status.INACTIVE)
+        await world.published(service, Status.INACTIVE)
         members = service.registry.subjects[SUBJECT].members
         assert AUDIT not in members and NEIGHBOUR in members
 
@@ -190,16 +102,16 @@ async def test_one_member_that_does_not_answer_delays_no_other_of_its_stream(mon
     single = world.js.consumer
 
     async def slow(key: ConsumerKey) -> Any:
-        await asyncio.sleep(60)
+        await world.clock.sleep(60)
         return await single(key)
 
     monkeypatch.setattr(world.js, "consumer", slow)
     async with world.living(replaced(SETTINGS, observe=replaced(SETTINGS.observe, max_interval_ms=100))) as service:
-        await world.told(service, Status.INACTIVE)
+        await world.published(service, Status.INACTIVE)
         world.js.hidden.add(AUDIT)
-        await asyncio.sleep(0.3)
+        await world.clock.run(0.3)
         world.load()
-        await world.told(service, Status.ACTIVE)
+        await world.published(service, Status.ACTIVE)
 
 
 def written(world: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
@@ -236,17 +148,17 @@ async def test_one_stream_that_cannot_be_read_ages_alone_and_is_written_so_once(
     world.js.add_stream("DARK", ("dark",))
     world.js.add_consumer(ConsumerKey("DARK", "c"), ConsumerConfig())
     async with world.living() as service:
-        await service.known.wait()
+        await world.known(service)
         noted = written(world, monkeypatch)
         away = unreadable(world, monkeypatch, "DARK")
 
-        async def told(freshness: str) -> bool:
+        def told(freshness: str) -> bool:
             return ("dark", freshness) in noted
 
-        await eventually(lambda: told("stale"), "the stale state")
-        await eventually(lambda: told("unknown"), "the unknown one")
+        await world.clock.until(lambda: told("stale"), "the stale state")
+        await world.clock.until(lambda: told("unknown"), "the unknown one")
         away.clear()
-        await eventually(lambda: told("known"), "it to be known again")
+        await world.clock.until(lambda: told("known"), "it to be known again")
         assert [word for subject, word in noted if subject == "dark"].count("stale") == 1
         assert {word for subject, word in noted if subject == SUBJECT} <= {"known"}
 
@@ -257,22 +169,22 @@ async def test_an_outage_of_everything_writes_no_stale_states_when_it_is_over(mo
         world.js.add_stream(f"S{n}", (f"s.{n}",))
         world.js.add_consumer(ConsumerKey(f"S{n}", "c"), ConsumerConfig())
     async with world.living() as service:
-        await service.known.wait()
+        await world.known(service)
         noted = written(world, monkeypatch)
         world.js.down = "NATS is away"
-        await asyncio.sleep(1.6)  # beyond the limit for stale, before that for unknown
-        assert service.registry.swept_at is not None and SystemClock().now().mono - service.registry.swept_at > 1
+        await world.clock.run(1.6)  # beyond the limit for stale, before that for unknown
+        assert service.registry.swept_at is not None and world.clock.now().mono - service.registry.swept_at > 1
         world.js.down = None
         before = service.registry.swept_at
 
-        async def again() -> bool:
+        def again() -> bool:
             return service.registry.swept_at != before
 
-        await eventually(again, "the heartbeat to move on")
+        await world.clock.until(again, "the heartbeat to move on")
         assert all(
             len({m.proof for m in state.members.values()} - {None}) for state in service.registry.subjects.values()
         )
-        await asyncio.sleep(1.0)
+        await world.clock.run(1.0)
         assert {word for _, word in noted} <= {"known"}
 
 
@@ -284,24 +196,24 @@ async def test_after_an_outage_the_heartbeat_waits_until_each_stream_was_tried(
     world.js.add_consumer(ConsumerKey("DARK", "c"), ConsumerConfig())
     patient = replaced(SETTINGS, observe=replaced(SETTINGS.observe, unknown_after_seconds=10))
     async with world.living(patient) as service:
-        await service.known.wait()
+        await world.known(service)
         noted = written(world, monkeypatch)
         away = unreadable(world, monkeypatch, "DARK")
         away.add(KEY.stream)
-        await asyncio.sleep(1.6)
+        await world.clock.run(1.6)
         away.discard(KEY.stream)
         before = service.registry.swept_at
 
-        async def again() -> bool:
+        def again() -> bool:
             return service.registry.swept_at != before
 
-        await eventually(again, "the heartbeat to move on")
+        await world.clock.until(again, "the heartbeat to move on")
 
-        async def stale() -> bool:
+        def stale() -> bool:
             return ("dark", "stale") in noted
 
         # As soon as the heartbeat would prove it: not a limit later.
-        await eventually(stale, "the stale state", 0.8)
+        await world.clock.until(stale, "the stale state", 0.8)
 
 
 async def test_a_list_of_streams_that_stays_incomplete_delays_the_first_answer_only_for_a_while(
@@ -311,8 +223,7 @@ async def test_a_list_of_streams_that_stays_incomplete_delays_the_first_answer_o
     world = World()
     world.js.incomplete = True
     async with world.living() as service:
-        async with asyncio.timeout(3):
-            await service.known.wait()
+        await world.clock.until(service.known.is_set, "the first round", 3)
         assert service.registry.subjects[SUBJECT].members and service.registry.unread("other")
 
 
@@ -321,8 +232,7 @@ async def test_of_a_stream_that_was_never_read_nothing_is_known(monkeypatch: pyt
     world.js.add_stream("DARK", ("dark.>",))
     unreadable(world, monkeypatch, "DARK")
     async with world.living() as service:
-        async with asyncio.timeout(3):
-            await service.known.wait()
+        await world.clock.until(service.known.is_set, "the first round", 3)
         assert [service.registry.unread(subject) for subject in ("dark.x", "dark.*", "light.x")] == [True, True, False]
 
 
@@ -330,7 +240,7 @@ async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None
     world = World()
     world.store.faults.before = lambda: True
     async with world.living() as service:
-        await asyncio.sleep(0.2)
+        await world.clock.run(0.2)
         assert service.registry.swept_at is None
     assert world.publisher.told == []
 
@@ -340,9 +250,9 @@ async def test_an_event_that_can_never_be_published_silences_nothing_after_it() 
     world.publisher.impossible = lambda subject, kind: kind is EventType.ALERT_FIRING
     async with world.living() as service:
         world.load()
-        await world.told(service, Status.ACTIVE)
+        await world.published(service, Status.ACTIVE)
         world.unload()
-        await world.told(service, Status.INACTIVE)
+        await world.published(service, Status.INACTIVE)
     told = world.publisher.told
     assert [event.seq for event in told] == list(range(1, len(told) + 1))
     assert [event.type for event in told if event.type in STATUS_EVENTS] == [EventType.ACTIVE, EventType.RECOVERY]
@@ -355,12 +265,12 @@ async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> Non
     for key in ("endless", "later", "bad"):
         world.policies.entries[key] = PolicyValue(b"{", 1)
     async with world.living() as service:
-        await service.known.wait()
+        await world.known(service)
 
-        async def refused(key: str) -> bool:
+        def refused(key: str) -> bool:
             return key in {event.subject for event in world.publisher.told}
 
-        await eventually(lambda: refused("bad"), "the one that can be published")
+        await world.clock.until(lambda: refused("bad"), "the one that can be published")
         ruled = 0
         rule = service.registry.rule
 
@@ -370,8 +280,47 @@ async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> Non
             rule(subject)
 
         service.registry.rule = counting  # type: ignore[method-assign]
-        await asyncio.sleep(0.5)
+        await world.clock.run(0.5)
         assert ruled == 0
         world.publisher.refusing.clear()
-        await eventually(lambda: refused("later"), "the one that could not be published before")
-        assert not await refused("endless")
+        await world.clock.until(lambda: refused("later"), "the one that could not be published before")
+        assert not refused("endless")
+
+
+SETTINGS_OF_A_DAY = replaced(
+    SETTINGS,
+    observe=Observe(
+        min_interval_ms=60_000, max_interval_ms=60_000, stale_after_seconds=600, unknown_after_seconds=1200
+    ),
+    publish=Publish(heartbeat_seconds=60),
+    policies=(PolicyEntry((">",), ("*",), (("pending.warn", 1), ("pending.critical", 2), ("pending.overload", 3))),),
+)
+
+
+async def test_a_day_of_outages() -> None:
+    """Every hour NATS is away for a while, and the load comes and goes: each change is published once, in order."""
+    world = World()
+    with capture_logs():  # they are thousands of lines
+        async with world.living(SETTINGS_OF_A_DAY, tick=30, discover_every=60) as service:
+            await world.known(service)
+            for hour in range(24):
+                busy = hour % 2 == 0
+                status = Status.ACTIVE if busy else Status.INACTIVE
+                world.load(10) if busy else world.unload()
+                await world.clock.run(900)
+                await world.published(service, status)
+                world.js.down = "NATS is away"
+                for faults in (world.store.faults, world.publisher.faults):
+                    faults.before = lambda: True
+                await world.clock.run(60 * hour)
+                for faults in (world.store.faults, world.publisher.faults):
+                    faults.before = lambda: False
+                world.js.down = None
+                await world.clock.run(3600 - 900 - 60 * hour)
+    told = world.publisher.told
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))
+    moves = [event for event in told if event.type in STATUS_EVENTS]
+    assert all(a.now is b.was for a, b in pairwise(moves))
+    assert [event.now for event in moves if event.now is not Status.WARNING] == [Status.ACTIVE, Status.INACTIVE] * 12
+    lost = [event.type for event in told if event.type in MONITORING_EVENTS]
+    assert lost == [EventType.MONITORING_LOST, EventType.MONITORING_RESTORED] * (len(lost) // 2) and lost

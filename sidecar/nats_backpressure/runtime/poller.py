@@ -82,11 +82,13 @@ class Poller:
         count: Callable[[str], None],
         on_streams: Callable[[StreamsReading], None],
         on_read: Callable[[float], None],
+        discover_every: float = DISCOVER_EVERY,
     ) -> None:
         self._observer, self._clock, self._budget, self._stale_after = observer, clock, budget, stale_after
         self._intake, self._registry = intake, intake.registry
         self._count, self._on_streams, self._on_read = count, on_streams, on_read
         self.polls: dict[str, StreamPoll] = {}
+        self._discover_every = discover_every
         self._logged = Once()
         self._tasks: asyncio.TaskGroup | None = None
         self._discover = asyncio.Event()
@@ -114,7 +116,7 @@ class Poller:
                     self._on_streams(reading)
                     for poll in self.discover(reading):
                         tasks.create_task(self._follow(poll), name=f"follow {poll.name}")
-                await sleep_until(self._discover, self._clock, DISCOVER_EVERY)
+                await sleep_until(self._discover, self._clock, self._discover_every)
 
     def discover(self, reading: StreamsReading) -> list[StreamPoll]:
         """Take in a list of streams; returns those that are new, each to be followed."""

@@ -26,7 +26,7 @@ from nats_backpressure.runtime.intake import Intake, log_and_count
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.policy_updates import PolicyUpdates
-from nats_backpressure.runtime.poller import ROUND_WITHIN, Poller
+from nats_backpressure.runtime.poller import DISCOVER_EVERY, ROUND_WITHIN, Poller
 from nats_backpressure.runtime.ports import (
     Clock,
     EventPublisher,
@@ -65,6 +65,9 @@ class Service:
         render_beat: Callable[[ServiceView, Now, bool], bytes],
         on_looks: Callable[[Sequence[StreamLook]], None],
         on_policies: Callable[[Sources], None] = lambda sources: None,
+        *,
+        tick: float = TICK,
+        discover_every: float = DISCOVER_EVERY,
     ) -> None:
         observe, names = settings.observe, Names(settings.name)
         policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
@@ -90,6 +93,7 @@ class Service:
                 observe.server_share,
             ),
             stale_after=observe.stale_after_seconds,
+            discover_every=discover_every,
             count=counts.dropped,
             on_streams=self._listed,
             on_read=counts.observed,
@@ -97,6 +101,7 @@ class Service:
         self._resources = OwnResources(names, self.registry, ensure)
         self._heartbeat = Heartbeat(store, clock, self.registry, render_beat, counts)
         self._tasks: asyncio.TaskGroup
+        self._tick_every = tick
         self.known = asyncio.Event()
         on_policies(policies.sources)
 
@@ -154,7 +159,7 @@ class Service:
 
     async def _tick(self) -> None:
         while True:
-            await self._clock.sleep(TICK)
+            await self._clock.sleep(self._tick_every)
             self.updates.expire()
             self.registry.tick()
 
