@@ -14,14 +14,14 @@ from nats_backpressure.client.admission import (
     local_decision,
     strictest,
 )
-from nats_backpressure.client.values import StateValue
+from nats_backpressure.protocol.messages import State
 
 LIMITS = FreshnessLimits(stale_after=10, unknown_after=30)
-ACTIVE = StateValue("s", "active", "reject", admit_ratio=0.0, retry_after_seconds=30)
-CALM = StateValue("s", "inactive", "continue")
+ACTIVE = State("s", "active", action="reject", admit_ratio=0.0, retry_after_seconds=30)
+CALM = State("s", "inactive", action="continue")
 
 
-def at(age: float, value: StateValue = ACTIVE, left: float | None = None) -> tuple[str, float, str]:
+def at(age: float, value: State = ACTIVE, left: float | None = None) -> tuple[str, float, str]:
     """Action, ratio and freshness `age` seconds after the last proof."""
     decision = local_decision(value, 100.0, LIMITS, left, 100.0 + age)
     return decision.action, decision.ratio, decision.freshness
@@ -52,36 +52,36 @@ def test_a_longer_hold_is_held_through_stale_and_unknown() -> None:
 
 
 def test_a_throttle_opens_from_its_own_ratio() -> None:
-    known = StateValue("s", "warning", "throttle", admit_ratio=0.5, retry_after_seconds=2)
+    known = State("s", "warning", action="throttle", admit_ratio=0.5, retry_after_seconds=2)
     assert [at(age, known)[1] for age in (0, 9, 10, 11, 12, 13)] == [0.5, 0.5, 0.5, 0.75, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
     ("known", "stale", "unknown"),
     [
-        (StateValue("s", "active", "reject", on_unknown="continue"), "continue", "continue"),
-        (StateValue("s", "active", "reject", on_unknown="reject"), "reject", "reject"),
-        (StateValue("s", "warning", "throttle", admit_ratio=0.5, on_unknown="reject"), "throttle", "reject"),
-        (StateValue("s", "inactive", "continue", on_unknown="reject"), "continue", "reject"),
-        (StateValue("s", "inactive", "continue", on_unknown="reject", mode="observe"), "continue", "continue"),
-        (StateValue("s", "inactive", "continue"), "continue", "continue"),
-        (StateValue("s", "active", "reject", on_unknown="of another version"), "throttle", "continue"),
+        (State("s", "active", action="reject", on_unknown="continue"), "continue", "continue"),
+        (State("s", "active", action="reject", on_unknown="reject"), "reject", "reject"),
+        (State("s", "warning", action="throttle", admit_ratio=0.5, on_unknown="reject"), "throttle", "reject"),
+        (State("s", "inactive", action="continue", on_unknown="reject"), "continue", "reject"),
+        (State("s", "inactive", action="continue", on_unknown="reject", mode="observe"), "continue", "continue"),
+        (State("s", "inactive", action="continue"), "continue", "continue"),
+        (State("s", "active", action="reject", on_unknown="of another version"), "throttle", "continue"),
     ],
     ids=["continue", "reject", "reject, of a share", "reject, of a continue", "reject in a dry run", "hold",
          "an unknown value holds"],
 )  # fmt: skip
-def test_on_unknown(known: StateValue, stale: str, unknown: str) -> None:
+def test_on_unknown(known: State, stale: str, unknown: str) -> None:
     assert (at(11, known)[0], at(30, known)[0]) == (stale, unknown)
 
 
 def test_a_rejection_of_the_unknown_has_a_retry_after_even_if_the_state_has_none() -> None:
     assert local_decision(
-        StateValue("s", "inactive", "continue", on_unknown="reject"), 0, LIMITS, None, 40
+        State("s", "inactive", action="continue", on_unknown="reject"), 0, LIMITS, None, 40
     ).retry_after == (DEFAULT_RETRY_AFTER)
 
 
 def test_what_the_sidecar_itself_lost_is_unknown_whatever_its_age() -> None:
-    known = StateValue("s", "unknown", "reject", retry_after_seconds=30)
+    known = State("s", "unknown", action="reject", retry_after_seconds=30)
     assert [at(age, known) for age in (5, 14)] == [("reject", 0.0, "unknown"), ("continue", 1.0, "unknown")]
 
 
@@ -93,7 +93,9 @@ def test_once_the_last_replica_left_a_refusal_opens_at_once() -> None:
 
 
 def test_a_dry_run_continues_and_names_what_it_would_do() -> None:
-    decision = local_decision(StateValue("s", "active", "continue", would="reject", mode="observe"), 0, LIMITS, None, 1)
+    decision = local_decision(
+        State("s", "active", action="continue", would="reject", mode="observe"), 0, LIMITS, None, 1
+    )
     assert (decision.action, decision.ratio, decision.would) == ("continue", 1.0, "reject")
 
 
@@ -105,18 +107,21 @@ def test_a_decision_holds_until_its_next_change() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (ACTIVE, StateValue("s", "active", "throttle", admit_ratio=0.1)),
+        (ACTIVE, State("s", "active", action="throttle", admit_ratio=0.1)),
         (
-            StateValue("s", "warning", "throttle", admit_ratio=0.1),
-            StateValue("s", "active", "throttle", admit_ratio=0.9),
+            State("s", "warning", action="throttle", admit_ratio=0.1),
+            State("s", "active", action="throttle", admit_ratio=0.9),
         ),
-        (StateValue("s", "warning", "continue"), CALM),
-        (StateValue("s", "inactive", "continue", pressure=0.9), StateValue("s", "inactive", "continue", pressure=0.1)),
-        (CALM, StateValue("s", "inactive", "continue", mode="observe")),
+        (State("s", "warning", action="continue"), CALM),
+        (
+            State("s", "inactive", action="continue", pressure=0.9),
+            State("s", "inactive", action="continue", pressure=0.1),
+        ),
+        (CALM, State("s", "inactive", action="continue", mode="observe")),
     ],
     ids=["action first", "the smaller share", "then status", "then pressure", "then who enforces"],
 )
-def test_the_worst_of_several_decides(one: StateValue, other: StateValue) -> None:
+def test_the_worst_of_several_decides(one: State, other: State) -> None:
     decisions = [local_decision(known, 0, LIMITS, None, 0) for known in (other, one)]
     assert strictest(decisions) == decisions[1] == strictest(decisions[::-1])
     assert strictest([]) == OPEN

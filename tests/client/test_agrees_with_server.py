@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.client.admission import FreshnessLimits, local_decision
-from nats_backpressure.client.values import StateValue
 from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model import Admission
 from nats_backpressure.core.status.freshness import limits
 from nats_backpressure.core.subject.state import SubjectState, Writing, worst_member
 from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.protocol.messages import State
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action
@@ -43,7 +43,7 @@ def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object
     view, record = View(state, interval), state.record
     assert record is not None
     asked = DecisionService(view).decide_gateway(SUBJECT, GatewayRequest(), now)
-    stored = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), view, NOW), type=StateValue)
+    stored = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), view, NOW), type=State)
     in_force = limits(10, 30, interval, view.settings.publish.heartbeat_seconds)
     worst = worst_member(state.members.values())
     assert worst is not None and worst.proof is not None

@@ -48,7 +48,7 @@ async def test_a_gateways_answer_is_reused_while_valid_and_only_for_the_same_req
 async def test_an_answer_is_valid_from_when_it_was_asked_and_never_for_long(
     client: BackpressureClient, nc: Client
 ) -> None:
-    async with FakeDecisionService(nc, lambda _: GATEWAY | {"valid_for_ms": 1e12}):
+    async with FakeDecisionService(nc, lambda _: GATEWAY | {"valid_for_ms": 10**12}):
         asked = time.monotonic()
         await client.decide(SUBJECT)
         [(valid_until, _)] = client._requests._cache.values()
@@ -148,7 +148,7 @@ async def test_a_restart_of_the_server_is_one_outage(
         (b"[1]", "malformed"),
         (GATEWAY | {"admit_ratio": -0.5}, "malformed"),
         (GATEWAY | {"admit_ratio": 7}, "malformed"),
-        (GATEWAY | {"action": "explode"}, "malformed"),
+        (GATEWAY | {"action": 3}, "malformed"),
         (GATEWAY | {"retry_after_seconds": -3}, "malformed"),
         (GATEWAY | {"valid_for_ms": "long"}, "malformed"),
         ("404", "unwatched"),

@@ -187,7 +187,7 @@ def test_a_subject_the_sidecar_lost_holds_from_its_last_proof(mirror: Mirror, ag
         mirror.now += 4
         mirror.heartbeat()
         if not age.get("proof_age_ms", 1):
-            mirror.put(lost | {"proof_age_ms": 1000 * (mirror.now - 1000)})
+            mirror.put(lost | {"proof_age_ms": round(1000 * (mirror.now - 1000))})
         else:
             mirror.put(lost)  # written again by a sidecar that does not say how old it is: the hold goes on
         decisions.append(mirror.decision())
@@ -336,7 +336,7 @@ def test_a_literal_is_governed_by_every_state_that_covers_it_and_the_worst_decid
         {"admit_ratio": -0.1},
         {"admit_ratio": 1.1},
         {"admit_ratio": "all"},
-        {"action": "frobnicate"},
+        {"action": 3},
         {"status": 3},
         {"retry_after_seconds": -1},
         {"subject": "another.one"},
@@ -384,3 +384,22 @@ def test_on_equal_terms_the_subjects_own_state_decides_and_the_strictest_otherwi
     mirror.put(active("orders.>", pressure=9.0))
     mirror.states.refresh(cached, mirror.now)
     assert cached.deciding.subject == "orders.>"
+
+
+def test_an_action_of_a_newer_version_admits(mirror: Mirror) -> None:
+    mirror.put(active())
+    assert mirror.states.put(SUBJECT, msgspec.json.encode(active(action="frobnicate")), mirror.now, STAMP) is None
+    assert mirror.decision() == ("continue", "known")
+
+
+def test_a_heartbeat_proves_nothing_of_states_of_a_higher_schema(mirror: Mirror) -> None:
+    mirror.put(active(schema=2))
+    mirror.now += 8
+    mirror.heartbeat()
+    mirror.now += 8
+    mirror.heartbeat()
+    assert mirror.decision()[1] == "stale"
+    mirror.heartbeat(schema=2)
+    mirror.now += 1
+    mirror.heartbeat(schema=2)
+    assert mirror.decision() == ("reject", "known")

@@ -10,6 +10,7 @@ import pytest
 from nats_backpressure.protocol import values
 from nats_backpressure.protocol.decoding import decode_message, read_message
 from nats_backpressure.protocol.messages import Decision, Event, Metrics, State
+from nats_backpressure.protocol.strictness import STRICTNESS
 
 DECISION: dict[str, Any] = {"subject": "s", "role": "gateway", "status": "active", "action": "reject", "admit_ratio": 0}
 STATE: dict[str, Any] = {"subject": "s", "status": "active", "action": "reject", "record": {"nonce": "n"}}
@@ -66,4 +67,4 @@ def test_each_list_of_values_is_there_once(name: str) -> None:
 def test_statuses_are_ordered_alike_by_name_and_by_value() -> None:
     assert {status.word: int(status) for status in values.Status} == values.SEVERITY
     assert set(get_args(values.StatusName)) == values.SEVERITY.keys()
-    assert list(values.STRICTNESS) == list(get_args(values.ActionName))
+    assert list(STRICTNESS) == list(get_args(values.ActionName))

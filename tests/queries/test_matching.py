@@ -14,12 +14,13 @@ from nats_backpressure.core.subject.state import Recoveries, SubjectState, Total
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.requests import ConsumerRequest, EventsRequest, GatewayRequest, HistoryRequest
+from nats_backpressure.protocol.strictness import STRICTNESS
 from nats_backpressure.protocol.values import Action, ConsumerKey
 from nats_backpressure.protocol.windows import MetricsRequest
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import HistoryQueries
-from nats_backpressure.queries.lookup import STRICTNESS, SubjectLookup
+from nats_backpressure.queries.lookup import SubjectLookup
 from tests.fakes.event_log import T0, FakeEventLog, told
 from tests.fakes.view import NOW, OVERLOADED, WATCHING, WrittenBook, member, subject
 from tests.queries.test_history import Clock

@@ -11,11 +11,13 @@ from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.middleware import BackpressureMiddleware, Route
 from nats_backpressure.client.pull_gate import PullGate
+from nats_backpressure.client.requests import Answer
 from nats_backpressure.client.stats import Stats
-from nats_backpressure.client.values import Decision, Pull
+from nats_backpressure.protocol.messages import Decision, Pull
 
 __all__ = [
     "Admission",
+    "Answer",
     "BackpressureClient",
     "BackpressureMiddleware",
     "Decision",

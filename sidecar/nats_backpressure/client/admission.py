@@ -6,20 +6,17 @@ Times are arguments, in monotonic seconds.
 from __future__ import annotations
 
 import math
-from typing import Final
 
 from msgspec import Struct
 
-from nats_backpressure.client.values import StateValue
-from nats_backpressure.protocol.opening import aged, holds_for
+from nats_backpressure.protocol.messages import State
+from nats_backpressure.protocol.opening import OPENING_STEP, aged, holds_for
+from nats_backpressure.protocol.strictness import Rank, rank
+from nats_backpressure.protocol.values import SEVERITY
 
-OPENING_STEP = 0.1
-"""Seconds for which one ratio is used while a refusal opens."""
 DEFAULT_RETRY_AFTER = 30.0
 """Seconds for a refusal of `on_unknown: reject` whose state has no `retry_after_seconds`: the default policy's."""
 MAX_RETRY_AFTER = 86_400.0
-STRICTNESS: Final = {"continue": 0, "throttle": 1, "reject": 2}
-STATUS_ORDER: Final = {"unknown": -1, "inactive": 0, "warning": 1, "active": 2}
 
 
 class Admission(Struct, frozen=True):
@@ -67,9 +64,8 @@ class LocalDecision(Struct, frozen=True):
     """When it must be computed again although nothing was received."""
 
     @property
-    def rank(self) -> tuple[int, float, int, float, bool]:
-        """The strictest action decides, then status, then pressure; enforcing before observing."""
-        return STRICTNESS[self.action], -self.ratio, STATUS_ORDER[self.status], self.pressure, self.enforced
+    def rank(self) -> Rank:
+        return rank(self.action, self.ratio, SEVERITY[self.status], self.pressure, self.enforced)
 
 
 OPEN = LocalDecision("continue", 1.0, 0.0, "unknown", "unknown", None, 0.0, False, math.inf)
@@ -77,7 +73,7 @@ OPEN = LocalDecision("continue", 1.0, 0.0, "unknown", "unknown", None, 0.0, Fals
 
 
 def local_decision(
-    state: StateValue, proof: float, limits: FreshnessLimits, left: float | None, now: float
+    state: State, proof: float, limits: FreshnessLimits, left: float | None, now: float
 ) -> LocalDecision:
     """What a state means now. `proof` is when it was last proved to hold; `left` is when the last replica reported that
     it stops, so that nobody looks for the end of a refusal any more."""
@@ -106,12 +102,12 @@ def local_decision(
     )
 
 
-def _share(action: str, state: StateValue, observed: bool) -> float:
+def _share(action: str, state: State, observed: bool) -> float:
     """Share of the requests before it ages. A state under `mode: observe` has no ratio of what it would admit: 0."""
     return {"continue": 1.0, "throttle": 0.0 if observed else state.admit_ratio, "reject": 0.0}[action]
 
 
-def _retry_after(state: StateValue, action: str) -> float:
+def _retry_after(state: State, action: str) -> float:
     seconds = state.retry_after_seconds or (DEFAULT_RETRY_AFTER if action == "continue" else 0.0)
     return min(seconds, MAX_RETRY_AFTER)
 

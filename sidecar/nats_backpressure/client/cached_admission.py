@@ -6,7 +6,7 @@ import math
 
 from nats_backpressure.client.admission import OPEN, Admission, LocalDecision
 from nats_backpressure.client.shedder import Shedder
-from nats_backpressure.client.values import StateValue
+from nats_backpressure.protocol.messages import State
 
 NEVER = -math.inf
 
@@ -16,7 +16,7 @@ class WatchedState:
 
     __slots__ = ("admitted", "offered", "orphan", "proof", "shedder", "subject", "value", "written")
 
-    def __init__(self, subject: str, value: StateValue) -> None:
+    def __init__(self, subject: str, value: State) -> None:
         self.subject, self.value = subject, value
         self.proof = NEVER
         """When it was last proved to hold, by the value itself."""

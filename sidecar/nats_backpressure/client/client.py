@@ -15,13 +15,13 @@ from nats.aio.subscription import Subscription
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.events import Event, EventDeduplicator
-from nats_backpressure.client.requests import TIMEOUT, RequestSender, Role
+from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import CRITICAL, NORMAL, RANKS
 from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.state_watch import StateWatch
 from nats_backpressure.client.stats import OnceLogger, Stats
-from nats_backpressure.client.values import Decision
 from nats_backpressure.protocol.subjects import Names, encode
+from nats_backpressure.protocol.values import Role
 
 MAX_SUBJECTS = 10_000
 """Subjects given to `admit` whose answers are cached; the oldest makes room, and is computed again on the next call."""
@@ -79,7 +79,7 @@ class BackpressureClient:
         stream: str | None = None,
         consumer: str | None = None,
         timeout: float = TIMEOUT,
-    ) -> Decision:
+    ) -> Answer:
         """Ask the sidecar. A gateway's answer is reused while it is valid, a consumer's grant never.
 
         Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an

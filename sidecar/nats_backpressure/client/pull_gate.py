@@ -10,7 +10,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.values import Decision
+from nats_backpressure.client.requests import Answer
 
 GRANT_SECONDS = 1.0
 """Seconds for which the sidecar counts a grant: no pull waits longer before the gate asks again."""
@@ -145,7 +145,7 @@ class PullGate:
         return messages
 
 
-def _grant(decision: Decision, batch: int) -> tuple[int, float]:
+def _grant(decision: Answer, batch: int) -> tuple[int, float]:
     """How many to pull, and the seconds to wait if none."""
     if decision.pull is None:
         return batch, 0.0

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -15,10 +15,24 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 
 from nats_backpressure.client.stats import OnceLogger, Stats
-from nats_backpressure.client.values import Decision, Pull, read
+from nats_backpressure.protocol.decoding import read_message
+from nats_backpressure.protocol.messages import Decision, Pull
 from nats_backpressure.protocol.subjects import LONGEST_TAIL, Names, encode
+from nats_backpressure.protocol.values import Role
 
-Role = Literal["gateway", "consumer"]
+FailedOpen = Literal[
+    "timeout",
+    "no_responders",
+    "disconnected",
+    "unavailable",
+    "outage",
+    "busy",
+    "unwatched",
+    "refused",
+    "malformed",
+    "no_subject",
+]
+"""Why there is no decision."""
 
 TIMEOUT = 0.25
 """Seconds a caller waits by default."""
@@ -34,8 +48,14 @@ MAX_CACHED = 10_000
 """Answers cached for reuse; the oldest makes room."""
 MAX_VALID = 5.0
 """Seconds; no answer is reused for longer, whatever it says."""
-OUTAGE = frozenset({"timeout", "no_responders", "disconnected", "unavailable"})
+OUTAGE: Final[frozenset[FailedOpen]] = frozenset({"timeout", "no_responders", "disconnected", "unavailable"})
 """Failures that do not depend on the request: the sidecar or the way to it is away."""
+
+
+class Answer(Decision, frozen=True, kw_only=True):
+    """The sidecar's Decision; or, if `failed_open` says why there is none, permission to continue."""
+
+    failed_open: FailedOpen | None = None
 
 
 @dataclass(frozen=True)
@@ -63,15 +83,15 @@ class RequestSender:
     ) -> None:
         self._nc, self._prefix, self._stats, self._logger = nc, names.prefix, stats, logger
         self._max_requests, self._max_callers, self._max_cached = max_requests, max_callers, max_cached
-        self._cache: dict[RequestKey, tuple[float, Decision]] = {}
+        self._cache: dict[RequestKey, tuple[float, Answer]] = {}
         """Each with the time until which it is valid."""
-        self._shared: dict[RequestKey, asyncio.Task[Decision]] = {}
-        self._under_way: set[asyncio.Task[Decision]] = set()
+        self._shared: dict[RequestKey, asyncio.Task[Answer]] = {}
+        self._under_way: set[asyncio.Task[Answer]] = set()
         self._callers = 0
         self._in_outage = False
         self._probe_at = self._answered_at = -math.inf
 
-    async def decide(self, subject: str, role: Role, fields: dict[str, Any], timeout: float) -> Decision:
+    async def decide(self, subject: str, role: Role, fields: dict[str, Any], timeout: float) -> Answer:
         """The answer, or "continue" with `failed_open`. Raises nothing for a failure of NATS or of the sidecar."""
         if not subject or len(tail := encode(subject)) > LONGEST_TAIL or "" in tail.split("."):
             self._stats.count("no_subject")
@@ -94,7 +114,7 @@ class RequestSender:
         for task in tuple(self._under_way):
             task.cancel()
 
-    def _task(self, key: RequestKey) -> asyncio.Task[Decision] | None:
+    def _task(self, key: RequestKey) -> asyncio.Task[Answer] | None:
         """The request under way, a new one or another caller's; None where none may be sent now."""
         if self._callers >= self._max_callers:
             return None
@@ -112,7 +132,7 @@ class RequestSender:
             self._probe_at = now + PROBE_INTERVAL * random.uniform(0.7, 1.3)
             self._start(RequestKey(key.subject, "gateway", b"{}"))
 
-    def _start(self, key: RequestKey) -> asyncio.Task[Decision] | None:
+    def _start(self, key: RequestKey) -> asyncio.Task[Answer] | None:
         if len(self._under_way) >= self._max_requests:
             return None
         task = asyncio.create_task(self._send(key), name=f"decide {key.subject[:80]}")
@@ -123,11 +143,11 @@ class RequestSender:
             task.add_done_callback(lambda done: self._unshare(key, done))
         return task
 
-    def _unshare(self, key: RequestKey, task: asyncio.Task[Decision]) -> None:
+    def _unshare(self, key: RequestKey, task: asyncio.Task[Answer]) -> None:
         if self._shared.get(key) is task:
             del self._shared[key]
 
-    async def _wait(self, task: asyncio.Task[Decision], timeout: float) -> Decision | None:
+    async def _wait(self, task: asyncio.Task[Answer], timeout: float) -> Answer | None:
         # Not asyncio.timeout: a publish to a server that stalls cannot be cancelled, and the caller must get away.
         self._callers += 1
         try:
@@ -136,12 +156,12 @@ class RequestSender:
             self._callers -= 1
         return task.result() if task.done() and not task.cancelled() else None
 
-    async def _send(self, key: RequestKey) -> Decision:
+    async def _send(self, key: RequestKey) -> Answer:
         """Send one request and return its answer to all that wait; it may start or end an outage."""
         sent_at = time.monotonic()
         self._stats.count("asked", key.subject)
         answer = await self._reply(key)
-        if answer.failed_open in OUTAGE:
+        if answer.failed_open is not None and answer.failed_open in OUTAGE:
             self._begin_outage(answer.failed_open, sent_at)
             return answer
         self._answered_at = time.monotonic()
@@ -155,7 +175,7 @@ class RequestSender:
             self._cache[key] = (sent_at + min(answer.valid_for_ms / 1000, MAX_VALID), answer)
         return answer
 
-    async def _reply(self, key: RequestKey) -> Decision:
+    async def _reply(self, key: RequestKey) -> Answer:
         if not self._nc.is_connected:  # nats-py would keep the request and send it on the next connection
             return _failed(key, "disconnected")
         try:
@@ -170,17 +190,17 @@ class RequestSender:
         headers = reply.headers or {}
         if code := headers.get("Nats-Service-Error-Code"):
             return self._service_error(key, code, headers.get("Nats-Service-Error", ""))
-        answer = read(reply.data, Decision)
+        answer = read_message(reply.data, Answer)
         if answer is None or (key.role == "consumer" and answer.pull is None):
             self._stats.count("malformed_reply", key.subject)
             self._logger.warn("malformed_reply", "", "the sidecar's reply cannot be decoded: continuing without it")
             return _failed(key, "malformed")
         return replace(answer, failed_open=None)
 
-    def _service_error(self, key: RequestKey, code: str, text: str) -> Decision:
+    def _service_error(self, key: RequestKey, code: str, text: str) -> Answer:
         if code not in ("400", "404"):
             return _failed(key, "unavailable")
-        reason = "unwatched" if code == "404" else "refused"
+        reason: FailedOpen = "unwatched" if code == "404" else "refused"
         if reason == "unwatched":
             self._stats.count("unwatched", key.subject)
         self._logger.warn(
@@ -196,12 +216,12 @@ class RequestSender:
             self._stats.count("outages")
             self._logger.warn("outage", "", f"the backpressure sidecar does not answer ({why}): continuing without it")
 
-    def _open(self, subject: str, role: Role, fields: dict[str, Any], why: str) -> Decision:
+    def _open(self, subject: str, role: Role, fields: dict[str, Any], why: FailedOpen) -> Answer:
         self._stats.count("failed_open", subject)
         requested = fields.get("max_messages")
         pull = Pull(requested) if role == "consumer" and isinstance(requested, int) else None
-        return Decision(subject, role, pull=pull, failed_open=why)
+        return Answer(subject, role, pull=pull, failed_open=why)
 
 
-def _failed(key: RequestKey, why: str) -> Decision:
-    return Decision(key.subject, key.role, failed_open=why)
+def _failed(key: RequestKey, why: FailedOpen) -> Answer:
+    return Answer(key.subject, key.role, failed_open=why)

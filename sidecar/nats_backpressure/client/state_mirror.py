@@ -12,7 +12,8 @@ from datetime import datetime
 from nats_backpressure.client.admission import FreshnessLimits, LocalDecision, local_decision, strictest
 from nats_backpressure.client.cached_admission import NEVER, CachedAdmission, WatchedState
 from nats_backpressure.client.subject_filter import SubjectFilter
-from nats_backpressure.client.values import HeartbeatValue, StateValue, read
+from nats_backpressure.protocol.decoding import read_message
+from nats_backpressure.protocol.messages import Heartbeat, State
 from nats_backpressure.protocol.opening import MISSED
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, covers, decode, is_literal
 
@@ -21,6 +22,8 @@ MAX_KEYS = 10_000
 MAX_INSTANCES = 64
 """Instances whose last heartbeat is remembered; the one with the oldest makes room: each rollout brings new names, and
 a gateway outlives many rollouts."""
+MAX_SCHEMAS = 4
+"""Schemas of heartbeats whose last proof is remembered; the lowest makes room."""
 ORPHAN_SECONDS = 3600.0
 """Seconds for which a state is kept that vanished without being deleted."""
 
@@ -28,16 +31,18 @@ ORPHAN_SECONDS = 3600.0
 class HeartbeatAge:
     """When any instance last proved that the states hold, and the limits that the heartbeats name."""
 
-    __slots__ = ("left", "limits", "proof", "sampled")
+    __slots__ = ("left", "limits", "proofs", "sampled")
 
     def __init__(self) -> None:
-        self.proof, self.limits = NEVER, FreshnessLimits()
+        self.proofs: dict[int, float] = {}
+        """By the `schema` of the heartbeat, MAX_SCHEMAS at most."""
+        self.limits = FreshnessLimits()
         self.left: float | None = None
         """When the last replica reported that it stops; None after the next proof of any instance."""
         self.sampled: dict[str, str | None] = {}
         """Each instance's last `sampled_at`, the oldest heartbeat first."""
 
-    def receive(self, heartbeat: HeartbeatValue, written: float, stamp: float) -> None:
+    def receive(self, heartbeat: Heartbeat, written: float, stamp: float) -> None:
         """A heartbeat is a proof only if its `sampled_at` moved since the same instance's last one. The first one has
         nothing to compare with: there its two times are compared, so at worst it looks too old until the second."""
         stale_after = max(heartbeat.stale_after_ms, MISSED * heartbeat.heartbeat_ms) / 1000
@@ -54,8 +59,14 @@ class HeartbeatAge:
         if heartbeat.sampled_at is None or heartbeat.sampled_at == last:
             return
         lag = _lag(heartbeat.sampled_at, stamp) if last is None else 0.0
-        self.proof = max(self.proof, written - lag)
+        self.proofs[heartbeat.schema] = max(self.proofs.get(heartbeat.schema, NEVER), written - lag)
+        if len(self.proofs) > MAX_SCHEMAS:
+            del self.proofs[min(self.proofs)]
         self.left = None
+
+    def proof(self, schema: int = 0) -> float:
+        """When a state of this schema was last proved: a heartbeat proves nothing of states of a higher one."""
+        return max((at for of, at in self.proofs.items() if of >= schema), default=NEVER)
 
 
 class StateMirror:
@@ -71,7 +82,7 @@ class StateMirror:
         """None before the first heartbeat."""
         self._snapshot: set[str] | None = None
         """The subjects of the snapshot under way; None while live."""
-        self._snapshot_heartbeats: list[tuple[HeartbeatValue, float, float]] = []
+        self._snapshot_heartbeats: list[tuple[Heartbeat, float, float]] = []
 
     def begin_snapshot(self) -> None:
         """The heartbeats of a snapshot prove nothing before the last of its states is in."""
@@ -102,7 +113,7 @@ class StateMirror:
             return None if key.startswith("=") else "malformed_state"
         if not self.filter.keeps(subject):
             return None
-        state_value = read(value, StateValue)
+        state_value = read_message(value, State)
         if state_value is None or state_value.subject != subject:
             self._remove(subject)
             return "malformed_state"
@@ -116,7 +127,7 @@ class StateMirror:
 
     def heartbeats_missing(self, now: float) -> bool:
         """Whether heartbeats came before, and none for longer than they promised."""
-        return self._heartbeats is not None and now - self._heartbeats.proof >= self._heartbeats.limits.stale_after
+        return self._heartbeats is not None and now - self._heartbeats.proof() >= self._heartbeats.limits.stale_after
 
     def refresh(self, cached: CachedAdmission, now: float) -> None:
         """Compute the answer for a subject as of now."""
@@ -138,9 +149,9 @@ class StateMirror:
     def _proof(self, state: WatchedState) -> float:
         if self._heartbeats is None or state.orphan or not state.value.renewed:
             return state.proof
-        return max(state.proof, self._heartbeats.proof)
+        return max(state.proof, self._heartbeats.proof(state.value.schema))
 
-    def _proof_of_write(self, state: WatchedState, value: StateValue, written: float) -> float:
+    def _proof_of_write(self, state: WatchedState, value: State, written: float) -> float:
         """When a state that was just written was proved to hold. One that is not known proves nothing by itself."""
         if value.renewed:
             return written
@@ -148,7 +159,7 @@ class StateMirror:
             return written - value.proof_age_ms / 1000
         return min(written, max(self._proof(state), written - FreshnessLimits().unknown_after))
 
-    def _put_state(self, subject: str, value: StateValue, written: float) -> str | None:
+    def _put_state(self, subject: str, value: State, written: float) -> str | None:
         if self._snapshot is not None:
             self._snapshot.add(subject)
         state = self.states.get(subject)
@@ -180,7 +191,7 @@ class StateMirror:
         return own + [state for pattern, state in self._wildcards.items() if covers(pattern, subject)]
 
     def _put_heartbeat(self, value: bytes, written: float, stamp: float) -> str | None:
-        if (heartbeat := read(value, HeartbeatValue)) is None:
+        if (heartbeat := read_message(value, Heartbeat)) is None:
             return "malformed_heartbeat"
         if self._snapshot is not None:
             self._snapshot_heartbeats.append((heartbeat, written, stamp))
@@ -189,7 +200,7 @@ class StateMirror:
             self.version += 1
         return None
 
-    def _add_heartbeat(self, heartbeat: HeartbeatValue, written: float, stamp: float) -> None:
+    def _add_heartbeat(self, heartbeat: Heartbeat, written: float, stamp: float) -> None:
         self._heartbeats = self._heartbeats or HeartbeatAge()
         self._heartbeats.receive(heartbeat, written, stamp)
 

@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.stats import OnceLogger, Stats
-from nats_backpressure.client.values import read
+from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.subjects import Names
 
 IDLE_HEARTBEAT = 1.0
@@ -162,7 +162,7 @@ class StateWatch:
         body = msgspec.json.encode({"stream_name": stream, "config": config})
         async with asyncio.timeout(STEP_TIMEOUT):
             reply = await self.nc.request(f"{self._api}.CONSUMER.CREATE.{stream}.{name}", body, timeout=STEP_TIMEOUT)
-        created = read(reply.data, _ConsumerCreated)
+        created = read_message(reply.data, _ConsumerCreated)
         if created is None:
             raise WatchLost("the server's reply to CONSUMER.CREATE cannot be decoded")
         if created.error is not None:

@@ -373,7 +373,7 @@ class Event(Struct, frozen=True):
 class Heartbeat(Struct, frozen=True):
     """Value of the key `=heartbeat` in the state bucket: what the states say still held at `sampled_at`."""
 
-    schema: Annotated[Count, Meta(description="Version of what is stored; proves nothing of states of a higher one.")]
+    schema: Annotated[Count, Meta(description="Version of what is stored; no proof for states of a higher one.")] = 0
     instance: Annotated[str, Meta(description="The replica that wrote it.")] = ""
     sampled_at: Annotated[
         Time | None,
@@ -428,3 +428,9 @@ class State(Status, frozen=True, kw_only=True):
     record: Annotated[Raw, Meta(description="Ours, do not read: it may change with any version.")] = field(
         default_factory=Raw
     )
+
+    @property
+    def renewed(self) -> bool:
+        """Whether heartbeats prove that it still holds. An override holds for as long as a sidecar is there to end it,
+        whatever is known of the consumers."""
+        return self.override is not None or (self.freshness == "known" and self.status != "unknown")

@@ -11,7 +11,8 @@ import math
 OPENING = 0.25
 """Share per second by which a refusal opens, so that no herd comes back at once."""
 
-
+OPENING_STEP = 0.1
+"""Seconds for which one ratio is used while a refusal opens."""
 MISSED = 3
 """Proofs that must be missing before a refusal opens, so that none opens while they come as they should."""
 

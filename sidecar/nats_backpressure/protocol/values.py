@@ -44,8 +44,6 @@ AlertState = Literal["pending", "firing", "resolved"]
 LatencySource = Literal["sampled", "estimated", "stall"]
 StaleReason = Literal["age", "no_quorum"]
 
-STRICTNESS: Final[dict[str, int]] = {"continue": 0, "throttle": 1, "reject": 2}
-"""Of several actions the highest one decides."""
 SEVERITY: Final[dict[str, int]] = {"unknown": -1, "inactive": 0, "warning": 1, "active": 2}
 """Statuses by their name, as `Status` orders them."""
 

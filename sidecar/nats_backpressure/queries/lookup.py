@@ -20,8 +20,9 @@ from nats_backpressure.core.status.freshness import (
 )
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
-from nats_backpressure.protocol.opening import holds_for
+from nats_backpressure.protocol.opening import OPENING_STEP, holds_for
 from nats_backpressure.protocol.patterns import PatternIndex
+from nats_backpressure.protocol.strictness import Rank, rank
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, Freshness, StaleReason, Status
@@ -29,10 +30,7 @@ from nats_backpressure.runtime.view import ServiceView
 
 FULLEST = 64
 """Consumers that answer a pull request which names none: a subject with many must not make it expensive."""
-STRICTNESS = {Action.CONTINUE: 0, Action.THROTTLE: 1, Action.REJECT: 2}
 OVERRIDE = "override"
-OPENING_STEP = 0.1
-"""Seconds after which an admit ratio that is opening has changed."""
 
 
 class SubjectView(Struct, frozen=True):
@@ -132,11 +130,9 @@ class SubjectAnswer(Struct, frozen=True):
     def pressure(self) -> float:
         return self.view.worst_member.pressure if self.view.worst_member else 0.0
 
-    def rank(self, admission: Admission) -> tuple[int, float, int, float, bool]:
-        """Sort key, strictest last: by action (throttle: by smaller share), then status, then pressure; at equal rank
-        `enforce` is above `observe`."""
+    def rank(self, admission: Admission) -> Rank:
         enforced = self.policy.mode == "enforce"
-        return STRICTNESS[admission.action], -admission.admit_ratio, self.status, self.pressure, enforced
+        return rank(admission.action, admission.admit_ratio, self.status, self.pressure, enforced)
 
 
 class SubjectLookup:
