@@ -1,4 +1,4 @@
-"""Every example of docs/client.md, run as it stands."""
+"""Runs every example of docs/client.md unchanged."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE.
 
 
 def example(title: str) -> dict[str, Any]:
-    """What an example defines."""
-    [source] = [source for found, source in EXAMPLES if found == title]
+    """What the example under a heading defines."""
+    [source] = [source for heading, source in EXAMPLES if heading == title]
     defined: dict[str, Any] = {}
     exec(compile(source, f"{PAGE.name}: {title}", "exec"), defined)
     return defined

@@ -107,7 +107,7 @@ async def test_a_grant_is_used_while_it_counts_and_then_asked_for_again(
     gate = PullGate(client, subscription, SUBJECT)
     async with FakeDecisionService(nc, grants(4)) as service:
         fetching = asyncio.create_task(gate.fetch(4, timeout=10))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(service.requests) < 2:
                 await asyncio.sleep(0.01)
         await publish(nc, 1)
@@ -118,7 +118,7 @@ async def test_the_first_message_is_returned_at_once_though_more_were_asked_for(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
     gate = PullGate(client, subscription, SUBJECT, grant_seconds=60)
-    async with FakeDecisionService(nc, grants(50)), asyncio.timeout(20):
+    async with FakeDecisionService(nc, grants(50)), asyncio.timeout(30):
         fetching = asyncio.create_task(gate.fetch(50, timeout=60))
         while not (await subscription.consumer_info()).num_waiting:
             await asyncio.sleep(0.01)
@@ -174,7 +174,7 @@ async def test_the_messages_of_a_cancelled_fetch_are_returned_by_the_next_one(
 ) -> None:
     gate = PullGate(client, subscription, SUBJECT, batch_wait=60)
     await publish(nc, 1)
-    async with FakeDecisionService(nc, grants(5)), asyncio.timeout(20):
+    async with FakeDecisionService(nc, grants(5)), asyncio.timeout(30):
         fetching = asyncio.create_task(gate.fetch(5, timeout=60))
         while not (await subscription.consumer_info()).num_waiting:  # it waits for the other four
             await asyncio.sleep(0.01)
@@ -210,7 +210,7 @@ async def test_workers_that_share_a_gate_get_every_message_once(
             for message in messages:
                 await message.ack()
 
-    async with FakeDecisionService(nc, grants(7)), asyncio.timeout(20):
+    async with FakeDecisionService(nc, grants(7)), asyncio.timeout(30):
         await asyncio.gather(*(work() for _ in range(6)))
     assert sorted(got, key=int) == [str(i).encode() for i in range(300)]
     assert client.stats.pulled == 300
@@ -270,7 +270,7 @@ async def test_a_late_message_is_returned_at_once_while_nothing_is_granted(
         fetching = asyncio.create_task(gate.fetch(5, timeout=20))
         await wait_until(lambda: bool(service.requests), "the question")
         await publish(nc, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert len(await fetching) == 1
 
 

@@ -102,9 +102,9 @@ async def test_it_survives_a_restart_and_reads_what_changed_meanwhile(
     assert not client.admit(SUBJECT)
     await wait_until(lambda: states.nc.is_connected, "the reconnect")
     await states.put(state())
-    await wait_for_admission(client, status="inactive", seconds=10)
+    await wait_for_admission(client, status="inactive")
     await states.put(active())
-    await wait_for_admission(client, status="active", seconds=2)
+    await wait_for_admission(client, status="active")
 
 
 async def test_it_survives_a_bucket_deleted_and_created_again(client: BackpressureClient, states: States) -> None:
@@ -119,9 +119,9 @@ async def test_it_survives_a_bucket_deleted_and_created_again(client: Backpressu
     # nats-py's watcher would receive nothing until the new bucket's sequence has passed the old one's
     assert client.admit(SUBJECT).action == "reject", "vanished is not deleted"
     await states.put(state())
-    await wait_for_admission(client, status="inactive", seconds=2)
+    await wait_for_admission(client, status="inactive")
     await states.put(active())
-    await wait_for_admission(client, status="active", seconds=2)
+    await wait_for_admission(client, status="active")
 
 
 async def test_on_a_stalled_link_a_state_turns_stale_opens_gradually_and_turns_unknown(
@@ -138,7 +138,7 @@ async def test_on_a_stalled_link_a_state_turns_stale_opens_gradually_and_turns_u
             await wait_for_admission(client, freshness="stale", action="reject")
             await wait_for_admission(client, freshness="stale", action="throttle")
             await wait_for_admission(client, freshness="unknown", action="throttle")
-            await wait_for_admission(client, freshness="unknown", action="continue", seconds=6)
+            await wait_for_admission(client, freshness="unknown", action="continue")
             await wait_until(lambda: client.stats.watch_lost > 0, "the watch noticing")
             proxy.forward()
             await states.put(active())
@@ -156,7 +156,7 @@ async def test_a_link_that_is_cut_for_a_moment_loses_no_change(server: NatsServe
             proxy.refuse()
             await states.put(active())
             proxy.forward()
-            await wait_for_admission(client, status="active", seconds=10)
+            await wait_for_admission(client, status="active")
             assert client.stats.snapshots >= 2
         await nc.close()
 
@@ -169,7 +169,7 @@ async def test_a_consumer_that_is_taken_away_is_made_again(
     for consumer in await jsm.consumers_info(f"KV_{BUCKET}"):
         await jsm.delete_consumer(f"KV_{BUCKET}", consumer.name)
     await states.put(active())
-    await wait_for_admission(client, status="active", seconds=10)
+    await wait_for_admission(client, status="active")
 
 
 async def test_a_watch_without_heartbeats_is_opened_again_though_the_server_answers(
@@ -193,7 +193,7 @@ async def test_a_message_lost_on_the_way_restarts_the_watch(client: Backpressure
     await states.put(active())
     await wait_until(lambda: any(m and m.data for m in dropped), "the loss")
     del client._watch._queue.put_nowait  # type: ignore[attr-defined]
-    await wait_for_admission(client, status="active", seconds=10)
+    await wait_for_admission(client, status="active")
     assert client.stats.watch_lost == 1
 
 

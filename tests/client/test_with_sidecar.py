@@ -87,7 +87,7 @@ async def test_a_pull_gate_stops_at_the_mark_and_goes_on_as_acks_come(
     subscription = await nc.jetstream().pull_subscribe_bind("router", "ROUTER")
     gate = PullGate(client, subscription, SUBJECT, stream="ROUTER", consumer="router")
     held: list[Msg] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while client.stats.held_back == 0:
             with suppress(TimeoutError):
                 held += await gate.fetch(200, timeout=0.2)
