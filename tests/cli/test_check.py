@@ -1,4 +1,4 @@
-"""`check FILE`: what is in force, or what is wrong; nothing else."""
+"""`check FILE`: prints the policies in force, or one line for each mistake."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_good_file_prints_each_pattern_with_its_marks_and_where_they_come_from(tmp_path: Path) -> None:
+def test_a_valid_file_prints_each_pattern_with_its_marks_and_their_source(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("policies:\n  - {subjects: [a.b, 'c.>'], consumers: [r-*], pending: {overload: 50}}\n")
     ran = CliRunner().invoke(check, [str(file)])
@@ -41,7 +41,7 @@ policies:
 """
 
 
-def test_dynamic_marks_and_alerts_are_printed_with_the_rest(tmp_path: Path) -> None:
+def test_dynamic_marks_and_alerts_are_printed_too(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(FULL)
     ran = CliRunner().invoke(check, [str(file)])
@@ -58,7 +58,7 @@ def test_dynamic_marks_and_alerts_are_printed_with_the_rest(tmp_path: Path) -> N
     )
 
 
-def test_what_is_not_set_is_none(tmp_path: Path) -> None:
+def test_unset_fields_are_printed_as_none(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("")
     lines = CliRunner().invoke(check, [str(file)]).stdout.splitlines()
@@ -67,7 +67,7 @@ def test_what_is_not_set_is_none(tmp_path: Path) -> None:
     assert not any("None" in line for line in lines)
 
 
-def test_a_bad_file_is_one_line_for_each_mistake_and_exit_78(tmp_path: Path) -> None:
+def test_an_invalid_file_prints_one_line_for_each_mistake_and_exits_with_78(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("nmae: x\npolicies:\n  - subjects: [a]\n    pending:\n      warn: -1\n")
     ran = CliRunner().invoke(check, [str(file)])
@@ -78,7 +78,7 @@ def test_a_bad_file_is_one_line_for_each_mistake_and_exit_78(tmp_path: Path) -> 
     ]
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_prints_one_line(tmp_path: Path) -> None:
     ran = CliRunner().invoke(check, [str(tmp_path / "none.yaml")])
     assert ran.exit_code == 78
     assert ran.stderr == f"{tmp_path}/none.yaml: cannot be read: no such file or directory\n"

@@ -1,4 +1,4 @@
-"""`decide ROLE SUBJECT`: what a gateway or a consumer would be told."""
+"""`decide ROLE SUBJECT`: prints the decision that the service returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.router import override
 from tests.support.sidecar import SUBJECT, Sidecar, Wire
 
 
-async def test_a_gateway_and_a_consumer_are_told_what_the_wire_says(
+async def test_decisions_of_both_roles_are_printed_as_the_service_returns_them(
     command: Command, nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
     await wire.status(status="inactive")

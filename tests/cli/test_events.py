@@ -1,4 +1,4 @@
-"""`events`: what was told, and what is being told."""
+"""`events`: prints stored events and follows new ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, Wire
 
 
-async def test_the_past_is_told_of_one_subject_or_all_the_newest_last(
+async def test_events_of_one_or_all_subjects_are_printed_the_newest_last(
     command: Command, nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
     await publish(nc, 1500)
@@ -32,7 +32,7 @@ async def test_the_past_is_told_of_one_subject_or_all_the_newest_last(
         assert not await command.good("events", *asked, "--since", "2999-01-01T00:00:00Z")
 
 
-async def test_following_tells_each_event_once_over_a_restart_of_the_server_until_it_is_interrupted(
+async def test_follow_prints_each_event_once_across_a_server_restart_until_interrupted(
     command: Command, nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
 ) -> None:
     await publish(nc, 1500)

@@ -1,4 +1,4 @@
-"""The commands that ask start without the server's libraries."""
+"""Querying commands start without the server's libraries."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps([name for name in {SERVER!r} if name in sys.modules]))
         pytest.param(["check", "sidecar.yaml"], id="check"),
     ],
 )
-def test_a_command_that_asks_does_not_load_the_server(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_querying_command_does_not_load_the_server(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "sidecar.yaml").write_text("watch: [{stream: ORDERS}]\n")
     run = subprocess.run([sys.executable, "-c", SHOW, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert "Usage" not in run.stderr, "the command line is one that the command accepts"

@@ -1,4 +1,4 @@
-"""`replay FILE`: what would have been told, why, and what it came to; nothing else on standard output."""
+"""`replay FILE`: events and a summary on standard output, problems on standard error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(*arguments: object, data: bytes | None = None) -> Result:
     return CliRunner().invoke(replay, [str(argument) for argument in arguments], input=data)
 
 
-def test_a_transition_is_a_line_with_its_reasons_and_what_was_measured(recording: Path, quiet: Path) -> None:
+def test_a_transition_is_one_line_with_reasons_and_measurements(recording: Path, quiet: Path) -> None:
     ran = run(recording, "--config", quiet)
     assert ran.exit_code == 0 and ran.stderr == ""
     active, recovery, *_ = ran.stdout.splitlines()
@@ -67,7 +67,7 @@ def test_a_transition_is_a_line_with_its_reasons_and_what_was_measured(recording
     assert "  active -> inactive  recovery  []" in recovery
 
 
-def test_the_summary_tells_how_much_how_long_and_how_fast(recording: Path, quiet: Path) -> None:
+def test_the_summary_has_counts_time_span_and_speed(recording: Path, quiet: Path) -> None:
     lines = run(recording, "--config", quiet).stdout.splitlines()
     after = lines[lines.index("") + 1 :]
     assert after[0] == "2027-01-15T08:00:00.000Z to 2027-01-15T08:00:06.000Z, 6.0 s"
@@ -76,7 +76,7 @@ def test_the_summary_tells_how_much_how_long_and_how_fast(recording: Path, quiet
     assert after[3] == "orders.new: active 3.0 s, inactive 3.0 s, unknown 0.0 s"
 
 
-def test_json_is_the_event_of_the_wire_and_nothing_else(recording: Path, quiet: Path) -> None:
+def test_json_prints_only_events_as_published(recording: Path, quiet: Path) -> None:
     ran = run(recording, "--config", quiet, "--json")
     active, recovery = [json.loads(line) for line in ran.stdout.splitlines()]
     assert (active["from"], active["to"], active["reasons"]) == ("inactive", "active", ["pending", "inflight"])
@@ -86,7 +86,7 @@ def test_json_is_the_event_of_the_wire_and_nothing_else(recording: Path, quiet: 
     assert "61 samples" in ran.stderr
 
 
-def test_other_policies_come_to_other_verdicts(recording: Path, tmp_path: Path) -> None:
+def test_other_policies_give_other_events(recording: Path, tmp_path: Path) -> None:
     lax = config(tmp_path, "lax", pending={"overload": 5000}, inflight={"overload": 5000})
     assert "events: none" in run(recording, "--config", lax).stdout
 
@@ -111,7 +111,7 @@ def test_two_policies_are_compared_in_one_pass(recording: Path, quiet: Path, tmp
     assert (apart["differed_seconds"], together["differed_seconds"]) == (None, 3.0)
 
 
-def test_a_recording_without_policies_is_judged_by_the_default_ones_and_says_so(tmp_path: Path, quiet: Path) -> None:
+def test_a_recording_without_policies_uses_the_defaults_with_a_note(tmp_path: Path, quiet: Path) -> None:
     file = tmp_path / "old.jsonl"
     file.write_bytes(written(line for line in burst() if not isinstance(line, PoliciesLine)))
     ran = run(file)
@@ -120,14 +120,14 @@ def test_a_recording_without_policies_is_judged_by_the_default_ones_and_says_so(
     assert run(file, "--config", quiet).stderr == ""
 
 
-def test_only_the_subjects_asked_for_are_judged(recording: Path) -> None:
+def test_only_the_chosen_subjects_are_judged(recording: Path) -> None:
     assert "\n0 samples" in run(recording, "--subject", "invoices.>").stdout
     assert "61 samples" in run(recording, "--subject", "orders.*").stdout
     refused = run(recording, "--subject", "a..b")
     assert refused.exit_code == 2 and "--subject" in refused.stderr
 
 
-def test_it_reads_what_is_piped_in_or_compressed(recording: Path, tmp_path: Path) -> None:
+def test_standard_input_and_gz_files_are_read(recording: Path, tmp_path: Path) -> None:
     packed = tmp_path / "burst.jsonl.gz"
     packed.write_bytes(gzip.compress(recording.read_bytes()))
     expected = [line for line in run(recording).stdout.splitlines() if "judged in" not in line]
@@ -135,12 +135,12 @@ def test_it_reads_what_is_piped_in_or_compressed(recording: Path, tmp_path: Path
         assert [line for line in ran.stdout.splitlines() if "judged in" not in line] == expected
 
 
-class TestWhatCannotBeRead:
+class TestUnreadableRecordings:
     def told(self, file: Path, lines: Iterable[bytes]) -> Result:
         file.write_bytes(b"".join(lines))
         return run(file)
 
-    def test_a_bad_line_is_named_and_the_rest_is_judged(self, recording: Path, quiet: Path) -> None:
+    def test_a_bad_line_is_reported_and_the_rest_is_judged(self, recording: Path, quiet: Path) -> None:
         whole = run(recording, "--config", quiet).stdout.splitlines()[:2]
         lines = recording.read_bytes().splitlines(keepends=True)
         ran = self.told(recording, [*lines[:7], b"{oops\n", b'{"t":"read","s":5,"at":[1000.0,1.0]}\n', *lines[7:]])
@@ -150,12 +150,12 @@ class TestWhatCannotBeRead:
         assert second == f"{recording}:9: stream 5 has no line before this one; the line is skipped"
         assert run(recording, "--config", quiet).stdout.splitlines()[:2] == whole
 
-    def test_very_many_are_counted(self, recording: Path) -> None:
+    def test_many_bad_lines_are_counted(self, recording: Path) -> None:
         ran = self.told(recording, [recording.read_bytes(), *[b"x\n"] * (BAD_SHOWN + 1234)])
         assert len(ran.stderr.splitlines()) == BAD_SHOWN + 1
         assert ran.stderr.splitlines()[-1] == f"{recording}: 1,234 more unreadable lines were skipped"
 
-    def test_an_interrupted_end_is_told_and_no_error(self, recording: Path) -> None:
+    def test_a_cut_off_end_is_reported_but_is_not_an_error(self, recording: Path) -> None:
         ran = self.told(recording, [recording.read_bytes()[:-20]])
         assert ran.exit_code == 0
         assert ran.stderr == f"{recording}:126: cut off, as when a recording is interrupted; the line is skipped\n"
@@ -176,7 +176,9 @@ class TestWhatCannotBeRead:
             ),
         ],
     )
-    def test_what_is_no_recording_is_one_line_and_exit_65(self, tmp_path: Path, content: bytes, problem: str) -> None:
+    def test_a_file_that_is_not_a_recording_prints_one_line_and_exits_with_65(
+        self, tmp_path: Path, content: bytes, problem: str
+    ) -> None:
         ran = self.told(tmp_path / "r", [content])
         assert ran.exit_code == 65 and ran.stdout == ""
         assert ran.stderr == f"{tmp_path}/r: {problem}\n"
@@ -189,18 +191,20 @@ class TestWhatCannotBeRead:
             pytest.param(".", "cannot be read: is a directory", id="a directory"),
         ],
     )
-    def test_what_cannot_be_opened_is_one_line_and_exit_65(self, tmp_path: Path, name: str, problem: str) -> None:
+    def test_a_file_that_cannot_be_opened_prints_one_line_and_exits_with_65(
+        self, tmp_path: Path, name: str, problem: str
+    ) -> None:
         ran = run(tmp_path / name)
         assert ran.exit_code == 65 and ran.stdout == ""
         assert ran.stderr == f"{tmp_path / name}: {problem}\n"
 
-    def test_a_file_that_is_not_compressed_but_says_so(self, tmp_path: Path) -> None:
+    def test_a_gz_file_that_is_not_compressed_is_an_error(self, tmp_path: Path) -> None:
         file = tmp_path / "r.gz"
         ran = self.told(file, [written(burst())])
         assert ran.exit_code == 65
         assert ran.stderr.startswith(f"{file}: line 1: cannot be read any further: Not a gzipped file")
 
-    def test_a_bad_configuration_is_one_line_for_each_mistake_and_exit_78(
+    def test_an_invalid_settings_file_prints_one_line_for_each_mistake_and_exits_with_78(
         self, recording: Path, tmp_path: Path
     ) -> None:
         bad = config(tmp_path, "bad", pending={"warn": -1})

@@ -1,4 +1,4 @@
-"""`status`: all subjects in a list, or all about one."""
+"""`status`: all subjects in a list, or everything about one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.router import publish
 from tests.support.sidecar import SUBJECT, Sidecar, Wire
 
 
-async def test_a_list_has_the_worst_first_and_one_subject_comes_with_its_signals_marks_and_consumers(
+async def test_the_list_starts_with_the_worst_and_one_subject_has_signals_marks_and_consumers(
     command: Command, nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
     await nc.jetstream().add_stream(name="CALM", subjects=["a.calm"])
@@ -33,7 +33,7 @@ async def test_a_list_has_the_worst_first_and_one_subject_comes_with_its_signals
     assert (await command.json("status", SUBJECT))["metrics"]["pending_messages"] == 1500
 
 
-async def test_watching_goes_on_until_it_is_interrupted(command: Command, sidecar: Sidecar, wire: Wire) -> None:
+async def test_watch_repeats_until_interrupted(command: Command, sidecar: Sidecar, wire: Wire) -> None:
     await wire.status(status="inactive")
     watching = await command.begun("status", SUBJECT, "--watch", "--json")
     assert watching.stdout is not None

@@ -1,4 +1,4 @@
-"""The images of the container story, and the pair of containers it is about."""
+"""Builds the images and starts the two containers of the container test."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A NATS container and a sidecar container beside it, as a pod would hold them."""
+"""A NATS container and a sidecar container beside it, as in a pod."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The story of the README told by the shipped image: a burst, a rejection, and the way back, seen only from outside."""
+"""The README example with the shipped image: a burst, a rejection and the recovery, seen only from outside."""
 
 import asyncio
 from collections.abc import AsyncIterator

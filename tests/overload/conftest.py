@@ -1,4 +1,4 @@
-"""Whole runs: callers, gateway, router and sidecar as processes of their own around a fresh server."""
+"""Runs whole demo scenarios: load generator, gateway, router and sidecar as processes on a fresh server."""
 
 from __future__ import annotations
 

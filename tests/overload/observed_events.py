@@ -1,4 +1,4 @@
-"""What an overload must leave behind for everybody to see: events, metrics, refusals, and the return to calm."""
+"""What every overload must show: events, metrics, rejections, and the return to calm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A router's stream with its consumer, a sidecar beside it, and the wire between them."""
+"""A router's stream with its consumer, a sidecar, and a client of its public subjects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A message that a worker hands back for later, on a real server, stalls nobody; one that hangs does."""
+"""On a real server a message that a worker returns with a delayed NAK is no stall; a worker that hangs is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was, asked over the wire of a real process: the same before and after a restart."""
+"""The history of a real process, over the wire: the same before and after a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judgement in depth, seen only through the wire: alerts, diagnoses, and what is told of the past."""
+"""Alerts, diagnoses, latencies and sample checks of a real process, seen only over the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stream drops, seen only through the wire: an incident that ends by loss, and traffic that loses nothing."""
+"""Lost messages of a stream, seen only over the wire: an incident that ends by loss, and traffic without loss."""
 
 from __future__ import annotations
 

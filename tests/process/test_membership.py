@@ -1,4 +1,4 @@
-"""A consumer that does not count any more holds nothing, whatever is remembered of it; on a real server."""
+"""On a real server a consumer that no longer counts holds no status, whatever is stored about it."""
 
 from __future__ import annotations
 

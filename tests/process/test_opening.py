@@ -1,4 +1,4 @@
-"""A refusal does not outlive whoever looks for its end: a gateway beside sidecars that die and that stop."""
+"""A gateway opens again when its sidecars are killed or stopped."""
 
 from __future__ import annotations
 

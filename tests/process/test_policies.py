@@ -1,4 +1,4 @@
-"""Policies that change while the sidecar runs, seen only through the wire."""
+"""Policies that change while the sidecar runs, seen only over the wire."""
 
 from __future__ import annotations
 

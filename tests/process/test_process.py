@@ -1,4 +1,4 @@
-"""The process itself: its page, its exit codes, and what it says of a configuration that does not fit the server."""
+"""The process: its metrics page, its exit codes, and its errors for settings that do not fit the server."""
 
 from __future__ import annotations
 

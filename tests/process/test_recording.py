@@ -1,4 +1,4 @@
-"""A recording of the real process on a real server, judged again: it says what was said."""
+"""A recording of a real process is judged again with the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sidecar that is stopped or killed in the middle of an incident, and started again: nothing is told of it."""
+"""A sidecar that is stopped or killed during an incident and started again publishes no event about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job, told by the whole process on a real server, and seen only through its wire."""
+"""The main job of the whole process on a real server, seen only over the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stream that cannot be read makes its own subjects stale and nothing else; on a real server."""
+"""On a real server a stream that cannot be read makes only its own subjects stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gateway is told: by status, freshness and policy, and of several matching subjects by the strictest."""
+"""Decisions for gateways: by status, freshness and policy; of several matching subjects the strictest decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recent events in memory: none twice, none missing in between, and never more than the bounds."""
+"""The event cache has no event twice, no gap, and never more than its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of what was: from memory while that is complete, from the stream before, and never a guess."""
+"""Requests about the past: answered from memory while that is complete, from the stream before, never guessed."""
 
 from __future__ import annotations
 

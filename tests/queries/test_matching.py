@@ -1,4 +1,4 @@
-"""A watched literal is itself, whatever else covers it; the strictest of all that match decides."""
+"""A watched literal subject answers for itself; among all that match, the strictest decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a consumer is told before it pulls."""
+"""Decisions for consumers: how much to pull, and when to ask again."""
 
 from __future__ import annotations
 

@@ -1,0 +1,39 @@
+"""A change of the policy bucket is undone if a sidecar rejects it."""
+
+from __future__ import annotations
+
+import msgspec
+from nats.aio.client import Client
+
+from tests.cli.policy_commands import bucket
+from tests.support.command import Command
+from tests.support.sidecar import SUBJECT, Sidecar, Wire
+
+
+async def test_a_policy_that_the_guard_rejects_is_reported_and_the_bucket_is_unchanged(
+    command: Command, nc: Client, guarded: Sidecar, wire: Wire
+) -> None:
+    await wire.status(status="inactive")
+    for before in (None, {"retry_after_seconds": 7}):
+        if before:
+            await command.good("policy", "set", SUBJECT, "-", data=msgspec.json.encode(before).decode())
+        said = await command.failed("policy", "set", SUBJECT, "-", data="{pending: {overload: 6000}}")
+        assert said == (
+            "the sidecar rejects it: pending.overload: must be at most 5,000 "
+            "(policy_guard.max_pending_overload), is 6,000\n"
+        )
+        assert await bucket(nc) == before
+
+
+async def test_without_a_bucket_the_error_says_who_creates_it(command: Command) -> None:
+    said = await command.failed("policy", "rm", "a")
+    assert said == "Error: there is no bucket backpressure_policy: a sidecar of that name creates it when it starts\n"
+
+
+async def test_an_unreadable_value_in_the_bucket_can_be_removed(command: Command, nc: Client) -> None:
+    await (await nc.jetstream().create_key_value(bucket="backpressure_policy")).put(SUBJECT, b"{nonsense")
+    ran = await command("policy", "rm", SUBJECT)
+    assert (ran.exit_code, ran.stdout) == (0, f"{SUBJECT}: removed\n")
+    assert ran.stderr.startswith(
+        "it is not known which subjects this governs: nobody answers under the name `backpressure` at"
+    )
