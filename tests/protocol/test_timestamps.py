@@ -19,6 +19,19 @@ def test_a_moment_is_written_and_read_as_the_calendar_says(moment: datetime) -> 
     assert parse_rfc3339(text) == pytest.approx(moment.timestamp(), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("text", "unix"),
+    [
+        ("1970-01-01T00:00:00.000000001Z", 1e-9),
+        ("2000-02-29T12:00:00.123456789Z", 951_825_600.123456789),
+        ("2026-11-26T00:47:09.5Z", 1_795_654_029.5),
+        ("9999-12-31T23:59:59.999Z", 253_402_300_799.999),
+    ],
+)
+def test_a_time_is_exact_to_nine_decimals(text: str, unix: float) -> None:
+    assert parse_rfc3339(text) == unix
+
+
 @pytest.mark.parametrize("text", ["2024-02-29T23:59:59Z", "2000-02-29T00:00:00.5Z", EXAMPLE, "1970-01-01T00:00:00Z"])
 def test_a_moment_may_leave_the_decimals_out(text: str) -> None:
     assert parse_rfc3339(text) == datetime.fromisoformat(text).timestamp()
