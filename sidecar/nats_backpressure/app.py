@@ -217,7 +217,7 @@ class Sidecar:
             may_publish=self._responder.may_reply,
         )
         metrics.expose(StateCollector(service.registry, SubjectLookup(service.registry).answer, metrics, clock))
-        self._probes = HttpProbes(settings.http.host, settings.http.port, self._truth, metrics.page)
+        self._probes = HttpProbes(settings.http.host, settings.http.port, self._truth, metrics.page, clock)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the probes at once, observe, and answer once something is known; until `stop`."""

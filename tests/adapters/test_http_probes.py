@@ -16,7 +16,8 @@ from prometheus_client.registry import Collector
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters import http_probes
-from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken, Readiness
+from nats_backpressure.adapters.http_probes import STUCK_AFTER, HttpProbes, PortTaken, Readiness
+from tests.fakes.clock import FakeClock
 
 READY = Readiness(
     ready=True, nats="connected", observing=True, streams=4, reads=4, last_sweep_age_ms=80, version="1.2.3"
@@ -27,10 +28,12 @@ class World:
     """A page with the truth it tells, and a scrape that can be held up."""
 
     def __init__(self) -> None:
-        self.truth = READY
+        self.truth, self.clock = READY, FakeClock()
         self.registry = CollectorRegistry()
         self.requests = Counter("asked", "Requests. High: many ask.", registry=self.registry)
-        self.page = HttpProbes("127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), timeout=0.5)
+        self.page = HttpProbes(
+            "127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), self.clock, timeout=0.5
+        )
 
     @property
     def url(self) -> str:
@@ -52,9 +55,8 @@ async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_it_is_healthy_while_the_loop_turns(world: World, http: httpx.AsyncClient) -> None:
-    world.page._stuck_after = 2.0
     for _ in range(5):
-        await asyncio.sleep(0.5)
+        world.clock.advance(0.9 * STUCK_AFTER)
         world.page.pulse()
         found = await http.get("/healthz")
         assert (found.status_code, found.text) == (200, "ok\n")
@@ -62,8 +64,7 @@ async def test_it_is_healthy_while_the_loop_turns(world: World, http: httpx.Asyn
 
 def test_a_stuck_loop_is_told_from_outside_of_it_and_recovers(world: World) -> None:
     """There is no loop here at all: nobody calls `pulse`."""
-    world.page._stuck_after = 0.5
-    time.sleep(0.6)
+    world.clock.advance(STUCK_AFTER)
     found = httpx.get(f"{world.url}/healthz")
     assert found.status_code == 503 and "stuck" in found.text
     assert httpx.get(f"{world.url}/readyz").status_code == 200
@@ -149,19 +150,19 @@ async def test_silent_and_slow_connections_are_ended(world: World, http: httpx.A
 
 async def test_a_connection_that_keeps_asking_is_kept(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.page.port)
-    for _ in range(6):
+    deadline = time.monotonic() + 2 * 0.5  # twice the time that a connection without progress has
+    while time.monotonic() < deadline:
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
         assert b" 200 " in head or b" 503 " in head
         length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:"))
         await reader.readexactly(length)
-        await asyncio.sleep(0.25)
     writer.close()
 
 
 async def test_more_than_it_serves_at_once_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_probes, "CONNECTIONS", 4)
-    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"", FakeClock())
     page.start()
     held = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(6)]
     async with httpx.AsyncClient() as client:
@@ -189,9 +190,8 @@ async def test_a_scrape_that_hangs_holds_up_neither_health_nor_the_end(world: Wo
     await asyncio.to_thread(entered.wait, 5)
     world.page.pulse()
     assert (await http.get("/healthz")).status_code == 200
-    began = time.monotonic()
     await asyncio.to_thread(world.page.stop, 0.3)
-    assert time.monotonic() - began < 5
+    assert not scrape.done(), "it did not wait for the scrape"
     release.set()
     await asyncio.gather(scrape, return_exceptions=True)
 
@@ -202,30 +202,29 @@ def test_a_port_in_use_is_told_before_anything_starts() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"http\.port {port}: Address already in use; give another"):
-            HttpProbes("127.0.0.1", port, lambda: READY, lambda: b"")
+            HttpProbes("127.0.0.1", port, lambda: READY, lambda: b"", FakeClock())
 
 
 def test_two_that_are_made_at_once_do_not_share_a_port() -> None:
-    first = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    first = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"", FakeClock())
     with pytest.raises(PortTaken):
-        HttpProbes("127.0.0.1", first.port, lambda: READY, lambda: b"")
+        HttpProbes("127.0.0.1", first.port, lambda: READY, lambda: b"", FakeClock())
     first.stop(1.0)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7", "a..b"])
 def test_an_address_that_is_not_ours_is_told(host: str) -> None:
     with pytest.raises(PortTaken, match=r"http\.host"):
-        HttpProbes(host, 0, lambda: READY, lambda: b"")
+        HttpProbes(host, 0, lambda: READY, lambda: b"", FakeClock())
 
 
 def test_after_the_end_nobody_listens_and_the_port_is_free_at_once() -> None:
-    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"")
+    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"", FakeClock())
     page.start()
     assert httpx.get(f"http://127.0.0.1:{page.port}/healthz").status_code == 200
-    began = time.monotonic()
-    page.stop(3.0)
-    assert time.monotonic() - began < 3
+    page.stop(10.0)
+    assert not page._thread.is_alive()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{page.port}/healthz")
-    again = HttpProbes("127.0.0.1", page.port, lambda: READY, lambda: b"")
+    again = HttpProbes("127.0.0.1", page.port, lambda: READY, lambda: b"", FakeClock())
     again.stop(1.0)

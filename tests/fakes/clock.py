@@ -25,6 +25,11 @@ class FakeClock:
     def now(self) -> Now:
         return self._now
 
+    @property
+    def sleeping(self) -> bool:
+        """Whether a task sleeps."""
+        return self._next() is not None
+
     def random(self) -> float:
         return self._random.random()
 

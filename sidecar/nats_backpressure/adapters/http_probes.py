@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from nats_backpressure.runtime.ports import TimeSource
 
 log = structlog.get_logger()
 
@@ -63,12 +64,14 @@ class HttpProbes:
         port: int,
         readiness: Callable[[], Readiness],
         metrics: Callable[[], bytes],
+        clock: TimeSource,
         stuck_after: float = STUCK_AFTER,
         timeout: float = CONNECTION_TIMEOUT,
     ) -> None:
         """Raises PortTaken. `readiness` and `metrics` are called in the thread of the HTTP server."""
         self._readiness, self._metrics_page, self._stuck_after = readiness, metrics, stuck_after
-        self._pulse = time.monotonic()
+        self._clock = clock
+        self.pulse()
         self._scraping = asyncio.Lock()
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
@@ -91,12 +94,12 @@ class HttpProbes:
         self._thread = threading.Thread(target=self._serve, name="probes", daemon=True)
 
     def start(self) -> None:
-        self._pulse = time.monotonic()
+        self.pulse()
         self._thread.start()
 
     def pulse(self) -> None:
         """Report that the event loop runs."""
-        self._pulse = time.monotonic()
+        self._pulse = self._clock.now().mono
 
     def stop(self, seconds: float) -> None:
         """Answer the requests that have arrived, within `seconds`; blocks meanwhile."""
@@ -112,7 +115,7 @@ class HttpProbes:
             log.error("http.failed", error=f"{type(error).__name__}: {error}", exc_info=error)
 
     async def _healthz(self, request: Request) -> Response:
-        stuck = time.monotonic() - self._pulse
+        stuck = self._clock.now().mono - self._pulse
         if stuck >= self._stuck_after:
             return PlainTextResponse(f"the event loop has been stuck for {stuck:.0f} s\n", 503)
         return PlainTextResponse("ok\n")

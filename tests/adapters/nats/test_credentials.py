@@ -12,10 +12,12 @@ from typing import Any
 import nkeys
 import pytest
 import trustme
+from nats.aio.client import Client as PlainClient
 
-from nats_backpressure.config.nats import Nats, Tls
-from tests.adapters.nats.test_connection import connected, options, up
+from nats_backpressure.adapters.nats.credentials import BadCredentials, credentials
+from nats_backpressure.config.nats import Nats, Secret, Tls
 from tests.conftest import StartServer
+from tests.support.connected import connected, options, up
 from tests.support.servers import NatsServer
 
 OPERATOR, ACCOUNT, USER = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER
@@ -115,3 +117,44 @@ async def test_tls_with_a_certificate_of_our_own(start_server: StartServer, tmp_
     tls = Tls(**{what: str(tmp_path / name) for what, name in ours.items()})
     async with connected(Nats((server.url,), tls=tls)) as (connection, _):
         await up(connection)
+
+
+WITH_SEED = "-----BEGIN NATS USER JWT-----\nHIDDEN.b.c\n------END------\n-----BEGIN USER NKEY SEED-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(None, "No such file", id="missing"),
+        pytest.param("", "the file is empty", id="empty"),
+        pytest.param("-----BEGIN NATS USER JWT-----\nabc", "no user JWT with its seed", id="truncated"),
+        pytest.param("-----BEGIN NATS USER JWT-----", "no user JWT with its seed", id="truncated at once"),
+        pytest.param(f"{WITH_SEED}\n", "no user JWT with its seed", id="truncated before the seed"),
+        pytest.param(f"{WITH_SEED}\nSUAHIDDEN", "its nkey seed is damaged", id="truncated in the seed"),
+    ],
+)
+def test_a_credentials_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | None, says: str) -> None:
+    path = tmp_path / "user.creds"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadCredentials, match=says) as error:
+        credentials(Nats(("nats://x",), credentials_file=str(path)))
+    assert str(path) in str(error.value)
+    assert "HIDDEN" not in str(error.value)
+
+
+def test_a_credentials_file_without_a_last_line_end_is_taken_whole(tmp_path: Path) -> None:
+    path = tmp_path / "user.creds"
+    seed = nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER).decode()
+    path.write_text(f"{WITH_SEED}\n{seed}")
+    given = credentials(Nats(("nats://x",), credentials_file=str(path)))["user_credentials"]
+    assert PlainClient()._read_creds_user_nkey(given) == bytearray(seed.encode())
+
+
+def test_a_seed_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "user.nk"
+    path.write_text("SUAHIDDEN\n")
+    with pytest.raises(BadCredentials, match=r"user\.nk: its nkey seed is damaged"):
+        credentials(Nats(("nats://x",), nkey_seed_file=str(path)))
+    with pytest.raises(BadCredentials, match=r"^nkey_seed: its nkey seed is damaged"):
+        credentials(Nats(("nats://x",), nkey_seed=Secret("SUAHIDDEN")))

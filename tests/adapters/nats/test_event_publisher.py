@@ -17,6 +17,7 @@ from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import PublishConflict, Unavailable, Unpublishable
+from tests.support.sidecar import eventually
 from tests.worlds.stored_samples import NAMES, SUBJECT, event, publisher_of, real
 
 ACTIVE = f"backpressure.v1.event.backpressure_active.{encode(SUBJECT)}"
@@ -73,10 +74,15 @@ async def test_a_late_copy_is_refused_even_when_its_id_is_forgotten(nc: Client) 
     async with real(nc) as (requests, _, publisher):
         await publisher.publish(event(1))
         await publisher.publish(event(2))
-        await asyncio.sleep(0.5)  # the window has passed: only the expected sequence stands in the way
         subject, payload, headers = requests.written[0]
-        answer = json.loads((await nc.request(subject, payload, headers=headers)).data)
-        assert answer["error"]["err_code"] in (10071, 10164)
+
+        async def refused() -> Any:
+            """The reply after the window in which the server knows the id: only the expected sequence refuses now."""
+            reply = json.loads((await nc.request(subject, payload, headers=headers)).data)
+            return None if reply.get("duplicate") else reply
+
+        reply = await eventually(refused, "the end of the duplicate window")
+        assert reply["error"]["err_code"] in (10071, 10164)
         assert await count(nc) == 2
 
 

@@ -15,12 +15,13 @@ from structlog.testing import capture_logs
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.connection import Connection
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
-from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
+from nats_backpressure.adapters.nats.policy_store import POLL_EVERY, JetStreamPolicyStore
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.runtime.clock import SystemClock
+from tests.fakes.clock import FakeClock, settled
 from tests.support.background import meanwhile
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
@@ -97,18 +98,22 @@ async def test_the_policy_bucket_is_read_around_it_and_at_once(
     told: list[PolicySnapshot] = []
     async with connected(server, counted) as connection:
         js = JetStreamApi(connection)
-        store = JetStreamPolicyStore(js, NAMES, counted.append, lambda: connection.client, SystemClock())
+        clock = FakeClock()
+        store = JetStreamPolicyStore(js, NAMES, counted.append, lambda: connection.client, clock)
         kv = await nc.jetstream().key_value(NAMES.policy_bucket)
         await kv.put("a", b"{}")
         await raw(server, poison % POLICY)
         async with meanwhile(store.follow(told.append)):
 
-            async def holds() -> bool:
-                return bool(told) and {"a", "b"} <= told[-1].entries.keys()
+            async def polled() -> bool:
+                return clock.sleeping
 
-            await asyncio.sleep(0.5)
+            await eventually(polled, "the first poll")
             await kv.put("b", b"{}")
-            await eventually(holds, "both policies", 1.0)
+            clock.advance(POLL_EVERY)
+            await settled()
+            await eventually(polled, "the next poll")
+        assert {"a", "b"} <= told[-1].entries.keys()
 
 
 ABSURD = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -18,14 +17,15 @@ from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.clock import SystemClock
 from tests.conftest import StartServer
+from tests.fakes.clock import FakeClock, settled
 from tests.support.background import meanwhile
 from tests.support.sidecar import eventually
 from tests.worlds.stored_samples import Requests
 
 NAMES = Names()
 WITHIN = 1.0
+"""Simulated seconds in which a change is in force."""
 
 
 class Follower:
@@ -37,22 +37,37 @@ class Follower:
         self.nc = nc
         requests = Requests(nc)
         js = JetStreamApi(requests)
-        self.store = JetStreamPolicyStore(js, NAMES, self.dropped.append, lambda: requests.nc, SystemClock())
+        self.clock = FakeClock()
+        self.store = JetStreamPolicyStore(js, NAMES, self.dropped.append, lambda: requests.nc, self.clock)
         self.requests = requests
 
     @property
     def values(self) -> dict[str, bytes]:
         return {key: found.value for key, found in self.told[-1].entries.items()} if self.told else {}
 
+    async def polled(self) -> None:
+        """Returns once the poll that is under way has ended."""
+
+        async def sleeping() -> bool:
+            return self.clock.sleeping
+
+        await eventually(sleeping, "the end of a poll")
+
+    async def poll(self) -> None:
+        """Let the time to the next poll pass, and the poll happen."""
+        await self.polled()
+        self.clock.advance(policy_store.POLL_EVERY)
+        await settled()
+        await self.polled()
+
     async def holds(self, **expected: bytes) -> float:
-        """Seconds until that, and nothing else, is what was told."""
-        began = time.monotonic()
-
-        async def look() -> bool:
-            return bool(self.told) and self.values == expected
-
-        await eventually(look, f"{expected}")
-        return time.monotonic() - began
+        """Simulated seconds until the newest snapshot has these values, and no others."""
+        began = self.clock.now().mono
+        await self.polled()
+        while not (self.told and self.values == expected):
+            assert self.clock.now().mono - began < 60, f"{self.values} and not {expected}"
+            await self.poll()
+        return self.clock.now().mono - began
 
 
 @pytest.fixture
@@ -89,7 +104,8 @@ async def test_each_value_has_its_own_revision_and_nothing_is_told_twice(bucket:
     assert follower.told[-1].entries["a"].revision == revision
     assert abs(follower.told[-1].entries["a"].at - time.time()) < 5, "when it was put, by the server's clock"
     told = len(follower.told)
-    await asyncio.sleep(3 * policy_store.POLL_EVERY)  # what must not happen takes time not to happen
+    for _ in range(3):
+        await follower.poll()
     assert len(follower.told) == told
 
 
@@ -143,6 +159,7 @@ async def test_more_keys_than_are_kept_are_counted_and_said_once(
     await follower.holds(k0=b"x", k1=b"x")
 
     async def counted() -> bool:
+        await follower.poll()
         return "policy_beyond_limit" in follower.dropped
 
     await eventually(counted, "the keys beyond the limit to be counted")
@@ -199,6 +216,7 @@ async def test_a_replica_that_never_catches_up_is_believed_in_the_end(
         with capture_logs() as lines:
 
             async def said() -> bool:
+                await follower.poll()
                 return "policies.behind" in [line["event"] for line in lines]
 
             await eventually(said, "the line that says so")
