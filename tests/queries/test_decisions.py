@@ -73,7 +73,7 @@ def test_an_active_subject_rejects_with_everything_a_gateway_needs() -> None:
         ),
     ],
 )
-def test_the_status_acts_by_the_policy(policy: Policy, values: dict, expected: tuple) -> None:
+def test_the_policy_maps_a_status_to_an_action(policy: Policy, values: dict, expected: tuple) -> None:
     found = gateway(subject(member(policy=policy, **values)))
     assert (
         found.status,
@@ -95,13 +95,13 @@ def test_the_status_acts_by_the_policy(policy: Policy, values: dict, expected: t
         pytest.param(GatewayRequest(priority="critical"), "continue", None, id="critical continues"),
     ],
 )
-def test_a_request_may_say_more(request_: GatewayRequest, action: str, delay: int | None) -> None:
+def test_a_request_has_priority_and_attempt(request_: GatewayRequest, action: str, delay: int | None) -> None:
     found = gateway(subject(member(**OVERLOADED)), request=request_)
     assert (found.action, found.retry_delay_ms, found.status) == (action, delay, "active")
     assert (found.admit_ratio, found.retry_after_seconds) == ((1.0, 0) if action == "continue" else (0.0, 30))
 
 
-def test_observing_a_critical_request_would_continue() -> None:
+def test_in_observe_mode_a_critical_request_would_continue() -> None:
     found = gateway(
         subject(member(policy=Policy(mode="observe"), **OVERLOADED)), request=GatewayRequest(priority="critical")
     )
@@ -113,7 +113,7 @@ def test_observing_a_critical_request_would_continue() -> None:
     [(0.5, 500), (-3.0, 100), (0.01, 100), (60.0, 5000)],
     ids=["to the next reading", "one overdue", "one very near", "one far away"],
 )
-def test_how_long_an_answer_may_be_reused(left: float, valid: int) -> None:
+def test_a_decision_is_valid_until_the_next_reading(left: float, valid: int) -> None:
     book = WrittenBook(subject(member()))
     book.next = NOW.mono + left
     assert DecisionService(book).decide_gateway(SUBJECT, ASK, NOW).valid_for_ms == valid
@@ -129,14 +129,14 @@ def test_how_long_an_answer_may_be_reused(left: float, valid: int) -> None:
         pytest.param(31.0, ("unknown", "continue", "unknown", None), id="unknown, and open"),
     ],
 )
-def test_an_answer_ages(age: float, expected: tuple) -> None:
+def test_a_decision_ages_from_known_to_stale_to_unknown(age: float, expected: tuple) -> None:
     found = gateway(subject(member(age=0.0, **OVERLOADED)), now=after(age))
     assert (found.status, found.action, found.freshness, found.pressure) == expected
     if found.status == "unknown":
         assert (found.reasons, found.valid_for_ms, found.alert) == ((), 0, False)
 
 
-def test_the_oldest_proof_says_how_old_the_answer_is() -> None:
+def test_the_oldest_proof_gives_the_age_of_the_decision() -> None:
     found = gateway(subject(member("a"), member("b", age=12.0)))
     assert (found.freshness, found.sampled_at) == ("stale", "2025-12-31T23:59:48.000Z")
 
@@ -149,12 +149,12 @@ def test_the_oldest_proof_says_how_old_the_answer_is() -> None:
         pytest.param({"members": {}}, "unknown", id="the last consumer gone"),
     ],
 )
-def test_what_is_not_stored_is_not_known(more: dict, freshness: str) -> None:
+def test_a_status_that_is_not_stored_is_unknown(more: dict, freshness: str) -> None:
     found = gateway(subject(member(**OVERLOADED), **more))
     assert (found.status, found.freshness, found.reasons, found.pressure) == ("unknown", freshness, (), None)
 
 
-def test_while_writes_fail_the_last_written_status_is_answered_as_stale() -> None:
+def test_while_writes_fail_the_last_written_status_is_returned_as_stale() -> None:
     calm = subject(member())
     state = replace(
         subject(member(**OVERLOADED)), record=calm.record, writing=Writing(calm.record, 1, "n", failing=True)
@@ -172,14 +172,14 @@ def test_while_writes_fail_the_last_written_status_is_answered_as_stale() -> Non
         pytest.param(Policy(on_unknown="continue"), "continue", id="continue"),
     ],
 )
-def test_what_was_never_known(policy: Policy, action: str) -> None:
+def test_a_subject_that_was_never_known_is_unknown(policy: Policy, action: str) -> None:
     assert gateway(SubjectState(SUBJECT, policy, NOW.mono + 30)).action == action
 
 
 @pytest.mark.parametrize(
     ("later", "action"), [(0.0, "reject"), (9.0, "reject"), (12.0, "throttle"), (14.0, "continue")]
 )
-def test_a_rejection_outlives_its_last_consumer_only_for_the_hold(later: float, action: str) -> None:
+def test_a_rejection_lasts_only_for_the_hold_after_its_last_consumer(later: float, action: str) -> None:
     state = replace(with_members(subject(member(**OVERLOADED)), {}), deadline=NOW.mono, empty_since=NOW.mono)
     assert gateway(state, now=after(later)).action == action
 
@@ -194,7 +194,7 @@ def test_a_rejection_outlives_its_last_consumer_only_for_the_hold(later: float, 
         pytest.param(1000.0, "reject", "reject", 0.0, id="reject"),
     ],
 )
-def test_a_refusal_whose_end_cannot_be_stored_opens_too(
+def test_a_rejection_opens_even_if_its_end_cannot_be_stored(
     since: float, on_unknown: str, action: str, ratio: float
 ) -> None:
     """The queue is empty, everybody can see it, and no quorum takes the write that says so."""
@@ -206,14 +206,14 @@ def test_a_refusal_whose_end_cannot_be_stored_opens_too(
     assert (found.action, found.admit_ratio, found.freshness) == (action, ratio, "stale")
 
 
-def test_one_consumer_that_cannot_be_read_opens_nothing_that_another_one_refuses() -> None:
+def test_an_unreadable_consumer_does_not_open_what_another_one_rejects() -> None:
     found = gateway(subject(member("unread", age=40.0), member("busy", **OVERLOADED)))
     assert (found.action, found.freshness) == ("reject", "stale")
     found = gateway(subject(member("unread", age=12.0, **OVERLOADED), member("calm")))
     assert (found.action, found.admit_ratio, found.freshness) == ("throttle", 0.5, "stale")
 
 
-def test_what_is_read_again_brings_no_old_refusal_back() -> None:
+def test_a_new_reading_does_not_restore_an_old_rejection() -> None:
     """It was lost, and so it opened long ago; what the new reading comes to is not stored yet."""
     state = subject(member(**OVERLOADED))
     assert state.record is not None
@@ -232,13 +232,13 @@ def test_what_is_read_again_brings_no_old_refusal_back() -> None:
         pytest.param(31.0, 0, id="unknown: not at all"),
     ],
 )
-def test_a_refusal_is_not_reused_past_its_time(age: float, valid: int) -> None:
+def test_a_rejection_is_not_valid_past_its_end(age: float, valid: int) -> None:
     book = WrittenBook(subject(member(age=0.0, **OVERLOADED)))
     book.next = NOW.mono + 1000
     assert DecisionService(book).decide_gateway(SUBJECT, ASK, after(age)).valid_for_ms == valid
 
 
-def test_nobody_is_answered_before_the_first_sweep() -> None:
+def test_before_the_first_readings_every_request_gets_503() -> None:
     book = WrittenBook(subject(member()))
     book.swept_at = None
     with pytest.raises(RequestRefused) as refused:
@@ -247,13 +247,13 @@ def test_nobody_is_answered_before_the_first_sweep() -> None:
 
 
 @pytest.mark.parametrize("name", ["orders.eu", "orders.*", "orders.eu.created.late", "other"])
-def test_what_nobody_watches_is_not_found(name: str) -> None:
+def test_an_unwatched_subject_gets_404(name: str) -> None:
     with pytest.raises(RequestRefused) as refused:
         gateway(subject(member(), name="orders.*.created"), of=name)
     assert refused.value.code == 404
 
 
-def test_a_plain_subject_is_answered_from_every_pattern_that_matches() -> None:
+def test_every_pattern_that_covers_a_literal_subject_is_used() -> None:
     found = gateway(
         subject(member(), name="orders.*.created"),
         subject(member(**OVERLOADED), name="orders.>"),
@@ -266,7 +266,7 @@ def test_a_plain_subject_is_answered_from_every_pattern_that_matches() -> None:
     assert found.event_subjects[0] == "backpressure.v1.event.*.orders.=2A.created"
 
 
-def test_a_watched_pattern_is_about_itself_alone() -> None:
+def test_a_watched_pattern_answers_only_for_itself() -> None:
     found = gateway(subject(member(), name="orders.*"), subject(member(**OVERLOADED), name="orders.>"), of="orders.*")
     assert (found.matched, found.status) == (("orders.*",), "inactive")
 
@@ -286,7 +286,7 @@ def test_a_watched_pattern_is_about_itself_alone() -> None:
         pytest.param({}, {}, "a.*", id="of equals the first by name"),
     ],
 )
-def test_which_of_several_decides(one: dict, other: dict, decides: str) -> None:
+def test_the_strictest_of_several_decides(one: dict, other: dict, decides: str) -> None:
     states = [subject(member(**one), name="a.*"), subject(member(**other), name="a.>")]
     found = DecisionService(WrittenBook(*states)).status("a.b", NOW)
     expected = DecisionService(WrittenBook(*states)).status(decides, NOW)
@@ -295,7 +295,7 @@ def test_which_of_several_decides(one: dict, other: dict, decides: str) -> None:
     assert found.matched == ("a.*", "a.>")
 
 
-def test_a_subject_that_comes_later_is_found() -> None:
+def test_a_subject_that_is_added_later_is_used() -> None:
     book = WrittenBook(subject(member(), name="a.*"))
     desk = DecisionService(book)
     assert desk.decide_gateway("a.b", ASK, NOW).matched == ("a.*",)
@@ -304,7 +304,7 @@ def test_a_subject_that_comes_later_is_found() -> None:
     assert desk.decide_gateway("a.b", ASK, NOW).matched == ("a.*", "a.>")
 
 
-def test_a_state_that_moved_is_answered_anew() -> None:
+def test_a_changed_state_gives_a_new_decision() -> None:
     book = WrittenBook(subject(member()))
     desk = DecisionService(book)
     assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "inactive"
@@ -312,7 +312,7 @@ def test_a_state_that_moved_is_answered_anew() -> None:
     assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "active"
 
 
-def test_matching_names_are_bounded_but_all_are_judged() -> None:
+def test_listed_matches_are_limited_but_all_are_evaluated() -> None:
     calm = [subject(member(), name=".".join("*" if n >> bit & 1 else "t" for bit in range(9))) for n in range(1, 500)]
     found = gateway(*calm, subject(member(**OVERLOADED), name="t.>"), of="t." * 8 + "t")
     assert len(found.matched) == len(found.state_keys) == MATCHED_SHOWN

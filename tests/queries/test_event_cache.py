@@ -21,14 +21,14 @@ def filled(*events: int, **bounds: int) -> EventCache:
     return history
 
 
-def test_what_is_told_is_kept_with_what_it_is_found_by() -> None:
+def test_a_published_event_is_cached_with_its_keys() -> None:
     found = parse_event(told(7, T0 + 5, "warning"))
     assert found is not None and found.subject == SUBJECT
     assert (found.seq, found.epoch, found.type, found.at) == (7, "e", "backpressure_warning", T0 + 5)
     assert found.body == told(7, T0 + 5, "warning") and found.event().to == "warning"
 
 
-def test_an_event_seen_twice_is_kept_once() -> None:
+def test_an_event_added_twice_is_cached_once() -> None:
     history = filled(1, 2, 3)
     for seq in (3, 1, 2):
         history.add(event(seq, T0 + 1000 * seq))
@@ -52,22 +52,22 @@ def test_an_event_seen_twice_is_kept_once() -> None:
         pytest.param(told(1).replace(b'"pending"', b'"' + b"x" * LARGEST + b'"'), id="larger than any"),
     ],
 )
-def test_what_is_none_of_ours_is_not_kept(payload: bytes) -> None:
+def test_a_message_that_is_not_an_event_is_not_parsed(payload: bytes) -> None:
     assert parse_event(payload) is None
 
 
-def test_what_no_version_of_ours_wrote_is_not_handed_on() -> None:
+def test_fields_that_no_version_writes_are_dropped() -> None:
     found = parse_event(told(1)[:-1] + b',"more":"\xff"}')
     assert found is not None and found.body == told(1)
 
 
-def test_a_subject_has_a_bound_and_says_from_when_on_it_is_complete() -> None:
+def test_a_subject_has_a_limit_and_a_time_since_which_it_is_complete() -> None:
     history = filled(*range(1, 11), per_subject=4)
     assert seqs(history) == [7, 8, 9, 10]
     assert history.complete_since(SUBJECT) == T0 + 6001 and history.complete_since("other") == T0
 
 
-def test_of_all_subjects_together_the_oldest_go_first() -> None:
+def test_beyond_the_total_limit_the_oldest_events_are_dropped() -> None:
     history = EventCache(T0, events=4)
     for n in range(1, 4):
         for subject in ("a", "b"):
@@ -76,12 +76,12 @@ def test_of_all_subjects_together_the_oldest_go_first() -> None:
     assert history.complete_since("a") == history.complete_since("c") == T0 + 11
 
 
-def test_bytes_have_a_bound_too() -> None:
+def test_bytes_are_limited_too() -> None:
     history = filled(*range(1, 11), size=3 * len(told(1)) + 10)
     assert seqs(history) == [8, 9, 10]
 
 
-def test_nothing_is_remembered_of_subjects_of_which_nothing_is_kept() -> None:
+def test_a_subject_without_events_uses_no_memory() -> None:
     history = EventCache(T0, per_subject=2, events=10)
     for n in range(1000):
         for seq in (1, 2, 3):
@@ -89,24 +89,24 @@ def test_nothing_is_remembered_of_subjects_of_which_nothing_is_kept() -> None:
     assert len(history) == 10 and len(history._of) == len(history._floors) == 5
 
 
-def test_one_that_was_not_heard_is_a_beginning() -> None:
+def test_after_a_missing_event_the_cache_starts_again() -> None:
     history = filled(1, 2, 5, 6)
     assert seqs(history) == [5, 6] and history.complete_since(SUBJECT) == T0 + 5001
 
 
-def test_numbering_goes_on_in_a_new_epoch() -> None:
+def test_numbering_continues_in_a_new_epoch() -> None:
     history = filled(1, 2)
     history.add(event(3, T0 + 3000, epoch="f"))
     assert seqs(history) == [1, 2, 3] and history.complete_since(SUBJECT) == T0
 
 
-def test_numbering_begun_anew_forgets_what_the_stream_has_lost_too() -> None:
+def test_numbering_that_restarts_drops_the_earlier_events() -> None:
     history = filled(1, 2, 3)
     history.add(event(1, T0 + 9000, epoch="f"))
     assert [(e.epoch, e.seq) for e in history.events_of(SUBJECT)] == [("f", 1)]
 
 
-def test_what_was_read_comes_before_what_was_told_meanwhile() -> None:
+def test_events_read_from_the_stream_come_before_newer_ones() -> None:
     history = EventCache(T0 + 3500)
     for seq in (4, 5):
         history.add(event(seq, T0 + 1000 * seq))
@@ -121,7 +121,7 @@ def test_what_was_read_comes_before_what_was_told_meanwhile() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.sampled_from("ef")), max_size=40))
-def test_whatever_comes_in_no_subject_has_a_hole_and_no_bound_is_passed(given: list[tuple[str, int, str]]) -> None:
+def test_no_subject_ever_has_a_gap_and_no_limit_is_exceeded(given: list[tuple[str, int, str]]) -> None:
     history = EventCache(0, per_subject=3, events=5)
     for n, (subject, seq, epoch) in enumerate(given):
         history.add(event(seq, T0 + n, subject=subject, epoch=epoch))

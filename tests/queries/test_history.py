@@ -97,13 +97,13 @@ HOURS = [ago(3600 * hours, 31 - hours) for hours in range(30, 0, -1)]
         pytest.param({"since": when(-7200), "until": when(-9000)}, [], False, id="backwards"),
     ],
 )
-async def test_events_are_the_same_wherever_they_are_read(
+async def test_events_are_the_same_from_memory_and_from_the_stream(
     recent: int, asked: dict[str, Any], expected: Any, truncated: bool
 ) -> None:
     assert await Window(*HOURS, recent=recent).events(**asked) == (list(expected), truncated)
 
 
-async def test_a_question_inside_what_is_complete_reads_nothing() -> None:
+async def test_a_request_inside_the_complete_time_reads_no_stream() -> None:
     window = Window(*HOURS)
     await window.past.load_recent_events()
     assert (await window.events())[0] == list(range(30, 6, -1)) and window.stream.asked == []
@@ -115,7 +115,7 @@ async def test_a_subject_known_from_its_first_event_on_is_complete() -> None:
     assert len((await window.events(since=when(-9e5)))[0]) == 30 and window.stream.asked == []
 
 
-async def test_only_what_is_older_than_memory_is_asked_of_the_stream() -> None:
+async def test_only_older_events_are_read_from_the_stream() -> None:
     window = Window(*HOURS, recent=3)
     await window.events(limit=10)
     (asked,) = window.stream.asked
@@ -123,7 +123,7 @@ async def test_only_what_is_older_than_memory_is_asked_of_the_stream() -> None:
 
 
 @pytest.mark.parametrize("recent", [0, 28], ids=["of which nothing is in memory", "of which some is"])
-async def test_what_another_replica_told_is_read_from_the_stream(recent: int) -> None:
+async def test_events_of_another_replica_are_read_from_the_stream(recent: int) -> None:
     state = subject(member())
     record = replace(state.record, seq=30, since=NOW.wall - 3600, unsent=(stored_samples.event(31),))
     window = Window(*HOURS, book=WrittenBook(replace(state, record=replace(record, seq=31))))
@@ -135,7 +135,7 @@ async def test_what_another_replica_told_is_read_from_the_stream(recent: int) ->
     assert [asked.before for asked in window.stream.asked] == [None]
 
 
-async def test_an_event_is_handed_on_as_it_was_told() -> None:
+async def test_an_event_is_returned_as_it_was_published() -> None:
     found = await Window(HOURS[-1], recent=1).past.events(SUBJECT, EventsRequest(), NOW)
     assert found.matched == (SUBJECT,)
     assert msgspec.json.encode(found.events) == b"[" + HOURS[-1] + b"]"
@@ -152,7 +152,7 @@ STATUS_CHANGES = [
 
 
 @pytest.mark.parametrize("recent", [0, 2, 6], ids=["from the stream", "from both", "from memory"])
-async def test_a_transition_says_how_long_what_was_had_lasted(recent: int) -> None:
+async def test_a_transition_has_the_duration_of_the_previous_status(recent: int) -> None:
     assert await Window(*STATUS_CHANGES, recent=recent).moves() == (
         [
             ("active", "warning", 200_000),
@@ -165,23 +165,23 @@ async def test_a_transition_says_how_long_what_was_had_lasted(recent: int) -> No
     )
 
 
-async def test_the_oldest_of_a_page_knows_how_long_it_had_lasted_too() -> None:
+async def test_the_oldest_transition_of_a_page_has_a_duration_too() -> None:
     window = Window(*STATUS_CHANGES)
     assert await window.moves(2) == ([("active", "warning", 200_000), ("inactive", "active", 100_000)], True)
     assert await window.moves(5) == (await window.moves(100))
 
 
-async def test_where_one_in_between_is_gone_nobody_knows_how_long() -> None:
+async def test_without_the_previous_event_the_duration_is_unknown() -> None:
     window = Window(STATUS_CHANGES[0], *STATUS_CHANGES[3:])
     assert [held for _, _, held in (await window.moves())[0]] == [200_000, 100_000, None, None]
 
 
-async def test_a_clock_set_back_makes_nothing_negative() -> None:
+async def test_a_clock_set_back_gives_no_negative_duration() -> None:
     window = Window(ago(100, 1), ago(200, 2, "inactive", was="active"))
     assert (await window.moves())[0][0] == ("active", "inactive", 0)
 
 
-async def test_a_stream_that_cannot_be_read_leaves_what_is_in_memory_and_says_so() -> None:
+async def test_with_an_unreadable_stream_the_events_in_memory_are_returned_as_truncated() -> None:
     window = Window(*HOURS, recent=3)
     window.stream.failing = 2
     assert await window.events() == ([30, 29, 28], True)
@@ -194,7 +194,7 @@ async def test_a_stream_that_cannot_be_read_leaves_what_is_in_memory_and_says_so
     assert len((await window.events())[0]) == 24
 
 
-async def test_a_literal_is_answered_from_the_subject_that_decides() -> None:
+async def test_a_literal_subject_gets_the_events_of_the_subject_that_decides() -> None:
     calm, full = subject(member(), name="orders.*.created"), subject(member("c", **OVERLOADED), name="orders.eu.*")
     stored = [ago(60, 1, subject="orders.eu.*"), ago(50, 1, subject="orders.*.created")]
     window = Window(*stored, book=WrittenBook(calm, full))
@@ -206,7 +206,7 @@ async def test_a_literal_is_answered_from_the_subject_that_decides() -> None:
         assert window.past.metrics(name, MetricsRequest(), NOW).matched == (matched,)
 
 
-async def test_what_nobody_watches_has_no_past() -> None:
+async def test_an_unwatched_subject_has_no_history() -> None:
     window = Window(*HOURS)
     for ask in (
         lambda: window.past.recovery("nobody", NOW),
@@ -219,7 +219,7 @@ async def test_what_nobody_watches_has_no_past() -> None:
         await window.events("nobody")
 
 
-async def test_before_the_first_sweep_nothing_is_known() -> None:
+async def test_before_the_first_readings_there_is_no_history() -> None:
     window = Window()
     window.book.swept_at = None
     with pytest.raises(RequestRefused) as refused:
@@ -247,7 +247,7 @@ def alerting(name: str, *alerts: Alert) -> Any:
     return replace(state, record=replace(state.record, alerts=alerts))
 
 
-def test_alerts_are_told_the_most_urgent_first() -> None:
+def test_alerts_are_listed_the_most_urgent_first() -> None:
     def alert(name: str, state: Any) -> Alert:
         return Alert(name, "critical", "pending_above: 5000", state, NOW.wall - 1, 6000)
 
@@ -280,7 +280,7 @@ class Watched(WrittenBook):
         return WindowSummary(0.5, spent, {"pending": Measure(4, 10.0, 1.0, 4.0), "p95": Measure()})
 
 
-def test_windows_count_events_and_tell_what_was_measured() -> None:
+def test_windows_have_event_counts_and_measured_ranges() -> None:
     state = subject(member())
     assert state.record is not None
     told = replace(state.record, totals=Totals(2, 1, 2, NOW.wall - 100))
@@ -296,14 +296,14 @@ def test_windows_count_events_and_tell_what_was_measured() -> None:
     assert two["latency_p95_ms"] == two["inflight"] == {"min": None, "mean": None, "max": None}
 
 
-def test_a_window_nobody_looked_into_covers_nothing() -> None:
+def test_a_window_without_readings_has_coverage_zero() -> None:
     found = Window().past.metrics(SUBJECT, MetricsRequest(("1m",)), NOW)
     assert (found.windows["1m"].coverage, found.last_event_time) == (0.0, None)
     with pytest.raises(BadRequest):
         Window().past.metrics("nobody", MetricsRequest(("1s",)), NOW)
 
 
-async def test_what_was_told_is_remembered_once_it_is_told() -> None:
+async def test_an_event_is_cached_once_it_is_published() -> None:
     history, publisher = EventCache(0), FakeEventPublisher()
     remembering = CachingEventPublisher(publisher, history)
     publisher.faults.after = iter([True, False, False]).__next__
@@ -319,7 +319,7 @@ async def test_what_was_told_is_remembered_once_it_is_told() -> None:
     assert len(history) == 1
 
 
-async def test_memory_is_filled_again_until_it_succeeds() -> None:
+async def test_loading_is_tried_until_it_succeeds() -> None:
     window = Window(*HOURS)
     window.stream.failing = 12
     await window.past.load_recent_events()
@@ -328,7 +328,7 @@ async def test_memory_is_filled_again_until_it_succeeds() -> None:
     assert window.history.complete_since(SUBJECT) == T0 - DAY
 
 
-async def test_a_pass_that_does_not_end_in_time_is_followed_by_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_partial_load_fewer_events_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rooms, "FEWEST_LOADED", 2)
     monkeypatch.setattr(rooms, "EVENTS", 40)
     window = Window(*HOURS)
@@ -338,7 +338,7 @@ async def test_a_pass_that_does_not_end_in_time_is_followed_by_a_shorter_one(mon
     assert (await window.events())[0] == list(range(30, 6, -1)) and len(window.stream.asked) == 1
 
 
-async def test_after_a_restart_the_past_is_the_same(nc: Client) -> None:
+async def test_the_history_is_the_same_after_a_restart(nc: Client) -> None:
     async with stored_samples.real(nc) as (requests, _, _):
         book = WrittenBook(subject(member(), name=stored_samples.SUBJECT))
 

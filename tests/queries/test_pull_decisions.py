@@ -19,24 +19,24 @@ def consumer(*states: SubjectState, of: str = SUBJECT, request: ConsumerRequest 
     return DecisionService(WrittenBook(*states)).decide_consumer(of, request, "_INBOX.a", NOW)
 
 
-def test_a_consumer_is_told_how_much_to_pull() -> None:
+def test_a_consumer_gets_the_number_of_messages_to_pull() -> None:
     found = consumer(subject(member(inflight=450)))
     assert (found.role, found.action, found.pull) == ("consumer", "throttle", Pull(50, 0))
     assert (found.admit_ratio, found.retry_after_seconds, found.retry_delay_ms, found.valid_for_ms) == (1.0, 0, None, 0)
 
 
-def test_without_room_it_is_told_when_to_ask_again() -> None:
+def test_without_room_a_consumer_gets_the_time_to_wait() -> None:
     found = consumer(subject(member(inflight=500, ack_rate=10.0)))
     assert (found.action, found.pull.max_messages) == ("reject", 0)
     assert 50 <= found.pull.wait_ms <= 1000
 
 
-def test_a_queue_however_long_is_pulled_from() -> None:
+def test_a_long_queue_does_not_limit_pulls() -> None:
     found = consumer(subject(member(pending=20_000)))
     assert (found.status, found.action, found.pull.max_messages) == ("active", "continue", 100)
 
 
-def test_the_least_over_the_consumers_is_answered_unless_one_is_named() -> None:
+def test_the_smallest_room_is_granted_unless_a_consumer_is_named() -> None:
     state = subject(member("a", inflight=450), member("b", inflight=490), member("c", stream="T"))
     assert consumer(state).pull.max_messages == 10
     assert consumer(state, request=ConsumerRequest(consumer="a")).pull.max_messages == 50
@@ -45,13 +45,13 @@ def test_the_least_over_the_consumers_is_answered_unless_one_is_named() -> None:
 
 
 @pytest.mark.parametrize("named", [{"consumer": "x"}, {"stream": "X"}, {"stream": "T", "consumer": "c"}])
-def test_a_consumer_nobody_knows_is_not_found(named: dict) -> None:
+def test_an_unknown_consumer_gets_404(named: dict) -> None:
     with pytest.raises(RequestRefused) as refused:
         consumer(subject(member("c")), request=ConsumerRequest(**named))
     assert refused.value.code == 404
 
 
-def test_what_is_granted_is_counted_once_with_each_consumer_it_may_be_for() -> None:
+def test_a_grant_counts_once_with_each_consumer_it_may_be_for() -> None:
     desk = DecisionService(WrittenBook(subject(member("a", inflight=300), member("b", inflight=100), name="s.*"),
                         subject(member("b", inflight=100), name="s.>")))  # fmt: skip
     first = desk.decide_consumer("s.x", ConsumerRequest(max_messages=1000), "_INBOX.a", NOW)
@@ -68,7 +68,7 @@ def test_what_is_granted_is_counted_once_with_each_consumer_it_may_be_for() -> N
         pytest.param({"inflight": 0}, "continue", id="continue"),
     ],
 )
-def test_observed_consumers_pull_what_they_ask_for(values: dict, expected: str) -> None:
+def test_in_observe_mode_consumers_pull_what_they_ask_for(values: dict, expected: str) -> None:
     found = consumer(subject(member(policy=WATCHING, **values)))
     assert (found.action, found.pull.max_messages, found.would) == ("continue", 100, expected)
 
@@ -83,17 +83,17 @@ def test_observed_consumers_pull_what_they_ask_for(values: dict, expected: str) 
         pytest.param(subject(member(inflight=None)), id="nothing to acknowledge"),
     ],
 )
-def test_who_sees_nothing_holds_nobody_back(state: SubjectState) -> None:
+def test_without_fresh_readings_pulls_are_not_limited(state: SubjectState) -> None:
     assert consumer(state).pull == Pull(100, 0)
 
 
-def test_one_stale_consumer_opens_no_other() -> None:
+def test_a_stale_consumer_does_not_remove_the_limit_of_another() -> None:
     state = subject(member("a", inflight=600), member("b", age=12.0))
     assert consumer(state, request=ConsumerRequest(consumer="a")).action == "reject"
     assert consumer(state, request=ConsumerRequest(consumer="b")).action == "continue"
 
 
-def test_in_a_crowd_the_fullest_decide() -> None:
+def test_of_many_consumers_the_fullest_limit_the_grant() -> None:
     state = subject(*(member(f"c{n}", inflight=n) for n in range(400)), member("full", inflight=495))
     assert consumer(state).pull.max_messages == 5
     assert consumer(state, request=ConsumerRequest(consumer="c1")).pull.max_messages == 100

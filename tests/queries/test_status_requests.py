@@ -1,0 +1,106 @@
+"""Requests for statuses, lists, policies and the router's own format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.policy.schema import Override
+from nats_backpressure.protocol.requests import ListRequest
+from nats_backpressure.queries.decisions import DecisionService, validate_policy
+from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WrittenBook, member, subject
+
+
+@pytest.mark.parametrize(
+    ("values", "metrics", "thresholds"),
+    [
+        pytest.param({}, (0, 0, 0), (1000, 5000, 500), id="idle: what the router answers there"),
+        pytest.param({"latency": 1354.9, "inflight": None}, (0, 1355, 0), (1000, 5000, 500), id="ack none"),
+        pytest.param(
+            {"latency": float("nan"), "cap": 55}, (0, 0, 0), (1000, 5000, 49), id="a mark between two numbers"
+        ),
+    ],
+)
+def test_the_alias_returns_whole_numbers_as_the_router_does(
+    values: dict[str, Any], metrics: tuple[int, ...], thresholds: tuple[int, ...]
+) -> None:
+    data = DecisionService(WrittenBook(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
+    found = tuple(data["metrics"].values()), tuple(data["thresholds"].values())
+    assert found == (metrics, thresholds)
+    assert all(type(number) is int for numbers in found for number in numbers)
+
+
+@pytest.mark.parametrize(("lasts", "stored", "told"), [(60.0, (), ("override",)), (-1.0, ("override",), ())])
+def test_an_override_is_a_reason_exactly_while_it_is_in_force(
+    lasts: float, stored: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    policy = replace(POLICY, override=(Override("reject", NOW.wall + lasts),))
+    state = subject(member(policy=policy))
+    desk = DecisionService(WrittenBook(replace(state, record=replace(state.record, reasons=stored))))
+    found = desk.status(SUBJECT, NOW)
+    assert (found.reasons, found.override is not None) == (told, bool(told))
+
+
+def test_a_list_is_sorted_and_paged() -> None:
+    desk = DecisionService(WrittenBook(*(subject(member(), name=name) for name in ("c", "a", "b"))))
+    first = desk.status_list(ListRequest(limit=2), NOW)
+    assert ([s.subject for s in first.subjects], first.total, first.next_offset) == (["a", "b"], 3, 2)
+    last = desk.status_list(ListRequest(offset=2, limit=2), NOW)
+    assert ([s.subject for s in last.subjects], last.next_offset) == (["c"], None)
+    assert desk.status_list(ListRequest(offset=9), NOW).subjects == ()
+
+
+def test_a_page_of_statuses_fits_into_a_message() -> None:
+    crowd = [member(f"consumer-number-{n}") for n in range(20)]
+    desk = DecisionService(WrittenBook(*(subject(*crowd, name=f"s{n:04}") for n in range(300))))
+    found = desk.status_list(ListRequest(limit=1000), NOW)
+    assert 2**20 < len(msgspec.json.encode(found)) < 2**20 + 20_000
+    assert found.next_offset == len(found.subjects) < 300
+
+
+def test_a_policy_has_its_sources_and_the_consumers_that_differ() -> None:
+    entries = (
+        PolicyEntry(("beamline.>",), ("*",), (("retry_after_seconds", 7),)),
+        PolicyEntry((SUBJECT,), ("slow",), (("retry_after_seconds", 9),)),
+    )
+    found = DecisionService(WrittenBook(subject(member("c"), member("slow")), policies=entries)).policy(SUBJECT, NOW)
+    assert (found["policy"]["retry_after_seconds"], found["sources"]["retry_after_seconds"]) == (7, "file")
+    assert found["sources"]["pending.warn"] == "default"
+    assert [(c["consumer"], c["policy"]["retry_after_seconds"]) for c in found["consumers"]] == [("slow", 9)]
+
+
+def test_a_policy_is_validated_over_the_default() -> None:
+    good, bad = validate_policy({"retry_after_seconds": 7}), validate_policy({"pending": {"warn": 5000}})
+    assert (good["valid"], good["errors"], good["effective"]["retry_after_seconds"]) == (True, [], 7)
+    assert (bad["valid"], bad["effective"], [e["path"] for e in bad["errors"]]) == (False, None, ["pending.warn"])
+
+
+def test_the_alias_has_the_format_of_the_router() -> None:
+    found = DecisionService(WrittenBook(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
+    assert found == {
+        "success": True,
+        "data": {
+            "subject": SUBJECT,
+            "status": "active",
+            "metrics": {"pending_messages": 1500, "latency_p95_ms": 6000, "inflight_messages": 100},
+            "thresholds": {"queue_overload": 1000, "latency_overload_ms": 5000, "inflight_overload": 500},
+            "policy": {"retry_after_seconds": 30, "max_retry_attempts": 3},
+            "timestamp": 1_767_225_600_000,
+        },
+    }
+
+
+@pytest.mark.parametrize("swept", [NOW.mono, None], ids=["unwatched", "before the first sweep"])
+def test_the_alias_returns_unknown_for_what_is_not_known(swept: float | None) -> None:
+    book = WrittenBook()
+    book.swept_at = swept
+    data = DecisionService(book).alias("nobody", NOW)["data"]
+    assert (data["status"], set(data["metrics"].values()), data["thresholds"]["queue_overload"]) == (
+        "unknown",
+        {None},
+        1000,
+    )
