@@ -1,6 +1,6 @@
-"""The roof: settings become connections, edges and a service; and the life of the process, from start to exit code.
+"""Builds the process from its settings, and runs it from the start to the exit code.
 
-What answers starts before what asks; everything is stopped in reverse, with one time limit for all of it.
+What answers starts before what asks; everything is stopped in reverse order, with one time limit for all of it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from msgspec import Struct
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 from nats_backpressure import __version__
 from nats_backpressure.adapters import logs
 from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
-from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken, Readiness
+from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken
 from nats_backpressure.adapters.nats.advisories import AdvisoryListener
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.connection import Connection
@@ -32,12 +33,11 @@ from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListene
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
-from nats_backpressure.adapters.nats.resources import Resources, streams_that_store
+from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
-from nats_backpressure.config.settings import BadSettings, Settings
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.subject.inputs import GatewayReported
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
@@ -48,19 +48,22 @@ from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import CachingEventPublisher, HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
+from nats_backpressure.runtime.captured_subjects import CapturedSubjects
 from nats_backpressure.runtime.clock import SystemClock
-from nats_backpressure.runtime.service import Service
-from nats_backpressure.runtime.tasks import Once, cancel_and_wait
+from nats_backpressure.runtime.ports import Clock
+from nats_backpressure.runtime.readiness import ReadinessCheck
+from nats_backpressure.runtime.service import Service, build_service
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
 STOP_WITHIN = 4.5
 """Seconds from the signal to the exit, whatever hangs."""
 FINISH_WITHIN = 2.0
-"""Seconds of them for what is being written or published."""
+"""Seconds of them for writes and publishes that are under way."""
 PULSE = 0.25
-LONG_LOSS = 30.0
-"""Seconds without a reading after which `ready_requires_nats` turns readiness off again."""
+"""Seconds between two signs to the HTTP server that the event loop is not stuck."""
 EX_UNAVAILABLE = 1
 EX_CONFIG = 78
 
@@ -76,13 +79,13 @@ def start(
     settings: Settings,
     embedded: EmbeddedOptions | None,
     read_again: Callable[[], Settings],
-    tape: RecordingFile | None = None,
+    recording: RecordingFile | None = None,
 ) -> int:
-    """Run until a signal; the exit code. On SIGHUP the settings are read again, and their policies put in force. What
-    is observed is written on the tape, if there is one."""
+    """Run until a signal; returns the exit code. On SIGHUP the settings are read again, and their policies put in
+    force. What is observed is written to the recording, if there is one."""
     logs.set_up(settings.log.level, settings.log.format)
     try:
-        asyncio.run(_run(settings, embedded, read_again, tape))
+        asyncio.run(_run(settings, embedded, read_again, recording))
     except (CannotEmbed, PortTaken) as error:
         log.error("start.failed", error=str(error))
         return EX_CONFIG if isinstance(error, PortTaken) else EX_UNAVAILABLE
@@ -93,42 +96,35 @@ def start(
     return 0
 
 
-async def with_embedded(use: Callable[[EmbeddedServer], Awaitable[bool]]) -> bool:
-    """Start a server, use it, take it down."""
-    server = EmbeddedServer()
-    await server.start()
-    try:
-        return await use(server)
-    finally:
-        await server.stop()
-
-
 async def _run(
-    settings: Settings, embedded: EmbeddedOptions | None, read_again: Callable[[], Settings], tape: RecordingFile | None
+    settings: Settings,
+    embedded: EmbeddedOptions | None,
+    read_again: Callable[[], Settings],
+    recording: RecordingFile | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, _stop, stop)
     if embedded is None:
-        await _live(Sidecar(settings, settings.nats.servers, tape), stop, read_again)
+        await _serve(build(settings, settings.nats.servers, recording), stop, read_again)
         return
     server = EmbeddedServer(embedded.port, embedded.store)
     await server.start()
     log.info("embedded.started", url=server.url)
     try:
-        await _live(Sidecar(settings, (server.url,), tape), stop, read_again)
+        await _serve(build(settings, (server.url,), recording), stop, read_again)
     finally:
         await server.stop()
 
 
-async def _live(sidecar: Sidecar, stop: asyncio.Event, read_again: Callable[[], Settings]) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: sidecar.reload(read_again))
-    await sidecar.run(stop)
+async def _serve(app: App, stop: asyncio.Event, read_again: Callable[[], Settings]) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: app.reload(read_again))
+    await app.run(stop)
 
 
 def _stop(stop: asyncio.Event) -> None:
-    """Begin to stop, and see to it that it ends: neither cancel() nor drain() can be trusted to."""
+    """Begin to stop, and end the process after STOP_WITHIN whatever happens: cancel() and drain() may hang."""
     if not stop.is_set():
         log.info("stopping")
         stop.set()
@@ -137,103 +133,40 @@ def _stop(stop: asyncio.Event) -> None:
         timer.start()
 
 
-class Sidecar:
-    """The whole, wired up: two connections, so that what any client may send cannot blind the observer."""
+class App:
+    """The whole process: two connections, so that what any client may send cannot blind the observer."""
 
-    def __init__(self, settings: Settings, servers: Sequence[str], tape: RecordingFile | None = None) -> None:
-        self._settings = settings
-        self._clock = clock = SystemClock()
-        names = Names(settings.name)
-        instance = settings.instance or "unknown"
-        self._metrics = metrics = Counters(settings.metrics.max_subjects)
-        nats = replace(settings.nats, servers=tuple(servers))
-        self._observing = Connection(
-            f"{names.name}/{instance}/observe",
-            nats,
-            clock,
-            set_up=self._listen,
-            count=metrics.dropped,
-            on_rebuild=lambda: metrics.rebuilt("observe"),
-        )
-        js = JetStreamApi(self._observing, nats.api_prefix)
-        publish = settings.publish
-        resources = Resources(js, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
-        observer = JetStreamObserver(
-            self._observing,
-            clock,
-            count=metrics.dropped,
-            count_request=metrics.api_request,
-            prefix=nats.api_prefix,
-            requests_per_second=settings.observe.api_requests_per_second,
-        )
-
-        publisher = JetStreamEventPublisher(js, names, partial(serialize.event_message, instance=instance))
-        history = EventCache(round(1000 * clock.now().wall))
-        self._recorder = recorder = tape and RecordingObserver(observer, clock, tape, settings, metrics.dropped)
-        self._service = service = Service(
-            settings,
-            clock,
-            recorder or observer,
-            JetStreamStateStore(js, names, metrics.dropped, lambda: self._observing.client),
-            CachingEventPublisher(publisher, history),
-            JetStreamPolicyStore(js, names, metrics.dropped, lambda: self._observing.client, clock),
-            resources.ensure,
-            metrics,
-            writer=f"{instance}.{secrets.token_hex(4)}",
-            render_state=serialize.state_value,
-            render_beat=lambda book, now, leaving: serialize.heartbeat(book, instance, now, leaving),
-            on_looks=self._looked,
-            on_policies=recorder.record_policies if recorder else lambda sources: None,
-        )
-        sink = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
-        self._advisories = AdvisoryListener(clock, sink, metrics.dropped)
-        self._names, self._logged_captured = names, Once()
-        self._serving = False
-        self._looks: tuple[StreamLook, ...] = ()
-        desk = DecisionService(service.registry)
-        stream = JetStreamEventReader(js, lambda: self._observing.client, names, parse_event, metrics.dropped)
-        self._finder, self._reports = (
-            SubjectLookup(service.registry),
-            GatewayReportListener(names.prefix, clock, self._reported, metrics.dropped),
-        )
-        self._past = HistoryQueries(desk, service.registry, history, stream, clock)
-        self._responder = ServiceEndpoints(
-            answers(desk, self._past, metrics),
-            desk.alias,
-            clock,
-            names,
-            metrics.dropped,
-            settings.service.reply_prefixes,
-            settings.service.status_alias,
-            self._captors,
-        )
-        self._answering = Connection(
-            f"{names.name}/{instance}/answer",
-            nats,
-            clock,
-            set_up=self._serve,
-            count=metrics.dropped,
-            on_rebuild=lambda: metrics.rebuilt("answer"),
-            may_publish=self._responder.may_reply,
-        )
-        metrics.expose(StateCollector(service.registry, SubjectLookup(service.registry).answer, metrics, clock))
-        self._probes = HttpProbes(settings.http.host, settings.http.port, self._truth, metrics.page, clock)
+    def __init__(
+        self,
+        servers: Sequence[str],
+        clock: Clock,
+        service: Service,
+        history: HistoryQueries,
+        endpoints: ServiceEndpoints,
+        observing: Connection,
+        answering: Connection,
+        probes: HttpProbes,
+        recorder: RecordingObserver | None,
+    ) -> None:
+        self._servers, self._clock, self._service, self._history = servers, clock, service, history
+        self._endpoints, self._observing, self._answering = endpoints, observing, answering
+        self._probes, self._recorder = probes, recorder
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the probes at once, observe, and answer once something is known; until `stop`."""
         self._probes.start()
-        log.info("started", version=__version__, http=self._probes.port, servers=self._settings.nats.shown_servers)
+        log.info("started", version=__version__, http=self._probes.port, servers=self._servers)
         try:
             async with asyncio.TaskGroup() as tasks:
                 loops = [
                     tasks.create_task(self._pulse(), name="pulse"),
                     tasks.create_task(self._observing.run(), name="observing connection"),
                     tasks.create_task(self._answer(), name="answering connection"),
-                    tasks.create_task(self._past.load_recent_events(), name="load events"),
+                    tasks.create_task(self._history.load_recent_events(), name="load events"),
                 ]
                 service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
                 await stop.wait()
-                await self._responder.stop(1.0)
+                await self._endpoints.stop(1.0)
                 await asyncio.wait({service})
                 await cancel_and_wait(loops)
         finally:
@@ -243,17 +176,8 @@ class Sidecar:
             log.info("stopped")
 
     def reload(self, read_again: Callable[[], Settings]) -> None:
-        """Take the policies of a file that was changed; a bad file changes nothing, and is told of."""
-        try:
-            settings = read_again()
-        except BadSettings as bad:
-            log.error("config.rejected", errors=bad.lines, hint="the last good policies stay in force")
-            self._service.updates.refuse_file(bad.problems)
-            return
-        self._service.updates.take_settings(settings)
-        same = replace(settings, policies=(), policy_guard=self._settings.policy_guard)
-        restart = same != replace(self._settings, policies=())
-        log.info("config.reloaded", policies=len(settings.policies), other_changes_need_a_restart=restart)
+        """Put the policies of a settings file that was changed in force."""
+        self._service.updates.reload(read_again)
 
     async def _pulse(self) -> None:
         while True:
@@ -265,63 +189,110 @@ class Sidecar:
         await self._service.known.wait()
         await self._answering.run()
 
-    async def _serve(self, client: PatchedClient) -> None:
-        await self._responder.serve(client)
-        await self._reports.listen(client)
-        self._serving = True
 
-    def _reported(self, subject: str, report: GatewayReport) -> None:
-        """It may name a literal that watched wildcards cover; what nobody watches is not remembered."""
-        for found in self._finder.find(subject, self._clock.now()):
-            self._service.registry.feed(
-                found.state.subject, GatewayReported(report.offered, report.admitted, report.seconds)
-            )
+def build(settings: Settings, servers: Sequence[str], recording: RecordingFile | None = None) -> App:
+    """Wire settings, adapters and service. Nothing runs yet, but the HTTP port is taken. Raises PortTaken."""
+    clock, names, publish = SystemClock(), Names(settings.name), settings.publish
+    instance, counters = settings.instance or "unknown", Counters(settings.metrics.max_subjects)
+    nats = replace(settings.nats, servers=tuple(servers))
+    observing = Connection(
+        f"{names.name}/{instance}/observe",
+        nats,
+        clock,
+        set_up=lambda client: advisories.listen(client),
+        count=counters.dropped,
+        on_rebuild=lambda: counters.rebuilt("observe"),
+    )
+    js = JetStreamApi(observing, nats.api_prefix)
+    resources = Resources(js, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
+    observer = JetStreamObserver(
+        observing,
+        clock,
+        count=counters.dropped,
+        count_request=counters.api_request,
+        prefix=nats.api_prefix,
+        requests_per_second=settings.observe.api_requests_per_second,
+    )
+    publisher = JetStreamEventPublisher(js, names, partial(serialize.event_message, instance=instance))
+    cache = EventCache(round(1000 * clock.now().wall))
+    recorder = RecordingObserver(observer, clock, recording, settings, counters.dropped) if recording else None
+    alias = settings.service.status_alias
+    captured = CapturedSubjects(names.prefix, alias, lambda: _in_background(endpoints.check_alias()))
+    service = build_service(
+        settings,
+        clock,
+        recorder or observer,
+        JetStreamStateStore(js, names, counters.dropped, lambda: observing.client),
+        CachingEventPublisher(publisher, cache),
+        JetStreamPolicyStore(js, names, counters.dropped, lambda: observing.client, clock),
+        resources.ensure,
+        counters,
+        writer=f"{instance}.{secrets.token_hex(4)}",
+        render_state=serialize.state_value,
+        render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, instance, now, leaving),
+        on_looks=captured.update,
+        on_policies=recorder.record_policies if recorder else lambda sources: None,
+    )
+    registry = service.registry
+    hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
+    advisories = AdvisoryListener(clock, hint, counters.dropped)
+    decisions, lookup = DecisionService(registry), SubjectLookup(registry)
+    events = JetStreamEventReader(js, lambda: observing.client, names, parse_event, counters.dropped)
+    history = HistoryQueries(decisions, registry, cache, events, clock)
+    endpoints = ServiceEndpoints(
+        answers(decisions, history, counters),
+        decisions.alias,
+        clock,
+        names,
+        counters.dropped,
+        settings.service.reply_prefixes,
+        alias,
+        captured.streams_of,
+    )
+    readiness = ReadinessCheck(registry, clock, lambda: observing.connected)
+    reports = GatewayReportListener(names.prefix, clock, _report_sink(lookup, registry, clock), counters.dropped)
 
-    async def _listen(self, client: PatchedClient) -> None:
-        await self._advisories.listen(client)
+    async def serve(client: PatchedClient) -> None:
+        await endpoints.serve(client)
+        await reports.listen(client)
+        readiness.serving = True
 
-    def _looked(self, looks: Sequence[StreamLook]) -> None:
-        """Streams came or went: what they capture is said, and the alias given up or taken again."""
-        self._looks = tuple(looks)
-        alias = self._settings.service.status_alias
-        p = self._names.prefix
-        asked = [f"{p}.{tail}" for tail in ("decide.gateway.x", "decide.consumer.x", "get.status.x", "validate.policy")]
-        for subject in (*asked, *([alias] if alias else [])):
-            for stream in self._captors(subject):
-                if self._logged_captured.first((stream, subject)):
-                    log.error(
-                        "subject.captured",
-                        subject=subject,
-                        stream=stream,
-                        hint="JetStream answers there first; take the subject out of the stream",
-                    )
-        if alias:
-            task = asyncio.ensure_future(self._responder.check_alias())
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    answering = Connection(
+        f"{names.name}/{instance}/answer",
+        nats,
+        clock,
+        set_up=serve,
+        count=counters.dropped,
+        on_rebuild=lambda: counters.rebuilt("answer"),
+        may_publish=endpoints.may_reply,
+    )
+    counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock))
+    probes = HttpProbes(settings.http.host, settings.http.port, readiness, counters.page, clock)
+    return App(settings.nats.shown_servers, clock, service, history, endpoints, observing, answering, probes, recorder)
 
-    def _captors(self, subject: str) -> Sequence[str]:
-        return streams_that_store(self._looks, subject)
 
-    def _truth(self) -> Readiness:
-        swept = self._service.registry.swept_at
-        age = None if swept is None else self._clock.now().mono - swept
-        # Only once somebody answers too: who waits for it asks next.
-        observing = self._service.registry.observing and self._serving
-        streams = len(self._service.registry.looks)
-        lately = age is not None and age < LONG_LOSS
-        return Readiness(
-            ready=lately or not self._settings.http.ready_requires_nats,
-            nats="connected" if self._observing.connected else "connecting",
-            observing=observing,
-            streams=streams,
-            reads=streams,  # every replica reads all of them
-            last_sweep_age_ms=None if age is None else round(1000 * age),
-            version=__version__,
-        )
+def _report_sink(
+    lookup: SubjectLookup, registry: SubjectRegistry, clock: Clock
+) -> Callable[[str, GatewayReport], None]:
+    """Feeds a gateway's report to every watched subject that covers its subject; there may be none."""
+
+    def sink(subject: str, report: GatewayReport) -> None:
+        for answer in lookup.find(subject, clock.now()):
+            reported = GatewayReported(report.offered, report.admitted, report.seconds)
+            registry.feed(answer.state.subject, reported)
+
+    return sink
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    """Run it as a task of its own; its errors are dropped."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
+    """The exceptions in a group and its groups."""
+    leaves: list[BaseException] = []
     for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

@@ -16,7 +16,8 @@ from prometheus_client.registry import Collector
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters import http_probes
-from nats_backpressure.adapters.http_probes import STUCK_AFTER, HttpProbes, PortTaken, Readiness
+from nats_backpressure.adapters.http_probes import STUCK_AFTER, HttpProbes, PortTaken
+from nats_backpressure.runtime.readiness import Readiness
 from tests.fakes.clock import FakeClock
 
 READY = Readiness(

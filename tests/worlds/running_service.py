@@ -12,7 +12,7 @@ from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.queries import serialize
-from nats_backpressure.runtime.service import Service
+from nats_backpressure.runtime.service import Service, build_service
 from tests.fakes.clock import FakeClock
 from tests.fakes.observer import FakeJetStream
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
@@ -67,7 +67,7 @@ class World:
     async def living(self, settings: Settings = SETTINGS, **more: Any) -> AsyncIterator[Service]:
         """A service that runs, and is killed at the end."""
         self.lives += 1
-        service = Service(
+        service = build_service(
             settings,
             self.clock,
             self.js,
@@ -78,8 +78,7 @@ class World:
             Quiet(),
             writer=f"life-{self.lives}",
             render_state=serialize.state_value,
-            render_beat=lambda book, now, leaving: serialize.heartbeat(book, "here", now, leaving),
-            on_looks=lambda looks: None,
+            render_heartbeat=lambda book, now, leaving: serialize.heartbeat(book, "here", now, leaving),
             **more,
         )
         task = asyncio.create_task(service.run(asyncio.Event(), 1.0))

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 import uvicorn
-from msgspec import Struct, json
+from msgspec import json
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nats_backpressure.runtime.ports import TimeSource
+from nats_backpressure.runtime.readiness import Readiness
 
 log = structlog.get_logger()
 
@@ -32,23 +33,6 @@ CONNECTION_TIMEOUT = 10.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Answer = Callable[[Request], Awaitable[Response]]
-
-
-class Readiness(Struct, frozen=True):
-    """The body of /readyz."""
-
-    ready: bool
-    """Whether the status is 200 and not 503."""
-    nats: str
-    """`connected` or `connecting`."""
-    observing: bool
-    """Whether every stream was read or tried, and requests are answered."""
-    streams: int
-    """Watched streams."""
-    reads: int
-    """How many of them this replica reads itself."""
-    last_sweep_age_ms: int | None
-    version: str
 
 
 class PortTaken(Exception):

@@ -25,9 +25,14 @@ class OwnResources:
         self._needed = (self._state, names.events_stream, f"KV_{names.policy_bucket}")
         self._created: dict[str, str] = {}
         """When each was created, by the last complete list; empty where it is missing."""
+        self._tasks: asyncio.TaskGroup
         self._ensuring: asyncio.Task[None] | None = None
 
-    def check(self, reading: StreamsReading, tasks: asyncio.TaskGroup) -> None:
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Create what is missing as a task of `tasks`; to be called before `check`."""
+        self._tasks = tasks
+
+    def check(self, reading: StreamsReading) -> None:
         """A list of streams was read. Where the state bucket is another now, every state is written again."""
         if not reading.complete:
             return
@@ -39,7 +44,7 @@ class OwnResources:
                 self._registry.feed(subject, RecordMissing())
         self._created = created
         if not all(created.values()) and (self._ensuring is None or self._ensuring.done()):
-            self._ensuring = tasks.create_task(self._create(), name="ensure resources")
+            self._ensuring = self._tasks.create_task(self._create(), name="ensure resources")
 
     async def _create(self) -> None:
         try:

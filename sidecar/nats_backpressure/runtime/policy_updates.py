@@ -7,8 +7,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 import structlog
+from msgspec.structs import replace
 
-from nats_backpressure.config.settings import Settings
+from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.core.subject.inputs import PolicyRefused
 from nats_backpressure.policy.active import PolicySnapshot, Refusal
 from nats_backpressure.policy.precedence import Sources
@@ -43,6 +44,20 @@ class PolicyUpdates:
         self._unreported: dict[str, Refusal] = {}
         """Refused policies that are still to be reported, the newest of each subject."""
         self.changed = asyncio.Event()
+
+    def reload(self, read: Callable[[], Settings]) -> None:
+        """Read the settings file again and put its policies in force; a bad file changes nothing, and is reported."""
+        before = self._registry.settings
+        try:
+            settings = read()
+        except BadSettings as bad:
+            log.error("config.rejected", errors=bad.lines, hint="the last good policies stay in force")
+            self.refuse_file(bad.problems)
+            return
+        self.take_settings(settings)
+        same = replace(settings, policies=(), policy_guard=before.policy_guard)
+        restart = same != replace(before, policies=())
+        log.info("config.reloaded", policies=len(settings.policies), other_changes_need_a_restart=restart)
 
     def take_settings(self, settings: Settings) -> None:
         """Put the policies of a settings file that was read again in force; its other settings need a restart."""

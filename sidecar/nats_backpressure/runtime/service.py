@@ -47,69 +47,33 @@ POLICIES_WITHIN = 5.0
 
 
 class Service:
-    """Everything between the ports. `registry` is what others may read of it; `known` is set once every stream was read
-    or tried and the first states are stored, ROUND_WITHIN after the first list of streams at most."""
+    """Everything between the ports, running. `registry` is what others may read of it; `known` is set once every stream
+    was read or tried and the first states are stored, ROUND_WITHIN after the first list of streams at most."""
 
     def __init__(
         self,
-        settings: Settings,
         clock: Clock,
-        observer: Observer,
         store: StateStore,
-        publisher: EventPublisher,
         policy_store: PolicyStore,
-        ensure: Callable[[], Awaitable[None]],
-        counts: ServiceCounts,
-        writer: str,
-        render_state: Callable[[SubjectState, Writing, ServiceView, Now], bytes],
-        render_beat: Callable[[ServiceView, Now, bool], bytes],
-        on_looks: Callable[[Sequence[StreamLook]], None],
-        on_policies: Callable[[Sources], None] = lambda sources: None,
-        *,
+        registry: SubjectRegistry,
+        poller: Poller,
+        effects: EffectRunner,
+        updates: PolicyUpdates,
+        resources: OwnResources,
+        heartbeat: Heartbeat,
         tick: float = TICK,
-        discover_every: float = DISCOVER_EVERY,
     ) -> None:
-        observe, names = settings.observe, Names(settings.name)
-        policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
-        self._clock, self._store, self._policy_store, self._on_looks = clock, store, policy_store, on_looks
-        self._effects = EffectRunner(store, publisher, clock, render_state, counts)
-        heartbeat = settings.publish.heartbeat_seconds
-        self.registry = SubjectRegistry(settings, clock, policies, writer, self._effects.perform, heartbeat)
-        self.updates = PolicyUpdates(self.registry, publisher, clock, counts, on_policies)
-        self.poller = Poller(
-            observer,
-            clock,
-            Intake(
-                self.registry,
-                clock,
-                [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch],
-                names.ours,
-                log_and_count(counts.dropped),
-            ),
-            Budget(
-                observe.min_interval_ms / 1000,
-                observe.max_interval_ms / 1000,
-                observe.api_requests_per_second,
-                observe.server_share,
-            ),
-            stale_after=observe.stale_after_seconds,
-            discover_every=discover_every,
-            count=counts.dropped,
-            on_streams=self._listed,
-            on_read=counts.observed,
-        )
-        self._resources = OwnResources(names, self.registry, ensure)
-        self._heartbeat = Heartbeat(store, clock, self.registry, render_beat, counts)
-        self._tasks: asyncio.TaskGroup
+        self._clock, self._store, self._policy_store = clock, store, policy_store
+        self.registry, self.poller, self.updates = registry, poller, updates
+        self._effects, self._resources, self._heartbeat = effects, resources, heartbeat
         self._tick_every = tick
         self.known = asyncio.Event()
-        on_policies(policies.sources)
 
     async def run(self, stop: asyncio.Event, finish_within: float) -> None:
         """Observe until `stop`; then let writes and publishes end, for so many seconds at most."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
             self._effects.start(self.registry, tasks)
+            self._resources.start(tasks)
             loops = [
                 tasks.create_task(self._become_known(), name="first round"),
                 tasks.create_task(self._observe(), name="observe"),
@@ -167,6 +131,56 @@ class Service:
         await self.known.wait()
         await self._heartbeat.run()
 
-    def _listed(self, reading: StreamsReading) -> None:
-        self._on_looks(reading.looks)
-        self._resources.check(reading, self._tasks)
+
+def build_service(
+    settings: Settings,
+    clock: Clock,
+    observer: Observer,
+    store: StateStore,
+    publisher: EventPublisher,
+    policy_store: PolicyStore,
+    ensure: Callable[[], Awaitable[None]],
+    counts: ServiceCounts,
+    writer: str,
+    render_state: Callable[[SubjectState, Writing, ServiceView, Now], bytes],
+    render_heartbeat: Callable[[ServiceView, Now, bool], bytes],
+    on_looks: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
+    on_policies: Callable[[Sources], None] = lambda sources: None,
+    *,
+    tick: float = TICK,
+    discover_every: float = DISCOVER_EVERY,
+) -> Service:
+    """Wire the parts of a service to its ports. `on_looks` gets every list of streams, `on_policies` the policies in
+    force at the start and after every change."""
+    observe, names = settings.observe, Names(settings.name)
+    policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+    effects = EffectRunner(store, publisher, clock, render_state, counts)
+    heartbeat_seconds = settings.publish.heartbeat_seconds
+    registry = SubjectRegistry(settings, clock, policies, writer, effects.perform, heartbeat_seconds)
+    resources = OwnResources(names, registry, ensure)
+    watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
+
+    def on_streams(reading: StreamsReading) -> None:
+        on_looks(reading.looks)
+        resources.check(reading)
+
+    poller = Poller(
+        observer,
+        clock,
+        Intake(registry, clock, watch, names.ours, log_and_count(counts.dropped)),
+        Budget(
+            observe.min_interval_ms / 1000,
+            observe.max_interval_ms / 1000,
+            observe.api_requests_per_second,
+            observe.server_share,
+        ),
+        stale_after=observe.stale_after_seconds,
+        count=counts.dropped,
+        on_streams=on_streams,
+        on_read=counts.observed,
+        discover_every=discover_every,
+    )
+    updates = PolicyUpdates(registry, publisher, clock, counts, on_policies)
+    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts)
+    on_policies(policies.sources)
+    return Service(clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, tick)

@@ -10,8 +10,7 @@ from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
-from nats_backpressure.adapters.nats.resources import Resources, command, differences, streams_that_store
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.adapters.nats.resources import Resources, command, differences
 from nats_backpressure.runtime.ports import Unavailable
 from tests.worlds.stored_samples import NAMES, Requests, real
 
@@ -50,15 +49,6 @@ def test_the_line_that_makes_it_names_everything() -> None:
         "num_replicas": 3,
     }
     assert command(wanted, NAMES).startswith("nats stream add BACKPRESSURE_EVENTS --subjects 'b.>'")
-
-
-def test_a_stream_that_stores_a_subject_captures_it() -> None:
-    looks = [
-        StreamLook("A", "t", 0, 0, 0, ("a.>",)),
-        StreamLook("B", "t", 0, 0, 0, ("a.b",)),
-        StreamLook("C", "t", 0, 0, 0),
-    ]
-    assert streams_that_store(looks, "a.b") == ["A", "B"]
 
 
 async def test_what_we_made_ourselves_differs_in_nothing(nc: Client) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import structlog
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi
-from nats_backpressure.core.model import StreamLook
-from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.tasks import Once
@@ -159,8 +156,3 @@ def command(wanted: dict[str, Any], names: Names) -> str:
             f"--discard old --max-age {age}s --dupe-window {window}s --replicas {wanted['num_replicas']} --defaults"
         )
     return f"nats kv add {wanted['name'].removeprefix('KV_')} --history {HISTORY} --replicas {wanted['num_replicas']}"
-
-
-def streams_that_store(looks: Iterable[StreamLook], subject: str) -> list[str]:
-    """The streams that store messages on `subject`, and so answer a request there with their own ack."""
-    return [look.name for look in looks if any(covers(pattern, subject) for pattern in look.subjects)]

@@ -1,0 +1,45 @@
+"""Request subjects that a stream stores: JetStream would answer there first, with its acknowledgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from nats_backpressure.core.model import StreamLook
+from nats_backpressure.protocol.patterns import covers
+from nats_backpressure.runtime.tasks import Once
+
+log = structlog.get_logger()
+
+REQUESTS = ("decide.gateway.x", "decide.consumer.x", "get.status.x", "validate.policy")
+"""A subject of each kind of request, after the prefix."""
+
+
+class CapturedSubjects:
+    """Knows the streams of the newest list; logs each captured request subject once. `on_update` is called after every
+    list, when there is an alias that may have to be left or taken again."""
+
+    def __init__(self, prefix: str, alias: str | None, on_update: Callable[[], object]) -> None:
+        self._subjects = [*(f"{prefix}.{tail}" for tail in REQUESTS), *([alias] if alias else [])]
+        self._on_update = on_update if alias else lambda: None
+        self._looks: Sequence[StreamLook] = ()
+        self._logged = Once()
+
+    def update(self, looks: Sequence[StreamLook]) -> None:
+        """A list of streams was read."""
+        self._looks = looks
+        for subject in self._subjects:
+            for stream in self.streams_of(subject):
+                if self._logged.first((stream, subject)):
+                    log.error(
+                        "subject.captured",
+                        subject=subject,
+                        stream=stream,
+                        hint="JetStream answers there first; take the subject out of the stream",
+                    )
+        self._on_update()
+
+    def streams_of(self, subject: str) -> list[str]:
+        """The streams that store what is sent to `subject`, and would answer it with their own acknowledgement."""
+        return [look.name for look in self._looks if any(covers(pattern, subject) for pattern in look.subjects)]

@@ -1,0 +1,39 @@
+"""Request subjects that a stream stores are found, and logged once."""
+
+from __future__ import annotations
+
+from structlog.testing import capture_logs
+
+from nats_backpressure.core.model import StreamLook
+from nats_backpressure.runtime.captured_subjects import CapturedSubjects
+
+
+def look(name: str, *subjects: str) -> StreamLook:
+    return StreamLook(name, "t", 0, 0, 0, subjects)
+
+
+def test_a_stream_that_stores_a_subject_captures_it() -> None:
+    captured = CapturedSubjects("p", None, lambda: None)
+    captured.update([look("A", "a.>"), look("B", "a.b"), look("C")])
+    assert captured.streams_of("a.b") == ["A", "B"]
+
+
+def test_each_stream_and_subject_is_logged_once() -> None:
+    captured = CapturedSubjects("p", "status", lambda: None)
+    with capture_logs() as logged:
+        captured.update([look("A", "other")])
+        captured.update([look("A", "p.decide.>", "status")])
+        captured.update([look("A", "p.decide.>", "status"), look("B", "p.decide.gateway.*")])
+    assert [(line["stream"], line["subject"]) for line in logged] == [
+        ("A", "p.decide.gateway.x"),
+        ("A", "p.decide.consumer.x"),
+        ("A", "status"),
+        ("B", "p.decide.gateway.x"),
+    ]
+
+
+def test_only_an_alias_is_checked_after_a_list() -> None:
+    checks: list[str] = []
+    for alias in ("status", None):
+        CapturedSubjects("p", alias, lambda: checks.append("check")).update([])
+    assert checks == ["check"]
