@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 import nats
 import pytest
 from nats.aio.client import Client
@@ -53,13 +50,6 @@ async def test_only_what_was_asked_for_is_kept_and_more_can_be_asked_for(
     assert await client.watch(["a"], timeout=0.001)
 
 
-async def test_a_dry_run_admits_and_counts_what_it_would_have_done(client: BackpressureClient, states: States) -> None:
-    await states.put(state(status="active", would="reject", mode="observe"))
-    await client.watch([SUBJECT])
-    assert client.admit(SUBJECT).would == "reject" and client.admit(SUBJECT).admitted
-    assert (client.stats.would, client.stats.admitted, client.stats.shed) == (2, 2, 0)
-
-
 async def test_a_deleted_state_admits(client: BackpressureClient, states: States) -> None:
     await states.put(active())
     await client.watch([SUBJECT])
@@ -78,18 +68,6 @@ async def test_before_there_is_a_bucket_it_admits_and_it_begins_when_there_is(
     await states.make()
     await states.put(active())
     await wait_for_admission(client, action="reject")
-
-
-async def test_a_client_may_be_made_before_its_connection(server: NatsServer, states: States) -> None:
-    await states.put(active())
-    nc = Client()
-    async with BackpressureClient(nc) as client:
-        assert client.admit(SUBJECT)
-        assert (await client.decide(SUBJECT)).failed_open == "disconnected"
-        await nc.connect(server.url)
-        assert await client.watch([SUBJECT])
-        assert not client.admit(SUBJECT)
-    await nc.close()
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
@@ -211,93 +189,6 @@ async def test_what_cannot_be_decoded_admits_and_is_logged_once(
     await wait_until(lambda: client.stats.malformed_heartbeat == 1, "all of it")
     assert client.admit(SUBJECT) and not client.admit("another")
     assert sum(f"key {SUBJECT} of the state bucket" in r.message for r in caplog.records) == 1
-
-
-async def test_unusable_requests_are_admitted_counted_and_logged_once(
-    client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
-) -> None:
-    await states.put(active("thin", action="throttle", admit_ratio=0.5))
-    await client.watch()
-    for _ in range(3):
-        assert client.admit(None) and client.admit("") and client.admit("nobody.watches")
-        assert (await client.decide("")).failed_open == "no_subject"
-    assert [client.admit("thin", "urgent").admitted for _ in range(4)] == [True, False, True, False]
-    stats = client.stats
-    assert (stats.no_subject, stats.unwatched, stats.bad_priority, stats.failed_open) == (9, 3, 4, 3)
-    assert [r.levelno for r in caplog.records] == [logging.WARNING] * 4
-
-
-async def test_on_count_is_called_for_each_count(nc: Client, states: States) -> None:
-    counts: list[tuple[str, str]] = []
-    await states.put(active())
-    async with BackpressureClient(nc, on_count=lambda *count: counts.append(count)) as client:
-        await client.watch([SUBJECT])
-        client.admit(SUBJECT)
-        assert counts == [("snapshots", ""), ("shed", SUBJECT)]
-
-
-async def test_an_on_count_that_raises_costs_no_request(nc: Client, states: States) -> None:
-    def broken(name: str, subject: str) -> None:
-        raise RuntimeError
-
-    async with BackpressureClient(nc, on_count=broken) as client:
-        assert client.admit("anything") and client.admit("anything")
-
-
-async def test_offered_and_admitted_requests_are_reported_for_the_watched_subject(nc: Client, states: States) -> None:
-    reports = await nc.subscribe("backpressure.v1.report.gateway.>")
-    await states.put(state("orders.*", action="throttle", admit_ratio=0.5), state("calm"))
-    async with BackpressureClient(nc, report_every=0.1) as client:
-        await client.watch()
-        for n in range(100):
-            client.admit(f"orders.{n}")
-        report = await reports.next_msg(5)
-        assert report.subject == "backpressure.v1.report.gateway.orders.=2A"
-        assert report.data.startswith(b'{"offered":100,"admitted":50,"seconds":0.')
-        client.admit("calm", "low")
-        report = await reports.next_msg(5)
-        assert report.subject.endswith(".calm") and report.data.startswith(b'{"offered":1,"admitted":1,')
-
-
-async def test_the_cached_subjects_are_bounded_and_no_count_is_lost(nc: Client, states: States) -> None:
-    await states.put(state("orders.*", action="throttle", admit_ratio=0.25))
-    async with BackpressureClient(nc, report_every=None, max_subjects=2) as client:
-        await client.watch()
-        assert sum(client.admit(f"orders.{n}").admitted for n in range(100)) == 25
-        assert len(client._cached) == 2
-        watched = client._mirror.states["orders.*"]
-        assert watched.offered == 98
-
-
-async def test_a_closed_client_leaves_nothing_running(nc: Client, states: States) -> None:
-    before = len(asyncio.all_tasks())
-    async with BackpressureClient(nc) as client:
-        await client.watch([SUBJECT])
-        await client.decide(SUBJECT)
-    await client.close()
-    assert len(asyncio.all_tasks()) <= before + 1  # nats-py's own, for replies
-    assert client.admit(SUBJECT)
-
-
-async def test_events_come_once(client: BackpressureClient, nc: Client) -> None:
-    received: list[tuple[str, int]] = []
-
-    def handler(event: dict[str, object]) -> None:
-        received.append((str(event["epoch"]), int(str(event["seq"]))))
-        raise RuntimeError("the gateway's own bug")
-
-    await client.on_event(handler, SUBJECT)
-    for event in ("a1", "a2", "a2", "a1", "b3", "a2", "a3", "b3", "b4"):
-        data = f'{{"subject": "{SUBJECT}", "epoch": "{event[0]}", "seq": {event[1]}}}'
-        await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", data.encode())
-    for broken in (b"", b"[]", b'{"subject": 1}', b'{"subject": "s", "epoch": "e", "seq": "1"}'):
-        await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", broken)
-    await wait_until(lambda: client.stats.events + client.stats.events_dropped == 13, "all of them")
-    assert received == [("a", 1), ("a", 2), ("b", 3), ("a", 3), ("b", 4)]
-    await client.close()
-    await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", b"{}")
-    await nc.request("$JS.API.INFO")
-    assert client.stats.events_dropped == 8
 
 
 async def test_many_watches_leave_nothing_in_the_bucket(nc: Client, states: States) -> None:

@@ -1,0 +1,116 @@
+"""The client on a real server: admit, what it counts and reports, and how it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from nats_backpressure.client import BackpressureClient
+from tests.support.servers import NatsServer
+from tests.worlds.state_bucket import SUBJECT, States, active, state, wait_until
+
+
+async def test_a_dry_run_admits_and_counts_what_it_would_have_done(client: BackpressureClient, states: States) -> None:
+    await states.put(state(status="active", would="reject", mode="observe"))
+    await client.watch([SUBJECT])
+    assert client.admit(SUBJECT).would == "reject" and client.admit(SUBJECT).admitted
+    assert (client.stats.would, client.stats.admitted, client.stats.shed) == (2, 2, 0)
+
+
+async def test_a_client_may_be_made_before_its_connection(server: NatsServer, states: States) -> None:
+    await states.put(active())
+    nc = Client()
+    async with BackpressureClient(nc) as client:
+        assert client.admit(SUBJECT)
+        assert (await client.decide(SUBJECT)).failed_open == "disconnected"
+        await nc.connect(server.url)
+        assert await client.watch([SUBJECT])
+        assert not client.admit(SUBJECT)
+    await nc.close()
+
+
+async def test_unusable_requests_are_admitted_counted_and_logged_once(
+    client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
+) -> None:
+    await states.put(active("thin", action="throttle", admit_ratio=0.5))
+    await client.watch()
+    for _ in range(3):
+        assert client.admit(None) and client.admit("") and client.admit("nobody.watches")
+        assert (await client.decide("")).failed_open == "no_subject"
+    assert [client.admit("thin", "urgent").admitted for _ in range(4)] == [True, False, True, False]
+    stats = client.stats
+    assert (stats.no_subject, stats.unwatched, stats.bad_priority, stats.failed_open) == (9, 3, 4, 3)
+    assert [r.levelno for r in caplog.records] == [logging.WARNING] * 4
+
+
+async def test_on_count_is_called_for_each_count(nc: Client, states: States) -> None:
+    counts: list[tuple[str, str]] = []
+    await states.put(active())
+    async with BackpressureClient(nc, on_count=lambda *count: counts.append(count)) as client:
+        await client.watch([SUBJECT])
+        client.admit(SUBJECT)
+        assert counts == [("snapshots", ""), ("shed", SUBJECT)]
+
+
+async def test_offered_and_admitted_requests_are_reported_for_the_watched_subject(nc: Client, states: States) -> None:
+    reports: dict[str, list[dict[str, float]]] = {}
+
+    async def receive(message: Msg) -> None:
+        reports.setdefault(message.subject.removeprefix("backpressure.v1.report.gateway."), []).append(
+            json.loads(message.data)
+        )
+
+    def total(field: str, tail: str) -> float:
+        return sum(report[field] for report in reports.get(tail, ()))
+
+    await nc.subscribe("backpressure.v1.report.gateway.>", cb=receive)
+    await states.put(state("orders.*", action="throttle", admit_ratio=0.5), state("calm"))
+    async with BackpressureClient(nc, report_every=0.1) as client:
+        await client.watch()
+        for n in range(100):
+            client.admit(f"orders.{n}")
+        client.admit("calm", "low")
+        await wait_until(lambda: total("offered", "orders.=2A") >= 100 and total("offered", "calm") >= 1, "the reports")
+    assert (total("offered", "orders.=2A"), total("admitted", "orders.=2A"), total("admitted", "calm")) == (100, 50, 1)
+    assert all(report["seconds"] > 0 for each in reports.values() for report in each)
+
+
+async def test_the_cached_subjects_are_bounded_and_no_count_is_lost(nc: Client, states: States) -> None:
+    await states.put(state("orders.*", action="throttle", admit_ratio=0.25))
+    async with BackpressureClient(nc, report_every=None, max_subjects=2) as client:
+        await client.watch()
+        assert sum(client.admit(f"orders.{n}").admitted for n in range(100)) == 25
+        assert len(client._cached) == 2
+        watched = client._mirror.states["orders.*"]
+        assert watched.offered == 98
+
+
+async def test_a_closed_client_leaves_nothing_running(nc: Client, states: States) -> None:
+    before = len(asyncio.all_tasks())
+    async with BackpressureClient(nc) as client:
+        await client.watch([SUBJECT])
+        await client.decide(SUBJECT)
+    await client.close()
+    assert len(asyncio.all_tasks()) <= before + 1  # nats-py's own, for replies
+    assert client.admit(SUBJECT)
+
+
+async def test_on_event_passes_on_the_events_of_one_subject_until_the_client_is_closed(
+    client: BackpressureClient, nc: Client
+) -> None:
+    received: list[dict[str, object]] = []
+    await client.on_event(received.append, SUBJECT)
+    event = {"subject": SUBJECT, "epoch": "a", "seq": 1}
+    for subject in ("another", SUBJECT, SUBJECT):
+        await nc.publish(f"backpressure.v1.event.recovery.{subject}", json.dumps(event).encode())
+    await wait_until(lambda: client.stats.events + client.stats.events_dropped == 2, "both")
+    assert received == [event]
+    await client.close()
+    await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", b"{}")
+    await nc.request("$JS.API.INFO")
+    assert client.stats.events_dropped == 1
