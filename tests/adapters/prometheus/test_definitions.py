@@ -1,0 +1,74 @@
+"""The metrics are those of the contract, with helps and label values that are complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from nats_backpressure.adapters.nats import gateway_reports
+from nats_backpressure.adapters.prometheus import collector
+from nats_backpressure.adapters.prometheus.definitions import DROPPED
+from nats_backpressure.core.subject.inputs import LoadRecord, PublishEvent, RemoveKey, WriteRecord
+from nats_backpressure.runtime.effects import VERBS
+from tests.worlds.metrics_page import P, World, everything
+
+
+def test_the_catalogue_is_the_contracts(world: World) -> None:
+    everything(world)
+    names = {s.name for f in text_string_to_metric_families(world.text()) for s in f.samples}
+    assert names == {
+        *(P + n for n in (
+            "events_total", "recovery_total", "would_total", "stream_fill", "diagnosis", "alerts",
+            "status", "pressure", "admit_ratio", "pending_messages",
+            "inflight_messages", "latency_seconds", "drain_seconds", "decisions_total", "sample_age_seconds",
+            "transitions_total", "time_in_status_seconds_total", "api_requests_total", "dropped_total",
+            "connection_rebuilds_total", "build_info",
+        )),
+        *(P + h + "_duration_seconds" + s for h in ("decision", "observe") for s in ("_bucket", "_count", "_sum")),
+        "router_intake_backpressure_active", "router_jetstream_pending_messages",
+        "router_intake_processing_latency_p95", "router_intake_inflight_messages",
+    }  # fmt: skip
+
+
+def test_every_family_says_what_it_is_and_is_named_as_prometheus_wants_it(world: World) -> None:
+    everything(world)
+    for family in text_string_to_metric_families(world.text()):
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
+        assert family.documentation.endswith(".") and len(family.documentation) > 15
+        assert family.type in ("counter", "gauge", "histogram")
+        assert "milliseconds" not in family.name
+        for sample in family.samples:
+            assert sample.name.endswith("_total") is (family.type == "counter")
+            assert not sample.name.endswith(("_created", "_info_info"))
+        what_it_means, _, what_to_do = re.sub(r"[:;] ", ". ", family.documentation).partition(". ")
+        assert what_it_means and (what_to_do or family.name == P + "build_info")
+
+
+def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
+    """A new one belongs in `definitions.DROPPED`."""
+    told = re.compile(r"(?:_count|dropped|_note)\((.*)")
+    found = {gateway_reports.MALFORMED, gateway_reports.TOO_MANY}
+    for path in Path(collector.__file__).parents[2].rglob("*.py"):
+        if path.parent.name in ("client", "demo", "cli"):
+            continue
+        for given in told.findall(path.read_text()):
+            for name in re.findall(r'"([a-z][^"]*|[{][^"]+)"', given):
+                for each in (LoadRecord, WriteRecord, PublishEvent, RemoveKey):
+                    found.add(name.replace("{VERBS[type(effect)]}", VERBS[each]))
+    assert found == set(DROPPED)
+
+
+def test_the_routers_own_metrics_come_first_and_no_help_looks_like_a_value(world: World) -> None:
+    assert "# router_intake" not in world.text(), "nothing is watched yet"
+    everything(world)
+    families = [line.split()[2] for line in world.text().splitlines() if line.startswith("# TYPE")]
+    assert families[:4] == [
+        "router_intake_backpressure_active",
+        "router_jetstream_pending_messages",
+        "router_intake_processing_latency_p95",
+        "router_intake_inflight_messages",
+    ]
+    helps = [line.split(" ", 3)[3] for line in world.text().splitlines() if line.startswith("# HELP")]
+    assert len(helps) == len(families) and all(text[0].isalpha() for text in helps)
