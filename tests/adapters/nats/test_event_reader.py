@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats import api, event_reader
-from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.event_reader import READS, JetStreamEventReader, _EnoughRead, _Search
 from nats_backpressure.protocol.patterns import encode
 from nats_backpressure.queries.event_cache import parse_event
@@ -332,18 +332,6 @@ async def test_a_stream_without_direct_access_is_read_singly(nc: Client) -> None
     page = await world.log.older(EventQuery(SUBJECT, 100))
     assert seqs(page.events) == list(range(20, 0, -1)) and page.whole
     assert not world.log.batches.many
-
-
-async def test_batches_are_found_out_by_trying(stored: RealWorld, server: NatsServer) -> None:
-    await stored.tell(*run(1, 20))
-    batches = BatchReader(JetStreamApi(stored.requests), lambda: stored.nc, NAMES.events_stream)
-    subject = f"backpressure.v1.event.*.{encode(SUBJECT)}"
-    found = await batches.next(subject, 5, 10)
-    assert batches.many == (server.version >= (2, 11))
-    assert [m.seq for m in found] == (list(range(5, 15)) if batches.many else [5])
-    assert [m.seq for m in await batches.next(subject, 18, 10)] == ([18, 19, 20] if batches.many else [18])
-    assert await batches.next(subject, 21, 10) == await batches.next(subject, 21, 1) == []
-    assert stored.nc._subs.keys() <= {1}, "no subscription is left"
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["as documented", "without direct access"])

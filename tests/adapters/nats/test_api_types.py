@@ -1,0 +1,144 @@
+"""The server's replies as the samples and looks of the core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.worlds.scripted_server import TS, Reader, Scripted, consumer, page, read, stream
+
+
+@pytest.mark.parametrize(
+    ("config", "state", "full"),
+    [
+        ({"max_msgs": 10}, {}, True),
+        ({"max_msgs": 11}, {}, False),
+        ({"max_msgs": -1, "max_bytes": -1}, {}, False),
+        ({"max_bytes": 100}, {"bytes": 95}, True),
+        ({"max_bytes": 100}, {"bytes": 94}, False),
+        ({"max_msgs_per_subject": 5}, {"num_subjects": 2}, True),
+        ({"max_msgs_per_subject": 5}, {"num_subjects": 3}, False),
+        ({"max_msgs": 10, "discard": "new"}, {}, False),
+    ],
+)
+async def test_a_stream_at_its_limit_pushes_out_old_ones(config: dict[str, Any], state: Any, full: bool) -> None:
+    reader = Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=stream(config=config, **state)))
+    assert (await reader.consumers("S")).look.at_limit is full
+
+
+async def test_a_mirror_is_told_by_its_configuration() -> None:
+    config = {"subjects": None, "mirror": {"name": "S"}}
+    look = (await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [stream(config=config)]})).streams()).looks[0]
+    assert (look.origin, look.subjects) == ("S", ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact", "value"),
+    [
+        ({"durable_name": None}, "durable", False),
+        ({"max_ack_pending": -1}, "max_ack_pending", None),
+        ({"max_ack_pending": None}, "max_ack_pending", None),
+        ({"max_ack_pending": 7}, "max_ack_pending", 7),
+        ({"ack_wait": 1_500_000_000}, "ack_wait", 1.5),
+        ({"ack_wait": None}, "ack_wait", 30.0),
+        ({"sample_freq": "100"}, "sampled", True),
+        ({"sample_freq": "50%"}, "sampled", True),
+        ({"sample_freq": "0"}, "sampled", False),
+        ({"sample_freq": "often"}, "sampled", False),
+        ({"deliver_subject": "to.me"}, "push", True),
+        ({"filter_subject": "s.a"}, "filters", ("s.a",)),
+        ({"filter_subjects": ["s.a", "s.b"]}, "filters", ("s.a", "s.b")),
+        ({"ack_policy": "all"}, "ack_policy", "all"),
+        ({"max_deliver": 5}, "max_deliver", 5),
+        ({"max_deliver": -1}, "max_deliver", None),
+        ({}, "max_deliver", None),
+        ({"priority_groups": ["A"]}, "priority_groups", True),
+        ({}, "priority_groups", False),
+        ({"rate_limit_bps": 8000}, "rate_limited", True),
+        ({"rate_limit_bps": 2**64 - 1}, "rate_limited", True),
+        ({}, "rate_limited", False),
+        ({"replay_policy": "original"}, "original_replay", True),
+        ({"replay_policy": "instant"}, "original_replay", False),
+        ({"metadata": {"_nats.ver": "2.15.1", "owner": "me"}}, "metadata", ()),
+        (
+            {"metadata": {"io.nats.monitor.x": "2", "backpressure.y": "1", "backpressure": "3"}},
+            "metadata",
+            (("backpressure.y", "1"), ("io.nats.monitor.x", "2")),
+        ),
+    ],
+)
+async def test_the_configuration_is_read_for_what_bears_on_the_judgement(
+    changes: dict[str, Any], fact: str, value: Any
+) -> None:
+    reading, _ = await read(consumer(**{f"config__{k}": v for k, v in changes.items()}))
+    assert getattr(reading.samples[0].config, fact) == value
+
+
+MANY = {f"backpressure.{n:03}": "1" for n in range(70)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kept"),
+    [
+        (MANY, sorted(MANY.items())[:64]),
+        ({"backpressure.a": "x" * 1024, "backpressure.b": "x" * 1025}, [("backpressure.a", "x" * 1024)]),
+        ({"backpressure." + "k" * 1024: "1", "backpressure.c": "2"}, [("backpressure.c", "2")]),
+    ],
+    ids=["keys", "a value", "a key"],
+)
+async def test_metadata_beyond_its_bounds_is_left_out_and_counted(metadata: Any, kept: list[tuple[str, str]]) -> None:
+    reading, reader = await read(consumer(config__metadata=metadata))
+    assert reading.samples[0].config.metadata == tuple(kept)
+    assert reader.counted == ["metadata_left_out"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({}, True),
+        ({"config__deliver_subject": "to.me"}, False),
+        ({"config__deliver_subject": "to.me", "push_bound": True}, True),
+    ],
+    ids=["pull", "push to nobody", "push to somebody"],
+)
+async def test_a_push_consumer_tells_whether_somebody_listens(changes: dict[str, Any], bound: bool) -> None:
+    reading, _ = await read(consumer(**changes))
+    assert reading.samples[0].bound is bound
+
+
+@pytest.mark.parametrize(
+    ("config", "state", "fill"),
+    [
+        ({}, {}, None),
+        ({"max_msgs": -1, "max_bytes": 0}, {}, None),
+        ({"max_msgs": 40}, {}, 0.25),
+        ({"max_msgs": 40, "max_bytes": 200}, {}, 0.5),
+        ({"max_msgs": 10, "discard": "new"}, {}, 1.0),
+        ({"max_bytes": 90}, {}, 1.0),
+        ({"max_msgs_per_subject": 5}, {"num_subjects": 2}, None),
+    ],
+    ids=["no limits", "limits that are none", "messages", "the larger share", "full", "over", "per subject is none"],
+)
+async def test_how_full_a_stream_is(config: dict[str, Any], state: Any, fill: float | None) -> None:
+    reader = Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=stream(config=config, **state)))
+    assert (await reader.consumers("S")).look.fill == fill
+
+
+@pytest.mark.parametrize(
+    ("state", "ts", "age"),
+    [
+        ({"first_ts": "2026-01-01T00:00:00Z"}, TS, 60.5),
+        ({"first_ts": "2026-01-01T00:00:00Z"}, None, None),
+        ({"first_ts": "0001-01-01T00:00:00Z", "messages": 0}, TS, None),
+        ({"first_ts": "2026-01-01T00:00:00Z", "messages": 0}, TS, None),
+        ({"first_ts": "2026-01-01T00:02:00Z"}, TS, 0.0),
+        ({}, TS, None),
+    ],
+    ids=["by the server's clock", "which 2.9 does not tell", "empty", "emptied", "from the future", "untold"],
+)
+async def test_how_old_the_first_message_is(state: Any, ts: str | None, age: float | None) -> None:
+    told = stream(**state) | ({"ts": ts} if ts else {})
+    assert (await Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=told)).consumers("S")).look.oldest_age == age
+    listed = await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [told]})).streams()
+    assert listed.looks[0].oldest_age == age

@@ -1,0 +1,64 @@
+"""One bucket on a real server: keys by revision, and all of them in one pass."""
+
+from __future__ import annotations
+
+import pytest
+from nats.aio.client import Client
+
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.kv import Bucket
+from nats_backpressure.runtime.ports import Conflict, Unavailable
+from tests.worlds.stored_samples import Requests
+
+
+@pytest.fixture
+async def bucket(nc: Client) -> Bucket:
+    await nc.jetstream().create_key_value(bucket="b")
+    return Bucket(JetStreamApi(Requests(nc)), lambda: nc, "b")
+
+
+async def test_a_key_is_updated_only_over_the_expected_revision(bucket: Bucket) -> None:
+    first = await bucket.update("k", b"1", 0)
+    with pytest.raises(Conflict):
+        await bucket.update("k", b"other", 0)
+    second = await bucket.update("k", b"2", first)
+    with pytest.raises(Conflict):
+        await bucket.delete("k", first)
+    message = await bucket.get("k")
+    assert message is not None
+    assert (message.data, message.seq, message.deleted) == (b"2", second, False)
+
+
+async def test_a_deleted_key_is_a_marker_with_a_revision(bucket: Bucket) -> None:
+    await bucket.delete("k", await bucket.put("k", b"1"))
+    message = await bucket.get("k")
+    assert message is not None and message.deleted
+    assert await bucket.update("k", b"2", message.seq) == message.seq + 1
+
+
+async def test_a_key_that_was_never_written_is_none(bucket: Bucket) -> None:
+    assert await bucket.get("k") is None and await bucket.get(">") is None
+
+
+async def test_all_keys_come_in_one_pass_with_their_last_write(bucket: Bucket, nc: Client) -> None:
+    for n in range(100):
+        await bucket.put(f"k.{n}", b"old")
+        await bucket.put(f"k.{n}", b"%d" % n)
+    await bucket.delete("k.7", 16)
+    entries = {key: message async for key, message in bucket.entries()}
+    assert len(entries) == 100
+    assert entries["k.7"].deleted and entries["k.99"].data == b"99" and entries["k.99"].at > 0
+    assert nc._subs.keys() <= {1}, "no subscription is left"
+
+
+async def test_without_the_bucket_there_is_no_info_and_no_entry(nc: Client) -> None:
+    bucket = Bucket(JetStreamApi(Requests(nc)), lambda: nc, "none")
+    assert await bucket.info() is None
+    with pytest.raises(Unavailable):
+        [entry async for entry in bucket.entries()]
+
+
+async def test_any_kv_client_reads_what_was_written(bucket: Bucket, nc: Client) -> None:
+    revision = await bucket.put("k", b"1")
+    entry = await (await nc.jetstream().key_value("b")).get("k")
+    assert (entry.value, entry.revision) == (b"1", revision)
