@@ -66,6 +66,8 @@ class LoadGenerator:
             due %= 1
             await asyncio.sleep(0.01)
         await asyncio.gather(*self._tasks)
+        for connection in self._idle:
+            connection.close()
 
     def _send(self) -> None:
         self.counts["offered"] += 1

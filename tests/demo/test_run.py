@@ -1,4 +1,4 @@
-"""The demo as a newcomer starts it: one command, and everything else comes and goes with it."""
+"""One command runs the whole demo, and stops every process it started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("mode", ["none", "binary", "adaptive"])
-async def test_it_shows_an_overload_and_what_it_came_to(mode: str, tmp_path: Path) -> None:
+async def test_the_demo_runs_an_overload_and_prints_its_summary(mode: str, tmp_path: Path) -> None:
     report = tmp_path / "run.html"
     wanted = ("--mode", mode, "--overload", "6", "--seconds", "3", "--json", "--report", str(report))
     code, out, err = await run(*wanted, NATS_URL="nats://127.0.0.1:1")  # whatever the shell has, it uses its own server
@@ -44,6 +44,6 @@ async def test_it_shows_an_overload_and_what_it_came_to(mode: str, tmp_path: Pat
     assert "<polyline" in report.read_text()
 
 
-async def test_a_report_that_cannot_be_a_file_is_refused_before_anything_runs(tmp_path: Path) -> None:
+async def test_a_report_path_that_is_a_directory_is_a_usage_error(tmp_path: Path) -> None:
     code, out, err = await run("--report", str(tmp_path), "--seconds", "1")
     assert (code, out) == (2, "") and "--report" in err
