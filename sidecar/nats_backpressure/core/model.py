@@ -1,4 +1,4 @@
-"""The words the core is written in: what is read, what is concluded, what is to be done."""
+"""The types that all of core shares: samples and stream looks, readings, marks, latches, members, events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nats_backpressure.protocol.values import (
 
 
 class Retention(Struct, frozen=True):
-    """What a stream drops by itself; 0 is no limit."""
+    """How a stream drops messages by itself; 0 is no limit."""
 
     policy: str = "limits"
     """`limits`, `interest` or `workqueue`."""
@@ -32,25 +32,25 @@ class Retention(Struct, frozen=True):
     discards_old: bool = True
     """Whether a full stream drops its oldest messages, rather than refusing new ones."""
     per_subject: int = 0
-    """Messages of one subject; a newer one takes the place of the oldest."""
+    """Messages of one subject; a newer one replaces the oldest."""
     rollup: bool = False
-    """Whether a message may take the place of all before it."""
+    """Whether a message may replace all messages before it."""
     life_times: bool = False
     """Whether a message may carry a life time of its own."""
 
     @property
     def drops(self) -> bool:
-        """Whether it ever drops messages that nothing took the place of."""
+        """Whether it ever drops messages without replacing them."""
         return self.max_age > 0 or self.life_times or (self.discards_old and (self.max_msgs > 0 or self.max_bytes > 0))
 
     @property
     def replaces(self) -> bool:
-        """Whether newer messages may take the place of older ones. No subject holds more than the whole stream may."""
+        """Whether newer messages may replace older ones. No subject holds more than the whole stream may."""
         return self.rollup or (self.per_subject > 0 and not 0 < self.max_msgs <= self.per_subject)
 
 
 class StreamLook(Struct, frozen=True):
-    """A stream as one reply of the server showed it."""
+    """What the server returned about one stream in one reply."""
 
     name: str
     created: str
@@ -59,19 +59,19 @@ class StreamLook(Struct, frozen=True):
     messages: int
     subjects: tuple[str, ...] = ()
     at_limit: bool = False
-    """Whether it stood at its own max_msgs or max_bytes, so that new messages push out old ones."""
+    """Whether it was at its own max_msgs or max_bytes, so that new messages push out old ones."""
     origin: str | None = None
     """The stream this one mirrors: a mirror shows no subjects of its own."""
     fill: float | None = None
     """The largest share of its own limits (messages, bytes) that it holds, 0..1; None without limits."""
     oldest_age: float | None = None
-    """Seconds since its first message was stored, by the server's own clock; None where it is empty or not told."""
+    """Seconds since its first message was stored, by the server's clock; None if empty or if the reply has no time."""
     retention: Retention | None = None
     """None where it is not known (an old recording): then it may drop anything."""
 
 
 class ConsumerConfig(Struct, frozen=True):
-    """What of a consumer's configuration bears on the judgement."""
+    """The part of a consumer's configuration that the evaluation needs."""
 
     durable: bool = True
     ack_policy: str = "explicit"
@@ -88,13 +88,13 @@ class ConsumerConfig(Struct, frozen=True):
     rate_limited: bool = False
     original_replay: bool = False
     last_per_subject: bool = False
-    """Whether it began with the last message of each subject: not all that the stream held is its own."""
+    """Whether it started with the last message of each subject: older messages are not its own."""
     metadata: tuple[tuple[str, str], ...] = ()
-    """What in its metadata is meant for us, by key: `backpressure.*` and `io.nats.monitor.*`."""
+    """The part of its metadata that is for us, by key: `backpressure.*` and `io.nats.monitor.*`."""
 
 
 class Sample(Struct, frozen=True):
-    """One consumer as one reply of the server showed it; counts are messages or sequences."""
+    """What the server returned about one consumer in one reply; counts are messages or sequences."""
 
     key: ConsumerKey
     created: str
@@ -111,7 +111,7 @@ class Sample(Struct, frozen=True):
     floor_stream: int
     floor_consumer: int
     since_delivery: float | None = None
-    """Seconds since the last delivery, by the server's own clock; None where the reply does not tell."""
+    """Seconds since the last delivery, by the server's own clock; None where the reply has no time."""
     since_ack: float | None = None
     """Seconds since the last acknowledgement, by the server's own clock."""
     paused: bool = False
@@ -120,54 +120,54 @@ class Sample(Struct, frozen=True):
 
 
 class Account(Struct, frozen=True, gc=False):
-    """Where the accounting of one consumer's losses stands: a checkpoint that survives a restart."""
+    """The state of counting one consumer's losses: a checkpoint that survives a restart."""
 
     kind: int
-    """A checksum of the incarnations of stream and consumer, the filters, and what newer messages take the place of:
-    where it differs other messages were counted."""
+    """A checksum of the incarnations of stream and consumer, the filters, and the rule by which newer messages replace
+    older ones: where it differs, other messages were counted."""
     place: int
     """Stream sequence of the newest delivery."""
     given: int
     """Deliveries so far."""
     pending: int
     last: int
-    """Last sequence of the stream at a look taken after the sample."""
+    """Last sequence of the stream, read after the sample."""
     settled: int
-    """Stream sequence up to which loss is accounted for, where sequences tell it."""
+    """Stream sequence up to which losses are counted, where sequences can count them."""
     holes: bool = False
-    """Whether sequences do not tell it: messages were missing between the first and the last one."""
+    """Whether sequences cannot count them: messages were missing between the first and the last one."""
 
 
 class Reading(Struct, frozen=True):
-    """What the samples of one consumer come to: its signals, each None where there is not the evidence for it."""
+    """What the samples of one consumer mean: its signals and rates, each None where the evidence is missing."""
 
     key: ConsumerKey
     at: Now
     pending: int
     inflight: int | None
     latency: float | None
-    """Judged latency in ms: the larger of the stall and the p95 of what was delivered since nothing was to be done, by
-    acks of the last 10 s; 0 while nothing waits and nothing is worked on."""
+    """The latency that is compared with its mark, in ms: the larger of the stall and the p95 of the messages delivered
+    since there was last nothing to do, by acks of the last 10 s; 0 while nothing waits and nothing is in work."""
     drain: float | None
-    """Seconds until what waits is through, at the rate measured while messages waited."""
+    """Seconds until the waiting messages are processed, at the rate measured while messages waited."""
     latency_source: LatencySource | None = None
     """`sampled`, `estimated`, `stall` or None."""
     stalled: bool = False
-    """Whether the judged latency is the stall."""
+    """Whether `latency` is the stall."""
     latency_evidence: bool = False
-    """Whether a latency latch may be released on this reading (product page, section 11)."""
+    """Whether a latency latch may be released on this reading: there is a fresh measurement."""
     p50: float | None = None
     p95: float | None = None
-    """As shown: the larger of the p95 (sampled, or three times the estimated mean) and the stall, in ms."""
+    """The larger of the p95 (sampled, or three times the estimated mean) and the stall, in ms; for people."""
     p99: float | None = None
     stall: float = 0.0
     """Milliseconds without any acknowledgement while something is in flight; at least, unless `stall_known`."""
     stall_known: bool = True
-    """False while nobody saw since when something is in flight, and no ack since then: a calm stall proves nothing."""
+    """False while it is not known since when something is in flight: a short stall proves nothing then."""
     spare: bool = False
-    """As many pulls wait as messages are in flight, and nothing else does: these may be handed back for later."""
+    """As many pulls wait as messages are in flight, and no message waits: those in flight may be handed back."""
     settled: bool = True
-    """Whether the windows are full; until then what they hold is too little to release a latch on (a restart)."""
+    """Whether the windows are full; until then (after a restart) they hold too little to release a latch."""
     arrival_rate: float | None = None
     ack_rate: float | None = None
     redelivery_ratio: float | None = None
@@ -177,34 +177,35 @@ class Reading(Struct, frozen=True):
     waiting: int = 0
     """Pull requests that wait at the server."""
     lost: int = 0
-    """Messages that left the stream before this consumer was given them, not reported in an earlier reading."""
+    """Messages that left the stream before they were delivered to this consumer, since the reading before."""
     losing: bool = False
     """Whether this sample shows loss: a fall of pending is then no recovery."""
     purged: bool = False
     paused: bool = False
     diagnosis: Diagnosis | None = None
-    """None until enough samples tell, and while the newest one does not bear out what the others told."""
+    """None until there are enough samples, and while the newest one contradicts the others."""
     said: Diagnosis | None = None
-    """The same, whether or not the newest sample bears it out: what goes on after a restart, once it is found again."""
+    """The same, whether or not the newest sample agrees: what continues after a restart, once it is found again."""
     diagnosed_for: float = 0.0
-    """Seconds for which that has been said without a break."""
+    """Seconds since when `said` is the same."""
     history: int = 0
-    """The stream sequence up to which it reads history; 0 where it does not."""
+    """The stream sequence up to which it reads history; 0 where it reads none."""
     backfilling: bool = False
-    """Surely reading history: seen to appear on a stream that already held messages for it, and not through yet."""
+    """Certainly reading history: it was seen to appear on a stream that already held messages for it, and is not at its
+    end yet."""
     capacity: float | None = None
-    """Messages a second it was seen to get through, smoothed; learnt only while it was busy and nothing came again."""
+    """Messages per second it can process, smoothed; learnt only while it was busy and nothing was redelivered."""
     handed_back: int = 0
     """Messages in flight that a worker handed back for later."""
     account: Account | None = None
-    """Where the accounting of losses stands, for a restart."""
+    """The state of counting losses, for a restart."""
     stream_fill: float | None = None
     oldest_age: float | None = None
-    """Seconds the oldest waiting message has waited; None where that cannot be had cheaply."""
+    """Seconds the oldest waiting message has waited; None where that would cost a request."""
 
 
 class MarkSet(Struct, frozen=True):
-    """Three marks of one signal; a value is over a mark when it is above it, not at it."""
+    """Three marks of one signal; a value must be above a mark, not at it, to exceed it."""
 
     warn: float
     critical: float
@@ -221,7 +222,7 @@ class Marks(Struct, frozen=True):
 
 
 class Alert(Struct, frozen=True):
-    """One alert of a subject as it stands."""
+    """One alert of a subject, and its state."""
 
     name: str
     severity: str
@@ -229,19 +230,19 @@ class Alert(Struct, frozen=True):
     """The condition in words, as `pending_above: 5000`."""
     state: AlertState
     since: float
-    """Unix seconds at which it came to stand so."""
+    """Unix seconds since which it has this state."""
     value: float | str | None = None
-    """What was compared."""
+    """The value that met the condition."""
 
 
 class Event(Struct, frozen=True):
-    """Something that happened to a subject, as it will be told. `seq` rises by one per subject, across epochs too."""
+    """One change of a subject, to be published once. `seq` rises by one per subject, across epochs too."""
 
     id: str
     type: EventType
     subject: str
     at: float
-    """Unix seconds at which it was concluded."""
+    """Unix seconds at which the change was seen."""
     epoch: str
     seq: int
     incident: str | None
@@ -254,16 +255,16 @@ class Event(Struct, frozen=True):
     retry_after: int
     admit_ratio: float
     lost: int | None = None
-    """With `data_loss`: how many messages at most."""
+    """With `data_loss`: how many messages were certainly lost."""
     diagnosis: Diagnosis | None = None
     override: Override | None = None
-    """In force when it was concluded."""
+    """The override in force at that time."""
     alert: Alert | None = None
     """With `alert_firing` and `alert_resolved`."""
     errors: tuple[tuple[str, str], ...] = ()
     """With `policy_rejected`: (path, message)."""
     policy_revision: str = ""
-    """With `policy_rejected`: tells the refused policy from every other."""
+    """With `policy_rejected`: identifies the refused policy."""
 
 
 class Latch(Struct, frozen=True):
@@ -274,6 +275,8 @@ class Latch(Struct, frozen=True):
 
 
 class Latches(Struct, frozen=True):
+    """All latches of one member; `_alone` ones have a higher mark, above which one signal is enough."""
+
     pending: Latch = Latch()
     inflight: Latch = Latch()
     latency_p95: Latch = Latch()
@@ -285,7 +288,7 @@ class Latches(Struct, frozen=True):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        """The latched signals, in the order reasons are listed."""
+        """The latched signals, in the order of reasons."""
         return tuple(s for s in Signal if getattr(self, s.value).on)
 
     @property
@@ -298,7 +301,7 @@ NO_LATCHES = Latches()
 
 
 class Member(Struct, frozen=True):
-    """One consumer under one subject, as it is judged there."""
+    """One consumer under one subject: its policy, newest reading, latches and status there."""
 
     key: ConsumerKey
     policy: Policy
@@ -317,38 +320,38 @@ class Member(Struct, frozen=True):
     lost: int = 0
     """Messages known to be lost so far, those of before a restart among them."""
     lost_reported: int = 0
-    """How many of them a stored `data_loss` event reports."""
+    """How many of them stored `data_loss` events report."""
     lost_reported_at: float | None = None
-    """Monotonic time at which that was stored last."""
+    """Monotonic time at which such an event was last stored."""
     account: Account | None = None
-    """Where the accounting stood when nothing was left to report: what is stored, so that no loss is skipped."""
+    """The account at a time when nothing was left to report; this one is stored, so that no loss is skipped."""
     causes: frozenset[str] = frozenset()
-    """What made pending fall besides work since the pending latch was last set: DATA_LOSS, PURGED."""
+    """What else than work lowered pending since the pending latch was last set: DATA_LOSS, PURGED."""
 
     joined_at: float = -math.inf
-    """Monotonic time at which it came here; without any proof it is unproved from then on."""
+    """Monotonic time at which it joined; without any proof it counts as unproved from then on."""
 
     @property
     def unreported(self) -> int:
-        """0 where another replica reported what is not counted here yet."""
+        """Lost messages that no stored event reports; 0 where another replica reported more than is counted here."""
         return max(0, self.lost - self.lost_reported)
 
 
 class Carried(Struct, frozen=True, omit_defaults=True):
-    """What is stored of one consumer so that a restart continues where this process was. It is stored with whatever is
-    written next and is never by itself the reason for a write."""
+    """What is stored of one consumer so that a new process continues where this one was. It is stored with the next
+    write; see `subject.carried` for when it is worth a write of its own."""
 
     diagnosis: Diagnosis | None = None
     diagnosed_for: float = 0.0
     """Seconds for which `diagnosis` had held when it was stored."""
     capacity: float | None = None
-    """Messages a second, learnt; None where it was not."""
+    """Messages per second, learnt; None where nothing was learnt."""
     account: Account | None = None
-    """Where the accounting of losses stands: all before it is reported."""
+    """The state of counting losses: all losses before it are reported."""
     lost: int = 0
     """Messages reported as lost so far."""
     causes: tuple[str, ...] = ()
-    """What made pending fall besides work, since the pending latch was last set."""
+    """What else than work lowered pending since the pending latch was last set."""
     counted: Diagnosis | None = None
     """The diagnosis that set the latch `diagnosed`, while that is on."""
     stalled: bool = False
@@ -356,20 +359,17 @@ class Carried(Struct, frozen=True, omit_defaults=True):
     handed_back: int = 0
     """Messages in flight that a worker handed back for later."""
     history: int = 0
-    """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
+    """The stream sequence up to which it reads messages older than itself; 0 if there are none, or none left."""
 
 
 NOTHING_CARRIED = Carried()
 
-
 DATA_LOSS = "data_loss"
-
-
 PURGED = "purged"
 
 
 class Admission(Struct, frozen=True):
-    """What a gateway is told, before any overrule for one request."""
+    """What gateways may admit, before the override and the priority of one request are applied."""
 
     action: Action = Action.CONTINUE
     would: Action | None = None
@@ -378,8 +378,6 @@ class Admission(Struct, frozen=True):
 
 
 SMALL_CAP = 10
-"""A cap this small is full whenever the worker works."""
-
-
+"""A cap this small is reached whenever the worker works."""
 SMALL_CAP_STALL = 5_000.0
-"""Milliseconds without an ack after which in flight counts at a small cap too."""
+"""Milliseconds without an ack after which in flight counts at such a cap too."""

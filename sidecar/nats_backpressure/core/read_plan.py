@@ -1,14 +1,15 @@
-"""How often a stream is read: as often as wanted, as seldom as it costs."""
+"""Computes how often a stream is read, from the settings and from what its reads cost."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 SLOW_LIST = 1.0
-"""Seconds; a list this slow is not asked for in the fast lane (one dead node of three makes every list take 4 s)."""
+"""Seconds; a stream with a list this slow is read at the longest interval (one dead node of three: 4 s per list)."""
 LIMITED_FOR = 10.0
-"""Seconds for which reading is backed off after the server said that its API is overloaded."""
+"""Seconds for which reads are rarer after the server refused one because its API is overloaded."""
 LIMITED_FACTOR = 4.0
+"""By how much rarer they are then."""
 
 
 class Budget(Struct, frozen=True):
@@ -21,10 +22,10 @@ class Budget(Struct, frozen=True):
 
 
 def read_interval(budget: Budget, streams: int, requests: int, took: float, whole: bool, limited: bool) -> float:
-    """Seconds between two readings of one of `streams` streams.
+    """Seconds between two reads of one of `streams` streams.
 
-    `requests` and `took` (seconds) are what the last reading cost, `whole` whether nothing was missing from it,
-    `limited` whether the server lately refused API requests.
+    `requests` and `took` (seconds): the cost of the last read. `whole`: whether it was complete. `limited`: whether the
+    server lately refused API requests.
     """
     if not whole or took >= SLOW_LIST:
         return budget.max_interval

@@ -1,4 +1,4 @@
-"""Which consumers are watched, and under which subjects they stand."""
+"""Decides which streams and consumers are watched, and under which subjects a consumer counts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from nats_backpressure.protocol.patterns import encode, glob
 from nats_backpressure.protocol.values import ConsumerKey
 
 SUBJECTS_LIMIT = 8
-"""A consumer that stands under more subjects is not watched."""
+"""A consumer of more subjects is not watched."""
 LONGEST_KEY = 1024
 """Bytes of an encoded subject; a longer one is not watched."""
 
 
 class WatchEntry(Struct, frozen=True):
-    """One entry of `watch`: globs take only what counts, an exact name takes any stream or consumer."""
+    """One entry of `watch`: globs match only streams and consumers that count; an exact name matches any."""
 
     stream: str
     consumers: tuple[str, ...] = ("*",)
 
 
 def is_stream_watched(stream: str, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
-    """Whether a stream is looked into; buckets, object stores and our own only when named exactly."""
+    """Whether a stream is watched; buckets, object stores and our own streams only by their exact name."""
     special = stream in ours or stream.startswith(("KV_", "OBJ_"))
     return any(entry.stream == stream or (not special and glob(entry.stream, stream)) for entry in watch)
 
@@ -32,7 +32,7 @@ def is_stream_watched(stream: str, watch: Sequence[WatchEntry], ours: Collection
 def is_consumer_watched(
     key: ConsumerKey, config: ConsumerConfig, watch: Sequence[WatchEntry], ours: Collection[str]
 ) -> bool:
-    """Whether a consumer counts: durable and acknowledging, unless it is named exactly."""
+    """Whether a consumer is watched: if it is durable and acknowledges, or is named exactly."""
     counts = config.durable and config.ack_policy in ("explicit", "all")
     for entry in watch:
         named = key.consumer in entry.consumers
@@ -43,7 +43,7 @@ def is_consumer_watched(
 
 
 def is_name_watched(key: ConsumerKey, watch: Sequence[WatchEntry], ours: Collection[str]) -> bool:
-    """Whether a consumer of this name may count at all, whatever its configuration."""
+    """Whether a consumer of this name may be watched at all, whatever its configuration."""
     return any(
         is_stream_watched(key.stream, [entry], ours) and any(glob(name, key.consumer) for name in entry.consumers)
         for entry in watch
@@ -57,17 +57,17 @@ def counted_subjects(
     watch: Sequence[WatchEntry],
     ours: Collection[str],
 ) -> tuple[str, ...] | str:
-    """The subjects under which a consumer counts, none if it does not; or why one that does cannot be watched."""
+    """The subjects under which a consumer counts: none if it is not watched, or the reason why it cannot be."""
     return consumer_subjects(config, stream) if is_consumer_watched(key, config, watch, ours) else ()
 
 
 def consumer_subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:
-    """The subjects a consumer stands under, or why it cannot be watched; `stream` are those of its stream."""
-    found = config.filters or stream
-    if not found:
+    """The subjects of a consumer, or the reason why it cannot be watched; `stream`: the subjects of its stream."""
+    names = config.filters or stream
+    if not names:
         return "it has no filter, and its stream shows no subjects (a mirror whose origin is not visible?)"
-    if len(found) > SUBJECTS_LIMIT:
-        return f"it stands under {len(found)} subjects, more than {SUBJECTS_LIMIT}"
-    if any(len(encode(subject)) > LONGEST_KEY for subject in found):
+    if len(names) > SUBJECTS_LIMIT:
+        return f"it has {len(names)} subjects, more than {SUBJECTS_LIMIT}"
+    if any(len(encode(subject)) > LONGEST_KEY for subject in names):
         return f"one of its subjects is longer than {LONGEST_KEY} bytes when encoded"
-    return tuple(found)
+    return tuple(names)

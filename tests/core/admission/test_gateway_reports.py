@@ -22,13 +22,13 @@ def after(gateways: int, seconds: int, offered: int, admitted: int, every: float
 def test_rates_and_share_are_those_of_all_gateways(gateways: int, every: float) -> None:
     found = after(gateways, 60, round(1000 * every), round(250 * every), every)
     assert found.share(found.at) == pytest.approx(0.25, rel=0.05)
-    assert found.offered_rate(found.at) == pytest.approx(1000 * gateways, rel=0.6)
+    assert found.offered / found.span == pytest.approx(1000 * gateways, rel=0.6)
     assert found.admitted_rate(found.at) == pytest.approx(250 * gateways, rel=0.6)
 
 
 def test_one_report_is_taken_for_how_it_had_been() -> None:
     found = with_report(None, 100, 10, 0.5, 1000.0)
-    assert (found.share(1000.0), found.offered_rate(1000.0), found.admitted_rate(1000.0)) == (0.1, 200.0, 20.0)
+    assert (found.share(1000.0), found.admitted_rate(1000.0)) == (0.1, 20.0)
 
 
 def test_a_change_is_seen_within_two_spans() -> None:
@@ -42,7 +42,7 @@ def test_nobody_who_reports_says_nothing() -> None:
     found = after(1, 10, 100, 10)
     assert found.share(found.at + EXPIRY) == pytest.approx(0.1)
     late = found.at + EXPIRY + 0.1
-    assert (found.share(late), found.offered_rate(late), found.admitted_rate(late)) == (None, None, None)
+    assert (found.share(late), found.admitted_rate(late)) == (None, None)
     assert with_report(found, 50, 50, 1.0, late).share(late) == 1.0, "and what was long ago weighs nothing"
 
 

@@ -6,19 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.admission.pull_grants import (
-    GRANT_LIFE,
-    LONGEST_WAIT,
-    SHORTEST_WAIT,
-    UNSEEN_LIFE,
-    Grant,
-    GrantTracker,
-)
+from nats_backpressure.core.admission.pull_grants import GRANT_LIFE, LONGEST_WAIT, SHORTEST_WAIT, UNSEEN_LIFE, Grant
 from nats_backpressure.core.model import Latch, Latches, Member, Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
+from tests.worlds.granting_tracker import GrantingTracker
 
 KEY = ConsumerKey("S", "c")
 POLICY = Policy()
@@ -40,7 +34,7 @@ def member(found: Reading, latches: Latches | None = None, policy: Policy = POLI
 
 
 def ask(found: Member, asked: int = 100, *, asker: str = "a", at: float = 100.0, replicas: int = 1) -> Grant:
-    return GrantTracker().grant(found, asked, asker, at, replicas, 0.5)
+    return GrantingTracker().grant(found, asked, asker, at, replicas, 0.5)
 
 
 HELD = Latches(inflight=Latch(on=True))
@@ -85,7 +79,7 @@ def test_replicas_that_cannot_see_each_other_share_the_room() -> None:
 
 
 def test_a_grant_counts_until_it_is_seen_as_delivered() -> None:
-    desk, found = GrantTracker(), member(reading(0, delivered_consumer=7))
+    desk, found = GrantingTracker(), member(reading(0, delivered_consumer=7))
     assert desk.grant(found, 400, "a", 100.0, 1, 0.5).n == 400
     assert desk.grant(found, 400, "b", 100.1, 1, 0.5).n == 50
     seen = member(reading(300, at=100.2, delivered_consumer=307))
@@ -95,33 +89,33 @@ def test_a_grant_counts_until_it_is_seen_as_delivered() -> None:
 
 
 def test_a_grant_counts_for_a_second_when_nothing_is_delivered() -> None:
-    desk = GrantTracker()
+    desk = GrantingTracker()
     desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
     assert desk.grant(member(reading(0, at=100.9)), 400, "a", 100.99, 1, 0.5).n == 100
-    desk = GrantTracker()
+    desk = GrantingTracker()
     desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
     assert desk.grant(member(reading(0, at=101.0)), 400, "a", 101.0, 1, 0.5).n == 400
 
 
 def test_a_pull_in_the_last_moment_of_its_second_counts_until_a_reading_shows_it() -> None:
-    desk = GrantTracker()
+    desk = GrantingTracker()
     desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
     assert desk.grant(member(reading(0, at=100.95)), 400, "a", 101.0, 1, 0.5).n == 100
-    desk = GrantTracker()
+    desk = GrantingTracker()
     desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
     assert desk.grant(member(reading(0)), 400, "a", 102.0, 1, 0.5).n == 400, "but not for ever without readings"
 
 
 def test_a_consumer_created_anew_takes_no_grants_off() -> None:
-    desk = GrantTracker()
+    desk = GrantingTracker()
     desk.grant(member(reading(0, delivered_consumer=900)), 400, "a", 100.0, 1, 0.5)
     assert desk.grant(member(reading(0, delivered_consumer=0)), 400, "a", 100.1, 1, 0.5).n == 100
 
 
 def test_nobody_takes_more_than_half_while_another_asks() -> None:
-    desk, found = GrantTracker(), member(reading(399))
+    desk, found = GrantingTracker(), member(reading(399))
     assert desk.grant(found, 100, "a", 100.0, 1, 0.5).n == 100
-    desk = GrantTracker()
+    desk = GrantingTracker()
     assert desk.offer(found, 100, "a", 100.0, 1, 0.5).n == 100
     assert desk.offer(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
     assert desk.offer(found, 100, "a", 100.9, 1, 0.5).n == 51
@@ -130,7 +124,7 @@ def test_nobody_takes_more_than_half_while_another_asks() -> None:
 
 
 def test_of_three_askers_none_is_alone() -> None:
-    desk, found = GrantTracker(), member(reading(400))
+    desk, found = GrantingTracker(), member(reading(400))
     for n, asker in enumerate("abcabcabc"):
         assert desk.offer(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
 
@@ -140,7 +134,7 @@ def test_of_three_askers_none_is_alone() -> None:
     inflight=st.integers(0, 600),
 )
 def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, inflight: int) -> None:
-    desk, found, at, total = GrantTracker(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
+    desk, found, at, total = GrantingTracker(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
     for after, n, asker in asked:
         at += after
         if at >= 101.0:
@@ -153,7 +147,7 @@ def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, infl
 def test_whoever_is_refused_knows_when_to_come_back(
     inflight: int, rate: float | None, jitter: float, asked: int
 ) -> None:
-    found = GrantTracker().grant(member(reading(inflight, ack_rate=rate)), asked, "a", 100.0, 1, jitter)
+    found = GrantingTracker().grant(member(reading(inflight, ack_rate=rate)), asked, "a", 100.0, 1, jitter)
     assert 0 <= found.n <= asked
     assert found.wait == 0 if found.n else SHORTEST_WAIT <= found.wait <= LONGEST_WAIT
 
@@ -165,7 +159,7 @@ def test_the_wait_is_as_long_as_acks_need_to_make_room() -> None:
 
 def test_refused_askers_are_spread_even_at_the_longest_wait() -> None:
     found = member(reading(900))
-    waits = {GrantTracker().grant(found, 1, "a", 100.0, 1, jitter).wait for jitter in (0.0, 0.5, 1.0)}
+    waits = {GrantingTracker().grant(found, 1, "a", 100.0, 1, jitter).wait for jitter in (0.0, 0.5, 1.0)}
     assert len(waits) == 3
 
 
@@ -185,31 +179,31 @@ def test_somebody_must_pull_once_no_ack_moves(stall: float, age: float, ack_wait
 
 
 def test_without_acks_it_is_one_message_per_wait() -> None:
-    desk, found = GrantTracker(), member(reading(600, stall=9000.0), HELD)
+    desk, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
     times = [100.0 + n / 20 for n in range(101)]
     granted = [at for at in times if desk.grant(found, 10, "a", at, 1, 1.0).n]
     assert granted == [pytest.approx(100.0 + n) for n in range(6)]
 
 
 def test_a_quote_counts_nothing() -> None:
-    desk, found = GrantTracker(), member(reading(600, stall=9000.0), HELD)
+    desk, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
     assert [desk.offer(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    desk, found = GrantTracker(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
+    desk, found = GrantingTracker(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
     for n in range(20_000):
         desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
     for n in range(1, 1001):
         found = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
         desk.offer(found, 1, "a", 101.99, 1, 0.5)
-    assert len(desk._grants._given) <= 64 + 101 and len(desk._grants._delivered) <= 41
+    assert len(desk._grants._counted) <= 64 + 101 and len(desk._grants._delivered) <= 41
 
 
 def test_what_was_granted_and_not_used_is_free_again_after_a_second_however_busy_it_is() -> None:
     """Two of twenty were there to be had; from then on each grant is taken up at once."""
     policy = Policy(inflight=InflightRule(5, 10, 30))
-    desk, at, delivered = GrantTracker(), 100.0, 0
+    desk, at, delivered = GrantingTracker(), 100.0, 0
     desk.grant(member(reading(0, at, delivered_consumer=0), policy=policy), 20, "a", at, 1, 0.5)
     delivered, given = 2, []
     for _ in range(15):
@@ -221,7 +215,7 @@ def test_what_was_granted_and_not_used_is_free_again_after_a_second_however_busy
 
 
 def test_while_pulls_wait_at_the_server_the_oldest_grant_is_taken_to_be_served_first() -> None:
-    desk = GrantTracker()
+    desk = GrantingTracker()
     desk.grant(member(reading(0, 100.0, waiting=2, delivered_consumer=0)), 10, "a", 100.0, 1, 0.5)
     desk.grant(member(reading(0, 100.9, waiting=2, delivered_consumer=0)), 10, "a", 100.9, 1, 0.5)
     full = member(reading(485, 101.3, waiting=1, delivered_consumer=10))
@@ -230,7 +224,7 @@ def test_while_pulls_wait_at_the_server_the_oldest_grant_is_taken_to_be_served_f
 
 def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() -> None:
     """a pulls late. Taken off the newest, b's deliveries would leave a's 100 uncounted while a can still pull them."""
-    desk, at = GrantTracker(), 100.0
+    desk, at = GrantingTracker(), 100.0
     desk.grant(member(reading(0, at)), 100, "a", at, 1, 0.5)
     for n in range(1, 9):
         at += 0.1
@@ -240,7 +234,7 @@ def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() 
 
 
 def test_while_pulls_wait_a_newer_grant_of_the_same_connection_ends_none() -> None:
-    desk, found = GrantTracker(), member(reading(0, waiting=3))
+    desk, found = GrantingTracker(), member(reading(0, waiting=3))
     assert [desk.grant(found, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
     assert desk.offer(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
     assert desk.offer(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, "none waits: only the newest counts"
@@ -261,7 +255,7 @@ MOMENTS = st.lists(
 @example([(0.0, "ask", 0, 0), (0.0, "pull", 0, 1), (0.0, "ask", 0, 0), (0.0, "read", 3, 0)])
 def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
     """By whoever pulls within a second, and asks again only when that is done, with a reading every second."""
-    desk, at, delivered, left = GrantTracker(), 100.0, 0, {}
+    desk, at, delivered, left = GrantingTracker(), 100.0, 0, {}
     found = member(reading(0, at, delivered_consumer=0))
     for after, move, who, n in moments:
         at += after

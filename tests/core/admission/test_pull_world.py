@@ -13,12 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant, GrantTracker
+from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
 from nats_backpressure.core.model import Latches, Member, Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
+from tests.worlds.granting_tracker import GrantingTracker
 
 KEY = ConsumerKey("S", "c")
 
@@ -108,7 +109,7 @@ class World:
     now: float = 1000.0
 
     def __post_init__(self) -> None:
-        self.desk = GrantTracker()
+        self.desk = GrantingTracker()
         self.member = Member(KEY, self.policy)
         self.jitters = itertools.cycle((0.0, 0.6, 0.3, 1.0))
         self.acked_then: deque[int] = deque([0] * 20, maxlen=20)

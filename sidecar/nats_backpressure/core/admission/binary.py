@@ -1,4 +1,4 @@
-"""What a gateway is told: admit, shed, or neither; and when to come back."""
+"""Decides what gateways may admit, from status, freshness and policy; and the delays for retries."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ LONGEST_DELAY = 86_400_000
 
 
 def admission_at_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> Admission:
-    """Binary admission, the router's own design: an active subject rejects, any other continues. Adaptive: a share."""
+    """Binary admission, as in the router: an active subject rejects, any other continues. Adaptive admission: a
+    share."""
     return _in_mode(policy, _judged(policy, status, shedding))
 
 
-def for_priority(found: Admission, policy: Policy, priority: Priority) -> Admission:
+def for_priority(admission: Admission, policy: Policy, priority: Priority) -> Admission:
     """Critical requests always continue. In adaptive mode the low ones are shed first; in binary mode all are alike."""
     if priority == "critical":
-        return Admission(would=None if found.would is None else Action.CONTINUE)
-    if found.action is not Action.THROTTLE or policy.admission.mode == "binary":
-        return found
-    share = priority_share(found.admit_ratio, priority, policy.admission.floor)
-    return Admission(found.action, found.would, round(share, 4), found.retry_after)
+        return Admission(would=None if admission.would is None else Action.CONTINUE)
+    if admission.action is not Action.THROTTLE or policy.admission.mode == "binary":
+        return admission
+    share = priority_share(admission.admit_ratio, priority, policy.admission.floor)
+    return Admission(admission.action, admission.would, round(share, 4), admission.retry_after)
 
 
 def current_admission(
@@ -35,33 +36,35 @@ def current_admission(
     opening: float,
     shedding: Shedding = OPEN,
 ) -> Admission:
-    """What to answer now. Known and stale: the last status acts; unknown: the last answer. Either has been opening for
-    so many seconds, negative where it does not yet (`protocol.opening`); `on_unknown: reject` rejects what is
-    unknown."""
+    """What gateways may admit now: by the last status while it is known or stale, else by the last answer.
+
+    `opening`: seconds for which it has been opening, negative while it does not yet (`protocol.opening`). With
+    `on_unknown: reject` an unknown subject rejects.
+    """
     unknown = freshness is Freshness.UNKNOWN
-    found = _enforced(policy, last) if unknown else _judged(policy, status, shedding)
+    admission = _enforced(policy, last) if unknown else _judged(policy, status, shedding)
     if freshness is not Freshness.KNOWN or opening > 0:
-        # Under `observe` nobody knows the share that would apply: as for who watches, it opens from nothing.
-        ratio = 0.0 if policy.mode == "observe" and found.action is not Action.CONTINUE else found.admit_ratio
-        action, ratio = aged(found.action.value, ratio, policy.on_unknown, opening, unknown)
+        # Under `observe` the share that would apply is not known: as for watching clients, it opens from 0.
+        ratio = 0.0 if policy.mode == "observe" and admission.action is not Action.CONTINUE else admission.admit_ratio
+        action, ratio = aged(admission.action.value, ratio, policy.on_unknown, opening, unknown)
         if action == "reject":
-            found = _rejection(policy)
+            admission = _rejection(policy)
         elif action == "continue":
-            found = Admission()
+            admission = Admission()
         else:
-            found = Admission(Action.THROTTLE, None, round(ratio, 4), found.retry_after)
-    return _in_mode(policy, found)
+            admission = Admission(Action.THROTTLE, None, round(ratio, 4), admission.retry_after)
+    return _in_mode(policy, admission)
 
 
-def with_override(found: Admission, override: Override | None, policy: Policy) -> Admission:
-    """An operator's word goes over the judgement, and over a dry run."""
+def with_override(admission: Admission, override: Override | None, policy: Policy) -> Admission:
+    """The override replaces the admission, also in a dry run."""
     if override is None:
-        return found
+        return admission
     return _rejection(policy) if override.action == "reject" else Admission()
 
 
 def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
-    """Milliseconds before attempt number `attempt` + 1; None past the last one, and when nothing is to be retried."""
+    """Milliseconds before attempt number `attempt` + 1; None past the last one, and while nothing is refused."""
     if retry_after <= 0 or attempt > policy.max_retry_attempts:
         return None
     match policy.backoff_strategy:
@@ -79,20 +82,20 @@ def _rejection(policy: Policy) -> Admission:
 
 
 def _judged(policy: Policy, status: Status, shedding: Shedding) -> Admission:
-    """As enforcement would answer."""
+    """The answer as if the mode were `enforce`."""
     if policy.admission.mode == "adaptive":
         share = max(shedding.ratio, policy.admission.floor)
         return Admission(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else Admission()
     return _rejection(policy) if status is Status.ACTIVE else Admission()
 
 
-def _in_mode(policy: Policy, found: Admission) -> Admission:
-    """Under `observe` the answer is continue, and `would` says what enforcement would have said."""
-    return Admission(would=found.action) if policy.mode == "observe" else found
+def _in_mode(policy: Policy, admission: Admission) -> Admission:
+    """Under `observe` the action is continue, and `would` is the action as if the mode were `enforce`."""
+    return Admission(would=admission.action) if policy.mode == "observe" else admission
 
 
 def _enforced(policy: Policy, last: Admission) -> Admission:
-    """What enforcement said last, also where it was only observed."""
+    """The last answer as if the mode were `enforce`."""
     match last.would:
         case None:
             return last

@@ -1,4 +1,4 @@
-"""Retry-After in adaptive mode: the time until what waits is through, times what was learnt from who came back."""
+"""Learns Retry-After in adaptive mode: the drain time of the backlog, times a factor learnt from early returns."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission.load_estimate import LoadEstimate
 
 TOO_MANY, FEWER = 0.9, 0.5
-"""Of the demand one Retry-After ago: at or above the first the refused came back too early, at or below the second it
-is quieter."""
+"""Shares of the demand one Retry-After ago: at or above the first the refused callers returned too early, at or below
+the second the load went down."""
 DRAIN_STEP = 0.75
 """Seconds by which the drain time must move before Retry-After follows it."""
 LARGEST_FACTOR = 2**17
-"""Past any Retry-After, which is a day at most."""
+"""Above any Retry-After, which is a day at most."""
 
 
 class RetryAfter(Struct, frozen=True):
-    """What the refused are told to wait, and what it is learnt from."""
+    """The Retry-After of a subject, and what it is learnt from."""
 
     base: int = 0
-    """Seconds of work that waited when it last moved; 0 if never."""
+    """Seconds of waiting work when it last changed; 0 if never."""
     factor: int = 1
     since: float | None = None
-    """When the Retry-After that is watched was first told, or the quiet began."""
+    """Monotonic time at which the present Retry-After was first returned, or at which refusals ended."""
     demand: float = 0.0
-    """Messages a second that would have come then if nobody had been refused."""
+    """Messages per second at that time, if no request had been refused."""
     refusing: bool = False
 
     def seconds(self, most: int) -> int:
@@ -36,29 +36,28 @@ class RetryAfter(Struct, frozen=True):
 
 
 def next_retry_after(
-    was: RetryAfter, refusing: bool, gauges: Iterable[LoadEstimate], most: int, now: float
+    was: RetryAfter, refusing: bool, estimates: Iterable[LoadEstimate], most: int, now: float
 ) -> RetryAfter:
-    """Looks back once each Retry-After. If then somebody is still refused, and demand is no smaller than it was, those
-    who were told to come back now are too early: twice as long from here on. Half as long each time demand has halved,
-    or nobody had to be refused in all that time.
+    """Evaluated once per Retry-After. If requests are still refused then, and demand is no smaller than before, callers
+    returned too early: the factor doubles. It halves each time demand halved, or no request was refused in that time.
     """
-    gauges = tuple(gauges)
-    demand = max((g.demand for g in gauges), default=0.0)
-    found = replace(was, base=_base(was.base, gauges, most), refusing=refusing)
+    estimates = tuple(estimates)
+    demand = max((e.demand for e in estimates), default=0.0)
+    new = replace(was, base=_base(was.base, estimates, most), refusing=refusing)
     if was.since is None or refusing is not was.refusing:
-        return replace(found, since=now, demand=demand)
-    told = found.seconds(most)
-    if now - was.since < told:
-        return found
+        return replace(new, since=now, demand=demand)
+    wait = new.seconds(most)
+    if now - was.since < wait:
+        return new
     factor = was.factor
     if not refusing or demand <= FEWER * was.demand:
         factor = max(1, factor // 2)
-    elif demand >= TOO_MANY * was.demand and told < most:
+    elif demand >= TOO_MANY * was.demand and wait < most:
         factor = min(2 * factor, LARGEST_FACTOR)
-    return replace(found, factor=factor, since=now, demand=demand)
+    return replace(new, factor=factor, since=now, demand=demand)
 
 
-def _base(base: int, gauges: Iterable[LoadEstimate], most: int) -> int:
-    """Seconds until what waits is through at the slowest consumer, moved by whole steps only."""
-    drain = min(max((g.drain for g in gauges if g.drain is not None), default=base), most)
+def _base(base: int, estimates: Iterable[LoadEstimate], most: int) -> int:
+    """Seconds until the waiting messages of the slowest consumer are processed, changed only in whole steps."""
+    drain = min(max((e.drain for e in estimates if e.drain is not None), default=base), most)
     return base if base and abs(drain - base) < DRAIN_STEP else max(1, round(drain))

@@ -1,21 +1,21 @@
-"""Messages that left a stream before a consumer was given them: how many surely, and what was a purge instead.
+"""Counts messages that left a stream before they were delivered to a consumer, and tells them from a purge.
 
-A sample and a look at the stream are taken at different times, so they are compared only in the direction that is safe:
-what had left the stream at a look taken before a sample can only have been given by the time of that sample.
+A sample and a look at the stream are taken at different times, so they are compared only in the safe direction: what
+had left the stream at a look before a sample can only have been delivered by the time of that sample.
 
 A consumer of a whole stream without holes loses what lies between its place and the stream's first sequence: exact,
-from sequences. Of any other consumer the counters alone must tell. Everything that was pending at a checkpoint is, at a
-later sample, given (in the deliveries since), still pending, or gone; so
+from sequences. For any other consumer there are only the counters. Everything that was pending at a checkpoint is, at a
+later sample, delivered (in the deliveries since), still pending, or gone; so
 
     lost >= pending then - deliveries since - min(pending now, room),  room = min(last then - first + 1, messages)
 
 where `room` is of the last look before the sample: what was there at the checkpoint and still is lies between the
-stream's first sequence and its last one of then. A consumer of the whole stream also got every message that came since:
+stream's first sequence and its last one at the checkpoint. A consumer of the whole stream also got each later message:
 
     lost >= pending then + arrivals since - deliveries since - pending now
 
 It counts as lost only where the stream may have dropped messages by itself, and its first sequence passed the place of
-the consumer. What none of them tells cannot be told from counters.
+the consumer. Losses that none of these shows cannot be seen in counters.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ AGE_SLACK = 2.0
 
 
 class Checkpoint(Struct, frozen=True, gc=False):
-    """One sample, as far as later ones are compared with it."""
+    """The part of one sample that later samples are compared with."""
 
     number: int
     place: int
     given: int
-    """First deliveries since the accounting began, at most."""
+    """First deliveries since the start of counting, at most."""
     pending: int
     last: int
     before: int | None
@@ -57,8 +57,8 @@ class Checkpoint(Struct, frozen=True, gc=False):
 
 
 class LossAccount:
-    """The losses of one consumer, sample by sample: `total` rises, and never beyond what was surely lost. Bounded by
-    CHECKPOINTS. Give samples of one incarnation of stream and consumer only."""
+    """The losses of one consumer, sample by sample: `total` rises, and never above what was certainly lost. Bounded by
+    CHECKPOINTS. Add samples of one incarnation of stream and consumer only."""
 
     __slots__ = (
         "_account",
@@ -89,9 +89,9 @@ class LossAccount:
         self.losing = False
         """Whether the newest sample shows loss: a fall of pending is then no recovery."""
         self.purged = False
-        """Whether somebody emptied the stream, or a part of it, since the sample before."""
+        """Whether the stream, or a part of it, was purged since the sample before."""
         self.account = account
-        """Where the accounting stands after the newest sample."""
+        """The state of counting after the newest sample."""
         self._account = account
         self._waiting: tuple[Sample, StreamLook] | None = None
         self._checkpoints: list[Checkpoint] = []
@@ -108,7 +108,7 @@ class LossAccount:
         self._kind = 0
         self._number = 0
         self._passed = -1
-        """Newest checkpoint whose place the first sequence passed, while the stream may have dropped messages."""
+        """Number of the newest checkpoint that the first sequence passed while the stream may have dropped messages."""
         self._settled = 0
         self._removed = self._removed_now = 0
         """Messages deleted by hand up to the look before the newest, and since then: unless the next interval is one in
@@ -116,11 +116,11 @@ class LossAccount:
         self._dropped = False
         """Whether the stream may have dropped messages between the last two looks."""
         self._moved = True
-        """Whether the newest look differs from the one before it: then the next sample has something to be compared."""
+        """Whether the newest look differs from the one before it: then the next sample must be compared."""
 
     def add_sample(self, sample: Sample, look: StreamLook, early: bool = False) -> None:
-        """Account for a sample; `look` was taken after it. Where it was taken before (`early`), the sample waits for
-        the first newer look, and is left out if a sample with a look of its own comes first."""
+        """Count the losses up to a sample; `look` was taken after it. Where it was taken before (`early`), the sample
+        waits for the first newer look, and is dropped if a sample with its own look comes first."""
         self.losing = self.purged = False
         at = sample.at.mono
         waiting, self._waiting = self._waiting, (sample, look) if early else None
@@ -141,16 +141,16 @@ class LossAccount:
             self._resume(stored)
             self._compare(sample, before, look, None)
         elif last is None or kind != self._kind:
-            self._begin(look)
+            self._start(look)
         else:
             self._compare(sample, before, look, at - self._looked)
         self._looked = at
         self._kind = kind
-        self._remember(sample, before, look)
+        self._add_checkpoint(sample, before, look)
         self._last, self._look = sample, look
 
-    def _begin(self, look: StreamLook) -> None:
-        """Nothing that was before can be told from."""
+    def _start(self, look: StreamLook) -> None:
+        """Start without anything to compare with."""
         self._checkpoints.clear()
         self._settled = max(look.first_seq - 1, self._settled)
         self._dropped = False
@@ -193,8 +193,8 @@ class LossAccount:
         self.losing = self.total > counted
 
     def _count_sequences(self, sample: Sample, before: StreamLook | None, look: StreamLook, drops: bool) -> None:
-        """Exact for a consumer of the whole stream. What is gone by a look after the sample may still have been given
-        in between, unless the consumer is past it already."""
+        """Exact for a consumer of the whole stream. What is gone at a look after the sample may have been delivered in
+        between, unless the consumer was already past it."""
         place, given, _ = self._from
         start = max(place, self._settled)
         at = max(sample.delivered_stream, start)
@@ -219,11 +219,11 @@ class LossAccount:
                 lost = gone if _life_times(look) else min(gone, look.first_seq - 1 - then.place)
                 self.total = max(self.total, then.lost + lost)
             elif gone > 0:
-                continue  # deleted by hand: what this checkpoint counts is not what may be lost from now on
+                continue  # deleted by hand: this checkpoint can no longer count what is lost from now on
             useful.append(then)
         self._checkpoints = useful
 
-    def _remember(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
+    def _add_checkpoint(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
         place, given, pending = sample.delivered_stream, sample.delivered_consumer, sample.pending
         self._from = (place, given, pending)
         self._drop_useless(_whole(sample, look), before)
@@ -238,10 +238,10 @@ class LossAccount:
         if look.retention is None or look.retention.drops:
             self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled, self._clean < CLEAN)
         else:
-            self.account = None  # there is nothing to account for, and nothing to store
+            self.account = None  # no loss is possible, so there is nothing to store
 
     def _drop_useless(self, whole: bool, before: StreamLook | None) -> None:
-        """Let go of checkpoints that can tell of no further loss: all of it was given, or is accounted for."""
+        """Drop checkpoints that cannot show further loss: everything was delivered or counted."""
         if whole:
             return
         gone = before.first_seq if before is not None else 0
@@ -252,7 +252,7 @@ class LossAccount:
 
 def may_drop(before: StreamLook | None, look: StreamLook, elapsed: float | None) -> bool:
     """Whether the stream may have dropped messages by itself between two looks, `elapsed` seconds apart; with only one,
-    whether it ever does. Where it cannot have, what went was deleted or purged."""
+    whether it ever does. Where it cannot have, what is missing was deleted or purged."""
     now = look.retention
     if now is None:
         return True
@@ -270,15 +270,15 @@ def may_drop(before: StreamLook | None, look: StreamLook, elapsed: float | None)
 
 
 def _purged(fell: int, moved: int, given: int, drops: bool, sample: Sample, look: StreamLook) -> bool:
-    """The server moves a consumer past what was purged, and leaves it where it was when messages are dropped. With
-    deliveries in the same interval the two look alike; then it was a purge where nothing can have been dropped."""
+    """The server moves a consumer past purged messages, and leaves it where it is when messages are dropped. With
+    deliveries in the same interval the two look the same; then it is a purge if nothing can have been dropped."""
     if fell <= 0 or moved <= given or sample.delivered_stream < look.first_seq - 1:
         return False
     return given == 0 or not drops
 
 
 def _whole(sample: Sample, look: StreamLook) -> bool:
-    """Whether every message of the stream is this consumer's, and none leaves it but by being dropped."""
+    """Whether the consumer gets every message of the stream, and messages leave it only by being dropped."""
     retention = look.retention
     if retention is not None and (retention.policy != "limits" or retention.replaces):
         return False
@@ -298,7 +298,7 @@ def _life_times(look: StreamLook) -> bool:
 
 
 def _replaced(look: StreamLook, then: Checkpoint) -> int:
-    """How many messages at most newer ones took the place of since a checkpoint: those are not lost."""
+    """How many messages, at most, newer ones replaced since a checkpoint: those are not lost."""
     retention = look.retention
     if retention is None or not retention.replaces:
         return 0
@@ -312,7 +312,7 @@ def _replaced(look: StreamLook, then: Checkpoint) -> int:
 
 
 def _removed(before: StreamLook, look: StreamLook) -> int:
-    """How many messages somebody deleted between two looks, if the stream dropped none and acks remove none."""
+    """How many messages were deleted by hand between two looks, if the stream dropped none and acks remove none."""
     retention = look.retention
     if retention is None or retention.policy != "limits" or retention.replaces:
         return 0
@@ -320,7 +320,7 @@ def _removed(before: StreamLook, look: StreamLook) -> int:
 
 
 def _kind(sample: Sample, look: StreamLook) -> int:
-    """Tells whether two samples count the same messages in the same way."""
+    """A checksum: equal where two samples count the same messages in the same way."""
     retention = look.retention or Retention()
     replaced = f"{retention.policy} {retention.replaces and retention.per_subject} {retention.rollup}"
     what = (sample.created, look.created, replaced, *sorted(sample.config.filters))
@@ -328,6 +328,7 @@ def _kind(sample: Sample, look: StreamLook) -> int:
 
 
 def _fits(stored: Account, sample: Sample, look: StreamLook, kind: int) -> bool:
+    """Whether a stored account can be of the same stream and consumer, earlier."""
     return (
         stored.kind == kind
         and stored.place <= sample.delivered_stream

@@ -1,8 +1,8 @@
-"""What is going on with a consumer: eleven rules over the last few samples, the most severe that holds is the verdict.
+"""Diagnoses a consumer: eleven rules over the last few samples; the most severe one that holds is the diagnosis.
 
-A value that may be odd in one sample (a count, a pull that just ran out) must hold in all points but one, a trend must
-hold for the median, and something else is said only once the old verdict failed twice in a row: so one odd sample
-neither begins nor ends a diagnosis. What only ever rises (deliveries, acks, arrivals) is compared from end to end.
+A value that may be odd in one sample (a count, a pull that just ended) must hold in all points but one, a trend must
+hold for the median, and a diagnosis changes only after another one was found twice in a row: so one odd sample neither
+starts nor ends a diagnosis. Counters (deliveries, acks, arrivals) are compared between the first and the last point.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from nats_backpressure.core.model import SMALL_CAP, SMALL_CAP_STALL, ConsumerCon
 from nats_backpressure.protocol.values import Diagnosis, Status
 
 SPACING = 0.5
-"""Seconds between two points at least; samples in between are passed over."""
+"""Seconds between two points at least; samples in between are not used."""
 SPAN = 2.0
-"""Seconds that the points cover at least; older ones are forgotten while ENOUGH are left."""
+"""Seconds that the points cover at least; older ones are dropped while ENOUGH are left."""
 ENOUGH = 3
-"""Points below which nothing is said."""
+"""Fewer points give no diagnosis."""
 POINTS = 8
-"""Points kept at most; SPAN in steps of SPACING never needs more."""
+"""Points at most; SPAN in steps of SPACING never needs more."""
 AGAIN = 2
-"""Times in a row that something else must be found before it is said; the first verdict needs no more than ENOUGH."""
+"""Times in a row that another diagnosis must be found before it is used; the first one needs only ENOUGH points."""
 WORKING = 5.0
-"""Seconds (or the ack wait, if shorter) for which who holds messages may be at work on them without a sign."""
-PATIENT = (Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLING)
-"""What may take WORKING to be found: before that, that something else is found proves nothing."""
+"""Seconds (or the ack wait, if shorter) for which a worker with messages may work on them without a sign."""
+SLOW_TO_FIND = (Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLING)
+"""These may take WORKING seconds to be found: until then another diagnosis does not rule them out."""
 HANDFUL = 10
-"""Messages; a shorter queue is not said to grow or to drain."""
+"""Messages; a shorter queue neither grows nor drains."""
 MARGIN = 1.1
-"""Arrivals this many times over the acks outrun them."""
+"""Factor by which arrivals must exceed acks."""
 FULL = 0.99
-"""Share of its own limits at which a stream is full: it refuses what does not fit, so bytes hardly ever come to 1."""
+"""Share of its own limits at which a stream is full: it refuses what does not fit, so bytes hardly ever reach 1."""
 POISON_SPAN = 60.0
-"""Seconds for which a message given up (MAX_DELIVERIES) or terminated (TERM) is told."""
+"""Seconds for which a message given up (MAX_DELIVERIES) or terminated (TERM) is diagnosed."""
 
 
 class Point(Struct, frozen=True, gc=False):
-    """One sample, as far as a diagnosis needs it."""
+    """The part of one sample that a diagnosis needs."""
 
     at: float
     pending: int
@@ -50,12 +50,12 @@ class Point(Struct, frozen=True, gc=False):
     """Pull requests that wait; for a push consumer 1 while somebody is subscribed."""
     deliveries: int
     arrived: float
-    """Messages since the consumer has been followed; so is `acked`."""
+    """Messages since the first sample of the consumer; so is `acked`."""
     acked: float
 
 
 class Facts(Struct, frozen=True):
-    """What is so now, whatever the numbers do."""
+    """What the newest reply says besides the numbers."""
 
     config: ConsumerConfig = ConsumerConfig()
     paused: bool = False
@@ -68,7 +68,7 @@ class Facts(Struct, frozen=True):
 
 
 class Evidence:
-    """The last points of one consumer, and what can be counted in them once for all rules. Bounded by POINTS."""
+    """The last points of one consumer, and counts over them that several rules use. Bounded by POINTS."""
 
     __slots__ = ("acked_at", "capped", "empty", "facts", "moved_at", "points", "pulled", "queued")
 
@@ -76,9 +76,10 @@ class Evidence:
         self.points: deque[Point] = deque(maxlen=POINTS)
         self.facts = Facts()
         self.moved_at = self.acked_at = 0.0
-        """When a message was last seen delivered or acknowledged, and acknowledged; at first when we began to look."""
+        """When a message was last delivered or acknowledged, and when acknowledged; at first the first point's time."""
 
     def add(self, point: Point, facts: Facts) -> None:
+        """Add a point; points older than SPAN are dropped while enough are left."""
         self.facts = facts
         points = self.points
         if not points or point.acked > points[-1].acked:
@@ -91,15 +92,15 @@ class Evidence:
         self._tally()
 
     def with_point(self, point: Point, facts: Facts) -> Evidence:
-        """The same with one more point, which is not kept."""
-        found = Evidence()
-        found.points.extend(self.points)
-        found.facts, found.moved_at, found.acked_at = self.facts, self.moved_at, self.acked_at
-        found.add(point, facts)
-        return found
+        """A copy with one more point."""
+        copy = Evidence()
+        copy.points.extend(self.points)
+        copy.facts, copy.moved_at, copy.acked_at = self.facts, self.moved_at, self.acked_at
+        copy.add(point, facts)
+        return copy
 
     def _tally(self) -> None:
-        """In how many points messages wait, pulls wait, in flight is at the cap, and there is nothing at all."""
+        """Count the points in which messages wait, pulls wait, in flight is at the cap, and the consumer is empty."""
         cap = self.facts.config.max_ack_pending
         self.queued = self.pulled = self.capped = self.empty = 0
         for point in self.points:
@@ -110,6 +111,7 @@ class Evidence:
 
     @property
     def thin(self) -> bool:
+        """Whether there are too few points, or they cover too little time."""
         return len(self.points) < ENOUGH or self.points[-1].at - self.points[0].at < SPAN
 
     def nearly_all(self, count: int) -> bool:
@@ -158,19 +160,19 @@ def nobody_pulling(seen: Evidence) -> bool:
         return False
     if not (seen.nearly_all(seen.queued) and seen.hardly_any(seen.pulled)):
         return False
-    # Who holds messages may be at work on them, without a sign, before it asks for more.
-    patience = min(WORKING, seen.facts.config.ack_wait) if seen.points[-1].inflight else 0.0
-    return seen.points[-1].at - seen.moved_at >= patience
+    # A worker with messages may work on them, without a sign, before it asks for more.
+    allowed = min(WORKING, seen.facts.config.ack_wait) if seen.points[-1].inflight else 0.0
+    return seen.points[-1].at - seen.moved_at >= allowed
 
 
 def poison(seen: Evidence) -> bool:
-    """A message was given up after max_deliver, or terminated, in the last minute: find the one nobody can handle."""
+    """A message was given up after max_deliver, or terminated, in the last minute: find the one no worker can take."""
     return seen.facts.given_up is not None and seen.points[-1].at - seen.facts.given_up <= POISON_SPAN
 
 
 def stream_full(seen: Evidence) -> bool:
     """The stream is at its own limits: it refuses new messages, or drops old ones while this consumer has a queue."""
-    if seen.facts.pushes_out:  # for many streams that is their daily work; who has no queue loses nothing
+    if seen.facts.pushes_out:  # normal for many streams; a consumer without a queue loses nothing
         return seen.nearly_all(seen.queued)
     return seen.facts.fill is not None and seen.facts.fill >= FULL
 
@@ -224,7 +226,7 @@ RULES: tuple[tuple[Diagnosis, Callable[[Evidence], bool]], ...] = (
 
 
 def diagnose(seen: Evidence) -> Diagnosis | None:
-    """The most severe rule that holds; None while evidence is thin."""
+    """The most severe rule that holds; None while there is too little evidence."""
     if seen.thin:
         return None
     return next(name for name, holds in RULES if holds(seen))
@@ -232,79 +234,80 @@ def diagnose(seen: Evidence) -> Diagnosis | None:
 
 CALM = (Diagnosis.HEALTHY, Diagnosis.IDLE)
 PASSING = (Diagnosis.FALLING_BEHIND, Diagnosis.DRAINING, Diagnosis.IDLE)
-"""What a healthy consumer looks like now and then."""
+"""What a healthy consumer can look like for a moment."""
 
 
-def confirmed(found: Diagnosis | None, status: Status) -> Diagnosis | None:
-    """What is reported beside a status: nobody is idle or healthy above inactive, the rules are only slower then."""
-    return None if found in CALM and status > Status.INACTIVE else found
+def confirmed(diagnosis: Diagnosis | None, status: Status) -> Diagnosis | None:
+    """The diagnosis as shown beside a status: no consumer is idle or healthy above inactive, the rules are only slower
+    then."""
+    return None if diagnosis in CALM and status > Status.INACTIVE else diagnosis
 
 
 class DiagnosisTracker:
-    """The diagnosis of one consumer as it goes: what is said, and since when.
+    """The lasting diagnosis of one consumer, and since when it lasts.
 
-    `before`: what was said before a restart, and for how many seconds. It is not said again until it is found again;
-    its time then goes on, without the time in which nobody looked. Something else is said once it was found AGAIN, as
-    if there had been no restart, and not before the old verdict could have been found.
+    `before`, `lasted`: the diagnosis before a restart, and its seconds until then. It is not used until it is found
+    again; then its time continues, without the time between. Another one is used once it was found AGAIN times in a
+    row, as without a restart, and not before the old one could have been found.
     """
 
-    __slots__ = ("_before", "_began", "_failed", "_fits", "_lasted", "evidence", "lasting", "since")
+    __slots__ = ("_agrees", "_before", "_failed", "_first_at", "_lasted", "evidence", "lasting", "since")
 
     def __init__(self, before: Diagnosis | None = None, lasted: float = 0.0) -> None:
         self.evidence = Evidence()
         self.lasting: Diagnosis | None = None
         self.since = 0.0
         self._before, self._lasted = before, lasted
-        self._began: float | None = None
-        self._fits = True
+        self._first_at: float | None = None
+        self._agrees = True
         self._failed = 0
-        """Times in a row that something else was found than what is said."""
+        """Times in a row that another diagnosis was found than `lasting`."""
 
     def due(self, at: float) -> bool:
-        """Whether a sample of this moment is far enough from the last one."""
+        """Whether a sample at this time is far enough from the last point."""
         points = self.evidence.points
         return not points or at - points[-1].at >= SPACING
 
     def add_sample(self, point: Point, facts: Facts) -> Diagnosis | None:
-        """What is said, if this sample, the newest, bears it out too: else None."""
+        """The lasting diagnosis if this newest sample agrees with it, else None."""
         if self.due(point.at):
             found = self.add_point(point, facts)
-        elif self.lasting is not None and self._news(point, facts):
+        elif self.lasting is not None and self._differs(point, facts):
             found = diagnose(self.evidence.with_point(point, facts))
         else:
-            return self.lasting if self._fits else None
-        # Between two of its pulls a healthy consumer may look otherwise for a moment.
+            return self.lasting if self._agrees else None
+        # Between two of its pulls a healthy consumer may look different for a moment.
         passing = self.lasting is Diagnosis.HEALTHY and found in PASSING
-        self._fits = found is self.lasting or passing
-        return self.lasting if self._fits else None
+        self._agrees = found is self.lasting or passing
+        return self.lasting if self._agrees else None
 
-    def _news(self, point: Point, facts: Facts) -> bool:
-        """Whether a sample says anything else than the newest point that was taken up."""
+    def _differs(self, point: Point, facts: Facts) -> bool:
+        """Whether a sample differs from the newest point."""
         last = self.evidence.points[-1]
         return facts != self.evidence.facts or replace(point, at=last.at) != last
 
     def add_point(self, point: Point, facts: Facts) -> Diagnosis | None:
-        """Take a point up, and see whether something else is to be said; what was found."""
+        """Add a point and update the lasting diagnosis. Returns what the points show now."""
         self.evidence.add(point, facts)
-        self._began = point.at if self._began is None else self._began
+        self._first_at = point.at if self._first_at is None else self._first_at
         found = diagnose(self.evidence)
         if found is None or found is self.lasting:
             self._failed = 0
         elif self._before is not None:
-            self._go_on(found, point.at)
+            self._continue_after_restart(found, point.at)
         else:
             self._failed += 1
             if self.lasting is None or self._failed >= AGAIN:
                 self.lasting, self.since, self._failed = found, point.at, 0
         return found
 
-    def _go_on(self, found: Diagnosis, at: float) -> None:
-        """After a restart: what was said before goes on, or something else is said for the first time."""
-        assert self._began is not None
+    def _continue_after_restart(self, found: Diagnosis, at: float) -> None:
+        """After a restart: the diagnosis from before continues, or another one replaces it."""
+        assert self._first_at is not None
         self._failed = 0 if found is self._before else self._failed + 1
         if found is self._before:
             self.lasting, self.since = found, at - self._lasted
-        elif self._failed >= AGAIN and at - self._began >= (WORKING if self._before in PATIENT else 0.0):
+        elif self._failed >= AGAIN and at - self._first_at >= (WORKING if self._before in SLOW_TO_FIND else 0.0):
             self.lasting, self.since = found, at
         if self.lasting is not None:
             self._before, self._failed = None, 0

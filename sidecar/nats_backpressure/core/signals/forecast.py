@@ -1,17 +1,17 @@
-"""When a queue that grows will be over its mark, if everything goes on as it does."""
+"""Forecasts when a growing queue will reach its mark, if the rates stay as they are."""
 
 from __future__ import annotations
 
 from nats_backpressure.core.model import Reading
 
 FARTHEST = 3600.0
-"""Seconds; rates of the last ten say nothing about what lies beyond, which is None."""
+"""Seconds; rates of the last ten seconds allow no longer forecast."""
 
 
 def overload_in(reading: Reading, mark: float) -> float | None:
-    """Seconds until pending stands at `mark`: what is left to it over (arrival rate - ack rate).
+    """Seconds until pending reaches `mark`: (mark - pending) / (arrival rate - ack rate).
 
-    None while a rate is unknown, the queue does not grow, it is over the mark already, or beyond FARTHEST.
+    None while a rate is unknown, the queue does not grow, it is already above the mark, or it takes over FARTHEST.
     """
     if reading.arrival_rate is None or reading.ack_rate is None:
         return None

@@ -1,9 +1,8 @@
-"""Messages in flight that a worker handed back for later (a NAK with a delay): nobody works on them, so they stall
-nobody.
+"""Counts the messages in flight that a worker handed back for later (a NAK with a delay): no worker is stalled by them.
 
 What the server shows of them (measured on 2.15.1): they stay in `num_ack_pending`, `num_redelivered` does not count
-them until they come again, a NAK with a delay moves `delivered.last_active` without a delivery, and who pulls gets them
-only once the delay is over. Advisories tell of each NAK, and may be lost.
+them until they are redelivered, a NAK with a delay moves `delivered.last_active` without a delivery, and a pull gets
+them only after the delay. An advisory reports each NAK, and may be lost.
 """
 
 from __future__ import annotations
@@ -11,29 +10,30 @@ from __future__ import annotations
 from nats_backpressure.core.model import Sample
 
 SLACK = 0.1
-"""Seconds by which two replies may differ in how long they were under way."""
+"""Seconds by which the travel times of two replies may differ."""
 LATE = 1.0
-"""Seconds after the ack wait within which the server surely delivered again what was not acknowledged."""
+"""Seconds after the ack wait within which the server has certainly redelivered what was not acknowledged."""
 
 
 class HandBacks:
-    """Of one consumer: how many messages in flight are known to be handed back; `before`: by a restart."""
+    """How many messages in flight of one consumer are known to be handed back; `before`: before a restart."""
 
     __slots__ = ("_expired", "_number", "_touched")
 
     def __init__(self, before: int = 0) -> None:
         self._number = before
         self._touched = False
-        """Whether a worker did something with a message since the newest delivery, by the server's own clock."""
+        """Whether a worker acted on a message since the newest delivery, by the server's own clock."""
         self._expired = False
-        """Whether a message in flight came again after its ack wait: whoever had it may hang."""
+        """Whether a message in flight was redelivered after its ack wait: the worker that had it may hang."""
 
     def add_nak(self) -> None:
+        """An advisory reported a NAK."""
         self._number += 1
 
     def add_sample(self, last: Sample | None, sample: Sample) -> bool:
-        """Take up the next sample. True where all that was in flight came again too early to have been forgotten: it
-        was handed back, and what is in flight begins with this delivery."""
+        """Add the next sample. True where all that was in flight was redelivered before its ack wait: it was handed
+        back, and what is in flight now starts with this delivery."""
         if last is None or sample.inflight == 0:
             self._number, self._touched = min(self._number, sample.inflight), False
             self._expired = sample.inflight > 0 and sample.redelivered > 0
@@ -54,27 +54,27 @@ class HandBacks:
         return early and again >= last.inflight
 
     def count_in_flight(self, sample: Sample) -> int:
-        """How many of the messages in flight are handed back, as far as is known."""
+        """How many of the messages in flight are handed back, as far as known."""
         inflight, wait = sample.inflight, sample.config.ack_wait
         since = sample.since_delivery
         if not inflight or sample.pending:
-            return 0  # beside a queue it matters that nothing is acknowledged, whoever has it
+            return 0  # beside a queue a stall counts, whoever holds the messages
         overdue = since is not None and since > wait + LATE
         if sample.waiting and overdue:
-            return inflight  # who pulls would have been given whatever was not handed back
+            return inflight  # a waiting pull would have received what was not handed back
         if inflight == 1 and self._touched and not overdue:
             return 1
         return self._number
 
     def all_may_be(self, sample: Sample) -> bool:
-        """Whether nobody can tell if what is in flight is worked on or handed back: as many pulls wait as there are
-        messages in flight, and nothing else does. That lasts no longer than the ack wait."""
+        """Whether all messages in flight may be handed back or in work, which cannot be seen: at least as many pulls
+        wait as there are messages in flight, and no message waits. That lasts no longer than the ack wait."""
         spare = sample.pending == 0 and sample.waiting >= sample.inflight > 0
         return spare and not self._expired and sample.since_delivery is not None
 
 
 def _again(last: Sample, sample: Sample, given: int) -> int:
-    """How many deliveries between two samples were redeliveries, as far as sequences tell."""
+    """How many deliveries between two samples were redeliveries, as far as sequences show."""
     moved = sample.delivered_stream - last.delivered_stream
     if not sample.config.filters:
         return max(0, given - moved)

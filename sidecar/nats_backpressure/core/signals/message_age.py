@@ -1,4 +1,4 @@
-"""How long a message has been in its stream, told from our own looks at the stream: no request is spent on it."""
+"""Estimates how long a message has been in its stream, from the reads of the stream: it costs no request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nats_backpressure.core.model import Sample, StreamLook
 from nats_backpressure.protocol.patterns import covers_all
 
 LOOKS = 128
-"""Looks kept per stream; when there are more, every second one of the older half goes, so that the first one stays."""
+"""Looks per stream; when there are more, every second one of the older half is dropped, never the first."""
 
 
 class MessageAges:
@@ -20,7 +20,7 @@ class MessageAges:
         """Last sequence and when it was first seen, both rising."""
 
     def add_look(self, look: StreamLook, at: float) -> None:
-        """A look came `at` this moment; one that contradicts what is known of the stream begins anew."""
+        """Add a look at the stream, taken `at` this monotonic time; another incarnation starts again from nothing."""
         looks = self._looks
         if looks and (look.created != self._created or look.last_seq < looks[-1][0]):
             looks.clear()
@@ -32,9 +32,9 @@ class MessageAges:
             del looks[1 : LOOKS // 2 : 2]
 
     def age_of(self, seq: int, now: float) -> float | None:
-        """Seconds for which a message has been there at least: since the first look that held it.
+        """Seconds for which a message has been there, at least: since the first look that included it.
 
-        Short of the truth by no more than the time between two looks; None if it was there before the first one.
+        Too small by no more than the time between two looks; None if it was there before the first one.
         """
         looks = self._looks
         if not looks or seq <= looks[0][0] or seq > looks[-1][0]:
@@ -51,7 +51,7 @@ class MessageAges:
     def oldest_waiting(self, sample: Sample, look: StreamLook) -> float | None:
         """Seconds the message to be delivered next has waited: 0 where none waits.
 
-        None for a consumer of a part of the stream: which message is its next, only a request for it would tell.
+        None for a consumer of a part of the stream: finding its next message would cost a request.
         """
         if not sample.pending:
             return 0.0

@@ -1,4 +1,4 @@
-"""Which samples are believed: one that contradicts what is known is set aside until a second one agrees with it."""
+"""Checks a sample against its stream and the sample before; one that cannot be right must be confirmed by the next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nats_backpressure.core.model import Sample, StreamLook
 
 
 def impossible_reason(sample: Sample, look: StreamLook) -> str | None:
-    """A sample that no state of its stream, looked at just after it, allows (nats-server #2357, #4189)."""
+    """Why a sample is impossible for its stream, read just after it; None if it is not (nats-server #2357, #4189)."""
     if sample.pending > look.last_seq:
         return "more pending than the stream ever held"
     if sample.delivered_stream > look.last_seq:
@@ -15,7 +15,7 @@ def impossible_reason(sample: Sample, look: StreamLook) -> str | None:
 
 
 def contradiction(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> str | None:
-    """Why `sample` cannot have followed `last` in one life of consumer and stream; None if it can."""
+    """Why `sample` cannot follow `last` in the same incarnation of consumer and stream; None if it can."""
     if look.created != before.created or look.last_seq < before.last_seq:
         return "another incarnation of the stream"
     if sample.created != last.created:

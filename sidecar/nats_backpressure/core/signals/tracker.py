@@ -1,4 +1,4 @@
-"""From the samples of one consumer to its signals."""
+"""Tracks one consumer: takes its samples and ack metrics, and returns its reading."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from nats_backpressure.protocol.values import Diagnosis, LatencySource
 P95_OF_MEAN = 3.0
 """The 95th percentile of an exponential service time is ln(20), three times its mean."""
 CLOCK_SLACK = 0.1
-"""Seconds by which two replies may differ in how long they were under way."""
+"""Seconds by which the travel times of two replies may differ."""
 FRESH_ACKS = 10.0
-"""Seconds after which acks no longer say how latency is now."""
-
+"""Seconds after which acks no longer show the latency of now."""
 STORM = 6
-"""Redeliveries within RATE_SPAN for each message in flight, above which these are not handed back for later."""
+"""Redeliveries within RATE_SPAN per message in flight, above which the messages in flight are not handed back."""
 
 
 class ConsumerTracker:
-    """What is known of one consumer: takes its samples and ack metrics in, gives its Reading out. Bounded in memory.
+    """Everything that is remembered of one consumer. Bounded in memory.
 
-    `appeared`: it was seen to come into being, rather than found at the first look round. `ages`: those of its stream,
-    best shared by all consumers there. `carried`: what was stored of it before a restart.
+    `appeared`: it was seen to be created, rather than found by the first read. `ages`: the message ages of its stream,
+    shared by all consumers there. `carried`: what was stored of it before a restart.
     """
 
     def __init__(
@@ -44,38 +43,38 @@ class ConsumerTracker:
     ) -> None:
         self.last: Sample | None = None
         self._look: StreamLook | None = None
-        self._aside: tuple[Sample, StreamLook] | None = None
+        self._unconfirmed: tuple[Sample, StreamLook] | None = None
         self._appeared = appeared
         self._carried = carried
         self._ages = ages or MessageAges()
-        self._forget()
-        self._course = DiagnosisTracker(carried.diagnosis, carried.diagnosed_for)
+        self._reset()
+        self._diagnosis = DiagnosisTracker(carried.diagnosis, carried.diagnosed_for)
         self._capacity = Capacity(carried.capacity)
         self._hand_backs = HandBacks(carried.handed_back)
 
-    def _forget(self) -> None:
-        """Begin anew with another incarnation: its counters have nothing to do with the old ones."""
+    def _reset(self) -> None:
+        """Start again for another incarnation: its counters have nothing to do with the old ones."""
         self._flow = RateWindow()
         self._latency = Quantiles()
         self._current = Quantiles()
-        """Of the messages that were delivered since nothing was in flight and nothing waited: only they tell how
-        latency is now. What came before is over, and is no more than shown."""
+        """Of the messages delivered since last nothing was in flight and nothing waited: only they show the latency of
+        now. Older ones are only shown to people."""
         self._idle_at = -math.inf
         self._since: float | None = None
-        """When the first sample came: what a window holds before it is full sets no latch free."""
+        """When the first sample came: a window that is not full yet releases no latch."""
         self._hand_backs = HandBacks()
         self._working = 0
         """Messages in flight that are not handed back."""
         self._capacity = Capacity()
-        self._course = DiagnosisTracker()
+        self._diagnosis = DiagnosisTracker()
         self._arrived = self._acked = 0.0
         self._given_up: float | None = None
         self._history = 0
-        """The stream sequence up to which it reads what was there before it; 0 if there is no such, or once through."""
+        """The stream sequence up to which it reads messages older than itself; 0 if there are none, or none left."""
         self._last_ack: float | None = None
         self._inflight_since: float | None = None
         self._rise_seen = True
-        """Whether in flight was seen to rise from 0, so that the moment above is when; else it may be long before."""
+        """Whether in flight was seen to rise from 0, at the time above; otherwise it may have been long before."""
         self._naks = self._dropped = self._again = 0
         self._losses = LossAccount(self._carried.account)
 
@@ -89,67 +88,68 @@ class ConsumerTracker:
             self._flow.add(now.mono, IntervalCounts(redeliveries=deliveries - 1))
 
     def nak_seen(self, now: Now) -> None:
+        """An advisory reported a NAK."""
         self._naks += 1
         self._hand_backs.add_nak()
         self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
     def dropped_seen(self, now: Now) -> None:
-        """The server gave a message up (max_deliver), or a worker did (TERM): it leaves in flight without an ack."""
+        """The server gave up a message (max_deliver), or a worker did (TERM): it leaves in flight without an ack."""
         self._dropped += 1
         self._given_up = now.mono
         self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
     def add_sample(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
-        """The reading after this sample, or why it was set aside. `look` was taken after the sample, or (`early`)
+        """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
         if not early and (why := sample_checks.impossible_reason(sample, look)):
             return why
-        if why := self._contradicted(sample, look):
+        if why := self._contradiction(sample, look):
             if not self._confirms(sample, look):
-                self._aside = (sample, look)
+                self._unconfirmed = (sample, look)
                 return why
-            self._begin_again(*(self._aside or (sample, look)))
-        self._aside = None
-        return self._believe(sample, look, early)
+            self._start_again(*(self._unconfirmed or (sample, look)))
+        self._unconfirmed = None
+        return self._accept(sample, look, early)
 
-    def _begin_again(self, sample: Sample, look: StreamLook) -> None:
-        """Another incarnation, of which this was the first sample: one that came into being while its stream stood."""
+    def _start_again(self, sample: Sample, look: StreamLook) -> None:
+        """Start again with the first sample of another incarnation; was it created while its stream existed?"""
         before, was = self.last, self._look
         self._appeared = before is not None and was is not None and before.created != sample.created
         self._appeared = self._appeared and was is not None and was.created == look.created
-        self._forget()
-        self._begin(sample, look)
+        self._reset()
+        self._start(sample, look)
         self._losses.add_sample(sample, look)
         self.last, self._look = sample, look
 
-    def _begin(self, sample: Sample, look: StreamLook) -> None:
+    def _start(self, sample: Sample, look: StreamLook) -> None:
         self._history = look.last_seq if self._appeared and sample.pending else 0
 
     def _resume(self, sample: Sample, look: StreamLook) -> None:
-        """What was known before a restart goes on at first sight."""
+        """Continue with what was stored before a restart, at the first sample."""
         before = self._carried
         if before.history <= look.last_seq:
             self._history = max(self._history, before.history)
         if before.diagnosis is Diagnosis.POISON:
             self._given_up = sample.at.mono
 
-    def _contradicted(self, sample: Sample, look: StreamLook) -> str | None:
+    def _contradiction(self, sample: Sample, look: StreamLook) -> str | None:
         if self.last is None or self._look is None:
             return None
         return sample_checks.contradiction(self.last, sample, self._look, look)
 
     def _confirms(self, sample: Sample, look: StreamLook) -> bool:
-        """Whether a sample set aside before and this one follow each other: then both are the truth."""
-        if self._aside is None:
+        """Whether this sample can follow the unconfirmed one: then both are right."""
+        if self._unconfirmed is None:
             return False
-        return sample_checks.contradiction(self._aside[0], sample, self._aside[1], look) is None
+        return sample_checks.contradiction(self._unconfirmed[0], sample, self._unconfirmed[1], look) is None
 
-    def _believe(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
+    def _accept(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
         last, counted = self.last, self._losses.total
         self._since = sample.at.mono if self._since is None else self._since
         self._losses.add_sample(sample, look, early)
         if last is None:
-            self._begin(sample, look)
+            self._start(sample, look)
             self._resume(sample, look)
         was_working, restarted = self._working, self._hand_backs.add_sample(last, sample)
         returned = self._hand_backs.count_in_flight(sample)
@@ -170,7 +170,7 @@ class ConsumerTracker:
         return self._reading(sample, look, diagnosis, self._losses.total - counted)
 
     def _count(self, last: Sample, sample: Sample, was_working: int) -> None:
-        """Tally the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
+        """Count the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
         time = sample.at.mono - last.at.mono
         given = sample.delivered_consumer - last.delivered_consumer
         new = given if sample.config.filters else min(given, sample.delivered_stream - last.delivered_stream)
@@ -179,7 +179,7 @@ class ConsumerTracker:
         if not _may_have_acked(sample, time):
             acks = 0
         waited = last.pending > 0 and sample.pending > 0
-        tally = IntervalCounts(
+        counts = IntervalCounts(
             time=time,
             acks=acks,
             arrivals=max(0, sample.pending - last.pending + new),
@@ -189,17 +189,17 @@ class ConsumerTracker:
             waited_time=time if waited else 0.0,
             waited_acks=acks if waited else 0.0,
         )
-        self._flow.add(sample.at.mono, tally)
-        self._arrived += tally.arrivals
+        self._flow.add(sample.at.mono, counts)
+        self._arrived += counts.arrivals
         self._acked += acks
-        again = tally.redeliveries or self._naks or self._dropped or self._again
+        again = counts.redeliveries or self._naks or self._dropped or self._again
         if waited and not (again or last.paused or sample.paused) and time <= RATE_SPAN:
             self._capacity.learn(time, acks)
         if sample.since_ack is None and (acks > 0 or sample.floor_stream > last.floor_stream):
             self._last_ack = sample.at.mono
 
     def _time_acks(self, last: Sample | None, sample: Sample) -> None:
-        """Keep the moments the stall counts from: the last ack, and when what is worked on rose from 0."""
+        """Update the times that the stall counts from: the last ack, and when work in flight rose from 0."""
         now = sample.at.mono
         if sample.since_ack is not None:
             self._last_ack = now - sample.since_ack
@@ -211,13 +211,13 @@ class ConsumerTracker:
             self._rise_seen = last is not None
 
     def _diagnose(self, sample: Sample, look: StreamLook) -> Diagnosis | None:
-        """What is said, if this sample bears it out."""
+        """The lasting diagnosis, if this sample agrees."""
         at, config = sample.at.mono, sample.config
         waiting = int(sample.bound) if config.push else sample.waiting
         given = sample.delivered_consumer
         point = Point(at, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
         facts = Facts(config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
-        return self._course.add_sample(point, facts)
+        return self._diagnosis.add_sample(point, facts)
 
     def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
         now = sample.at.mono
@@ -230,7 +230,7 @@ class ConsumerTracker:
         source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
         if self._working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
-        latency, stalled, evidence = self._judged(sample, flow, stall)
+        latency, stalled, evidence = self._judged_latency(sample, flow, stall)
         known = flow.time >= ENOUGH_TIME
         return Reading(
             key=sample.key,
@@ -263,8 +263,8 @@ class ConsumerTracker:
             account=self._losses.account,
             paused=sample.paused,
             diagnosis=diagnosis,
-            said=self._course.lasting,
-            diagnosed_for=now - self._course.since if self._course.lasting else 0.0,
+            said=self._diagnosis.lasting,
+            diagnosed_for=now - self._diagnosis.since if self._diagnosis.lasting else 0.0,
             history=self._history,
             backfilling=self._history > 0,
             capacity=self._capacity.rate,
@@ -272,19 +272,20 @@ class ConsumerTracker:
             oldest_age=self._ages.oldest_waiting(sample, look),
         )
 
-    def _judged(self, sample: Sample, flow: IntervalCounts, stall: float) -> tuple[float | None, bool, bool]:
-        """Latency as it is judged, in seconds: of what was delivered since nothing was to be done, by acks of the last
-        FRESH_ACKS; or the stall. Whether it is the stall; and whether a latch may be released on it."""
+    def _judged_latency(self, sample: Sample, flow: IntervalCounts, stall: float) -> tuple[float | None, bool, bool]:
+        """The latency that is compared with its mark, in seconds: of messages delivered since there was last nothing to
+        do, by acks of the last FRESH_ACKS seconds; or the stall. Then whether it is the stall, and whether a latch may
+        be released on it."""
         now = sample.at.mono
         if sample.pending == 0 and self._working == 0:
             self._idle_at, self._current = now, Quantiles()
             return 0.0, False, True
-        p95 = self._measured(flow, now)
+        p95 = self._measured_latency(flow, now)
         if self._working and not self._hand_backs.all_may_be(sample) and (p95 is None or stall > p95):
             return stall, True, p95 is not None and self._settled(now)
         return p95, False, p95 is not None and self._settled(now)
 
-    def _measured(self, flow: IntervalCounts, now: float) -> float | None:
+    def _measured_latency(self, flow: IntervalCounts, now: float) -> float | None:
         quantiles = self._current.at(now, 0.95)
         newest = self._current.newest if quantiles else self._last_ack
         if newest is None or now - newest > FRESH_ACKS:
@@ -306,7 +307,7 @@ class ConsumerTracker:
         return max(0.0, sample.at.mono - since)
 
     def _storm(self, sample: Sample) -> bool:
-        """Whether messages go to and fro between worker and server: nobody has put them off until later."""
+        """Whether messages are redelivered all the time: then they are not handed back for later."""
         return self._flow.total(sample.at.mono).redeliveries > STORM * sample.inflight
 
     def _stall_known(self) -> bool:
@@ -315,7 +316,7 @@ class ConsumerTracker:
 
 
 def _may_have_acked(sample: Sample, time: float) -> bool:
-    """Whether the server's own clock allows an ack in the last `time` seconds; before 2.10 it does not tell."""
+    """Whether the server's own clock allows an ack in the last `time` seconds; before 2.10 it reports no times."""
     if sample.since_delivery is None:
         return True
     return sample.since_ack is not None and sample.since_ack <= time + CLOCK_SLACK

@@ -1,4 +1,4 @@
-"""Alerts by rule: pending while the condition holds, firing once it has held long enough, resolved when it ends."""
+"""Evaluates alert rules: pending while the condition holds, firing once it held long enough, resolved when it ends."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nats_backpressure.protocol.values import Status
 
 ACTIVE = AlertRule("backpressure_active", When(status="active"), severity="critical")
 WARNING = AlertRule("backpressure_warning", When(status="warning"), severity="warning")
-"""The built-in two, by the policy's flags."""
+"""The two built-in rules, switched on by flags of the policy."""
 GRACE = 10.0
-"""Seconds. What is found after a start, or after a gap, piled up while nobody limited the load. An alert whose
-condition began before, or so soon after, fires only once it has been seen to hold for so long."""
+"""Seconds. A backlog found after a start or a gap grew while nobody limited the load. An alert whose condition began
+before, or this soon after, fires only once its condition was seen to hold for this time."""
 RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 
 Value = float | str
 
 
 class Undecided(Enum):
-    """A condition that is not seen to hold, where there is not the evidence that it does not: it changes nothing."""
+    """Whether a condition holds is not known: the alert does not change."""
 
     UNSURE = "unsure"
 
@@ -43,34 +43,34 @@ def next_alerts(
     awaited: bool = False,
     watched_for: float = math.inf,
 ) -> tuple[Alert, ...]:
-    """How the alerts of a subject stand now, by rule; equal to `was` while none changes its state.
+    """The alerts of a subject now, by rule; equal to `was` while none changes its state.
 
     `awaited`: a consumer that was known before a restart was not read again yet. `watched_for`: seconds for which the
-    subject has been read by now, since the start of the process or the last gap.
-    One that fires and has no rule any more, or another condition, is resolved first. Time is the wall clock's, since
-    it must outlast a restart: where that jumped back behind `since`, the condition has held from now on.
+    subject has been read, since the start of the process or the last gap. A firing alert whose rule is gone, or has
+    another condition, is resolved first. Time is the wall clock, since it must outlast a restart: where that jumped
+    back to before `since`, the condition counts as holding from now.
     """
     before = {alert.name: alert for alert in was}
     readings = [member.reading for member in members if member.reading is not None]
-    standing: list[Alert] = []
+    alerts: list[Alert] = []
     for rule in _rules(policy):
         alert = before.get(rule.name)
-        if alert is not None and alert.when != _words(rule.when):
+        if alert is not None and alert.when != _condition(rule.when):
             if alert.state == "firing":
                 continue
             alert = None
         before.pop(rule.name, None)
-        found = _next(alert, rule, _value(rule.when, status, readings, awaited), now, watched_for)
-        standing += [found] if found is not None else []
+        alert = _next(alert, rule, _value(rule.when, status, readings, awaited), now, watched_for)
+        alerts += [alert] if alert is not None else []
     gone = (alert for alert in before.values() if alert.state == "firing")
-    return (*standing, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
+    return (*alerts, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
 
 
 def changed_alerts(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, ...]:
-    """Those that began to fire, and those that were resolved."""
+    """The alerts that started to fire, and those that were resolved."""
     before = {alert.name: alert.state for alert in was}
-    told = ("firing", "resolved")
-    return tuple(alert for alert in now if alert.state in told and before.get(alert.name) != alert.state)
+    announced = ("firing", "resolved")
+    return tuple(alert for alert in now if alert.state in announced and before.get(alert.name) != alert.state)
 
 
 def _rules(policy: Policy) -> Iterable[AlertRule]:
@@ -84,7 +84,7 @@ def _rules(policy: Policy) -> Iterable[AlertRule]:
 def _next(
     alert: Alert | None, rule: AlertRule, value: Value | Undecided | None, now: Now, watched_for: float
 ) -> Alert | None:
-    """The alert after one look at its condition; `value` is None while that does not hold."""
+    """The alert after one evaluation of its condition; `value` is None while it does not hold."""
     if value is UNSURE:
         return alert
     state = None if alert is None else alert.state
@@ -93,7 +93,7 @@ def _next(
             return replace(alert, state="resolved", since=now.wall)
         return alert if state == "resolved" else None
     if alert is None or state == "resolved":
-        alert = Alert(rule.name, rule.severity, _words(rule.when), "pending", now.wall, value)
+        alert = Alert(rule.name, rule.severity, _condition(rule.when), "pending", now.wall, value)
     elif state == "firing":
         return alert
     elif alert.since > now.wall:
@@ -106,11 +106,11 @@ def _next(
 
 
 def _value(when: When, status: Status, readings: Sequence[Reading], awaited: bool) -> Value | Undecided | None:
-    """What makes the condition hold, the largest of all consumers'; None where it surely does not."""
+    """The value that meets the condition, the largest of all consumers; None where it certainly does not hold."""
     if when.status is not None:
         return status.word if status >= RANK[when.status] else None
-    if (found := _holds(when, readings)) is not None:
-        return found
+    if (value := _holds(when, readings)) is not None:
+        return value
     thin = when.diagnosis is not None and any(r.diagnosis is None for r in readings)
     thin |= when.latency_p95_above_ms is not None and any(not r.latency_evidence for r in readings)
     return UNSURE if awaited or thin else None
@@ -130,7 +130,7 @@ def _holds(when: When, readings: Sequence[Reading]) -> Value | None:
     return None
 
 
-def _words(when: When) -> str:
-    """The condition as it was written: `pending_above: 5000`."""
+def _condition(when: When) -> str:
+    """The condition as text: `pending_above: 5000`."""
     name, value = next((name, value) for name in when.__struct_fields__ if (value := getattr(when, name)) is not None)
     return f"{name}: {value:g}" if isinstance(value, int | float) else f"{name}: {value}"

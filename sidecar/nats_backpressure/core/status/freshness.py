@@ -1,4 +1,4 @@
-"""How old the truth is: known, stale, unknown."""
+"""Computes the freshness of a subject: known, stale or unknown, by the age of its proofs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Limits(Struct, frozen=True):
     stale_after: float
     unknown_after: float
     interval: float = 0.0
-    """Seconds between two proofs, for whoever reads the stream or watches the heartbeat."""
+    """Seconds between two proofs, for a reader of the stream or a client that watches the heartbeat."""
 
 
 def limits(stale_after: float, unknown_after: float, interval: float, heartbeat: float = 0.0) -> Limits:
@@ -29,7 +29,7 @@ def limits(stale_after: float, unknown_after: float, interval: float, heartbeat:
 
 
 def freshness(proof: float | None, now: float, limits: Limits) -> Freshness:
-    """Of something last proved at the monotonic time `proof`; None was never proved."""
+    """The freshness of something last proved at the monotonic time `proof`; None was never proved."""
     if proof is None or now - proof >= limits.unknown_after:
         return Freshness.UNKNOWN
     return Freshness.STALE if now - proof >= limits.stale_after else Freshness.KNOWN
@@ -43,7 +43,7 @@ class SinceProof(Struct, frozen=True):
 
 
 def since_proof(members: Iterable[Member]) -> SinceProof | None:
-    """Of those that were ever read; None if nobody was. One that only keeps its stored status is older than any."""
+    """Of the members that were ever read; None if none was. One that only keeps its stored status is older than any."""
     oldest, newest = math.inf, -math.inf
     for member in members:
         if member.proof is not None:
@@ -54,10 +54,11 @@ def since_proof(members: Iterable[Member]) -> SinceProof | None:
 
 
 def status_proof(members: Iterable[Member]) -> float | None:
-    """When what is said of a subject was last proved, in monotonic time; None if no member was ever judged.
+    """Monotonic time at which the status of a subject was last proved; None if no member was ever judged.
 
-    A status above inactive is as sure as the newest proof of any member that has it: the others can only make it worse.
-    Inactive takes all of them, so the oldest counts. One restored and not read since counts from when it was restored.
+    A status above inactive is as certain as the newest proof of any member that has it: the others can only make it
+    worse. Inactive needs all members, so the oldest proof counts. A member that was restored and not read since counts
+    from when it was restored.
     """
     judged = [member for member in members if member.status is not Status.UNKNOWN]
     top = max((member.status for member in judged), default=Status.UNKNOWN)
@@ -67,8 +68,8 @@ def status_proof(members: Iterable[Member]) -> float | None:
     return min(proofs) if top is Status.INACTIVE else max(proofs)
 
 
-def subject_freshness(found: SinceProof | None, now: float, limits: Limits) -> Freshness:
+def subject_freshness(since: SinceProof | None, now: float, limits: Limits) -> Freshness:
     """The oldest proof makes a subject stale; it is unknown only when no member has any."""
-    if found is None or freshness(found.newest, now, limits) is Freshness.UNKNOWN:
+    if since is None or freshness(since.newest, now, limits) is Freshness.UNKNOWN:
         return Freshness.UNKNOWN
-    return Freshness.KNOWN if freshness(found.oldest, now, limits) is Freshness.KNOWN else Freshness.STALE
+    return Freshness.KNOWN if freshness(since.oldest, now, limits) is Freshness.KNOWN else Freshness.STALE

@@ -1,4 +1,4 @@
-"""Two-mark latches, and the status they add up to. Rising is immediate, falling takes evidence and time."""
+"""Latches with two marks, and the status that they give. Rising is immediate; falling needs evidence and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from nats_backpressure.protocol.values import Diagnosis, Signal, Status
 
 
 def latch(was: Latch, value: float | None, mark: float, policy: Policy, now: float) -> Latch:
-    """Set above `mark` (at it is not above); released once at or below its share for the hold; None changes nothing."""
+    """Set when `value` is above `mark`; released once it stayed at or below `mark * recovery_threshold` for
+    `recovery_hold_seconds`. A value of None changes nothing."""
     if value is None:
         return was
     if value > mark:
@@ -24,22 +25,22 @@ def latch(was: Latch, value: float | None, mark: float, policy: Policy, now: flo
     return Latch() if now - since >= policy.recovery_hold_seconds else Latch(on=True, calm_since=since)
 
 
-def keep_set(was: Latch, now_: Latch) -> Latch:
-    """As judged, but never released: for a sample whose calm proves nothing."""
-    return replace(was, calm_since=None) if was.on and not (now_.on and now_.calm_since is None) else now_
+def keep_set(was: Latch, after: Latch) -> Latch:
+    """`after`, but never released: for a sample whose low value proves nothing."""
+    return replace(was, calm_since=None) if was.on and not (after.on and after.calm_since is None) else after
 
 
 COUNTED = (Diagnosis.SERVER_STUCK, Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLING)
-"""What is as good as a second signal beside an overloaded backlog, once it has lasted: nobody works on it."""
+"""Diagnoses that count as a second signal beside an overloaded backlog, once they last: nobody works on it."""
 
 
 def is_ignored(reading: Reading, policy: Policy) -> bool:
-    """Whether the policy says that a consumer in this condition does not count."""
+    """Whether the policy excludes a consumer in this condition."""
     return (reading.paused and policy.on_paused == "ignore") or (reading.backfilling and not policy.count_backfill)
 
 
 def diagnosis_counts(reading: Reading, latches: Latches, policy: Policy) -> bool:
-    """Whether what is diagnosed counts as a signal by itself, given that pending is overloaded."""
+    """Whether the diagnosis counts as a signal, given that pending is overloaded."""
     lasted = reading.diagnosis in COUNTED and reading.diagnosed_for >= policy.stall_seconds
     return lasted and latches.pending.on and not is_ignored(reading, policy)
 
@@ -61,7 +62,7 @@ def next_latches(was: Latches, reading: Reading, marks: Marks, policy: Policy) -
     if reading.losing:
         pending, pending_alone = keep_set(was.pending, pending), keep_set(was.pending_alone, pending_alone)
     if not reading.latency_evidence and not ignored and (not latency.on or latency.calm_since is not None):
-        latency = was.latency_p95  # a calm stall proves nothing: it neither begins nor ends a hold
+        latency = was.latency_p95  # a short stall proves nothing: it neither starts nor ends a hold
     if not reading.settled and not ignored and reading.pending > marks.pending.critical:
         drain, drain_alone = keep_set(was.drain, drain), keep_set(was.drain_alone, drain_alone)
     latches = Latches(
@@ -72,14 +73,14 @@ def next_latches(was: Latches, reading: Reading, marks: Marks, policy: Policy) -
         pending_alone=pending_alone,
         drain_alone=drain_alone,
     )
-    if not pending.on:  # it counts beside an overloaded backlog only: the next one begins without it
+    if not pending.on:  # it counts only beside an overloaded backlog: the next one starts without it
         return latches
     return replace(latches, diagnosed=latch(was.diagnosed, _stuck(reading, latches, policy), 0.5, policy, now))
 
 
 def _stuck(reading: Reading, latches: Latches, policy: Policy) -> float | None:
-    """1 where a diagnosis counts, 0 where none can; None where nobody can say: nothing is diagnosed yet (a restart), or
-    what is has not lasted long enough."""
+    """1 where a diagnosis counts, 0 where none can; None where it is not known: there is no diagnosis yet (a restart),
+    or it has not lasted long enough."""
     if is_ignored(reading, policy):
         return 0.0
     if diagnosis_counts(reading, latches, policy):
@@ -88,6 +89,7 @@ def _stuck(reading: Reading, latches: Latches, policy: Policy) -> float | None:
 
 
 def status(latches: Latches, policy: Policy) -> Status:
+    """The status of a member with these latches."""
     count = len(latches.signals) + (latches.pending.on and latches.diagnosed.on)
     if latches.pending_alone.on or latches.drain_alone.on or count >= policy.active_signals:
         return Status.ACTIVE

@@ -1,4 +1,4 @@
-"""The marks in force for a consumer, and how its values stand to them."""
+"""Computes the marks of a consumer, and compares its values with them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from nats_backpressure.policy.schema import LARGEST_MARK, SMALLEST_MARK, Infligh
 from nats_backpressure.protocol.values import Level, Signal
 
 CAP_SHARE = 0.9
-"""In flight is judged below the consumer's own cap, since at the cap the server stops delivering."""
+"""The in-flight mark is below the consumer's own cap, since at the cap the server stops delivering."""
 
 
 def marks(policy: Policy, reading: Reading) -> Marks:
-    """The marks of one consumer. What follows something measured moves overload alone; a lower mark gives way to it.
+    """The marks of one consumer. A measured value moves only the overload mark; a lower mark is then lowered to it.
 
-    Where nothing is acknowledged in flight has no marks.
+    A consumer without acknowledgements has no in-flight marks.
     """
-    pending = _topped(policy.pending, _pending(policy.pending, reading.capacity))
-    inflight = None if reading.inflight is None else _topped(policy.inflight, _inflight(policy.inflight, reading.cap))
+    pending = _mark_set(policy.pending, _pending(policy.pending, reading.capacity))
+    inflight = None if reading.inflight is None else _mark_set(policy.inflight, _inflight(policy.inflight, reading.cap))
     return Marks(pending, inflight, _marks(policy.latency_p95), _marks(policy.drain_seconds))
 
 
 def derivations(policy: Policy, reading: Reading) -> tuple[tuple[str, str], ...]:
-    """How marks came about that are not simply the policy's, (signal, sentence). Not for every sample: it writes."""
-    found = []
+    """How the marks that differ from the policy were computed, as (signal, sentence). It is slow: not for every
+    sample."""
+    sentences = []
     rule, capacity = policy.pending, reading.capacity
     if rule.overload_seconds is not None:
         if capacity is None:
@@ -30,20 +31,20 @@ def derivations(policy: Policy, reading: Reading) -> tuple[tuple[str, str], ...]
         else:
             text = f"{_text(rule.overload_seconds)} s of work at {capacity:.{1 if capacity >= 1 else 3}f} messages/s"
             work = rule.overload_seconds * capacity
-        kept = _pending(rule, capacity)
-        if kept > work:
-            text += f", raised to min {_text(kept)}"
-        elif kept < work:
-            text += f", limited to max {_text(kept)}"
-        if capacity is not None or kept != work:
-            found.append((Signal.PENDING.value, text))
+        bounded = _pending(rule, capacity)
+        if bounded > work:
+            text += f", raised to min {_text(bounded)}"
+        elif bounded < work:
+            text += f", limited to max {_text(bounded)}"
+        if capacity is not None or bounded != work:
+            sentences.append((Signal.PENDING.value, text))
     cap = reading.cap
     if reading.inflight is not None and cap is not None:
         mark, ratio = _inflight(policy.inflight, cap), policy.inflight.overload_ratio
         share = CAP_SHARE if ratio is None else min(ratio, CAP_SHARE)
         if ratio is not None or mark < policy.inflight.overload:
-            found.append((Signal.INFLIGHT.value, f"{_text(share)} x max_ack_pending {cap}"))
-    return tuple(found)
+            sentences.append((Signal.INFLIGHT.value, f"{_text(share)} x max_ack_pending {cap}"))
+    return tuple(sentences)
 
 
 def _pending(rule: PendingRule, capacity: float | None) -> float:
@@ -62,7 +63,7 @@ def _inflight(rule: InflightRule, cap: int | None) -> float:
     return min(rule.overload if rule.overload_ratio is None else rule.overload_ratio * cap, CAP_SHARE * cap)
 
 
-def _topped(rule: MarkRule, overload: float) -> MarkSet:
+def _mark_set(rule: MarkRule, overload: float) -> MarkSet:
     return MarkSet(min(rule.warn, overload), min(rule.critical, overload), overload)
 
 
@@ -75,6 +76,7 @@ def _text(number: float) -> str:
 
 
 def mark_of(marks: Marks, signal: Signal) -> MarkSet | None:
+    """The marks of one signal."""
     match signal:
         case Signal.PENDING:
             return marks.pending
@@ -87,7 +89,7 @@ def mark_of(marks: Marks, signal: Signal) -> MarkSet | None:
 
 
 def value_of(reading: Reading, marks: Marks, signal: Signal) -> float | None:
-    """What of a reading is judged for a signal; 0 where the value is surely calm, None where nothing is known."""
+    """The value that is compared with the marks of a signal; 0 where it is certainly calm, None where it is unknown."""
     match signal:
         case Signal.PENDING:
             return reading.pending
@@ -101,11 +103,12 @@ def value_of(reading: Reading, marks: Marks, signal: Signal) -> float | None:
         case Signal.LATENCY:
             return reading.latency
         case Signal.DRAIN:
-            # A handful is no queue, however slowly it moves.
+            # A few messages are no queue, however slowly they are processed.
             return 0 if reading.pending <= marks.pending.critical else reading.drain
 
 
 def level(value: float | None, marks: MarkSet | None) -> Level:
+    """The highest mark that the value is above, as a level for people."""
     if value is None or marks is None or value <= marks.warn:
         return Level.NORMAL
     if value > marks.overload:
@@ -114,10 +117,10 @@ def level(value: float | None, marks: MarkSet | None) -> Level:
 
 
 def pressure(reading: Reading, marks: Marks) -> float:
-    """The largest share of its overload mark that any signal has reached; 1.0 is at the mark."""
+    """The largest signal divided by its overload mark; 1.0 is at the mark."""
     shares = [0.0]
     for signal in Signal:
-        found, mark = value_of(reading, marks, signal), mark_of(marks, signal)
-        if found is not None and mark is not None:
-            shares.append(found / mark.overload)
+        current, mark = value_of(reading, marks, signal), mark_of(marks, signal)
+        if current is not None and mark is not None:
+            shares.append(current / mark.overload)
     return max(shares)

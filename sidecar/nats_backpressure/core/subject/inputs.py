@@ -1,4 +1,4 @@
-"""What can happen to a subject, and what is to be done about it: the two alphabets of `step`."""
+"""The inputs that `step` takes and the effects that it returns."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from nats_backpressure.protocol.values import ConsumerKey, Status
 
 
 class ConsumerJoined(Struct, frozen=True):
-    """A consumer that counts was found under the subject, or its policy is another now."""
+    """A consumer became a member of the subject, or its policy changed."""
 
     key: ConsumerKey
     policy: Policy
 
 
 class ConsumerRead(Struct, frozen=True):
-    """A sample of a member was believed."""
+    """A sample of a member passed its checks and gave a reading."""
 
     reading: Reading
 
 
 class ConsumerLeft(Struct, frozen=True):
-    """A member was confirmed to exist no more, or (`exists`) to count under the subject no more."""
+    """A member no longer exists, or (`exists`) no longer counts under the subject."""
 
     key: ConsumerKey
     exists: bool = False
 
 
 class PolicyChanged(Struct, frozen=True):
-    """The policy of the subject itself is another now."""
+    """The policy of the subject itself changed."""
 
     policy: Policy
 
@@ -43,7 +43,7 @@ class PolicyRefused(Struct, frozen=True):
 
 
 class GatewayReported(Struct, frozen=True):
-    """A gateway told what it was offered and what it let through in the last seconds."""
+    """A gateway reported how many requests it was offered and how many it admitted in the last seconds."""
 
     offered: int
     admitted: int
@@ -62,7 +62,7 @@ class RecordLoaded(Struct, frozen=True):
 
 
 class RecordCreated(Struct, frozen=True):
-    """Nothing of ours is stored: begin a new epoch where the events stream left off. `revision` is the key's, or 0."""
+    """No record of ours is stored: start a new epoch after the last published event. `revision`: of the key, or 0."""
 
     epoch: str
     revision: int = 0
@@ -70,36 +70,40 @@ class RecordCreated(Struct, frozen=True):
     status: Status = Status.INACTIVE
     incident: str | None = None
     lost: bool = False
-    """Whether the stream says last that the subject is unknown."""
+    """Whether the last published event says that the subject is unknown."""
 
 
 class WriteDone(Struct, frozen=True):
+    """The write with this nonce is stored."""
+
     nonce: str
     revision: int
 
 
 class WriteFailing(Struct, frozen=True):
-    """A write is being retried; what is answered meanwhile is the last written state, stale."""
+    """A write is retried; meanwhile the last written state is answered, as stale."""
 
     nonce: str
 
 
 class WriteConflict(Struct, frozen=True):
-    """Somebody else wrote: what is stored must be read before anything is said."""
+    """Another writer was first: the stored record must be read before the next write."""
 
     nonce: str
 
 
 class RecordMissing(Struct, frozen=True):
-    """The bucket is another one now: what was stored is not there any more."""
+    """The bucket was created again: the stored record is gone."""
 
 
 class EventSent(Struct, frozen=True):
+    """The event is in the event stream."""
+
     id: str
 
 
 class EventConflict(Struct, frozen=True):
-    """The events stream holds `seq` already, told by somebody else: go on from there in a new epoch."""
+    """Another writer published an event with this `seq`: continue after it in a new epoch."""
 
     id: str
     seq: int
@@ -107,11 +111,11 @@ class EventConflict(Struct, frozen=True):
 
 
 class KeyRemoved(Struct, frozen=True):
-    """The stored key was removed, or somebody else wrote it first; either way it is not ours any more."""
+    """The stored key was removed, or another writer wrote it first; either way it is no longer ours."""
 
 
 class EventDropped(Struct, frozen=True):
-    """An event can never be published: it leaves the list, and those after it are numbered on in a new epoch."""
+    """An event can never be published: it is dropped, and those after it are renumbered in a new epoch."""
 
     id: str
     epoch: str
@@ -139,34 +143,34 @@ Input = (
 
 
 class LoadRecord(Struct, frozen=True):
-    """Read what is stored; answer with Loaded or Begun."""
+    """Read the stored record; its result is RecordLoaded or RecordCreated."""
 
     subject: str
 
 
 class WriteRecord(Struct, frozen=True):
-    """Store by compare-and-set, again until it is certain; answer with Written or WriteConflict."""
+    """Store by compare-and-set, and retry until the result is certain; its result is WriteDone or WriteConflict."""
 
     subject: str
     writing: Writing
 
 
 class PublishEvent(Struct, frozen=True):
-    """Tell exactly once, again until acknowledged; answer with Sent or SendConflicted."""
+    """Publish exactly once, and retry until acknowledged; its result is EventSent, EventConflict or EventDropped."""
 
     subject: str
     event: Event
 
 
 class RemoveKey(Struct, frozen=True):
-    """Remove the stored key, unless the state is not `forgetting` any more; answer with Removed."""
+    """Remove the stored key, unless the state is no longer `removing`; its result is KeyRemoved."""
 
     subject: str
     revision: int
 
 
 class DropSubject(Struct, frozen=True):
-    """Nothing is left of the subject: let go of its state, at once."""
+    """Nothing of the subject is left: drop its state at once."""
 
     subject: str
 

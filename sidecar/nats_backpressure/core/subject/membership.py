@@ -1,8 +1,8 @@
-"""Which members of a stream still count, by what the server answered: nothing that is not read may hold a subject.
+"""Decides which consumers of a stream are still members, from one reply of the server.
 
-A member is out at once where the server answered for it and it does not count, or counts under other subjects. It is
-absent where the server showed all there are without it, and gone once it was absent twice, GONE_AFTER apart. What
-exists and could not be read is neither: it stays, and does not keep others in.
+A member is removed at once where the server returned it and it does not count, or counts under other subjects. It is
+absent where the server returned all consumers without it, and gone once it was absent twice, GONE_AFTER apart. One
+that exists and could not be read is neither: it stays, and has no influence on the others.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
 GONE_AFTER = 1.0
-"""Seconds between two answers that both lack a consumer, after which it is gone."""
+"""Seconds between two replies that both lack a consumer, after which it is gone."""
 
 Pair = tuple[ConsumerKey, str]
 """A consumer under one of its subjects."""
 
 
 class ReadState(Struct, frozen=True):
-    """What one answer of the server says of a stream's consumers."""
+    """What one reply of the server says about a stream's consumers."""
 
     subjects_of: Mapping[ConsumerKey, tuple[str, ...]]
-    """Those that it shows, with the subjects under which they count: none where they do not."""
+    """The consumers in the reply, with the subjects under which they count: none where they do not."""
     unread: Collection[str] = ()
     """Names of consumers that exist and could not be read."""
     complete: bool = False
-    """Whether there are no others."""
+    """Whether the stream has no other consumers."""
 
 
 NOTHING_READ = ReadState({})
 
 
 class Membership(Struct, frozen=True):
-    """The members of a stream after one answer; those in no list count and were read."""
+    """What one reply means for the members of a stream; those in no field count and were read."""
 
     removed: tuple[Pair, ...]
-    """They do not count there any more: the server answered for them, or `watch` leaves their names out."""
+    """No longer members: the server returned them as such, or `watch` does not match their names."""
     absent: frozenset[ConsumerKey]
     unread: frozenset[ConsumerKey]
-    """Of these nothing is known: they stay, and are best asked about one by one."""
+    """Unknown: they stay members, and should be read one by one."""
 
 
 def membership(
     members: Iterable[Pair], shown: ReadState, watch: Sequence[WatchEntry], ours: Collection[str]
 ) -> Membership:
+    """What `shown` means for `members`. `ours`: the names of our own streams."""
     out: list[Pair] = []
     absent: set[ConsumerKey] = set()
     silent: set[ConsumerKey] = set()
@@ -68,7 +69,7 @@ def membership(
 def confirmed_gone(
     since: Mapping[ConsumerKey, float], absent: Collection[ConsumerKey], there: Collection[ConsumerKey], now: float
 ) -> tuple[dict[ConsumerKey, float], list[ConsumerKey]]:
-    """From when each consumer has been absent, and which of them are now gone for sure. `there`: those that exist."""
+    """Since when each consumer is absent, and which are gone. `there`: those that exist; `now`: monotonic time."""
     left = {key: at for key, at in since.items() if key not in there}
     for key in absent:
         left.setdefault(key, now)

@@ -1,7 +1,7 @@
-"""What the events stream holds, and what that means for an event: told, to be told, or told by somebody else.
+"""Decides from the event stream whether an event is already published, must be published, or conflicts with another.
 
-A subject's events are told in the order of their `seq`. So one is in the stream if a later one is, unless somebody
-else told that one: then ours, known by its id and its time, is not there.
+The events of a subject are published in the order of `seq`. So an event is in the stream if a later one is, unless
+another writer published that one: then ours, identified by its id and its time, is not there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class StoredPosition(Struct, frozen=True):
-    """A message on an event's own subject: its place in the stream, and the event in it; no id if it is foreign."""
+    """A message on an event's own subject: its sequence in the stream, and the event in it; no id if it is not ours."""
 
     stream_seq: int = 0
     id: str = ""
@@ -21,24 +21,26 @@ class StoredPosition(Struct, frozen=True):
 
 
 class OwnEvent(Struct, frozen=True):
-    """The event to be told."""
+    """The event to publish."""
 
     id: str
     seq: int
     at: str
-    """As rendered: two events of one id and another time are two changes (a state bucket put back from a backup)."""
+    """As text. Two events with the same id and another time are two changes (a state bucket restored from a backup)."""
 
 
 class PublishStep(StrEnum):
+    """What to do next for an event."""
+
     STORED = "told"
     PUBLISH = "publish"
     SEARCH = "search"
-    """Ours may lie behind the newest: a process that died before it could take its events off the list."""
+    """Ours may be older than the newest one: a process died before it could remove its events from the record."""
     CONFLICT = "conflict"
 
 
 def step_before_publish(mine: OwnEvent, newest: StoredPosition, top: int) -> PublishStep:
-    """What to do, seeing the newest message on the event's own subject and the subject's highest `seq` of any type."""
+    """What to do. `newest`: the newest message on the event's own subject; `top`: the highest `seq` of any type."""
     if newest.id == mine.id:
         return _same(mine, newest)
     if newest.stream_seq and (not newest.id or newest.seq >= mine.seq):
@@ -46,27 +48,27 @@ def step_before_publish(mine: OwnEvent, newest: StoredPosition, top: int) -> Pub
     return PublishStep.CONFLICT if top >= mine.seq else PublishStep.PUBLISH
 
 
-def step_after_search(mine: OwnEvent, found: StoredPosition | None, top: int) -> PublishStep:
-    """`found` is the first message on the event's own subject whose `seq` is not below ours."""
-    if found is not None and found.id == mine.id:
-        return _same(mine, found)
-    return PublishStep.CONFLICT if found is not None or top >= mine.seq else PublishStep.PUBLISH
+def step_after_search(mine: OwnEvent, match: StoredPosition | None, top: int) -> PublishStep:
+    """`match`: the first message on the event's own subject whose `seq` is not below ours."""
+    if match is not None and match.id == mine.id:
+        return _same(mine, match)
+    return PublishStep.CONFLICT if match is not None or top >= mine.seq else PublishStep.PUBLISH
 
 
 def step_after_ack(duplicate: bool, attempted: bool) -> PublishStep:
-    """A duplicate is our own late copy if we tried before; on a first attempt the stream has to say whose it is."""
+    """After an attempt, a duplicate is our own late copy; on the first attempt the stream must show whose it is."""
     return PublishStep.SEARCH if duplicate and not attempted else PublishStep.STORED
 
 
-def step_after_duplicate(verdict: PublishStep) -> PublishStep:
-    """After a duplicate on a first attempt: told if the stream shows ours; it knows the id but not the event if not."""
-    return PublishStep.STORED if verdict is PublishStep.STORED else PublishStep.CONFLICT
+def step_after_duplicate(step: PublishStep) -> PublishStep:
+    """After a duplicate on the first attempt: stored if the stream shows our event, else another event has our id."""
+    return PublishStep.STORED if step is PublishStep.STORED else PublishStep.CONFLICT
 
 
 def next_base(mine: OwnEvent, top: int) -> int:
-    """The `seq` a new epoch goes on from after a conflict: never back, even if the stream was emptied."""
+    """The `seq` after which a new epoch continues after a conflict: never lower, even if the stream was emptied."""
     return max(top, mine.seq - 1)
 
 
-def _same(mine: OwnEvent, found: StoredPosition) -> PublishStep:
-    return PublishStep.STORED if found.at == mine.at else PublishStep.CONFLICT
+def _same(mine: OwnEvent, stored: StoredPosition) -> PublishStep:
+    return PublishStep.STORED if stored.at == mine.at else PublishStep.CONFLICT

@@ -1,0 +1,13 @@
+"""A GrantTracker whose offers are all taken at once."""
+
+from __future__ import annotations
+
+from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.model import Member
+
+
+class GrantingTracker(GrantTracker):
+    def grant(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
+        offer = self.offer(member, asked, asker, now, replicas, jitter)
+        self.add(offer.n, asker, now)
+        return offer
