@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 
@@ -12,9 +13,14 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.embedded_server import EmbeddedServer
 from nats_backpressure.client import BackpressureClient
-from tests.worlds.state_bucket import States, active, state, wait_for_admission
+from nats_backpressure.protocol.subjects import Names
 
 CALLS, REQUESTS = 200_000, 1_000
+STATES = {
+    "calm": {"status": "inactive", "action": "continue"},
+    "full": {"status": "active", "action": "reject", "retry_after_seconds": 30},
+    "thin": {"status": "warning", "action": "throttle", "admit_ratio": 0.5},
+}
 ANSWER = b'{"subject": "calm", "role": "gateway", "action": "continue", "valid_for_ms": 0}'
 
 
@@ -42,14 +48,12 @@ async def time_per_request(client: BackpressureClient) -> float:
 
 
 async def measure(nc: Client) -> None:
-    states = States(nc)
-    await states.make()
-    await states.put(state("calm"), active("full"), state("thin", action="throttle", admit_ratio=0.5))
-    await states.heartbeat()
+    bucket = await nc.jetstream().create_key_value(bucket=Names().state_bucket)
+    for subject, fields in STATES.items():
+        await bucket.put(subject, json.dumps({"subject": subject, **fields}).encode())
     await nc.subscribe("backpressure.v1.decide.gateway.calm", cb=respond)
     async with BackpressureClient(nc, report_every=None) as client:
-        await client.watch()
-        await wait_for_admission(client, "full", action="reject")
+        assert await client.watch(), "the states cannot be read"
         rows = {
             f"admit, {name}": nanoseconds(lambda name=name: client.admit(name)) for name in ("calm", "full", "thin")
         }
