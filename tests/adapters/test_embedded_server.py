@@ -61,7 +61,7 @@ async def test_it_answers_with_jetstream_once_started_and_is_gone_once_stopped()
     await server.stop()  # once more is nothing
 
 
-async def test_a_given_port_and_directory_are_taken_and_kept(tmp_path: Path) -> None:
+async def test_a_given_port_and_directory_are_used_and_stay(tmp_path: Path) -> None:
     port = free_port()
     for expected in (0, 1):
         server = EmbeddedServer(port, tmp_path)
@@ -76,7 +76,7 @@ async def test_a_given_port_and_directory_are_taken_and_kept(tmp_path: Path) -> 
     assert there(tmp_path)
 
 
-async def test_a_taken_port_is_named_with_what_to_do() -> None:
+async def test_a_port_in_use_is_reported_with_what_to_do() -> None:
     first = EmbeddedServer()
     await first.start()
     port = int(first.url.rpartition(":")[2])
@@ -100,7 +100,7 @@ async def test_another_server_on_the_port_is_not_taken_for_our_own(monkeypatch: 
         await first.stop()
 
 
-async def test_a_missing_server_is_said_with_the_line_that_mends_it(
+async def test_a_missing_server_is_reported_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(embedded_server.sysconfig, "get_path", lambda name: str(tmp_path))
@@ -117,7 +117,7 @@ async def test_a_missing_server_is_said_with_the_line_that_mends_it(
         pytest.param("#!/bin/sh\nexit 3\n", "it wrote no log", id="gives up without a word"),
     ],
 )
-async def test_a_server_that_does_not_start_is_said_and_leaves_nothing(
+async def test_a_server_that_does_not_start_is_reported_and_leaves_nothing(
     script: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded_server.tempfile, "tempdir", str(tmp_path / "temporary"))

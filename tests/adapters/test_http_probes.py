@@ -55,7 +55,7 @@ async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_it_is_healthy_while_the_loop_turns(world: World, http: httpx.AsyncClient) -> None:
+async def test_it_is_healthy_while_the_event_loop_runs(world: World, http: httpx.AsyncClient) -> None:
     for _ in range(5):
         world.clock.advance(0.9 * STUCK_AFTER)
         world.page.pulse()
@@ -63,7 +63,7 @@ async def test_it_is_healthy_while_the_loop_turns(world: World, http: httpx.Asyn
         assert (found.status_code, found.text) == (200, "ok\n")
 
 
-def test_a_stuck_loop_is_told_from_outside_of_it_and_recovers(world: World) -> None:
+def test_a_stuck_event_loop_is_unhealthy_until_it_runs_again(world: World) -> None:
     """There is no loop here at all: nobody calls `pulse`."""
     world.clock.advance(STUCK_AFTER)
     found = httpx.get(f"{world.url}/healthz")
@@ -74,7 +74,7 @@ def test_a_stuck_loop_is_told_from_outside_of_it_and_recovers(world: World) -> N
     assert httpx.get(f"{world.url}/healthz").status_code == 200
 
 
-async def test_readiness_tells_the_whole_truth(world: World, http: httpx.AsyncClient) -> None:
+async def test_readiness_has_every_field(world: World, http: httpx.AsyncClient) -> None:
     found = await http.get("/readyz")
     assert found.status_code == 200 and found.headers["content-type"] == "application/json"
     assert found.json() == {
@@ -107,7 +107,7 @@ async def test_anything_else_is_not_found(http: httpx.AsyncClient, path: str) ->
     assert (await http.get(path, follow_redirects=True)).status_code in (404, 200)
 
 
-async def test_a_failure_of_ours_is_a_500_that_tells_nothing(world: World, http: httpx.AsyncClient) -> None:
+async def test_an_exception_is_a_500_without_details(world: World, http: httpx.AsyncClient) -> None:
     def broken() -> Readiness:
         raise RuntimeError("s3cret")
 
@@ -130,7 +130,7 @@ async def test_a_failure_of_ours_is_a_500_that_tells_nothing(world: World, http:
     [b"", b"\x00\xff\xfe\n\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /healthz HTTP/1.1\r\n" + b"a: b\r\n" * 20_000],
     ids=["nothing", "no HTTP", "a strange version", "headers without end"],
 )
-async def test_what_is_no_request_does_no_harm(world: World, http: httpx.AsyncClient, sent: bytes) -> None:
+async def test_bytes_that_are_not_a_request_do_no_harm(world: World, http: httpx.AsyncClient, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", world.page.port)) as connection:
         connection.sendall(sent)
         assert (await http.get("/healthz")).status_code == 200
@@ -149,7 +149,7 @@ async def test_silent_and_slow_connections_are_ended(world: World, http: httpx.A
     assert (await http.get("/healthz")).status_code == 200
 
 
-async def test_a_connection_that_keeps_asking_is_kept(world: World) -> None:
+async def test_a_connection_that_sends_requests_stays_open(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.page.port)
     deadline = time.monotonic() + 2 * 0.5  # twice the time that a connection without progress has
     while time.monotonic() < deadline:
@@ -197,7 +197,7 @@ async def test_a_scrape_that_hangs_holds_up_neither_health_nor_the_end(world: Wo
     await asyncio.gather(scrape, return_exceptions=True)
 
 
-def test_a_port_in_use_is_told_before_anything_starts() -> None:
+def test_a_port_in_use_is_reported_before_anything_starts() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -214,12 +214,12 @@ def test_two_that_are_made_at_once_do_not_share_a_port() -> None:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7", "a..b"])
-def test_an_address_that_is_not_ours_is_told(host: str) -> None:
+def test_an_address_of_another_machine_is_reported(host: str) -> None:
     with pytest.raises(PortTaken, match=r"http\.host"):
         HttpProbes(host, 0, lambda: READY, lambda: b"", FakeClock())
 
 
-def test_after_the_end_nobody_listens_and_the_port_is_free_at_once() -> None:
+def test_after_stop_the_port_is_free_at_once() -> None:
     page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"", FakeClock())
     page.start()
     assert httpx.get(f"http://127.0.0.1:{page.port}/healthz").status_code == 200

@@ -83,13 +83,13 @@ def test_lines_below_the_level_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("key", ["password", "token", "NATS_TOKEN", "nkey", "creds", "client_secret", "jwt", "seed"])
-def test_what_is_named_as_a_secret_is_blanked(key: str) -> None:
+def test_a_value_with_the_name_of_a_secret_is_replaced(key: str) -> None:
     assert logged(**{key: "s3cret"})[key] == "***"
     assert logged(inside={"more": {key: "s3cret"}})["inside"] == {"more": {key: "***"}}
 
 
 @pytest.mark.parametrize("key", ["password_file", "credentials_file", "token_file", "seeded"])
-def test_where_a_secret_lies_is_told(key: str) -> None:
+def test_the_path_of_a_secret_is_logged(key: str) -> None:
     assert logged(**{key: "/run/secrets/x"})[key] == "/run/secrets/x"
 
 
@@ -127,7 +127,7 @@ def test_a_traceback_shows_neither_variables_nor_secrets(form: str) -> None:
     assert "ValueError" in to.getvalue() and held not in to.getvalue() and "s3cret" not in to.getvalue()
 
 
-def test_what_libraries_say_comes_in_the_same_form() -> None:
+def test_lines_of_libraries_have_the_same_form() -> None:
     to = io.StringIO()
     set_up("info", "json", to)
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request from %s", "somebody")
@@ -154,7 +154,7 @@ def test_a_library_that_logs_badly_does_no_harm(monkeypatch: pytest.MonkeyPatch)
     logging.getLogger("odd").warning("%d", "no number")
 
 
-async def test_an_exception_nobody_looked_at_is_one_line() -> None:
+async def test_an_exception_that_was_never_retrieved_is_one_line() -> None:
     to = io.StringIO()
     set_up("info", "json", to)
     asyncio.get_running_loop().call_exception_handler({"message": "lost", "exception": ValueError("why")})
@@ -169,7 +169,7 @@ def test_a_reader_that_is_gone_does_not_end_the_service() -> None:
     structlog.get_logger().error("a.fact")
 
 
-def test_what_repeats_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_lines_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     to = io.StringIO()
     monkeypatch.setattr(logs, "Limiter", lambda n, seconds: Limiter(n, seconds, clock=lambda: now))

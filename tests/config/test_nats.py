@@ -32,5 +32,5 @@ def test_secrets_do_not_show() -> None:
         pytest.param("nats://user:s://ecret@host", "nats://host", id="a scheme in the password"),
     ],
 )
-def test_a_server_is_shown_without_what_opens_it(server: str, shown: str) -> None:
+def test_a_server_is_shown_without_user_and_password(server: str, shown: str) -> None:
     assert Nats((server,)).shown_servers == (shown,)

@@ -22,14 +22,14 @@ def test_no_property_sets_a_number_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("times", "most", "n"), [(1, None, 50), (100, None, 5000), (100, 700, 700), (1, 10, 50)])
-def test_exploring_takes_so_many_times_the_examples_or_as_many_as_are_said(
+def test_exploring_multiplies_the_examples_or_uses_a_given_number(
     monkeypatch: pytest.MonkeyPatch, times: int, most: int | None, n: int
 ) -> None:
     monkeypatch.setattr(exploring, "TIMES", times)
     assert exploring.examples(50, most=most, why="each takes a second") == n
 
 
-def test_whoever_takes_fewer_says_why() -> None:
+def test_a_test_with_fewer_examples_has_a_reason() -> None:
     with pytest.raises(ValueError, match="says why"):
         exploring.examples(50, most=700)
 

@@ -26,7 +26,7 @@ async def test_a_fresh_server_has_jetstream_and_no_streams(server: NatsServer, n
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-async def test_a_restarted_server_is_where_it_was_with_what_it_had(server: NatsServer, nc: Client, kill: bool) -> None:
+async def test_a_restarted_server_has_the_same_port_and_store(server: NatsServer, nc: Client, kill: bool) -> None:
     await nc.jetstream().add_stream(name="S", subjects=["s"])
     await nc.jetstream().publish("s", b"kept")
     url = server.url
@@ -52,7 +52,7 @@ async def test_a_server_is_gone_after_its_block_even_when_paused(tmp_path: Path)
         os.kill(pid, 0)
 
 
-async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+async def test_a_server_that_cannot_start_reports_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no_such_setting"):
         await NatsServer(tmp_path, config="no_such_setting: 1").start()
 
@@ -89,7 +89,7 @@ async def test_a_proxy_forwards_holds_back_delays_and_cuts(server: NatsServer) -
             await ask(client)
 
 
-async def test_a_refusing_proxy_lets_nobody_in_until_it_forwards(server: NatsServer) -> None:
+async def test_a_refusing_proxy_accepts_no_connection_until_it_forwards(server: NatsServer) -> None:
     async with Proxy(server.port or 0) as proxy:
         proxy.refuse()
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)

@@ -83,7 +83,7 @@ ACK = {"consumer_seq": 4, "stream_seq": 2, "ack_time": 151_095_943, "deliveries"
     ],
     ids=["ack", "nak", "max deliveries", "term", "created", "deleted", "stream", "limit"],
 )
-def test_what_the_server_tells_becomes_a_hint(subject: str, data: bytes, hint: Hint) -> None:
+def test_an_advisory_becomes_a_hint(subject: str, data: bytes, hint: Hint) -> None:
     assert Ears().advisories.read(subject, data) == hint
 
 
@@ -117,7 +117,7 @@ def test_what_the_server_tells_becomes_a_hint(subject: str, data: bytes, hint: H
         ("$JS.EVENT.ADVISORY.API.LIMIT_REACHED", payload("advisory.v1.api_audit")),
     ],
 )
-def test_what_no_server_tells_is_no_hint(subject: str, data: bytes) -> None:
+def test_a_malformed_advisory_is_no_hint(subject: str, data: bytes) -> None:
     assert Ears().advisories.read(subject, data) is None
 
 
@@ -138,7 +138,7 @@ async def listening(server: NatsServer, ears: Ears) -> Client:
     return listener
 
 
-async def test_a_real_server_tells_them_all(server: NatsServer, nc: Client) -> None:
+async def test_a_real_server_publishes_every_advisory(server: NatsServer, nc: Client) -> None:
     ears = Ears()
     listener = await listening(server, ears)
     world = RealWorld(nc, server.version)
@@ -179,7 +179,7 @@ async def test_a_real_server_tells_them_all(server: NatsServer, nc: Client) -> N
     await listener.close()
 
 
-async def test_a_forged_one_is_counted_and_the_next_is_heard(server: NatsServer, nc: Client) -> None:
+async def test_a_forged_advisory_is_counted_and_the_next_is_read(server: NatsServer, nc: Client) -> None:
     ears = Ears()
     listener = await listening(server, ears)
     for data in (b"", b"\x00" * 100, payload("advisory.v1.nak", consumer="d"), payload("advisory.v1.nak")):

@@ -22,12 +22,12 @@ from tests.worlds.scripted_server import TS, Reader, Scripted, consumer, page, r
         ({"max_msgs": 10, "discard": "new"}, {}, False),
     ],
 )
-async def test_a_stream_at_its_limit_pushes_out_old_ones(config: dict[str, Any], state: Any, full: bool) -> None:
+async def test_a_stream_at_its_limit_removes_old_messages(config: dict[str, Any], state: Any, full: bool) -> None:
     reader = Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=stream(config=config, **state)))
     assert (await reader.consumers("S")).look.at_limit is full
 
 
-async def test_a_mirror_is_told_by_its_configuration() -> None:
+async def test_a_mirror_is_recognised_by_its_config() -> None:
     config = {"subjects": None, "mirror": {"name": "S"}}
     look = (await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [stream(config=config)]})).streams()).looks[0]
     assert (look.origin, look.subjects) == ("S", ())
@@ -68,9 +68,7 @@ async def test_a_mirror_is_told_by_its_configuration() -> None:
         ),
     ],
 )
-async def test_the_configuration_is_read_for_what_bears_on_the_judgement(
-    changes: dict[str, Any], fact: str, value: Any
-) -> None:
+async def test_the_config_is_read(changes: dict[str, Any], fact: str, value: Any) -> None:
     reading, _ = await read(consumer(**{f"config__{k}": v for k, v in changes.items()}))
     assert getattr(reading.samples[0].config, fact) == value
 
@@ -102,7 +100,7 @@ async def test_metadata_beyond_its_bounds_is_left_out_and_counted(metadata: Any,
     ],
     ids=["pull", "push to nobody", "push to somebody"],
 )
-async def test_a_push_consumer_tells_whether_somebody_listens(changes: dict[str, Any], bound: bool) -> None:
+async def test_a_push_consumer_shows_whether_it_has_a_subscriber(changes: dict[str, Any], bound: bool) -> None:
     reading, _ = await read(consumer(**changes))
     assert reading.samples[0].bound is bound
 

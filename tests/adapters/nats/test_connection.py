@@ -31,7 +31,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
 
 
-async def test_a_killed_server_that_comes_back_is_listened_to_again(server: NatsServer, nc: PlainClient) -> None:
+async def test_subscriptions_come_back_after_a_killed_server_restarts(server: NatsServer, nc: PlainClient) -> None:
     async with connected(options(server)) as (connection, listener):
         await up(connection)
         await server.restart(kill=True)
@@ -40,7 +40,7 @@ async def test_a_killed_server_that_comes_back_is_listened_to_again(server: Nats
         assert listener.rebuilds >= 1
 
 
-async def test_a_black_hole_is_noticed_by_the_round_trip(server: NatsServer) -> None:
+async def test_a_silent_network_is_noticed_by_the_round_trip(server: NatsServer) -> None:
     async with Proxy(server.port) as proxy, connected(Nats((proxy.url,))) as (connection, _):
         await up(connection)
         proxy.black_hole()
@@ -53,7 +53,7 @@ async def test_a_black_hole_is_noticed_by_the_round_trip(server: NatsServer) -> 
         await up(connection, 2)
 
 
-async def test_one_late_answer_costs_no_connection(server: NatsServer, nc: PlainClient) -> None:
+async def test_one_late_pong_does_not_end_the_connection(server: NatsServer, nc: PlainClient) -> None:
     async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, listener):
         await up(connection)
         proxy.delay = 0.15  # each way: a round trip takes longer than the 0.2 s it is given
@@ -74,7 +74,7 @@ async def test_a_dead_read_loop_is_noticed_though_it_looks_connected(server: Nat
         await hears(listener, lambda: nc.publish("news", b"again"), b"again")
 
 
-async def test_a_busy_moment_of_our_own_costs_no_connection(server: NatsServer) -> None:
+async def test_a_busy_event_loop_does_not_end_the_connection(server: NatsServer) -> None:
     async with connected(options(server)) as (connection, _):
         await up(connection)
         for _ in range(3):
@@ -94,7 +94,7 @@ async def test_a_lame_duck_is_left_at_once(server: NatsServer) -> None:
         await eventually(left, "the server that is going to be left", 5)  # it would keep us for 10 s
 
 
-async def test_who_hangs_up_at_once_is_not_called_without_a_pause() -> None:
+async def test_a_server_that_closes_at_once_is_retried_with_pauses() -> None:
     calls: list[float] = []
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,7 +118,7 @@ async def test_who_hangs_up_at_once_is_not_called_without_a_pause() -> None:
     assert calls[4] - calls[0] >= 0.2 * (0.1 + 0.2 + 0.4 + 0.8)
 
 
-async def test_a_right_that_was_taken_and_given_back_is_used_again(start_server: StartServer) -> None:
+async def test_a_permission_that_was_removed_and_granted_again_is_used_again(start_server: StartServer) -> None:
     def config(deny: str) -> str:
         rights = f'permissions: {{publish: ">", subscribe: {{allow: ">"{deny}}}}}'
         return f'authorization {{users: [{{user: "us", password: "p", {rights}}}, {{user: "it", password: "p"}}]}}'

@@ -49,7 +49,7 @@ FILTERS = pytest.mark.parametrize("filters", [WHOLE, COVERING, PART, TWO])
 
 
 @FILTERS
-async def test_a_backlog_that_expires_is_lost_and_the_first_sample_that_shows_it_says_so(
+async def test_a_backlog_that_expires_is_lost_in_the_first_sample_that_shows_it(
     at: Following, filters: tuple[str, ...]
 ) -> None:
     await at.world.add_stream("S", "s.>", max_age=EXPIRES)
@@ -73,7 +73,7 @@ async def test_a_backlog_that_lower_limits_drop_is_lost(at: Following, filters: 
 
 
 @pytest.mark.parametrize("filters", [PART, TWO])
-async def test_a_backlog_that_another_subject_pushes_out_is_lost(at: Following, filters: tuple[str, ...]) -> None:
+async def test_a_backlog_evicted_by_another_subject_is_lost(at: Following, filters: tuple[str, ...]) -> None:
     if len(filters) > 1 and not at.world.tells_time:
         pytest.skip(f"{NOT_WITH_THIS_SERVER}: several filters came with 2.10")
     await at.world.add_stream("S", "s.>", max_msgs=150)
@@ -85,7 +85,7 @@ async def test_a_backlog_that_another_subject_pushes_out_is_lost(at: Following, 
 
 
 @FILTERS
-async def test_a_stream_at_its_limit_is_never_said_to_lose_more_than_it_does(
+async def test_a_stream_at_its_limit_never_counts_more_losses_than_it_has(
     at: Following, filters: tuple[str, ...]
 ) -> None:
     await at.world.add_stream("S", "s.>", max_msgs=50)
@@ -100,7 +100,9 @@ async def test_a_stream_at_its_limit_is_never_said_to_lose_more_than_it_does(
 
 
 @FILTERS
-async def test_what_a_worker_gets_before_it_goes_is_not_lost(at: Following, filters: tuple[str, ...]) -> None:
+async def test_a_message_that_a_worker_got_before_it_expired_is_not_lost(
+    at: Following, filters: tuple[str, ...]
+) -> None:
     await at.world.add_stream("S", "s.>", max_msgs=20)
     await at.world.add_consumer(C, *filters)
     readings = []
@@ -116,7 +118,7 @@ async def test_what_a_worker_gets_before_it_goes_is_not_lost(at: Following, filt
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
 @pytest.mark.parametrize("filters", [WHOLE, PART])
 @pytest.mark.parametrize("limits", [{}, {"max_age": 3_600_000_000_000}, {"max_msgs": 1000}], ids=str)
-async def test_what_is_acknowledged_between_the_sample_and_the_look_is_not_lost(
+async def test_a_message_acked_between_the_sample_and_the_look_is_not_lost(
     at: Following, retention: str, filters: tuple[str, ...], limits: dict[str, int]
 ) -> None:
     await at.world.add_stream("S", "s.>", retention=Retention(retention), **limits)
@@ -132,7 +134,7 @@ async def test_what_is_acknowledged_between_the_sample_and_the_look_is_not_lost(
 
 
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
-async def test_a_work_queue_that_expires_loses_what_nobody_had(at: Following, retention: str) -> None:
+async def test_a_work_queue_that_expires_loses_undelivered_messages(at: Following, retention: str) -> None:
     await at.world.add_stream("S", "s.>", retention=Retention(retention), max_age=EXPIRES)
     await at.world.add_consumer(C, "s.a")
     await at.world.publish("S", "s.a", 40)
@@ -143,7 +145,7 @@ async def test_a_work_queue_that_expires_loses_what_nobody_had(at: Following, re
 
 
 @FILTERS
-async def test_what_newer_messages_take_the_place_of_is_not_lost(at: Following, filters: tuple[str, ...]) -> None:
+async def test_a_message_replaced_by_a_newer_one_is_not_lost(at: Following, filters: tuple[str, ...]) -> None:
     await at.world.add_stream("S", "s.>", max_msgs_per_subject=5, max_age=3_600_000_000_000)
     await at.world.add_consumer(C, *filters)
     readings = []
@@ -156,7 +158,7 @@ async def test_what_newer_messages_take_the_place_of_is_not_lost(at: Following, 
 
 @FILTERS
 @pytest.mark.parametrize("limits", [{}, {"max_age": 3_600_000_000_000}], ids=["without limits", "with an age limit"])
-async def test_what_is_purged_or_deleted_by_hand_is_not_lost(
+async def test_a_message_purged_or_deleted_by_hand_is_not_lost(
     at: Following, filters: tuple[str, ...], limits: dict[str, int]
 ) -> None:
     if limits and not at.world.tells_time:
@@ -179,9 +181,7 @@ async def test_what_is_purged_or_deleted_by_hand_is_not_lost(
 
 
 @FILTERS
-async def test_a_loss_while_nobody_looked_is_counted_by_whoever_looks_next(
-    at: Following, filters: tuple[str, ...]
-) -> None:
+async def test_a_loss_between_two_readings_is_counted_by_the_next_one(at: Following, filters: tuple[str, ...]) -> None:
     await at.world.add_stream("S", "s.>", max_age=EXPIRES)
     await at.world.add_consumer(C, *filters)
     await at.world.publish("S", "s.a", 40)

@@ -74,7 +74,7 @@ async def test_a_small_cap_is_full_whenever_the_worker_works(at: Following) -> N
     assert await at.says() is Diagnosis.CAP_REACHED
 
 
-async def test_nobody_pulls_until_a_worker_comes(at: Following) -> None:
+async def test_no_worker_pulls_until_one_starts(at: Following) -> None:
     await at.world.add_consumer(C)
     await at.world.publish("S", "s.a", 50)
     assert await at.says() is Diagnosis.NOBODY_PULLING
@@ -84,7 +84,7 @@ async def test_nobody_pulls_until_a_worker_comes(at: Following) -> None:
     assert reading.diagnosis is Diagnosis.DRAINING
 
 
-async def test_nobody_listens_to_a_push_consumer(at: Following, server: NatsServer) -> None:
+async def test_a_push_consumer_has_no_subscriber(at: Following, server: NatsServer) -> None:
     await at.world.add_consumer(C, deliver_subject="to.me")
     await at.world.publish("S", "s.a", 50)
     assert await at.says() is Diagnosis.NOBODY_PULLING
@@ -99,7 +99,7 @@ async def test_nobody_listens_to_a_push_consumer(at: Following, server: NatsServ
     await worker.close()
 
 
-async def test_a_message_nobody_can_handle_is_poison(at: Following) -> None:
+async def test_a_message_that_no_worker_can_process_is_poison(at: Following) -> None:
     await at.world.add_consumer(C, max_deliver=1)
     await at.world.publish("S", "s.a", 2)
     await at.world.pull(C, 1)
@@ -119,7 +119,7 @@ async def test_a_terminated_message_is_poison(at: Following) -> None:
     assert await at.says() is Diagnosis.POISON
 
 
-async def test_a_stream_that_refuses_what_is_new_is_full(at: Following) -> None:
+async def test_a_stream_that_refuses_new_messages_is_full(at: Following) -> None:
     await at.world.delete_stream("S")
     await at.world.add_stream("S", "s.>", max_msgs=10, discard="new")
     await at.world.add_consumer(C)
@@ -132,7 +132,7 @@ async def test_a_stream_that_refuses_what_is_new_is_full(at: Following) -> None:
     assert (await at.read()).stream_fill == 1.0
 
 
-async def test_a_stream_that_drops_old_ones_is_full_for_who_has_a_queue(at: Following) -> None:
+async def test_a_stream_that_drops_old_messages_is_full_for_a_consumer_with_a_backlog(at: Following) -> None:
     await at.world.delete_stream("S")
     await at.world.add_stream("S", "s.>", max_msgs=20)
     await at.world.add_consumer(C)
@@ -146,7 +146,7 @@ async def test_a_stream_that_drops_old_ones_is_full_for_who_has_a_queue(at: Foll
     assert await at.says() is Diagnosis.IDLE
 
 
-async def test_more_comes_than_goes_then_less(at: Following) -> None:
+async def test_arrivals_exceed_acks_and_then_fall_below_them(at: Following) -> None:
     await at.world.add_consumer(C)
     for _ in range(6):
         await at.world.publish("S", "s.a", 30)
@@ -171,7 +171,7 @@ async def test_a_paused_consumer_is_paused_whatever_waits(at: Following) -> None
     assert await at.says() is Diagnosis.PAUSED
 
 
-async def test_history_being_read_is_no_overload(at: Following) -> None:
+async def test_reading_history_is_not_an_overload(at: Following) -> None:
     at.track = ConsumerTracker(appeared=True)
     await at.world.publish("S", "s.a", 100)
     await at.world.add_consumer(C)

@@ -196,14 +196,14 @@ async def test_a_decision_is_answered_and_counted_under_the_watched_subject(aske
     assert asker.counts.decided == [("orders.*", "gateway", "reject")]
 
 
-async def test_a_consumer_is_known_by_its_inbox(asker: Asker) -> None:
+async def test_a_consumer_is_identified_by_its_inbox(asker: Asker) -> None:
     for _ in range(2):
         await asker.answer(f"{P}.decide.consumer.orders.new", b'{"max_messages": 7}')
     (_, _, request, first), (_, _, _, second) = asker.desk.asked
     assert request == ConsumerRequest(7) and first == second and first.startswith("_INBOX.")
 
 
-async def test_an_encoded_tail_stands_for_its_subject(asker: Asker) -> None:
+async def test_an_encoded_tail_is_decoded(asker: Asker) -> None:
     assert (await asker.answer(f"{P}.decide.gateway.orders.=2A"))["subject"] == "orders.*"
 
 
@@ -309,14 +309,14 @@ async def test_null_means_default(asker: Asker) -> None:
     assert asker.desk.asked == [("gateway", "orders.new", GatewayRequest())]
 
 
-async def test_tail_before_payload_and_payload_before_what_is_watched(asker: Asker) -> None:
+async def test_the_tail_is_checked_before_the_payload_and_the_payload_before_the_subject(asker: Asker) -> None:
     assert "canonical" in (await asker.error(f"{P}.decide.gateway.a=2Eb", b"nonsense"))[1]
     assert (await asker.error(f"{P}.decide.gateway.nobody", b"nonsense"))[0] == "400"
     assert (await asker.error(f"{P}.decide.gateway.a=2Eb", b" " * (LARGEST_REQUEST + 1)))[1].startswith("a request of")
     assert (await asker.error(f"{P}.decide.gateway.nobody"))[0] == "404"
 
 
-async def test_a_failure_of_ours_is_a_500_that_tells_nothing(asker: Asker) -> None:
+async def test_an_exception_is_a_500_without_details(asker: Asker) -> None:
     with capture_logs() as logs:
         code, text = await asker.error(f"{P}.decide.gateway.orders.broken")
     assert code == "500" and "secret" not in text and "RuntimeError" not in text
@@ -335,7 +335,7 @@ EVIL = [STOLEN, "$KV.backpressure_state.orders", f"{P}.event.recovery.orders", "
     + [f"{P}.get.status", f"{P}.validate.policy", f"{P}.decide.gateway.=bad", ALIAS]
     + ["$SRV.PING", "$SRV.INFO.backpressure", "$SRV.STATS"],
 )
-async def test_nothing_is_answered_but_to_an_inbox(asker: Asker, asked: str, reply: str) -> None:
+async def test_only_requests_with_an_inbox_are_answered(asker: Asker, asked: str, reply: str) -> None:
     js = asker.nc.jetstream()
     await js.add_stream(name="VICTIM", subjects=["victim.>"])
     heard = await asker.nc.subscribe(reply if reply != STOLEN else "$JS.EVENT.ADVISORY.STREAM.DELETED.>")
@@ -365,7 +365,7 @@ async def test_reply_prefixes_of_the_settings_are_answered_too(server: NatsServe
     await asker.ours.close()
 
 
-async def test_it_is_a_service_any_tool_can_find(asker: Asker) -> None:
+async def test_any_tool_can_discover_the_service(asker: Asker) -> None:
     for subject in ("$SRV.PING", "$SRV.PING.backpressure", "$SRV.INFO", "$SRV.STATS.backpressure"):
         found = json.loads((await asker.ask(subject)).data)
         assert (found["name"], found["version"]) == ("backpressure", __version__)
@@ -382,7 +382,7 @@ async def test_it_is_a_service_any_tool_can_find(asker: Asker) -> None:
     }
 
 
-async def test_errors_are_in_the_stats_and_tell_nothing_of_our_insides(asker: Asker) -> None:
+async def test_errors_are_in_the_stats_without_details(asker: Asker) -> None:
     await asker.error(f"{P}.decide.gateway.nobody")
     await asker.error(f"{P}.decide.gateway.orders.broken")
     found = json.loads((await asker.ask("$SRV.STATS")).data)
@@ -410,18 +410,18 @@ BAD_QUERIES = {
 
 
 @pytest.mark.parametrize("payload", BAD_QUERIES.values(), ids=BAD_QUERIES.keys())
-async def test_a_malformed_query_of_the_router_is_refused_its_way(asker: Asker, payload: bytes) -> None:
+async def test_a_malformed_query_of_the_router_is_refused_in_its_format(asker: Asker, payload: bytes) -> None:
     found = await asker.answer(ALIAS, payload)
     assert found["success"] is False and found["error"]["code"] == "invalid_request" and found["error"]["message"]
 
 
-async def test_a_failure_under_the_alias_tells_nothing(asker: Asker) -> None:
+async def test_an_exception_under_the_alias_has_no_details(asker: Asker) -> None:
     with capture_logs():
         found = await asker.answer(ALIAS, b'{"subject": "orders.broken"}')
     assert found["error"]["code"] == "internal_error" and "secret" not in found["error"]["message"]
 
 
-async def test_an_alias_that_a_stream_captures_is_given_up_and_taken_again(server: NatsServer, nc: Client) -> None:
+async def test_an_alias_that_a_stream_captures_is_dropped_and_subscribed_again(server: NatsServer, nc: Client) -> None:
     captors: list[str] = ["ROUTER"]
     asker = await serving(server, nc, alias=ALIAS, captured=lambda subject: captors)
     with pytest.raises(nats.errors.NoRespondersError):
@@ -439,7 +439,7 @@ async def test_an_alias_that_a_stream_captures_is_given_up_and_taken_again(serve
     await asker.responder.check_alias()
 
 
-async def test_one_replica_answers_and_a_new_client_serves_anew(server: NatsServer, nc: Client) -> None:
+async def test_one_replica_answers_and_a_new_client_serves_again(server: NatsServer, nc: Client) -> None:
     one, two = [await serving(server, nc, alias=ALIAS) for _ in range(2)]
     for _ in range(20):
         await one.ask(f"{P}.decide.gateway.orders.new")
@@ -452,7 +452,7 @@ async def test_one_replica_answers_and_a_new_client_serves_anew(server: NatsServ
     await again.close()
 
 
-async def test_a_list_is_cut_at_the_last_whole_status_and_says_where_to_go_on(start_server: StartServer) -> None:
+async def test_a_list_is_cut_at_the_last_whole_status_and_has_the_next_offset(start_server: StartServer) -> None:
     server = await start_server("max_payload: 20KB")
     nc = await nats.connect(server.url)
     asker = await serving(server, nc)
@@ -469,7 +469,7 @@ async def test_a_list_is_cut_at_the_last_whole_status_and_says_where_to_go_on(st
     await asker.ours.close()
 
 
-async def test_no_answer_is_larger_than_the_server_takes(start_server: StartServer) -> None:
+async def test_no_reply_is_larger_than_max_payload(start_server: StartServer) -> None:
     server = await start_server("max_payload: 20KB")
     nc = await nats.connect(server.url)
     asker = await serving(server, nc)
@@ -485,7 +485,7 @@ async def test_no_answer_is_larger_than_the_server_takes(start_server: StartServ
     await asker.ours.close()
 
 
-async def test_a_flood_is_bounded_and_others_get_their_turn(server: NatsServer, nc: Client) -> None:
+async def test_a_flood_is_bounded_and_other_requests_are_answered(server: NatsServer, nc: Client) -> None:
     dropped = Counter[str]()
 
     async def on_error(error: Exception) -> None:
@@ -520,7 +520,7 @@ async def test_a_flood_is_bounded_and_others_get_their_turn(server: NatsServer, 
     await ours.close()
 
 
-async def test_what_has_arrived_is_answered_before_it_stops(asker: Asker) -> None:
+async def test_requests_that_have_arrived_are_answered_before_it_stops(asker: Asker) -> None:
     inbox = asker.nc.new_inbox()
     answers = await asker.nc.subscribe(inbox)
     for _ in range(500):
@@ -536,7 +536,7 @@ async def test_what_has_arrived_is_answered_before_it_stops(asker: Asker) -> Non
         await asker.ask(f"{P}.decide.gateway.orders.new")
 
 
-async def test_stopping_keeps_to_its_time_when_the_server_does_not_answer(asker: Asker, server: NatsServer) -> None:
+async def test_stop_returns_in_time_when_the_server_does_not_answer(asker: Asker, server: NatsServer) -> None:
     server.pause()
     began = asyncio.get_running_loop().time()
     await asker.responder.stop(0.3)
@@ -544,7 +544,7 @@ async def test_stopping_keeps_to_its_time_when_the_server_does_not_answer(asker:
     server.resume()
 
 
-async def test_stopping_without_a_connection_is_nothing(asker: Asker) -> None:
+async def test_stop_without_a_connection_returns(asker: Asker) -> None:
     await asker.ours.close()
     await asker.responder.stop(1.0)
 
@@ -553,7 +553,7 @@ EVENTS = f"{P}.get.events.{SUBJECT}"
 OLDER = b'{"since": "2025-12-31T00:00:00Z", "limit": 1000}'
 
 
-async def test_the_past_is_answered(asker: Asker) -> None:
+async def test_queries_of_history_are_answered(asker: Asker) -> None:
     found = await asker.answer(EVENTS, OLDER)
     assert [e["seq"] for e in found["events"]] == list(range(900, 0, -1))
     assert (found["truncated"], found["matched"]) == (False, [SUBJECT])
@@ -568,11 +568,11 @@ async def test_the_past_is_answered(asker: Asker) -> None:
 
 
 @pytest.mark.parametrize("endpoint", PAST)
-async def test_of_what_nobody_watches_there_is_no_past(asker: Asker, endpoint: str) -> None:
+async def test_an_unwatched_subject_has_no_history(asker: Asker, endpoint: str) -> None:
     assert (await asker.error(f"{P}.{endpoint}.nobody"))[0] == "404"
 
 
-async def test_only_so_many_read_the_stream_at_once_and_hold_up_nobody_else(asker: Asker) -> None:
+async def test_queries_that_read_the_stream_are_bounded_and_delay_no_other(asker: Asker) -> None:
     asker.stream.let.clear()
     waiting = [asyncio.ensure_future(asker.answer(EVENTS, OLDER)) for _ in range(CONCURRENT_READS)]
     for _ in waiting:
@@ -587,7 +587,7 @@ async def test_only_so_many_read_the_stream_at_once_and_hold_up_nobody_else(aske
     assert len((await asker.answer(EVENTS, OLDER))["events"]) == 900
 
 
-async def test_a_question_that_reads_the_stream_is_answered_before_it_stops(asker: Asker) -> None:
+async def test_a_query_that_reads_the_stream_is_answered_before_it_stops(asker: Asker) -> None:
     asker.stream.let.clear()
     waiting = asyncio.ensure_future(asker.answer(EVENTS, OLDER))
     await asker.stream.arrived.acquire()
@@ -598,7 +598,7 @@ async def test_a_question_that_reads_the_stream_is_answered_before_it_stops(aske
     assert len((await waiting)["events"]) == 900
 
 
-async def test_a_client_that_goes_under_a_question_harms_nothing(asker: Asker) -> None:
+async def test_a_client_that_disconnects_during_a_query_does_no_harm(asker: Asker) -> None:
     asker.stream.let.clear()
     inbox = asker.nc.new_inbox()
     await asker.nc.publish(EVENTS, OLDER, reply=inbox)
@@ -608,7 +608,7 @@ async def test_a_client_that_goes_under_a_question_harms_nothing(asker: Asker) -
     await asker.responder.stop(1.0)
 
 
-async def test_events_are_cut_below_what_a_message_may_hold(start_server: StartServer) -> None:
+async def test_events_are_cut_below_max_payload(start_server: StartServer) -> None:
     server = await start_server("max_payload: 16KB")
     nc = await nats.connect(server.url)
     asker = await serving(server, nc)

@@ -58,7 +58,7 @@ async def test_of_two_that_send_the_same_event_one_is_stored(nc: Client) -> None
         assert await count(nc) == 5
 
 
-async def test_an_answer_lost_each_time_tells_each_event_once(nc: Client) -> None:
+async def test_an_event_whose_ack_is_lost_each_time_is_published_once(nc: Client) -> None:
     async with real(nc) as (requests, _, publisher):
         for seq in range(1, 5):
             requests.lose = 1
@@ -68,7 +68,7 @@ async def test_an_answer_lost_each_time_tells_each_event_once(nc: Client) -> Non
         assert await count(nc) == 4
 
 
-async def test_a_late_copy_is_refused_even_when_its_id_is_forgotten(nc: Client) -> None:
+async def test_a_late_copy_is_refused_after_the_duplicate_window(nc: Client) -> None:
     js = nc.jetstream()
     await js.add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"], duplicate_window=0.1)
     async with real(nc) as (requests, _, publisher):
@@ -109,7 +109,7 @@ async def test_a_stream_that_went_is_unavailable_and_numbers_go_on_in_the_next(n
 
 @pytest.mark.parametrize("junk", [b"", b"hello", b"\xff", b"[]", b'{"id": "x", "seq": 99999}', b'{"seq": -1}'])
 @pytest.mark.parametrize("kind", ["junk", "backpressure_active"])
-async def test_what_others_publish_there_hides_and_moves_nothing(nc: Client, junk: bytes, kind: str) -> None:
+async def test_messages_of_other_programs_change_nothing(nc: Client, junk: bytes, kind: str) -> None:
     async with real(nc) as (_, _, publisher):
         await publisher.publish(event(1))
         await publisher.publish(event(2, EventType.WARNING, to=Status.WARNING))
@@ -133,7 +133,7 @@ async def test_our_own_event_is_found_far_behind_the_newest(nc: Client) -> None:
             await publisher_of(requests).publish(event(2, epoch="f"))
 
 
-async def test_a_refusal_is_said_once(nc: Client) -> None:
+async def test_a_refusal_is_logged_once(nc: Client) -> None:
     js = nc.jetstream()
     await js.add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"], max_msg_size=10)
     async with real(nc) as (_, _, publisher):
@@ -145,7 +145,7 @@ async def test_a_refusal_is_said_once(nc: Client) -> None:
 
 
 @pytest.mark.parametrize("code", [10008, 10158])
-async def test_what_a_cluster_refuses_in_passing_is_not_said(nc: Client, code: int) -> None:
+async def test_a_transient_error_of_a_cluster_is_not_logged(nc: Client, code: int) -> None:
     async with real(nc) as (requests, _, publisher):
         requests.refuse = code
         with capture_logs() as logs, pytest.raises(Unavailable):

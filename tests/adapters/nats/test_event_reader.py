@@ -148,7 +148,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize(("wanted", "expected"), ASKED.values(), ids=ASKED.keys())
-async def test_those_that_are_wanted_come_the_newest_first(world: World, wanted: EventQuery, expected: Any) -> None:
+async def test_wanted_events_come_newest_first(world: World, wanted: EventQuery, expected: Any) -> None:
     await world.tell(*mixed(30))
     page = await world.log.older(wanted)
     if expected is None:
@@ -158,20 +158,20 @@ async def test_those_that_are_wanted_come_the_newest_first(world: World, wanted:
     assert all(found.subject == wanted.subject for found in page.events)
 
 
-async def test_more_than_the_limit_is_said(world: World) -> None:
+async def test_more_than_the_limit_is_marked_incomplete(world: World) -> None:
     await world.tell(*mixed(30))
     page = await world.log.older(EventQuery(SUBJECT, 29))
     assert seqs(page.events) == list(range(30, 1, -1)) and not page.whole
 
 
-async def test_of_nothing_told_all_is_nothing(world: World) -> None:
+async def test_an_empty_stream_gives_an_empty_whole_page(world: World) -> None:
     page = await world.log.older(EventQuery(SUBJECT, 10))
     assert page.events == () and page.whole
     taken: list[CachedEvent] = []
     assert await world.log.recall(T0, 10, taken.append) == T0 and taken == []
 
 
-async def test_pages_by_until_bring_each_event(world: World) -> None:
+async def test_pages_by_until_have_each_event(world: World) -> None:
     # Four to a moment: what follows from one sample is concluded at once.
     await world.tell(*[told(seq, T0 + 1000 * (seq // 4)) for seq in range(1, 60)])
     found: dict[int, CachedEvent] = {}
@@ -185,7 +185,7 @@ async def test_pages_by_until_bring_each_event(world: World) -> None:
     assert sorted(found) == list(range(1, 60))
 
 
-async def test_a_pass_takes_all_subjects_in_order(world: World) -> None:
+async def test_recall_reads_all_subjects_in_order(world: World) -> None:
     await world.tell(*mixed(20))
     taken: list[CachedEvent] = []
     since = await world.log.recall(T0, 1000, taken.append)
@@ -193,7 +193,7 @@ async def test_a_pass_takes_all_subjects_in_order(world: World) -> None:
     assert seqs([e for e in taken if e.subject == SUBJECT]) == list(range(1, 21))
 
 
-async def test_a_pass_takes_the_newest_where_there_are_too_many(world: World) -> None:
+async def test_recall_reads_the_newest_if_there_are_too_many(world: World) -> None:
     await world.tell(*mixed(20))
     taken: list[CachedEvent] = []
     since = await world.log.recall(T0, 12, taken.append)
@@ -201,14 +201,14 @@ async def test_a_pass_takes_the_newest_where_there_are_too_many(world: World) ->
     assert since > T0
 
 
-async def test_a_pass_of_many_pulls_is_complete(stored: RealWorld) -> None:
+async def test_recall_with_many_pulls_is_complete(stored: RealWorld) -> None:
     await stored.tell(*run(1, 1234))
     taken: list[CachedEvent] = []
     await stored.log.recall(T0, 10_000, taken.append)
     assert seqs(taken) == list(range(1, 1235))
 
 
-async def test_a_pass_begins_before_the_moment_by_what_clocks_may_differ(
+async def test_recall_starts_earlier_by_the_difference_of_clocks(
     stored: RealWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stored.tell(*run(1, 2))
@@ -221,7 +221,7 @@ async def test_a_pass_begins_before_the_moment_by_what_clocks_may_differ(
     assert taken == []
 
 
-async def test_what_the_publisher_publishes_is_read_back(stored: RealWorld) -> None:
+async def test_published_events_are_read_back(stored: RealWorld) -> None:
     publisher = publisher_of(stored.requests)
     for seq in (1, 2, 3):
         await publisher.publish(concluded(seq))
@@ -234,7 +234,7 @@ JUNK = [b"", b"hello", b"\xff", b"[]", b'{"id": "x", "seq": 99999}', b"x" * 70_0
 
 
 @pytest.mark.parametrize("many", [True, False], ids=["batches", "singly"])
-async def test_what_others_put_there_is_left_out_and_counted(stored: RealWorld, many: bool) -> None:
+async def test_messages_of_other_programs_are_left_out_and_counted(stored: RealWorld, many: bool) -> None:
     if not many:
         stored.log.batches.read_single()
     ours = f"backpressure.v1.event.recovery.{encode(SUBJECT)}"
@@ -255,7 +255,7 @@ async def test_what_others_put_there_is_left_out_and_counted(stored: RealWorld, 
     assert seqs(taken) == [1, 2, 3, 4, 5]
 
 
-async def test_a_purge_leaves_what_came_after(stored: RealWorld) -> None:
+async def test_after_a_purge_only_later_events_are_read(stored: RealWorld) -> None:
     await stored.tell(*mixed(20))
     await stored.nc.jetstream().purge_stream(NAMES.events_stream)
     assert await stored.log.older(EventQuery(SUBJECT, 10)) == await stored.log.older(EventQuery("nobody", 10))
@@ -267,13 +267,13 @@ async def test_a_purge_leaves_what_came_after(stored: RealWorld) -> None:
     assert seqs(taken) == [21, 22, 23]
 
 
-async def test_a_stream_that_is_not_there_holds_nothing(nc: Client) -> None:
+async def test_a_missing_stream_is_empty(nc: Client) -> None:
     log = RealWorld(nc).log
     assert (await log.older(EventQuery(SUBJECT, 10))).events == ()
     assert await log.recall(T0, 10, lambda event: None) == T0
 
 
-async def test_a_server_that_is_away_is_unavailable(stored: RealWorld, server: NatsServer) -> None:
+async def test_a_server_that_does_not_answer_is_unavailable(stored: RealWorld, server: NatsServer) -> None:
     await stored.nc.close()
     with pytest.raises(Unavailable):
         await stored.log.older(EventQuery(SUBJECT, 10))
@@ -281,7 +281,7 @@ async def test_a_server_that_is_away_is_unavailable(stored: RealWorld, server: N
         await stored.log.recall(T0, 10, lambda event: None)
 
 
-async def test_no_question_makes_a_consumer(stored: RealWorld) -> None:
+async def test_a_query_creates_no_consumer(stored: RealWorld) -> None:
     await stored.tell(*mixed(20))
     await stored.log.older(EventQuery(SUBJECT, 10, until=T0 + 9000))
     assert (await stored.nc.jetstream().stream_info(NAMES.events_stream)).state.consumer_count == 0
@@ -300,7 +300,7 @@ async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) 
     assert stored.nc.stats["out_msgs"] - begun < 30
 
 
-async def test_singly_a_page_ends_at_its_reads_and_the_next_goes_on(stored: RealWorld) -> None:
+async def test_without_batches_a_page_ends_at_the_limit_of_reads_and_the_next_continues(stored: RealWorld) -> None:
     stored.log.batches.read_single()
     await stored.tell(*run(1, 700))
     first = await stored.log.older(EventQuery(SUBJECT, 1000))
@@ -325,7 +325,7 @@ async def test_time_is_bounded_too(stored: RealWorld, monkeypatch: pytest.Monkey
     assert page.events == () and not page.whole
 
 
-async def test_a_stream_without_direct_access_is_read_singly(nc: Client) -> None:
+async def test_a_stream_without_direct_access_is_read_one_by_one(nc: Client) -> None:
     await nc.jetstream().add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"])
     world = RealWorld(nc)
     await world.tell(*run(1, 20))
@@ -335,7 +335,7 @@ async def test_a_stream_without_direct_access_is_read_singly(nc: Client) -> None
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["as documented", "without direct access"])
-async def test_the_rights_that_are_documented_are_enough(
+async def test_the_documented_permissions_are_enough(
     start_server: StartServer, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "BATCH_SILENCE", 0.2)
@@ -378,7 +378,7 @@ layouts = st.lists(st.integers(1, 100_000) | st.integers(1, 9), max_size=120)
 @given(layouts, st.booleans(), st.integers(1, 130), st.none() | st.integers(0, 121), st.none() | st.integers(0, 121))
 @example([1] * 100 + [100_000], False, 5, None, None)
 @example([100_000] + [1] * 100, False, 130, 50, 40)
-async def test_however_the_events_lie_the_newest_of_those_wanted_are_found(
+async def test_the_newest_wanted_events_are_found_in_any_layout(
     gaps: list[int], many: bool, limit: int, until: int | None, before: int | None
 ) -> None:
     places = {}

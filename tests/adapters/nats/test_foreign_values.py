@@ -66,7 +66,7 @@ async def connected(server: NatsServer, counted: list[str]) -> AsyncIterator[Con
 
 @pytest.mark.parametrize("last", [False, True], ids=["in between", "as the newest"])
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
-async def test_the_state_bucket_is_read_around_it(
+async def test_the_state_bucket_is_read_without_the_foreign_value(
     server: NatsServer, nc: PlainClient, poison: bytes, last: bool
 ) -> None:
     counted: list[str] = []
@@ -91,7 +91,7 @@ async def test_the_state_bucket_is_read_around_it(
 
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
-async def test_the_policy_bucket_is_read_around_it_and_at_once(
+async def test_the_policy_bucket_is_read_at_once_without_the_foreign_value(
     server: NatsServer, nc: PlainClient, poison: bytes
 ) -> None:
     counted: list[str] = []
@@ -128,7 +128,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("change", ABSURD.values(), ids=ABSURD.keys())
-async def test_a_record_we_cannot_have_written_is_stepped_over(
+async def test_a_record_that_we_cannot_have_written_is_ignored(
     server: NatsServer, nc: PlainClient, change: dict[str, object]
 ) -> None:
     counted: list[str] = []
@@ -145,7 +145,7 @@ async def test_a_record_we_cannot_have_written_is_stepped_over(
         assert [(line["event"], line["key"]) for line in lines] == [("state.malformed", "bad")]
 
 
-async def test_a_value_nested_beyond_reason_is_stepped_over(server: NatsServer, nc: PlainClient) -> None:
+async def test_a_value_nested_too_deep_is_ignored(server: NatsServer, nc: PlainClient) -> None:
     counted: list[str] = []
     async with connected(server, counted) as connection:
         store = JetStreamStateStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)

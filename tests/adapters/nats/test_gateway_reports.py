@@ -112,7 +112,7 @@ async def test_reports_reach_the_sink_under_the_subject_they_are_about(nc: Clien
     assert not ears.counted
 
 
-async def test_what_is_no_report_is_counted_and_the_next_is_heard(nc: Client) -> None:
+async def test_a_malformed_report_is_counted_and_the_next_is_read(nc: Client) -> None:
     ears = Ears()
     await ears.reports.listen(nc)
     for on, payload in ((f"{ON}.a", b"x"), (f"{ON}.=2a", GOOD), (f"{ON}.a=41", GOOD), (f"{ON}.a", b"{}")):

@@ -56,7 +56,7 @@ async def test_the_ack_floor_waits_for_a_gap(world: World, stream: str) -> None:
     await shows(world, C, inflight=1, floor=3, acked=3)
 
 
-async def test_a_nak_stays_in_flight_until_somebody_pulls_it_again(world: World, stream: str) -> None:
+async def test_a_nak_stays_in_flight_until_the_next_pull(world: World, stream: str) -> None:
     await world.add_consumer(C)
     await world.publish(stream, "s.a", 3)
     await world.pull(C, 2)
@@ -77,7 +77,7 @@ async def test_a_term_counts_as_an_acknowledgement(world: World, stream: str) ->
     await shows(world, C, inflight=1, floor=1, acked=1)
 
 
-async def test_a_message_delivered_too_often_leaves_flight_when_somebody_pulls(world: World, stream: str) -> None:
+async def test_a_message_delivered_too_often_leaves_in_flight_at_the_next_pull(world: World, stream: str) -> None:
     await world.add_consumer(C, max_deliver=2)
     await world.publish(stream, "s.a", 2)
     for _ in range(2):
@@ -131,7 +131,7 @@ async def test_a_purge_of_a_subject_moves_only_its_consumers(world: World, strea
     await shows(world, other, pending=3, delivered=0, floor=0)
 
 
-async def test_eviction_with_nobody_pulling_shows_only_in_the_first_sequence(world: World) -> None:
+async def test_eviction_without_pulls_shows_only_in_the_first_sequence(world: World) -> None:
     await world.add_stream("S", "s.>", max_msgs=10)
     await world.add_consumer(C)
     await world.publish("S", "s.a", 5)
@@ -142,7 +142,7 @@ async def test_eviction_with_nobody_pulling_shows_only_in_the_first_sequence(wor
     assert (look.at_limit, look.fill) == (True, 1.0)
 
 
-async def test_eviction_passes_a_puller_by_and_takes_what_is_in_flight(world: World) -> None:
+async def test_eviction_with_pulls_removes_messages_in_flight(world: World) -> None:
     await world.add_stream("S", "s.>", max_msgs=10)
     await world.add_consumer(C)
     await world.publish("S", "s.a", 10)
@@ -204,7 +204,7 @@ async def test_three_hundred_consumers_come_in_two_pages(world: World, stream: s
         assert world.requests == ["CONSUMER.LIST ok", "CONSUMER.LIST ok", "STREAM.INFO ok"]
 
 
-async def test_streams_show_their_subjects_and_their_place(world: World, stream: str) -> None:
+async def test_streams_have_their_subjects_and_sequences(world: World, stream: str) -> None:
     await world.add_stream("T", "t.a", "t.b")
     await world.publish("T", "t.b", 2)
     reading = await world.observer.streams()
@@ -213,7 +213,7 @@ async def test_streams_show_their_subjects_and_their_place(world: World, stream:
     assert reading.complete
 
 
-async def test_what_was_recreated_was_created_at_another_time(world: World, stream: str) -> None:
+async def test_a_recreated_consumer_has_another_creation_time(world: World, stream: str) -> None:
     await world.add_consumer(C)
     before = await world.observer.consumers(stream)
     await world.delete_stream(stream)
@@ -224,7 +224,7 @@ async def test_what_was_recreated_was_created_at_another_time(world: World, stre
     assert after.samples[0].created != before.samples[0].created
 
 
-async def test_what_does_not_exist_is_said_to_be_gone(world: World, stream: str) -> None:
+async def test_a_missing_stream_or_consumer_is_gone(world: World, stream: str) -> None:
     with pytest.raises(ConsumerGone):
         await world.observer.consumer(C)
     await world.add_consumer(C)
@@ -238,7 +238,7 @@ async def test_what_does_not_exist_is_said_to_be_gone(world: World, stream: str)
 
 
 @pytest.mark.parametrize("name", ["a b", "a.b", "*", ">", "", "a\nb", "x" * 300])
-async def test_a_name_that_is_none_asks_for_nothing(server: NatsServer, name: str) -> None:
+async def test_a_name_that_is_not_valid_sends_no_request(server: NatsServer, name: str) -> None:
     client = await nats.connect(server.url)
     world = RealWorld(client, server.version)
     with pytest.raises(Unavailable):
@@ -261,7 +261,7 @@ KINDS = {
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_fake_does_what_the_server_does_whatever_is_done(server: NatsServer, kind: str, seed: int) -> None:
+async def test_the_fake_and_the_server_agree_after_random_moves(server: NatsServer, kind: str, seed: int) -> None:
     """Sixty random moves on both at once, and the same numbers after each."""
     if server.version < (2, 10):
         pytest.skip(f"{NOT_WITH_THIS_SERVER}: 2.9 counts what was purged as redelivered for ever")
@@ -285,7 +285,7 @@ async def test_the_fake_does_what_the_server_does_whatever_is_done(server: NatsS
     await client.close()
 
 
-async def test_a_stream_drops_by_age_what_nobody_was_given(world: World) -> None:
+async def test_a_stream_drops_undelivered_messages_by_age(world: World) -> None:
     await world.add_stream("S", "s.>", retention=Retention(max_age=1.0))
     await world.add_consumer(C, "s.a")
     await world.publish("S", "s.a", 5)

@@ -18,7 +18,7 @@ from nats_backpressure.runtime.observations import ConsumerGone, StreamGone, Una
 from tests.worlds.scripted_server import Reader, Scripted, consumer, names, page, read, stream
 
 
-async def test_what_a_newer_server_adds_is_ignored_and_what_go_leaves_out_is_zero() -> None:
+async def test_new_fields_are_ignored_and_missing_fields_are_zero() -> None:
     reading, reader = await read(consumer(new_thing={"a": [1]}, config__brand_new=1))
     sample = reading.samples[0]
     assert (sample.waiting, sample.redelivered, sample.config.filters, sample.paused) == (0, 0, (), False)
@@ -67,7 +67,7 @@ async def test_what_a_newer_server_adds_is_ignored_and_what_go_leaves_out_is_zer
     ],
     ids=lambda bad: json.dumps(bad)[:60] if not isinstance(bad, dict) else None,
 )
-async def test_an_item_that_cannot_be_so_is_left_out_and_the_others_are_read(bad: Any) -> None:
+async def test_a_malformed_item_is_left_out_and_the_others_are_read(bad: Any) -> None:
     reading, reader = await read(consumer("a"), bad, consumer("z"))
     assert names(reading) == ["a", "z"]
     assert len(reading.malformed) + reading.unnamed == 1 and reading.complete
@@ -95,7 +95,7 @@ NO_ANSWER = [
 
 @pytest.mark.parametrize("answer", NO_ANSWER, ids=lambda answer: repr(answer[:24]))
 @pytest.mark.parametrize("op", ["CONSUMER_LIST", "STREAM_INFO", "STREAM_LIST", "CONSUMER_INFO"])
-async def test_an_answer_nobody_can_read_is_no_answer(op: str, answer: bytes) -> None:
+async def test_a_malformed_reply_is_unavailable(op: str, answer: bytes) -> None:
     reader = Reader(Scripted(**{"CONSUMER_LIST": page(consumer()), op: answer}))
     reads: dict[str, Callable[[], Any]] = {
         "STREAM_LIST": reader.streams,
@@ -120,7 +120,7 @@ async def test_an_answer_nobody_can_read_is_no_answer(op: str, answer: bytes) ->
     ],
     ids=["stream", "consumer", "no leader", "no jetstream", "odd", "empty"],
 )
-async def test_what_the_server_says_is_told_apart(error: dict[str, Any], raised: type[Exception]) -> None:
+async def test_errors_of_the_server_are_told_apart(error: dict[str, Any], raised: type[Exception]) -> None:
     for op in ("CONSUMER_LIST", "STREAM_INFO", "CONSUMER_INFO"):
         reader = Reader(Scripted(**{"CONSUMER_LIST": page(), op: {"type": "t", "error": error}}))
         with pytest.raises(raised) as said:
@@ -129,14 +129,14 @@ async def test_what_the_server_says_is_told_apart(error: dict[str, Any], raised:
         assert reader.outcomes[-1] == f"{op.replace('_', '.')} error"
 
 
-async def test_no_connection_is_no_answer() -> None:
+async def test_without_a_connection_it_is_unavailable() -> None:
     reader = Reader(Scripted(STREAM_LIST=ports.Unavailable("not connected to NATS")))
     with pytest.raises(Unavailable, match="not connected"):
         await reader.streams()
     assert reader.outcomes == ["STREAM.LIST unavailable"]
 
 
-async def test_a_reading_over_two_connections_is_none() -> None:
+async def test_a_reading_over_two_connections_is_unavailable() -> None:
     def reconnects(offset: int) -> Any:
         script.epoch += 1
         return page(consumer())
@@ -154,7 +154,7 @@ async def test_members_on_a_node_that_is_down_are_missing_not_gone() -> None:
     assert not reading.complete
 
 
-async def test_a_page_is_as_long_as_the_server_says_whatever_it_lacks() -> None:
+async def test_the_next_offset_follows_the_limit_of_the_server() -> None:
     """256 members a page, two of them missing: the next page begins at 256."""
 
     def pages(offset: int) -> Any:
@@ -189,7 +189,7 @@ async def test_a_list_that_changes_while_it_is_read_is_not_complete(totals: tupl
     assert len(set(names(reading))) == len(reading.samples) >= 256
 
 
-async def test_a_list_without_end_is_left() -> None:
+async def test_a_list_without_an_end_is_read_up_to_the_limit() -> None:
     script = Scripted(CONSUMER_LIST=lambda offset: page(consumer(f"c{offset}"), total=2**62, limit=1))
     reading = await Reader(script).consumers("S")
     assert len(reading.samples) == PAGES_LIMIT and not reading.complete
@@ -218,9 +218,7 @@ FIELDS = sorted(consumer())
 
 
 @given(st.lists(st.tuples(st.sampled_from(FIELDS), JUNK), max_size=3), st.binary(max_size=40), st.integers(0, 900))
-async def test_whatever_is_answered_there_is_a_reading_or_a_reason(
-    changes: list[tuple[str, Any]], noise: bytes, at: int
-) -> None:
+async def test_any_reply_gives_a_reading_or_unavailable(changes: list[tuple[str, Any]], noise: bytes, at: int) -> None:
     answer = json.dumps(page(consumer() | dict(changes))).encode()
     for data in (answer, answer[:at] + noise + answer[at + len(noise) :]):
         try:

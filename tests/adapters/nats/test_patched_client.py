@@ -21,7 +21,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
 
 
-async def test_a_late_answer_that_nobody_waits_for_does_not_end_the_reader(server: NatsServer, nc: PlainClient) -> None:
+async def test_a_late_pong_does_not_end_the_read_loop(server: NatsServer, nc: PlainClient) -> None:
     async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, listener):
         await up(connection)
         proxy.delay = 0.15
@@ -37,7 +37,7 @@ async def test_a_late_answer_that_nobody_waits_for_does_not_end_the_reader(serve
         assert connection.epoch == 1
 
 
-async def test_bytes_that_are_no_text_do_not_end_the_reader(server: NatsServer, nc: PlainClient) -> None:
+async def test_bytes_that_are_not_text_do_not_end_the_read_loop(server: NatsServer, nc: PlainClient) -> None:
     async with connected(options(server)) as (connection, listener):
         await up(connection)
         await connection.client.subscribe("x.>")
@@ -56,7 +56,7 @@ async def test_bytes_that_are_no_text_do_not_end_the_reader(server: NatsServer, 
         assert len(said) == 1, "each kind once a minute, however many come"
 
 
-async def test_a_counter_that_fails_does_not_end_the_reader(server: NatsServer, nc: PlainClient) -> None:
+async def test_a_counter_that_fails_does_not_end_the_read_loop(server: NatsServer, nc: PlainClient) -> None:
     async with connected(options(server)) as (connection, listener):
         await up(connection)
         connection._count = lambda what: exec("raise RuntimeError(what)")
@@ -79,7 +79,9 @@ async def raw(server: NatsServer, *lines: bytes) -> None:
     writer.close()
 
 
-async def test_what_is_too_large_is_refused_before_it_costs_the_connection(start_server: StartServer) -> None:
+async def test_a_message_that_is_too_large_is_refused_before_the_server_closes_the_connection(
+    start_server: StartServer,
+) -> None:
     server = await start_server(config="max_payload: 1024")
     async with connected(options(server)) as (connection, _):
         await up(connection)
@@ -117,7 +119,7 @@ async def test_the_answering_client_publishes_only_where_it_may(server: NatsServ
         assert listener.counted["reply_subject"] == 1
 
 
-async def test_a_client_stuck_in_its_writes_is_let_go_of(server: NatsServer) -> None:
+async def test_a_client_stuck_in_its_writes_is_closed(server: NatsServer) -> None:
     async with Proxy(server.port) as proxy, connected(Nats((proxy.url,))) as (connection, _):
         await up(connection)
         client = connection.client

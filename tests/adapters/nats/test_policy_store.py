@@ -82,9 +82,7 @@ async def follower(nc: Client) -> AsyncIterator[Follower]:
         yield found
 
 
-async def test_what_is_put_and_what_is_taken_away_is_known_within_a_second(
-    bucket: KeyValue, follower: Follower
-) -> None:
+async def test_puts_and_deletions_are_in_force_within_a_second(bucket: KeyValue, follower: Follower) -> None:
     await bucket.put("before", b"1")
     assert await follower.holds(before=b"1") < WITHIN
     await bucket.put("a", b"2")
@@ -98,7 +96,9 @@ async def test_what_is_put_and_what_is_taken_away_is_known_within_a_second(
     assert follower.told[-1].bucket
 
 
-async def test_each_value_has_its_own_revision_and_nothing_is_told_twice(bucket: KeyValue, follower: Follower) -> None:
+async def test_each_value_has_its_own_revision_and_no_snapshot_comes_twice(
+    bucket: KeyValue, follower: Follower
+) -> None:
     revision = await bucket.put("a", b"1")
     await follower.holds(a=b"1")
     assert follower.told[-1].entries["a"].revision == revision
@@ -116,7 +116,7 @@ async def test_a_bucket_that_is_missing_is_waited_for(nc: Client, follower: Foll
     assert await follower.holds(a=b"1") < WITHIN
 
 
-async def test_a_bucket_deleted_and_made_anew_is_another_bucket(
+async def test_a_bucket_deleted_and_created_again_is_another_bucket(
     nc: Client, bucket: KeyValue, follower: Follower
 ) -> None:
     for n in range(5):
@@ -130,7 +130,7 @@ async def test_a_bucket_deleted_and_made_anew_is_another_bucket(
     assert follower.told[-1].bucket != first
 
 
-async def test_a_server_that_restarts_is_followed_on(start_server: StartServer) -> None:
+async def test_the_bucket_is_followed_over_a_restart_of_the_server(start_server: StartServer) -> None:
     server = await start_server()
     async with await nats.connect(server.url, reconnect_time_wait=0.1) as nc:
         found = Follower(nc)
@@ -150,7 +150,7 @@ async def test_a_server_that_restarts_is_followed_on(start_server: StartServer) 
             await found.holds(a=b"2")
 
 
-async def test_more_keys_than_are_kept_are_counted_and_said_once(
+async def test_keys_beyond_the_limit_are_counted_and_logged_once(
     bucket: KeyValue, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_store, "MOST_KEYS", 2)
@@ -203,7 +203,7 @@ async def test_a_put_policy_is_in_force_though_a_replica_lags(bucket: KeyValue, 
                 await follower.holds()
 
 
-async def test_a_replica_that_never_catches_up_is_believed_in_the_end(
+async def test_a_replica_that_never_catches_up_is_used_in_the_end(
     bucket: KeyValue, nc: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_store, "BEHIND_LIMIT", 2)

@@ -51,7 +51,7 @@ def test_the_line_that_makes_it_names_everything() -> None:
     assert command(wanted, NAMES).startswith("nats stream add BACKPRESSURE_EVENTS --subjects 'b.>'")
 
 
-async def test_what_we_made_ourselves_differs_in_nothing(nc: Client) -> None:
+async def test_a_stream_that_we_created_does_not_differ(nc: Client) -> None:
     await resources(nc).ensure()
     with capture_logs() as logs:
         await resources(nc).ensure()
@@ -75,7 +75,7 @@ async def test_without_the_right_to_make_a_policy_bucket_the_rest_is_made_all_th
     assert (await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")).config.name
 
 
-async def test_a_bucket_that_forgets_is_said_once(nc: Client) -> None:
+async def test_a_bucket_with_a_max_age_is_logged_once(nc: Client) -> None:
     await nc.jetstream().create_key_value(bucket=NAMES.state_bucket, ttl=60)
     with capture_logs() as logs:
         ours = resources(nc)
@@ -99,5 +99,5 @@ DIFFERENT: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize(("change", "told"), DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_only_what_matters_is_a_difference(change: dict[str, Any], told: set[str]) -> None:
+def test_only_settings_that_matter_are_a_difference(change: dict[str, Any], told: set[str]) -> None:
     assert differences(WANTED, WANTED | change).keys() == told

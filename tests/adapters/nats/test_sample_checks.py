@@ -22,7 +22,7 @@ async def at(server: NatsServer) -> AsyncIterator[Following]:
         yield found
 
 
-async def test_a_redelivery_counter_that_never_falls_is_no_lasting_redelivery(at: Following) -> None:
+async def test_a_redelivery_counter_that_never_falls_is_not_a_redelivery_now(at: Following) -> None:
     await at.world.add_stream("S", "s.>")
     await at.world.add_consumer(C, max_deliver=2)
     await at.world.publish("S", "s.a", 60)
@@ -85,7 +85,7 @@ async def test_a_purge_is_no_loss(at: Following) -> None:
 
 
 @pytest.mark.parametrize("stream_too", [False, True], ids=["the consumer", "the stream"])
-async def test_what_was_recreated_is_believed_at_second_sight(at: Following, stream_too: bool) -> None:
+async def test_a_recreated_consumer_is_used_from_its_second_sample(at: Following, stream_too: bool) -> None:
     await at.world.add_stream("S", "s.>")
     await at.world.add_consumer(C)
     await at.world.publish("S", "s.a", 30)
@@ -105,7 +105,7 @@ async def test_what_was_recreated_is_believed_at_second_sight(at: Following, str
 
 
 @pytest.mark.parametrize(("seq", "pending"), [(0, 15), (1, 30), (29, 2)], ids=["to its floor", "back", "forward"])
-async def test_a_consumer_that_is_reset_is_believed_at_second_sight(at: Following, seq: int, pending: int) -> None:
+async def test_a_reset_consumer_is_used_from_its_second_sample(at: Following, seq: int, pending: int) -> None:
     need_server(at.world.version, (2, 14), "CONSUMER.RESET")
     await at.world.add_stream("S", "s.>")
     await at.world.add_consumer(C)
@@ -120,7 +120,7 @@ async def test_a_consumer_that_is_reset_is_believed_at_second_sight(at: Followin
     assert (reading.pending, reading.lost, reading.purged, reading.backfilling) == (pending, 0, False, False)
 
 
-async def test_the_empty_state_of_a_member_just_assigned_is_set_aside(at: Following) -> None:
+async def test_the_empty_state_of_a_newly_assigned_member_is_ignored(at: Following) -> None:
     def empty(page: dict[str, Any]) -> None:
         page["consumers"][0] |= {
             "delivered": {"consumer_seq": 0, "stream_seq": 0},
@@ -142,7 +142,7 @@ async def test_the_empty_state_of_a_member_just_assigned_is_set_aside(at: Follow
     assert reading.diagnosed_for > 0
 
 
-async def test_a_member_missing_from_the_list_is_read_singly_and_nothing_is_forgotten(at: Following) -> None:
+async def test_a_member_missing_from_the_list_is_read_by_itself_and_stays(at: Following) -> None:
     def missing(page: dict[str, Any]) -> None:
         page["missing"] = [consumer["name"] for consumer in page.pop("consumers")]
 
@@ -160,7 +160,7 @@ async def test_a_member_missing_from_the_list_is_read_singly_and_nothing_is_forg
     assert reading.diagnosed_for == before.diagnosed_for + 1.0
 
 
-async def test_who_appears_on_a_stream_that_holds_messages_backfills_until_it_is_through(at: Following) -> None:
+async def test_a_new_consumer_of_a_full_stream_backfills_until_it_has_caught_up(at: Following) -> None:
     at.track = ConsumerTracker(appeared=True)
     await at.world.add_stream("S", "s.>")
     await at.world.publish("S", "s.a", 30)
@@ -179,7 +179,7 @@ async def test_who_appears_on_a_stream_that_holds_messages_backfills_until_it_is
     assert reading.pending == 4
 
 
-async def test_who_begins_with_what_is_new_does_not_backfill(at: Following) -> None:
+async def test_a_consumer_of_new_messages_does_not_backfill(at: Following) -> None:
     at.track = ConsumerTracker(appeared=True)
     await at.world.add_stream("S", "s.>")
     await at.world.publish("S", "s.a", 30)
@@ -190,7 +190,7 @@ async def test_who_begins_with_what_is_new_does_not_backfill(at: Following) -> N
     assert not (await at.read()).backfilling
 
 
-async def test_the_oldest_waiting_message_is_as_old_as_the_server_says(at: Following) -> None:
+async def test_the_age_of_the_oldest_waiting_message_is_by_the_servers_clock(at: Following) -> None:
     await at.world.add_stream("S", "s.>")
     await at.world.add_consumer(C)
     assert (await at.read()).oldest_age == 0.0

@@ -31,7 +31,7 @@ accounts { A { jetstream: enabled, users: [
 """
 
 
-async def test_a_foreign_value_is_ignored_and_written_over(nc: Client) -> None:
+async def test_a_foreign_value_is_ignored_and_overwritten(nc: Client) -> None:
     async with real(nc) as (_, store, _):
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         await kv.put(encode(SUBJECT), b"somebody was here")
@@ -42,7 +42,7 @@ async def test_a_foreign_value_is_ignored_and_written_over(nc: Client) -> None:
         await store.write(SUBJECT, value(RECORD, "n1"), found.revision, "n1")
 
 
-async def test_every_key_of_many_is_loaded_and_heartbeats_are_none(nc: Client) -> None:
+async def test_all_of_many_keys_are_loaded_without_heartbeats(nc: Client) -> None:
     async with real(nc) as (_, store, _):
         for n in range(300):
             await store.write(
@@ -80,7 +80,7 @@ async def test_of_many_writers_at_once_one_wins(nc: Client) -> None:
 
 
 @pytest.mark.parametrize("how", ["delete", "purge"])
-async def test_a_key_somebody_deleted_is_a_conflict_and_then_begins_anew(nc: Client, how: str) -> None:
+async def test_a_key_that_was_deleted_is_a_conflict_and_can_be_written_again(nc: Client, how: str) -> None:
     async with real(nc) as (_, store, _):
         revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
@@ -92,7 +92,7 @@ async def test_a_key_somebody_deleted_is_a_conflict_and_then_begins_anew(nc: Cli
         assert (await store.load_all())[SUBJECT].record == RECORD
 
 
-async def test_a_bucket_made_again_is_a_conflict_for_who_knew_the_old_one(nc: Client) -> None:
+async def test_a_bucket_created_again_is_a_conflict_for_old_revisions(nc: Client) -> None:
     async with real(nc) as (requests, store, _):
         revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
         await nc.jetstream().delete_stream(f"KV_{NAMES.state_bucket}")
@@ -136,7 +136,7 @@ def other(store: JetStreamStateStore) -> JetStreamStateStore:
     return JetStreamStateStore(store._bucket._js, NAMES, lambda what: None, store._bucket._client)
 
 
-async def test_heartbeats_tell_whether_another_replica_beats_too(nc: Client) -> None:
+async def test_a_heartbeat_shows_whether_another_replica_writes_it_too(nc: Client) -> None:
     async with real(nc) as (_, one, _):
         two = other(one)
         assert await one.beat(b"1") is None, "of the first one nobody knows"
@@ -146,7 +146,7 @@ async def test_heartbeats_tell_whether_another_replica_beats_too(nc: Client) -> 
         assert await one.beat(b"6") is True, "the other one fell silent"
 
 
-async def test_a_heartbeat_of_ours_whose_answer_was_lost_is_no_other_replica(nc: Client) -> None:
+async def test_a_heartbeat_whose_reply_was_lost_is_not_another_replica(nc: Client) -> None:
     async with real(nc) as (_, store, _):
         await store.beat(b"1")
         await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"2")  # as if our next one had been late
@@ -157,7 +157,7 @@ async def test_a_heartbeat_of_ours_whose_answer_was_lost_is_no_other_replica(nc:
         assert await store.leave(b"leaving") is True
 
 
-async def test_only_the_last_replica_takes_its_leave(nc: Client) -> None:
+async def test_only_the_last_replica_writes_a_last_heartbeat(nc: Client) -> None:
     async with real(nc) as (_, one, _):
         two = other(one)
         assert await one.leave(b"leaving") is False, "it never beat"
@@ -170,7 +170,7 @@ async def test_only_the_last_replica_takes_its_leave(nc: Client) -> None:
         assert (await kv.get(HEARTBEAT)).value == b"leaving"
 
 
-async def test_a_bucket_made_again_takes_heartbeats_and_a_leave(nc: Client) -> None:
+async def test_a_bucket_created_again_takes_heartbeats(nc: Client) -> None:
     async with real(nc) as (requests, store, _):
         for n in range(5):
             await store.beat(b"%d" % n)

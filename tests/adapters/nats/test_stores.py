@@ -40,7 +40,7 @@ def lose_one(requests: Requests | None, fake: Any) -> None:
     fake.faults.after = lambda: next(once, False)
 
 
-async def test_what_was_written_is_read_back_whole(stores: Stores) -> None:
+async def test_a_written_record_is_read_back_whole(stores: Stores) -> None:
     _, store, _ = stores
     assert await store.load(SUBJECT) is None
     revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
@@ -76,7 +76,7 @@ async def test_a_removed_key_can_be_written_again(stores: Stores) -> None:
     assert (await store.load(SUBJECT)).record == RECORD
 
 
-async def test_an_event_is_told_once_however_often_it_is_sent(stores: Stores) -> None:
+async def test_an_event_is_stored_once_however_often_it_is_published(stores: Stores) -> None:
     _, _, publisher = stores
     assert await publisher.last(SUBJECT) is None
     for _ in range(3):
@@ -86,7 +86,7 @@ async def test_an_event_is_told_once_however_often_it_is_sent(stores: Stores) ->
     assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)
 
 
-async def test_an_event_whose_answer_was_lost_is_not_told_twice(stores: Stores) -> None:
+async def test_an_event_whose_ack_was_lost_is_not_stored_twice(stores: Stores) -> None:
     requests, _, publisher = stores
     lose_one(requests, publisher)
     with pytest.raises(Unavailable):
@@ -99,7 +99,7 @@ async def test_an_event_whose_answer_was_lost_is_not_told_twice(stores: Stores) 
         assert info.state.messages == 2
 
 
-async def test_what_a_dead_process_told_and_still_lists_is_not_told_again(stores: Stores) -> None:
+async def test_an_event_that_a_dead_process_published_is_not_stored_again(stores: Stores) -> None:
     _, _, publisher = stores
     listed = [event(1), event(2, EventType.RECOVERY, to=Status.INACTIVE), event(3), event(4, EventType.DATA_LOSS)]
     for each in listed + listed:
@@ -108,7 +108,7 @@ async def test_what_a_dead_process_told_and_still_lists_is_not_told_again(stores
     assert (await publisher.last(SUBJECT)).seq == 5
 
 
-async def test_an_event_behind_what_somebody_else_told_is_a_conflict(stores: Stores) -> None:
+async def test_an_event_behind_one_of_another_program_is_a_conflict(stores: Stores) -> None:
     _, _, publisher = stores
     await publisher.publish(event(1))
     await publisher.publish(event(2, EventType.RECOVERY, epoch="f", to=Status.INACTIVE))
@@ -126,7 +126,7 @@ async def test_another_change_under_an_id_that_was_used_is_a_conflict(stores: St
     assert conflict.value.seq == 1
 
 
-async def test_a_removal_whose_answer_was_lost_is_done(stores: Stores) -> None:
+async def test_a_removal_whose_reply_was_lost_is_done(stores: Stores) -> None:
     requests, store, _ = stores
     revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
     lose_one(requests, store)
@@ -137,7 +137,7 @@ async def test_a_removal_whose_answer_was_lost_is_done(stores: Stores) -> None:
         await store.write(SUBJECT, value(RECORD, "n2"), revision, "n2")
 
 
-async def test_what_somebody_wrote_meanwhile_is_not_removed(stores: Stores) -> None:
+async def test_a_record_that_another_program_wrote_meanwhile_is_not_removed(stores: Stores) -> None:
     _, store, _ = stores
     first = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
     await store.write(SUBJECT, value(RECORD, "n2"), first, "n2")
@@ -146,7 +146,7 @@ async def test_what_somebody_wrote_meanwhile_is_not_removed(stores: Stores) -> N
     assert (await store.load(SUBJECT)).nonce == "n2"
 
 
-async def test_the_last_word_is_the_newest_status_and_the_highest_seq(stores: Stores) -> None:
+async def test_the_last_event_has_the_newest_status_and_the_highest_seq(stores: Stores) -> None:
     _, _, publisher = stores
     await publisher.publish(event(1))
     await publisher.publish(event(2, EventType.MONITORING_LOST))
@@ -156,7 +156,7 @@ async def test_the_last_word_is_the_newest_status_and_the_highest_seq(stores: St
     assert not (await publisher.last(SUBJECT)).lost
 
 
-async def test_a_refused_policy_under_a_key_nobody_watches_is_told_once(stores: Stores) -> None:
+async def test_a_rejected_policy_under_an_unwatched_key_is_published_once(stores: Stores) -> None:
     requests, _, publisher = stores
     first, second = (Rejection(f"created:{n}", (("pending.warn", "must not be above critical"),)) for n in (7, 9))
     lose_one(requests, publisher)

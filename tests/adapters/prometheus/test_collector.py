@@ -51,12 +51,12 @@ def test_unknown_is_never_calm(world: World, unknown: SubjectState) -> None:
     assert world.values(P + "pressure") == {}
 
 
-def test_admission_follows_what_a_gateway_is_told_now(world: World) -> None:
+def test_the_admit_ratio_is_the_one_a_gateway_gets_now(world: World) -> None:
     world.watch(state("stale", member(age=9.0)), state("opening", member(age=12.0)), state("open", member(age=500.0)))
     assert world.values(P + "admit_ratio") == {("stale",): 0, ("opening",): 0.5, ("open",): 1}
 
 
-def test_what_is_not_known_has_no_series(world: World) -> None:
+def test_an_unknown_value_has_no_series(world: World) -> None:
     world.watch(state("s", member(inflight=None, drain=float("inf"), p95=float("nan"))))
     for name in ("inflight_messages", "drain_seconds", "latency_seconds"):
         assert world.values(P + name) == {}
@@ -127,7 +127,7 @@ def c_gateway(page: str) -> str:
 
 @pytest.mark.parametrize("calm", [0, 1, 700], ids=["alone", "beside a calm one", "beside hundreds"])
 @pytest.mark.parametrize("p95", [None, 8000.0])
-def test_the_routers_c_gateway_reads_what_is_so(calm: int, p95: float | None) -> None:
+def test_the_routers_c_gateway_reads_the_right_status(calm: int, p95: float | None) -> None:
     world = World()
     quiet = {"status": Status.INACTIVE, "admission": Admission()}
     world.watch(*(state(f"s.{n:03}", member(), **quiet) for n in range(calm)), state("z", member(p95=p95), **quiet))

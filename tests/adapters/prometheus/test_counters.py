@@ -12,7 +12,7 @@ from nats_backpressure.protocol.values import Action, EventType
 from tests.worlds.metrics_page import P, World, everything, member, state
 
 
-def test_what_the_service_tells_is_counted(world: World) -> None:
+def test_what_the_service_reports_is_counted(world: World) -> None:
     everything(world)
     assert world.counted(P + "events_total") == {("backpressure_active", "a.b"): 1, ("recovery", "a.b"): 1}
     assert world.counted(P + "recovery_total") == {("a.b",): 1}
@@ -54,7 +54,7 @@ def test_any_subject_is_a_label(world: World) -> None:
         assert world.values(P + "status")[subject,] == 2
 
 
-def test_what_a_dry_run_would_have_answered_is_counted_apart(world: World) -> None:
+def test_actions_of_a_dry_run_are_counted_apart(world: World) -> None:
     everything(world)
     assert world.counted(P + "would_total") == {("reject", "gateway", "a.b"): 1.0}
     assert world.values(P + "decisions_total")[("continue", "gateway", "a.b")] == 1.0

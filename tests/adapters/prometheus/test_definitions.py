@@ -15,7 +15,7 @@ from nats_backpressure.runtime.effects import VERBS
 from tests.worlds.metrics_page import P, World, everything
 
 
-def test_the_catalogue_is_the_contracts(world: World) -> None:
+def test_names_types_and_labels_are_those_of_the_contract(world: World) -> None:
     everything(world)
     names = {s.name for f in text_string_to_metric_families(world.text()) for s in f.samples}
     assert names == {
@@ -32,7 +32,7 @@ def test_the_catalogue_is_the_contracts(world: World) -> None:
     }  # fmt: skip
 
 
-def test_every_family_says_what_it_is_and_is_named_as_prometheus_wants_it(world: World) -> None:
+def test_every_family_has_a_help_and_a_name_by_the_rules_of_prometheus(world: World) -> None:
     everything(world)
     for family in text_string_to_metric_families(world.text()):
         assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
