@@ -68,13 +68,13 @@ class FakeStateStore:
         self.values.clear()
         self._revision = 0
 
-    async def beat(self, value: bytes) -> bool | None:
+    async def write_heartbeat(self, value: bytes) -> bool | None:
         self.faults.strike(self.faults.before)
         self.beats.append(value)
         return True
 
-    async def leave(self, value: bytes) -> bool:
-        return bool(await self.beat(value))
+    async def write_last_heartbeat(self, value: bytes) -> bool:
+        return bool(await self.write_heartbeat(value))
 
     @staticmethod
     def _stored(subject: str, value: bytes, revision: int) -> Stored:

@@ -40,7 +40,7 @@ class Heartbeat:
         """Write heartbeats until cancelled."""
         while True:
             try:
-                alone = await self._store.beat(self._value(leaving=False))
+                alone = await self._store.write_heartbeat(self._value(leaving=False))
                 if alone is not None:
                     self._alone = self._alone + 1 if alone else 0
             except Unavailable as error:
@@ -53,7 +53,7 @@ class Heartbeat:
         if self._alone < ALONE_AFTER:
             return
         try:
-            if await within(self._clock, LEAVE_WITHIN, self._store.leave(self._value(leaving=True))):
+            if await within(self._clock, LEAVE_WITHIN, self._store.write_last_heartbeat(self._value(leaving=True))):
                 log.info("heartbeat.leaving", hint="watchers open what is refused within four seconds")
         except (Unavailable, TimeoutError) as error:
             log.warning(

@@ -95,11 +95,11 @@ class StateStore(Protocol):
     async def remove(self, subject: str, expected: int) -> None:
         """Take the key away. Raises Conflict or Unavailable."""
 
-    async def beat(self, value: bytes) -> bool | None:
+    async def write_heartbeat(self, value: bytes) -> bool | None:
         """Write the heartbeat key. Returns whether nobody else had written it since our last one; None for the first
         one, of which that is not known. Raises Unavailable."""
 
-    async def leave(self, value: bytes) -> bool:
+    async def write_last_heartbeat(self, value: bytes) -> bool:
         """Write the heartbeat key unless somebody else has written it since our last one; returns whether it was
         written. Raises Unavailable."""
 

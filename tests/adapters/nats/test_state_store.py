@@ -48,7 +48,7 @@ async def test_all_of_many_keys_are_loaded_without_heartbeats(nc: Client) -> Non
             await store.write(
                 f"s.{n}", value(msgspec.structs.replace(RECORD, subject=f"s.{n}", unsent=()), "n"), 0, "n"
             )
-        await store.beat(b"{}")
+        await store.write_heartbeat(b"{}")
         assert len(await store.load_all()) == 300
 
 
@@ -111,7 +111,7 @@ async def test_all_of_it_works_in_a_domain(start_server: StartServer, tmp_path: 
     server = await start_server(config=f'jetstream {{ domain: hub, store_dir: "{tmp_path}/hub" }}')
     async with await nats.connect(server.url) as nc, real(nc, "$JS.hub.API") as (requests, store, publisher):
         revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
-        await store.beat(b"{}")
+        await store.write_heartbeat(b"{}")
         assert [subject for subject, _, _ in requests.written] == [
             f"$JS.hub.API.$KV.backpressure_state.{encode(SUBJECT)}",
             "$JS.hub.API.$KV.backpressure_state.=heartbeat",
@@ -128,7 +128,7 @@ async def test_the_documented_permissions_suffice(start_server: StartServer) -> 
         await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
         assert (await store.load_all()).keys() == {SUBJECT}
         await publisher.publish(event(1))
-        await store.beat(b"{}")
+        await store.write_heartbeat(b"{}")
 
 
 def other(store: JetStreamStateStore) -> JetStreamStateStore:
@@ -139,46 +139,51 @@ def other(store: JetStreamStateStore) -> JetStreamStateStore:
 async def test_a_heartbeat_shows_whether_another_replica_writes_it_too(nc: Client) -> None:
     async with real(nc) as (_, one, _):
         two = other(one)
-        assert await one.beat(b"1") is None, "of the first one nobody knows"
-        assert [await one.beat(b"2"), await one.beat(b"3")] == [True, True]
-        assert await two.beat(b"a") is None
-        assert [await one.beat(b"4"), await two.beat(b"b"), await one.beat(b"5")] == [False, False, False]
-        assert await one.beat(b"6") is True, "the other one fell silent"
+        assert await one.write_heartbeat(b"1") is None, "the first one cannot know"
+        assert [await one.write_heartbeat(b"2"), await one.write_heartbeat(b"3")] == [True, True]
+        assert await two.write_heartbeat(b"a") is None
+        others = [await one.write_heartbeat(b"4"), await two.write_heartbeat(b"b"), await one.write_heartbeat(b"5")]
+        assert others == [False, False, False]
+            False,
+            False,
+            False,
+        ]
+        assert await one.write_heartbeat(b"6") is True, "the other one stopped"
 
 
 async def test_a_heartbeat_whose_reply_was_lost_is_not_another_replica(nc: Client) -> None:
     async with real(nc) as (_, store, _):
-        await store.beat(b"1")
+        await store.write_heartbeat(b"1")
         await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"2")  # as if our next one had been late
         store._heartbeat = b"2"
-        assert await store.beat(b"3") is True
+        assert await store.write_heartbeat(b"3") is True
         await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"4")
         store._heartbeat = b"4"
-        assert await store.leave(b"leaving") is True
+        assert await store.write_last_heartbeat(b"leaving") is True
 
 
 async def test_only_the_last_replica_writes_a_last_heartbeat(nc: Client) -> None:
     async with real(nc) as (_, one, _):
         two = other(one)
-        assert await one.leave(b"leaving") is False, "it never beat"
-        await one.beat(b"1")
-        await two.beat(b"a")
-        assert await one.leave(b"leaving") is False, "another one beat since"
+        assert await one.write_last_heartbeat(b"leaving") is False, "it never wrote one"
+        await one.write_heartbeat(b"1")
+        await two.write_heartbeat(b"a")
+        assert await one.write_last_heartbeat(b"leaving") is False, "another replica wrote one since"
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         assert (await kv.get(HEARTBEAT)).value == b"a"
-        assert await two.leave(b"leaving") is True
+        assert await two.write_last_heartbeat(b"leaving") is True
         assert (await kv.get(HEARTBEAT)).value == b"leaving"
 
 
 async def test_a_bucket_created_again_takes_heartbeats(nc: Client) -> None:
     async with real(nc) as (requests, store, _):
         for n in range(5):
-            await store.beat(b"%d" % n)
+            await store.write_heartbeat(b"%d" % n)
         await nc.jetstream().delete_stream(f"KV_{NAMES.state_bucket}")
         with pytest.raises(Unavailable):
-            await store.beat(b"6")
+            await store.write_heartbeat(b"6")
         with pytest.raises(Unavailable):
-            await store.leave(b"leaving")
+            await store.write_last_heartbeat(b"leaving")
         await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
-        assert await store.beat(b"7") is True
-        assert await store.leave(b"leaving") is True
+        assert await store.write_heartbeat(b"7") is True
+        assert await store.write_last_heartbeat(b"leaving") is True

@@ -67,7 +67,7 @@ class JetStreamStateStore:
             if message is not None and not message.deleted:
                 raise Conflict(subject) from None
 
-    async def beat(self, value: bytes) -> bool | None:
+    async def write_heartbeat(self, value: bytes) -> bool | None:
         ours, self._heartbeat = (self._heartbeat, value), value
         alone = None
         if self._revision is not None:
@@ -80,7 +80,7 @@ class JetStreamStateStore:
         self._revision = await self._bucket.put(HEARTBEAT, value)
         return alone
 
-    async def leave(self, value: bytes) -> bool:
+    async def write_last_heartbeat(self, value: bytes) -> bool:
         if self._revision is None:
             return False
         with suppress(Conflict):
