@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.record_builder import rejection_event
-from nats_backpressure.core.subject.stored_state import record_of
+from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import Conflict, LastEvent, PublishConflict, Stored, Unavailable, Unpublishable
@@ -32,6 +32,7 @@ class FakeStateStore:
         self.faults = Faults()
         self.values: dict[str, tuple[bytes, int]] = {}
         self.beats: list[bytes] = []
+        self.newer_heartbeat = False
         self._revision = 0
 
     async def load_all(self) -> dict[str, Stored]:
@@ -78,6 +79,8 @@ class FakeStateStore:
 
     @staticmethod
     def _stored(subject: str, value: bytes, revision: int) -> Stored:
+        if (newer := newer_record(value, subject)) is not None:
+            return Stored(newer, revision, newer=True)
         found = record_of(value)
         ours = found is not None and found[0].subject == subject
         return Stored(found[0], revision, found[1]) if found and ours else Stored(None, revision)

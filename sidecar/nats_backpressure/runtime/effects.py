@@ -120,8 +120,8 @@ class EffectRunner:
 
     async def _attempt(self, effect: Effect) -> None:
         match effect:
-            case LoadRecord(subject):
-                await self._load(subject)
+            case LoadRecord(subject, replacing):
+                await self._load(subject, replacing)
             case WriteRecord(subject, writing):
                 await self._write(subject, writing)
             case PublishEvent(subject, event):
@@ -129,10 +129,10 @@ class EffectRunner:
             case RemoveKey(subject, revision):
                 await self._remove(subject, revision)
 
-    async def _load(self, subject: str) -> None:
+    async def _load(self, subject: str, replacing: int) -> None:
         stored = await self._store.load(subject)
-        if stored is not None and stored.record is not None:
-            self._registry.feed(subject, RecordLoaded(stored.record, stored.revision))
+        if stored is not None and stored.record is not None and not (stored.newer and stored.revision == replacing):
+            self._registry.feed(subject, RecordLoaded(stored.record, stored.revision, stored.newer))
             return
         last = await self._publisher.last(subject)
         revision, epoch = stored.revision if stored else 0, new_epoch()

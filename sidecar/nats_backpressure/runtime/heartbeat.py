@@ -43,6 +43,8 @@ class Heartbeat:
                 alone = await self._store.write_heartbeat(self._value(leaving=False))
                 if alone is not None:
                     self._alone = self._alone + 1 if alone else 0
+                if alone is False and self._store.newer_heartbeat:
+                    self._registry.feed_newer_heartbeat()
             except Unavailable as error:
                 self._counts.dropped("heartbeat")
                 log.debug("heartbeat.unavailable", error=str(error))

@@ -61,6 +61,8 @@ class Stored(Struct, frozen=True):
     """None where the key holds something that is not ours; it will be written over."""
     revision: int
     nonce: str = ""
+    newer: bool = False
+    """Whether a newer version wrote it, in a schema that this one cannot write: it must not be written over."""
 
 
 class LastEvent(Struct, frozen=True):
@@ -81,6 +83,9 @@ class Observer(Protocol):
 
 class StateStore(Protocol):
     """One key per subject, changed by compare-and-set only."""
+
+    newer_heartbeat: bool
+    """Whether the last heartbeat of another replica that `beat` met is of a newer version."""
 
     async def load_all(self) -> dict[str, Stored]:
         """Every subject's record. Raises Unavailable."""

@@ -107,7 +107,7 @@ class Service:
         for subject, entry in stored.items():
             if entry.record is not None:
                 self.registry.open(subject)
-                self.registry.feed(subject, RecordLoaded(entry.record, entry.revision))
+                self.registry.feed(subject, RecordLoaded(entry.record, entry.revision, entry.newer))
         log.info("state.loaded", subjects=len(stored))
 
     async def _become_known(self) -> None:

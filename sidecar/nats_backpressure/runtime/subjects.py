@@ -17,6 +17,7 @@ from nats_backpressure.core.subject.inputs import (
     DropSubject,
     Effect,
     Input,
+    NewerHeartbeat,
     PolicyChanged,
     Tick,
 )
@@ -205,6 +206,12 @@ class SubjectRegistry:
             newest = status_proof(state.members.values())
             if newest is None or at.mono - newest >= sure or not is_quiescent(state) or carried_write_due(state, at):
                 self.feed(subject, Tick())
+
+    def feed_newer_heartbeat(self) -> None:
+        """A replica of a newer version is there: the states that it stores stay its own."""
+        for subject, state in tuple(self.subjects.items()):
+            if state.newer_seen_at is not None:
+                self.feed(subject, NewerHeartbeat())
 
     def forget(self, subject: str) -> None:
         """Drop a subject and all that is known of it."""

@@ -183,3 +183,18 @@ async def test_a_bucket_created_again_takes_heartbeats(nc: Client) -> None:
         await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
         assert await store.write_heartbeat(b"7") is True
         assert await store.write_last_heartbeat(b"leaving") is True
+
+
+async def test_a_state_of_a_newer_version_is_known_as_such_and_so_is_its_heartbeat(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        kv = await nc.jetstream().key_value(NAMES.state_bucket)
+        newer = json.loads(value(RECORD, "n1")) | {"schema": 2, "record": [1]}
+        await kv.put(encode(SUBJECT), json.dumps(newer).encode())
+        stored = await store.load(SUBJECT)
+        assert stored is not None and stored.newer and stored.record is not None
+        assert (await store.load_all())[SUBJECT] == stored
+        await store.write_heartbeat(b'{"schema": 1}')
+        for schema in (2, 1):
+            await kv.put(HEARTBEAT, json.dumps({"schema": schema, "instance": "new"}).encode())
+            assert await store.write_heartbeat(b'{"schema": 1}') is False
+            assert store.newer_heartbeat is (schema == 2)

@@ -10,8 +10,10 @@ from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.kv import Bucket
-from nats_backpressure.core.subject.stored_state import record_of
+from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.validation import shorten
+from nats_backpressure.protocol.decoding import read_message
+from nats_backpressure.protocol.messages import SCHEMA, Heartbeat
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, Names, decode, encode
 from nats_backpressure.runtime.ports import Conflict, Stored
 from nats_backpressure.runtime.tasks import Once
@@ -24,7 +26,8 @@ class JetStreamStateStore:
 
     def __init__(self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Client]):
         self._bucket, self._count = Bucket(js, client, names.state_bucket), count
-        self._malformed = Once()
+        self._malformed, self._newer = Once(), Once()
+        self.newer_heartbeat = False
         self._revision: int | None = None
         """The revision of our last heartbeat."""
         self._heartbeat = b""
@@ -77,6 +80,8 @@ class JetStreamStateStore:
             except Conflict:
                 message = await self._bucket.get(HEARTBEAT)
                 alone = message is None or message.data in ours  # one of ours was applied although its reply was lost
+                heartbeat = read_message(message.data, Heartbeat) if message else None
+                self.newer_heartbeat = heartbeat is not None and heartbeat.schema > SCHEMA
         self._revision = await self._bucket.put(HEARTBEAT, value)
         return alone
 
@@ -96,10 +101,24 @@ class JetStreamStateStore:
     def _stored(self, subject: str, message: Message) -> Stored:
         if message.deleted:
             return Stored(None, message.seq)
+        if (newer := newer_record(message.data, subject)) is not None:
+            self._report_newer(encode(subject))
+            return Stored(newer, message.seq, newer=True)
         if (parsed := record_of(message.data)) is None or parsed[0].subject != subject:
             self._report(encode(subject), "the value is not a state that this program writes; it is overwritten")
             return Stored(None, message.seq)
         return Stored(parsed[0], message.seq, parsed[1])
+
+    def _report_newer(self, key: str) -> None:
+        """Count what a newer version wrote, and log each key once."""
+        self._count("state_newer")
+        if self._newer.first(key):
+            log.warning(
+                "state.newer",
+                key=shorten(key),
+                because=f"its schema is above {SCHEMA}, the highest that this version can write",
+                hint="it is left alone while a replica of the newer version runs; update this one too",
+            )
 
     def _report(self, key: str, because: str) -> None:
         """Count what another program wrote here, and log each key once."""

@@ -59,6 +59,12 @@ class RecordLoaded(Struct, frozen=True):
 
     record: Record
     revision: int
+    newer: bool = False
+    """Whether a newer version stored it, in a schema that this one cannot write."""
+
+
+class NewerHeartbeat(Struct, frozen=True):
+    """A replica of a newer version wrote a heartbeat: what it stored is still its own."""
 
 
 class RecordCreated(Struct, frozen=True):
@@ -130,6 +136,7 @@ Input = (
     | GatewayReported
     | Tick
     | RecordLoaded
+    | NewerHeartbeat
     | RecordCreated
     | WriteDone
     | WriteFailing
@@ -146,6 +153,8 @@ class LoadRecord(Struct, frozen=True):
     """Read the stored record; its result is RecordLoaded or RecordCreated."""
 
     subject: str
+    replacing: int = 0
+    """Revision of a newer version's record that counts as none, since no replica of that version is left; 0: none."""
 
 
 class WriteRecord(Struct, frozen=True):

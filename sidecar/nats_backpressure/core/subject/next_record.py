@@ -79,6 +79,7 @@ def is_quiescent(state: SubjectState) -> bool:
         or record.unsent
         or record.override is not None
         or state.unstored
+        or state.newer_seen_at is not None
         or state.renumber_from is not None
         or (state.rejection is not None and state.rejection.mark != record.announced_rejection)
         or any(alert.state != "resolved" for alert in record.alerts)

@@ -129,6 +129,8 @@ class SubjectState(Struct, frozen=True):
     must_reload: bool = False
     """Whether another record than `record` is stored now, so that it must be read before the next write; answers
     still come from `record`."""
+    newer_seen_at: float | None = None
+    """While `record` is of a newer version: monotonic time of the newest sign of such a replica. Nothing is written."""
     loading: bool = False
     writing: Writing | None = None
     written_at: float = 0.0

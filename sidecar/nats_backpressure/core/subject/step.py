@@ -35,6 +35,7 @@ from nats_backpressure.core.subject.inputs import (
     Input,
     KeyRemoved,
     LoadRecord,
+    NewerHeartbeat,
     PolicyChanged,
     PolicyRefused,
     PublishEvent,
@@ -61,6 +62,10 @@ from nats_backpressure.protocol.timestamps import Now
 
 REMOVE_AFTER = 3600.0
 """Seconds without consumers after which the stored key of a subject is removed."""
+
+
+RELOAD_INTERVAL = 2.0
+"""Seconds between two readings of a record that a newer version stores."""
 
 
 class Context(Limits, frozen=True):
@@ -149,12 +154,14 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
         members[key] = with_stored_latches(member, names, carried.get(key, NOTHING_CARRIED))
     if state.record is None:
         state = replace(state, unproved_at_load=input_.record.unknown or input_.record.stale)
+    seen_at = state.newer_seen_at if input_.revision == state.revision else None
     return replace(
         with_members(state, members),
         carried=carried,
         written_at=now.mono,
         record=input_.record,
         revision=input_.revision,
+        newer_seen_at=None if not input_.newer else now.mono if seen_at is None else seen_at,
         unstored=False,
         loading=False,
         must_reload=False,
@@ -166,12 +173,18 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
 
 
 @apply.register
+def _(input_: NewerHeartbeat, state: SubjectState, now: Now) -> SubjectState:
+    return state if state.newer_seen_at is None else replace(state, newer_seen_at=now.mono)
+
+
+@apply.register
 def _(input_: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
     record = next_record.first_record(state, input_, now)
     return replace(
         state,
         record=record,
         revision=input_.revision,
+        newer_seen_at=None,
         unstored=True,
         loading=False,
         must_reload=False,
@@ -263,6 +276,8 @@ def plan_writes(state: SubjectState, now: Now, context: Context, on_tick: bool) 
         if state.loading or not state.members:
             return state, []
         return replace(state, loading=True), [LoadRecord(state.subject)]
+    if state.newer_seen_at is not None:
+        return _beside_newer(state, state.newer_seen_at, now, context)
     effects: list[Effect] = []
     if state.writing is None:
         if state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER:
@@ -275,6 +290,18 @@ def plan_writes(state: SubjectState, now: Now, context: Context, on_tick: bool) 
         state = replace(state, publishing=event.id)
         effects.append(PublishEvent(state.subject, event))
     return state, effects
+
+
+def _beside_newer(state: SubjectState, seen_at: float, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
+    """A newer version stores this subject: read again what it stored, and write nothing. Once it has shown no sign for
+    `unknown_after`, start from the events stream in its place."""
+    if state.empty_since is not None:
+        gone = now.mono - state.empty_since >= REMOVE_AFTER
+        return state, [DropSubject(state.subject)] if gone else []
+    silent = now.mono - seen_at >= context.unknown_after
+    if state.loading or not (silent or now.mono - state.written_at >= RELOAD_INTERVAL):
+        return state, []
+    return replace(state, loading=True), [LoadRecord(state.subject, replacing=state.revision if silent else 0)]
 
 
 def _with_write(

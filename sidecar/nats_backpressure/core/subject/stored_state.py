@@ -9,14 +9,16 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import asdict, astuple
 
-from nats_backpressure.core.model import Carried, Event
+from nats_backpressure.core.model import Admission, Carried, Event
 from nats_backpressure.core.subject import flat_state
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
-from nats_backpressure.protocol.messages import SCHEMA
+from nats_backpressure.protocol.decoding import read_message
+from nats_backpressure.protocol.messages import SCHEMA, State
 from nats_backpressure.protocol.subjects import NAME
-from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
+from nats_backpressure.protocol.timestamps import parse_rfc3339
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, Status
 
 EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HIGHEST = 2**53
@@ -55,6 +57,10 @@ class _Value(Struct, frozen=True):
     schema: int = flat_state.SCHEMA
 
 
+class _Schema(Struct, frozen=True):
+    schema: int = flat_state.SCHEMA
+
+
 def encode(record: Record, nonce: str) -> Raw:
     """What `record` of a state holds."""
     return Raw(msgspec.json.encode(_Written(nonce=nonce, **asdict(record))))
@@ -85,6 +91,40 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         return None
     same = (record.subject, record.epoch, record.seq) == (outer.subject, outer.epoch, outer.seq)
     return (record, lenient.nonce) if same and len(lenient.nonce) <= LONGEST and _sane(record) else None
+
+
+def newer_record(value: bytes, subject: str) -> Record | None:
+    """What can be read of a state that a newer version stored, in a higher schema; None for any other value.
+
+    It is answered from and must not be written over. Where nothing else can be read the subject is unknown.
+    """
+    header = read_message(value, _Schema)
+    if header is None or header.schema <= SCHEMA:
+        return None
+    state = read_message(value, State)
+    if state is None or state.subject != subject or EPOCH.fullmatch(state.epoch) is None:
+        return Record(subject, "", unknown=True)
+    status = Status.INACTIVE if state.status == "unknown" else Status[state.status.upper()]
+    since = parse_rfc3339(state.since or "")
+    record = Record(
+        subject,
+        state.epoch,
+        state.seq,
+        status=status,
+        announced=status,
+        unknown=state.status == "unknown",
+        stale=state.freshness == "stale",
+        since=since or 0.0,
+        incident=state.incident,
+        reasons=state.reasons,
+        admission=Admission(
+            Action(state.action),
+            None if state.would is None else Action(state.would),
+            state.admit_ratio,
+            state.retry_after_seconds,
+        ),
+    )
+    return record if _sane(record) else Record(subject, "", unknown=True)
 
 
 def _sane(record: Record) -> bool:
