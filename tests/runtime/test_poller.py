@@ -1,17 +1,253 @@
-"""What the sweep tells the core beside the samples: who appeared, and what was heard of whom."""
+"""The polling loops: which streams are followed, how often each is read, and when all count as read."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model import ConsumerConfig, Reading
+from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.policy.active import ActivePolicies
+from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
-from nats_backpressure.runtime.observations import Terminated
+from nats_backpressure.runtime.intake import Intake
+from nats_backpressure.runtime.observations import ConsumerChanged, StreamChanged, Terminated, Unavailable
+from nats_backpressure.runtime.poller import DISCOVER_EVERY, ROUND_WITHIN, SINGLY_LIMIT, Poller
 from nats_backpressure.runtime.service import Service
-from tests.worlds.running_service import KEY, SUBJECT, World
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.fakes.clock import FakeClock, settled
+from tests.fakes.observer import FakeJetStream
+from tests.worlds import running_service
+from tests.worlds.running_service import KEY, SUBJECT
 
 OTHER = ConsumerKey(KEY.stream, "other")
+LEAST, MOST = 1.0, 8.0
 
 
-async def reading_of(world: World, service: Service, key: ConsumerKey) -> Reading:
+class World:
+    """A poller on a fake JetStream and a fake clock, with nothing behind the registry."""
+
+    def __init__(self, *watch: WatchEntry) -> None:
+        self.clock = FakeClock()
+        self.js = FakeJetStream(self.clock)
+        self.counted: list[str] = []
+        settings = Settings(observe=Observe(min_interval_ms=round(1000 * LEAST), stale_after_seconds=10))
+        policies = ActivePolicies((), Guard(), False)
+        self.registry = SubjectRegistry(settings, self.clock, policies, "w", lambda effects: None)
+        self.registry.observing = True
+        self.poller = Poller(
+            self.js,
+            self.clock,
+            Intake(self.registry, self.clock, watch or (WatchEntry("*"),), (), lambda what, key, why: None),
+            Budget(LEAST, MOST, 1000, 1),
+            stale_after=10.0,
+            count=self.counted.append,
+            on_streams=lambda reading: None,
+            on_read=lambda seconds: None,
+        )
+
+    def stream(self, name: str, *consumers: str) -> None:
+        self.js.add_stream(name, (name.lower(),))
+        for consumer in consumers:
+            self.js.add_consumer(ConsumerKey(name, consumer), ConsumerConfig())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.poller.run())
+        await settled()
+        try:
+            yield
+        finally:
+            await cancel_and_wait([task])
+
+    def reads(self, what: str) -> int:
+        """How often it was asked for, since the last time this was asked."""
+        n = self.js.asked.count(what)
+        self.js.asked = [other for other in self.js.asked if other != what]
+        return n
+
+    def unreadable(self, *streams: str) -> set[str]:
+        """The streams that cannot be read from now on; take some out."""
+        consumers, away = self.js.consumers, set(streams)
+
+        async def some(name: str) -> Any:
+            if name in away:
+                self.js.asked.append(f"consumers {name}")
+                raise Unavailable("no right")
+            return await consumers(name)
+
+        self.js.consumers = some  # type: ignore[method-assign]
+        return away
+
+
+class TestDiscovery:
+    async def test_a_new_stream_is_found_within_a_second_and_at_once_after_an_advisory(self) -> None:
+        world = World()
+        async with world.running():
+            world.stream("S", "c")
+            await world.clock.run(DISCOVER_EVERY)
+            assert list(world.registry.streams) == ["S"]
+            world.stream("T", "c")
+            world.poller.hint(StreamChanged("T", "created"))
+            await settled()
+            assert list(world.registry.streams) == ["S", "T"]
+
+    async def test_a_stream_that_the_watch_names_and_nobody_made_is_logged_once(self) -> None:
+        world = World(WatchEntry("MISSING"))
+        with capture_logs() as logged:
+            async with world.running():
+                await world.clock.run(10)
+        assert [line["stream"] for line in logged if line["event"] == "watch.stream_missing"] == ["MISSING"]
+
+    async def test_a_stream_that_is_deleted_is_followed_until_that_is_certain(self) -> None:
+        world = World()
+        world.stream("S", "c")
+        async with world.running():
+            world.js.delete_stream("S")
+            await world.clock.run(LEAST)
+            assert list(world.registry.streams) == ["S"] and world.registry.members("S")
+            await world.clock.run(5)
+            assert not world.registry.streams and not world.registry.members("S")
+
+    async def test_members_that_only_the_store_knows_are_looked_for_and_taken_out(self) -> None:
+        world = World(WatchEntry("S"))
+        world.registry.join("old", ConsumerKey("GONE", "c"))
+        async with world.running():
+            assert "consumers GONE" in world.js.asked
+            assert not world.registry.streams and not world.registry.members("GONE")
+
+
+class TestPace:
+    async def test_a_stream_is_read_at_its_interval(self) -> None:
+        world = World()
+        world.stream("S", "c")
+        async with world.running():
+            assert world.reads("consumers S") == 1
+            await world.clock.run(10 * LEAST)
+            assert world.registry.streams["S"].interval == LEAST and world.reads("consumers S") == 10
+
+    async def test_one_without_consumers_that_count_is_read_seldom(self) -> None:
+        world = World()
+        world.stream("S")
+        async with world.running():
+            await world.clock.run(2 * MOST)
+            assert world.registry.streams["S"].interval == MOST and world.reads("consumers S") == 3
+
+    async def test_an_advisory_about_a_consumer_hastens_the_next_reading(self) -> None:
+        world = World()
+        world.stream("S")
+        async with world.running():
+            world.reads("consumers S")
+            world.poller.hint(ConsumerChanged(ConsumerKey("S", "c"), "created"))
+            await settled()
+            assert world.reads("consumers S") == 1
+
+    async def test_one_that_cannot_be_read_is_tried_less_and_less_often_and_keeps_its_interval(self) -> None:
+        world = World()
+        world.stream("S", "c")
+        async with world.running():
+            away = world.unreadable("S")
+            world.reads("consumers S")
+            await world.clock.run(LEAST * (1 + 1 + 2 + 4 + 8 + 8))
+            assert world.reads("consumers S") == 6
+            assert world.counted == ["sweep_unavailable"] * 6 and world.registry.streams["S"].interval == LEAST
+            away.clear()
+            await world.clock.run(MOST)
+            world.reads("consumers S")
+            await world.clock.run(3 * LEAST)
+            assert world.reads("consumers S") == 3
+
+
+class TestRounds:
+    async def test_the_first_round_is_complete_once_each_stream_was_read_or_tried(self) -> None:
+        world = World()
+        world.stream("S", "c")
+        world.stream("DARK", "c")
+        world.unreadable("DARK")
+        async with world.running():
+            assert world.poller.complete.is_set() and world.registry.swept_at == world.clock.now().mono
+
+    async def test_a_stream_that_does_not_answer_delays_it_only_for_a_while(self) -> None:
+        world = World()
+        world.stream("S", "c")
+        consumers = world.js.consumers
+
+        async def slow(name: str) -> Any:
+            await world.clock.sleep(60)
+            return await consumers(name)
+
+        world.js.consumers = slow  # type: ignore[method-assign]
+        async with world.running():
+            await world.clock.run(ROUND_WITHIN - 0.1)
+            assert not world.poller.complete.is_set()
+            await world.clock.run(0.1)
+            assert world.poller.complete.is_set() and world.registry.swept_at is None
+
+    async def test_without_any_stream_the_list_is_all_there_is(self) -> None:
+        world = World()
+        async with world.running():
+            await world.clock.run(20)
+            assert world.registry.swept_at == world.clock.now().mono
+
+    async def test_after_an_outage_the_newest_reading_waits_for_every_stream(self) -> None:
+        world = World()
+        for name in ("S", "T"):
+            world.stream(name, "c")
+        async with world.running():
+            world.js.down = "NATS is away"
+            await world.clock.run(20)
+            before = world.registry.swept_at
+            consumers = world.js.consumers
+
+            async def slow(name: str) -> Any:
+                if name == "T":
+                    await world.clock.sleep(2)
+                return await consumers(name)
+
+            world.js.consumers = slow  # type: ignore[method-assign]
+            world.js.down = None
+            await world.clock.until(lambda: world.registry.streams["S"].next > world.clock.now().mono + 0.5, "S")
+            seen: set[float | None] = set()
+            while world.registry.swept_at == before:
+                seen.add(world.registry.swept_at)
+                await world.clock.run(0.1)
+            members = world.registry.subjects["t"].members
+            (proof,) = (member.proof for member in members.values())
+            assert proof is not None and before is not None and proof > before
+
+
+class TestSingly:
+    async def test_members_that_a_list_leaves_out_are_read_one_by_one_in_turns(self) -> None:
+        world = World()
+        keys = [ConsumerKey("S", f"c{n:03}") for n in range(SINGLY_LIMIT + 10)]
+        world.stream("S", *(key.consumer for key in keys))
+        async with world.running():
+            world.js.hidden |= set(keys)
+            await world.clock.run(LEAST)
+            asked = [what for what in world.js.asked if what.startswith("consumer ")]
+            assert asked == [f"consumer S {key.consumer}" for key in keys[:SINGLY_LIMIT]]
+            await world.clock.run(MOST)
+            asked = [what for what in world.js.asked if what.startswith("consumer ")][SINGLY_LIMIT:]
+            assert asked[:10] == [f"consumer S {key.consumer}" for key in keys[SINGLY_LIMIT:]]
+
+    async def test_one_that_the_server_does_not_know_any_more_is_gone(self) -> None:
+        world = World()
+        world.stream("S", "a", "b")
+        async with world.running():
+            world.js.incomplete = True  # so that the list alone proves nothing
+            world.js.delete_consumer(ConsumerKey("S", "a"))
+            await world.clock.run(3 * MOST)
+            assert set(world.registry.members("S")) == {ConsumerKey("S", "b")}
+
+
+async def reading_of(world: running_service.World, service: Service, key: ConsumerKey) -> Reading:
     def read() -> Reading | None:
         member = service.registry.subjects[SUBJECT].members.get(key)
         return member.reading if member else None
@@ -22,7 +258,7 @@ async def reading_of(world: World, service: Service, key: ConsumerKey) -> Readin
 
 
 async def test_only_who_was_not_there_before_has_appeared() -> None:
-    world = World()
+    world = running_service.World()
     world.load()
     async with world.living() as service:
         await world.known(service)
@@ -32,7 +268,7 @@ async def test_only_who_was_not_there_before_has_appeared() -> None:
 
 
 async def test_who_was_missing_from_a_list_has_not_appeared() -> None:
-    world = World()
+    world = running_service.World()
     world.load()
     world.js.add_consumer(OTHER, ConsumerConfig())
     world.js.hidden.add(OTHER)
@@ -42,8 +278,8 @@ async def test_who_was_missing_from_a_list_has_not_appeared() -> None:
         assert not (await reading_of(world, service, OTHER)).backfilling
 
 
-async def test_a_terminated_message_is_heard_of() -> None:
-    world = World()
+async def test_a_terminated_message_changes_the_diagnosis() -> None:
+    world = running_service.World()
     async with world.living() as service:
         await world.known(service)
         await reading_of(world, service, KEY)

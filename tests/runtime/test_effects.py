@@ -1,0 +1,235 @@
+"""Each effect is tried until its outcome is certain, and the outcome is fed back as an input."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from nats_backpressure.core.subject.inputs import (
+    Effect,
+    EventConflict,
+    EventDropped,
+    EventSent,
+    Input,
+    KeyRemoved,
+    LoadRecord,
+    PublishEvent,
+    RecordCreated,
+    RecordLoaded,
+    RemoveKey,
+    WriteConflict,
+    WriteDone,
+    WriteFailing,
+    WriteRecord,
+)
+from nats_backpressure.core.subject.state import Record, SubjectState, Writing
+from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.values import Status
+from nats_backpressure.runtime.effects import AT_ONCE, LAST_RETRY, LOGGED_AT, EffectRunner
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from tests.fakes.clock import FakeClock, settled
+from tests.fakes.stores import FakeEventPublisher, FakeStateStore
+from tests.worlds import stored_samples
+from tests.worlds.stored_samples import SUBJECT, event
+
+RECORD = Record(SUBJECT, "e", 1, Status.INACTIVE, Status.INACTIVE, since=0.0)
+
+
+class Counts:
+    """Whatever was counted, by name."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[Any, ...]] = []
+
+    def dropped(self, what: str, n: int = 1) -> None:
+        self.all.append((what,))
+
+    def event(self, subject: str, type: str) -> None:
+        self.all.append(("event", type))
+
+    def transition(self, subject: str, was: str, now: str) -> None:
+        self.all.append((was, now))
+
+    def observed(self, seconds: float) -> None: ...
+
+
+class World:
+    """A runner on fakes; `fed` is what a registry with one subject got back."""
+
+    def __init__(self) -> None:
+        self.clock, self.counts = FakeClock(), Counts()
+        self.store, self.publisher = FakeStateStore(), FakeEventPublisher()
+        self.subjects = {SUBJECT: SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, revision=1)}
+        self.fed: list[Input] = []
+        self.runner = EffectRunner(
+            self.store,
+            self.publisher,
+            self.clock,
+            lambda state, writing, view, now: stored_samples.value(writing.record, writing.nonce),
+            self.counts,
+        )
+
+    def feed(self, subject: str, stimulus: Input) -> None:
+        self.fed.append(stimulus)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[EffectRunner]:
+        async with asyncio.TaskGroup() as tasks:
+            self.runner.start(cast("SubjectRegistry", self), tasks)
+            yield self.runner
+            await self.runner.abandon()
+
+    async def perform(self, *effects: Effect, seconds: float = 60.0) -> list[Input]:
+        """Perform them; what was fed back within `seconds`."""
+        async with self.running() as runner:
+            runner.perform(effects)
+            await self.clock.run(seconds)
+        return self.fed
+
+
+def failing(*answers: bool) -> Any:
+    """A fault that strikes as often as it is true here, and then never again."""
+    left = list(answers)
+    return lambda: left.pop(0) if left else False
+
+
+class TestLoading:
+    async def test_where_nothing_is_stored_a_new_record_begins(self) -> None:
+        (fed,) = await World().perform(LoadRecord(SUBJECT))
+        assert isinstance(fed, RecordCreated) and fed.epoch and (fed.revision, fed.seq) == (0, 0)
+
+    async def test_a_new_record_goes_on_where_the_events_stream_left_off(self) -> None:
+        world = World()
+        await world.publisher.publish(event(3))
+        (fed,) = await world.perform(LoadRecord(SUBJECT))
+        assert isinstance(fed, RecordCreated) and fed.epoch != "e"
+        assert (fed.seq, fed.status, fed.incident, fed.lost) == (3, Status.ACTIVE, "e-1", False)
+
+    async def test_what_is_stored_is_loaded_with_its_revision(self) -> None:
+        world = World()
+        revision = await world.store.write(SUBJECT, stored_samples.value(RECORD, "n"), 0, "n")
+        (fed,) = await world.perform(LoadRecord(SUBJECT))
+        assert isinstance(fed, RecordLoaded) and (fed.record.subject, fed.revision) == (SUBJECT, revision)
+
+
+class TestWriting:
+    async def test_a_write_gives_the_new_revision(self) -> None:
+        world = World()
+        assert await world.perform(WriteRecord(SUBJECT, Writing(RECORD, 0, "n"))) == [WriteDone("n", 1)]
+
+    async def test_a_changed_status_is_counted(self) -> None:
+        world = World()
+        active = Record(SUBJECT, "e", 1, Status.ACTIVE, Status.ACTIVE, since=0.0)
+        await world.perform(WriteRecord(SUBJECT, Writing(active, 0, "n")))
+        assert world.counts.all == [("inactive", "active")]
+
+    async def test_while_a_write_fails_the_subject_knows_and_it_is_retried(self) -> None:
+        world = World()
+        world.store.faults.before = failing(True, True)
+        fed = await world.perform(WriteRecord(SUBJECT, Writing(RECORD, 0, "n")))
+        assert fed == [WriteFailing("n"), WriteFailing("n"), WriteDone("n", 1)]
+        assert world.counts.all == [("write_retry",)] * 2
+
+    async def test_a_write_whose_reply_was_lost_is_our_own(self) -> None:
+        world = World()
+        world.store.faults.after = failing(True)
+        fed = await world.perform(WriteRecord(SUBJECT, Writing(RECORD, 0, "n")))
+        assert fed == [WriteFailing("n"), WriteDone("n", 1)]
+
+    async def test_a_conflict_is_fed_back_and_not_retried(self) -> None:
+        world = World()
+        await world.store.write(SUBJECT, stored_samples.value(RECORD, "other"), 0, "other")
+        assert await world.perform(WriteRecord(SUBJECT, Writing(RECORD, 0, "n"))) == [WriteConflict("n")]
+        assert world.counts.all == [("state_conflict",)]
+
+    async def test_a_subject_that_is_gone_is_not_written(self) -> None:
+        world = World()
+        assert await world.perform(WriteRecord("gone", Writing(RECORD, 0, "n"))) == [] and not world.store.values
+
+
+class TestPublishing:
+    async def test_a_published_event_is_fed_back_and_counted(self) -> None:
+        world = World()
+        assert await world.perform(PublishEvent(SUBJECT, event(1))) == [EventSent(event(1).id)]
+        assert world.counts.all == [("event", "backpressure_active")]
+
+    async def test_a_conflict_tells_the_newest_seq_and_a_new_epoch(self) -> None:
+        world = World()
+        await world.publisher.publish(event(5, epoch="f"))
+        (fed,) = await world.perform(PublishEvent(SUBJECT, event(2)))
+        assert isinstance(fed, EventConflict) and (fed.id, fed.seq) == (event(2).id, 5) and fed.epoch not in "ef"
+
+    async def test_an_event_that_can_never_be_published_is_dropped_and_logged(self) -> None:
+        world = World()
+        world.publisher.impossible = lambda subject, kind: True
+        with capture_logs() as logged:
+            (fed,) = await world.perform(PublishEvent(SUBJECT, event(1)))
+        assert isinstance(fed, EventDropped) and fed.id == event(1).id
+        assert [(line["event"], line["log_level"]) for line in logged] == [("event.dropped", "error")]
+
+
+class TestRemoving:
+    @pytest.mark.parametrize("expected", [1, 7], ids=["ours", "written by another"])
+    async def test_the_key_is_not_ours_any_more_either_way(self, expected: int) -> None:
+        world = World()
+        await world.store.write(SUBJECT, b"{}", 0, "n")
+        world.subjects[SUBJECT] = SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, removing=True)
+        assert await world.perform(RemoveKey(SUBJECT, expected)) == [KeyRemoved()]
+        assert (SUBJECT in world.store.values) is (expected != 1)
+
+    async def test_a_subject_that_is_needed_again_keeps_its_key(self) -> None:
+        world = World()
+        await world.store.write(SUBJECT, b"{}", 0, "n")
+        assert await world.perform(RemoveKey(SUBJECT, 1)) == [] and SUBJECT in world.store.values
+
+
+class TestOutages:
+    async def test_an_outage_of_an_hour_is_one_warning_and_few_tries(self) -> None:
+        world = World()
+        world.store.faults.before = lambda: True
+        async with world.running() as runner:
+            with capture_logs() as logged:
+                runner.perform([LoadRecord(SUBJECT)])
+                await world.clock.run(3600)
+            world.store.faults.before = lambda: False
+            await world.clock.run(LAST_RETRY)
+        assert [line["tries"] for line in logged if line["log_level"] == "warning"] == [LOGGED_AT]
+        assert 3600 / LAST_RETRY < len(logged) < 2 * 3600 / LAST_RETRY
+        assert len(world.fed) == 1
+
+    async def test_only_so_many_are_tried_at_a_time(self) -> None:
+        world = World()
+        tried = 0
+
+        async def hang(subject: str) -> None:
+            nonlocal tried
+            tried += 1
+            await world.clock.sleep(10)
+
+        world.store.load = hang  # type: ignore[method-assign,assignment]
+        async with world.running() as runner:
+            runner.perform([LoadRecord(f"s{n}") for n in range(AT_ONCE + 10)])
+            await settled()
+            assert tried == AT_ONCE
+            await world.clock.run(10)
+            assert tried == AT_ONCE + 10
+
+    async def test_what_does_not_end_in_time_is_left_and_then_cancelled(self) -> None:
+        world = World()
+        world.store.faults.before = lambda: True
+        async with world.running() as runner:
+            runner.perform([LoadRecord(SUBJECT)])
+            began = world.clock.now().mono
+            await world.clock.finish(runner.finish(2.0))
+            assert world.clock.now().mono == began + 2.0 and world.fed == []
+
+    async def test_to_finish_nothing_takes_no_time(self) -> None:
+        world = World()
+        async with world.running() as runner:
+            await runner.finish(2.0)
+        assert world.clock.now() == FakeClock().now()

@@ -1,0 +1,146 @@
+"""The registry: states move by inputs alone, and it knows how fresh what it knows can be."""
+
+from __future__ import annotations
+
+from nats_backpressure.config.settings import Observe, Settings
+from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.subject.inputs import Effect, LoadRecord, RecordLoaded, Tick
+from nats_backpressure.core.subject.state import Record
+from nats_backpressure.policy.active import ActivePolicies
+from nats_backpressure.policy.schema import Guard
+from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.runtime.subjects import TICK, FollowedStream, SubjectRegistry
+from tests.fakes.clock import FakeClock
+
+KEY, OTHER = ConsumerKey("S", "a"), ConsumerKey("T", "a")
+
+
+class World:
+    """A registry, and the effects it asked for."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.performed: list[list[Effect]] = []
+        settings = Settings(observe=Observe(min_interval_ms=100, stale_after_seconds=10, unknown_after_seconds=30))
+        policies = ActivePolicies((), Guard(), False)
+        self.registry = SubjectRegistry(
+            settings, self.clock, policies, "w", lambda effects: self.performed.append(list(effects))
+        )
+
+    def follow(self, name: str, *subjects: str, interval: float = 1.0, in_seconds: float = 1.0) -> FollowedStream:
+        stream = FollowedStream(look(name, *subjects), self.clock.now().mono + in_seconds, interval=interval, seen=True)
+        self.registry.streams[name] = stream
+        return stream
+
+
+def look(name: str, *subjects: str, origin: str | None = None) -> StreamLook:
+    return StreamLook(name, "t", 0, 0, 0, subjects, origin=origin)
+
+
+def test_an_input_of_an_unknown_subject_changes_nothing() -> None:
+    world = World()
+    world.registry.feed("nobody", Tick())
+    assert not world.registry.subjects and not world.performed
+
+
+def test_the_first_member_opens_a_subject_and_loads_its_record() -> None:
+    world = World()
+    world.registry.join("s", KEY)
+    assert list(world.registry.subjects["s"].members) == [KEY]
+    assert world.performed == [[LoadRecord("s")]]
+
+
+def test_the_outcome_of_an_effect_moves_the_state_on() -> None:
+    world = World()
+    world.registry.join("s", KEY)
+    record = Record("s", "e", 1, Status.INACTIVE, Status.INACTIVE, since=0.0)
+    world.registry.feed("s", RecordLoaded(record, 4))
+    state = world.registry.subjects["s"]
+    assert (state.record, state.revision) == (record, 4)
+
+
+def test_patterns_are_known_until_they_are_forgotten() -> None:
+    world = World()
+    for subject in ("b.*", "a.>", "literal"):
+        world.registry.open(subject)
+    assert world.registry.wildcards == ("a.>", "b.*")
+    world.registry.forget("a.>")
+    assert world.registry.wildcards == ("b.*",) and "a.>" not in world.registry.subjects
+
+
+def test_a_subject_is_read_as_often_as_the_slowest_of_its_streams() -> None:
+    world = World()
+    world.registry.open("alone")
+    assert world.registry.interval("alone") == TICK
+    for key in (KEY, OTHER):
+        world.registry.join("s", key)
+    assert world.registry.interval("s") == 0.1  # not followed yet: it will be read as soon as may be
+    world.follow("S", interval=2.0, in_seconds=1.5)
+    world.follow("T", interval=5.0, in_seconds=4.0)
+    assert world.registry.interval("s") == 5.0
+    assert world.registry.next_reading("s") == world.clock.now().mono + 1.5
+    assert world.registry.next_reading("alone") == world.clock.now().mono + TICK
+
+
+def test_limits_are_never_shorter_than_three_readings() -> None:
+    world = World()
+    world.registry.join("s", KEY)
+    stream = world.follow("S", interval=1.0)
+    assert (world.registry.limits("s").stale_after, world.registry.limits("s").unknown_after) == (10, 30)
+    stream.interval = 20.0
+    assert (world.registry.limits("s").stale_after, world.registry.limits("s").unknown_after) == (60, 120)
+
+
+def test_a_reading_counts_as_proof_once_there_is_something_to_answer() -> None:
+    registry = World().registry
+    registry.newest_reading = 5.0
+    assert registry.swept_at is None
+    registry.observing = True
+    assert registry.swept_at == 5.0
+
+
+def test_a_subject_may_be_unread_until_each_stream_that_may_hold_it_was_read() -> None:
+    world = World()
+    registry = world.registry
+    assert registry.unread("orders.x")  # no list of streams was complete yet
+    registry.listed = True
+    assert not registry.unread("orders.x")
+    stream = world.follow("S", "orders.>")
+    stream.seen = False
+    assert registry.unread("orders.x") and not registry.unread("bills.x")
+    stream.watched = False  # only the store knows members of it
+    assert not registry.unread("orders.x")
+
+
+def test_a_mirror_holds_the_subjects_of_its_origin() -> None:
+    world = World()
+    world.registry.listed = True
+    stream = world.follow("M")
+    stream.seen, stream.look = False, look("M", origin="S")
+    assert world.registry.unread("bills.x")  # its origin is not listed: it may hold anything
+    world.registry.origins = {"S": ("orders.>",)}
+    assert world.registry.subjects_of(stream.look) == ("orders.>",)
+    assert world.registry.unread("orders.x") and not world.registry.unread("bills.x")
+
+
+def test_members_are_found_by_stream() -> None:
+    registry = World().registry
+    for subject, key in (("s", KEY), ("t", KEY), ("t", OTHER)):
+        registry.join(subject, key)
+    assert registry.members("S") == {KEY: ["s", "t"]} and registry.members("none") == {}
+    assert registry.member_streams() == {"S", "T"}
+
+
+def test_time_is_accounted_by_status() -> None:
+    world = World()
+    world.registry.join("s", KEY)
+    world.clock.advance(3.0)
+    assert world.registry.time_in("s", world.clock.now()) == {"unknown": 3.0}
+    assert world.registry.time_in("nobody", world.clock.now()) == {}
+    assert world.registry.window("nobody", world.clock.now(), 60) is None
+
+
+def test_looks_are_those_of_the_followed_streams() -> None:
+    world = World()
+    stream = world.follow("S", "a")
+    assert world.registry.looks == {"S": stream.look}
