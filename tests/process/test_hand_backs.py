@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
+from tests.process.waits import observed_for
 from tests.support.background import meanwhile
 from tests.support.router import drain, publish, take
 from tests.support.sidecar import SUBJECT, Sidecar, Wire
@@ -40,7 +41,7 @@ async def test_a_message_handed_back_with_a_delay_is_no_stall(
     await nc.flush()
     worker = await nc.jetstream().pull_subscribe_bind("router", "ROUTER")
     async with meanwhile(_pull_on(worker)) if pulls else asyncio.timeout(None):
-        await asyncio.sleep(PAST_THE_MARK)
+        await observed_for(wire, PAST_THE_MARK)
         status = await wire.ask(f"get.status.{SUBJECT}")
     assert (status["status"], status["metrics"]["stall_ms"]) == ("inactive", 0)
     assert status["metrics"]["inflight_messages"] == 1

