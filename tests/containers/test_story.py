@@ -32,7 +32,7 @@ async def nc(pair: Pair) -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize("interrupted", [False, True], ids=["undisturbed", "sidecar killed while active"])
-async def test_a_burst_is_rejected_once_and_its_end_is_announced(pair: Pair, nc: Client, interrupted: bool) -> None:
+async def test_a_burst_is_rejected_and_its_recovery_is_published(pair: Pair, nc: Client, interrupted: bool) -> None:
     js = nc.jetstream()
     await js.add_stream(name="ROUTER", subjects=[SUBJECT])
     consumer = ConsumerConfig(
@@ -84,7 +84,7 @@ async def test_a_burst_is_rejected_once_and_its_end_is_announced(pair: Pair, nc:
     assert (changes[-1]["type"], changes[-1]["to"]) == ("recovery", "inactive")
 
 
-async def test_the_container_ends_by_itself_when_asked_to(pair: Pair, nc: Client) -> None:
+async def test_the_container_stops_on_request(pair: Pair, nc: Client) -> None:
     await pair.until_ready(observing=True)
     assert await asyncio.to_thread(pair.stop_sidecar, 5) == 0
 

@@ -12,11 +12,11 @@ from nats_backpressure.demo.summary import RunData
 from nats_backpressure.demo.terminal_output import NoOutput
 from tests.support.servers import NatsServer
 
-Played = Callable[[Scenario], Awaitable[RunData]]
+RunScenario = Callable[[Scenario], Awaitable[RunData]]
 
 
 @pytest.fixture
-def played(server: NatsServer) -> Played:
+def run_scenario(server: NatsServer) -> RunScenario:
     async def run(scenario: Scenario) -> RunData:
         return await run_demo(scenario, server.url, NoOutput())
 

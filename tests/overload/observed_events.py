@@ -13,7 +13,7 @@ from nats_backpressure.demo.summary import RunData
 STATUS_EVENTS = ("backpressure_active", "backpressure_warning", "recovery")
 
 
-def told_and_over(data: RunData, *reasons: str) -> None:
+def overload_reported_and_over(data: RunData, *reasons: str) -> None:
     """It was told, for one of these reasons at least; the gateway shed; all that was let in is done."""
     kinds = Counter(event["type"] for event in data.events)
     assert kinds["backpressure_active"], f"backpressure never came: {dict(kinds)}"

@@ -16,8 +16,8 @@ from nats_backpressure.demo.load_generator import HttpConnection
 from nats_backpressure.demo.processes import DemoProcesses
 from nats_backpressure.demo.scenario import SUBJECT, Scenario
 from nats_backpressure.demo.summary import summarize
-from tests.overload.conftest import Played
-from tests.overload.observed_events import back_to_calm, clean, shed_while_active, told_and_over
+from tests.overload.conftest import RunScenario
+from tests.overload.observed_events import back_to_calm, clean, overload_reported_and_over, shed_while_active
 from tests.support.router import CONSUMER, publish, take
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, Sidecar, Wire
@@ -42,46 +42,48 @@ def burst(messages: int, per_second: float, **scenario: Any) -> Scenario:
     return Scenario(**scenario | {"overload": per_second / found.capacity, "seconds": messages / per_second})
 
 
-async def test_two_thousand_messages_of_100_ms_fill_the_queue(played: Played) -> None:
+async def test_two_thousand_messages_of_100_ms_fill_the_queue(run_scenario: RunScenario) -> None:
     few = MARKS | {
         "inflight": {"warn": 5, "critical": 10, "overload": 20}
     }  # the gate then leaves the rest in the queue
-    told_and_over(
-        await played(burst(2000, 1000, workers=3, seconds_per_message=0.010, policy=MARKS | few)), "pending", "drain"
+    overload_reported_and_over(
+        await run_scenario(burst(2000, 1000, workers=3, seconds_per_message=0.010, policy=MARKS | few)),
+        "pending",
+        "drain",
     )
 
 
-async def test_a_thousand_messages_of_2_s_are_slow_to_be_answered(played: Played) -> None:
-    seen = await played(burst(1000, 500, workers=20, seconds_per_message=0.200, pull_gate=False))
-    told_and_over(seen, "latency_p95")
+async def test_a_thousand_messages_of_2_s_exceed_the_latency_mark(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(burst(1000, 500, workers=20, seconds_per_message=0.200, pull_gate=False))
+    overload_reported_and_over(seen, "latency_p95")
 
 
-async def test_a_thousand_at_once_are_too_many_in_flight(played: Played) -> None:
-    seen = await played(burst(1000, 700, workers=1000, seconds_per_message=1.0, pull_gate=False, calm_load=0.02))
-    told_and_over(seen, "inflight")
+async def test_a_thousand_at_once_exceed_the_in_flight_mark(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(burst(1000, 700, workers=1000, seconds_per_message=1.0, pull_gate=False, calm_load=0.02))
+    overload_reported_and_over(seen, "inflight")
 
 
-async def test_three_thousand_messages_of_3_s_overload_everything(played: Played) -> None:
-    seen = await played(burst(3000, 700, workers=30, seconds_per_message=0.300, pull_gate=False))
-    told_and_over(seen, "inflight", "latency_p95")
+async def test_three_thousand_messages_of_3_s_exceed_every_mark(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(burst(3000, 700, workers=30, seconds_per_message=0.300, pull_gate=False))
+    overload_reported_and_over(seen, "inflight", "latency_p95")
 
 
-async def test_where_backpressure_never_comes_the_tests_above_fail(played: Played) -> None:
+async def test_without_backpressure_the_tests_above_fail(run_scenario: RunScenario) -> None:
     deaf = MARKS | {name: {"overload": 1_000_000} for name in ("pending", "inflight", "latency_p95", "drain_seconds")}
-    seen = await played(burst(700, 700, workers=4, seconds_per_message=0.010, policy=deaf))
+    seen = await run_scenario(burst(700, 700, workers=4, seconds_per_message=0.010, policy=deaf))
     assert seen.callers["shed"] == 0
     with pytest.raises(AssertionError, match="backpressure never came"):
-        told_and_over(seen)
+        overload_reported_and_over(seen)
 
 
-async def test_a_burst_is_over_soon(played: Played) -> None:
-    seen = await played(Scenario(overload=10, seconds=1.5, **PATIENT))
-    told_and_over(seen)
+async def test_a_short_burst_is_one_incident(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(Scenario(overload=10, seconds=1.5, **PATIENT))
+    overload_reported_and_over(seen)
     assert summarize(seen).events["backpressure_active"] == 1
 
 
-async def test_a_slow_leak_is_held_back_before_anything_is_late(played: Played) -> None:
-    seen = await played(Scenario(mode="adaptive", overload=1.2, seconds=12, **PATIENT))
+async def test_a_slight_overload_is_limited_before_messages_are_late(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(Scenario(mode="adaptive", overload=1.2, seconds=12, **PATIENT))
     summary = summarize(seen)
     assert 0 < summary.shed < 0.5
     assert summary.goodput > 0.8
@@ -89,8 +91,8 @@ async def test_a_slow_leak_is_held_back_before_anything_is_late(played: Played) 
     clean(seen)
 
 
-async def test_a_router_that_crashes_in_the_middle_loses_nothing(played: Played) -> None:
-    seen = await played(Scenario(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
+async def test_a_router_crash_loses_no_message(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(Scenario(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
     shed_while_active(seen)
     assert (seen.lost, seen.unfinished) == (0, 0)
     in_flight = (
@@ -100,19 +102,19 @@ async def test_a_router_that_crashes_in_the_middle_loses_nothing(played: Played)
     assert seen.worker["done"] >= seen.callers["admitted"] - in_flight
 
 
-async def test_with_a_pull_gate_overload_delivers_nothing_again(played: Played) -> None:
-    seen = await played(Scenario(overload=10, seconds=6, max_deliver=3, **PATIENT))
+async def test_with_a_pull_gate_overload_causes_no_redelivery(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(Scenario(overload=10, seconds=6, max_deliver=3, **PATIENT))
     clean(seen)
     back_to_calm(seen)
 
 
-async def test_with_the_habit_of_handing_back_messages_are_delivered_again_and_given_up(played: Played) -> None:
-    seen = await played(Scenario(mode="none", nak=True, overload=10, seconds=6, calm=1.0, max_deliver=3))
+async def test_with_naks_messages_are_redelivered_and_given_up(run_scenario: RunScenario) -> None:
+    seen = await run_scenario(Scenario(mode="none", nak=True, overload=10, seconds=6, calm=1.0, max_deliver=3))
     assert seen.worker["redelivered"] > seen.worker["done"]
     assert seen.lost > 100
 
 
-async def test_a_gateway_that_starts_late_refuses_from_its_first_request(server: NatsServer, tmp_path: Any) -> None:
+async def test_a_gateway_that_starts_late_rejects_its_first_request(server: NatsServer, tmp_path: Any) -> None:
     scenario = Scenario()
     async with await nats.connect(server.url) as nc, Sidecar(tmp_path, server.url, QUICK) as process:
         await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])

@@ -28,7 +28,7 @@ async def _pull_on(subscription: Any) -> None:
 
 @pytest.mark.parametrize("pulls", [True, False], ids=["pulls on", "pulls no more"])
 @pytest.mark.parametrize("after", [0.0, 0.5], ids=["at once", "after a while"])
-async def test_a_message_handed_back_with_a_delay_is_no_stall(
+async def test_a_message_returned_with_a_delayed_nak_is_no_stall(
     nc: Client, sidecar: Sidecar, wire: Wire, pulls: bool, after: float
 ) -> None:
     await publish(nc, 5)
@@ -48,7 +48,7 @@ async def test_a_message_handed_back_with_a_delay_is_no_stall(
     assert await wire.stored() == []
 
 
-async def test_a_worker_that_hangs_is_seen_after_another_message_was_handed_back(
+async def test_a_hanging_worker_is_detected_beside_a_message_with_a_delayed_nak(
     nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
     await publish(nc, 2)

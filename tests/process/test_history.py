@@ -13,7 +13,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
 
-async def test_a_burst_can_be_read_again_also_after_a_restart(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_the_history_of_a_burst_is_the_same_after_a_restart(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await publish(nc, 2100)
     held = await take(nc, 600)
     await wire.event("backpressure_active")
@@ -53,7 +53,7 @@ async def test_a_burst_can_be_read_again_also_after_a_restart(nc: Client, sideca
     assert "history.loaded" in sidecar.log
 
 
-async def test_a_watched_subject_keeps_its_own_past_beside_an_audit_durable_that_covers_it(
+async def test_a_subject_has_its_own_history_beside_an_audit_consumer_that_covers_it(
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     """seed.md D2 and D15: the audit durable is calm, has no events, and comes first by name."""

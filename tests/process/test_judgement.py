@@ -22,7 +22,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
 
-async def test_alerts_pend_fire_and_resolve_across_a_restart(
+async def test_alerts_become_pending_fire_and_resolve_across_a_restart(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
     rules = [
@@ -66,12 +66,10 @@ async def test_alerts_pend_fire_and_resolve_across_a_restart(
         assert [e["type"] for e in await wire.stored()] == ["alert_firing", "alert_resolved"]
 
 
-class TestThePast:
+class TestHistory:
     """One incident with a restart in its middle, asked for in every way."""
 
-    async def test_everything_that_happened_is_told_alike_after_a_restart(
-        self, nc: Client, sidecar: Sidecar, wire: Wire
-    ) -> None:
+    async def test_all_history_is_the_same_after_a_restart(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await publish(nc, 2100)
         held = await take(nc, 600)
         await wire.event("backpressure_active")
@@ -126,7 +124,7 @@ class TestThePast:
             (f"get.metrics.{SUBJECT}", b'{"windows": ["soon"]}'),
         ],
     )
-    async def test_a_bad_question_about_it_is_a_clear_error(
+    async def test_an_invalid_history_request_gets_a_clear_error(
         self, sidecar: Sidecar, wire: Wire, tail: str, payload: bytes
     ) -> None:
         await wire.status(status="inactive")
@@ -140,7 +138,7 @@ class TestDiagnoses:
     async def diagnosed(self, wire: Wire, diagnosis: str, subject: str = SUBJECT) -> dict[str, Any]:
         return await wire.status(subject, diagnosis=diagnosis)
 
-    async def test_idle_nobody_pulling_and_what_counts_in_the_end(
+    async def test_idle_then_nobody_pulling_then_idle(
         self, nc: Client, server: NatsServer, router: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
@@ -154,7 +152,7 @@ class TestDiagnoses:
             _, page = await process.get("/metrics")
             assert f'router_backpressure_diagnosis{{diagnosis="nobody_pulling",subject="{SUBJECT}"}} 1.0' in page
 
-    async def test_the_cap_is_reached_by_a_worker_that_hangs(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    async def test_a_hanging_worker_reaches_max_ack_pending(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await publish(nc, 1500)
         held = await take(nc, 1000)
         async with meanwhile(take(nc, 1)):
@@ -173,7 +171,7 @@ class TestDiagnoses:
                 assert status["metrics"]["oldest_age_seconds"] > 0
             await self.diagnosed(wire, "draining")
 
-    async def test_poison_that_is_given_up(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    async def test_a_poison_message_that_is_given_up(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         js = nc.jetstream()
         await js.add_stream(name="POISON", subjects=["poison"])
         config = ConsumerConfig(durable_name="p", ack_policy=AckPolicy.EXPLICIT, max_deliver=1, ack_wait=0.2)
@@ -190,7 +188,7 @@ class TestDiagnoses:
         async with meanwhile(feed()):
             await self.diagnosed(wire, "poison", "poison")
 
-    async def test_a_stream_at_its_own_limits(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    async def test_a_stream_at_its_limits(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         js = nc.jetstream()
         await js.add_stream(StreamConfig(name="SMALL", subjects=["small"], max_msgs=100))
         await js.add_consumer("SMALL", ConsumerConfig(durable_name="c", ack_policy=AckPolicy.EXPLICIT))
@@ -212,7 +210,7 @@ class TestDiagnoses:
         await publish(nc, 10)
         await self.diagnosed(wire, "paused")
 
-    async def test_one_that_appears_on_a_full_stream_reads_history_first(
+    async def test_a_consumer_that_appears_on_a_full_stream_reads_history_first(
         self, nc: Client, server: NatsServer, router: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
@@ -236,7 +234,7 @@ class TestDiagnoses:
 
 
 class TestLatency:
-    async def test_a_slow_tail_shows_in_the_sampled_p95_and_not_in_the_median(
+    async def test_a_slow_tail_raises_the_sampled_p95_but_not_the_median(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         js = nc.jetstream()
@@ -261,7 +259,7 @@ class TestLatency:
         metrics = await eventually(measured, "a sampled latency")
         assert metrics["latency_p50_ms"] < 450 < metrics["latency_p95_ms"]
 
-    async def test_without_samples_it_is_estimated_and_null_while_messages_come_again(
+    async def test_without_samples_latency_is_estimated_and_null_during_redeliveries(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         await publish(nc, 3000)
@@ -282,7 +280,7 @@ class TestLatency:
         await eventually(unknown, "no estimate from a storm of redeliveries")
         await kept.ack()
 
-    async def test_a_hung_worker_stalls_and_is_never_calm(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    async def test_the_stall_of_a_hanging_worker_grows(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await publish(nc, 20)
         held = await take(nc, 20)
         before = 0.0
@@ -312,7 +310,7 @@ async def _hold_and_ack(nc: Client) -> None:
 class TestGuards:
     """What looks like calm and is none, or like trouble and is none; eviction and purge stand with the main job."""
 
-    async def test_a_count_of_redeliveries_that_never_falls_is_no_trouble_for_ever(
+    async def test_a_redelivery_count_that_never_falls_ends_to_count(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         js = nc.jetstream()
@@ -339,7 +337,7 @@ class TestGuards:
         assert (await js.consumer_info("STICKY", "s")).num_redelivered
 
     @pytest.mark.parametrize("what", ["consumer", "stream"])
-    async def test_one_deleted_and_made_again_is_believed_only_after_two_samples_and_told_once(
+    async def test_a_recreated_consumer_is_accepted_after_two_samples_and_reported_once(
         self, nc: Client, sidecar: Sidecar, wire: Wire, what: str
     ) -> None:
         await publish(nc, 2100)
@@ -364,7 +362,7 @@ class TestGuards:
         await publish(nc, 1500)
         await wire.status(status="warning")
 
-    async def test_a_reset_consumer_is_followed_to_where_it_stands_now(
+    async def test_a_reset_consumer_is_followed_to_its_new_position(
         self, nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
     ) -> None:
         need_server(server.version, (2, 14), "CONSUMER.RESET")

@@ -48,7 +48,7 @@ async def stored(wire: Wire, subject: str, pending: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["max_age", "max_msgs", "flood"])
-async def test_an_incident_that_ends_by_loss_says_so(
+async def test_an_incident_that_ends_by_loss_has_that_reason(
     nc: Client, server: NatsServer, wire: Wire, tmp_path: Path, how: str
 ) -> None:
     limits = {"max_age": {"max_age": 5.0}, "max_msgs": {"max_msgs": 300}, "flood": {"max_msgs": 300}}[how]

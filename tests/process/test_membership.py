@@ -53,8 +53,8 @@ async def active(wire: Wire) -> None:
     await eventually(look, "the audit durable to hold the subject active")
 
 
-class TestWhatDoesNotCountAnyMore:
-    async def test_a_consumer_that_the_watch_leaves_out_after_a_restart_holds_nothing(
+class TestConsumersThatNoLongerCount:
+    async def test_a_consumer_that_is_no_longer_watched_after_a_restart(
         self, nc: Client, server: NatsServer, overloaded: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
@@ -68,7 +68,7 @@ class TestWhatDoesNotCountAnyMore:
             await calm(wire)
             assert (await wire.event("recovery"))["reasons"] == []  # it was not deleted
 
-    async def test_nor_one_whose_filter_was_moved_while_nobody_looked(
+    async def test_a_consumer_whose_filter_changed_while_no_sidecar_ran(
         self, nc: Client, server: NatsServer, overloaded: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
@@ -84,7 +84,7 @@ class TestWhatDoesNotCountAnyMore:
             assert (await wire.status("beamline.router.v1.other"))["status"] == "inactive"
 
     @pytest.mark.parametrize("kind", ["ack none", "ephemeral"])
-    async def test_nor_one_that_was_made_again_at_once_as_what_never_counts(
+    async def test_a_consumer_that_was_recreated_as_one_that_never_counts(
         self, nc: Client, server: NatsServer, overloaded: None, tmp_path: Path, kind: str
     ) -> None:
         wire, js = await Wire(nc).listen(), nc.jetstream()
@@ -101,7 +101,7 @@ class TestWhatDoesNotCountAnyMore:
             assert b'"error"' not in reply.data, reply.data
             await calm(wire)
 
-    async def test_nor_one_of_a_stream_that_the_watch_leaves_out(
+    async def test_a_consumer_of_a_stream_that_is_no_longer_watched(
         self, nc: Client, server: NatsServer, overloaded: None, tmp_path: Path
     ) -> None:
         """Its stream is read once more, only to learn that it does not count."""

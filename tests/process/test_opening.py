@@ -62,7 +62,7 @@ async def opening(gateway: BackpressureClient, since: float, seconds: float) -> 
     return both
 
 
-async def test_after_a_kill_a_gateway_before_an_idle_router_is_open_within_14_s(
+async def test_after_a_kill_a_gateway_is_open_within_14_s(
     nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
 ) -> None:
     async with Sidecar(tmp_path, server.url) as process:
@@ -90,7 +90,7 @@ async def test_after_an_orderly_stop_of_the_last_replica_a_gateway_is_open_withi
     assert gateway.admit(SUBJECT).freshness == "stale"
 
 
-async def test_one_of_two_replicas_that_stops_opens_nothing_and_the_last_one_does(
+async def test_only_the_stop_of_the_last_of_two_replicas_opens_the_gateway(
     nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
 ) -> None:
     one, two = (Sidecar(tmp_path, server.url, QUICK | {"instance": name}) for name in ("one", "two"))
@@ -111,7 +111,7 @@ async def test_one_of_two_replicas_that_stops_opens_nothing_and_the_last_one_doe
         assert began < 2
 
 
-async def test_a_sidecar_that_comes_back_is_believed_again_at_once(
+async def test_a_restarted_sidecar_is_used_again_at_once(
     nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
 ) -> None:
     async with Sidecar(tmp_path, server.url, QUICK) as process:
@@ -132,7 +132,7 @@ async def test_a_sidecar_that_comes_back_is_believed_again_at_once(
         pytest.param({"mode": "observe"}, "continue", "continue", id="a dry run"),
     ],
 )
-async def test_what_a_policy_says_of_the_unknown_holds_after_a_kill(
+async def test_on_unknown_applies_after_a_kill(
     nc: Client,
     server: NatsServer,
     router: None,
@@ -155,7 +155,7 @@ async def test_what_a_policy_says_of_the_unknown_holds_after_a_kill(
         await wait_for_admission(gateway, SUBJECT, freshness="unknown", action=after, seconds=5 + SLACK)
 
 
-async def test_a_share_opens_from_where_it_was(
+async def test_an_admit_ratio_opens_from_its_last_value(
     nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
 ) -> None:
     policy = {"admission": {"mode": "adaptive", "floor": 0.02}}
@@ -175,7 +175,7 @@ async def test_a_share_opens_from_where_it_was(
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])
-async def test_a_stop_takes_less_than_5_s_though_nats_is_away(
+async def test_a_stop_takes_less_than_5_s_without_nats(
     nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path, how: str
 ) -> None:
     async with Sidecar(tmp_path, server.url, QUICK) as process:
@@ -189,7 +189,7 @@ async def test_a_stop_takes_less_than_5_s_though_nats_is_away(
     assert code == 0 and seconds < 5 + SLACK, (code, seconds)
 
 
-async def test_a_start_under_load_pages_nobody_for_what_the_absence_has_left(
+async def test_a_start_under_load_fires_no_alert_for_the_time_before(
     nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
 ) -> None:
     """While no sidecar runs, messages go on being published, and in flight exceeds its mark."""

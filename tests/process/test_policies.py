@@ -45,7 +45,7 @@ async def rejected(wire: Wire, key: str) -> dict[str, Any]:
 
 
 class TestPoliciesInTheBucket:
-    async def test_one_that_is_put_changes_the_verdict_within_a_second_and_one_that_is_taken_away_too(
+    async def test_a_stored_policy_takes_effect_within_a_second_and_so_does_its_removal(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         await publish(nc, 500)
@@ -62,7 +62,7 @@ class TestPoliciesInTheBucket:
         await wire.status(status="inactive")
         assert (await wire.ask(f"get.policy.{SUBJECT}"))["sources"]["pending.overload"] == "default"
 
-    async def test_a_pattern_governs_all_it_covers_unless_something_closer_does(
+    async def test_a_pattern_governs_all_it_covers_unless_a_more_specific_one_does(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         await wire.status(status="inactive")
@@ -71,7 +71,7 @@ class TestPoliciesInTheBucket:
         await put(nc, "beamline.=2A.v1.decide", {"retry_after_seconds": 9})
         await wire.status(policy=await _effective(wire, "retry_after_seconds", 9))
 
-    async def test_an_invalid_one_is_refused_whole_with_its_path_and_the_last_good_one_stays(
+    async def test_an_invalid_policy_is_rejected_with_its_path_and_the_last_good_one_stays(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         await wire.status(status="inactive")
@@ -83,7 +83,7 @@ class TestPoliciesInTheBucket:
         assert await wire.ask(f"get.policy.{SUBJECT}") == await _asked(wire, "retry_after_seconds", 7)
         assert wire.live == await wire.stored()
 
-    async def test_one_under_a_pattern_nobody_watches_is_refused_once_across_a_restart(
+    async def test_an_invalid_policy_for_an_unwatched_pattern_is_rejected_once_across_a_restart(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         await wire.status(status="inactive")
@@ -96,9 +96,7 @@ class TestPoliciesInTheBucket:
         await rejected(wire, "other.>")
         assert [e["subject"] for e in await wire.stored()] == ["no.>", "other.>"]
 
-    async def test_a_bucket_that_is_deleted_and_made_anew_is_followed(
-        self, nc: Client, sidecar: Sidecar, wire: Wire
-    ) -> None:
+    async def test_a_deleted_and_recreated_bucket_is_followed(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await wire.status(status="inactive")
         await put(nc, SUBJECT, {"retry_after_seconds": 7})
         await _effective(wire, "retry_after_seconds", 7)
@@ -113,7 +111,7 @@ class TestPoliciesInTheBucket:
         await eventually(there, "the bucket made anew")
         await _effective(wire, "retry_after_seconds", 8)
 
-    async def test_the_guard_of_the_file_holds(
+    async def test_the_guard_of_the_file_limits_the_bucket(
         self, nc: Client, server: NatsServer, router: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
@@ -139,7 +137,9 @@ async def _effective(wire: Wire, field: str, value: object) -> dict[str, Any]:
 
 
 class TestOverrides:
-    async def test_one_goes_over_everything_until_it_expires(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+    async def test_an_override_is_above_everything_until_it_expires(
+        self, nc: Client, sidecar: Sidecar, wire: Wire
+    ) -> None:
         await wire.status(status="inactive")
         put_ = await override(nc, SUBJECT, "reject", 2)
         status = await wire.status(override=put_)
@@ -164,7 +164,7 @@ class TestOverrides:
 
         await eventually(over, "the policy without it")
 
-    async def test_a_wide_one_reaches_a_subject_with_a_policy_of_its_own(
+    async def test_a_wide_override_also_governs_a_subject_with_its_own_policy(
         self, nc: Client, server: NatsServer, tmp_path: Path
     ) -> None:
         """operations.md D3: the subject that somebody tuned went on rejecting."""
@@ -182,7 +182,7 @@ class TestOverrides:
             await wire.status("orders.created", override=None, status="active")
             assert (await wire.ask("decide.gateway.orders.created"))["action"] == "reject"
 
-    async def test_the_most_specific_one_counts_and_the_wider_one_again_when_it_is_over(
+    async def test_the_most_specific_override_decides_until_it_ends(
         self, nc: Client, server: NatsServer, tmp_path: Path
     ) -> None:
         async with three_subjects(nc, server, tmp_path) as wire:
@@ -201,7 +201,7 @@ class TestOverrides:
 
             await eventually(stored, "the state to say so")
 
-    async def test_one_goes_over_a_dry_run_and_over_a_share(
+    async def test_an_override_is_above_a_dry_run_and_an_admit_ratio(
         self, nc: Client, server: NatsServer, tmp_path: Path
     ) -> None:
         modes = [
@@ -216,7 +216,7 @@ class TestOverrides:
                     found = await wire.ask(f"decide.gateway.orders.{name}")
                     assert (found["action"], found["admit_ratio"], found["would"]) == (*expected, None)
 
-    async def test_events_say_that_one_is_in_force_and_a_restart_forgets_none(
+    async def test_events_name_an_override_and_it_survives_a_restart(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         put_ = await override(nc, "beamline.>", "open", 60)
@@ -229,7 +229,7 @@ class TestOverrides:
         await sidecar.observing()
         assert (await wire.status())["override"] == put_
 
-    async def test_a_bad_one_is_refused_and_the_last_good_one_stays(
+    async def test_an_invalid_override_is_rejected_and_the_last_good_one_stays(
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         good = await override(nc, SUBJECT, "reject", 60)
@@ -271,7 +271,7 @@ async def three_subjects(
         yield await Wire(nc).listen()
 
 
-async def test_a_changed_file_is_taken_on_sighup_and_a_bad_one_is_told(
+async def test_sighup_loads_a_changed_file_and_reports_an_invalid_one(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
     wire = await Wire(nc).listen()
@@ -289,7 +289,7 @@ async def test_a_changed_file_is_taken_on_sighup_and_a_bad_one_is_told(
         await _effective(wire, "retry_after_seconds", 7)
 
 
-async def test_a_consumers_own_metadata_counts_only_where_it_is_trusted(
+async def test_consumer_metadata_counts_only_where_it_is_trusted(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
     js = nc.jetstream()
@@ -313,7 +313,7 @@ async def test_a_consumers_own_metadata_counts_only_where_it_is_trusted(
     assert (consumer["policy"]["pending"]["overload"], consumer["sources"]["pending.overload"]) == (40, "consumer")
 
 
-async def test_a_guest_whose_metadata_is_endless_silences_nobody(
+async def test_a_consumer_with_huge_metadata_disturbs_no_other(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
     """What is wrong with it is reported as far as it fits; the subject's events go on behind it."""
@@ -334,7 +334,7 @@ async def test_a_guest_whose_metadata_is_endless_silences_nobody(
         assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
 
 
-async def test_a_policy_key_too_long_for_an_event_keeps_no_other_refusal_back(
+async def test_a_policy_key_too_long_for_an_event_blocks_no_other_rejection(
     nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
     await nc.publish(f"$KV.backpressure_policy.{'x' * 3850}", b"{")
@@ -347,7 +347,7 @@ async def test_a_policy_key_too_long_for_an_event_keeps_no_other_refusal_back(
     await eventually(said, "the line about the other")
 
 
-async def test_marks_follow_the_measured_rate_and_say_so(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_dynamic_marks_follow_the_measured_rate(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await put(
         nc,
         SUBJECT,

@@ -30,7 +30,7 @@ async def add_router(nc: Client) -> None:
     await js.add_consumer("ROUTER", ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT))
 
 
-async def test_the_metrics_page_tells_each_subject_under_the_names_of_the_contract(
+async def test_the_metrics_page_has_each_subject_under_the_names_of_the_contract(
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     await add_router(nc)
@@ -64,9 +64,7 @@ async def test_the_metrics_page_tells_each_subject_under_the_names_of_the_contra
     assert {f"router_backpressure_{name}" for name in expected} <= found.keys()
 
 
-async def test_a_watched_stream_that_does_not_exist_is_said_and_awaited(
-    nc: Client, server: NatsServer, tmp_path: Path
-) -> None:
+async def test_a_missing_watched_stream_is_logged_and_awaited(nc: Client, server: NatsServer, tmp_path: Path) -> None:
     async with Sidecar(tmp_path, server.url, QUICK | {"watch": [{"stream": "ROUTER"}]}) as process:
         await says(process, "watch.stream_missing")
         await add_router(nc)
@@ -74,7 +72,9 @@ async def test_a_watched_stream_that_does_not_exist_is_said_and_awaited(
         assert process.log.count("watch.stream_missing") == 1
 
 
-async def test_a_stream_on_our_subjects_is_named_and_awaited(nc: Client, server: NatsServer, tmp_path: Path) -> None:
+async def test_a_stream_that_captures_our_subjects_is_named_and_awaited(
+    nc: Client, server: NatsServer, tmp_path: Path
+) -> None:
     await add_router(nc)
     await nc.jetstream().add_stream(name="GREEDY", subjects=["backpressure.>"])
     async with Sidecar(tmp_path, server.url, QUICK) as process:
@@ -84,7 +84,7 @@ async def test_a_stream_on_our_subjects_is_named_and_awaited(nc: Client, server:
         await process.observing()
 
 
-async def test_only_what_counts_is_watched(nc: Client, server: NatsServer, tmp_path: Path) -> None:
+async def test_only_durable_consumers_with_acks_are_watched(nc: Client, server: NatsServer, tmp_path: Path) -> None:
     await add_router(nc)
     js = nc.jetstream()
     await js.add_stream(name="AUDIT", subjects=["audit"])
@@ -97,7 +97,7 @@ async def test_only_what_counts_is_watched(nc: Client, server: NatsServer, tmp_p
         assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == [SUBJECT]
 
 
-async def test_a_consumer_with_several_filters_stands_under_each(
+async def test_a_consumer_with_several_filters_belongs_to_each_subject(
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     if server.version < (2, 10):
@@ -113,7 +113,7 @@ async def test_a_consumer_with_several_filters_stands_under_each(
         assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == filters
 
 
-async def test_a_consumer_of_a_mirror_stands_under_the_subjects_of_the_origin(
+async def test_a_consumer_of_a_mirror_belongs_to_the_subjects_of_its_origin(
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     js = nc.jetstream()
@@ -125,7 +125,7 @@ async def test_a_consumer_of_a_mirror_stands_under_the_subjects_of_the_origin(
         assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == ["origin.>"]
 
 
-async def test_a_port_in_use_is_told_in_one_line(server: NatsServer, tmp_path: Path) -> None:
+async def test_a_port_in_use_prints_one_line(server: NatsServer, tmp_path: Path) -> None:
     config: dict[str, Any] = {"http": {"host": "127.0.0.1", "port": server.port}}
     process = Sidecar(tmp_path, server.url, config)
     await process.start()
@@ -135,7 +135,7 @@ async def test_a_port_in_use_is_told_in_one_line(server: NatsServer, tmp_path: P
     assert "Traceback" not in process.log
 
 
-def test_a_crash_in_a_loop_ends_the_process_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_a_loop_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash(self: Service) -> None:
         raise RuntimeError("a bug")
 

@@ -43,7 +43,7 @@ def told(events: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     return [(e["type"], e["subject"], e["to"]) for e in events]
 
 
-async def test_a_recorded_burst_is_judged_again_as_it_was(
+async def test_a_recorded_burst_gives_the_same_events_again(
     nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
 ) -> None:
     file = tmp_path / "burst.jsonl"
@@ -71,7 +71,7 @@ async def test_a_recorded_burst_is_judged_again_as_it_was(
     assert [event for event in milder if event["to"] == "active"] == []
 
 
-async def test_without_other_policies_it_is_judged_by_those_that_were_in_force(
+async def test_without_settings_the_recorded_policies_are_used(
     nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
 ) -> None:
     """seed.md D17: of the file, of the bucket while it changed, and an override."""
@@ -101,7 +101,7 @@ async def test_without_other_policies_it_is_judged_by_those_that_were_in_force(
     assert [(e["override"] or {}).get("action") for e in again] == [(e["override"] or {}).get("action") for e in stored]
 
 
-async def test_a_killed_process_leaves_a_recording_that_the_next_one_goes_on_with(
+async def test_the_recording_of_a_killed_process_is_continued_by_the_next(
     nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
 ) -> None:
     file = tmp_path / "crash.jsonl"
@@ -122,7 +122,7 @@ async def test_a_killed_process_leaves_a_recording_that_the_next_one_goes_on_wit
     assert ran.stdout.count("-> active  backpressure_active") == 1
 
 
-async def test_a_file_that_cannot_be_written_is_told_before_anything_begins(tmp_path: Path) -> None:
+async def test_a_recording_that_cannot_be_written_is_reported_before_the_start(tmp_path: Path) -> None:
     async with Sidecar(tmp_path, None, QUICK, "--record", str(tmp_path / "none" / "file")) as process:
         assert process.process is not None
         assert await asyncio.wait_for(process.process.wait(), 15) == 78

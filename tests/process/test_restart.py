@@ -18,7 +18,7 @@ PAST_ALL_EVIDENCE = 8.0
 
 
 @pytest.mark.parametrize("how", [SIGTERM, SIGKILL], ids=lambda how: how.name)
-async def test_nobody_pulling_outlives_a_restart_without_an_event(
+async def test_nobody_pulling_survives_a_restart_without_an_event(
     nc: Client, server: NatsServer, router: None, tmp_path: Path, how: Signals
 ) -> None:
     wire = await Wire(nc).listen()

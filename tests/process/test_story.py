@@ -19,7 +19,7 @@ from tests.support.servers import NatsServer, free_port
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
 
-async def test_a_burst_is_told_once_everywhere_and_so_is_its_end(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_a_burst_and_its_end_are_published_once(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await publish(nc, 2100)
     held = await take(nc, 600)
     active = await wire.event("backpressure_active")
@@ -44,7 +44,7 @@ async def test_a_burst_is_told_once_everywhere_and_so_is_its_end(nc: Client, sid
 
 
 @pytest.mark.parametrize("how", ["killed", "terminated"])
-async def test_a_restart_in_the_middle_repeats_nothing_and_forgets_nothing(
+async def test_a_restart_during_an_incident_repeats_and_loses_no_event(
     nc: Client, sidecar: Sidecar, wire: Wire, how: str
 ) -> None:
     await publish(nc, 2100)
@@ -65,7 +65,7 @@ async def test_a_restart_in_the_middle_repeats_nothing_and_forgets_nothing(
     assert all(a["to"] == b["from"] for a, b in pairwise(events))
 
 
-async def test_a_server_that_restarts_gets_each_event_once(nc: Client, server: NatsServer, sidecar: Sidecar) -> None:
+async def test_a_server_restart_repeats_and_loses_no_event(nc: Client, server: NatsServer, sidecar: Sidecar) -> None:
     await publish(nc, 2100)
     await take(nc, 600)
     wire = Wire(nc)
@@ -81,7 +81,7 @@ async def test_a_server_that_restarts_gets_each_event_once(nc: Client, server: N
     assert len(await eventually(told, "the event in the stream")) == 1
 
 
-async def test_silence_of_the_server_is_stale_then_unknown_and_never_calm(
+async def test_a_silent_server_makes_a_status_stale_then_unknown_never_inactive(
     nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
 ) -> None:
     await publish(nc, 2100)
@@ -97,7 +97,7 @@ async def test_silence_of_the_server_is_stale_then_unknown_and_never_calm(
     assert held
 
 
-async def test_a_consumer_that_comes_and_goes_is_followed(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_added_and_removed_consumers_are_followed(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     js = nc.jetstream()
     await js.add_stream(name="OTHER", subjects=["other.>"])
     await js.add_consumer(
@@ -110,7 +110,7 @@ async def test_a_consumer_that_comes_and_goes_is_followed(nc: Client, sidecar: S
     assert lost["subject"] == "other.*.x"
 
 
-async def test_dropped_messages_are_data_loss_and_no_recovery(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_dropped_messages_are_data_loss_not_recovery(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     js = nc.jetstream()
     await js.add_stream(StreamConfig(name="SMALL", subjects=["small"], max_msgs=2000, discard=DiscardPolicy.OLD))
     await js.add_consumer("SMALL", ConsumerConfig(durable_name="slow", ack_policy=AckPolicy.EXPLICIT))
@@ -127,7 +127,7 @@ async def test_dropped_messages_are_data_loss_and_no_recovery(nc: Client, sideca
     assert [e["type"] for e in wire.live] == ["backpressure_warning", "data_loss"]
 
 
-async def test_a_purge_recovers_with_its_reason(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_a_recovery_by_purge_has_that_reason(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await publish(nc, 1500)
     await wire.event("backpressure_warning")
     await nc.jetstream().purge_stream("ROUTER")
@@ -149,7 +149,7 @@ async def test_observe_mode_counts_and_publishes_but_admits(
         assert (decision["action"], decision["would"], decision["admit_ratio"]) == ("continue", "reject", 1.0)
 
 
-async def test_a_consumer_is_told_how_much_to_pull(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_a_consumer_gets_the_number_of_messages_to_pull(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await publish(nc, 600)
     await wire.status(status="inactive")
     free = await wire.ask(f"decide.consumer.{SUBJECT}", {"max_messages": 100})
@@ -163,7 +163,7 @@ async def test_a_consumer_is_told_how_much_to_pull(nc: Client, sidecar: Sidecar,
     assert full["action"] == "reject"
 
 
-async def test_the_router_gets_its_established_answer(
+async def test_the_alias_has_the_format_of_the_router(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
     alias = "beamline.router.v1.status.backpressure"
@@ -183,7 +183,7 @@ async def test_the_router_gets_its_established_answer(
         assert (bad["success"], bad["error"]["code"]) == (False, "invalid_request")
 
 
-async def test_an_alias_that_a_stream_captures_is_refused_by_name(
+async def test_an_alias_that_a_stream_captures_is_rejected_with_the_stream_name(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
     alias = "beamline.router.v1.status.backpressure"
@@ -215,14 +215,14 @@ async def _says(process: Sidecar, text: str) -> bool:
         pytest.param("validate.policy", b"nonsense", "400", id="a policy that is no JSON"),
     ],
 )
-async def test_a_bad_request_is_a_clear_error(
+async def test_an_invalid_request_gets_a_clear_error(
     sidecar: Sidecar, wire: Wire, tail: str, payload: bytes, code: str
 ) -> None:
     await wire.status(status="inactive")
     assert await wire.refused(tail, payload) == code
 
 
-async def test_a_reply_goes_only_to_an_inbox(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_replies_are_sent_only_to_inboxes(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await wire.status(status="inactive")
     for subject in (f"backpressure.v1.decide.gateway.{SUBJECT}", "$SRV.PING", "$SRV.INFO.backpressure"):
         await nc.publish(subject, b"", reply="$JS.API.STREAM.DELETE.ROUTER")
@@ -233,7 +233,7 @@ async def test_a_reply_goes_only_to_an_inbox(nc: Client, sidecar: Sidecar, wire:
     assert 'router_backpressure_dropped_total{what="reply_subject"}' in metrics
 
 
-async def test_hostile_bytes_on_our_subjects_blind_nobody(
+async def test_hostile_messages_on_our_subjects_do_no_harm(
     nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
 ) -> None:
     await wire.status(status="inactive")
@@ -252,7 +252,7 @@ async def test_hostile_bytes_on_our_subjects_blind_nobody(
     await wire.status(status="warning")
 
 
-async def test_the_micro_service_is_found(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
+async def test_the_service_is_discoverable_as_a_nats_micro_service(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
     await wire.status(status="inactive")
     info = json.loads((await nc.request("$SRV.INFO.backpressure", b"", timeout=2)).data)
     names = {endpoint["name"] for endpoint in info["endpoints"]}
@@ -266,7 +266,7 @@ async def test_the_micro_service_is_found(nc: Client, sidecar: Sidecar, wire: Wi
     assert {"pending.overload", "nonsense"} <= {e["path"] for e in checked["errors"]}
 
 
-async def test_without_nats_it_waits_and_serves_its_probes(tmp_path: Path, start_server: object) -> None:
+async def test_without_nats_the_process_waits_and_serves_its_probes(tmp_path: Path, start_server: object) -> None:
     port = free_port()
     async with Sidecar(tmp_path, f"nats://127.0.0.1:{port}", QUICK) as process:
         body = await process.ready(ready=True, observing=False)
@@ -280,13 +280,13 @@ async def test_without_nats_it_waits_and_serves_its_probes(tmp_path: Path, start
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_cleanly_and_soon(sidecar: Sidecar, how: signal.Signals) -> None:
+async def test_sigterm_ends_the_process_cleanly(sidecar: Sidecar, how: signal.Signals) -> None:
     code, seconds = await sidecar.end(how)
     assert (code, seconds < 5 + SLACK) == (0, True), sidecar.log
     assert "Traceback" not in sidecar.log
 
 
-async def test_a_signal_ends_it_even_when_the_server_is_frozen(server: NatsServer, sidecar: Sidecar) -> None:
+async def test_sigterm_ends_the_process_with_a_frozen_server(server: NatsServer, sidecar: Sidecar) -> None:
     server.pause()
     try:
         code, seconds = await sidecar.end()
@@ -295,7 +295,7 @@ async def test_a_signal_ends_it_even_when_the_server_is_frozen(server: NatsServe
     assert (code, seconds < 5 + SLACK) == (0, True), sidecar.log
 
 
-async def test_bad_configuration_is_exit_78_with_a_line_for_each_error(tmp_path: Path) -> None:
+async def test_invalid_settings_print_one_line_for_each_mistake_and_exit_with_78(tmp_path: Path) -> None:
     process = Sidecar(tmp_path, None, {"nam": "x", "observe": {"min_interval_ms": -1}})
     await process.start()
     assert process.process is not None
@@ -305,7 +305,7 @@ async def test_bad_configuration_is_exit_78_with_a_line_for_each_error(tmp_path:
     assert "Traceback" not in process.log
 
 
-async def test_embedded_brings_its_own_server_and_takes_it_down(tmp_path: Path) -> None:
+async def test_embedded_starts_and_stops_its_own_server(tmp_path: Path) -> None:
     port = free_port()
     async with Sidecar(tmp_path, None, QUICK, "--embedded", "--embedded-port", str(port)) as process:
         await process.observing()

@@ -57,7 +57,7 @@ async def heartbeat(nc: Client) -> dict[str, Any]:
     return found
 
 
-async def test_a_sidecar_that_starts_beside_it_answers_for_the_rest_within_seconds(
+async def test_a_sidecar_that_starts_with_an_unreadable_stream_answers_for_the_others(
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     await add_dark(nc)
@@ -70,7 +70,7 @@ async def test_a_sidecar_that_starts_beside_it_answers_for_the_rest_within_secon
         assert (await heartbeat(nc))["sampled_at"] is not None
 
 
-async def test_one_that_appears_later_does_not_stop_the_heartbeat(
+async def test_a_later_unreadable_stream_does_not_stop_the_heartbeat(
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     async with beside(tmp_path, server, QUICK | {"publish": {"heartbeat_seconds": 0.2}}) as process:
@@ -94,7 +94,7 @@ async def test_one_that_appears_later_does_not_stop_the_heartbeat(
         await eventually(recent, "readings of the other streams to continue")
 
 
-async def test_one_that_stops_being_readable_ages_alone_and_comes_back(
+async def test_only_the_subjects_of_an_unreadable_stream_age_until_it_is_readable_again(
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     server.reload(accounts())
