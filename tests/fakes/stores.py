@@ -72,7 +72,7 @@ class FakeStateStore:
     async def write_heartbeat(self, value: bytes) -> bool | None:
         self.faults.strike(self.faults.before)
         self.beats.append(value)
-        return True
+        return not self.newer_heartbeat
 
     async def write_last_heartbeat(self, value: bytes) -> bool:
         return bool(await self.write_heartbeat(value))

@@ -324,3 +324,26 @@ async def test_a_day_of_outages() -> None:
     assert [event.now for event in moves if event.now is not Status.WARNING] == [Status.ACTIVE, Status.INACTIVE] * 12
     lost = [event.type for event in told if event.type in MONITORING_EVENTS]
     assert lost == [EventType.MONITORING_LOST, EventType.MONITORING_RESTORED] * (len(lost) // 2) and lost
+
+
+async def test_a_record_of_a_newer_version_stays_while_its_heartbeats_come_and_is_replaced_after_them() -> None:
+    world = World()
+    world.load()
+    async with world.living() as service:
+        await world.published(service, Status.ACTIVE)
+    state = json.loads(world.store.values[SUBJECT][0])
+    newer = json.dumps(state | {"schema": 2, "record": "of another form"}).encode()
+    await world.store.write(SUBJECT, newer, world.store.values[SUBJECT][1], "n")
+    world.store.newer_heartbeat, told = True, len(world.publisher.told)
+    world.unload()
+    async with world.living() as service:
+        await world.clock.run(120)
+        answered = service.registry.subjects[SUBJECT].record
+        assert answered is not None and (answered.status, answered.seq) == (Status.ACTIVE, state["seq"])
+        assert world.store.values[SUBJECT][0] == newer and len(world.publisher.told) == told
+        world.store.newer_heartbeat = False
+        await world.clock.run(SETTINGS.observe.unknown_after_seconds + 5)
+        await world.published(service, Status.INACTIVE)
+    replaced_state = json.loads(world.store.values[SUBJECT][0])
+    assert (replaced_state["schema"], replaced_state["status"]) == (1, "inactive")
+    assert [event.seq for event in world.publisher.told] == list(range(1, len(world.publisher.told) + 1))
