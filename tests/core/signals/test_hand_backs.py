@@ -1,0 +1,98 @@
+"""How many messages in flight are handed back for later."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.core.model import ConsumerConfig, Sample
+from nats_backpressure.core.signals.hand_backs import HandBacks
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
+
+CONFIG = ConsumerConfig(ack_wait=5.0)
+ONE = Sample(
+    ConsumerKey("S", "c"), "one", CONFIG, Now(100.0, 100.0), 0, 1, 0, 1, 10, 10, 9, 9, since_delivery=1.0, since_ack=1.0
+)
+"""One message in flight, delivered a second ago; a pull waits."""
+
+
+def later(sample: Sample, seconds: float, **changes) -> Sample:
+    since = changes.pop("since_delivery", sample.since_delivery and sample.since_delivery + seconds)
+    return replace(sample, at=Now(sample.at.mono + seconds, 0.0), since_delivery=since, **changes)
+
+
+def after(*samples: Sample, naks: int = 0) -> HandBacks:
+    found = HandBacks()
+    found.add_sample(None, samples[0])
+    for _ in range(naks):
+        found.add_nak()
+    for last, sample in pairwise(samples):
+        found.add_sample(last, sample)
+    return found
+
+
+def test_a_nak_hands_one_message_back_until_it_is_redelivered() -> None:
+    still = later(ONE, 0.1)
+    assert after(ONE, still, naks=1).count_in_flight(still) == 1
+    again = later(still, 0.1, delivered_consumer=11, since_delivery=0.05)
+    assert after(ONE, still, again, naks=1).count_in_flight(again) == 0
+
+
+def test_no_more_are_handed_back_than_are_in_flight() -> None:
+    still = later(ONE, 0.1)
+    assert after(ONE, still, naks=3).count_in_flight(still) == 1
+    done = later(still, 0.1, inflight=0)
+    assert after(ONE, still, done, naks=3).count_in_flight(done) == 0
+
+
+def test_beside_a_queue_none_counts_as_handed_back() -> None:
+    queued = later(ONE, 0.1, pending=1)
+    assert after(ONE, queued, naks=1).count_in_flight(queued) == 0
+
+
+def test_a_worker_that_acted_without_a_delivery_handed_its_message_back() -> None:
+    touched = later(ONE, 1.0, since_delivery=0.1)
+    assert after(ONE, touched).count_in_flight(touched) == 1
+
+
+def test_what_a_waiting_pull_did_not_get_after_the_ack_wait_is_handed_back() -> None:
+    overdue = later(ONE, 6.0)
+    assert after(ONE, overdue).count_in_flight(overdue) == 1
+    assert after(ONE, replace(overdue, waiting=0)).count_in_flight(replace(overdue, waiting=0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("gap", "restarted"), [pytest.param(2.0, True, id="too early"), pytest.param(5.0, False, id="after the ack wait")]
+)
+def test_what_is_redelivered_before_its_ack_wait_was_handed_back(gap: float, restarted: bool) -> None:
+    found = after(ONE)
+    assert found.add_sample(ONE, later(ONE, gap, delivered_consumer=11, since_delivery=0.0)) is restarted
+
+
+@pytest.mark.parametrize(
+    ("changes", "may"),
+    [
+        pytest.param({}, True, id="a pull waits for each message in flight"),
+        pytest.param({"waiting": 0}, False, id="no pull waits"),
+        pytest.param({"pending": 1}, False, id="a message waits"),
+        pytest.param({"since_delivery": None}, False, id="an old server reports no times"),
+    ],
+)
+def test_messages_in_flight_may_be_handed_back_while_pulls_wait(changes: dict, may: bool) -> None:
+    assert after(ONE).all_may_be(replace(ONE, **changes)) is may
+
+
+def test_but_not_after_one_was_redelivered_in_time() -> None:
+    redelivered = replace(ONE, redelivered=1)
+    assert not after(redelivered).all_may_be(redelivered)
+
+
+def test_a_filtered_consumer_counts_redeliveries_by_the_servers_own_number() -> None:
+    filtered = replace(ONE, config=replace(CONFIG, filters=("a",)))
+    moved = later(filtered, 0.1, delivered_stream=12, delivered_consumer=12, redelivered=1, inflight=2)
+    assert after(filtered, moved, naks=1).count_in_flight(moved) == 0
+    still = later(filtered, 0.1, delivered_consumer=11)
+    assert after(filtered, still, naks=1).count_in_flight(still) == 0
