@@ -16,6 +16,10 @@ DEEPEST: Final = 32
 _KINDS: Final = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
 
 
+class _UnsupportedError(yaml.MarkedYAMLError):
+    """YAML that is valid and not supported here."""
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes without aliases, and not deeper than DEEPEST."""
 
@@ -24,11 +28,11 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         mark = cast(Any, self).peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
+            raise _UnsupportedError(
                 problem="aliases (`*name`) are not supported; write the value out", problem_mark=mark
             )
         if self._depth >= DEEPEST:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEEPEST} levels", problem_mark=mark)
+            raise _UnsupportedError(problem=f"is nested deeper than {DEEPEST} levels", problem_mark=mark)
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -54,7 +58,8 @@ def load_yaml(data: bytes, lines: dict[str, int], problems: Problems) -> object:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         lines[""] = mark.line + 1 if mark else 1
-        problems.add("", _syntax(error.problem or "", error.context or ""))
+        unsupported = isinstance(error, _UnsupportedError)
+        problems.add("", str(error.problem) if unsupported else _syntax(error.problem or "", error.context or ""))
     return None
 
 

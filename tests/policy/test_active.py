@@ -1,0 +1,130 @@
+"""The policies in force while the sidecar runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nats_backpressure.policy.active import LONGEST_ERROR, MOST_ERRORS, ActivePolicies, PolicySnapshot, PolicyValue
+from nats_backpressure.policy.external import OVERRIDES
+from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.policy.schema import Guard
+from nats_backpressure.protocol.timestamps import format_rfc3339
+from nats_backpressure.protocol.values import ConsumerKey
+
+FILE = (PolicyEntry(("a.>",), fields=(("pending.overload", 5000),)),)
+KEY = ConsumerKey("S", "c")
+OWN = (("backpressure.pending.overload", "700"),)
+NOW = 1_767_225_600.0
+
+
+def value(document: object, revision: int = 1) -> PolicyValue:
+    return PolicyValue(msgspec.json.encode(document), revision, NOW)
+
+
+def snapshot(**entries: PolicyValue) -> PolicySnapshot:
+    return PolicySnapshot("bucket", {key.replace("_", "."): entry for key, entry in entries.items()})
+
+
+def overload(policies: ActivePolicies, subject: str = "a.b", key: ConsumerKey | None = None) -> float:
+    return policies.effective(subject, key).policy.pending.overload
+
+
+def policies(trust: bool = True, guard: Guard = Guard()) -> ActivePolicies:  # noqa: B008
+    return ActivePolicies(FILE, guard, trust)
+
+
+def test_the_layers_are_default_file_bucket_and_metadata() -> None:
+    active = policies()
+    assert (overload(active, "other"), overload(active)) == (1000, 5000)
+    assert active.set_bucket(snapshot(a_b=value({"pending": {"overload": 6000}}))) == []
+    assert overload(active) == 6000
+    assert active.set_metadata(KEY, OWN, ("a.b",)) == (True, None)
+    assert (overload(active, key=KEY), overload(active)) == (700, 6000)
+    active.forget(KEY)
+    assert overload(active, key=KEY) == 6000
+
+
+def test_a_bad_value_is_refused_once_and_the_last_good_one_stays() -> None:
+    active = policies()
+    active.set_bucket(snapshot(a_b=value({"pending": {"overload": 6000}})))
+    bad = snapshot(a_b=value({"pending": {"overload": "many"}}, revision=2))
+    (refusal,) = active.set_bucket(bad)
+    assert (refusal.subject, refusal.rejection.mark) == ("a.b", "bucket:2")
+    assert refusal.rejection.errors[0][0] == "pending.overload"
+    assert active.set_bucket(bad) == []
+    assert overload(active) == 6000
+    active.set_bucket(snapshot())
+    assert overload(active) == 5000
+
+
+def test_a_bad_override_and_a_bad_key_are_refused_under_their_own_names() -> None:
+    active = policies()
+    bad = PolicySnapshot("b", {f"{OVERRIDES}a.b": value({"action": "close"}), "a.=zz": value({})})
+    assert [refusal.subject for refusal in active.set_bucket(bad)] == [f"{OVERRIDES}a.b", "a.=zz"]
+
+
+def test_an_override_ends_by_itself() -> None:
+    active = policies()
+    until = format_rfc3339(NOW + 60)
+    active.set_bucket(PolicySnapshot("b", {f"{OVERRIDES}a.b": value({"action": "open", "until": until})}))
+    assert len(active.effective("a.b").policy.override) == 1
+    assert not active.expire(NOW + 59)
+    assert active.expire(NOW + 60)
+    assert not active.expire(NOW + 60)
+    assert active.effective("a.b").policy.override == ()
+
+
+def test_a_new_file_is_below_the_same_bucket_which_is_checked_again() -> None:
+    active = policies()
+    active.set_bucket(snapshot(a_b=value({"pending": {"critical": 4000}})))
+    active.set_metadata(KEY, OWN, ("a.b",))
+    (refusal,) = active.set_file((), Guard())
+    assert refusal.rejection.errors[0][0] == "pending.critical"
+    assert overload(active, "a.c") == 1000
+    assert overload(active, key=KEY) == 700
+
+
+def test_metadata_is_used_only_where_it_is_trusted() -> None:
+    active = policies(trust=False)
+    assert active.set_metadata(KEY, OWN, ("a.b",)) == (False, None)
+    assert overload(active, key=KEY) == 5000
+
+
+def test_bad_metadata_is_refused_and_the_last_good_stays() -> None:
+    active = policies()
+    active.set_metadata(KEY, OWN, ("a.b",))
+    changed, rejection = active.set_metadata(KEY, (("backpressure.pending.overload", "many"),), ("a.b",))
+    assert not changed
+    assert rejection is not None
+    assert rejection.errors[0][0] == "backpressure.pending.overload"
+    assert overload(active, key=KEY) == 700
+
+
+def test_the_same_metadata_changes_nothing() -> None:
+    active = policies()
+    assert active.set_metadata(KEY, (), ()) == (False, None)
+    assert active.set_metadata(KEY, OWN, ()) == (True, None)
+    assert active.set_metadata(KEY, OWN, ()) == (False, None)
+
+
+def test_what_is_in_force_can_be_put_in_force_again() -> None:
+    active = policies()
+    active.set_bucket(snapshot(a_b=value({"pending": {"overload": 6000}})))
+    active.set_metadata(KEY, OWN, ("a.b",))
+    other = ActivePolicies((), Guard(), trust_metadata=False)
+    other.restore(active.sources)
+    assert other.sources == active.sources
+    assert overload(other) == 6000
+    other.set_metadata(KEY, OWN, ("a.b",))
+    other.restore(policies(trust=False).sources)
+    assert (overload(other), overload(other, key=KEY)) == (5000, 5000)
+    active.restore(active.sources)
+    assert overload(active, key=KEY) == 700
+
+
+def test_what_a_refusal_repeats_is_bounded() -> None:
+    document = {f"unknown{n}{'x' * 400}\n": n for n in range(30)}
+    (refusal,) = policies().set_bucket(snapshot(a_b=value(document)))
+    assert len(refusal.rejection.errors) == MOST_ERRORS + 1
+    assert refusal.rejection.errors[-1] == ("", "and 10 more problems")
+    assert all(len(text) <= LONGEST_ERROR + 3 for error in refusal.rejection.errors for text in error)
