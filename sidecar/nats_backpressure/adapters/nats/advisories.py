@@ -5,11 +5,12 @@ Only the subjects in use: the API audit advisories would repeat every reply to e
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.api import UNREADABLE
@@ -69,18 +70,6 @@ _TYPES = {
 }
 
 
-class Subscriber(Protocol):
-    def subscribe(
-        self,
-        subject: str,
-        queue: str = "",
-        cb: Callable[[Msg], Awaitable[None]] | None = None,
-        *,
-        pending_msgs_limit: int = ...,
-        pending_bytes_limit: int = ...,
-    ) -> Awaitable[Any]: ...
-
-
 class MalformedAdvisory(ValueError):
     """Not an advisory that the server sends."""
 
@@ -91,7 +80,7 @@ class AdvisoryListener:
     def __init__(self, clock: Clock, sink: Callable[[Hint], None], count: Callable[[str], None]) -> None:
         self._clock, self._sink, self._count = clock, sink, count
 
-    async def listen(self, client: Subscriber) -> None:
+    async def listen(self, client: Client) -> None:
         """Subscribe on a new client."""
         for subject in SUBJECTS:
             await client.subscribe(

@@ -5,9 +5,9 @@ They come from outside, so they use the connection for requests, never the one t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
 
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.protocol import reports
@@ -22,18 +22,6 @@ PER_SECOND = 1000
 MALFORMED, TOO_MANY = "report_malformed", "report_too_many"
 
 
-class Subscriber(Protocol):
-    def subscribe(
-        self,
-        subject: str,
-        queue: str = "",
-        cb: Callable[[Msg], Awaitable[None]] | None = None,
-        *,
-        pending_msgs_limit: int = ...,
-        pending_bytes_limit: int = ...,
-    ) -> Awaitable[Any]: ...
-
-
 class GatewayReportListener:
     """Passes every report to `sink`, which must be quick, must not raise, and must not store unwatched subjects;
     `count` counts reports that are dropped."""
@@ -45,7 +33,7 @@ class GatewayReportListener:
         self._second = 0
         self._read = 0
 
-    async def listen(self, client: Subscriber) -> None:
+    async def listen(self, client: Client) -> None:
         """Subscribe on a new client."""
         await client.subscribe(
             reports.everywhere(self._prefix),

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from nats_backpressure.adapters.nats import api_types
-from nats_backpressure.adapters.nats.api import UNREADABLE
+from nats_backpressure.adapters.nats.api import NO_STREAM, UNREADABLE
 from nats_backpressure.adapters.nats.api_types import (
     ConsumerInfo,
     ErrorInfo,
@@ -46,7 +46,7 @@ TIMEOUT = 5.0
 """Seconds for one request; a list takes 4.0 s while a node of the cluster is down."""
 BURST = 0.2
 """Seconds of the budget that may be used at once after a pause."""
-STREAM_NOT_FOUND, CONSUMER_NOT_FOUND = 10059, 10014
+NO_CONSUMER = 10014
 
 T = TypeVar("T")
 
@@ -270,8 +270,8 @@ def _token(name: str) -> str:
 
 
 def _exception(error: ErrorInfo) -> Exception:
-    if error.code == 404 and error.err_code == STREAM_NOT_FOUND:
+    if error.code == 404 and error.err_code == NO_STREAM:
         return StreamGone(error.description[:120])
-    if error.code == 404 and error.err_code == CONSUMER_NOT_FOUND:
+    if error.code == 404 and error.err_code == NO_CONSUMER:
         return ConsumerGone(error.description[:120])
     return Unavailable(f"{error.code} ({error.err_code}): {error.description[:120]}")
