@@ -51,7 +51,7 @@ async def test_it_pulls_what_is_granted_and_no_more(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
     await publish(nc, 30)
-    gate = PullGate(client, subscription, SUBJECT, stream="ORDERS", consumer="router")
+    gate = PullGate(client, subscription, SUBJECT, stream="ORDERS", consumer="router", batch_wait=30)
     async with FakeDecisionService(nc, grants(3, 50, 10)) as service:
         assert [len(await gate.fetch(10)) for _ in range(3)] == [3, 10, 10]
     assert service.requests[0] == (
@@ -65,7 +65,7 @@ async def test_it_waits_while_nothing_is_granted_and_asks_again(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
     await publish(nc, 5)
-    gate = PullGate(client, subscription, SUBJECT)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
     async with FakeDecisionService(nc, grants(0, 0, 0, 2, wait_ms=50)) as service:
         began = time.monotonic()
         assert len(await gate.fetch(5)) == 2
@@ -133,7 +133,7 @@ async def test_granted_nothing_it_uses_the_rest_of_its_last_grant_unless_the_sub
     client: BackpressureClient, nc: Client, subscription: Subscription, status: str
 ) -> None:
     await publish(nc, 2)
-    gate = PullGate(client, subscription, SUBJECT)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=0.5, grant_seconds=60)
     left = [5, 0]
 
     def answer(_: dict[str, Any]) -> Answer:
@@ -146,7 +146,7 @@ async def test_granted_nothing_it_uses_the_rest_of_its_last_grant_unless_the_sub
         taken = 0
         with suppress(NatsTimeoutError):
             while True:
-                taken += len(await gate.fetch(5, timeout=0.2))
+                taken += len(await gate.fetch(5, timeout=1))
         assert taken == (3 if status in ("inactive", "warning") else 0), "5 were granted, 2 of them were used"
         assert len(service.requests) >= 2
 
@@ -155,7 +155,7 @@ async def test_a_new_grant_replaces_what_is_left_of_the_last_one(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
     await publish(nc, 2)
-    gate, left = PullGate(client, subscription, SUBJECT), [5, 1, 0]
+    gate, left = PullGate(client, subscription, SUBJECT, batch_wait=0.5), [5, 1, 0]
 
     def answer(_: dict[str, Any]) -> Answer:
         pull = {"max_messages": left.pop(0) if len(left) > 1 else 0, "wait_ms": 20}
@@ -186,7 +186,7 @@ async def test_without_a_sidecar_it_pulls_everything_and_waits_for_one_answer_on
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
     await publish(nc, 50)
-    gate = PullGate(client, subscription, SUBJECT)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
     async with FakeDecisionService(nc, lambda _: None) as service:
         assert [len(await gate.fetch(5)) for _ in range(10)] == [5] * 10
         asked = [tail.partition(".")[0] for tail, _ in service.requests]
