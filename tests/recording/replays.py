@@ -24,7 +24,7 @@ def judged(lines: Iterable[Line], *policies: PolicyEntry, only: str | None = Non
     quiet = entry(">", alert_on_active=False)
     replay = Replay(Settings(policies=policies or (quiet,), **settings), told.append, only)
     for thing in observed(lines):
-        replay.take(thing)
+        replay.process(thing)
     return told
 
 

@@ -32,7 +32,7 @@ class TestStatusComparison:
         last = None
         for last in observed(lines):
             for each in both:
-                each.take(last)
+                each.process(last)
             comparison.compare()
         assert last is not None
         comparison.finish(last.at.wall)

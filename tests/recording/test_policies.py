@@ -119,7 +119,7 @@ def judged(told: Iterable[Line], settings: Settings | None = None) -> tuple[list
     events: list[Event] = []
     replay = Replay(settings, events.append)
     for thing in observed(told):
-        replay.take(thing)
+        replay.process(thing)
     return events, replay
 
 
@@ -136,14 +136,14 @@ def words(events: Iterable[Event]) -> list[str]:
 
 def test_without_settings_the_recorded_policies_are_used() -> None:
     events, replay = judged(burst(*rule(MILD)))
-    assert (events, replay.ruled) == ([], True)
+    assert (events, replay.has_policies) == ([], True)
     other = Settings(policies=(entry(">", alert_on_active=False),))
     assert words(judged(burst(*rule(MILD)), other)[0]) == ["active", "inactive"]
 
 
 def test_a_recording_without_policies_uses_the_defaults() -> None:
     events, replay = judged(burst())
-    assert (words(events), replay.ruled) == (["active", "inactive"], False)
+    assert (words(events), replay.has_policies) == (["active", "inactive"], False)
 
 
 def test_a_policy_change_applies_from_its_time_on() -> None:

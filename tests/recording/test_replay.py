@@ -85,11 +85,11 @@ class TestMembership:
         told: list[Event] = []
         replay = Replay(Settings(), told.append)
         for thing in observed([*beginning(), *reading(0.0), *gone]):
-            replay.take(thing)
+            replay.process(thing)
         assert steps(told) == [(3.0, "monitoring_lost", "inactive")]
-        replay.take(StreamAbsenceDecoded(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
+        replay.process(StreamAbsenceDecoded(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
         assert replay.time_in() == {}
-        assert replay.forgotten["inactive"] == pytest.approx(3.0)
+        assert replay.removed_time_in["inactive"] == pytest.approx(3.0)
         assert not replay._intake._trackers and not replay._registry.streams
 
     def test_a_consumer_that_appears_on_a_full_stream_reads_history(self) -> None:
@@ -132,11 +132,11 @@ def test_a_consumer_read_alone_counts() -> None:
 def test_time_in_each_status_adds_up_to_the_recording() -> None:
     replay = Replay(Settings(policies=(entry(">", alert_on_active=False),)), lambda event: None)
     for thing in observed(burst()):
-        replay.take(thing)
+        replay.process(thing)
     spent = replay.time_in()[SUBJECT]
     assert spent == pytest.approx({"unknown": 0, "inactive": 2.9, "active": 3.0})
-    assert replay.told == {"backpressure_active": 1, "recovery": 1}
-    assert (replay.samples, replay.set_aside) == (60, 0)
+    assert replay.events == {"backpressure_active": 1, "recovery": 1}
+    assert (replay.samples, replay.implausible) == (60, 0)
 
 
 def peak(lines: Iterable[Line]) -> int:
@@ -145,8 +145,8 @@ def peak(lines: Iterable[Line]) -> int:
     tracemalloc.start()
     try:
         for thing in observed(lines):
-            replay.take(thing, 60.0)
-        assert replay.told["recovery"] == replay.told["backpressure_warning"] > 0
+            replay.process(thing, 60.0)
+        assert replay.events["recovery"] == replay.events["backpressure_warning"] > 0
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -47,7 +47,7 @@ class TestTimeGaps:
 
             monkeypatch.setattr(replay._registry, "stays", counted)
             for thing in observed((*beginning(), *reading(0.0), *reading(gap))):
-                replay.take(thing)
+                replay.process(thing)
             return count
 
         assert taken(3 * 365 * 86_400.0) < 4 * taken(60.0)
@@ -61,10 +61,10 @@ class TestTimeGaps:
         replay = Replay(Settings(policies=(entry(SUBJECT, **fields),)), walked.append)
         *before, last = observed(ends)
         for thing in before:
-            replay.take(thing)
+            replay.process(thing)
         for n in range(1, int(gap / TICK) + 1):
             # A hint of a consumer that is not there makes time pass and does nothing else.
             at = 1.0 + n * TICK
-            replay.take(HintsDecoded(Now(MONO + at, WALL + at), ConsumerKey("NO", "body"), (), 0, 0))
-        replay.take(last)
+            replay.process(HintsDecoded(Now(MONO + at, WALL + at), ConsumerKey("NO", "body"), (), 0, 0))
+        replay.process(last)
         assert steps(searched) == steps(walked)

@@ -70,7 +70,7 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
     start = time.perf_counter()
     problem = _replay_file(file, replays, comparison)
     took = time.perf_counter() - start
-    if replays[0].first and not replays[0].ruled:
+    if replays[0].first and not replays[0].has_policies:
         click.echo(f"{file}: has no policies (written by an older version): the defaults are used", err=True)
     if replays[0].first or not problem:
         for line in _summary(replays, comparison, took):
@@ -93,7 +93,7 @@ def _replay_file(path: Path, replays: Sequence[Replay], comparison: StatusCompar
                         click.echo(f"{path}:{n}: {observation.why}; the line is skipped", err=True)
                 elif observation is not None:
                     for each in replays:
-                        each.take(observation, decoder.longest_interval)
+                        each.process(observation, decoder.longest_interval)
                     comparison.compare()
         if decoder.header is None:
             return "not a recording: it is empty"
@@ -162,11 +162,11 @@ def _summary(replays: Sequence[Replay], comparison: StatusComparison, took: floa
         comparison.finish(first.now.wall)
         yield ""
         yield f"{format_time(first.first.wall)} to {format_time(first.now.wall)}, {_format_duration(span)}"
-    aside = f", {first.set_aside:,} of them implausible" if first.set_aside else ""
+    aside = f", {first.implausible:,} of them implausible" if first.implausible else ""
     samples = sum(each.samples for each in replays)
     speed = f"{samples / took:,.0f} samples/s, {span / took:,.0f} times as fast as it happened"
     yield f"{first.samples:,} samples{aside}; judged in {took:.1f} s: {speed}"
-    yield _format_counts("events", [each.told for each in replays], lambda n: f"{n:,.0f}")
+    yield _format_counts("events", [each.events for each in replays], lambda n: f"{n:,.0f}")
     times = [each.time_in() for each in replays]
     subjects = sorted({s for time in times for s in time}, key=lambda s: _urgency(s, times, comparison))
     for subject in subjects[:SUBJECTS_SHOWN]:
@@ -175,8 +175,8 @@ def _summary(replays: Sequence[Replay], comparison: StatusComparison, took: floa
         yield _format_counts(subject, [time.get(subject, {}) for time in times], _format_duration) + differ
     if len(subjects) > SUBJECTS_SHOWN:
         yield f"and {len(subjects) - SUBJECTS_SHOWN:,} more subjects"
-    if any(each.forgotten for each in replays):
-        yield _format_counts("removed subjects", [each.forgotten for each in replays], _format_duration)
+    if any(each.removed_time_in for each in replays):
+        yield _format_counts("removed subjects", [each.removed_time_in for each in replays], _format_duration)
 
 
 def _urgency(subject: str, times: Sequence[TimeIn], comparison: StatusComparison) -> tuple[float | str, ...]:

@@ -39,7 +39,7 @@ from nats_backpressure.recording.decoder import (
     StreamAbsenceDecoded,
 )
 from nats_backpressure.recording.policies import PoliciesDecoded
-from nats_backpressure.recording.time_gaps import TimeGaps
+from nats_backpressure.recording.time_gaps import TimeGap
 from nats_backpressure.runtime.intake import Intake, Occurrence
 from nats_backpressure.runtime.observations import AckSeen, Nak, Terminated
 from nats_backpressure.runtime.subjects import TICK, FollowedStream, SubjectRegistry
@@ -54,24 +54,24 @@ class _RecordedTime:
 
 
 class Replay:
-    """Bounded by what is watched at a time; `tell` hears of every event when it is concluded.
+    """Its memory depends only on what is watched at a time; `on_event` gets every event when it is concluded.
 
-    Without settings it judges by the policies that were in force when it was recorded, as far as the recording holds
-    them (`ruled`), and by the default ones where it does not.
+    Without settings it uses the recorded policies; if the recording has none (`has_policies`), the defaults.
     """
 
-    def __init__(self, settings: Settings | None, tell: Callable[[Event], None], only: str | None = None) -> None:
-        self.ruled = settings is not None
-        """Whether it knows what to judge by."""
+    def __init__(self, settings: Settings | None, on_event: Callable[[Event], None], only: str | None = None) -> None:
+        self.has_policies = settings is not None
+        """Whether policies were given or recorded."""
         self.samples = 0
-        self.set_aside = 0
+        self.implausible = 0
+        """Samples that the sample checks rejected."""
         self.first: Now | None = None
-        self._longest = 0.0
-        self.told: Counter[str] = Counter()
+        self._longest_interval = 0.0
+        self.events: Counter[str] = Counter()
         """Events by type."""
-        self.forgotten: defaultdict[str, float] = defaultdict(float)
-        """Seconds in each status of the subjects that went."""
-        self._tell, self._only, self._as_recorded = tell, only, settings is None
+        self.removed_time_in: defaultdict[str, float] = defaultdict(float)
+        """Seconds in each status of the subjects that were removed."""
+        self._on_event, self._only, self._as_recorded = on_event, only, settings is None
         self._clock = _RecordedTime()
         self._ticked = 0.0
         self._effects: deque[Effect] = deque()
@@ -96,72 +96,73 @@ class Replay:
         """Seconds each subject spent in each status."""
         return {subject: self._registry.time_in(subject, self.now) for subject in self._registry.subjects}
 
-    def take(self, seen: Observation, longest_interval: float = 0.0) -> None:
-        """The next thing that was observed, after the time that passed until then. `longest_interval`: seconds that
-        were let pass between two readings; they make nothing stale."""
-        self._longest = max(longest_interval, self._settings.observe.max_interval_ms / 1000)
-        if isinstance(seen, PoliciesDecoded):
+    def process(self, observation: Observation, longest_interval: float = 0.0) -> None:
+        """Judge the next observation, and the time before it. `longest_interval`: seconds that were planned between two
+        readings; they make nothing stale."""
+        self._longest_interval = max(longest_interval, self._settings.observe.max_interval_ms / 1000)
+        if isinstance(observation, PoliciesDecoded):
             if self._as_recorded:
-                self._rule(seen)
+                self._use_policies(observation)
             return
-        self._pass(seen.at)
-        match seen:
+        self._advance(observation.at)
+        match observation:
             case ReadingDecoded():
-                self._reading(seen)
+                self._reading(observation)
             case SampleDecoded():
-                if stream := self._registry.streams.get(seen.sample.key.stream):
+                if stream := self._registry.streams.get(observation.sample.key.stream):
                     self._intake.settle(
-                        stream, ReadState({seen.sample.key: self._sample(stream, seen.sample, early=True)})
+                        stream,
+                        ReadState({observation.sample.key: self._sample(stream, observation.sample, early=True)}),
                     )
             case StreamAbsenceDecoded():
-                if stream := self._registry.streams.get(seen.stream):
+                if stream := self._registry.streams.get(observation.stream):
                     self._intake.settle(stream, ReadState({}, complete=True))
-                    if not self._registry.members(seen.stream):
-                        del self._registry.streams[seen.stream], self._read_at[seen.stream]
+                    if not self._registry.members(observation.stream):
+                        del self._registry.streams[observation.stream], self._read_at[observation.stream]
             case HintsDecoded():
-                self._hint(seen)
+                self._hint(observation)
 
-    def _rule(self, seen: PoliciesDecoded) -> None:
-        """Judge by what was in force from then on."""
-        self.ruled = True
+    def _use_policies(self, observation: PoliciesDecoded) -> None:
+        """Use these policies from this moment on."""
+        self.has_policies = True
         if self.first is None:
             observe = Observe(
-                stale_after_seconds=seen.scope.stale_after, unknown_after_seconds=seen.scope.unknown_after
+                stale_after_seconds=observation.scope.stale_after, unknown_after_seconds=observation.scope.unknown_after
             )
-            self._set_up(Settings(name=seen.name, observe=observe))
+            self._set_up(Settings(name=observation.name, observe=observe))
         else:
-            self._pass(seen.at)
-        self._intake.watch = list(seen.scope.watch)
-        self._registry.rules.restore(seen.sources)
+            self._advance(observation.at)
+        self._intake.watch = list(observation.scope.watch)
+        self._registry.rules.restore(observation.sources)
         for subject in tuple(self._registry.subjects):
             self._registry.rule(subject)
 
-    def _pass(self, to: Now) -> None:
-        """Let time pass, with a look every TICK."""
+    def _advance(self, to: Now) -> None:
+        """Advance the clock, with a check every TICK."""
         if self.first is None:
             self.first, self._ticked, self._clock.at = to, to.mono, to
         while (left := int((to.mono - self._ticked) / TICK)) > 0:
-            ticks = TimeGaps(self._registry, self._ticked, to)
-            step = 1 if left == 1 else ticks.alike(left)
-            due = 1 if left == 1 else ticks.due(step)
-            self._clock.at = ticks.at(due or step)
+            gap = TimeGap(self._registry, self._ticked, to)
+            step = 1 if left == 1 else gap.uniform_ticks(left)
+            change = 1 if left == 1 else gap.first_change(step)
+            self._clock.at = gap.at(change or step)
             self._ticked = self.now.mono
-            if due:
+            if change:
                 self._registry.tick()
         if to.mono > self.now.mono:
             self._clock.at = to
 
-    def _reading(self, seen: ReadingDecoded) -> None:
+    def _reading(self, observation: ReadingDecoded) -> None:
         """One reading of a stream; what the recording left out may have been read in between."""
-        name, at = seen.look.name, seen.at.mono
+        name, at = observation.look.name, observation.at.mono
         if not self._intake.watches(name):
             return
-        stream = self._registry.streams.setdefault(name, FollowedStream(seen.look, at))
-        stream.interval = min(at - self._read_at.get(name, -math.inf), self._longest)
-        stream.look, self._read_at[name] = seen.look, at
-        under = {sample.key: self._sample(stream, sample) for sample in seen.samples}
-        stream.whole = seen.whole and not seen.hidden
-        self._intake.settle(stream, ReadState(under, seen.unread, seen.whole))
+        stream = self._registry.streams.setdefault(name, FollowedStream(observation.look, at))
+        stream.interval = min(at - self._read_at.get(name, -math.inf), self._longest_interval)
+        stream.look, self._read_at[name] = observation.look, at
+        under = {sample.key: self._sample(stream, sample) for sample in observation.samples}
+        stream.whole = observation.whole and not observation.hidden
+        self._intake.settle(stream, ReadState(under, observation.unread, observation.whole))
 
     def _sample(self, stream: FollowedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
         members_of = self._registry.members(stream.look.name).get(sample.key, ())
@@ -173,7 +174,7 @@ class Replay:
         return self._only is None or covers(self._only, subject)
 
     def _count(self, what: Occurrence, key: ConsumerKey, why: object) -> None:
-        self.set_aside += what == "sample.set_aside"
+        self.implausible += what == "sample.set_aside"
 
     def _hint(self, hints: HintsDecoded) -> None:
         key, at = hints.key, hints.at
@@ -186,7 +187,7 @@ class Replay:
             self._intake.hint(Terminated(key), at)
 
     def _perform(self, effects: Sequence[Effect]) -> None:
-        """Perform them in the order in which they came, as if the world never failed."""
+        """Perform the effects in order; each one succeeds."""
         self._effects += effects
         if self._performing:
             return
@@ -201,12 +202,12 @@ class Replay:
             case WriteRecord(subject, writing):
                 return WriteDone(writing.nonce, self._registry.subjects[subject].revision + 1)
             case PublishEvent(_, event):
-                self.told[event.type.value] += 1
-                self._tell(event)
+                self.events[event.type.value] += 1
+                self._on_event(event)
                 return EventSent(event.id)
             case RemoveKey(subject):
                 for word, seconds in self._registry.time_in(subject, self.now).items():
-                    self.forgotten[word] += seconds
+                    self.removed_time_in[word] += seconds
                 return KeyRemoved()
             case _:
                 return RecordCreated("replay")
