@@ -36,7 +36,7 @@ async def test_follow_prints_each_event_once_across_a_server_restart_until_inter
     command: Command, nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
 ) -> None:
     await publish(nc, 1500)
-    following = await command.begun("events", "--follow", "--since", "1h", "--json")
+    following = await command.start("events", "--follow", "--since", "1h", "--json")
     assert following.stdout is not None and following.stderr is not None
     async with asyncio.timeout(15):
         assert json.loads(await following.stdout.readline())["type"] == "backpressure_warning"

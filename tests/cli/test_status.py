@@ -35,7 +35,7 @@ async def test_the_list_starts_with_the_worst_and_one_subject_has_signals_marks_
 
 async def test_watch_repeats_until_interrupted(command: Command, sidecar: Sidecar, wire: Wire) -> None:
     await wire.status(status="inactive")
-    watching = await command.begun("status", SUBJECT, "--watch", "--json")
+    watching = await command.start("status", SUBJECT, "--watch", "--json")
     assert watching.stdout is not None
     for _ in range(2):
         assert json.loads(await watching.stdout.readline())["subject"] == SUBJECT

@@ -1,4 +1,4 @@
-"""What goes on in the background while a test looks."""
+"""A task that runs in the background of a test, and is cancelled after it."""
 
 from __future__ import annotations
 

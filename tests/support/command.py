@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from nats_backpressure.cli import main
 
 PLAIN = {name: None for name in os.environ if name.startswith("NATS_")}
-"""What an environment of the developer's own must not add."""
+"""Variables of the developer's environment that a command in a test must not get."""
 
 
 class Command:
@@ -42,12 +42,12 @@ class Command:
         return msgspec.json.decode(await self.good(*arguments, "--json"))
 
     async def failed(self, *arguments: object, code: int = 1, data: str | None = None, **env: str) -> str:
-        """What it says is wrong."""
+        """Its error output, where it fails."""
         ran = await self(*arguments, data=data, **env)
         assert ran.exit_code == code and not ran.stdout, ran.output
         return ran.stderr
 
-    async def begun(self, *arguments: str) -> Process:
+    async def start(self, *arguments: str) -> Process:
         """A process of its own, for what goes on until it is interrupted."""
         env = {k: v for k, v in os.environ.items() if k not in PLAIN} | {"NATS_URL": self.url}
         process = await asyncio.create_subprocess_exec(
@@ -62,7 +62,7 @@ class Command:
         return process
 
     async def close(self) -> None:
-        """End what was begun and goes on, as it does where a test fails."""
+        """End processes that still run, as they do after a failed test."""
         for process in self._processes:
             if process.returncode is None:
                 process.kill()

@@ -24,15 +24,15 @@ class Listener:
     """What an edge does on a connection: subscribe again on each client, and keep what it hears."""
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.counted: Counter[str] = Counter()
         self.rebuilds = 0
 
     async def set_up(self, client: PatchedClient) -> None:
-        async def hear(message: Msg) -> None:
-            self.heard.append(message.data)
+        async def receive(message: Msg) -> None:
+            self.received.append(message.data)
 
-        await client.subscribe("news", cb=hear)
+        await client.subscribe("news", cb=receive)
         await client.flush()
 
     def count(self, what: str) -> None:
@@ -70,13 +70,15 @@ async def up(connection: Connection, epoch: int = 1) -> None:
     await eventually(is_up, f"epoch {epoch} to be connected")
 
 
-async def hears(listener: Listener, say: Callable[[], Any], what: bytes) -> None:
-    async def heard() -> bool:
-        with suppress(Exception):
-            await say()
-        return what in listener.heard
+async def receives(listener: Listener, publish: Callable[[], Any], payload: bytes) -> None:
+    """Publish until the listener has received it."""
 
-    await eventually(heard, f"{what!r} to be heard")
+    async def received() -> bool:
+        with suppress(Exception):
+            await publish()
+        return payload in listener.received
+
+    await eventually(received, f"{payload!r} to be received")
 
 
 def options(server: NatsServer, **login: str) -> Nats:

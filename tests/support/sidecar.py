@@ -1,4 +1,4 @@
-"""The sidecar as a process of its own, and the wire as another program sees it."""
+"""The sidecar as a process, and its messages as another program sees them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from nats.aio.msg import Msg
 from tests.support.servers import free_port
 
 SUBJECT = "beamline.router.v1.decide"
-PATIENCE = 15.0
-"""Seconds a test waits for what must come; what comes is much faster."""
+WAIT_SECONDS = 15.0
+"""Seconds a test waits for an event; it usually comes much faster."""
 QUICK = {"observe": {"min_interval_ms": 50, "stale_after_seconds": 1, "unknown_after_seconds": 2}}
 """Settings under which what takes half a minute by default takes seconds."""
 
 
 class Sidecar:
-    """`nats-backpressure run` with a config of its own; its log is kept in a file."""
+    """`nats-backpressure run` with a config of its own; its log goes to a file."""
 
     def __init__(self, where: Path, url: str | None, config: dict[str, Any] | None = None, *arguments: str) -> None:
         self.port = free_port()
@@ -76,7 +76,7 @@ class Sidecar:
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(how)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_SECONDS):
             return await self.process.wait(), time.monotonic() - began
 
     @property
@@ -87,20 +87,20 @@ class Sidecar:
         return await asyncio.to_thread(_get, f"http://127.0.0.1:{self.port}{path}")
 
     async def ready(self, **facts: Any) -> dict[str, Any]:
-        """Wait until /readyz says all of these facts."""
+        """Wait until /readyz has all of these fields."""
 
         async def look() -> dict[str, Any] | None:
             assert self.process is not None
             assert self.process.returncode is None, self.log
             with suppress(OSError):
                 _, body = await self.get("/readyz")
-                found: dict[str, Any] = json.loads(body)
-                if all(found.get(key) == value for key, value in facts.items()):
-                    return found
+                readiness: dict[str, Any] = json.loads(body)
+                if all(readiness.get(key) == value for key, value in facts.items()):
+                    return readiness
             return None
 
-        found: dict[str, Any] = await eventually(look, f"/readyz saying {facts}")
-        return found
+        result: dict[str, Any] = await eventually(look, f"/readyz with {facts}")
+        return result
 
     async def observing(self) -> Self:
         await self.ready(observing=True)
@@ -116,16 +116,16 @@ def _get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-async def eventually(look: Any, what: str, seconds: float = PATIENCE) -> Any:
+async def eventually(look: Any, what: str, seconds: float = WAIT_SECONDS) -> Any:
     """The first true thing `look` gives; fails after `seconds` with what was waited for."""
     deadline = time.monotonic() + seconds
-    found: Any = None
+    result: Any = None
     while time.monotonic() < deadline:
-        found = await look()
-        if found:
-            return found
+        result = await look()
+        if result:
+            return result
         await asyncio.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s for {what}; last: {found!r}")
+    raise AssertionError(f"waited {seconds} s for {what}; last: {result!r}")
 
 
 class Wire:
@@ -136,10 +136,10 @@ class Wire:
         self.live: list[dict[str, Any]] = []
 
     async def listen(self) -> Self:
-        async def heard(message: Msg) -> None:
+        async def receive(message: Msg) -> None:
             self.live.append(json.loads(message.data))
 
-        await self.nc.subscribe(f"{self.name}.v1.event.>", cb=heard)
+        await self.nc.subscribe(f"{self.name}.v1.event.>", cb=receive)
         await self.nc.request("$JS.API.INFO")  # proof that the server knows the subscription; a flush is none
         return self
 
@@ -149,8 +149,8 @@ class Wire:
     async def ask(self, endpoint: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
         reply = await self.raw(endpoint, b"" if payload is None else json.dumps(payload).encode())
         assert not (reply.headers or {}).get("Nats-Service-Error-Code"), reply.headers
-        found: dict[str, Any] = json.loads(reply.data)
-        return found
+        result: dict[str, Any] = json.loads(reply.data)
+        return result
 
     async def refused(self, endpoint: str, payload: bytes = b"") -> str:
         """The code of the service error it must answer with."""
@@ -159,27 +159,27 @@ class Wire:
         return (reply.headers or {})["Nats-Service-Error-Code"]
 
     async def status(self, subject: str = SUBJECT, **facts: Any) -> dict[str, Any]:
-        """Wait until the status says all of these facts."""
+        """Wait until the status has all of these fields."""
 
         async def look() -> dict[str, Any] | None:
             with suppress(Exception):
-                found = await self.ask(f"get.status.{subject}")
-                if all(found.get(key) == value for key, value in facts.items()):
-                    return found
+                status = await self.ask(f"get.status.{subject}")
+                if all(status.get(key) == value for key, value in facts.items()):
+                    return status
             return None
 
-        found: dict[str, Any] = await eventually(look, f"status of {subject} saying {facts}")
-        return found
+        result: dict[str, Any] = await eventually(look, f"status of {subject} with {facts}")
+        return result
 
     async def event(self, kind: str, n: int = 1) -> dict[str, Any]:
         """Wait until the n-th event of a type came over core NATS."""
 
         async def look() -> dict[str, Any] | None:
-            found = [event for event in self.live if event["type"] == kind]
-            return found[n - 1] if len(found) >= n else None
+            events = [event for event in self.live if event["type"] == kind]
+            return events[n - 1] if len(events) >= n else None
 
-        found: dict[str, Any] = await eventually(look, f"{kind} number {n}")
-        return found
+        result: dict[str, Any] = await eventually(look, f"{kind} number {n}")
+        return result
 
     async def stored(self) -> list[dict[str, Any]]:
         """Every event in the stream, in order."""
@@ -191,5 +191,5 @@ class Wire:
 
     async def state(self, subject: str = SUBJECT) -> dict[str, Any]:
         kv = await self.nc.jetstream().key_value(f"{self.name}_state")
-        found: dict[str, Any] = json.loads((await kv.get(subject)).value or b"")
-        return found
+        result: dict[str, Any] = json.loads((await kv.get(subject)).value or b"")
+        return result

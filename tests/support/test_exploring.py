@@ -1,4 +1,4 @@
-"""Every property takes more examples when exploring, or says why not; and the same ones for the same seed."""
+"""Every property takes more examples when exploring, or has a reason not to; and the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_exploring_multiplies_the_examples_or_uses_a_given_number(
 
 
 def test_a_test_with_fewer_examples_has_a_reason() -> None:
-    with pytest.raises(ValueError, match="says why"):
+    with pytest.raises(ValueError, match="needs `why`"):
         exploring.examples(50, most=700)
 
 
 def test_neither_a_local_database_nor_the_environment_chooses_the_examples() -> None:
-    found = hypothesis.settings.get_profile("house")
-    assert (found.database, found.derandomize, found.deadline) == (None, False, None)
+    profile = hypothesis.settings.get_profile("house")
+    assert (profile.database, profile.derandomize, profile.deadline) == (None, False, None)
     assert hypothesis.core.global_force_seed is not None

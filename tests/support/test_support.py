@@ -1,4 +1,4 @@
-"""The test equipment does what it says: a fault that is not one would make every test above it worthless."""
+"""The test equipment works: a fault that is not one would make every test that uses it worthless."""
 
 import asyncio
 import contextlib

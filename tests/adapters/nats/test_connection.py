@@ -25,7 +25,7 @@ from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.conftest import StartServer
-from tests.support.connected import Listener, connected, hears, options, up
+from tests.support.connected import Listener, connected, options, receives, up
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
@@ -36,7 +36,7 @@ async def test_subscriptions_come_back_after_a_killed_server_restarts(server: Na
         await up(connection)
         await server.restart(kill=True)
         await up(connection, 2)
-        await hears(listener, lambda: nc.publish("news", b"again"), b"again")
+        await receives(listener, lambda: nc.publish("news", b"again"), b"again")
         assert listener.rebuilds >= 1
 
 
@@ -59,7 +59,7 @@ async def test_one_late_pong_does_not_end_the_connection(server: NatsServer, nc:
         proxy.delay = 0.15  # each way: a round trip takes longer than the 0.2 s it is given
         assert not await connection._answers(connection.client)
         proxy.delay = 0.0
-        await hears(listener, lambda: nc.publish("news", b"still here"), b"still here")
+        await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
         assert await connection._answers(connection.client)
         assert connection.epoch == 1
 
@@ -71,7 +71,7 @@ async def test_a_dead_read_loop_is_noticed_though_it_looks_connected(server: Nat
         assert reader is not None
         reader.cancel()
         await up(connection, 2)
-        await hears(listener, lambda: nc.publish("news", b"again"), b"again")
+        await receives(listener, lambda: nc.publish("news", b"again"), b"again")
 
 
 async def test_a_busy_event_loop_does_not_end_the_connection(server: NatsServer) -> None:
@@ -134,7 +134,7 @@ async def test_a_permission_that_was_removed_and_granted_again_is_used_again(sta
 
         await eventually(denied, "the subscription to be taken")
         server.reload(config(""))
-        await hears(listener, lambda: it.publish("news", b"again"), b"again")
+        await receives(listener, lambda: it.publish("news", b"again"), b"again")
         assert connection.epoch >= 2
     await it.close()
 

@@ -15,7 +15,7 @@ from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.ports import Unavailable
 from tests.conftest import StartServer
-from tests.support.connected import connected, hears, options, up
+from tests.support.connected import connected, options, receives, up
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
@@ -33,7 +33,7 @@ async def test_a_late_pong_does_not_end_the_read_loop(server: NatsServer, nc: Pl
 
         await eventually(arrived, "the late answer")
         proxy.delay = 0.0
-        await hears(listener, lambda: nc.publish("news", b"still here"), b"still here")
+        await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
         assert connection.epoch == 1
 
 
@@ -49,7 +49,7 @@ async def test_bytes_that_are_not_text_do_not_end_the_read_loop(server: NatsServ
                 b"HPUB x.y 20 22\r\nNATS/1.0 \xff\xff\xff\r\n\r\nxxxxhi\r\n",
                 b"HPUB x.y 8 10\r\nNATS/1.0hi\r\n",
             )
-            await hears(listener, lambda: nc.publish("news", b"still here"), b"still here")
+            await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
         assert connection.epoch == 1
         assert listener.counted["undecodable_message"] == 3
         said = [line for line in lines if line["event"] == "nats.error" and line["log_level"] == "warning"]
@@ -64,7 +64,7 @@ async def test_a_counter_that_fails_does_not_end_the_read_loop(server: NatsServe
         await connection.client.request("$JS.API.INFO")
         await raw(server, b"PUB x.\xff\xfe 2\r\nhi\r\n")
         await connection.client.on_error(nats.errors.Error("anything"))
-        await hears(listener, lambda: nc.publish("news", b"still here"), b"still here")
+        await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
         assert connection.epoch == 1
 
 
