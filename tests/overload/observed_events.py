@@ -14,7 +14,7 @@ STATUS_EVENTS = ("backpressure_active", "backpressure_warning", "recovery")
 
 
 def overload_reported_and_over(data: RunData, *reasons: str) -> None:
-    """It was told, for one of these reasons at least; the gateway shed; all that was let in is done."""
+    """It was published with at least one of these reasons, the gateway rejected, and all admitted messages are done."""
     kinds = Counter(event["type"] for event in data.events)
     assert kinds["backpressure_active"], f"backpressure never came: {dict(kinds)}"
     first = next(event for event in data.events if event["type"] == "backpressure_active")
@@ -25,13 +25,13 @@ def overload_reported_and_over(data: RunData, *reasons: str) -> None:
 
 
 def shed_while_active(data: RunData) -> None:
-    assert data.callers["shed"], "no request was refused"
+    assert data.callers["shed"], "no request was rejected"
     assert data.callers["failed"] == 0, f"{data.callers['failed']} requests got neither 202 nor 503"
     assert any(row.status == "active" and row.shed > row.admitted for row in data.rows)
 
 
 def back_to_calm(data: RunData) -> None:
-    """The events are one chain without a gap, the last one is the recovery, the metrics agree, and nothing is left."""
+    """The events have no gap, the last one is the recovery, the metrics agree, and no message is left."""
     assert [event["seq"] for event in data.events] == list(range(1, len(data.events) + 1))
     assert all(one["to"] == other["from"] for one, other in pairwise(data.events))
     changes = [event for event in data.events if event["type"] in STATUS_EVENTS]
@@ -48,7 +48,7 @@ def back_to_calm(data: RunData) -> None:
 
 
 def clean(data: RunData) -> None:
-    """No message was delivered twice, none was given up, and every one that was let in was done."""
+    """No message was delivered twice, none was given up, and every admitted message was done."""
     assert (data.worker["redelivered"], data.worker["naked"], data.lost) == (0, 0, 0)
     assert data.worker["done"] == data.callers["admitted"]
 

@@ -1,7 +1,7 @@
-"""The router design's four overloads and those that follow from it, each with everything around it as a real process.
+"""The four overloads of the router's design and some more, each with real processes.
 
-Time runs ten times as fast as in the design (100 ms of work are 10 ms, and so on, marks in seconds alike), except for
-the thousand at once: they are what they are. Counts are the design's own.
+Time runs ten times as fast as in the design (100 ms of work are 10 ms; marks in seconds too), except for the thousand
+messages at once. The counts are those of the design.
 """
 
 from __future__ import annotations
@@ -32,20 +32,19 @@ MARKS: dict[str, Any] = {
     "retry_after_seconds": 3,
 }
 """The defaults, those in seconds divided by ten."""
-PATIENT = {"settle": 40.0, "calm": 1.0}
+SETTLING = {"settle": 40.0, "calm": 1.0}
 
 
 def burst(messages: int, per_second: float, **scenario: Any) -> Scenario:
     """This many messages at this rate, with little load before and after."""
-    scenario = {"policy": MARKS, "calm_load": 0.1, **PATIENT, **scenario}
-    found = Scenario(**scenario)
-    return Scenario(**scenario | {"overload": per_second / found.capacity, "seconds": messages / per_second})
+    scenario = {"policy": MARKS, "calm_load": 0.1, **SETTLING, **scenario}
+    overload = per_second / Scenario(**scenario).capacity
+    return Scenario(**scenario | {"overload": overload, "seconds": messages / per_second})
 
 
 async def test_two_thousand_messages_of_100_ms_fill_the_queue(run_scenario: RunScenario) -> None:
-    few = MARKS | {
-        "inflight": {"warn": 5, "critical": 10, "overload": 20}
-    }  # the gate then leaves the rest in the queue
+    # With low in-flight marks the pull gate leaves the other messages in the queue.
+    few = MARKS | {"inflight": {"warn": 5, "critical": 10, "overload": 20}}
     overload_reported_and_over(
         await run_scenario(burst(2000, 1000, workers=3, seconds_per_message=0.010, policy=MARKS | few)),
         "pending",
@@ -77,13 +76,13 @@ async def test_without_backpressure_the_tests_above_fail(run_scenario: RunScenar
 
 
 async def test_a_short_burst_is_one_incident(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(overload=10, seconds=1.5, **PATIENT))
+    seen = await run_scenario(Scenario(overload=10, seconds=1.5, **SETTLING))
     overload_reported_and_over(seen)
     assert summarize(seen).events["backpressure_active"] == 1
 
 
 async def test_a_slight_overload_is_limited_before_messages_are_late(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(mode="adaptive", overload=1.2, seconds=12, **PATIENT))
+    seen = await run_scenario(Scenario(mode="adaptive", overload=1.2, seconds=12, **SETTLING))
     summary = summarize(seen)
     assert 0 < summary.shed < 0.5
     assert summary.goodput > 0.8
@@ -95,15 +94,14 @@ async def test_a_router_crash_loses_no_message(run_scenario: RunScenario) -> Non
     seen = await run_scenario(Scenario(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
     shed_while_active(seen)
     assert (seen.lost, seen.unfinished) == (0, 0)
-    in_flight = (
-        3 * seen.scenario.workers
-    )  # no more is ever in flight: what the dead one held comes again, and only that
+    # No more is ever in flight: only what the killed router had pulled is delivered again.
+    in_flight = 3 * seen.scenario.workers
     assert 0 < seen.worker["redelivered"] <= in_flight
     assert seen.worker["done"] >= seen.callers["admitted"] - in_flight
 
 
 async def test_with_a_pull_gate_overload_causes_no_redelivery(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(overload=10, seconds=6, max_deliver=3, **PATIENT))
+    seen = await run_scenario(Scenario(overload=10, seconds=6, max_deliver=3, **SETTLING))
     clean(seen)
     back_to_calm(seen)
 

@@ -107,6 +107,9 @@ class DemoRun:
         if self._scenario.crash_at is None:
             return
         await asyncio.sleep(self._scenario.crash_at)
+        js = self._nc.jetstream()
+        while not (await js.consumer_info(STREAM, CONSUMER)).num_ack_pending:  # a crash in the middle of work
+            await asyncio.sleep(0.02)
         self._output.print_heading(self._now, "the router is killed")
         router.kill()
         await asyncio.sleep(self._scenario.restart_after)
