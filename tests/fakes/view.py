@@ -32,13 +32,13 @@ class WrittenBook:
         self.subjects: dict[str, SubjectState] = {state.subject: state for state in states}
         self.wildcards: Sequence[str] = tuple(name for name in self.subjects if "*" in name or ">" in name)
         self.looks: Mapping[str, StreamLook] = {}
-        self.rules = ActivePolicies(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
-        self.swept_at: float | None = NOW.mono
+        self.policies = ActivePolicies(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
+        self.newest_read_at: float | None = NOW.mono
         self.next = NOW.mono + 0.5
 
     @property
     def observing(self) -> bool:
-        return self.swept_at is not None
+        return self.newest_read_at is not None
 
     def unread(self, subject: str) -> bool:
         return False

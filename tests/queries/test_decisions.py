@@ -240,7 +240,7 @@ def test_a_rejection_is_not_valid_past_its_end(age: float, valid: int) -> None:
 
 def test_before_the_first_readings_every_request_gets_503() -> None:
     book = WrittenBook(subject(member()))
-    book.swept_at = None
+    book.newest_read_at = None
     with pytest.raises(RequestRefused) as refused:
         DecisionService(book).decide_gateway(SUBJECT, ASK, NOW)
     assert refused.value.code == 503

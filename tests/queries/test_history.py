@@ -221,7 +221,7 @@ async def test_an_unwatched_subject_has_no_history() -> None:
 
 async def test_before_the_first_readings_there_is_no_history() -> None:
     window = Window()
-    window.book.swept_at = None
+    window.book.newest_read_at = None
     with pytest.raises(RequestRefused) as refused:
         window.past.alerts_list(NOW)
     assert refused.value.code == 503

@@ -97,7 +97,7 @@ def test_the_alias_has_the_format_of_the_router() -> None:
 @pytest.mark.parametrize("swept", [NOW.mono, None], ids=["unwatched", "before the first sweep"])
 def test_the_alias_returns_unknown_for_what_is_not_known(swept: float | None) -> None:
     book = WrittenBook()
-    book.swept_at = swept
+    book.newest_read_at = swept
     data = DecisionService(book).alias("nobody", NOW)["data"]
     assert (data["status"], set(data["metrics"].values()), data["thresholds"]["queue_overload"]) == (
         "unknown",

@@ -172,7 +172,7 @@ class TestRounds:
         world.stream("DARK", "c")
         world.unreadable("DARK")
         async with world.running():
-            assert world.poller.complete.is_set() and world.registry.swept_at == world.clock.now().mono
+            assert world.poller.complete.is_set() and world.registry.newest_read_at == world.clock.now().mono
 
     async def test_a_stream_that_does_not_answer_delays_it_only_for_a_while(self) -> None:
         world = World()
@@ -188,13 +188,13 @@ class TestRounds:
             await world.clock.run(ROUND_WITHIN - 0.1)
             assert not world.poller.complete.is_set()
             await world.clock.run(0.1)
-            assert world.poller.complete.is_set() and world.registry.swept_at is None
+            assert world.poller.complete.is_set() and world.registry.newest_read_at is None
 
     async def test_without_any_stream_the_list_is_all_there_is(self) -> None:
         world = World()
         async with world.running():
             await world.clock.run(20)
-            assert world.registry.swept_at == world.clock.now().mono
+            assert world.registry.newest_read_at == world.clock.now().mono
 
     async def test_after_an_outage_the_newest_reading_waits_for_every_stream(self) -> None:
         world = World()
@@ -203,7 +203,7 @@ class TestRounds:
         async with world.running():
             world.js.down = "NATS is away"
             await world.clock.run(20)
-            before = world.registry.swept_at
+            before = world.registry.newest_read_at
             consumers = world.js.consumers
 
             async def slow(name: str) -> Any:
@@ -215,8 +215,8 @@ class TestRounds:
             world.js.down = None
             await world.clock.until(lambda: world.registry.streams["S"].next > world.clock.now().mono + 0.5, "S")
             seen: set[float | None] = set()
-            while world.registry.swept_at == before:
-                seen.add(world.registry.swept_at)
+            while world.registry.newest_read_at == before:
+                seen.add(world.registry.newest_read_at)
                 await world.clock.run(0.1)
             members = world.registry.subjects["t"].members
             (proof,) = (member.proof for member in members.values())

@@ -173,12 +173,14 @@ async def test_an_outage_of_everything_writes_no_stale_states_when_it_is_over(mo
         noted = written(world, monkeypatch)
         world.js.down = "NATS is away"
         await world.clock.run(1.6)  # beyond the limit for stale, before that for unknown
-        assert service.registry.swept_at is not None and world.clock.now().mono - service.registry.swept_at > 1
+        assert (
+            service.registry.newest_read_at is not None and world.clock.now().mono - service.registry.newest_read_at > 1
+        )
         world.js.down = None
-        before = service.registry.swept_at
+        before = service.registry.newest_read_at
 
         def again() -> bool:
-            return service.registry.swept_at != before
+            return service.registry.newest_read_at != before
 
         await world.clock.until(again, "the heartbeat to move on")
         assert all(
@@ -202,10 +204,10 @@ async def test_after_an_outage_the_heartbeat_waits_until_each_stream_was_tried(
         away.add(KEY.stream)
         await world.clock.run(1.6)
         away.discard(KEY.stream)
-        before = service.registry.swept_at
+        before = service.registry.newest_read_at
 
         def again() -> bool:
-            return service.registry.swept_at != before
+            return service.registry.newest_read_at != before
 
         await world.clock.until(again, "the heartbeat to move on")
 
@@ -241,7 +243,7 @@ async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None
     world.store.faults.before = lambda: True
     async with world.living() as service:
         await world.clock.run(0.2)
-        assert service.registry.swept_at is None
+        assert service.registry.newest_read_at is None
     assert world.publisher.told == []
 
 
@@ -272,14 +274,14 @@ async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> Non
 
         await world.clock.until(lambda: refused("bad"), "the one that can be published")
         ruled = 0
-        rule = service.registry.rule
+        rule = service.registry.apply_policies
 
         def counting(subject: str) -> None:
             nonlocal ruled
             ruled += 1
             rule(subject)
 
-        service.registry.rule = counting  # type: ignore[method-assign]
+        service.registry.apply_policies = counting  # type: ignore[method-assign]
         await world.clock.run(0.5)
         assert ruled == 0
         world.publisher.refusing.clear()

@@ -94,9 +94,9 @@ def test_limits_are_never_shorter_than_three_readings() -> None:
 def test_a_reading_counts_as_proof_once_there_is_something_to_answer() -> None:
     registry = World().registry
     registry.newest_reading = 5.0
-    assert registry.swept_at is None
+    assert registry.newest_read_at is None
     registry.observing = True
-    assert registry.swept_at == 5.0
+    assert registry.newest_read_at == 5.0
 
 
 def test_a_subject_may_be_unread_until_each_stream_that_may_hold_it_was_read() -> None:

@@ -38,7 +38,7 @@ class StubBook(ServiceView):
     wildcards: Sequence[str] = ()  # type: ignore[assignment]
     looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
     rules = ActivePolicies((), Guard(), trust_metadata=False)  # type: ignore[assignment]
-    swept_at = NOW.mono  # type: ignore[assignment]
+    newest_read_at = NOW.mono  # type: ignore[assignment]
 
     @property
     def subjects(self) -> Mapping[str, SubjectState]:

@@ -98,10 +98,10 @@ class DecisionService:
     def policy(self, subject: str, now: Now) -> dict[str, Any]:
         answers = self._find(subject, now)
         state = _choose_shown(subject, answers).state
-        whole = self._service.rules.effective(state.subject)
+        whole = self._service.policies.effective(state.subject)
         differing = []
         for key in sorted(state.members):
-            own = self._service.rules.effective(state.subject, key)
+            own = self._service.policies.effective(state.subject, key)
             if own.policy != whole.policy:
                 differing.append(
                     {**key._asdict(), "policy": policy.policy_document(own.policy, now), "sources": own.sources}

@@ -277,7 +277,7 @@ def heartbeat(service: ServiceView, instance: str, now: Now, leaving: bool = Fal
     intervals = [service.interval(subject) for subject in tuple(service.subjects)]
     interval = max(intervals, default=observe.min_interval_ms / 1000)
     limits_ = limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval)
-    read_at = service.swept_at
+    read_at = service.newest_read_at
     return msgspec.json.encode(
         messages.Heartbeat(
             schema=messages.SCHEMA,

@@ -133,9 +133,9 @@ class Replay:
         else:
             self._advance(observation.at)
         self._intake.watch = list(observation.scope.watch)
-        self._registry.rules.restore(observation.sources)
+        self._registry.policies.restore(observation.sources)
         for subject in tuple(self._registry.subjects):
-            self._registry.rule(subject)
+            self._registry.apply_policies(subject)
 
     def _advance(self, to: Now) -> None:
         """Advance the clock, with a check every TICK."""

@@ -49,7 +49,7 @@ AT_ONCE = 64
 """Effects performed at a time; the others wait their turn."""
 LOGGED_AT = 5
 """The try at which an outage is logged as a warning, some two seconds into it."""
-DROPPED = "nobody is told of it; the next one has its number, in a new epoch"
+DROPPED = "no client receives it; the next event has its number, in a new epoch"
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, doubling, with jitter."""
 

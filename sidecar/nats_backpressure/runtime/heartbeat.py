@@ -51,7 +51,7 @@ class Heartbeat:
             await self._clock.sleep(self._registry.settings.publish.heartbeat_seconds)
 
     async def leave(self) -> None:
-        """As the last replica tell clients that nobody will see the end of a rejection any more."""
+        """As the last replica, write a last heartbeat: clients then open rejected subjects by themselves."""
         if self._alone < ALONE_AFTER:
             return
         try:

@@ -67,14 +67,14 @@ class Intake:
         if not subjects:
             self._drop(stream, key)
             return ()
-        changed, refused = self.registry.rules.set_metadata(key, sample.config.metadata, subjects)
+        changed, refused = self.registry.policies.set_metadata(key, sample.config.metadata, subjects)
         for subject in subjects:
             if subject not in members_of or subject not in stream.under.get(key, ()):
                 self.registry.join(subject, key)
         stream.under[key] = subjects
         for subject in subjects:
             if changed:
-                self.registry.rule(subject)
+                self.registry.apply_policies(subject)
             if refused is not None:
                 self._report("policy.rejected", key, refused.errors)
                 self.registry.feed(subject, PolicyRefused(refused))
@@ -141,7 +141,7 @@ class Intake:
     def _drop(self, stream: FollowedStream, key: ConsumerKey) -> None:
         stream.under.pop(key, None)
         self._trackers.pop(key, None)
-        self.registry.rules.forget(key)
+        self.registry.policies.forget(key)
 
 
 def log_and_count(dropped: Callable[[str], None]) -> Report:

@@ -1,4 +1,4 @@
-"""What the observing edges hand to the service: readings, what goes wrong with one, and hints that hasten the next."""
+"""What an Observer returns: readings of streams and consumers, errors, and hints that hasten the next reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nats_backpressure.protocol.values import ConsumerKey
 
 
 class Unavailable(Exception):
-    """The server did not tell now: not connected, no answer in time, no leader, or an answer nobody can read."""
+    """No answer now: not connected, no reply in time, no leader, or a reply that cannot be read."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -18,7 +18,7 @@ class Unavailable(Exception):
 
 
 class TooLarge(Unavailable):
-    """It does not fit through the connection or into the stream: to try it again as it is does not help."""
+    """It does not fit through the connection or into the stream: a retry of the same does not help."""
 
 
 class StreamGone(Exception):
@@ -34,7 +34,7 @@ class StreamsReading(Struct, frozen=True):
 
     looks: tuple[StreamLook, ...]
     complete: bool
-    """Whether this is all there are: only then does what is absent tell anything."""
+    """Whether these are all there are: only then does an absence mean anything."""
     took: float
     """Seconds the server took to answer, without the time we held ourselves back."""
     epoch: int
@@ -51,7 +51,7 @@ class ConsumersReading(Struct, frozen=True):
     complete: bool
     """Whether samples, missing, malformed and unnamed together are all there are."""
     malformed: tuple[str, ...]
-    """Consumers that exist, and what the server said of them cannot be so; unknown, not gone."""
+    """Consumers that exist and whose values are impossible; unknown, not gone."""
     took: float
     epoch: int
     unnamed: int = 0
@@ -76,7 +76,7 @@ class AckSeen(Struct, frozen=True):
     """From this delivery to its ack."""
     deliveries: int
     at: Now
-    """When we heard of it."""
+    """When it was received."""
 
 
 class Nak(Struct, frozen=True):
@@ -84,7 +84,7 @@ class Nak(Struct, frozen=True):
 
 
 class MaxDeliveries(Struct, frozen=True):
-    """A message will not be delivered again; the server says so only when somebody pulls."""
+    """A message will not be delivered again; the server publishes that only when somebody pulls."""
 
     key: ConsumerKey
 

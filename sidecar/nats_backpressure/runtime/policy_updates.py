@@ -39,7 +39,7 @@ class PolicyUpdates:
         counts: ServiceCounts,
         on_change: Callable[[Sources], None],
     ) -> None:
-        self._registry, self._policies, self._publisher = registry, registry.rules, publisher
+        self._registry, self._policies, self._publisher = registry, registry.policies, publisher
         self._clock, self._counts, self._on_change = clock, counts, on_change
         self._unreported: dict[str, Refusal] = {}
         """Refused policies that are still to be reported, the newest of each subject."""
@@ -93,7 +93,7 @@ class PolicyUpdates:
             if self.changed.is_set():
                 self.changed.clear()
                 for n, subject in enumerate(tuple(self._registry.subjects)):
-                    self._registry.rule(subject)
+                    self._registry.apply_policies(subject)
                     if n % WITHOUT_PAUSE == 0:
                         await self._clock.sleep(0)
             await self._report()

@@ -1,4 +1,4 @@
-"""What the service asks of the world, in the service's own words. Each has a real edge, and a fake beside the tests."""
+"""The ports: what the service needs of NATS, clock and metrics. Each has an adapter, and a fake in the tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Conflict(Exception):
-    """A write that did not find what it expected: somebody else wrote."""
+    """A write did not find the revision it expected: another program wrote."""
 
 
 class PublishConflict(Exception):
@@ -66,19 +66,26 @@ class Stored(Struct, frozen=True):
 
 
 class LastEvent(Struct, frozen=True):
-    """What the events stream last said of a subject."""
+    """What the newest events of a subject say."""
 
     seq: int
     status: Status
     incident: str | None
     lost: bool = False
-    """Whether it last said that the subject is unknown."""
+    """Whether the newest event about monitoring says that the subject is unknown."""
 
 
 class Observer(Protocol):
-    async def streams(self) -> StreamsReading: ...
-    async def consumers(self, stream: str) -> ConsumersReading: ...
-    async def consumer(self, key: ConsumerKey) -> Sample: ...
+    """Reads streams and consumers."""
+
+    async def streams(self) -> StreamsReading:
+        """The list of streams. Raises Unavailable."""
+
+    async def consumers(self, stream: str) -> ConsumersReading:
+        """All consumers of a stream, and the stream just after them. Raises StreamGone or Unavailable."""
+
+    async def consumer(self, key: ConsumerKey) -> Sample:
+        """One consumer. Raises ConsumerGone, StreamGone or Unavailable."""
 
 
 class StateStore(Protocol):
@@ -94,32 +101,34 @@ class StateStore(Protocol):
         """None where there is no key. Raises Unavailable."""
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
-        """The new revision; `expected` 0 means the key must not exist. A write that conflicts with the one of the
-        same nonce is our own, and done. Raises Conflict or Unavailable (then it may have been applied)."""
+        """Store and return the new revision; `expected` 0 means that the key must not exist. A conflict with a value
+        of the same nonce is our own write, and done. Raises Conflict or Unavailable (it may have been applied)."""
 
     async def remove(self, subject: str, expected: int) -> None:
-        """Take the key away. Raises Conflict or Unavailable."""
+        """Remove the key. Raises Conflict or Unavailable."""
 
     async def write_heartbeat(self, value: bytes) -> bool | None:
-        """Write the heartbeat key. Returns whether nobody else had written it since our last one; None for the first
-        one, of which that is not known. Raises Unavailable."""
+        """Write the heartbeat key. Returns whether no other replica has written it since our last write; None for the
+        first write, when that is not known. Raises Unavailable."""
 
     async def write_last_heartbeat(self, value: bytes) -> bool:
-        """Write the heartbeat key unless somebody else has written it since our last one; returns whether it was
+        """Write the heartbeat key unless another replica has written it since our last write; returns whether it was
         written. Raises Unavailable."""
 
 
 class PolicyStore(Protocol):
+    """The policy bucket."""
+
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
-        """Tell the whole bucket now, and again after every change, for as long as it is let. A bucket that is away
-        is waited for; one that was deleted or made anew is told as such (with what it holds then)."""
+        """Call `on_change` with the whole bucket, and again after every change, until cancelled. Waits for a bucket
+        that cannot be read; one that was deleted or created again is a change too."""
 
 
 class EventPublisher(Protocol):
     """The events stream: each event published once, in order."""
 
     async def last(self, subject: str) -> LastEvent | None:
-        """What the events published of a subject so far say; None if there are none. Raises Unavailable."""
+        """What the newest events of a subject say; None if there are none. Raises Unavailable."""
 
     async def publish(self, event: Event) -> bytes:
         """Return the encoded event once it is in the stream exactly once. Raises PublishConflict, Unpublishable (drop
@@ -131,18 +140,19 @@ class EventPublisher(Protocol):
 
 
 class EventQuery(Struct, frozen=True):
-    """Which events of a subject a question is about; times are Unix milliseconds, both ends included."""
+    """Which events of a subject are wanted; times are Unix milliseconds, both ends included."""
 
     subject: str
     limit: int
     types: frozenset[str] = frozenset()
-    """None of them named means all."""
+    """Empty means all."""
     since: int = 0
     until: int | None = None
     before: int | None = None
     """Only those of a lower `seq`."""
 
     def has(self, event: CachedEvent) -> bool:
+        """Whether an event of the subject is wanted, but for the limit."""
         return (
             self.since <= event.at
             and (self.until is None or event.at <= self.until)
@@ -152,26 +162,29 @@ class EventQuery(Struct, frozen=True):
 
 
 class EventPage(Struct, frozen=True):
+    """Some of the wanted events."""
+
     events: tuple[CachedEvent, ...]
     """The newest first."""
     whole: bool
-    """Whether none that was wanted is left out."""
+    """Whether no wanted event is left out."""
 
 
 class EventReader(Protocol):
-    """The events stream, read again."""
+    """Reads the events stream."""
 
     async def older(self, wanted: EventQuery) -> EventPage:
-        """The newest of those wanted; at most `limit`, and fewer where that would take too many reads. Raises
+        """The newest wanted events; at most `limit`, and fewer where that would take too many reads. Raises
         Unavailable."""
 
     async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
-        """All that was stored since then, the newest `most` at most, in the order of the stream; the moment from which
-        on that is everything told. Raises Unavailable, when some may have been taken already."""
+        """Call `take` with every event stored since then (Unix milliseconds), the newest `most` at most, in the order
+        of the stream. Returns the moment since which these are all. Raises Unavailable, after some may have been
+        taken."""
 
 
 class ServiceCounts(Protocol):
-    """What the service counts, for whoever keeps the metrics. It may be called from the event loop only."""
+    """Counts what the service does, for the metrics. Called on the event loop only."""
 
     def dropped(self, what: str, n: int = 1) -> None:
         """Something could not be done or used, `n` times; `what` is a label of bounded variety."""
@@ -204,16 +217,17 @@ class Clock(TimeSource, Protocol):
 
 
 class CachedEvent(Struct, frozen=True, gc=False):
-    """One event: as it was told, with what it is found by."""
+    """One event as it was published, with the fields it is found by."""
 
     subject: str
     type: str
     epoch: str
     seq: int
     at: int
-    """Unix milliseconds at which it was concluded."""
+    """Unix milliseconds at which the status changed."""
     body: bytes
-    """The event of the wire, encoded; nothing in it that this version does not know."""
+    """The encoded event, as it is on the wire."""
 
     def event(self) -> messages.Event:
+        """The decoded event."""
         return msgspec.json.decode(self.body, type=messages.Event)

@@ -41,7 +41,7 @@ class ReadinessCheck:
         """Whether requests are answered: those who wait for readiness send requests next."""
 
     def __call__(self) -> Readiness:
-        newest = self._registry.swept_at
+        newest = self._registry.newest_read_at
         age = None if newest is None else self._clock.now().mono - newest
         streams = len(self._registry.streams)
         return Readiness(

@@ -82,7 +82,7 @@ class SubjectRegistry:
         perform: Callable[[Sequence[Effect]], None],
         heartbeat: float = 0.0,
     ) -> None:
-        self.settings, self.rules = settings, policies
+        self.settings, self.policies = settings, policies
         self.subjects: dict[str, SubjectState] = {}
         self.wildcards: tuple[str, ...] = ()
         """Watched subjects that are patterns, by name."""
@@ -106,7 +106,7 @@ class SubjectRegistry:
         return {name: stream.look for name, stream in tuple(self.streams.items())}
 
     @property
-    def swept_at(self) -> float | None:
+    def newest_read_at(self) -> float | None:
         """Monotonic time of the newest reading of any stream; None while there is nothing to answer."""
         return self.newest_reading if self.observing else None
 
@@ -152,7 +152,7 @@ class SubjectRegistry:
         if (state := self.subjects.get(subject)) is None:
             now = self._clock.now()
             deadline = now.mono + self._observe.unknown_after_seconds
-            policy = self.rules.effective(subject).policy
+            policy = self.policies.effective(subject).policy
             state = SubjectState(subject=subject, policy=policy, deadline=deadline)
             self.subjects[subject] = state
             self._times[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
@@ -163,16 +163,16 @@ class SubjectRegistry:
     def join(self, subject: str, key: ConsumerKey) -> None:
         """A consumer counts under a subject, from now on or under another policy."""
         self.open(subject)
-        self.feed(subject, ConsumerJoined(key, self.rules.effective(subject, key).policy))
+        self.feed(subject, ConsumerJoined(key, self.policies.effective(subject, key).policy))
 
-    def rule(self, subject: str) -> None:
+    def apply_policies(self, subject: str) -> None:
         """Judge a subject again under the policies that are in force now."""
         if (state := self.subjects.get(subject)) is None:
             return
-        if (policy := self.rules.effective(subject).policy) != state.policy:
+        if (policy := self.policies.effective(subject).policy) != state.policy:
             self.feed(subject, PolicyChanged(policy))
         for key, member in state.members.items():
-            if (policy := self.rules.effective(subject, key).policy) != member.policy:
+            if (policy := self.policies.effective(subject, key).policy) != member.policy:
                 self.feed(subject, ConsumerJoined(key, policy))
 
     def feed(self, subject: str, stimulus: Input) -> None:
@@ -196,7 +196,11 @@ class SubjectRegistry:
     def _context(self, subject: str) -> Context:
         bounds = self.limits(subject)
         return Context(
-            bounds.stale_after, bounds.unknown_after, bounds.interval, writer=self._writer, newest_read_at=self.swept_at
+            bounds.stale_after,
+            bounds.unknown_after,
+            bounds.interval,
+            writer=self._writer,
+            newest_read_at=self.newest_read_at,
         )
 
     def tick(self) -> None:

@@ -31,11 +31,11 @@ class ServiceView(Protocol):
         """The newest look at each watched stream."""
 
     @property
-    def rules(self) -> ActivePolicies:
+    def policies(self) -> ActivePolicies:
         """The policies in force."""
 
     @property
-    def swept_at(self) -> float | None:
+    def newest_read_at(self) -> float | None:
         """Monotonic time of the newest reading of any stream; None until each was read or tried."""
 
     @property
