@@ -21,7 +21,7 @@ from tests.support.sidecar import eventually
 def alive(pid: int) -> bool:
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
-        # Killed, and not yet collected by whoever inherited it: that is dead enough.
+        # Killed, and not yet collected by its new parent: that counts as ended.
         stat = Path(f"/proc/{pid}/stat")
         return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
     return False

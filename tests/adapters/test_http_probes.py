@@ -26,7 +26,7 @@ READY = Readiness(
 
 
 class World:
-    """A page with the truth it tells, and a scrape that can be held up."""
+    """A probe server with its readiness and registry."""
 
     def __init__(self) -> None:
         self.truth, self.clock = READY, FakeClock()
@@ -64,7 +64,7 @@ async def test_it_is_healthy_while_the_event_loop_runs(world: World, http: httpx
 
 
 def test_a_stuck_event_loop_is_unhealthy_until_it_runs_again(world: World) -> None:
-    """There is no loop here at all: nobody calls `pulse`."""
+    """There is no event loop here: nothing calls `pulse`."""
     world.clock.advance(STUCK_AFTER)
     found = httpx.get(f"{world.url}/healthz")
     assert found.status_code == 503 and "stuck" in found.text

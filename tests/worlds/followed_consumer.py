@@ -85,7 +85,7 @@ class Following:
             assert time.monotonic() < deadline, sample
             await asyncio.sleep(0.005)
 
-    async def heard(self, kind: type[Hint]) -> None:
+    async def received(self, kind: type[Hint]) -> None:
         """Wait until an advisory of this kind came."""
         deadline = time.monotonic() + SETTLES_WITHIN
         while not any(isinstance(hint, kind) for hint in self.hints):

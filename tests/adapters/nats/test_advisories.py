@@ -1,4 +1,4 @@
-"""Advisories: what a real server tells becomes a hint, and whatever else is published there becomes a count."""
+"""Advisories: those of a real server become hints, anything else is counted."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ class Ears:
     """Advisories with their sink and count, both of which can be waited for."""
 
     def __init__(self) -> None:
-        self.heard: list[Hint] = []
+        self.received: list[Hint] = []
         self.counted: list[str] = []
         self._news = asyncio.Event()
         self.advisories = AdvisoryListener(FakeClock(), self._sink, self._count)
 
     def _sink(self, hint: Hint) -> None:
-        self.heard.append(hint)
+        self.received.append(hint)
         self._news.set()
 
     def _count(self, what: str) -> None:
         self.counted.append(what)
         self._news.set()
 
-    async def until(self, heard: int = 0, counted: int = 0) -> None:
+    async def until(self, received: int = 0, counted: int = 0) -> None:
         async with asyncio.timeout(5):
-            while len(self.heard) < heard or len(self.counted) < counted:
+            while len(self.received) < received or len(self.counted) < counted:
                 self._news.clear()
                 await self._news.wait()
 
@@ -153,13 +153,13 @@ async def test_a_real_server_publishes_every_advisory(server: NatsServer, nc: Cl
     await world.nak(C, 3)
     await world.publish("S", "s.a")
     assert await world.pull(C, 1) == [5]
-    await ears.until(heard=7)
+    await ears.until(received=7)
     await world.delete_consumer(C)
     await world.delete_stream("S")
-    await ears.until(heard=9)
-    acks = [hint for hint in ears.heard if isinstance(hint, AckSeen)]
+    await ears.until(received=9)
+    acks = [hint for hint in ears.received if isinstance(hint, AckSeen)]
     assert [(hint.key, hint.deliveries) for hint in acks] == [(C, 1)] and 0 < acks[0].seconds < 30
-    others = [hint for hint in ears.heard if not isinstance(hint, AckSeen)]
+    others = [hint for hint in ears.received if not isinstance(hint, AckSeen)]
     assert sorted(map(repr, others)) == sorted(
         map(
             repr,
@@ -184,7 +184,7 @@ async def test_a_forged_advisory_is_counted_and_the_next_is_read(server: NatsSer
     listener = await listening(server, ears)
     for data in (b"", b"\x00" * 100, payload("advisory.v1.nak", consumer="d"), payload("advisory.v1.nak")):
         await nc.publish(f"{CONSUMER}.MSG_NAKED.S.c", data)
-    await ears.until(heard=1)
-    assert ears.heard == [Nak(C)]
+    await ears.until(received=1)
+    assert ears.received == [Nak(C)]
     assert ears.counted == ["advisory_malformed"] * 3
     await listener.close()

@@ -98,7 +98,7 @@ async def test_metadata_beyond_its_bounds_is_left_out_and_counted(metadata: Any,
         ({"config__deliver_subject": "to.me"}, False),
         ({"config__deliver_subject": "to.me", "push_bound": True}, True),
     ],
-    ids=["pull", "push to nobody", "push to somebody"],
+    ids=["pull", "push without a subscriber", "push with one"],
 )
 async def test_a_push_consumer_shows_whether_it_has_a_subscriber(changes: dict[str, Any], bound: bool) -> None:
     reading, _ = await read(consumer(**changes))
@@ -133,10 +133,10 @@ async def test_how_full_a_stream_is(config: dict[str, Any], state: Any, fill: fl
         ({"first_ts": "2026-01-01T00:02:00Z"}, TS, 0.0),
         ({}, TS, None),
     ],
-    ids=["by the server's clock", "which 2.9 does not tell", "empty", "emptied", "from the future", "untold"],
+    ids=["by the server's clock", "which 2.9 does not send", "empty", "emptied", "from the future", "not sent"],
 )
 async def test_how_old_the_first_message_is(state: Any, ts: str | None, age: float | None) -> None:
-    told = stream(**state) | ({"ts": ts} if ts else {})
-    assert (await Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=told)).consumers("S")).look.oldest_age == age
-    listed = await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [told]})).streams()
+    reply = stream(**state) | ({"ts": ts} if ts else {})
+    assert (await Reader(Scripted(CONSUMER_LIST=page(), STREAM_INFO=reply)).consumers("S")).look.oldest_age == age
+    listed = await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [reply]})).streams()
     assert listed.looks[0].oldest_age == age

@@ -1,4 +1,4 @@
-"""A connection that is replaced, never mended: every fault ends in a new client with everything set up anew."""
+"""A connection that is replaced and never repaired: every fault leads to a new client with all subscriptions."""
 
 from __future__ import annotations
 

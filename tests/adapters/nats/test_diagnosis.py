@@ -105,7 +105,7 @@ async def test_a_message_that_no_worker_can_process_is_poison(at: Following) -> 
     await at.world.pull(C, 1)
     await at.world.nak(C, 1)
     await at.work(1)
-    await at.heard(MaxDeliveries)
+    await at.received(MaxDeliveries)
     assert await at.says() is Diagnosis.POISON
     assert await at.says(within=60) is Diagnosis.IDLE
 
@@ -115,7 +115,7 @@ async def test_a_terminated_message_is_poison(at: Following) -> None:
     await at.world.publish("S", "s.a")
     await at.world.pull(C, 1)
     await at.world.term(C, 1)
-    await at.heard(Terminated)
+    await at.received(Terminated)
     assert await at.says() is Diagnosis.POISON
 
 
@@ -186,12 +186,12 @@ async def test_reading_history_is_not_an_overload(at: Following) -> None:
 
 async def test_a_worker_that_keeps_up_is_healthy_with_gaps_between_its_pulls(at: Following) -> None:
     await at.world.add_consumer(C)
-    said = []
+    diagnoses = []
     for n in range(60):
         await at.world.publish("S", "s.a", 2)
         if n % 5 == 4:  # every 1.5 s, all there is
             await at.work(10)
-        said.append((await at.read(0.3)).diagnosis)
+        diagnoses.append((await at.read(0.3)).diagnosis)
     await shows(at.world, C, pending=0, inflight=0)
-    assert set(said[8:]) <= {Diagnosis.HEALTHY, Diagnosis.DRAINING, Diagnosis.FALLING_BEHIND}
-    assert said[-1] is Diagnosis.HEALTHY
+    assert set(diagnoses[8:]) <= {Diagnosis.HEALTHY, Diagnosis.DRAINING, Diagnosis.FALLING_BEHIND}
+    assert diagnoses[-1] is Diagnosis.HEALTHY

@@ -338,11 +338,11 @@ EVIL = [STOLEN, "$KV.backpressure_state.orders", f"{P}.event.recovery.orders", "
 async def test_only_requests_with_an_inbox_are_answered(asker: Asker, asked: str, reply: str) -> None:
     js = asker.nc.jetstream()
     await js.add_stream(name="VICTIM", subjects=["victim.>"])
-    heard = await asker.nc.subscribe(reply if reply != STOLEN else "$JS.EVENT.ADVISORY.STREAM.DELETED.>")
+    replies = await asker.nc.subscribe(reply if reply != STOLEN else "$JS.EVENT.ADVISORY.STREAM.DELETED.>")
     await asker.nc.publish(asked, b'{"subject": "orders.new"}', reply=reply)
     assert await asker.lives()
     await settled(asker.nc)
-    assert heard.pending_msgs == 0
+    assert replies.pending_msgs == 0
     assert (await js.stream_info("VICTIM")).config.name == "VICTIM"
     assert asker.counts.what == {"reply_subject": 1}
 
@@ -357,11 +357,11 @@ async def test_without_a_reply_subject_nothing_happens(asker: Asker) -> None:
 
 async def test_reply_prefixes_of_the_settings_are_answered_too(server: NatsServer, nc: Client) -> None:
     asker = await serving(server, nc, reply_prefixes=["replies.gateway"])
-    heard = await nc.subscribe("replies.>")
+    replies = await nc.subscribe("replies.>")
     await settled(nc)
     for reply in ("replies.gateways.1", "replies.gateway.1"):
         await nc.publish(f"{P}.get.status.orders.new", b"", reply=reply)
-    assert (await heard.next_msg(timeout=5)).subject == "replies.gateway.1"
+    assert (await replies.next_msg(timeout=5)).subject == "replies.gateway.1"
     await asker.ours.close()
 
 

@@ -1,4 +1,4 @@
-"""Events on a real server: exactly once, whoever else writes there and whatever is lost on the way."""
+"""Events on a real server: stored exactly once, whatever other programs publish and whatever replies are lost."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ async def test_a_stream_that_went_is_unavailable_and_numbers_go_on_in_the_next(n
             await publisher.publish(event(2))
         await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
         await publisher.publish(event(2))
-        told = await publisher.last(SUBJECT)
-        assert told is not None and told.seq == 2 and await count(nc) == 1
+        last = await publisher.last(SUBJECT)
+        assert last is not None and last.seq == 2 and await count(nc) == 1
 
 
 @pytest.mark.parametrize("junk", [b"", b"hello", b"\xff", b"[]", b'{"id": "x", "seq": 99999}', b'{"seq": -1}'])
@@ -114,8 +114,8 @@ async def test_messages_of_other_programs_change_nothing(nc: Client, junk: bytes
         await publisher.publish(event(1))
         await publisher.publish(event(2, EventType.WARNING, to=Status.WARNING))
         await nc.jetstream().publish(f"backpressure.v1.event.{kind}.{encode(SUBJECT)}", junk)
-        told = await publisher.last(SUBJECT)
-        assert told is not None and (told.seq, told.status) == (2, Status.WARNING)
+        last = await publisher.last(SUBJECT)
+        assert last is not None and (last.seq, last.status) == (2, Status.WARNING)
         await publisher.publish(event(1))
         await publisher.publish(event(3))
         assert await count(nc) == 4

@@ -55,7 +55,7 @@ class Counted(Requests):
 
 
 class World(Protocol):
-    async def tell(self, *payloads: bytes) -> None: ...
+    async def publish(self, *payloads: bytes) -> None: ...
     @property
     def log(self) -> Any: ...
 
@@ -64,7 +64,7 @@ class FakeWorld:
     def __init__(self) -> None:
         self.log = FakeEventLog()
 
-    async def tell(self, *payloads: bytes) -> None:
+    async def publish(self, *payloads: bytes) -> None:
         self.log.stored += [found for payload in payloads if (found := parse_event(payload)) is not None]
 
 
@@ -78,7 +78,7 @@ class RealWorld:
             JetStreamApi(self.requests), lambda: self.nc, NAMES, parse_event, lambda what: self.counts.update([what])
         )
 
-    async def tell(self, *payloads: bytes) -> None:
+    async def publish(self, *payloads: bytes) -> None:
         js = self.nc.jetstream()
         for n in range(0, len(payloads), 100):
             await asyncio.gather(*[js.publish(subject_of(payload), payload) for payload in payloads[n : n + 100]])
@@ -141,15 +141,15 @@ ASKED = {
     "one type": (EventQuery(SUBJECT, 100, frozenset({"recovery"})), range(29, 0, -3)),
     "two types": (EventQuery(SUBJECT, 3, frozenset({"recovery", "backpressure_active"})), None),
     "all the types there are": (EventQuery(SUBJECT, 100, frozenset(KINDS)), range(30, 0, -1)),
-    "a type nobody told of": (EventQuery(SUBJECT, 100, frozenset({"data_loss"})), []),
+    "a type without events": (EventQuery(SUBJECT, 100, frozenset({"data_loss"})), []),
     "another subject": (EventQuery("orders.eu", 100, since=T0 + 29_000), [30, 29]),
-    "nobody's subject": (EventQuery("orders", 100), []),
+    "a subject without events": (EventQuery("orders", 100), []),
 }
 
 
 @pytest.mark.parametrize(("wanted", "expected"), ASKED.values(), ids=ASKED.keys())
 async def test_wanted_events_come_newest_first(world: World, wanted: EventQuery, expected: Any) -> None:
-    await world.tell(*mixed(30))
+    await world.publish(*mixed(30))
     page = await world.log.older(wanted)
     if expected is None:
         assert seqs(page.events) == [30, 29, 27] and not page.whole
@@ -159,7 +159,7 @@ async def test_wanted_events_come_newest_first(world: World, wanted: EventQuery,
 
 
 async def test_more_than_the_limit_is_marked_incomplete(world: World) -> None:
-    await world.tell(*mixed(30))
+    await world.publish(*mixed(30))
     page = await world.log.older(EventQuery(SUBJECT, 29))
     assert seqs(page.events) == list(range(30, 1, -1)) and not page.whole
 
@@ -173,7 +173,7 @@ async def test_an_empty_stream_gives_an_empty_whole_page(world: World) -> None:
 
 async def test_pages_by_until_have_each_event(world: World) -> None:
     # Four to a moment: what follows from one sample is concluded at once.
-    await world.tell(*[told(seq, T0 + 1000 * (seq // 4)) for seq in range(1, 60)])
+    await world.publish(*[told(seq, T0 + 1000 * (seq // 4)) for seq in range(1, 60)])
     found: dict[int, CachedEvent] = {}
     until: int | None = None
     for _ in range(30):
@@ -186,7 +186,7 @@ async def test_pages_by_until_have_each_event(world: World) -> None:
 
 
 async def test_recall_reads_all_subjects_in_order(world: World) -> None:
-    await world.tell(*mixed(20))
+    await world.publish(*mixed(20))
     taken: list[CachedEvent] = []
     since = await world.log.recall(T0, 1000, taken.append)
     assert since == T0 and len(taken) == 60
@@ -194,7 +194,7 @@ async def test_recall_reads_all_subjects_in_order(world: World) -> None:
 
 
 async def test_recall_reads_the_newest_if_there_are_too_many(world: World) -> None:
-    await world.tell(*mixed(20))
+    await world.publish(*mixed(20))
     taken: list[CachedEvent] = []
     since = await world.log.recall(T0, 12, taken.append)
     assert len(taken) == 12 and seqs([e for e in taken if e.subject == SUBJECT]) == [17, 18, 19, 20]
@@ -202,7 +202,7 @@ async def test_recall_reads_the_newest_if_there_are_too_many(world: World) -> No
 
 
 async def test_recall_with_many_pulls_is_complete(stored: RealWorld) -> None:
-    await stored.tell(*run(1, 1234))
+    await stored.publish(*run(1, 1234))
     taken: list[CachedEvent] = []
     await stored.log.recall(T0, 10_000, taken.append)
     assert seqs(taken) == list(range(1, 1235))
@@ -211,7 +211,7 @@ async def test_recall_with_many_pulls_is_complete(stored: RealWorld) -> None:
 async def test_recall_starts_earlier_by_the_difference_of_clocks(
     stored: RealWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await stored.tell(*run(1, 2))
+    await stored.publish(*run(1, 2))
     newest = await stored.nc.jetstream().get_msg(NAMES.events_stream, 2)
     at = round(1000 * newest.time.timestamp()) if newest.time else 0
     taken: list[CachedEvent] = []
@@ -240,7 +240,7 @@ async def test_messages_of_other_programs_are_left_out_and_counted(stored: RealW
     ours = f"backpressure.v1.event.recovery.{encode(SUBJECT)}"
     await stored.put(ours, *JUNK)
     for payload in run(1, 5):
-        await stored.tell(payload)
+        await stored.publish(payload)
         await stored.put(ours, *JUNK, told(7, subject="orders.eu", to="inactive"), told(8, to="active"))
     page = await stored.log.older(EventQuery(SUBJECT, 10))
     assert seqs(page.events) == [5, 4, 3, 2, 1] and page.whole
@@ -256,10 +256,10 @@ async def test_messages_of_other_programs_are_left_out_and_counted(stored: RealW
 
 
 async def test_after_a_purge_only_later_events_are_read(stored: RealWorld) -> None:
-    await stored.tell(*mixed(20))
+    await stored.publish(*mixed(20))
     await stored.nc.jetstream().purge_stream(NAMES.events_stream)
     assert await stored.log.older(EventQuery(SUBJECT, 10)) == await stored.log.older(EventQuery("nobody", 10))
-    await stored.tell(*run(21, 23))
+    await stored.publish(*run(21, 23))
     page = await stored.log.older(EventQuery(SUBJECT, 10))
     assert seqs(page.events) == [23, 22, 21] and page.whole
     taken: list[CachedEvent] = []
@@ -282,18 +282,18 @@ async def test_a_server_that_does_not_answer_is_unavailable(stored: RealWorld, s
 
 
 async def test_a_query_creates_no_consumer(stored: RealWorld) -> None:
-    await stored.tell(*mixed(20))
+    await stored.publish(*mixed(20))
     await stored.log.older(EventQuery(SUBJECT, 10, until=T0 + 9000))
     assert (await stored.nc.jetstream().stream_info(NAMES.events_stream)).state.consumer_count == 0
     await stored.log.recall(T0, 10, lambda event: None)
     made = stored.requests.asked
-    assert made[f"CONSUMER.CREATE.{NAMES.events_stream}"] == 2  # the first said that there are too many
+    assert made[f"CONSUMER.CREATE.{NAMES.events_stream}"] == 2  # the first showed that there are too many
 
 
 async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) -> None:
     need_server(server.version, (2, 11), "a batch")
     for n in range(5):
-        await stored.tell(*run(100 * n + 1, 100 * n + 100), *run(500 * n + 1, 500 * n + 500, subject="orders.eu"))
+        await stored.publish(*run(100 * n + 1, 100 * n + 100), *run(500 * n + 1, 500 * n + 500, subject="orders.eu"))
     begun = sum(stored.nc.stats[k] for k in ("out_msgs",))
     page = await stored.log.older(EventQuery(SUBJECT, 300))
     assert len(page.events) == 300
@@ -302,7 +302,7 @@ async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) 
 
 async def test_without_batches_a_page_ends_at_the_limit_of_reads_and_the_next_continues(stored: RealWorld) -> None:
     stored.log.batches.read_single()
-    await stored.tell(*run(1, 700))
+    await stored.publish(*run(1, 700))
     first = await stored.log.older(EventQuery(SUBJECT, 1000))
     assert not first.whole and 400 < len(first.events) <= READS
     assert seqs(first.events) == list(range(700, 700 - len(first.events), -1))
@@ -313,13 +313,13 @@ async def test_without_batches_a_page_ends_at_the_limit_of_reads_and_the_next_co
 
 async def test_a_full_page_is_no_larger_than_a_reply(stored: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_reader, "PAGE_BYTES", 10 * len(told(1)))
-    await stored.tell(*run(1, 50))
+    await stored.publish(*run(1, 50))
     page = await stored.log.older(EventQuery(SUBJECT, 100))
     assert not page.whole and 9 < len(page.events) < 13
 
 
 async def test_time_is_bounded_too(stored: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    await stored.tell(*run(1, 5))
+    await stored.publish(*run(1, 5))
     monkeypatch.setattr(event_reader, "READ_WITHIN", -1.0)
     page = await stored.log.older(EventQuery(SUBJECT, 100))
     assert page.events == () and not page.whole
@@ -328,7 +328,7 @@ async def test_time_is_bounded_too(stored: RealWorld, monkeypatch: pytest.Monkey
 async def test_a_stream_without_direct_access_is_read_one_by_one(nc: Client) -> None:
     await nc.jetstream().add_stream(name=NAMES.events_stream, subjects=["backpressure.v1.event.>"])
     world = RealWorld(nc)
-    await world.tell(*run(1, 20))
+    await world.publish(*run(1, 20))
     page = await world.log.older(EventQuery(SUBJECT, 100))
     assert seqs(page.events) == list(range(20, 0, -1)) and page.whole
     assert not world.log.batches.many
@@ -343,7 +343,7 @@ async def test_the_documented_permissions_are_enough(
     admin = await nats.connect(server.url, user="admin", password="a")
     sidecar = await nats.connect(server.url, user="sidecar", password="s", error_cb=ignore)
     async with real(admin):
-        await RealWorld(admin).tell(*run(1, 20))
+        await RealWorld(admin).publish(*run(1, 20))
         log = RealWorld(sidecar).log
         assert seqs((await log.older(EventQuery(SUBJECT, 10))).events) == list(range(20, 10, -1))
         assert log.batches.many == (direct and server.version >= (2, 11))

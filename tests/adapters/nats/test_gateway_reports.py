@@ -32,23 +32,23 @@ class Ears:
     """The edge with its sink and count, both of which can be waited for."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, GatewayReport]] = []
+        self.received: list[tuple[str, GatewayReport]] = []
         self.counted: Counter[str] = Counter()
         self.clock = Clock()
         self._news = asyncio.Event()
         self.reports = GatewayReportListener(P, self.clock, self._sink, self._count)
 
     def _sink(self, subject: str, report: GatewayReport) -> None:
-        self.heard.append((subject, report))
+        self.received.append((subject, report))
         self._news.set()
 
     def _count(self, what: str) -> None:
         self.counted[what] += 1
         self._news.set()
 
-    async def until(self, heard: int = 0, counted: int = 0) -> None:
+    async def until(self, received: int = 0, counted: int = 0) -> None:
         async with asyncio.timeout(10):
-            while len(self.heard) < heard or self.counted.total() < counted:
+            while len(self.received) < received or self.counted.total() < counted:
                 self._news.clear()
                 await self._news.wait()
 
@@ -107,8 +107,8 @@ async def test_reports_reach_the_sink_under_the_subject_they_are_about(nc: Clien
     await ears.reports.listen(nc)
     await nc.publish(f"{ON}.orders.=2A.created", GOOD)
     await nc.publish(f"{ON}.orders.new", GOOD)
-    await ears.until(heard=2)
-    assert ears.heard == [(name, GatewayReport(1000, 100, 1.0)) for name in ("orders.*.created", "orders.new")]
+    await ears.until(received=2)
+    assert ears.received == [(name, GatewayReport(1000, 100, 1.0)) for name in ("orders.*.created", "orders.new")]
     assert not ears.counted
 
 
@@ -118,7 +118,7 @@ async def test_a_malformed_report_is_counted_and_the_next_is_read(nc: Client) ->
     for on, payload in ((f"{ON}.a", b"x"), (f"{ON}.=2a", GOOD), (f"{ON}.a=41", GOOD), (f"{ON}.a", b"{}")):
         await nc.publish(on, payload)
     await nc.publish(f"{ON}.a", GOOD)
-    await ears.until(heard=1)
+    await ears.until(received=1)
     assert ears.counted == {MALFORMED: 4}
 
 
@@ -131,9 +131,9 @@ async def test_of_ten_thousand_in_a_second_a_thousand_are_read_and_the_rest_is_c
         if n % 500 == 499:  # so that none is dropped before us
             await nc.flush()
             await ears.until(counted=n + 1 - PER_SECOND)
-    await ears.until(heard=PER_SECOND, counted=sent - PER_SECOND)
-    assert len(ears.heard) == PER_SECOND
+    await ears.until(received=PER_SECOND, counted=sent - PER_SECOND)
+    assert len(ears.received) == PER_SECOND
     assert ears.counted == {TOO_MANY: sent - PER_SECOND}
     ears.clock.mono += 1
     await nc.publish(f"{ON}.a", GOOD)
-    await ears.until(heard=PER_SECOND + 1)
+    await ears.until(received=PER_SECOND + 1)

@@ -1,4 +1,4 @@
-"""What the observer shows, said once and true of the fake and of the real server."""
+"""The observer: the same statements on the fake and on a real server."""
 
 from __future__ import annotations
 

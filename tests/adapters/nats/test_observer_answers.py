@@ -120,12 +120,12 @@ async def test_a_malformed_reply_is_unavailable(op: str, answer: bytes) -> None:
     ],
     ids=["stream", "consumer", "no leader", "no jetstream", "odd", "empty"],
 )
-async def test_errors_of_the_server_are_told_apart(error: dict[str, Any], raised: type[Exception]) -> None:
+async def test_each_error_of_the_server_has_its_exception(error: dict[str, Any], raised: type[Exception]) -> None:
     for op in ("CONSUMER_LIST", "STREAM_INFO", "CONSUMER_INFO"):
         reader = Reader(Scripted(**{"CONSUMER_LIST": page(), op: {"type": "t", "error": error}}))
-        with pytest.raises(raised) as said:
+        with pytest.raises(raised) as refused:
             await (reader.consumer(ConsumerKey("S", "c")) if op == "CONSUMER_INFO" else reader.consumers("S"))
-        assert len(str(said.value)) < 200
+        assert len(str(refused.value)) < 200
         assert reader.outcomes[-1] == f"{op.replace('_', '.')} error"
 
 

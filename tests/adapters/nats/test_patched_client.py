@@ -52,8 +52,8 @@ async def test_bytes_that_are_not_text_do_not_end_the_read_loop(server: NatsServ
             await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
         assert connection.epoch == 1
         assert listener.counted["undecodable_message"] == 3
-        said = [line for line in lines if line["event"] == "nats.error" and line["log_level"] == "warning"]
-        assert len(said) == 1, "each kind once a minute, however many come"
+        warnings = [line for line in lines if line["event"] == "nats.error" and line["log_level"] == "warning"]
+        assert len(warnings) == 1, "each kind once a minute, however many come"
 
 
 async def test_a_counter_that_fails_does_not_end_the_read_loop(server: NatsServer, nc: PlainClient) -> None:

@@ -29,10 +29,10 @@ WITHIN = 1.0
 
 
 class Follower:
-    """What was told of the bucket, newest last."""
+    """A policy store and the snapshots that it returned, newest last."""
 
     def __init__(self, nc: Client) -> None:
-        self.told: list[PolicySnapshot] = []
+        self.snapshots: list[PolicySnapshot] = []
         self.dropped: list[str] = []
         self.nc = nc
         requests = Requests(nc)
@@ -43,7 +43,7 @@ class Follower:
 
     @property
     def values(self) -> dict[str, bytes]:
-        return {key: found.value for key, found in self.told[-1].entries.items()} if self.told else {}
+        return {key: value.value for key, value in self.snapshots[-1].entries.items()} if self.snapshots else {}
 
     async def polled(self) -> None:
         """Returns once the poll that is under way has ended."""
@@ -64,7 +64,7 @@ class Follower:
         """Simulated seconds until the newest snapshot has these values, and no others."""
         began = self.clock.now().mono
         await self.polled()
-        while not (self.told and self.values == expected):
+        while not (self.snapshots and self.values == expected):
             assert self.clock.now().mono - began < 60, f"{self.values} and not {expected}"
             await self.poll()
         return self.clock.now().mono - began
@@ -77,9 +77,9 @@ async def bucket(nc: Client) -> KeyValue:
 
 @pytest.fixture
 async def follower(nc: Client) -> AsyncIterator[Follower]:
-    found = Follower(nc)
-    async with meanwhile(found.store.follow(found.told.append)):
-        yield found
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
+        yield follower
 
 
 async def test_puts_and_deletions_are_in_force_within_a_second(bucket: KeyValue, follower: Follower) -> None:
@@ -93,7 +93,7 @@ async def test_puts_and_deletions_are_in_force_within_a_second(bucket: KeyValue,
     assert await follower.holds(before=b"1") < WITHIN
     await bucket.purge("before")
     assert await follower.holds() < WITHIN
-    assert follower.told[-1].bucket
+    assert follower.snapshots[-1].bucket
 
 
 async def test_each_value_has_its_own_revision_and_no_snapshot_comes_twice(
@@ -101,12 +101,12 @@ async def test_each_value_has_its_own_revision_and_no_snapshot_comes_twice(
 ) -> None:
     revision = await bucket.put("a", b"1")
     await follower.holds(a=b"1")
-    assert follower.told[-1].entries["a"].revision == revision
-    assert abs(follower.told[-1].entries["a"].at - time.time()) < 5, "when it was put, by the server's clock"
-    told = len(follower.told)
+    assert follower.snapshots[-1].entries["a"].revision == revision
+    assert abs(follower.snapshots[-1].entries["a"].at - time.time()) < 5, "when it was put, by the server's clock"
+    count = len(follower.snapshots)
     for _ in range(3):
         await follower.poll()
-    assert len(follower.told) == told
+    assert len(follower.snapshots) == count
 
 
 async def test_a_bucket_that_is_missing_is_waited_for(nc: Client, follower: Follower) -> None:
@@ -122,22 +122,22 @@ async def test_a_bucket_deleted_and_created_again_is_another_bucket(
     for n in range(5):
         await bucket.put("a", b"%d" % n)
     await follower.holds(a=b"4")
-    first = follower.told[-1].bucket
+    first = follower.snapshots[-1].bucket
     await nc.jetstream().delete_key_value(NAMES.policy_bucket)
     again = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
     await again.put("b", b"1")
     assert await follower.holds(b=b"1") < WITHIN
-    assert follower.told[-1].bucket != first
+    assert follower.snapshots[-1].bucket != first
 
 
 async def test_the_bucket_is_followed_over_a_restart_of_the_server(start_server: StartServer) -> None:
     server = await start_server()
     async with await nats.connect(server.url, reconnect_time_wait=0.1) as nc:
-        found = Follower(nc)
-        async with meanwhile(found.store.follow(found.told.append)):
+        follower = Follower(nc)
+        async with meanwhile(follower.store.follow(follower.snapshots.append)):
             bucket = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
             await bucket.put("a", b"1")
-            await found.holds(a=b"1")
+            await follower.holds(a=b"1")
             await server.restart(kill=True)
 
             async def put() -> bool:
@@ -147,7 +147,7 @@ async def test_the_bucket_is_followed_over_a_restart_of_the_server(start_server:
                     return False
 
             await eventually(put, "the bucket to be back")
-            await found.holds(a=b"2")
+            await follower.holds(a=b"2")
 
 
 async def test_keys_beyond_the_limit_are_counted_and_logged_once(
@@ -189,7 +189,7 @@ async def test_a_put_policy_is_in_force_though_a_replica_lags(bucket: KeyValue, 
     await bucket.put("a", b"1")
     follower = Follower(nc)
     Lagging(follower.store._bucket, 2)
-    async with meanwhile(follower.store.follow(follower.told.append)):
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
         await follower.holds(a=b"1")
         match change:
             case "put":
@@ -210,14 +210,14 @@ async def test_a_replica_that_never_catches_up_is_used_in_the_end(
     await bucket.put("a", b"1")
     follower = Follower(nc)
     Lagging(follower.store._bucket, 3)
-    async with meanwhile(follower.store.follow(follower.told.append)):
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
         await follower.holds(a=b"1")
         await bucket.put("b", b"2")
         with capture_logs() as lines:
 
-            async def said() -> bool:
+            async def logged() -> bool:
                 await follower.poll()
                 return "policies.behind" in [line["event"] for line in lines]
 
-            await eventually(said, "the line that says so")
+            await eventually(logged, "the line in the log")
         assert follower.values == {"a": b"1"}

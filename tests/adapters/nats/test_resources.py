@@ -1,4 +1,4 @@
-"""Our own stream and bucket on a real server: made, found otherwise, in somebody's way."""
+"""Our stream and buckets on a real server: created, different, or with their subjects in another stream."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ async def test_a_bucket_with_a_max_age_is_logged_once(nc: Client) -> None:
         ours = resources(nc)
         await ours.ensure()
         await ours.ensure()
-    said = [line for line in logs if line["event"] == "resources.differ"]
-    assert [(line["stream"], line["has"]["max_age"]) for line in said] == [("KV_backpressure_state", 60 * 10**9)]
+    differing = [line for line in logs if line["event"] == "resources.differ"]
+    assert [(line["stream"], line["has"]["max_age"]) for line in differing] == [("KV_backpressure_state", 60 * 10**9)]
 
 
 DIFFERENT: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -98,6 +98,6 @@ DIFFERENT: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "told"), DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_only_settings_that_matter_are_a_difference(change: dict[str, Any], told: set[str]) -> None:
-    assert differences(WANTED, WANTED | change).keys() == told
+@pytest.mark.parametrize(("change", "expected"), DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_only_settings_that_matter_are_a_difference(change: dict[str, Any], expected: set[str]) -> None:
+    assert differences(WANTED, WANTED | change).keys() == expected

@@ -31,7 +31,7 @@ async def test_a_redelivery_counter_that_never_falls_is_not_a_redelivery_now(at:
         assert await at.world.pull(C, 1) == [1]
         await at.world.nak(C, 1)
     assert await at.world.pull(C, 1) == [2]
-    await at.heard(MaxDeliveries)
+    await at.received(MaxDeliveries)
     assert ((await at.read()).redelivery_ratio or 0) > 0
     for _ in range(15):
         await at.work(2)
@@ -50,7 +50,7 @@ async def test_a_terminated_message_is_no_ack(at: Following) -> None:
     for seq in range(1, 5):
         at.hints.clear()
         await at.world.term(C, seq)
-        await at.heard(Terminated)
+        await at.received(Terminated)
         reading = await at.read()
     assert (reading.inflight, reading.ack_rate) == (6, 0.0)
 

@@ -1,4 +1,4 @@
-"""The state bucket on a real server, beside whoever else has the right to write it."""
+"""The state bucket on a real server, beside other programs that may write it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ accounts { A { jetstream: enabled, users: [
 async def test_a_foreign_value_is_ignored_and_overwritten(nc: Client) -> None:
     async with real(nc) as (_, store, _):
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
-        await kv.put(encode(SUBJECT), b"somebody was here")
+        await kv.put(encode(SUBJECT), b"not a state")
         assert await store.load_all() == {}
         found = await store.load(SUBJECT)
         assert found is not None

@@ -82,8 +82,8 @@ async def test_an_event_is_stored_once_however_often_it_is_published(stores: Sto
     for _ in range(3):
         await publisher.publish(event(1))
     await publisher.publish(event(2, EventType.RECOVERY, to=Status.INACTIVE))
-    told = await publisher.last(SUBJECT)
-    assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)
+    last = await publisher.last(SUBJECT)
+    assert (last.seq, last.status, last.incident) == (2, Status.INACTIVE, None)
 
 
 async def test_an_event_whose_ack_was_lost_is_not_stored_twice(stores: Stores) -> None:
@@ -150,8 +150,8 @@ async def test_the_last_event_has_the_newest_status_and_the_highest_seq(stores: 
     _, _, publisher = stores
     await publisher.publish(event(1))
     await publisher.publish(event(2, EventType.MONITORING_LOST))
-    told = await publisher.last(SUBJECT)
-    assert (told.seq, told.status, told.incident, told.lost) == (2, Status.ACTIVE, "e-1", True)
+    last = await publisher.last(SUBJECT)
+    assert (last.seq, last.status, last.incident, last.lost) == (2, Status.ACTIVE, "e-1", True)
     await publisher.publish(event(3, EventType.MONITORING_RESTORED))
     assert not (await publisher.last(SUBJECT)).lost
 
@@ -165,5 +165,5 @@ async def test_a_rejected_policy_under_an_unwatched_key_is_published_once(stores
     await publisher.publish_rejection("orders.>", first, 1_800_000_001.0)
     assert (await publisher.last("orders.>")).seq == 1
     await publisher.publish_rejection("orders.>", second, 1_800_000_002.0)
-    told = await publisher.last("orders.>")
-    assert (told.seq, told.status, told.incident) == (2, Status.INACTIVE, None)
+    last = await publisher.last("orders.>")
+    assert (last.seq, last.status, last.incident) == (2, Status.INACTIVE, None)

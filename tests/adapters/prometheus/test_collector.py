@@ -38,7 +38,7 @@ UNKNOWN = {
     "nothing stored": replace(state("s", member()), record=None),
     "marked unknown": state("s", member(), unknown=True),
     "no proof for a minute": state("s", member(age=60.0)),
-    "nobody ever read": state("s", replace(member(), proof=None, reading=None, status=Status.UNKNOWN)),
+    "never read": state("s", replace(member(), proof=None, reading=None, status=Status.UNKNOWN)),
     "no consumer": state("s"),
 }
 
