@@ -26,6 +26,9 @@ POLL_INTERVAL, REJECT_FOR = 5.0, 30.0
 """Seconds between two reads of the metrics page, and seconds for which it then rejects, as in the router's present
 polling."""
 
+KEEP_ALIVE = 600
+"""Seconds that an idle connection stays open: a request on one that was just closed would count as failed."""
+
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -88,7 +91,9 @@ async def main(scenario: Scenario, url: str, page: str, port: int) -> None:
         app = BackpressureMiddleware(app, client, routes={PATH: SUBJECT})
     elif scenario.mode == "polling":
         app = polled
-    config = uvicorn.Config(app, port=port, host="127.0.0.1", log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        app, port=port, host="127.0.0.1", log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE
+    )
     await uvicorn.Server(config).serve()
 
 
