@@ -17,6 +17,7 @@ from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
+from nats_backpressure.runtime.poller import ROUND_WITHIN
 from nats_backpressure.runtime.ports import Unavailable
 from tests.fakes.stores import MONITORING_EVENTS, STATUS_EVENTS
 from tests.worlds.running_service import KEY, SETTINGS, SUBJECT, World
@@ -218,14 +219,11 @@ async def test_after_an_outage_the_heartbeat_waits_until_each_stream_was_tried(
         await world.clock.until(stale, "the stale state", 0.8)
 
 
-async def test_a_list_of_streams_that_stays_incomplete_delays_the_first_answer_only_for_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("nats_backpressure.runtime.poller.ROUND_WITHIN", 0.5)
+async def test_a_list_of_streams_that_stays_incomplete_delays_the_first_answer_only_for_a_while() -> None:
     world = World()
     world.js.incomplete = True
     async with world.living() as service:
-        await world.clock.until(service.known.is_set, "the first round", 3)
+        await world.clock.until(service.known.is_set, "the first round", ROUND_WITHIN + 0.1)
         assert service.registry.subjects[SUBJECT].members and service.registry.unread("other")
 
 

@@ -84,11 +84,11 @@ async def sleep_until(event: asyncio.Event, clock: Clock, seconds: float) -> boo
     return event.is_set()
 
 
-async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]], again_after: float = CANCEL_AGAIN_AFTER) -> None:
     """Cancel tasks and return when all are done. One cancellation is not enough: before Python 3.12 asyncio.wait_for,
     which nats-py uses, loses one that comes together with a reply, and a loop would run for ever."""
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_AFTER)
+        _, left = await asyncio.wait(left, timeout=again_after)

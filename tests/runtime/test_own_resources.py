@@ -1,0 +1,73 @@
+"""Our own stream and buckets: what is missing is created, and states are written again into a new bucket."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.subject.inputs import Input, RecordMissing
+from nats_backpressure.policy.active import ActivePolicies
+from nats_backpressure.policy.schema import Guard
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.observations import StreamsReading
+from nats_backpressure.runtime.own_resources import OwnResources
+from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from tests.fakes.clock import FakeClock, settled
+
+NAMES = Names()
+STATE = f"KV_{NAMES.state_bucket}"
+OURS = (STATE, NAMES.events_stream, f"KV_{NAMES.policy_bucket}")
+
+
+class World:
+    def __init__(self) -> None:
+        self.created = 0
+        self.fed: list[tuple[str, Input]] = []
+        policies = ActivePolicies((), Guard(), False)
+        registry = SubjectRegistry(Settings(), FakeClock(), policies, "w", lambda effects: None)
+        registry.open("s")
+        registry.feed = lambda subject, stimulus: self.fed.append((subject, stimulus))  # type: ignore[method-assign]
+        self.resources = OwnResources(NAMES, registry, self.ensure)
+
+    async def ensure(self) -> None:
+        self.created += 1
+        raise Unavailable("not now")
+
+    async def list(self, *lists: dict[str, str], complete: bool = True) -> None:
+        """Each list has streams with the times at which they were created."""
+        async with asyncio.TaskGroup() as tasks:
+            self.resources.start(tasks)
+            for each in lists:
+                looks = tuple(StreamLook(name, created, 0, 0, 0) for name, created in each.items())
+                self.resources.check(StreamsReading(looks, complete, 0.001, 1))
+                await settled()
+
+
+ALL = dict.fromkeys(OURS, "t")
+
+
+async def test_as_long_as_they_are_there_nothing_happens() -> None:
+    world = World()
+    await world.list(ALL, ALL)
+    assert (world.created, world.fed) == (0, [])
+
+
+async def test_what_is_missing_is_created_again_after_every_list() -> None:
+    world = World()
+    for name in OURS:
+        await world.list({other: at for other, at in ALL.items() if other != name})
+    assert world.created == 3
+
+
+async def test_in_an_incomplete_list_nothing_is_missing() -> None:
+    world = World()
+    await world.list({}, complete=False)
+    assert world.created == 0
+
+
+async def test_a_new_state_bucket_gets_every_state() -> None:
+    world = World()
+    await world.list(ALL, ALL | {STATE: "later"})
+    assert world.fed == [("s", RecordMissing())]

@@ -1,0 +1,102 @@
+"""Policies that change: put in force for every subject, and reported where they are refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from structlog.testing import capture_logs
+
+from nats_backpressure.config.settings import BadSettings, Settings
+from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
+from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.policy.schema import Guard
+from nats_backpressure.policy.validation import Problem
+from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.policy_updates import THE_FILE, PolicyUpdates
+from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.fakes.clock import FakeClock, settled
+from tests.fakes.stores import FakeEventPublisher
+from tests.runtime.test_effects import Counts
+
+KEY = ConsumerKey("S", "c")
+OBSERVE = PolicyEntry((">",), ("*",), (("mode", "observe"),))
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock, self.publisher, self.counts = FakeClock(), FakeEventPublisher(), Counts()
+        policies = ActivePolicies((), Guard(), False)
+        self.registry = SubjectRegistry(Settings(), self.clock, policies, "w", lambda effects: None)
+        self.registry.join("s", KEY)
+        self.announced = 0
+        self.updates = PolicyUpdates(self.registry, self.publisher, self.clock, self.counts, self.announce)
+
+    def announce(self, sources: object) -> None:
+        self.announced += 1
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.updates.run())
+        try:
+            yield
+        finally:
+            await cancel_and_wait([task])
+
+    def mode(self) -> str:
+        return self.registry.subjects["s"].members[KEY].policy.mode
+
+
+def bucket(**values: bytes) -> PolicySnapshot:
+    return PolicySnapshot("b", {key: PolicyValue(value, n) for n, (key, value) in enumerate(values.items(), start=1)})
+
+
+async def test_a_new_policy_reaches_every_member() -> None:
+    world = World()
+    async with world.running():
+        world.updates.reload(lambda: Settings(policies=(OBSERVE,)))
+        await settled()
+        assert (world.mode(), world.announced, world.updates.changed.is_set()) == ("observe", 1, False)
+        world.updates.take_bucket(bucket(s=b'{"mode": "enforce"}'))
+        await settled()
+        assert (world.mode(), world.announced) == ("enforce", 2)
+
+
+async def test_a_bad_file_changes_nothing_and_is_reported_once() -> None:
+    world = World()
+
+    def bad() -> Settings:
+        raise BadSettings([Problem("policies", "is no list")], ["f: policies: is no list"])
+
+    async with world.running():
+        world.updates.reload(lambda: Settings(policies=(OBSERVE,)))
+        with capture_logs() as logged:
+            world.updates.reload(bad)
+            world.updates.reload(bad)
+            await settled()
+        assert world.mode() == "observe"
+        assert [event.subject for event in world.publisher.told] == [THE_FILE]
+    assert "config.rejected" in {line["event"] for line in logged}
+
+
+async def test_a_refusal_that_cannot_be_published_is_retried_alone() -> None:
+    world = World()
+    world.publisher.refusing.add("later")
+    async with world.running():
+        world.updates.take_bucket(bucket(later=b"{", bad=b"{"))
+        await world.clock.run(10)
+        assert [event.subject for event in world.publisher.told] == ["bad"]
+        world.publisher.refusing.clear()
+        await world.clock.run(10)
+        assert [event.subject for event in world.publisher.told] == ["bad", "later"]
+
+
+async def test_one_that_can_never_be_published_is_counted_and_dropped() -> None:
+    world = World()
+    world.publisher.impossible = lambda subject, kind: True
+    async with world.running():
+        world.updates.take_bucket(bucket(bad=b"{"))
+        await world.clock.run(60)
+    assert world.counts.all == [("policy_rejected",), ("event_unpublishable",)]
