@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from nats_backpressure.protocol.messages import Problem
+from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy, PolicyValidation
 from nats_backpressure.protocol.replies import LARGEST_REPLY, MARGIN, fitted, reply_allowed
 
 INBOXES = {
@@ -110,11 +111,11 @@ def test_a_page_holds_all_that_fit_and_says_where_to_go_on(sizes: list[int], off
 @pytest.mark.parametrize(
     "found",
     [
-        {"subject": "s", "consumers": [{"consumer": "c" * 100}] * 100},
-        {"valid": False, "errors": [{"path": "p", "message": "m" * 100}] * 100},
+        EffectivePolicy("s", (), {}, {}, (ConsumerPolicy("S", "c" * 100, {}, {}),) * 100),
+        PolicyValidation(False, (Problem("p", "m" * 100),) * 100, None),
     ],
 )
-def test_an_answer_with_a_long_list_is_shortened_and_says_so(found: dict[str, Any]) -> None:
+def test_an_answer_with_a_long_list_is_shortened_and_says_so(found: Struct) -> None:
     body = fitted(found, 8192)
     assert body is not None and len(body) <= 4096
     assert json.loads(body)["truncated"] is True

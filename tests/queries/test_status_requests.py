@@ -68,15 +68,16 @@ def test_a_policy_has_its_sources_and_the_consumers_that_differ() -> None:
         PolicyEntry((SUBJECT,), ("slow",), (("retry_after_seconds", 9),)),
     )
     found = DecisionService(WrittenBook(subject(member("c"), member("slow")), policies=entries)).policy(SUBJECT, NOW)
-    assert (found["policy"]["retry_after_seconds"], found["sources"]["retry_after_seconds"]) == (7, "file")
-    assert found["sources"]["pending.warn"] == "default"
-    assert [(c["consumer"], c["policy"]["retry_after_seconds"]) for c in found["consumers"]] == [("slow", 9)]
+    assert (found.policy["retry_after_seconds"], found.sources["retry_after_seconds"]) == (7, "file")
+    assert found.sources["pending.warn"] == "default"
+    assert [(c.consumer, c.policy["retry_after_seconds"]) for c in found.consumers] == [("slow", 9)]
 
 
 def test_a_policy_is_validated_over_the_default() -> None:
     good, bad = validate_policy({"retry_after_seconds": 7}), validate_policy({"pending": {"warn": 5000}})
-    assert (good["valid"], good["errors"], good["effective"]["retry_after_seconds"]) == (True, [], 7)
-    assert (bad["valid"], bad["effective"], [e["path"] for e in bad["errors"]]) == (False, None, ["pending.warn"])
+    assert good.effective is not None
+    assert (good.valid, good.errors, good.effective["retry_after_seconds"]) == (True, (), 7)
+    assert (bad.valid, bad.effective, [problem.path for problem in bad.errors]) == (False, None, ["pending.warn"])
 
 
 def test_the_alias_has_the_format_of_the_router() -> None:

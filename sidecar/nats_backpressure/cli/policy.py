@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import Struct
 
 from nats_backpressure.cli.command import decode_reply, run_command
 from nats_backpressure.cli.governed_subjects import find_governed, require_governed
@@ -23,23 +22,11 @@ from nats_backpressure.cli.policy_bucket import (
 from nats_backpressure.config import yaml_source
 from nats_backpressure.config.settings import problem_line
 from nats_backpressure.policy.validation import Problem, Problems
+from nats_backpressure.protocol.policies import EffectivePolicy
 from nats_backpressure.protocol.subjects import encode
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
-
-
-class _ConsumerPolicy(Struct, frozen=True):
-    stream: str
-    consumer: str
-    policy: dict[str, Any]
-    sources: dict[str, str]
-
-
-class _EffectivePolicy(Struct, frozen=True):
-    policy: dict[str, Any]
-    sources: dict[str, str]
-    consumers: tuple[_ConsumerPolicy, ...] = ()
 
 
 @click.group()
@@ -59,7 +46,7 @@ def get(target: Target, subject: str, as_json: bool) -> None:
         if as_json:
             print_json(document)
             return
-        effective = decode_reply(document, _EffectivePolicy)
+        effective = decode_reply(document, EffectivePolicy)
         _print_policy(subject, effective.policy, effective.sources)
         for each in effective.consumers:
             _print_policy(f"{each.stream} > {each.consumer}", each.policy, each.sources)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from nats_backpressure.cli.output import print_json
-from nats_backpressure.protocol import history, messages, reports, requests, windows
+from nats_backpressure.protocol import history, messages, policies, reports, requests, windows
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 PREFIX: Final = "#/$defs/"
@@ -25,7 +25,8 @@ RECEIVED: Final = (
 """What others send: fields with a default may be left out."""
 SENT: Final = (
     *(messages.Decision, messages.Status, messages.StatusList, history.Events, history.Transitions),
-    *(windows.Windows, history.Recovered, history.Alerts, messages.Event, messages.State, messages.Heartbeat),
+    *(windows.Windows, history.Recovered, history.Alerts, policies.EffectivePolicy),
+    *(policies.PolicyValidation, messages.Event, messages.State, messages.Heartbeat),
 )
 """What the sidecar sends: every field is there, but for those that are only in some of them."""
 
@@ -88,7 +89,8 @@ def _definitions(kinds: tuple[type[Struct], ...]) -> dict[str, dict[str, Any]]:
 
 def _optional(name: str) -> set[str]:
     """Fields that are only in some messages of this kind."""
-    kind = next((each for module in (messages, history, windows) if (each := getattr(module, name, None))), None)
+    parts = vars(messages) | vars(history) | vars(policies) | vars(windows)
+    kind = parts.get(name)
     return {field.encode_name for field in msgspec.structs.fields(kind) if field.default is UNSET} if kind else set()
 
 

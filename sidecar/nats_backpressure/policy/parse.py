@@ -15,6 +15,7 @@ from nats_backpressure.policy.validation import Problem, Problems, join_path, re
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import glob, glob_problem, pattern_problem
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import PolicySource
 
 MOST_POLICIES: Final = 10_000
 """Entries of one layer; a file with more is refused."""
@@ -163,11 +164,11 @@ def merge_layers(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) 
     mark it was lowered to. Cached, since thousands of consumers share a few policies: each is one object in memory.
     """
     values = dict(flat_fields({name: getattr(_DEFAULT, name) for name in Policy.__struct_fields__}))
-    sources = dict.fromkeys(values, "default")
+    sources: dict[str, PolicySource] = dict.fromkeys(values, "default")
     for layer, fields in chosen:
         given = _whole(dict(fields), values)
         values.update(given)
-        sources.update(dict.fromkeys(given, layer))
+        sources.update(dict.fromkeys(given, cast(PolicySource, layer)))
     for signal in _MARKED:
         for lower, upper in (("critical", "overload"), ("warn", "critical")):
             low, high = f"{signal}.{lower}", f"{signal}.{upper}"

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Diagnosis
+from nats_backpressure.protocol.values import Diagnosis, PolicySource
 
 SMALLEST_MARK: Final = 0.001
 LARGEST_MARK: Final = 1e15
@@ -166,7 +166,7 @@ class Effective(Struct, frozen=True):
     """
 
     policy: Policy
-    sources: dict[str, str]
+    sources: dict[str, PolicySource]
 
 
 class Override(Struct, frozen=True, forbid_unknown_fields=True):

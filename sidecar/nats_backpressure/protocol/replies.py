@@ -14,7 +14,7 @@ LARGEST_REPLY = 1024 * 1024
 MARGIN = 4 * 1024
 """Bytes kept free below the server's max_payload: a reply above it would cost us the connection."""
 CUT = frozenset({"events", "transitions", "alerts"})
-"""Lists of replies that say `truncated`."""
+"""Lists of replies that have a field `truncated`."""
 
 
 def reply_allowed(reply: str, prefixes: Sequence[str] = ()) -> bool:
@@ -31,66 +31,57 @@ def reply_allowed(reply: str, prefixes: Sequence[str] = ()) -> bool:
     return any(tokens[: len(own)] == own for own in (prefix.rstrip(".").split(".") for prefix in prefixes))
 
 
-def fitted(found: Any, max_payload: int) -> bytes | None:
-    """The answer as JSON, cut at the last whole element where it would be too large; None if even that is."""
+def fitted(reply: Any, max_payload: int) -> bytes | None:
+    """The reply as JSON, cut at the last whole element if it is too large; None if even that is too large."""
     ceiling = min(max_payload, LARGEST_REPLY)
     limit = max(ceiling - MARGIN, ceiling // 2)
-    if isinstance(found, Struct):
-        found = _within(found, limit)
-    for attempt in (found, *_shorter(found)):
+    if isinstance(reply, Struct):
+        reply = _cut(reply, limit)
+    for attempt in (reply, *_shorter(reply)):
         if len(body := msgspec.json.encode(attempt)) <= limit:
             return body
     return None
 
 
-def _within(found: Any, limit: int) -> Any:
-    """A list that is told as cut, cut to what fits; anything else as it is."""
-    fields = set(found.__struct_fields__)
+def _cut(reply: Any, limit: int) -> Any:
+    """The reply with its list cut to what fits, if it has a page or a list of CUT."""
+    fields = set(reply.__struct_fields__)
     if {"subjects", "offset", "total"} <= fields:
-        return _page_within(found, limit)
-    if "truncated" not in fields:
-        return found
+        return _cut_page(reply, limit)
     for name in fields & CUT:
-        elements = getattr(found, name)
-        kept = _fitting(elements, limit - len(msgspec.json.encode(replace(found, **{name: (), "truncated": True}))))
-        if kept < len(elements):
-            return replace(found, **{name: elements[:kept], "truncated": True})
-    return found
+        elements = getattr(reply, name)
+        room = limit - len(msgspec.json.encode(replace(reply, **{name: (), "truncated": True})))
+        n = _fitting(elements, room)
+        if n < len(elements):
+            return replace(reply, **{name: elements[:n], "truncated": True})
+    return reply
 
 
 def _fitting(elements: Sequence[Any], room: int) -> int:
-    """How many of them fit, with a comma each."""
+    """How many of the elements fit, with a comma each."""
     sizes = accumulate(len(msgspec.json.encode(element)) + 1 for element in elements)
     return sum(1 for _ in takewhile(lambda size: size <= room, sizes))
 
 
-def _page_within(page: Any, limit: int) -> Any:
-    """As many subjects as fit; `next_offset` says where to go on. A first one too large by itself is shortened."""
+def _cut_page(page: Any, limit: int) -> Any:
+    """As many subjects as fit; `next_offset` is where the next page starts. A first one too large is shortened."""
     room = limit - 200  # for the page's own fields
-    kept = _fitting(page.subjects, room)
-    if kept == len(page.subjects):
+    n = _fitting(page.subjects, room)
+    if n == len(page.subjects):
         return page
-    shown = page.subjects[:kept]
-    if kept == 0:
-        shown = tuple(s for s in _shorter(page.subjects[0]) if len(msgspec.json.encode(s)) <= room)[:1]
-    end = page.offset + max(1, len(shown))  # always onwards, or a reader of pages would turn in a circle
+    shown = page.subjects[:n]
+    if n == 0:
+        shown = tuple(status for status in _shorter(page.subjects[0]) if len(msgspec.json.encode(status)) <= room)[:1]
+    end = page.offset + max(1, len(shown))  # always onwards, or a reader of pages would never come to an end
     return replace(page, subjects=shown, next_offset=end if end < page.total else None)
 
 
-def _shorter(found: Any) -> Iterator[Any]:
-    """The same answer with ever fewer elements: its consumers, or what is wrong with a policy."""
-    if isinstance(found, Struct):
-        if "consumers" in found.__struct_fields__:
-            for kept in _halved(found.consumers):  # type: ignore[attr-defined]
-                yield replace(found, consumers=kept)
-    elif isinstance(found, dict):
-        for key in ("consumers", "errors"):
-            for kept in _halved(found.get(key) or ()):
-                yield {**found, key: kept, "truncated": True}
-
-
-def _halved(elements: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    n = len(elements)
-    while n:
-        n //= 2
-        yield elements[:n]
+def _shorter(reply: Any) -> Iterator[Any]:
+    """The same reply with ever fewer consumers, or ever fewer mistakes of a policy."""
+    fields = getattr(reply, "__struct_fields__", ())
+    truncated = {"truncated": True} if "truncated" in fields else {}
+    for name in ("consumers", "errors"):
+        n = len(getattr(reply, name)) if name in fields else 0
+        while n:
+            n //= 2
+            yield replace(reply, **{name: getattr(reply, name)[:n], **truncated})

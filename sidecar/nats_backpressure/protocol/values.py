@@ -42,6 +42,7 @@ BackoffStrategy = Literal["constant", "linear", "exponential"]
 OverrideAction = Literal["open", "reject"]
 AlertState = Literal["pending", "firing", "resolved"]
 LatencySource = Literal["sampled", "estimated", "stall"]
+PolicySource = Literal["default", "file", "bucket", "consumer"]
 StaleReason = Literal["age", "no_quorum"]
 
 SEVERITY: Final[dict[str, int]] = {"unknown": -1, "inactive": 0, "warning": 1, "active": 2}

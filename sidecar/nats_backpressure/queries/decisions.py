@@ -15,6 +15,7 @@ from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy, PolicyValidation
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
@@ -95,7 +96,7 @@ class DecisionService:
             subjects=tuple(shown),
         )
 
-    def policy(self, subject: str, now: Now) -> dict[str, Any]:
+    def policy(self, subject: str, now: Now) -> EffectivePolicy:
         answers = self._find(subject, now)
         state = _choose_shown(subject, answers).state
         whole = self._service.policies.effective(state.subject)
@@ -103,16 +104,14 @@ class DecisionService:
         for key in sorted(state.members):
             own = self._service.policies.effective(state.subject, key)
             if own.policy != whole.policy:
-                differing.append(
-                    {**key._asdict(), "policy": policy.policy_document(own.policy, now), "sources": own.sources}
-                )
-        return {
-            "subject": subject,
-            "matched": self._keys_and_subjects(answers)[0],
-            "policy": policy.policy_document(whole.policy, now),
-            "sources": whole.sources,
-            "consumers": differing,
-        }
+                differing.append(ConsumerPolicy(*key, policy.policy_document(own.policy, now), own.sources))
+        return EffectivePolicy(
+            subject=subject,
+            matched=self._keys_and_subjects(answers)[0],
+            policy=policy.policy_document(whole.policy, now),
+            sources=whole.sources,
+            consumers=tuple(differing),
+        )
 
     def shown(self, subject: str, now: Now) -> SubjectAnswer:
         """The watched subject whose status, events or metrics are returned for this subject."""
@@ -248,11 +247,11 @@ class DecisionService:
         )
 
 
-def validate_policy(document: dict[str, Any]) -> dict[str, Any]:
+def validate_policy(document: dict[str, Any]) -> PolicyValidation:
     """Whether a policy is valid, its mistakes, and what it would be over the default policy."""
     problems, effective = policy.validate_document(document)
-    errors = [{"path": p.path, "message": p.message} for p in problems]
-    return {"valid": not errors, "errors": errors, "effective": effective}
+    errors = tuple(messages.Problem(problem.path, problem.message) for problem in problems)
+    return PolicyValidation(not errors, errors, effective)
 
 
 def _strictest(answers: list[SubjectAnswer], priority: Priority = "normal") -> tuple[SubjectAnswer, Admission]:

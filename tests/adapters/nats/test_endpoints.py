@@ -19,6 +19,7 @@ from nats_backpressure.adapters.nats.bounded_client import WAITING
 from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, ServiceEndpoints
 from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
@@ -107,8 +108,8 @@ class StubDesk(DecisionService):
         page = tuple(status(f"s.{n:05}", self.consumers) for n in range(request.offset, end))
         return messages.StatusList(self.listed, request.offset, end if end < self.listed else None, page)
 
-    def policy(self, subject: str, now: Now) -> dict[str, Any]:
-        return {"subject": subject, "policy": {}, "sources": {}, "consumers": [{"consumer": "c" * 50}] * self.consumers}
+    def policy(self, subject: str, now: Now) -> EffectivePolicy:
+        return EffectivePolicy(subject, (), {}, {}, (ConsumerPolicy("S", "c" * 50, {}, {}),) * self.consumers)
 
     def alias(self, subject: str, now: Now) -> dict[str, Any]:
         if subject == "orders.broken":
