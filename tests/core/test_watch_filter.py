@@ -83,3 +83,15 @@ def test_a_stream_is_read_as_often_as_it_may_cost(
 @given(st.integers(0, 10_000), st.integers(1, 400), st.floats(0, 100), st.booleans(), st.booleans())
 def test_the_interval_keeps_its_bounds(streams: int, requests: int, took: float, whole: bool, limited: bool) -> None:
     assert 0.1 <= read_plan.read_interval(BUDGET, streams, requests, took, whole, limited) <= 5.0
+
+
+@pytest.mark.parametrize(
+    ("config", "subjects"),
+    [
+        pytest.param(DURABLE, ("s.a", "s.b"), id="without a filter it has those of its stream"),
+        pytest.param(ConsumerConfig(filters=("s.a",)), ("s.a",), id="a filter decides"),
+        pytest.param(EPHEMERAL, (), id="none where it is not watched"),
+    ],
+)
+def test_a_watched_consumer_counts_under_its_subjects(config: ConsumerConfig, subjects: tuple[str, ...]) -> None:
+    assert watch_filter.counted_subjects(ConsumerKey("S", "c"), config, ("s.a", "s.b"), ALL, OURS) == subjects

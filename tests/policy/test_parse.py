@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.policy.parse import (
+    MOST_POLICIES,
     check_inherited,
+    entry_document,
     over_default,
     parse_entries,
     parse_entry,
@@ -284,3 +286,30 @@ def test_a_given_mark_is_held_against_what_it_inherits() -> None:
 def test_every_alert_is_looked_at_even_where_one_is_wrong() -> None:
     document = {"alerts": [{"name": "x", "when": {}}, LONG, {"name": "y y", "when": {"status": "active"}}]}
     assert paths(document) == ["alerts[0].when", "alerts[2].name"]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        pytest.param({}, "policies: must be a list of policies", id="a mapping"),
+        pytest.param([{}] * (MOST_POLICIES + 1), "policies: must have at most 10000 entries, has 10001", id="too many"),
+    ],
+)
+def test_a_layer_is_a_bounded_list(value: object, problem: str) -> None:
+    problems = Problems()
+    assert parse_entries(value, "policies", problems) == ()
+    assert [one.line for one in problems.listed()] == [problem]
+
+
+def test_an_entry_is_written_as_it_was_parsed() -> None:
+    document = {
+        "subjects": ["a.>"],
+        "consumers": ["b*"],
+        "mode": "observe",
+        "pending": {"warn": 1, "overload": 7},
+        "alerts": [{"name": "long", "when": {"pending_above": 5}, "for_seconds": 1, "severity": "warning"}],
+    }
+    entry, problems = parse_entry(document)
+    assert problems == ()
+    assert entry is not None
+    assert entry_document(entry) == document

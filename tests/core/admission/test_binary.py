@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.admission.binary import LONGEST_DELAY, current_admission, for_priority, retry_delay
+from nats_backpressure.core.admission.binary import (
+    LONGEST_DELAY,
+    Priority,
+    current_admission,
+    for_priority,
+    retry_delay,
+)
 from nats_backpressure.core.model import Admission
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.values import Action, Freshness, Status
@@ -126,3 +132,26 @@ def test_no_delay_overflows(strategy: str, attempt: int, base: int) -> None:
     found = retry_delay(Policy(backoff_strategy=strategy, max_retry_attempts=1000), attempt, base)
     assert found is not None
     assert 1000 <= found <= LONGEST_DELAY
+
+
+SHARE = Admission(Action.THROTTLE, None, 0.25, 3)
+ADAPTIVE = Policy(admission=AdmissionRule("adaptive"))
+
+
+@pytest.mark.parametrize(
+    ("admission", "policy", "priority", "expected"),
+    [
+        pytest.param(SHUT, ENFORCE, "critical", OPEN, id="critical always continues"),
+        pytest.param(would(Action.REJECT), OBSERVE, "critical", would(Action.CONTINUE), id="also where it is observed"),
+        pytest.param(SHUT, ADAPTIVE, "low", SHUT, id="a rejection is for all others alike"),
+        pytest.param(SHARE, ENFORCE, "low", SHARE, id="in binary mode all are alike"),
+        pytest.param(SHARE, ADAPTIVE, "normal", SHARE, id="normal is the share itself"),
+    ],
+)
+def test_what_a_priority_changes(admission: Admission, policy: Policy, priority: Priority, expected: Admission) -> None:
+    assert for_priority(admission, policy, priority) == expected
+
+
+def test_low_priorities_are_shed_first() -> None:
+    low, high = (for_priority(SHARE, ADAPTIVE, priority).admit_ratio for priority in ("low", "high"))
+    assert low < SHARE.admit_ratio < high

@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, Retention
+from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.signals.data_loss import CHECKPOINTS, LossAccount
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.fakes.observer import FakeJetStream
 from tests.support.exploring import examples
@@ -413,3 +414,14 @@ def test_an_account_of_another_life_counts_for_nothing() -> None:
     world.read()
     world.read()
     assert world.counted("a") == 0
+
+
+def test_a_consumer_that_started_with_the_last_messages_loses_no_more_than_waited() -> None:
+    config = ConsumerConfig(last_per_subject=True)
+    retention = Retention(max_msgs=100)
+    account = LossAccount()
+    for n, first in enumerate((1, 101, 201)):
+        sample = Sample(ConsumerKey("S", "c"), "one", config, Now(n, n), 5, 0, 0, 0, 0, 0, 0, 0)
+        look = StreamLook("S", "then", first, first + 99, 100, ("s.>",), retention=retention)
+        account.add_sample(sample, look)
+    assert account.total <= 10

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, Reading, Sample, StreamLook
+from nats_backpressure.core.model import Carried, ConsumerConfig, Reading, Sample, StreamLook
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
@@ -576,3 +576,18 @@ def test_the_first_message_of_a_stream_is_timed_by_the_server(filters: tuple[str
 def test_how_full_the_stream_is_stands_in_the_reading() -> None:
     assert Consumer(fill=0.4).read().stream_fill == 0.4
     assert Consumer().read().stream_fill is None
+
+
+@pytest.mark.parametrize(
+    ("history", "backfilling"),
+    [pytest.param(40, True, id="history of this stream"), pytest.param(10**6, False, id="of one that is gone")],
+)
+def test_history_that_was_stored_is_of_the_stream_as_it_is(history: int, backfilling: bool) -> None:
+    consumer = Consumer(last=50, track=ConsumerTracker(carried=Carried(history=history)))
+    assert consumer.read().backfilling is backfilling
+
+
+def test_poison_from_before_a_restart_is_diagnosed_for_another_minute() -> None:
+    consumer = Consumer(track=ConsumerTracker(carried=Carried(diagnosis=Diagnosis.POISON, diagnosed_for=5.0)))
+    found = [consumer.read(0.5).diagnosis for _ in range(8)]
+    assert found[-1] is Diagnosis.POISON

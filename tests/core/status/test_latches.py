@@ -11,7 +11,7 @@ from nats_backpressure.core.model import Latch, Latches, Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Signal, Status
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Signal, Status
 
 KEY = ConsumerKey("S", "c")
 POLICY = Policy()
@@ -174,3 +174,13 @@ def test_a_diagnosis_counts_no_longer_than_the_backlog_it_stood_beside() -> None
     was = Latches(pending=Latch(on=True, calm_since=0.0), diagnosed=Latch(on=True))
     after = judged(was, reading(0, 0, 0, at=5.0))
     assert not after.pending.on and not after.diagnosed.on
+
+
+def test_a_diagnosis_of_an_ignored_consumer_counts_no_more() -> None:
+    policy = Policy(on_paused="ignore", recovery_hold_seconds=5.0)
+    stuck = reading(1500, diagnosis=Diagnosis.NOBODY_PULLING, diagnosed_for=60.0)
+    on = judged(Latches(), stuck, policy)
+    assert latches.status(on, policy) is Status.ACTIVE
+    ignored = judged(on, replace(stuck, at=Now(1.0, 1.0), paused=True), policy)
+    assert ignored.pending.on
+    assert ignored.diagnosed.calm_since == 1.0

@@ -21,6 +21,7 @@ from nats_backpressure.core.subject.inputs import (
     DropSubject,
     Effect,
     EventConflict,
+    EventDropped,
     EventSent,
     Input,
     KeyRemoved,
@@ -40,7 +41,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.next_record import build_record, is_quiescent, is_stale_alone, is_unobserved
 from nats_backpressure.core.subject.state import LOSS_INTERVAL, UNSENT_LIMIT, Record, SubjectState, worst_member
-from nats_backpressure.core.subject.step import REMOVE_AFTER, Context, step
+from nats_backpressure.core.subject.step import REMOVE_AFTER, Context, apply, step
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
@@ -974,3 +975,48 @@ def test_after_a_gap_a_share_goes_on_from_where_gateways_opened_it_to(
     world.settled(pending=0)
     assert world.stored is not None
     assert least - 0.01 <= world.stored.admission.admit_ratio <= most
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(WriteDone("another", 9), id="a write that is not under way"),
+        pytest.param(WriteFailing("another"), id="a failure of it"),
+        pytest.param(WriteConflict("another"), id="a conflict of it"),
+        pytest.param(EventSent("another"), id="an event that is not being published"),
+        pytest.param(EventConflict("another", 9, "e"), id="a conflict of it"),
+        pytest.param(EventDropped("another", "e"), id="a drop of it"),
+        pytest.param(ConsumerLeft(ConsumerKey("S", "another")), id="a consumer that is no member"),
+        pytest.param(
+            ConsumerRead(Reading(ConsumerKey("S", "another"), Now(1000.3, 1000.3), 0, 0, 0.0, None)),
+            id="a reading of one",
+        ),
+    ],
+)
+def test_an_input_that_comes_too_late_changes_nothing(late: Input) -> None:
+    world = World()
+    world.read()
+    world.perform()
+    before = world.state
+    after = apply(late, before, Now(world.at, world.at))
+    assert after == before
+
+
+def test_what_is_no_input_is_refused() -> None:
+    with pytest.raises(TypeError, match="str is no input"):
+        apply("tick", World().state, Now(0.0, 0.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unsent", [True, False], ids=["listed", "no longer listed"])
+def test_an_event_that_can_never_be_published_gives_its_number_to_the_next(unsent: bool) -> None:
+    world = World(publishing=False)
+    world.read(pending=1500, inflight=600)
+    world.perform()
+    state = world.state
+    assert state.record is not None
+    assert state.publishing is not None
+    if not unsent:
+        state = replace(state, record=replace(state.record, unsent=()))
+    dropped = apply(EventDropped(state.publishing, "new"), state, Now(world.at, world.at))
+    assert (dropped.publishing, dropped.renumber_from) == (None, ("new", 0))
+    assert dropped.published == {state.publishing}

@@ -72,7 +72,7 @@ def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
             factor = 1
         case "linear":
             factor = attempt
-        case "exponential":
+        case _:  # exponential
             factor = 2 ** min(attempt - 1, 40)  # far beyond LONGEST_DELAY, and still a small number
     return min(factor * retry_after * 1000, LONGEST_DELAY)
 

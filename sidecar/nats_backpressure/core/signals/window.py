@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from itertools import accumulate
 
 from msgspec import Struct
 
@@ -145,12 +146,9 @@ class Quantiles:
 
 
 def _rank(buckets: list[tuple[int, int]], rank: float) -> float:
-    seen = 0
-    index = 0
-    for index, count in buckets:  # noqa: B007  # the last one is the answer where rounding goes past it
-        seen += count
-        if seen > rank:
-            break
+    """The value at a rank below the number of samples, from (bucket, count) in order."""
+    sums = accumulate(count for _, count in buckets)
+    index = next(index for (index, _), seen in zip(buckets, sums, strict=True) if seen > rank)
     return 2 * math.exp(index * _LOG_GAMMA) / (_GAMMA + 1)
 
 

@@ -20,6 +20,13 @@ WARNING = AlertRule("backpressure_warning", When(status="warning"), severity="wa
 GRACE = 10.0
 """Seconds. A backlog found after a start or a gap grew while nobody limited the load. An alert whose condition began
 before, or this soon after, fires only once its condition was seen to hold for this time."""
+LIMITS = {
+    "pending_above": "pending",
+    "inflight_above": "inflight",
+    "latency_p95_above_ms": "p95",
+    "stream_fill_above": "stream_fill",
+}
+"""Conditions with a limit, and the field of a reading that each compares."""
 RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 
 Value = float | str
@@ -119,15 +126,9 @@ def _value(when: When, status: Status, readings: Sequence[Reading], awaited: boo
 def _holds(when: When, readings: Sequence[Reading]) -> Value | None:
     if when.diagnosis is not None:
         return when.diagnosis.value if any(r.diagnosis is when.diagnosis for r in readings) else None
-    for limit, values in (
-        (when.pending_above, [r.pending for r in readings]),
-        (when.inflight_above, [r.inflight for r in readings]),
-        (when.latency_p95_above_ms, [r.p95 for r in readings]),
-        (when.stream_fill_above, [r.stream_fill for r in readings]),
-    ):
-        if limit is not None:
-            return max((value for value in values if value is not None and value > limit), default=None)
-    return None
+    name, limit = next((name, limit) for name in LIMITS if (limit := getattr(when, name)) is not None)
+    values = (getattr(reading, LIMITS[name]) for reading in readings)
+    return max((value for value in values if value is not None and value > limit), default=None)
 
 
 def _condition(when: When) -> str:

@@ -84,7 +84,7 @@ def mark_of(marks: Marks, signal: Signal) -> MarkSet | None:
             return marks.inflight
         case Signal.LATENCY:
             return marks.latency
-        case Signal.DRAIN:
+        case _:
             return marks.drain
 
 
@@ -102,7 +102,7 @@ def value_of(reading: Reading, marks: Marks, signal: Signal) -> float | None:
             return 0 if reading.stall_known else None
         case Signal.LATENCY:
             return reading.latency
-        case Signal.DRAIN:
+        case _:
             # A few messages are no queue, however slowly they are processed.
             return 0 if reading.pending <= marks.pending.critical else reading.drain
 

@@ -91,8 +91,7 @@ class RecordBuilder:
     def update_status(self) -> None:
         """Move to the worst member's status with one event; while the list is full, the next event covers the change
         too."""
-        if self.member is None or self.record.unknown:
-            return
+        assert self.member is not None, "a proof comes from a member that was judged"
         status = self.member.status
         if self.state.shedding.shedding:  # no request is refused without a warning
             status = max(status, Status.WARNING)
@@ -113,8 +112,6 @@ class RecordBuilder:
 
     def update_alerts(self) -> None:
         """Move the alerts; those for whose event there is no room stay as they were until there is."""
-        if self.record.unknown:
-            return
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
         awaited = awaits_reading(self.state, self.now)
