@@ -130,14 +130,14 @@ class Metrics(Struct, frozen=True):
         Count | None, Meta(description="Messages delivered and not acknowledged. null without acknowledgements.")
     ] = None
     latency_p50_ms: Annotated[
-        Amount | None, Meta(description="Half of the messages were acknowledged within so many milliseconds.")
+        Amount | None, Meta(description="Half of the messages were acknowledged within this many milliseconds.")
     ] = None
     latency_p95_ms: Annotated[
         Amount | None,
-        Meta(description="95 % of the messages were acknowledged within so many milliseconds; at least `stall_ms`."),
+        Meta(description="95 % of the messages were acknowledged within this many milliseconds; at least `stall_ms`."),
     ] = None
     latency_p99_ms: Annotated[
-        Amount | None, Meta(description="99 % of the messages were acknowledged within so many milliseconds.")
+        Amount | None, Meta(description="99 % of the messages were acknowledged within this many milliseconds.")
     ] = None
     latency_source: Annotated[
         LatencySource | None,
@@ -371,7 +371,7 @@ class Event(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """Value of the key `=heartbeat` in the state bucket: what the states say still held at `sampled_at`."""
+    """Value of the key `=heartbeat` in the state bucket: the stored states were still true at `sampled_at`."""
 
     schema: Annotated[Count, Meta(description="Version of what is stored; no proof for states of a higher one.")] = 0
     instance: Annotated[str, Meta(description="The replica that wrote it.")] = ""

@@ -1,7 +1,7 @@
-"""How an answer ages: what a refusal is still worth so long after the last proof that it holds.
+"""How an answer ages: how a refusal opens when nothing has proved for some time that it still holds.
 
-A refusal is worth something only while somebody looks for its end. The sidecar and every gateway apply the same two
-functions, each by its own clock, so that whoever asks and whoever watches is answered alike.
+A refusal is justified only while a sidecar looks for its end. The sidecar and every gateway apply the same two
+functions, each by its own clock: a gateway that asks and one that watches get the same answer.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 
 OPENING = 0.25
-"""Share per second by which a refusal opens, so that no herd comes back at once."""
-
+"""Share per second by which a refusal opens, so that not all callers come back at once."""
 OPENING_STEP = 0.1
 """Seconds for which one ratio is used while a refusal opens."""
 MISSED = 3
-"""Proofs that must be missing before a refusal opens, so that none opens while they come as they should."""
+"""Proofs that must be missing before a refusal opens, so that none opens while they arrive on time."""
 
 
 def holds_for(on_unknown: str, hold_seconds: float, stale_after: float, interval: float) -> float:

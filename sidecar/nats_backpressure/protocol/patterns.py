@@ -1,4 +1,4 @@
-"""NATS subject patterns and name globs: which covers which, which is the more specific, how one is spelt as a tail."""
+"""NATS subject patterns and name globs: which covers which, which is more specific, how one is encoded as a tail."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def encode(subject: str) -> str:
 
 
 class BadTail(ValueError):
-    """A tail that is not the one canonical form of a subject; the text says where."""
+    """A tail that is not the one canonical form of a subject; the text names the place."""
 
 
 def decode(tail: str) -> str:
-    """The subject a tail stands for. Raises BadTail unless `encode` gives back the very same tail."""
+    """The subject that a tail encodes. Raises BadTail unless `encode` returns the very same tail."""
     if len(tail) > LONGEST_SUBJECT:
         raise BadTail(f"tail of {len(tail)} bytes is longer than {LONGEST_SUBJECT}")
     raw = bytearray()
@@ -134,7 +134,7 @@ def specificity(pattern: str) -> tuple[int, ...]:
 
 
 def glob(pattern: str, name: str) -> bool:
-    """Whether `name` matches `pattern`, in which `*` stands for any run of characters."""
+    """Whether `name` matches `pattern`, in which `*` matches any run of characters."""
     # On a mismatch only the last star is tried again, so that no pattern costs more than the product of the lengths.
     p = n = 0
     star, mark = -1, 0
@@ -162,7 +162,7 @@ def globs_meet(one: str, other: str) -> bool:
             if a == b == "":
                 row[j] = True
             elif a == "*" or b == "*":
-                # A star stands for nothing, or takes the next character of the other.
+                # A star matches nothing, or takes the next character of the other.
                 row[j] = (a != "" and below[j]) if not b else row[j + 1] if not a else below[j] or row[j + 1]
             else:
                 row[j] = a == b and below[j + 1]

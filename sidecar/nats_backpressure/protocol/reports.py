@@ -26,7 +26,7 @@ class GatewayReport(Struct, frozen=True):
 
 
 class BadReport(ValueError):
-    """A report that cannot be read; the text says what is wrong, and where."""
+    """A report that cannot be read; the text names the mistake and its place."""
 
 
 _REPORT = msgspec.json.Decoder(GatewayReport)
@@ -37,19 +37,19 @@ def parse(payload: bytes) -> GatewayReport:
     if len(payload) > SIZE_LIMIT:
         raise BadReport(f"a report is at most {SIZE_LIMIT} bytes")
     try:
-        found = _REPORT.decode(payload)
+        report = _REPORT.decode(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadReport(str(error)) from None
-    if found.admitted > found.offered:
+    if report.admitted > report.offered:
         raise BadReport("more was admitted than was offered")
-    return found
+    return report
 
 
 def everywhere(prefix: str) -> str:
-    """Where all gateways report."""
+    """The subject pattern of all reports."""
     return f"{prefix}.report.gateway.>"
 
 
-def about(prefix: str, told_on: str) -> str:
-    """The subject that a report on this subject of ours is about. Raises BadTail."""
-    return decode(told_on.removeprefix(f"{prefix}.report.gateway."))
+def about(prefix: str, report_subject: str) -> str:
+    """The watched subject that a report published on `report_subject` is about. Raises BadTail."""
+    return decode(report_subject.removeprefix(f"{prefix}.report.gateway."))

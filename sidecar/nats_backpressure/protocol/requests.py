@@ -69,7 +69,7 @@ class NoRequest(Struct, frozen=True):
 
 
 class BadRequest(ValueError):
-    """A request that cannot be read; the text says what is wrong, and where."""
+    """A request that cannot be read; the text names the mistake and its place."""
 
 
 class RequestRefused(Exception):
@@ -88,12 +88,12 @@ def as_object(payload: bytes) -> dict[str, Any]:
     if not payload:
         return {}
     try:
-        found = msgspec.json.decode(payload)
+        document = msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the payload is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise BadRequest(f"the payload must be an object, not {type(found).__name__}")
-    return found
+    if not isinstance(document, dict):
+        raise BadRequest(f"the payload must be an object, not {type(document).__name__}")
+    return document
 
 
 def parse(payload: bytes, kind: type[R]) -> R:

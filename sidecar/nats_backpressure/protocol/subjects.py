@@ -11,9 +11,9 @@ from nats_backpressure.protocol.patterns import BadTail, covers, decode, encode
 __all__ = ["HEARTBEAT", "LONGEST_TAIL", "NAME", "BadTail", "Names", "covers", "decode", "encode", "is_literal"]
 
 NAME = re.compile(r"[^\s.*>\x00-\x1f\x7f]{1,256}")
-"""What a stream or consumer may be called: it stands in a subject as one token."""
+"""A valid name of a stream or consumer: it is one token of a subject."""
 HEARTBEAT = "=heartbeat"
-"""The key under which the state bucket says that what it holds is still so; no subject encodes to it."""
+"""The key of the heartbeat in the state bucket; no subject encodes to it."""
 
 
 def is_literal(subject: str) -> bool:

@@ -87,7 +87,7 @@ class Signal(StrEnum):
 
 
 class Level(StrEnum):
-    """For display only: which mark a value stands above."""
+    """For display only: the highest mark that a value is above."""
 
     _value_: LevelName
     NORMAL = "normal"

@@ -78,8 +78,8 @@ class Windows(Struct, frozen=True):
 
 def seconds(window: str) -> int:
     """How long a window is. Raises BadRequest."""
-    found = WINDOW.fullmatch(window)
-    length = int(found[1]) * UNITS[found[2]] if found else 0
+    match = WINDOW.fullmatch(window)
+    length = int(match[1]) * UNITS[match[2]] if match else 0
     if not SHORTEST <= length <= LONGEST:
         raise BadRequest(f"`{window[:20]}` is no window from 1m to 24h - at `$.windows`")
     return length

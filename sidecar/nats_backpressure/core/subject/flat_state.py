@@ -12,7 +12,7 @@ from nats_backpressure.protocol.values import Status
 
 SCHEMA = 0
 """These states have no field `schema`."""
-KEPT = (
+SAME_NAME = (
     *("subject", "epoch", "seq", "incident", "reasons", "diagnosis"),
     *("recoveries", "totals", "alerts", "nonce"),
 )
@@ -25,7 +25,7 @@ def record_fields(state: dict[str, Any]) -> dict[str, Any]:
     Raises KeyError, TypeError or AttributeError where it is not such a state.
     """
     unknown, announced = state["status"] == "unknown", state.get("lost_listed")
-    return {name: state[name] for name in KEPT if name in state} | {
+    return {name: state[name] for name in SAME_NAME if name in state} | {
         "status": Status[state["known_status"].upper()],
         "announced": Status[state["told"].upper()],
         "unknown": unknown,

@@ -197,7 +197,7 @@ def _facts(stored: dict[str, Any]) -> Carried | None:
 
 
 def _known(diagnosis: object) -> bool:
-    """Whether this version knows it; what a newer one found is left out."""
+    """Whether this version knows the diagnosis; one of a newer version is left out."""
     return isinstance(diagnosis, str) and diagnosis in DIAGNOSES
 
 
@@ -211,7 +211,7 @@ def _recovered(recoveries: Recoveries) -> bool:
 
 
 def _listed(event: Event, record: Record) -> bool:
-    """An event not told yet is of this very subject and epoch, and goes by the name it must have."""
+    """Whether an unpublished event is of this subject and epoch, with the id that it must have."""
     return (
         event.subject == record.subject
         and event.epoch == record.epoch
