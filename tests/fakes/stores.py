@@ -24,7 +24,7 @@ class Faults:
 
     def strike(self, when: Callable[[], bool]) -> None:
         if when():
-            raise Unavailable("the fake was told to fail")
+            raise Unavailable("the fake fails here")
 
 
 class FakeStateStore:
@@ -65,7 +65,7 @@ class FakeStateStore:
         self.faults.strike(self.faults.after)
 
     def recreate(self) -> None:
-        """The bucket was deleted and made again: it is empty, and revisions begin anew."""
+        """The bucket was deleted and made again: it is empty, and revisions begin again."""
         self.values.clear()
         self._revision = 0
 
@@ -92,7 +92,7 @@ class FakeEventPublisher:
     def __init__(self, render: Callable[[Event], bytes] = lambda event: event.id.encode()) -> None:
         self.faults = Faults()
         self._render = render
-        self.told: list[Event] = []
+        self.events: list[Event] = []
         self.impossible: Callable[[str, EventType], bool] = lambda subject, kind: False
         """Of which subjects and types no event can ever be published."""
         self.refusing: set[str] = set()
@@ -100,7 +100,7 @@ class FakeEventPublisher:
 
     async def last(self, subject: str) -> LastEvent | None:
         self.faults.strike(self.faults.before)
-        events = [event for event in self.told if event.subject == subject]
+        events = [event for event in self.events if event.subject == subject]
         if not events:
             return None
         moves = [event for event in events if event.type in STATUS_EVENTS]
@@ -114,14 +114,14 @@ class FakeEventPublisher:
         self.faults.strike(self.faults.before)
         if self.impossible(event.subject, event.type):
             raise Unpublishable(event.id)
-        told = [e for e in self.told if e.subject == event.subject]
-        same = next((e for e in told if e.id == event.id), None)
+        published = [e for e in self.events if e.subject == event.subject]
+        same = next((e for e in published if e.id == event.id), None)
         if same is not None and (same.type, same.at) == (event.type, event.at):
             return self._render(event)
-        top = max((e.seq for e in told), default=0)
+        top = max((e.seq for e in published), default=0)
         if same is not None or top >= event.seq:
             raise PublishConflict(max(top, event.seq - 1))
-        self.told.append(event)
+        self.events.append(event)
         self.faults.strike(self.faults.after)
         return self._render(event)
 
@@ -131,11 +131,13 @@ class FakeEventPublisher:
             raise Unpublishable(subject)
         if subject in self.refusing:
             raise Unavailable("the fake does not publish there now")
-        told = [event for event in self.told if event.subject == subject]
-        if not any(event.policy_revision == refused.mark for event in told):
-            self.told.append(rejection_event(subject, refused, at, max((event.seq for event in told), default=0) + 1))
+        published = [event for event in self.events if event.subject == subject]
+        if not any(event.policy_revision == refused.mark for event in published):
+            self.events.append(
+                rejection_event(subject, refused, at, max((event.seq for event in published), default=0) + 1)
+            )
         self.faults.strike(self.faults.after)
 
     def recreate(self) -> None:
         """The stream was deleted and made again."""
-        self.told.clear()
+        self.events.clear()

@@ -77,7 +77,7 @@ async def test_a_bad_file_changes_nothing_and_is_reported_once() -> None:
             world.updates.reload(bad)
             await settled()
         assert world.mode() == "observe"
-        assert [event.subject for event in world.publisher.told] == [THE_FILE]
+        assert [event.subject for event in world.publisher.events] == [THE_FILE]
     assert "config.rejected" in {line["event"] for line in logged}
 
 
@@ -87,10 +87,10 @@ async def test_a_refusal_that_cannot_be_published_is_retried_alone() -> None:
     async with world.running():
         world.updates.take_bucket(bucket(later=b"{", bad=b"{"))
         await world.clock.run(10)
-        assert [event.subject for event in world.publisher.told] == ["bad"]
+        assert [event.subject for event in world.publisher.events] == ["bad"]
         world.publisher.refusing.clear()
         await world.clock.run(10)
-        assert [event.subject for event in world.publisher.told] == ["bad", "later"]
+        assert [event.subject for event in world.publisher.events] == ["bad", "later"]
 
 
 async def test_one_that_can_never_be_published_is_counted_and_dropped() -> None:

@@ -24,7 +24,7 @@ from tests.worlds.running_service import KEY, SETTINGS, SUBJECT, World
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_whatever_fails_each_change_is_told_once(seed: int) -> None:
+async def test_each_change_is_published_once_whatever_fails(seed: int) -> None:
     dice = random.Random(seed)
     world = World()
     for faults in (world.store.faults, world.publisher.faults):
@@ -41,9 +41,9 @@ async def test_whatever_fails_each_change_is_told_once(seed: int) -> None:
         await world.published(service, Status.INACTIVE)
         world.load()
         await world.published(service, Status.ACTIVE)
-    told = world.publisher.told
-    assert [event.seq for event in told] == list(range(1, len(told) + 1))
-    moves = [event for event in told if event.type in STATUS_EVENTS]
+    events = world.publisher.events
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    moves = [event for event in events if event.type in STATUS_EVENTS]
     assert all(a.now is b.was for a, b in pairwise(moves))
     assert moves[-1].now is Status.ACTIVE
 
@@ -153,13 +153,13 @@ async def test_one_stream_that_cannot_be_read_ages_alone_and_is_written_so_once(
         noted = written(world, monkeypatch)
         away = unreadable(world, monkeypatch, "DARK")
 
-        def told(freshness: str) -> bool:
+        def written_as(freshness: str) -> bool:
             return ("dark", freshness) in noted
 
-        await world.clock.until(lambda: told("stale"), "the stale state")
-        await world.clock.until(lambda: told("unknown"), "the unknown one")
+        await world.clock.until(lambda: written_as("stale"), "the stale state")
+        await world.clock.until(lambda: written_as("unknown"), "the unknown one")
         away.clear()
-        await world.clock.until(lambda: told("known"), "it to be known again")
+        await world.clock.until(lambda: written_as("known"), "it to be known again")
         assert [word for subject, word in noted if subject == "dark"].count("stale") == 1
         assert {word for subject, word in noted if subject == SUBJECT} <= {"known"}
 
@@ -236,16 +236,16 @@ async def test_of_a_stream_that_was_never_read_nothing_is_known(monkeypatch: pyt
         assert [service.registry.unread(subject) for subject in ("dark.x", "dark.*", "light.x")] == [True, True, False]
 
 
-async def test_nothing_is_said_while_the_first_states_cannot_be_stored() -> None:
+async def test_nothing_is_answered_while_the_first_states_cannot_be_stored() -> None:
     world = World()
     world.store.faults.before = lambda: True
     async with world.living() as service:
         await world.clock.run(0.2)
         assert service.registry.newest_read_at is None
-    assert world.publisher.told == []
+    assert world.publisher.events == []
 
 
-async def test_an_event_that_can_never_be_published_silences_nothing_after_it() -> None:
+async def test_an_event_that_can_never_be_published_stops_none_after_it() -> None:
     world = World()
     world.publisher.impossible = lambda subject, kind: kind is EventType.ALERT_FIRING
     async with world.living() as service:
@@ -253,12 +253,12 @@ async def test_an_event_that_can_never_be_published_silences_nothing_after_it() 
         await world.published(service, Status.ACTIVE)
         world.unload()
         await world.published(service, Status.INACTIVE)
-    told = world.publisher.told
-    assert [event.seq for event in told] == list(range(1, len(told) + 1))
-    assert [event.type for event in told if event.type in STATUS_EVENTS] == [EventType.ACTIVE, EventType.RECOVERY]
+    events = world.publisher.events
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.type for event in events if event.type in STATUS_EVENTS] == [EventType.ACTIVE, EventType.RECOVERY]
 
 
-async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> None:
+async def test_one_rejection_that_cannot_be_published_delays_no_other() -> None:
     world = World()
     world.publisher.impossible = lambda subject, kind: subject == "endless"
     world.publisher.refusing.add("later")
@@ -268,7 +268,7 @@ async def test_one_refusal_that_cannot_be_published_keeps_no_other_back() -> Non
         await world.known(service)
 
         def refused(key: str) -> bool:
-            return key in {event.subject for event in world.publisher.told}
+            return key in {event.subject for event in world.publisher.events}
 
         await world.clock.until(lambda: refused("bad"), "the one that can be published")
         ruled = 0
@@ -317,12 +317,12 @@ async def test_a_day_of_outages() -> None:
                     faults.before = lambda: False
                 world.js.down = None
                 await world.clock.run(3600 - 900 - 60 * hour)
-    told = world.publisher.told
-    assert [event.seq for event in told] == list(range(1, len(told) + 1))
-    moves = [event for event in told if event.type in STATUS_EVENTS]
+    events = world.publisher.events
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    moves = [event for event in events if event.type in STATUS_EVENTS]
     assert all(a.now is b.was for a, b in pairwise(moves))
     assert [event.now for event in moves if event.now is not Status.WARNING] == [Status.ACTIVE, Status.INACTIVE] * 12
-    lost = [event.type for event in told if event.type in MONITORING_EVENTS]
+    lost = [event.type for event in events if event.type in MONITORING_EVENTS]
     assert lost == [EventType.MONITORING_LOST, EventType.MONITORING_RESTORED] * (len(lost) // 2) and lost
 
 
@@ -334,16 +334,16 @@ async def test_a_record_of_a_newer_version_stays_while_its_heartbeats_come_and_i
     state = json.loads(world.store.values[SUBJECT][0])
     newer = json.dumps(state | {"schema": 2, "record": "of another form"}).encode()
     await world.store.write(SUBJECT, newer, world.store.values[SUBJECT][1], "n")
-    world.store.newer_heartbeat, told = True, len(world.publisher.told)
+    world.store.newer_heartbeat, count = True, len(world.publisher.events)
     world.unload()
     async with world.living() as service:
         await world.clock.run(120)
         answered = service.registry.subjects[SUBJECT].record
         assert answered is not None and (answered.status, answered.seq) == (Status.ACTIVE, state["seq"])
-        assert world.store.values[SUBJECT][0] == newer and len(world.publisher.told) == told
+        assert world.store.values[SUBJECT][0] == newer and len(world.publisher.events) == count
         world.store.newer_heartbeat = False
         await world.clock.run(SETTINGS.observe.unknown_after_seconds + 5)
         await world.published(service, Status.INACTIVE)
     replaced_state = json.loads(world.store.values[SUBJECT][0])
     assert (replaced_state["schema"], replaced_state["status"]) == (1, "inactive")
-    assert [event.seq for event in world.publisher.told] == list(range(1, len(world.publisher.told) + 1))
+    assert [event.seq for event in world.publisher.events] == list(range(1, len(world.publisher.events) + 1))

@@ -36,16 +36,16 @@ class FakePolicies:
 
     def __init__(self) -> None:
         self.entries: dict[str, PolicyValue] = {}
-        self._told: list[Callable[[PolicySnapshot], None]] = []
+        self._followers: list[Callable[[PolicySnapshot], None]] = []
 
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
-        self._told.append(on_change)
+        self._followers.append(on_change)
         on_change(PolicySnapshot("b", dict(self.entries)))
         await asyncio.Event().wait()
 
     def put(self, key: str, value: bytes) -> None:
         self.entries[key] = PolicyValue(value, len(self.entries) + 1)
-        for on_change in self._told:
+        for on_change in self._followers:
             on_change(PolicySnapshot("b", dict(self.entries)))
 
 
