@@ -80,10 +80,7 @@ class ConsumerConfig(Struct, frozen=True):
     """None without a cap."""
     ack_wait: float = 30.0
     """Seconds until an unacknowledged message may be delivered again."""
-    sampled: bool = False
     push: bool = False
-    max_deliver: int | None = None
-    """None without a limit."""
     priority_groups: bool = False
     rate_limited: bool = False
     original_replay: bool = False
@@ -184,10 +181,10 @@ class Reading(Struct, frozen=True):
     paused: bool = False
     diagnosis: Diagnosis | None = None
     """None until there are enough samples, and while the newest one contradicts the others."""
-    said: Diagnosis | None = None
+    lasting_diagnosis: Diagnosis | None = None
     """The same, whether or not the newest sample agrees: what continues after a restart, once it is found again."""
     diagnosed_for: float = 0.0
-    """Seconds since when `said` is the same."""
+    """Seconds since when `lasting_diagnosis` is the same."""
     history: int = 0
     """The stream sequence up to which it reads history; 0 where it reads none."""
     backfilling: bool = False

@@ -16,8 +16,8 @@ from nats_backpressure.core.model import Reading
 from nats_backpressure.protocol.values import Status
 
 TIERS = ((5.0, 13), (60.0, 61), (1800.0, 49))
-"""Seconds of a slot, and slots kept: a minute, an hour and a day, and one slot more each."""
-SLOTS = sum(kept for _, kept in TIERS)
+"""Seconds of a slot, and number of slots: for a minute, an hour and a day, and one slot more each."""
+SLOTS = sum(slots for _, slots in TIERS)
 """At most per subject, at some 0.9 KB each: 110 KB for one that always changes, 3 KB for an idle one."""
 SHORTEST, LONGEST = 60, 86_400
 """Seconds of a window."""
@@ -85,7 +85,7 @@ class TimeWindows:
     __slots__ = ("_at", "_status", "_tiers")
 
     def __init__(self) -> None:
-        self._tiers = [_Tier(width, kept) for width, kept in TIERS]
+        self._tiers = [_Tier(width, slots) for width, slots in TIERS]
         self._at: float | None = None
         self._status = Status.UNKNOWN
 
@@ -105,7 +105,7 @@ class TimeWindows:
         if self._at is not None:
             self.add(now, self._status)
         total = _empty(0)
-        tier = next(n for n, (width, kept) in enumerate(TIERS) if seconds <= width * (kept - 1))
+        tier = next(n for n, (width, slots) in enumerate(TIERS) if seconds <= width * (slots - 1))
         for slot, width in self._slots_of(tier):
             begin, end = slot.first * width, (slot.last + 1) * width
             if end > now - seconds:

@@ -25,7 +25,7 @@ class Refusal(Struct, frozen=True):
     """A policy that was refused."""
 
     subject: str
-    """What its key stands for, see `_subject`."""
+    """The decoded key, see `_subject`."""
     rejection: Rejection
 
 
@@ -183,6 +183,6 @@ class PolicySnapshot(Struct, frozen=True):
     """The whole policy bucket at one moment."""
 
     bucket: str
-    """When the bucket was created, which tells one bucket from another of the same name."""
+    """When the bucket was created, which distinguishes it from another bucket of the same name."""
     entries: dict[str, PolicyValue]
     """By key as it is in the bucket (an encoded subject or pattern). Treated as frozen."""

@@ -29,7 +29,7 @@ class Layers:
     """The file's and the bucket's policies and the overrides above them, indexed once and never changed: another
     bucket is another value.
 
-    What the guard does not let through is left out of the bucket, whoever took it in.
+    Policies of the bucket that the guard does not allow are left out.
     """
 
     __slots__ = ("_layers", "_overrides")
@@ -51,24 +51,24 @@ class Layers:
         """What is in force for a consumer of a watched subject; without one, for those that no entry singles out.
 
         In each layer the most specific pattern that covers the subject and whose `consumers` match counts, alone.
-        `own` is what the consumer's metadata says, the strongest of them. The overrides stand above all: every one
+        `own` is the policy from the consumer's metadata, the strongest of them. The overrides are above all: every one
         that covers the subject and can ever be in force there. Equal results are one object.
         """
         consumer = None if key is None else key.consumer
-        found = [(layer, most_specific(index, subject, consumer)) for layer, index in self._layers]
-        found.append(("consumer", own))
-        chosen = [(layer, entry.fields) for layer, entry in found if entry is not None and entry.fields]
-        if standing := self._standing(subject):
-            chosen.append(("bucket", (("override", standing),)))
+        entries = [(layer, most_specific(index, subject, consumer)) for layer, index in self._layers]
+        entries.append(("consumer", own))
+        chosen = [(layer, entry.fields) for layer, entry in entries if entry is not None and entry.fields]
+        if overrides := self._active_overrides(subject):
+            chosen.append(("bucket", (("override", overrides),)))
         return merge_layers(tuple(chosen))
 
-    def _standing(self, subject: str) -> tuple[Override, ...]:
+    def _active_overrides(self, subject: str) -> tuple[Override, ...]:
         """The most specific one first. One that ends no later than a more specific one is never in force."""
-        found: list[Override] = []
+        active: list[Override] = []
         for override in self._overrides.covering(subject):
-            if not found or override.until > found[-1].until:
-                found.append(override)
-        return tuple(found)
+            if not active or override.until > active[-1].until:
+                active.append(override)
+        return tuple(active)
 
 
 def index_entries(entries: Iterable[PolicyEntry]) -> PatternIndex[PolicyEntry]:

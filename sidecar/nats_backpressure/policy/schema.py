@@ -49,7 +49,7 @@ class InflightRule(MarkRule, frozen=True, forbid_unknown_fields=True):
 
 
 class AdmissionRule(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a gateway is told to shed; `binary` is all or nothing, `adaptive` a share."""
+    """How requests are refused: `binary` is all or nothing, `adaptive` admits a share."""
 
     mode: Literal["binary", "adaptive"] = "binary"
     """`binary` admits everything or nothing, `adaptive` a share."""
@@ -149,7 +149,7 @@ def in_force(policy: Policy, now: Now) -> Override | None:
 
 
 class Guard(Struct, frozen=True, forbid_unknown_fields=True):
-    """What policies in the bucket and in consumer metadata may not go beyond; it stands in the file only."""
+    """Limits for policies in the bucket and in consumer metadata; set in the file only."""
 
     allow_bucket: bool = True
     """If false, policies and overrides in the bucket are ignored."""
@@ -178,7 +178,7 @@ class Override(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rejection(Struct, frozen=True):
-    """A policy for the subject that was refused. `mark` tells this refusal from every other."""
+    """A policy for the subject that was refused. `mark` identifies this refusal."""
 
     mark: str
     errors: tuple[tuple[str, str], ...]

@@ -36,6 +36,9 @@ def member(policy: Policy = FOLLOWING, account: Account | None = None, **reading
     return Member(KEY, policy, reading=found, proof=NOW.mono, status=Status.INACTIVE, account=account)
 
 
+DRAINING = member(lasting_diagnosis=Diagnosis.DRAINING)
+
+
 def state(one: Member, stored: Carried = NOTHING_CARRIED, ago: float = CARRY_EVERY, **record: Any) -> SubjectState:
     entries = () if stored == NOTHING_CARRIED else ((KEY, stored),)
     kept = Record("s", "e", carried=entries, **record)
@@ -46,9 +49,9 @@ def state(one: Member, stored: Carried = NOTHING_CARRIED, ago: float = CARRY_EVE
     ("subject", "due"),
     [
         pytest.param(state(member()), False, id="nothing changed"),
-        pytest.param(state(member(said=Diagnosis.DRAINING)), True, id="another diagnosis after half a minute"),
-        pytest.param(state(member(said=Diagnosis.DRAINING), ago=CARRY_EVERY - 1), False, id="but not before"),
-        pytest.param(state(member(said=Diagnosis.DRAINING), unknown=True), False, id="nor while it is unknown"),
+        pytest.param(state(DRAINING), True, id="another diagnosis after half a minute"),
+        pytest.param(state(DRAINING, ago=CARRY_EVERY - 1), False, id="but not before"),
+        pytest.param(state(DRAINING, unknown=True), False, id="nor while it is unknown"),
         pytest.param(state(member(account=account(100)), ago=ACCOUNT_EVERY), True, id="a backlog that grew"),
         pytest.param(state(member(account=account(100)), ago=1.0), False, id="not within two seconds"),
         pytest.param(state(member(account=account(10)), ago=ACCOUNT_EVERY), False, id="a handful is no backlog"),
@@ -98,7 +101,7 @@ def test_the_number_of_stored_consumers_is_bounded_latched_ones_first_then_by_ba
 def test_a_loaded_diagnosis_stays_until_there_is_another() -> None:
     before = Carried(diagnosis=Diagnosis.DRAINING, diagnosed_for=7.0)
     assert (carried_of(member(), before).diagnosis, carried_of(member(), before).diagnosed_for) == ("draining", 7.0)
-    another = carried_of(member(said=Diagnosis.IDLE, diagnosed_for=1.0), before)
+    another = carried_of(member(lasting_diagnosis=Diagnosis.IDLE, diagnosed_for=1.0), before)
     assert (another.diagnosis, another.diagnosed_for) == ("idle", 1.0)
 
 

@@ -34,7 +34,7 @@ def test_a_queue_that_grew_and_suddenly_grows_by_leaps_is_told_as_what_it_is_now
     life = Life()
     life.consumer.publish(300)
     life.watch(5.0, lambda consumer: (consumer.deliver(10), consumer.ack(10))[1])
-    assert life.see().said is Diagnosis.DRAINING
+    assert life.see().lasting_diagnosis is Diagnosis.DRAINING
     life.consumer.publish(2000)
     life.see(0.1)
     rise = life.world.stream[-1]

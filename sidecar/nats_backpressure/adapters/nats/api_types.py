@@ -87,9 +87,7 @@ class ConsumerInfoConfig(Struct):
     filter_subjects: tuple[str, ...] | None = None
     max_ack_pending: Limit = 0
     ack_wait: Count = 0
-    sample_freq: str = ""
     deliver_subject: str = ""
-    max_deliver: Limit = 0
     priority_groups: tuple[str, ...] | None = None
     rate_limit_bps: int = 0
     replay_policy: str = ""
@@ -246,16 +244,13 @@ def sample(stream: str, info: ConsumerInfo, at: Now, metadata: tuple[tuple[str, 
 
 
 def _consumer_config(config: ConsumerInfoConfig, metadata: tuple[tuple[str, str], ...]) -> ConsumerConfig:
-    frequency = config.sample_freq.strip().rstrip("%")
     return ConsumerConfig(
         durable=bool(config.durable_name),
         ack_policy=config.ack_policy,
         filters=config.filter_subjects or ((config.filter_subject,) if config.filter_subject else ()),
         max_ack_pending=config.max_ack_pending if config.max_ack_pending > 0 else None,
         ack_wait=config.ack_wait / 1e9 if config.ack_wait else 30.0,
-        sampled=frequency.isdigit() and int(frequency) > 0,
         push=bool(config.deliver_subject),
-        max_deliver=config.max_deliver if config.max_deliver > 0 else None,
         priority_groups=bool(config.priority_groups),
         rate_limited=config.rate_limit_bps > 0,
         original_replay=config.replay_policy == "original",

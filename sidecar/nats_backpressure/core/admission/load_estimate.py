@@ -24,7 +24,7 @@ ENOUGH_ARRIVALS = 40.0
 LIKELY = 2.0
 """Standard deviations of chance (Poisson) that a sudden rise must exceed to be used at once."""
 LONGEST_GAP = 10.0
-"""Seconds; an interval between two readings that is longer says nothing about the present."""
+"""Seconds; a longer interval between two readings is no evidence for the present."""
 
 
 class LoadEstimate(Struct, frozen=True):

@@ -1,1 +1,1 @@
-"""Signals: from what a server said of a consumer (samples) to what it means (a reading). Pure."""
+"""Signals: turns what the server returned about a consumer (samples) into what it means (a reading). Pure."""

@@ -1,4 +1,4 @@
-"""Counts messages that left a stream before they were delivered to a consumer, and tells them from a purge.
+"""Counts messages that left a stream before they were delivered to a consumer, as opposed to a purge.
 
 A sample and a look at the stream are taken at different times, so they are compared only in the safe direction: what
 had left the stream at a look before a sample can only have been delivered by the time of that sample.

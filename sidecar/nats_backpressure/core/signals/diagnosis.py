@@ -55,7 +55,7 @@ class Point(Struct, frozen=True, gc=False):
 
 
 class Facts(Struct, frozen=True):
-    """What the newest reply says besides the numbers."""
+    """The facts of the newest reply besides the numbers."""
 
     config: ConsumerConfig = ConsumerConfig()
     paused: bool = False
@@ -205,7 +205,7 @@ def idle(seen: Evidence) -> bool:
 
 
 def healthy(seen: Evidence) -> bool:
-    """Messages come and go, and nothing else is to be said."""
+    """Messages come and go, and no other rule holds."""
     return True
 
 
@@ -261,7 +261,7 @@ class DiagnosisTracker:
         self._first_at: float | None = None
         self._agrees = True
         self._failed = 0
-        """Times in a row that another diagnosis was found than `lasting`."""
+        """Times in a row that another diagnosis was current than `lasting`."""
 
     def due(self, at: float) -> bool:
         """Whether a sample at this time is far enough from the last point."""
@@ -271,14 +271,14 @@ class DiagnosisTracker:
     def add_sample(self, point: Point, facts: Facts) -> Diagnosis | None:
         """The lasting diagnosis if this newest sample agrees with it, else None."""
         if self.due(point.at):
-            found = self.add_point(point, facts)
+            current = self.add_point(point, facts)
         elif self.lasting is not None and self._differs(point, facts):
-            found = diagnose(self.evidence.with_point(point, facts))
+            current = diagnose(self.evidence.with_point(point, facts))
         else:
             return self.lasting if self._agrees else None
         # Between two of its pulls a healthy consumer may look different for a moment.
-        passing = self.lasting is Diagnosis.HEALTHY and found in PASSING
-        self._agrees = found is self.lasting or passing
+        passing = self.lasting is Diagnosis.HEALTHY and current in PASSING
+        self._agrees = current is self.lasting or passing
         return self.lasting if self._agrees else None
 
     def _differs(self, point: Point, facts: Facts) -> bool:
@@ -290,24 +290,24 @@ class DiagnosisTracker:
         """Add a point and update the lasting diagnosis. Returns what the points show now."""
         self.evidence.add(point, facts)
         self._first_at = point.at if self._first_at is None else self._first_at
-        found = diagnose(self.evidence)
-        if found is None or found is self.lasting:
+        current = diagnose(self.evidence)
+        if current is None or current is self.lasting:
             self._failed = 0
         elif self._before is not None:
-            self._continue_after_restart(found, point.at)
+            self._continue_after_restart(current, point.at)
         else:
             self._failed += 1
             if self.lasting is None or self._failed >= AGAIN:
-                self.lasting, self.since, self._failed = found, point.at, 0
-        return found
+                self.lasting, self.since, self._failed = current, point.at, 0
+        return current
 
-    def _continue_after_restart(self, found: Diagnosis, at: float) -> None:
+    def _continue_after_restart(self, current: Diagnosis, at: float) -> None:
         """After a restart: the diagnosis from before continues, or another one replaces it."""
         assert self._first_at is not None
-        self._failed = 0 if found is self._before else self._failed + 1
-        if found is self._before:
-            self.lasting, self.since = found, at - self._lasted
+        self._failed = 0 if current is self._before else self._failed + 1
+        if current is self._before:
+            self.lasting, self.since = current, at - self._lasted
         elif self._failed >= AGAIN and at - self._first_at >= (WORKING if self._before in SLOW_TO_FIND else 0.0):
-            self.lasting, self.since = found, at
+            self.lasting, self.since = current, at
         if self.lasting is not None:
             self._before, self._failed = None, 0

@@ -263,7 +263,7 @@ class ConsumerTracker:
             account=self._losses.account,
             paused=sample.paused,
             diagnosis=diagnosis,
-            said=self._diagnosis.lasting,
+            lasting_diagnosis=self._diagnosis.lasting,
             diagnosed_for=now - self._diagnosis.since if self._diagnosis.lasting else 0.0,
             history=self._history,
             backfilling=self._history > 0,

@@ -82,7 +82,7 @@ class RateWindow:
         self._slots: deque[tuple[int, IntervalCounts]] = deque(maxlen=int(RATE_SPAN / RATE_SLOT) + 1)
 
     def add(self, now: float, counts: IntervalCounts) -> None:
-        """Add an interval that ended `now`; one longer than the whole window says nothing about the present."""
+        """Add an interval that ended `now`; one longer than the whole window is no evidence for the present."""
         if counts.time > RATE_SPAN:
             self._slots.clear()
             return

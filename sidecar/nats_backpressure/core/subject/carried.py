@@ -42,7 +42,7 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
     if not every:
         return False
     reading = state.worst.reading if state.worst else None
-    if reading is not None and confirmed(reading.said, record.status) is not record.diagnosis:
+    if reading is not None and confirmed(reading.lasting_diagnosis, record.status) is not record.diagnosis:
         return True
     return any(_facts_moved(before, member) for before, member in pairs)
 
@@ -72,7 +72,7 @@ def _facts_moved(stored: Carried, member: Member) -> bool:
     reading = member.reading
     if reading is None:
         return False
-    if reading.said is not None and reading.said is not stored.diagnosis:
+    if reading.lasting_diagnosis is not None and reading.lasting_diagnosis is not stored.diagnosis:
         return True
     before, capacity = stored.capacity, reading.capacity
     if capacity is None or member.policy.pending.overload_seconds is None:
@@ -104,10 +104,10 @@ def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | N
     """The facts of one consumer, once `loss` is reported. `before` is what was loaded: its diagnosis stays until there
     is another one."""
     reading = member.reading
-    said = reading.said if reading else None
+    lasting = reading.lasting_diagnosis if reading else None
     return Carried(
-        diagnosis=said or before.diagnosis,
-        diagnosed_for=reading.diagnosed_for if reading and said else before.diagnosed_for,
+        diagnosis=lasting or before.diagnosis,
+        diagnosed_for=reading.diagnosed_for if reading and lasting else before.diagnosed_for,
         capacity=reading.capacity if reading else None,
         account=loss.account if loss else member.account,
         lost=loss.lost if loss else member.lost_reported,

@@ -32,7 +32,7 @@ class OwnEvent(Struct, frozen=True):
 class PublishStep(StrEnum):
     """What to do next for an event."""
 
-    STORED = "told"
+    STORED = "stored"
     PUBLISH = "publish"
     SEARCH = "search"
     """Ours may be older than the newest one: a process died before it could remove its events from the record."""
