@@ -16,10 +16,10 @@ ALL = "governs 1 of 1 watched subject"
 
 async def bucket(nc: Client, key: str = SUBJECT) -> object:
     try:
-        found = await (await nc.jetstream().key_value("backpressure_policy")).get(key)
+        entry = await (await nc.jetstream().key_value("backpressure_policy")).get(key)
     except KeyNotFoundError:
         return None
-    return msgspec.json.decode(found.value or b"")
+    return msgspec.json.decode(entry.value or b"")
 
 
 async def source(command: Command, field: str, wanted: str) -> str:
@@ -29,5 +29,5 @@ async def source(command: Command, field: str, wanted: str) -> str:
         lines = (await command.good("policy", "get", SUBJECT)).splitlines()
         return next((line for line in lines if line.startswith(field) and line.endswith(wanted)), None)
 
-    found: str = await eventually(look, f"{field} from {wanted}")
-    return found
+    entry: str = await eventually(look, f"{field} from {wanted}")
+    return entry

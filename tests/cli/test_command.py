@@ -16,24 +16,24 @@ NOWHERE = Command("nats://127.0.0.1:1")
 
 async def test_a_missing_server_prints_one_line_with_its_address_but_not_its_password() -> None:
     port = free_port()
-    said = await NOWHERE.failed("status", "-s", f"nats://operator:s3cret@127.0.0.1:{port}")
-    assert said == f"Error: cannot connect to nats://127.0.0.1:{port}: connection refused\n"
+    output = await NOWHERE.failed("status", "-s", f"nats://operator:s3cret@127.0.0.1:{port}")
+    assert output == f"Error: cannot connect to nats://127.0.0.1:{port}: connection refused\n"
 
 
 async def test_a_server_without_a_sidecar_has_its_own_message(command: Command, server: NatsServer) -> None:
-    said = await command.failed("status")
-    assert said.startswith("Error: nobody answers under the name `backpressure` at nats://127.0.0.1:")
-    assert "does a sidecar run there (--name)?" in said
+    output = await command.failed("status")
+    assert output.startswith("Error: nobody answers under the name `backpressure` at nats://127.0.0.1:")
+    assert "does a sidecar run there (--name)?" in output
     assert "the name `other`" in await command.failed("decide", "gateway", SUBJECT, "--name", "other")
 
 
 async def test_a_silent_server_ends_the_command_after_the_timeout(command: Command, server: NatsServer) -> None:
     server.pause()
     try:
-        said = await command.failed("status", "--timeout", "300ms")
+        output = await command.failed("status", "--timeout", "300ms")
     finally:
         server.resume()
-    assert said.startswith("Error: cannot connect to nats://127.0.0.1:")
+    assert output.startswith("Error: cannot connect to nats://127.0.0.1:")
 
 
 async def test_flags_replace_the_environment_login_and_a_wrong_password_is_not_printed(
@@ -48,13 +48,13 @@ async def test_flags_replace_the_environment_login_and_a_wrong_password_is_not_p
 
 
 async def test_a_missing_credentials_file_is_named() -> None:
-    said = await NOWHERE.failed("status", "--creds", "none.creds")
-    assert "none.creds" in said and said.count("\n") == 1
+    output = await NOWHERE.failed("status", "--creds", "none.creds")
+    assert "none.creds" in output and output.count("\n") == 1
 
 
 async def test_a_service_error_is_printed_as_the_service_returned_it(
     command: Command, sidecar: Sidecar, nc: Client
 ) -> None:
     for asked in (("status", "no.such"), ("decide", "gateway", "no.such"), ("policy", "get", "no.such")):
-        said = await command.failed(*asked)
-        assert said.startswith("Error: ") and "(404)" in said and said.count("\n") == 1
+        output = await command.failed(*asked)
+        assert output.startswith("Error: ") and "(404)" in output and output.count("\n") == 1

@@ -14,8 +14,8 @@ async def test_decisions_of_both_roles_are_printed_as_the_service_returns_them(
 ) -> None:
     await wire.status(status="inactive")
     calm = await command.good("decide", "gateway", SUBJECT)
-    told = dict(line.split(maxsplit=1) for line in calm.splitlines())
-    assert (told["action"], told["status"], told["freshness"]) == ("continue", "inactive", "known")
+    lines = dict(line.split(maxsplit=1) for line in calm.splitlines())
+    assert (lines["action"], lines["status"], lines["freshness"]) == ("continue", "inactive", "known")
     wanted = await command.json("decide", "consumer", SUBJECT, "--max-messages", 7)
     assert (wanted["role"], wanted["pull"]["max_messages"]) == ("consumer", 7)
     put = await override(nc, SUBJECT, "reject", 600)

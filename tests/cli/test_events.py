@@ -45,13 +45,13 @@ async def test_follow_prints_each_event_once_across_a_server_restart_until_inter
         while not nc.is_connected:
             await asyncio.sleep(0.02)
         await drain(nc, [])
-        told = []
-        while not told or told[-1]["type"] != "recovery":
-            told.append(json.loads(await following.stdout.readline()))
+        lines = []
+        while not lines or lines[-1]["type"] != "recovery":
+            lines.append(json.loads(await following.stdout.readline()))
         # A restart that takes its time is a loss of sight of its own, and a drain that does lasts until nobody pulls.
         between = {"monitoring_lost", "monitoring_restored", "backpressure_active", "recovery"}
-        assert {each["type"] for each in told} <= between
-        assert [each["seq"] for each in told] == list(range(2, len(told) + 2))
+        assert {each["type"] for each in lines} <= between
+        assert [each["seq"] for each in lines] == list(range(2, len(lines) + 2))
         following.send_signal(signal.SIGINT)
         rest, _ = await following.communicate()
     assert (following.returncode, rest) == (130, b"")

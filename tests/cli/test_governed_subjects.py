@@ -14,19 +14,19 @@ async def test_a_change_that_governs_nothing_needs_force(
     command: Command, no_rejections: None, nc: Client, orders: Sidecar
 ) -> None:
     """D4"""
-    said = await command.failed("override", "ordres.created", "open", "--for", "1m")
-    assert said == (
+    output = await command.failed("override", "ordres.created", "open", "--for", "1m")
+    assert output == (
         "Error: ordres.created: nothing was changed, because it covers none of the 3 watched subjects: "
         "orders.created, orders.paid, orders.shipped (did you mean orders.created?). Use --force to change it anyway\n"
     )
     assert "covers none" in await command.failed("policy", "set", "no.such.subject", "-", data="{mode: observe}")
     assert await bucket(nc, "=override.ordres.created") is None and await bucket(nc, "no.such.subject") is None
-    said = await command.good("policy", "set", "no.such.subject", "-", "--force", data="{mode: observe}")
-    assert said == "no.such.subject: stored as revision 1; governs 0 of 3 watched subjects\n"
+    output = await command.good("policy", "set", "no.such.subject", "-", "--force", data="{mode: observe}")
+    assert output == "no.such.subject: stored as revision 1; governs 0 of 3 watched subjects\n"
     assert "covers none" in await command.failed("policy", "rm", "no.such.subject")
     await command.good("policy", "rm", "no.such.subject", "--force")
-    said = await command.failed("policy", "set", "orders.*", "-", data="{mode: observe, consumers: [audit]}")
-    assert "orders.created (the policy names none of its consumers), orders.paid" in said
+    output = await command.failed("policy", "set", "orders.*", "-", data="{mode: observe, consumers: [audit]}")
+    assert "orders.created (the policy names none of its consumers), orders.paid" in output
 
 
 async def test_an_open_override_names_a_watched_pattern_that_may_still_reject(

@@ -14,8 +14,8 @@ async def test_an_override_takes_effect_at_once_beside_the_policy_and_can_be_end
 ) -> None:
     await wire.status(status="inactive")
     await command.good("policy", "set", SUBJECT, "-", data="{retry_after_seconds: 7}")
-    said = await command.good("override", SUBJECT, "reject", "--for", "10m")
-    assert said.startswith(f"{SUBJECT}: reject until 20") and said.endswith(f"Z; {ALL}\n")
+    output = await command.good("override", SUBJECT, "reject", "--for", "10m")
+    assert output.startswith(f"{SUBJECT}: reject until 20") and output.endswith(f"Z; {ALL}\n")
     await source(command, "override", "bucket")
     decision = await command.json("decide", "gateway", SUBJECT)
     assert (decision["action"], decision["retry_after_seconds"]) == ("reject", 7)
@@ -33,23 +33,23 @@ async def test_an_override_also_governs_a_subject_with_its_own_policy(
 ) -> None:
     """D3"""
     await command.good("policy", "set", "orders.created", "-", data="{pending: {overload: 500}}")
-    said = await command.good("override", "orders.*", "reject", "--for", "2m")
-    assert said.endswith("; governs 3 of 3 watched subjects\n")
+    output = await command.good("override", "orders.*", "reject", "--for", "2m")
+    assert output.endswith("; governs 3 of 3 watched subjects\n")
 
     async def refused() -> bool:
-        found = [await command.json("decide", "gateway", f"orders.{name}") for name in ("created", "paid")]
-        return [each["action"] for each in found] == ["reject"] * 2
+        value = [await command.json("decide", "gateway", f"orders.{name}") for name in ("created", "paid")]
+        return [each["action"] for each in value] == ["reject"] * 2
 
     await eventually(refused, "both to be refused")
-    said = await command.good("override", "orders.created", "open", "--for", "2m")
-    assert said.endswith("; governs 1 of 3 watched subjects\n")
-    said = await command.good("override", "orders.*", "reject", "--for", "3m")
-    assert said.endswith("; governs 2 of 3 watched subjects; not orders.created (it has its own)\n")
+    output = await command.good("override", "orders.created", "open", "--for", "2m")
+    assert output.endswith("; governs 1 of 3 watched subjects\n")
+    output = await command.good("override", "orders.*", "reject", "--for", "3m")
+    assert output.endswith("; governs 2 of 3 watched subjects; not orders.created (it has its own)\n")
     ran = await command("override", "orders.created", "auto")
     assert ran.exit_code == 0 and "orders.* is overridden (reject until 20" in ran.stderr
     assert "which now governs orders.created" in ran.stderr
-    said = await command.failed("override", "orders.paid", "auto")
-    assert said.startswith("Error: there is no override for orders.paid; orders.* is overridden (reject until 20")
+    output = await command.failed("override", "orders.paid", "auto")
+    assert output.startswith("Error: there is no override for orders.paid; orders.* is overridden (reject until 20")
 
 
 async def test_without_a_sidecar_an_override_is_written_with_a_note(command: Command, nc: Client) -> None:
@@ -59,4 +59,4 @@ async def test_without_a_sidecar_an_override_is_written_with_a_note(command: Com
     assert ran.stderr.startswith(
         "it is not known which subjects this governs: nobody answers under the name `backpressure`"
     )
-    assert isinstance(found := await bucket(nc, "=override.a.=2A"), dict) and found["action"] == "open"
+    assert isinstance(value := await bucket(nc, "=override.a.=2A"), dict) and value["action"] == "open"

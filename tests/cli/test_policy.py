@@ -20,8 +20,8 @@ async def test_a_policy_is_set_shown_with_its_source_and_removed(
     assert await command.good("policy", "set", SUBJECT, file) == f"{SUBJECT}: stored as revision 1; {ALL}\n"
     assert "7" in (await source(command, "retry_after_seconds", "bucket")).split()
     assert (await command.json("policy", "get", SUBJECT))["sources"]["max_retry_attempts"] == "default"
-    said = await command.failed("policy", "set", "beamline.*.>", "-", data="{mode: observe}")
-    assert f"it governs none of the watched subjects that it covers: {SUBJECT} (it has its own). Use --force" in said
+    output = await command.failed("policy", "set", "beamline.*.>", "-", data="{mode: observe}")
+    assert f"it governs none of the watched subjects that it covers: {SUBJECT} (it has its own). Use --force" in output
     assert await command.good("policy", "set", "beamline.*.>", "-", "--force", data="{mode: observe}")
     assert await bucket(nc, "beamline.=2A.=3E") == {"mode": "observe"}
     assert await command.good("policy", "rm", SUBJECT) == f"{SUBJECT}: removed; governed 1 of 1 watched subject\n"
@@ -35,8 +35,8 @@ BAD = "retry_after_seconds: 5\npending:\n  warn: 50\n  critical: 5\nretry_after:
 async def test_mistakes_in_a_file_are_reported_by_line_before_any_request(tmp_path: Path) -> None:
     command, file = Command("nats://127.0.0.1:1"), tmp_path / "policy.yaml"
     file.write_text(BAD)
-    said = await command.failed("policy", "set", "a", file)
-    assert sorted(said.splitlines()) == [
+    output = await command.failed("policy", "set", "a", file)
+    assert sorted(output.splitlines()) == [
         f"{file}:3: pending.warn: must not be above critical, 50 is above 5",
         f"{file}:5: retry_after: unknown key",
     ]

@@ -17,8 +17,8 @@ async def test_a_policy_that_the_guard_rejects_is_reported_and_the_bucket_is_unc
     for before in (None, {"retry_after_seconds": 7}):
         if before:
             await command.good("policy", "set", SUBJECT, "-", data=msgspec.json.encode(before).decode())
-        said = await command.failed("policy", "set", SUBJECT, "-", data="{pending: {overload: 6000}}")
-        assert said == (
+        output = await command.failed("policy", "set", SUBJECT, "-", data="{pending: {overload: 6000}}")
+        assert output == (
             "the sidecar rejects it: pending.overload: must be at most 5,000 "
             "(policy_guard.max_pending_overload), is 6,000\n"
         )
@@ -26,8 +26,8 @@ async def test_a_policy_that_the_guard_rejects_is_reported_and_the_bucket_is_unc
 
 
 async def test_without_a_bucket_the_error_says_who_creates_it(command: Command) -> None:
-    said = await command.failed("policy", "rm", "a")
-    assert said == "Error: there is no bucket backpressure_policy: a sidecar of that name creates it when it starts\n"
+    output = await command.failed("policy", "rm", "a")
+    assert output == "Error: there is no bucket backpressure_policy: a sidecar of that name creates it when it starts\n"
 
 
 async def test_an_unreadable_value_in_the_bucket_can_be_removed(command: Command, nc: Client) -> None:

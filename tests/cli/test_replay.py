@@ -24,10 +24,10 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def burst() -> list[Line]:
     """A queue and a full worker from the first to the third second, read every 0.1 s for six."""
-    told: list[Line] = [beginning()[0], PoliciesLine((MONO, WALL)), *beginning()[1:]]
+    lines: list[Line] = [beginning()[0], PoliciesLine((MONO, WALL)), *beginning()[1:]]
     for n in range(61):
-        told += reading(n / 10, 2000, 600, 0) if 10 <= n < 30 else reading(n / 10, 0, 0, 2600 if n >= 30 else 0)
-    return told
+        lines += reading(n / 10, 2000, 600, 0) if 10 <= n < 30 else reading(n / 10, 0, 0, 2600 if n >= 30 else 0)
+    return lines
 
 
 @pytest.fixture

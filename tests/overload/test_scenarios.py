@@ -53,63 +53,63 @@ async def test_two_thousand_messages_of_100_ms_fill_the_queue(run_scenario: RunS
 
 
 async def test_a_thousand_messages_of_2_s_exceed_the_latency_mark(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(burst(1000, 500, workers=20, seconds_per_message=0.200, pull_gate=False))
-    overload_reported_and_over(seen, "latency_p95")
+    data = await run_scenario(burst(1000, 500, workers=20, seconds_per_message=0.200, pull_gate=False))
+    overload_reported_and_over(data, "latency_p95")
 
 
 async def test_a_thousand_at_once_exceed_the_in_flight_mark(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(burst(1000, 700, workers=1000, seconds_per_message=1.0, pull_gate=False, calm_load=0.02))
-    overload_reported_and_over(seen, "inflight")
+    data = await run_scenario(burst(1000, 700, workers=1000, seconds_per_message=1.0, pull_gate=False, calm_load=0.02))
+    overload_reported_and_over(data, "inflight")
 
 
 async def test_three_thousand_messages_of_3_s_exceed_every_mark(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(burst(3000, 700, workers=30, seconds_per_message=0.300, pull_gate=False))
-    overload_reported_and_over(seen, "inflight", "latency_p95")
+    data = await run_scenario(burst(3000, 700, workers=30, seconds_per_message=0.300, pull_gate=False))
+    overload_reported_and_over(data, "inflight", "latency_p95")
 
 
 async def test_without_backpressure_the_tests_above_fail(run_scenario: RunScenario) -> None:
     deaf = MARKS | {name: {"overload": 1_000_000} for name in ("pending", "inflight", "latency_p95", "drain_seconds")}
-    seen = await run_scenario(burst(700, 700, workers=4, seconds_per_message=0.010, policy=deaf))
-    assert seen.callers["shed"] == 0
+    data = await run_scenario(burst(700, 700, workers=4, seconds_per_message=0.010, policy=deaf))
+    assert data.callers["shed"] == 0
     with pytest.raises(AssertionError, match="backpressure never came"):
-        overload_reported_and_over(seen)
+        overload_reported_and_over(data)
 
 
 async def test_a_short_burst_is_one_incident(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(overload=10, seconds=1.5, **SETTLING))
-    overload_reported_and_over(seen)
-    assert summarize(seen).events["backpressure_active"] == 1
+    data = await run_scenario(Scenario(overload=10, seconds=1.5, **SETTLING))
+    overload_reported_and_over(data)
+    assert summarize(data).events["backpressure_active"] == 1
 
 
 async def test_a_slight_overload_is_limited_before_messages_are_late(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(mode="adaptive", overload=1.2, seconds=12, **SETTLING))
-    summary = summarize(seen)
+    data = await run_scenario(Scenario(mode="adaptive", overload=1.2, seconds=12, **SETTLING))
+    summary = summarize(data)
     assert 0 < summary.shed < 0.5
     assert summary.goodput > 0.8
-    assert summary.largest_backlog <= 3 * seen.scenario.target_drain * seen.scenario.capacity
-    clean(seen)
+    assert summary.largest_backlog <= 3 * data.scenario.target_drain * data.scenario.capacity
+    clean(data)
 
 
 async def test_a_router_crash_loses_no_message(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
-    shed_while_active(seen)
-    assert (seen.lost, seen.unfinished) == (0, 0)
+    data = await run_scenario(Scenario(overload=3, seconds=6, crash_at=3.0, ack_wait=3.0, settle=40.0, calm=1.0))
+    shed_while_active(data)
+    assert (data.lost, data.unfinished) == (0, 0)
     # No more is ever in flight: only what the killed router had pulled is delivered again.
-    in_flight = 3 * seen.scenario.workers
-    assert 0 < seen.worker["redelivered"] <= in_flight
-    assert seen.worker["done"] >= seen.callers["admitted"] - in_flight
+    in_flight = 3 * data.scenario.workers
+    assert 0 < data.worker["redelivered"] <= in_flight
+    assert data.worker["done"] >= data.callers["admitted"] - in_flight
 
 
 async def test_with_a_pull_gate_overload_causes_no_redelivery(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(overload=10, seconds=6, max_deliver=3, **SETTLING))
-    clean(seen)
-    back_to_calm(seen)
+    data = await run_scenario(Scenario(overload=10, seconds=6, max_deliver=3, **SETTLING))
+    clean(data)
+    back_to_calm(data)
 
 
 async def test_with_naks_messages_are_redelivered_and_given_up(run_scenario: RunScenario) -> None:
-    seen = await run_scenario(Scenario(mode="none", nak=True, overload=10, seconds=6, calm=1.0, max_deliver=3))
-    assert seen.worker["redelivered"] > seen.worker["done"]
-    assert seen.lost > 100
+    data = await run_scenario(Scenario(mode="none", nak=True, overload=10, seconds=6, calm=1.0, max_deliver=3))
+    assert data.worker["redelivered"] > data.worker["done"]
+    assert data.lost > 100
 
 
 async def test_a_gateway_that_starts_late_rejects_its_first_request(server: NatsServer, tmp_path: Any) -> None:

@@ -25,11 +25,11 @@ async def test_the_history_of_a_burst_is_the_same_after_a_restart(nc: Client, si
 
     active, (recovery,) = await wire.event("backpressure_active"), await eventually(calm, "the last recovery")
 
-    async def told() -> dict[str, Any] | None:
-        found = await wire.ask(f"get.events.{SUBJECT}")
-        return found if [e["id"] for e in reversed(found["events"])] == [e["id"] for e in wire.live] else None
+    async def events() -> dict[str, Any] | None:
+        result = await wire.ask(f"get.events.{SUBJECT}")
+        return result if [e["id"] for e in reversed(result["events"])] == [e["id"] for e in wire.live] else None
 
-    first = await eventually(told, "all that was told live")
+    first = await eventually(events, "all that was told live")
     assert (first["truncated"], first["matched"]) == (False, [SUBJECT])
     assert json.dumps({e["id"]: e for e in first["events"]}[active["id"]]) == json.dumps(active), "10 is not 10.0"
     assert (await wire.ask(f"get.events.{SUBJECT}", {"type": "recovery", "limit": 1}))["events"] == [recovery]
@@ -48,7 +48,7 @@ async def test_the_history_of_a_burst_is_the_same_after_a_restart(nc: Client, si
     await sidecar.kill()
     await sidecar.start()
     await sidecar.observing()
-    assert await eventually(told, "the same after a restart")
+    assert await eventually(events, "the same after a restart")
     assert (await wire.ask(f"get.history.{SUBJECT}"))["transitions"][-len(moves) :] == moves
     assert "history.loaded" in sidecar.log
 

@@ -35,8 +35,8 @@ async def test_alerts_become_pending_fire_and_resolve_across_a_restart(
 
         async def standing(**states: str) -> dict[str, Any]:
             async def look() -> dict[str, Any] | None:
-                found = {a["name"]: a for a in (await wire.ask(f"get.alerts.{SUBJECT}"))["alerts"]}
-                return found if all(n in found and found[n]["state"] == s for n, s in states.items()) else None
+                result = {a["name"]: a for a in (await wire.ask(f"get.alerts.{SUBJECT}"))["alerts"]}
+                return result if all(n in result and result[n]["state"] == s for n, s in states.items()) else None
 
             alerts: dict[str, Any] = await eventually(look, f"alerts {states}")
             return alerts
@@ -86,8 +86,8 @@ class TestHistory:
 
         await eventually(settled, "every event in the answer")
         stored = await wire.stored()
-        found = await wire.ask(f"get.events.{SUBJECT}")
-        assert (found["events"], found["truncated"]) == (stored[::-1], False)
+        result = await wire.ask(f"get.events.{SUBJECT}")
+        assert (result["events"], result["truncated"]) == (stored[::-1], False)
         only = await wire.ask(f"get.events.{SUBJECT}", {"type": "recovery", "limit": 1})
         assert [e["type"] for e in only["events"]] == ["recovery"]
         assert only["truncated"] is (sum(e["type"] == "recovery" for e in stored) > 1)
@@ -353,8 +353,8 @@ class TestGuards:
         await wire.status(status="inactive", freshness="known")
 
         async def over() -> list[dict[str, Any]] | None:
-            found = await wire.stored()
-            return found if found[-1]["to"] == "inactive" else None
+            result = await wire.stored()
+            return result if result[-1]["to"] == "inactive" else None
 
         stored = await eventually(over, "the end in the stream")
         assert all(a["to"] == b["from"] for a, b in pairwise(stored))

@@ -36,14 +36,14 @@ async def calm(wire: Wire) -> dict[str, Any]:
     """Wait until the router alone speaks for the subject, and nothing is refused."""
 
     async def look() -> dict[str, Any] | None:
-        found = await wire.ask(f"get.status.{SUBJECT}")
+        result = await wire.ask(f"get.status.{SUBJECT}")
         consumers = [one[0][1] for state in [await wire.state(SUBJECT)] for one in state["record"].get("latched", ())]
         decision = await wire.ask(f"decide.gateway.{SUBJECT}")
-        done = (found["status"], found["freshness"], decision["action"]) == ("inactive", "known", "continue")
-        return found if done and not consumers else None
+        done = (result["status"], result["freshness"], decision["action"]) == ("inactive", "known", "continue")
+        return result if done and not consumers else None
 
-    found: dict[str, Any] = await eventually(look, "the router alone to speak")
-    return found
+    result: dict[str, Any] = await eventually(look, "the router alone to speak")
+    return result
 
 
 async def active(wire: Wire) -> None:

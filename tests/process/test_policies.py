@@ -36,12 +36,12 @@ async def put(nc: Client, key: str, policy: dict[str, Any]) -> float:
 
 
 async def rejected(wire: Wire, key: str) -> dict[str, Any]:
-    async def told() -> dict[str, Any] | None:
-        found = [e for e in wire.live if (e["type"], e["subject"]) == ("policy_rejected", key)]
-        return found[-1] if found else None
+    async def events() -> dict[str, Any] | None:
+        result = [e for e in wire.live if (e["type"], e["subject"]) == ("policy_rejected", key)]
+        return result[-1] if result else None
 
-    found: dict[str, Any] = await eventually(told, f"policy_rejected for {key}")
-    return found
+    result: dict[str, Any] = await eventually(events, f"policy_rejected for {key}")
+    return result
 
 
 class TestPoliciesInTheBucket:
@@ -123,11 +123,11 @@ class TestPoliciesInTheBucket:
 
 async def _asked(wire: Wire, field: str, value: object) -> dict[str, Any]:
     async def look() -> dict[str, Any] | None:
-        found = await wire.ask(f"get.policy.{SUBJECT}")
-        return found if found["policy"][field] == value else None
+        result = await wire.ask(f"get.policy.{SUBJECT}")
+        return result if result["policy"][field] == value else None
 
-    found: dict[str, Any] = await eventually(look, f"{field} of {value}")
-    return found
+    result: dict[str, Any] = await eventually(look, f"{field} of {value}")
+    return result
 
 
 async def _effective(wire: Wire, field: str, value: object) -> dict[str, Any]:
@@ -159,8 +159,8 @@ class TestOverrides:
         assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["action"] == "continue"
 
         async def over() -> bool:
-            found = await wire.ask(f"get.policy.{SUBJECT}")
-            return (found["policy"]["override"], found["sources"]["override"]) == (None, "default")
+            result = await wire.ask(f"get.policy.{SUBJECT}")
+            return (result["policy"]["override"], result["sources"]["override"]) == (None, "default")
 
         await eventually(over, "the policy without it")
 
@@ -213,8 +213,8 @@ class TestOverrides:
                 put_ = await override(nc, ">", action, 60)
                 for name in ("created", "paid"):
                     await wire.status(f"orders.{name}", override=put_)
-                    found = await wire.ask(f"decide.gateway.orders.{name}")
-                    assert (found["action"], found["admit_ratio"], found["would"]) == (*expected, None)
+                    result = await wire.ask(f"decide.gateway.orders.{name}")
+                    assert (result["action"], result["admit_ratio"], result["would"]) == (*expected, None)
 
     async def test_events_name_an_override_and_it_survives_a_restart(
         self, nc: Client, sidecar: Sidecar, wire: Wire
@@ -306,9 +306,9 @@ async def test_consumer_metadata_counts_only_where_it_is_trusted(
     for trusted in (False, True):
         async with Sidecar(tmp_path, server.url, QUICK | {"trust_consumer_metadata": trusted}) as process:
             await process.observing()
-            found = await wire.ask(f"get.policy.{SUBJECT}")
-            assert [c["consumer"] for c in found["consumers"]] == (["own"] if trusted else [])
-    (consumer,) = found["consumers"]
+            result = await wire.ask(f"get.policy.{SUBJECT}")
+            assert [c["consumer"] for c in result["consumers"]] == (["own"] if trusted else [])
+    (consumer,) = result["consumers"]
     assert (consumer["policy"]["retry_after_seconds"], consumer["sources"]["retry_after_seconds"]) == (7, "consumer")
     assert (consumer["policy"]["pending"]["overload"], consumer["sources"]["pending.overload"]) == (40, "consumer")
 
@@ -341,10 +341,10 @@ async def test_a_policy_key_too_long_for_an_event_blocks_no_other_rejection(
     await put(nc, "orders.new", {"nonsense": 1})
     assert (await rejected(wire, "orders.new"))["errors"]
 
-    async def said() -> bool:
+    async def text() -> bool:
         return sidecar.log.count('"event.dropped"') == 1
 
-    await eventually(said, "the line about the other")
+    await eventually(text, "the line about the other")
 
 
 async def test_dynamic_marks_follow_the_measured_rate(nc: Client, sidecar: Sidecar, wire: Wire) -> None:

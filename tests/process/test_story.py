@@ -37,8 +37,8 @@ async def test_a_burst_and_its_end_are_published_once(nc: Client, sidecar: Sidec
     recovered = await wire.status(status="inactive")
     assert recovered["incident"] is None
     assert (await wire.event("recovery"))["incident"] == active["incident"]
-    told = [event["type"] for event in await wire.stored()]
-    assert told.count("backpressure_active") == 1
+    events = [event["type"] for event in await wire.stored()]
+    assert events.count("backpressure_active") == 1
     assert wire.live == await wire.stored()
     assert [event["seq"] for event in wire.live] == list(range(1, len(wire.live) + 1))
 
@@ -74,11 +74,11 @@ async def test_a_server_restart_repeats_and_loses_no_event(nc: Client, server: N
     await sidecar.ready(nats="connected")
     await wire.status(status="active", freshness="known")
 
-    async def told() -> list[str]:
+    async def events() -> list[str]:
         return [e["id"] for e in await wire.stored() if e["type"] == "backpressure_active"]
 
     # The kill may have come between the state and its event: then it is told after the restart.
-    assert len(await eventually(told, "the event in the stream")) == 1
+    assert len(await eventually(events, "the event in the stream")) == 1
 
 
 async def test_a_silent_server_makes_a_status_stale_then_unknown_never_inactive(
@@ -257,8 +257,8 @@ async def test_the_service_is_discoverable_as_a_nats_micro_service(nc: Client, s
     info = json.loads((await nc.request("$SRV.INFO.backpressure", b"", timeout=2)).data)
     names = {endpoint["name"] for endpoint in info["endpoints"]}
     assert {"decide-gateway", "decide-consumer", "status", "status-list", "policy", "validate-policy"} <= names
-    found = await wire.ask("get.status")
-    assert (found["total"], found["next_offset"]) == (1, None)
+    result = await wire.ask("get.status")
+    assert (result["total"], result["next_offset"]) == (1, None)
     policy = await wire.ask(f"get.policy.{SUBJECT}")
     assert policy["sources"]["pending.warn"] == "default"
     checked = await wire.ask("validate.policy", {"pending": {"overload": -1}, "nonsense": 1})

@@ -74,14 +74,14 @@ def test_an_active_subject_rejects_with_everything_a_gateway_needs() -> None:
     ],
 )
 def test_the_policy_maps_a_status_to_an_action(policy: Policy, values: dict, expected: tuple) -> None:
-    found = gateway(subject(member(policy=policy, **values)))
+    decision = gateway(subject(member(policy=policy, **values)))
     assert (
-        found.status,
-        found.action,
-        found.would,
-        found.retry_after_seconds,
-        found.retry_delay_ms,
-        found.alert,
+        decision.status,
+        decision.action,
+        decision.would,
+        decision.retry_after_seconds,
+        decision.retry_delay_ms,
+        decision.alert,
     ) == expected
 
 
@@ -96,16 +96,16 @@ def test_the_policy_maps_a_status_to_an_action(policy: Policy, values: dict, exp
     ],
 )
 def test_a_request_has_priority_and_attempt(request_: GatewayRequest, action: str, delay: int | None) -> None:
-    found = gateway(subject(member(**OVERLOADED)), request=request_)
-    assert (found.action, found.retry_delay_ms, found.status) == (action, delay, "active")
-    assert (found.admit_ratio, found.retry_after_seconds) == ((1.0, 0) if action == "continue" else (0.0, 30))
+    decision = gateway(subject(member(**OVERLOADED)), request=request_)
+    assert (decision.action, decision.retry_delay_ms, decision.status) == (action, delay, "active")
+    assert (decision.admit_ratio, decision.retry_after_seconds) == ((1.0, 0) if action == "continue" else (0.0, 30))
 
 
 def test_in_observe_mode_a_critical_request_would_continue() -> None:
-    found = gateway(
+    decision = gateway(
         subject(member(policy=Policy(mode="observe"), **OVERLOADED)), request=GatewayRequest(priority="critical")
     )
-    assert (found.action, found.would) == ("continue", "continue")
+    assert (decision.action, decision.would) == ("continue", "continue")
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ def test_a_decision_is_valid_until_the_next_reading(left: float, valid: int) -> 
     ],
 )
 def test_a_decision_ages_from_known_to_stale_to_unknown(age: float, expected: tuple) -> None:
-    found = gateway(subject(member(age=0.0, **OVERLOADED)), now=after(age))
-    assert (found.status, found.action, found.freshness, found.pressure) == expected
-    if found.status == "unknown":
-        assert (found.reasons, found.valid_for_ms, found.alert) == ((), 0, False)
+    decision = gateway(subject(member(age=0.0, **OVERLOADED)), now=after(age))
+    assert (decision.status, decision.action, decision.freshness, decision.pressure) == expected
+    if decision.status == "unknown":
+        assert (decision.reasons, decision.valid_for_ms, decision.alert) == ((), 0, False)
 
 
 def test_the_oldest_proof_gives_the_age_of_the_decision() -> None:
-    found = gateway(subject(member("a"), member("b", age=12.0)))
-    assert (found.freshness, found.sampled_at) == ("stale", "2025-12-31T23:59:48.000Z")
+    decision = gateway(subject(member("a"), member("b", age=12.0)))
+    assert (decision.freshness, decision.sampled_at) == ("stale", "2025-12-31T23:59:48.000Z")
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,13 @@ def test_the_oldest_proof_gives_the_age_of_the_decision() -> None:
     ],
 )
 def test_a_status_that_is_not_stored_is_unknown(more: dict, freshness: str) -> None:
-    found = gateway(subject(member(**OVERLOADED), **more))
-    assert (found.status, found.freshness, found.reasons, found.pressure) == ("unknown", freshness, (), None)
+    decision = gateway(subject(member(**OVERLOADED), **more))
+    assert (decision.status, decision.freshness, decision.reasons, decision.pressure) == (
+        "unknown",
+        freshness,
+        (),
+        None,
+    )
 
 
 def test_while_writes_fail_the_last_written_status_is_returned_as_stale() -> None:
@@ -159,9 +164,9 @@ def test_while_writes_fail_the_last_written_status_is_returned_as_stale() -> Non
     state = replace(
         subject(member(**OVERLOADED)), record=calm.record, writing=Writing(calm.record, 1, "n", failing=True)
     )
-    found = DecisionService(WrittenBook(state)).status(SUBJECT, NOW)
-    assert (found.status, found.freshness, found.stale_reason) == ("inactive", "stale", "no_quorum")
-    assert found.metrics.pending_messages == 1500
+    decision = DecisionService(WrittenBook(state)).status(SUBJECT, NOW)
+    assert (decision.status, decision.freshness, decision.stale_reason) == ("inactive", "stale", "no_quorum")
+    assert decision.metrics.pending_messages == 1500
 
 
 @pytest.mark.parametrize(
@@ -202,23 +207,23 @@ def test_a_rejection_opens_even_if_its_end_cannot_be_stored(
     shut, calm = subject(member(policy=policy, **OVERLOADED)), subject(member(policy=policy))
     assert shut.record is not None and calm.record is not None
     writing = Writing(calm.record, 1, "n", failing=True, started_at=NOW.mono - since)
-    found = gateway(replace(calm, record=shut.record, writing=writing))
-    assert (found.action, found.admit_ratio, found.freshness) == (action, ratio, "stale")
+    decision = gateway(replace(calm, record=shut.record, writing=writing))
+    assert (decision.action, decision.admit_ratio, decision.freshness) == (action, ratio, "stale")
 
 
 def test_an_unreadable_consumer_does_not_open_what_another_one_rejects() -> None:
-    found = gateway(subject(member("unread", age=40.0), member("busy", **OVERLOADED)))
-    assert (found.action, found.freshness) == ("reject", "stale")
-    found = gateway(subject(member("unread", age=12.0, **OVERLOADED), member("calm")))
-    assert (found.action, found.admit_ratio, found.freshness) == ("throttle", 0.5, "stale")
+    decision = gateway(subject(member("unread", age=40.0), member("busy", **OVERLOADED)))
+    assert (decision.action, decision.freshness) == ("reject", "stale")
+    decision = gateway(subject(member("unread", age=12.0, **OVERLOADED), member("calm")))
+    assert (decision.action, decision.admit_ratio, decision.freshness) == ("throttle", 0.5, "stale")
 
 
 def test_a_new_reading_does_not_restore_an_old_rejection() -> None:
     """It was lost, and so it opened long ago; what the new reading comes to is not stored yet."""
     state = subject(member(**OVERLOADED))
     assert state.record is not None
-    found = gateway(replace(state, record=replace(state.record, unknown=True)))
-    assert (found.action, found.freshness) == ("continue", "unknown")
+    decision = gateway(replace(state, record=replace(state.record, unknown=True)))
+    assert (decision.action, decision.freshness) == ("continue", "unknown")
 
 
 @pytest.mark.parametrize(
@@ -254,21 +259,23 @@ def test_an_unwatched_subject_gets_404(name: str) -> None:
 
 
 def test_every_pattern_that_covers_a_literal_subject_is_used() -> None:
-    found = gateway(
+    decision = gateway(
         subject(member(), name="orders.*.created"),
         subject(member(**OVERLOADED), name="orders.>"),
         subject(member(**OVERLOADED), name="orders.us.created"),
         of="orders.eu.created",
     )
-    assert (found.subject, found.status, found.action) == ("orders.eu.created", "active", "reject")
-    assert found.matched == ("orders.*.created", "orders.>")
-    assert found.state_keys == ("orders.=2A.created", "orders.=3E")
-    assert found.event_subjects[0] == "backpressure.v1.event.*.orders.=2A.created"
+    assert (decision.subject, decision.status, decision.action) == ("orders.eu.created", "active", "reject")
+    assert decision.matched == ("orders.*.created", "orders.>")
+    assert decision.state_keys == ("orders.=2A.created", "orders.=3E")
+    assert decision.event_subjects[0] == "backpressure.v1.event.*.orders.=2A.created"
 
 
 def test_a_watched_pattern_answers_only_for_itself() -> None:
-    found = gateway(subject(member(), name="orders.*"), subject(member(**OVERLOADED), name="orders.>"), of="orders.*")
-    assert (found.matched, found.status) == (("orders.*",), "inactive")
+    decision = gateway(
+        subject(member(), name="orders.*"), subject(member(**OVERLOADED), name="orders.>"), of="orders.*"
+    )
+    assert (decision.matched, decision.status) == (("orders.*",), "inactive")
 
 
 @pytest.mark.parametrize(
@@ -288,11 +295,11 @@ def test_a_watched_pattern_answers_only_for_itself() -> None:
 )
 def test_the_strictest_of_several_decides(one: dict, other: dict, decides: str) -> None:
     states = [subject(member(**one), name="a.*"), subject(member(**other), name="a.>")]
-    found = DecisionService(WrittenBook(*states)).status("a.b", NOW)
+    decision = DecisionService(WrittenBook(*states)).status("a.b", NOW)
     expected = DecisionService(WrittenBook(*states)).status(decides, NOW)
-    assert replace(expected, subject="a.b", matched=found.matched, state_keys=found.state_keys,
-                   event_subjects=found.event_subjects) == found  # fmt: skip
-    assert found.matched == ("a.*", "a.>")
+    assert replace(expected, subject="a.b", matched=decision.matched, state_keys=decision.state_keys,
+                   event_subjects=decision.event_subjects) == decision  # fmt: skip
+    assert decision.matched == ("a.*", "a.>")
 
 
 def test_a_subject_that_is_added_later_is_used() -> None:
@@ -314,6 +321,6 @@ def test_a_changed_state_gives_a_new_decision() -> None:
 
 def test_listed_matches_are_limited_but_all_are_evaluated() -> None:
     calm = [subject(member(), name=".".join("*" if n >> bit & 1 else "t" for bit in range(9))) for n in range(1, 500)]
-    found = gateway(*calm, subject(member(**OVERLOADED), name="t.>"), of="t." * 8 + "t")
-    assert len(found.matched) == len(found.state_keys) == MATCHED_SHOWN
-    assert found.action == "reject"
+    decision = gateway(*calm, subject(member(**OVERLOADED), name="t.>"), of="t." * 8 + "t")
+    assert len(decision.matched) == len(decision.state_keys) == MATCHED_SHOWN
+    assert decision.action == "reject"

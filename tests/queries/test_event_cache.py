@@ -11,7 +11,7 @@ from tests.fakes.event_log import SUBJECT, T0, event, told
 
 
 def seqs(history: EventCache, subject: str = SUBJECT) -> list[int]:
-    return [found.seq for found in history.events_of(subject)]
+    return [cached.seq for cached in history.events_of(subject)]
 
 
 def filled(*events: int, **bounds: int) -> EventCache:
@@ -22,10 +22,10 @@ def filled(*events: int, **bounds: int) -> EventCache:
 
 
 def test_a_published_event_is_cached_with_its_keys() -> None:
-    found = parse_event(told(7, T0 + 5, "warning"))
-    assert found is not None and found.subject == SUBJECT
-    assert (found.seq, found.epoch, found.type, found.at) == (7, "e", "backpressure_warning", T0 + 5)
-    assert found.body == told(7, T0 + 5, "warning") and found.event().to == "warning"
+    cached = parse_event(told(7, T0 + 5, "warning"))
+    assert cached is not None and cached.subject == SUBJECT
+    assert (cached.seq, cached.epoch, cached.type, cached.at) == (7, "e", "backpressure_warning", T0 + 5)
+    assert cached.body == told(7, T0 + 5, "warning") and cached.event().to == "warning"
 
 
 def test_an_event_added_twice_is_cached_once() -> None:
@@ -57,8 +57,8 @@ def test_a_message_that_is_not_an_event_is_not_parsed(payload: bytes) -> None:
 
 
 def test_fields_that_no_version_writes_are_dropped() -> None:
-    found = parse_event(told(1)[:-1] + b',"more":"\xff"}')
-    assert found is not None and found.body == told(1)
+    cached = parse_event(told(1)[:-1] + b',"more":"\xff"}')
+    assert cached is not None and cached.body == told(1)
 
 
 def test_a_subject_has_a_limit_and_a_time_since_which_it_is_complete() -> None:
@@ -126,8 +126,8 @@ def test_no_subject_ever_has_a_gap_and_no_limit_is_exceeded(given: list[tuple[st
     for n, (subject, seq, epoch) in enumerate(given):
         history.add(event(seq, T0 + n, subject=subject, epoch=epoch))
     kept_ = {subject: seqs(history, subject) for subject in "ab"}
-    for found in kept_.values():
-        assert found == list(range(found[0], found[0] + len(found))) if found else True
-        assert len(found) <= 3
+    for cached in kept_.values():
+        assert cached == list(range(cached[0], cached[0] + len(cached))) if cached else True
+        assert len(cached) <= 3
     assert len(history) == sum(map(len, kept_.values())) <= 5
     assert history._size == sum(len(e.body) for s in "ab" for e in history.events_of(s))

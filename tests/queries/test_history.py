@@ -62,12 +62,12 @@ class Window:
         self.past = HistoryQueries(DecisionService(self.book), self.book, self.history, self.stream, self.clock)
 
     async def events(self, asked: str = SUBJECT, **request: Any) -> tuple[list[int], bool]:
-        found = await self.past.events(asked, EventsRequest(**request), NOW)
-        return [json.loads(bytes(e))["seq"] for e in found.events], found.truncated
+        reply = await self.past.events(asked, EventsRequest(**request), NOW)
+        return [json.loads(bytes(e))["seq"] for e in reply.events], reply.truncated
 
     async def moves(self, limit: int = 100) -> tuple[list[tuple[str, str, int | None]], bool]:
-        found = await self.past.history(SUBJECT, HistoryRequest(limit), NOW)
-        return [(t.from_, t.to, t.held_ms) for t in found.transitions], found.truncated
+        reply = await self.past.history(SUBJECT, HistoryRequest(limit), NOW)
+        return [(t.from_, t.to, t.held_ms) for t in reply.transitions], reply.truncated
 
 
 def ago(seconds: float, seq: int, to: str = "active", **more: Any) -> bytes:
@@ -136,9 +136,9 @@ async def test_events_of_another_replica_are_read_from_the_stream(recent: int) -
 
 
 async def test_an_event_is_returned_as_it_was_published() -> None:
-    found = await Window(HOURS[-1], recent=1).past.events(SUBJECT, EventsRequest(), NOW)
-    assert found.matched == (SUBJECT,)
-    assert msgspec.json.encode(found.events) == b"[" + HOURS[-1] + b"]"
+    reply = await Window(HOURS[-1], recent=1).past.events(SUBJECT, EventsRequest(), NOW)
+    assert reply.matched == (SUBJECT,)
+    assert msgspec.json.encode(reply.events) == b"[" + HOURS[-1] + b"]"
 
 
 STATUS_CHANGES = [
@@ -199,8 +199,8 @@ async def test_a_literal_subject_gets_the_events_of_the_subject_that_decides() -
     stored = [ago(60, 1, subject="orders.eu.*"), ago(50, 1, subject="orders.*.created")]
     window = Window(*stored, book=WrittenBook(calm, full))
     for name, matched in (("orders.eu.created", "orders.eu.*"), ("orders.us.created", "orders.*.created")):
-        found = await window.past.events(name, EventsRequest(), NOW)
-        assert found.matched == (matched,) and json.loads(bytes(found.events[0]))["subject"] == matched
+        reply = await window.past.events(name, EventsRequest(), NOW)
+        assert reply.matched == (matched,) and json.loads(bytes(reply.events[0]))["subject"] == matched
         assert (await window.past.history(name, HistoryRequest(), NOW)).matched == (matched,)
         assert window.past.recovery(name, NOW).matched == window.past.alerts(name, NOW).matched == (matched,)
         assert window.past.metrics(name, MetricsRequest(), NOW).matched == (matched,)
@@ -258,13 +258,13 @@ def test_alerts_are_listed_the_most_urgent_first() -> None:
         replace(subject(member(), name="d"), record=None),
     )
     past = Window(book=book).past
-    found = past.alerts_list(NOW)
-    assert [(a.subject, a.name, a.state) for a in found.alerts] == [
+    reply = past.alerts_list(NOW)
+    assert [(a.subject, a.name, a.state) for a in reply.alerts] == [
         ("b", "z", "firing"),
         ("a", "y", "pending"),
         ("a", "x", "resolved"),
     ]
-    assert msgspec.to_builtins(found.alerts[0]) == {
+    assert msgspec.to_builtins(reply.alerts[0]) == {
         "subject": "b", "name": "z", "severity": "critical", "state": "firing", "when": "pending_above: 5000",
         "value": 6000, "since": "2025-12-31T23:59:59.000Z",
     }  # fmt: skip
@@ -283,22 +283,22 @@ class Watched(WrittenBook):
 def test_windows_have_event_counts_and_measured_ranges() -> None:
     state = subject(member())
     assert state.record is not None
-    told = replace(state.record, totals=Totals(2, 1, 2, NOW.wall - 100))
-    window = Window(*STATUS_CHANGES, recent=6, book=Watched(replace(state, record=told)))
-    found = msgspec.to_builtins(window.past.metrics(SUBJECT, MetricsRequest(("2m", "1h")), NOW))
-    totals = [found[f"{kind}_events"] for kind in ("total", "active", "warning", "recovery")]
-    assert totals == [5, 2, 1, 2] and found["last_event_time"] == "2025-12-31T23:58:20.000Z"
-    assert found["windows"]["2m"]["events"] == {"backpressure_active": 0, "backpressure_warning": 0, "recovery": 1}
-    assert found["windows"]["1h"]["events"] == {"backpressure_active": 2, "backpressure_warning": 1, "recovery": 2}
-    two = found["windows"]["2m"]
+    events = replace(state.record, totals=Totals(2, 1, 2, NOW.wall - 100))
+    window = Window(*STATUS_CHANGES, recent=6, book=Watched(replace(state, record=events)))
+    reply = msgspec.to_builtins(window.past.metrics(SUBJECT, MetricsRequest(("2m", "1h")), NOW))
+    totals = [reply[f"{kind}_events"] for kind in ("total", "active", "warning", "recovery")]
+    assert totals == [5, 2, 1, 2] and reply["last_event_time"] == "2025-12-31T23:58:20.000Z"
+    assert reply["windows"]["2m"]["events"] == {"backpressure_active": 0, "backpressure_warning": 0, "recovery": 1}
+    assert reply["windows"]["1h"]["events"] == {"backpressure_active": 2, "backpressure_warning": 1, "recovery": 2}
+    two = reply["windows"]["2m"]
     assert two["time_in"] == {"active_ms": 10_000, "warning_ms": 0, "inactive_ms": 50_000, "unknown_ms": 0}
     assert (two["coverage"], two["pending"]) == (0.5, {"min": 1.0, "mean": 2.5, "max": 4.0})
     assert two["latency_p95_ms"] == two["inflight"] == {"min": None, "mean": None, "max": None}
 
 
 def test_a_window_without_readings_has_coverage_zero() -> None:
-    found = Window().past.metrics(SUBJECT, MetricsRequest(("1m",)), NOW)
-    assert (found.windows["1m"].coverage, found.last_event_time) == (0.0, None)
+    reply = Window().past.metrics(SUBJECT, MetricsRequest(("1m",)), NOW)
+    assert (reply.windows["1m"].coverage, reply.last_event_time) == (0.0, None)
     with pytest.raises(BadRequest):
         Window().past.metrics("nobody", MetricsRequest(("1s",)), NOW)
 

@@ -47,7 +47,7 @@ NAMES = ["a.b", "a.c", "a.*", "*.b", "a.>", ">", "x.y"]
 @st.composite
 def states(draw: st.DrawFn) -> list[SubjectState]:
     """Watched subjects, literals and patterns, each with a past of its own."""
-    found: list[SubjectState] = []
+    answer: list[SubjectState] = []
     for n, name in enumerate(draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1))):
         policy = draw(st.sampled_from(POLICIES))
         count = draw(st.integers(0, 2))
@@ -63,12 +63,12 @@ def states(draw: st.DrawFn) -> list[SubjectState]:
             totals=Totals(n, 10 + n, 20 + n, NOW.wall - n),
             alerts=(Alert(f"alert-{n}", "critical", "x", "firing", NOW.wall),),
         )
-        found.append(replace(state, record=record, shedding=replace(state.shedding, ratio=share)))
-    return found
+        answer.append(replace(state, record=record, shedding=replace(state.shedding, ratio=share)))
+    return answer
 
 
-def desk(*found: SubjectState) -> DecisionService:
-    return DecisionService(WrittenBook(*found))
+def desk(*answer: SubjectState) -> DecisionService:
+    return DecisionService(WrittenBook(*answer))
 
 
 @given(states())
@@ -121,16 +121,16 @@ def test_of_equally_strict_subjects_the_literal_decides(other: str, values: dict
     own, covering = subject(member(**values), name="a.b"), subject(member(**values), name=other)
     own = replace(own, record=replace(own.record, incident="mine"))
     covering = replace(covering, record=replace(covering.record, incident="theirs"))
-    found = desk(covering, own)
-    decision = found.decide_gateway("a.b", GatewayRequest(), NOW)
+    answer = desk(covering, own)
+    decision = answer.decide_gateway("a.b", GatewayRequest(), NOW)
     assert (decision.incident, decision.matched) == ("mine", ("a.b", other))
     assert SubjectLookup(WrittenBook(covering, own)).find("a.b", NOW)[0].state is own
-    assert found.decide_consumer("a.b", ConsumerRequest(), "_INBOX.a", NOW).incident == "mine"
+    assert answer.decide_consumer("a.b", ConsumerRequest(), "_INBOX.a", NOW).incident == "mine"
 
 
 def test_an_unwatched_literal_is_shown_as_the_pattern_that_decides() -> None:
-    found = desk(subject(member(), name="a.*"), subject(member("d", **OVERLOADED), name="a.>"))
-    status = found.status("a.b", NOW)
+    answer = desk(subject(member(), name="a.*"), subject(member("d", **OVERLOADED), name="a.>"))
+    status = answer.status("a.b", NOW)
     assert (status.status, status.matched) == ("active", ("a.*", "a.>"))
     assert [c.consumer for c in status.consumers] == [ConsumerKey("S", "d").consumer]
-    assert found.shown("a.b", NOW).state.subject == "a.>"
+    assert answer.shown("a.b", NOW).state.subject == "a.>"

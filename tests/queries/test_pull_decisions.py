@@ -20,20 +20,25 @@ def consumer(*states: SubjectState, of: str = SUBJECT, request: ConsumerRequest 
 
 
 def test_a_consumer_gets_the_number_of_messages_to_pull() -> None:
-    found = consumer(subject(member(inflight=450)))
-    assert (found.role, found.action, found.pull) == ("consumer", "throttle", Pull(50, 0))
-    assert (found.admit_ratio, found.retry_after_seconds, found.retry_delay_ms, found.valid_for_ms) == (1.0, 0, None, 0)
+    decision = consumer(subject(member(inflight=450)))
+    assert (decision.role, decision.action, decision.pull) == ("consumer", "throttle", Pull(50, 0))
+    assert (decision.admit_ratio, decision.retry_after_seconds, decision.retry_delay_ms, decision.valid_for_ms) == (
+        1.0,
+        0,
+        None,
+        0,
+    )
 
 
 def test_without_room_a_consumer_gets_the_time_to_wait() -> None:
-    found = consumer(subject(member(inflight=500, ack_rate=10.0)))
-    assert (found.action, found.pull.max_messages) == ("reject", 0)
-    assert 50 <= found.pull.wait_ms <= 1000
+    decision = consumer(subject(member(inflight=500, ack_rate=10.0)))
+    assert (decision.action, decision.pull.max_messages) == ("reject", 0)
+    assert 50 <= decision.pull.wait_ms <= 1000
 
 
 def test_a_long_queue_does_not_limit_pulls() -> None:
-    found = consumer(subject(member(pending=20_000)))
-    assert (found.status, found.action, found.pull.max_messages) == ("active", "continue", 100)
+    decision = consumer(subject(member(pending=20_000)))
+    assert (decision.status, decision.action, decision.pull.max_messages) == ("active", "continue", 100)
 
 
 def test_the_smallest_room_is_granted_unless_a_consumer_is_named() -> None:
@@ -69,8 +74,8 @@ def test_a_grant_counts_once_with_each_consumer_it_may_be_for() -> None:
     ],
 )
 def test_in_observe_mode_consumers_pull_what_they_ask_for(values: dict, expected: str) -> None:
-    found = consumer(subject(member(policy=WATCHING, **values)))
-    assert (found.action, found.pull.max_messages, found.would) == ("continue", 100, expected)
+    decision = consumer(subject(member(policy=WATCHING, **values)))
+    assert (decision.action, decision.pull.max_messages, decision.would) == ("continue", 100, expected)
 
 
 @pytest.mark.parametrize(

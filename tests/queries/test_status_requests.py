@@ -29,9 +29,9 @@ def test_the_alias_returns_whole_numbers_as_the_router_does(
     values: dict[str, Any], metrics: tuple[int, ...], thresholds: tuple[int, ...]
 ) -> None:
     data = DecisionService(WrittenBook(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
-    found = tuple(data["metrics"].values()), tuple(data["thresholds"].values())
-    assert found == (metrics, thresholds)
-    assert all(type(number) is int for numbers in found for number in numbers)
+    reply = tuple(data["metrics"].values()), tuple(data["thresholds"].values())
+    assert reply == (metrics, thresholds)
+    assert all(type(number) is int for numbers in reply for number in numbers)
 
 
 @pytest.mark.parametrize(("lasts", "stored", "told"), [(60.0, (), ("override",)), (-1.0, ("override",), ())])
@@ -41,8 +41,8 @@ def test_an_override_is_a_reason_exactly_while_it_is_in_force(
     policy = replace(POLICY, override=(Override("reject", NOW.wall + lasts),))
     state = subject(member(policy=policy))
     desk = DecisionService(WrittenBook(replace(state, record=replace(state.record, reasons=stored))))
-    found = desk.status(SUBJECT, NOW)
-    assert (found.reasons, found.override is not None) == (told, bool(told))
+    reply = desk.status(SUBJECT, NOW)
+    assert (reply.reasons, reply.override is not None) == (told, bool(told))
 
 
 def test_a_list_is_sorted_and_paged() -> None:
@@ -57,9 +57,9 @@ def test_a_list_is_sorted_and_paged() -> None:
 def test_a_page_of_statuses_fits_into_a_message() -> None:
     crowd = [member(f"consumer-number-{n}") for n in range(20)]
     desk = DecisionService(WrittenBook(*(subject(*crowd, name=f"s{n:04}") for n in range(300))))
-    found = desk.status_list(ListRequest(limit=1000), NOW)
-    assert 2**20 < len(msgspec.json.encode(found)) < 2**20 + 20_000
-    assert found.next_offset == len(found.subjects) < 300
+    reply = desk.status_list(ListRequest(limit=1000), NOW)
+    assert 2**20 < len(msgspec.json.encode(reply)) < 2**20 + 20_000
+    assert reply.next_offset == len(reply.subjects) < 300
 
 
 def test_a_policy_has_its_sources_and_the_consumers_that_differ() -> None:
@@ -67,10 +67,10 @@ def test_a_policy_has_its_sources_and_the_consumers_that_differ() -> None:
         PolicyEntry(("beamline.>",), ("*",), (("retry_after_seconds", 7),)),
         PolicyEntry((SUBJECT,), ("slow",), (("retry_after_seconds", 9),)),
     )
-    found = DecisionService(WrittenBook(subject(member("c"), member("slow")), policies=entries)).policy(SUBJECT, NOW)
-    assert (found.policy["retry_after_seconds"], found.sources["retry_after_seconds"]) == (7, "file")
-    assert found.sources["pending.warn"] == "default"
-    assert [(c.consumer, c.policy["retry_after_seconds"]) for c in found.consumers] == [("slow", 9)]
+    reply = DecisionService(WrittenBook(subject(member("c"), member("slow")), policies=entries)).policy(SUBJECT, NOW)
+    assert (reply.policy["retry_after_seconds"], reply.sources["retry_after_seconds"]) == (7, "file")
+    assert reply.sources["pending.warn"] == "default"
+    assert [(c.consumer, c.policy["retry_after_seconds"]) for c in reply.consumers] == [("slow", 9)]
 
 
 def test_a_policy_is_validated_over_the_default() -> None:
@@ -81,8 +81,8 @@ def test_a_policy_is_validated_over_the_default() -> None:
 
 
 def test_the_alias_has_the_format_of_the_router() -> None:
-    found = DecisionService(WrittenBook(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
-    assert found == {
+    reply = DecisionService(WrittenBook(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
+    assert reply == {
         "success": True,
         "data": {
             "subject": SUBJECT,

@@ -44,12 +44,12 @@ def seen(*samples: Sample, look: StreamLook = LOOK, **fields: Any) -> ConsumersR
 
 def back(told: list[Line]) -> list[Observation]:
     """What lines come to, read as a file is."""
-    found = []
+    decoded = []
     reader = Decoder()
     for n, line in read_lines(io.BytesIO(written([*beginning()[:1], *told]))):
         assert not isinstance(line, BadLine), (n, line)
         thing = reader.decode(line)
         assert not isinstance(thing, BadLine), (n, thing)
         if thing is not None:
-            found.append(thing)
-    return found
+            decoded.append(thing)
+    return decoded

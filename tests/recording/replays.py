@@ -20,12 +20,12 @@ KEY = ConsumerKey("ORDERS", "worker")
 
 
 def judged(lines: Iterable[Line], *policies: PolicyEntry, only: str | None = None, **settings: Any) -> list[Event]:
-    told: list[Event] = []
+    events: list[Event] = []
     quiet = entry(">", alert_on_active=False)
-    replay = Replay(Settings(policies=policies or (quiet,), **settings), told.append, only)
+    replay = Replay(Settings(policies=policies or (quiet,), **settings), events.append, only)
     for thing in observed(lines):
         replay.process(thing)
-    return told
+    return events
 
 
 def steps(events: Iterable[Event]) -> list[tuple[float, str, str]]:
@@ -35,9 +35,9 @@ def steps(events: Iterable[Event]) -> list[tuple[float, str, str]]:
 
 def burst() -> list[Line]:
     """One second of calm, two of a queue and a full worker, then calm; a reading every 0.1 s."""
-    told = [*beginning()]
+    events = [*beginning()]
     for n in range(60):
         at = n / 10
         busy = 1 <= at < 3
-        told += reading(at, 2000, 600, 0) if busy else reading(at, 0, 0, 2600 if at >= 3 else 0)
-    return told
+        events += reading(at, 2000, 600, 0) if busy else reading(at, 0, 0, 2600 if at >= 3 else 0)
+    return events

@@ -23,8 +23,8 @@ class TestStatusComparison:
     """Two policies over one recording: where they come to different statuses, and for how long."""
 
     def compared(self, lines: Iterable[Line], *policies: PolicyEntry) -> tuple[list[Difference], dict[str, float]]:
-        told: list[Difference] = []
-        comparison = StatusComparison(told.append)
+        differences: list[Difference] = []
+        comparison = StatusComparison(differences.append)
         both = [
             Replay(Settings(policies=(policy,)), lambda event, which=which: comparison.add_event(which, event))
             for which, policy in enumerate(policies)
@@ -36,14 +36,14 @@ class TestStatusComparison:
             comparison.compare()
         assert last is not None
         comparison.finish(last.at.wall)
-        return told, dict(comparison.seconds)
+        return differences, dict(comparison.seconds)
 
     def test_the_same_policy_twice_has_no_difference(self) -> None:
         assert self.compared(burst(), entry(">"), entry(">")) == ([], {})
 
     def test_each_difference_is_reported_until_the_statuses_are_equal(self) -> None:
-        told, seconds = self.compared(burst(), entry(">"), entry(">", pending={"overload": 5000}))
-        apart, together = told
+        differences, seconds = self.compared(burst(), entry(">"), entry(">", pending={"overload": 5000}))
+        apart, together = differences
         assert (apart.at - WALL, apart.statuses) == (1.0, (Status.ACTIVE, Status.WARNING))
         assert apart.reasons == (("pending", "inflight"), ("inflight",)) and apart.lasted is None
         assert (together.at - WALL, together.statuses) == (4.0, (Status.INACTIVE, Status.INACTIVE))
@@ -51,8 +51,8 @@ class TestStatusComparison:
         assert seconds == pytest.approx({SUBJECT: 3.0})
 
     def test_what_differs_at_the_end_is_counted_to_the_end(self) -> None:
-        told, seconds = self.compared(burst(), entry(">"), entry(">", recovery_hold_seconds=60))
-        assert [found.statuses for found in told] == [(Status.INACTIVE, Status.ACTIVE)]
+        differences, seconds = self.compared(burst(), entry(">"), entry(">", recovery_hold_seconds=60))
+        assert [result.statuses for result in differences] == [(Status.INACTIVE, Status.ACTIVE)]
         assert seconds == pytest.approx({SUBJECT: 1.9})
 
     def test_the_same_change_inside_a_gap_is_not_a_difference(self) -> None:

@@ -57,14 +57,14 @@ INTRODUCED = written([*beginning(), *reading(0.0)])
     ],
 )
 def test_an_unreadable_line_is_reported_with_its_number_and_skipped(line: bytes, why: str) -> None:
-    reader, told, good = Decoder(), [], 0
-    for n, found in read_lines(io.BytesIO(INTRODUCED + line + b"\n" + written(reading(1.0)))):
-        taken = found if isinstance(found, BadLine) else reader.decode(found)
-        if isinstance(taken, BadLine):
-            told.append((n, taken.why))
-        good += isinstance(taken, ReadingDecoded)
-    ((n, said),) = told
-    assert n == 6 and why in said
+    reader, reported, good = Decoder(), [], 0
+    for n, line_ in read_lines(io.BytesIO(INTRODUCED + line + b"\n" + written(reading(1.0)))):
+        decoded = line_ if isinstance(line_, BadLine) else reader.decode(line_)
+        if isinstance(decoded, BadLine):
+            reported.append((n, decoded.why))
+        good += isinstance(decoded, ReadingDecoded)
+    ((n, text),) = reported
+    assert n == 6 and why in text
     assert good == 2
 
 
@@ -82,13 +82,13 @@ def test_a_part_recorded_after_a_reboot_follows_the_previous_part() -> None:
     reader = Decoder()
     for line in (*beginning(), *reading(50.0)):
         reader.decode(line)
-    begun, stream, consumer = beginning()
-    rebooted = replace(begun, at=(3.0, WALL + 80.0))
+    header, stream, consumer = beginning()
+    rebooted = replace(header, at=(3.0, WALL + 80.0))
     sampled, done = reading(0.0)
     for line in (rebooted, stream, consumer, sampled):
         assert reader.decode(line) is None
-    found = reader.decode(replace(done, at=(4.0, WALL + 81.0)))
-    assert isinstance(found, ReadingDecoded) and found.at == Now(MONO + 81.0, WALL + 81.0)
+    line_ = reader.decode(replace(done, at=(4.0, WALL + 81.0)))
+    assert isinstance(line_, ReadingDecoded) and line_.at == Now(MONO + 81.0, WALL + 81.0)
 
 
 def test_the_numbers_of_a_missing_stream_are_invalid() -> None:
@@ -103,10 +103,10 @@ def test_the_numbers_of_a_missing_stream_are_invalid() -> None:
 def test_too_many_consumers_are_left_out_by_the_writer_and_stop_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "CONSUMERS_LIMIT", 2)
     writer = Encoder()
-    told = writer.encode_reading(seen(*(sample(0, name) for name in "abcd")), now(0))
+    reported = writer.encode_reading(seen(*(sample(0, name) for name in "abcd")), now(0))
     assert writer.left_out == 2
-    (found,) = back(told)
-    assert isinstance(found, ReadingDecoded) and [s.key.consumer for s in found.samples] == ["a", "b"]
+    (line_,) = back(reported)
+    assert isinstance(line_, ReadingDecoded) and [s.key.consumer for s in line_.samples] == ["a", "b"]
     monkeypatch.setattr(decoder, "CONSUMERS_LIMIT", 1)
     with pytest.raises(UnreadableRecording, match="more than 1 streams or consumers at a time"):
-        back(told)
+        back(reported)

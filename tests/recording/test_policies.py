@@ -55,13 +55,13 @@ MILD = entry(SUBJECT, alert_on_active=False, pending={"overload": 50_000}, infli
 
 
 def read(told: Iterable[Line]) -> list[PoliciesDecoded]:
-    reader, found = Decoder(), []
+    reader, decoded = Decoder(), []
     for _, line in read_lines(io.BytesIO(written([beginning()[0], *told]))):
         assert not isinstance(line, BadLine), line.why
         thing = reader.decode(line)
         assert not isinstance(thing, BadLine), thing
-        found += [thing] if isinstance(thing, PoliciesDecoded) else []
-    return found
+        decoded += [thing] if isinstance(thing, PoliciesDecoded) else []
+    return decoded
 
 
 @given(entries("a.b", "a.*", ">") | st.just(parse_entry(FULL)[0]))
@@ -72,12 +72,12 @@ def test_a_policy_entry_is_decoded_as_it_was_written(one: LayerEntry) -> None:
 @given(st.lists(SOURCES, min_size=1, max_size=5))
 def test_the_policies_in_force_are_decoded_after_any_changes(standing: list[Sources]) -> None:
     writer = PolicyLineWriter(SCOPE)
-    told = [writer.lines(sources, now(n)) for n, sources in enumerate(standing)]
-    found = read(line for lines_ in told for line in lines_)
+    lines = [writer.lines(sources, now(n)) for n, sources in enumerate(standing)]
+    decoded = read(line for lines_ in lines for line in lines_)
     changed = [s for n, s in enumerate(standing) if n == 0 or s != standing[n - 1]]
-    assert [each.sources for each in found] == changed
-    assert all(each.scope == SCOPE and each.name == "backpressure" for each in found)
-    for n, lines_ in enumerate(told[1:], start=1):
+    assert [each.sources for each in decoded] == changed
+    assert all(each.scope == SCOPE and each.name == "backpressure" for each in decoded)
+    for n, lines_ in enumerate(lines[1:], start=1):
         assert bool(lines_) is (standing[n] != standing[n - 1])
 
 
@@ -97,8 +97,8 @@ def test_an_invalid_policy_is_reported_and_the_others_stay_in_force(monkeypatch:
     bad = reader.decode(PolicyLine("file", "0", policy={"subjects": ["a"], "pending": {"overload": -1}}))
     assert bad == BadLine("the policy is not valid: pending.overload: must be at least 0.001, is -1")
     assert reader.decode(PolicyLine("file", "1", policy={"subjects": ["a"], "mode": "observe"})) is None
-    found = reader.decode(PoliciesLine((MONO, WALL)))
-    assert isinstance(found, PoliciesDecoded) and found.sources.file == (entry("a", mode="observe"),)
+    decoded = reader.decode(PoliciesLine((MONO, WALL)))
+    assert isinstance(decoded, PoliciesDecoded) and decoded.sources.file == (entry("a", mode="observe"),)
     monkeypatch.setattr(policies, "ENTRIES_LIMIT", 1)
     with pytest.raises(UnreadableRecording, match="more than 1 policies"):
         reader.decode(PolicyLine("file", "2", policy={"subjects": ["b"]}))
@@ -106,13 +106,13 @@ def test_an_invalid_policy_is_reported_and_the_others_stay_in_force(monkeypatch:
 
 def burst(*first: Line, during: Iterable[Line] = ()) -> list[Line]:
     """One second of calm, two of a queue and a full worker, then calm; something happens after a second of that."""
-    begun, stream, consumer = beginning()
-    told = [begun, *first, stream, consumer]
+    header, stream, consumer = beginning()
+    lines = [header, *first, stream, consumer]
     for n in range(60):
         at = n / 10
-        told += during if n == 20 else ()
-        told += reading(at, 2000, 600, 0) if 1 <= at < 3 else reading(at, 0, 0, 2600 if at >= 3 else 0)
-    return told
+        lines += during if n == 20 else ()
+        lines += reading(at, 2000, 600, 0) if 1 <= at < 3 else reading(at, 0, 0, 2600 if at >= 3 else 0)
+    return lines
 
 
 def judged(told: Iterable[Line], settings: Settings | None = None) -> tuple[list[Event], Replay]:
@@ -160,10 +160,10 @@ def test_overrides_and_trusted_metadata_are_recorded_too() -> None:
     active, recovery = judged(burst(*rule(quiet, override=override)))[0]
     assert (active.override, recovery.override) == (override.override, None)
     assert active.reasons == ("pending", "inflight", "override")
-    told = burst(*rule(quiet, trust=True))
+    lines = burst(*rule(quiet, trust=True))
     config = ConsumerConfig(metadata=(("backpressure.pending.overload", "50000"), ("backpressure.mode", "observe")))
-    told = [replace(line, config=config) if isinstance(line, ConsumerLine) else line for line in told]
-    assert words(judged(told)[0]) == ["warning", "inactive"]
+    lines = [replace(line, config=config) if isinstance(line, ConsumerLine) else line for line in lines]
+    assert words(judged(lines)[0]) == ["warning", "inactive"]
 
 
 def test_subjects_that_were_not_watched_are_not_judged() -> None:
@@ -188,8 +188,8 @@ async def test_every_part_starts_with_all_policies_in_force(tmp_path: Path) -> N
     part = (tmp_path / "r.1").read_bytes()
     assert part.count(b'"t":"rule"') == 50 and part.count(b'"t":"read"') > 20, "not a file for each reading"
     assert len(part) < 20_000, "the policies, and as much again"
-    begun, *others = [line for _, line in read_lines(io.BytesIO(part))]
-    assert isinstance(begun, HeaderLine)
-    found = read(line for line in others if isinstance(line, PolicyLine | PoliciesLine))
-    assert [each.sources for each in found] == [Sources(many.file[:50])]
-    assert found[0].scope.watch == (WatchEntry("S"),)
+    header, *others = [line for _, line in read_lines(io.BytesIO(part))]
+    assert isinstance(header, HeaderLine)
+    decoded = read(line for line in others if isinstance(line, PolicyLine | PoliciesLine))
+    assert [each.sources for each in decoded] == [Sources(many.file[:50])]
+    assert decoded[0].scope.watch == (WatchEntry("S"),)

@@ -46,22 +46,22 @@ class TestRecorder:
     def observed(file: Path) -> list[Observation]:
         reader = Decoder()
         with file.open("rb") as data:
-            taken = [line if isinstance(line, BadLine) else reader.decode(line) for _, line in read_lines(data)]
-        assert not any(isinstance(thing, BadLine) for thing in taken)
-        return [thing for thing in taken if thing is not None and not isinstance(thing, BadLine)]
+            decoded = [line if isinstance(line, BadLine) else reader.decode(line) for _, line in read_lines(data)]
+        assert not any(isinstance(thing, BadLine) for thing in decoded)
+        return [thing for thing in decoded if thing is not None and not isinstance(thing, BadLine)]
 
     async def test_readings_and_hints_are_passed_on_and_recorded(self, world: FakeJetStream, tmp_path: Path) -> None:
         recorder_, counted = self.recorder(world, tmp_path / "r")
-        heard: list[object] = []
+        hints: list[object] = []
         assert await recorder_.streams() == await world.streams()
         assert await recorder_.consumers("S") == await world.consumers("S")
-        recorder_.recording_hints(heard.append)(Nak(KEY))
+        recorder_.recording_hints(hints.append)(Nak(KEY))
         assert await recorder_.consumer(KEY) == await world.consumer(KEY)
         world.delete_stream("S")
         with pytest.raises(StreamGone):
             await recorder_.consumers("S")
         recorder_.close()
-        assert heard == [Nak(KEY)] and counted == []
+        assert hints == [Nak(KEY)] and counted == []
         assert [type(thing) for thing in self.observed(tmp_path / "r")] == [ReadingDecoded, StreamAbsenceDecoded]
 
     async def test_a_full_file_is_renamed_and_each_file_can_be_read_alone(

@@ -82,41 +82,41 @@ class TestMembership:
 
     def test_a_stream_that_is_missing_twice_is_removed_with_its_consumers(self) -> None:
         gone = [MissingLine("ORDERS", (MONO + at, WALL + at)) for at in (2.0, 3.0)]
-        told: list[Event] = []
-        replay = Replay(Settings(), told.append)
+        events: list[Event] = []
+        replay = Replay(Settings(), events.append)
         for thing in observed([*beginning(), *reading(0.0), *gone]):
             replay.process(thing)
-        assert steps(told) == [(3.0, "monitoring_lost", "inactive")]
+        assert steps(events) == [(3.0, "monitoring_lost", "inactive")]
         replay.process(StreamAbsenceDecoded(Now(MONO + 3 * 3600, WALL + 3 * 3600), "ORDERS"))
         assert replay.time_in() == {}
         assert replay.removed_time_in["inactive"] == pytest.approx(3.0)
         assert not replay._intake._trackers and not replay._registry.streams
 
     def test_a_consumer_that_appears_on_a_full_stream_reads_history(self) -> None:
-        begun, stream, consumer = beginning()
+        header, stream, consumer = beginning()
         before = ReadLine(0, (MONO - 1, WALL - 1), StreamNumbers(1, 2000, 2000))
         arrived = [consumer, *reading(0.0, 2000)]
-        (found,) = judged([begun, stream, *arrived])
-        assert found.reading is not None and not found.reading.backfilling
-        (appeared,) = judged([begun, stream, before, *arrived])
+        (events,) = judged([header, stream, *arrived])
+        assert events.reading is not None and not events.reading.backfilling
+        (appeared,) = judged([header, stream, before, *arrived])
         assert appeared.reading is not None and appeared.reading.backfilling
 
     def test_metadata_applies_where_it_is_trusted(self) -> None:
         own = ConsumerConfig(metadata=(("backpressure.active_signals", "3"),))
-        begun, stream, consumer = beginning()
+        header, stream, consumer = beginning()
         assert isinstance(consumer, ConsumerLine)
-        told = [begun, stream, replace(consumer, config=own), *burst()[3:]]
-        assert judged(told)[0].now is Status.ACTIVE
-        assert judged(told, trust_consumer_metadata=True)[0].now is Status.WARNING
+        events = [header, stream, replace(consumer, config=own), *burst()[3:]]
+        assert judged(events)[0].now is Status.ACTIVE
+        assert judged(events, trust_consumer_metadata=True)[0].now is Status.WARNING
 
 
 def test_recorded_ack_metrics_give_the_latency() -> None:
-    told = [*beginning(), *reading(0.0, 0, 20, 100)]
+    events = [*beginning(), *reading(0.0, 0, 20, 100)]
     for n in range(1, 20):
         at = n / 2
-        told.append(HintsLine(1, (MONO + at - 0.1, WALL + at - 0.1), acks=((0.05, 1, 90), (6.0, 1, 10))))
-        told += reading(at, 0, 20, 100 + 100 * n)
-    (event,) = judged(told)
+        events.append(HintsLine(1, (MONO + at - 0.1, WALL + at - 0.1), acks=((0.05, 1, 90), (6.0, 1, 10))))
+        events += reading(at, 0, 20, 100 + 100 * n)
+    (event,) = judged(events)
     assert event.reasons == ("latency_p95",)
     assert event.reading is not None and event.reading.latency_source == "sampled"
     assert event.reading.p95 == pytest.approx(6000, rel=0.01)

@@ -35,7 +35,7 @@ class TestTimeGaps:
         assert judged(hourly, observe=Observe(max_interval_ms=3_600_000)) == []
 
     def test_a_gap_of_years_needs_as_few_steps_as_one_of_a_minute(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def taken(gap: float) -> int:
+        def steps_taken(gap: float) -> int:
             count = 0
             replay = Replay(Settings(), lambda event: None)
             stays = replay._registry.stays
@@ -50,7 +50,7 @@ class TestTimeGaps:
                 replay.process(thing)
             return count
 
-        assert taken(3 * 365 * 86_400.0) < 4 * taken(60.0)
+        assert steps_taken(3 * 365 * 86_400.0) < 4 * steps_taken(60.0)
 
     @pytest.mark.parametrize("gap", [7.3, 31.0, 33.3, 100.0, 3700.0], ids=lambda gap: f"{gap:.0f} s")
     def test_searching_a_gap_gives_the_same_events_as_walking_it(self, gap: float) -> None:

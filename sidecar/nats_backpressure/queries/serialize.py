@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import cast
 
@@ -24,7 +23,7 @@ from nats_backpressure.policy.parse import policy_document
 from nats_backpressure.policy.schema import Override, in_force
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
-from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.timestamps import Now, format_rfc3339
 from nats_backpressure.protocol.values import (
     Diagnosis,
     DiagnosisName,
@@ -44,10 +43,7 @@ CONSUMERS_SHOWN = 20
 
 
 def format_time(unix: float | None) -> str | None:
-    """RFC 3339 in UTC with milliseconds and a Z."""
-    if unix is None:
-        return None
-    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if unix is None else format_rfc3339(unix)
 
 
 def round_finite(value: float | None, digits: int = 1) -> float | None:
