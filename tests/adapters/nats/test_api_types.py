@@ -46,7 +46,6 @@ async def test_a_mirror_is_recognised_by_its_config() -> None:
         ({"filter_subject": "s.a"}, "filters", ("s.a",)),
         ({"filter_subjects": ["s.a", "s.b"]}, "filters", ("s.a", "s.b")),
         ({"ack_policy": "all"}, "ack_policy", "all"),
-        ({}, "max_deliver", None),
         ({"priority_groups": ["A"]}, "priority_groups", True),
         ({}, "priority_groups", False),
         ({"rate_limit_bps": 8000}, "rate_limited", True),
