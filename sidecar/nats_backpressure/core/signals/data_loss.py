@@ -25,7 +25,14 @@ from zlib import crc32
 from msgspec import Struct
 
 from nats_backpressure.core.model import Account, Retention, Sample, StreamLook
-from nats_backpressure.protocol.patterns import covers_all
+from nats_backpressure.core.signals.stream_drops import (
+    gets_whole_stream,
+    has_holes,
+    has_life_times,
+    may_drop,
+    removed_by_hand,
+    was_purged,
+)
 
 CHECKPOINTS = 32
 """Checkpoints of one consumer; when there are more, every second one of the older half goes, never the first."""
@@ -33,8 +40,6 @@ CLEAN = 3
 """Looks in a row without holes, after which sequences count messages: none lies between the last two samples."""
 ANY = 2**63
 """More messages than any stream holds."""
-AGE_SLACK = 2.0
-"""Seconds by which two looks may be farther apart than the samples before them."""
 
 
 class Checkpoint(Struct, frozen=True, gc=False):
@@ -135,7 +140,7 @@ class LossAccount:
             if unmoved:
                 return
         self._number += 1
-        self._clean = 0 if _holes(look) else self._clean + 1
+        self._clean = 0 if has_holes(look) else self._clean + 1
         kind, stored = _kind(sample, look), self._account
         if last is None and stored is not None and _fits(stored, sample, look, kind):
             self._resume(stored)
@@ -169,20 +174,25 @@ class LossAccount:
         drops = dropped or self._dropped
         if not self._dropped:
             self._removed += self._removed_now
-        self._removed_now = 0 if self._dropped or before is None else _removed(before, look)
+        self._removed_now = 0 if self._dropped or before is None else removed_by_hand(before, look)
         place, given, pending = self._from
         moved, deliveries = sample.delivered_stream - place, sample.delivered_consumer - given
         self._given += min(moved, deliveries)
         fell = pending - sample.pending - min(moved, deliveries)
-        passed = drops and (look.first_seq - 1 > place or _life_times(look))
-        if _purged(fell, moved, deliveries, drops, sample, look):
+        passed = drops and (look.first_seq - 1 > place or has_life_times(look))
+        if was_purged(fell, moved, deliveries, drops, sample, look):
             self.purged = True
             self._checkpoints.clear()
             self._settled = max(self._settled, sample.delivered_stream)
             self._passed = self._number - 1
             return
         counted = self.total
-        if _whole(sample, look) and self._clean >= CLEAN and not _life_times(look) and look.origin is None:
+        if (
+            gets_whole_stream(sample, look)
+            and self._clean >= CLEAN
+            and not has_life_times(look)
+            and look.origin is None
+        ):
             self._count_sequences(sample, before, look, drops)
             self.losing = self.total > counted or (passed and fell > 0)
             return
@@ -205,7 +215,7 @@ class LossAccount:
         self._settled = max(self._settled, gone)
 
     def _count_checkpoints(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
-        whole = _whole(sample, look) and look.origin is None
+        whole = gets_whole_stream(sample, look) and look.origin is None
         useful = []
         for then in self._checkpoints:
             left, arrived = sample.pending, 0
@@ -216,7 +226,7 @@ class LossAccount:
             gone = max(then.pending - given - left, then.pending + arrived - given - sample.pending)
             gone -= min(gone, _replaced(look, then) + self._removed - then.removed)
             if then.number <= self._passed:
-                lost = gone if _life_times(look) else min(gone, look.first_seq - 1 - then.place)
+                lost = gone if has_life_times(look) else min(gone, look.first_seq - 1 - then.place)
                 self.total = max(self.total, then.lost + lost)
             elif gone > 0:
                 continue  # deleted by hand: this checkpoint can no longer count what is lost from now on
@@ -226,14 +236,14 @@ class LossAccount:
     def _add_checkpoint(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
         place, given, pending = sample.delivered_stream, sample.delivered_consumer, sample.pending
         self._from = (place, given, pending)
-        self._drop_useless(_whole(sample, look), before)
+        self._drop_useless(gets_whole_stream(sample, look), before)
         ahead, held = (None, 0) if before is None else (before.last_seq, before.messages)
         counted = (self.total, self._removed)
         then = Checkpoint(self._number, place, self._given, pending, look.last_seq, ahead, held, *counted)
         self._checkpoints.append(then)
         if len(self._checkpoints) > CHECKPOINTS:
             del self._checkpoints[1 : CHECKPOINTS // 2 : 2]
-        if self._dropped and (look.first_seq - 1 > place or _life_times(look)):
+        if self._dropped and (look.first_seq - 1 > place or has_life_times(look)):
             self._passed = self._number
         if look.retention is None or look.retention.drops:
             self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled, self._clean < CLEAN)
@@ -250,53 +260,6 @@ class LossAccount:
         ]
 
 
-def may_drop(before: StreamLook | None, look: StreamLook, elapsed: float | None) -> bool:
-    """Whether the stream may have dropped messages by itself between two looks, `elapsed` seconds apart; with only one,
-    whether it ever does. Where it cannot have, what is missing was deleted or purged."""
-    now = look.retention
-    if now is None:
-        return True
-    if before is None or elapsed is None:
-        return now.drops
-    if now != before.retention or now.life_times:
-        return True
-    oldest = before.oldest_age
-    if now.max_age and (oldest is None or oldest + elapsed + AGE_SLACK >= now.max_age):
-        return True
-    arrived = look.last_seq - before.last_seq
-    if arrived <= 0 or not now.discards_old:
-        return False
-    return now.max_bytes > 0 or 0 < now.max_msgs < before.messages + arrived
-
-
-def _purged(fell: int, moved: int, given: int, drops: bool, sample: Sample, look: StreamLook) -> bool:
-    """The server moves a consumer past purged messages, and leaves it where it is when messages are dropped. With
-    deliveries in the same interval the two look the same; then it is a purge if nothing can have been dropped."""
-    if fell <= 0 or moved <= given or sample.delivered_stream < look.first_seq - 1:
-        return False
-    return given == 0 or not drops
-
-
-def _whole(sample: Sample, look: StreamLook) -> bool:
-    """Whether the consumer gets every message of the stream, and messages leave it only by being dropped."""
-    retention = look.retention
-    if retention is not None and (retention.policy != "limits" or retention.replaces):
-        return False
-    if sample.config.last_per_subject:
-        return False
-    return not sample.config.filters or covers_all(sample.config.filters, look.subjects)
-
-
-def _holes(look: StreamLook) -> bool:
-    """Whether messages are missing between the first and the last one: deleted, purged by subject, or never there."""
-    return look.messages > 0 and look.messages != look.last_seq - look.first_seq + 1
-
-
-def _life_times(look: StreamLook) -> bool:
-    """Whether messages may be dropped from anywhere in the stream."""
-    return look.retention is not None and look.retention.life_times
-
-
 def _replaced(look: StreamLook, then: Checkpoint) -> int:
     """How many messages, at most, newer ones replaced since a checkpoint: those are not lost."""
     retention = look.retention
@@ -309,14 +272,6 @@ def _replaced(look: StreamLook, then: Checkpoint) -> int:
         return ANY
     # No subject holds more messages than the stream.
     return arrived if then.held + arrived > retention.per_subject else 0
-
-
-def _removed(before: StreamLook, look: StreamLook) -> int:
-    """How many messages were deleted by hand between two looks, if the stream dropped none and acks remove none."""
-    retention = look.retention
-    if retention is None or retention.policy != "limits" or retention.replaces:
-        return 0
-    return max(0, before.messages + look.last_seq - before.last_seq - look.messages)
 
 
 def _kind(sample: Sample, look: StreamLook) -> int:
