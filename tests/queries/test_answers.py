@@ -1,0 +1,67 @@
+"""Each endpoint has its answer, and decisions are counted under watched subjects only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest
+from nats_backpressure.queries.answers import answers
+from nats_backpressure.queries.decisions import DecisionService
+from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, member, subject
+
+
+class Counted:
+    """The decisions that were counted."""
+
+    def __init__(self) -> None:
+        self.decisions: list[tuple[str, str, str, str | None]] = []
+
+    def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None) -> None:
+        assert seconds >= 0
+        self.decisions.append((subject, role, action, would))
+
+
+def decide(counted: Counted, endpoint: str, of: str, request: Any, *states: SubjectState) -> Any:
+    history: Any = None
+    table = answers(DecisionService(WrittenBook(*states)), history, counted)
+    return table[endpoint](of, request, "client", NOW)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "request_", "role", "action"),
+    [
+        pytest.param("decide-gateway", GatewayRequest(), "gateway", "reject", id="gateway"),
+        pytest.param("decide-consumer", ConsumerRequest(), "consumer", "continue", id="consumer"),
+    ],
+)
+def test_a_decision_is_returned_and_counted(endpoint: str, request_: Any, role: str, action: str) -> None:
+    counted = Counted()
+    decision = decide(counted, endpoint, SUBJECT, request_, subject(member(**OVERLOADED)))
+    assert (decision.role, decision.action) == (role, action)
+    assert counted.decisions == [(SUBJECT, role, action, None)]
+
+
+@pytest.mark.parametrize(
+    ("watched", "label"),
+    [
+        pytest.param(["orders.*"], "orders.*", id="the only pattern that matches"),
+        pytest.param(["orders.>", "orders.*"], "orders.*", id="the pattern that decides"),
+    ],
+)
+def test_a_decision_for_an_unwatched_subject_counts_for_a_watched_one(watched: list[str], label: str) -> None:
+    counted = Counted()
+    states = [subject(member(**(OVERLOADED if name == label else {})), name=name) for name in watched]
+    decide(counted, "decide-gateway", "orders.eu", GatewayRequest(), *states)
+    assert counted.decisions == [(label, "gateway", "reject", None)]
+
+
+def test_every_endpoint_has_an_answer() -> None:
+    history: Any = None
+    table = answers(DecisionService(WrittenBook()), history, Counted())
+    assert set(table) == {
+        *("decide-gateway", "decide-consumer", "status", "status-list", "policy", "validate-policy", "events"),
+        *("history", "metrics", "recovery", "alerts", "alerts-list"),
+    }
