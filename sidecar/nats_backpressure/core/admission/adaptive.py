@@ -14,10 +14,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import load_estimate
-from nats_backpressure.core.admission import retry_after as patience
 from nats_backpressure.core.admission.gateway_reports import OfferedLoad
 from nats_backpressure.core.admission.load_estimate import LoadEstimate
-from nats_backpressure.core.admission.retry_after import RetryAfter
+from nats_backpressure.core.admission.retry_after import RetryAfter, next_retry_after
 from nats_backpressure.core.model import Reading
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.timestamps import Now
@@ -91,7 +90,7 @@ def next_shedding(
     unstepped = _unstepped(was, estimates, policy, dt)
     ratio = _stepped(was.ratio, unstepped, policy.admission.floor)
     refused_at = now.mono if ratio < 1 else was.refused_at
-    learnt = patience.next_retry_after(was.retry, ratio < 1, estimates, policy.retry_after_seconds, now.mono)
+    learnt = next_retry_after(was.retry, ratio < 1, estimates, policy.retry_after_seconds, now.mono)
     return Shedding(
         ratio=ratio,
         retry_after=learnt.seconds(policy.retry_after_seconds) if ratio < 1 else 0,

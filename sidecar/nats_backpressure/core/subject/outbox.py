@@ -39,20 +39,20 @@ class PublishStep(StrEnum):
     CONFLICT = "conflict"
 
 
-def step_before_publish(mine: OwnEvent, newest: StoredPosition, top: int) -> PublishStep:
+def step_before_publish(own: OwnEvent, newest: StoredPosition, top: int) -> PublishStep:
     """What to do. `newest`: the newest message on the event's own subject; `top`: the highest `seq` of any type."""
-    if newest.id == mine.id:
-        return _same(mine, newest)
-    if newest.stream_seq and (not newest.id or newest.seq >= mine.seq):
+    if newest.id == own.id:
+        return _same(own, newest)
+    if newest.stream_seq and (not newest.id or newest.seq >= own.seq):
         return PublishStep.SEARCH
-    return PublishStep.CONFLICT if top >= mine.seq else PublishStep.PUBLISH
+    return PublishStep.CONFLICT if top >= own.seq else PublishStep.PUBLISH
 
 
-def step_after_search(mine: OwnEvent, match: StoredPosition | None, top: int) -> PublishStep:
+def step_after_search(own: OwnEvent, match: StoredPosition | None, top: int) -> PublishStep:
     """`match`: the first message on the event's own subject whose `seq` is not below ours."""
-    if match is not None and match.id == mine.id:
-        return _same(mine, match)
-    return PublishStep.CONFLICT if match is not None or top >= mine.seq else PublishStep.PUBLISH
+    if match is not None and match.id == own.id:
+        return _same(own, match)
+    return PublishStep.CONFLICT if match is not None or top >= own.seq else PublishStep.PUBLISH
 
 
 def step_after_ack(duplicate: bool, attempted: bool) -> PublishStep:
@@ -65,10 +65,10 @@ def step_after_duplicate(step: PublishStep) -> PublishStep:
     return PublishStep.STORED if step is PublishStep.STORED else PublishStep.CONFLICT
 
 
-def next_base(mine: OwnEvent, top: int) -> int:
+def next_base(own: OwnEvent, top: int) -> int:
     """The `seq` after which a new epoch continues after a conflict: never lower, even if the stream was emptied."""
-    return max(top, mine.seq - 1)
+    return max(top, own.seq - 1)
 
 
-def _same(mine: OwnEvent, stored: StoredPosition) -> PublishStep:
-    return PublishStep.STORED if stored.at == mine.at else PublishStep.CONFLICT
+def _same(own: OwnEvent, stored: StoredPosition) -> PublishStep:
+    return PublishStep.STORED if stored.at == own.at else PublishStep.CONFLICT
