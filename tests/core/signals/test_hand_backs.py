@@ -96,3 +96,9 @@ def test_a_filtered_consumer_counts_redeliveries_by_the_servers_own_number() -> 
     assert after(filtered, moved, naks=1).count_in_flight(moved) == 0
     still = later(filtered, 0.1, delivered_consumer=11)
     assert after(filtered, still, naks=1).count_in_flight(still) == 0
+
+
+def test_without_times_no_worker_is_seen_to_act() -> None:
+    old = replace(ONE, since_delivery=None)
+    still = later(old, 0.1)
+    assert after(old, still).count_in_flight(still) == 0

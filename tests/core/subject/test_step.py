@@ -23,6 +23,7 @@ from nats_backpressure.core.subject.inputs import (
     EventConflict,
     EventDropped,
     EventSent,
+    GatewayReported,
     Input,
     KeyRemoved,
     LoadRecord,
@@ -40,7 +41,15 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.next_record import build_record, is_quiescent, is_stale_alone, is_unobserved
-from nats_backpressure.core.subject.state import LOSS_INTERVAL, UNSENT_LIMIT, Record, SubjectState, worst_member
+from nats_backpressure.core.subject.state import (
+    LOSS_INTERVAL,
+    UNSENT_LIMIT,
+    Loss,
+    Record,
+    SubjectState,
+    Writing,
+    worst_member,
+)
 from nats_backpressure.core.subject.step import REMOVE_AFTER, Context, apply, step
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
@@ -1020,3 +1029,18 @@ def test_an_event_that_can_never_be_published_gives_its_number_to_the_next(unsen
     dropped = apply(EventDropped(state.publishing, "new"), state, Now(world.at, world.at))
     assert (dropped.publishing, dropped.renumber_from) == (None, ("new", 0))
     assert dropped.published == {state.publishing}
+
+
+def test_what_gateways_report_is_summed_up() -> None:
+    state = apply(GatewayReported(100, 40, 1.0), World().state, Now(1000.0, 1000.0))
+    assert state.offered_load is not None
+    assert state.offered_load.share(1000.0) == 0.4
+
+
+def test_a_stored_loss_of_a_consumer_that_left_meanwhile_changes_no_other_member() -> None:
+    world = World()
+    world.read()
+    world.perform()
+    writing = Writing(world.stored, world.revision, "n", losses=(Loss(ConsumerKey("S", "gone"), 5, None),))
+    state = apply(WriteDone("n", 9), replace(world.state, writing=writing), Now(world.at, world.at))
+    assert (state.writing, state.revision, state.members) == (None, 9, world.state.members)
