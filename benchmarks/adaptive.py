@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 
-from tests.worlds.adaptive_world import CALM, HELD, OVERLOAD, ROUGH, Scenario, World
+from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario, World
 
 SETTLED = OVERLOAD + 15.0
 

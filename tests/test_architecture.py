@@ -41,6 +41,7 @@ KEPT_TO = {
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+BENCHMARKS = sorted((PACKAGE.parent.parent / "benchmarks").glob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -136,6 +137,11 @@ def test_a_library_of_the_world_stays_in_its_adapter(library: str) -> None:
     users = {name_of(path) for path in FILES if library in outside(path)}
     wrong = {name for name in users if not name.startswith(KEPT_TO[library])}
     assert not wrong, f"{library} is imported by {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
+def test_benchmarks_import_no_tests(path: Path) -> None:
+    assert "tests" not in outside(path), f"{path.name} imports tests: move what both need to benchmarks/"
 
 
 def test_there_are_three_loose_files() -> None:

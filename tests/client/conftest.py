@@ -8,7 +8,7 @@ import pytest
 from nats.aio.client import Client
 
 from nats_backpressure.client import BackpressureClient
-from tests.worlds.state_bucket import States
+from tests.simulations.state_bucket import States
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.client import BackpressureClient
+from tests.simulations.state_bucket import SUBJECT, States, active, state, wait_until
 from tests.support.servers import NatsServer
-from tests.worlds.state_bucket import SUBJECT, States, active, state, wait_until
 
 
 async def test_a_dry_run_admits_and_counts_what_it_would_have_done(client: BackpressureClient, states: States) -> None:

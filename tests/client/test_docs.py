@@ -13,12 +13,12 @@ import httpx
 import pytest
 from nats.aio.client import Client
 
+from tests.simulations.decision_service import GATEWAY, FakeDecisionService
+from tests.simulations.state_bucket import States, active, state, wait_until
 from tests.support.background import meanwhile
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT
-from tests.worlds.decision_service import GATEWAY, FakeDecisionService
-from tests.worlds.state_bucket import States, active, state, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)

@@ -17,7 +17,7 @@ from starlette.routing import Route as StarletteRoute
 from nats_backpressure.client import BackpressureClient, BackpressureMiddleware, Route
 from nats_backpressure.client.middleware import jittered
 from nats_backpressure.client.shedder import BAND
-from tests.worlds.state_bucket import SUBJECT, States, active, state
+from tests.simulations.state_bucket import SUBJECT, States, active, state
 
 
 async def handle(request: Request) -> PlainTextResponse:

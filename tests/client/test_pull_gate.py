@@ -18,9 +18,9 @@ from nats.js import JetStreamContext
 
 from nats_backpressure.client import BackpressureClient, PullGate
 from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.simulations.decision_service import Answer, FakeDecisionService
+from tests.simulations.state_bucket import SUBJECT, wait_until
 from tests.support.servers import NatsServer
-from tests.worlds.decision_service import Answer, FakeDecisionService
-from tests.worlds.state_bucket import SUBJECT, wait_until
 
 Subscription = JetStreamContext.PullSubscription
 

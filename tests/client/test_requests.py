@@ -14,10 +14,10 @@ from nats_backpressure.client import BackpressureClient
 from nats_backpressure.client.requests import MAX_VALID, RequestSender
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.subjects import Names
+from tests.simulations.decision_service import GATEWAY, Answer, FakeDecisionService
+from tests.simulations.state_bucket import SUBJECT, wait_until
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
-from tests.worlds.decision_service import GATEWAY, Answer, FakeDecisionService
-from tests.worlds.state_bucket import SUBJECT, wait_until
 
 
 async def test_a_request_returns_the_sidecars_answer(client: BackpressureClient, nc: Client) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.state_mirror import MAX_INSTANCES, ORPHAN_SECONDS, StateMirror
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
-from tests.worlds.state_bucket import SUBJECT, active, state
+from tests.simulations.state_bucket import SUBJECT, active, state
 
 STAMP = 1_800_000_000.0
 """The server's time, far from ours."""

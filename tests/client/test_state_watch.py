@@ -13,11 +13,11 @@ from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.state_watch import StateWatch
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.subjects import HEARTBEAT, Names
+from tests.simulations.state_bucket import BUCKET, SUBJECT, States, active, state, wait_for_admission, wait_until
 from tests.support.background import meanwhile
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
-from tests.worlds.state_bucket import BUCKET, SUBJECT, States, active, state, wait_for_admission, wait_until
 
 
 async def test_a_watch_knows_every_state_when_it_returns_and_every_change_after(

@@ -12,10 +12,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.client import BackpressureClient, PullGate
+from tests.simulations.state_bucket import wait_for_admission
 from tests.support.router import CONSUMER, drain, publish, take
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, eventually
-from tests.worlds.state_bucket import wait_for_admission
 
 CONFIG = QUICK | {"publish": {"heartbeat_seconds": 0.2}, "policies": [{"subjects": [">"], "hold_seconds": 1}]}
 

@@ -14,11 +14,11 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.client import BackpressureClient
 from tests.process.waits import SLACK, heartbeats, observed_for
+from tests.simulations.state_bucket import wait_for_admission
 from tests.support.background import meanwhile
 from tests.support.router import drain, publish, take, work
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
-from tests.worlds.state_bucket import wait_for_admission
 
 QUICK: dict[str, Any] = {
     "observe": {"min_interval_ms": 50, "stale_after_seconds": 2, "unknown_after_seconds": 4},

@@ -30,7 +30,7 @@ from nats_backpressure.runtime.ports import PublishConflict, Unavailable
 from tests.fakes.event_log import T0, FakeEventLog, event, told
 from tests.fakes.stores import FakeEventPublisher
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, member, subject
-from tests.worlds import stored_samples
+from tests.simulations import stored_samples
 
 
 class Clock:

@@ -34,8 +34,8 @@ from nats_backpressure.runtime.effects import AT_ONCE, LAST_RETRY, LOGGED_AT, Ef
 from nats_backpressure.runtime.subjects import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
-from tests.worlds import stored_samples
-from tests.worlds.stored_samples import SUBJECT, event
+from tests.simulations import stored_samples
+from tests.simulations.stored_samples import SUBJECT, event
 
 RECORD = Record(SUBJECT, "e", 1, Status.INACTIVE, Status.INACTIVE, since=0.0)
 

@@ -24,8 +24,8 @@ from nats_backpressure.runtime.subjects import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.observer import FakeJetStream
-from tests.worlds import running_service
-from tests.worlds.running_service import KEY, SUBJECT
+from tests.simulations import running_service
+from tests.simulations.running_service import KEY, SUBJECT
 
 OTHER = ConsumerKey(KEY.stream, "other")
 LEAST, MOST = 1.0, 8.0

@@ -20,7 +20,7 @@ from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from nats_backpressure.runtime.poller import ROUND_WITHIN
 from nats_backpressure.runtime.ports import Unavailable
 from tests.fakes.stores import MONITORING_EVENTS, STATUS_EVENTS
-from tests.worlds.running_service import KEY, SETTINGS, SUBJECT, World
+from tests.simulations.running_service import KEY, SETTINGS, SUBJECT, World
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -25,8 +25,8 @@ from nats_backpressure.runtime.observations import (
     Terminated,
 )
 from tests.fakes.clock import FakeClock
+from tests.simulations.both_servers import RealWorld
 from tests.support.servers import NatsServer
-from tests.worlds.both_servers import RealWorld
 
 C = ConsumerKey("S", "c")
 CONSUMER, STREAM = "$JS.EVENT.ADVISORY.CONSUMER", "$JS.EVENT.ADVISORY.STREAM"

@@ -8,8 +8,8 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import NO_STREAM, ApiError, BatchReader, JetStreamApi, Message, decoded
 from nats_backpressure.adapters.nats.api_types import PubAck
 from nats_backpressure.runtime.ports import Unavailable
+from tests.simulations.stored_samples import Requests
 from tests.support.servers import NatsServer
-from tests.worlds.stored_samples import Requests
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.worlds.scripted_server import TS, Reader, Scripted, consumer, page, read, stream
+from tests.simulations.scripted_server import TS, Reader, Scripted, consumer, page, read, stream
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 
 from nats_backpressure.core.model import Carried, Reading, Retention
 from nats_backpressure.core.signals.tracker import ConsumerTracker
+from tests.simulations.both_servers import SETTLES_WITHIN
+from tests.simulations.followed_consumer import C, Following, following
 from tests.support.parts import NOT_WITH_THIS_SERVER
 from tests.support.servers import NatsServer
-from tests.worlds.both_servers import SETTLES_WITHIN
-from tests.worlds.followed_consumer import C, Following, following
 
 
 @pytest.fixture

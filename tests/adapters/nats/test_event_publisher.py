@@ -17,8 +17,8 @@ from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import PublishConflict, Unavailable, Unpublishable
+from tests.simulations.stored_samples import NAMES, SUBJECT, event, publisher_of, real
 from tests.support.sidecar import eventually
-from tests.worlds.stored_samples import NAMES, SUBJECT, event, publisher_of, real
 
 ACTIVE = f"backpressure.v1.event.backpressure_active.{encode(SUBJECT)}"
 

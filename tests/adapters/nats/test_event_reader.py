@@ -22,10 +22,10 @@ from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.runtime.ports import CachedEvent, EventQuery, Unavailable
 from tests.conftest import StartServer
 from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, told
+from tests.simulations.stored_samples import NAMES, Requests, publisher_of, real
+from tests.simulations.stored_samples import event as concluded
 from tests.support.parts import need_server
 from tests.support.servers import NatsServer
-from tests.worlds.stored_samples import NAMES, Requests, publisher_of, real
-from tests.worlds.stored_samples import event as concluded
 
 KINDS = {"backpressure_active", "backpressure_warning", "recovery"}
 

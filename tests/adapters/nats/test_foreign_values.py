@@ -22,10 +22,10 @@ from nats_backpressure.config.nats import Nats
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.runtime.clock import SystemClock
 from tests.fakes.clock import FakeClock, settled
+from tests.simulations.stored_samples import NAMES, RECORD, value
 from tests.support.background import meanwhile
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
-from tests.worlds.stored_samples import NAMES, RECORD, value
 
 STATE, POLICY = f"$KV.{NAMES.state_bucket}.".encode(), f"$KV.{NAMES.policy_bucket}.".encode()
 POISON = {

@@ -8,7 +8,7 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.runtime.ports import Conflict, Unavailable
-from tests.worlds.stored_samples import Requests
+from tests.simulations.stored_samples import Requests
 
 
 @pytest.fixture

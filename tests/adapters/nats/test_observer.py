@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from nats_backpressure.core.model import ConsumerConfig, Retention
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumerGone, StreamGone, Unavailable
+from tests.simulations.both_servers import FakeWorld, RealWorld, World, picture, shows
 from tests.support.parts import NOT_WITH_THIS_SERVER
 from tests.support.servers import NatsServer
-from tests.worlds.both_servers import FakeWorld, RealWorld, World, picture, shows
 
 C = ConsumerKey("S", "c")
 

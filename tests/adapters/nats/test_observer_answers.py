@@ -15,7 +15,7 @@ from nats_backpressure.core.model import Sample
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.observations import ConsumerGone, StreamGone, Unavailable
-from tests.worlds.scripted_server import Reader, Scripted, consumer, names, page, read, stream
+from tests.simulations.scripted_server import Reader, Scripted, consumer, names, page, read, stream
 
 
 async def test_new_fields_are_ignored_and_missing_fields_are_zero() -> None:

@@ -19,9 +19,9 @@ from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
 from tests.conftest import StartServer
 from tests.fakes.clock import FakeClock, settled
+from tests.simulations.stored_samples import Requests
 from tests.support.background import meanwhile
 from tests.support.sidecar import eventually
-from tests.worlds.stored_samples import Requests
 
 NAMES = Names()
 WITHIN = 1.0

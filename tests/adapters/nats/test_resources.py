@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.resources import Resources, command, differences
 from nats_backpressure.runtime.ports import Unavailable
-from tests.worlds.stored_samples import NAMES, Requests, real
+from tests.simulations.stored_samples import NAMES, Requests, real
 
 WANTED = {"subjects": ["a.>"], "num_replicas": 1, "max_msgs_per_subject": 1, "allow_rollup_hdrs": True}
 

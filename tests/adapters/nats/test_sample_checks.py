@@ -10,10 +10,10 @@ import pytest
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import Diagnosis
 from nats_backpressure.runtime.observations import MaxDeliveries, Terminated
+from tests.simulations.both_servers import shows
+from tests.simulations.followed_consumer import C, Following, following
 from tests.support.parts import need_server
 from tests.support.servers import NatsServer
-from tests.worlds.both_servers import shows
-from tests.worlds.followed_consumer import C, Following, following
 
 
 @pytest.fixture

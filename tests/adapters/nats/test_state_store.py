@@ -17,7 +17,7 @@ from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from tests.conftest import StartServer
-from tests.worlds.stored_samples import NAMES, RECORD, SUBJECT, event, real, value
+from tests.simulations.stored_samples import NAMES, RECORD, SUBJECT, event, real, value
 
 DOCUMENTED = """
 accounts { A { jetstream: enabled, users: [

@@ -14,7 +14,7 @@ from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import Conflict, PublishConflict, Unavailable
 from tests.conftest import StartServer
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
-from tests.worlds.stored_samples import NAMES, RECORD, SUBJECT, Requests, event, real, value
+from tests.simulations.stored_samples import NAMES, RECORD, SUBJECT, Requests, event, real, value
 
 
 @pytest.fixture(params=["fake", "real"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import prometheus_client
 import pytest
 
-from tests.worlds.metrics_page import World
+from tests.simulations.metrics_page import World
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from nats_backpressure import __version__
 from nats_backpressure.core.model import Admission
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.values import Status
-from tests.worlds.metrics_page import P, World, everything, member, state
+from tests.simulations.metrics_page import P, World, everything, member, state
 
 
 def test_a_subject_as_it_is_known(world: World) -> None:

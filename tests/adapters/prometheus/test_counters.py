@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.adapters.prometheus.definitions import COUNTERS, DROPPED
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Action, EventType
-from tests.worlds.metrics_page import P, World, everything, member, state
+from tests.simulations.metrics_page import P, World, everything, member, state
 
 
 def test_what_the_service_reports_is_counted(world: World) -> None:

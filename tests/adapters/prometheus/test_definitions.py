@@ -12,7 +12,7 @@ from nats_backpressure.adapters.prometheus import collector
 from nats_backpressure.adapters.prometheus.definitions import DROPPED
 from nats_backpressure.core.subject.inputs import LoadRecord, PublishEvent, RemoveKey, WriteRecord
 from nats_backpressure.runtime.effects import VERBS
-from tests.worlds.metrics_page import P, World, everything
+from tests.simulations.metrics_page import P, World, everything
 
 
 def test_names_types_and_labels_are_those_of_the_contract(world: World) -> None:

@@ -12,7 +12,7 @@ from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
-from tests.worlds.granting_tracker import GrantingTracker
+from tests.simulations.granting_tracker import GrantingTracker
 
 KEY = ConsumerKey("S", "c")
 POLICY = Policy()

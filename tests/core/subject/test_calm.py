@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Status
 from tests.core.signals.test_tracker import Consumer
+from tests.simulations.consumer_life import Life
 from tests.support.exploring import examples
-from tests.worlds.consumer_life import Life
 
 LOOK = 0.1
 RISES = ("backpressure_warning", "backpressure_active")

@@ -14,7 +14,7 @@ from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import worst_member
 from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import Consumer
-from tests.worlds.consumer_life import EVERY, Life, nothing, steady, work
+from tests.simulations.consumer_life import EVERY, Life, nothing, steady, work
 
 
 def test_a_burst_into_an_idle_consumer_is_not_told_as_idle() -> None:

@@ -13,7 +13,7 @@ from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.values import Status
 from tests.core.subject.test_stored_state import WHOLE
-from tests.worlds.stored_samples import value
+from tests.simulations.stored_samples import value
 
 STORED: dict[str, Any] = {
     "subject": "orders.*.created",

@@ -26,7 +26,7 @@ from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, Status
 from tests.fakes.view import member
-from tests.worlds.stored_samples import RECORD, value
+from tests.simulations.stored_samples import RECORD, value
 
 NEWER = Record("s", "e", 7, status=Status.ACTIVE, announced=Status.ACTIVE)
 

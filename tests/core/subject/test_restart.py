@@ -13,7 +13,7 @@ from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, 
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import KEY, Consumer
-from tests.worlds.consumer_life import EVERY, QUIET, Life, Step, nothing, steady, work
+from tests.simulations.consumer_life import EVERY, QUIET, Life, Step, nothing, steady, work
 
 
 def slow_samples(consumer: Consumer) -> None:

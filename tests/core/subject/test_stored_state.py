@@ -14,7 +14,7 @@ from nats_backpressure.core.subject.state import UNSENT_LIMIT, Record, Recoverie
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
-from tests.worlds.stored_samples import RECORD, event, value
+from tests.simulations.stored_samples import RECORD, event, value
 
 WHOLE = replace(
     RECORD,

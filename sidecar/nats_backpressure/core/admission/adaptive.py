@@ -2,7 +2,7 @@
 
 The product page's formula, ratio = allowed / offered with allowed = drain rate x (1 + (target - backlog) / target) and
 offered = arrivals / share in force, needs no model of the senders: it settles where arrivals equal what is allowed,
-also with producers that use no gateway. How it was measured: tests/core/test_adaptive_world.py.
+also with producers that use no gateway. How it was measured: benchmarks/adaptive_simulation.py.
 """
 
 from __future__ import annotations

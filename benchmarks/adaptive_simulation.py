@@ -1,5 +1,6 @@
-"""Callers, gateways, a stream, a worker and the sidecar's loop, on a clock of arithmetic: what adaptive admission is
-judged by. Samples go through the real windows, so that measured rates lag as they do in life."""
+"""Simulates callers, gateways, a stream, a worker and the adaptive loop with a computed clock, and measures the result.
+
+Samples go through the real windows, so measured rates lag as on a real server. The tests use it too."""
 
 from __future__ import annotations
 

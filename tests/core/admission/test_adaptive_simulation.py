@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario, World, to
 from nats_backpressure.core.admission.adaptive import RISE, SHARE_STEP
 from nats_backpressure.protocol.values import Status
-from tests.worlds.adaptive_world import CALM, HELD, OVERLOAD, ROUGH, Scenario, World, to
 
 SETTLED = 15.0
 """Seconds after which nothing of the onset is left."""

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from tests.worlds.state_bucket import SUBJECT
+from tests.simulations.state_bucket import SUBJECT
 
 GATEWAY = {"subject": SUBJECT, "role": "gateway", "status": "active", "action": "reject", "retry_after_seconds": 30}
 Answer = dict[str, Any] | bytes | str | None

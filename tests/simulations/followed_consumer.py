@@ -19,8 +19,8 @@ from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
 from tests.fakes.clock import FakeClock
+from tests.simulations.both_servers import SETTLES_WITHIN, Direct, RealWorld
 from tests.support.servers import NatsServer
-from tests.worlds.both_servers import SETTLES_WITHIN, Direct, RealWorld
 
 C = ConsumerKey("S", "c")
 
