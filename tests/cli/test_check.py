@@ -23,7 +23,7 @@ def test_a_valid_file_prints_each_pattern_with_its_marks_and_their_source(tmp_pa
     assert [line for line in lines if not line.startswith(" ")] == [
         "a.b  (consumers r-*)",
         "c.>  (consumers r-*)",
-        "everything else",
+        "(all other subjects)",
     ]
     assert "  pending                warn 10  critical 50  overload 50            " in lines[2]
     assert lines[2].endswith("warn: default, critical: file, overload: file")
@@ -65,6 +65,12 @@ def test_unset_fields_are_printed_as_none(tmp_path: Path) -> None:
     printed = {line.split()[0]: line.split()[1:] for line in lines}
     assert printed["alerts"] == printed["override"] == ["none", "default"]
     assert not any("None" in line for line in lines)
+
+
+def test_a_file_without_policies_prints_one_policy_for_all_subjects(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("")
+    assert CliRunner().invoke(check, [str(file)]).stdout.splitlines()[0] == "(all subjects)"
 
 
 def test_an_invalid_file_prints_one_line_for_each_mistake_and_exits_with_78(tmp_path: Path) -> None:

@@ -136,14 +136,16 @@ def test_standard_input_and_gz_files_are_read(recording: Path, tmp_path: Path) -
 
 
 class TestUnreadableRecordings:
-    def told(self, file: Path, lines: Iterable[bytes]) -> Result:
+    def replay_lines(self, file: Path, lines: Iterable[bytes]) -> Result:
         file.write_bytes(b"".join(lines))
         return run(file)
 
     def test_a_bad_line_is_reported_and_the_rest_is_judged(self, recording: Path, quiet: Path) -> None:
         whole = run(recording, "--config", quiet).stdout.splitlines()[:2]
         lines = recording.read_bytes().splitlines(keepends=True)
-        ran = self.told(recording, [*lines[:7], b"{oops\n", b'{"t":"read","s":5,"at":[1000.0,1.0]}\n', *lines[7:]])
+        ran = self.replay_lines(
+            recording, [*lines[:7], b"{oops\n", b'{"t":"read","s":5,"at":[1000.0,1.0]}\n', *lines[7:]]
+        )
         assert ran.exit_code == 0
         first, second = ran.stderr.splitlines()
         assert first.startswith(f"{recording}:8: not JSON: ") and first.endswith("; the line is skipped")
@@ -151,12 +153,12 @@ class TestUnreadableRecordings:
         assert run(recording, "--config", quiet).stdout.splitlines()[:2] == whole
 
     def test_many_bad_lines_are_counted(self, recording: Path) -> None:
-        ran = self.told(recording, [recording.read_bytes(), *[b"x\n"] * (BAD_SHOWN + 1234)])
+        ran = self.replay_lines(recording, [recording.read_bytes(), *[b"x\n"] * (BAD_SHOWN + 1234)])
         assert len(ran.stderr.splitlines()) == BAD_SHOWN + 1
         assert ran.stderr.splitlines()[-1] == f"{recording}: 1,234 more unreadable lines were skipped"
 
     def test_a_cut_off_end_is_reported_but_is_not_an_error(self, recording: Path) -> None:
-        ran = self.told(recording, [recording.read_bytes()[:-20]])
+        ran = self.replay_lines(recording, [recording.read_bytes()[:-20]])
         assert ran.exit_code == 0
         assert ran.stderr == f"{recording}:126: cut off, as when a recording is interrupted; the line is skipped\n"
 
@@ -179,9 +181,18 @@ class TestUnreadableRecordings:
     def test_a_file_that_is_not_a_recording_prints_one_line_and_exits_with_65(
         self, tmp_path: Path, content: bytes, problem: str
     ) -> None:
-        ran = self.told(tmp_path / "r", [content])
+        ran = self.replay_lines(tmp_path / "r", [content])
         assert ran.exit_code == 65 and ran.stdout == ""
         assert ran.stderr == f"{tmp_path}/r: {problem}\n"
+
+    def test_a_file_without_a_readable_line_is_not_called_empty(self, tmp_path: Path) -> None:
+        file = tmp_path / "r"
+        ran = self.replay_lines(file, [b"hello\n"])
+        assert ran.exit_code == 65 and ran.stdout == ""
+        assert ran.stderr.splitlines() == [
+            f"{file}:1: not JSON: invalid character (byte 0); the line is skipped",
+            f"{file}: not a recording: no readable line in it",
+        ]
 
     @pytest.mark.parametrize(
         ("name", "problem"),
@@ -200,7 +211,7 @@ class TestUnreadableRecordings:
 
     def test_a_gz_file_that_is_not_compressed_is_an_error(self, tmp_path: Path) -> None:
         file = tmp_path / "r.gz"
-        ran = self.told(file, [written(burst())])
+        ran = self.replay_lines(file, [written(burst())])
         assert ran.exit_code == 65
         assert ran.stderr.startswith(f"{file}: line 1: cannot be read any further: Not a gzipped file")
 

@@ -1,4 +1,4 @@
-"""The command line: reads arguments and prints results; no judgement is made here."""
+"""The command line: reads arguments and prints results; it evaluates nothing itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from nats_backpressure.cli.status import status
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nats-backpressure")
 def main() -> None:
-    """Watch NATS JetStream consumers, compute how close each subject is to overload, and warn before it gets there."""
+    """Watches JetStream consumers and tells gateways and workers when to slow down.
+
+    status, decide, events, policy and override need NATS and a running sidecar; the others need no sidecar.
+    """
 
 
 for command in (run, replay, check, demo, status, decide, events, policy, override, schema):

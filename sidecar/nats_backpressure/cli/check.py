@@ -1,4 +1,4 @@
-"""`check`: validates a settings file and prints the policies that would be in force with it."""
+"""`check`: validates a settings file and prints the policies that would apply with it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nats_backpressure.policy.parse import PolicyEntry, over_default, policy_doc
 from nats_backpressure.policy.schema import Effective
 
 
-@click.command()
+@click.command(short_help="Validate a settings file.")
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Validate FILE together with the current environment, and print the policies that would be in force.
+    """Validate FILE with the NATS_* environment variables applied, and print the policies that would apply.
 
     Exits with 0, or with 78 and one line for each mistake.
     """
@@ -30,11 +30,11 @@ def check(file: Path) -> None:
 
 
 def _policies_by_pattern(settings: Settings) -> Iterator[tuple[str, Effective]]:
-    """Each configured pattern and the policy in force for it, then the policy for everything else."""
+    """Each configured pattern and the policy that applies to it, then the policy for all other subjects."""
     for entry in settings.policies:
         for subject in entry.subjects:
             yield subject + _consumer_names(entry), over_default(entry)
-    yield "everything else" if settings.policies else "everything", over_default(PolicyEntry())
+    yield "(all other subjects)" if settings.policies else "(all subjects)", over_default(PolicyEntry())
 
 
 def _consumer_names(entry: PolicyEntry) -> str:

@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 PRIORITIES = ("low", "normal", "high", "critical")
 
 
-@click.group()
+@click.group(short_help="Request a decision now.")
 def decide() -> None:
-    """Ask for a decision, as a gateway or as a consumer."""
+    """Request a decision now, as a gateway or as a consumer does."""
 
 
 @decide.command()
 @click.argument("subject", type=parse_subject)
 @click.option(
-    "--attempt", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of this attempt, from 1."
+    "--attempt",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="How often this request was tried, including now; sets the retry delay.",
 )
 @click.option(
     "--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="Priority of the message."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the Decision as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reply as one JSON document.")
 @connection_flags
 def gateway(target: Target, subject: str, attempt: int, priority: str, as_json: bool) -> None:
-    """Ask whether to admit a message for SUBJECT."""
+    """Request whether to admit a message for SUBJECT."""
     _print_decision(target, "gateway", subject, {"attempt": attempt, "priority": priority}, as_json)
 
 
@@ -45,16 +49,17 @@ def gateway(target: Target, subject: str, attempt: int, priority: str, as_json: 
     type=click.IntRange(1, 10_000),
     default=100,
     show_default=True,
-    help="Most messages the consumer would pull.",
+    help="How many messages the consumer wants at most.",
 )
 @click.option("--stream", help="Only for the consumers of this stream.")
 @click.option("--consumer", help="Only for this consumer.")
-@click.option("--json", "as_json", is_flag=True, help="Print the Decision as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reply as one JSON document.")
 @connection_flags
 def consumer(
     target: Target, subject: str, max_messages: int, stream: str | None, consumer: str | None, as_json: bool
 ) -> None:
-    """Ask how many messages of SUBJECT to pull. As for every client, the grant counts as in use for one second."""
+    """Request how many messages of SUBJECT to pull. This reserves the granted messages for one second, as for a real
+    worker."""
     body = {"max_messages": max_messages, "stream": stream, "consumer": consumer}
     _print_decision(target, "consumer", subject, body, as_json)
 

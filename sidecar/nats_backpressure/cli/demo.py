@@ -13,16 +13,20 @@ from rich.console import Console
 MODES = ("none", "binary", "adaptive")
 
 
-@click.command()
+@click.command(short_help="Run an overload with or without backpressure.")
 @click.option(
-    "--mode", type=click.Choice(MODES), default="binary", show_default=True, help="Which backpressure the gateway uses."
+    "--mode",
+    type=click.Choice(MODES),
+    default="binary",
+    show_default=True,
+    help="none: no backpressure; binary: all or nothing; adaptive: a share.",
 )
 @click.option(
     "--overload",
     type=click.FloatRange(0.1, 20),
     default=3.0,
     show_default=True,
-    help="Load during the overload, as a multiple of the router's capacity.",
+    help="Load during the overload, as a multiple of the worker's capacity.",
 )
 @click.option(
     "--seconds", type=click.FloatRange(1, 600), default=8.0, show_default=True, help="Seconds that the overload lasts."
@@ -30,7 +34,7 @@ MODES = ("none", "binary", "adaptive")
 @click.option("--json", "as_json", is_flag=True, help="Print only the summary, as one JSON object.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the run to this HTML file.")
 def demo(mode: str, overload: float, seconds: float, as_json: bool, report: Path | None) -> None:
-    """Run a gateway, a router, a sidecar and a load generator as processes, on an embedded NATS server."""
+    """Run a gateway, a worker (router), a sidecar and a load generator as processes, on an embedded NATS server."""
     from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
     from nats_backpressure.demo.html_report import html_page
     from nats_backpressure.demo.run import CannotRun, run_demo

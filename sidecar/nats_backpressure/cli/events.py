@@ -34,24 +34,31 @@ READ_LIMIT = 100_000
 """Most events read from the stream for all subjects; the newest ones."""
 
 
-@click.command()
+@click.command(short_help="Print events, or follow new ones.")
 @click.argument("watched", metavar="[SUBJECT]", required=False, type=parse_subject)
-@click.option("--follow", "-f", is_flag=True, help="Then print new events as they come, until interrupted.")
+@click.option("--follow", "-f", is_flag=True, help="Then print new events when they are published, until interrupted.")
 @click.option(
-    "--since", type=parse_since, metavar="TIME", help="An RFC 3339 time, or a duration before now (1h).  [default: 24h]"
+    "--since",
+    type=parse_since,
+    metavar="TIME",
+    help="An RFC 3339 time, or a duration before now (1h).  [default: 24h; with --follow: now]",
 )
-@click.option("--type", "kind", type=click.Choice([kind.value for kind in EventType]), help="Only events of this type.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice([kind.value for kind in EventType]),
+    metavar="TYPE",
+    help=f"Only events of this type: {', '.join(kind.value for kind in EventType)}.",
+)
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Print only the newest N events."
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document, newest first; with --follow one event per line."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; with --follow one event per line.")
 @connection_flags
 def events(
     target: Target, watched: str | None, follow: bool, since: float | None, kind: str | None, limit: int, as_json: bool
 ) -> None:
-    """Print the events of SUBJECT, or of all subjects, oldest first.
+    """Print the events of SUBJECT, or of all subjects: oldest first, but newest first in the document of --json.
 
     With --follow but without --since, only new events are printed.
     """

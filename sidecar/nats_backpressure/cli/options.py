@@ -113,22 +113,33 @@ def connection_flags(command: F) -> F:
 _OPTIONS: Final = (
     click.option("--server", "-s", metavar="URL", help="NATS servers, separated by commas. [NATS_URL]"),
     click.option("--creds", metavar="FILE", help="Credentials file. [NATS_CREDS]"),
-    click.option("--user", metavar="NAME", help="User; without a password, a token. [NATS_USER]"),
+    click.option(
+        "--user", metavar="NAME", help="User name. If no password is given, it is used as a token. [NATS_USER]"
+    ),
     click.option("--password", metavar="TEXT", help="Password. [NATS_PASSWORD]"),
     click.option("--nkey", metavar="FILE", help="File with an nkey seed. [NATS_NKEY]"),
     click.option("--tlsca", metavar="FILE", help="CA certificates. [NATS_CA]"),
     click.option("--tlscert", metavar="FILE", help="TLS certificate. [NATS_CERT]"),
     click.option("--tlskey", metavar="FILE", help="TLS key. [NATS_KEY]"),
     click.option("--js-domain", metavar="NAME", help="JetStream domain."),
-    click.option("--inbox-prefix", metavar="PREFIX", help="Subject prefix of replies.  [default: _INBOX]"),
-    click.option("--name", default="backpressure", show_default=True, help="Name of the installation."),
+    click.option(
+        "--inbox-prefix",
+        metavar="PREFIX",
+        help="Subject prefix of replies: set it only if your account restricts inboxes.  [default: _INBOX]",
+    ),
+    click.option(
+        "--name",
+        default="backpressure",
+        show_default=True,
+        help="Name of the sidecar installation (`name` in its settings file).",
+    ),
     click.option(
         "--timeout",
         type=duration_between(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
         metavar="DURATION",
         default="5s",
         show_default=True,
-        help="Time to connect, and to wait for each reply.",
+        help="Time to connect, and to wait for each reply, from 0.1s to 60s.",
     ),
 )
 _OPTION_NAMES: Final = (

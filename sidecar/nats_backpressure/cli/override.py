@@ -1,4 +1,4 @@
-"""`override`: opens or rejects everything that a pattern covers, for a limited time."""
+"""`override`: admits or rejects all requests for the subjects that a pattern matches, for a limited time."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 
-@click.command()
-@click.argument("subject", type=parse_subject)
+@click.command(short_help="Admit or reject all requests for some time.")
+@click.argument("subject", metavar="PATTERN", type=parse_subject)
 @click.argument("action", type=click.Choice(("open", "reject", "auto")))
 @click.option(
     "--for",
     "duration",
     type=duration_between(1, LONGEST_OVERRIDE),
     metavar="DURATION",
-    help="How long it is in force, such as 10m; at most 7d.",
+    help="Required with open and reject: how long it is in force, such as 10m; at most 7d.",
 )
-@click.option("--force", is_flag=True, help="Write it even if it governs no watched subject.")
+@click.option("--force", is_flag=True, help="Write it even if it would apply to no watched subject now.")
 @connection_flags
 def override(target: Target, subject: str, action: str, duration: float | None, force: bool) -> None:
-    """Open or reject all that SUBJECT (or a pattern) covers, whatever the measurements and policies are, for the time
-    given with --for. `auto` ends the override at once.
+    """Admit (`open`) or reject all requests for the subject PATTERN, or for all subjects that it matches, for the time
+    --for. Measurements and policies do not change this. `auto` removes the override now.
 
-    Where several overrides match, the most specific one decides. Exits with 1 if it governs no watched subject, unless
-    --force is given.
+    If several overrides match a subject, the most specific one applies. Exits with 1 if it would apply to no watched
+    subject now, unless --force is given.
     """
     if (action == "auto") != (duration is None):
         raise click.UsageError("open and reject need --for, such as --for 10m; auto does not take it")

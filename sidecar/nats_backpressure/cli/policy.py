@@ -29,17 +29,18 @@ if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 
-@click.group()
+@click.group(short_help="Show and change policies.")
 def policy() -> None:
-    """Show and change policies. Policies in the bucket take effect within one second."""
+    """Show and change policies. Policies in the policy bucket in NATS (KV) take effect within one second."""
 
 
-@policy.command()
+@policy.command(short_help="Show the policy that applies to SUBJECT.")
 @click.argument("subject", type=parse_subject)
 @click.option("--json", "as_json", is_flag=True, help="Print the reply as one JSON document.")
 @connection_flags
 def get(target: Target, subject: str, as_json: bool) -> None:
-    """Show the policy in force for SUBJECT, and which layer each field comes from."""
+    """Show the policy that applies to SUBJECT, and where each field comes from (default, file, bucket or consumer
+    metadata)."""
 
     async def query(service: ServiceClient) -> None:
         document = await service.ask(f"get.policy.{encode(subject)}")
@@ -58,17 +59,17 @@ def _print_policy(title: str, policy: Mapping[str, Any], sources: Mapping[str, s
     print_table(POLICY_HEADERS, list(policy_rows(policy, sources)), title, dim_if="default")
 
 
-@policy.command("set")
+@policy.command("set", short_help="Store the policy in FILE for PATTERN.")
 @click.argument("pattern", type=parse_subject)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--force", is_flag=True, help="Write it even if it governs no watched subject.")
+@click.option("--force", is_flag=True, help="Write it even if it would apply to no watched subject now.")
 @connection_flags
 def set_(target: Target, pattern: str, file: Path, force: bool) -> None:
-    """Store the policy in FILE (YAML or JSON, `-` for standard input) in the bucket under PATTERN. It replaces the
-    policy that the bucket has for PATTERN.
+    """Store the policy in FILE (YAML or JSON, `-` for standard input) for PATTERN in the policy bucket in NATS
+    (KV). It replaces the stored policy for PATTERN.
 
-    Exits with 1 and one line for each mistake, and if it would govern no watched subject (unless --force is given); the
-    bucket is then unchanged.
+    Exits with 1 and one line for each mistake, also if it would apply to no watched subject now (unless --force is
+    given); the bucket is then unchanged.
     """
     key, value = PolicyKey(pattern), _read_policy_file(file)
 
@@ -101,13 +102,13 @@ def _read_policy_file(file: Path) -> bytes:
     return encode_policy(document, with_line)
 
 
-@policy.command()
+@policy.command(short_help="Remove the stored policy for PATTERN.")
 @click.argument("pattern", type=parse_subject)
-@click.option("--force", is_flag=True, help="Remove it even if it governs no watched subject.")
+@click.option("--force", is_flag=True, help="Remove it even if no watched subject uses it.")
 @connection_flags
 def rm(target: Target, pattern: str, force: bool) -> None:
-    """Remove the policy for PATTERN from the bucket. Exits with 1 if it governs no watched subject, unless --force is
-    given. An override is not removed: end it with `override PATTERN auto`."""
+    """Remove the policy for PATTERN from the policy bucket in NATS (KV). Exits with 1 if no watched subject uses it,
+    unless --force is given. It does not remove an override: use `override PATTERN auto`."""
     key = PolicyKey(pattern)
 
     async def remove(service: ServiceClient) -> None:

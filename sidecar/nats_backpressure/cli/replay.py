@@ -1,4 +1,4 @@
-"""`replay`: judges a recording again, with the recorded policies or others, and prints what would have happened."""
+"""`replay`: evaluates a recording again, with the recorded or other policies, and prints what would be published."""
 
 from __future__ import annotations
 
@@ -35,23 +35,25 @@ TimeIn = Mapping[str, Mapping[str, float]]
 """Seconds by subject and status."""
 
 
-@click.command()
+@click.command(short_help="Evaluate a recording again.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     envvar="BACKPRESSURE_CONFIG",
-    help="Settings file whose policies to judge with.",
+    help="Settings file with the policies to use.  [default: $BACKPRESSURE_CONFIG, else the recorded policies]",
 )
 @click.option(
     "--compare",
     type=click.Path(path_type=Path),
-    help="A second settings file: print only the comparison.",
+    metavar="FILE",
+    help="Second settings file: print only where its statuses differ from those of the first.",
 )
-@click.option("--subject", metavar="PATTERN", help="Judge only subjects that match this pattern.")
+@click.option("--subject", metavar="PATTERN", help="Evaluate only subjects that match this pattern.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the summary goes to standard error.")
 def replay(file: Path, config: Path | None, compare: Path | None, subject: str | None, as_json: bool) -> None:
-    """Judge FILE, a recording made with `run --record`, again: print the events that would be published, and why.
+    """Evaluate a recording again: print the events that would be published, and why. `run --record` writes FILE.
 
     Without --config, the policies that were in force during the recording are used. FILE may be `-` (standard input)
     or end in .gz; several recordings joined with `cat` are one recording. Exits with 0, with 78 and one line for each
@@ -81,8 +83,8 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
 
 
 def _replay_file(path: Path, replays: Sequence[Replay], comparison: StatusComparison) -> str | None:
-    """Judge every line. Returns why the file could not be read to its end, or None."""
-    decoder, bad = Decoder(), 0
+    """Evaluate every line. Returns why the file could not be read to its end, or None."""
+    decoder, bad, n = Decoder(), 0, 0
     try:
         with _open_recording(path) as file:
             for n, line in read_lines(file):
@@ -96,7 +98,7 @@ def _replay_file(path: Path, replays: Sequence[Replay], comparison: StatusCompar
                         each.process(observation, decoder.longest_interval)
                     comparison.compare()
         if decoder.header is None:
-            return "not a recording: it is empty"
+            return "not a recording: " + ("no readable line in it" if n else "it is empty")
     except UnreadableRecording as error:
         return str(error)
     except OSError as error:

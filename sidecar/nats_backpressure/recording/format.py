@@ -193,7 +193,7 @@ def decode_line(data: bytes) -> Line | BadLine:
     except msgspec.ValidationError as error:
         return BadLine(str(error)[:200])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return BadLine(f"not JSON: {str(error)[:200]}")
+        return BadLine(f"not JSON: {str(error).removeprefix('JSON is malformed: ')[:200]}")
 
 
 def read_lines(file: BinaryIO) -> Iterator[tuple[int, Line | BadLine]]:
