@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nats_backpressure.core.admission import adaptive
-from nats_backpressure.core.admission.gateway_reports import with_report
+from nats_backpressure.core.admission.offered_load import with_report
 from nats_backpressure.core.model import ConsumerConfig, Latches, Sample, StreamLook
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.status import latches, thresholds

@@ -42,8 +42,8 @@ from nats_backpressure.core.subject.inputs import GatewayReported
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries import serialize
-from nats_backpressure.queries.answers import answers
 from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.queries.dispatch import answers
 from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import CachingEventPublisher, HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
@@ -53,7 +53,7 @@ from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.readiness import ReadinessCheck
 from nats_backpressure.runtime.service import Service, build_service
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 
 log = structlog.get_logger()

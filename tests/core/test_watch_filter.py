@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core import read_plan, watch_filter
+from nats_backpressure.core import read_interval, watch_filter
 from nats_backpressure.core.model import ConsumerConfig
-from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -77,12 +77,12 @@ BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50, serv
 def test_a_stream_is_read_as_often_as_it_may_cost(
     streams: int, requests: int, took: float, whole: bool, limited: bool, seconds: float
 ) -> None:
-    assert read_plan.read_interval(BUDGET, streams, requests, took, whole, limited) == pytest.approx(seconds)
+    assert read_interval.read_interval(BUDGET, streams, requests, took, whole, limited) == pytest.approx(seconds)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 400), st.floats(0, 100), st.booleans(), st.booleans())
 def test_the_interval_keeps_its_bounds(streams: int, requests: int, took: float, whole: bool, limited: bool) -> None:
-    assert 0.1 <= read_plan.read_interval(BUDGET, streams, requests, took, whole, limited) <= 5.0
+    assert 0.1 <= read_interval.read_interval(BUDGET, streams, requests, took, whole, limited) <= 5.0
 
 
 @pytest.mark.parametrize(

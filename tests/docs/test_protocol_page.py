@@ -14,7 +14,7 @@ from nats_backpressure.adapters.nats import endpoints
 from nats_backpressure.adapters.nats.policy_store import MOST_KEYS
 from nats_backpressure.core.watch_filter import SUBJECTS_LIMIT
 from nats_backpressure.policy.external import LARGEST_VALUE
-from nats_backpressure.protocol import history, messages, patterns, reports, values, windows
+from nats_backpressure.protocol import history, messages, metrics_windows, patterns, reports, values
 from nats_backpressure.protocol.values import EventType
 from nats_backpressure.queries import decisions
 from tests.docs import examples
@@ -32,7 +32,7 @@ KINDS: dict[str, type[Struct]] = {
     "recovery": history.Recovered,
     "history": history.Transitions,
     "events": history.Events,
-    "metrics": windows.Windows,
+    "metrics": metrics_windows.Windows,
     "gateway-report": reports.GatewayReport,
     **{f"event-{kind.value}": messages.Event for kind in EventType},
 }
@@ -89,7 +89,7 @@ def test_the_page_explains_every_value(field: str, kind: Any) -> None:
         ("request", f"{endpoints.LARGEST_REQUEST // 1024} KiB"),
         ("text of an error", f"{endpoints.LONGEST_ERROR} characters"),
         ("encoded subject", f"{patterns.LONGEST_SUBJECT:,} bytes"),
-        ("`windows`", f"1 to {windows.MOST_WINDOWS}, each `1m` to `24h`"),
+        ("`windows`", f"1 to {metrics_windows.MOST_WINDOWS}, each `1m` to `24h`"),
         ("`matched`, `state_keys`, `event_subjects`", f"{decisions.MATCHED_SHOWN} listed; all count"),
         ("subjects of one consumer", f"{SUBJECTS_LIMIT} filters or stream subjects; one with more is not watched"),
         ("report", f"{reports.SIZE_LIMIT:,} bytes, 0.05 to 60 s, at most 1,000,000,000 requests"),

@@ -18,10 +18,10 @@ from nats_backpressure.core.model import Alert, Event
 from nats_backpressure.core.subject.state import Recoveries, Totals
 from nats_backpressure.core.time_windows import Measure, WindowSummary
 from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.metrics_windows import MetricsRequest
 from nats_backpressure.protocol.requests import BadRequest, EventsRequest, HistoryRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.protocol.windows import MetricsRequest
 from nats_backpressure.queries import history as rooms
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache, parse_event

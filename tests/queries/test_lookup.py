@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from nats_backpressure.core.model import Alert, Member
 from nats_backpressure.core.subject.state import Recoveries, SubjectState, Totals
 from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.protocol.metrics_windows import MetricsRequest
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.requests import ConsumerRequest, EventsRequest, GatewayRequest, HistoryRequest
 from nats_backpressure.protocol.strictness import STRICTNESS
 from nats_backpressure.protocol.values import Action, ConsumerKey
-from nats_backpressure.protocol.windows import MetricsRequest
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import HistoryQueries

@@ -11,11 +11,11 @@ from nats_backpressure.config.settings import Publish, Settings
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.runtime.heartbeat import ALONE_AFTER, LEAVE_WITHIN, Heartbeat
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 from tests.fakes.stores import FakeStateStore
-from tests.runtime.test_effects import Counts
+from tests.runtime.test_effect_runner import Counts
 
 EVERY = 2.0
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model import ConsumerConfig
-from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.subject.inputs import (
     Effect,
@@ -36,7 +36,7 @@ from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.poller import Poller
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock
 from tests.fakes.observer import FakeJetStream
 

@@ -13,7 +13,7 @@ from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.ports import Unavailable
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
 
 NAMES = Names()

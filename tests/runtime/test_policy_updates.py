@@ -15,11 +15,11 @@ from nats_backpressure.policy.schema import Guard
 from nats_backpressure.policy.validation import Problem
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.policy_updates import THE_FILE, PolicyUpdates
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.stores import FakeEventPublisher
-from tests.runtime.test_effects import Counts
+from tests.runtime.test_effect_runner import Counts
 
 KEY = ConsumerKey("S", "c")
 OBSERVE = PolicyEntry((">",), ("*",), (("mode", "observe"),))

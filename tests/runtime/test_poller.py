@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model import ConsumerConfig, Reading
-from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
@@ -20,7 +20,7 @@ from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import ConsumerChanged, StreamChanged, Terminated, Unavailable
 from nats_backpressure.runtime.poller import DISCOVER_EVERY, ROUND_WITHIN, SINGLY_LIMIT, Poller
 from nats_backpressure.runtime.service import Service
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.observer import FakeJetStream

@@ -8,7 +8,7 @@ from nats_backpressure.config.settings import Http, Settings
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.runtime.readiness import LONG_LOSS, ReadinessCheck
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock
 
 

@@ -10,7 +10,7 @@ import math
 from msgspec import Struct
 
 from nats_backpressure.protocol.messages import State
-from nats_backpressure.protocol.opening import OPENING_STEP, aged, holds_for
+from nats_backpressure.protocol.refusal_expiry import OPENING_STEP, aged, holds_for
 from nats_backpressure.protocol.strictness import Rank, rank
 from nats_backpressure.protocol.values import SEVERITY
 

@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
-from nats_backpressure.client.events import Event, EventDeduplicator
+from nats_backpressure.client.event_deduplicator import Event, EventDeduplicator
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import CRITICAL, NORMAL, RANKS
 from nats_backpressure.client.state_mirror import StateMirror

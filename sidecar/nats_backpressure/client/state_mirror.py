@@ -14,7 +14,7 @@ from nats_backpressure.client.cached_admission import NEVER, CachedAdmission, Wa
 from nats_backpressure.client.subject_filter import SubjectFilter
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Heartbeat, State
-from nats_backpressure.protocol.opening import MISSED
+from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, covers, decode, is_literal
 
 MAX_KEYS = 10_000

@@ -336,7 +336,7 @@ class Member(Struct, frozen=True):
 
 class Carried(Struct, frozen=True, omit_defaults=True):
     """What is stored of one consumer so that a new process continues where this one was. It is stored with the next
-    write; see `subject.carried` for when it is worth a write of its own."""
+    write; see `subject.restart_facts` for when it is worth a write of its own."""
 
     diagnosis: Diagnosis | None = None
     diagnosed_for: float = 0.0

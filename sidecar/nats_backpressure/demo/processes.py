@@ -51,7 +51,7 @@ class DemoProcesses:
         await self._start("nats_backpressure", "run", "--config", str(config))
 
     async def router(self, on_report: OnReport) -> asyncio.subprocess.Process:
-        return await self._start("nats_backpressure.demo.worker", self._scenario, self.url, on_report=on_report)
+        return await self._start("nats_backpressure.demo.router", self._scenario, self.url, on_report=on_report)
 
     async def gateway(self) -> None:
         page = f"http://127.0.0.1:{self.ports.sidecar}/metrics"

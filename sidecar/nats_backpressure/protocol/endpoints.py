@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from nats_backpressure.protocol.metrics_windows import MetricsRequest
 from nats_backpressure.protocol.requests import (
     ConsumerRequest,
     EventsRequest,
@@ -14,7 +15,6 @@ from nats_backpressure.protocol.requests import (
     ListRequest,
     NoRequest,
 )
-from nats_backpressure.protocol.windows import MetricsRequest
 
 
 class Endpoint(Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from nats_backpressure.core.admission import binary
+from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
 from nats_backpressure.core.model import Admission, Member
 from nats_backpressure.core.status.freshness import freshness
@@ -49,7 +49,7 @@ class DecisionService:
     def decide_gateway(self, subject: str, request: GatewayRequest, now: Now) -> messages.Decision:
         answers = self._find(subject, now)
         decisive, admission = _strictest(answers, request.priority)
-        delay = binary.retry_delay(decisive.policy, request.attempt, admission.retry_after)
+        delay = gateway_admission.retry_delay(decisive.policy, request.attempt, admission.retry_after)
         valid = 0 if decisive.freshness is Freshness.UNKNOWN else self._milliseconds_valid(answers, now)
         return self._decision("gateway", subject, answers, decisive, admission, delay, valid)
 
@@ -256,7 +256,7 @@ def validate_policy(document: dict[str, Any]) -> PolicyValidation:
 
 def _strictest(answers: list[SubjectAnswer], priority: Priority = "normal") -> tuple[SubjectAnswer, Admission]:
     """The strictest answer to a request of this priority; the first of equal ones."""
-    admissions = [(a, binary.for_priority(a.admission, a.policy, priority)) for a in answers]
+    admissions = [(a, gateway_admission.for_priority(a.admission, a.policy, priority)) for a in answers]
     return max(admissions, key=lambda pair: pair[0].rank(pair[1])) if len(admissions) > 1 else admissions[0]
 
 

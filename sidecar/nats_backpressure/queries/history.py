@@ -16,7 +16,7 @@ from nats_backpressure.core.model import Event
 from nats_backpressure.core.subject.state import Record, SubjectState, Totals
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.protocol import history as wire
-from nats_backpressure.protocol import windows
+from nats_backpressure.protocol import metrics_windows
 from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
@@ -118,13 +118,13 @@ class HistoryQueries:
         alerts = [alert for state in tuple(self._service.subjects.values()) for alert in _alerts(state)]
         return wire.Alerts(None, tuple(sorted(alerts, key=_urgency)))
 
-    def metrics(self, subject: str, request: windows.MetricsRequest, now: Now) -> windows.Windows:
+    def metrics(self, subject: str, request: metrics_windows.MetricsRequest, now: Now) -> metrics_windows.Windows:
         """Events in a window are counted as far as they are in memory; the totals come from the stored state."""
-        lengths = {window: windows.seconds(window) for window in request.windows}
+        lengths = {window: metrics_windows.seconds(window) for window in request.windows}
         state = self._shown(subject, now)
         name, total = state.subject, state.record.totals if state.record else Totals()
         changes = [event for event in self._cache.events_of(name) if event.type in STATUS_CHANGES]
-        return windows.Windows(
+        return metrics_windows.Windows(
             subject=subject,
             matched=(name,),
             total_events=total.active + total.warning + total.recovery,
@@ -220,20 +220,24 @@ def _urgency(alert: wire.Alert) -> tuple[int, str, str]:
     return ALERT_ORDER.index(alert.state), alert.subject, alert.name
 
 
-def _window(summary: WindowSummary | None, events: Mapping[str, int]) -> windows.Window:
+def _window(summary: WindowSummary | None, events: Mapping[str, int]) -> metrics_windows.Window:
     def milliseconds_in(status: Status) -> int:
         return _ms(summary.seconds.get(status, 0.0)) if summary else 0
 
-    def value_range(name: str) -> windows.Range:
+    def value_range(name: str) -> metrics_windows.Range:
         measure = summary.measures.get(name) if summary else None
         if measure is None or not measure.n:
-            return windows.Range(None, None, None)
-        return windows.Range(*(serialize.round_finite(value) for value in (measure.low, measure.mean, measure.high)))
+            return metrics_windows.Range(None, None, None)
+        return metrics_windows.Range(
+            *(serialize.round_finite(value) for value in (measure.low, measure.mean, measure.high))
+        )
 
-    return windows.Window(
+    return metrics_windows.Window(
         coverage=round(summary.coverage, 4) if summary else 0.0,
-        events=windows.EventCounts(*(events.get(kind, 0) for kind in windows.EventCounts.__struct_fields__)),
-        time_in=windows.TimeIn(
+        events=metrics_windows.EventCounts(
+            *(events.get(kind, 0) for kind in metrics_windows.EventCounts.__struct_fields__)
+        ),
+        time_in=metrics_windows.TimeIn(
             *(milliseconds_in(s) for s in (Status.ACTIVE, Status.WARNING, Status.INACTIVE, Status.UNKNOWN))
         ),
         pending=value_range("pending"),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Struct
 
-from nats_backpressure.core.admission import binary
+from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.model import Admission, Member
 from nats_backpressure.core.status.freshness import (
     Limits,
@@ -20,8 +20,8 @@ from nats_backpressure.core.status.freshness import (
 )
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
-from nats_backpressure.protocol.opening import OPENING_STEP, holds_for
 from nats_backpressure.protocol.patterns import PatternIndex
+from nats_backpressure.protocol.refusal_expiry import OPENING_STEP, holds_for
 from nats_backpressure.protocol.strictness import Rank, rank
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
@@ -162,9 +162,11 @@ class SubjectLookup:
         opens_at = age_starts_at(view, limits, now) + hold
         last = record.admission if record else Admission()
         status = record.status if record and freshness is not Freshness.UNKNOWN else Status.UNKNOWN
-        admission = binary.current_admission(policy, status, freshness, last, now.mono - opens_at, state.shedding)
+        admission = gateway_admission.current_admission(
+            policy, status, freshness, last, now.mono - opens_at, state.shedding
+        )
         override = in_force(policy, now)
-        admission = binary.with_override(admission, override, policy)
+        admission = gateway_admission.with_override(admission, override, policy)
         # The stored reasons follow with the next write; an override is named exactly while it is in force.
         reasons = record.reasons if record and status is not Status.UNKNOWN else ()
         reasons = (*(reason for reason in reasons if reason != OVERRIDE), *([OVERRIDE] if override else []))

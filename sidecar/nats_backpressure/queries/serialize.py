@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from nats_backpressure import __version__
-from nats_backpressure.core.admission import binary
+from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.model import Admission, Alert, Event, Marks, MarkSet, Member, Reading
 from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
@@ -212,7 +212,7 @@ def state_value(state: SubjectState, writing: Writing, service: ServiceView, now
     known = Freshness.UNKNOWN if record.unknown else Freshness.STALE if record.stale else Freshness.KNOWN
     freshness: tuple[Freshness, StaleReason | None] = (known, "age" if record.stale else None)
     policy = view.worst_member.policy if view.worst_member else state.policy
-    admission = binary.with_override(record.admission, record.override, policy)
+    admission = gateway_admission.with_override(record.admission, record.override, policy)
     fields = asdict(status_message(view, record, admission, record.reasons, freshness, service, now))
     for name in ("age_ms", "policy", "recovery"):
         fields[name] = msgspec.UNSET

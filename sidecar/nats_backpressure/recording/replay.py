@@ -39,10 +39,10 @@ from nats_backpressure.recording.decoder import (
     StreamAbsenceDecoded,
 )
 from nats_backpressure.recording.policies import PoliciesDecoded
-from nats_backpressure.recording.time_gaps import TimeGap
+from nats_backpressure.recording.tick_search import TimeGap
 from nats_backpressure.runtime.intake import Intake, Occurrence
 from nats_backpressure.runtime.observations import AckSeen, Nak, Terminated
-from nats_backpressure.runtime.subjects import TICK, FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import TICK, FollowedStream, SubjectRegistry
 
 
 class _RecordedTime:

@@ -8,7 +8,7 @@ import structlog
 
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.ports import Clock, ServiceCounts, StateStore, Unavailable
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import within
 from nats_backpressure.runtime.view import ServiceView
 

@@ -21,7 +21,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import AckSeen, MaxDeliveries, Nak, Terminated
 from nats_backpressure.runtime.ports import TimeSource
-from nats_backpressure.runtime.subjects import FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
 from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()

@@ -11,7 +11,7 @@ from nats_backpressure.core.subject.inputs import RecordMissing
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Unavailable
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
 log = structlog.get_logger()
 

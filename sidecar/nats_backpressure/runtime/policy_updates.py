@@ -15,9 +15,9 @@ from nats_backpressure.policy.active import PolicySnapshot, Refusal
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.validation import Problem, shorten
-from nats_backpressure.runtime.effects import DROPPED, FIRST_RETRY, LAST_RETRY
+from nats_backpressure.runtime.effect_runner import DROPPED, FIRST_RETRY, LAST_RETRY
 from nats_backpressure.runtime.ports import Clock, EventPublisher, ServiceCounts, Unavailable, Unpublishable
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import backoff, sleep_until
 
 log = structlog.get_logger()

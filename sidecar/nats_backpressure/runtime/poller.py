@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from nats_backpressure.core import read_plan
+from nats_backpressure.core import read_interval
 from nats_backpressure.core.model import StreamLook
-from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.intake import Intake
@@ -25,7 +25,7 @@ from nats_backpressure.runtime.observations import (
     Unavailable,
 )
 from nats_backpressure.runtime.ports import Clock, Observer
-from nats_backpressure.runtime.subjects import FollowedStream
+from nats_backpressure.runtime.subject_registry import FollowedStream
 from nats_backpressure.runtime.tasks import Once, sleep_until
 
 log = structlog.get_logger()
@@ -145,7 +145,7 @@ class Poller:
                 if poll := self.polls.get(hint.key.stream):
                     poll.wake.set()
             case ApiLimited():
-                self._limited_until = now.mono + read_plan.LIMITED_FOR
+                self._limited_until = now.mono + read_interval.LIMITED_FOR
             case _:
                 self._intake.hint(hint, now)
 
@@ -225,7 +225,7 @@ class Poller:
         requests = 1 + -(-max(1, len(reading.samples)) // 256)
         limited = self._clock.now().mono < self._limited_until
         whole = reading.complete and not reading.missing
-        return read_plan.read_interval(self._budget, followed, requests, reading.took, whole, limited)
+        return read_interval.read_interval(self._budget, followed, requests, reading.took, whole, limited)
 
     def _read_silent(self, poll: StreamPoll) -> None:
         """Read one by one, beside the list, the members it left out: a node is down, or more came meanwhile."""

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from nats_backpressure import __version__
 from nats_backpressure.runtime.ports import TimeSource
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
 LONG_LOSS = 30.0
 """Seconds without a reading after which `http.ready_requires_nats` makes the process not ready."""

@@ -12,7 +12,7 @@ import structlog
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import StreamLook
-from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.subject.inputs import RecordLoaded
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.core.watch_filter import WatchEntry
@@ -20,7 +20,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.effects import FIRST_RETRY, LAST_RETRY, EffectRunner
+from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, EffectRunner
 from nats_backpressure.runtime.heartbeat import Heartbeat
 from nats_backpressure.runtime.intake import Intake, log_and_count
 from nats_backpressure.runtime.observations import StreamsReading
@@ -36,7 +36,7 @@ from nats_backpressure.runtime.ports import (
     StateStore,
     Unavailable,
 )
-from nats_backpressure.runtime.subjects import TICK, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, sleep_until
 from nats_backpressure.runtime.view import ServiceView
 

@@ -23,8 +23,8 @@ from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.queries.answers import answers
 from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.queries.dispatch import answers
 from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import CONCURRENT_READS, HistoryQueries
 from nats_backpressure.runtime.ports import EventPage, EventQuery

@@ -11,7 +11,7 @@ from nats_backpressure.adapters.nats import gateway_reports
 from nats_backpressure.adapters.prometheus import collector
 from nats_backpressure.adapters.prometheus.definitions import DROPPED
 from nats_backpressure.core.subject.inputs import LoadRecord, PublishEvent, RemoveKey, WriteRecord
-from nats_backpressure.runtime.effects import VERBS
+from nats_backpressure.runtime.effect_runner import VERBS
 from tests.simulations.metrics_page import P, World, everything
 
 

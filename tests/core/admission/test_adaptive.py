@@ -20,8 +20,8 @@ from nats_backpressure.core.admission.adaptive import (
     next_shedding,
     priority_share,
 )
-from nats_backpressure.core.admission.gateway_reports import OfferedLoad, with_report
 from nats_backpressure.core.admission.load_estimate import LONGEST_GAP
+from nats_backpressure.core.admission.offered_load import OfferedLoad, with_report
 from nats_backpressure.core.model import Reading
 from nats_backpressure.policy.schema import AdmissionRule, Override, Policy
 from nats_backpressure.protocol.timestamps import Now

@@ -19,7 +19,7 @@ from nats_backpressure import __version__
 from nats_backpressure.adapters.nats.bounded_client import BoundedServiceClient
 from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.protocol.endpoints import ENDPOINTS, Endpoint
-from nats_backpressure.protocol.replies import LARGEST_REPLY, fitted, reply_allowed
+from nats_backpressure.protocol.reply_limits import LARGEST_REPLY, fitted, reply_allowed
 from nats_backpressure.protocol.requests import AliasRequest, BadRequest, RequestRefused, parse
 from nats_backpressure.protocol.subjects import BadTail, Names, decode
 from nats_backpressure.protocol.timestamps import Now

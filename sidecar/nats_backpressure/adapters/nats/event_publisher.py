@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.core.model import Event
-from nats_backpressure.core.subject import outbox
-from nats_backpressure.core.subject.outbox import OwnEvent, PublishStep, StoredPosition
+from nats_backpressure.core.subject import publish_check
+from nats_backpressure.core.subject.publish_check import OwnEvent, PublishStep, StoredPosition
 from nats_backpressure.core.subject.record_builder import NO_EPOCH, event_id, rejection_event
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.validation import shorten
@@ -95,12 +95,12 @@ class JetStreamEventPublisher:
             if step is PublishStep.PUBLISH:
                 step, body = await self._publish_at(newest.stream_seq, event, rendered)
             if step is PublishStep.SEARCH:
-                step = outbox.step_after_duplicate((await self._look(event, mine))[0])
+                step = publish_check.step_after_duplicate((await self._look(event, mine))[0])
             if step is PublishStep.STORED:
                 self._attempted.pop(event.id, None)
                 return body
             if step is PublishStep.CONFLICT:
-                raise PublishConflict(outbox.next_base(mine, await self._top(event.subject)))
+                raise PublishConflict(publish_check.next_base(mine, await self._top(event.subject)))
         raise Unavailable(f"{event.id}: other programs publish on its subject all the time")
 
     async def publish_rejection(self, subject: str, rejection: Rejection, at: float) -> None:
@@ -122,11 +122,11 @@ class JetStreamEventPublisher:
         top = await self._top(event.subject)
         newest = await self._newest(subject)
         if newest is None:
-            return outbox.step_before_publish(mine, StoredPosition(), top), StoredPosition()
+            return publish_check.step_before_publish(mine, StoredPosition(), top), StoredPosition()
         stored = _stored(newest, event.subject)
-        step = outbox.step_before_publish(mine, stored, top)
+        step = publish_check.step_before_publish(mine, stored, top)
         if step is PublishStep.SEARCH:
-            step = outbox.step_after_search(mine, await self._search(subject, event, stored.stream_seq), top)
+            step = publish_check.step_after_search(mine, await self._search(subject, event, stored.stream_seq), top)
         return step, stored
 
     async def _search(self, subject: str, event: Event, place: int) -> StoredPosition | None:
@@ -181,7 +181,7 @@ class JetStreamEventPublisher:
             if isinstance(error, ApiError) and error.err_code != MESSAGE_TOO_LARGE:
                 self._log_once(error)
             raise
-        return outbox.step_after_ack(ack.duplicate, attempted)
+        return publish_check.step_after_ack(ack.duplicate, attempted)
 
     def _log_once(self, error: ApiError) -> None:
         """A server that refuses an event goes on refusing it until an operator changes something."""

@@ -14,8 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import load_estimate
-from nats_backpressure.core.admission.gateway_reports import OfferedLoad
 from nats_backpressure.core.admission.load_estimate import LoadEstimate
+from nats_backpressure.core.admission.offered_load import OfferedLoad
 from nats_backpressure.core.admission.retry_after import RetryAfter, next_retry_after
 from nats_backpressure.core.model import Reading
 from nats_backpressure.policy.schema import Policy, in_force

@@ -7,10 +7,10 @@ import math
 from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Reading, Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.data_loss import LossAccount
+from nats_backpressure.core.signals.delayed_naks import HandBacks
 from nats_backpressure.core.signals.diagnosis import DiagnosisTracker, Facts, Point
-from nats_backpressure.core.signals.hand_backs import HandBacks
 from nats_backpressure.core.signals.message_age import MessageAges
-from nats_backpressure.core.signals.window import (
+from nats_backpressure.core.signals.rate_window import (
     ENOUGH_TIME,
     RATE_SPAN,
     Capacity,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.admission import binary
+from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.model import NO_LATCHES, Admission
 from nats_backpressure.core.status.freshness import Limits, freshness, status_proof
-from nats_backpressure.core.subject.carried import carried_write_due, facts_to_store
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.record_builder import RecordBuilder
+from nats_backpressure.core.subject.restart_facts import carried_write_due, facts_to_store
 from nats_backpressure.core.subject.state import Loss, Record, SubjectState, deciding_policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Freshness, Status
@@ -39,7 +39,7 @@ def first_record(state: SubjectState, created: RecordCreated, now: Now) -> Recor
         unknown_announced=created.lost,
         since=now.wall,
         incident=created.incident,
-        admission=binary.admission_at_status(state.policy, status),
+        admission=gateway_admission.admission_at_status(state.policy, status),
     )
 
 
@@ -92,7 +92,7 @@ def is_quiescent(state: SubjectState) -> bool:
     worst = state.worst
     if worst is None or worst.reading is None:
         return False
-    admission = binary.admission_at_status(worst.policy, Status.INACTIVE, state.shedding)
+    admission = gateway_admission.admission_at_status(worst.policy, Status.INACTIVE, state.shedding)
     return record.admission == admission and not state.shedding.shedding
 
 
@@ -157,7 +157,7 @@ def _admission(state: SubjectState, record: Record) -> Admission:
     """What is stored never opens by itself: each reader opens it by its own clock."""
     fresh = Freshness.UNKNOWN if record.unknown else Freshness.KNOWN
     policy = deciding_policy(state)
-    admission = binary.current_admission(policy, record.status, fresh, record.admission, 0.0, state.shedding)
+    admission = gateway_admission.current_admission(policy, record.status, fresh, record.admission, 0.0, state.shedding)
     # A change of less than a hundredth is not worth a write.
     near = abs(admission.admit_ratio - record.admission.admit_ratio) < 0.01
     same = near and replace(admission, admit_ratio=0) == replace(record.admission, admit_ratio=0)

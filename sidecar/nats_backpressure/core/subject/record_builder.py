@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.admission import binary
+from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.admission.adaptive import SHEDDING
 from nats_backpressure.core.model import DATA_LOSS, NO_LATCHES, PURGED, Alert, Event, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
-from nats_backpressure.core.subject.carried import awaits_reading
-from nats_backpressure.core.subject.members import loss_report_due
+from nats_backpressure.core.subject.member_update import loss_report_due
+from nats_backpressure.core.subject.restart_facts import awaits_reading
 from nats_backpressure.core.subject.state import (
     UNSENT_LIMIT,
     Loss,
@@ -192,8 +192,8 @@ class RecordBuilder:
         refused: Rejection | None = None,
     ) -> None:
         seq = self.record.seq + 1
-        admission = binary.admission_at_status(self.policy, to, self.state.shedding)
-        admission = binary.with_override(admission, self.override, self.policy)
+        admission = gateway_admission.admission_at_status(self.policy, to, self.state.shedding)
+        admission = gateway_admission.with_override(admission, self.override, self.policy)
         reading = self.member.reading if self.member else None
         event = Event(
             id=event_id(self.record.subject, self.record.epoch, seq),

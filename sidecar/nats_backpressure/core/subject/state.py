@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
-from nats_backpressure.core.admission.gateway_reports import OfferedLoad
+from nats_backpressure.core.admission.offered_load import OfferedLoad
 from nats_backpressure.core.model import Account, Admission, Alert, Carried, Event, Member
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status

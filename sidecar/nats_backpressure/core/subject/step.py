@@ -11,17 +11,11 @@ from functools import singledispatch
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, next_shedding
-from nats_backpressure.core.admission.gateway_reports import with_report
+from nats_backpressure.core.admission.offered_load import with_report
 from nats_backpressure.core.model import NOTHING_CARRIED, Event
 from nats_backpressure.core.status import latches
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
-from nats_backpressure.core.subject.carried import (
-    new_member,
-    stored_shedding,
-    with_reported_losses,
-    with_stored_latches,
-)
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
@@ -49,7 +43,13 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     WriteRecord,
 )
-from nats_backpressure.core.subject.members import judged, with_reading
+from nats_backpressure.core.subject.member_update import judged, with_reading
+from nats_backpressure.core.subject.restart_facts import (
+    new_member,
+    stored_shedding,
+    with_reported_losses,
+    with_stored_latches,
+)
 from nats_backpressure.core.subject.state import (
     SubjectState,
     Writing,
@@ -57,7 +57,7 @@ from nats_backpressure.core.subject.state import (
     with_member,
     with_members,
 )
-from nats_backpressure.protocol.opening import aged, holds_for
+from nats_backpressure.protocol.refusal_expiry import aged, holds_for
 from nats_backpressure.protocol.timestamps import Now
 
 REMOVE_AFTER = 3600.0

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import asdict, astuple
 
 from nats_backpressure.core.model import Admission, Carried, Event
-from nats_backpressure.core.subject import flat_state
+from nats_backpressure.core.subject import legacy_state
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
@@ -54,11 +54,11 @@ class _Value(Struct, frozen=True):
     epoch: str
     seq: int
     record: Raw = Raw()
-    schema: int = flat_state.SCHEMA
+    schema: int = legacy_state.SCHEMA
 
 
 class _Schema(Struct, frozen=True):
-    schema: int = flat_state.SCHEMA
+    schema: int = legacy_state.SCHEMA
 
 
 def encode(record: Record, nonce: str) -> Raw:
@@ -70,8 +70,8 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
     """The record in a stored state, with the nonce of its write; None where it is not one of ours."""
     try:
         outer = msgspec.json.decode(value, type=_Value)
-        if outer.schema == flat_state.SCHEMA:
-            fields = flat_state.record_fields(msgspec.json.decode(value))
+        if outer.schema == legacy_state.SCHEMA:
+            fields = legacy_state.record_fields(msgspec.json.decode(value))
         elif outer.schema == SCHEMA:
             fields = msgspec.json.decode(outer.record, type=dict[str, Any])
         else:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from nats_backpressure.protocol.messages import Problem
 from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy, PolicyValidation
-from nats_backpressure.protocol.replies import LARGEST_REPLY, MARGIN, fitted, reply_allowed
+from nats_backpressure.protocol.reply_limits import LARGEST_REPLY, MARGIN, fitted, reply_allowed
 
 INBOXES = {
     "an inbox": "_INBOX.abc.1",

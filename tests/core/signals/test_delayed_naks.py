@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.model import ConsumerConfig, Sample
-from nats_backpressure.core.signals.hand_backs import HandBacks
+from nats_backpressure.core.signals.delayed_naks import HandBacks
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.admission.binary import (
+from nats_backpressure.core.admission.gateway_admission import (
     LONGEST_DELAY,
     Priority,
     current_admission,

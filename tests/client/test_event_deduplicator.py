@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from nats_backpressure.client.events import MAX_EPOCHS, MAX_SUBJECTS, Event, EventDeduplicator
+from nats_backpressure.client.event_deduplicator import MAX_EPOCHS, MAX_SUBJECTS, Event, EventDeduplicator
 from nats_backpressure.client.stats import OnceLogger, Stats
 
 

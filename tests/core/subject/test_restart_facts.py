@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nats_backpressure.core.model import NOTHING_CARRIED, Account, Carried, Latches, Member, Reading
-from nats_backpressure.core.subject.carried import (
+from nats_backpressure.core.subject.restart_facts import (
     ACCOUNT_EVERY,
     CARRY_EVERY,
     carried_of,

@@ -39,7 +39,7 @@ from nats_backpressure.runtime.ports import (
     Unavailable,
     Unpublishable,
 )
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, within
 from nats_backpressure.runtime.view import ServiceView
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.signals.window import CAPACITY_SPAN, Capacity, IntervalCounts, Quantiles, RateWindow
+from nats_backpressure.core.signals.rate_window import CAPACITY_SPAN, Capacity, IntervalCounts, Quantiles, RateWindow
 
 
 @given(st.lists(st.floats(1e-6, 3600.0), min_size=20, max_size=400), st.sampled_from([0.5, 0.95, 0.99]))

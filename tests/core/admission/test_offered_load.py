@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.admission.gateway_reports import EXPIRY, SPAN, OfferedLoad, with_report
+from nats_backpressure.core.admission.offered_load import EXPIRY, SPAN, OfferedLoad, with_report
 
 
 def after(gateways: int, seconds: int, offered: int, admitted: int, every: float = 1.0) -> OfferedLoad:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.protocol.opening import OPENING, aged, holds_for
+from nats_backpressure.protocol.refusal_expiry import OPENING, aged, holds_for
 
 
 @pytest.mark.parametrize(

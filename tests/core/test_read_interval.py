@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nats_backpressure.core.read_plan import LIMITED_FACTOR, SLOW_LIST, Budget, read_interval
+from nats_backpressure.core.read_interval import LIMITED_FACTOR, SLOW_LIST, Budget, read_interval
 
 BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50.0, server_share=0.05)
 

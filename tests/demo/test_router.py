@@ -7,8 +7,8 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from nats_backpressure.demo.router import NAK_ABOVE, Worker
 from nats_backpressure.demo.scenario import SENT_AT, Scenario
-from nats_backpressure.demo.worker import NAK_ABOVE, Worker
 
 
 class FakeMessage:

@@ -9,7 +9,7 @@ from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from nats_backpressure.runtime.subjects import TICK, FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import TICK, FollowedStream, SubjectRegistry
 from tests.fakes.clock import FakeClock
 
 KEY, OTHER = ConsumerKey("S", "a"), ConsumerKey("T", "a")

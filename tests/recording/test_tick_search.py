@@ -10,7 +10,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, EventType
 from nats_backpressure.recording.decoder import HintsDecoded
 from nats_backpressure.recording.replay import Replay
-from nats_backpressure.recording.time_gaps import TICK
+from nats_backpressure.recording.tick_search import TICK
 from tests.recording.replays import judged, steps
 from tests.support.policies import entry
 from tests.support.recordings import MONO, SUBJECT, WALL, beginning, observed, reading

@@ -8,8 +8,8 @@ import pytest
 
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest
-from nats_backpressure.queries.answers import answers
 from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.queries.dispatch import answers
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, member, subject
 
 

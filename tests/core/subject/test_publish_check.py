@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nats_backpressure.core.subject.outbox import (
+from nats_backpressure.core.subject.publish_check import (
     OwnEvent,
     PublishStep,
     StoredPosition,

@@ -30,8 +30,8 @@ from nats_backpressure.core.subject.inputs import (
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Status
-from nats_backpressure.runtime.effects import AT_ONCE, LAST_RETRY, LOGGED_AT, EffectRunner
-from nats_backpressure.runtime.subjects import SubjectRegistry
+from nats_backpressure.runtime.effect_runner import AT_ONCE, LAST_RETRY, LOGGED_AT, EffectRunner
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
 from tests.simulations import stored_samples

@@ -10,7 +10,7 @@ import math
 from msgspec import Struct
 
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.subjects import TICK, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 
 
 class TimeGap(Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nats_backpressure.core.model import Account, Member, Reading
-from nats_backpressure.core.subject.members import judged, loss_report_due, with_reading
+from nats_backpressure.core.subject.member_update import judged, loss_report_due, with_reading
 from nats_backpressure.core.subject.state import LOSS_INTERVAL
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
 from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
-from nats_backpressure.core.subject.members import judged
+from nats_backpressure.core.subject.member_update import judged
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now

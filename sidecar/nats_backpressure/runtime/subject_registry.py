@@ -10,7 +10,6 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model import Carried, StreamLook
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
-from nats_backpressure.core.subject.carried import carried_write_due
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerRead,
@@ -22,6 +21,7 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
 )
 from nats_backpressure.core.subject.next_record import is_quiescent
+from nats_backpressure.core.subject.restart_facts import carried_write_due
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
 from nats_backpressure.core.time_windows import TimeWindows, WindowSummary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
 from nats_backpressure.core.model import Admission
 from nats_backpressure.policy.schema import Override, Policy
-from nats_backpressure.protocol.opening import aged
+from nats_backpressure.protocol.refusal_expiry import aged
 from nats_backpressure.protocol.values import Action, Freshness, Priority, Status
 
 LONGEST_DELAY = 86_400_000
@@ -38,7 +38,7 @@ def current_admission(
 ) -> Admission:
     """What gateways may admit now: by the last status while it is known or stale, else by the last answer.
 
-    `opening`: seconds for which it has been opening, negative while it does not yet (`protocol.opening`). With
+    `opening`: seconds for which it has been opening, negative while it does not yet (`protocol.refusal_expiry`). With
     `on_unknown: reject` an unknown subject rejects.
     """
     unknown = freshness is Freshness.UNKNOWN
