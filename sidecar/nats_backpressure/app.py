@@ -236,7 +236,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     registry = service.registry
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
     advisories = AdvisoryListener(clock, hint, counters.dropped)
-    decisions, lookup = DecisionService(registry), SubjectLookup(registry)
+    decisions, lookup = DecisionService(registry, clock.random), SubjectLookup(registry)
     events = JetStreamEventReader(js, lambda: observing.client, names, parse_event, counters.dropped)
     history = HistoryQueries(decisions, registry, cache, events, clock)
     endpoints = ServiceEndpoints(

@@ -19,14 +19,13 @@ from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action
 from nats_backpressure.queries import serialize
-from nats_backpressure.queries.decisions import DecisionService
-from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, after, member, subject
+from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, after, decision_service, member, subject
 
 AGES = [0, 5, 6, 6.5, 7, 9.9, 10, 10.5, 12, 13.9, 14, 15, 15.5, 18, 19, 29.9, 30, 31, 44, 60, 61, 63.9, 64, 1000]
 BINARY, ADAPTIVE = AdmissionRule(), AdmissionRule(mode="adaptive")
 
 
-class View(WrittenBook):
+class View(FakeServiceView):
     """Its streams are read at the given interval."""
 
     def __init__(self, state: SubjectState, interval: float) -> None:
@@ -42,7 +41,7 @@ def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object
     freshness."""
     view, record = View(state, interval), state.record
     assert record is not None
-    asked = DecisionService(view).decide_gateway(SUBJECT, GatewayRequest(), now)
+    asked = decision_service(view).decide_gateway(SUBJECT, GatewayRequest(), now)
     stored = msgspec.json.decode(serialize.state_value(state, Writing(record, 0, "n"), view, NOW), type=State)
     in_force = limits(10, 30, interval, view.settings.publish.heartbeat_seconds)
     worst = worst_member(state.members.values())
@@ -85,5 +84,5 @@ def test_after_a_restart_a_state_without_any_proof_refuses_nothing() -> None:
     state = subject(member(age=0.0, **OVERLOADED))
     assert state.record is not None
     state = replace(state, record=replace(state.record, unknown=True), unproved_at_load=True)
-    asked = DecisionService(View(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
+    asked = decision_service(View(state, 0.1)).decide_gateway(SUBJECT, GatewayRequest(), after(0.5))
     assert (asked.action, asked.freshness) == ("continue", "unknown")

@@ -1,4 +1,4 @@
-"""A book written by hand: subjects, judged from one reading of each consumer."""
+"""FakeServiceView: a ServiceView with given states, each evaluated from one reading of each consumer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Status
+from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.runtime.view import ServiceView
+from tests.fakes.clock import FakeClock
 
 NOW = Now(1000.0, 1_767_225_600.0)
 """New Year's midnight of 2026, UTC."""
@@ -24,8 +27,8 @@ WATCHING = Policy(mode="observe")
 SHUT = Admission(Action.REJECT, None, 0.0, 30)
 
 
-class WrittenBook:
-    """A book in which everything was read 10 ms ago, unless a test says otherwise."""
+class FakeServiceView:
+    """All streams were read 10 ms ago, unless a test sets another time."""
 
     def __init__(self, *states: SubjectState, **settings: Any) -> None:
         self.settings = Settings(**settings)
@@ -67,14 +70,21 @@ def member(
     policy: Policy = POLICY,
     **more: Any,
 ) -> Member:
-    """A consumer as it is judged from its first reading."""
+    """A consumer, evaluated from its first reading."""
     at = Now(NOW.mono - age, NOW.wall - age)
     key = ConsumerKey(stream, name)
-    found = Reading(key, at, pending, inflight, latency, None, p95=latency, **more)
-    marks = thresholds.marks(policy, found)
-    latches = machine.next_latches(Latches(), found, marks, policy)
+    reading = Reading(key, at, pending, inflight, latency, None, p95=latency, **more)
+    marks = thresholds.marks(policy, reading)
+    latches = machine.next_latches(Latches(), reading, marks, policy)
     return Member(
-        key, policy, latches, machine.status(latches, policy), found, at.mono, marks, thresholds.pressure(found, marks)
+        key,
+        policy,
+        latches,
+        machine.status(latches, policy),
+        reading,
+        at.mono,
+        marks,
+        thresholds.pressure(reading, marks),
     )
 
 
@@ -82,20 +92,25 @@ OVERLOADED = {"pending": 1500, "inflight": 100, "latency": 6000.0}
 
 
 def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **more: Any) -> SubjectState:
-    """Its record says what its worst member says."""
+    """Its record has the status of its worst member."""
     worst = worst_of(members)
     status = worst.status if worst else Status.INACTIVE
     reasons = tuple(s.value for s in worst.latches.signals) if worst else ()
     fields = worst.policy if worst else policy
-    verdict = SHUT if status is Status.ACTIVE else Admission()
+    admission = SHUT if status is Status.ACTIVE else Admission()
     if fields.mode == "observe":
-        verdict = Admission(would=verdict.action)
+        admission = Admission(would=admission.action)
     incident = "k3f9-1" if status > Status.INACTIVE else None
     record = Record(
-        name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, admission=verdict
+        name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, admission=admission
     )
     given = {"record": record, "revision": 1, "deadline": NOW.mono, "members": {m.key: m for m in members}} | more
     return with_members(SubjectState(name, policy, **given), given["members"])
+
+
+def decision_service(view: ServiceView) -> DecisionService:
+    """Random numbers are the same in every run."""
+    return DecisionService(view, FakeClock().random)
 
 
 def after(seconds: float) -> Now:

@@ -12,14 +12,25 @@ from nats_backpressure.core.subject.state import SubjectState, Writing, with_mem
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.requests import GatewayRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.queries.decisions import MATCHED_SHOWN, DecisionService
-from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WATCHING, WrittenBook, after, member, subject
+from nats_backpressure.queries.decisions import MATCHED_SHOWN
+from tests.fakes.view import (
+    NOW,
+    OVERLOADED,
+    POLICY,
+    SUBJECT,
+    WATCHING,
+    FakeServiceView,
+    after,
+    decision_service,
+    member,
+    subject,
+)
 
 ASK = GatewayRequest()
 
 
 def gateway(*states: SubjectState, of: str = SUBJECT, request: GatewayRequest = ASK, now: Now = NOW) -> Any:
-    return DecisionService(WrittenBook(*states)).decide_gateway(of, request, now)
+    return decision_service(FakeServiceView(*states)).decide_gateway(of, request, now)
 
 
 def test_an_active_subject_rejects_with_everything_a_gateway_needs() -> None:
@@ -114,9 +125,9 @@ def test_in_observe_mode_a_critical_request_would_continue() -> None:
     ids=["to the next reading", "one overdue", "one very near", "one far away"],
 )
 def test_a_decision_is_valid_until_the_next_reading(left: float, valid: int) -> None:
-    book = WrittenBook(subject(member()))
-    book.next = NOW.mono + left
-    assert DecisionService(book).decide_gateway(SUBJECT, ASK, NOW).valid_for_ms == valid
+    view = FakeServiceView(subject(member()))
+    view.next = NOW.mono + left
+    assert decision_service(view).decide_gateway(SUBJECT, ASK, NOW).valid_for_ms == valid
 
 
 @pytest.mark.parametrize(
@@ -164,7 +175,7 @@ def test_while_writes_fail_the_last_written_status_is_returned_as_stale() -> Non
     state = replace(
         subject(member(**OVERLOADED)), record=calm.record, writing=Writing(calm.record, 1, "n", failing=True)
     )
-    decision = DecisionService(WrittenBook(state)).status(SUBJECT, NOW)
+    decision = decision_service(FakeServiceView(state)).status(SUBJECT, NOW)
     assert (decision.status, decision.freshness, decision.stale_reason) == ("inactive", "stale", "no_quorum")
     assert decision.metrics.pending_messages == 1500
 
@@ -238,16 +249,16 @@ def test_a_new_reading_does_not_restore_an_old_rejection() -> None:
     ],
 )
 def test_a_rejection_is_not_valid_past_its_end(age: float, valid: int) -> None:
-    book = WrittenBook(subject(member(age=0.0, **OVERLOADED)))
-    book.next = NOW.mono + 1000
-    assert DecisionService(book).decide_gateway(SUBJECT, ASK, after(age)).valid_for_ms == valid
+    view = FakeServiceView(subject(member(age=0.0, **OVERLOADED)))
+    view.next = NOW.mono + 1000
+    assert decision_service(view).decide_gateway(SUBJECT, ASK, after(age)).valid_for_ms == valid
 
 
 def test_before_the_first_readings_every_request_gets_503() -> None:
-    book = WrittenBook(subject(member()))
-    book.newest_read_at = None
+    view = FakeServiceView(subject(member()))
+    view.newest_read_at = None
     with pytest.raises(RequestRefused) as refused:
-        DecisionService(book).decide_gateway(SUBJECT, ASK, NOW)
+        decision_service(view).decide_gateway(SUBJECT, ASK, NOW)
     assert refused.value.code == 503
 
 
@@ -295,28 +306,28 @@ def test_a_watched_pattern_answers_only_for_itself() -> None:
 )
 def test_the_strictest_of_several_decides(one: dict, other: dict, decides: str) -> None:
     states = [subject(member(**one), name="a.*"), subject(member(**other), name="a.>")]
-    decision = DecisionService(WrittenBook(*states)).status("a.b", NOW)
-    expected = DecisionService(WrittenBook(*states)).status(decides, NOW)
+    decision = decision_service(FakeServiceView(*states)).status("a.b", NOW)
+    expected = decision_service(FakeServiceView(*states)).status(decides, NOW)
     assert replace(expected, subject="a.b", matched=decision.matched, state_keys=decision.state_keys,
                    event_subjects=decision.event_subjects) == decision  # fmt: skip
     assert decision.matched == ("a.*", "a.>")
 
 
 def test_a_subject_that_is_added_later_is_used() -> None:
-    book = WrittenBook(subject(member(), name="a.*"))
-    desk = DecisionService(book)
-    assert desk.decide_gateway("a.b", ASK, NOW).matched == ("a.*",)
-    book.subjects["a.>"] = subject(member(), name="a.>")
-    book.wildcards = ("a.*", "a.>")
-    assert desk.decide_gateway("a.b", ASK, NOW).matched == ("a.*", "a.>")
+    view = FakeServiceView(subject(member(), name="a.*"))
+    decisions = decision_service(view)
+    assert decisions.decide_gateway("a.b", ASK, NOW).matched == ("a.*",)
+    view.subjects["a.>"] = subject(member(), name="a.>")
+    view.wildcards = ("a.*", "a.>")
+    assert decisions.decide_gateway("a.b", ASK, NOW).matched == ("a.*", "a.>")
 
 
 def test_a_changed_state_gives_a_new_decision() -> None:
-    book = WrittenBook(subject(member()))
-    desk = DecisionService(book)
-    assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "inactive"
-    book.subjects[SUBJECT] = subject(member(**OVERLOADED))
-    assert desk.decide_gateway(SUBJECT, ASK, NOW).status == "active"
+    view = FakeServiceView(subject(member()))
+    decisions = decision_service(view)
+    assert decisions.decide_gateway(SUBJECT, ASK, NOW).status == "inactive"
+    view.subjects[SUBJECT] = subject(member(**OVERLOADED))
+    assert decisions.decide_gateway(SUBJECT, ASK, NOW).status == "active"
 
 
 def test_listed_matches_are_limited_but_all_are_evaluated() -> None:

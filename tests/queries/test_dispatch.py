@@ -8,9 +8,8 @@ import pytest
 
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest
-from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.dispatch import answers
-from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, member, subject
+from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, decision_service, member, subject
 
 
 class Counted:
@@ -26,7 +25,7 @@ class Counted:
 
 def decide(counted: Counted, endpoint: str, of: str, request: Any, *states: SubjectState) -> Any:
     history: Any = None
-    table = answers(DecisionService(WrittenBook(*states)), history, counted)
+    table = answers(decision_service(FakeServiceView(*states)), history, counted)
     return table[endpoint](of, request, "client", NOW)
 
 
@@ -60,7 +59,7 @@ def test_a_decision_for_an_unwatched_subject_counts_for_a_watched_one(watched: l
 
 def test_every_endpoint_has_an_answer() -> None:
     history: Any = None
-    table = answers(DecisionService(WrittenBook()), history, Counted())
+    table = answers(decision_service(FakeServiceView()), history, Counted())
     assert set(table) == {
         *("decide-gateway", "decide-consumer", "status", "status-list", "policy", "validate-policy", "events"),
         *("history", "metrics", "recovery", "alerts", "alerts-list"),

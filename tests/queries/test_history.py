@@ -23,13 +23,12 @@ from nats_backpressure.protocol.requests import BadRequest, EventsRequest, Histo
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import history as rooms
-from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import DAY, CachingEventPublisher, HistoryQueries
 from nats_backpressure.runtime.ports import PublishConflict, Unavailable
 from tests.fakes.event_log import T0, FakeEventLog, event, told
 from tests.fakes.stores import FakeEventPublisher
-from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WrittenBook, member, subject
+from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, decision_service, member, subject
 from tests.simulations import stored_samples
 
 
@@ -52,14 +51,14 @@ class Clock:
 class Window:
     """A past of one subject; what is told from now on is in memory, what was told before only in the stream."""
 
-    def __init__(self, *stored: bytes, recent: int = 0, book: WrittenBook | None = None) -> None:
+    def __init__(self, *stored: bytes, recent: int = 0, view: FakeServiceView | None = None) -> None:
         self.stream = FakeEventLog(stored)
         self.history = EventCache(T0)
         for each in self.stream.stored[len(self.stream.stored) - recent :] if recent else ():
             self.history.add(each)
-        self.book = book or WrittenBook(subject(member()))
+        self.view = view or FakeServiceView(subject(member()))
         self.clock = Clock()
-        self.past = HistoryQueries(DecisionService(self.book), self.book, self.history, self.stream, self.clock)
+        self.past = HistoryQueries(decision_service(self.view), self.view, self.history, self.stream, self.clock)
 
     async def events(self, asked: str = SUBJECT, **request: Any) -> tuple[list[int], bool]:
         reply = await self.past.events(asked, EventsRequest(**request), NOW)
@@ -126,7 +125,7 @@ async def test_only_older_events_are_read_from_the_stream() -> None:
 async def test_events_of_another_replica_are_read_from_the_stream(recent: int) -> None:
     state = subject(member())
     record = replace(state.record, seq=30, since=NOW.wall - 3600, unsent=(stored_samples.event(31),))
-    window = Window(*HOURS, book=WrittenBook(replace(state, record=replace(record, seq=31))))
+    window = Window(*HOURS, view=FakeServiceView(replace(state, record=replace(record, seq=31))))
     early = EventCache(T0 - 9 * DAY)
     for each in window.stream.stored[:recent]:
         early.add(each)
@@ -197,7 +196,7 @@ async def test_with_an_unreadable_stream_the_events_in_memory_are_returned_as_tr
 async def test_a_literal_subject_gets_the_events_of_the_subject_that_decides() -> None:
     calm, full = subject(member(), name="orders.*.created"), subject(member("c", **OVERLOADED), name="orders.eu.*")
     stored = [ago(60, 1, subject="orders.eu.*"), ago(50, 1, subject="orders.*.created")]
-    window = Window(*stored, book=WrittenBook(calm, full))
+    window = Window(*stored, view=FakeServiceView(calm, full))
     for name, matched in (("orders.eu.created", "orders.eu.*"), ("orders.us.created", "orders.*.created")):
         reply = await window.past.events(name, EventsRequest(), NOW)
         assert reply.matched == (matched,) and json.loads(bytes(reply.events[0]))["subject"] == matched
@@ -221,7 +220,7 @@ async def test_an_unwatched_subject_has_no_history() -> None:
 
 async def test_before_the_first_readings_there_is_no_history() -> None:
     window = Window()
-    window.book.newest_read_at = None
+    window.view.newest_read_at = None
     with pytest.raises(RequestRefused) as refused:
         window.past.alerts_list(NOW)
     assert refused.value.code == 503
@@ -230,8 +229,8 @@ async def test_before_the_first_readings_there_is_no_history() -> None:
 def test_a_recovery_is_the_last_incident() -> None:
     state = subject(member())
     ended = Recoveries("k3f9-1", NOW.wall - 90, NOW.wall - 30, 3, 120.0)
-    book = WrittenBook(replace(state, record=replace(state.record, recoveries=ended)))
-    assert msgspec.to_builtins(Window(book=book).past.recovery(SUBJECT, NOW)) == {
+    view = FakeServiceView(replace(state, record=replace(state.record, recoveries=ended)))
+    assert msgspec.to_builtins(Window(view=view).past.recovery(SUBJECT, NOW)) == {
         "recovered": True,
         "recovery_time": "2025-12-31T23:59:30.000Z",
         "incident": "k3f9-1",
@@ -251,13 +250,13 @@ def test_alerts_are_listed_the_most_urgent_first() -> None:
     def alert(name: str, state: Any) -> Alert:
         return Alert(name, "critical", "pending_above: 5000", state, NOW.wall - 1, 6000)
 
-    book = WrittenBook(
+    view = FakeServiceView(
         alerting("a", alert("x", "resolved"), alert("y", "pending")),
         alerting("b", alert("z", "firing")),
         subject(member(), name="c"),
         replace(subject(member(), name="d"), record=None),
     )
-    past = Window(book=book).past
+    past = Window(view=view).past
     reply = past.alerts_list(NOW)
     assert [(a.subject, a.name, a.state) for a in reply.alerts] == [
         ("b", "z", "firing"),
@@ -272,8 +271,8 @@ def test_alerts_are_listed_the_most_urgent_first() -> None:
     assert past.alerts("c", NOW).alerts == past.alerts("d", NOW).alerts == ()
 
 
-class Watched(WrittenBook):
-    """A book that was there for half of each window."""
+class Watched(FakeServiceView):
+    """A view of a service that existed for half of each window."""
 
     def window(self, subject: str, now: Now, seconds: float) -> WindowSummary | None:
         spent = {Status.ACTIVE: 10.0, Status.INACTIVE: seconds / 2 - 10.0}
@@ -284,7 +283,7 @@ def test_windows_have_event_counts_and_measured_ranges() -> None:
     state = subject(member())
     assert state.record is not None
     events = replace(state.record, totals=Totals(2, 1, 2, NOW.wall - 100))
-    window = Window(*STATUS_CHANGES, recent=6, book=Watched(replace(state, record=events)))
+    window = Window(*STATUS_CHANGES, recent=6, view=Watched(replace(state, record=events)))
     reply = msgspec.to_builtins(window.past.metrics(SUBJECT, MetricsRequest(("2m", "1h")), NOW))
     totals = [reply[f"{kind}_events"] for kind in ("total", "active", "warning", "recovery")]
     assert totals == [5, 2, 1, 2] and reply["last_event_time"] == "2025-12-31T23:58:20.000Z"
@@ -340,7 +339,7 @@ async def test_after_a_partial_load_fewer_events_are_loaded(monkeypatch: pytest.
 
 async def test_the_history_is_the_same_after_a_restart(nc: Client) -> None:
     async with stored_samples.real(nc) as (requests, _, _):
-        book = WrittenBook(subject(member(), name=stored_samples.SUBJECT))
+        view = FakeServiceView(subject(member(), name=stored_samples.SUBJECT))
 
         def rendered(concluded: Event) -> messages.Event:
             seq = concluded.seq
@@ -351,7 +350,7 @@ async def test_the_history_is_the_same_after_a_restart(nc: Client) -> None:
             stream = JetStreamEventReader(js, lambda: nc, stored_samples.NAMES, parse_event, lambda what: None)
             history = EventCache(T0 - 10_000)
             publisher = JetStreamEventPublisher(JetStreamApi(requests), stored_samples.NAMES, rendered)
-            past = HistoryQueries(DecisionService(book), book, history, stream, Clock())
+            past = HistoryQueries(decision_service(view), view, history, stream, Clock())
             return past, CachingEventPublisher(publisher, history)
 
         first, telling = process()

@@ -22,7 +22,7 @@ from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
 from tests.fakes.event_log import T0, FakeEventLog, told
-from tests.fakes.view import NOW, OVERLOADED, WATCHING, WrittenBook, member, subject
+from tests.fakes.view import NOW, OVERLOADED, WATCHING, FakeServiceView, decision_service, member, subject
 from tests.queries.test_history import Clock
 
 POLICIES = [
@@ -67,24 +67,24 @@ def states(draw: st.DrawFn) -> list[SubjectState]:
     return answer
 
 
-def desk(*answer: SubjectState) -> DecisionService:
-    return DecisionService(WrittenBook(*answer))
+def decisions(*answer: SubjectState) -> DecisionService:
+    return decision_service(FakeServiceView(*answer))
 
 
 @given(states())
 async def test_a_watched_subject_answers_every_request_for_itself(found: list[SubjectState]) -> None:
     for state in found:
-        name, alone, among = state.subject, WrittenBook(state), WrittenBook(*found)
+        name, alone, among = state.subject, FakeServiceView(state), FakeServiceView(*found)
         log = FakeEventLog(tuple(told(n, T0 - 1000, "active", subject=each.subject) for n, each in enumerate(found, 1)))
         one, many = (
-            HistoryQueries(DecisionService(book), book, EventCache(T0), log, Clock()) for book in (alone, among)
+            HistoryQueries(decision_service(view), view, EventCache(T0), log, Clock()) for view in (alone, among)
         )
-        status = DecisionService(among).status(name, NOW)
+        status = decision_service(among).status(name, NOW)
         same = {field: getattr(status, field) for field in ("matched", "state_keys", "event_subjects")}
-        assert status == replace(DecisionService(alone).status(name, NOW), **same)
-        policies = [DecisionService(book).policy(name, NOW) for book in (among, alone)]
+        assert status == replace(decision_service(alone).status(name, NOW), **same)
+        policies = [decision_service(view).policy(name, NOW) for view in (among, alone)]
         assert replace(policies[0], matched=()) == replace(policies[1], matched=())
-        assert DecisionService(among).alias(name, NOW) == DecisionService(alone).alias(name, NOW)
+        assert decision_service(among).alias(name, NOW) == decision_service(alone).alias(name, NOW)
         for events in (EventsRequest(), EventsRequest(limit=1)):
             assert await many.events(name, events, NOW) == await one.events(name, events, NOW)
         assert await many.history(name, HistoryRequest(), NOW) == await one.history(name, HistoryRequest(), NOW)
@@ -101,16 +101,18 @@ def test_no_decision_is_less_strict_than_one_of_those_that_match(
     if not matching:
         return
     request = GatewayRequest(priority=priority)
-    decision = desk(*found).decide_gateway(asked, request, NOW)
-    alone = [desk(state).decide_gateway(state.subject, request, NOW) for state in matching]
+    decision = decisions(*found).decide_gateway(asked, request, NOW)
+    alone = [decisions(state).decide_gateway(state.subject, request, NOW) for state in matching]
 
     def strict(one: Any) -> tuple[int, float]:
         return STRICTNESS[Action(one.action)], -one.admit_ratio
 
     assert strict(decision) == max(map(strict, alone))
     assert set(decision.matched) == {state.subject for state in matching}
-    pull = desk(*found).decide_consumer(asked, ConsumerRequest(), "_INBOX.a", NOW).pull
-    each = [desk(state).decide_consumer(state.subject, ConsumerRequest(), "_INBOX.a", NOW).pull for state in matching]
+    pull = decisions(*found).decide_consumer(asked, ConsumerRequest(), "_INBOX.a", NOW).pull
+    each = [
+        decisions(state).decide_consumer(state.subject, ConsumerRequest(), "_INBOX.a", NOW).pull for state in matching
+    ]
     enforced = [p for p, s in zip(each, matching, strict=True) if s.policy.mode == "enforce"]
     assert pull is not None and all(p is not None and pull.max_messages <= p.max_messages for p in enforced)
 
@@ -121,15 +123,15 @@ def test_of_equally_strict_subjects_the_literal_decides(other: str, values: dict
     own, covering = subject(member(**values), name="a.b"), subject(member(**values), name=other)
     own = replace(own, record=replace(own.record, incident="mine"))
     covering = replace(covering, record=replace(covering.record, incident="theirs"))
-    answer = desk(covering, own)
+    answer = decisions(covering, own)
     decision = answer.decide_gateway("a.b", GatewayRequest(), NOW)
     assert (decision.incident, decision.matched) == ("mine", ("a.b", other))
-    assert SubjectLookup(WrittenBook(covering, own)).find("a.b", NOW)[0].state is own
+    assert SubjectLookup(FakeServiceView(covering, own)).find("a.b", NOW)[0].state is own
     assert answer.decide_consumer("a.b", ConsumerRequest(), "_INBOX.a", NOW).incident == "mine"
 
 
 def test_an_unwatched_literal_is_shown_as_the_pattern_that_decides() -> None:
-    answer = desk(subject(member(), name="a.*"), subject(member("d", **OVERLOADED), name="a.>"))
+    answer = decisions(subject(member(), name="a.*"), subject(member("d", **OVERLOADED), name="a.>"))
     status = answer.status("a.b", NOW)
     assert (status.status, status.matched) == ("active", ("a.*", "a.>"))
     assert [c.consumer for c in status.consumers] == [ConsumerKey("S", "d").consumer]

@@ -9,14 +9,13 @@ import pytest
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.messages import Pull
 from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
-from nats_backpressure.queries.decisions import DecisionService
-from tests.fakes.view import NOW, SUBJECT, WATCHING, WrittenBook, member, subject
+from tests.fakes.view import NOW, SUBJECT, WATCHING, FakeServiceView, decision_service, member, subject
 
 TAKE = ConsumerRequest()
 
 
 def consumer(*states: SubjectState, of: str = SUBJECT, request: ConsumerRequest = TAKE) -> Any:
-    return DecisionService(WrittenBook(*states)).decide_consumer(of, request, "_INBOX.a", NOW)
+    return decision_service(FakeServiceView(*states)).decide_consumer(of, request, "_INBOX.a", NOW)
 
 
 def test_a_consumer_gets_the_number_of_messages_to_pull() -> None:
@@ -57,11 +56,12 @@ def test_an_unknown_consumer_gets_404(named: dict) -> None:
 
 
 def test_a_grant_counts_once_with_each_consumer_it_may_be_for() -> None:
-    desk = DecisionService(WrittenBook(subject(member("a", inflight=300), member("b", inflight=100), name="s.*"),
-                        subject(member("b", inflight=100), name="s.>")))  # fmt: skip
-    first = desk.decide_consumer("s.x", ConsumerRequest(max_messages=1000), "_INBOX.a", NOW)
+    both = subject(member("a", inflight=300), member("b", inflight=100), name="s.*")
+    one = subject(member("b", inflight=100), name="s.>")
+    decisions = decision_service(FakeServiceView(both, one))
+    first = decisions.decide_consumer("s.x", ConsumerRequest(max_messages=1000), "_INBOX.a", NOW)
     assert first.pull.max_messages == 200
-    second = desk.decide_consumer("s.x", ConsumerRequest(max_messages=1000, consumer="b"), "_INBOX.a", NOW)
+    second = decisions.decide_consumer("s.x", ConsumerRequest(max_messages=1000, consumer="b"), "_INBOX.a", NOW)
     assert second.pull.max_messages == 200, "300 of room less the 200 that may be taken from b"
 
 

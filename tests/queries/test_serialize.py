@@ -13,13 +13,12 @@ from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import parse_rfc3339
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.queries import serialize
-from nats_backpressure.queries.decisions import DecisionService
-from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WrittenBook, member, subject
+from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, FakeServiceView, decision_service, member, subject
 
 
 def test_a_status_message_is_complete() -> None:
     message = msgspec.to_builtins(
-        DecisionService(WrittenBook(subject(member(**OVERLOADED), member("b")))).status(SUBJECT, NOW)
+        decision_service(FakeServiceView(subject(member(**OVERLOADED), member("b")))).status(SUBJECT, NOW)
     )
     assert message["levels"] == {
         "pending": "overload",
@@ -48,7 +47,7 @@ def test_whole_numbers_are_written_without_decimals() -> None:
         pending=msgspec.convert({"warn": 10.0, "critical": 100.5, "overload": 1000.0}, type(POLICY.pending))
     )
     message = msgspec.json.encode(
-        DecisionService(WrittenBook(subject(member(policy=policy, cap=100)))).status(SUBJECT, NOW).thresholds
+        decision_service(FakeServiceView(subject(member(policy=policy, cap=100)))).status(SUBJECT, NOW).thresholds
     )
     assert b'"queue_warn":10,"queue_critical":100.5,"queue_overload":1000,' in message
     assert b'"inflight_overload":90,' in message
@@ -56,7 +55,7 @@ def test_whole_numbers_are_written_without_decimals() -> None:
 
 def test_a_status_lists_the_worst_twenty_consumers() -> None:
     state = subject(*(member(f"c{n:02}", pending=n) for n in range(50)))
-    message = DecisionService(WrittenBook(state)).status(SUBJECT, NOW)
+    message = decision_service(FakeServiceView(state)).status(SUBJECT, NOW)
     assert [c.consumer for c in message.consumers] == [f"c{n}" for n in range(49, 29, -1)]
     assert message.consumers_total == 50
 
@@ -65,7 +64,7 @@ def test_a_recovery_is_the_last_incident() -> None:
     state = subject(member())
     ended = Recoveries("k3f9-1", NOW.wall - 90, NOW.wall - 30, 3, 120.0)
     message = (
-        DecisionService(WrittenBook(replace(state, record=replace(state.record, recoveries=ended))))
+        decision_service(FakeServiceView(replace(state, record=replace(state.record, recoveries=ended))))
         .status(SUBJECT, NOW)
         .recovery
     )
@@ -82,7 +81,7 @@ def test_a_recovery_is_the_last_incident() -> None:
 def test_a_stored_state_is_decoded_as_it_was() -> None:
     state = subject(member(**OVERLOADED))
     record = replace(state.record, latched=((ConsumerKey("S", "c"), ("pending", "latency_p95")),))
-    value = serialize.state_value(state, Writing(record, 1, "w.1"), WrittenBook(state), NOW)
+    value = serialize.state_value(state, Writing(record, 1, "w.1"), FakeServiceView(state), NOW)
     assert record_of(value) == (record, "w.1")
     plain = msgspec.json.decode(value)
     assert not {"policy", "recovery", "age_ms"} & plain.keys()
@@ -92,7 +91,7 @@ def test_a_stored_state_is_decoded_as_it_was() -> None:
 def test_a_lost_subject_is_stored_as_unknown_with_its_last_status() -> None:
     state = subject(member(**OVERLOADED))
     record = replace(state.record, unknown=True, reasons=())
-    value = serialize.state_value(state, Writing(record, 1, "w.1"), WrittenBook(state), NOW)
+    value = serialize.state_value(state, Writing(record, 1, "w.1"), FakeServiceView(state), NOW)
     plain = msgspec.json.decode(value)
     assert (plain["status"], plain["record"]["status"], plain["freshness"], plain["pressure"]) == (
         "unknown",

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.requests import ListRequest
-from nats_backpressure.queries.decisions import DecisionService, validate_policy
-from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WrittenBook, member, subject
+from nats_backpressure.queries.decisions import validate_policy
+from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, FakeServiceView, decision_service, member, subject
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, WrittenBook, memb
 def test_the_alias_returns_whole_numbers_as_the_router_does(
     values: dict[str, Any], metrics: tuple[int, ...], thresholds: tuple[int, ...]
 ) -> None:
-    data = DecisionService(WrittenBook(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
+    data = decision_service(FakeServiceView(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
     reply = tuple(data["metrics"].values()), tuple(data["thresholds"].values())
     assert reply == (metrics, thresholds)
     assert all(type(number) is int for numbers in reply for number in numbers)
@@ -40,24 +40,24 @@ def test_an_override_is_a_reason_exactly_while_it_is_in_force(
 ) -> None:
     policy = replace(POLICY, override=(Override("reject", NOW.wall + lasts),))
     state = subject(member(policy=policy))
-    desk = DecisionService(WrittenBook(replace(state, record=replace(state.record, reasons=stored))))
-    reply = desk.status(SUBJECT, NOW)
+    decisions = decision_service(FakeServiceView(replace(state, record=replace(state.record, reasons=stored))))
+    reply = decisions.status(SUBJECT, NOW)
     assert (reply.reasons, reply.override is not None) == (told, bool(told))
 
 
 def test_a_list_is_sorted_and_paged() -> None:
-    desk = DecisionService(WrittenBook(*(subject(member(), name=name) for name in ("c", "a", "b"))))
-    first = desk.status_list(ListRequest(limit=2), NOW)
+    decisions = decision_service(FakeServiceView(*(subject(member(), name=name) for name in ("c", "a", "b"))))
+    first = decisions.status_list(ListRequest(limit=2), NOW)
     assert ([s.subject for s in first.subjects], first.total, first.next_offset) == (["a", "b"], 3, 2)
-    last = desk.status_list(ListRequest(offset=2, limit=2), NOW)
+    last = decisions.status_list(ListRequest(offset=2, limit=2), NOW)
     assert ([s.subject for s in last.subjects], last.next_offset) == (["c"], None)
-    assert desk.status_list(ListRequest(offset=9), NOW).subjects == ()
+    assert decisions.status_list(ListRequest(offset=9), NOW).subjects == ()
 
 
 def test_a_page_of_statuses_fits_into_a_message() -> None:
     crowd = [member(f"consumer-number-{n}") for n in range(20)]
-    desk = DecisionService(WrittenBook(*(subject(*crowd, name=f"s{n:04}") for n in range(300))))
-    reply = desk.status_list(ListRequest(limit=1000), NOW)
+    decisions = decision_service(FakeServiceView(*(subject(*crowd, name=f"s{n:04}") for n in range(300))))
+    reply = decisions.status_list(ListRequest(limit=1000), NOW)
     assert 2**20 < len(msgspec.json.encode(reply)) < 2**20 + 20_000
     assert reply.next_offset == len(reply.subjects) < 300
 
@@ -67,7 +67,9 @@ def test_a_policy_has_its_sources_and_the_consumers_that_differ() -> None:
         PolicyEntry(("beamline.>",), ("*",), (("retry_after_seconds", 7),)),
         PolicyEntry((SUBJECT,), ("slow",), (("retry_after_seconds", 9),)),
     )
-    reply = DecisionService(WrittenBook(subject(member("c"), member("slow")), policies=entries)).policy(SUBJECT, NOW)
+    reply = decision_service(FakeServiceView(subject(member("c"), member("slow")), policies=entries)).policy(
+        SUBJECT, NOW
+    )
     assert (reply.policy["retry_after_seconds"], reply.sources["retry_after_seconds"]) == (7, "file")
     assert reply.sources["pending.warn"] == "default"
     assert [(c.consumer, c.policy["retry_after_seconds"]) for c in reply.consumers] == [("slow", 9)]
@@ -81,7 +83,7 @@ def test_a_policy_is_validated_over_the_default() -> None:
 
 
 def test_the_alias_has_the_format_of_the_router() -> None:
-    reply = DecisionService(WrittenBook(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
+    reply = decision_service(FakeServiceView(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
     assert reply == {
         "success": True,
         "data": {
@@ -97,9 +99,9 @@ def test_the_alias_has_the_format_of_the_router() -> None:
 
 @pytest.mark.parametrize("swept", [NOW.mono, None], ids=["unwatched", "before the first sweep"])
 def test_the_alias_returns_unknown_for_what_is_not_known(swept: float | None) -> None:
-    book = WrittenBook()
-    book.newest_read_at = swept
-    data = DecisionService(book).alias("nobody", NOW)["data"]
+    view = FakeServiceView()
+    view.newest_read_at = swept
+    data = decision_service(view).alias("nobody", NOW)["data"]
     assert (data["status"], set(data["metrics"].values()), data["thresholds"]["queue_overload"]) == (
         "unknown",
         {None},

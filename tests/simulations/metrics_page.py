@@ -30,7 +30,7 @@ class Clock:
         return NOW
 
 
-class StubBook(ServiceView):
+class StubServiceView(ServiceView):
     def __init__(self) -> None:
         self.states: dict[str, SubjectState] = {}
 
@@ -76,11 +76,11 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
 
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
-        self.book, self.metrics = StubBook(), Counters(max_subjects)
-        self.metrics.expose(StateCollector(self.book, SubjectLookup(self.book).answer, self.metrics, Clock()))
+        self.view, self.metrics = StubServiceView(), Counters(max_subjects)
+        self.metrics.expose(StateCollector(self.view, SubjectLookup(self.view).answer, self.metrics, Clock()))
 
     def watch(self, *states: SubjectState) -> None:
-        self.book.states.update({s.subject: s for s in states})
+        self.view.states.update({s.subject: s for s in states})
 
     def text(self) -> str:
         return self.metrics.page().decode()
@@ -102,7 +102,7 @@ def everything(world: World) -> None:
     firing = Alert("long-queue", "critical", "pending_above: 5000", "firing", NOW.wall)
     stuck = member(p50=1.0, p95=2.0, p99=3.0, drain=4.0, diagnosis=Diagnosis.NOBODY_PULLING)
     world.watch(state("a.b", stuck, alerts=(firing,)))
-    world.book.looks = {"S": StreamLook("S", "c", 1, 9, 9, fill=0.25), "T": StreamLook("T", "c", 1, 9, 9)}
+    world.view.looks = {"S": StreamLook("S", "c", 1, 9, 9, fill=0.25), "T": StreamLook("T", "c", 1, 9, 9)}
     world.metrics.event("a.b", "backpressure_active")
     world.metrics.event("a.b", "recovery")
     world.metrics.transition("a.b", "inactive", "active")

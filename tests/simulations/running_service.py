@@ -78,7 +78,7 @@ class World:
             Quiet(),
             writer=f"life-{self.lives}",
             render_state=serialize.state_value,
-            render_heartbeat=lambda book, now, leaving: serialize.heartbeat(book, "here", now, leaving),
+            render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, "here", now, leaving),
             **more,
         )
         task = asyncio.create_task(service.run(asyncio.Event(), 1.0))

@@ -1,4 +1,4 @@
-"""States, events and a connection that loses answers, for the tests of what is stored and told."""
+"""States, events and a connection that loses answers, for the tests of what is stored and published."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class Requests:
             raise Unavailable(f"{subject}: {error}") from error
         if self.lose and write:
             self.lose -= 1
-            raise Unavailable("the answer was lost")
+            raise Unavailable("the reply was lost")
         return reply
 
 
-class Paper:
-    """Just enough of a book to render a state."""
+class MinimalView:
+    """What `state_value` needs of a ServiceView."""
 
     settings = Settings()
 
@@ -73,7 +73,7 @@ class Paper:
 
 def value(record: Record, nonce: str) -> bytes:
     state = SubjectState(subject=record.subject, policy=Policy(), deadline=0.0, record=record)
-    return serialize.state_value(state, Writing(record, 0, nonce), Paper(), Now(1.0, 1.0))  # type: ignore[arg-type]
+    return serialize.state_value(state, Writing(record, 0, nonce), MinimalView(), Now(1.0, 1.0))  # type: ignore[arg-type]
 
 
 def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: Status = Status.ACTIVE) -> Event:
@@ -97,8 +97,10 @@ def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: St
 
 
 def publisher_of(requests: Requests, instance: str = "here") -> JetStreamEventPublisher:
-    """What tells events: another one stands for another process."""
-    return JetStreamEventPublisher(JetStreamApi(requests), NAMES, lambda told: serialize.event_message(told, instance))
+    """Publishes events; a second instance acts as another process."""
+    return JetStreamEventPublisher(
+        JetStreamApi(requests), NAMES, lambda event: serialize.event_message(event, instance)
+    )
 
 
 @asynccontextmanager
@@ -109,7 +111,7 @@ async def real(
     js = JetStreamApi(requests, prefix)
     await Resources(js, NAMES, 1, 604_800, True).ensure()
     store = JetStreamStateStore(js, NAMES, lambda what: None, lambda: nc)
-    yield requests, store, JetStreamEventPublisher(js, NAMES, lambda told: serialize.event_message(told, "here"))
+    yield requests, store, JetStreamEventPublisher(js, NAMES, lambda event: serialize.event_message(event, "here"))
 
 
 RECORD = Record(SUBJECT, "e", seq=1, status=Status.ACTIVE, announced=Status.ACTIVE, unsent=(event(1),))

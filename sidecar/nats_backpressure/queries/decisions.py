@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -38,10 +38,11 @@ Texts = tuple[str, ...]
 
 
 class DecisionService:
-    """Answers from the states in memory; `now` is the time of the request. Raises RequestRefused."""
+    """Answers from the states in memory; `now` is the time of the request, `random` is that of the Clock. Raises
+    RequestRefused."""
 
-    def __init__(self, service: ServiceView) -> None:
-        self._service = service
+    def __init__(self, service: ServiceView, random: Callable[[], float]) -> None:
+        self._service, self._random = service, random
         self._prefix = Names(service.settings.name).prefix
         self._lookup = SubjectLookup(service)
         self._grants: dict[ConsumerKey, GrantTracker] = {}
@@ -189,7 +190,7 @@ class DecisionService:
             if unusable or freshness(member.proof, now.mono, answer.limits) is not Freshness.KNOWN:
                 continue
             tracker = trackers[member.key] = self._grant_tracker(member.key)
-            one = tracker.offer(member, asked, client, now.mono, 1, random.random())
+            one = tracker.offer(member, asked, client, now.mono, 1, self._random())
             smallest = min(smallest, one, key=lambda grant: (grant.n, -grant.wait))
         for tracker in trackers.values():
             tracker.add(smallest.n, client, now.mono)

@@ -30,7 +30,7 @@ from nats_backpressure.queries.history import CONCURRENT_READS, HistoryQueries
 from nats_backpressure.runtime.ports import EventPage, EventQuery
 from tests.conftest import StartServer
 from tests.fakes.event_log import T0, FakeEventLog, event, told
-from tests.fakes.view import SUBJECT, WrittenBook, member
+from tests.fakes.view import SUBJECT, FakeServiceView, decision_service, member
 from tests.fakes.view import subject as watched
 from tests.support.servers import NatsServer
 
@@ -71,7 +71,7 @@ def status(subject: str, consumers: int = 0) -> messages.Status:
     )  # fmt: skip
 
 
-class StubDesk(DecisionService):
+class StubDecisions(DecisionService):
     """Watches `orders.new` and a few patterns; `big` statuses are larger than any message."""
 
     def __init__(self) -> None:
@@ -134,19 +134,25 @@ class SlowLog(FakeEventLog):
 
 def past_of(stream: FakeEventLog) -> HistoryQueries:
     """Of one subject that is watched, of which nothing is in memory but what came last."""
-    book = WrittenBook(watched(member()))
+    view = FakeServiceView(watched(member()))
     history = EventCache(T0)
     history.add(event(900, T0, subject=SUBJECT))
-    return HistoryQueries(DecisionService(book), book, history, stream, Clock())
+    return HistoryQueries(decision_service(view), view, history, stream, Clock())
 
 
 class Asker:
     """A client and the sidecar's side of the same server."""
 
     def __init__(
-        self, nc: Client, ours: Client, responder: ServiceEndpoints, desk: StubDesk, counts: Counts, stream: SlowLog
+        self,
+        nc: Client,
+        ours: Client,
+        responder: ServiceEndpoints,
+        decisions: StubDecisions,
+        counts: Counts,
+        stream: SlowLog,
     ) -> None:
-        self.nc, self.ours, self.responder, self.desk, self.counts = nc, ours, responder, desk, counts
+        self.nc, self.ours, self.responder, self.decisions, self.counts = nc, ours, responder, decisions, counts
         self.stream = stream
 
     async def ask(self, subject: str, payload: bytes = b"") -> Msg:
@@ -170,13 +176,13 @@ class Asker:
 
 
 async def serving(server: NatsServer, nc: Client, **given: Any) -> Asker:
-    desk, counts, stream = StubDesk(), Counts(), SlowLog()
+    decisions, counts, stream = StubDecisions(), Counts(), SlowLog()
     ours = await nats.connect(server.url, allow_reconnect=False)
     responder = ServiceEndpoints(
-        answers(desk, past_of(stream), counts), desk.alias, Clock(), Names(), counts.dropped, **given
+        answers(decisions, past_of(stream), counts), decisions.alias, Clock(), Names(), counts.dropped, **given
     )
     await responder.serve(ours)
-    return Asker(nc, ours, responder, desk, counts, stream)
+    return Asker(nc, ours, responder, decisions, counts, stream)
 
 
 @pytest.fixture
@@ -193,14 +199,14 @@ TAILED = ["decide.gateway", "decide.consumer", "get.status", "get.policy", *PAST
 async def test_a_decision_is_answered_and_counted_under_the_watched_subject(asker: Asker) -> None:
     found = await asker.answer(f"{P}.decide.gateway.orders.new", b'{"attempt": 2, "priority": "high", "more": 1}')
     assert found["action"] == "reject" and found["retry_after_seconds"] == 30
-    assert asker.desk.asked == [("gateway", "orders.new", GatewayRequest(2, "high"))]
+    assert asker.decisions.asked == [("gateway", "orders.new", GatewayRequest(2, "high"))]
     assert asker.counts.decided == [("orders.*", "gateway", "reject")]
 
 
 async def test_a_consumer_is_identified_by_its_inbox(asker: Asker) -> None:
     for _ in range(2):
         await asker.answer(f"{P}.decide.consumer.orders.new", b'{"max_messages": 7}')
-    (_, _, request, first), (_, _, _, second) = asker.desk.asked
+    (_, _, request, first), (_, _, _, second) = asker.decisions.asked
     assert request == ConsumerRequest(7) and first == second and first.startswith("_INBOX.")
 
 
@@ -307,7 +313,7 @@ async def test_a_wrong_value_is_a_400_that_names_the_field(asker: Asker, endpoin
 
 async def test_null_means_default(asker: Asker) -> None:
     await asker.answer(f"{P}.decide.gateway.orders.new", b'{"attempt": null, "priority": null}')
-    assert asker.desk.asked == [("gateway", "orders.new", GatewayRequest())]
+    assert asker.decisions.asked == [("gateway", "orders.new", GatewayRequest())]
 
 
 async def test_the_tail_is_checked_before_the_payload_and_the_payload_before_the_subject(asker: Asker) -> None:
@@ -353,7 +359,7 @@ async def test_without_a_reply_subject_nothing_happens(asker: Asker) -> None:
         await asker.nc.publish(subject, b"")
     assert await asker.lives()
     assert asker.counts.what == {"reply_subject": 3}
-    assert len(asker.desk.asked) == 1
+    assert len(asker.decisions.asked) == 1
 
 
 async def test_reply_prefixes_of_the_settings_are_answered_too(server: NatsServer, nc: Client) -> None:
@@ -444,7 +450,7 @@ async def test_one_replica_answers_and_a_new_client_serves_again(server: NatsSer
     one, two = [await serving(server, nc, alias=ALIAS) for _ in range(2)]
     for _ in range(20):
         await one.ask(f"{P}.decide.gateway.orders.new")
-    assert len(one.desk.asked) + len(two.desk.asked) == 20
+    assert len(one.decisions.asked) + len(two.decisions.asked) == 20
     await two.ours.close()
     await one.ours.close()
     again = await nats.connect(server.url)
@@ -457,7 +463,7 @@ async def test_a_list_is_cut_at_the_last_whole_status_and_has_the_next_offset(st
     server = await start_server("max_payload: 20KB")
     nc = await nats.connect(server.url)
     asker = await serving(server, nc)
-    asker.desk.listed, asker.desk.consumers = 100, 1
+    asker.decisions.listed, asker.decisions.consumers = 100, 1
     seen, offset = [], 0
     while offset is not None:
         reply = await asker.ask(f"{P}.get.status", json.dumps({"offset": offset, "limit": 1000}).encode())
@@ -474,7 +480,7 @@ async def test_no_reply_is_larger_than_max_payload(start_server: StartServer) ->
     server = await start_server("max_payload: 20KB")
     nc = await nats.connect(server.url)
     asker = await serving(server, nc)
-    asker.desk.consumers = 1000
+    asker.decisions.consumers = 1000
     found = await asker.answer(f"{P}.get.status.orders.new")
     assert 0 < len(found["consumers"]) < 1000 == found["consumers_total"]
     found = await asker.answer(f"{P}.get.policy.orders.new")
@@ -492,10 +498,12 @@ async def test_a_flood_is_bounded_and_other_requests_are_answered(server: NatsSe
     async def on_error(error: Exception) -> None:
         dropped[type(error).__name__] += 1
 
-    desk, counts = StubDesk(), Counts()
+    decisions, counts = StubDecisions(), Counts()
     ours = await nats.connect(server.url, error_cb=on_error)
     stream = SlowLog()
-    responder = ServiceEndpoints(answers(desk, past_of(stream), counts), desk.alias, Clock(), Names(), counts.dropped)
+    responder = ServiceEndpoints(
+        answers(decisions, past_of(stream), counts), decisions.alias, Clock(), Names(), counts.dropped
+    )
     await responder.serve(ours)
     turns = 0
 
@@ -512,9 +520,9 @@ async def test_a_flood_is_bounded_and_other_requests_are_answered(server: NatsSe
         await nc.publish(f"{P}.decide.gateway.orders.new", b"", reply=inbox)
     await settled(nc)
     await settled(ours)
-    asker = Asker(nc, ours, responder, desk, counts, stream)
+    asker = Asker(nc, ours, responder, decisions, counts, stream)
     assert await asker.lives()
-    answered, lost = len(desk.asked) - 1, dropped["SlowConsumerError"]
+    answered, lost = len(decisions.asked) - 1, dropped["SlowConsumerError"]
     assert answered + lost == flood and answered >= WAITING
     assert turns > answered / 10
     turning.cancel()

@@ -79,54 +79,54 @@ def test_replicas_that_cannot_see_each_other_share_the_room() -> None:
 
 
 def test_a_grant_counts_until_it_is_seen_as_delivered() -> None:
-    desk, found = GrantingTracker(), member(reading(0, delivered_consumer=7))
-    assert desk.grant(found, 400, "a", 100.0, 1, 0.5).n == 400
-    assert desk.grant(found, 400, "b", 100.1, 1, 0.5).n == 50
+    tracker, found = GrantingTracker(), member(reading(0, delivered_consumer=7))
+    assert tracker.grant(found, 400, "a", 100.0, 1, 0.5).n == 400
+    assert tracker.grant(found, 400, "b", 100.1, 1, 0.5).n == 50
     seen = member(reading(300, at=100.2, delivered_consumer=307))
     # 300 are in flight, 100 of the first and 50 of the second grant are still to come: room for 50, half of it for one.
-    assert desk.grant(seen, 400, "b", 100.2, 1, 0.5).n == 25
-    assert desk.grant(seen, 400, "b", 100.2, 1, 0.5).n == 13
+    assert tracker.grant(seen, 400, "b", 100.2, 1, 0.5).n == 25
+    assert tracker.grant(seen, 400, "b", 100.2, 1, 0.5).n == 13
 
 
 def test_a_grant_counts_for_a_second_when_nothing_is_delivered() -> None:
-    desk = GrantingTracker()
-    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
-    assert desk.grant(member(reading(0, at=100.9)), 400, "a", 100.99, 1, 0.5).n == 100
-    desk = GrantingTracker()
-    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
-    assert desk.grant(member(reading(0, at=101.0)), 400, "a", 101.0, 1, 0.5).n == 400
+    tracker = GrantingTracker()
+    tracker.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert tracker.grant(member(reading(0, at=100.9)), 400, "a", 100.99, 1, 0.5).n == 100
+    tracker = GrantingTracker()
+    tracker.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert tracker.grant(member(reading(0, at=101.0)), 400, "a", 101.0, 1, 0.5).n == 400
 
 
 def test_a_pull_in_the_last_moment_of_its_second_counts_until_a_reading_shows_it() -> None:
-    desk = GrantingTracker()
-    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
-    assert desk.grant(member(reading(0, at=100.95)), 400, "a", 101.0, 1, 0.5).n == 100
-    desk = GrantingTracker()
-    desk.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
-    assert desk.grant(member(reading(0)), 400, "a", 102.0, 1, 0.5).n == 400, "but not for ever without readings"
+    tracker = GrantingTracker()
+    tracker.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert tracker.grant(member(reading(0, at=100.95)), 400, "a", 101.0, 1, 0.5).n == 100
+    tracker = GrantingTracker()
+    tracker.grant(member(reading(0)), 400, "a", 100.0, 1, 0.5)
+    assert tracker.grant(member(reading(0)), 400, "a", 102.0, 1, 0.5).n == 400, "but not for ever without readings"
 
 
 def test_a_consumer_created_anew_takes_no_grants_off() -> None:
-    desk = GrantingTracker()
-    desk.grant(member(reading(0, delivered_consumer=900)), 400, "a", 100.0, 1, 0.5)
-    assert desk.grant(member(reading(0, delivered_consumer=0)), 400, "a", 100.1, 1, 0.5).n == 100
+    tracker = GrantingTracker()
+    tracker.grant(member(reading(0, delivered_consumer=900)), 400, "a", 100.0, 1, 0.5)
+    assert tracker.grant(member(reading(0, delivered_consumer=0)), 400, "a", 100.1, 1, 0.5).n == 100
 
 
 def test_nobody_takes_more_than_half_while_another_asks() -> None:
-    desk, found = GrantingTracker(), member(reading(399))
-    assert desk.grant(found, 100, "a", 100.0, 1, 0.5).n == 100
-    desk = GrantingTracker()
-    assert desk.offer(found, 100, "a", 100.0, 1, 0.5).n == 100
-    assert desk.offer(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
-    assert desk.offer(found, 100, "a", 100.9, 1, 0.5).n == 51
-    assert desk.offer(found, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
-    assert desk.offer(found, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
+    tracker, found = GrantingTracker(), member(reading(399))
+    assert tracker.grant(found, 100, "a", 100.0, 1, 0.5).n == 100
+    tracker = GrantingTracker()
+    assert tracker.offer(found, 100, "a", 100.0, 1, 0.5).n == 100
+    assert tracker.offer(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
+    assert tracker.offer(found, 100, "a", 100.9, 1, 0.5).n == 51
+    assert tracker.offer(found, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
+    assert tracker.offer(found, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
 
 
 def test_of_three_askers_none_is_alone() -> None:
-    desk, found = GrantingTracker(), member(reading(400))
+    tracker, found = GrantingTracker(), member(reading(400))
     for n, asker in enumerate("abcabcabc"):
-        assert desk.offer(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
+        assert tracker.offer(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
 
 
 @given(
@@ -134,12 +134,12 @@ def test_of_three_askers_none_is_alone() -> None:
     inflight=st.integers(0, 600),
 )
 def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, inflight: int) -> None:
-    desk, found, at, total = GrantingTracker(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
+    tracker, found, at, total = GrantingTracker(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
     for after, n, asker in asked:
         at += after
         if at >= 101.0:
             return
-        total += desk.grant(found, n, asker, at, 1, 0.5).n
+        total += tracker.grant(found, n, asker, at, 1, 0.5).n
     assert total <= max(0, 500 - inflight)
 
 
@@ -179,65 +179,67 @@ def test_somebody_must_pull_once_no_ack_moves(stall: float, age: float, ack_wait
 
 
 def test_without_acks_it_is_one_message_per_wait() -> None:
-    desk, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
+    tracker, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
     times = [100.0 + n / 20 for n in range(101)]
-    granted = [at for at in times if desk.grant(found, 10, "a", at, 1, 1.0).n]
+    granted = [at for at in times if tracker.grant(found, 10, "a", at, 1, 1.0).n]
     assert granted == [pytest.approx(100.0 + n) for n in range(6)]
 
 
 def test_a_quote_counts_nothing() -> None:
-    desk, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
-    assert [desk.offer(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
+    tracker, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
+    assert [tracker.offer(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    desk, found = GrantingTracker(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
+    tracker, found = GrantingTracker(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
     for n in range(20_000):
-        desk.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
+        tracker.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
     for n in range(1, 1001):
         found = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
-        desk.offer(found, 1, "a", 101.99, 1, 0.5)
-    assert len(desk._grants._counted) <= 64 + 101 and len(desk._grants._delivered) <= 41
+        tracker.offer(found, 1, "a", 101.99, 1, 0.5)
+    assert len(tracker._grants._counted) <= 64 + 101 and len(tracker._grants._delivered) <= 41
 
 
 def test_what_was_granted_and_not_used_is_free_again_after_a_second_however_busy_it_is() -> None:
     """Two of twenty were there to be had; from then on each grant is taken up at once."""
     policy = Policy(inflight=InflightRule(5, 10, 30))
-    desk, at, delivered = GrantingTracker(), 100.0, 0
-    desk.grant(member(reading(0, at, delivered_consumer=0), policy=policy), 20, "a", at, 1, 0.5)
+    tracker, at, delivered = GrantingTracker(), 100.0, 0
+    tracker.grant(member(reading(0, at, delivered_consumer=0), policy=policy), 20, "a", at, 1, 0.5)
     delivered, given = 2, []
     for _ in range(15):
         at += 0.1
         found = member(reading(5, at, delivered_consumer=delivered), policy=policy)
-        given.append(desk.grant(found, 10, "a", at, 1, 0.5).n)
+        given.append(tracker.grant(found, 10, "a", at, 1, 0.5).n)
         delivered += given[-1]
     assert (given[0], given[-1]) == (7, 10)
 
 
 def test_while_pulls_wait_at_the_server_the_oldest_grant_is_taken_to_be_served_first() -> None:
-    desk = GrantingTracker()
-    desk.grant(member(reading(0, 100.0, waiting=2, delivered_consumer=0)), 10, "a", 100.0, 1, 0.5)
-    desk.grant(member(reading(0, 100.9, waiting=2, delivered_consumer=0)), 10, "a", 100.9, 1, 0.5)
+    tracker = GrantingTracker()
+    tracker.grant(member(reading(0, 100.0, waiting=2, delivered_consumer=0)), 10, "a", 100.0, 1, 0.5)
+    tracker.grant(member(reading(0, 100.9, waiting=2, delivered_consumer=0)), 10, "a", 100.9, 1, 0.5)
     full = member(reading(485, 101.3, waiting=1, delivered_consumer=10))
-    assert desk.grant(full, 100, "a", 101.3, 1, 0.5).n == 5
+    assert tracker.grant(full, 100, "a", 101.3, 1, 0.5).n == 5
 
 
 def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() -> None:
     """a pulls late. Taken off the newest, b's deliveries would leave a's 100 uncounted while a can still pull them."""
-    desk, at = GrantingTracker(), 100.0
-    desk.grant(member(reading(0, at)), 100, "a", at, 1, 0.5)
+    tracker, at = GrantingTracker(), 100.0
+    tracker.grant(member(reading(0, at)), 100, "a", at, 1, 0.5)
     for n in range(1, 9):
         at += 0.1
-        desk.grant(member(reading(0, at, delivered_consumer=10 * (n - 1))), 10, "b", at, 1, 0.5)
+        tracker.grant(member(reading(0, at, delivered_consumer=10 * (n - 1))), 10, "b", at, 1, 0.5)
     found = member(reading(0, 100.9, delivered_consumer=80))
-    assert desk.offer(found, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
+    assert tracker.offer(found, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
 
 
 def test_while_pulls_wait_a_newer_grant_of_the_same_connection_ends_none() -> None:
-    desk, found = GrantingTracker(), member(reading(0, waiting=3))
-    assert [desk.grant(found, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
-    assert desk.offer(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
-    assert desk.offer(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, "none waits: only the newest counts"
+    tracker, found = GrantingTracker(), member(reading(0, waiting=3))
+    assert [tracker.grant(found, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
+    assert tracker.offer(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
+    assert tracker.offer(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, (
+        "none waits: only the newest counts"
+    )
 
 
 MOMENTS = st.lists(
@@ -255,7 +257,7 @@ MOMENTS = st.lists(
 @example([(0.0, "ask", 0, 0), (0.0, "pull", 0, 1), (0.0, "ask", 0, 0), (0.0, "read", 3, 0)])
 def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
     """By whoever pulls within a second, and asks again only when that is done, with a reading every second."""
-    desk, at, delivered, left = GrantingTracker(), 100.0, 0, {}
+    tracker, at, delivered, left = GrantingTracker(), 100.0, 0, {}
     found = member(reading(0, at, delivered_consumer=0))
     for after, move, who, n in moments:
         at += after
@@ -263,12 +265,12 @@ def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: li
         if move == "read" or overdue:
             found = member(reading(0, at, delivered_consumer=delivered))
         if move == "ask":
-            given = desk.grant(found, n + 1, str(who), at, 1, 0.5).n
+            given = tracker.grant(found, n + 1, str(who), at, 1, 0.5).n
             left[who] = (given, at) if given else left.get(who, (0, at))
         elif move == "pull" and who in left and at < left[who][1] + GRANT_LIFE:
             took = min(n, left[who][0])
             delivered += took
             left[who] = (left[who][0] - took, left[who][1])
-        counted = desk._grants.outstanding(found.reading, at)
+        counted = tracker._grants.outstanding(found.reading, at)
         unread = delivered - found.reading.delivered_consumer
         assert counted >= unread + sum(n for n, since in left.values() if at < since + GRANT_LIFE)

@@ -109,7 +109,7 @@ class World:
     now: float = 1000.0
 
     def __post_init__(self) -> None:
-        self.desk = GrantingTracker()
+        self.decisions = GrantingTracker()
         self.member = Member(KEY, self.policy)
         self.jitters = itertools.cycle((0.0, 0.6, 0.3, 1.0))
         self.acked_then: deque[int] = deque([0] * 20, maxlen=20)
@@ -154,7 +154,7 @@ class World:
             if self.now >= worker.pulls[0]:
                 self.pull(worker, worker.pulls[1])
         elif self.now >= worker.asks_at:
-            found = self.desk.grant(self.member, worker.batch, worker.name, self.now, 1, next(self.jitters))
+            found = self.decisions.grant(self.member, worker.batch, worker.name, self.now, 1, next(self.jitters))
             worker.asks_at = self.now + found.wait
             worker.pulls = (self.now + worker.linger, found.n) if found.n else None
             self.note(found)
