@@ -1,14 +1,14 @@
-"""nats-backpressure: judges how close each JetStream subject is to overload, and publishes it before it is.
+"""nats-backpressure: computes how close each JetStream subject is to overload, and publishes it before it is.
 
 The folders, from the top down; imports only ever go downwards (`tests/test_architecture.py` holds the rules):
 
-    cli        the commands: arguments in, text out          demo     the whole story on a real server, as processes
-    app        settings become adapters and a service; the life of the process
-    adapters   the world, one outside thing a file: NATS, Prometheus, HTTP probes, logs
+    cli        the commands: arguments in, text out          demo     a full example run on a real server, as processes
+    app        settings become adapters and a service; start and stop of the process
+    adapters   external systems, one per file: NATS, Prometheus, HTTP probes, logs
     queries    answers to requests, from the state in memory
-    recording  what was observed, written to a file, and judged again
+    recording  what was observed, written to a file, and evaluated again
     runtime    the loops: read the servers, feed the core, carry out what it decides
-    core       the judgement, pure: signals -> status -> admission, and the one step that moves a subject's state
+    core       the evaluation, pure: signals -> status -> admission, and the one step that moves a subject's state
     policy     what the marks are and who may set them, pure
     config     files and environment -> frozen settings
     protocol   the contract with other programs; a leaf      client   what gateways and consumers import

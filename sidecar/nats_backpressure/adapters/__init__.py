@@ -1,1 +1,1 @@
-"""The outside world, one thing per file. Adapters decide nothing, and no adapter imports another."""
+"""External systems, one per file. Adapters decide nothing, and no adapter imports another."""

@@ -1,4 +1,7 @@
-"""Calls a function with each event once, though core NATS may deliver it twice. Admission does not need events."""
+"""EventDeduplicator: passes each event to a function once, although core NATS may deliver it twice.
+
+Admission does not need events.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""The loop that follows the state bucket: reads every state, then each change, and starts again after every loss.
+"""Follows the state bucket: reads every state, then each change, and starts again after any loss.
 
-Not nats-py's KV watcher: after the bucket was deleted and made again that one receives nothing and reports no error,
-and after a restart of the server it is late. Here an ephemeral consumer of our own delivers every state and then each
-change. A missed idle heartbeat, a gap in its sequence, a reconnect, or missing heartbeats of the sidecar end it, and
-the next one reads every state again.
-"""
+It uses an ephemeral consumer of our own, not nats-py's KV watcher: after the bucket was deleted and created again, that
+one receives nothing and reports no error, and after a restart of the server it is late. A missed idle heartbeat, a gap
+in its sequence, a reconnect, or missing heartbeats of the sidecar end it, and the next one reads every state again."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The judgement. Pure: values in, values out; no clock, no network, no logging, no randomness."""
+"""The evaluation. Pure: values in, values out; no clock, no network, no logging, no randomness."""

@@ -162,7 +162,8 @@ class Reading(Struct, frozen=True):
     stall_known: bool = True
     """False while it is not known since when something is in flight: a short stall proves nothing then."""
     spare: bool = False
-    """As many pulls wait as messages are in flight, and no message waits: those in flight may be handed back."""
+    """As many pulls wait as messages are in flight, and no message waits: those in flight may be returned with a
+    delayed NAK."""
     settled: bool = True
     """Whether the windows are full; until then (after a restart) they hold too little to release a latch."""
     arrival_rate: float | None = None
@@ -184,7 +185,7 @@ class Reading(Struct, frozen=True):
     lasting_diagnosis: Diagnosis | None = None
     """The same, whether or not the newest sample agrees: what continues after a restart, once it is found again."""
     diagnosed_for: float = 0.0
-    """Seconds since when `lasting_diagnosis` is the same."""
+    """Seconds for which `lasting_diagnosis` has not changed."""
     history: int = 0
     """The stream sequence up to which it reads history; 0 where it reads none."""
     backfilling: bool = False
@@ -193,7 +194,7 @@ class Reading(Struct, frozen=True):
     capacity: float | None = None
     """Messages per second it can process, smoothed; learnt only while it was busy and nothing was redelivered."""
     handed_back: int = 0
-    """Messages in flight that a worker handed back for later."""
+    """Messages in flight that a worker returned with a delayed NAK."""
     account: Account | None = None
     """The state of counting losses, for a restart."""
     stream_fill: float | None = None
@@ -354,7 +355,7 @@ class Carried(Struct, frozen=True, omit_defaults=True):
     stalled: bool = False
     """Whether a stall holds the latch `latency_p95`."""
     handed_back: int = 0
-    """Messages in flight that a worker handed back for later."""
+    """Messages in flight that a worker returned with a delayed NAK."""
     history: int = 0
     """The stream sequence up to which it reads messages older than itself; 0 if there are none, or none left."""
 

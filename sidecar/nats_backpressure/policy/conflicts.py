@@ -1,4 +1,4 @@
-"""Finds entries of one layer that name the same pattern for the same consumers: none of them could have priority."""
+"""Finds entries in one layer with the same pattern and the same consumers; neither would have priority."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ class Sources(Struct, frozen=True):
 
 
 class Layers:
-    """The file's and the bucket's policies and the overrides above them, indexed once and never changed: another
-    bucket is another value.
+    """The file's and the bucket's policies and the overrides above them, indexed once and never changed: a changed
+    bucket gives a new object.
 
-    Policies of the bucket that the guard does not allow are left out.
+    Bucket entries that break the guard are ignored, even if they were accepted earlier.
     """
 
     __slots__ = ("_layers", "_overrides")
@@ -51,8 +51,8 @@ class Layers:
         """What is in force for a consumer of a watched subject; without one, for those that no entry singles out.
 
         In each layer the most specific pattern that covers the subject and whose `consumers` match counts, alone.
-        `own` is the policy from the consumer's metadata, the strongest of them. The overrides are above all: every one
-        that covers the subject and can ever be in force there. Equal results are one object.
+        `own` is the metadata policy, the highest layer. Overrides replace all layers: every one that covers the subject
+        and can ever be in force there. Equal results are one object.
         """
         consumer = None if key is None else key.consumer
         entries = [(layer, most_specific(index, subject, consumer)) for layer, index in self._layers]

@@ -1,4 +1,4 @@
-"""The words of a policy: every field, its unit, its bounds and its default."""
+"""The fields of a policy, with unit, bounds and default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MarkRule(Struct, frozen=True, forbid_unknown_fields=True):
     warn: Mark
     """For display only: the level `warn` in a status."""
     critical: Mark
-    """For display, and for `pending`: drain is judged only above this mark."""
+    """For display, and for `pending`: drain is evaluated only above this mark."""
     overload: Mark
     """The mark that moves the status."""
 
@@ -71,7 +71,7 @@ class When(Struct, frozen=True, forbid_unknown_fields=True):
     inflight_above: Annotated[float, Meta(ge=0, le=1e15)] | None = None
     """More messages are in flight than this."""
     latency_p95_above_ms: Annotated[float, Meta(ge=0, le=1e15)] | None = None
-    """The judged p95 latency is above this, in milliseconds."""
+    """The evaluated p95 latency is above this, in milliseconds."""
     stream_fill_above: Share | None = None
     """The stream holds more than this share of its own limits."""
 
@@ -95,14 +95,14 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """What counts as overload for a subject, and what is answered then. The defaults are the router's."""
 
     mode: Literal["enforce", "observe"] = "enforce"
-    """`observe` is a dry run: the subject is judged, published and counted, but the answer is `continue`, and `would`
-    shows what it would have been."""
+    """`observe` is a dry run: the subject is evaluated, published and counted, but the answer is `continue`, and
+    `would` shows what it would have been."""
     pending: PendingRule = PendingRule(10, 100, 1000)
     """Marks of the messages that are not delivered yet."""
     latency_p95: MarkRule = MarkRule(500, 2000, 5000)
     """Marks of the latency from delivery to acknowledgement, in milliseconds."""
     inflight: InflightRule = InflightRule(50, 200, 500)
-    """Marks of the messages that are delivered and not acknowledged. Never judged above 0.9 of the consumer's
+    """Marks of the messages that are delivered and not acknowledged. Never evaluated above 0.9 of the consumer's
     `max_ack_pending`."""
     drain_seconds: MarkRule = MarkRule(0.5, 2, 5)
     """Marks of the time until all waiting messages are processed, in seconds."""
@@ -132,7 +132,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     hold_seconds: Seconds = 10
     """Seconds for which a refusal stays in force without a new proof."""
     on_paused: Literal["judge", "ignore"] = "judge"
-    """`ignore` treats a paused consumer as calm."""
+    """`judge` counts a paused consumer like any other, `ignore` treats it as calm."""
     count_backfill: bool = True
     """If false, a consumer does not count while it surely reads history."""
     admission: AdmissionRule = AdmissionRule()
@@ -140,7 +140,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     alerts: Annotated[tuple[AlertRule, ...], Meta(max_length=64)] = ()
     """Alerts of this policy: see [Alerts](#alerts)."""
     override: tuple[Override, ...] = ()
-    """No field of a policy that anybody writes: the layer above all of them, the most specific override first."""
+    """Not written by users in a policy: filled from the overrides, which replace all layers; the most specific
+    first."""
 
 
 def in_force(policy: Policy, now: Now) -> Override | None:
@@ -149,7 +150,7 @@ def in_force(policy: Policy, now: Now) -> Override | None:
 
 
 class Guard(Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits for policies in the bucket and in consumer metadata; set in the file only."""
+    """Limits for policies from the bucket and from consumer metadata; can be set only in the settings file."""
 
     allow_bucket: bool = True
     """If false, policies and overrides in the bucket are ignored."""
@@ -170,7 +171,7 @@ class Effective(Struct, frozen=True):
 
 
 class Override(Struct, frozen=True, forbid_unknown_fields=True):
-    """An operator's word over the judgement, until it expires by itself."""
+    """An operator's decision that replaces the computed status, until it expires by itself."""
 
     action: Literal["open", "reject"]
     until: Annotated[float, Meta(ge=0, le=32_503_680_000)]

@@ -176,13 +176,14 @@ class Thresholds(Struct, frozen=True):
     latency_critical_ms: Annotated[Mark, Meta(description="p95 latency in milliseconds, for the level `critical`.")]
     latency_overload_ms: Annotated[Mark, Meta(description="p95 latency in milliseconds, for overload.")]
     inflight_warn: Annotated[
-        Mark | None, Meta(description="Messages in flight, for the level `warn`. null: the signal is not judged.")
+        Mark | None, Meta(description="Messages in flight, for the level `warn`. null: the signal does not count.")
     ]
     inflight_critical: Annotated[
-        Mark | None, Meta(description="Messages in flight, for the level `critical`. null: the signal is not judged.")
+        Mark | None,
+        Meta(description="Messages in flight, for the level `critical`. null: the signal does not count."),
     ]
     inflight_overload: Annotated[
-        Mark | None, Meta(description="Messages in flight, for overload. null: the signal is not judged.")
+        Mark | None, Meta(description="Messages in flight, for overload. null: the signal does not count.")
     ]
     drain_warn_seconds: Annotated[Mark, Meta(description="Seconds of waiting work, for the level `warn`.")]
     drain_critical_seconds: Annotated[Mark, Meta(description="Seconds of waiting work, for the level `critical`.")]
@@ -366,7 +367,7 @@ class Event(Struct, frozen=True):
         tuple[Problem, ...] | UnsetType, Meta(description="With `policy_rejected`: what is wrong with the policy.")
     ] = UNSET
     policy_revision: Annotated[
-        str | UnsetType, Meta(description="With `policy_rejected`: tells the refused policy from every other.")
+        str | UnsetType, Meta(description="With `policy_rejected`: identifies the refused policy.")
     ] = UNSET
 
 

@@ -46,7 +46,7 @@ def decode(tail: str) -> str:
         raise BadTail("tail does not decode to UTF-8") from None
     if "" in subject.split("."):
         raise BadTail("tail has an empty token")
-    # Not the cached form: what an asker makes up must not fill our memory.
+    # Not the cached form: what a client invents must not fill our memory.
     if (canonical := encode.__wrapped__(subject)) != tail:
         raise BadTail(f"not the canonical form; it is `{canonical[:120]}`")
     return subject

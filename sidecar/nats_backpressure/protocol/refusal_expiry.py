@@ -1,8 +1,7 @@
-"""How an answer ages: how a refusal opens when nothing has proved for some time that it still holds.
+"""How a refusal expires: without new proof, the admitted share rises step by step to 1.
 
-A refusal is justified only while a sidecar looks for its end. The sidecar and every gateway apply the same two
-functions, each by its own clock: a gateway that asks and one that watches get the same answer.
-"""
+A refusal may last only while a sidecar checks whether the overload has ended. The sidecar and every gateway apply the
+same two functions, each by its own clock: a gateway that asks and one that watches get the same answer."""
 
 from __future__ import annotations
 

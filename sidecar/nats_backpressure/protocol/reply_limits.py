@@ -1,4 +1,7 @@
-"""Replies: where one may go, and how large it may be. We publish them with our own rights, on our own connection."""
+"""To which subjects a reply may be sent, and how a reply that is too large is cut.
+
+We publish replies with our own rights, on our own connection.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def reply_allowed(reply: str, prefixes: Sequence[str] = ()) -> bool:
     tokens = reply.split(".")
     if any(t in ("", "*", ">") or not t.isprintable() or " " in t for t in tokens):
         return False
-    if tokens[0] == "_GR_":  # a gateway puts itself, cluster and server in front of the asker's own inbox
+    if tokens[0] == "_GR_":  # a gateway puts itself, cluster and server in front of the client's own inbox
         tokens = tokens[3:]
     if len(tokens) < 2:
         return False
@@ -72,7 +75,7 @@ def _cut_page(page: Any, limit: int) -> Any:
     shown = page.subjects[:n]
     if n == 0:
         shown = tuple(status for status in _shorter(page.subjects[0]) if len(msgspec.json.encode(status)) <= room)[:1]
-    end = page.offset + max(1, len(shown))  # always onwards, or a reader of pages would never come to an end
+    end = page.offset + max(1, len(shown))  # it must always grow, or a client that reads page by page would loop
     return replace(page, subjects=shown, next_offset=end if end < page.total else None)
 
 

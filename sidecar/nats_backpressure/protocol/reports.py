@@ -1,4 +1,7 @@
-"""What a gateway reports of itself, on `P.report.gateway.<encoded subject>`, so that less has to be guessed."""
+"""The report that a gateway publishes: how many requests it was offered and admitted.
+
+Its subject is `P.report.gateway.<encoded subject>`. It replaces estimates by counts.
+"""
 
 from __future__ import annotations
 

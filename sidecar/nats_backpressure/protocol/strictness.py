@@ -1,4 +1,4 @@
-"""Which of several answers decides: the sidecar and every gateway order them alike."""
+"""The sort order of answers by strictness; the sidecar and all gateways use the same one."""
 
 from __future__ import annotations
 

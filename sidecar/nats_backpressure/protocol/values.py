@@ -1,4 +1,4 @@
-"""The words of the contract: statuses, actions, signals, diagnoses, types of events, and what names a consumer."""
+"""Enums and names used in messages: statuses, actions, signals, diagnoses, types of events; and ConsumerKey."""
 
 from __future__ import annotations
 

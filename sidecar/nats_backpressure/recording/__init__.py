@@ -1,1 +1,1 @@
-"""Recordings: writes what is observed to a file, reads it back, and judges it again (recorder, decoder, replay)."""
+"""Recordings: writes what is observed to a file, reads it back, and evaluates it again (recorder, decoder, replay)."""

@@ -149,7 +149,7 @@ class PolicyLine(Struct, frozen=True, tag_field="t", tag="rule", omit_defaults=T
 
 
 class PoliciesLine(Struct, frozen=True, tag_field="t", tag="rules", omit_defaults=True):
-    """Puts the current entries in force, with the other settings that a judgement depends on."""
+    """Puts the current entries in force, with the other settings that an evaluation depends on."""
 
     at: At
     guard: Guard = Guard()

@@ -1,4 +1,7 @@
-"""Sums the advisories and ack metrics of one consumer for one line: 10,000 per second make about 11 kB per second."""
+"""Sums one consumer's advisories and ack metrics of up to one second into one line of the recording.
+
+10,000 per second make about 11 kB per second.
+"""
 
 from __future__ import annotations
 

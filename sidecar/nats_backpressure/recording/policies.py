@@ -21,7 +21,7 @@ ENTRIES_LIMIT: Final = 50_000
 
 
 class RecordedSettings(Struct, frozen=True):
-    """The settings besides policies that a judgement depends on: what is watched, and the freshness limits."""
+    """The settings besides policies that an evaluation depends on: what is watched, and the freshness limits."""
 
     watch: tuple[WatchEntry, ...] = (WatchEntry("*"),)
     stale_after: float = 10.0

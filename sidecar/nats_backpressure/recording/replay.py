@@ -1,4 +1,4 @@
-"""Judges a recording again: what was observed goes through the same intake, registry and `step` as in the service.
+"""Evaluates a recording again: what was observed goes through the same intake, registry and `step` as in the service.
 
 Time comes from the recording. Every effect succeeds at once, so events are reported when they were concluded, whatever
 kept them from being published then. What callers did because of a decision is in what was observed: another policy
@@ -97,8 +97,8 @@ class Replay:
         return {subject: self._registry.time_in(subject, self.now) for subject in self._registry.subjects}
 
     def process(self, observation: Observation, longest_interval: float = 0.0) -> None:
-        """Judge the next observation, and the time before it. `longest_interval`: seconds that were planned between two
-        readings; they make nothing stale."""
+        """Evaluate the next observation, and the time before it. `longest_interval`: seconds that were planned between
+        two readings; they make nothing stale."""
         self._longest_interval = max(longest_interval, self._settings.observe.max_interval_ms / 1000)
         if isinstance(observation, PoliciesDecoded):
             if self._as_recorded:

@@ -1,4 +1,4 @@
-"""Finds the ticks between two lines of a recording at which time alone changes something.
+"""Searches a time gap in a recording for the first tick that changes a state because of time alone.
 
 A step is a pure function of time, so a gap is searched, not walked: years without a line cost a few dozen steps.
 """

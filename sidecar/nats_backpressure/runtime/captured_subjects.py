@@ -1,4 +1,4 @@
-"""Request subjects that a stream stores: JetStream would answer there first, with its acknowledgement."""
+"""Finds streams that store our request subjects: the stream's ack would reach the caller before our answer."""
 
 from __future__ import annotations
 

@@ -92,13 +92,14 @@ class EffectRunner:
             task.add_done_callback(self._running.discard)
 
     async def finish(self, seconds: float) -> None:
-        """Let running effects end, for so many seconds at most."""
+        """Let running effects end, for `seconds` at most."""
         if pending := tuple(self._running):
             with suppress(TimeoutError):
                 await within(self._clock, seconds, asyncio.wait(pending))
 
     async def abandon(self) -> None:
-        """Cancel running effects: each is stored as still to do, or was never begun; the next start goes on there."""
+        """Cancel running effects: each is stored as unfinished or was not started; the next process continues
+        with it."""
         await cancel_and_wait(self._running)
 
     async def _retry(self, effect: Effect) -> None:

@@ -1,4 +1,4 @@
-"""The heartbeat in the state bucket: what is stored there is still so, while somebody writes it."""
+"""Writes the heartbeat key: it proves to clients that the stored states are still true."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from nats_backpressure.runtime.view import ServiceView
 log = structlog.get_logger()
 
 ALONE_AFTER = 3
-"""Heartbeats in a row with none of another replica in between, after which we take ourselves for the last one."""
+"""Heartbeats in a row with none of another replica in between, after which this process assumes that it is
+the only replica."""
 LEAVE_WITHIN = 1.0
 """Seconds for the last heartbeat of the last replica."""
 

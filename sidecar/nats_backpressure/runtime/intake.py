@@ -1,6 +1,6 @@
-"""What a reading of a stream means for its subjects: who is a member of what, under which policies, and in what state.
+"""Takes each reading of a stream: updates members and policies of its subjects, and feeds the readings to the registry.
 
-The poller uses it on what the server returns, and a replay on what was recorded, so that both judge the same.
+The poller and a replay both use it, so that both evaluate in the same way.
 """
 
 from __future__ import annotations

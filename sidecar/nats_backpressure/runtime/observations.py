@@ -1,4 +1,4 @@
-"""What an Observer returns: readings of streams and consumers, errors, and hints that hasten the next reading."""
+"""What an Observer returns: readings of streams and consumers, errors, and hints that trigger an earlier reading."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class MaxDeliveries(Struct, frozen=True):
 
 
 class Terminated(Struct, frozen=True):
-    """A worker refused a message for good (TERM): it leaves in flight, and looks like an ack in everything else."""
+    """A worker refused a message permanently (TERM): it leaves in flight, and looks like an ack in everything else."""
 
     key: ConsumerKey
 

@@ -1,4 +1,4 @@
-"""Our own stream and buckets: noticed when they are deleted or created again, and created again."""
+"""Detects that our stream or a bucket was deleted or replaced, creates what is missing, and writes all states again."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ log = structlog.get_logger()
 THE_FILE = "_file"
 """What `policy_rejected` calls the settings file, which has no key in the bucket."""
 WITHOUT_PAUSE = 50
-"""Subjects judged again in one go; then other tasks have a turn."""
+"""Subjects evaluated again in one go; then other tasks have a turn."""
 
 
 class PolicyUpdates:
-    """Takes policies from the settings file and the bucket; `changed` is set until every subject was judged by them."""
+    """Takes policies from the settings file and the bucket; `changed` is set until they apply to every subject."""
 
     def __init__(
         self,
@@ -82,10 +82,10 @@ class PolicyUpdates:
             self.changed.set()
 
     async def run(self) -> None:
-        """After every change: judge all subjects again, and report the policies that were refused."""
+        """After every change: evaluate all subjects again, and report the policies that were refused."""
         delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
         while True:
-            if self._unreported:  # retried without judging: no policy changed by that
+            if self._unreported:  # retried without evaluating: no policy changed by that
                 await sleep_until(self.changed, self._clock, next(delays))
             else:
                 delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)

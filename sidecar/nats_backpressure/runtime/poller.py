@@ -35,7 +35,7 @@ DISCOVER_EVERY = 1.0
 ROUND_WITHIN = 5.0
 """Seconds for reading or trying every stream, at the start and after an outage, before what is known is answered."""
 WITHOUT_PAUSE = 50
-"""Samples judged in one go (some 2 ms); then other tasks, which answer requests, have a turn."""
+"""Samples evaluated in one go (some 2 ms); then other tasks, which answer requests, have a turn."""
 SHORTEST_SLEEP = 0.001
 """Seconds between two readings of a stream, however late the next one is."""
 SINGLY_LIMIT = 64
@@ -136,7 +136,7 @@ class Poller:
         return new
 
     def hint(self, hint: Hint) -> None:
-        """An advisory or ack metric came: it may hasten a reading, and never decides alone."""
+        """An advisory or ack metric came: it may trigger an earlier reading, and never decides alone."""
         now = self._clock.now()
         match hint:
             case StreamChanged():

@@ -43,7 +43,7 @@ from nats_backpressure.runtime.view import ServiceView
 log = structlog.get_logger()
 
 POLICIES_WITHIN = 5.0
-"""Seconds for reading the policy bucket, before subjects are judged without it."""
+"""Seconds for reading the policy bucket, before subjects are evaluated without it."""
 
 
 class Service:

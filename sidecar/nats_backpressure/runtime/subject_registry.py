@@ -166,7 +166,7 @@ class SubjectRegistry:
         self.feed(subject, ConsumerJoined(key, self.policies.effective(subject, key).policy))
 
     def apply_policies(self, subject: str) -> None:
-        """Judge a subject again under the policies that are in force now."""
+        """Evaluate a subject again under the policies that are in force now."""
         if (state := self.subjects.get(subject)) is None:
             return
         if (policy := self.policies.effective(subject).policy) != state.policy:

@@ -1,4 +1,4 @@
-"""What the service lets others read of it, without a way to change it."""
+"""ServiceView: read-only access to the service for queries and metrics."""
 
 from __future__ import annotations
 

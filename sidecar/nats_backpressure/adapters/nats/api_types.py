@@ -1,4 +1,4 @@
-"""The server's replies about streams and consumers, and how they become the samples and looks of the core.
+"""Types of the server's replies about streams and consumers, and their conversion to `Sample` and `StreamLook`.
 
 Only the fields in use are named. Fields that a newer server adds are ignored; a missing field is zero, as Go's encoder
 leaves it out.

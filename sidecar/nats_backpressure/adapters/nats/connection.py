@@ -1,9 +1,8 @@
 """A NATS connection that is never repaired, only replaced.
 
-nats-py can look connected while its reader is dead, and closes for good on several server errors. So its own reconnect
-is off: a lost link, a close, a lame duck or a failed round trip all lead to one path, a whole new client with fresh
-credentials, on which every subscription is made again.
-"""
+nats-py can look connected while its reader is dead, and closes permanently on several server errors. So its own
+reconnect is off: a lost link, a close, a lame duck or a failed round trip all lead to one path, a whole new client with
+fresh credentials, on which every subscription is made again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides what gateways may admit, from status, freshness and policy; and the delays for retries."""
+"""Computes what gateways may admit, from status, freshness, priority, policy and override; and the retry delays."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Estimates the rates of one consumer for the adaptive loop. Its windows are shorter than those shown to people: a loop
-that looks back ten seconds would oscillate."""
+"""Estimates the rates of one consumer for the adaptive loop, over shorter windows than those shown to people.
+
+A loop that looks back ten seconds would oscillate.
+"""
 
 from __future__ import annotations
 

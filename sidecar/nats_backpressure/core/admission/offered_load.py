@@ -1,4 +1,4 @@
-"""Sums up the reports of gateways: how many requests they were offered, and how many they admitted."""
+"""Sums the requests that gateways were offered and admitted, from their reports; old reports count less and less."""
 
 from __future__ import annotations
 

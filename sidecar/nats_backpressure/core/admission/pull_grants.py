@@ -1,4 +1,7 @@
-"""Grants pulls: how many messages a worker may pull, so that in flight stays below its mark. Never zero for ever."""
+"""Grants pulls: how many messages a worker may pull, so that in flight stays below its mark.
+
+After a while without pulls at least one message is granted.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Signals: turns what the server returned about a consumer (samples) into what it means (a reading). Pure."""
+"""Signals: turns what the server reported about a consumer (samples) into what it means (a reading). Pure."""

@@ -1,4 +1,4 @@
-"""Counts messages that left a stream before they were delivered to a consumer, as opposed to a purge.
+"""Counts messages that left a stream before a consumer got them; purged messages do not count.
 
 A sample and a look at the stream are taken at different times, so they are compared only in the safe direction: what
 had left the stream at a look before a sample can only have been delivered by the time of that sample.
@@ -58,7 +58,7 @@ class Checkpoint(Struct, frozen=True, gc=False):
     lost: int
     """Messages counted as lost by then."""
     removed: int
-    """Messages deleted by hand before the look before the sample, of whatever subject."""
+    """Messages deleted by an operator before the look before the sample, of whatever subject."""
 
 
 class LossAccount:
@@ -116,8 +116,8 @@ class LossAccount:
         """Number of the newest checkpoint that the first sequence passed while the stream may have dropped messages."""
         self._settled = 0
         self._removed = self._removed_now = 0
-        """Messages deleted by hand up to the look before the newest, and since then: unless the next interval is one in
-        which the stream may have dropped them."""
+        """Messages deleted by an operator up to the look before the newest, and since then: unless the next interval is
+        one in which the stream may have dropped them."""
         self._dropped = False
         """Whether the stream may have dropped messages between the last two looks."""
         self._moved = True
@@ -229,7 +229,7 @@ class LossAccount:
                 lost = gone if has_life_times(look) else min(gone, look.first_seq - 1 - then.place)
                 self.total = max(self.total, then.lost + lost)
             elif gone > 0:
-                continue  # deleted by hand: this checkpoint can no longer count what is lost from now on
+                continue  # deleted by an operator: this checkpoint can no longer count what is lost from now on
             useful.append(then)
         self._checkpoints = useful
 

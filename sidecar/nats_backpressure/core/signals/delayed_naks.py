@@ -1,4 +1,4 @@
-"""Counts the messages in flight that a worker handed back for later (a NAK with a delay): no worker is stalled by them.
+"""Counts messages in flight that a worker returned with a delayed NAK; they must not look like a stalled worker.
 
 What the server shows of them (measured on 2.15.1): they stay in `num_ack_pending`, `num_redelivered` does not count
 them until they are redelivered, a NAK with a delay moves `delivered.last_active` without a delivery, and a pull gets
@@ -16,7 +16,7 @@ LATE = 1.0
 
 
 class HandBacks:
-    """How many messages in flight of one consumer are known to be handed back; `before`: before a restart."""
+    """How many messages in flight of one consumer are known to be returned; `before`: before a restart."""
 
     __slots__ = ("_expired", "_number", "_touched")
 
@@ -32,8 +32,8 @@ class HandBacks:
         self._number += 1
 
     def add_sample(self, last: Sample | None, sample: Sample) -> bool:
-        """Add the next sample. True where all that was in flight was redelivered before its ack wait: it was handed
-        back, and what is in flight now starts with this delivery."""
+        """Add the next sample. True where all that was in flight was redelivered before its ack wait: it was
+        returned, and what is in flight now starts with this delivery."""
         if last is None or sample.inflight == 0:
             self._number, self._touched = min(self._number, sample.inflight), False
             self._expired = sample.inflight > 0 and sample.redelivered > 0
@@ -54,20 +54,20 @@ class HandBacks:
         return early and again >= last.inflight
 
     def count_in_flight(self, sample: Sample) -> int:
-        """How many of the messages in flight are handed back, as far as known."""
+        """How many of the messages in flight are returned, as far as known."""
         inflight, wait = sample.inflight, sample.config.ack_wait
         since = sample.since_delivery
         if not inflight or sample.pending:
-            return 0  # beside a queue a stall counts, whoever holds the messages
+            return 0  # with a queue, a stall always counts
         overdue = since is not None and since > wait + LATE
         if sample.waiting and overdue:
-            return inflight  # a waiting pull would have received what was not handed back
+            return inflight  # a waiting pull would have received what was not returned
         if inflight == 1 and self._touched and not overdue:
             return 1
         return self._number
 
     def all_may_be(self, sample: Sample) -> bool:
-        """Whether all messages in flight may be handed back or in work, which cannot be seen: at least as many pulls
+        """Whether all messages in flight may be returned or in work, which cannot be seen: at least as many pulls
         wait as there are messages in flight, and no message waits. That lasts no longer than the ack wait."""
         spare = sample.pending == 0 and sample.waiting >= sample.inflight > 0
         return spare and not self._expired and sample.since_delivery is not None

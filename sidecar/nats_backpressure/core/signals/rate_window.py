@@ -14,7 +14,7 @@ RATE_SLOT = 0.5
 ENOUGH_TIME = 1.0
 """Seconds of evidence below which a rate is unknown."""
 FEW_AGAIN = 0.25
-"""Redeliveries per ack up to which an estimate is close: one NAK counts twice, as handed back and as redelivered."""
+"""Redeliveries per ack up to which an estimate is close: one NAK counts twice, as returned and as redelivered."""
 LATENCY_SPAN = 60.0
 """Seconds latency quantiles look back."""
 LATENCY_SLOT = 10.0
@@ -39,7 +39,7 @@ class IntervalCounts(Struct, gc=False):
     deliveries: float = 0.0
     redeliveries: float = 0.0
     held: float = 0.0
-    """Message-seconds in flight, without what was handed back."""
+    """Message-seconds in flight, without what was returned with a delayed NAK."""
     waited_time: float = 0.0
     """Seconds in which messages waited at both ends of an interval."""
     waited_acks: float = 0.0

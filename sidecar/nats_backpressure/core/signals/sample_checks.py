@@ -1,4 +1,7 @@
-"""Checks a sample against its stream and the sample before; one that cannot be right must be confirmed by the next."""
+"""Checks whether a sample is possible for its stream and can follow the sample before it; returns the reason if not.
+
+The tracker decides what happens then: the next sample must confirm it.
+"""
 
 from __future__ import annotations
 

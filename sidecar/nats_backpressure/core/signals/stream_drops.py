@@ -1,4 +1,4 @@
-"""Decides from two looks at a stream what it may have dropped by itself, and what was purged or deleted by hand."""
+"""Decides from two looks at a stream what it may have dropped by itself, and what an operator purged or deleted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def has_life_times(look: StreamLook) -> bool:
 
 
 def removed_by_hand(before: StreamLook, look: StreamLook) -> int:
-    """How many messages were deleted by hand between two looks, if the stream dropped none and acks remove none."""
+    """How many messages an operator deleted between two looks, if the stream dropped none and acks remove none."""
     retention = look.retention
     if retention is None or retention.policy != "limits" or retention.replaces:
         return 0

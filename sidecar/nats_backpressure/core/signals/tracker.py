@@ -28,7 +28,7 @@ CLOCK_SLACK = 0.1
 FRESH_ACKS = 10.0
 """Seconds after which acks no longer show the latency of now."""
 STORM = 6
-"""Redeliveries within RATE_SPAN per message in flight, above which the messages in flight are not handed back."""
+"""Redeliveries within RATE_SPAN per message in flight, above which the messages in flight are not returned."""
 
 
 class ConsumerTracker:
@@ -64,7 +64,7 @@ class ConsumerTracker:
         """When the first sample came: a window that is not full yet releases no latch."""
         self._hand_backs = HandBacks()
         self._working = 0
-        """Messages in flight that are not handed back."""
+        """Messages in flight that are not returned."""
         self._capacity = Capacity()
         self._diagnosis = DiagnosisTracker()
         self._arrived = self._acked = 0.0
@@ -307,7 +307,7 @@ class ConsumerTracker:
         return max(0.0, sample.at.mono - since)
 
     def _storm(self, sample: Sample) -> bool:
-        """Whether messages are redelivered all the time: then they are not handed back for later."""
+        """Whether messages are redelivered all the time: then they are not returned with a delay."""
         return self._flow.total(sample.at.mono).redeliveries > STORM * sample.inflight
 
     def _stall_known(self) -> bool:

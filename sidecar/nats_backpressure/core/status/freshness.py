@@ -54,7 +54,7 @@ def since_proof(members: Iterable[Member]) -> SinceProof | None:
 
 
 def status_proof(members: Iterable[Member]) -> float | None:
-    """Monotonic time at which the status of a subject was last proved; None if no member was ever judged.
+    """Monotonic time at which the status of a subject was last proved; None if no member was ever evaluated.
 
     A status above inactive is as certain as the newest proof of any member that has it: the others can only make it
     worse. Inactive needs all members, so the oldest proof counts. A member that was restored and not read since counts

@@ -1,4 +1,4 @@
-"""Latches with two marks, and the status that they give. Rising is immediate; falling needs evidence and time."""
+"""Latches: set at once above the mark, released only after enough time below a lower mark; and the status they give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States as versions before schema 1 wrote them, all fields side by side. Read once, then rewritten in the new form.
+"""Converts states of versions before schema 1, with all fields side by side. Each is read once, then rewritten.
 
 May be removed, with its branch in `stored_state`, once no bucket written by such a version is left.
 """

@@ -91,7 +91,7 @@ class RecordBuilder:
     def update_status(self) -> None:
         """Move to the worst member's status with one event; while the list is full, the next event covers the change
         too."""
-        assert self.member is not None, "a proof comes from a member that was judged"
+        assert self.member is not None, "a proof comes from a member that was evaluated"
         status = self.member.status
         if self.state.shedding.shedding:  # no request is refused without a warning
             status = max(status, Status.WARNING)

@@ -27,7 +27,7 @@ CAPACITY_STEP = 1.2
 
 def carried_write_due(state: SubjectState, now: Now) -> bool:
     """Whether the carried facts alone are worth a write: after CARRY_EVERY any change; after ACCOUNT_EVERY a backlog
-    that grew, or a message that was handed back."""
+    that grew, or a message that was returned with a delayed NAK."""
     record = state.record
     if record is None or record.unknown or now.mono - state.written_at < ACCOUNT_EVERY:
         return False
@@ -48,7 +48,7 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
 
 
 def _may_be_due(member: Member) -> bool:
-    """Spares most subjects the comparison with what is stored: this runs on every tick."""
+    """Avoids the comparison for most subjects: this runs on every tick."""
     if member.account is not None and member.account.pending > HANDFUL:
         return True
     return member.reading is not None and member.reading.handed_back > 0
@@ -163,7 +163,7 @@ def with_stored_latches(member: Member, names: tuple[str, ...], carried: Carried
 
 
 def stored_shedding(record: Record, now: Now) -> Shedding:
-    """The stored admit ratio goes on; where somebody was shed lately, `shedding` lasts a while longer."""
+    """The stored admit ratio goes on; where a request was refused recently, `shedding` lasts a while longer."""
     shedding = SHEDDING in record.reasons
     stored = record.admission
     return Shedding(stored.admit_ratio, stored.retry_after, shedding, refused_at=now.mono if shedding else None)

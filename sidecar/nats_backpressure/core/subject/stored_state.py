@@ -1,4 +1,4 @@
-"""The field `record` of a stored state, which is ours: how a Record is encoded there, and decoded and validated."""
+"""Encodes, decodes and validates a Record, which is stored in the private field `record` of a state."""
 
 from __future__ import annotations
 
