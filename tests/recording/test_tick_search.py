@@ -38,14 +38,14 @@ class TestTimeGaps:
         def steps_taken(gap: float) -> int:
             count = 0
             replay = Replay(Settings(), lambda event: None)
-            stays = replay._registry.stays
+            stays = replay._registry.is_unchanged_by_time
 
             def counted(subject: str, at: Now) -> bool:
                 nonlocal count
                 count += 1
                 return stays(subject, at)
 
-            monkeypatch.setattr(replay._registry, "stays", counted)
+            monkeypatch.setattr(replay._registry, "is_unchanged_by_time", counted)
             for thing in observed((*beginning(), *reading(0.0), *reading(gap))):
                 replay.process(thing)
             return count

@@ -74,8 +74,8 @@ class World:
             self.counts,
         )
 
-    def feed(self, subject: str, stimulus: Input) -> None:
-        self.fed.append(stimulus)
+    def feed(self, subject: str, input_: Input) -> None:
+        self.fed.append(input_)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EffectRunner]:

@@ -56,7 +56,7 @@ class World:
         self.js.of(KEY).config = ConsumerConfig(**config)
 
     def settle(self, shown: ReadState) -> frozenset[ConsumerKey]:
-        return self.intake.settle(self.stream, shown).unread
+        return self.intake.remove_uncounted_members(self.stream, shown).unread
 
     def members(self, subject: str) -> set[ConsumerKey]:
         state = self.registry.subjects.get(subject)

@@ -90,7 +90,7 @@ class World:
             on_read=lambda took: None,
         )
         for subject, (record, revision) in self.stored.items():
-            self.registry.open(subject)
+            self.registry.get_or_create(subject)
             self.registry.feed(subject, RecordLoaded(record, revision))
         self.answer()
 

@@ -27,8 +27,8 @@ class World:
         self.fed: list[tuple[str, Input]] = []
         policies = ActivePolicies((), Guard(), False)
         registry = SubjectRegistry(Settings(), FakeClock(), policies, "w", lambda effects: None)
-        registry.open("s")
-        registry.feed = lambda subject, stimulus: self.fed.append((subject, stimulus))  # type: ignore[method-assign]
+        registry.get_or_create("s")
+        registry.feed = lambda subject, input_: self.fed.append((subject, input_))  # type: ignore[method-assign]
         self.resources = OwnResources(NAMES, registry, self.ensure)
 
     async def ensure(self) -> None:

@@ -18,7 +18,7 @@ from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import ConsumerChanged, StreamChanged, Terminated, Unavailable
-from nats_backpressure.runtime.poller import DISCOVER_EVERY, ROUND_WITHIN, SINGLY_LIMIT, Poller
+from nats_backpressure.runtime.poller import DISCOVER_EVERY, MAX_SINGLE_READS, ROUND_WITHIN, Poller
 from nats_backpressure.runtime.service import Service
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -226,16 +226,16 @@ class TestRounds:
 class TestSingly:
     async def test_members_that_a_list_leaves_out_are_read_one_by_one_in_turns(self) -> None:
         world = World()
-        keys = [ConsumerKey("S", f"c{n:03}") for n in range(SINGLY_LIMIT + 10)]
+        keys = [ConsumerKey("S", f"c{n:03}") for n in range(MAX_SINGLE_READS + 10)]
         world.stream("S", *(key.consumer for key in keys))
         async with world.running():
             world.js.hidden |= set(keys)
             await world.clock.run(LEAST)
             asked = [what for what in world.js.asked if what.startswith("consumer ")]
-            assert asked == [f"consumer S {key.consumer}" for key in keys[:SINGLY_LIMIT]]
+            assert asked == [f"consumer S {key.consumer}" for key in keys[:MAX_SINGLE_READS]]
             await world.clock.run(MOST)
-            asked = [what for what in world.js.asked if what.startswith("consumer ")][SINGLY_LIMIT:]
-            assert asked[:10] == [f"consumer S {key.consumer}" for key in keys[SINGLY_LIMIT:]]
+            asked = [what for what in world.js.asked if what.startswith("consumer ")][MAX_SINGLE_READS:]
+            assert asked[:10] == [f"consumer S {key.consumer}" for key in keys[MAX_SINGLE_READS:]]
 
     async def test_one_that_the_server_does_not_know_any_more_is_gone(self) -> None:
         world = World()

@@ -7,7 +7,7 @@ import pytest
 from nats_backpressure.config.settings import Http, Settings
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
-from nats_backpressure.runtime.readiness import LONG_LOSS, ReadinessCheck
+from nats_backpressure.runtime.readiness import READY_TIMEOUT, ReadinessCheck
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock
 
@@ -24,8 +24,8 @@ def test_without_readings_only_a_process_that_needs_them_is_not_ready(needs_nats
     ready, registry = check(clock, needs_nats=needs_nats, connected=False)
     assert (ready().ready, ready().nats, ready().last_sweep_age_ms) == (not needs_nats, "connecting", None)
     registry.observing, registry.newest_reading = True, clock.now().mono
-    clock.advance(LONG_LOSS - 1)
-    assert (ready().ready, ready().last_sweep_age_ms) == (True, round(1000 * (LONG_LOSS - 1)))
+    clock.advance(READY_TIMEOUT - 1)
+    assert (ready().ready, ready().last_sweep_age_ms) == (True, round(1000 * (READY_TIMEOUT - 1)))
     clock.advance(1)
     assert ready().ready is not needs_nats
 

@@ -62,7 +62,7 @@ def test_the_outcome_of_an_effect_moves_the_state_on() -> None:
 def test_patterns_are_known_until_they_are_forgotten() -> None:
     world = World()
     for subject in ("b.*", "a.>", "literal"):
-        world.registry.open(subject)
+        world.registry.get_or_create(subject)
     assert world.registry.wildcards == ("a.>", "b.*")
     world.registry.forget("a.>")
     assert world.registry.wildcards == ("b.*",) and "a.>" not in world.registry.subjects
@@ -70,7 +70,7 @@ def test_patterns_are_known_until_they_are_forgotten() -> None:
 
 def test_a_subject_is_read_as_often_as_the_slowest_of_its_streams() -> None:
     world = World()
-    world.registry.open("alone")
+    world.registry.get_or_create("alone")
     assert world.registry.interval("alone") == TICK
     for key in (KEY, OTHER):
         world.registry.join("s", key)

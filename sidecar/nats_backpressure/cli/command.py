@@ -62,7 +62,7 @@ async def all_statuses(service: ServiceClient) -> tuple[Status, ...]:
     offset: int | None = 0
     while offset is not None:
         body = {"offset": offset, "limit": PAGE_SIZE}
-        page = decode_reply(await service.ask("get.status", body), StatusList)
+        page = decode_reply(await service.query("get.status", body), StatusList)
         statuses += page.subjects
         offset = page.next_offset
     return tuple(statuses)

@@ -66,7 +66,7 @@ def consumer(
 
 def _print_decision(target: Target, role: str, subject: str, body: dict[str, Any], as_json: bool) -> None:
     async def query(service: ServiceClient) -> None:
-        document = await service.ask(f"decide.{role}.{encode(subject)}", body)
+        document = await service.query(f"decide.{role}.{encode(subject)}", body)
         if as_json:
             print_json(document)
         else:

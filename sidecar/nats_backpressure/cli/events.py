@@ -95,7 +95,7 @@ class _EventQuery:
             return await self._read_stream(service, since)
         moment = datetime.fromtimestamp(since, UTC).isoformat()
         body: dict[str, Any] = {"type": self._kind, "since": moment, "limit": self._limit}
-        return decode_reply(await service.ask(f"get.events.{encode(self._watched)}", body), Events)
+        return decode_reply(await service.query(f"get.events.{encode(self._watched)}", body), Events)
 
     async def _read_stream(self, service: ServiceClient, since: float) -> Events:
         from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
@@ -120,7 +120,7 @@ class _EventQuery:
         if self._watched is None:
             return (f"{service.names.prefix}.event.{self._kind or '*'}.>",)
         try:
-            status = decode_reply(await service.ask(f"get.status.{encode(self._watched)}"), Status)
+            status = decode_reply(await service.query(f"get.status.{encode(self._watched)}"), Status)
             return status.event_subjects[:1] if self._watched in status.matched[:1] else status.event_subjects
         except Unavailable as error:
             print_note(f"{error}; following the events of exactly this subject")

@@ -43,7 +43,7 @@ def get(target: Target, subject: str, as_json: bool) -> None:
     metadata)."""
 
     async def query(service: ServiceClient) -> None:
-        document = await service.ask(f"get.policy.{encode(subject)}")
+        document = await service.query(f"get.policy.{encode(subject)}")
         if as_json:
             print_json(document)
             return

@@ -69,7 +69,7 @@ def status(target: Target, watched: str | None, watch: bool, as_json: bool) -> N
             subjects = await all_statuses(service)
             statuses = StatusList(len(subjects), 0, None, subjects)
             return msgspec.json.encode(statuses) if as_json else _list_sections(statuses)
-        document = await service.ask(f"get.status.{encode(watched)}")
+        document = await service.query(f"get.status.{encode(watched)}")
         return document if as_json else _subject_sections(decode_reply(document, Status))
 
     async def print_status(service: ServiceClient) -> None:

@@ -37,8 +37,8 @@ def answers(decisions: DecisionService, history: HistoryQueries, metrics: Decisi
 
     return {
         "decide-gateway": lambda subject, request, _, now: decide(decisions.decide_gateway, subject, now, request),
-        "decide-consumer": lambda subject, request, asker, now: decide(
-            decisions.decide_consumer, subject, now, request, asker
+        "decide-consumer": lambda subject, request, requester, now: decide(
+            decisions.decide_consumer, subject, now, request, requester
         ),
         "status": lambda subject, _, __, now: decisions.status(subject, now),
         "status-list": lambda _, request, __, now: decisions.status_list(request, now),

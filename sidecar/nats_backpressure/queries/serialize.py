@@ -171,21 +171,21 @@ def status_message(
     """`record` is the stored one; the numbers are the newest of the worst consumer."""
     state, member = view.state, view.worst_member
     known, stale_reason = freshness
-    judged = record if known is not Freshness.UNKNOWN else None
+    certain = record if known is not Freshness.UNKNOWN else None
     key, events = state_key_and_event_subject(Names(service.settings.name).prefix, state.subject)
     policy = member.policy if member else state.policy
     return messages.Status(
         subject=state.subject,
-        status=judged.status.word if judged else "unknown",
+        status=certain.status.word if certain else "unknown",
         since=format_time(record.since) if record else None,
         incident=record.incident if record else None,
-        pressure=round_finite(member.pressure, 3) if member and judged else None,
+        pressure=round_finite(member.pressure, 3) if member and certain else None,
         reasons=reasons,
         metrics=metrics_message(member.reading, member.marks) if member else messages.Metrics(),
         levels=levels_message(member),
         thresholds=thresholds_message(member.marks) if member else None,
         thresholds_from=dict(thresholds.derivations(policy, member.reading)) if member and member.reading else {},
-        diagnosis=diagnosis_name(reported_diagnosis(member, judged.status)) if judged else None,
+        diagnosis=diagnosis_name(reported_diagnosis(member, certain.status)) if certain else None,
         admit_ratio=admission.admit_ratio,
         mode=policy.mode,
         override=override_message(in_force(policy, now)),

@@ -110,13 +110,13 @@ class Replay:
                 self._reading(observation)
             case SampleDecoded():
                 if stream := self._registry.streams.get(observation.sample.key.stream):
-                    self._intake.settle(
+                    self._intake.remove_uncounted_members(
                         stream,
                         ReadState({observation.sample.key: self._sample(stream, observation.sample, early=True)}),
                     )
             case StreamAbsenceDecoded():
                 if stream := self._registry.streams.get(observation.stream):
-                    self._intake.settle(stream, ReadState({}, complete=True))
+                    self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
                     if not self._registry.members(observation.stream):
                         del self._registry.streams[observation.stream], self._read_at[observation.stream]
             case HintsDecoded():
@@ -162,7 +162,7 @@ class Replay:
         stream.look, self._read_at[name] = observation.look, at
         under = {sample.key: self._sample(stream, sample) for sample in observation.samples}
         stream.whole = observation.whole and not observation.hidden
-        self._intake.settle(stream, ReadState(under, observation.unread, observation.whole))
+        self._intake.remove_uncounted_members(stream, ReadState(under, observation.unread, observation.whole))
 
     def _sample(self, stream: FollowedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
         members_of = self._registry.members(stream.look.name).get(sample.key, ())

@@ -51,4 +51,4 @@ class TimeGap(Struct, frozen=True):
 
     def _changes(self, tick: int) -> bool:
         at = self.at(tick)
-        return not all(self.registry.stays(subject, at) for subject in self.registry.subjects)
+        return not all(self.registry.is_unchanged_by_time(subject, at) for subject in self.registry.subjects)

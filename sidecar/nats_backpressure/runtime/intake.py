@@ -86,7 +86,7 @@ class Intake:
             self.registry.feed(subject, ConsumerRead(reading))
         return subjects
 
-    def settle(self, stream: FollowedStream, shown: ReadState) -> Membership:
+    def remove_uncounted_members(self, stream: FollowedStream, shown: ReadState) -> Membership:
         """Take out members that do not count any more by what was shown, those that are only remembered too."""
         members = self.registry.members(stream.look.name)
         pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
@@ -95,10 +95,10 @@ class Intake:
             self._report("consumer.out", key, subject)
             self.registry.feed(subject, ConsumerLeft(key, exists=True))
         there = [key for key in members if key in shown.subjects_of or key.consumer in shown.unread]
-        self.absent(stream, after.absent, there)
+        self.remove_gone_members(stream, after.absent, there)
         return after
 
-    def absent(
+    def remove_gone_members(
         self, stream: FollowedStream, absent: Collection[ConsumerKey], there: Collection[ConsumerKey] = ()
     ) -> None:
         """Take out those of the absent that are gone for sure; `there`: those that exist."""

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 THE_FILE = "_file"
 """What `policy_rejected` calls the settings file, which has no key in the bucket."""
-WITHOUT_PAUSE = 50
+YIELD_EVERY = 50
 """Subjects evaluated again in one go; then other tasks have a turn."""
 
 
@@ -94,7 +94,7 @@ class PolicyUpdates:
                 self.changed.clear()
                 for n, subject in enumerate(tuple(self._registry.subjects)):
                     self._registry.apply_policies(subject)
-                    if n % WITHOUT_PAUSE == 0:
+                    if n % YIELD_EVERY == 0:
                         await self._clock.sleep(0)
             await self._report()
 

@@ -34,13 +34,13 @@ DISCOVER_EVERY = 1.0
 """Seconds between two readings of the list of streams."""
 ROUND_WITHIN = 5.0
 """Seconds for reading or trying every stream, at the start and after an outage, before what is known is answered."""
-WITHOUT_PAUSE = 50
+YIELD_EVERY = 50
 """Samples evaluated in one go (some 2 ms); then other tasks, which answer requests, have a turn."""
 SHORTEST_SLEEP = 0.001
 """Seconds between two readings of a stream, however late the next one is."""
-SINGLY_LIMIT = 64
+MAX_SINGLE_READS = 64
 """Members missing from a list that are read one by one after it; the others wait for the next round."""
-FROM_STORE = 100
+MAX_STORED_STREAMS = 100
 """Streams followed at a time that only the store knows; each takes two answers to be found gone."""
 
 
@@ -160,7 +160,7 @@ class Poller:
         now = self._clock.now().mono
         streams = {name: FollowedStream(look, now) for name, look in listed.items() if self._intake.watches(name)}
         # A stream of which members are stored is followed too: that is how they are found not to count any more.
-        for name in sorted(self._registry.member_streams() - streams.keys())[:FROM_STORE]:
+        for name in sorted(self._registry.member_streams() - streams.keys())[:MAX_STORED_STREAMS]:
             look = listed.get(name) or StreamLook(name, "", 0, 0, 0)
             streams[name] = FollowedStream(look, now, watched=self._intake.watches(name))
         return [stream for name, stream in streams.items() if name not in self.polls]
@@ -184,12 +184,12 @@ class Poller:
             await self.read(poll)
         except StreamGone:
             poll.retry = GONE_AFTER / 2
-            self._intake.settle(stream, ReadState({}, complete=True))
+            self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
             done = not self._registry.members(name)
         except Unavailable as error:
             self._count("sweep_unavailable")
             log.debug("consumers.unavailable", stream=name, error=str(error))
-            self._intake.settle(stream, NOTHING_READ)
+            self._intake.remove_uncounted_members(stream, NOTHING_READ)
             poll.retry = min(self._budget.max_interval, max(poll.retry * 2, self._budget.min_interval))
         else:
             poll.retry = 0.0
@@ -211,10 +211,12 @@ class Poller:
         under: dict[ConsumerKey, tuple[str, ...]] = {}
         for n, sample in enumerate(reading.samples, start=1):
             under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
-            if n % WITHOUT_PAUSE == 0:
+            if n % YIELD_EVERY == 0:
                 await self._clock.sleep(0)
         stream.whole = reading.whole and not reading.unread
-        poll.silent = self._intake.settle(stream, ReadState(under, reading.unread, reading.whole)).unread
+        poll.silent = self._intake.remove_uncounted_members(
+            stream, ReadState(under, reading.unread, reading.whole)
+        ).unread
         stream.interval = self._interval(stream, reading)
 
     def _interval(self, stream: FollowedStream, reading: ConsumersReading) -> float:
@@ -233,7 +235,7 @@ class Poller:
             return
         silent = sorted(poll.silent)
         start = poll.turn % len(silent)
-        chosen = (silent[start:] + silent[:start])[:SINGLY_LIMIT]
+        chosen = (silent[start:] + silent[:start])[:MAX_SINGLE_READS]
         poll.turn = start + len(chosen)
         poll.singly = self._tasks.create_task(self.read_singly(poll, chosen), name=f"read singly {poll.name}")
 
@@ -244,14 +246,14 @@ class Poller:
                 sample = await self._observer.consumer(key)
             except ConsumerGone:
                 if key in poll.silent and key in self._registry.members(poll.name):
-                    self._intake.absent(poll.stream, [key])
+                    self._intake.remove_gone_members(poll.stream, [key])
             except (Unavailable, StreamGone):
                 self._count("sweep_unavailable")
             else:
                 if key in poll.silent:
                     members_of = self._registry.members(poll.name).get(key, ())
                     under = self._intake.sample(poll.stream, sample, members_of, early=True)
-                    self._intake.settle(poll.stream, ReadState({key: under}))
+                    self._intake.remove_uncounted_members(poll.stream, ReadState({key: under}))
 
     def _begin_round(self) -> None:
         """Every stream is to be read or tried before `newest_reading` moves on."""

@@ -10,7 +10,7 @@ from nats_backpressure import __version__
 from nats_backpressure.runtime.ports import TimeSource
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
-LONG_LOSS = 30.0
+READY_TIMEOUT = 30.0
 """Seconds without a reading after which `http.ready_requires_nats` makes the process not ready."""
 
 
@@ -45,7 +45,7 @@ class ReadinessCheck:
         age = None if newest is None else self._clock.now().mono - newest
         streams = len(self._registry.streams)
         return Readiness(
-            ready=(age is not None and age < LONG_LOSS) or not self._registry.settings.http.ready_requires_nats,
+            ready=(age is not None and age < READY_TIMEOUT) or not self._registry.settings.http.ready_requires_nats,
             nats="connected" if self._connected() else "connecting",
             observing=self._registry.observing and self.serving,
             streams=streams,

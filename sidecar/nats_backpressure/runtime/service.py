@@ -106,7 +106,7 @@ class Service:
                 await self._clock.sleep(delay)
         for subject, entry in stored.items():
             if entry.record is not None:
-                self.registry.open(subject)
+                self.registry.get_or_create(subject)
                 self.registry.feed(subject, RecordLoaded(entry.record, entry.revision, entry.newer))
         log.info("state.loaded", subjects=len(stored))
 

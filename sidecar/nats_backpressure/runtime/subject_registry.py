@@ -147,7 +147,7 @@ class SubjectRegistry:
         interval = self.interval(subject)
         return limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval, self._heartbeat)
 
-    def open(self, subject: str) -> SubjectState:
+    def get_or_create(self, subject: str) -> SubjectState:
         """The subject's state; a new one where there was none."""
         if (state := self.subjects.get(subject)) is None:
             now = self._clock.now()
@@ -162,7 +162,7 @@ class SubjectRegistry:
 
     def join(self, subject: str, key: ConsumerKey) -> None:
         """A consumer counts under a subject, from now on or under another policy."""
-        self.open(subject)
+        self.get_or_create(subject)
         self.feed(subject, ConsumerJoined(key, self.policies.effective(subject, key).policy))
 
     def apply_policies(self, subject: str) -> None:
@@ -175,19 +175,19 @@ class SubjectRegistry:
             if (policy := self.policies.effective(subject, key).policy) != member.policy:
                 self.feed(subject, ConsumerJoined(key, policy))
 
-    def feed(self, subject: str, stimulus: Input) -> None:
+    def feed(self, subject: str, input_: Input) -> None:
         """One thing happened to a subject: move its state, and have the effects performed."""
         if (state := self.subjects.get(subject)) is None:
             return
         now = self._clock.now()
-        self.subjects[subject], effects = step(state, stimulus, now, self._context(subject))
-        self._account(subject, now.mono, stimulus)
+        self.subjects[subject], effects = step(state, input_, now, self._context(subject))
+        self._account(subject, now.mono, input_)
         if any(isinstance(effect, DropSubject) for effect in effects):
             self.forget(subject)
         if wanted := [effect for effect in effects if not isinstance(effect, DropSubject)]:
             self._perform(wanted)
 
-    def stays(self, subject: str, at: Now) -> bool:
+    def is_unchanged_by_time(self, subject: str, at: Now) -> bool:
         """Whether a look at the time, `at` that moment, would leave the subject as it is."""
         state = self.subjects[subject]
         after, effects = step(state, Tick(), at, self._context(subject))
@@ -253,7 +253,7 @@ class SubjectRegistry:
         times = self._times.get(subject)
         return times.windows.window(now.mono, seconds) if times else None
 
-    def _account(self, subject: str, now: float, stimulus: Input) -> None:
+    def _account(self, subject: str, now: float, input_: Input) -> None:
         state, times = self.subjects[subject], self._times[subject]
         known = state.record is not None and not state.record.unknown and state.revision > 0
         status = state.record.status if state.record is not None and known else Status.UNKNOWN
@@ -261,7 +261,7 @@ class SubjectRegistry:
             word = times.status.word
             times.seconds[word] = times.seconds.get(word, 0.0) + now - times.at
             times.at, times.status = now, status
-        read = stimulus.reading if isinstance(stimulus, ConsumerRead) else None
+        read = input_.reading if isinstance(input_, ConsumerRead) else None
         if read is not None and len(state.members) > 1:
             read = read if state.worst is not None and state.worst.key == read.key else None
         times.windows.add(now, status, read)

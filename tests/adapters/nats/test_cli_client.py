@@ -32,9 +32,9 @@ async def test_a_reply_is_returned_and_a_service_error_raised_with_its_code(serv
     await nc.subscribe(f"{P}.get.status", cb=answer)
     await nc.flush()
     client = client_of(server.url)
-    assert await client.ask("get.status", {"limit": 1}) == b'{"limit":1}'
+    assert await client.query("get.status", {"limit": 1}) == b'{"limit":1}'
     with pytest.raises(ServiceError, match=r"not watched \(404\)") as error:
-        await client.ask("get.status")
+        await client.query("get.status")
     assert error.value.code == "404"
     await client.close()
 
@@ -42,7 +42,7 @@ async def test_a_reply_is_returned_and_a_service_error_raised_with_its_code(serv
 async def test_a_subject_without_a_responder_names_what_to_check(server: NatsServer) -> None:
     client = client_of(server.url)
     with pytest.raises(Unavailable, match=r"does a sidecar run there \(--name\)"):
-        await client.ask("get.status")
+        await client.query("get.status")
     with pytest.raises(Unavailable, match="is JetStream enabled"):
         await client.request("elsewhere", b"", 1)
     await client.close()

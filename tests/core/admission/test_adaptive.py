@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.adaptive import (
-    CALM,
     OPEN,
     POWERS,
     RISE,
     SHARE_STEP,
+    SHEDDING_HOLD,
     STEP,
     Shedding,
     next_shedding,
@@ -203,7 +203,7 @@ def test_shedding_outlasts_the_last_refusal() -> None:
     found = loop.see(*[0] * 300)
     admitted = next(n for n, f in enumerate(found) if f.ratio == 1.0)
     over = next(n for n, f in enumerate(found) if not f.shedding)
-    assert (over - admitted + 1) * 0.1 == pytest.approx(CALM, abs=0.11)
+    assert (over - admitted + 1) * 0.1 == pytest.approx(SHEDDING_HOLD, abs=0.11)
 
 
 # Reports

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.model import ConsumerConfig, Sample
-from nats_backpressure.core.signals.delayed_naks import HandBacks
+from nats_backpressure.core.signals.delayed_naks import DelayedNaks
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -24,8 +24,8 @@ def later(sample: Sample, seconds: float, **changes) -> Sample:
     return replace(sample, at=Now(sample.at.mono + seconds, 0.0), since_delivery=since, **changes)
 
 
-def after(*samples: Sample, naks: int = 0) -> HandBacks:
-    found = HandBacks()
+def after(*samples: Sample, naks: int = 0) -> DelayedNaks:
+    found = DelayedNaks()
     found.add_sample(None, samples[0])
     for _ in range(naks):
         found.add_nak()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from nats_backpressure.core.model import ConsumerConfig
 from nats_backpressure.core.signals.diagnosis import (
-    ENOUGH,
-    POINTS,
+    MAX_POINTS,
+    MIN_POINTS,
     RULES,
     SPACING,
     SPAN,
@@ -293,6 +293,6 @@ def test_whatever_comes_the_evidence_is_bounded_and_something_is_said(
                 Point(at, int(pending), int(inflight), int(waiting), int(deliveries), arrived, acked), CAP_100
             )
         points = course.evidence.points
-        assert len(points) <= POINTS
-        assert (course.lasting is not None) == (len(points) >= ENOUGH and points[-1].at - points[0].at >= SPAN)
+        assert len(points) <= MAX_POINTS
+        assert (course.lasting is not None) == (len(points) >= MIN_POINTS and points[-1].at - points[0].at >= SPAN)
         assert at - points[-1].at < SPACING

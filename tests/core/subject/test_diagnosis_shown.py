@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from nats_backpressure.core.model import Event, Reading
-from nats_backpressure.core.signals.diagnosis import CALM, HANDFUL
+from nats_backpressure.core.signals.diagnosis import CALM_DIAGNOSES, SHORT_QUEUE
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import worst_member
 from nats_backpressure.protocol.values import Diagnosis, Status
@@ -79,7 +79,7 @@ def test_whatever_happens_no_report_contradicts_what_it_stands_beside(seed: int)
             readings.append(life.see(chance.choice([0.1, EVERY, 1.0])))
             record, member = life.stored, worst_member(life.world.state.members.values())
             shown = reported_diagnosis(member, record.status)
-            assert record.status is Status.INACTIVE or not {record.diagnosis, shown} & set(CALM)
+            assert record.status is Status.INACTIVE or not {record.diagnosis, shown} & set(CALM_DIAGNOSES)
             for event in life.world.stream[told:]:
                 _borne_out(event, readings)
             told = len(life.world.stream)
@@ -88,7 +88,7 @@ def test_whatever_happens_no_report_contradicts_what_it_stands_beside(seed: int)
 
 
 def _borne_out(event: Event, readings: list[Reading]) -> None:
-    assert event.now is Status.INACTIVE or event.diagnosis not in CALM
+    assert event.now is Status.INACTIVE or event.diagnosis not in CALM_DIAGNOSES
     if event.diagnosis is not None:
         _fits(event.diagnosis, readings)
 
@@ -114,6 +114,6 @@ def _fits(found: Diagnosis, readings: list[Reading]) -> None:
         case Diagnosis.CAP_REACHED:
             assert _few((r.inflight or 0) < (r.cap or 0) for r in recent)
         case Diagnosis.FALLING_BEHIND:
-            assert now.pending > HANDFUL
+            assert now.pending > SHORT_QUEUE
         case Diagnosis.DRAINING:
             assert now.pending < max(r.pending for r in readings)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nats_backpressure.core.model import Account, Member, Reading
-from nats_backpressure.core.subject.member_update import judged, loss_report_due, with_reading
+from nats_backpressure.core.subject.member_update import evaluated, loss_report_due, with_reading
 from nats_backpressure.core.subject.state import LOSS_INTERVAL
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -40,7 +40,7 @@ def test_two_signals_above_their_marks_are_active() -> None:
 
 
 def test_a_member_without_reading_and_latches_stays_unknown() -> None:
-    assert judged(Member(KEY, POLICY)).status is Status.UNKNOWN
+    assert evaluated(Member(KEY, POLICY)).status is Status.UNKNOWN
 
 
 def test_an_ignored_consumer_has_no_pressure() -> None:

@@ -95,9 +95,9 @@ class World:
         if self.stored is not None:
             self.feed(RecordLoaded(self.stored, self.revision))
 
-    def feed(self, stimulus: Input) -> None:
+    def feed(self, input_: Input) -> None:
         context, now = Context(10.0, 30.0, writer=f"w{self.starts}", newest_read_at=self.swept), Now(self.at, self.at)
-        self.state, acts = step(self.state, stimulus, now, context)
+        self.state, acts = step(self.state, input_, now, context)
         aging = is_stale_alone(self.state, context, self.swept)
         if is_quiescent(self.state) and not is_unobserved(self.state, now, context) and not aging:
             assert build_record(self.state, now, context, self.swept) is None, (

@@ -73,7 +73,7 @@ class ServiceClient:
         except Exception as error:  # a client that closes meanwhile raises many types
             raise Unavailable(self._no_answer(client, error)) from None
 
-    async def ask(self, endpoint: str, body: object = None) -> bytes:
+    async def query(self, endpoint: str, body: object = None) -> bytes:
         """The service's answer, a JSON document."""
         payload = b"" if body is None else msgspec.json.encode(body)
         reply = await self.request(f"{self.names.prefix}.{endpoint}", payload, self._seconds)

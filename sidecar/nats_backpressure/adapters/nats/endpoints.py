@@ -132,9 +132,9 @@ class ServiceEndpoints:
         _check_size(request.data)
         prefix = f"{self._names.prefix}.{endpoint.subject}".removesuffix(">")
         subject = decode(request.subject.removeprefix(prefix)) if endpoint.subject.endswith(">") else ""
-        asker = request._msg.reply.rpartition(".")[0]
+        requester = request._msg.reply.rpartition(".")[0]
         now = self._clock.now()
-        return self._answers[endpoint.name](subject, parse(request.data, endpoint.request), asker, now)
+        return self._answers[endpoint.name](subject, parse(request.data, endpoint.request), requester, now)
 
     def _encoded(self, reply: Any) -> bytes:
         body = fitted(reply, self._client.client.max_payload if self._client else LARGEST_REPLY)

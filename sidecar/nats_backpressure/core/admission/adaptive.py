@@ -32,13 +32,13 @@ START = 0.5
 """The share of its target that the backlog must exceed before any request is refused."""
 REGROWTH = 2.0
 """Factor per second by which the ratio grows at least while no backlog is above START, whatever else is measured."""
-CALM = 10.0
+SHEDDING_HOLD = 10.0
 """Seconds for which `shedding` outlasts the last refusal, so that a load at the limit does not flap the status."""
-LAG = 0.3
+GATEWAY_DELAY = 0.3
 """Seconds from a decision to its arrivals, beside half the interval for which answers are cached."""
-TRUST = 2.0
+MAX_REPORT_FACTOR = 2.0
 """Factor by which a reported share may differ from the decided one: it bounds the effect of forged reports."""
-MOST_GAIN = 3.0
+MAX_GAIN = 3.0
 """Largest gain of the loop where reports show that most arrivals do not come through gateways."""
 POWERS = {"low": 2.0, "normal": 1.0, "high": 0.5}
 
@@ -52,7 +52,7 @@ class Shedding(Struct, frozen=True):
     retry_after: int = 0
     """Seconds after which the refused may return; 0 while nobody is refused."""
     shedding: bool = False
-    """Whether the status is at least a warning: while the ratio is below 1, and CALM seconds longer."""
+    """Whether the status is at least a warning: while the ratio is below 1, and SHEDDING_HOLD seconds longer."""
     at: float | None = None
     unstepped_ratio: float | None = None
     """The ratio before it is rounded to steps."""
@@ -94,7 +94,7 @@ def next_shedding(
     return Shedding(
         ratio=ratio,
         retry_after=learnt.seconds(policy.retry_after_seconds) if ratio < 1 else 0,
-        shedding=refused_at is not None and now.mono - refused_at < CALM,
+        shedding=refused_at is not None and now.mono - refused_at < SHEDDING_HOLD,
         at=now.mono,
         unstepped_ratio=unstepped,
         applied=applied,
@@ -132,7 +132,7 @@ def _applied(was: Shedding, policy: Policy, dt: float) -> float:
     if policy.mode == "observe":
         return 1.0
     before = was.applied or was.ratio
-    return was.ratio + (before - was.ratio) * math.exp(-dt / (LAG + dt / 2))
+    return was.ratio + (before - was.ratio) * math.exp(-dt / (GATEWAY_DELAY + dt / 2))
 
 
 def _next_goal(
@@ -163,8 +163,8 @@ def _measured(estimate: LoadEstimate, offered: OfferedLoad | None) -> tuple[floa
     if offered is None or (share := offered.share(estimate.at)) is None:
         return decided, 1.0
     admitted = offered.admitted_rate(estimate.at) or 0.0
-    gain = estimate.arrival_rate / admitted if admitted > 0 else MOST_GAIN
-    return min(max(share, decided / TRUST), decided * TRUST), min(max(gain, 1.0), MOST_GAIN)
+    gain = estimate.arrival_rate / admitted if admitted > 0 else MAX_GAIN
+    return min(max(share, decided / MAX_REPORT_FACTOR), decided * MAX_REPORT_FACTOR), min(max(gain, 1.0), MAX_GAIN)
 
 
 def _unstepped(was: Shedding, estimates: tuple[LoadEstimate, ...], policy: Policy, dt: float) -> float:

@@ -15,7 +15,7 @@ LONGEST_DELAY = 86_400_000
 def admission_at_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> Admission:
     """Binary admission, as in the router: an active subject rejects, any other continues. Adaptive admission: a
     share."""
-    return _in_mode(policy, _judged(policy, status, shedding))
+    return _in_mode(policy, _evaluated(policy, status, shedding))
 
 
 def for_priority(admission: Admission, policy: Policy, priority: Priority) -> Admission:
@@ -42,7 +42,7 @@ def current_admission(
     `on_unknown: reject` an unknown subject rejects.
     """
     unknown = freshness is Freshness.UNKNOWN
-    admission = _enforced(policy, last) if unknown else _judged(policy, status, shedding)
+    admission = _enforced(policy, last) if unknown else _evaluated(policy, status, shedding)
     if freshness is not Freshness.KNOWN or opening > 0:
         # Under `observe` the share that would apply is not known: as for watching clients, it opens from 0.
         ratio = 0.0 if policy.mode == "observe" and admission.action is not Action.CONTINUE else admission.admit_ratio
@@ -81,7 +81,7 @@ def _rejection(policy: Policy) -> Admission:
     return Admission(Action.REJECT, None, 0.0, policy.retry_after_seconds)
 
 
-def _judged(policy: Policy, status: Status, shedding: Shedding) -> Admission:
+def _evaluated(policy: Policy, status: Status, shedding: Shedding) -> Admission:
     """The answer as if the mode were `enforce`."""
     if policy.admission.mode == "adaptive":
         share = max(shedding.ratio, policy.admission.floor)

@@ -17,13 +17,13 @@ GRANT_LIFE = 1.0
 UNSEEN_LIFE = 2.0
 """Seconds for which a grant counts at most until the next reading shows a pull at its very end."""
 MOST_GRANTS = 64
-"""Grants that are remembered with their asker; more are counted per slot, so that their number is bounded."""
+"""Grants that are remembered with their requester; more are counted per slot, so that their number is bounded."""
 SLOT = 0.02
 """Seconds of a slot of grants."""
 SPAN = 0.05
 """Deliveries are remembered by readings that lie at least so many seconds apart, so that their number is bounded."""
-ASKER_LIFE = 1.0
-"""Seconds for which an asker counts as another that wants its share."""
+REQUESTER_LIFE = 1.0
+"""Seconds for which a requester counts as another that wants its share."""
 STILL = 5.0
 """Seconds without an ack after which one pull is granted, whatever is in flight: only a pull makes the server
 redeliver."""
@@ -47,11 +47,12 @@ class GrantTracker:
 
     def __init__(self) -> None:
         self._grants = _OpenGrants()
-        self._askers = _RecentAskers()
+        self._requesters = _RecentRequesters()
         self._revival = _StallRecovery()
 
-    def offer(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
-        """How many of `asked` messages `asker` may pull; it is not counted yet, see `add`. The member must be known.
+    def offer(self, member: Member, asked: int, requester: str, now: float, replicas: int, jitter: float) -> Grant:
+        """How many of `asked` messages `requester` may pull; it is not counted yet, see `add`.
+        The member must be known.
 
         `jitter` in 0..1 spreads the times of the next requests.
         """
@@ -60,7 +61,7 @@ class GrantTracker:
             return Grant(asked, 0.0)
         granted = self._grants.outstanding(reading, now)
         room = _target(member, member.marks.inflight.overload) - reading.inflight - granted
-        alone = self._askers.alone(asker, now)
+        alone = self._requesters.alone(requester, now)
         if room > 0:
             self._revival.end(reading)
             share = math.ceil(room / max(1, replicas))
@@ -71,11 +72,11 @@ class GrantTracker:
             return Grant(min(asked, n), 0.0)
         return Grant(0, min(wait, REVIVING_WAIT * (0.5 + 0.5 * jitter)) if self._revival.on else wait)
 
-    def add(self, n: int, asker: str, now: float) -> None:
+    def add(self, n: int, requester: str, now: float) -> None:
         """Count `n` granted messages."""
         if n > 0:
-            self._revival.given(now)
-            self._grants.add(n, asker, now)
+            self._revival.record_grant(now)
+            self._grants.add(n, requester, now)
 
 
 def _target(member: Member, mark: float) -> int:
@@ -85,7 +86,7 @@ def _target(member: Member, mark: float) -> int:
 
 
 def _wait(reading: Reading, room: int, jitter: float) -> float:
-    """About the time in which acks make room for one more, spread so that not all askers return at once."""
+    """About the time in which acks make room for one more, spread so that not all requesters return at once."""
     expected = (1 - room) / reading.ack_rate if reading.ack_rate else LONGEST_WAIT
     return max(SHORTEST_WAIT, min(LONGEST_WAIT, expected) * (0.7 + 0.3 * jitter))
 
@@ -95,10 +96,10 @@ class _CountedGrant(Struct):
     at: float
     ends: float
     """Monotonic time; a later pull is not covered."""
-    asker: str | None
+    requester: str | None
     """None where it sums several grants."""
     replaced: float = math.inf
-    """When its asker was granted more."""
+    """When its requester was granted more."""
 
 
 class _DeliveredSoFar(Struct):
@@ -112,11 +113,11 @@ class _DeliveredSoFar(Struct):
 class _OpenGrants:
     """How many granted messages may still be pulled, at most.
 
-    A grant lasts a second, and no longer than until a reading shows what its asker did before its next grant. While
-    pulls wait at the server a reading does not show that: several workers may share the asker's connection, each with a
-    waiting pull. A delivery may belong to any grant that lasted then; most is left if it belongs to the one that ended
-    first. Which one that is is known only later, so deliveries are remembered as long as the grants they may belong to.
-    """
+    A grant lasts a second, and no longer than until a reading shows what its requester did before its next grant. While
+    pulls wait at the server a reading does not show that: several workers may share the requester's connection, each
+    with a waiting pull. A delivery may belong to any grant that lasted then; most is left if it belongs to the one that
+    ended first. Which one that is is known only later, so deliveries are remembered as long as the grants they may
+    belong to."""
 
     def __init__(self) -> None:
         self._counted: list[_CountedGrant] = []
@@ -127,16 +128,16 @@ class _OpenGrants:
         self._seen: tuple[float, int] | None = None
         """The last reading: its time, and its number of deliveries."""
 
-    def add(self, n: int, asker: str, now: float) -> None:
+    def add(self, n: int, requester: str, now: float) -> None:
         self._sum += n
         self._sum_until = min(self._sum_until, now + UNSEEN_LIFE)
         for grant in self._counted:
-            if grant.asker == asker:
+            if grant.requester == requester:
                 grant.replaced = min(grant.replaced, now)
         last = self._counted[-1] if self._counted else None
         if len(self._counted) < MOST_GRANTS:
-            self._counted.append(_CountedGrant(n, now, now + GRANT_LIFE, asker))
-        elif last is not None and last.asker is None and last.at // SLOT == now // SLOT:
+            self._counted.append(_CountedGrant(n, now, now + GRANT_LIFE, requester))
+        elif last is not None and last.requester is None and last.at // SLOT == now // SLOT:
             last.n, last.at, last.ends = last.n + n, now, now + GRANT_LIFE
         else:
             self._counted.append(_CountedGrant(n, now, now + GRANT_LIFE, None))
@@ -191,19 +192,19 @@ class _OpenGrants:
         return sum(n for n, grant in zip(left, ending, strict=True) if grant.ends > at)
 
 
-class _RecentAskers:
-    """Whether another asker asked lately; the two newest times are enough."""
+class _RecentRequesters:
+    """Whether another requester asked lately; the two newest times are enough."""
 
     def __init__(self) -> None:
         self._newest, self._newest_at = "", -math.inf
         self._other_at = -math.inf
-        """When another than the newest asker last asked."""
+        """When another than the newest requester last asked."""
 
-    def alone(self, asker: str, now: float) -> bool:
-        if asker != self._newest:
-            self._newest, self._other_at = asker, self._newest_at
+    def alone(self, requester: str, now: float) -> bool:
+        if requester != self._newest:
+            self._newest, self._other_at = requester, self._newest_at
         self._newest_at = now
-        return now - self._other_at >= ASKER_LIFE
+        return now - self._other_at >= REQUESTER_LIFE
 
 
 class _StallRecovery:
@@ -229,7 +230,7 @@ class _StallRecovery:
         self._remember(reading)
         self.on = False
 
-    def given(self, now: float) -> None:
+    def record_grant(self, now: float) -> None:
         self._counted = now
 
     def n(self, reading: Reading, granted: int, wait: float, now: float) -> int:

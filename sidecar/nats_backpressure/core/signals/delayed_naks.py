@@ -15,43 +15,43 @@ LATE = 1.0
 """Seconds after the ack wait within which the server has certainly redelivered what was not acknowledged."""
 
 
-class HandBacks:
+class DelayedNaks:
     """How many messages in flight of one consumer are known to be returned; `before`: before a restart."""
 
-    __slots__ = ("_expired", "_number", "_touched")
+    __slots__ = ("_expired", "_returned", "_worker_active")
 
     def __init__(self, before: int = 0) -> None:
-        self._number = before
-        self._touched = False
+        self._returned = before
+        self._worker_active = False
         """Whether a worker acted on a message since the newest delivery, by the server's own clock."""
         self._expired = False
         """Whether a message in flight was redelivered after its ack wait: the worker that had it may hang."""
 
     def add_nak(self) -> None:
         """An advisory reported a NAK."""
-        self._number += 1
+        self._returned += 1
 
     def add_sample(self, last: Sample | None, sample: Sample) -> bool:
         """Add the next sample. True where all that was in flight was redelivered before its ack wait: it was
         returned, and what is in flight now starts with this delivery."""
         if last is None or sample.inflight == 0:
-            self._number, self._touched = min(self._number, sample.inflight), False
+            self._returned, self._worker_active = min(self._returned, sample.inflight), False
             self._expired = sample.inflight > 0 and sample.redelivered > 0
             return False
-        given = sample.delivered_consumer - last.delivered_consumer
-        again = _again(last, sample, given)
+        delivered = sample.delivered_consumer - last.delivered_consumer
+        redelivered = _redelivered(last, sample, delivered)
         early = False
-        if again > 0:
+        if redelivered > 0:
             gap = (last.since_delivery or 0.0) + sample.at.mono - last.at.mono
             early = gap < sample.config.ack_wait - SLACK
             self._expired = self._expired or not early
-        if given > 0:
-            self._touched = False
+        if delivered > 0:
+            self._worker_active = False
         elif last.since_delivery is not None and sample.since_delivery is not None:
             moved = (sample.at.mono - sample.since_delivery) - (last.at.mono - last.since_delivery)
-            self._touched = self._touched or moved > SLACK
-        self._number = min(max(0, self._number - again), sample.inflight)
-        return early and again >= last.inflight
+            self._worker_active = self._worker_active or moved > SLACK
+        self._returned = min(max(0, self._returned - redelivered), sample.inflight)
+        return early and redelivered >= last.inflight
 
     def count_in_flight(self, sample: Sample) -> int:
         """How many of the messages in flight are returned, as far as known."""
@@ -62,9 +62,9 @@ class HandBacks:
         overdue = since is not None and since > wait + LATE
         if sample.waiting and overdue:
             return inflight  # a waiting pull would have received what was not returned
-        if inflight == 1 and self._touched and not overdue:
+        if inflight == 1 and self._worker_active and not overdue:
             return 1
-        return self._number
+        return self._returned
 
     def all_may_be(self, sample: Sample) -> bool:
         """Whether all messages in flight may be returned or in work, which cannot be seen: at least as many pulls
@@ -73,9 +73,9 @@ class HandBacks:
         return spare and not self._expired and sample.since_delivery is not None
 
 
-def _again(last: Sample, sample: Sample, given: int) -> int:
+def _redelivered(last: Sample, sample: Sample, delivered: int) -> int:
     """How many deliveries between two samples were redeliveries, as far as sequences show."""
     moved = sample.delivered_stream - last.delivered_stream
     if not sample.config.filters:
-        return max(0, given - moved)
-    return given if moved == 0 else max(0, sample.redelivered - last.redelivered)
+        return max(0, delivered - moved)
+    return delivered if moved == 0 else max(0, sample.redelivered - last.redelivered)

@@ -19,18 +19,18 @@ from nats_backpressure.protocol.values import Diagnosis, Status
 SPACING = 0.5
 """Seconds between two points at least; samples in between are not used."""
 SPAN = 2.0
-"""Seconds that the points cover at least; older ones are dropped while ENOUGH are left."""
-ENOUGH = 3
+"""Seconds that the points cover at least; older ones are dropped while MIN_POINTS are left."""
+MIN_POINTS = 3
 """Fewer points give no diagnosis."""
-POINTS = 8
+MAX_POINTS = 8
 """Points at most; SPAN in steps of SPACING never needs more."""
-AGAIN = 2
-"""Times in a row that another diagnosis must be found before it is used; the first one needs only ENOUGH points."""
+CONFIRMATIONS = 2
+"""Times in a row that another diagnosis must be found before it is used; the first one needs only MIN_POINTS points."""
 WORKING = 5.0
 """Seconds (or the ack wait, if shorter) for which a worker with messages may work on them without a sign."""
 SLOW_TO_FIND = (Diagnosis.CAP_REACHED, Diagnosis.NOBODY_PULLING)
 """These may take WORKING seconds to be found: until then another diagnosis does not rule them out."""
-HANDFUL = 10
+SHORT_QUEUE = 10
 """Messages; a shorter queue neither grows nor drains."""
 MARGIN = 1.1
 """Factor by which arrivals must exceed acks."""
@@ -68,12 +68,12 @@ class Facts(Struct, frozen=True):
 
 
 class Evidence:
-    """The last points of one consumer, and counts over them that several rules use. Bounded by POINTS."""
+    """The last points of one consumer, and counts over them that several rules use. Bounded by MAX_POINTS."""
 
     __slots__ = ("acked_at", "capped", "empty", "facts", "moved_at", "points", "pulled", "queued")
 
     def __init__(self) -> None:
-        self.points: deque[Point] = deque(maxlen=POINTS)
+        self.points: deque[Point] = deque(maxlen=MAX_POINTS)
         self.facts = Facts()
         self.moved_at = self.acked_at = 0.0
         """When a message was last delivered or acknowledged, and when acknowledged; at first the first point's time."""
@@ -87,7 +87,7 @@ class Evidence:
         elif point.deliveries != points[-1].deliveries:
             self.moved_at = point.at
         points.append(point)
-        while len(points) > ENOUGH and points[1].at <= point.at - SPAN:
+        while len(points) > MIN_POINTS and points[1].at <= point.at - SPAN:
             points.popleft()
         self._tally()
 
@@ -112,7 +112,7 @@ class Evidence:
     @property
     def thin(self) -> bool:
         """Whether there are too few points, or they cover too little time."""
-        return len(self.points) < ENOUGH or self.points[-1].at - self.points[0].at < SPAN
+        return len(self.points) < MIN_POINTS or self.points[-1].at - self.points[0].at < SPAN
 
     def nearly_all(self, count: int) -> bool:
         """All points but at most one."""
@@ -179,7 +179,7 @@ def stream_full(seen: Evidence) -> bool:
 
 def falling_behind(seen: Evidence) -> bool:
     """More messages arrive than are acknowledged, and the queue grows: add workers, or slow the intake."""
-    if seen.facts.paused or seen.points[-1].pending <= HANDFUL:
+    if seen.facts.paused or seen.points[-1].pending <= SHORT_QUEUE:
         return False
     return seen.arrived() > MARGIN * seen.acked() and seen.trend() > 0
 
@@ -196,7 +196,7 @@ def backfilling(seen: Evidence) -> bool:
 
 def draining(seen: Evidence) -> bool:
     """More is acknowledged than arrives, and the queue shrinks: wait."""
-    return seen.points[0].pending > HANDFUL and seen.acked() > seen.arrived() and seen.trend() < 0
+    return seen.points[0].pending > SHORT_QUEUE and seen.acked() > seen.arrived() and seen.trend() < 0
 
 
 def idle(seen: Evidence) -> bool:
@@ -232,7 +232,7 @@ def diagnose(seen: Evidence) -> Diagnosis | None:
     return next(name for name, holds in RULES if holds(seen))
 
 
-CALM = (Diagnosis.HEALTHY, Diagnosis.IDLE)
+CALM_DIAGNOSES = (Diagnosis.HEALTHY, Diagnosis.IDLE)
 PASSING = (Diagnosis.FALLING_BEHIND, Diagnosis.DRAINING, Diagnosis.IDLE)
 """What a healthy consumer can look like for a moment."""
 
@@ -240,16 +240,15 @@ PASSING = (Diagnosis.FALLING_BEHIND, Diagnosis.DRAINING, Diagnosis.IDLE)
 def confirmed(diagnosis: Diagnosis | None, status: Status) -> Diagnosis | None:
     """The diagnosis as shown beside a status: no consumer is idle or healthy above inactive, the rules are only slower
     then."""
-    return None if diagnosis in CALM and status > Status.INACTIVE else diagnosis
+    return None if diagnosis in CALM_DIAGNOSES and status > Status.INACTIVE else diagnosis
 
 
 class DiagnosisTracker:
     """The lasting diagnosis of one consumer, and since when it lasts.
 
     `before`, `lasted`: the diagnosis before a restart, and its seconds until then. It is not used until it is found
-    again; then its time continues, without the time between. Another one is used once it was found AGAIN times in a
-    row, as without a restart, and not before the old one could have been found.
-    """
+    again; then its time continues, without the time between. Another one is used once it was found CONFIRMATIONS times
+    in a row, as without a restart, and not before the old one could have been found."""
 
     __slots__ = ("_agrees", "_before", "_failed", "_first_at", "_lasted", "evidence", "lasting", "since")
 
@@ -297,7 +296,7 @@ class DiagnosisTracker:
             self._continue_after_restart(current, point.at)
         else:
             self._failed += 1
-            if self.lasting is None or self._failed >= AGAIN:
+            if self.lasting is None or self._failed >= CONFIRMATIONS:
                 self.lasting, self.since, self._failed = current, point.at, 0
         return current
 
@@ -307,7 +306,9 @@ class DiagnosisTracker:
         self._failed = 0 if current is self._before else self._failed + 1
         if current is self._before:
             self.lasting, self.since = current, at - self._lasted
-        elif self._failed >= AGAIN and at - self._first_at >= (WORKING if self._before in SLOW_TO_FIND else 0.0):
+        elif self._failed >= CONFIRMATIONS and at - self._first_at >= (
+            WORKING if self._before in SLOW_TO_FIND else 0.0
+        ):
             self.lasting, self.since = current, at
         if self.lasting is not None:
             self._before, self._failed = None, 0

@@ -7,7 +7,7 @@ import math
 from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Reading, Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.data_loss import LossAccount
-from nats_backpressure.core.signals.delayed_naks import HandBacks
+from nats_backpressure.core.signals.delayed_naks import DelayedNaks
 from nats_backpressure.core.signals.diagnosis import DiagnosisTracker, Facts, Point
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.signals.rate_window import (
@@ -50,7 +50,7 @@ class ConsumerTracker:
         self._reset()
         self._diagnosis = DiagnosisTracker(carried.diagnosis, carried.diagnosed_for)
         self._capacity = Capacity(carried.capacity)
-        self._hand_backs = HandBacks(carried.handed_back)
+        self._delayed_naks = DelayedNaks(carried.handed_back)
 
     def _reset(self) -> None:
         """Start again for another incarnation: its counters have nothing to do with the old ones."""
@@ -62,7 +62,7 @@ class ConsumerTracker:
         self._idle_at = -math.inf
         self._since: float | None = None
         """When the first sample came: a window that is not full yet releases no latch."""
-        self._hand_backs = HandBacks()
+        self._delayed_naks = DelayedNaks()
         self._working = 0
         """Messages in flight that are not returned."""
         self._capacity = Capacity()
@@ -90,7 +90,7 @@ class ConsumerTracker:
     def nak_seen(self, now: Now) -> None:
         """An advisory reported a NAK."""
         self._naks += 1
-        self._hand_backs.add_nak()
+        self._delayed_naks.add_nak()
         self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
     def dropped_seen(self, now: Now) -> None:
@@ -151,8 +151,8 @@ class ConsumerTracker:
         if last is None:
             self._start(sample, look)
             self._resume(sample, look)
-        was_working, restarted = self._working, self._hand_backs.add_sample(last, sample)
-        returned = self._hand_backs.count_in_flight(sample)
+        was_working, restarted = self._working, self._delayed_naks.add_sample(last, sample)
+        returned = self._delayed_naks.count_in_flight(sample)
         if (returned or restarted) and self._storm(sample):
             returned, restarted = 0, False
         self._working = sample.inflight - returned
@@ -248,7 +248,7 @@ class ConsumerTracker:
             p99=quantiles[2] * 1000 if quantiles else None,
             stall=stall * 1000,
             stall_known=not self._working or self._stall_known(),
-            spare=self._hand_backs.all_may_be(sample),
+            spare=self._delayed_naks.all_may_be(sample),
             arrival_rate=flow.arrivals / flow.time if known else None,
             ack_rate=flow.acks / flow.time if known else None,
             redelivery_ratio=min(1.0, flow.redeliveries / flow.deliveries) if flow.deliveries else None,
@@ -259,7 +259,7 @@ class ConsumerTracker:
             lost=lost,
             losing=self._losses.losing,
             purged=self._losses.purged,
-            handed_back=self._hand_backs.count_in_flight(sample),
+            handed_back=self._delayed_naks.count_in_flight(sample),
             account=self._losses.account,
             paused=sample.paused,
             diagnosis=diagnosis,
@@ -281,7 +281,7 @@ class ConsumerTracker:
             self._idle_at, self._current = now, Quantiles()
             return 0.0, False, True
         p95 = self._measured_latency(flow, now)
-        if self._working and not self._hand_backs.all_may_be(sample) and (p95 is None or stall > p95):
+        if self._working and not self._delayed_naks.all_may_be(sample) and (p95 is None or stall > p95):
             return stall, True, p95 is not None and self._settled(now)
         return p95, False, p95 is not None and self._settled(now)
 

@@ -60,9 +60,11 @@ def status_proof(members: Iterable[Member]) -> float | None:
     worse. Inactive needs all members, so the oldest proof counts. A member that was restored and not read since counts
     from when it was restored.
     """
-    judged = [member for member in members if member.status is not Status.UNKNOWN]
-    top = max((member.status for member in judged), default=Status.UNKNOWN)
-    proofs = [member.joined_at if member.proof is None else member.proof for member in judged if member.status is top]
+    evaluated = [member for member in members if member.status is not Status.UNKNOWN]
+    top = max((member.status for member in evaluated), default=Status.UNKNOWN)
+    proofs = [
+        member.joined_at if member.proof is None else member.proof for member in evaluated if member.status is top
+    ]
     if not proofs:
         return None
     return min(proofs) if top is Status.INACTIVE else max(proofs)

@@ -50,15 +50,18 @@ def next_latches(was: Latches, reading: Reading, marks: Marks, policy: Policy) -
     now = reading.at.mono
     ignored = is_ignored(reading, policy)
 
-    def judged(signal: Signal, old: Latch, factor: float = 1.0) -> Latch:
+    def next_latch(signal: Signal, old: Latch, factor: float = 1.0) -> Latch:
         mark = thresholds.mark_of(marks, signal)
         value = 0.0 if ignored or mark is None else thresholds.value_of(reading, marks, signal)
         return latch(old, value, mark.overload * factor if mark else 1.0, policy, now)
 
-    pending = judged(Signal.PENDING, was.pending)
-    pending_alone = judged(Signal.PENDING, was.pending_alone, policy.alone_factor)
-    drain, drain_alone = judged(Signal.DRAIN, was.drain), judged(Signal.DRAIN, was.drain_alone, policy.alone_factor)
-    latency = judged(Signal.LATENCY, was.latency_p95)
+    pending = next_latch(Signal.PENDING, was.pending)
+    pending_alone = next_latch(Signal.PENDING, was.pending_alone, policy.alone_factor)
+    drain, drain_alone = (
+        next_latch(Signal.DRAIN, was.drain),
+        next_latch(Signal.DRAIN, was.drain_alone, policy.alone_factor),
+    )
+    latency = next_latch(Signal.LATENCY, was.latency_p95)
     if reading.losing:
         pending, pending_alone = keep_set(was.pending, pending), keep_set(was.pending_alone, pending_alone)
     if not reading.latency_evidence and not ignored and (not latency.on or latency.calm_since is not None):
@@ -67,7 +70,7 @@ def next_latches(was: Latches, reading: Reading, marks: Marks, policy: Policy) -
         drain, drain_alone = keep_set(was.drain, drain), keep_set(was.drain_alone, drain_alone)
     latches = Latches(
         pending=pending,
-        inflight=judged(Signal.INFLIGHT, was.inflight),
+        inflight=next_latch(Signal.INFLIGHT, was.inflight),
         latency_p95=latency,
         drain=drain,
         pending_alone=pending_alone,

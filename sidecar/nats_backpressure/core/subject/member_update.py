@@ -21,10 +21,10 @@ def with_reading(member: Member, reading: Reading, now: float) -> Member:
     if reading.purged:
         causes |= {PURGED}
     account = reading.account if lost <= member.lost_reported else member.account
-    return judged(replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account))
+    return evaluated(replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account))
 
 
-def judged(member: Member) -> Member:
+def evaluated(member: Member) -> Member:
     """The member as its newest reading and its policy decide; without a reading, as its stored latches do."""
     if (reading := member.reading) is None:
         return replace(member, status=latches.status(member.latches, member.policy)) if member.latches.names else member

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
 from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
-from nats_backpressure.core.subject.member_update import judged
+from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -19,7 +19,7 @@ CARRY_EVERY = 30.0
 """Seconds without a write after which a change of the carried facts (a diagnosis above all) is written by itself."""
 ACCOUNT_EVERY = 2.0
 """The same for a backlog that grew: losses of it while no sidecar runs are counted from what was stored."""
-BACKLOG_STEP, HANDFUL = 1.2, 10
+BACKLOG_STEP, BACKLOG_SLACK = 1.2, 10
 """Factor, and messages beside it, by which a backlog must exceed what is stored of it to be worth such a write."""
 CAPACITY_STEP = 1.2
 """Factor by which the learnt capacity must differ from the stored one to be worth such a write."""
@@ -37,7 +37,7 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
     stored = dict(record.carried)
     room = len(stored) < CARRIED_LIMIT
     pairs = [(stored.get(key, NOTHING_CARRIED), m) for key, m in state.members.items() if room or key in stored]
-    if any(_backlog_grew(before, member) or _handed_back(before, member) for before, member in pairs):
+    if any(_backlog_grew(before, member) or _more_returned(before, member) for before, member in pairs):
         return True
     if not every:
         return False
@@ -49,12 +49,12 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
 
 def _may_be_due(member: Member) -> bool:
     """Avoids the comparison for most subjects: this runs on every tick."""
-    if member.account is not None and member.account.pending > HANDFUL:
+    if member.account is not None and member.account.pending > BACKLOG_SLACK:
         return True
     return member.reading is not None and member.reading.handed_back > 0
 
 
-def _handed_back(stored: Carried, member: Member) -> bool:
+def _more_returned(stored: Carried, member: Member) -> bool:
     return member.reading is not None and member.reading.handed_back > stored.handed_back
 
 
@@ -64,7 +64,7 @@ def _backlog_grew(carried: Carried, member: Member) -> bool:
     if account is None:
         return False
     known = 0 if stored is None or stored.kind != account.kind else stored.pending - (account.given - stored.given)
-    return account.pending > max(0, known) * BACKLOG_STEP + HANDFUL
+    return account.pending > max(0, known) * BACKLOG_STEP + BACKLOG_SLACK
 
 
 def _facts_moved(stored: Carried, member: Member) -> bool:
@@ -159,7 +159,7 @@ def with_stored_latches(member: Member, names: tuple[str, ...], carried: Carried
         counted_diagnosis=member.counted_diagnosis or carried.counted,
         stalled=member.stalled or carried.stalled,
     )
-    return judged(member)
+    return evaluated(member)
 
 
 def stored_shedding(record: Record, now: Now) -> Shedding:

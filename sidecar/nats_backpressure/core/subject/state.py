@@ -180,8 +180,8 @@ def with_member(state: SubjectState, member: Member) -> SubjectState:
 def worst_member(members: Iterable[Member]) -> Member | None:
     """The member that decides for its subject: by status, then pressure, then name; a member that was never evaluated
     cannot."""
-    judged = (member for member in members if member.status is not Status.UNKNOWN)
-    return min(judged, key=lambda member: (-member.status, -member.pressure, member.key), default=None)
+    evaluated = (member for member in members if member.status is not Status.UNKNOWN)
+    return min(evaluated, key=lambda member: (-member.status, -member.pressure, member.key), default=None)
 
 
 def deciding_policy(state: SubjectState) -> Policy:

@@ -43,7 +43,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     WriteRecord,
 )
-from nats_backpressure.core.subject.member_update import judged, with_reading
+from nats_backpressure.core.subject.member_update import evaluated, with_reading
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
     stored_shedding,
@@ -100,7 +100,7 @@ def _(input_: ConsumerJoined, state: SubjectState, now: Now) -> SubjectState:
     elif member.policy == input_.policy:
         return state
     else:
-        member = judged(replace(member, policy=input_.policy))
+        member = evaluated(replace(member, policy=input_.policy))
     return replace(with_member(state, member), empty_since=None, removing=False)
 
 
