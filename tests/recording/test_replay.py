@@ -156,6 +156,7 @@ SLACK = 64 * 1024
 """Bytes that bounded windows and the interpreter's free lists may still fill: a few for every sample would be more."""
 
 
+@pytest.mark.no_cover  # tracing is slow, and its memory is not ours
 def test_four_days_need_no_more_memory_than_one() -> None:
     peak(minutes(1440))  # what is made once and kept by the interpreter
     assert peak(minutes(4 * 1440)) < peak(minutes(1440)) + SLACK
