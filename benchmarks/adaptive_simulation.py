@@ -12,7 +12,8 @@ from typing import Any
 
 from nats_backpressure.core.admission import adaptive
 from nats_backpressure.core.admission.offered_load import with_report
-from nats_backpressure.core.model import ConsumerConfig, Latches, Sample, StreamLook
+from nats_backpressure.core.model.member import Latches
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import AdmissionRule, Policy

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.client.admission import FreshnessLimits, local_decision
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model import Admission
+from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.status.freshness import limits
 from nats_backpressure.core.subject.state import SubjectState, Writing, worst_member
 from nats_backpressure.policy.schema import AdmissionRule, Policy

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core import read_interval, watch_filter
-from nats_backpressure.core.model import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
+from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (

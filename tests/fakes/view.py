@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Admission, Latches, Member, Reading, StreamLook
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.member import Latches, Member
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.status import latches as machine
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.subject.state import Record, SubjectState, with_members

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
-from nats_backpressure.core.model import Alert, Event
+from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.subject.state import Recoveries, Totals
 from nats_backpressure.core.time_windows import Measure, WindowSummary
 from nats_backpressure.protocol import messages

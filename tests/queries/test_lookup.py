@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Alert, Member
+from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.subject.state import Recoveries, SubjectState, Totals
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.metrics_windows import MetricsRequest

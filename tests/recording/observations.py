@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from nats_backpressure.core.model import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.decoder import (

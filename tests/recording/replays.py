@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Event
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.format import (

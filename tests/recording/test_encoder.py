@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, StreamLook
+from nats_backpressure.core.model.samples import ConsumerConfig, StreamLook
 from nats_backpressure.recording import decoder, encoder
 from nats_backpressure.recording.decoder import (
     ReadingDecoded,

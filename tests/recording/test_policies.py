@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings, WatchSetting
-from nats_backpressure.core.model import ConsumerConfig, Event
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.parse import OverrideEntry, entry_document, parse_entry
 from nats_backpressure.policy.precedence import LayerEntry, Sources

@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings, WatchSetting
-from nats_backpressure.core.model import ConsumerConfig, Event
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.recording.decoder import StreamAbsenceDecoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model import Event
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, EventType
 from nats_backpressure.recording.decoder import HintsDecoded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.runtime.captured_subjects import CapturedSubjects
 
 

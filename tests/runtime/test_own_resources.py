@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.inputs import Input, RecordMissing
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard

@@ -10,7 +10,8 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model import ConsumerConfig, Reading
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies

@@ -13,7 +13,7 @@ from msgspec.structs import replace as replaced
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Publish
-from nats_backpressure.core.model import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.inputs import Effect, LoadRecord, RecordLoaded, Tick
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import ActivePolicies

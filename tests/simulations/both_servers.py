@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from nats_backpressure.adapters.nats.observer import JetStreamObserver, Requester
-from nats_backpressure.core.model import ConsumerConfig, Retention
+from nats_backpressure.core.model.samples import ConsumerConfig, Retention
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nats_backpressure.core.model import NOTHING_CARRIED, Reading
+from nats_backpressure.core.model.member import NOTHING_CARRIED
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, Tick
 from nats_backpressure.core.subject.state import Record

@@ -14,7 +14,8 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.advisories import AdvisoryListener
-from nats_backpressure.core.model import Reading, Sample
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
-from nats_backpressure.core.model import Member
+from nats_backpressure.core.model.member import Member
 
 
 class GrantingTracker(GrantTracker):

@@ -10,7 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Admission, Alert, Member, Reading, StreamLook
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.state import Record, SubjectState, with_members
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy

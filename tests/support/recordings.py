@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nats_backpressure.core.model import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.recording.decoder import Decoder, Observation
 from nats_backpressure.recording.format import (
     BadLine,

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from nats_backpressure.cli.settings_file import load_or_exit
-from nats_backpressure.core.model import Event
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.queries.serialize import event_message as rendered
 from nats_backpressure.queries.serialize import format_time, metrics_message, round_finite

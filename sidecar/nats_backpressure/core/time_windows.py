@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Reading
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.values import Status
 
 TIERS = ((5.0, 13), (60.0, 61), (1800.0, 49))

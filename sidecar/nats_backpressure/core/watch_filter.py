@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.protocol.patterns import encode, glob
 from nats_backpressure.protocol.values import ConsumerKey
 

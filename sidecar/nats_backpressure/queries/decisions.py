@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
-from nats_backpressure.core.model import Admission, Member
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Raw
 from msgspec.structs import asdict, replace
 
-from nats_backpressure.core.model import Event
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.state import Record, SubjectState, Totals
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.protocol import history as wire

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Sequence
 from msgspec import Struct
 
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.model import Admission, Member
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.status.freshness import (
     Limits,
     SinceProof,

@@ -12,7 +12,11 @@ from msgspec.structs import asdict
 
 from nats_backpressure import __version__
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.model import Admission, Alert, Event, Marks, MarkSet, Member, Reading
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.event import Alert, Event
+from nats_backpressure.core.model.marks import Marks, MarkSet
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Event
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.protocol.values import EventType, Status
 
 

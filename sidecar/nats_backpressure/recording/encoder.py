@@ -7,7 +7,7 @@ import itertools
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Sample, StreamLook
+from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.format import (
     CONSUMERS_LIMIT,

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
+from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.parse import OverrideEntry
 from nats_backpressure.policy.schema import Guard

@@ -15,7 +15,7 @@ import structlog
 
 from nats_backpressure import __version__
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Sample
+from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.protocol.values import ConsumerKey

@@ -12,7 +12,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model import Event, Sample
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.subject.inputs import (
     Effect,
     EventSent,

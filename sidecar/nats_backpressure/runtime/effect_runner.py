@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from nats_backpressure.core.model import Event
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.inputs import (
     Effect,
     EventConflict,

@@ -11,7 +11,7 @@ from typing import Literal
 import structlog
 
 from nats_backpressure.core import watch_filter
-from nats_backpressure.core.model import Sample
+from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject import membership
 from nats_backpressure.core.subject.inputs import ConsumerLeft, ConsumerRead, PolicyRefused

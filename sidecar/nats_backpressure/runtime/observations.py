@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Sample, StreamLook
+from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 

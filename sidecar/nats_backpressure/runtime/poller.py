@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from nats_backpressure.core import read_interval
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
 from nats_backpressure.protocol.values import ConsumerKey

@@ -8,7 +8,8 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from nats_backpressure.core.model import Event, Sample
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.policy.schema import Rejection

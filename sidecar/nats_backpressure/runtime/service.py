@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.subject.inputs import RecordLoaded
 from nats_backpressure.core.subject.state import SubjectState, Writing

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct, field
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import Carried, StreamLook
+from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
 from nats_backpressure.core.subject.inputs import (

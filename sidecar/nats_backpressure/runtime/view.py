@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.policy.active import ActivePolicies

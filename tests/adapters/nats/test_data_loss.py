@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.model import Carried, Reading, Retention
+from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import Retention
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from tests.simulations.both_servers import SETTLES_WITHIN
 from tests.simulations.followed_consumer import C, Following, following

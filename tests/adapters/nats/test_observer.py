@@ -9,7 +9,7 @@ import nats
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, Retention
+from nats_backpressure.core.model.samples import ConsumerConfig, Retention
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumerGone, StreamGone, Unavailable
 from tests.simulations.both_servers import FakeWorld, RealWorld, World, picture, shows

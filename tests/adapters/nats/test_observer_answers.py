@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.adapters.nats.observer import PAGES_LIMIT, RequestBudget
-from nats_backpressure.core.model import Sample
+from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.observations import ConsumerGone, StreamGone, Unavailable

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure import __version__
-from nats_backpressure.core.model import Admission
+from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.values import Status
 from tests.simulations.metrics_page import P, World, everything, member, state

@@ -22,7 +22,7 @@ from nats_backpressure.core.admission.adaptive import (
 )
 from nats_backpressure.core.admission.load_estimate import LONGEST_GAP
 from nats_backpressure.core.admission.offered_load import OfferedLoad, with_report
-from nats_backpressure.core.model import Reading
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.policy.schema import AdmissionRule, Override, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey

@@ -16,7 +16,7 @@ from nats_backpressure.core.admission.gateway_admission import (
     for_priority,
     retry_delay,
 )
-from nats_backpressure.core.model import Admission
+from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.values import Action, Freshness, Status
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from nats_backpressure.core.admission.load_estimate import LONGEST_GAP, STILL, LoadEstimate, next_estimate
-from nats_backpressure.core.model import Reading
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 

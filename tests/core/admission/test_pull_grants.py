@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.pull_grants import GRANT_LIFE, LONGEST_WAIT, SHORTEST_WAIT, UNSEEN_LIFE, Grant
-from nats_backpressure.core.model import Latch, Latches, Member, Reading
+from nats_backpressure.core.model.member import Latch, Latches, Member
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.timestamps import Now

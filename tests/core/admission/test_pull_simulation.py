@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
-from nats_backpressure.core.model import Latches, Member, Reading
+from nats_backpressure.core.model.member import Latches, Member
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.timestamps import Now

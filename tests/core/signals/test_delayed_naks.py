@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, Sample
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample
 from nats_backpressure.core.signals.delayed_naks import DelayedNaks
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.signals.diagnosis import (
     MAX_POINTS,
     MIN_POINTS,

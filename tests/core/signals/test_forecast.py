@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import Reading
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals.forecast import FARTHEST, overload_in
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.signals.message_age import LOOKS, MessageAges
 
 

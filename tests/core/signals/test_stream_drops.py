@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import ConsumerConfig, Retention, Sample, StreamLook
+from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.signals.stream_drops import (
     gets_whole_stream,
     has_holes,

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import Alert, Member, Reading
+from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.alerts import changed_alerts, next_alerts
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import Member
+from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.status.freshness import (
     Limits,
     SinceProof,

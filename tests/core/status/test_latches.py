@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Latch, Latches, Reading
+from nats_backpressure.core.model.member import Latch, Latches
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now

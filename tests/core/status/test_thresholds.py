@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model import MarkSet, Reading
+from nats_backpressure.core.model.marks import MarkSet
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from nats_backpressure.core.model import Event, Reading
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals.diagnosis import CALM_DIAGNOSES, SHORT_QUEUE
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import worst_member

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from nats_backpressure.core.model import Latches, Reading
+from nats_backpressure.core.model.member import Latches
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.model import Account, Member, Reading
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Account, Reading
 from nats_backpressure.core.subject.member_update import evaluated, loss_report_due, with_reading
 from nats_backpressure.core.subject.state import LOSS_INTERVAL
 from nats_backpressure.policy.schema import Policy

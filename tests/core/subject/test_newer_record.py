@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.model import Admission
+from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.subject.inputs import (
     Effect,
     Input,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.model import NOTHING_CARRIED, Account, Carried, Latches, Member, Reading
+from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latches, Member
+from nats_backpressure.core.model.reading import Account, Reading
 from nats_backpressure.core.subject.restart_facts import (
     ACCOUNT_EVERY,
     CARRY_EVERY,

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model import Carried, Event, Reading
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.latches import COUNTED
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,

@@ -9,7 +9,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Account, Admission, Alert, Carried
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.reading import Account
 from nats_backpressure.core.subject.state import UNSENT_LIMIT, Record, Recoveries, Totals
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Override

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
-from nats_backpressure.core.model import Event
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject import publish_check
 from nats_backpressure.core.subject.publish_check import OwnEvent, PublishStep, StoredPosition
 from nats_backpressure.core.subject.record_builder import NO_EPOCH, event_id, rejection_event

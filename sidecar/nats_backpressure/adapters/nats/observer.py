@@ -25,7 +25,7 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamInfo,
     StreamInfoConfig,
 )
-from nats_backpressure.core.model import Sample
+from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey

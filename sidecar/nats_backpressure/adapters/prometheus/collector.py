@@ -19,7 +19,8 @@ from nats_backpressure.adapters.prometheus.definitions import (
     Labels,
     P,
 )
-from nats_backpressure.core.model import Admission, Member
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy

@@ -17,7 +17,7 @@ from nats_backpressure.core.admission import load_estimate
 from nats_backpressure.core.admission.load_estimate import LoadEstimate
 from nats_backpressure.core.admission.offered_load import OfferedLoad
 from nats_backpressure.core.admission.retry_after import RetryAfter, next_retry_after
-from nats_backpressure.core.model import Reading
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Priority

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
-from nats_backpressure.core.model import Admission
+from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.refusal_expiry import aged
 from nats_backpressure.protocol.values import Action, Freshness, Priority, Status

@@ -10,7 +10,8 @@ from collections import deque
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Member, Reading
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
 
 GRANT_LIFE = 1.0
 """Seconds for which a grant counts although no delivery was seen: a later pull is not covered by it."""

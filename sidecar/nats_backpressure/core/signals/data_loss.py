@@ -24,7 +24,8 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Account, Retention, Sample, StreamLook
+from nats_backpressure.core.model.reading import Account
+from nats_backpressure.core.model.samples import Retention, Sample, StreamLook
 from nats_backpressure.core.signals.stream_drops import (
     gets_whole_stream,
     has_holes,

@@ -7,7 +7,7 @@ them only after the delay. An advisory reports each NAK, and may be lost.
 
 from __future__ import annotations
 
-from nats_backpressure.core.model import Sample
+from nats_backpressure.core.model.samples import Sample
 
 SLACK = 0.1
 """Seconds by which the travel times of two replies may differ."""

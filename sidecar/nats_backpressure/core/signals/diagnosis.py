@@ -13,7 +13,8 @@ from collections.abc import Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import SMALL_CAP, SMALL_CAP_STALL, ConsumerConfig
+from nats_backpressure.core.model.marks import SMALL_CAP, SMALL_CAP_STALL
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.protocol.values import Diagnosis, Status
 
 SPACING = 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.model import Reading
+from nats_backpressure.core.model.reading import Reading
 
 FARTHEST = 3600.0
 """Seconds; rates of the last ten seconds allow no longer forecast."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.model import Sample, StreamLook
+from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.protocol.patterns import covers_all
 
 LOOKS = 128

@@ -5,7 +5,7 @@ The tracker decides what happens then: the next sample must confirm it.
 
 from __future__ import annotations
 
-from nats_backpressure.core.model import Sample, StreamLook
+from nats_backpressure.core.model.samples import Sample, StreamLook
 
 
 def impossible_reason(sample: Sample, look: StreamLook) -> str | None:

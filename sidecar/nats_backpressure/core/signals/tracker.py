@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Reading, Sample, StreamLook
+from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.data_loss import LossAccount
 from nats_backpressure.core.signals.delayed_naks import DelayedNaks

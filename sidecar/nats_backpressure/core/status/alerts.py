@@ -9,7 +9,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Alert, Member, Reading
+from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Status

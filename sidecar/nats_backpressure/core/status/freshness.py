@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Member
+from nats_backpressure.core.model.member import Member
 from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.values import Freshness, Status
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import Latch, Latches, Marks, Reading
+from nats_backpressure.core.model.marks import Marks
+from nats_backpressure.core.model.member import Latch, Latches
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Diagnosis, Signal, Status

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.model import SMALL_CAP, SMALL_CAP_STALL, Marks, MarkSet, Reading
+from nats_backpressure.core.model.marks import SMALL_CAP, SMALL_CAP_STALL, Marks, MarkSet
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.policy.schema import LARGEST_MARK, SMALLEST_MARK, InflightRule, MarkRule, PendingRule, Policy
 from nats_backpressure.protocol.values import Level, Signal
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from nats_backpressure.core.model import Event, Reading
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.state import Record, Writing
 from nats_backpressure.policy.schema import Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Status

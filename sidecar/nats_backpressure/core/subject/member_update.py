@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model import DATA_LOSS, NO_LATCHES, PURGED, Latches, Marks, Member, Reading
+from nats_backpressure.core.model.marks import Marks
+from nats_backpressure.core.model.member import DATA_LOSS, NO_LATCHES, PURGED, Latches, Member
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.core.subject.state import LOSS_INTERVAL
 from nats_backpressure.protocol.values import Status

@@ -6,7 +6,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.model import NO_LATCHES, Admission
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.member import NO_LATCHES
 from nats_backpressure.core.status.freshness import Limits, freshness, status_proof
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.record_builder import RecordBuilder

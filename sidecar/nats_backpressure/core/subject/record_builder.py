@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.admission.adaptive import SHEDDING
-from nats_backpressure.core.model import DATA_LOSS, NO_LATCHES, PURGED, Alert, Event, Member
+from nats_backpressure.core.model.event import Alert, Event
+from nats_backpressure.core.model.member import DATA_LOSS, NO_LATCHES, PURGED, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
 from nats_backpressure.core.subject.member_update import loss_report_due

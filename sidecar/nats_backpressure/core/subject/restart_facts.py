@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
-from nats_backpressure.core.model import NOTHING_CARRIED, Carried, Latch, Latches, Member
+from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState

@@ -10,7 +10,10 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
 from nats_backpressure.core.admission.offered_load import OfferedLoad
-from nats_backpressure.core.model import Account, Admission, Alert, Carried, Event, Member
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.event import Alert, Event
+from nats_backpressure.core.model.member import Carried, Member
+from nats_backpressure.core.model.reading import Account
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 

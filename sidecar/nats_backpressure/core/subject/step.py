@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, next_shedding
 from nats_backpressure.core.admission.offered_load import with_report
-from nats_backpressure.core.model import NOTHING_CARRIED, Event
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.member import NOTHING_CARRIED
 from nats_backpressure.core.status import latches
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record

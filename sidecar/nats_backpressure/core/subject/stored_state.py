@@ -9,7 +9,9 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import asdict, astuple
 
-from nats_backpressure.core.model import Admission, Carried, Event
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.subject import legacy_state
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries

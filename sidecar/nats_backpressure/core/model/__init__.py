@@ -1,0 +1,1 @@
+"""The types that all of core shares, one thing per file: samples, reading, marks, member, event, admission."""
