@@ -43,10 +43,10 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    found = World()
-    found.page.start()
-    yield found
-    found.page.stop(3.0)
+    world = World()
+    world.page.start()
+    yield world
+    world.page.stop(3.0)
 
 
 @pytest.fixture
@@ -59,15 +59,15 @@ async def test_it_is_healthy_while_the_event_loop_runs(world: World, http: httpx
     for _ in range(5):
         world.clock.advance(0.9 * STUCK_AFTER)
         world.page.pulse()
-        found = await http.get("/healthz")
-        assert (found.status_code, found.text) == (200, "ok\n")
+        reply = await http.get("/healthz")
+        assert (reply.status_code, reply.text) == (200, "ok\n")
 
 
 def test_a_stuck_event_loop_is_unhealthy_until_it_runs_again(world: World) -> None:
     """There is no event loop here: nothing calls `pulse`."""
     world.clock.advance(STUCK_AFTER)
-    found = httpx.get(f"{world.url}/healthz")
-    assert found.status_code == 503 and "stuck" in found.text
+    reply = httpx.get(f"{world.url}/healthz")
+    assert reply.status_code == 503 and "stuck" in reply.text
     assert httpx.get(f"{world.url}/readyz").status_code == 200
     world.page._stuck_after = 60.0
     world.page.pulse()
@@ -75,28 +75,28 @@ def test_a_stuck_event_loop_is_unhealthy_until_it_runs_again(world: World) -> No
 
 
 async def test_readiness_has_every_field(world: World, http: httpx.AsyncClient) -> None:
-    found = await http.get("/readyz")
-    assert found.status_code == 200 and found.headers["content-type"] == "application/json"
-    assert found.json() == {
+    reply = await http.get("/readyz")
+    assert reply.status_code == 200 and reply.headers["content-type"] == "application/json"
+    assert reply.json() == {
         "ready": True, "nats": "connected", "observing": True, "streams": 4, "reads": 4, "last_sweep_age_ms": 80,
         "version": "1.2.3",
     }  # fmt: skip
     world.truth = Readiness(False, "connecting", False, 0, 0, None, "1.2.3")
-    found = await http.get("/readyz")
-    assert found.status_code == 503 and found.json()["last_sweep_age_ms"] is None
+    reply = await http.get("/readyz")
+    assert reply.status_code == 503 and reply.json()["last_sweep_age_ms"] is None
 
 
 async def test_metrics_are_text_for_prometheus(world: World, http: httpx.AsyncClient) -> None:
     world.requests.inc(2)
-    found = await http.get("/metrics", headers={"accept": "application/openmetrics-text"})
-    assert found.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert "asked_total 2.0" in found.text
+    reply = await http.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "asked_total 2.0" in reply.text
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_head_works_and_other_methods_do_not(http: httpx.AsyncClient, path: str) -> None:
-    found = await http.head(path)
-    assert found.status_code == 200 and found.content == b""
+    reply = await http.head(path)
+    assert reply.status_code == 200 and reply.content == b""
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
         assert (await http.request(method, path, content=b"x")).status_code == 405
 
@@ -119,8 +119,8 @@ async def test_an_exception_is_a_500_without_details(world: World, http: httpx.A
     world.registry.register(Broken())
     with capture_logs() as logs:
         for path in ("/readyz", "/metrics"):
-            found = await http.get(path)
-            assert (found.status_code, found.text) == (500, "internal error; see the log\n")
+            reply = await http.get(path)
+            assert (reply.status_code, reply.text) == (500, "internal error; see the log\n")
     assert [(line["event"], line["path"]) for line in logs] == [("http.failed", "/readyz"), ("http.failed", "/metrics")]
     assert (await http.get("/healthz")).status_code == 200
 

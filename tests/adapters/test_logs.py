@@ -106,13 +106,18 @@ def test_the_path_of_a_secret_is_logged(key: str) -> None:
     ],
 )
 def test_a_secret_inside_a_text_is_blanked(text: str) -> None:
-    for found in (logged(error=text), logged(servers=[text]), logged(thing={"a": (text,)}), logged(x=ValueError(text))):
-        assert "s3cret" not in json.dumps(found) and "***" in json.dumps(found)
+    for logged_text in (
+        logged(error=text),
+        logged(servers=[text]),
+        logged(thing={"a": (text,)}),
+        logged(x=ValueError(text)),
+    ):
+        assert "s3cret" not in json.dumps(logged_text) and "***" in json.dumps(logged_text)
 
 
 def test_seeds_and_tokens_are_known_by_their_look() -> None:
-    found = json.dumps(logged(error=f"bad {SEED}", other=f"signed {JWT}!"))
-    assert SEED not in found and JWT not in found
+    logged_text = json.dumps(logged(error=f"bad {SEED}", other=f"signed {JWT}!"))
+    assert SEED not in logged_text and JWT not in logged_text
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -137,15 +142,15 @@ def test_lines_of_libraries_have_the_same_form() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("take care", UserWarning, stacklevel=1)
-    found = lines(to)
-    assert [(line["event"], line["level"]) for line in found] == [
+    printed = lines(to)
+    assert [(line["event"], line["level"]) for line in printed] == [
         ("uvicorn.log", "warning"),
         ("nats.log", "error"),
         ("odd.log", "warning"),
         ("py.log", "warning"),
     ]
-    assert found[0]["message"] == "Invalid HTTP request from somebody"
-    assert found[1]["error"] == "ValueError: nats://***@h"
+    assert printed[0]["message"] == "Invalid HTTP request from somebody"
+    assert printed[1]["error"] == "ValueError: nats://***@h"
 
 
 def test_a_library_that_logs_badly_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ NOWHERE = Command("nats://127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["status", "a..b"], "[SUBJECT]"),
         (["status", "-s", "http://x"], "--server: must be nats://HOST:PORT or tls://HOST:PORT"),
@@ -34,8 +34,8 @@ NOWHERE = Command("nats://127.0.0.1:1")
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-async def test_usage_errors_exit_with_2_before_any_request(arguments: list[str], said: str) -> None:
-    assert said in await NOWHERE.failed(*arguments, code=2)
+async def test_usage_errors_exit_with_2_before_any_request(arguments: list[str], message: str) -> None:
+    assert message in await NOWHERE.failed(*arguments, code=2)
 
 
 def test_durations_and_times_are_parsed_as_people_write_them() -> None:

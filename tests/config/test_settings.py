@@ -123,7 +123,7 @@ def test_a_file_too_large_is_not_looked_into() -> None:
 
 
 def test_every_mistake_of_a_file_is_told_with_its_line() -> None:
-    found = lines(
+    problems = lines(
         """\
         name: a b
         nmae: x
@@ -137,7 +137,7 @@ def test_every_mistake_of_a_file_is_told_with_its_line() -> None:
         """,
         NATS_URL="http://x",
     )
-    assert {line.split(": ")[0] + ": " + line.split(": ")[1] for line in found} == {
+    assert {line.split(": ")[0] + ": " + line.split(": ")[1] for line in problems} == {
         "f:1: name",
         "f:2: nmae",
         "f:3: observe.unknown_after_seconds",
@@ -227,16 +227,16 @@ def test_the_variable_names_the_file_where_no_argument_does(tmp_path: Path) -> N
 
 def test_the_environment_wins_over_the_file() -> None:
     text = "nats: {servers: ['nats://file'], tls: {ca_file: old}, credentials_file: old.creds}"
-    found = nats(text, NATS_URL=" nats://a:1, b:2,", NATS_CA="new", NATS_TOKEN="t")
-    assert found.servers == ("nats://a:1", "nats://b:2")
-    assert found.tls.ca_file == "new"
-    assert found.token == Secret("t") and found.credentials_file is None
+    settings = nats(text, NATS_URL=" nats://a:1, b:2,", NATS_CA="new", NATS_TOKEN="t")
+    assert settings.servers == ("nats://a:1", "nats://b:2")
+    assert settings.tls.ca_file == "new"
+    assert settings.token == Secret("t") and settings.credentials_file is None
 
 
 def test_a_password_from_the_environment_goes_with_the_user_of_the_file() -> None:
-    found = nats("nats: {user: bob, password_file: /p}", NATS_PASSWORD="hunter2")
-    assert found.user == "bob" and found.password_file is None
-    assert found.password is not None and found.password.reveal() == "hunter2"
+    settings = nats("nats: {user: bob, password_file: /p}", NATS_PASSWORD="hunter2")
+    assert settings.user == "bob" and settings.password_file is None
+    assert settings.password is not None and settings.password.reveal() == "hunter2"
 
 
 def test_an_nkey_is_a_seed_or_a_file_of_one() -> None:
@@ -291,7 +291,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-def told(data: bytes) -> tuple[str, ...]:
+def error_lines(data: bytes) -> tuple[str, ...]:
     try:
         parse_settings(data, {}, "f")
     except BadSettings as bad:
@@ -302,9 +302,9 @@ def told(data: bytes) -> tuple[str, ...]:
 @given(st.dictionaries(st.sampled_from(Settings.__struct_fields__), VALUES))
 def test_no_value_anywhere_does_worse_than_bad_settings(document: dict[str, Any]) -> None:
     data = yaml.safe_dump(document, allow_unicode=True).encode("utf-8", "replace")
-    assert all(line.isprintable() for line in told(data))
+    assert all(line.isprintable() for line in error_lines(data))
 
 
 @given(st.binary(max_size=80) | st.text("{}[]:-,&*!|>'\"%@` \n\tabc1.", max_size=60).map(str.encode))
 def test_no_bytes_do_worse_than_bad_settings(data: bytes) -> None:
-    assert all(line.isprintable() for line in told(data))
+    assert all(line.isprintable() for line in error_lines(data))

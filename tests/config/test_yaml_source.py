@@ -59,6 +59,6 @@ def test_every_path_has_its_line() -> None:
     ],
 )
 def test_what_is_not_supported_is_one_problem(text: str | bytes, problem: str) -> None:
-    found = loaded(text)[2]
-    assert len(found) == 1
-    assert found[0].startswith(problem)
+    problems = loaded(text)[2]
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)

@@ -20,16 +20,16 @@ def reading(at: float, pending: int = 0, p95: float | None = None) -> Reading:
     return Reading(KEY, Now(at, at), pending, 0, None, None, p95=p95, arrival_rate=float(pending), ack_rate=None)
 
 
-def slots(found: TimeWindows) -> int:
-    return sum(len(tier.closed) + (tier.open is not None) for tier in found._tiers)
+def slots(window: TimeWindows) -> int:
+    return sum(len(tier.closed) + (tier.open is not None) for tier in window._tiers)
 
 
 def test_a_minute_is_told_exactly_while_nothing_falls_out_of_it() -> None:
-    found = TimeWindows()
+    window = TimeWindows()
     for second in range(40):
         status = Status.ACTIVE if 10 <= second < 25 else Status.INACTIVE
-        found.add(1000.0 + second, status, reading(1000.0 + second, pending=second, p95=None))
-    view = found.window(1040.0, 60)
+        window.add(1000.0 + second, status, reading(1000.0 + second, pending=second, p95=None))
+    view = window.window(1040.0, 60)
     assert view.seconds == pytest.approx({Status.UNKNOWN: 0, Status.INACTIVE: 25, Status.WARNING: 0, Status.ACTIVE: 15})
     assert view.coverage == pytest.approx(40 / 60)
     pending = view.measures["pending"]
@@ -38,11 +38,11 @@ def test_a_minute_is_told_exactly_while_nothing_falls_out_of_it() -> None:
 
 
 def test_a_day_with_one_bad_hour_is_told_in_every_window() -> None:
-    found = TimeWindows()
+    window = TimeWindows()
     for second in range(0, 86_400, 5):
         bad = 43_200 <= second < 46_800
-        found.add(second, Status.ACTIVE if bad else Status.INACTIVE, reading(second, pending=2000 if bad else 3))
-    day, hour = found.window(86_400, 86_400), found.window(86_400, 3600)
+        window.add(second, Status.ACTIVE if bad else Status.INACTIVE, reading(second, pending=2000 if bad else 3))
+    day, hour = window.window(86_400, 86_400), window.window(86_400, 3600)
     assert day.seconds[Status.ACTIVE] == pytest.approx(3600)
     assert sum(day.seconds.values()) == pytest.approx(86_400)
     assert (day.measures["pending"].low, day.measures["pending"].high) == (3, 2000)
@@ -52,14 +52,14 @@ def test_a_day_with_one_bad_hour_is_told_in_every_window() -> None:
 
 
 def test_what_is_older_than_the_window_is_forgotten_and_a_gap_is_no_coverage() -> None:
-    found = TimeWindows()
-    found.add(0.0, Status.ACTIVE, reading(0.0, pending=9))
-    found.add(30.0, Status.UNKNOWN)
-    found.add(100_000.0, Status.INACTIVE, reading(100_000.0))
-    view = found.window(100_030.0, 60)
+    window = TimeWindows()
+    window.add(0.0, Status.ACTIVE, reading(0.0, pending=9))
+    window.add(30.0, Status.UNKNOWN)
+    window.add(100_000.0, Status.INACTIVE, reading(100_000.0))
+    view = window.window(100_030.0, 60)
     assert view.seconds[Status.INACTIVE] == pytest.approx(30)
     assert view.coverage == pytest.approx(0.5)
-    assert found.window(100_030.0, 86_400).seconds[Status.ACTIVE] == 0
+    assert window.window(100_030.0, 86_400).seconds[Status.ACTIVE] == 0
 
 
 def test_one_that_is_idle_takes_a_handful_of_slots_and_one_that_never_rests_no_more_than_the_bound() -> None:
@@ -80,12 +80,12 @@ MOMENTS = st.lists(
 def test_it_agrees_with_brute_force_but_for_one_slot_at_the_windows_edge(
     moments: list[tuple[float, Status, int | None]], seconds: int
 ) -> None:
-    found, now, seen = TimeWindows(), 1e5, []
+    window, now, seen = TimeWindows(), 1e5, []
     for step, status, pending in moments:
         now += step
-        found.add(now, status, None if pending is None else reading(now, pending))
+        window.add(now, status, None if pending is None else reading(now, pending))
         seen.append((now, status, pending))
-    view = found.window(now, seconds)
+    view = window.window(now, seconds)
     slot = next(width for width, kept in TIERS if seconds <= width * (kept - 1))
     exact = dict.fromkeys(Status, 0.0)
     for (at, status, _), (until, _, _) in pairwise(seen):

@@ -43,7 +43,7 @@ def test_only_what_counts_is_watched(
 
 
 @pytest.mark.parametrize(
-    ("filters", "stream", "found"),
+    ("filters", "stream", "expected"),
     [
         pytest.param((), ("s.>",), ("s.>",), id="without a filter it stands under its stream's subjects"),
         pytest.param(("s.a", "s.b"), ("s.>",), ("s.a", "s.b"), id="with filters under each of them"),
@@ -53,10 +53,10 @@ def test_only_what_counts_is_watched(
     ],
 )
 def test_a_consumer_stands_under_its_subjects(
-    filters: tuple[str, ...], stream: tuple[str, ...], found: tuple[str, ...] | str
+    filters: tuple[str, ...], stream: tuple[str, ...], expected: tuple[str, ...] | str
 ) -> None:
     got = watch_filter.consumer_subjects(ConsumerConfig(filters=filters), stream)
-    assert found in got if isinstance(found, str) else got == found
+    assert expected in got if isinstance(expected, str) else got == expected
 
 
 BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50, server_share=0.05)

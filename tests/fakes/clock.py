@@ -58,13 +58,13 @@ class FakeClock:
         """Let time pass until `look` returns something true, which is returned; fails after `seconds` of it."""
         end = self._now.mono + seconds
         await settled()
-        while not (found := look()):
+        while not (result := look()):
             moment = self._next()
             if moment is None or moment > end:
-                raise AssertionError(f"waited {seconds} simulated seconds for {what}; last: {found!r}")
+                raise AssertionError(f"waited {seconds} simulated seconds for {what}; last: {result!r}")
             self._move_to(moment)
             await settled()
-        return found
+        return result
 
     async def finish(self, work: Awaitable[Any], seconds: float = 60.0) -> Any:
         """Let time pass until `work` is done; its result."""

@@ -18,7 +18,9 @@ T0 = 1_767_225_600_000
 TYPES = {"active": "backpressure_active", "warning": "backpressure_warning", "inactive": "recovery"}
 
 
-def told(seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epoch: str = "e", **more: Any) -> bytes:
+def encoded_event(
+    seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epoch: str = "e", **more: Any
+) -> bytes:
     """An event as it stands in the stream."""
     event = messages.Event(
         id=event_id(subject, epoch, seq),
@@ -45,16 +47,16 @@ def told(seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epo
 
 
 def event(*given: Any, **more: Any) -> CachedEvent:
-    found = parse_event(told(*given, **more))
-    assert found is not None
-    return found
+    event = parse_event(encoded_event(*given, **more))
+    assert event is not None
+    return event
 
 
 class FakeEventLog:
     """What was told, in order; `stored` may be put before it is asked. Everything was stored when it was concluded."""
 
     def __init__(self, stored: Iterable[bytes] = ()) -> None:
-        self.stored = [found for payload in stored if (found := parse_event(payload)) is not None]
+        self.stored = [event for payload in stored if (event := parse_event(payload)) is not None]
         self.asked: list[EventQuery] = []
         self.failing = 0
         """How many of the next questions are not answered."""
@@ -64,17 +66,17 @@ class FakeEventLog:
     async def older(self, wanted: EventQuery) -> EventPage:
         self.asked.append(wanted)
         self._strike()
-        found = [e for e in reversed(self.stored) if e.subject == wanted.subject and wanted.has(e)]
-        return EventPage(tuple(found[: wanted.limit]), whole=len(found) <= wanted.limit)
+        matches = [e for e in reversed(self.stored) if e.subject == wanted.subject and wanted.has(e)]
+        return EventPage(tuple(matches[: wanted.limit]), whole=len(matches) <= wanted.limit)
 
     async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         self._strike()
-        found = [e for e in self.stored if e.at >= since]
-        for each in found[-most:][: self.longest]:
+        matches = [e for e in self.stored if e.at >= since]
+        for each in matches[-most:][: self.longest]:
             take(each)
-        if min(most, len(found)) > self.longest:
+        if min(most, len(matches)) > self.longest:
             raise Unavailable("it took too long")
-        return since if len(found) <= most else found[-most].at
+        return since if len(matches) <= most else matches[-most].at
 
     def _strike(self) -> None:
         if self.failing:

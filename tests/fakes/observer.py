@@ -185,16 +185,16 @@ class FakeJetStream:
 
     async def consumers(self, stream: str) -> ConsumersReading:
         self._ask(f"consumers {stream}")
-        found = self._stream(stream)
+        stored_stream = self._stream(stream)
         away = self.hidden | self.unreadable | self.unnamed
-        shown = [c for c in found.consumers.values() if ConsumerKey(stream, c.name) not in away]
+        shown = [c for c in stored_stream.consumers.values() if ConsumerKey(stream, c.name) not in away]
 
         def names(of: set[ConsumerKey]) -> tuple[str, ...]:
-            return tuple(sorted(name for name in found.consumers if ConsumerKey(stream, name) in of))
+            return tuple(sorted(name for name in stored_stream.consumers if ConsumerKey(stream, name) in of))
 
         return ConsumersReading(
             look=self.look(stream),
-            samples=tuple(self._sample(found, consumer) for consumer in sorted(shown, key=lambda c: c.name)),
+            samples=tuple(self._sample(stored_stream, consumer) for consumer in sorted(shown, key=lambda c: c.name)),
             missing=names(self.hidden),
             complete=not self.incomplete,
             malformed=names(self.unreadable),
@@ -213,10 +213,10 @@ class FakeJetStream:
     # The hands
 
     def of(self, key: ConsumerKey) -> FakeConsumer:
-        found = self._stream(key.stream).consumers.get(key.consumer)
-        if found is None:
+        consumer = self._stream(key.stream).consumers.get(key.consumer)
+        if consumer is None:
             raise ConsumerGone("consumer not found")
-        return found
+        return consumer
 
     def add_stream(
         self, name: str, subjects: tuple[str, ...], *, max_msgs: int = 0, retention: Retention | None = None
@@ -224,9 +224,9 @@ class FakeJetStream:
         self.all[name] = FakeStream(name, self._birth(), subjects, retention or Retention(max_msgs=max_msgs))
 
     def update_stream(self, name: str, retention: Retention) -> None:
-        found = self._stream(name)
-        found.retention = retention
-        found.shrink(self._at())
+        stream = self._stream(name)
+        stream.retention = retention
+        stream.shrink(self._at())
 
     def look(self, name: str) -> StreamLook:
         """The stream alone, as STREAM.INFO shows it."""
@@ -250,9 +250,9 @@ class FakeJetStream:
         del self._stream(key.stream).consumers[key.consumer]
 
     def publish(self, stream: str, subject: str, n: int = 1, *, rollup: bool = False, ttl: float | None = None) -> None:
-        found = self._stream(stream)
+        stored_stream = self._stream(stream)
         for _ in range(n):
-            found.store(subject, self._at(), rollup, ttl)
+            stored_stream.store(subject, self._at(), rollup, ttl)
 
     def pull(self, key: ConsumerKey, n: int) -> list[int]:
         """Up to n messages, those to be redelivered first; the stream sequences given."""
@@ -291,17 +291,17 @@ class FakeJetStream:
         self._stream(stream).drop([seq], self._at())
 
     def purge(self, stream: str, keep: int = 0, subject: str = ">") -> None:
-        found = self._stream(stream)
-        going = [seq for seq, s in sorted(found.messages.items()) if covers(subject, s)]
+        stored_stream = self._stream(stream)
+        going = [seq for seq, s in sorted(stored_stream.messages.items()) if covers(subject, s)]
         if going or (subject == ">" and not keep):
-            found.drop(going[: max(0, len(going) - keep)], self._at())
-        left = [seq for seq, s in found.messages.items() if covers(subject, s)]
-        for consumer in found.consumers.values():
+            stored_stream.drop(going[: max(0, len(going) - keep)], self._at())
+        left = [seq for seq, s in stored_stream.messages.items() if covers(subject, s)]
+        for consumer in stored_stream.consumers.values():
             filters = consumer.config.filters
             if filters and all(covers(subject, f) for f in filters):
-                consumer.skip_to(min(left, default=found.last_seq + 1) - 1)  # past other subjects, too
+                consumer.skip_to(min(left, default=stored_stream.last_seq + 1) - 1)  # past other subjects, too
             elif consumer.takes(subject):
-                consumer.skip_to(found.first_seq - 1)
+                consumer.skip_to(stored_stream.first_seq - 1)
 
     # Inside
 
@@ -320,9 +320,9 @@ class FakeJetStream:
     def _stream(self, name: str) -> FakeStream:
         if name not in self.all:
             raise StreamGone("stream not found")
-        found = self.all[name]
-        found.shrink(self._at())
-        return found
+        stream = self.all[name]
+        stream.shrink(self._at())
+        return stream
 
     def _deliver(self, consumer: FakeConsumer, seq: int) -> bool:
         if consumer.max_deliver and consumer.deliveries.get(seq, 0) >= consumer.max_deliver:

@@ -37,8 +37,8 @@ class FakeStateStore:
 
     async def load_all(self) -> dict[str, Stored]:
         self.faults.strike(self.faults.before)
-        found = {subject: self._stored(subject, *kept) for subject, kept in self.values.items()}
-        return {subject: stored for subject, stored in found.items() if stored.record is not None}
+        loaded = {subject: self._stored(subject, *kept) for subject, kept in self.values.items()}
+        return {subject: stored for subject, stored in loaded.items() if stored.record is not None}
 
     async def load(self, subject: str) -> Stored | None:
         self.faults.strike(self.faults.before)
@@ -81,9 +81,9 @@ class FakeStateStore:
     def _stored(subject: str, value: bytes, revision: int) -> Stored:
         if (newer := newer_record(value, subject)) is not None:
             return Stored(newer, revision, newer=True)
-        found = record_of(value)
-        ours = found is not None and found[0].subject == subject
-        return Stored(found[0], revision, found[1]) if found and ours else Stored(None, revision)
+        stored = record_of(value)
+        ours = stored is not None and stored[0].subject == subject
+        return Stored(stored[0], revision, stored[1]) if stored and ours else Stored(None, revision)
 
 
 class FakeEventPublisher:

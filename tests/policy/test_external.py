@@ -38,14 +38,14 @@ def put(document: object, key: str = "a.b", guard: Guard = FREE) -> PolicyEntry 
     return parse_bucket_policy(key, msgspec.json.encode(document), FILE, guard)
 
 
-def lines(found: PolicyEntry | tuple[Problem, ...] | None) -> list[str]:
-    assert isinstance(found, tuple), found
-    return [problem.line for problem in found]
+def lines(parsed: PolicyEntry | tuple[Problem, ...] | None) -> list[str]:
+    assert isinstance(parsed, tuple), parsed
+    return [problem.line for problem in parsed]
 
 
 def test_a_key_is_a_subject_or_a_pattern_and_its_value_a_policy() -> None:
-    found = put({"pending": {"overload": 800}, "consumers": ["r*"], "mode": "observe"}, "a.=2A.=3E")
-    assert found == PolicyEntry(("a.*.>",), ("r*",), (("pending.overload", 800), ("mode", "observe")))
+    parsed = put({"pending": {"overload": 800}, "consumers": ["r*"], "mode": "observe"}, "a.=2A.=3E")
+    assert parsed == PolicyEntry(("a.*.>",), ("r*",), (("pending.overload", 800), ("mode", "observe")))
 
 
 PUT_AT = 1_795_442_100.0
@@ -161,8 +161,8 @@ def test_a_mark_is_held_against_the_file_not_the_default() -> None:
 
 
 def test_every_mistake_of_a_value_is_told() -> None:
-    found = put({"mode": "x", "subjects": [], "alerts": [{"name": "x", "when": {}}], "pending": {"max": 3}})
-    assert {line.split(":")[0] for line in lines(found)} == {"mode", "subjects", "alerts[0].when", "pending.max"}
+    parsed = put({"mode": "x", "subjects": [], "alerts": [{"name": "x", "when": {}}], "pending": {"max": 3}})
+    assert {line.split(":")[0] for line in lines(parsed)} == {"mode", "subjects", "alerts[0].when", "pending.max"}
 
 
 GUARDED = [
@@ -188,8 +188,8 @@ GUARDED = [
 def test_the_guard_bounds_every_overload_mark_the_bucket_can_lead_to(pending: dict[str, Any], paths: list[str]) -> None:
     # Lower marks are given along, so that nothing but the guard can object.
     document = {"pending": {"warn": 0.5, "critical": 0.5} | pending}
-    found = put(document, guard=BOUND)
-    assert [p.path for p in found] == paths if isinstance(found, tuple) else not paths
+    parsed = put(document, guard=BOUND)
+    assert [p.path for p in parsed] == paths if isinstance(parsed, tuple) else not paths
 
 
 def test_the_guard_can_switch_the_bucket_off() -> None:
@@ -203,17 +203,17 @@ def test_the_rule_of_the_guard_is_named() -> None:
     assert line == "pending.overload: must be at most 10,000 (policy_guard.max_pending_overload), is 50,000"
 
 
-def own(guard: Guard = FREE, **said: str) -> PolicyEntry | tuple[Problem, ...] | None:
-    return parse_metadata(tuple((f"backpressure.{key}", text) for key, text in said.items()), FILE, guard)
+def own(guard: Guard = FREE, **metadata: str) -> PolicyEntry | tuple[Problem, ...] | None:
+    return parse_metadata(tuple((f"backpressure.{key}", text) for key, text in metadata.items()), FILE, guard)
 
 
 def test_metadata_is_a_policy_field_by_field() -> None:
-    found = own(
+    parsed = own(
         **{"pending.overload": "800", "retry_after_seconds": "7", "mode": "observe", "count_backfill": "false"},
         **{"recovery_threshold": "0.25", "backoff_strategy": '"linear"', "pending.overload_seconds": "null"},
     )
-    assert isinstance(found, PolicyEntry)
-    assert dict(found.fields) == {
+    assert isinstance(parsed, PolicyEntry)
+    assert dict(parsed.fields) == {
         "pending.overload": 800,
         "retry_after_seconds": 7,
         "mode": "observe",
@@ -222,20 +222,22 @@ def test_metadata_is_a_policy_field_by_field() -> None:
         "backoff_strategy": "linear",
         "pending.overload_seconds": None,
     }
-    assert FILE.effective("a.b", ConsumerKey("S", "c"), found).sources["mode"] == "consumer"
+    assert FILE.effective("a.b", ConsumerKey("S", "c"), parsed).sources["mode"] == "consumer"
 
 
 def test_the_marks_of_the_nats_command_are_overload_marks_and_lower_ones_give_way() -> None:
-    found = parse_metadata(((OUTSTANDING, "40"), (UNPROCESSED, "200"), ("io.nats.monitor.enabled", "true")), FILE, FREE)
-    assert isinstance(found, PolicyEntry)
-    policy = FILE.effective("a.b", None, found).policy
+    parsed = parse_metadata(
+        ((OUTSTANDING, "40"), (UNPROCESSED, "200"), ("io.nats.monitor.enabled", "true")), FILE, FREE
+    )
+    assert isinstance(parsed, PolicyEntry)
+    policy = FILE.effective("a.b", None, parsed).policy
     assert policy.pending == PendingRule(20, 200, 200)
     assert (policy.inflight.warn, policy.inflight.critical, policy.inflight.overload) == (40, 40, 40)
 
 
 def test_our_own_key_goes_over_that_of_the_nats_command() -> None:
-    found = parse_metadata(((UNPROCESSED, "200"), ("backpressure.pending.overload", "300")), FILE, FREE)
-    assert isinstance(found, PolicyEntry) and found.fields == (("pending.overload", 300),)
+    parsed = parse_metadata(((UNPROCESSED, "200"), ("backpressure.pending.overload", "300")), FILE, FREE)
+    assert isinstance(parsed, PolicyEntry) and parsed.fields == (("pending.overload", 300),)
     (line,) = lines(parse_metadata(((UNPROCESSED, "200"), ("backpressure.pending.overload", "3")), FILE, BOUND))
     assert line.startswith("backpressure.pending.overload: must be at least 100")
 
@@ -286,16 +288,16 @@ def test_bad_metadata_is_refused_with_the_key_as_its_path(case: str) -> None:
 
 
 def test_metadata_is_held_against_what_its_subjects_inherit() -> None:
-    said = (("backpressure.pending.critical", "2000"),)
-    assert isinstance(parse_metadata(said, FILE, FREE, ["a.b"]), PolicyEntry)
-    (line,) = lines(parse_metadata(said, FILE, FREE, ["a.b", "z"]))
+    metadata = (("backpressure.pending.critical", "2000"),)
+    assert isinstance(parse_metadata(metadata, FILE, FREE, ["a.b"]), PolicyEntry)
+    (line,) = lines(parse_metadata(metadata, FILE, FREE, ["a.b", "z"]))
     assert line.startswith("backpressure.pending.critical: must not be above overload, which is 1,000 (inherited)")
 
 
 def test_without_subjects_a_mark_too_high_is_lowered() -> None:
-    found = parse_metadata((("backpressure.pending.critical", "2000"),), FILE, FREE)
-    assert isinstance(found, PolicyEntry)
-    assert FILE.effective("z", None, found).policy.pending == PendingRule(10, 1000, 1000)
+    parsed = parse_metadata((("backpressure.pending.critical", "2000"),), FILE, FREE)
+    assert isinstance(parsed, PolicyEntry)
+    assert FILE.effective("z", None, parsed).policy.pending == PendingRule(10, 1000, 1000)
 
 
 def test_metadata_marks_upside_down_are_refused() -> None:
@@ -306,9 +308,9 @@ def test_metadata_marks_upside_down_are_refused() -> None:
 
 @given(st.binary(max_size=60) | JSON.map(msgspec.json.encode))
 def test_no_value_in_the_bucket_brings_the_reader_down(value: bytes) -> None:
-    found = parse_bucket_policy("a.b", value, FILE, BOUND)
-    assert found == () or isinstance(found, PolicyEntry | tuple)
-    assert found != ()
+    parsed = parse_bucket_policy("a.b", value, FILE, BOUND)
+    assert parsed == () or isinstance(parsed, PolicyEntry | tuple)
+    assert parsed != ()
 
 
 FIELDS = [f"backpressure.{name}" for name in Policy.__struct_fields__]
@@ -316,7 +318,7 @@ KEYS = st.sampled_from([*FIELDS, *MONITOR_KEYS]) | st.text(max_size=12).map("bac
 
 
 @given(st.dictionaries(KEYS, st.text(max_size=12) | JSON.map(lambda v: msgspec.json.encode(v).decode())))
-def test_no_metadata_brings_the_reader_down(said: dict[str, str]) -> None:
-    found = parse_metadata(tuple(said.items()), FILE, BOUND, ["a.b"])
-    assert found is None or isinstance(found, PolicyEntry) or all(isinstance(p, Problem) for p in found)
-    assert found != ()
+def test_no_metadata_brings_the_reader_down(metadata: dict[str, str]) -> None:
+    parsed = parse_metadata(tuple(metadata.items()), FILE, BOUND, ["a.b"])
+    assert parsed is None or isinstance(parsed, PolicyEntry) or all(isinstance(p, Problem) for p in parsed)
+    assert parsed != ()

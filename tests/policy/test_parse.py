@@ -244,9 +244,9 @@ def test_subjects_are_needed_where_policies_stand_in_a_list() -> None:
 
 
 def test_an_inherited_mark_above_a_given_overload_is_lowered_to_it() -> None:
-    found = over_default(entry("a", pending={"overload": 50}))
-    assert found.policy.pending == PendingRule(10, 50, 50)
-    assert found.sources["pending.critical"] == "file" and found.sources["pending.warn"] == "default"
+    effective = over_default(entry("a", pending={"overload": 50}))
+    assert effective.policy.pending == PendingRule(10, 50, 50)
+    assert effective.sources["pending.critical"] == "file" and effective.sources["pending.warn"] == "default"
 
 
 OVERLAPS = [
@@ -261,26 +261,26 @@ OVERLAPS = [
 @pytest.mark.parametrize(("one", "other", "overlap"), OVERLAPS, ids=[f"{o} and {t}" for o, t, _ in OVERLAPS])
 def test_one_pattern_may_stand_twice_only_for_different_consumers(one: list, other: list, overlap: bool) -> None:
     for consumers in ((one, other), (other, one)):
-        found = Problems()
+        problems = Problems()
         parse_entries(
-            [{"subjects": ["x", "a.b"][i:], "consumers": c} for i, c in enumerate(consumers)], "policies", found
+            [{"subjects": ["x", "a.b"][i:], "consumers": c} for i, c in enumerate(consumers)], "policies", problems
         )
-        assert [p.path for p in found.listed()] == (["policies[1].subjects[0]"] if overlap else [])
+        assert [p.path for p in problems.listed()] == (["policies[1].subjects[0]"] if overlap else [])
 
 
 def test_one_pattern_stands_once_in_one_entry() -> None:
-    found = Problems()
-    parse_entries([{"subjects": ["a", "a"]}], "policies", found)
-    assert [p.path for p in found.listed()] == ["policies[0].subjects[1]"]
+    problems = Problems()
+    parse_entries([{"subjects": ["a", "a"]}], "policies", problems)
+    assert [p.path for p in problems.listed()] == ["policies[0].subjects[1]"]
 
 
 def test_a_given_mark_is_held_against_what_it_inherits() -> None:
     inherited = over_default(entry("a", pending={"critical": 300, "overload": 5000})).policy
-    found = Problems()
-    check_inherited(entry("a", pending={"warn": 250}), inherited, "", found)
-    assert not found
-    check_inherited(entry("a", pending={"warn": 301}), inherited, "", found)
-    assert [p.path for p in found.listed()] == ["pending.warn"]
+    problems = Problems()
+    check_inherited(entry("a", pending={"warn": 250}), inherited, "", problems)
+    assert not problems
+    check_inherited(entry("a", pending={"warn": 301}), inherited, "", problems)
+    assert [p.path for p in problems.listed()] == ["pending.warn"]
 
 
 def test_every_alert_is_looked_at_even_where_one_is_wrong() -> None:

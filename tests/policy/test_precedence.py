@@ -39,9 +39,9 @@ def test_marks_merge_one_by_one_through_the_layers() -> None:
         [entry(">", pending={"warn": 20, "overload": 500}, retry_after_seconds=7)],
         [entry("a.*", pending={"overload": 800})],
     )
-    found = layers.effective("a.b", R1, entry("x", mode="observe"))
-    assert found.policy == Policy(mode="observe", pending=PendingRule(20, 100, 800), retry_after_seconds=7)
-    given_by = {name: layer for name, layer in found.sources.items() if layer != "default"}
+    effective = layers.effective("a.b", R1, entry("x", mode="observe"))
+    assert effective.policy == Policy(mode="observe", pending=PendingRule(20, 100, 800), retry_after_seconds=7)
+    given_by = {name: layer for name, layer in effective.sources.items() if layer != "default"}
     assert given_by == {
         "mode": "consumer",
         "pending.warn": "file",
@@ -93,8 +93,8 @@ def test_the_index_finds_what_the_rule_says(
 ) -> None:
     layer = [entry(p, consumers=[c], retry_after_seconds=i) for i, (p, c) in enumerate(claims, 1)]
     expected = closest(layer, subject, key and key.consumer)
-    found = Layers(layer).effective(subject, key)
-    assert found.policy.retry_after_seconds == (dict(expected.fields)["retry_after_seconds"] if expected else 30)
+    effective = Layers(layer).effective(subject, key)
+    assert effective.policy.retry_after_seconds == (dict(expected.fields)["retry_after_seconds"] if expected else 30)
 
 
 @given(ANY, ANY, entries("a"))
@@ -102,8 +102,8 @@ def test_whatever_is_merged_warn_is_at_most_critical_at_most_overload(
     file: list[PolicyEntry], bucket: list[PolicyEntry], own: PolicyEntry
 ) -> None:
     for subject in SUBJECTS:
-        found = Layers(file, bucket).effective(subject, R1, own)
-        written = policy_document(found.policy)
+        effective = Layers(file, bucket).effective(subject, R1, own)
+        written = policy_document(effective.policy)
         for signal in SIGNALS:
             marks = written[signal]
             assert marks["warn"] <= marks["critical"] <= marks["overload"]
@@ -113,7 +113,7 @@ def test_whatever_is_merged_warn_is_at_most_critical_at_most_overload(
 def test_a_field_comes_from_the_strongest_layer_that_gives_it(
     file: list[PolicyEntry], bucket: list[PolicyEntry]
 ) -> None:
-    found = Layers(file, bucket).effective("a.b", R1)
+    effective = Layers(file, bucket).effective("a.b", R1)
     for signal in SIGNALS:
         # Overload is never moved by the order of marks, so it shows the merge alone.
         name = f"{signal}.overload"
@@ -122,9 +122,9 @@ def test_a_field_comes_from_the_strongest_layer_that_gives_it(
             "bucket": Layers((), bucket).effective("a.b", R1),
         }
         giver = next((layer for layer in ("bucket", "file") if alone[layer].sources[name] == layer), "default")
-        assert found.sources[name] == giver
+        assert effective.sources[name] == giver
         if giver != "default":
-            assert getattr(found.policy, signal).overload == getattr(alone[giver].policy, signal).overload
+            assert getattr(effective.policy, signal).overload == getattr(alone[giver].policy, signal).overload
 
 
 FOLLOWING = {"pending": {"overload_seconds": 30, "min": 100, "max": 5000}, "inflight": {"overload_ratio": 0.5}}
@@ -163,16 +163,16 @@ OVER = [
 def test_how_an_overload_mark_comes_about_is_said_by_one_layer(
     fields: dict, pending: PendingRule, inflight: InflightRule
 ) -> None:
-    found = Layers([entry(">", **FOLLOWING)], [entry("a", **fields)]).effective("a")
-    assert (found.policy.pending, found.policy.inflight) == (pending, inflight)
-    said = found.policy.pending.max != 5000
-    assert found.sources["pending.max"] == ("bucket" if said else "file")
+    effective = Layers([entry(">", **FOLLOWING)], [entry("a", **fields)]).effective("a")
+    assert (effective.policy.pending, effective.policy.inflight) == (pending, inflight)
+    sets_max = effective.policy.pending.max != 5000
+    assert effective.sources["pending.max"] == ("bucket" if sets_max else "file")
 
 
 def test_a_dynamic_mark_over_a_static_one_keeps_it_until_the_rate_is_known() -> None:
-    found = Layers([entry(">", **STATIC)], [entry("a", **FOLLOWING)]).effective("a")
-    assert found.policy.pending == PendingRule(10, 100, 800, 30, 100, 5000)
-    assert (found.sources["pending.overload"], found.sources["pending.overload_seconds"]) == ("file", "bucket")
+    effective = Layers([entry(">", **STATIC)], [entry("a", **FOLLOWING)]).effective("a")
+    assert effective.policy.pending == PendingRule(10, 100, 800, 30, 100, 5000)
+    assert (effective.sources["pending.overload"], effective.sources["pending.overload_seconds"]) == ("file", "bucket")
 
 
 def test_a_list_is_replaced_whole() -> None:
@@ -194,8 +194,8 @@ def test_what_the_guard_does_not_let_through_is_not_in_force(guard: Guard) -> No
 def test_thousands_of_consumers_under_one_policy_share_one_object() -> None:
     layers = Layers([entry(">", retry_after_seconds=9)])
     again = Layers([entry("a.>", retry_after_seconds=9)])
-    found = [layers.effective(f"a.{i}", ConsumerKey("S", f"c{i}")) for i in range(1000)]
-    assert len({id(one) for one in (*found, again.effective("a.b"))}) == 1
+    effective = [layers.effective(f"a.{i}", ConsumerKey("S", f"c{i}")) for i in range(1000)]
+    assert len({id(one) for one in (*effective, again.effective("a.b"))}) == 1
 
 
 def test_a_look_up_among_ten_thousand_patterns_looks_at_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,11 +235,11 @@ def test_the_most_specific_override_that_is_not_over_is_in_force_whatever_the_po
 ) -> None:
     entries_ = [OverrideEntry(pattern, one) for pattern, one in overrides.items()]
     with_, without = Layers(file, bucket, overrides=entries_), Layers(file, bucket)
-    found, bare = with_.effective(subject, key), without.effective(subject, key)
+    effective, bare = with_.effective(subject, key), without.effective(subject, key)
     for at in range(-1, 8):
         covering = [(specificity(p), one) for p, one in overrides.items() if covers(p, subject) and at < one.until]
         expected = min(covering, key=lambda pair: pair[0])[1] if covering else None
-        assert in_force(found.policy, Now(0.0, float(at))) == expected
-    assert policy_document(found.policy) == policy_document(bare.policy), "an override changes no field of a policy"
-    shown = {"override": "bucket"} if found.policy.override else {}
-    assert found.sources == bare.sources | shown
+        assert in_force(effective.policy, Now(0.0, float(at))) == expected
+    assert policy_document(effective.policy) == policy_document(bare.policy), "an override changes no field of a policy"
+    shown = {"override": "bucket"} if effective.policy.override else {}
+    assert effective.sources == bare.sources | shown

@@ -18,10 +18,10 @@ from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
 
 async def says(process: Sidecar, text: str) -> None:
-    async def said() -> bool:
+    async def logged() -> bool:
         return text in process.log
 
-    await eventually(said, f"the log to say {text!r}")
+    await eventually(logged, f"the log to say {text!r}")
 
 
 async def add_router(nc: Client) -> None:
@@ -42,7 +42,7 @@ async def test_the_metrics_page_has_each_subject_under_the_names_of_the_contract
         await wire.status(status="warning")
         await wire.ask(f"decide.gateway.{SUBJECT}")
         _, text = await process.get("/metrics")
-    found = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
+    series = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
 
     def value(name: str, **labels: str) -> float:
         families = text_string_to_metric_families(text)
@@ -61,7 +61,7 @@ async def test_the_metrics_page_has_each_subject_under_the_names_of_the_contract
         "api_requests_total", "observe_duration_seconds_count", "build_info", "pressure", "admit_ratio",
         "inflight_messages", "sample_age_seconds", "time_in_status_seconds_total", "decision_duration_seconds_count",
     }  # fmt: skip
-    assert {f"router_backpressure_{name}" for name in expected} <= found.keys()
+    assert {f"router_backpressure_{name}" for name in expected} <= series.keys()
 
 
 async def test_a_missing_watched_stream_is_logged_and_awaited(nc: Client, server: NatsServer, tmp_path: Path) -> None:

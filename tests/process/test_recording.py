@@ -39,7 +39,7 @@ def turns(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [e for e in events if e["from"] != e["to"] in ("active", "inactive")]
 
 
-def told(events: list[dict[str, Any]]) -> list[tuple[object, ...]]:
+def event_facts(events: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     return [(e["type"], e["subject"], e["to"]) for e in events]
 
 
@@ -60,7 +60,7 @@ async def test_a_recorded_burst_gives_the_same_events_again(
         assert (await process.end())[0] == 0
         stored = turns(await wire.stored())
     again = turns(await asyncio.to_thread(replayed, file))
-    assert len(stored) == 4 and told(again) == told(stored)
+    assert len(stored) == 4 and event_facts(again) == event_facts(stored)
     for one, other in zip(again, stored, strict=True):
         apart = datetime.fromisoformat(one["timestamp"]) - datetime.fromisoformat(other["timestamp"])
         assert abs(apart.total_seconds()) < SLOW_WRITE
@@ -97,7 +97,7 @@ async def test_without_settings_the_recorded_policies_are_used(
     ran = await asyncio.to_thread(CliRunner().invoke, replay, [str(file), "--json"])
     assert ran.exit_code == 0 and "holds no policies" not in ran.stderr
     again = turns([json.loads(line) for line in ran.stdout.splitlines()])
-    assert told(again) == told(stored) and len(stored) >= 2
+    assert event_facts(again) == event_facts(stored) and len(stored) >= 2
     assert [(e["override"] or {}).get("action") for e in again] == [(e["override"] or {}).get("action") for e in stored]
 
 

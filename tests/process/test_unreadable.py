@@ -53,8 +53,8 @@ def beside(where: Path, server: NatsServer, config: dict[str, Any] = QUICK) -> S
 
 async def heartbeat(nc: Client) -> dict[str, Any]:
     kv = await nc.jetstream().key_value("backpressure_state")
-    found: dict[str, Any] = json.loads((await kv.get("=heartbeat")).value or b"")
-    return found
+    document: dict[str, Any] = json.loads((await kv.get("=heartbeat")).value or b"")
+    return document
 
 
 async def test_a_sidecar_that_starts_with_an_unreadable_stream_answers_for_the_others(

@@ -97,29 +97,29 @@ def test_a_page_holds_all_that_fit_and_says_where_to_go_on(sizes: list[int], off
     body = fitted(page, max_payload)
     limit = max(max_payload - MARGIN, max_payload // 2)
     assert body is not None and len(body) <= limit
-    found = msgspec.json.decode(body, type=Page)
-    kept = len(found.subjects)
-    assert found.subjects == items[:kept]
+    document = msgspec.json.decode(body, type=Page)
+    kept = len(document.subjects)
+    assert document.subjects == items[:kept]
     if kept == len(items):
-        assert found.next_offset is None
+        assert document.next_offset is None
     else:
         assert len(msgspec.json.encode(items[: kept + 1])) > limit - 300, "the next one would not have fitted"
         on = offset + max(1, kept)
-        assert found.next_offset == (on if on < page.total else None)
+        assert document.next_offset == (on if on < page.total else None)
 
 
 @pytest.mark.parametrize(
-    "found",
+    "page",
     [
         EffectivePolicy("s", (), {}, {}, (ConsumerPolicy("S", "c" * 100, {}, {}),) * 100),
         PolicyValidation(False, (Problem("p", "m" * 100),) * 100, None),
     ],
 )
-def test_an_answer_with_a_long_list_is_shortened_and_says_so(found: Struct) -> None:
-    body = fitted(found, 8192)
+def test_an_answer_with_a_long_list_is_shortened_and_says_so(page: Struct) -> None:
+    body = fitted(page, 8192)
     assert body is not None and len(body) <= 4096
     assert json.loads(body)["truncated"] is True
-    assert fitted(found, LARGEST_REPLY) == msgspec.json.encode(found)
+    assert fitted(page, LARGEST_REPLY) == msgspec.json.encode(page)
 
 
 class Cut(Struct):
@@ -133,9 +133,9 @@ def test_a_list_that_says_so_is_cut_at_the_last_whole_element(sizes: list[int], 
     body = fitted(Cut(items), max_payload)
     limit = max(max_payload - MARGIN, max_payload // 2)
     assert body is not None and len(body) <= limit
-    found = msgspec.json.decode(body, type=Cut)
-    kept = len(found.events)
-    assert found.events == items[:kept] and found.truncated == (kept < len(items))
+    document = msgspec.json.decode(body, type=Cut)
+    kept = len(document.events)
+    assert document.events == items[:kept] and document.truncated == (kept < len(items))
     if kept < len(items):
         assert len(msgspec.json.encode(Cut(items[: kept + 1], True))) > limit - 2, "the next one would have fitted"
 

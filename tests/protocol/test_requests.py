@@ -118,7 +118,7 @@ fields = st.sampled_from(
 @given(st.sampled_from(KINDS), st.binary(max_size=50) | st.dictionaries(fields, values).map(json.dumps).map(str.encode))
 def test_whatever_comes_in_is_read_or_refused(kind: type, payload: bytes) -> None:
     try:
-        found = parse(payload, kind)
+        parsed = parse(payload, kind)
     except BadRequest:
         return
-    assert isinstance(found, kind)
+    assert isinstance(parsed, kind)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.queries.event_cache import LARGEST, EventCache, parse_event
-from tests.fakes.event_log import SUBJECT, T0, event, told
+from tests.fakes.event_log import SUBJECT, T0, encoded_event, event
 
 
 def seqs(history: EventCache, subject: str = SUBJECT) -> list[int]:
@@ -22,10 +22,10 @@ def filled(*events: int, **bounds: int) -> EventCache:
 
 
 def test_a_published_event_is_cached_with_its_keys() -> None:
-    cached = parse_event(told(7, T0 + 5, "warning"))
+    cached = parse_event(encoded_event(7, T0 + 5, "warning"))
     assert cached is not None and cached.subject == SUBJECT
     assert (cached.seq, cached.epoch, cached.type, cached.at) == (7, "e", "backpressure_warning", T0 + 5)
-    assert cached.body == told(7, T0 + 5, "warning") and cached.event().to == "warning"
+    assert cached.body == encoded_event(7, T0 + 5, "warning") and cached.event().to == "warning"
 
 
 def test_an_event_added_twice_is_cached_once() -> None:
@@ -42,14 +42,14 @@ def test_an_event_added_twice_is_cached_once() -> None:
         pytest.param(b"hello", id="no JSON"),
         pytest.param(b"[]", id="no object"),
         pytest.param(b'{"id": "x", "seq": 1}', id="half an event"),
-        pytest.param(told(1)[:-1], id="cut off"),
-        pytest.param(told(1).replace(b'"e"', b'"f"'), id="an id of another epoch"),
-        pytest.param(told(1).replace(b"2026-", b"20x6-"), id="no moment"),
-        pytest.param(told(1).replace(b'"seq":1', b'"seq":true'), id="no number"),
-        pytest.param(told(0), id="before the first"),
-        pytest.param(told(2**53), id="a number that is not exact"),
-        pytest.param(told(1).replace(b'"pending"', b'"\xff"'), id="not UTF-8"),
-        pytest.param(told(1).replace(b'"pending"', b'"' + b"x" * LARGEST + b'"'), id="larger than any"),
+        pytest.param(encoded_event(1)[:-1], id="cut off"),
+        pytest.param(encoded_event(1).replace(b'"e"', b'"f"'), id="an id of another epoch"),
+        pytest.param(encoded_event(1).replace(b"2026-", b"20x6-"), id="no moment"),
+        pytest.param(encoded_event(1).replace(b'"seq":1', b'"seq":true'), id="no number"),
+        pytest.param(encoded_event(0), id="before the first"),
+        pytest.param(encoded_event(2**53), id="a number that is not exact"),
+        pytest.param(encoded_event(1).replace(b'"pending"', b'"\xff"'), id="not UTF-8"),
+        pytest.param(encoded_event(1).replace(b'"pending"', b'"' + b"x" * LARGEST + b'"'), id="larger than any"),
     ],
 )
 def test_a_message_that_is_not_an_event_is_not_parsed(payload: bytes) -> None:
@@ -57,8 +57,8 @@ def test_a_message_that_is_not_an_event_is_not_parsed(payload: bytes) -> None:
 
 
 def test_fields_that_no_version_writes_are_dropped() -> None:
-    cached = parse_event(told(1)[:-1] + b',"more":"\xff"}')
-    assert cached is not None and cached.body == told(1)
+    cached = parse_event(encoded_event(1)[:-1] + b',"more":"\xff"}')
+    assert cached is not None and cached.body == encoded_event(1)
 
 
 def test_a_subject_has_a_limit_and_a_time_since_which_it_is_complete() -> None:
@@ -77,7 +77,7 @@ def test_beyond_the_total_limit_the_oldest_events_are_dropped() -> None:
 
 
 def test_bytes_are_limited_too() -> None:
-    history = filled(*range(1, 11), size=3 * len(told(1)) + 10)
+    history = filled(*range(1, 11), size=3 * len(encoded_event(1)) + 10)
     assert seqs(history) == [8, 9, 10]
 
 

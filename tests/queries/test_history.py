@@ -26,7 +26,7 @@ from nats_backpressure.queries import history as rooms
 from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import DAY, CachingEventPublisher, HistoryQueries
 from nats_backpressure.runtime.ports import PublishConflict, Unavailable
-from tests.fakes.event_log import T0, FakeEventLog, event, told
+from tests.fakes.event_log import T0, FakeEventLog, encoded_event, event
 from tests.fakes.stores import FakeEventPublisher
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, decision_service, member, subject
 from tests.simulations import stored_samples
@@ -70,7 +70,7 @@ class Window:
 
 
 def ago(seconds: float, seq: int, to: str = "active", **more: Any) -> bytes:
-    return told(seq, T0 - round(1000 * seconds), to, subject=more.pop("subject", SUBJECT), **more)
+    return encoded_event(seq, T0 - round(1000 * seconds), to, subject=more.pop("subject", SUBJECT), **more)
 
 
 def when(seconds: float) -> datetime:

@@ -22,7 +22,7 @@ from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
-from tests.fakes.event_log import T0, FakeEventLog, told
+from tests.fakes.event_log import T0, FakeEventLog, encoded_event
 from tests.fakes.view import NOW, OVERLOADED, WATCHING, FakeServiceView, decision_service, member, subject
 from tests.queries.test_history import Clock
 
@@ -73,10 +73,12 @@ def decisions(*answer: SubjectState) -> DecisionService:
 
 
 @given(states())
-async def test_a_watched_subject_answers_every_request_for_itself(found: list[SubjectState]) -> None:
-    for state in found:
-        name, alone, among = state.subject, FakeServiceView(state), FakeServiceView(*found)
-        log = FakeEventLog(tuple(told(n, T0 - 1000, "active", subject=each.subject) for n, each in enumerate(found, 1)))
+async def test_a_watched_subject_answers_every_request_for_itself(watched: list[SubjectState]) -> None:
+    for state in watched:
+        name, alone, among = state.subject, FakeServiceView(state), FakeServiceView(*watched)
+        log = FakeEventLog(
+            tuple(encoded_event(n, T0 - 1000, "active", subject=each.subject) for n, each in enumerate(watched, 1))
+        )
         one, many = (
             HistoryQueries(decision_service(view), view, EventCache(T0), log, Clock()) for view in (alone, among)
         )
@@ -96,13 +98,13 @@ async def test_a_watched_subject_answers_every_request_for_itself(found: list[Su
 
 @given(states(), st.sampled_from(["a.b", "a.c"]), st.sampled_from(["low", "normal", "high", "critical"]))
 def test_no_decision_is_less_strict_than_one_of_those_that_match(
-    found: list[SubjectState], asked: str, priority: Any
+    watched: list[SubjectState], asked: str, priority: Any
 ) -> None:
-    matching = [state for state in found if covers(state.subject, asked)]
+    matching = [state for state in watched if covers(state.subject, asked)]
     if not matching:
         return
     request = GatewayRequest(priority=priority)
-    decision = decisions(*found).decide_gateway(asked, request, NOW)
+    decision = decisions(*watched).decide_gateway(asked, request, NOW)
     alone = [decisions(state).decide_gateway(state.subject, request, NOW) for state in matching]
 
     def strict(one: Any) -> tuple[int, float]:
@@ -110,7 +112,7 @@ def test_no_decision_is_less_strict_than_one_of_those_that_match(
 
     assert strict(decision) == max(map(strict, alone))
     assert set(decision.matched) == {state.subject for state in matching}
-    pull = decisions(*found).decide_consumer(asked, ConsumerRequest(), "_INBOX.a", NOW).pull
+    pull = decisions(*watched).decide_consumer(asked, ConsumerRequest(), "_INBOX.a", NOW).pull
     each = [
         decisions(state).decide_consumer(state.subject, ConsumerRequest(), "_INBOX.a", NOW).pull for state in matching
     ]

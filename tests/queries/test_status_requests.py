@@ -34,15 +34,15 @@ def test_the_alias_returns_whole_numbers_as_the_router_does(
     assert all(type(number) is int for numbers in reply for number in numbers)
 
 
-@pytest.mark.parametrize(("lasts", "stored", "told"), [(60.0, (), ("override",)), (-1.0, ("override",), ())])
+@pytest.mark.parametrize(("lasts", "stored", "expected"), [(60.0, (), ("override",)), (-1.0, ("override",), ())])
 def test_an_override_is_a_reason_exactly_while_it_is_in_force(
-    lasts: float, stored: tuple[str, ...], told: tuple[str, ...]
+    lasts: float, stored: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
     policy = replace(POLICY, override=(Override("reject", NOW.wall + lasts),))
     state = subject(member(policy=policy))
     decisions = decision_service(FakeServiceView(replace(state, record=replace(state.record, reasons=stored))))
     reply = decisions.status(SUBJECT, NOW)
-    assert (reply.reasons, reply.override is not None) == (told, bool(told))
+    assert (reply.reasons, reply.override is not None) == (expected, bool(expected))
 
 
 def test_a_list_is_sorted_and_paged() -> None:

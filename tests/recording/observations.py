@@ -42,11 +42,11 @@ def seen(*samples: Sample, look: StreamLook = LOOK, **fields: Any) -> ConsumersR
     return ConsumersReading(look, samples, **(whole | fields))
 
 
-def back(told: list[Line]) -> list[Observation]:
+def back(lines: list[Line]) -> list[Observation]:
     """What lines come to, read as a file is."""
     decoded = []
     reader = Decoder()
-    for n, line in read_lines(io.BytesIO(written([*beginning()[:1], *told]))):
+    for n, line in read_lines(io.BytesIO(written([*beginning()[:1], *lines]))):
         assert not isinstance(line, BadLine), (n, line)
         thing = reader.decode(line)
         assert not isinstance(thing, BadLine), (n, thing)

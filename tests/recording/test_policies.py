@@ -55,9 +55,9 @@ EVERYTHING = RecordedSettings()
 MILD = entry(SUBJECT, alert_on_active=False, pending={"overload": 50_000}, inflight={"overload": 50_000})
 
 
-def read(told: Iterable[Line]) -> list[PoliciesDecoded]:
+def read(lines: Iterable[Line]) -> list[PoliciesDecoded]:
     reader, decoded = Decoder(), []
-    for _, line in read_lines(io.BytesIO(written([beginning()[0], *told]))):
+    for _, line in read_lines(io.BytesIO(written([beginning()[0], *lines]))):
         assert not isinstance(line, BadLine), line.why
         thing = reader.decode(line)
         assert not isinstance(thing, BadLine), thing
@@ -116,10 +116,10 @@ def burst(*first: Line, during: Iterable[Line] = ()) -> list[Line]:
     return lines
 
 
-def judged(told: Iterable[Line], settings: Settings | None = None) -> tuple[list[Event], Replay]:
+def judged(lines: Iterable[Line], settings: Settings | None = None) -> tuple[list[Event], Replay]:
     events: list[Event] = []
     replay = Replay(settings, events.append)
-    for thing in observed(told):
+    for thing in observed(lines):
         replay.process(thing)
     return events, replay
 

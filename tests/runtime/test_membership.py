@@ -114,8 +114,8 @@ class World:
         consumer = self.js.all[key.stream].consumers.get(key.consumer)
         if consumer is None:
             return ()
-        found = watch_filter.counted_subjects(key, consumer.config, self.js.all[key.stream].subjects, self.watch, ())
-        return () if isinstance(found, str) else found
+        subjects = watch_filter.counted_subjects(key, consumer.config, self.js.all[key.stream].subjects, self.watch, ())
+        return () if isinstance(subjects, str) else subjects
 
     def members(self) -> set[tuple[ConsumerKey, str]]:
         return {(key, subject) for subject, state in self.registry.subjects.items() for key in state.members}

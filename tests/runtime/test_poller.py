@@ -253,9 +253,9 @@ async def reading_of(world: running_service.World, service: Service, key: Consum
         member = service.registry.subjects[SUBJECT].members.get(key)
         return member.reading if member else None
 
-    found = await world.clock.until(read, f"a reading of {key.consumer}")
-    assert isinstance(found, Reading)
-    return found
+    reading = await world.clock.until(read, f"a reading of {key.consumer}")
+    assert isinstance(reading, Reading)
+    return reading
 
 
 async def test_only_who_was_not_there_before_has_appeared() -> None:

@@ -117,16 +117,16 @@ async def test_one_member_that_does_not_answer_delays_no_other_of_its_stream(mon
 
 def written(world: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Every state that is written from now on: its subject and freshness."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     write = world.store.write
 
     async def noting(subject: str, value: bytes, expected: int, nonce: str) -> int:
         revision = await write(subject, value, expected, nonce)
-        found.append((subject, json.loads(value)["freshness"]))
+        pairs.append((subject, json.loads(value)["freshness"]))
         return revision
 
     monkeypatch.setattr(world.store, "write", noting)
-    return found
+    return pairs
 
 
 def unreadable(world: World, monkeypatch: pytest.MonkeyPatch, stream: str) -> set[str]:

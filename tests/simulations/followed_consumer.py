@@ -63,8 +63,8 @@ class Following:
 
     async def take(self, after: float = 1.0) -> Reading | str:
         self.clock.advance(after)
-        found = await self.world.observer.consumers("S")
-        return self.track.add_sample(next(s for s in found.samples if s.key == C), found.look)
+        followed = await self.world.observer.consumers("S")
+        return self.track.add_sample(next(s for s in followed.samples if s.key == C), followed.look)
 
     async def read(self, after: float = 1.0) -> Reading:
         reading = await self.take(after)
@@ -107,10 +107,10 @@ class Following:
 
 @asynccontextmanager
 async def following(server: NatsServer) -> AsyncIterator[Following]:
-    hands, ears = await nats.connect(server.url), await nats.connect(server.url)
-    found = Following(server, hands)
-    await AdvisoryListener(found.clock, found.hear, lambda what: None).listen(ears)
-    await ears.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
-    yield found
-    for client in (hands, ears):
+    publisher, subscriber = await nats.connect(server.url), await nats.connect(server.url)
+    followed = Following(server, publisher)
+    await AdvisoryListener(followed.clock, followed.hear, lambda what: None).listen(subscriber)
+    await subscriber.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
+    yield followed
+    for client in (publisher, subscriber):
         await client.close()

@@ -62,8 +62,8 @@ def member(consumer: str = "c", age: float = 0.5, **reading: Any) -> Member:
     key = ConsumerKey("S", consumer)
     facts = {"pending": 5, "inflight": 2, "latency": None, "drain": None, **reading}
     at = Now(NOW.mono - age, NOW.wall - age)
-    found = Reading(key=key, at=at, **facts)  # type: ignore[arg-type]
-    return Member(key, Policy(), status=Status.ACTIVE, reading=found, proof=at.mono, pressure=1.5)
+    measured = Reading(key=key, at=at, **facts)  # type: ignore[arg-type]
+    return Member(key, Policy(), status=Status.ACTIVE, reading=measured, proof=at.mono, pressure=1.5)
 
 
 def state(subject: str, *members: Member, **record: Any) -> SubjectState:
@@ -93,9 +93,9 @@ class World:
         """label values (in alphabetical order of the label) -> value, of every series of a name"""
         families = list(text_string_to_metric_families(self.text()))
         samples = [s for f in families for s in f.samples if s.name == name]
-        found = {tuple(value for _, value in sorted(s.labels.items())): s.value for s in samples}
-        assert len(found) == len(samples), "one series twice"
-        return found
+        result = {tuple(value for _, value in sorted(s.labels.items())): s.value for s in samples}
+        assert len(result) == len(samples), "one series twice"
+        return result
 
     def counted(self, name: str) -> dict[tuple[str, ...], float]:
         """Those of its series that are above 0."""

@@ -33,7 +33,7 @@ CONSUMER, STREAM = "$JS.EVENT.ADVISORY.CONSUMER", "$JS.EVENT.ADVISORY.STREAM"
 METRIC = "$JS.EVENT.METRIC.CONSUMER.ACK.S.c"
 
 
-class Ears:
+class Recorder:
     """Advisories with their sink and count, both of which can be waited for."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ ACK = {"consumer_seq": 4, "stream_seq": 2, "ack_time": 151_095_943, "deliveries"
     ids=["ack", "nak", "max deliveries", "term", "created", "deleted", "stream", "limit"],
 )
 def test_an_advisory_becomes_a_hint(subject: str, data: bytes, hint: Hint) -> None:
-    assert Ears().advisories.read(subject, data) == hint
+    assert Recorder().advisories.read(subject, data) == hint
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_an_advisory_becomes_a_hint(subject: str, data: bytes, hint: Hint) -> No
     ],
 )
 def test_a_malformed_advisory_is_no_hint(subject: str, data: bytes) -> None:
-    assert Ears().advisories.read(subject, data) is None
+    assert Recorder().advisories.read(subject, data) is None
 
 
 @given(st.sampled_from([s.replace("*", "S") for s in SUBJECTS]) | st.text(max_size=60), st.binary(max_size=300))
 def test_nothing_that_is_published_raises(subject: str, data: bytes) -> None:
-    Ears().advisories.read(subject, data)
+    Recorder().advisories.read(subject, data)
 
 
 def test_the_audits_of_our_own_requests_are_not_listened_to() -> None:
@@ -131,16 +131,16 @@ def test_the_audits_of_our_own_requests_are_not_listened_to() -> None:
     assert not any(">" in subject for subject in SUBJECTS)
 
 
-async def listening(server: NatsServer, ears: Ears) -> Client:
+async def listening(server: NatsServer, recorder: Recorder) -> Client:
     listener = await nats.connect(server.url)
-    await ears.advisories.listen(listener)
+    await recorder.advisories.listen(listener)
     await listener.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
     return listener
 
 
 async def test_a_real_server_publishes_every_advisory(server: NatsServer, nc: Client) -> None:
-    ears = Ears()
-    listener = await listening(server, ears)
+    recorder = Recorder()
+    listener = await listening(server, recorder)
     world = RealWorld(nc, server.version)
     await world.add_stream("S", "s.>")
     await world.add_consumer(C, max_deliver=2, sample="100")
@@ -153,13 +153,13 @@ async def test_a_real_server_publishes_every_advisory(server: NatsServer, nc: Cl
     await world.nak(C, 3)
     await world.publish("S", "s.a")
     assert await world.pull(C, 1) == [5]
-    await ears.until(received=7)
+    await recorder.until(received=7)
     await world.delete_consumer(C)
     await world.delete_stream("S")
-    await ears.until(received=9)
-    acks = [hint for hint in ears.received if isinstance(hint, AckSeen)]
+    await recorder.until(received=9)
+    acks = [hint for hint in recorder.received if isinstance(hint, AckSeen)]
     assert [(hint.key, hint.deliveries) for hint in acks] == [(C, 1)] and 0 < acks[0].seconds < 30
-    others = [hint for hint in ears.received if not isinstance(hint, AckSeen)]
+    others = [hint for hint in recorder.received if not isinstance(hint, AckSeen)]
     assert sorted(map(repr, others)) == sorted(
         map(
             repr,
@@ -175,16 +175,16 @@ async def test_a_real_server_publishes_every_advisory(server: NatsServer, nc: Cl
             ],
         )
     )
-    assert ears.counted == []
+    assert recorder.counted == []
     await listener.close()
 
 
 async def test_a_forged_advisory_is_counted_and_the_next_is_read(server: NatsServer, nc: Client) -> None:
-    ears = Ears()
-    listener = await listening(server, ears)
+    recorder = Recorder()
+    listener = await listening(server, recorder)
     for data in (b"", b"\x00" * 100, payload("advisory.v1.nak", consumer="d"), payload("advisory.v1.nak")):
         await nc.publish(f"{CONSUMER}.MSG_NAKED.S.c", data)
-    await ears.until(received=1)
-    assert ears.received == [Nak(C)]
-    assert ears.counted == ["advisory_malformed"] * 3
+    await recorder.until(received=1)
+    assert recorder.received == [Nak(C)]
+    assert recorder.counted == ["advisory_malformed"] * 3
     await listener.close()

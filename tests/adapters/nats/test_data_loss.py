@@ -21,8 +21,8 @@ from tests.support.servers import NatsServer
 
 @pytest.fixture
 async def at(server: NatsServer) -> AsyncIterator[Following]:
-    async with following(server) as found:
-        yield found
+    async with following(server) as followed:
+        yield followed
 
 
 async def lose(at: Following, holds: Callable[[Any], bool]) -> list[Reading]:

@@ -19,9 +19,9 @@ from tests.support.servers import NatsServer
 
 @pytest.fixture
 async def at(server: NatsServer) -> AsyncIterator[Following]:
-    async with following(server) as found:
-        await found.world.add_stream("S", "s.>")
-        yield found
+    async with following(server) as followed:
+        await followed.world.add_stream("S", "s.>")
+        yield followed
 
 
 def a_pull_waits(page: dict[str, Any]) -> None:

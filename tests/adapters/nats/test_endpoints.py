@@ -29,7 +29,7 @@ from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import CONCURRENT_READS, HistoryQueries
 from nats_backpressure.runtime.ports import EventPage, EventQuery
 from tests.conftest import StartServer
-from tests.fakes.event_log import T0, FakeEventLog, event, told
+from tests.fakes.event_log import T0, FakeEventLog, encoded_event, event
 from tests.fakes.view import SUBJECT, FakeServiceView, decision_service, member
 from tests.fakes.view import subject as watched
 from tests.support.servers import NatsServer
@@ -121,7 +121,7 @@ class SlowLog(FakeEventLog):
     """Answers once it is let."""
 
     def __init__(self) -> None:
-        super().__init__([told(seq, T0 - 1000 * (900 - seq), subject=SUBJECT) for seq in range(1, 900)])
+        super().__init__([encoded_event(seq, T0 - 1000 * (900 - seq), subject=SUBJECT) for seq in range(1, 900)])
         self.let = asyncio.Event()
         self.let.set()
         self.arrived = asyncio.Semaphore(0)
@@ -187,9 +187,9 @@ async def serving(server: NatsServer, nc: Client, **given: Any) -> Asker:
 
 @pytest.fixture
 async def asker(server: NatsServer, nc: Client) -> AsyncIterator[Asker]:
-    found = await serving(server, nc, alias=ALIAS)
-    yield found
-    await found.ours.close()
+    world = await serving(server, nc, alias=ALIAS)
+    yield world
+    await world.ours.close()
 
 
 PAST = ["get.events", "get.history", "get.metrics", "get.recovery", "get.alerts"]
@@ -197,8 +197,8 @@ TAILED = ["decide.gateway", "decide.consumer", "get.status", "get.policy", *PAST
 
 
 async def test_a_decision_is_answered_and_counted_under_the_watched_subject(asker: Asker) -> None:
-    found = await asker.answer(f"{P}.decide.gateway.orders.new", b'{"attempt": 2, "priority": "high", "more": 1}')
-    assert found["action"] == "reject" and found["retry_after_seconds"] == 30
+    reply = await asker.answer(f"{P}.decide.gateway.orders.new", b'{"attempt": 2, "priority": "high", "more": 1}')
+    assert reply["action"] == "reject" and reply["retry_after_seconds"] == 30
     assert asker.decisions.asked == [("gateway", "orders.new", GatewayRequest(2, "high"))]
     assert asker.counts.decided == [("orders.*", "gateway", "reject")]
 
@@ -374,8 +374,8 @@ async def test_reply_prefixes_of_the_settings_are_answered_too(server: NatsServe
 
 async def test_any_tool_can_discover_the_service(asker: Asker) -> None:
     for subject in ("$SRV.PING", "$SRV.PING.backpressure", "$SRV.INFO", "$SRV.STATS.backpressure"):
-        found = json.loads((await asker.ask(subject)).data)
-        assert (found["name"], found["version"]) == ("backpressure", __version__)
+        reply = json.loads((await asker.ask(subject)).data)
+        assert (reply["name"], reply["version"]) == ("backpressure", __version__)
     info = json.loads((await asker.ask("$SRV.INFO")).data)
     assert {(e["name"], e["subject"], e["queue_group"]) for e in info["endpoints"]} == {
         ("decide-gateway", f"{P}.decide.gateway.>", "q"),
@@ -392,15 +392,15 @@ async def test_any_tool_can_discover_the_service(asker: Asker) -> None:
 async def test_errors_are_in_the_stats_without_details(asker: Asker) -> None:
     await asker.error(f"{P}.decide.gateway.nobody")
     await asker.error(f"{P}.decide.gateway.orders.broken")
-    found = json.loads((await asker.ask("$SRV.STATS")).data)
-    (decide,) = [e for e in found["endpoints"] if e["name"] == "decide-gateway"]
+    reply = json.loads((await asker.ask("$SRV.STATS")).data)
+    (decide,) = [e for e in reply["endpoints"] if e["name"] == "decide-gateway"]
     assert (decide["num_requests"], decide["num_errors"]) == (2, 2)
-    assert "secret" not in json.dumps(found)
+    assert "secret" not in json.dumps(reply)
 
 
 async def test_the_routers_own_query_is_answered(asker: Asker) -> None:
-    found = await asker.answer(ALIAS, b'{"subject": "orders.new", "x": 1}')
-    assert found == {"success": True, "data": {"subject": "orders.new", "status": "unknown"}}
+    reply = await asker.answer(ALIAS, b'{"subject": "orders.new", "x": 1}')
+    assert reply == {"success": True, "data": {"subject": "orders.new", "status": "unknown"}}
 
 
 BAD_QUERIES = {
@@ -418,14 +418,14 @@ BAD_QUERIES = {
 
 @pytest.mark.parametrize("payload", BAD_QUERIES.values(), ids=BAD_QUERIES.keys())
 async def test_a_malformed_query_of_the_router_is_refused_in_its_format(asker: Asker, payload: bytes) -> None:
-    found = await asker.answer(ALIAS, payload)
-    assert found["success"] is False and found["error"]["code"] == "invalid_request" and found["error"]["message"]
+    reply = await asker.answer(ALIAS, payload)
+    assert reply["success"] is False and reply["error"]["code"] == "invalid_request" and reply["error"]["message"]
 
 
 async def test_an_exception_under_the_alias_has_no_details(asker: Asker) -> None:
     with capture_logs():
-        found = await asker.answer(ALIAS, b'{"subject": "orders.broken"}')
-    assert found["error"]["code"] == "internal_error" and "secret" not in found["error"]["message"]
+        reply = await asker.answer(ALIAS, b'{"subject": "orders.broken"}')
+    assert reply["error"]["code"] == "internal_error" and "secret" not in reply["error"]["message"]
 
 
 async def test_an_alias_that_a_stream_captures_is_dropped_and_subscribed_again(server: NatsServer, nc: Client) -> None:
@@ -468,9 +468,9 @@ async def test_a_list_is_cut_at_the_last_whole_status_and_has_the_next_offset(st
     while offset is not None:
         reply = await asker.ask(f"{P}.get.status", json.dumps({"offset": offset, "limit": 1000}).encode())
         assert len(reply.data) <= 16 * 1024
-        found = json.loads(reply.data)
-        seen += [s["subject"] for s in found["subjects"]]
-        offset = found["next_offset"]
+        document = json.loads(reply.data)
+        seen += [s["subject"] for s in document["subjects"]]
+        offset = document["next_offset"]
     assert seen == [f"s.{n:05}" for n in range(100)]
     await nc.close()
     await asker.ours.close()
@@ -481,12 +481,12 @@ async def test_no_reply_is_larger_than_max_payload(start_server: StartServer) ->
     nc = await nats.connect(server.url)
     asker = await serving(server, nc)
     asker.decisions.consumers = 1000
-    found = await asker.answer(f"{P}.get.status.orders.new")
-    assert 0 < len(found["consumers"]) < 1000 == found["consumers_total"]
-    found = await asker.answer(f"{P}.get.policy.orders.new")
-    assert found["truncated"] and 0 < len(found["consumers"]) < 1000
-    found = await asker.answer(f"{P}.get.status")
-    assert len(found["subjects"]) == 1 and found["next_offset"] == 1
+    reply = await asker.answer(f"{P}.get.status.orders.new")
+    assert 0 < len(reply["consumers"]) < 1000 == reply["consumers_total"]
+    reply = await asker.answer(f"{P}.get.policy.orders.new")
+    assert reply["truncated"] and 0 < len(reply["consumers"]) < 1000
+    reply = await asker.answer(f"{P}.get.status")
+    assert len(reply["subjects"]) == 1 and reply["next_offset"] == 1
     assert await asker.lives()
     await nc.close()
     await asker.ours.close()
@@ -563,11 +563,11 @@ OLDER = b'{"since": "2025-12-31T00:00:00Z", "limit": 1000}'
 
 
 async def test_queries_of_history_are_answered(asker: Asker) -> None:
-    found = await asker.answer(EVENTS, OLDER)
-    assert [e["seq"] for e in found["events"]] == list(range(900, 0, -1))
-    assert (found["truncated"], found["matched"]) == (False, [SUBJECT])
-    found = await asker.answer(f"{P}.get.history.{SUBJECT}", b'{"limit": 1}')
-    assert found["transitions"] == [
+    reply = await asker.answer(EVENTS, OLDER)
+    assert [e["seq"] for e in reply["events"]] == list(range(900, 0, -1))
+    assert (reply["truncated"], reply["matched"]) == (False, [SUBJECT])
+    reply = await asker.answer(f"{P}.get.history.{SUBJECT}", b'{"limit": 1}')
+    assert reply["transitions"] == [
         {"from": "inactive", "to": "active", "at": "2026-01-01T00:00:00.000Z", "reasons": ["pending"], "held_ms": None}
     ]
     assert (await asker.answer(f"{P}.get.recovery.{SUBJECT}"))["recovered"] is False
@@ -592,7 +592,7 @@ async def test_queries_that_read_the_stream_are_bounded_and_delay_no_other(asker
     assert [e["seq"] for e in recent["events"]] == [900]
     assert await asker.lives()
     asker.stream.let.set()
-    assert {len(found["events"]) for found in await asyncio.gather(*waiting)} == {900}
+    assert {len(result["events"]) for result in await asyncio.gather(*waiting)} == {900}
     assert len((await asker.answer(EVENTS, OLDER))["events"]) == 900
 
 
@@ -621,9 +621,9 @@ async def test_events_are_cut_below_max_payload(start_server: StartServer) -> No
     server = await start_server("max_payload: 16KB")
     nc = await nats.connect(server.url)
     asker = await serving(server, nc)
-    found = await asker.answer(EVENTS, OLDER)
-    assert found["truncated"] is True and 5 < len(found["events"]) < 900
-    assert [e["seq"] for e in found["events"]] == list(range(900, 900 - len(found["events"]), -1))
+    reply = await asker.answer(EVENTS, OLDER)
+    assert reply["truncated"] is True and 5 < len(reply["events"]) < 900
+    assert [e["seq"] for e in reply["events"]] == list(range(900, 900 - len(reply["events"]), -1))
     assert await asker.lives()
     await nc.close()
     await asker.ours.close()

@@ -21,7 +21,7 @@ from nats_backpressure.protocol.patterns import encode
 from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.runtime.ports import CachedEvent, EventQuery, Unavailable
 from tests.conftest import StartServer
-from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, told
+from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, encoded_event
 from tests.simulations.stored_samples import NAMES, Requests, publisher_of, real
 from tests.simulations.stored_samples import event as concluded
 from tests.support.parts import need_server
@@ -65,7 +65,7 @@ class FakeWorld:
         self.log = FakeEventLog()
 
     async def publish(self, *payloads: bytes) -> None:
-        self.log.stored += [found for payload in payloads if (found := parse_event(payload)) is not None]
+        self.log.stored += [event for payload in payloads if (event := parse_event(payload)) is not None]
 
 
 class RealWorld:
@@ -89,8 +89,8 @@ class RealWorld:
 
 
 def subject_of(payload: bytes) -> str:
-    found = json.loads(payload)
-    return f"backpressure.v1.event.{found['type']}.{encode(found['subject'])}"
+    document = json.loads(payload)
+    return f"backpressure.v1.event.{document['type']}.{encode(document['subject'])}"
 
 
 @pytest.fixture(params=["fake", "batches", "singly"])
@@ -99,10 +99,10 @@ async def world(request: pytest.FixtureRequest, nc: Client) -> AsyncIterator[Wor
         yield FakeWorld()
         return
     async with real(nc):
-        found = RealWorld(nc)
+        world = RealWorld(nc)
         if request.param == "singly":
-            found.log.batches.read_single()
-        yield found
+            world.log.batches.read_single()
+        yield world
 
 
 @pytest.fixture
@@ -115,11 +115,11 @@ async def stored(nc: Client) -> AsyncIterator[RealWorld]:
 def run(first: int, last: int, **more: Any) -> list[bytes]:
     """Events one second apart: active, warning, inactive in turn."""
     tos = ("active", "warning", "inactive")
-    return [told(seq, T0 + 1000 * seq, tos[seq % 3], **more) for seq in range(first, last + 1)]
+    return [encoded_event(seq, T0 + 1000 * seq, tos[seq % 3], **more) for seq in range(first, last + 1)]
 
 
 def seqs(events: Sequence[CachedEvent]) -> list[int]:
-    return [found.seq for found in events]
+    return [event.seq for event in events]
 
 
 def mixed(n: int) -> list[bytes]:
@@ -155,7 +155,7 @@ async def test_wanted_events_come_newest_first(world: World, wanted: EventQuery,
         assert seqs(page.events) == [30, 29, 27] and not page.whole
         return
     assert seqs(page.events) == list(expected) and page.whole
-    assert all(found.subject == wanted.subject for found in page.events)
+    assert all(event.subject == wanted.subject for event in page.events)
 
 
 async def test_more_than_the_limit_is_marked_incomplete(world: World) -> None:
@@ -173,16 +173,16 @@ async def test_an_empty_stream_gives_an_empty_whole_page(world: World) -> None:
 
 async def test_pages_by_until_have_each_event(world: World) -> None:
     # Four to a moment: what follows from one sample is concluded at once.
-    await world.publish(*[told(seq, T0 + 1000 * (seq // 4)) for seq in range(1, 60)])
-    found: dict[int, CachedEvent] = {}
+    await world.publish(*[encoded_event(seq, T0 + 1000 * (seq // 4)) for seq in range(1, 60)])
+    by_seq: dict[int, CachedEvent] = {}
     until: int | None = None
     for _ in range(30):
         page = await world.log.older(EventQuery(SUBJECT, 10, until=until))
-        found |= {event.seq: event for event in page.events}
+        by_seq |= {event.seq: event for event in page.events}
         if page.whole:
             break
         until = page.events[-1].at
-    assert sorted(found) == list(range(1, 60))
+    assert sorted(by_seq) == list(range(1, 60))
 
 
 async def test_recall_reads_all_subjects_in_order(world: World) -> None:
@@ -241,7 +241,9 @@ async def test_messages_of_other_programs_are_left_out_and_counted(stored: RealW
     await stored.put(ours, *JUNK)
     for payload in run(1, 5):
         await stored.publish(payload)
-        await stored.put(ours, *JUNK, told(7, subject="orders.eu", to="inactive"), told(8, to="active"))
+        await stored.put(
+            ours, *JUNK, encoded_event(7, subject="orders.eu", to="inactive"), encoded_event(8, to="active")
+        )
     page = await stored.log.older(EventQuery(SUBJECT, 10))
     assert seqs(page.events) == [5, 4, 3, 2, 1] and page.whole
     assert stored.counts == {"event_malformed": 6 * len(JUNK) + 5 * 2}
@@ -312,7 +314,7 @@ async def test_without_batches_a_page_ends_at_the_limit_of_reads_and_the_next_co
 
 
 async def test_a_full_page_is_no_larger_than_a_reply(stored: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_reader, "PAGE_BYTES", 10 * len(told(1)))
+    monkeypatch.setattr(event_reader, "PAGE_BYTES", 10 * len(encoded_event(1)))
     await stored.publish(*run(1, 50))
     page = await stored.log.older(EventQuery(SUBJECT, 100))
     assert not page.whole and 9 < len(page.events) < 13
@@ -363,13 +365,15 @@ class Shelf:
 
     def __init__(self, places: dict[int, int], many: bool) -> None:
         self.places, self.many = sorted(places), many
-        self.messages = {place: Message("s", place, told(seq, T0 + 1000 * seq), {}) for place, seq in places.items()}
+        self.messages = {
+            place: Message("s", place, encoded_event(seq, T0 + 1000 * seq), {}) for place, seq in places.items()
+        }
         self.reads = 0
 
     async def next(self, subject: str, place: int, n: int) -> list[Message]:
         self.reads += 1
-        found = [self.messages[p] for p in self.places if p >= place]
-        return found[: n if self.many else 1]
+        matches = [self.messages[p] for p in self.places if p >= place]
+        return matches[: n if self.many else 1]
 
 
 layouts = st.lists(st.integers(1, 100_000) | st.integers(1, 9), max_size=120)
@@ -404,7 +408,7 @@ async def test_the_newest_wanted_events_are_found_in_any_layout(
 async def test_a_replica_whose_clock_is_behind_hides_no_event(many: bool) -> None:
     shelf = Shelf({1: 1, 2: 2, 3: 3}, many)
     for place, seconds in ((2, 20), (3, 17)):
-        shelf.messages[place] = Message("s", place, told(place, T0 + 1000 * seconds), {})
+        shelf.messages[place] = Message("s", place, encoded_event(place, T0 + 1000 * seconds), {})
     for wanted, expected in (
         (EventQuery(SUBJECT, 9, until=T0 + 18_000), [3, 1]),
         (EventQuery(SUBJECT, 9, since=T0 + 19_000), [2]),

@@ -84,8 +84,8 @@ async def test_the_state_bucket_is_read_without_the_foreign_value(
             await raw(server, poison % STATE)
         with capture_logs() as lines:
             async with asyncio.timeout(3):
-                found = [await store.load_all() for _ in range(3)]
-        assert [set(one) for one in found] == [{"before", "after"}] * 3
+                loaded = [await store.load_all() for _ in range(3)]
+        assert [set(one) for one in loaded] == [{"before", "after"}] * 3
         assert counted.count("state_malformed") == 3
         assert [line["event"] for line in lines if "malformed" in line["event"]] == ["state.malformed"]
 
@@ -95,7 +95,7 @@ async def test_the_policy_bucket_is_read_at_once_without_the_foreign_value(
     server: NatsServer, nc: PlainClient, poison: bytes
 ) -> None:
     counted: list[str] = []
-    told: list[PolicySnapshot] = []
+    snapshots: list[PolicySnapshot] = []
     async with connected(server, counted) as connection:
         js = JetStreamApi(connection)
         clock = FakeClock()
@@ -103,7 +103,7 @@ async def test_the_policy_bucket_is_read_at_once_without_the_foreign_value(
         kv = await nc.jetstream().key_value(NAMES.policy_bucket)
         await kv.put("a", b"{}")
         await raw(server, poison % POLICY)
-        async with meanwhile(store.follow(told.append)):
+        async with meanwhile(store.follow(snapshots.append)):
 
             async def polled() -> bool:
                 return clock.sleeping
@@ -113,7 +113,7 @@ async def test_the_policy_bucket_is_read_at_once_without_the_foreign_value(
             clock.advance(POLL_EVERY)
             await settled()
             await eventually(polled, "the next poll")
-        assert {"a", "b"} <= told[-1].entries.keys()
+        assert {"a", "b"} <= snapshots[-1].entries.keys()
 
 
 ABSURD = {

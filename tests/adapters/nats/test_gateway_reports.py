@@ -28,7 +28,7 @@ class Clock:
         return Now(self.mono, 0.0)
 
 
-class Ears:
+class Recorder:
     """The edge with its sink and count, both of which can be waited for."""
 
     def __init__(self) -> None:
@@ -96,44 +96,44 @@ def test_a_bad_report_is_refused_with_its_reason(payload: bytes, says: str) -> N
 @given(st.binary(max_size=200))
 def test_no_payload_does_harm(payload: bytes) -> None:
     try:
-        found = parse(payload)
+        parsed = parse(payload)
     except BadReport:
         return
-    assert 0 <= found.admitted <= found.offered
+    assert 0 <= parsed.admitted <= parsed.offered
 
 
 async def test_reports_reach_the_sink_under_the_subject_they_are_about(nc: Client) -> None:
-    ears = Ears()
-    await ears.reports.listen(nc)
+    recorder = Recorder()
+    await recorder.reports.listen(nc)
     await nc.publish(f"{ON}.orders.=2A.created", GOOD)
     await nc.publish(f"{ON}.orders.new", GOOD)
-    await ears.until(received=2)
-    assert ears.received == [(name, GatewayReport(1000, 100, 1.0)) for name in ("orders.*.created", "orders.new")]
-    assert not ears.counted
+    await recorder.until(received=2)
+    assert recorder.received == [(name, GatewayReport(1000, 100, 1.0)) for name in ("orders.*.created", "orders.new")]
+    assert not recorder.counted
 
 
 async def test_a_malformed_report_is_counted_and_the_next_is_read(nc: Client) -> None:
-    ears = Ears()
-    await ears.reports.listen(nc)
+    recorder = Recorder()
+    await recorder.reports.listen(nc)
     for on, payload in ((f"{ON}.a", b"x"), (f"{ON}.=2a", GOOD), (f"{ON}.a=41", GOOD), (f"{ON}.a", b"{}")):
         await nc.publish(on, payload)
     await nc.publish(f"{ON}.a", GOOD)
-    await ears.until(received=1)
-    assert ears.counted == {MALFORMED: 4}
+    await recorder.until(received=1)
+    assert recorder.counted == {MALFORMED: 4}
 
 
 async def test_of_ten_thousand_in_a_second_a_thousand_are_read_and_the_rest_is_counted(nc: Client) -> None:
-    ears = Ears()
-    await ears.reports.listen(nc)
+    recorder = Recorder()
+    await recorder.reports.listen(nc)
     sent = 10 * PER_SECOND
     for n in range(sent):
         await nc.publish(f"{ON}.a", GOOD)
         if n % 500 == 499:  # so that none is dropped before us
             await nc.flush()
-            await ears.until(counted=n + 1 - PER_SECOND)
-    await ears.until(received=PER_SECOND, counted=sent - PER_SECOND)
-    assert len(ears.received) == PER_SECOND
-    assert ears.counted == {TOO_MANY: sent - PER_SECOND}
-    ears.clock.mono += 1
+            await recorder.until(counted=n + 1 - PER_SECOND)
+    await recorder.until(received=PER_SECOND, counted=sent - PER_SECOND)
+    assert len(recorder.received) == PER_SECOND
+    assert recorder.counted == {TOO_MANY: sent - PER_SECOND}
+    recorder.clock.mono += 1
     await nc.publish(f"{ON}.a", GOOD)
-    await ears.until(received=PER_SECOND + 1)
+    await recorder.until(received=PER_SECOND + 1)

@@ -18,8 +18,8 @@ from tests.support.servers import NatsServer
 
 @pytest.fixture
 async def at(server: NatsServer) -> AsyncIterator[Following]:
-    async with following(server) as found:
-        yield found
+    async with following(server) as followed:
+        yield followed
 
 
 async def test_a_redelivery_counter_that_never_falls_is_not_a_redelivery_now(at: Following) -> None:
@@ -152,9 +152,9 @@ async def test_a_member_missing_from_the_list_is_read_by_itself_and_stays(at: Fo
     before = [await at.read() for _ in range(6)][-1]
     at.line.change = missing
     at.clock.advance(1.0)
-    found = await at.world.observer.consumers("S")
-    assert (found.samples, found.missing, found.complete) == ((), ("c",), True)
-    reading = at.track.add_sample(await at.world.observer.consumer(C), found.look)
+    consumers = await at.world.observer.consumers("S")
+    assert (consumers.samples, consumers.missing, consumers.complete) == ((), ("c",), True)
+    reading = at.track.add_sample(await at.world.observer.consumer(C), consumers.look)
     assert not isinstance(reading, str)
     assert (reading.pending, reading.diagnosis) == (30, Diagnosis.NOBODY_PULLING)
     assert reading.diagnosed_for == before.diagnosed_for + 1.0

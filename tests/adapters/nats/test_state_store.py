@@ -36,10 +36,10 @@ async def test_a_foreign_value_is_ignored_and_overwritten(nc: Client) -> None:
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         await kv.put(encode(SUBJECT), b"not a state")
         assert await store.load_all() == {}
-        found = await store.load(SUBJECT)
-        assert found is not None
-        assert found.record is None
-        await store.write(SUBJECT, value(RECORD, "n1"), found.revision, "n1")
+        stored = await store.load(SUBJECT)
+        assert stored is not None
+        assert stored.record is None
+        await store.write(SUBJECT, value(RECORD, "n1"), stored.revision, "n1")
 
 
 async def test_all_of_many_keys_are_loaded_without_heartbeats(nc: Client) -> None:
@@ -56,18 +56,23 @@ async def test_the_bucket_is_one_that_any_kv_client_reads(nc: Client) -> None:
     async with real(nc) as (_, store, _):
         await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
-        found = json.loads((await kv.get(encode(SUBJECT))).value or b"")
-        assert (found["schema"], found["seq"], found["epoch"], found["record"]["nonce"]) == (1, 1, "e", "n1")
-        assert not {"policy", "recovery", "age_ms"} & found.keys()
-        assert {"action", "would", "on_unknown", "hold_seconds"} <= found.keys()
+        document = json.loads((await kv.get(encode(SUBJECT))).value or b"")
+        assert (document["schema"], document["seq"], document["epoch"], document["record"]["nonce"]) == (
+            1,
+            1,
+            "e",
+            "n1",
+        )
+        assert not {"policy", "recovery", "age_ms"} & document.keys()
+        assert {"action", "would", "on_unknown", "hold_seconds"} <= document.keys()
 
 
 async def test_the_value_of_another_key_is_not_ours(nc: Client) -> None:
     async with real(nc) as (_, store, _):
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         await kv.put("other", value(RECORD, "n1"))
-        found = await store.load("other")
-        assert found is not None and found.record is None
+        stored = await store.load("other")
+        assert stored is not None and stored.record is None
         assert await store.load_all() == {}
 
 

@@ -24,8 +24,8 @@ async def stores(request: pytest.FixtureRequest, start_server: StartServer) -> A
         yield None, FakeStateStore(), FakeEventPublisher()
         return
     server = await start_server()
-    async with await nats.connect(server.url) as nc, real(nc) as found:
-        yield found
+    async with await nats.connect(server.url) as nc, real(nc) as adapters:
+        yield adapters
 
 
 Stores = tuple[Any, Any, Any]
@@ -44,8 +44,8 @@ async def test_a_written_record_is_read_back_whole(stores: Stores) -> None:
     _, store, _ = stores
     assert await store.load(SUBJECT) is None
     revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
-    found = await store.load(SUBJECT)
-    assert (found.record, found.revision, found.nonce) == (RECORD, revision, "n1")
+    stored = await store.load(SUBJECT)
+    assert (stored.record, stored.revision, stored.nonce) == (RECORD, revision, "n1")
     assert (await store.load_all())[SUBJECT].record == RECORD
 
 
@@ -71,8 +71,8 @@ async def test_a_removed_key_can_be_written_again(stores: Stores) -> None:
     revision = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
     await store.remove(SUBJECT, revision)
     assert await store.load_all() == {}
-    found = await store.load(SUBJECT)
-    await store.write(SUBJECT, value(RECORD, "n2"), found.revision if found else 0, "n2")
+    stored = await store.load(SUBJECT)
+    await store.write(SUBJECT, value(RECORD, "n2"), stored.revision if stored else 0, "n2")
     assert (await store.load(SUBJECT)).record == RECORD
 
 

@@ -76,8 +76,8 @@ def test_the_worst_of_the_rest_stands_for_it() -> None:
 def test_a_subject_of_many_consumers_is_bounded_too() -> None:
     world = World(max_subjects=2)
     world.watch(state("s", *(member(f"c{n:02}", pending=1) for n in range(20))))
-    found = world.values(P + "pending_messages")
-    assert len(found) == 9 and found["_other", "_other", "s"] == 12
+    series = world.values(P + "pending_messages")
+    assert len(series) == 9 and series["_other", "_other", "s"] == 12
     world.watch(state("s", *(member(f"d{n:02}", pending=1) for n in range(8))))
     assert ("d00", "S", "s") in world.values(P + "pending_messages"), "those that are gone make room"
 
@@ -114,9 +114,9 @@ def c_gateway(page: str) -> str:
     """What the router's gateway makes of a page (beamline-c-gateway 990e5e5, backpressure_client.c): in the first 8
     KiB the first place where the name stands, the first blank behind it, and `atoi` from there."""
     text = page[: 8192 - 1 - len("HTTP/1.1 200 OK\r\ndate: Wed, 25 Nov 2026 21:00:00 GMT\r\n\r\n")]
-    if (found := text.find("router_intake_backpressure_active")) < 0:
+    if (position := text.find("router_intake_backpressure_active")) < 0:
         return "inactive"
-    if (blank := text.find(" ", found)) < 0:
+    if (blank := text.find(" ", position)) < 0:
         return "inactive"
     number = re.match(r"[+-]?\d+", text[blank:].lstrip(" \t"))
     if number and int(number.group()) == 1:

@@ -49,15 +49,15 @@ def test_every_family_has_a_help_and_a_name_by_the_rules_of_prometheus(world: Wo
 def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
     """A new one belongs in `definitions.DROPPED`."""
     calls = re.compile(r"(?:_count|dropped|_note)\((.*)")
-    found = {gateway_reports.MALFORMED, gateway_reports.TOO_MANY}
+    reasons = {gateway_reports.MALFORMED, gateway_reports.TOO_MANY}
     for path in Path(collector.__file__).parents[2].rglob("*.py"):
         if path.parent.name in ("client", "demo", "cli"):
             continue
         for given in calls.findall(path.read_text()):
             for name in re.findall(r'"([a-z][^"]*|[{][^"]+)"', given):
                 for each in (LoadRecord, WriteRecord, PublishEvent, RemoveKey):
-                    found.add(name.replace("{VERBS[type(effect)]}", VERBS[each]))
-    assert found == set(DROPPED)
+                    reasons.add(name.replace("{VERBS[type(effect)]}", VERBS[each]))
+    assert reasons == set(DROPPED)
 
 
 def test_the_routers_own_metrics_come_first_and_no_help_looks_like_a_value(world: World) -> None:

@@ -60,13 +60,13 @@ class Loop:
 
     def see(self, *backlogs: float, offered: OfferedLoad | None = None) -> list[Shedding]:
         """What is in force after each of these backlogs."""
-        found = []
+        results = []
         for pending in backlogs:
             self.seconds = round(self.seconds + self.step, 6)
             reading = self.consumer.reading(self.seconds, round(pending), self.step)
             self.was = next_shedding(self.was, self.policy, [reading], offered, at(self.seconds))
-            found.append(self.was)
-        return found
+            results.append(self.was)
+        return results
 
 
 def ramp(start: float, by: float, n: int) -> list[float]:
@@ -82,12 +82,12 @@ def flooded(**more) -> Loop:
 
 
 def test_ten_times_too_much_is_answered_within_three_readings() -> None:
-    ratios = [found.ratio for found in Loop().see(20, 110, 200)]
+    ratios = [shedding.ratio for shedding in Loop().see(20, 110, 200)]
     assert ratios == [1.0, pytest.approx(0.18, abs=0.05), pytest.approx(0.12, abs=0.05)]
 
 
 def test_nobody_is_refused_while_the_backlog_is_at_half_its_target() -> None:
-    assert all(found == pytest.approx(1.0) for found in (f.ratio for f in Loop().see(*ramp(0, 50, 3))))
+    assert all(shedding == pytest.approx(1.0) for shedding in (f.ratio for f in Loop().see(*ramp(0, 50, 3))))
     assert Loop().see(0, 102)[-1].ratio < 1
 
 
@@ -103,11 +103,11 @@ def test_twice_the_target_admits_no_more_than_the_floor() -> None:
 
 def test_a_ratio_rises_at_most_a_quarter_per_second() -> None:
     loop = flooded()
-    found = [loop.was, *loop.see(*[0] * 50)]
-    for a, b in zip(found, found[10:], strict=False):
+    results = [loop.was, *loop.see(*[0] * 50)]
+    for a, b in zip(results, results[10:], strict=False):
         assert b.ratio <= a.ratio + RISE + SHARE_STEP * b.ratio, "but for one step held back before"
-    before = next(n for n, f in enumerate(found) if f.ratio == 1.0)
-    assert (before + 1) * 0.1 >= (1 - found[0].ratio) / RISE
+    before = next(n for n, f in enumerate(results) if f.ratio == 1.0)
+    assert (before + 1) * 0.1 >= (1 - results[0].ratio) / RISE
 
 
 def test_an_old_reading_moves_nothing() -> None:
@@ -130,7 +130,7 @@ def test_after_a_silence_it_opens_no_further_than_one_step() -> None:
 def test_a_rate_never_seen_is_no_evidence() -> None:
     loop = Loop(rate=0.0, capacity=None)
     loop.consumer.capacity = None
-    assert {found.ratio for found in loop.see(*ramp(0, 100, 20))} == {1.0}
+    assert {shedding.ratio for shedding in loop.see(*ramp(0, 100, 20))} == {1.0}
 
 
 def test_a_worker_that_never_acknowledged_in_five_seconds_gets_nothing_beyond_the_floor() -> None:
@@ -165,7 +165,7 @@ def test_under_an_override_the_ratio_waits_and_returns_half_open(action: str, ra
     until = 500.0
     policy = Policy(admission=AdmissionRule("adaptive"), override=(Override(action, until),))
     loop = Loop(policy, was=Shedding(0.2))
-    assert {found.ratio for found in loop.see(*[0] * 20)} == {ratio}
+    assert {shedding.ratio for shedding in loop.see(*[0] * 20)} == {ratio}
     reading = loop.consumer.reading(3.0, 0)
     assert next_shedding(loop.was, policy, [reading], None, Now(reading.at.mono, until)).ratio <= ratio + RISE
 
@@ -173,14 +173,14 @@ def test_under_an_override_the_ratio_waits_and_returns_half_open(action: str, ra
 def test_a_dry_run_takes_what_arrives_for_what_is_offered() -> None:
     """Nobody refuses anybody, so dividing by the ratio would find ever more demand."""
     policy = Policy(mode="observe", admission=AdmissionRule("adaptive"))
-    ratios = [found.ratio for found in Loop(policy).see(*[200] * 100)]
+    ratios = [shedding.ratio for shedding in Loop(policy).see(*[200] * 100)]
     assert min(ratios) >= 0.9
 
 
 @pytest.mark.parametrize("stored", [0.0, 0.3, 1.0])
 def test_what_another_replica_stored_is_taken_up(stored: float) -> None:
-    found = Loop(was=Shedding(stored)).see(0)[-1]
-    assert max(stored, POLICY.admission.floor) <= found.ratio <= min(1.0, stored + RISE * 0.1 + STEP)
+    results = Loop(was=Shedding(stored)).see(0)[-1]
+    assert max(stored, POLICY.admission.floor) <= results.ratio <= min(1.0, stored + RISE * 0.1 + STEP)
 
 
 def test_what_is_stored_comes_back_as_it_was() -> None:
@@ -191,18 +191,18 @@ def test_what_is_stored_comes_back_as_it_was() -> None:
 def test_a_ratio_that_hardly_moves_is_not_written() -> None:
     loop = Loop()
     loop.see(20, 110, 200)
-    found = [f.ratio for f in loop.see(*[200, 203, 198, 201, 199] * 20)]
-    changes = [abs(b - a) for a, b in itertools.pairwise(found) if a != b]
+    shedding = [f.ratio for f in loop.see(*[200, 203, 198, 201, 199] * 20)]
+    changes = [abs(b - a) for a, b in itertools.pairwise(shedding) if a != b]
     assert len(changes) < 15
-    assert all(change >= STEP - 1e-9 for change in changes if 1.0 not in found)
+    assert all(change >= STEP - 1e-9 for change in changes if 1.0 not in shedding)
 
 
 def test_shedding_outlasts_the_last_refusal() -> None:
     loop = flooded()
     assert loop.was.shedding
-    found = loop.see(*[0] * 300)
-    admitted = next(n for n, f in enumerate(found) if f.ratio == 1.0)
-    over = next(n for n, f in enumerate(found) if not f.shedding)
+    results = loop.see(*[0] * 300)
+    admitted = next(n for n, f in enumerate(results) if f.ratio == 1.0)
+    over = next(n for n, f in enumerate(results) if not f.shedding)
     assert (over - admitted + 1) * 0.1 == pytest.approx(SHEDDING_HOLD, abs=0.11)
 
 
@@ -219,10 +219,10 @@ def reports(share: float, admitted: float, seconds: float) -> OfferedLoad:
 
 def test_a_measured_share_goes_before_the_one_decided() -> None:
     """The gateways admit a fifth where a tenth was decided: more was believed to be offered than was."""
-    said, measured = (
+    ratios, measured = (
         [Loop(was=Shedding(0.1)).see(*[200] * 30, offered=o)[-1].ratio] for o in (None, reports(0.2, 100, 3))
     )
-    assert measured[0] == pytest.approx(2 * said[0], rel=0.5)
+    assert measured[0] == pytest.approx(2 * ratios[0], rel=0.5)
 
 
 @pytest.mark.parametrize("share", [1e-6, 1.0])
@@ -263,7 +263,7 @@ def test_every_priority_meets_the_ratio_at_both_ends(priority: str) -> None:
 
 
 def test_nobody_refused_is_told_to_wait() -> None:
-    assert {found.retry_after for found in Loop().see(0, 0, 0)} == {0}
+    assert {shedding.retry_after for shedding in Loop().see(0, 0, 0)} == {0}
 
 
 def test_retry_after_follows_the_drain() -> None:
@@ -272,14 +272,14 @@ def test_retry_after_follows_the_drain() -> None:
 
 def steady(loop: Loop, seconds: float) -> list[int]:
     """Retry-After while ever as many come as before, the backlog at its target."""
-    return [found.retry_after for found in loop.see(*[200] * round(seconds / loop.step))]
+    return [shedding.retry_after for shedding in loop.see(*[200] * round(seconds / loop.step))]
 
 
 def test_retry_after_doubles_each_time_the_refused_come_back_too_early_up_to_its_bound() -> None:
-    told = steady(Loop(was=Shedding(0.1, 2)), 80)
-    assert sorted(set(told)) == [2, 4, 8, 16, 30]
-    assert told == sorted(told)
-    assert told.index(4) == 20, "not before the first could be back"
+    retry_afters = steady(Loop(was=Shedding(0.1, 2)), 80)
+    assert sorted(set(retry_afters)) == [2, 4, 8, 16, 30]
+    assert retry_afters == sorted(retry_afters)
+    assert retry_afters.index(4) == 20, "not before the first could be back"
 
 
 def test_retry_after_steps_down_when_it_is_quiet() -> None:
@@ -305,7 +305,7 @@ def test_whatever_is_read_the_answer_is_within_its_bounds(
 ) -> None:
     policy = Policy(admission=AdmissionRule("adaptive", floor=floor), retry_after_seconds=20)
     loop = Loop(policy, step, Shedding(stored), rate=rate)
-    for found in loop.see(*backlogs, offered=reported):
-        assert floor <= found.ratio <= 1
-        assert (1 <= found.retry_after <= 20) if found.ratio < 1 else found.retry_after == 0
-        assert found.shedding or found.ratio == 1
+    for shedding in loop.see(*backlogs, offered=reported):
+        assert floor <= shedding.ratio <= 1
+        assert (1 <= shedding.retry_after <= 20) if shedding.ratio < 1 else shedding.retry_after == 0
+        assert shedding.shedding or shedding.ratio == 1

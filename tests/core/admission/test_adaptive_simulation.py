@@ -80,9 +80,9 @@ def test_nobody_else_is_refused_while_the_backlog_is_below_half_its_target() -> 
 
 
 def test_the_refused_are_told_to_wait_longer_as_they_keep_coming_back_too_early() -> None:
-    told = [after for at, after in World(HELD["10x, 3 retries"]).run().retry_afters if at > OVERLOAD + 2]
-    assert told[0] <= 4
-    assert max(told) == told[-1] == 30
+    retry_afters = [after for at, after in World(HELD["10x, 3 retries"]).run().retry_afters if at > OVERLOAD + 2]
+    assert retry_afters[0] <= 4
+    assert max(retry_afters) == retry_afters[-1] == 30
 
 
 @pytest.mark.parametrize("reports", [0.0, 1.0])
@@ -92,8 +92,8 @@ def test_twenty_gateways_hold_what_one_holds(reports: float) -> None:
 
 
 def test_reports_show_who_asks_nobody_sooner() -> None:
-    blind, told = (World(HELD[f"3x, 30 % ask nobody{more}"]).run() for more in ("", ", reports"))
-    assert told.wait(OVERLOAD) < 0.8 * blind.wait(OVERLOAD)
+    blind, reporting = (World(HELD[f"3x, 30 % ask nobody{more}"]).run() for more in ("", ", reports"))
+    assert reporting.wait(OVERLOAD) < 0.8 * blind.wait(OVERLOAD)
 
 
 @pytest.mark.slow

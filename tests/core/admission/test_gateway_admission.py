@@ -87,10 +87,10 @@ def test_the_unknown(policy: Policy, last: Admission, opening: float, expected: 
 @pytest.mark.parametrize("freshness", [STALE, UNKNOWN])
 def test_a_share_opens_from_where_it_was_stale_or_unknown(freshness: Freshness) -> None:
     adaptive, last = Policy(admission=AdmissionRule("adaptive")), Admission(Action.THROTTLE, None, 0.2, 3)
-    found = [
+    admission = [
         current_admission(adaptive, WARNING, freshness, last, t, Shedding(0.2, 3)) for t in (-5.0, 0.0, 1.0, 3.0, 3.2)
     ]
-    assert [(v.action.value, v.admit_ratio, v.retry_after) for v in found] == [
+    assert [(v.action.value, v.admit_ratio, v.retry_after) for v in admission] == [
         ("throttle", 0.2, 3), ("throttle", 0.2, 3), ("throttle", 0.45, 3), ("throttle", 0.95, 3), ("continue", 1.0, 0),
     ]  # fmt: skip
 
@@ -101,9 +101,9 @@ def test_what_is_known_opens_once_its_hold_is_over() -> None:
     assert current_admission(ENFORCE, ACTIVE, KNOWN, OPEN, 5.0) == OPEN
 
 
-@pytest.mark.parametrize("found", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])
-def test_critical_requests_always_continue(found: Admission) -> None:
-    assert for_priority(found, ENFORCE, "critical") == (OPEN if found.would is None else would(Action.CONTINUE))
+@pytest.mark.parametrize("admission", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])
+def test_critical_requests_always_continue(admission: Admission) -> None:
+    assert for_priority(admission, ENFORCE, "critical") == (OPEN if admission.would is None else would(Action.CONTINUE))
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_there_is_nothing_to_retry_after_a_continue() -> None:
 
 @given(st.sampled_from(["constant", "linear", "exponential"]), st.integers(1, 1000), st.integers(1, 86_400))
 def test_no_delay_overflows(strategy: str, attempt: int, base: int) -> None:
-    found = retry_delay(Policy(backoff_strategy=strategy, max_retry_attempts=1000), attempt, base)
-    assert found is not None
-    assert 1000 <= found <= LONGEST_DELAY
+    delay = retry_delay(Policy(backoff_strategy=strategy, max_retry_attempts=1000), attempt, base)
+    assert delay is not None
+    assert 1000 <= delay <= LONGEST_DELAY
 
 
 SHARE = Admission(Action.THROTTLE, None, 0.25, 3)

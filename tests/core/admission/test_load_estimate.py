@@ -30,15 +30,15 @@ def test_the_first_reading_gives_counts_and_no_rates() -> None:
 
 
 def test_rates_come_from_what_was_delivered_while_messages_waited() -> None:
-    found = after(*(reading(n, 100, 50 * n) for n in range(5)))
-    assert found.rate == pytest.approx(50.0)
-    assert found.arrival_rate == pytest.approx(50.0)
-    assert found.drain == pytest.approx(2.0)
+    estimate = after(*(reading(n, 100, 50 * n) for n in range(5)))
+    assert estimate.rate == pytest.approx(50.0)
+    assert estimate.arrival_rate == pytest.approx(50.0)
+    assert estimate.drain == pytest.approx(2.0)
 
 
 def test_redeliveries_are_no_progress() -> None:
-    found = after(*(reading(n, 100, 50 * n, redelivery_ratio=0.5) for n in range(5)))
-    assert found.rate == pytest.approx(25.0)
+    estimate = after(*(reading(n, 100, 50 * n, redelivery_ratio=0.5) for n in range(5)))
+    assert estimate.rate == pytest.approx(25.0)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,6 @@ def test_a_learnt_capacity_fills_up_what_was_measured() -> None:
 
 
 def test_a_sudden_rise_is_used_less_chance_and_per_applied_share() -> None:
-    found = after(reading(0.0, 0, 0), reading(1.0, 100, 0), applied=0.5)
-    assert found.sudden == pytest.approx((100 - 2 * 10) / 0.5)
-    assert found.share == 0.5
+    estimate = after(reading(0.0, 0, 0), reading(1.0, 100, 0), applied=0.5)
+    assert estimate.sudden == pytest.approx((100 - 2 * 10) / 0.5)
+    assert estimate.share == 0.5

@@ -23,19 +23,19 @@ def reading(inflight: int | None, at: float = 100.0, **more) -> Reading:
     return Reading(KEY, Now(at, at), 1000, inflight, None, None, **more)
 
 
-def member(found: Reading, latches: Latches | None = None, policy: Policy = POLICY) -> Member:
+def member(reading: Reading, latches: Latches | None = None, policy: Policy = POLICY) -> Member:
     return Member(
         KEY,
         policy,
         latches=latches or Latches(),
-        reading=found,
-        proof=found.at.mono,
-        marks=thresholds.marks(policy, found),
+        reading=reading,
+        proof=reading.at.mono,
+        marks=thresholds.marks(policy, reading),
     )
 
 
-def ask(found: Member, asked: int = 100, *, asker: str = "a", at: float = 100.0, replicas: int = 1) -> Grant:
-    return GrantingTracker().grant(found, asked, asker, at, replicas, 0.5)
+def ask(member: Member, asked: int = 100, *, asker: str = "a", at: float = 100.0, replicas: int = 1) -> Grant:
+    return GrantingTracker().grant(member, asked, asker, at, replicas, 0.5)
 
 
 HELD = Latches(inflight=Latch(on=True))
@@ -80,9 +80,9 @@ def test_replicas_that_cannot_see_each_other_share_the_room() -> None:
 
 
 def test_a_grant_counts_until_it_is_seen_as_delivered() -> None:
-    tracker, found = GrantingTracker(), member(reading(0, delivered_consumer=7))
-    assert tracker.grant(found, 400, "a", 100.0, 1, 0.5).n == 400
-    assert tracker.grant(found, 400, "b", 100.1, 1, 0.5).n == 50
+    tracker, consumer = GrantingTracker(), member(reading(0, delivered_consumer=7))
+    assert tracker.grant(consumer, 400, "a", 100.0, 1, 0.5).n == 400
+    assert tracker.grant(consumer, 400, "b", 100.1, 1, 0.5).n == 50
     seen = member(reading(300, at=100.2, delivered_consumer=307))
     # 300 are in flight, 100 of the first and 50 of the second grant are still to come: room for 50, half of it for one.
     assert tracker.grant(seen, 400, "b", 100.2, 1, 0.5).n == 25
@@ -114,20 +114,20 @@ def test_a_consumer_created_anew_takes_no_grants_off() -> None:
 
 
 def test_nobody_takes_more_than_half_while_another_asks() -> None:
-    tracker, found = GrantingTracker(), member(reading(399))
-    assert tracker.grant(found, 100, "a", 100.0, 1, 0.5).n == 100
+    tracker, consumer = GrantingTracker(), member(reading(399))
+    assert tracker.grant(consumer, 100, "a", 100.0, 1, 0.5).n == 100
     tracker = GrantingTracker()
-    assert tracker.offer(found, 100, "a", 100.0, 1, 0.5).n == 100
-    assert tracker.offer(found, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
-    assert tracker.offer(found, 100, "a", 100.9, 1, 0.5).n == 51
-    assert tracker.offer(found, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
-    assert tracker.offer(found, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
+    assert tracker.offer(consumer, 100, "a", 100.0, 1, 0.5).n == 100
+    assert tracker.offer(consumer, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
+    assert tracker.offer(consumer, 100, "a", 100.9, 1, 0.5).n == 51
+    assert tracker.offer(consumer, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
+    assert tracker.offer(consumer, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
 
 
 def test_of_three_askers_none_is_alone() -> None:
-    tracker, found = GrantingTracker(), member(reading(400))
+    tracker, consumer = GrantingTracker(), member(reading(400))
     for n, asker in enumerate("abcabcabc"):
-        assert tracker.offer(found, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
+        assert tracker.offer(consumer, 100, asker, 100.0 + n / 10, 1, 0.5).n == (100 if n == 0 else 50)
 
 
 @given(
@@ -135,12 +135,12 @@ def test_of_three_askers_none_is_alone() -> None:
     inflight=st.integers(0, 600),
 )
 def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, inflight: int) -> None:
-    tracker, found, at, total = GrantingTracker(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
+    tracker, consumer, at, total = GrantingTracker(), member(reading(inflight, ack_rate=5.0)), 100.0, 0
     for after, n, asker in asked:
         at += after
         if at >= 101.0:
             return
-        total += tracker.grant(found, n, asker, at, 1, 0.5).n
+        total += tracker.grant(consumer, n, asker, at, 1, 0.5).n
     assert total <= max(0, 500 - inflight)
 
 
@@ -148,9 +148,9 @@ def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, infl
 def test_whoever_is_refused_knows_when_to_come_back(
     inflight: int, rate: float | None, jitter: float, asked: int
 ) -> None:
-    found = GrantingTracker().grant(member(reading(inflight, ack_rate=rate)), asked, "a", 100.0, 1, jitter)
-    assert 0 <= found.n <= asked
-    assert found.wait == 0 if found.n else SHORTEST_WAIT <= found.wait <= LONGEST_WAIT
+    grant = GrantingTracker().grant(member(reading(inflight, ack_rate=rate)), asked, "a", 100.0, 1, jitter)
+    assert 0 <= grant.n <= asked
+    assert grant.wait == 0 if grant.n else SHORTEST_WAIT <= grant.wait <= LONGEST_WAIT
 
 
 def test_the_wait_is_as_long_as_acks_need_to_make_room() -> None:
@@ -159,8 +159,8 @@ def test_the_wait_is_as_long_as_acks_need_to_make_room() -> None:
 
 
 def test_refused_askers_are_spread_even_at_the_longest_wait() -> None:
-    found = member(reading(900))
-    waits = {GrantingTracker().grant(found, 1, "a", 100.0, 1, jitter).wait for jitter in (0.0, 0.5, 1.0)}
+    consumer = member(reading(900))
+    waits = {GrantingTracker().grant(consumer, 1, "a", 100.0, 1, jitter).wait for jitter in (0.0, 0.5, 1.0)}
     assert len(waits) == 3
 
 
@@ -175,29 +175,29 @@ def test_refused_askers_are_spread_even_at_the_longest_wait() -> None:
     ],
 )
 def test_somebody_must_pull_once_no_ack_moves(stall: float, age: float, ack_wait: float, n: int) -> None:
-    found = member(reading(600, stall=stall, ack_wait=ack_wait), HELD)
-    assert ask(found, at=100.0 + age).n == n
+    consumer = member(reading(600, stall=stall, ack_wait=ack_wait), HELD)
+    assert ask(consumer, at=100.0 + age).n == n
 
 
 def test_without_acks_it_is_one_message_per_wait() -> None:
-    tracker, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
+    tracker, consumer = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
     times = [100.0 + n / 20 for n in range(101)]
-    granted = [at for at in times if tracker.grant(found, 10, "a", at, 1, 1.0).n]
+    granted = [at for at in times if tracker.grant(consumer, 10, "a", at, 1, 1.0).n]
     assert granted == [pytest.approx(100.0 + n) for n in range(6)]
 
 
 def test_a_quote_counts_nothing() -> None:
-    tracker, found = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
-    assert [tracker.offer(found, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
+    tracker, consumer = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
+    assert [tracker.offer(consumer, 10, "a", 100.0, 1, 0.5).n for _ in range(3)] == [1, 1, 1]
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    tracker, found = GrantingTracker(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
+    tracker, consumer = GrantingTracker(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
     for n in range(20_000):
-        tracker.grant(found, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
+        tracker.grant(consumer, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
     for n in range(1, 1001):
-        found = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
-        tracker.offer(found, 1, "a", 101.99, 1, 0.5)
+        consumer = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
+        tracker.offer(consumer, 1, "a", 101.99, 1, 0.5)
     assert len(tracker._grants._counted) <= 64 + 101 and len(tracker._grants._delivered) <= 41
 
 
@@ -209,8 +209,8 @@ def test_what_was_granted_and_not_used_is_free_again_after_a_second_however_busy
     delivered, given = 2, []
     for _ in range(15):
         at += 0.1
-        found = member(reading(5, at, delivered_consumer=delivered), policy=policy)
-        given.append(tracker.grant(found, 10, "a", at, 1, 0.5).n)
+        consumer = member(reading(5, at, delivered_consumer=delivered), policy=policy)
+        given.append(tracker.grant(consumer, 10, "a", at, 1, 0.5).n)
         delivered += given[-1]
     assert (given[0], given[-1]) == (7, 10)
 
@@ -230,13 +230,13 @@ def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() 
     for n in range(1, 9):
         at += 0.1
         tracker.grant(member(reading(0, at, delivered_consumer=10 * (n - 1))), 10, "b", at, 1, 0.5)
-    found = member(reading(0, 100.9, delivered_consumer=80))
-    assert tracker.offer(found, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
+    consumer = member(reading(0, 100.9, delivered_consumer=80))
+    assert tracker.offer(consumer, 1000, "b", 100.9, 1, 0.5).n == 200, "half of 500 less the 100 of a"
 
 
 def test_while_pulls_wait_a_newer_grant_of_the_same_connection_ends_none() -> None:
-    tracker, found = GrantingTracker(), member(reading(0, waiting=3))
-    assert [tracker.grant(found, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
+    tracker, consumer = GrantingTracker(), member(reading(0, waiting=3))
+    assert [tracker.grant(consumer, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
     assert tracker.offer(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, 1, 0.5).n == 0
     assert tracker.offer(member(reading(0, 100.6)), 500, "a", 100.6, 1, 0.5).n == 400, (
         "none waits: only the newest counts"
@@ -259,19 +259,19 @@ MOMENTS = st.lists(
 def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
     """By whoever pulls within a second, and asks again only when that is done, with a reading every second."""
     tracker, at, delivered, left = GrantingTracker(), 100.0, 0, {}
-    found = member(reading(0, at, delivered_consumer=0))
+    consumer = member(reading(0, at, delivered_consumer=0))
     for after, move, who, n in moments:
         at += after
-        overdue = at - found.reading.at.mono > UNSEEN_LIFE - GRANT_LIFE - 0.3
+        overdue = at - consumer.reading.at.mono > UNSEEN_LIFE - GRANT_LIFE - 0.3
         if move == "read" or overdue:
-            found = member(reading(0, at, delivered_consumer=delivered))
+            consumer = member(reading(0, at, delivered_consumer=delivered))
         if move == "ask":
-            given = tracker.grant(found, n + 1, str(who), at, 1, 0.5).n
+            given = tracker.grant(consumer, n + 1, str(who), at, 1, 0.5).n
             left[who] = (given, at) if given else left.get(who, (0, at))
         elif move == "pull" and who in left and at < left[who][1] + GRANT_LIFE:
             took = min(n, left[who][0])
             delivered += took
             left[who] = (left[who][0] - took, left[who][1])
-        counted = tracker._grants.outstanding(found.reading, at)
-        unread = delivered - found.reading.delivered_consumer
+        counted = tracker._grants.outstanding(consumer.reading, at)
+        unread = delivered - consumer.reading.delivered_consumer
         assert counted >= unread + sum(n for n, since in left.values() if at < since + GRANT_LIFE)

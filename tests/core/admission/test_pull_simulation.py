@@ -136,14 +136,18 @@ class World:
     def sample(self) -> None:
         rate = (self.js.acked - self.acked_then[0]) / 2.0
         self.acked_then.append(self.js.acked)
-        found = self.js.reading(self.now, rate)
-        marks = thresholds.marks(self.policy, found)
+        reading = self.js.reading(self.now, rate)
+        marks = thresholds.marks(self.policy, reading)
         small = self.js.cap <= thresholds.SMALL_CAP
         over = latches.latch(
-            self.member.latches.inflight, 0 if small else found.inflight, marks.inflight.overload, self.policy, self.now
+            self.member.latches.inflight,
+            0 if small else reading.inflight,
+            marks.inflight.overload,
+            self.policy,
+            self.now,
         )
         self.member = structs.replace(
-            self.member, reading=found, proof=self.now, marks=marks, latches=Latches(inflight=over)
+            self.member, reading=reading, proof=self.now, marks=marks, latches=Latches(inflight=over)
         )
 
     def work(self, worker: Worker) -> None:
@@ -155,17 +159,17 @@ class World:
             if self.now >= worker.pulls[0]:
                 self.pull(worker, worker.pulls[1])
         elif self.now >= worker.asks_at:
-            found = self.decisions.grant(self.member, worker.batch, worker.name, self.now, 1, next(self.jitters))
-            worker.asks_at = self.now + found.wait
-            worker.pulls = (self.now + worker.linger, found.n) if found.n else None
-            self.note(found)
+            grant = self.decisions.grant(self.member, worker.batch, worker.name, self.now, 1, next(self.jitters))
+            worker.asks_at = self.now + grant.wait
+            worker.pulls = (self.now + worker.linger, grant.n) if grant.n else None
+            self.note(grant)
 
-    def note(self, found: Grant) -> None:
+    def note(self, grant: Grant) -> None:
         reading = self.member.reading
         still = reading.stall / 1000 + (self.now - reading.at.mono) >= min(self.js.ack_wait, 5.0)
-        if found.n == 1 and still:
+        if grant.n == 1 and still:
             self.let_through.append((self.now, 1))
-        if found.n:
+        if grant.n:
             self.granted = self.now
         elif self.now - self.granted > (LONGEST_WAIT if still else 2.0) and (still or reading.inflight == 0):
             self.held_back.append(self.now - self.began)
@@ -269,9 +273,9 @@ class Extended(JetStream):
     """Its workers ask for more time: nothing of what is in flight can be had, every pull brings new messages."""
 
     def pull(self, n: int, now: float) -> list[int]:
-        found = super().pull(n, now)
-        self.inflight |= dict.fromkeys(found, math.inf)
-        return found
+        grant = super().pull(n, now)
+        self.inflight |= dict.fromkeys(grant, math.inf)
+        return grant
 
 
 def test_workers_slower_than_their_ack_wait_are_no_reason_to_take_much_more() -> None:

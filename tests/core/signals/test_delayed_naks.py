@@ -25,13 +25,13 @@ def later(sample: Sample, seconds: float, **changes) -> Sample:
 
 
 def after(*samples: Sample, naks: int = 0) -> DelayedNaks:
-    found = DelayedNaks()
-    found.add_sample(None, samples[0])
+    tracker = DelayedNaks()
+    tracker.add_sample(None, samples[0])
     for _ in range(naks):
-        found.add_nak()
+        tracker.add_nak()
     for last, sample in pairwise(samples):
-        found.add_sample(last, sample)
-    return found
+        tracker.add_sample(last, sample)
+    return tracker
 
 
 def test_a_nak_hands_one_message_back_until_it_is_redelivered() -> None:
@@ -68,8 +68,8 @@ def test_what_a_waiting_pull_did_not_get_after_the_ack_wait_is_handed_back() -> 
     ("gap", "restarted"), [pytest.param(2.0, True, id="too early"), pytest.param(5.0, False, id="after the ack wait")]
 )
 def test_what_is_redelivered_before_its_ack_wait_was_handed_back(gap: float, restarted: bool) -> None:
-    found = after(ONE)
-    assert found.add_sample(ONE, later(ONE, gap, delivered_consumer=11, since_delivery=0.0)) is restarted
+    delayed = after(ONE)
+    assert delayed.add_sample(ONE, later(ONE, gap, delivered_consumer=11, since_delivery=0.0)) is restarted
 
 
 @pytest.mark.parametrize(

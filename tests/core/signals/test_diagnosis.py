@@ -208,7 +208,7 @@ def test_nothing_is_said_on_thin_evidence(rows: list[Row]) -> None:
     assert diagnose(evidence(rows, Facts())) is None
 
 
-def told(course: DiagnosisTracker, rows: list[Row], facts: Facts | None = None) -> list[str | None]:
+def diagnoses(course: DiagnosisTracker, rows: list[Row], facts: Facts | None = None) -> list[str | None]:
     for_each = []
     for row in rows:
         if course.due(row.at):
@@ -219,7 +219,7 @@ def told(course: DiagnosisTracker, rows: list[Row], facts: Facts | None = None) 
 
 def test_a_diagnosis_begins_with_enough_samples_and_counts_from_there() -> None:
     course = DiagnosisTracker()
-    assert told(course, still(50, until=5)) == [None, None, *["nobody_pulling"] * 3]
+    assert diagnoses(course, still(50, until=5)) == [None, None, *["nobody_pulling"] * 3]
     assert course.since == 2.0
 
 
@@ -233,9 +233,9 @@ def test_one_odd_sample_neither_ends_a_diagnosis_nor_begins_another(
         course = DiagnosisTracker()
         many = [rows[0]._replace(at=n * every) for n in range(len(rows) * 5)]
         many[place] = many[place]._replace(**odd)
-        said = [s for s in told(course, many, CAP_100) if s is not None]
+        printed = [s for s in diagnoses(course, many, CAP_100) if s is not None]
         if place > 60:
-            assert set(said[-40:]) == {"cap_reached" if rows[0].inflight else "nobody_pulling"}
+            assert set(printed[-40:]) == {"cap_reached" if rows[0].inflight else "nobody_pulling"}
 
 
 def test_one_odd_sample_does_not_begin_a_trend() -> None:
@@ -244,7 +244,7 @@ def test_one_odd_sample_does_not_begin_a_trend() -> None:
         calm = [Row(float(n), 100, 5, 1, 10 * n, 10 * n, 10 * n) for n in range(25)]
         for odd in (0, 5000):
             calm[place] = calm[place]._replace(pending=odd)
-            assert set(told(course, calm)[2:]) == {"healthy"}
+            assert set(diagnoses(course, calm)[2:]) == {"healthy"}
 
 
 def test_a_worker_with_gaps_between_its_batches_does_not_flicker() -> None:
@@ -253,21 +253,21 @@ def test_a_worker_with_gaps_between_its_batches_does_not_flicker() -> None:
     for n in range(600):
         given = 10 * (n // 15 + 1)
         rows.append(Row(n * 0.1, 5000 + n // 3 - given // 4, 0, 0, given, n * 2.0, given))
-    assert "nobody_pulling" not in told(course, rows)
+    assert "nobody_pulling" not in diagnoses(course, rows)
 
 
 def test_something_else_is_said_once_the_old_verdict_failed_twice() -> None:
     course = DiagnosisTracker()
-    told(course, still(50, until=5))
+    diagnoses(course, still(50, until=5))
     assert course.lasting is Diagnosis.NOBODY_PULLING
     moving = [Row(5.0 + n, 40 - 10 * n, 0, 0, 10 + 10 * n, 0, 10 + 10 * n) for n in range(4)]
-    assert told(course, moving) == ["nobody_pulling", "draining", "draining", "draining"]
+    assert diagnoses(course, moving) == ["nobody_pulling", "draining", "draining", "draining"]
     assert course.since == 6.0
 
 
 def test_a_verdict_that_fails_now_and_then_stays() -> None:
     course = DiagnosisTracker()
-    told(course, still(50, until=5))
+    diagnoses(course, still(50, until=5))
     for n in range(5, 30):
         course.add_point(Point(float(n), 50, 0, 0, 0, 0, 0), Facts(paused=n % 2 == 0))
         assert (course.lasting, course.since) == (Diagnosis.NOBODY_PULLING, 2.0)
@@ -275,7 +275,7 @@ def test_a_verdict_that_fails_now_and_then_stays() -> None:
 
 def test_two_verdicts_that_take_turns_do_not_keep_a_third() -> None:
     course = DiagnosisTracker()
-    told(course, still(50, until=5))
+    diagnoses(course, still(50, until=5))
     for n in range(5, 20):
         course.add_point(Point(float(n), 50, 0, 0, n, 0, n), Facts(backfilling=n % 2 == 0))
     assert course.lasting in (Diagnosis.BACKFILLING, Diagnosis.HEALTHY)

@@ -69,5 +69,5 @@ RATES = st.none() | st.floats(0, allow_infinity=False) | st.sampled_from([0.0, 5
 def test_a_forecast_is_a_bounded_number_of_seconds_or_none(
     pending: int, arrivals: float | None, acks: float | None, mark: float
 ) -> None:
-    found = overload_in(reading(pending, arrivals, acks), mark)
-    assert found is None or 0 <= found <= FARTHEST
+    seconds = overload_in(reading(pending, arrivals, acks), mark)
+    assert seconds is None or 0 <= seconds <= FARTHEST

@@ -41,8 +41,8 @@ def test_what_is_long_ago_is_told_more_coarsely_but_told() -> None:
     for n in range(10_000):
         ages.add_look(look(10 * n), float(n))
     assert len(ages._looks) <= LOOKS
-    found = [ages.age_of(seq, 10_000.0) for seq in (1, 50_000, 99_900)]
-    assert None not in found and found[2] == 10.0
+    seconds = [ages.age_of(seq, 10_000.0) for seq in (1, 50_000, 99_900)]
+    assert None not in seconds and seconds[2] == 10.0
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 60.0), st.integers(0, 100)), min_size=2, max_size=600), st.data())
@@ -58,9 +58,9 @@ def test_an_age_is_never_more_than_the_truth_and_memory_is_bounded(
         ages.add_look(look(last), at)
     assert len(ages._looks) <= LOOKS
     seq = data.draw(st.integers(0, last + 1))
-    found = ages.age_of(seq, at)
+    age = ages.age_of(seq, at)
     if seq <= steps[0][1] or seq > last:
-        assert found is None
+        assert age is None
     else:
         stored = seen[bisect_left(seen, seq, key=lambda entry: entry[0])][1]
-        assert found is not None and 0 <= found <= at - stored
+        assert age is not None and 0 <= age <= at - stored

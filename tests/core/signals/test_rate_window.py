@@ -15,11 +15,11 @@ from nats_backpressure.core.signals.rate_window import CAPACITY_SPAN, Capacity, 
 
 @given(st.lists(st.floats(1e-6, 3600.0), min_size=20, max_size=400), st.sampled_from([0.5, 0.95, 0.99]))
 def test_a_quantile_is_within_two_percent_of_the_exact_one(values: list[float], share: float) -> None:
-    found = Quantiles()
+    window = Quantiles()
     for value in values:
-        found.add(0.0, value)
+        window.add(0.0, value)
     exact = sorted(values)[math.floor(share * (len(values) - 1))]
-    (got,) = found.at(0.0, share) or (math.nan,)
+    (got,) = window.at(0.0, share) or (math.nan,)
     assert got == pytest.approx(exact, rel=0.02)
 
 
@@ -45,11 +45,11 @@ DISTRIBUTIONS: dict[str, Callable[[random.Random], float]] = {
 def test_ten_thousand_samples_of_any_kind_are_within_two_percent(
     draw: Callable[[random.Random], float], share: float
 ) -> None:
-    dice, found = random.Random(7), Quantiles()
+    dice, window = random.Random(7), Quantiles()
     values = [draw(dice) for _ in range(10_000)]
     for n, value in enumerate(values):
-        found.add(n * 0.005, value)
-    (got,) = found.at(49.0, share) or (math.nan,)
+        window.add(n * 0.005, value)
+    (got,) = window.at(49.0, share) or (math.nan,)
     assert got == pytest.approx(sorted(values)[math.floor(share * 9_999)], rel=0.02)
 
 
@@ -61,51 +61,51 @@ def test_the_window_holds_what_is_younger_than_a_minute_but_for_a_slot(
     steps: list[tuple[float, float, int]], silence: float
 ) -> None:
     """Whatever the pauses, also those in which nobody asks, the answer is that of a window begun anew."""
-    found, at, added = Quantiles(), 0.0, []
+    window, at, added = Quantiles(), 0.0, []
     for after, seconds, times in steps:
         at += after
         for _ in range(times):
-            found.add(at, seconds)
+            window.add(at, seconds)
             added.append((at, seconds))
     at += silence
     fresh = Quantiles()
     for then, seconds in added:
         if int(then / 10) > int(at / 10) - 6:
             fresh.add(then, seconds)
-    assert found.at(at, 0.5, 0.95, 0.99) == fresh.at(at, 0.5, 0.95, 0.99)
-    assert sum(found._merged.values()) == sum(count for _, slot in found._slots for count in slot.values())
+    assert window.at(at, 0.5, 0.95, 0.99) == fresh.at(at, 0.5, 0.95, 0.99)
+    assert sum(window._merged.values()) == sum(count for _, slot in window._slots for count in slot.values())
 
 
 def test_fewer_than_twenty_samples_count_as_none() -> None:
-    found = Quantiles()
+    window = Quantiles()
     for _ in range(19):
-        found.add(0.0, 1.0)
-    assert found.at(0.0, 0.95) is None
-    found.add(0.0, 1.0)
-    assert found.at(0.0, 0.95) is not None
+        window.add(0.0, 1.0)
+    assert window.at(0.0, 0.95) is None
+    window.add(0.0, 1.0)
+    assert window.at(0.0, 0.95) is not None
 
 
 def test_the_window_moves_with_time_not_with_samples() -> None:
-    found = Quantiles()
+    window = Quantiles()
     for _ in range(100):
-        found.add(0.0, 5.0)
-    assert found.at(59.0, 0.95) is not None
-    assert found.at(70.0, 0.95) is None
+        window.add(0.0, 5.0)
+    assert window.at(59.0, 0.95) is not None
+    assert window.at(70.0, 0.95) is None
 
 
 def test_memory_is_bounded_at_ten_thousand_samples_a_second() -> None:
-    found = Quantiles()
+    window = Quantiles()
     for n in range(700_000):
-        found.add(n / 10_000, (n % 9973) ** 3 * 1e-6)
-    assert len(found._slots) <= 6
-    assert len(found._merged) < 1400 and sum(len(counts) for _, counts in found._slots) < 6 * 1400
+        window.add(n / 10_000, (n % 9973) ** 3 * 1e-6)
+    assert len(window._slots) <= 6
+    assert len(window._merged) < 1400 and sum(len(counts) for _, counts in window._slots) < 6 * 1400
 
 
 def test_memory_is_bounded_although_nobody_asks() -> None:
-    found = Quantiles()
+    window = Quantiles()
     for n in range(1000):
-        found.add(n * 10.0, 0.001 * n)
-    assert len(found._slots) <= 6 and len(found._merged) <= 6
+        window.add(n * 10.0, 0.001 * n)
+    assert len(window._slots) <= 6 and len(window._merged) <= 6
 
 
 def test_flow_forgets_what_is_older_than_ten_seconds() -> None:
@@ -124,27 +124,27 @@ def test_an_interval_longer_than_the_window_says_nothing() -> None:
 
 @given(st.lists(st.floats(0.01, 20.0), min_size=1, max_size=100), st.floats(0.1, 10_000.0))
 def test_capacity_at_an_even_rate_is_that_rate_however_it_is_cut(intervals: list[float], rate: float) -> None:
-    found = Capacity()
+    window = Capacity()
     for seconds in intervals:
-        found.learn(seconds, rate * seconds)
-    assert found.rate is None if sum(intervals) < 1.0 else found.rate in (None, pytest.approx(rate))
+        window.learn(seconds, rate * seconds)
+    assert window.rate is None if sum(intervals) < 1.0 else window.rate in (None, pytest.approx(rate))
 
 
 def test_capacity_is_unknown_until_a_second_of_work_and_an_ack() -> None:
-    found = Capacity()
-    found.learn(0.9, 90)
-    assert found.rate is None
-    found.learn(0.2, 20)
-    assert found.rate == pytest.approx(100.0, rel=0.01)
-    found = Capacity()
-    found.learn(60.0, 0.0)
-    assert found.rate is None
+    window = Capacity()
+    window.learn(0.9, 90)
+    assert window.rate is None
+    window.learn(0.2, 20)
+    assert window.rate == pytest.approx(100.0, rel=0.01)
+    window = Capacity()
+    window.learn(60.0, 0.0)
+    assert window.rate is None
 
 
 def test_capacity_follows_a_change_within_its_span() -> None:
-    found = Capacity()
+    window = Capacity()
     for _ in range(3000):
-        found.learn(0.1, 10)
+        window.learn(0.1, 10)
     for _ in range(int(CAPACITY_SPAN * 10)):
-        found.learn(0.1, 20)
-    assert found.rate == pytest.approx(200 - 100 / math.e, rel=0.01)
+        window.learn(0.1, 20)
+    assert window.rate == pytest.approx(200 - 100 / math.e, rel=0.01)

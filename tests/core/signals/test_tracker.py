@@ -111,9 +111,9 @@ class Consumer:
         return self.track.add_sample(self.sample(), self.look())
 
     def read(self, after: float = 0.1) -> Reading:
-        found = self.take(after)
-        assert isinstance(found, Reading), found
-        return found
+        reading = self.take(after)
+        assert isinstance(reading, Reading), reading
+        return reading
 
 
 def worked(consumer: Consumer, rounds: int = 20, each: int = 10) -> Reading:
@@ -379,9 +379,9 @@ def test_a_message_given_up_is_poison_for_a_minute() -> None:
     consumer = Consumer()
     consumer.read()
     consumer.track.dropped_seen(Now(consumer.at, 0.0))
-    said = [consumer.read(1.0).diagnosis for _ in range(70)]
-    assert said[2:60] == [Diagnosis.POISON] * 58
-    assert said[62:] == [Diagnosis.IDLE] * 8
+    diagnoses = [consumer.read(1.0).diagnosis for _ in range(70)]
+    assert diagnoses[2:60] == [Diagnosis.POISON] * 58
+    assert diagnoses[62:] == [Diagnosis.IDLE] * 8
 
 
 def test_another_incarnation_is_diagnosed_from_its_own_samples() -> None:
@@ -591,5 +591,5 @@ def test_history_that_was_stored_is_of_the_stream_as_it_is(history: int, backfil
 
 def test_poison_from_before_a_restart_is_diagnosed_for_another_minute() -> None:
     consumer = Consumer(track=ConsumerTracker(carried=Carried(diagnosis=Diagnosis.POISON, diagnosed_for=5.0)))
-    found = [consumer.read(0.5).diagnosis for _ in range(8)]
-    assert found[-1] is Diagnosis.POISON
+    diagnoses = [consumer.read(0.5).diagnosis for _ in range(8)]
+    assert diagnoses[-1] is Diagnosis.POISON

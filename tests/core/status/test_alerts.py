@@ -23,21 +23,21 @@ LONG = AlertRule("long", When(pending_above=100), for_seconds=10, severity="crit
 
 
 def member(name: str = "c", **reading: object) -> Member:
-    found = Reading(
+    measured = Reading(
         ConsumerKey("S", name), Now(0, 0), **{"pending": 0, "inflight": 0, "latency": None, "drain": None, **reading}
     )
-    return Member(found.key, QUIET, reading=found)
+    return Member(measured.key, QUIET, reading=measured)
 
 
 class World:
     def __init__(self, *rules: AlertRule) -> None:
         self.policy = msgspec.structs.replace(QUIET, alerts=rules)
         self.standing: tuple[Alert, ...] = ()
-        self.told: list[tuple[str, str]] = []
+        self.published: list[tuple[str, str]] = []
 
     def look(self, at: float, status: Status = Status.INACTIVE, *members: Member) -> dict[str, str]:
         now = next_alerts(self.standing, self.policy, status, members, Now(at, at))
-        self.told += [(alert.name, alert.state) for alert in changed_alerts(self.standing, now)]
+        self.published += [(alert.name, alert.state) for alert in changed_alerts(self.standing, now)]
         self.standing = now
         return {alert.name: alert.state for alert in now}
 
@@ -49,14 +49,14 @@ def test_it_is_pending_until_it_has_held_long_enough_then_fires_then_is_resolved
         world.look(at, Status.INACTIVE, m) for at, m in [(0, over), (9.9, over), (10, over), (11, calm), (12, calm)]
     ]
     assert [s.get("long") for s in states] == ["pending", "pending", "firing", "resolved", "resolved"]
-    assert world.told == [("long", "firing"), ("long", "resolved")]
+    assert world.published == [("long", "firing"), ("long", "resolved")]
 
 
 def test_a_break_begins_the_wait_anew_and_tells_nothing() -> None:
     world = World(LONG)
     for at, pending in [(0, 101), (9, 50), (9.5, 101), (19, 101)]:
         world.look(at, Status.INACTIVE, member(pending=pending))
-    assert (world.told, world.standing[0].state) == ([], "pending")
+    assert (world.published, world.standing[0].state) == ([], "pending")
     assert world.look(19.5, Status.INACTIVE, member(pending=101)) == {"long": "firing"}
 
 
@@ -98,7 +98,7 @@ def test_a_rule_that_goes_resolves_what_fired_by_it() -> None:
     world.policy = QUIET
     assert world.look(1, Status.INACTIVE, member(pending=6)) == {"it": "resolved"}
     assert world.look(2, Status.INACTIVE, member(pending=6)) == {}
-    assert world.told == [("it", "firing"), ("it", "resolved")]
+    assert world.published == [("it", "firing"), ("it", "resolved")]
 
 
 def test_another_condition_of_the_same_name_is_another_alert() -> None:
@@ -132,12 +132,12 @@ def test_firing_and_resolved_alternate_and_a_restart_anywhere_changes_nothing(
         for one in (world, steady):
             one.look(at, Status.INACTIVE, member(pending=pending))
         since = None if pending <= 100 else at if since is None else since
-        assert (world.standing, world.told) == (steady.standing, steady.told)
+        assert (world.standing, world.published) == (steady.standing, steady.published)
         state = world.standing[0].state if world.standing else None
         assert (state == "firing") is (since is not None and at - since >= LONG.for_seconds)
         if not changed_alerts(before, world.standing) and state != "pending":
             assert state is None or before == world.standing
-    states = [state for _, state in world.told]
+    states = [state for _, state in world.published]
     assert states[:1] in ([], ["firing"]) and all(a != b for a, b in pairwise(states))
 
 

@@ -34,8 +34,8 @@ KNOWN, STALE, UNKNOWN = Freshness.KNOWN, Freshness.STALE, Freshness.UNKNOWN
     ],
 )
 def test_the_limits_in_force(stale_after: float, unknown_after: float, interval: float, expected: tuple) -> None:
-    found = limits(stale_after, unknown_after, interval)
-    assert (found.stale_after, found.unknown_after) == expected
+    computed = limits(stale_after, unknown_after, interval)
+    assert (computed.stale_after, computed.unknown_after) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_span_goes_from_the_oldest_to_the_newest_proof() -> None:
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0, 100))
 def test_time_alone_never_makes_anything_fresher(ages: list[float], later: float) -> None:
     order = [KNOWN, STALE, UNKNOWN]
-    found = since_proof(member(str(n), age) for n, age in enumerate(ages))
-    assert order.index(subject_freshness(found, 100.0 + later, LIMITS)) >= order.index(
-        subject_freshness(found, 100.0, LIMITS)
+    oldest = since_proof(member(str(n), age) for n, age in enumerate(ages))
+    assert order.index(subject_freshness(oldest, 100.0 + later, LIMITS)) >= order.index(
+        subject_freshness(oldest, 100.0, LIMITS)
     )

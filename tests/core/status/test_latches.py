@@ -25,8 +25,8 @@ def reading(
     return Reading(key=KEY, at=Now(at, at), pending=pending, inflight=inflight, latency=latency, **fields)
 
 
-def judged(was: Latches, found: Reading, policy: Policy = POLICY) -> Latches:
-    return latches.next_latches(was, found, thresholds.marks(policy, found), policy)
+def judged(was: Latches, reading: Reading, policy: Policy = POLICY) -> Latches:
+    return latches.next_latches(was, reading, thresholds.marks(policy, reading), policy)
 
 
 CASES = [
@@ -46,9 +46,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("found", "expected"), CASES)
-def test_a_reading_is_judged_as_the_product_page_says(found: Reading, expected: Status) -> None:
-    assert latches.status(judged(Latches(), found), POLICY) is expected
+@pytest.mark.parametrize(("reading", "expected"), CASES)
+def test_a_reading_is_judged_as_the_product_page_says(reading: Reading, expected: Status) -> None:
+    assert latches.status(judged(Latches(), reading), POLICY) is expected
 
 
 def fallen(after: float, middle: Reading | None = None) -> Latches:
@@ -121,9 +121,9 @@ def test_a_small_cap_is_no_pressure_while_acks_move() -> None:
 
 
 def test_without_acks_there_is_no_in_flight_signal() -> None:
-    found = reading(0, 0, None)
-    assert thresholds.marks(POLICY, found).inflight is None
-    assert not judged(Latches(), found).inflight.on
+    measured = reading(0, 0, None)
+    assert thresholds.marks(POLICY, measured).inflight is None
+    assert not judged(Latches(), measured).inflight.on
 
 
 def test_a_paused_consumer_is_calm_where_the_policy_ignores_it() -> None:
@@ -137,8 +137,8 @@ def test_reasons_come_in_one_order() -> None:
 
 
 def test_pressure_is_the_largest_share_of_a_mark() -> None:
-    found = reading(1500, 2500, 600)
-    assert thresholds.pressure(found, thresholds.marks(POLICY, found)) == 1.5
+    measured = reading(1500, 2500, 600)
+    assert thresholds.pressure(measured, thresholds.marks(POLICY, measured)) == 1.5
 
 
 counts = st.integers(0, 30_000)
@@ -154,12 +154,12 @@ readings = st.builds(
 
 
 @given(st.lists(readings, max_size=20), readings)
-def test_an_equal_sample_sets_nothing(before: list[Reading], found: Reading) -> None:
+def test_an_equal_sample_sets_nothing(before: list[Reading], reading: Reading) -> None:
     judged_so_far = Latches()
     for one in before:
         judged_so_far = judged(judged_so_far, one)
-    once = judged(judged_so_far, found)
-    assert judged(once, found).names == once.names or set(judged(once, found).names) < set(once.names)
+    once = judged(judged_so_far, reading)
+    assert judged(once, reading).names == once.names or set(judged(once, reading).names) < set(once.names)
 
 
 @given(st.lists(readings, max_size=30))

@@ -54,13 +54,13 @@ PENDING = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "capacity", "expected", "said"), PENDING)
+@pytest.mark.parametrize(("rule", "capacity", "expected", "text"), PENDING)
 def test_a_mark_of_pending_follows_the_rate_where_the_policy_says_so(
-    rule: PendingRule, capacity: float | None, expected: MarkSet, said: str | None
+    rule: PendingRule, capacity: float | None, expected: MarkSet, text: str | None
 ) -> None:
-    policy, found = Policy(pending=rule), reading(capacity)
-    assert thresholds.marks(policy, found).pending == expected
-    assert thresholds.derivations(policy, found) == ((("pending", said),) if said else ())
+    policy, measured = Policy(pending=rule), reading(capacity)
+    assert thresholds.marks(policy, measured).pending == expected
+    assert thresholds.derivations(policy, measured) == ((("pending", text),) if text else ())
 
 
 GIVEN = InflightRule(50, 200, 500)
@@ -79,19 +79,19 @@ INFLIGHT = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "cap", "expected", "said"), INFLIGHT)
+@pytest.mark.parametrize(("rule", "cap", "expected", "text"), INFLIGHT)
 def test_a_mark_in_flight_stays_below_the_cap(
-    rule: InflightRule, cap: int | None, expected: MarkSet, said: str | None
+    rule: InflightRule, cap: int | None, expected: MarkSet, text: str | None
 ) -> None:
-    policy, found = Policy(inflight=rule), reading(cap=cap)
-    assert thresholds.marks(policy, found).inflight == expected
-    assert thresholds.derivations(policy, found) == ((("inflight", said),) if said else ())
+    policy, measured = Policy(inflight=rule), reading(cap=cap)
+    assert thresholds.marks(policy, measured).inflight == expected
+    assert thresholds.derivations(policy, measured) == ((("inflight", text),) if text else ())
 
 
 def test_without_acks_there_is_no_in_flight_signal() -> None:
-    policy, found = Policy(inflight=InflightRule(50, 200, 500, 0.5)), reading(cap=100, inflight=None)
-    assert thresholds.marks(policy, found).inflight is None
-    assert thresholds.derivations(policy, found) == ()
+    policy, measured = Policy(inflight=InflightRule(50, 200, 500, 0.5)), reading(cap=100, inflight=None)
+    assert thresholds.marks(policy, measured).inflight is None
+    assert thresholds.derivations(policy, measured) == ()
 
 
 CAPACITIES = st.none() | st.floats(0, 1e12)
@@ -109,17 +109,17 @@ def test_marks_are_in_order_and_no_value_divided_by_one_leaves_the_finite_number
     count: int,
 ) -> None:
     policy = Policy(pending=PendingRule(10, 100, 1000, seconds, *bounds), inflight=InflightRule(50, 200, 500, ratio))
-    found = reading(capacity, cap, inflight=count, pending=count)
-    marks = thresholds.marks(policy, found)
+    measured = reading(capacity, cap, inflight=count, pending=count)
+    marks = thresholds.marks(policy, measured)
     for one in (marks.pending, marks.inflight):
         assert one is not None and 0 < one.warn <= one.critical <= one.overload
-    assert math.isfinite(thresholds.pressure(found, marks))
+    assert math.isfinite(thresholds.pressure(measured, marks))
     assert cap is None or marks.inflight.overload <= 0.9 * cap
     if capacity is not None:
         low, high = bounds
         assert (low or 0) <= marks.pending.overload <= (high or 1e15)
     changed = marks.pending.overload != 1000 or (marks.inflight and marks.inflight.overload != 500)
-    assert thresholds.derivations(policy, found) or not changed
+    assert thresholds.derivations(policy, measured) or not changed
 
 
 LEVELS = [
@@ -138,8 +138,8 @@ def test_a_level_is_the_highest_mark_the_value_is_above(value: float | None, exp
 
 def test_drain_is_not_judged_while_a_handful_waits() -> None:
     policy = Policy(pending=PendingRule(10, 100, 1000, overload_seconds=1))
-    found = Reading(ConsumerKey("S", "c"), Now(0, 0), 60, 0, latency=0.0, drain=60.0, capacity=50.0)
-    marks = thresholds.marks(policy, found)
+    reading = Reading(ConsumerKey("S", "c"), Now(0, 0), 60, 0, latency=0.0, drain=60.0, capacity=50.0)
+    marks = thresholds.marks(policy, reading)
     assert marks.pending.critical == 50
-    assert thresholds.value_of(found, marks, Signal.DRAIN) == 60.0
-    assert thresholds.value_of(found, thresholds.marks(Policy(), found), Signal.DRAIN) == 0
+    assert thresholds.value_of(reading, marks, Signal.DRAIN) == 60.0
+    assert thresholds.value_of(reading, thresholds.marks(Policy(), reading), Signal.DRAIN) == 0

@@ -42,7 +42,7 @@ class Workshop:
 
     @property
     def events(self) -> list[str]:
-        return [kind for kind in self.life.world.told if kind in (*RISES, "recovery")]
+        return [kind for kind in self.life.world.published if kind in (*RISES, "recovery")]
 
     def arrive(self, *seconds: float) -> None:
         self.consumer.publish(len(seconds))

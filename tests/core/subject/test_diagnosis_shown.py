@@ -71,7 +71,7 @@ def test_whatever_happens_no_report_contradicts_what_it_stands_beside(seed: int)
     chance = random.Random(seed)
     life = Life(consumer=Consumer(cap=chance.choice([5, 100, 10_000])))
     readings: list[Reading] = []
-    told = 0
+    published = 0
     for _ in range(chance.randint(3, 8)):
         load = chance.choice([steady(chance), nothing, work(5)])
         life.consumer.publish(chance.choice([0, 0, 50, 1500, 20_000]))
@@ -81,9 +81,9 @@ def test_whatever_happens_no_report_contradicts_what_it_stands_beside(seed: int)
             record, member = life.stored, worst_member(life.world.state.members.values())
             shown = reported_diagnosis(member, record.status)
             assert record.status is Status.INACTIVE or not {record.diagnosis, shown} & set(CALM_DIAGNOSES)
-            for event in life.world.stream[told:]:
+            for event in life.world.stream[published:]:
                 _borne_out(event, readings)
-            told = len(life.world.stream)
+            published = len(life.world.stream)
             if shown is not None:
                 _fits(shown, readings)
 
@@ -100,12 +100,12 @@ def _few(odd: Iterable[bool]) -> bool:
     return sum(seen) <= max(1, len(seen) // 2)
 
 
-def _fits(found: Diagnosis, readings: list[Reading]) -> None:
+def _fits(diagnosis: Diagnosis, readings: list[Reading]) -> None:
     """What must be so in the newest readings where this is said."""
     now = readings[-1]
     recent = [r for r in readings if now.at.mono - r.at.mono <= 2.0]
     moved = any(a.delivered_consumer != b.delivered_consumer for a, b in pairwise(recent))
-    match found:
+    match diagnosis:
         case Diagnosis.IDLE:
             assert _few(bool(r.pending or r.inflight) for r in recent)
             assert not moved

@@ -60,18 +60,18 @@ def crossings(values: list[int], mark: float) -> tuple[int, int]:
 
 
 def statuses(values: list[int]) -> list[Status]:
-    judged, found = Latches(), []
+    judged, results = Latches(), []
     for n, pending in enumerate(values):
         at = 1000.0 + n * INTERVAL
         reading = Reading(KEY, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)
         judged = latches.next_latches(judged, reading, thresholds.marks(POLICY, reading), POLICY)
-        found.append(latches.status(judged, POLICY))
-    return found
+        results.append(latches.status(judged, POLICY))
+    return results
 
 
-def changes(found: list[Status], level: Status) -> tuple[int, int]:
+def changes(seen: list[Status], level: Status) -> tuple[int, int]:
     """How often the status rose to `level` or above, and fell below it."""
-    above = [False, *(s >= level for s in found)]
+    above = [False, *(s >= level for s in seen)]
     pairs = list(pairwise(above))
     return pairs.count((False, True)), pairs.count((True, False))
 
@@ -94,8 +94,8 @@ def test_the_status_changes_only_when_the_load_crosses_both_marks(load: Load, ma
 def test_a_fall_takes_the_whole_hold_at_or_below_the_release_mark() -> None:
     for seed in range(RUNS):
         values = list(walk(random.Random(seed), MARK))
-        found = statuses(values)
+        seen = statuses(values)
         for n in range(1, SAMPLES):
-            if found[n] < found[n - 1]:
+            if seen[n] < seen[n - 1]:
                 held = math.ceil(POLICY.recovery_hold_seconds / INTERVAL) + 1
                 assert all(value <= MARK * POLICY.recovery_threshold for value in values[n - held + 1 : n + 1])

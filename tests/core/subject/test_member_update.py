@@ -31,13 +31,18 @@ def read(*readings: Reading, member: Member | None = None) -> Member:
 
 
 def test_a_calm_reading_is_inactive_and_a_proof() -> None:
-    found = read(reading())
-    assert (found.status, found.proof, found.pressure, found.latches.names) == (Status.INACTIVE, 100.0, 0.0, ())
+    measured = read(reading())
+    assert (measured.status, measured.proof, measured.pressure, measured.latches.names) == (
+        Status.INACTIVE,
+        100.0,
+        0.0,
+        (),
+    )
 
 
 def test_two_signals_above_their_marks_are_active() -> None:
-    found = read(reading(pending=1500, inflight=600))
-    assert (found.status, found.pressure) == (Status.ACTIVE, 1.5)
+    measured = read(reading(pending=1500, inflight=600))
+    assert (measured.status, measured.pressure) == (Status.ACTIVE, 1.5)
 
 
 def test_a_member_without_reading_and_latches_stays_unknown() -> None:

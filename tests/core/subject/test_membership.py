@@ -15,7 +15,7 @@ A, B = ConsumerKey("S", "a"), ConsumerKey("S", "b")
 
 
 @pytest.mark.parametrize(
-    ("shown", "watch", "found"),
+    ("shown", "watch", "expected"),
     [
         pytest.param(ReadState({A: ("x",)}), ALL, "counts", id="one that counts there stays"),
         pytest.param(ReadState({A: ("y",)}), ALL, "out", id="one that stands elsewhere now is out at once"),
@@ -35,10 +35,10 @@ A, B = ConsumerKey("S", "a"), ConsumerKey("S", "b")
         pytest.param(ReadState({}), [WatchEntry("T")], "out", id="nor is one of a stream that it leaves out"),
     ],
 )
-def test_a_member_after_one_answer(shown: ReadState, watch: list[WatchEntry], found: str) -> None:
+def test_a_member_after_one_answer(shown: ReadState, watch: list[WatchEntry], expected: str) -> None:
     got = membership([(A, "x")], shown, watch, ())
     everywhere = {"out": {key for key, _ in got.removed}, "absent": got.absent, "silent": got.unread}
-    assert [where for where, keys in everywhere.items() if A in keys] == ([] if found == "counts" else [found])
+    assert [where for where, keys in everywhere.items() if A in keys] == ([] if expected == "counts" else [expected])
 
 
 def test_gone_takes_two_answers_a_second_apart() -> None:

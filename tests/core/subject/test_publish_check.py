@@ -51,9 +51,9 @@ SEARCHED = {
 }
 
 
-@pytest.mark.parametrize(("found", "top", "then"), SEARCHED.values(), ids=SEARCHED.keys())
-def test_what_a_search_means(found: StoredPosition | None, top: int, then: PublishStep) -> None:
-    assert step_after_search(MINE, found, top) is then
+@pytest.mark.parametrize(("position", "top", "then"), SEARCHED.values(), ids=SEARCHED.keys())
+def test_what_a_search_means(position: StoredPosition | None, top: int, then: PublishStep) -> None:
+    assert step_after_search(MINE, position, top) is then
 
 
 ACKNOWLEDGED = {

@@ -104,18 +104,18 @@ def begun(way: Way) -> Life:
 @pytest.mark.parametrize("down", [0.5, 45.0], ids=["soon", "late"])
 def test_a_restart_in_an_unchanged_world_tells_nothing(way: Way, down: float) -> None:
     life = begun(way)
-    told, shown = list(life.world.told), life.shown
+    published, shown = list(life.world.published), life.shown
     for _ in range(2):
         life.restart(down)
         life.watch(15.0, way.each)
-        assert life.world.told == told
+        assert life.world.published == published
         assert life.shown == shown
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.why)
 def test_what_is_calm_after_a_restart_is_told_once(way: Way) -> None:
     life = begun(way)
-    before, was = list(life.world.told), life.status
+    before, was = list(life.world.published), life.status
     life.restart()
     consumer = life.consumer
     consumer.deliver(consumer.last - max(consumer.delivered, consumer.first - 1))
@@ -123,7 +123,7 @@ def test_what_is_calm_after_a_restart_is_told_once(way: Way) -> None:
     consumer.waiting = 1
     life.policy = life.world.policy = replace(life.policy, override=())
     life.watch(20.0)
-    after = life.world.told[len(before) :]
+    after = life.world.published[len(before) :]
     assert life.status is Status.INACTIVE
     assert after.count("recovery") == (way.falls if was > Status.INACTIVE else 0)
     assert set(after) <= {"recovery", "alert_resolved"}
@@ -135,7 +135,7 @@ def test_a_worker_that_comes_back_during_a_restart_ends_what_was_diagnosed() -> 
     life.restart()
     life.watch(12.0, lambda consumer: (consumer.waiting, work(50)(consumer))[1])
     assert "nobody_pulling" not in life.stored.reasons
-    assert life.world.told[-1] == "recovery" or "drain" in life.stored.reasons
+    assert life.world.published[-1] == "recovery" or "drain" in life.stored.reasons
 
 
 @pytest.mark.parametrize("waits", [0, 50], ids=["nothing waits", "a few wait"])
@@ -165,7 +165,7 @@ def test_what_was_learnt_of_capacity_outlives_a_restart_of_a_calm_subject() -> N
     life = Life(DYNAMIC)
     life.consumer.publish(200)
     before = life.watch(40.0, work(10)).capacity
-    assert life.world.told == []
+    assert life.world.published == []
     life.restart()
     assert life.see().capacity == pytest.approx(before, rel=0.2)
     before = life.watch(40.0, work(40)).capacity
@@ -193,12 +193,12 @@ def test_history_that_is_left_out_is_so_after_a_restart_too() -> None:
     life.watch(31.0)
     life.restart()
     life.watch(15.0)
-    assert life.world.told == []
+    assert life.world.published == []
     life.consumer.deliver(5000)
     life.consumer.ack(5000)
     life.consumer.publish(1500)
     life.see()
-    assert life.world.told
+    assert life.world.published
 
 
 def writes(life: Life, seconds: float, each: Step) -> int:
@@ -258,10 +258,10 @@ def test_a_run_that_is_cut_comes_to_what_the_whole_run_comes_to(seed: int) -> No
             other.restart(down)
             whole.consumer.at += down  # nobody looked, and nothing moved
             whole.world.at = whole.consumer.at
-        for life, found in ((whole, was), (other, now)):
+        for life, result in ((whole, was), (other, now)):
             load(life.consumer)
             life.see()
-            found.append(life.status)
+            result.append(life.status)
     slack = round(EVIDENCE / EVERY)
     for n in range(cut, len(loads)):
         near = was[max(0, n - slack) : n + slack]

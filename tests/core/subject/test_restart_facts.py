@@ -33,8 +33,8 @@ def account(pending: int, given: int = 0, kind: int = 1) -> Account:
 
 
 def member(policy: Policy = FOLLOWING, account: Account | None = None, **reading: Any) -> Member:
-    found = Reading(KEY, NOW, 0, 0, 0.0, None, **reading)
-    return Member(KEY, policy, reading=found, proof=NOW.mono, status=Status.INACTIVE, account=account)
+    measured = Reading(KEY, NOW, 0, 0, 0.0, None, **reading)
+    return Member(KEY, policy, reading=measured, proof=NOW.mono, status=Status.INACTIVE, account=account)
 
 
 DRAINING = member(lasting_diagnosis=Diagnosis.DRAINING)

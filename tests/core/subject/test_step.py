@@ -132,10 +132,10 @@ class World:
                 self.feed(RecordLoaded(self.stored, self.revision))
             case LoadRecord():
                 last = max(self.stream, key=lambda e: e.seq, default=None)
-                told = [e for e in self.stream if e.type in STATUS_EVENTS]
+                published = [e for e in self.stream if e.type in STATUS_EVENTS]
                 begun = RecordCreated(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
-                if told:
-                    begun = replace(begun, status=told[-1].now, incident=told[-1].incident)
+                if published:
+                    begun = replace(begun, status=published[-1].now, incident=published[-1].incident)
                 monitoring = [e.type for e in self.stream if "monitoring" in e.type.value]
                 begun = replace(begun, lost=monitoring[-1:] == [EventType.MONITORING_LOST])
                 self.feed(begun)
@@ -159,7 +159,7 @@ class World:
         self.stored, self.revision = act.writing.record, self.revision + 1
 
     @property
-    def told(self) -> list[str]:
+    def published(self) -> list[str]:
         return [e.type.value for e in self.stream]
 
     def settled(self, **reading) -> None:
@@ -171,7 +171,7 @@ def test_the_first_known_status_is_stored_at_once_without_an_event() -> None:
     world = World()
     world.settled(pending=5)
     assert world.stored is not None
-    assert (world.stored.status, world.stored.seq, world.told) == (Status.INACTIVE, 0, [])
+    assert (world.stored.status, world.stored.seq, world.published) == (Status.INACTIVE, 0, [])
 
 
 def test_the_step_to_active_is_direct_and_numbered_one() -> None:
@@ -189,7 +189,7 @@ def test_one_incident_spans_rise_to_inactive() -> None:
     world.settled(pending=1500, inflight=600)
     world.settled(pending=1500)
     world.settled(pending=0)
-    assert world.told == ["backpressure_active", "recovery", "recovery"]
+    assert world.published == ["backpressure_active", "recovery", "recovery"]
     assert len({e.incident for e in world.stream}) == 1
     assert world.stored is not None and world.stored.incident is None
     assert world.stored.recoveries.total == 1
@@ -221,7 +221,7 @@ def test_a_failing_write_keeps_the_old_truth_and_the_latest_is_judged_after_it()
     assert world.state.record is not None and world.state.record.status is Status.INACTIVE
     world.read(pending=0)
     world.perform()
-    assert world.told == ["backpressure_active", "recovery"]
+    assert world.published == ["backpressure_active", "recovery"]
 
 
 def test_changes_beyond_eight_unsent_events_are_folded_into_one() -> None:
@@ -246,7 +246,7 @@ def test_an_unsent_event_of_a_dead_process_is_told_by_the_next() -> None:
     world.perform(1)
     world.start()
     world.perform()
-    assert world.told == ["backpressure_warning"]
+    assert world.published == ["backpressure_warning"]
 
 
 def test_a_subject_that_is_active_before_and_after_a_restart_is_told_once() -> None:
@@ -254,7 +254,7 @@ def test_a_subject_that_is_active_before_and_after_a_restart_is_told_once() -> N
     world.settled(pending=1500, inflight=600)
     world.start()
     world.settled(pending=700, inflight=300)
-    assert world.told == ["backpressure_active"]
+    assert world.published == ["backpressure_active"]
 
 
 def test_a_subject_that_recovered_during_a_restart_is_told_so() -> None:
@@ -262,7 +262,7 @@ def test_a_subject_that_recovered_during_a_restart_is_told_so() -> None:
     world.settled(pending=1500, inflight=600)
     world.start()
     world.settled(pending=0, inflight=0)
-    assert world.told == ["backpressure_active", "recovery"]
+    assert world.published == ["backpressure_active", "recovery"]
 
 
 def test_a_member_not_read_again_yet_keeps_the_status_it_had_before_the_restart() -> None:
@@ -271,16 +271,16 @@ def test_a_member_not_read_again_yet_keeps_the_status_it_had_before_the_restart(
     world.settled(pending=1500, inflight=600)
     world.start()
     world.settled(pending=0, key=TWO)
-    assert world.told == ["backpressure_active"]
+    assert world.published == ["backpressure_active"]
     world.settled(pending=0)
-    assert world.told == ["backpressure_active", "recovery"]
+    assert world.published == ["backpressure_active", "recovery"]
 
 
 def test_the_worst_consumer_speaks() -> None:
     world = World()
     world.settled(pending=1500, key=TWO)
     world.settled(pending=0)
-    assert world.told == ["backpressure_warning"]
+    assert world.published == ["backpressure_warning"]
 
 
 def test_a_deleted_worst_consumer_is_a_recovery_with_its_cause() -> None:
@@ -298,12 +298,12 @@ def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open()
     world.settled(pending=1500, inflight=600)
     world.feed(ConsumerLeft(ONE))
     world.perform()
-    assert world.told == ["backpressure_active", "monitoring_lost"]
+    assert world.published == ["backpressure_active", "monitoring_lost"]
     assert world.stored is not None and world.stored.unknown and world.stored.incident is not None
     lost = world.stream[-1]
     assert lost.was is lost.now is Status.ACTIVE
     world.settled(pending=0)
-    assert world.told[2:] == ["monitoring_restored", "recovery"]
+    assert world.published[2:] == ["monitoring_restored", "recovery"]
 
 
 def test_what_is_stored_does_not_open_each_reader_opens_it_by_its_own_clock() -> None:
@@ -383,7 +383,7 @@ def test_a_subject_that_goes_blind_with_the_list_full_comes_back(room: int) -> N
     world.perform()
     world.settled(pending=20000)
     assert [event.seq for event in world.stream] == list(range(1, len(world.stream) + 1))
-    assert world.told.count("monitoring_lost") == world.told.count("monitoring_restored") == min(room, 1)
+    assert world.published.count("monitoring_lost") == world.published.count("monitoring_restored") == min(room, 1)
     assert world.stream[-1].now is Status.ACTIVE
 
 
@@ -394,7 +394,7 @@ def test_silence_becomes_monitoring_lost_once_and_no_recovery() -> None:
         world.at += 1.0
         world.feed(Tick())
         world.perform()
-    assert world.told == ["backpressure_active", "monitoring_lost"]
+    assert world.published == ["backpressure_active", "monitoring_lost"]
 
 
 def test_a_restart_without_any_sample_is_silent_until_unknown() -> None:
@@ -407,7 +407,7 @@ def test_a_restart_without_any_sample_is_silent_until_unknown() -> None:
     world.at += 1.0
     world.feed(Tick())
     world.perform()
-    assert world.told == ["backpressure_active", "monitoring_lost"]
+    assert world.published == ["backpressure_active", "monitoring_lost"]
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_data_loss_is_told_and_is_no_recovery() -> None:
     world = World()
     world.settled(pending=1500)
     world.settled(pending=100, losing=True, lost=1400)
-    assert world.told == ["backpressure_warning", "data_loss"]
+    assert world.published == ["backpressure_warning", "data_loss"]
     assert world.stream[-1].lost == 1400
 
 
@@ -437,7 +437,7 @@ def test_an_ongoing_loss_is_reported_every_ten_seconds_with_the_sum() -> None:
     for _ in range(100):
         world.at += 0.3
         world.settled(pending=1500, losing=True, lost=2)
-    assert 3 <= world.told.count("data_loss") <= 4
+    assert 3 <= world.published.count("data_loss") <= 4
     world.at += 10.0
     world.feed(Tick())
     world.perform()
@@ -458,7 +458,7 @@ def test_a_recovery_in_which_a_loss_had_part_names_it() -> None:
     world.settled(pending=1500)
     world.settled(pending=0, losing=True, lost=1500)
     world.settled(pending=0)
-    assert world.told == ["backpressure_warning", "data_loss", "recovery"]
+    assert world.published == ["backpressure_warning", "data_loss", "recovery"]
     assert world.stream[-1].reasons == ("data_loss",)
     world.settled(pending=1500)
     world.settled(pending=0)
@@ -514,7 +514,7 @@ def test_a_loss_that_another_replica_reported_first_is_not_reported_when_it_is_s
     world.perform()
     world.settled(pending=0, lost=7)
     world.settled(pending=0)
-    assert world.told == []
+    assert world.published == []
     world.at += LOSS_INTERVAL
     world.settled(pending=0, lost=5)
     assert [event.lost for event in world.stream] == [5]
@@ -526,7 +526,7 @@ def test_what_a_consumer_lost_is_reported_though_it_is_deleted_before() -> None:
     world.settled(pending=0, lost=7)
     world.feed(ConsumerLeft(ONE))
     world.perform()
-    assert world.told == ["data_loss", "data_loss", "monitoring_lost"]
+    assert world.published == ["data_loss", "data_loss", "monitoring_lost"]
     assert [event.lost for event in world.stream] == [5, 7, None]
 
 
@@ -558,7 +558,7 @@ def test_restoration_loss_and_status_come_in_that_order() -> None:
     world.feed(Tick())
     world.perform()
     world.settled(pending=1500, lost=3)
-    assert world.told == ["monitoring_lost", "monitoring_restored", "data_loss", "backpressure_warning"]
+    assert world.published == ["monitoring_lost", "monitoring_restored", "data_loss", "backpressure_warning"]
 
 
 def test_a_purge_is_a_recovery_with_its_reason() -> None:
@@ -578,7 +578,7 @@ def test_a_conflicting_writer_wins_and_the_difference_is_told_once() -> None:
     world.apply(write)  # another replica stored the same change
     world.feed(WriteConflict(write.writing.nonce))
     world.perform()
-    assert world.told == ["backpressure_warning"]
+    assert world.published == ["backpressure_warning"]
     assert [e.seq for e in world.stream] == [1]
 
 
@@ -600,7 +600,7 @@ def test_a_recreated_bucket_begins_anew_and_tells_nothing_twice() -> None:
     world.stored, world.revision = None, 0
     world.feed(RecordMissing())
     world.perform()
-    assert world.told == ["backpressure_active"]
+    assert world.published == ["backpressure_active"]
     assert world.stored is not None and world.stored.seq == 1
     world.settled(pending=0)
     assert [e.seq for e in world.stream] == [1, 2]
@@ -665,8 +665,8 @@ def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], 
     assert all(a is not b for a, b in pairwise(monitoring))
     alerts = [(e.epoch, e.alert.name, e.type) for e in world.stream if e.alert is not None]
     for epoch, name in {(epoch, name) for epoch, name, _ in alerts}:
-        told = [kind for e, n, kind in alerts if (e, n) == (epoch, name)]
-        assert all(a is not b for a, b in pairwise(told))
+        published = [kind for e, n, kind in alerts if (e, n) == (epoch, name)]
+        assert all(a is not b for a, b in pairwise(published))
 
 
 @pytest.mark.parametrize("key", [ONE, TWO])
@@ -686,7 +686,7 @@ def test_a_policy_refused_is_told_once_and_numbered_with_the_rest() -> None:
     world.start()
     world.feed(PolicyRefused(refusal))
     world.settled(pending=0)
-    assert world.told == ["backpressure_active", "policy_rejected", "recovery"]
+    assert world.published == ["backpressure_active", "policy_rejected", "recovery"]
     rejected = world.stream[1]
     assert (rejected.seq, rejected.errors, rejected.policy_revision) == (2, refusal.errors, "b:7")
     assert (rejected.was, rejected.now) == (Status.ACTIVE, Status.ACTIVE)
@@ -700,7 +700,7 @@ def test_an_override_is_stored_at_once_and_gone_when_it_expires() -> None:
     world.settled(pending=5)
     assert world.stored is not None and world.stored.override == world.policy.override[0]
     assert world.stored.reasons == ("override",)
-    assert world.told == []
+    assert world.published == []
     world.at += 60
     world.settled(pending=5)
     assert (world.stored.override, world.stored.reasons) == (None, ())
@@ -718,7 +718,7 @@ def test_a_diagnosis_that_lasts_counts_beside_an_overloaded_backlog_and_is_named
     world = World()
     world.settled(pending=1500, diagnosis=Diagnosis.NOBODY_PULLING, diagnosed_for=9.9)
     world.settled(pending=1500, diagnosis=Diagnosis.NOBODY_PULLING, diagnosed_for=10.0)
-    assert world.told == ["backpressure_warning", "backpressure_active"]
+    assert world.published == ["backpressure_warning", "backpressure_active"]
     assert world.stream[1].reasons == ("pending", "nobody_pulling")
     assert world.stored is not None and world.stored.diagnosis is Diagnosis.NOBODY_PULLING
     world.settled(pending=0)
@@ -732,10 +732,10 @@ def test_a_hung_worker_is_named_stalled() -> None:
 
 
 def test_a_consumer_that_surely_reads_history_is_left_out_where_the_policy_says_so() -> None:
-    for count, told in ((True, ["backpressure_active"]), (False, [])):
+    for count, published in ((True, ["backpressure_active"]), (False, [])):
         world = World(policy=replace(INSTANT, count_backfill=count))
         world.settled(pending=50_000, inflight=600, backfilling=True)
-        assert world.told == told
+        assert world.published == published
     assert worst_member(world.state.members.values()).pressure == 0.0
 
 
@@ -743,7 +743,7 @@ def test_a_consumer_that_surely_reads_history_is_left_out_where_the_policy_says_
 def test_other_diagnoses_do_not_count_however_long_they_last(diagnosis: Diagnosis) -> None:
     world = World()
     world.settled(pending=1500, diagnosis=diagnosis, diagnosed_for=1e6)
-    assert world.told == ["backpressure_warning"]
+    assert world.published == ["backpressure_warning"]
 
 
 def test_an_alert_is_told_after_the_status_and_outlives_a_restart() -> None:
@@ -752,7 +752,7 @@ def test_an_alert_is_told_after_the_status_and_outlives_a_restart() -> None:
     world.start()
     world.settled(pending=1500, inflight=600)
     world.settled(pending=0)
-    assert world.told == [
+    assert world.published == [
         "backpressure_active", "alert_firing", "alert_firing", "recovery", "alert_resolved", "alert_resolved",
     ]  # fmt: skip
     fired = world.stream[1]
@@ -771,7 +771,7 @@ def test_more_alerts_than_the_list_has_room_for_are_told_when_it_has() -> None:
     world.settled(pending=500)
     for _ in range(3):
         world.settled(pending=500)
-    assert world.told == ["alert_firing"] * len(rules)
+    assert world.published == ["alert_firing"] * len(rules)
     assert world.stored is not None and {a.state for a in world.stored.alerts} == {"firing"}
 
 
@@ -782,20 +782,20 @@ def test_nothing_is_drawn_from_time_alone_while_the_truth_is_stale() -> None:
         world.at += 1
         world.feed(Tick())
         world.perform()
-    assert world.told == []
+    assert world.published == []
     for _ in range(100):
         world.settled(pending=500)
-        assert world.told == [], "what was not looked at for a while is looked at for a while"
+        assert world.published == [], "what was not looked at for a while is looked at for a while"
     world.settled(pending=500)
     world.settled(pending=500)
-    assert world.told == ["alert_firing"]
+    assert world.published == ["alert_firing"]
 
 
 def test_a_loss_under_a_calm_subject_is_told_all_the_same() -> None:
     world = World()
     world.settled(pending=5)
     world.settled(pending=5, lost=3, losing=True)
-    assert world.told == ["data_loss"]
+    assert world.published == ["data_loss"]
     assert world.stream[0].lost == 3
 
 
@@ -817,7 +817,7 @@ def test_adaptive_admission_sheds_a_share_and_nobody_in_silence() -> None:
     verdict = world.stored.admission
     assert verdict.action is Action.THROTTLE
     assert 0.05 <= verdict.admit_ratio < 0.9 and 1 <= verdict.retry_after <= 30
-    assert world.told[0] == "backpressure_warning" and "shedding" in world.stream[0].reasons
+    assert world.published[0] == "backpressure_warning" and "shedding" in world.stream[0].reasons
     assert "shedding" in world.stored.reasons
     assert world.stored.status >= Status.WARNING
 
@@ -929,7 +929,7 @@ class TestASubjectThatAgesAlone:
 class TestAlertsAfterAnAbsence:
     """What piled up while nobody limited the load is shown and pages nobody, unless it stays."""
 
-    def told(self, world: World, pending: int, seconds: float) -> list[str]:
+    def published(self, world: World, pending: int, seconds: float) -> list[str]:
         """What was told within so many seconds of being read like this."""
         before = len(world.stream)
         for _ in range(round(seconds * 10)):
@@ -939,30 +939,30 @@ class TestAlertsAfterAnAbsence:
 
     def test_a_start_under_load_tells_the_status_and_pages_only_for_what_stays(self) -> None:
         world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
-        assert self.told(world, 20_000, 9.8) == ["backpressure_active"]
-        assert self.told(world, 20_000, 1.0) == ["alert_firing"]
+        assert self.published(world, 20_000, 9.8) == ["backpressure_active"]
+        assert self.published(world, 20_000, 1.0) == ["alert_firing"]
 
     def test_what_went_meanwhile_pages_nobody(self) -> None:
         world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
-        assert self.told(world, 20_000, 5) == ["backpressure_active"]
-        assert self.told(world, 0, 20) == ["recovery"]
-        assert self.told(world, 20_000, 0.3) == ["backpressure_active", "alert_firing"], "by now it is news"
+        assert self.published(world, 20_000, 5) == ["backpressure_active"]
+        assert self.published(world, 0, 20) == ["recovery"]
+        assert self.published(world, 20_000, 0.3) == ["backpressure_active", "alert_firing"], "by now it is news"
 
     def test_after_a_restart_an_alert_that_fired_goes_on_and_another_one_waits(self) -> None:
         world = World(Policy(recovery_hold_seconds=0.0, alert_on_warning=True), graceful=True)
-        self.told(world, 1500, 10.5)
+        self.published(world, 1500, 10.5)
         world.start()
-        assert self.told(world, 20_000, 9.8) == ["backpressure_active"]
-        assert self.told(world, 20_000, 1.0) == ["alert_firing"]
+        assert self.published(world, 20_000, 9.8) == ["backpressure_active"]
+        assert self.published(world, 20_000, 1.0) == ["alert_firing"]
         world.start()
-        assert self.told(world, 0, 1) == ["recovery", "alert_resolved", "alert_resolved"]
+        assert self.published(world, 0, 1) == ["recovery", "alert_resolved", "alert_resolved"]
 
     def test_a_gap_in_what_is_read_is_an_absence_too(self) -> None:
         world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
-        self.told(world, 0, 30)
+        self.published(world, 0, 30)
         world.at += 12.0
-        assert self.told(world, 20_000, 9.8) == ["backpressure_active"]
-        assert self.told(world, 20_000, 1.0) == ["alert_firing"]
+        assert self.published(world, 20_000, 9.8) == ["backpressure_active"]
+        assert self.published(world, 20_000, 1.0) == ["alert_firing"]
 
 
 @pytest.mark.parametrize(
