@@ -1,4 +1,4 @@
-"""Fixtures every test may use: a real server, a client on it; and the rule that CI skips nothing."""
+"""Fixtures for every test: a real server and a client on it; and the rule that CI skips nothing."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

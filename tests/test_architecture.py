@@ -1,4 +1,4 @@
-"""Who may import whom. The rules name folders, so a new file needs no entry here."""
+"""Which folder may import which. The rules name folders, so a new file needs no entry here."""
 
 from __future__ import annotations
 

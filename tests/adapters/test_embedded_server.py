@@ -1,4 +1,4 @@
-"""A server of our own: up when it says so, gone when we are, and a plain word where it cannot be."""
+"""The embedded server: ready when it reports so, stopped with us, and a clear error where it cannot run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Kubernetes and Prometheus see over HTTP, whatever the event loop does meanwhile."""
+"""What Kubernetes and Prometheus get over HTTP, also while the event loop is stuck."""
 
 from __future__ import annotations
 

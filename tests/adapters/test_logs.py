@@ -1,4 +1,4 @@
-"""What comes out of the log: one line per thing, in a form machines read, without secrets and without floods."""
+"""The log: one line for each event, readable by machines, without secrets and without floods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the policy tests share: values of the bucket, and the fields that `policy get` prints."""
+"""Helpers of the policy tests: values of the bucket, and the fields that `policy get` prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and values are printed the same in a pipe, and never obeyed by a terminal."""
+"""Tables and values print the same in a pipe, and a terminal executes no control characters in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a watched state means at a given age, and which of several decides."""
+"""What a watched state means at a given age, and which of several states decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two answers that one subject has ready, and how its counts reach the states."""
+"""The two answers that each subject has ready, and how its counts reach the states."""
 
 from __future__ import annotations
 

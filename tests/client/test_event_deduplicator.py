@@ -1,4 +1,4 @@
-"""Each event once, whatever is delivered."""
+"""Each event is passed on once, although it may be delivered twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shedding a share of the requests, held to its sums."""
+"""Shedding a share of the requests: the sums are exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's copy of the states: no gap and no wrong clock makes a stale calm look fresh."""
+"""The client's copy of the states: no gap and no wrong clock makes an old calm state look fresh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch on a real server: whatever happens to server, link or bucket, an answer is true or marked as old."""
+"""The watch on a real server: after any fault of server, link or bucket an answer is true or marked as old."""
 
 from __future__ import annotations
 

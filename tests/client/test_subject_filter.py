@@ -1,4 +1,4 @@
-"""Which states a client keeps."""
+"""Which states a client stores."""
 
 from __future__ import annotations
 

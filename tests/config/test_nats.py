@@ -1,4 +1,4 @@
-"""What is shown of a connection's settings: no secret."""
+"""The connection settings are shown without secrets."""
 
 from __future__ import annotations
 

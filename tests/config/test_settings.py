@@ -1,4 +1,4 @@
-"""Settings: every mistake by line and path, the environment first, and no secret ever shown."""
+"""Settings: each mistake with line and path, the environment first, and no secret shown."""
 
 from pathlib import Path
 from textwrap import dedent

@@ -1,4 +1,4 @@
-"""Windows over what a subject was like: against brute force, over a day, and in bounded memory."""
+"""Windows over the statuses of a subject: against brute force, over a day, and in bounded memory."""
 
 from __future__ import annotations
 

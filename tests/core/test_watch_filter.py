@@ -1,4 +1,4 @@
-"""Which consumers count, where they stand, when they are gone; and how often a stream is read."""
+"""Which consumers count, under which subjects they count, and when they are gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows, events and counts of a demo run, written by hand."""
+"""Rows, events and counts of a demo run, as test data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifests render, fit the schemas of Kubernetes, and keep what a sidecar owes the pod it lives in."""
+"""The manifests render, are valid for Kubernetes, and give the pod what a sidecar owes it."""
 
 import subprocess
 from pathlib import Path

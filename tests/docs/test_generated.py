@@ -1,4 +1,4 @@
-"""The generated parts of the pages say what the code says, and links between pages lead somewhere."""
+"""The generated parts of the pages agree with the code, and links between pages lead to a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clock whose time passes only when a test lets it: a simulated day takes as long as what happens in it."""
+"""FakeClock: its time passes only when a test lets it, so a simulated day takes as long as its work."""
 
 from __future__ import annotations
 

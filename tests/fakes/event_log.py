@@ -1,4 +1,4 @@
-"""The events stream as a list, and events as they are told."""
+"""The events stream as a list, and events as they are published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TYPES = {"active": "backpressure_active", "warning": "backpressure_warning", "in
 def encoded_event(
     seq: int, at: int = T0, to: str = "active", subject: str = SUBJECT, epoch: str = "e", **more: Any
 ) -> bytes:
-    """An event as it stands in the stream."""
+    """An event as it is stored in the stream."""
     event = messages.Event(
         id=event_id(subject, epoch, seq),
         type=more.pop("type", TYPES[to]),
@@ -53,7 +53,7 @@ def event(*given: Any, **more: Any) -> CachedEvent:
 
 
 class FakeEventLog:
-    """What was told, in order; `stored` may be put before it is asked. Everything was stored when it was concluded."""
+    """The published events in order; `stored` may be set before it is read. Each was stored when it was computed."""
 
     def __init__(self, stored: Iterable[bytes] = ()) -> None:
         self.stored = [event for payload in stored if (event := parse_event(payload)) is not None]

@@ -1,6 +1,6 @@
-"""JetStream in memory, as far as the sidecar sees it: streams, pull consumers, and how their numbers move.
+"""JetStream in memory, as far as the sidecar sees it: streams, pull consumers, and how their numbers change.
 
-It does what real servers (2.9.10 to 2.15.1, tests/edges/test_consumer_info.py) were seen to do:
+It does what real servers (2.9.10 to 2.15.1, tests/adapters/nats/test_observer.py) were seen to do:
 - A purge moves `delivered` and `ack_floor` of every consumer to just before the first sequence left, without any
   delivery (`delivered_consumer` stays); what was in flight there is gone. Of a subject: only consumers of that subject.
 - Eviction moves no `delivered`: `first_seq` passes it. What was in flight and is evicted counts as acknowledged.
@@ -8,10 +8,10 @@ It does what real servers (2.9.10 to 2.15.1, tests/edges/test_consumer_info.py) 
 - A pull that finds nothing more may move `delivered` to the stream's last sequence without a delivery, over what other
   filters take and what was deleted at the end; not always (`skips`). The floor follows with the next ack.
 - A deleted message leaves `pending`, or in flight, by one; the sequences stay, first_seq too unless it was the first.
-- A NAK changes nothing: the message stays in flight, and until somebody pulls nothing shows it. The redelivery
+- A NAK changes nothing: the message stays in flight, and until a client pulls nothing shows it. The redelivery
   raises `delivered_consumer`, not `delivered_stream`, and `redelivered`.
-- A TERM counts as an acknowledgement. `ack_floor` waits for gaps; `since_ack` tells of every ack, gap or not.
-- Nothing is redelivered, nor noted as delivered too often, unless somebody pulls.
+- A TERM counts as an acknowledgement. `ack_floor` waits for gaps; `since_ack` shows every ack, gap or not.
+- Nothing is redelivered, nor noted as delivered too often, unless a client pulls.
 - A stream drops its oldest messages at its limits, on a publish, on an update and by age; under a limit per subject, or
   with a rollup, newer messages take the place of older ones.
 - An acknowledged message leaves a work queue; it leaves an interest stream once every consumer that takes it has
@@ -113,7 +113,7 @@ class FakeStream:
         self.first_seq = min(self.messages, default=self.last_seq + 1)
 
     def store(self, subject: str, at: float, rollup: bool, ttl: float | None = None) -> None:
-        """A message comes in; what stands against the limits goes, or the message is refused."""
+        """A message arrives; what exceeds the limits is removed, or the message is rejected."""
         kept = self.retention
         if not kept.discards_old and 0 < kept.max_msgs <= len(self.messages):
             return
@@ -155,7 +155,7 @@ class FakeStream:
 
 
 class FakeJetStream:
-    """The Observer in memory, and the hands to move it. `down` makes every reading Unavailable, `hidden` consumers are
+    """The Observer in memory, and methods that change it. `down` makes every reading Unavailable, `hidden` consumers are
     listed as missing, `unreadable` ones as malformed, `unnamed` ones are left out without a name, `incomplete` readings
     show all they have and say that it may not be all, `skips` lets a pull that finds nothing more move the consumer to
     the end of the stream."""
@@ -168,7 +168,7 @@ class FakeJetStream:
         self.down: str | None = None
         self.hidden: set[ConsumerKey] = set()
         self.silent: set[ConsumerKey] = set()
-        """Consumers that do not answer when they are asked about singly."""
+        """Consumers that do not answer when they are read singly."""
         self.incomplete = False
         self.unreadable: set[ConsumerKey] = set()
         self.unnamed: set[ConsumerKey] = set()
@@ -207,10 +207,10 @@ class FakeJetStream:
         self._ask(f"consumer {key.stream} {key.consumer}")
         self.of(key)
         if key in self.unreadable | self.unnamed | self.silent:
-            raise Unavailable("an answer that cannot be so")
+            raise Unavailable("an impossible answer")
         return self._sample(self._stream(key.stream), self.of(key))
 
-    # The hands
+    # Methods that change it
 
     def of(self, key: ConsumerKey) -> FakeConsumer:
         consumer = self._stream(key.stream).consumers.get(key.consumer)

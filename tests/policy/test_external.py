@@ -1,4 +1,4 @@
-"""Policies from the bucket and from metadata: what is taken, what is refused and how, and that the guard holds."""
+"""Policies from the bucket and from metadata: which are accepted, how others are rejected, and that the guard holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One policy: what is refused and how, what is taken, how it is written down again, and what gives way."""
+"""One policy: what is rejected and how, what is accepted, how it is written, and which mark gives way."""
 
 import pytest
 from hypothesis import given

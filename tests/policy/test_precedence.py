@@ -1,4 +1,4 @@
-"""Layers: which entry counts, what is inherited, and that a look-up does not depend on how many patterns there are."""
+"""Layers: which entry counts, what is inherited, and that a look-up takes the same time for any number of patterns."""
 
 from __future__ import annotations
 

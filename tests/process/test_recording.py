@@ -1,4 +1,4 @@
-"""A recording of a real process is judged again with the same result."""
+"""A recording of a real process is evaluated again with the same result."""
 
 from __future__ import annotations
 

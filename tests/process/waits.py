@@ -1,4 +1,4 @@
-"""Waits for what a running sidecar does, instead of for time to pass."""
+"""Waits for what a running sidecar does, not for time to pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A message of a newer version is read as far as this one knows it; one that is broken is not read."""
+"""A message of a newer version is read as far as this version knows it; a broken one is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pattern covers which, which is closer, and what is no pattern at all."""
+"""Which pattern covers which, which is more specific, and what is no pattern."""
 
 from itertools import product
 

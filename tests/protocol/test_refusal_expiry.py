@@ -1,4 +1,4 @@
-"""A refusal does not outlive whoever looks for its end: held to the contract's sentences, second by second."""
+"""A refusal expires when no sidecar checks its end: the contract's sentences, second by second."""
 
 from __future__ import annotations
 

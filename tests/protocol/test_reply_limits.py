@@ -1,4 +1,4 @@
-"""Where a reply may go, and how it is made to fit."""
+"""To which subjects a reply may be sent, and how one that is too large is cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be asked, and what is said of a request that cannot be read."""
+"""Which requests are valid, and the error for one that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moments against the standard library's calendar."""
+"""Times against the standard library's calendar."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Requests about the past: answered from memory while that is complete, from the stream before, never guessed."""
+"""Requests about the past: answered from memory if it is complete, from the stream otherwise, never guessed."""
 
 from __future__ import annotations
 

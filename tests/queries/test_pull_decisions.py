@@ -1,4 +1,4 @@
-"""Decisions for consumers: how much to pull, and when to ask again."""
+"""Decisions for consumers: how much to pull, and when to request again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replays of recordings made by hand, and the events they report."""
+"""Replays of recordings that a test writes, and the events they report."""
 
 from __future__ import annotations
 

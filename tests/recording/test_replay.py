@@ -1,4 +1,4 @@
-"""A recording is judged by the core that the service uses: in its own time, under any policy, in constant memory."""
+"""A recording is evaluated by the core that the service uses: in its own time, under any policy, in constant memory."""
 
 from __future__ import annotations
 

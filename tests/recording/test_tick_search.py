@@ -1,4 +1,4 @@
-"""Gaps in a recording are judged as if every tick was walked, in a few steps."""
+"""Gaps in a recording are evaluated as if every tick was computed, in a few steps."""
 
 from __future__ import annotations
 

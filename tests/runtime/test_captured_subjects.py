@@ -1,4 +1,4 @@
-"""Request subjects that a stream stores are found, and logged once."""
+"""Streams that store our request subjects are logged once."""
 
 from __future__ import annotations
 

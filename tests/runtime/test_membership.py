@@ -1,5 +1,6 @@
-"""The class of defects in one property: whatever happens to consumers, watch and process, nothing that is not read
-holds a subject for longer than its limit, and nothing that is there and only unreadable is taken out."""
+"""One property of members, for any changes of consumers, `watch` and process.
+
+A member that is not read holds no subject for longer than its limit; an unreadable one that exists is not removed."""
 
 from __future__ import annotations
 

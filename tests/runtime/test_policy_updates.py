@@ -1,4 +1,4 @@
-"""Policies that change: put in force for every subject, and reported where they are refused."""
+"""Policies that change: applied to every subject, and reported where they are rejected."""
 
 from __future__ import annotations
 

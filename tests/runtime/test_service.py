@@ -1,5 +1,4 @@
-"""The service on fakes and a fake clock: faults that a real server cannot produce on demand, at every write and every
-publish."""
+"""The service on fakes and a fake clock: faults that a real server cannot produce on demand, at each write and publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: states move by inputs alone, and it knows how fresh what it knows can be."""
+"""The registry: states change by inputs only, and it knows how fresh they can be."""
 
 from __future__ import annotations
 

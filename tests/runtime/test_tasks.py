@@ -1,4 +1,4 @@
-"""Waiting, backing off, doing a thing once, bounding a dict, and cancelling."""
+"""Waiting, backoff, running once, bounding a dict, and cancelling."""
 
 from __future__ import annotations
 

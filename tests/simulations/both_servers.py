@@ -1,4 +1,4 @@
-"""The same JetStream twice: in memory and on a real server, with the same hands, for statements that hold on both."""
+"""The same JetStream twice, in memory and on a real server, with the same methods, for tests that hold on both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A consumer in arithmetic with the subject that is judged by its readings, and loads for it."""
+"""A simulated consumer, the subject evaluated from its readings, and loads for it."""
 
 from __future__ import annotations
 

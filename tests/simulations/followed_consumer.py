@@ -1,4 +1,4 @@
-"""One consumer of a real server followed from sample to sample, as the sweep does it, with time in the test's hand."""
+"""Reads one consumer of a real server like the poller; the test controls the time."""
 
 from __future__ import annotations
 

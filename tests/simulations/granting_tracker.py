@@ -1,4 +1,4 @@
-"""A GrantTracker whose offers are all taken at once."""
+"""A GrantTracker whose offers are all accepted at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A metrics page over a service whose states a test writes."""
+"""The metrics page of a service whose states a test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state bucket that a test writes as the sidecar would, and waiting for what a client makes of it."""
+"""A state bucket that a test writes like the sidecar, and waits for what a client makes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States, events and a connection that loses answers, for the tests of what is stored and published."""
+"""States, events and a connection that loses replies, for the tests of what is stored and published."""
 
 from __future__ import annotations
 

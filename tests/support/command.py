@@ -1,4 +1,4 @@
-"""`nats-backpressure` as an operator types it, beside a running server."""
+"""Runs `nats-backpressure` as an operator does, beside a running server."""
 
 from __future__ import annotations
 

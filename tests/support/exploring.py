@@ -1,4 +1,4 @@
-"""How many examples a property takes: few and the same ones in `make test`, many and new ones in `make test-slow`."""
+"""How many examples a property takes: few and the same in `make test`, many and new ones in `make test-slow`."""
 
 from __future__ import annotations
 

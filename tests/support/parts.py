@@ -1,4 +1,4 @@
-"""What a test needs from the machine, and what happens when it is not there."""
+"""What a test needs from the machine, and what happens if it is missing."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The test equipment works: a fault that is not one would make every test that uses it worthless."""
+"""The test equipment works: an injected fault really happens."""
 
 import asyncio
 import contextlib

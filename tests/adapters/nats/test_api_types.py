@@ -1,4 +1,4 @@
-"""The server's replies as the samples and looks of the core."""
+"""The server's replies are converted to `Sample` and `StreamLook`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection that is replaced and never repaired: every fault leads to a new client with all subscriptions."""
+"""A connection is replaced, never repaired: every fault leads to a new client with all subscriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way of proving who we are, on a real server that asks for it."""
+"""Each kind of login, on a real server that requires it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages that a real server drops before a consumer was given them, in every way it can: how many are counted."""
+"""Messages that a real server drops before a consumer got them, in every way it can: how many are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every diagnosis brought about on a real server, by real pulls and acks."""
+"""Each diagnosis, caused on a real server by real pulls and acks."""
 
 from __future__ import annotations
 

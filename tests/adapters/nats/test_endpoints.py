@@ -1,4 +1,4 @@
-"""The micro service on a real server: whatever is sent, a clear answer or none, and nothing else comes to harm."""
+"""The micro service on a real server: each request gets a clear answer or none, and nothing else is affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The events stream read again: the newest first, by every filter, with few reads, on the fake and on a real server."""
+"""Reads the events stream: the newest first, by every filter, with few reads, on the fake and on a real server."""
 
 from __future__ import annotations
 

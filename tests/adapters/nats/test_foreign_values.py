@@ -1,4 +1,4 @@
-"""What anybody with the right to write our buckets may put there: it is stepped over, counted and named once."""
+"""Values of other programs in our buckets are skipped, counted and logged once."""
 
 from __future__ import annotations
 

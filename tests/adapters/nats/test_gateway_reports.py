@@ -1,4 +1,4 @@
-"""Reports of gateways: what a real server brings becomes a report, whatever else is published there becomes a count."""
+"""Reports of gateways on a real server: a valid one is passed on, anything else is counted."""
 
 from __future__ import annotations
 

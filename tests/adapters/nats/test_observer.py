@@ -1,4 +1,4 @@
-"""The observer: the same statements on the fake and on a real server."""
+"""The observer: the same tests on the fake and on a real server."""
 
 from __future__ import annotations
 

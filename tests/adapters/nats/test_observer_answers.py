@@ -1,4 +1,4 @@
-"""Answers no server should give, and lists that change or lack members: what is read, left out and refused."""
+"""Replies that no server should send, and lists that change or lack members: what is read, skipped and rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nats-py's client with our patches: nothing that a peer sends ends it, and it sends nothing too large."""
+"""nats-py's client with our patches: no message from a peer ends it, and it sends nothing too large."""
 
 from __future__ import annotations
 

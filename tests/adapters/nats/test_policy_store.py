@@ -1,4 +1,4 @@
-"""The policy bucket on a real server: whatever happens to it, what it holds is known within a second."""
+"""The policy bucket on a real server: every change is known within a second, also after the bucket was deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The traps of the product page, each brought about on a real server: what is believed, and what is made of it."""
+"""The misleading numbers listed in the product page, each caused on a real server: which are used, and how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state bucket and the events stream: the same statements on the fakes and on a real server."""
+"""The state bucket and the events stream: the same tests on the fakes and on a real server."""
 
 from __future__ import annotations
 

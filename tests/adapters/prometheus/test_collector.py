@@ -1,4 +1,4 @@
-"""The gauges: as a subject is known, bounded, and without series for what is not known."""
+"""The metrics of the subjects: current values, bounded, and no series for an unknown value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue as Prometheus reads it: names, values, bounds, and what is not known left out."""
+"""The metrics page as Prometheus reads it: names, values, bounds, and unknown values left out."""
 
 from __future__ import annotations
 

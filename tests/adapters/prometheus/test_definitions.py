@@ -1,4 +1,4 @@
-"""The metrics are those of the contract, with helps and label values that are complete."""
+"""The metrics are those of the contract, with complete help texts and label values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ratio, the priorities and Retry-After, one statement at a time; how they hold a backlog is told by the world."""
+"""The ratio, the priorities and Retry-After, one rule at a time; whole runs are in test_adaptive_simulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What adaptive admission promises, kept in a world of arithmetic. `python -m benchmarks.adaptive` prints its numbers.
+"""What adaptive admission promises, checked in a simulation. `python -m benchmarks.adaptive` prints its numbers.
 
 Waits are from publish to ack, backlogs in units of the target; a minute of 10x overload begins from half a load.
 """

@@ -1,4 +1,4 @@
-"""What a gateway is told, in every status, freshness and mode; and when it may come back."""
+"""What a gateway is answered, in every status, freshness and mode; and when it may retry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reports add up to: the same for one gateway and for twenty, and nothing once nobody reports."""
+"""The sums of the reports: equal for one gateway and for twenty, and unknown once no gateway reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a consumer may take: the room, its fair share, and what happens when nobody acknowledges any more."""
+"""How much a consumer may pull: the room, its fair share, and what happens without acks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that ask, pull, acknowledge, give back and die, on a small JetStream in arithmetic."""
+"""Simulates workers that request, pull, acknowledge, return messages and die, on a small computed JetStream."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Losses against a simulated stream that knows the truth: whatever the stream, the filter and the moments of the looks,
-never more is counted than was lost, and what sequences can tell is counted to the last message."""
+"""Losses against a simulated stream that knows the true number, for every kind of stream, filter and time of the looks.
+
+Never more is counted than was lost; where sequences show it, every lost message is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many messages in flight are handed back for later."""
+"""How many messages in flight a worker returned with a delayed NAK."""
 
 from __future__ import annotations
 

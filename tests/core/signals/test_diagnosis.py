@@ -1,4 +1,4 @@
-"""A day of trouble is a list literal: for each history what every rule says, and the verdict."""
+"""Each history is a list; the test names the expected result of every rule."""
 
 from __future__ import annotations
 

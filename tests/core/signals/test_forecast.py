@@ -1,4 +1,4 @@
-"""When a growing queue will be over its mark."""
+"""In how many seconds a growing queue is above its mark."""
 
 from __future__ import annotations
 

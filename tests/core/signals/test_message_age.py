@@ -1,4 +1,4 @@
-"""How long a message has been in its stream, told from our own looks."""
+"""How long a message has been in its stream, computed from our own looks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that cannot be right, or cannot follow the sample before."""
+"""Samples that are impossible, or cannot follow the sample before."""
 
 from __future__ import annotations
 

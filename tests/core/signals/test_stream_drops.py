@@ -1,4 +1,4 @@
-"""What a stream may have dropped by itself between two looks."""
+"""How many messages a stream may have dropped by itself between two looks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From samples to signals: rates, drain, latency, stall, loss, and which samples are believed."""
+"""From samples to signals: rates, drain, latency, stall, loss, and which samples are used."""
 
 from __future__ import annotations
 

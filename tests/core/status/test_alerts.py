@@ -1,4 +1,4 @@
-"""Alerts from pending to resolved, on plain values."""
+"""Alerts from pending to resolved, on given values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How old the truth is, of one proof and of a subject with many."""
+"""The freshness of one proof, and of a subject with many members."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cases of the product's status machine, on plain readings."""
+"""The cases of the product's status machine, on given readings."""
 
 from __future__ import annotations
 

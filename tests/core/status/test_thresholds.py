@@ -1,4 +1,4 @@
-"""Marks: as given, following what is measured, limited by the cap; and how each came about, in words."""
+"""Marks: as given, computed from measurements, limited by the cap; and the text that explains each."""
 
 from __future__ import annotations
 

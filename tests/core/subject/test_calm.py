@@ -1,4 +1,4 @@
-"""Once a load is calm for good, its incident ends and does not come back: whatever the windows still remember."""
+"""Once a load stays calm, its incident ends and does not return, whatever the windows still contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is reported as the diagnosis is never the word of an older world."""
+"""The published diagnosis is never an outdated one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A load that hovers around a mark: one rise and one fall for each way across both marks, and none in between."""
+"""A load near a mark: one rise and one fall each time it crosses both marks, and none in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What versions before schema 1 stored is read once, and written again in the new form."""
+"""States of versions before schema 1 are read once, and written again in the new form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who of a stream's members still counts: nothing that is not read holds a subject, nothing unreadable is taken out."""
+"""Which members of a stream still count: an unread one holds no subject, an unreadable one is not removed."""
 
 from __future__ import annotations
 

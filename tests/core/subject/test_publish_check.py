@@ -1,4 +1,4 @@
-"""What the events stream holds, and what it means for an event: one row, one reason."""
+"""What the events stream contains, and what that means for an event: one row for each case."""
 
 from __future__ import annotations
 

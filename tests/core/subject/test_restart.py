@@ -1,4 +1,4 @@
-"""A restart in the middle of anything: what was latched stays until there is evidence that could have latched it."""
+"""A restart at any time: a latch stays until there is evidence that could have set it."""
 
 from __future__ import annotations
 

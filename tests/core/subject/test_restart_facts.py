@@ -1,4 +1,4 @@
-"""What is carried over a restart: when it is worth a write, what is stored, and how a new process uses it."""
+"""What is stored for a restart: when it is worth a write, what is stored, and how a new process uses it."""
 
 from __future__ import annotations
 

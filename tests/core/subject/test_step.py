@@ -1,4 +1,4 @@
-"""A subject from first sight to last: what is stored, what is told, and what a crash at any point leaves."""
+"""A subject from its first reading to its last: what is stored and published, and what a crash at any point leaves."""
 
 from __future__ import annotations
 

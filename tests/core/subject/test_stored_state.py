@@ -1,4 +1,4 @@
-"""What is read back of a stored state: all of what we wrote, nothing that we cannot have written."""
+"""What is read back from a stored state: all that we wrote, nothing that we cannot have written."""
 
 from __future__ import annotations
 
