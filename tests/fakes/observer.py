@@ -155,7 +155,7 @@ class FakeStream:
 
 
 class FakeJetStream:
-    """The Observer in memory, and methods that change it. `down` makes every reading Unavailable, `hidden` consumers are
+    """The Observer in memory, with methods to change it. `down` makes every reading Unavailable, `hidden` consumers are
     listed as missing, `unreadable` ones as malformed, `unnamed` ones are left out without a name, `incomplete` readings
     show all they have and say that it may not be all, `skips` lets a pull that finds nothing more move the consumer to
     the end of the stream."""

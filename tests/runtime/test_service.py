@@ -1,4 +1,4 @@
-"""The service on fakes and a fake clock: faults that a real server cannot produce on demand, at each write and publish."""
+"""The service on fakes and a fake clock: faults at each write that a real server cannot produce on demand."""
 
 from __future__ import annotations
 
