@@ -172,7 +172,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only the Linux kernel ends the children of the dead")
-async def test_it_is_gone_even_where_we_are_killed_without_a_word(tmp_path: Path) -> None:
+async def test_it_is_gone_even_if_we_are_killed(tmp_path: Path) -> None:
     owner = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",

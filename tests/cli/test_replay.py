@@ -120,7 +120,7 @@ def test_a_recording_without_policies_uses_the_defaults_with_a_note(tmp_path: Pa
     assert run(file, "--config", quiet).stderr == ""
 
 
-def test_only_the_chosen_subjects_are_judged(recording: Path) -> None:
+def test_only_the_chosen_subjects_are_evaluated(recording: Path) -> None:
     assert "\n0 samples" in run(recording, "--subject", "invoices.>").stdout
     assert "61 samples" in run(recording, "--subject", "orders.*").stdout
     refused = run(recording, "--subject", "a..b")
@@ -140,7 +140,7 @@ class TestUnreadableRecordings:
         file.write_bytes(b"".join(lines))
         return run(file)
 
-    def test_a_bad_line_is_reported_and_the_rest_is_judged(self, recording: Path, quiet: Path) -> None:
+    def test_a_bad_line_is_reported_and_the_rest_is_evaluated(self, recording: Path, quiet: Path) -> None:
         whole = run(recording, "--config", quiet).stdout.splitlines()[:2]
         lines = recording.read_bytes().splitlines(keepends=True)
         ran = self.replay_lines(

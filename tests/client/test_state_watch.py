@@ -146,7 +146,7 @@ async def test_a_link_that_is_cut_for_a_moment_loses_no_change(server: NatsServe
         await nc.close()
 
 
-async def test_a_consumer_that_is_taken_away_is_made_again(
+async def test_a_consumer_that_is_taken_away_is_created_again(
     client: BackpressureClient, nc: Client, states: States
 ) -> None:
     await client.watch([SUBJECT])

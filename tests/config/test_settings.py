@@ -114,7 +114,7 @@ def test_a_mistake_is_one_line_that_says_where(case: str) -> None:
     assert line.startswith(expected)
 
 
-def test_bytes_that_are_not_text_are_told_by_line() -> None:
+def test_bytes_that_are_not_text_are_reported_by_line() -> None:
     assert lines(b"name: a\nlog: \xff") == ["f:2: is not UTF-8 text"]
 
 
@@ -122,7 +122,7 @@ def test_a_file_too_large_is_not_looked_into() -> None:
     assert lines(b"#" * (1 << 20) + b"\nname: a b") == ["f: is larger than 1,048,576 bytes"]
 
 
-def test_every_mistake_of_a_file_is_told_with_its_line() -> None:
+def test_every_mistake_of_a_file_is_reported_with_its_line() -> None:
     problems = lines(
         """\
         name: a b
@@ -264,7 +264,7 @@ def test_a_broken_seed_is_neither_taken_for_a_file_nor_shown(nkey: str) -> None:
     ],
     ids=lambda env: " ".join(f"{k}={v}" for k, v in env.items()),
 )
-def test_an_environment_that_cannot_work_is_told(env: dict[str, str]) -> None:
+def test_an_environment_that_cannot_work_is_reported(env: dict[str, str]) -> None:
     assert lines("", **env)
 
 

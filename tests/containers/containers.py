@@ -63,7 +63,7 @@ class Pair:
 
 
 def _address(container: DockerContainer, port: int) -> str:
-    """Looked up anew each time: the port on the host changes when a container is started again."""
+    """Looked up again each time: the port on the host changes when a container is started again."""
     wrapped = container.get_wrapped_container()
     wrapped.reload()
     assert wrapped.status == "running", f"the container is {wrapped.status}: {wrapped.logs(tail=60).decode()}"

@@ -24,7 +24,7 @@ def slots(window: TimeWindows) -> int:
     return sum(len(tier.closed) + (tier.open is not None) for tier in window._tiers)
 
 
-def test_a_minute_is_told_exactly_while_nothing_falls_out_of_it() -> None:
+def test_a_minute_is_exact_while_nothing_is_dropped_from_it() -> None:
     window = TimeWindows()
     for second in range(40):
         status = Status.ACTIVE if 10 <= second < 25 else Status.INACTIVE
@@ -37,7 +37,7 @@ def test_a_minute_is_told_exactly_while_nothing_falls_out_of_it() -> None:
     assert view.measures["p95"].mean is None is view.measures["ack_rate"].mean
 
 
-def test_a_day_with_one_bad_hour_is_told_in_every_window() -> None:
+def test_a_day_with_one_bad_hour_is_in_every_window() -> None:
     window = TimeWindows()
     for second in range(0, 86_400, 5):
         bad = 43_200 <= second < 46_800

@@ -160,7 +160,7 @@ def test_a_mark_is_held_against_the_file_not_the_default() -> None:
     assert isinstance(put({"pending": {"critical": 4000}}), PolicyEntry)
 
 
-def test_every_mistake_of_a_value_is_told() -> None:
+def test_every_mistake_of_a_value_is_reported() -> None:
     parsed = put({"mode": "x", "subjects": [], "alerts": [{"name": "x", "when": {}}], "pending": {"max": 3}})
     assert {line.split(":")[0] for line in lines(parsed)} == {"mode", "subjects", "alerts[0].when", "pending.max"}
 
@@ -235,7 +235,7 @@ def test_the_marks_of_the_nats_command_are_overload_marks_and_lower_ones_give_wa
     assert (policy.inflight.warn, policy.inflight.critical, policy.inflight.overload) == (40, 40, 40)
 
 
-def test_our_own_key_goes_over_that_of_the_nats_command() -> None:
+def test_our_own_key_replaces_that_of_the_nats_command() -> None:
     parsed = parse_metadata(((UNPROCESSED, "200"), ("backpressure.pending.overload", "300")), FILE, FREE)
     assert isinstance(parsed, PolicyEntry) and parsed.fields == (("pending.overload", 300),)
     (line,) = lines(parse_metadata(((UNPROCESSED, "200"), ("backpressure.pending.overload", "3")), FILE, BOUND))
@@ -307,7 +307,7 @@ def test_metadata_marks_upside_down_are_refused() -> None:
 
 
 @given(st.binary(max_size=60) | JSON.map(msgspec.json.encode))
-def test_no_value_in_the_bucket_brings_the_reader_down(value: bytes) -> None:
+def test_no_value_in_the_bucket_stops_the_reader(value: bytes) -> None:
     parsed = parse_bucket_policy("a.b", value, FILE, BOUND)
     assert parsed == () or isinstance(parsed, PolicyEntry | tuple)
     assert parsed != ()
@@ -318,7 +318,7 @@ KEYS = st.sampled_from([*FIELDS, *MONITOR_KEYS]) | st.text(max_size=12).map("bac
 
 
 @given(st.dictionaries(KEYS, st.text(max_size=12) | JSON.map(lambda v: msgspec.json.encode(v).decode())))
-def test_no_metadata_brings_the_reader_down(metadata: dict[str, str]) -> None:
+def test_no_metadata_stops_the_reader(metadata: dict[str, str]) -> None:
     parsed = parse_metadata(tuple(metadata.items()), FILE, BOUND, ["a.b"])
     assert parsed is None or isinstance(parsed, PolicyEntry) or all(isinstance(p, Problem) for p in parsed)
     assert parsed != ()

@@ -209,12 +209,12 @@ def test_a_policy_shows_the_override_that_is_in_force(at: float | None, shown: o
     assert policy_document(policy, None if at is None else Now(0.0, at))["override"] == shown
 
 
-def test_every_mistake_is_told_not_only_the_first() -> None:
+def test_every_mistake_is_reported_not_only_the_first() -> None:
     document = {"mode": "x", "pending": {"warn": 5000, "overload": "x"}, "inflight": {"wran": 1}, "subjects": ["a b"]}
     assert set(paths(document)) == {"mode", "pending.warn", "pending.overload", "inflight.wran", "subjects[0]"}
 
 
-def test_thousands_of_mistakes_are_counted_but_not_all_told() -> None:
+def test_thousands_of_mistakes_are_counted_but_not_all_reported() -> None:
     problems, _ = validate_document({f"key{i}": i for i in range(5000)})
     assert len(problems) == LIMIT + 1 and problems[-1].message == f"and {5000 - LIMIT} more problems"
 

@@ -160,7 +160,7 @@ OVER = [
 
 
 @pytest.mark.parametrize(("fields", "pending", "inflight"), OVER)
-def test_how_an_overload_mark_comes_about_is_said_by_one_layer(
+def test_one_layer_decides_how_an_overload_mark_is_computed(
     fields: dict, pending: PendingRule, inflight: InflightRule
 ) -> None:
     effective = Layers([entry(">", **FOLLOWING)], [entry("a", **fields)]).effective("a")

@@ -108,7 +108,7 @@ class TestPoliciesInTheBucket:
                 return bool(await put(nc, SUBJECT, {"retry_after_seconds": 8}))
             return False
 
-        await eventually(there, "the bucket made anew")
+        await eventually(there, "the bucket created again")
         await _effective(wire, "retry_after_seconds", 8)
 
     async def test_the_guard_of_the_file_limits_the_bucket(

@@ -133,7 +133,7 @@ class TestHistory:
 
 
 class TestDiagnoses:
-    """Each on a real server, decided over several samples; what cannot be had from a real one is shown at the edges."""
+    """Each on a real server, decided over several samples; the rest is tested at the adapters."""
 
     async def diagnosed(self, wire: Wire, diagnosis: str, subject: str = SUBJECT) -> dict[str, Any]:
         return await wire.status(subject, diagnosis=diagnosis)

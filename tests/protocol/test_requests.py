@@ -86,7 +86,7 @@ def test_a_request_is_read(payload: bytes, expected: object) -> None:
         pytest.param(AliasRequest, b'{"subject": ""}', "$.subject", id="an empty subject"),
     ],
 )
-def test_a_bad_request_is_told_what_and_where(kind: type, payload: bytes, says: str) -> None:
+def test_a_bad_request_is_answered_with_what_and_where(kind: type, payload: bytes, says: str) -> None:
     with pytest.raises(BadRequest) as bad:
         parse(payload, kind)
     assert says in str(bad.value)

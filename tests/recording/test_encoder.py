@@ -63,7 +63,7 @@ class TestEncodedReadings:
         ]
         assert observations == [(0, set(), ["c", "d"]), (1, {"d"}, ["c"]), (1, {"d"}, ["c"]), (0, set(), ["c", "d"])]
 
-    def test_a_removed_consumer_is_told_apart_from_an_unreadable_one(self) -> None:
+    def test_a_removed_consumer_differs_from_an_unreadable_one(self) -> None:
         writer = Encoder()
         lines = writer.encode_reading(seen(sample(0), sample(0, "d"), sample(0, "e")), now(0))
         lines += writer.encode_reading(seen(sample(1), malformed=("d",)), now(1))

@@ -167,7 +167,7 @@ def test_overrides_and_trusted_metadata_are_recorded_too() -> None:
     assert words(judged(lines)[0]) == ["warning", "inactive"]
 
 
-def test_subjects_that_were_not_watched_are_not_judged() -> None:
+def test_subjects_that_were_not_watched_are_not_evaluated() -> None:
     assert judged(burst(*rule(scope=RecordedSettings((WatchEntry("OTHER"),)))))[1].samples == 0
 
 

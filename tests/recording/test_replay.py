@@ -54,7 +54,7 @@ def test_another_policy_gives_other_events(fields: dict[str, Any], expected: lis
     assert [event.now.word for event in judged(burst(), entry(SUBJECT, alert_on_active=False, **fields))] == expected
 
 
-def test_only_the_chosen_subjects_are_judged() -> None:
+def test_only_the_chosen_subjects_are_evaluated() -> None:
     assert judged(burst(), only="orders.*") == judged(burst())
     assert judged(burst(), only="invoices.>") == []
 
@@ -66,7 +66,7 @@ def test_only_the_chosen_subjects_are_judged() -> None:
         pytest.param(WatchSetting("*", ("audit-*",)), id="other consumers"),
     ],
 )
-def test_what_the_settings_do_not_watch_is_not_judged(watch: WatchSetting) -> None:
+def test_what_the_settings_do_not_watch_is_not_evaluated(watch: WatchSetting) -> None:
     assert judged(burst(), watch=(watch,)) == []
 
 

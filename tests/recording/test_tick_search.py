@@ -21,7 +21,7 @@ class TestTimeGaps:
 
     GAP = (*beginning(), *reading(0.0), *reading(1.0), *reading(3600.0))
 
-    def test_a_gap_is_judged_as_the_service_would_have_judged_it(self) -> None:
+    def test_a_gap_is_evaluated_as_the_service_would_have_evaluated_it(self) -> None:
         lost, restored = steps(judged(self.GAP))
         assert lost == (31.0, "monitoring_lost", "inactive")
         assert restored == (3600.0, "monitoring_restored", "inactive")

@@ -158,7 +158,7 @@ class TestPublishing:
         assert await world.perform(PublishEvent(SUBJECT, event(1))) == [EventSent(event(1).id)]
         assert world.counts.all == [("event", "backpressure_active")]
 
-    async def test_a_conflict_tells_the_newest_seq_and_a_new_epoch(self) -> None:
+    async def test_a_conflict_has_the_newest_seq_and_a_new_epoch(self) -> None:
         world = World()
         await world.publisher.publish(event(5, epoch="f"))
         (fed,) = await world.perform(PublishEvent(SUBJECT, event(2)))

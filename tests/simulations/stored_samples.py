@@ -30,7 +30,7 @@ SUBJECT = "orders.*.created"
 
 
 class Requests:
-    """The connection as these edges see it."""
+    """The connection as these adapters use it."""
 
     def __init__(self, nc: Client) -> None:
         self.nc = nc

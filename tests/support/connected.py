@@ -21,7 +21,7 @@ SECRETS = ("password", "token", "nkey_seed")
 
 
 class Listener:
-    """What an edge does on a connection: subscribe again on each client, and keep what it hears."""
+    """What an adapter does on a connection: subscribe again on each client, and record what it receives."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []

@@ -160,7 +160,7 @@ async def test_a_message_replaced_by_a_newer_one_is_not_lost(at: Following, filt
 
 @FILTERS
 @pytest.mark.parametrize("limits", [{}, {"max_age": 3_600_000_000_000}], ids=["without limits", "with an age limit"])
-async def test_a_message_purged_or_deleted_by_hand_is_not_lost(
+async def test_a_message_that_an_operator_purged_or_deleted_is_not_lost(
     at: Following, filters: tuple[str, ...], limits: dict[str, int]
 ) -> None:
     if limits and not at.world.tells_time:

@@ -29,7 +29,7 @@ class Clock:
 
 
 class Recorder:
-    """The edge with its sink and count, both of which can be waited for."""
+    """The listener with its sink and count; a test can wait for both."""
 
     def __init__(self) -> None:
         self.received: list[tuple[str, GatewayReport]] = []

@@ -87,7 +87,7 @@ def test_ten_times_too_much_is_answered_within_three_readings() -> None:
 
 
 def test_nobody_is_refused_while_the_backlog_is_at_half_its_target() -> None:
-    assert all(shedding == pytest.approx(1.0) for shedding in (f.ratio for f in Loop().see(*ramp(0, 50, 3))))
+    assert all(ratio == pytest.approx(1.0) for ratio in (f.ratio for f in Loop().see(*ramp(0, 50, 3))))
     assert Loop().see(0, 102)[-1].ratio < 1
 
 
@@ -139,7 +139,7 @@ def test_a_worker_that_never_acknowledged_in_five_seconds_gets_nothing_beyond_th
     assert loop.see(*ramp(10, 10, 60))[-1].ratio == POLICY.admission.floor
 
 
-def test_another_incarnation_is_counted_anew_and_keeps_the_word() -> None:
+def test_another_incarnation_is_counted_from_the_start_and_the_ratio_stays() -> None:
     loop = flooded()
     loop.consumer.delivered = -10.0
     before = loop.was.ratio
@@ -262,7 +262,7 @@ def test_every_priority_meets_the_ratio_at_both_ends(priority: str) -> None:
 # Retry-After
 
 
-def test_nobody_refused_is_told_to_wait() -> None:
+def test_without_a_refusal_retry_after_is_not_raised() -> None:
     assert {shedding.retry_after for shedding in Loop().see(0, 0, 0)} == {0}
 
 

@@ -19,7 +19,7 @@ SETTLED = 15.0
 
 
 @pytest.mark.parametrize("name", CALM)
-def test_whoever_does_not_overload_is_never_refused(name: str) -> None:
+def test_a_load_below_the_capacity_is_never_refused(name: str) -> None:
     world = World(CALM[name]).run()
     assert {ratio for _, ratio in world.ratios} == {1.0}
     assert world.statuses == [(0.0, Status.INACTIVE)]
@@ -79,7 +79,7 @@ def test_nobody_else_is_refused_while_the_backlog_is_below_half_its_target() -> 
     assert set(calm) == {1.0}
 
 
-def test_the_refused_are_told_to_wait_longer_as_they_keep_coming_back_too_early() -> None:
+def test_retry_after_grows_while_refused_callers_return_too_early() -> None:
     retry_afters = [after for at, after in World(HELD["10x, 3 retries"]).run().retry_afters if at > OVERLOAD + 2]
     assert retry_afters[0] <= 4
     assert max(retry_afters) == retry_afters[-1] == 30

@@ -107,7 +107,7 @@ def test_a_pull_in_the_last_moment_of_its_second_counts_until_a_reading_shows_it
     assert tracker.grant(member(reading(0)), 400, "a", 102.0, 1, 0.5).n == 400, "but not for ever without readings"
 
 
-def test_a_consumer_created_anew_takes_no_grants_off() -> None:
+def test_a_consumer_created_again_removes_no_grants() -> None:
     tracker = GrantingTracker()
     tracker.grant(member(reading(0, delivered_consumer=900)), 400, "a", 100.0, 1, 0.5)
     assert tracker.grant(member(reading(0, delivered_consumer=0)), 400, "a", 100.1, 1, 0.5).n == 100
@@ -145,9 +145,7 @@ def test_what_is_granted_at_one_reading_never_exceeds_the_room(asked: list, infl
 
 
 @given(st.integers(0, 10_000), st.one_of(st.none(), st.floats(0, 1e9)), st.floats(0, 1), st.integers(1, 10_000))
-def test_whoever_is_refused_knows_when_to_come_back(
-    inflight: int, rate: float | None, jitter: float, asked: int
-) -> None:
+def test_a_refused_client_gets_the_time_to_return(inflight: int, rate: float | None, jitter: float, asked: int) -> None:
     grant = GrantingTracker().grant(member(reading(inflight, ack_rate=rate)), asked, "a", 100.0, 1, jitter)
     assert 0 <= grant.n <= asked
     assert grant.wait == 0 if grant.n else SHORTEST_WAIT <= grant.wait <= LONGEST_WAIT

@@ -223,7 +223,7 @@ def test_what_was_deleted_before_anything_was_dropped_is_not_counted(before: Any
 @pytest.mark.parametrize("kind", ["max_msgs", "max_age", "per subject and max_age"])
 @TOGETHER
 @given(run=runs(RESTART, BY_HAND))
-def test_what_was_deleted_by_hand_is_the_most_that_is_counted_beside_what_was_lost(kind: str, run: Any) -> None:
+def test_at_most_the_messages_deleted_by_an_operator_are_counted_beside_the_lost_ones(kind: str, run: Any) -> None:
     world = World(KINDS[kind])
     world.read()
     play(world, run)

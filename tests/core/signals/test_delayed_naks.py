@@ -34,31 +34,31 @@ def after(*samples: Sample, naks: int = 0) -> DelayedNaks:
     return tracker
 
 
-def test_a_nak_hands_one_message_back_until_it_is_redelivered() -> None:
+def test_a_nak_returns_one_message_until_it_is_redelivered() -> None:
     still = later(ONE, 0.1)
     assert after(ONE, still, naks=1).count_in_flight(still) == 1
     again = later(still, 0.1, delivered_consumer=11, since_delivery=0.05)
     assert after(ONE, still, again, naks=1).count_in_flight(again) == 0
 
 
-def test_no_more_are_handed_back_than_are_in_flight() -> None:
+def test_no_more_are_returned_than_are_in_flight() -> None:
     still = later(ONE, 0.1)
     assert after(ONE, still, naks=3).count_in_flight(still) == 1
     done = later(still, 0.1, inflight=0)
     assert after(ONE, still, done, naks=3).count_in_flight(done) == 0
 
 
-def test_beside_a_queue_none_counts_as_handed_back() -> None:
+def test_beside_a_queue_none_counts_as_returned() -> None:
     queued = later(ONE, 0.1, pending=1)
     assert after(ONE, queued, naks=1).count_in_flight(queued) == 0
 
 
-def test_a_worker_that_acted_without_a_delivery_handed_its_message_back() -> None:
+def test_a_worker_that_acted_without_a_delivery_returned_its_message() -> None:
     touched = later(ONE, 1.0, since_delivery=0.1)
     assert after(ONE, touched).count_in_flight(touched) == 1
 
 
-def test_what_a_waiting_pull_did_not_get_after_the_ack_wait_is_handed_back() -> None:
+def test_what_a_waiting_pull_did_not_get_after_the_ack_wait_is_returned() -> None:
     overdue = later(ONE, 6.0)
     assert after(ONE, overdue).count_in_flight(overdue) == 1
     assert after(ONE, replace(overdue, waiting=0)).count_in_flight(replace(overdue, waiting=0)) == 0
@@ -67,7 +67,7 @@ def test_what_a_waiting_pull_did_not_get_after_the_ack_wait_is_handed_back() -> 
 @pytest.mark.parametrize(
     ("gap", "restarted"), [pytest.param(2.0, True, id="too early"), pytest.param(5.0, False, id="after the ack wait")]
 )
-def test_what_is_redelivered_before_its_ack_wait_was_handed_back(gap: float, restarted: bool) -> None:
+def test_what_is_redelivered_before_its_ack_wait_was_returned(gap: float, restarted: bool) -> None:
     delayed = after(ONE)
     assert delayed.add_sample(ONE, later(ONE, gap, delivered_consumer=11, since_delivery=0.0)) is restarted
 
@@ -81,7 +81,7 @@ def test_what_is_redelivered_before_its_ack_wait_was_handed_back(gap: float, res
         pytest.param({"since_delivery": None}, False, id="an old server reports no times"),
     ],
 )
-def test_messages_in_flight_may_be_handed_back_while_pulls_wait(changes: dict, may: bool) -> None:
+def test_messages_in_flight_may_be_returned_while_pulls_wait(changes: dict, may: bool) -> None:
     assert after(ONE).all_may_be(replace(ONE, **changes)) is may
 
 

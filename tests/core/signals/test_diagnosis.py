@@ -195,7 +195,7 @@ def test_the_table_of_diagnoses(case: Case) -> None:
     assert diagnose(seen) == says[0]
 
 
-def test_the_table_tells_every_diagnosis() -> None:
+def test_the_table_has_every_diagnosis() -> None:
     assert {(case.says.split() or ["healthy"])[0] for case in TABLE} == {diagnosis.value for diagnosis in Diagnosis}
 
 
@@ -204,7 +204,7 @@ def test_the_rules_stand_in_the_order_of_severity() -> None:
 
 
 @pytest.mark.parametrize("rows", [[], still(50, until=2), [Row(0, 50), Row(0.5, 50), Row(1.9, 50)]], ids=len)
-def test_nothing_is_said_on_thin_evidence(rows: list[Row]) -> None:
+def test_too_few_points_give_no_diagnosis(rows: list[Row]) -> None:
     assert diagnose(evidence(rows, Facts())) is None
 
 
@@ -256,7 +256,7 @@ def test_a_worker_with_gaps_between_its_batches_does_not_flicker() -> None:
     assert "nobody_pulling" not in diagnoses(course, rows)
 
 
-def test_something_else_is_said_once_the_old_verdict_failed_twice() -> None:
+def test_the_diagnosis_changes_once_the_old_one_failed_twice() -> None:
     course = DiagnosisTracker()
     diagnoses(course, still(50, until=5))
     assert course.lasting is Diagnosis.NOBODY_PULLING
@@ -282,9 +282,7 @@ def test_two_verdicts_that_take_turns_do_not_keep_a_third() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 30.0), *[st.integers(0, 2000)] * 6), max_size=60), st.booleans())
-def test_whatever_comes_the_evidence_is_bounded_and_something_is_said(
-    steps: list[tuple[float, ...]], push: bool
-) -> None:
+def test_the_evidence_is_bounded_and_always_gives_a_diagnosis(steps: list[tuple[float, ...]], push: bool) -> None:
     course, at = DiagnosisTracker(), 0.0
     for after, pending, inflight, waiting, deliveries, arrived, acked in steps:
         at += after

@@ -26,7 +26,7 @@ def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
 @pytest.mark.parametrize(
     ("other", "twelfth"), [(look(5), 6.0), (look(40, "again"), None)], ids=["fewer messages", "created anew"]
 )
-def test_another_stream_of_that_name_begins_anew(other: StreamLook, twelfth: float | None) -> None:
+def test_another_stream_of_that_name_starts_from_nothing(other: StreamLook, twelfth: float | None) -> None:
     ages = MessageAges()
     ages.add_look(look(10), 0.0)
     ages.add_look(look(20), 1.0)
@@ -36,7 +36,7 @@ def test_another_stream_of_that_name_begins_anew(other: StreamLook, twelfth: flo
     assert (ages.age_of(12, 9.0), ages.age_of(45, 9.0)) == (twelfth, 6.0)
 
 
-def test_what_is_long_ago_is_told_more_coarsely_but_told() -> None:
+def test_an_old_age_is_coarser_but_known() -> None:
     ages = MessageAges()
     for n in range(10_000):
         ages.add_look(look(10 * n), float(n))

@@ -60,7 +60,7 @@ def test_ten_thousand_samples_of_any_kind_are_within_two_percent(
 def test_the_window_holds_what_is_younger_than_a_minute_but_for_a_slot(
     steps: list[tuple[float, float, int]], silence: float
 ) -> None:
-    """Whatever the pauses, also those in which nobody asks, the answer is that of a window begun anew."""
+    """After any pauses, also those without a question, the answer is that of a new window."""
     window, at, added = Quantiles(), 0.0, []
     for after, seconds, times in steps:
         at += after

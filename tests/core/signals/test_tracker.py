@@ -405,7 +405,7 @@ def test_a_terminated_message_is_no_ack() -> None:
     assert reading.ack_rate == 0.0
 
 
-def test_a_redelivery_counter_that_never_falls_is_told_once() -> None:
+def test_a_redelivery_counter_that_never_falls_is_reported_once() -> None:
     """From 2.14 on num_redelivered stays where max_deliver left it."""
     consumer = Consumer()
     consumer.publish(1000)
@@ -514,7 +514,7 @@ def test_only_who_appeared_on_messages_is_surely_backfilling(appeared: bool, hel
     [({"created": "two"}, True), ({"created": "two", "stream_created": "now"}, False), ({}, False)],
     ids=["the consumer was recreated", "the stream was", "its sequence was set back"],
 )
-def test_a_consumer_made_anew_appears_too(change: dict[str, str], backfills: bool) -> None:
+def test_a_consumer_that_was_created_again_appears_too(change: dict[str, str], backfills: bool) -> None:
     consumer = Consumer()
     consumer.publish(1000)
     consumer.deliver(500)
@@ -527,7 +527,7 @@ def test_a_consumer_made_anew_appears_too(change: dict[str, str], backfills: boo
     assert consumer.read().backfilling is backfills
 
 
-def test_a_consumer_made_anew_for_what_is_new_reads_no_history() -> None:
+def test_a_consumer_created_again_for_new_messages_reads_no_history() -> None:
     consumer = Consumer(filters=("s.a",))
     consumer.publish(1000)
     consumer.deliver(500)
@@ -538,7 +538,7 @@ def test_a_consumer_made_anew_for_what_is_new_reads_no_history() -> None:
     assert not consumer.read().backfilling
 
 
-def test_a_consumer_made_anew_on_a_shortened_stream_has_lost_nothing() -> None:
+def test_a_consumer_created_again_on_a_shortened_stream_has_lost_nothing() -> None:
     consumer = Consumer()
     consumer.publish(1000)
     consumer.evict_to(501)

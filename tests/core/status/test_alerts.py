@@ -52,7 +52,7 @@ def test_it_is_pending_until_it_has_held_long_enough_then_fires_then_is_resolved
     assert world.published == [("long", "firing"), ("long", "resolved")]
 
 
-def test_a_break_begins_the_wait_anew_and_tells_nothing() -> None:
+def test_a_break_restarts_the_wait_and_reports_nothing() -> None:
     world = World(LONG)
     for at, pending in [(0, 101), (9, 50), (9.5, 101), (19, 101)]:
         world.look(at, Status.INACTIVE, member(pending=pending))

@@ -47,7 +47,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("reading", "expected"), CASES)
-def test_a_reading_is_judged_as_the_product_page_says(reading: Reading, expected: Status) -> None:
+def test_a_reading_is_evaluated_as_the_product_page_states(reading: Reading, expected: Status) -> None:
     assert latches.status(judged(Latches(), reading), POLICY) is expected
 
 
@@ -68,7 +68,7 @@ def test_calm_not_held_long_enough_stays() -> None:
     assert latches.status(fallen(0.99), POLICY) is Status.ACTIVE
 
 
-def test_one_sample_above_the_release_mark_starts_the_hold_anew() -> None:
+def test_one_sample_above_the_release_mark_restarts_the_hold() -> None:
     assert fallen(1.0, reading(501, 200, 0, at=1.5)).pending.on
 
 
@@ -110,7 +110,7 @@ def test_a_fall_by_loss_releases_nothing_and_starts_no_hold() -> None:
     assert after.pending == after.pending_alone == Latch(on=True)
 
 
-def test_in_flight_is_judged_below_the_cap_of_the_consumer() -> None:
+def test_in_flight_is_evaluated_below_the_cap_of_the_consumer() -> None:
     assert judged(Latches(), reading(0, 0, 91, cap=100)).inflight.on
     assert not judged(Latches(), reading(0, 0, 90, cap=100)).inflight.on
 

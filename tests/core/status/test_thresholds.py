@@ -136,7 +136,7 @@ def test_a_level_is_the_highest_mark_the_value_is_above(value: float | None, exp
     assert thresholds.level(value, DEFAULT) is expected
 
 
-def test_drain_is_not_judged_while_a_handful_waits() -> None:
+def test_drain_is_not_evaluated_while_a_handful_waits() -> None:
     policy = Policy(pending=PendingRule(10, 100, 1000, overload_seconds=1))
     reading = Reading(ConsumerKey("S", "c"), Now(0, 0), 60, 0, latency=0.0, drain=60.0, capacity=50.0)
     marks = thresholds.marks(policy, reading)

@@ -137,7 +137,7 @@ def test_when_the_load_is_calm_for_good_the_status_only_falls(
 @pytest.mark.parametrize("sampled", [True, False], ids=["sampled", "not sampled"])
 @pytest.mark.parametrize("pulls", [True, False], ids=["pulls", "does not pull"])
 @pytest.mark.parametrize("after", [0.0, 1.0], ids=["at once", "after a second"])
-def test_a_message_handed_back_with_a_delay_is_no_stall(sampled: bool, pulls: bool, after: float) -> None:
+def test_a_message_returned_with_a_delay_is_no_stall(sampled: bool, pulls: bool, after: float) -> None:
     shop = Workshop(sampled, pulls=pulls)
     shop.arrive(0.05)
     shop.run(20.0)
@@ -178,7 +178,7 @@ def test_nor_is_it_after_a_restart(pulls: bool) -> None:
     assert shop.events == []
 
 
-def test_a_message_that_is_handed_back_again_and_again_is_no_stall() -> None:
+def test_a_message_that_is_returned_again_and_again_is_no_stall() -> None:
     shop = Workshop(False)
     shop.arrive(1000.0)
     shop.step()
@@ -209,7 +209,7 @@ def test_a_hung_worker_is_still_seen(workers: int) -> None:
     assert "stalled" in shop.life.stored.reasons
 
 
-def test_a_message_that_hangs_after_it_was_handed_back_is_seen() -> None:
+def test_a_message_that_hangs_after_it_was_returned_is_seen() -> None:
     shop = Workshop(False)
     shop.arrive(1000.0)
     shop.step()

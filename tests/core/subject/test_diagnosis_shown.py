@@ -18,7 +18,7 @@ from tests.core.signals.test_tracker import Consumer
 from tests.simulations.consumer_life import EVERY, Life, nothing, steady, work
 
 
-def test_a_burst_into_an_idle_consumer_is_not_told_as_idle() -> None:
+def test_a_burst_into_an_idle_consumer_is_not_published_as_idle() -> None:
     life = Life()
     life.watch(5.0)
     assert life.stored.diagnosis is None or life.stored.diagnosis is Diagnosis.IDLE
@@ -31,7 +31,7 @@ def test_a_burst_into_an_idle_consumer_is_not_told_as_idle() -> None:
     assert life.world.stream[-1].diagnosis is Diagnosis.NOBODY_PULLING
 
 
-def test_a_queue_that_grew_and_suddenly_grows_by_leaps_is_told_as_what_it_is_now() -> None:
+def test_a_queue_that_suddenly_grows_faster_is_published_with_its_new_diagnosis() -> None:
     life = Life()
     life.consumer.publish(300)
     life.watch(5.0, lambda consumer: (consumer.deliver(10), consumer.ack(10))[1])

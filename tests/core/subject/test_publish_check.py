@@ -70,7 +70,7 @@ def test_what_an_acknowledgement_means(duplicate: bool, attempted: bool, then: P
 
 
 @pytest.mark.parametrize("verdict", PublishStep)
-def test_a_disputed_event_is_told_only_if_the_stream_shows_it(verdict: PublishStep) -> None:
+def test_a_disputed_event_is_published_only_if_the_stream_shows_it(verdict: PublishStep) -> None:
     assert step_after_duplicate(verdict) is (
         PublishStep.STORED if verdict is PublishStep.STORED else PublishStep.CONFLICT
     )

@@ -102,7 +102,7 @@ def begun(way: Way) -> Life:
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.why)
 @pytest.mark.parametrize("down", [0.5, 45.0], ids=["soon", "late"])
-def test_a_restart_in_an_unchanged_world_tells_nothing(way: Way, down: float) -> None:
+def test_a_restart_without_a_change_publishes_nothing(way: Way, down: float) -> None:
     life = begun(way)
     published, shown = list(life.world.published), life.shown
     for _ in range(2):
@@ -113,7 +113,7 @@ def test_a_restart_in_an_unchanged_world_tells_nothing(way: Way, down: float) ->
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.why)
-def test_what_is_calm_after_a_restart_is_told_once(way: Way) -> None:
+def test_what_is_calm_after_a_restart_is_published_once(way: Way) -> None:
     life = begun(way)
     before, was = list(life.world.published), life.status
     life.restart()

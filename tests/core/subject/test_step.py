@@ -197,20 +197,20 @@ def test_one_incident_spans_rise_to_inactive() -> None:
     assert world.stream[-1].incident != world.stream[0].incident
 
 
-def test_what_is_told_is_taken_off_the_list_by_a_write_of_its_own() -> None:
+def test_a_published_event_is_removed_from_the_list_by_its_own_write() -> None:
     world = World()
     world.settled(pending=1500)
     assert world.stored is not None and world.stored.unsent == ()
 
 
-def test_nothing_is_told_before_it_is_stored() -> None:
+def test_nothing_is_published_before_it_is_stored() -> None:
     world = World()
     world.settled(pending=0)
     world.read(pending=1500)
     assert [type(a) for a in world.todo] == [WriteRecord]
 
 
-def test_a_failing_write_keeps_the_old_truth_and_the_latest_is_judged_after_it() -> None:
+def test_a_failed_write_leaves_the_old_state_and_the_latest_reading_is_evaluated_after_it() -> None:
     world = World()
     world.settled(pending=0)
     world.read(pending=1500, inflight=600)
@@ -239,7 +239,7 @@ def test_changes_beyond_eight_unsent_events_are_folded_into_one() -> None:
     assert all(a.now is b.was for a, b in pairwise(world.stream))
 
 
-def test_an_unsent_event_of_a_dead_process_is_told_by_the_next() -> None:
+def test_an_unsent_event_of_a_dead_process_is_published_by_the_next() -> None:
     world = World()
     world.settled(pending=0)
     world.read(pending=1500)
@@ -249,7 +249,7 @@ def test_an_unsent_event_of_a_dead_process_is_told_by_the_next() -> None:
     assert world.published == ["backpressure_warning"]
 
 
-def test_a_subject_that_is_active_before_and_after_a_restart_is_told_once() -> None:
+def test_a_subject_that_is_active_before_and_after_a_restart_is_published_once() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)
     world.start()
@@ -257,7 +257,7 @@ def test_a_subject_that_is_active_before_and_after_a_restart_is_told_once() -> N
     assert world.published == ["backpressure_active"]
 
 
-def test_a_subject_that_recovered_during_a_restart_is_told_so() -> None:
+def test_a_recovery_during_a_restart_is_published() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)
     world.start()
@@ -423,7 +423,7 @@ def test_what_is_stored_of_the_unknown_is_what_its_policy_says(on_unknown: str, 
     assert world.stored.admission.action is expected
 
 
-def test_data_loss_is_told_and_is_no_recovery() -> None:
+def test_data_loss_is_published_and_is_no_recovery() -> None:
     world = World()
     world.settled(pending=1500)
     world.settled(pending=100, losing=True, lost=1400)
@@ -568,7 +568,7 @@ def test_a_purge_is_a_recovery_with_its_reason() -> None:
     assert world.stream[-1].reasons == ("purged",)
 
 
-def test_a_conflicting_writer_wins_and_the_difference_is_told_once() -> None:
+def test_a_conflicting_writer_wins_and_the_difference_is_published_once() -> None:
     world = World()
     world.settled(pending=0)
     world.read(pending=1500)
@@ -594,7 +594,7 @@ def test_an_events_stream_that_is_ahead_begins_a_new_epoch_after_it() -> None:
     assert [(e.epoch, e.seq, e.type.value) for e in world.stream] == [("new", 42, "backpressure_warning")]
 
 
-def test_a_recreated_bucket_begins_anew_and_tells_nothing_twice() -> None:
+def test_after_a_bucket_was_created_again_nothing_is_published_twice() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)
     world.stored, world.revision = None, 0
@@ -621,7 +621,7 @@ MOVES = st.one_of(
 
 @settings(max_examples=examples(400))
 @given(st.lists(MOVES, max_size=60), st.sampled_from([0.0, 1.0]))
-def test_whatever_happens_the_stream_tells_each_change_once(moves: list[tuple], hold: float) -> None:
+def test_the_stream_has_each_change_once(moves: list[tuple], hold: float) -> None:
     world = World(policy=replace(ALERTING, recovery_hold_seconds=hold))
     for move in moves:
         match move:
@@ -676,7 +676,7 @@ def test_a_reading_of_an_unknown_member_changes_nothing(key: ConsumerKey) -> Non
     assert world.state.members == {} and world.todo == []
 
 
-def test_a_policy_refused_is_told_once_and_numbered_with_the_rest() -> None:
+def test_a_policy_refused_is_published_once_and_numbered_with_the_rest() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)
     refusal = Rejection("b:7", (("pending.warn", "must not be above critical"),))
@@ -746,7 +746,7 @@ def test_other_diagnoses_do_not_count_however_long_they_last(diagnosis: Diagnosi
     assert world.published == ["backpressure_warning"]
 
 
-def test_an_alert_is_told_after_the_status_and_outlives_a_restart() -> None:
+def test_an_alert_is_published_after_the_status_and_outlives_a_restart() -> None:
     world = World(policy=ALERTING)
     world.settled(pending=1500, inflight=600)
     world.start()
@@ -765,7 +765,7 @@ def test_an_alert_is_told_after_the_status_and_outlives_a_restart() -> None:
     assert (fired.was, fired.now, fired.incident) == (Status.ACTIVE, Status.ACTIVE, world.stream[0].incident)
 
 
-def test_more_alerts_than_the_list_has_room_for_are_told_when_it_has() -> None:
+def test_more_alerts_than_the_list_has_room_for_are_published_when_it_has() -> None:
     rules = tuple(AlertRule(f"above-{n}", When(pending_above=n)) for n in range(2 * UNSENT_LIMIT))
     world = World(policy=replace(INSTANT, alerts=rules))
     world.settled(pending=500)
@@ -791,7 +791,7 @@ def test_nothing_is_drawn_from_time_alone_while_the_truth_is_stale() -> None:
     assert world.published == ["alert_firing"]
 
 
-def test_a_loss_under_a_calm_subject_is_told_all_the_same() -> None:
+def test_a_loss_under_a_calm_subject_is_published_all_the_same() -> None:
     world = World()
     world.settled(pending=5)
     world.settled(pending=5, lost=3, losing=True)
@@ -892,7 +892,7 @@ class TestASubjectThatAgesAlone:
         self.aged(world, 20.0)
         assert world.stored is not None and (world.stored.unknown, world.stored.stale) == (True, False)
 
-    def test_what_is_said_rests_on_whoever_has_the_status_it_is_of(self) -> None:
+    def test_reasons_and_readings_are_those_of_the_member_with_the_status(self) -> None:
         """An idle neighbour that cannot be read makes nobody less overloaded; an overloaded one may have recovered."""
         world = self.world()
         world.read(key=TWO)
@@ -937,7 +937,7 @@ class TestAlertsAfterAnAbsence:
             world.perform()
         return [event.type.value for event in world.stream[before:]]
 
-    def test_a_start_under_load_tells_the_status_and_pages_only_for_what_stays(self) -> None:
+    def test_a_start_under_load_publishes_the_status_and_alerts_only_for_what_stays(self) -> None:
         world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
         assert self.published(world, 20_000, 9.8) == ["backpressure_active"]
         assert self.published(world, 20_000, 1.0) == ["alert_firing"]
