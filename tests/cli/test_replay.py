@@ -71,7 +71,7 @@ def test_the_summary_has_counts_time_span_and_speed(recording: Path, quiet: Path
     lines = run(recording, "--config", quiet).stdout.splitlines()
     after = lines[lines.index("") + 1 :]
     assert after[0] == "2027-01-15T08:00:00.000Z to 2027-01-15T08:00:06.000Z, 6.0 s"
-    assert after[1].startswith("61 samples; judged in ") and after[1].endswith(" times as fast as it happened")
+    assert after[1].startswith("61 samples; evaluated in ") and after[1].endswith(" times as fast as it happened")
     assert after[2] == "events: backpressure_active 1, recovery 1"
     assert after[3] == "orders.new: active 3.0 s, inactive 3.0 s, unknown 0.0 s"
 
@@ -130,9 +130,9 @@ def test_only_the_chosen_subjects_are_evaluated(recording: Path) -> None:
 def test_standard_input_and_gz_files_are_read(recording: Path, tmp_path: Path) -> None:
     packed = tmp_path / "burst.jsonl.gz"
     packed.write_bytes(gzip.compress(recording.read_bytes()))
-    expected = [line for line in run(recording).stdout.splitlines() if "judged in" not in line]
+    expected = [line for line in run(recording).stdout.splitlines() if "evaluated in" not in line]
     for ran in (run(packed), run("-", data=recording.read_bytes())):
-        assert [line for line in ran.stdout.splitlines() if "judged in" not in line] == expected
+        assert [line for line in ran.stdout.splitlines() if "evaluated in" not in line] == expected
 
 
 class TestUnreadableRecordings:

@@ -167,7 +167,7 @@ def _summary(replays: Sequence[Replay], comparison: StatusComparison, took: floa
     aside = f", {first.implausible:,} of them implausible" if first.implausible else ""
     samples = sum(each.samples for each in replays)
     speed = f"{samples / took:,.0f} samples/s, {span / took:,.0f} times as fast as it happened"
-    yield f"{first.samples:,} samples{aside}; judged in {took:.1f} s: {speed}"
+    yield f"{first.samples:,} samples{aside}; evaluated in {took:.1f} s: {speed}"
     yield _format_counts("events", [each.events for each in replays], lambda n: f"{n:,.0f}")
     times = [each.time_in() for each in replays]
     subjects = sorted({s for time in times for s in time}, key=lambda s: _urgency(s, times, comparison))

@@ -29,7 +29,7 @@ LARGEST_VALUE: Final = 64 * 1024
 OVERRIDES: Final = "=override."
 """How the keys of overrides in the policy bucket begin. No encoded subject begins so."""
 LONGEST_OVERRIDE: Final = 7 * 86_400.0
-"""Seconds from the time it was stored to its end: a forgotten override must not last for ever."""
+"""Seconds from the time it was stored to its end: a forgotten override must not last forever."""
 CLOCKS_APART: Final = 3600.0
 """Seconds by which the clock of the writer may be ahead of the server's."""
 

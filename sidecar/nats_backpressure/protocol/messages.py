@@ -393,7 +393,7 @@ class Heartbeat(Struct, frozen=True):
         int, Meta(gt=0, description="Milliseconds without a proof after which a status is `unknown`.")
     ] = 30_000
     leaving: Annotated[
-        bool, Meta(description="The last replica stops: nobody checks from now on whether the states still hold.")
+        bool, Meta(description="The last replica stops: no sidecar checks from now on whether the states still hold.")
     ] = False
 
 

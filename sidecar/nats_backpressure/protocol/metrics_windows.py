@@ -1,4 +1,4 @@
-"""What a subject was like over the last minutes and hours: the request, and the reply."""
+"""Request and reply of the endpoint `metrics`: counts, times and ranges of a subject over the last minutes and hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which query answers which endpoint, and the count and duration of decisions."""
+"""Maps each endpoint to the query that answers it, and counts and times the decisions."""
 
 from __future__ import annotations
 

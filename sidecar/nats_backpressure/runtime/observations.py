@@ -84,7 +84,7 @@ class Nak(Struct, frozen=True):
 
 
 class MaxDeliveries(Struct, frozen=True):
-    """A message will not be delivered again; the server publishes that only when somebody pulls."""
+    """A message will not be delivered again; the server publishes that only when a client pulls."""
 
     key: ConsumerKey
 

@@ -130,7 +130,7 @@ class Poller:
         self._registry.streams |= {poll.name: poll.stream for poll in new}
         if self._untried is not None:
             self._untried |= {poll.name for poll in new}
-        if not self.polls:  # the list is all there is to be read
+        if not self.polls:  # only the list can be read
             self._was_read()
         self._tried("")
         return new
@@ -256,7 +256,7 @@ class Poller:
                     self._intake.remove_uncounted_members(poll.stream, ReadState({key: under}))
 
     def _begin_round(self) -> None:
-        """Every stream is to be read or tried before `newest_reading` moves on."""
+        """Every stream must be read or tried before `newest_reading` moves on."""
         self._round += 1
         self._untried = set(self._registry.streams)
         if self._tasks is not None:

@@ -93,7 +93,7 @@ class StateStore(Protocol):
     """One key per subject, changed by compare-and-set only."""
 
     newer_heartbeat: bool
-    """Whether the last heartbeat of another replica that `beat` met is of a newer version."""
+    """Whether the last heartbeat of another replica that `write_heartbeat` met is of a newer version."""
 
     async def load_all(self) -> dict[str, Stored]:
         """Every subject's record. Raises Unavailable."""

@@ -1,4 +1,4 @@
-"""Whether the process is ready: what `/readyz` answers."""
+"""Computes the readiness of the process: what `/readyz` answers."""
 
 from __future__ import annotations
 

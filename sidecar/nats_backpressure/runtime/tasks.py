@@ -1,4 +1,4 @@
-"""The one way to wait, back off, do a thing once, bound a dict, and cancel tasks."""
+"""Async helpers: wait, back off, do a thing once, bound a dict, and cancel tasks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def sleep_until(event: asyncio.Event, clock: Clock, seconds: float) -> boo
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]], again_after: float = CANCEL_AGAIN_AFTER) -> None:
     """Cancel tasks and return when all are done. One cancellation is not enough: before Python 3.12 asyncio.wait_for,
-    which nats-py uses, loses one that comes together with a reply, and a loop would run for ever."""
+    which nats-py uses, loses one that comes together with a reply, and a loop would run forever."""
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:

@@ -10,7 +10,7 @@ from nats_backpressure.core.signals.stream_drops import (
     gets_whole_stream,
     has_holes,
     may_drop,
-    removed_by_hand,
+    removed_by_operator,
     was_purged,
 )
 from nats_backpressure.protocol.timestamps import Now
@@ -84,5 +84,5 @@ def test_holes_and_what_was_deleted_by_hand() -> None:
     assert not has_holes(LOOK)
     assert has_holes(replace(LOOK, messages=97))
     after = replace(LOOK, last_seq=110, messages=105)
-    assert removed_by_hand(LOOK, after) == 5
-    assert removed_by_hand(LOOK, replace(after, retention=None)) == 0
+    assert removed_by_operator(LOOK, after) == 5
+    assert removed_by_operator(LOOK, replace(after, retention=None)) == 0

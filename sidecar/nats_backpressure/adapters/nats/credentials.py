@@ -20,7 +20,7 @@ def credentials(nats: Nats) -> dict[str, Any]:
     """The arguments of nats-py's `connect` that log in. Raises BadCredentials."""
     arguments: dict[str, Any] = {}
     if nats.credentials_file:
-        # Text, not the path: nats-py loops for ever on an empty or truncated file.
+        # Text, not the path: nats-py loops forever on an empty or truncated file.
         text = _read(nats.credentials_file)
         token, seed = _line_after(text, "BEGIN NATS USER JWT"), _line_after(text, "BEGIN USER NKEY SEED")
         if token.count(".") != 2 or not seed:

@@ -104,7 +104,7 @@ class PatchedClient(NatsClient):
                 task.cancel()
         self._subs.clear()
         if (writer := getattr(self._transport, "_io_writer", None)) is not None:
-            # Not close(): that waits until the server, which may have stopped for ever, has read what is unsent.
+            # Not close(): that waits until the server, which may have stopped forever, has read what is unsent.
             with suppress(Exception):
                 writer.transport.abort()
 

@@ -209,7 +209,7 @@ class _RecentRequesters:
 
 
 class _StallRecovery:
-    """What may be pulled without room: without any pull, messages of dead workers would stay in flight for ever.
+    """What may be pulled without room: without any pull, messages of dead workers would stay in flight forever.
 
     Once there was no ack for long enough: one message per wait, and beyond that as many as certainly add nothing to
     what is in flight, since the server first redelivers what was not acknowledged in time. That number starts at one

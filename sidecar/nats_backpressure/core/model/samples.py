@@ -101,4 +101,4 @@ class Sample(Struct, frozen=True):
     """Seconds since the last acknowledgement, by the server's own clock."""
     paused: bool = False
     bound: bool = True
-    """Whether somebody is subscribed to the deliver subject of a push consumer; True for pull consumers."""
+    """Whether a client is subscribed to the deliver subject of a push consumer; True for pull consumers."""

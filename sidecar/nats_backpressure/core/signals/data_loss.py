@@ -31,15 +31,15 @@ from nats_backpressure.core.signals.stream_drops import (
     has_holes,
     has_life_times,
     may_drop,
-    removed_by_hand,
+    removed_by_operator,
     was_purged,
 )
 
 CHECKPOINTS = 32
 """Checkpoints of one consumer; when there are more, every second one of the older half goes, never the first."""
-CLEAN = 3
+MIN_CLEAN_LOOKS = 3
 """Looks in a row without holes, after which sequences count messages: none lies between the last two samples."""
-ANY = 2**63
+UNBOUNDED = 2**63
 """More messages than any stream holds."""
 
 
@@ -109,7 +109,7 @@ class LossAccount:
         """Place, deliveries and pending that the next sample is compared with."""
         self._given = 0
         """First deliveries so far, at most: each moves the place, redeliveries do not."""
-        self._clean = CLEAN
+        self._clean = MIN_CLEAN_LOOKS
         """Looks in a row that showed no holes."""
         self._kind = 0
         self._number = 0
@@ -175,7 +175,7 @@ class LossAccount:
         drops = dropped or self._dropped
         if not self._dropped:
             self._removed += self._removed_now
-        self._removed_now = 0 if self._dropped or before is None else removed_by_hand(before, look)
+        self._removed_now = 0 if self._dropped or before is None else removed_by_operator(before, look)
         place, given, pending = self._from
         moved, deliveries = sample.delivered_stream - place, sample.delivered_consumer - given
         self._given += min(moved, deliveries)
@@ -190,7 +190,7 @@ class LossAccount:
         counted = self.total
         if (
             gets_whole_stream(sample, look)
-            and self._clean >= CLEAN
+            and self._clean >= MIN_CLEAN_LOOKS
             and not has_life_times(look)
             and look.origin is None
         ):
@@ -247,7 +247,9 @@ class LossAccount:
         if self._dropped and (look.first_seq - 1 > place or has_life_times(look)):
             self._passed = self._number
         if look.retention is None or look.retention.drops:
-            self.account = Account(self._kind, place, given, pending, look.last_seq, self._settled, self._clean < CLEAN)
+            self.account = Account(
+                self._kind, place, given, pending, look.last_seq, self._settled, self._clean < MIN_CLEAN_LOOKS
+            )
         else:
             self.account = None  # no loss is possible, so there is nothing to store
 
@@ -267,10 +269,10 @@ def _replaced(look: StreamLook, then: Checkpoint) -> int:
     if retention is None or not retention.replaces:
         return 0
     if then.before is None:
-        return ANY
+        return UNBOUNDED
     arrived = look.last_seq - then.before
     if retention.rollup and arrived > 0:
-        return ANY
+        return UNBOUNDED
     # No subject holds more messages than the stream.
     return arrived if then.held + arrived > retention.per_subject else 0
 

@@ -48,7 +48,7 @@ class Point(Struct, frozen=True, gc=False):
     pending: int
     inflight: int
     waiting: int
-    """Pull requests that wait; for a push consumer 1 while somebody is subscribed."""
+    """Pull requests that wait; for a push consumer 1 while a client is subscribed."""
     deliveries: int
     arrived: float
     """Messages since the first sample of the consumer; so is `acked`."""

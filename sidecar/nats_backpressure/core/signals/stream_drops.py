@@ -56,7 +56,7 @@ def has_life_times(look: StreamLook) -> bool:
     return look.retention is not None and look.retention.life_times
 
 
-def removed_by_hand(before: StreamLook, look: StreamLook) -> int:
+def removed_by_operator(before: StreamLook, look: StreamLook) -> int:
     """How many messages an operator deleted between two looks, if the stream dropped none and acks remove none."""
     retention = look.retention
     if retention is None or retention.policy != "limits" or retention.replaces:

@@ -232,7 +232,7 @@ class ConsumerTracker:
         source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
         if self._working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
-        latency, stalled, evidence = self._judged_latency(sample, flow, stall)
+        latency, stalled, evidence = self._compared_latency(sample, flow, stall)
         known = flow.time >= ENOUGH_TIME
         return Reading(
             key=sample.key,
@@ -274,7 +274,7 @@ class ConsumerTracker:
             oldest_age=self._ages.oldest_waiting(sample, look),
         )
 
-    def _judged_latency(self, sample: Sample, flow: IntervalCounts, stall: float) -> tuple[float | None, bool, bool]:
+    def _compared_latency(self, sample: Sample, flow: IntervalCounts, stall: float) -> tuple[float | None, bool, bool]:
         """The latency that is compared with its mark, in seconds: of messages delivered since there was last nothing to
         do, by acks of the last FRESH_ACKS seconds; or the stall. Then whether it is the stall, and whether a latch may
         be released on it."""

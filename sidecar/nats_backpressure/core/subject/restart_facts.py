@@ -1,4 +1,4 @@
-"""What is carried over a restart: the facts of each consumer that a record stores, and how a new process uses them."""
+"""The carried facts: what a record stores of each consumer, and how a new process continues with it."""
 
 from __future__ import annotations
 
