@@ -1,4 +1,4 @@
-"""Request and reply of the endpoint `metrics`: counts, times and ranges of a subject over the last minutes and hours."""
+"""Request and reply of the endpoint `metrics`: a subject over the last minutes and hours, in numbers."""
 
 from __future__ import annotations
 
