@@ -27,7 +27,7 @@ EPOCH = 1000.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """One story; loads and shares are in units of the worker's capacity, times in seconds."""
+    """One scenario; loads and shares are in units of the worker's capacity, times in seconds."""
 
     load: tuple[tuple[float, float], ...] = ((0.0, 0.5), (10.0, 10.0))
     """From when on how much is offered, without retries."""
@@ -39,7 +39,7 @@ class Scenario:
     reports: float = 0.0
     """The share of the gateways that report, each once a second."""
     direct: float = 0.0
-    """The share of the load that comes from producers that ask nobody."""
+    """The share of the load that comes from producers that use no gateway."""
     interval: float = 0.1
     """Seconds between samples; answers are cached for as long."""
     delay: float = 0.2
@@ -61,7 +61,7 @@ class Scenario:
 
 
 OVERLOAD = 10.0
-"""When most stories become too much for the worker."""
+"""When most scenarios become too much for the worker."""
 
 
 def to(load: float, **more: Any) -> Scenario:
@@ -89,9 +89,9 @@ HELD = {
     "10x, all low": to(10, priorities=(("low", 1.0),)),
     "10x, all high": to(10, priorities=(("high", 1.0),)),
     "10x, 1000/s": to(10, capacity=1000.0, seconds=60.0),
-    "3x, 30 % ask nobody": to(3, direct=0.3),
-    "3x, 30 % ask nobody, reports": to(3, direct=0.3, reports=1.0),
-    "10x, 5 % ask nobody": to(10, direct=0.05),
+    "3x, 30 % without a gateway": to(3, direct=0.3),
+    "3x, 30 % without a gateway, reports": to(3, direct=0.3, reports=1.0),
+    "10x, 5 % without a gateway": to(10, direct=0.05),
     "10x, down to 0.5x, 10x": Scenario(((0.0, 0.5), (10.0, 10.0), (40.0, 0.5), (80.0, 10.0))),
     "10x, down to 3x, 10x": Scenario(((0.0, 0.5), (10.0, 10.0), (40.0, 3.0), (80.0, 10.0))),
     "10x, silence, 10x": Scenario(((0.0, 0.5), (10.0, 10.0), (40.0, 0.0), (75.0, 10.0))),
@@ -101,8 +101,8 @@ HELD = {
 ROUGH = {
     "10x, read each 0.5 s": to(10, interval=0.5),
     "10x, read each second": to(10, interval=1.0),
-    "3x, 30 % ask nobody, read each second": to(3, direct=0.3, interval=1.0),
-    "10x, a second until it is heard": to(10, delay=1.0),
+    "3x, 30 % without a gateway, read each second": to(3, direct=0.3, interval=1.0),
+    "10x, decisions arrive after a second": to(10, delay=1.0),
     "10x, batches of 50": to(10, service="batches"),
     "10x, 5/s": to(10, capacity=5.0, hold=1),
     "10x, worker dead for 15 s": to(10, down=(50.0, 65.0)),
@@ -129,7 +129,7 @@ class Gateway:
 class World:
     def __init__(self, scenario: Scenario) -> None:
         self.s = s = scenario
-        self.dice = random.Random(s.seed)
+        self.random_numbers = random.Random(s.seed)
         self.policy = Policy(admission=AdmissionRule("adaptive", s.floor, s.target))
         self.now = 0.0
         self.queue: deque[float] = deque()
@@ -140,7 +140,7 @@ class World:
         self.gateways = [Gateway(n < s.reports * s.gateways, due=n / s.gateways) for n in range(s.gateways)]
         self.returning: dict[int, Counter[tuple[int, str]]] = {}
         self.track, self.offered = ConsumerTracker(), None
-        self.shedding, self.said = adaptive.OPEN, deque([(-math.inf, adaptive.OPEN)])
+        self.shedding, self.published_shedding = adaptive.OPEN, deque([(-math.inf, adaptive.OPEN)])
         self.latches, self.status = Latches(), Status.INACTIVE
         self.waits: list[tuple[float, float]] = []
         """When a message was through, and how long that took since it was published."""
@@ -165,17 +165,17 @@ class World:
         return next(x for at, x in reversed(self.s.load) if at <= self.now) * self.s.capacity
 
     def call(self, tick: int) -> None:
-        """New callers and those who come back, each at one of the gateways; and producers that ask nobody."""
+        """New callers and those who come back, each at one of the gateways; and producers that use no gateway."""
         load = self.load() * TICK
         self.publish(self.poisson(load * self.s.direct))
         calls = self.returning.pop(tick, Counter())
         new = self.poisson(load * (1 - self.s.direct))
         names, weights = zip(*self.s.priorities, strict=True)
-        for name in self.dice.choices(names, weights, k=new) if len(names) > 1 else names * new:
+        for name in self.random_numbers.choices(names, weights, k=new) if len(names) > 1 else names * new:
             calls[0, name] += 1
         for (attempt, priority), n in calls.items():
             for _ in range(n):
-                self.ask(self.dice.choice(self.gateways), attempt, priority)
+                self.ask(self.random_numbers.choice(self.gateways), attempt, priority)
         for gateway in self.gateways:
             if gateway.report and self.now >= gateway.due:
                 gateway.due += 1.0
@@ -184,7 +184,9 @@ class World:
 
     def ask(self, gateway: Gateway, attempt: int, priority: str) -> None:
         if self.now >= gateway.until:
-            gateway.known = next(told for at, told in reversed(self.said) if at <= self.now - self.s.delay)
+            gateway.known = next(
+                decision for at, decision in reversed(self.published_shedding) if at <= self.now - self.s.delay
+            )
             gateway.until = self.now + self.s.interval
         gateway.offered += 1
         known = gateway.known
@@ -195,7 +197,7 @@ class World:
             gateway.admitted += 1
             self.publish(1)
         elif attempt < self.s.retries:
-            after = known.retry_after * self.dice.uniform(1.0, 1.5)
+            after = known.retry_after * self.random_numbers.uniform(1.0, 1.5)
             self.returning.setdefault(round((self.now + after) / TICK) + 1, Counter())[attempt + 1, priority] += 1
 
     def publish(self, n: int) -> None:
@@ -227,7 +229,7 @@ class World:
             self.held.append(self.queue.popleft())
             self.delivered += 1
         rate = self.s.capacity * (self.s.slow[1] if self.s.slow and at >= self.s.slow[0] else 1.0)
-        took = self.dice.expovariate(rate) if self.s.service == "exponential" else 1 / rate
+        took = self.random_numbers.expovariate(rate) if self.s.service == "exponential" else 1 / rate
         n = len(self.held) if self.s.service == "batches" else 1
         self.done_at = at + took * n if self.held else math.inf
 
@@ -241,13 +243,13 @@ class World:
         sample = Sample(
             KEY, "t", config, at, len(self.queue), len(self.held), 0, 1, taken, self.delivered, self.acked, self.acked
         )
-        found = self.track.add_sample(sample, StreamLook("S", "t", 1, self.published, self.published, ("s",)))
-        assert not isinstance(found, str), found
-        self.shedding = adaptive.next_shedding(self.shedding, self.policy, [found], self.offered, at)
-        self.said.append((self.now, self.shedding))
-        while len(self.said) > 2 and self.said[1][0] < self.now - self.s.delay - 1:
-            self.said.popleft()
-        self.latches = latches.next_latches(self.latches, found, thresholds.marks(self.policy, found), self.policy)
+        reading = self.track.add_sample(sample, StreamLook("S", "t", 1, self.published, self.published, ("s",)))
+        assert not isinstance(reading, str), reading
+        self.shedding = adaptive.next_shedding(self.shedding, self.policy, [reading], self.offered, at)
+        self.published_shedding.append((self.now, self.shedding))
+        while len(self.published_shedding) > 2 and self.published_shedding[1][0] < self.now - self.s.delay - 1:
+            self.published_shedding.popleft()
+        self.latches = latches.next_latches(self.latches, reading, thresholds.marks(self.policy, reading), self.policy)
         now = latches.status(self.latches, self.policy)
         now = max(now, Status.WARNING) if self.shedding.shedding else now
         if now is not self.statuses[-1][1]:
@@ -256,10 +258,10 @@ class World:
         self.retry_afters.append((self.now, self.shedding.retry_after))
 
     def poisson(self, mean: float) -> int:
-        n, product, limit = 0, self.dice.random(), math.exp(-mean)
+        n, product, limit = 0, self.random_numbers.random(), math.exp(-mean)
         while product > limit:
             n += 1
-            product *= self.dice.random()
+            product *= self.random_numbers.random()
         return n
 
     def goodput(self, start: float, end: float = math.inf) -> float:
@@ -290,14 +292,14 @@ class World:
     def moves(self) -> tuple[int, int]:
         """The most rises, and the most falls, of the status in any minute."""
         pairs = zip(self.statuses, self.statuses[1:], strict=False)
-        found = [(at, now > was) for (_, was), (at, now) in pairs]
-        return _most(found, True), _most(found, False)
+        reading = [(at, now > was) for (_, was), (at, now) in pairs]
+        return _most(reading, True), _most(reading, False)
 
     def whole(self) -> bool:
         """Whether nothing that was published is lost."""
         return self.published == self.acked + len(self.held) + len(self.queue)
 
 
-def _most(found: list[tuple[float, bool]], up: bool) -> int:
-    times = [at for at, rose in found if rose is up]
+def _most(reading: list[tuple[float, bool]], up: bool) -> int:
+    times = [at for at, rose in reading if rose is up]
     return max((sum(at <= other < at + 60 for other in times) for at in times), default=0)

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "sidecar" / "nats_backpressure"
 OURS = "nats_backpressure"
 
 LAYERS = [{"cli"}, {"app"}, {"adapters", "queries", "recording"}, {"runtime"}, {"core"}, {"config"}, {"policy"}]
-"""From the top down. A folder imports itself and what is below it; folders side by side do not know each other.
+"""From the top down. A folder imports itself and what is below it; folders side by side do not import each other.
 `app` hands the adapters the queries they need.
-Settings carry policies, so `config` stands above `policy`. `protocol` is below all; `client` knows it only, and
+Settings carry policies, so `config` is above `policy`. `protocol` is below all; `client` knows it only, and
 `demo` only these two."""
 RANK = {folder: rank for rank, folders in enumerate(LAYERS) for folder in folders}
 PURE = {
@@ -32,7 +32,7 @@ PURE = {
     ),
     *("string", "typing", "zlib", "msgspec"),
 }
-"""What may be imported where nothing happens but by value."""
+"""What the pure folders may import."""
 NATS_BOTTOM = {"patched_client", "credentials", "bounded_client", "api", "api_types", "kv"}
 """What the NATS adapters have in common."""
 KEPT_TO = {
@@ -93,7 +93,7 @@ def test_imports_run_downwards(path: Path) -> None:
     else:
         allowed = {"protocol": (), "client": ("protocol",), "demo": ("client", "protocol")}.get(me, ("cli",))
         wrong = {m for m in ours(path) if folder(m) != me and folder(m) not in allowed}
-    assert not wrong, f"{name_of(path)} imports {sorted(wrong)}, which stands above it or beside it"
+    assert not wrong, f"{name_of(path)} imports {sorted(wrong)}, which is above it or beside it"
 
 
 @pytest.mark.parametrize("path", under("core.signals", "core.status", "core.admission"), ids=name_of)
@@ -111,7 +111,7 @@ def test_what_decides_knows_no_world(path: Path) -> None:
         for n in ast.walk(ast.parse(path.read_text()))
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
     }
-    assert not calls & {"now", "utcnow", "today"}, f"{name_of(path)} asks for the time: it is an argument"
+    assert not calls & {"now", "utcnow", "today"}, f"{name_of(path)} reads the time: it must be an argument"
 
 
 @pytest.mark.parametrize("path", under("adapters"), ids=name_of)
@@ -129,7 +129,7 @@ def test_an_adapter_knows_no_other(path: Path) -> None:
 @pytest.mark.parametrize("path", under("client"), ids=name_of)
 def test_the_client_needs_nats_and_msgspec_only(path: Path) -> None:
     brought = outside(path) - set(sys.stdlib_module_names) - {"nats", "msgspec"}
-    assert not brought, f"{name_of(path)} brings {sorted(brought)} to whoever imports it"
+    assert not brought, f"{name_of(path)} needs {sorted(brought)}, which every importer must then install"
 
 
 @pytest.mark.parametrize("library", KEPT_TO)

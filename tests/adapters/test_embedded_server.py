@@ -133,10 +133,10 @@ async def test_a_cancel_while_starting_leaves_nothing(tmp_path: Path, monkeypatc
     server = EmbeddedServer()
     task = asyncio.create_task(server.start())
 
-    async def begun() -> bool:
+    async def started() -> bool:
         return server._process is not None
 
-    await eventually(begun, "the process")
+    await eventually(started, "the process")
     pid = pid_of(server)
     assert server._temporary is not None
     store = Path(server._temporary.name)

@@ -44,7 +44,7 @@ class Pair:
                         seen = error
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise AssertionError(f"/readyz never said {facts}, last: {seen}") from None
+            raise AssertionError(f"/readyz never reported {facts}, last: {seen}") from None
 
     def logs(self) -> str:
         return str(self.sidecar.get_wrapped_container().logs(tail=60).decode(errors="replace"))

@@ -13,7 +13,7 @@ from nats_backpressure.protocol.timestamps import Now
 
 
 class FakeClock:
-    """The Clock of the tests. Sleepers wake in the order of their moments; who sleeps to the same one, in the order in
+    """The Clock of the tests. Sleepers wake in the order of their moments; those with the same moment, in the order in
     which they began. Random numbers are the same in every run."""
 
     def __init__(self, mono: float = 1000.0, wall: float = 1_800_000_000.0, seed: int = 1) -> None:
@@ -85,7 +85,7 @@ class FakeClock:
 
 async def settled() -> None:
     """Return once no task can go on without time, or something from outside."""
-    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # no public way tells that a loop is idle
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # no public method shows that a loop is idle
     await asyncio.sleep(0)
     while ready:
         await asyncio.sleep(0)

@@ -81,4 +81,4 @@ class FakeEventLog:
     def _strike(self) -> None:
         if self.failing:
             self.failing -= 1
-            raise Unavailable("the fake was told to fail")
+            raise Unavailable("the test set the fake to fail")

@@ -130,7 +130,7 @@ def test_a_field_comes_from_the_strongest_layer_that_gives_it(
 FOLLOWING = {"pending": {"overload_seconds": 30, "min": 100, "max": 5000}, "inflight": {"overload_ratio": 0.5}}
 STATIC = {"pending": {"overload": 800}, "inflight": {"overload": 300}}
 OVER = [
-    pytest.param({}, PendingRule(10, 100, 1000, 30, 100, 5000), InflightRule(50, 200, 500, 0.5), id="nothing said"),
+    pytest.param({}, PendingRule(10, 100, 1000, 30, 100, 5000), InflightRule(50, 200, 500, 0.5), id="nothing given"),
     pytest.param(STATIC, PendingRule(10, 100, 800), InflightRule(50, 200, 300), id="a plain mark switches it off"),
     pytest.param(
         {"pending": {"overload_seconds": None}, "inflight": {"overload_ratio": None}},

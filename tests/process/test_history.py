@@ -29,7 +29,7 @@ async def test_the_history_of_a_burst_is_the_same_after_a_restart(nc: Client, si
         result = await wire.ask(f"get.events.{SUBJECT}")
         return result if [e["id"] for e in reversed(result["events"])] == [e["id"] for e in wire.live] else None
 
-    first = await eventually(events, "all that was told live")
+    first = await eventually(events, "all that was published live")
     assert (first["truncated"], first["matched"]) == (False, [SUBJECT])
     assert json.dumps({e["id"]: e for e in first["events"]}[active["id"]]) == json.dumps(active), "10 is not 10.0"
     assert (await wire.ask(f"get.events.{SUBJECT}", {"type": "recovery", "limit": 1}))["events"] == [recovery]

@@ -77,7 +77,7 @@ async def test_a_server_restart_repeats_and_loses_no_event(nc: Client, server: N
     async def events() -> list[str]:
         return [e["id"] for e in await wire.stored() if e["type"] == "backpressure_active"]
 
-    # The kill may have come between the state and its event: then it is told after the restart.
+    # The kill may have come between the state and its event: then it is published after the restart.
     assert len(await eventually(events, "the event in the stream")) == 1
 
 

@@ -18,7 +18,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire
 
 SLOW_WRITE = 0.5
-"""Seconds by which what was told may lag behind what a replay concludes at once."""
+"""Seconds by which published events may lag behind those that a replay computes at once."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def replayed(file: Path, *arguments: str) -> list[dict[str, Any]]:
 
 
 def turns(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rises to active and the ends. What moves in between while a slow write is under way is told as one step,
+    """The rises to active and the ends. What moves in between while a slow write is under way is published as one step,
     and as two by a replay, whose writes are done at once."""
     return [e for e in events if e["from"] != e["to"] in ("active", "inactive")]
 

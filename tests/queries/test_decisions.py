@@ -136,7 +136,9 @@ def test_a_decision_is_valid_until_the_next_reading(left: float, valid: int) -> 
         pytest.param(9.0, ("active", "reject", "known", 1.5), id="known"),
         pytest.param(10.0, ("active", "reject", "stale", 1.5), id="stale: held to the last"),
         pytest.param(11.0, ("active", "throttle", "stale", 1.5), id="held long enough: opening"),
-        pytest.param(14.0, ("active", "continue", "stale", 1.5), id="open, and what was last known is still said"),
+        pytest.param(
+            14.0, ("active", "continue", "stale", 1.5), id="open, and the last known status is still answered"
+        ),
         pytest.param(31.0, ("unknown", "continue", "unknown", None), id="unknown, and open"),
     ],
 )

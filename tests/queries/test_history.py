@@ -49,7 +49,7 @@ class Clock:
 
 
 class Window:
-    """A past of one subject; what is told from now on is in memory, what was told before only in the stream."""
+    """The past of one subject; events from now on are in memory, earlier ones only in the stream."""
 
     def __init__(self, *stored: bytes, recent: int = 0, view: FakeServiceView | None = None) -> None:
         self.stream = FakeEventLog(stored)
@@ -85,14 +85,14 @@ HOURS = [ago(3600 * hours, 31 - hours) for hours in range(30, 0, -1)]
 @pytest.mark.parametrize(
     ("asked", "expected", "truncated"),
     [
-        pytest.param({}, range(30, 6, -1), False, id="a day, without being told since when"),
+        pytest.param({}, range(30, 6, -1), False, id="a day, without `since`"),
         pytest.param({"since": when(-9e5)}, range(30, 0, -1), False, id="all there is"),
         pytest.param({"since": when(-9e5), "limit": 30}, range(30, 0, -1), False, id="exactly all there is"),
         pytest.param({"limit": 2}, [30, 29], True, id="more than the limit"),
         pytest.param({"limit": 5}, [30, 29, 28, 27, 26], True, id="a limit within the stream"),
         pytest.param({"until": when(-7200)}, range(29, 6, -1), False, id="until a moment"),
         pytest.param({"since": when(-7200), "until": when(-7200)}, [29], False, id="one moment"),
-        pytest.param({"type": EventType.RECOVERY}, [], False, id="a type nobody told of"),
+        pytest.param({"type": EventType.RECOVERY}, [], False, id="a type without events"),
         pytest.param({"since": when(-7200), "until": when(-9000)}, [], False, id="backwards"),
     ],
 )

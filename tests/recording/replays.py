@@ -19,7 +19,7 @@ from tests.support.recordings import WALL, beginning, observed, reading
 KEY = ConsumerKey("ORDERS", "worker")
 
 
-def judged(lines: Iterable[Line], *policies: PolicyEntry, only: str | None = None, **settings: Any) -> list[Event]:
+def evaluated(lines: Iterable[Line], *policies: PolicyEntry, only: str | None = None, **settings: Any) -> list[Event]:
     events: list[Event] = []
     quiet = entry(">", alert_on_active=False)
     replay = Replay(Settings(policies=policies or (quiet,), **settings), events.append, only)

@@ -29,7 +29,7 @@ from tests.support.recordings import written
 
 
 class TestHints:
-    def heard(self, *hints: Any, every: float = 0.0) -> list[HintsDecoded]:
+    def decoded_hints(self, *hints: Any, every: float = 0.0) -> list[HintsDecoded]:
         writer = Encoder()
         lines = writer.encode_reading(seen(sample()), now(0))
         at = 0.0
@@ -39,7 +39,7 @@ class TestHints:
         return [decoded for decoded in back(lines + writer.flush()) if isinstance(decoded, HintsDecoded)]
 
     def test_hints_are_summed_by_kind(self) -> None:
-        (decoded,) = self.heard(Nak(KEY), Nak(KEY), MaxDeliveries(KEY), Terminated(KEY), Terminated(KEY))
+        (decoded,) = self.decoded_hints(Nak(KEY), Nak(KEY), MaxDeliveries(KEY), Terminated(KEY), Terminated(KEY))
         assert (decoded.key, decoded.naks, decoded.dropped, decoded.acks) == (KEY, 2, 3, ())
 
     def test_hints_are_written_before_the_next_reading(self) -> None:
@@ -49,10 +49,10 @@ class TestHints:
         assert [type(decoded) for decoded in back(lines)] == [ReadingDecoded, HintsDecoded, ReadingDecoded]
 
     def test_hints_about_unread_consumers_or_without_counts_are_dropped(self) -> None:
-        assert self.heard(Nak(ConsumerKey("S", "other")), Nak(ConsumerKey("T", "c")), ApiLimited()) == []
+        assert self.decoded_hints(Nak(ConsumerKey("S", "other")), Nak(ConsumerKey("T", "c")), ApiLimited()) == []
 
     def test_a_line_has_at_most_one_second_of_hints(self) -> None:
-        decoded = self.heard(*[Nak(KEY)] * 50, every=0.1)
+        decoded = self.decoded_hints(*[Nak(KEY)] * 50, every=0.1)
         assert [batch.naks for batch in decoded] == pytest.approx([BATCH_SECONDS * 10] * 5, abs=1)
         assert sum(batch.naks for batch in decoded) == 50
 
@@ -65,14 +65,14 @@ class TestHints:
 
     def test_more_ack_times_than_a_line_may_have_fill_several_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hints, "ACK_TIMES_LIMIT", 10)
-        decoded = self.heard(*[AckSeen(KEY, 1.1**n, 1, now(0)) for n in range(25)])
+        decoded = self.decoded_hints(*[AckSeen(KEY, 1.1**n, 1, now(0)) for n in range(25)])
         assert [len(batch.acks) for batch in decoded] == [10, 10, 5]
 
     @given(st.lists(st.floats(1e-6, 1e5), min_size=20, max_size=200))
     def test_quantiles_stay_within_two_percent(self, seconds: list[float]) -> None:
         """The stated error of the product page, of window and recording together."""
         again = Quantiles()
-        for batch in self.heard(*[AckSeen(KEY, s, 1, now(0)) for s in seconds]):
+        for batch in self.decoded_hints(*[AckSeen(KEY, s, 1, now(0)) for s in seconds]):
             for value, deliveries, n in batch.acks:
                 assert deliveries == 1
                 for _ in range(n):

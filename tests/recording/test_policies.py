@@ -116,7 +116,7 @@ def burst(*first: Line, during: Iterable[Line] = ()) -> list[Line]:
     return lines
 
 
-def judged(lines: Iterable[Line], settings: Settings | None = None) -> tuple[list[Event], Replay]:
+def evaluated(lines: Iterable[Line], settings: Settings | None = None) -> tuple[list[Event], Replay]:
     events: list[Event] = []
     replay = Replay(settings, events.append)
     for thing in observed(lines):
@@ -136,14 +136,14 @@ def words(events: Iterable[Event]) -> list[str]:
 
 
 def test_without_settings_the_recorded_policies_are_used() -> None:
-    events, replay = judged(burst(*rule(MILD)))
+    events, replay = evaluated(burst(*rule(MILD)))
     assert (events, replay.has_policies) == ([], True)
     other = Settings(policies=(entry(">", alert_on_active=False),))
-    assert words(judged(burst(*rule(MILD)), other)[0]) == ["active", "inactive"]
+    assert words(evaluated(burst(*rule(MILD)), other)[0]) == ["active", "inactive"]
 
 
 def test_a_recording_without_policies_uses_the_defaults() -> None:
-    events, replay = judged(burst())
+    events, replay = evaluated(burst())
     assert (words(events), replay.has_policies) == (["active", "inactive"], False)
 
 
@@ -151,24 +151,24 @@ def test_a_policy_change_applies_from_its_time_on() -> None:
     strict = entry(SUBJECT, pending={"overload": 1000}, active_signals=1)
     writer = PolicyLineWriter(RecordedSettings())
     first = writer.lines(Sources((MILD,)), now(0))
-    events, _ = judged(burst(*first, during=writer.lines(Sources((MILD,), {SUBJECT: strict}), now(2))))
+    events, _ = evaluated(burst(*first, during=writer.lines(Sources((MILD,), {SUBJECT: strict}), now(2))))
     assert [(event.at - WALL, event.now.word) for event in events] == [(2.0, "active"), (4.0, "inactive")]
 
 
 def test_overrides_and_trusted_metadata_are_recorded_too() -> None:
     override = OverrideEntry("orders.*", Override("open", WALL + 2))
     quiet = entry(SUBJECT, alert_on_active=False)
-    active, recovery = judged(burst(*rule(quiet, override=override)))[0]
+    active, recovery = evaluated(burst(*rule(quiet, override=override)))[0]
     assert (active.override, recovery.override) == (override.override, None)
     assert active.reasons == ("pending", "inflight", "override")
     lines = burst(*rule(quiet, trust=True))
     config = ConsumerConfig(metadata=(("backpressure.pending.overload", "50000"), ("backpressure.mode", "observe")))
     lines = [replace(line, config=config) if isinstance(line, ConsumerLine) else line for line in lines]
-    assert words(judged(lines)[0]) == ["warning", "inactive"]
+    assert words(evaluated(lines)[0]) == ["warning", "inactive"]
 
 
 def test_subjects_that_were_not_watched_are_not_evaluated() -> None:
-    assert judged(burst(*rule(scope=RecordedSettings((WatchEntry("OTHER"),)))))[1].samples == 0
+    assert evaluated(burst(*rule(scope=RecordedSettings((WatchEntry("OTHER"),)))))[1].samples == 0
 
 
 async def test_every_part_starts_with_all_policies_in_force(tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from nats_backpressure.recording.format import (
     StreamNumbers,
 )
 from nats_backpressure.recording.replay import Replay
-from tests.recording.replays import burst, judged, steps
+from tests.recording.replays import burst, evaluated, steps
 from tests.support.policies import entry
 from tests.support.recordings import MONO, SUBJECT, WALL, beginning, minutes, observed, reading
 
 
 def test_a_burst_is_reported_with_its_reasons_and_ends_after_the_hold() -> None:
-    active, recovery = judged(burst())
+    active, recovery = evaluated(burst())
     assert (active.type, active.subject, active.at) == (EventType.ACTIVE, SUBJECT, WALL + 1)
     assert active.reasons == ("pending", "inflight")
     assert active.pressure == 2.0
@@ -51,12 +51,12 @@ def test_a_burst_is_reported_with_its_reasons_and_ends_after_the_hold() -> None:
     ],
 )
 def test_another_policy_gives_other_events(fields: dict[str, Any], expected: list[str]) -> None:
-    assert [event.now.word for event in judged(burst(), entry(SUBJECT, alert_on_active=False, **fields))] == expected
+    assert [event.now.word for event in evaluated(burst(), entry(SUBJECT, alert_on_active=False, **fields))] == expected
 
 
 def test_only_the_chosen_subjects_are_evaluated() -> None:
-    assert judged(burst(), only="orders.*") == judged(burst())
-    assert judged(burst(), only="invoices.>") == []
+    assert evaluated(burst(), only="orders.*") == evaluated(burst())
+    assert evaluated(burst(), only="invoices.>") == []
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ def test_only_the_chosen_subjects_are_evaluated() -> None:
     ],
 )
 def test_what_the_settings_do_not_watch_is_not_evaluated(watch: WatchSetting) -> None:
-    assert judged(burst(), watch=(watch,)) == []
+    assert evaluated(burst(), watch=(watch,)) == []
 
 
 class TestMembership:
     def test_a_consumer_missing_from_two_whole_readings_is_removed(self) -> None:
         gone = [ReadLine(0, (MONO + at, WALL + at), left=(1,)) for at in (2.0, 3.0)]
-        assert steps(judged([*beginning(), *reading(0.0), *reading(1.0), *gone])) == [
+        assert steps(evaluated([*beginning(), *reading(0.0), *reading(1.0), *gone])) == [
             (3.0, "monitoring_lost", "inactive")
         ]
 
     def test_a_consumer_missing_from_a_partial_reading_is_not_removed(self) -> None:
         partly = [ReadLine(0, (MONO + at, WALL + at), out=(1,), partly=True) for at in (2.0, 3.0, 4.0)]
-        assert judged([*beginning(), *reading(0.0), *reading(1.0), *partly]) == []
+        assert evaluated([*beginning(), *reading(0.0), *reading(1.0), *partly]) == []
 
     def test_a_stream_that_is_missing_twice_is_removed_with_its_consumers(self) -> None:
         gone = [MissingLine("ORDERS", (MONO + at, WALL + at)) for at in (2.0, 3.0)]
@@ -97,9 +97,9 @@ class TestMembership:
         header, stream, consumer = beginning()
         before = ReadLine(0, (MONO - 1, WALL - 1), StreamNumbers(1, 2000, 2000))
         arrived = [consumer, *reading(0.0, 2000)]
-        (events,) = judged([header, stream, *arrived])
+        (events,) = evaluated([header, stream, *arrived])
         assert events.reading is not None and not events.reading.backfilling
-        (appeared,) = judged([header, stream, before, *arrived])
+        (appeared,) = evaluated([header, stream, before, *arrived])
         assert appeared.reading is not None and appeared.reading.backfilling
 
     def test_metadata_applies_where_it_is_trusted(self) -> None:
@@ -107,8 +107,8 @@ class TestMembership:
         header, stream, consumer = beginning()
         assert isinstance(consumer, ConsumerLine)
         events = [header, stream, replace(consumer, config=own), *burst()[3:]]
-        assert judged(events)[0].now is Status.ACTIVE
-        assert judged(events, trust_consumer_metadata=True)[0].now is Status.WARNING
+        assert evaluated(events)[0].now is Status.ACTIVE
+        assert evaluated(events, trust_consumer_metadata=True)[0].now is Status.WARNING
 
 
 def test_recorded_ack_metrics_give_the_latency() -> None:
@@ -117,7 +117,7 @@ def test_recorded_ack_metrics_give_the_latency() -> None:
         at = n / 2
         events.append(HintsLine(1, (MONO + at - 0.1, WALL + at - 0.1), acks=((0.05, 1, 90), (6.0, 1, 10))))
         events += reading(at, 0, 20, 100 + 100 * n)
-    (event,) = judged(events)
+    (event,) = evaluated(events)
     assert event.reasons == ("latency_p95",)
     assert event.reading is not None and event.reading.latency_source == "sampled"
     assert event.reading.p95 == pytest.approx(6000, rel=0.01)
@@ -127,7 +127,7 @@ def test_a_consumer_read_alone_counts() -> None:
     at = (MONO + 1.5, WALL + 1.5)
     single = SampleLine(1, at=at, pending=900, inflight=600, delivered=(600, 600))
     look = replace(reading(1.0, 900, 600)[1], partly=True, out=(1,))
-    assert steps(judged([*beginning(), *reading(0.0), look, single])) == [(1.5, "backpressure_warning", "warning")]
+    assert steps(evaluated([*beginning(), *reading(0.0), look, single])) == [(1.5, "backpressure_warning", "warning")]
 
 
 def test_time_in_each_status_adds_up_to_the_recording() -> None:
@@ -141,7 +141,7 @@ def test_time_in_each_status_adds_up_to_the_recording() -> None:
 
 
 def peak(lines: Iterable[Line]) -> int:
-    """Bytes in use at most while a recording is judged."""
+    """Bytes in use at most while a recording is evaluated."""
     replay = Replay(Settings(), lambda event: None)
     tracemalloc.start()
     try:
@@ -159,7 +159,7 @@ SLACK = 64 * 1024
 
 @pytest.mark.no_cover  # tracing is slow, and its memory is not ours
 def test_four_days_need_no_more_memory_than_one() -> None:
-    peak(minutes(1440))  # what is made once and kept by the interpreter
+    peak(minutes(1440))  # what the interpreter allocates once
     assert peak(minutes(4 * 1440)) < peak(minutes(1440)) + SLACK
 
 

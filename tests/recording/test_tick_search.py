@@ -11,7 +11,7 @@ from nats_backpressure.protocol.values import ConsumerKey, EventType
 from nats_backpressure.recording.decoder import HintsDecoded
 from nats_backpressure.recording.replay import Replay
 from nats_backpressure.recording.tick_search import TICK
-from tests.recording.replays import judged, steps
+from tests.recording.replays import evaluated, steps
 from tests.support.policies import entry
 from tests.support.recordings import MONO, SUBJECT, WALL, beginning, observed, reading
 
@@ -22,17 +22,17 @@ class TestTimeGaps:
     GAP = (*beginning(), *reading(0.0), *reading(1.0), *reading(3600.0))
 
     def test_a_gap_is_evaluated_as_the_service_would_have_evaluated_it(self) -> None:
-        lost, restored = steps(judged(self.GAP))
+        lost, restored = steps(evaluated(self.GAP))
         assert lost == (31.0, "monitoring_lost", "inactive")
         assert restored == (3600.0, "monitoring_restored", "inactive")
 
     def test_a_gap_of_the_planned_interval_is_not_a_gap(self) -> None:
         hourly = (*beginning(), *reading(0.0), *reading(3600.0), *reading(7200.0))
-        assert [event.type for event in judged(hourly)] == [
+        assert [event.type for event in evaluated(hourly)] == [
             EventType.MONITORING_LOST,
             EventType.MONITORING_RESTORED,
         ] * 2
-        assert judged(hourly, observe=Observe(max_interval_ms=3_600_000)) == []
+        assert evaluated(hourly, observe=Observe(max_interval_ms=3_600_000)) == []
 
     def test_a_gap_of_years_needs_as_few_steps_as_one_of_a_minute(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def steps_taken(gap: float) -> int:
@@ -56,7 +56,7 @@ class TestTimeGaps:
     def test_searching_a_gap_gives_the_same_events_as_walking_it(self, gap: float) -> None:
         fields = {"alerts": [{"name": "long", "when": {"pending_above": 10}, "for_seconds": 5, "severity": "warning"}]}
         ends = (*beginning(), *reading(0.0), *reading(1.0, 2000, 600), *reading(1.0 + gap))
-        searched = judged(ends, entry(SUBJECT, **fields))
+        searched = evaluated(ends, entry(SUBJECT, **fields))
         walked: list[Event] = []
         replay = Replay(Settings(policies=(entry(SUBJECT, **fields),)), walked.append)
         *before, last = observed(ends)

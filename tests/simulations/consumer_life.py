@@ -22,7 +22,7 @@ EVERY = 0.2
 
 @dataclass
 class Life:
-    """A consumer in arithmetic, and the subject that is judged by its readings, with a store that outlives it."""
+    """A simulated consumer, and the subject evaluated from its readings, with a store that outlives it."""
 
     policy: Policy = QUIET
     consumer: Consumer = field(default_factory=lambda: Consumer(cap=10_000))

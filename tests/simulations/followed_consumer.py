@@ -72,7 +72,7 @@ class Following:
         return reading
 
     async def says(self, *, within: int = 8) -> Diagnosis | None:
-        """What is said after so many readings in which nothing else happens."""
+        """The diagnosis after this number of readings in which nothing else happens."""
         return [(await self.read()).diagnosis for _ in range(within)][-1]
 
     async def work(self, n: int) -> None:

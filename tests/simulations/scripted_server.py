@@ -15,7 +15,7 @@ TS = "2026-01-01T00:01:00.5Z"
 
 
 def consumer(name: str = "good", /, **changes: Any) -> dict[str, Any]:
-    """As a server tells it; `changes` take fields away (None) or set them, `config__x` inside the configuration."""
+    """As a server reports it; `changes` remove fields (None) or set them, `config__x` inside the configuration."""
     info: dict[str, Any] = {
         "stream_name": "S",
         "name": name,
@@ -47,7 +47,7 @@ class Message(Struct):
 
 
 class Scripted:
-    """A server that answers as told: bytes, anything as JSON, an exception, or a function of the request."""
+    """A server whose reply the test sets: bytes, anything as JSON, an exception, or a function of the request."""
 
     def __init__(self, **answers: Any) -> None:
         self.epoch = 1

@@ -1,6 +1,6 @@
 """Run the tests on a real server against each server version: `python tests/versions/matrix.py [pytest args]`.
 
-VERSIONS="2.10.26 2.9.10" narrows it; TESTS="tests/adapters" runs other files. Binaries are kept under .cache.
+VERSIONS="2.10.26 2.9.10" narrows it; TESTS="tests/adapters" runs other files. Binaries are stored under .cache.
 """
 
 import os

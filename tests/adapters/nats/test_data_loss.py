@@ -164,7 +164,7 @@ async def test_a_message_that_an_operator_purged_or_deleted_is_not_lost(
     at: Following, filters: tuple[str, ...], limits: dict[str, int]
 ) -> None:
     if limits and not at.world.tells_time:
-        pytest.skip(f"{NOT_WITH_THIS_SERVER}: 2.9 does not tell its time, so any message may have been too old")
+        pytest.skip(f"{NOT_WITH_THIS_SERVER}: 2.9 does not report its time, so any message may have been too old")
     await at.world.add_stream("S", "s.>", **limits)
     await at.world.add_consumer(C, *filters)
     await at.world.publish("S", "s.a", 30)

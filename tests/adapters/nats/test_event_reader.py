@@ -296,10 +296,10 @@ async def test_a_page_takes_few_requests(stored: RealWorld, server: NatsServer) 
     need_server(server.version, (2, 11), "a batch")
     for n in range(5):
         await stored.publish(*run(100 * n + 1, 100 * n + 100), *run(500 * n + 1, 500 * n + 500, subject="orders.eu"))
-    begun = sum(stored.nc.stats[k] for k in ("out_msgs",))
+    sent_before = sum(stored.nc.stats[k] for k in ("out_msgs",))
     page = await stored.log.older(EventQuery(SUBJECT, 300))
     assert len(page.events) == 300
-    assert stored.nc.stats["out_msgs"] - begun < 30
+    assert stored.nc.stats["out_msgs"] - sent_before < 30
 
 
 async def test_without_batches_a_page_ends_at_the_limit_of_reads_and_the_next_continues(stored: RealWorld) -> None:

@@ -105,7 +105,7 @@ async def test_a_deleted_message_leaves_pending_or_flight(world: World, stream: 
         (2, {"first": 9, "pending": 2, "inflight": 0, "delivered": 8, "deliveries": 3, "floor": 8, "acked": 3}),
         (9, {"first": 2, "pending": 7, "inflight": 2, "delivered": 3, "deliveries": 3, "floor": 1, "acked": 1}),
     ],
-    ids=["all", "of what is not delivered a part is kept", "of what is in flight a part is kept"],
+    ids=["all", "of what is not delivered a part stays", "of what is in flight a part stays"],
 )
 async def test_a_purge_moves_delivered_without_deliveries(
     world: World, stream: str, keep: int, expected: dict[str, int]
@@ -336,7 +336,7 @@ def random_move(dice: random.Random, fake: FakeWorld) -> tuple[object, ...]:
         moves += [("delete_message", "S", dice.choice(sorted(stream.messages)[:-1]))]
     if dice.random() < 0.1:
         moves = [("purge", "S")]
-        # What is kept of NAKed messages may have to wait for its ack wait; up to 2.12 holes are kept like messages.
+        # NAKed messages that stay may have to wait for its ack wait; up to 2.12 holes count like messages.
         whole = len(stream.messages) == stream.last_seq - stream.first_seq + 1
         if whole and not any(c.again for c in stream.consumers.values()):
             moves += [("purge", "S", dice.randint(1, 5))]

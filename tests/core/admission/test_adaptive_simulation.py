@@ -44,7 +44,9 @@ def test_where_the_flood_is_faster_than_the_answer_the_worker_still_never_idles(
     assert max(world.moves()) <= 2
 
 
-@pytest.mark.parametrize("name", ["10x, read each 0.5 s", "10x, a second until it is heard", "10x, a target of 0.5 s"])
+@pytest.mark.parametrize(
+    "name", ["10x, read each 0.5 s", "10x, decisions arrive after a second", "10x, a target of 0.5 s"]
+)
 def test_once_the_onset_is_over_a_slow_loop_holds_the_target_too(name: str) -> None:
     assert World(ROUGH[name]).run().wait(OVERLOAD + 30) <= 1.8
 
@@ -92,7 +94,7 @@ def test_twenty_gateways_hold_what_one_holds(reports: float) -> None:
 
 
 def test_reports_show_who_asks_nobody_sooner() -> None:
-    blind, reporting = (World(HELD[f"3x, 30 % ask nobody{more}"]).run() for more in ("", ", reports"))
+    blind, reporting = (World(HELD[f"3x, 30 % without a gateway{more}"]).run() for more in ("", ", reports"))
     assert reporting.wait(OVERLOAD) < 0.8 * blind.wait(OVERLOAD)
 
 

@@ -120,8 +120,8 @@ def test_nobody_takes_more_than_half_while_another_asks() -> None:
     assert tracker.offer(consumer, 100, "a", 100.0, 1, 0.5).n == 100
     assert tracker.offer(consumer, 100, "b", 100.5, 1, 0.5).n == 51, "half of 101, rounded up"
     assert tracker.offer(consumer, 100, "a", 100.9, 1, 0.5).n == 51
-    assert tracker.offer(consumer, 100, "a", 101.4, 1, 0.5).n == 51, "b was heard 0.9 s ago"
-    assert tracker.offer(consumer, 100, "a", 101.5, 1, 0.5).n == 100, "b was heard a second ago"
+    assert tracker.offer(consumer, 100, "a", 101.4, 1, 0.5).n == 51, "b requested 0.9 s ago"
+    assert tracker.offer(consumer, 100, "a", 101.5, 1, 0.5).n == 100, "b requested a second ago"
 
 
 def test_of_three_askers_none_is_alone() -> None:
@@ -255,7 +255,7 @@ MOMENTS = st.lists(
 @given(MOMENTS)
 @example([(0.0, "ask", 0, 0), (0.0, "pull", 0, 1), (0.0, "ask", 0, 0), (0.0, "read", 3, 0)])
 def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: list) -> None:
-    """By whoever pulls within a second, and asks again only when that is done, with a reading every second."""
+    """By a client that pulls within a second and requests again only after that, with a reading every second."""
     tracker, at, delivered, left = GrantingTracker(), 100.0, 0, {}
     consumer = member(reading(0, at, delivered_consumer=0))
     for after, move, who, n in moments:

@@ -79,7 +79,7 @@ class World:
             self.losses[name].add_sample(sample, look)
 
     def read_singly(self) -> None:
-        """Each consumer by itself, after the look that all of them are judged by."""
+        """Each consumer by itself, after the look that all of them use."""
         for name in self.names:
             self.losses[name].add_sample(self.fake.sample(ConsumerKey("S", name)), self.look, early=True)
 

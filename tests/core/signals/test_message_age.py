@@ -24,7 +24,7 @@ def test_a_message_is_as_old_as_the_first_look_that_held_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "twelfth"), [(look(5), 6.0), (look(40, "again"), None)], ids=["fewer messages", "created anew"]
+    ("other", "twelfth"), [(look(5), 6.0), (look(40, "again"), None)], ids=["fewer messages", "created again"]
 )
 def test_another_stream_of_that_name_starts_from_nothing(other: StreamLook, twelfth: float | None) -> None:
     ages = MessageAges()

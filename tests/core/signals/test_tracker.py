@@ -570,7 +570,7 @@ def test_the_first_message_of_a_stream_is_timed_by_the_server(filters: tuple[str
     consumer.publish(10)
     assert consumer.read().oldest_age == age
     consumer.deliver(3)
-    assert consumer.read().oldest_age is None  # stored before our first look: nobody tells when
+    assert consumer.read().oldest_age is None  # stored before our first look: its time is unknown
     consumer.evict_to(4)
     assert consumer.read().oldest_age == age
 

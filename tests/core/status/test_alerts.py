@@ -148,9 +148,9 @@ def test_firing_and_resolved_alternate_and_a_restart_anywhere_changes_nothing(
         pytest.param(0, 40, 100.0, 110, id="stored as pending, before the start"),
         pytest.param(60, 40, 100.0, 110, id="also where it has been so for long enough"),
         pytest.param(60, 100, 100.0, 160, id="a longer wait includes the grace"),
-        pytest.param(0, 105, 100.0, 115, id="begun soon after the start"),
-        pytest.param(0, 110, 100.0, 110, id="begun later: at once"),
-        pytest.param(30, 110, 100.0, 140, id="begun later: after its own wait"),
+        pytest.param(0, 105, 100.0, 115, id="started soon after the start"),
+        pytest.param(0, 110, 100.0, 110, id="started later: at once"),
+        pytest.param(30, 110, 100.0, 140, id="started later: after its own wait"),
         pytest.param(0, 100, -math.inf, 100, id="watched for long: at once"),
     ],
 )

@@ -25,7 +25,7 @@ def reading(
     return Reading(key=KEY, at=Now(at, at), pending=pending, inflight=inflight, latency=latency, **fields)
 
 
-def judged(was: Latches, reading: Reading, policy: Policy = POLICY) -> Latches:
+def evaluated(was: Latches, reading: Reading, policy: Policy = POLICY) -> Latches:
     return latches.next_latches(was, reading, thresholds.marks(policy, reading), policy)
 
 
@@ -48,16 +48,16 @@ CASES = [
 
 @pytest.mark.parametrize(("reading", "expected"), CASES)
 def test_a_reading_is_evaluated_as_the_product_page_states(reading: Reading, expected: Status) -> None:
-    assert latches.status(judged(Latches(), reading), POLICY) is expected
+    assert latches.status(evaluated(Latches(), reading), POLICY) is expected
 
 
 def fallen(after: float, middle: Reading | None = None) -> Latches:
     """Active at 0 s, calm at 1 s and again `after` that."""
-    judged_so_far = judged(Latches(), reading(1500, 6000, 600))
-    judged_so_far = judged(judged_so_far, reading(50, 200, 0, at=1.0))
+    current = evaluated(Latches(), reading(1500, 6000, 600))
+    current = evaluated(current, reading(50, 200, 0, at=1.0))
     if middle is not None:
-        judged_so_far = judged(judged_so_far, middle)
-    return judged(judged_so_far, reading(50, 200, 0, at=1.0 + after))
+        current = evaluated(current, middle)
+    return evaluated(current, reading(50, 200, 0, at=1.0 + after))
 
 
 def test_calm_held_long_enough_recovers() -> None:
@@ -100,40 +100,40 @@ def test_a_latch_releases_at_or_below_its_release_mark_only(value: float | None,
 def test_latency_releases_only_on_evidence() -> None:
     instant = replace(POLICY, recovery_hold_seconds=0.0)
     latched = Latches(latency_p95=Latch(on=True))
-    assert judged(latched, reading(0, 10.0, 1, latency_evidence=False), instant).latency_p95.on
-    assert not judged(latched, reading(0, 10.0, 1), instant).latency_p95.on
+    assert evaluated(latched, reading(0, 10.0, 1, latency_evidence=False), instant).latency_p95.on
+    assert not evaluated(latched, reading(0, 10.0, 1), instant).latency_p95.on
 
 
 def test_a_fall_by_loss_releases_nothing_and_starts_no_hold() -> None:
     latched = Latches(pending=Latch(on=True, calm_since=0.0), pending_alone=Latch(on=True))
-    after = judged(latched, reading(0, 0, 0, at=5.0, losing=True))
+    after = evaluated(latched, reading(0, 0, 0, at=5.0, losing=True))
     assert after.pending == after.pending_alone == Latch(on=True)
 
 
 def test_in_flight_is_evaluated_below_the_cap_of_the_consumer() -> None:
-    assert judged(Latches(), reading(0, 0, 91, cap=100)).inflight.on
-    assert not judged(Latches(), reading(0, 0, 90, cap=100)).inflight.on
+    assert evaluated(Latches(), reading(0, 0, 91, cap=100)).inflight.on
+    assert not evaluated(Latches(), reading(0, 0, 90, cap=100)).inflight.on
 
 
 def test_a_small_cap_is_no_pressure_while_acks_move() -> None:
-    assert not judged(Latches(), reading(0, 0, 1, cap=1, stall=4_999.0)).inflight.on
-    assert judged(Latches(), reading(0, 0, 1, cap=1, stall=5_000.0)).inflight.on
+    assert not evaluated(Latches(), reading(0, 0, 1, cap=1, stall=4_999.0)).inflight.on
+    assert evaluated(Latches(), reading(0, 0, 1, cap=1, stall=5_000.0)).inflight.on
 
 
 def test_without_acks_there_is_no_in_flight_signal() -> None:
     measured = reading(0, 0, None)
     assert thresholds.marks(POLICY, measured).inflight is None
-    assert not judged(Latches(), measured).inflight.on
+    assert not evaluated(Latches(), measured).inflight.on
 
 
 def test_a_paused_consumer_is_calm_where_the_policy_ignores_it() -> None:
     paused = reading(1500, 6000, 600, paused=True)
-    assert latches.status(judged(Latches(), paused, replace(POLICY, on_paused="ignore")), POLICY) is Status.INACTIVE
-    assert latches.status(judged(Latches(), paused), POLICY) is Status.ACTIVE
+    assert latches.status(evaluated(Latches(), paused, replace(POLICY, on_paused="ignore")), POLICY) is Status.INACTIVE
+    assert latches.status(evaluated(Latches(), paused), POLICY) is Status.ACTIVE
 
 
 def test_reasons_come_in_one_order() -> None:
-    assert judged(Latches(), reading(1500, 6000, 600, drain=9.0)).signals == tuple(Signal)
+    assert evaluated(Latches(), reading(1500, 6000, 600, drain=9.0)).signals == tuple(Signal)
 
 
 def test_pressure_is_the_largest_share_of_a_mark() -> None:
@@ -155,33 +155,33 @@ readings = st.builds(
 
 @given(st.lists(readings, max_size=20), readings)
 def test_an_equal_sample_sets_nothing(before: list[Reading], reading: Reading) -> None:
-    judged_so_far = Latches()
+    current = Latches()
     for one in before:
-        judged_so_far = judged(judged_so_far, one)
-    once = judged(judged_so_far, reading)
-    assert judged(once, reading).names == once.names or set(judged(once, reading).names) < set(once.names)
+        current = evaluated(current, one)
+    once = evaluated(current, reading)
+    assert evaluated(once, reading).names == once.names or set(evaluated(once, reading).names) < set(once.names)
 
 
 @given(st.lists(readings, max_size=30))
 def test_a_signal_above_its_mark_is_always_latched(history: list[Reading]) -> None:
-    judged_so_far = Latches()
+    current = Latches()
     for at, one in enumerate(history):
-        judged_so_far = judged(judged_so_far, replace(one, at=Now(float(at), 0.0)))
-        assert judged_so_far.pending.on or one.pending <= 1000
-        assert judged_so_far.inflight.on or (one.inflight or 0) <= 500
+        current = evaluated(current, replace(one, at=Now(float(at), 0.0)))
+        assert current.pending.on or one.pending <= 1000
+        assert current.inflight.on or (one.inflight or 0) <= 500
 
 
 def test_a_diagnosis_counts_no_longer_than_the_backlog_it_stood_beside() -> None:
     was = Latches(pending=Latch(on=True, calm_since=0.0), diagnosed=Latch(on=True))
-    after = judged(was, reading(0, 0, 0, at=5.0))
+    after = evaluated(was, reading(0, 0, 0, at=5.0))
     assert not after.pending.on and not after.diagnosed.on
 
 
 def test_a_diagnosis_of_an_ignored_consumer_counts_no_more() -> None:
     policy = Policy(on_paused="ignore", recovery_hold_seconds=5.0)
     stuck = reading(1500, diagnosis=Diagnosis.NOBODY_PULLING, diagnosed_for=60.0)
-    on = judged(Latches(), stuck, policy)
+    on = evaluated(Latches(), stuck, policy)
     assert latches.status(on, policy) is Status.ACTIVE
-    ignored = judged(on, replace(stuck, at=Now(1.0, 1.0), paused=True), policy)
+    ignored = evaluated(on, replace(stuck, at=Now(1.0, 1.0), paused=True), policy)
     assert ignored.pending.on
     assert ignored.diagnosed.calm_since == 1.0

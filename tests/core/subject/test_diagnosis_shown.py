@@ -101,7 +101,7 @@ def _few(odd: Iterable[bool]) -> bool:
 
 
 def _fits(diagnosis: Diagnosis, readings: list[Reading]) -> None:
-    """What must be so in the newest readings where this is said."""
+    """What the newest readings must show for this diagnosis."""
     now = readings[-1]
     recent = [r for r in readings if now.at.mono - r.at.mono <= 2.0]
     moved = any(a.delivered_consumer != b.delivered_consumer for a, b in pairwise(recent))

@@ -60,12 +60,12 @@ def crossings(values: list[int], mark: float) -> tuple[int, int]:
 
 
 def statuses(values: list[int]) -> list[Status]:
-    judged, results = Latches(), []
+    current, results = Latches(), []
     for n, pending in enumerate(values):
         at = 1000.0 + n * INTERVAL
         reading = Reading(KEY, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)
-        judged = latches.next_latches(judged, reading, thresholds.marks(POLICY, reading), POLICY)
-        results.append(latches.status(judged, POLICY))
+        current = latches.next_latches(current, reading, thresholds.marks(POLICY, reading), POLICY)
+        results.append(latches.status(current, POLICY))
     return results
 
 

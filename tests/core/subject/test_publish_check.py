@@ -19,7 +19,7 @@ MINE = OwnEvent("s:e:5", 5, "t5")
 OURS = StoredPosition(9, "s:e:5", 5, "t5")
 
 BEFORE = {
-    "nothing was ever told": (StoredPosition(), 0, PublishStep.PUBLISH),
+    "nothing was ever published": (StoredPosition(), 0, PublishStep.PUBLISH),
     "an older one of the same type": (StoredPosition(7, "s:e:3", 3, "t3"), 4, PublishStep.PUBLISH),
     "an older one of another epoch": (StoredPosition(7, "s:d:4", 4, "t4"), 4, PublishStep.PUBLISH),
     "ours is the newest": (OURS, 5, PublishStep.STORED),
@@ -31,8 +31,8 @@ BEFORE = {
         PublishStep.SEARCH,
     ),
     "a foreign message may have ours behind it": (StoredPosition(12), 5, PublishStep.SEARCH),
-    "our seq was told as another type": (StoredPosition(7, "s:e:3", 3, "t3"), 5, PublishStep.CONFLICT),
-    "our seq was told as another type, ours never": (StoredPosition(), 5, PublishStep.CONFLICT),
+    "our seq was published as another type": (StoredPosition(7, "s:e:3", 3, "t3"), 5, PublishStep.CONFLICT),
+    "our seq was published as another type, ours never": (StoredPosition(), 5, PublishStep.CONFLICT),
 }
 
 
@@ -45,7 +45,7 @@ SEARCHED = {
     "ours": (OURS, 7, PublishStep.STORED),
     "our id, but another change": (StoredPosition(9, "s:e:5", 5, "t4"), 7, PublishStep.CONFLICT),
     "somebody else's of our seq": (StoredPosition(9, "s:d:5", 5, "t5"), 7, PublishStep.CONFLICT),
-    "a later one, and ours was never told": (StoredPosition(9, "s:e:7", 7, "t7"), 7, PublishStep.CONFLICT),
+    "a later one, and ours was never published": (StoredPosition(9, "s:e:7", 7, "t7"), 7, PublishStep.CONFLICT),
     "only foreign messages": (None, 4, PublishStep.PUBLISH),
     "only foreign messages, and our seq is taken": (None, 5, PublishStep.CONFLICT),
 }

@@ -91,7 +91,7 @@ WAYS = [
 ]
 
 
-def begun(way: Way) -> Life:
+def started(way: Way) -> Life:
     life = Life(way.policy)
     life.see()
     way.begin(life.consumer)
@@ -103,7 +103,7 @@ def begun(way: Way) -> Life:
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.why)
 @pytest.mark.parametrize("down", [0.5, 45.0], ids=["soon", "late"])
 def test_a_restart_without_a_change_publishes_nothing(way: Way, down: float) -> None:
-    life = begun(way)
+    life = started(way)
     published, shown = list(life.world.published), life.shown
     for _ in range(2):
         life.restart(down)
@@ -114,7 +114,7 @@ def test_a_restart_without_a_change_publishes_nothing(way: Way, down: float) -> 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.why)
 def test_what_is_calm_after_a_restart_is_published_once(way: Way) -> None:
-    life = begun(way)
+    life = started(way)
     before, was = list(life.world.published), life.status
     life.restart()
     consumer = life.consumer
@@ -131,7 +131,7 @@ def test_what_is_calm_after_a_restart_is_published_once(way: Way) -> None:
 
 
 def test_a_worker_that_comes_back_during_a_restart_ends_what_was_diagnosed() -> None:
-    life = begun(next(way for way in WAYS if way.why == "nobody pulls"))
+    life = started(next(way for way in WAYS if way.why == "nobody pulls"))
     life.restart()
     life.watch(12.0, lambda consumer: (consumer.waiting, work(50)(consumer))[1])
     assert "nobody_pulling" not in life.stored.reasons
@@ -140,7 +140,7 @@ def test_a_worker_that_comes_back_during_a_restart_ends_what_was_diagnosed() -> 
 
 @pytest.mark.parametrize("waits", [0, 50], ids=["nothing waits", "a few wait"])
 def test_a_recovery_to_inactive_names_no_cause_that_counts_no_more(waits: int) -> None:
-    life = begun(next(way for way in WAYS if way.why == "nobody pulls"))
+    life = started(next(way for way in WAYS if way.why == "nobody pulls"))
     life.consumer.deliver(1500 - waits)
     life.consumer.ack(1500 - waits)
     life.watch(5.0)

@@ -103,7 +103,7 @@ class World:
         aging = is_stale_alone(self.state, context, self.swept)
         if is_quiescent(self.state) and not is_unobserved(self.state, now, context) and not aging:
             assert build_record(self.state, now, context, self.swept) is None, (
-                "what is taken for calm has nothing to tell"
+                "what is taken for calm has nothing to publish"
             )
         self.todo += acts
 
@@ -133,12 +133,12 @@ class World:
             case LoadRecord():
                 last = max(self.stream, key=lambda e: e.seq, default=None)
                 published = [e for e in self.stream if e.type in STATUS_EVENTS]
-                begun = RecordCreated(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
+                created = RecordCreated(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
                 if published:
-                    begun = replace(begun, status=published[-1].now, incident=published[-1].incident)
+                    created = replace(created, status=published[-1].now, incident=published[-1].incident)
                 monitoring = [e.type for e in self.stream if "monitoring" in e.type.value]
-                begun = replace(begun, lost=monitoring[-1:] == [EventType.MONITORING_LOST])
-                self.feed(begun)
+                created = replace(created, lost=monitoring[-1:] == [EventType.MONITORING_LOST])
+                self.feed(created)
             case WriteRecord():
                 assert act.writing.expected == self.revision
                 self.apply(act)
@@ -930,7 +930,7 @@ class TestAlertsAfterAnAbsence:
     """What piled up while nobody limited the load is shown and pages nobody, unless it stays."""
 
     def published(self, world: World, pending: int, seconds: float) -> list[str]:
-        """What was told within so many seconds of being read like this."""
+        """What was published within this number of seconds of such readings."""
         before = len(world.stream)
         for _ in range(round(seconds * 10)):
             world.read(pending)
