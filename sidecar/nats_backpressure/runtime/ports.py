@@ -67,13 +67,13 @@ class Stored(Struct, frozen=True):
 
 
 class LastEvent(Struct, frozen=True):
-    """What the newest events of a subject say."""
+    """What the newest events of a subject show."""
 
     seq: int
     status: Status
     incident: str | None
     lost: bool = False
-    """Whether the newest event about monitoring says that the subject is unknown."""
+    """Whether the newest event about monitoring reports the subject as unknown."""
 
 
 class Observer(Protocol):
@@ -129,7 +129,7 @@ class EventPublisher(Protocol):
     """The events stream: each event published once, in order."""
 
     async def last(self, subject: str) -> LastEvent | None:
-        """What the newest events of a subject say; None if there are none. Raises Unavailable."""
+        """What the newest events of a subject show; None if there are none. Raises Unavailable."""
 
     async def publish(self, event: Event) -> bytes:
         """Return the encoded event once it is in the stream exactly once. Raises PublishConflict, Unpublishable (drop

@@ -70,7 +70,7 @@ class Service:
         self.known = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, finish_within: float) -> None:
-        """Observe until `stop`; then let writes and publishes end, for so many seconds at most."""
+        """Observe until `stop`; then let writes and publishes end, for `finish_within` seconds at most."""
         async with asyncio.TaskGroup() as tasks:
             self._effects.start(self.registry, tasks)
             self._resources.start(tasks)

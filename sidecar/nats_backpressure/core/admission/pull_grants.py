@@ -22,7 +22,7 @@ MOST_GRANTS = 64
 SLOT = 0.02
 """Seconds of a slot of grants."""
 SPAN = 0.05
-"""Deliveries are remembered by readings that lie at least so many seconds apart, so that their number is bounded."""
+"""Deliveries are remembered by readings that lie at least this many seconds apart, so that their number is bounded."""
 REQUESTER_LIFE = 1.0
 """Seconds for which a requester counts as another that wants its share."""
 STILL = 5.0

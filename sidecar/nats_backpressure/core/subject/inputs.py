@@ -77,7 +77,7 @@ class RecordCreated(Struct, frozen=True):
     status: Status = Status.INACTIVE
     incident: str | None = None
     lost: bool = False
-    """Whether the last published event says that the subject is unknown."""
+    """Whether the last published event reports the subject as unknown."""
 
 
 class WriteDone(Struct, frozen=True):

@@ -23,7 +23,7 @@ Pair = tuple[ConsumerKey, str]
 
 
 class ReadState(Struct, frozen=True):
-    """What one reply of the server says about a stream's consumers."""
+    """What one reply of the server shows about a stream's consumers."""
 
     subjects_of: Mapping[ConsumerKey, tuple[str, ...]]
     """The consumers in the reply, with the subjects under which they count: none where they do not."""

@@ -133,7 +133,7 @@ def new_member(key: ConsumerKey, policy: Policy, carried: Mapping[ConsumerKey, C
 
 
 def with_reported_losses(member: Member, carried: Carried | None, now: Now) -> Member:
-    """The member with the losses that the record says are reported: none of them is reported again."""
+    """The member with the losses that the record marks as reported: none of them is reported again."""
     if carried is None:
         return member
     reported, at = member.lost_reported, member.lost_reported_at
