@@ -10,22 +10,21 @@ from __future__ import annotations
 import itertools
 import sys
 
-from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario, World
+from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario, Simulation
 
 SETTLED = OVERLOAD + 15.0
 
 
 def row(name: str, scenario: Scenario) -> str:
-    world = World(scenario).run()
+    simulation = Simulation(scenario).run()
     overloaded = any(load > 1 for _, load in scenario.load)
-    goodput = f"{world.busy(OVERLOAD):7.3f}" if overloaded else "      -"
-    waits = (
-        f"{world.wait(OVERLOAD):8.2f} {world.wait(SETTLED):8.2f} {world.highest(0):8.2f} {world.highest(SETTLED):8.2f}"
-    )
-    changes = sum(a != b for (_, a), (_, b) in itertools.pairwise(world.ratios)) / scenario.seconds
-    rises, falls = world.moves()
-    lost = "" if world.whole() else "  LOST"
-    return f"{name:42}{goodput} {waits}  {rises} / {falls} {changes:7.2f}{lost}"
+    goodput = f"{simulation.busy(OVERLOAD):7.3f}" if overloaded else "      -"
+    waits = f"{simulation.wait(OVERLOAD):8.2f} {simulation.wait(SETTLED):8.2f}"
+    backlogs = f"{simulation.highest(0):8.2f} {simulation.highest(SETTLED):8.2f}"
+    changes = sum(a != b for (_, a), (_, b) in itertools.pairwise(simulation.ratios)) / scenario.seconds
+    rises, falls = simulation.moves()
+    lost = "" if simulation.whole() else "  LOST"
+    return f"{name:42}{goodput} {waits} {backlogs}  {rises} / {falls} {changes:7.2f}{lost}"
 
 
 def main(part: str = "") -> None:

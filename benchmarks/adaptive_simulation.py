@@ -126,7 +126,7 @@ class Gateway:
     due: float = 0.0
 
 
-class World:
+class Simulation:
     def __init__(self, scenario: Scenario) -> None:
         self.s = s = scenario
         self.random_numbers = random.Random(s.seed)
@@ -150,7 +150,7 @@ class World:
         self.ratios: list[tuple[float, float]] = []
         self.retry_afters: list[tuple[float, int]] = []
 
-    def run(self) -> World:
+    def run(self) -> Simulation:
         sampled = 0
         for tick in range(round(self.s.seconds / TICK)):
             self.now = tick * TICK

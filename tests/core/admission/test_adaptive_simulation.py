@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario, World, to
+from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario, Simulation, to
 from nats_backpressure.core.admission.adaptive import RISE, SHARE_STEP
 from nats_backpressure.protocol.values import Status
 
@@ -20,81 +20,81 @@ SETTLED = 15.0
 
 @pytest.mark.parametrize("name", CALM)
 def test_a_load_below_the_capacity_is_never_refused(name: str) -> None:
-    world = World(CALM[name]).run()
-    assert {ratio for _, ratio in world.ratios} == {1.0}
-    assert world.statuses == [(0.0, Status.INACTIVE)]
+    simulation = Simulation(CALM[name]).run()
+    assert {ratio for _, ratio in simulation.ratios} == {1.0}
+    assert simulation.statuses == [(0.0, Status.INACTIVE)]
 
 
 @pytest.mark.parametrize("name", HELD)
 def test_the_backlog_is_held(name: str) -> None:
     """Nothing is lost, the worker is never idle for want of admitted work, and who is admitted waits no longer than
     twice the target, the onset included."""
-    world = World(HELD[name]).run()
-    assert world.whole()
-    assert world.busy(OVERLOAD) >= 0.95
-    assert world.wait(OVERLOAD) <= 2.0
-    assert max(world.moves()) <= 1
+    simulation = Simulation(HELD[name]).run()
+    assert simulation.whole()
+    assert simulation.busy(OVERLOAD) >= 0.95
+    assert simulation.wait(OVERLOAD) <= 2.0
+    assert max(simulation.moves()) <= 1
 
 
 @pytest.mark.parametrize("name", ROUGH)
 def test_where_the_flood_is_faster_than_the_answer_the_worker_still_never_idles(name: str) -> None:
-    world = World(ROUGH[name]).run()
-    assert world.whole()
-    assert world.busy(OVERLOAD) >= 0.95
-    assert max(world.moves()) <= 2
+    simulation = Simulation(ROUGH[name]).run()
+    assert simulation.whole()
+    assert simulation.busy(OVERLOAD) >= 0.95
+    assert max(simulation.moves()) <= 2
 
 
 @pytest.mark.parametrize(
     "name", ["10x, read each 0.5 s", "10x, decisions arrive after a second", "10x, a target of 0.5 s"]
 )
 def test_once_the_onset_is_over_a_slow_loop_holds_the_target_too(name: str) -> None:
-    assert World(ROUGH[name]).run().wait(OVERLOAD + 30) <= 1.8
+    assert Simulation(ROUGH[name]).run().wait(OVERLOAD + 30) <= 1.8
 
 
 def test_a_dead_worker_gets_no_more_than_two_targets_and_the_floor() -> None:
-    world = World(ROUGH["10x, worker dead for 15 s"]).run()
-    assert world.highest(50) <= 2.5
-    assert world.goodput(65) >= 0.95, "and has work when it is back"
+    simulation = Simulation(ROUGH["10x, worker dead for 15 s"]).run()
+    assert simulation.highest(50) <= 2.5
+    assert simulation.goodput(65) >= 0.95, "and has work when it is back"
 
 
 def test_at_more_than_can_be_steered_gateways_are_held_at_the_floor() -> None:
-    world = World(to(10, direct=0.3, seconds=60.0)).run()
-    assert world.ratios[-1][1] == world.s.floor
+    simulation = Simulation(to(10, direct=0.3, seconds=60.0)).run()
+    assert simulation.ratios[-1][1] == simulation.s.floor
 
 
 @pytest.mark.parametrize("name", ["10x, silence, 10x", "10x, down to 0.5x, 10x"])
 def test_the_return_is_half_open(name: str) -> None:
     """In each second it opens by a quarter at most, and by the one step that was held back before."""
-    ratios = [ratio for _, ratio in World(HELD[name]).run().ratios]
+    ratios = [ratio for _, ratio in Simulation(HELD[name]).run().ratios]
     assert all(b <= a + RISE + SHARE_STEP * b for a, b in zip(ratios, ratios[10:], strict=False))
     assert max(ratios[500:]) == 1.0
 
 
 def test_nobody_else_is_refused_while_the_backlog_is_below_half_its_target() -> None:
     """Below half the ratio only ever grows, and within eight seconds everybody is admitted."""
-    world = World(HELD["10x, down to 0.5x, 10x"]).run()
-    half = world.s.capacity * world.s.target / 2
-    ratios = [ratio for _, ratio in world.ratios]
-    steps = zip(world.backlogs[1:], itertools.pairwise(ratios), strict=True)
+    simulation = Simulation(HELD["10x, down to 0.5x, 10x"]).run()
+    half = simulation.s.capacity * simulation.s.target / 2
+    ratios = [ratio for _, ratio in simulation.ratios]
+    steps = zip(simulation.backlogs[1:], itertools.pairwise(ratios), strict=True)
     assert all(after >= before for (_, backlog), (before, after) in steps if backlog <= half)
-    calm = [ratio for at, ratio in world.ratios if 52.0 <= at < 80.0]
+    calm = [ratio for at, ratio in simulation.ratios if 52.0 <= at < 80.0]
     assert set(calm) == {1.0}
 
 
 def test_retry_after_grows_while_refused_callers_return_too_early() -> None:
-    retry_afters = [after for at, after in World(HELD["10x, 3 retries"]).run().retry_afters if at > OVERLOAD + 2]
+    retry_afters = [after for at, after in Simulation(HELD["10x, 3 retries"]).run().retry_afters if at > OVERLOAD + 2]
     assert retry_afters[0] <= 4
     assert max(retry_afters) == retry_afters[-1] == 30
 
 
 @pytest.mark.parametrize("reports", [0.0, 1.0])
 def test_twenty_gateways_hold_what_one_holds(reports: float) -> None:
-    one, twenty = (World(to(10, gateways=n, reports=reports, seconds=60.0)).run() for n in (1, 20))
+    one, twenty = (Simulation(to(10, gateways=n, reports=reports, seconds=60.0)).run() for n in (1, 20))
     assert twenty.wait(OVERLOAD + SETTLED) == pytest.approx(one.wait(OVERLOAD + SETTLED), rel=0.1)
 
 
 def test_reports_show_who_asks_nobody_sooner() -> None:
-    blind, reporting = (World(HELD[f"3x, 30 % without a gateway{more}"]).run() for more in ("", ", reports"))
+    blind, reporting = (Simulation(HELD[f"3x, 30 % without a gateway{more}"]).run() for more in ("", ", reports"))
     assert reporting.wait(OVERLOAD) < 0.8 * blind.wait(OVERLOAD)
 
 
@@ -102,13 +102,13 @@ def test_reports_show_who_asks_nobody_sooner() -> None:
 @pytest.mark.parametrize("seed", range(2, 12))
 @pytest.mark.parametrize("name", HELD)
 def test_it_is_no_luck(name: str, seed: int) -> None:
-    world = World(replace(HELD[name], seed=seed)).run()
-    assert world.whole()
-    assert world.busy(OVERLOAD) >= 0.95
-    assert world.wait(OVERLOAD) <= 2.3
-    assert max(world.moves()) <= 1
+    simulation = Simulation(replace(HELD[name], seed=seed)).run()
+    assert simulation.whole()
+    assert simulation.busy(OVERLOAD) >= 0.95
+    assert simulation.wait(OVERLOAD) <= 2.3
+    assert max(simulation.moves()) <= 1
 
 
 def test_two_runs_are_the_same() -> None:
     story = Scenario(gateways=3, reports=1.0, retries=2, service="exponential", seconds=30.0)
-    assert World(story).run().ratios == World(story).run().ratios
+    assert Simulation(story).run().ratios == Simulation(story).run().ratios

@@ -102,7 +102,7 @@ class Worker:
 
 
 @dataclass
-class World:
+class Simulation:
     js: JetStream
     workers: list[Worker]
     policy: Policy
@@ -239,7 +239,7 @@ workers = st.builds(
 def test_everything_is_delivered_and_the_mark_is_kept(
     mortal: list[Worker], survivor: Worker, messages: int, mark: int, cap: int, ack_wait: float
 ) -> None:
-    world = World(
+    simulation = Simulation(
         JetStream(messages, cap, ack_wait),
         [*deepcopy(mortal), lasting(survivor)],
         Policy(inflight=InflightRule(mark, mark, mark)),
@@ -247,10 +247,10 @@ def test_everything_is_delivered_and_the_mark_is_kept(
     # The others may live for 20 s; what they held comes back after the ack wait, at worst once more for each of them;
     # then the survivor, who may find everything given back and in flight, and must then wait until no ack has moved.
     alone = 2 * (survivor.service + survivor.linger + 1.2) + (min(ack_wait, 5.0) + 1.2 if survivor.naks else 0.0)
-    world.run(30.0 + (1 + len(mortal)) * (ack_wait + 6.0) + messages * alone)
-    assert world.js.acked == messages
-    assert not world.too_many
-    assert not world.held_back
+    simulation.run(30.0 + (1 + len(mortal)) * (ack_wait + 6.0) + messages * alone)
+    assert simulation.js.acked == messages
+    assert not simulation.too_many
+    assert not simulation.held_back
 
 
 def lasting(worker: Worker) -> Worker:
@@ -261,12 +261,12 @@ def lasting(worker: Worker) -> Worker:
 @pytest.mark.parametrize(("ack_wait", "within"), [(2.0, 30.0), (30.0, 60.0)])
 def test_six_hundred_in_flight_of_a_dead_worker_are_taken_up_soon(ack_wait: float, within: float) -> None:
     js = JetStream(2100, 1000, ack_wait)
-    world = World(js, [Worker("b", 100, 0.0, 0.0)], Policy())
-    js.pull(600, world.now)  # by somebody who did not ask, and died
-    took = world.run(300.0)
+    simulation = Simulation(js, [Worker("b", 100, 0.0, 0.0)], Policy())
+    js.pull(600, simulation.now)  # by somebody who did not ask, and died
+    took = simulation.run(300.0)
     assert js.acked == 2100
-    assert took < ack_wait + within + 2100 * world.tick
-    assert not world.too_many
+    assert took < ack_wait + within + 2100 * simulation.tick
+    assert not simulation.too_many
 
 
 class Extended(JetStream):
@@ -280,7 +280,7 @@ class Extended(JetStream):
 
 def test_workers_slower_than_their_ack_wait_are_no_reason_to_take_much_more() -> None:
     js = Extended(2100, 1000, 2.0)
-    world = World(js, [Worker(f"b{n}", 100, 40.0, 0.0, dies=40.0) for n in range(30)], Policy())
-    js.pull(600, world.now)
-    world.run(40.0)
+    simulation = Simulation(js, [Worker(f"b{n}", 100, 40.0, 0.0, dies=40.0) for n in range(30)], Policy())
+    js.pull(600, simulation.now)
+    simulation.run(40.0)
     assert len(js.inflight) <= 600 + 40 / (0.7 * LONGEST_WAIT)
