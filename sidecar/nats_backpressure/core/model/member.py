@@ -17,7 +17,8 @@ PURGED = "purged"
 
 
 class Latch(Struct, frozen=True):
-    """A flag between two marks; `calm_since` is when its value was first seen at or below the release mark."""
+    """A flag between two marks; `calm_since` is when its value was first seen at or below the release mark. A released
+    one remembers it until the release is stored: a write of another replica may come first, which has the latch set."""
 
     on: bool = False
     calm_since: float | None = None

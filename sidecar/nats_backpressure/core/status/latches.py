@@ -19,12 +19,12 @@ def latch(was: Latch, value: float | None, mark: float, policy: Policy, now: flo
         return was
     if value > mark:
         return Latch(on=True)
+    if value > mark * policy.recovery_threshold:
+        return Latch(on=was.on)
     if not was.on:
         return was
-    if value > mark * policy.recovery_threshold:
-        return Latch(on=True)
     since = now if was.calm_since is None else was.calm_since
-    return Latch() if now - since >= policy.recovery_hold_seconds else Latch(on=True, calm_since=since)
+    return Latch(on=now - since < policy.recovery_hold_seconds, calm_since=since)
 
 
 def keep_set(was: Latch, after: Latch) -> Latch:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
+from nats_backpressure.core.status.latches import next_latches
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
 from nats_backpressure.policy.schema import Policy
@@ -151,8 +152,10 @@ def with_reported_losses(member: Member, carried: Carried | None, now: Now) -> M
 
 
 def with_stored_latches(member: Member, names: tuple[str, ...], carried: Carried) -> Member:
-    """The member with its stored latches set: it keeps its last status until it is read again."""
-    stored = {name: Latch(on=True) for name in names if name in Latches.__struct_fields__}
+    """The member with its stored latches set: it keeps its last status until it is read again. The hold that it has
+    goes on: one that was released here, which another write hid, is released again at once."""
+    known = [name for name in names if name in Latches.__struct_fields__]
+    stored = {name: replace(getattr(member.latches, name), on=True) for name in known}
     member = replace(
         member,
         latches=replace(member.latches, **stored),
@@ -160,6 +163,23 @@ def with_stored_latches(member: Member, names: tuple[str, ...], carried: Carried
         stalled=member.stalled or carried.stalled,
     )
     return evaluated(member)
+
+
+def with_released_latches_stored(member: Member) -> Member:
+    """The member after a write: what is stored as released needs no memory of its hold."""
+    only_set = Latches(**{name: getattr(member.latches, name) for name in member.latches.names})
+    return member if only_set == member.latches else replace(member, latches=only_set)
+
+
+def without_released_latches(member: Member, names: tuple[str, ...]) -> Member:
+    """The member without the latches that another replica released: of those that are not among the stored `names`
+    only the ones whose value is above its mark now stay set. Otherwise a recovery of the other replica would be
+    followed by a rise that no value supports."""
+    if member.reading is None or member.marks is None:
+        return member
+    above = next_latches(Latches(), member.reading, member.marks, member.policy)
+    released = {name: Latch() for name in member.latches.names if name not in names and not getattr(above, name).on}
+    return evaluated(replace(member, latches=replace(member.latches, **released))) if released else member
 
 
 def stored_shedding(record: Record, now: Now) -> Shedding:

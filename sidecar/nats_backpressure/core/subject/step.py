@@ -48,8 +48,10 @@ from nats_backpressure.core.subject.member_update import evaluated, with_reading
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
     stored_shedding,
+    with_released_latches_stored,
     with_reported_losses,
     with_stored_latches,
+    without_released_latches,
 )
 from nats_backpressure.core.subject.state import (
     SubjectState,
@@ -150,6 +152,9 @@ def _(input_: Tick, state: SubjectState, now: Now) -> SubjectState:
 def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     carried = dict(input_.record.carried)
     members = {key: with_reported_losses(member, carried.get(key), now) for key, member in state.members.items()}
+    if state.record is not None:  # another replica stored it
+        stored = dict(input_.record.latched)
+        members = {key: without_released_latches(member, stored.get(key, ())) for key, member in members.items()}
     for key, names in input_.record.latched:
         member = members.get(key) or new_member(key, state.policy, carried, now)
         members[key] = with_stored_latches(member, names, carried.get(key, NOTHING_CARRIED))
@@ -200,14 +205,14 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
         return state
     record = state.writing.record
     unsent = frozenset(event.id for event in record.unsent)
-    members = dict(state.members)
+    members = {key: with_released_latches_stored(member) for key, member in state.members.items()}
     for loss in state.writing.losses:
         if (member := members.get(loss.key)) is not None:
             members[loss.key] = replace(
                 member, lost_reported=loss.lost, lost_reported_at=now.mono, account=loss.account
             )
     return replace(
-        with_members(state, members) if state.writing.losses else state,
+        with_members(state, members),
         departed_lost=state.departed_lost - state.writing.departed_lost,
         record=record,
         revision=input_.revision,

@@ -1,0 +1,125 @@
+"""Two replicas read one consumer and share its stored record: what one released, the other does not set again."""
+
+from __future__ import annotations
+
+import pytest
+
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.subject.inputs import (
+    ConsumerJoined,
+    ConsumerRead,
+    Effect,
+    EventSent,
+    Input,
+    LoadRecord,
+    PolicyRefused,
+    PublishEvent,
+    RecordCreated,
+    RecordLoaded,
+    Tick,
+    WriteConflict,
+    WriteDone,
+    WriteRecord,
+)
+from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.step import Context, step
+from nats_backpressure.policy.schema import AdmissionRule, Policy, Rejection
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
+
+KEY = ConsumerKey("S", "c")
+POLICY = Policy(recovery_hold_seconds=5.0, alert_on_active=False)
+
+
+class Store:
+    """The state key, written by compare-and-set, and the events stream."""
+
+    def __init__(self) -> None:
+        self.record: Record | None = None
+        self.revision = 0
+        self.events: list[Event] = []
+
+
+class Replica:
+    def __init__(self, name: str, store: Store, policy: Policy = POLICY) -> None:
+        self.name, self.store, self.policy = name, store, policy
+        self.state = SubjectState("s", policy, deadline=1030.0)
+
+    def feed(self, input_: Input, at: float) -> None:
+        context = Context(10.0, 30.0, writer=self.name, newest_read_at=at)
+        self.state, effects = step(self.state, input_, Now(at, at), context)
+        for effect in effects:
+            self._perform(effect, at)
+
+    def _perform(self, effect: Effect, at: float) -> None:
+        store = self.store
+        match effect:
+            case LoadRecord() if store.record is None:
+                self.feed(RecordCreated("e", store.revision, 0, Status.INACTIVE, None), at)
+            case LoadRecord():
+                self.feed(RecordLoaded(store.record, store.revision), at)
+            case WriteRecord(_, writing) if writing.expected != store.revision:
+                self.feed(WriteConflict(writing.nonce), at)
+            case WriteRecord(_, writing):
+                store.record, store.revision = writing.record, store.revision + 1
+                self.feed(WriteDone(writing.nonce, store.revision), at)
+            case PublishEvent(_, event):
+                if event.id not in {other.id for other in store.events}:
+                    store.events.append(event)
+                self.feed(EventSent(event.id), at)
+
+    def read(self, at: float, pending: int, drain: float) -> None:
+        self.feed(ConsumerJoined(KEY, self.policy), at)
+        now = Now(at, at)
+        self.feed(ConsumerRead(Reading(KEY, now, pending, 0, 0.0, drain, latency_evidence=True)), at)
+
+
+def types(store: Store) -> list[str]:
+    return [event.type.value for event in store.events]
+
+
+@pytest.mark.parametrize("lag", [0.01, 0.3, 0.6])
+def test_a_write_of_another_kind_raises_nothing_that_the_other_replica_released(lag: float) -> None:
+    store = Store()
+    first, second = Replica("a", store), Replica("b", store)
+    for n, replica in enumerate((first, second)):
+        replica.read(1000.0 + n / 100, 1500, 20.0)
+    assert types(store) == ["backpressure_active"]
+    first.read(1001.0, 20, 0.1)
+    second.read(1001.0 + lag, 20, 0.1)
+    first.read(1006.0, 20, 0.1)
+    assert types(store) == ["backpressure_active", "recovery"]
+    second.feed(PolicyRefused(Rejection("mark", (("retry_after_seconds", "must be a number"),))), 1006.005)
+    second.read(1006.008, 20, 0.1)
+    for at in (1007.0, 1008.0):
+        first.read(at, 20, 0.1)
+        second.read(at + lag, 20, 0.1)
+    assert types(store) == ["backpressure_active", "recovery", "policy_rejected"]
+    assert first.store.record is not None and first.store.record.status is Status.INACTIVE
+
+
+def test_what_is_above_its_mark_stays_set_whatever_the_other_replica_stored() -> None:
+    store = Store()
+    first, second = Replica("a", store), Replica("b", store)
+    first.read(1000.0, 20, 0.1)
+    second.read(1000.1, 1500, 20.0)
+    assert types(store) == ["backpressure_active"]
+    assert second.state.members[KEY].status is Status.ACTIVE
+
+
+def test_a_lost_write_does_not_start_the_hold_again() -> None:
+    """Adaptive admission writes often: a hold that started again with each lost write would never end."""
+    policy = Policy(recovery_hold_seconds=5.0, alert_on_active=False, admission=AdmissionRule(mode="adaptive"))
+    store = Store()
+    first, second = Replica("a", store, policy), Replica("b", store, policy)
+    for tenth in range(20):
+        for n, replica in enumerate((first, second)):
+            replica.read(1000.0 + tenth / 10 + n / 100, 1500, 20.0)
+    for tenth in range(20, 400):
+        for n, replica in enumerate((first, second)):
+            replica.read(1000.0 + tenth / 10 + n / 100, 20, 0.1)
+            replica.feed(Tick(), 1000.0 + tenth / 10 + n / 100 + 0.001)
+    rises = [event for event in store.events if event.type.value in ("backpressure_active", "backpressure_warning")]
+    assert len(rises) == 1, types(store)
+    assert store.record is not None and store.record.status is Status.INACTIVE
