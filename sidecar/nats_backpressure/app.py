@@ -268,7 +268,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     )
     counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock))
     probes = HttpProbes(settings.http.host, settings.http.port, readiness, counters.page, clock)
-    return App(settings.nats.shown_servers, clock, service, history, endpoints, observing, answering, probes, recorder)
+    return App(nats.shown_servers, clock, service, history, endpoints, observing, answering, probes, recorder)
 
 
 def _report_sink(

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
+from msgspec import Struct
 
 from nats_backpressure.cli.schema import all_definitions, message_names, message_schema, schema
+from nats_backpressure.protocol.metrics_windows import MetricsRequest
+from nats_backpressure.protocol.requests import ConsumerRequest, EventsRequest, GatewayRequest, ListRequest
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "schemas"
 
@@ -78,6 +82,14 @@ def test_values_times_and_bounds_are_closed() -> None:
     )
     assert set(decision["required"]) == set(decision["properties"])
     assert set(event["properties"]) - set(event["required"]) == {"lost", "alert", "errors", "policy_revision"}
+
+
+@pytest.mark.parametrize("kind", [GatewayRequest, ConsumerRequest, ListRequest, EventsRequest, MetricsRequest])
+def test_null_is_valid_in_a_request_and_so_is_a_whole_float(kind: type[Struct]) -> None:
+    schema_of = Draft202012Validator(message_schema(kind.__name__))
+    fields_of = msgspec.structs.fields(kind)
+    schema_of.validate({field.name: None for field in fields_of})
+    schema_of.validate({field.name: float(field.default) for field in fields_of if type(field.default) is int})
 
 
 def test_the_files_in_docs_are_what_is_printed(tmp_path: Path) -> None:

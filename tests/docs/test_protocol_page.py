@@ -61,6 +61,10 @@ def test_every_example_is_checked_and_shown() -> None:
     assert all(f"<!-- generated: example {name} -->" in PAGE for name in RECORDED)
 
 
+def test_the_page_shows_the_requests_of_its_validate_policy_examples() -> None:
+    assert all(f"`{json.dumps(request)}`" in PAGE for request in (examples.VALID, examples.INVALID))
+
+
 @pytest.mark.slow
 async def test_a_run_gives_the_same_examples_with_other_values() -> None:
     assert _shape(await examples.run()) == _shape(RECORDED)

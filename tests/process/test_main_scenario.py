@@ -316,5 +316,7 @@ async def test_embedded_starts_and_stops_its_own_server(tmp_path: Path) -> None:
         await nc.close()
         code, _ = await process.end()
         assert code == 0
+        started = next(line for line in map(json.loads, process.log.splitlines()) if line["event"] == "started")
+        assert started["servers"] == [f"nats://127.0.0.1:{port}"], "not those of the settings"
     with pytest.raises(OSError, match="Connect"):
         await asyncio.open_connection("127.0.0.1", port)

@@ -36,6 +36,7 @@ MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
         pytest.param(
             b'{"priority": "critical", "later": [1]}', GatewayRequest(priority="critical"), id="unknown fields"
         ),
+        pytest.param(b'{"attempt": 2.0}', GatewayRequest(attempt=2), id="a whole float"),
         pytest.param(b'{"max_messages": 10000}', ConsumerRequest(10_000), id="the most messages"),
         pytest.param(b'{"stream": "S", "consumer": null}', ConsumerRequest(stream="S"), id="a stream"),
         pytest.param(b'{"offset": 5, "limit": 1000}', ListRequest(5, 1000), id="a page"),
@@ -65,7 +66,8 @@ def test_a_request_is_read(payload: bytes, expected: object) -> None:
         pytest.param(GatewayRequest, b'{"attempt": 1001}', "$.attempt", id="attempt 1001"),
         pytest.param(GatewayRequest, b'{"attempt": true}', "$.attempt", id="a boolean"),
         pytest.param(GatewayRequest, b'{"attempt": 1.5}', "$.attempt", id="a fraction"),
-        pytest.param(GatewayRequest, b'{"attempt": 1.0}', "$.attempt", id="a whole float"),
+        pytest.param(GatewayRequest, b'{"attempt": 1e300}', "$.attempt", id="a huge whole float"),
+        pytest.param(ConsumerRequest, b'{"stream": 2.0}', "$.stream", id="a whole float for a name"),
         pytest.param(GatewayRequest, b'{"attempt": 1e400}', "not JSON", id="no finite number"),
         pytest.param(GatewayRequest, b'{"attempt": NaN}', "not JSON", id="no number"),
         pytest.param(GatewayRequest, b'{"attempt": "2"}', "$.attempt", id="a number as text"),

@@ -20,9 +20,9 @@ PREFIX: Final = "#/$defs/"
 RECEIVED: Final = (
     *(requests.GatewayRequest, requests.ConsumerRequest, requests.ListRequest, requests.EventsRequest),
     *(requests.HistoryRequest, metrics_windows.MetricsRequest, requests.AliasRequest, requests.NoRequest),
-    reports.GatewayReport,
+    *(reports.GatewayReport, messages.Override),
 )
-"""What others send: fields with a default may be left out."""
+"""What others send: fields with a default may be left out, or null."""
 SENT: Final = (
     *(messages.Decision, messages.Status, messages.StatusList, history.Events, history.Transitions),
     *(metrics_windows.Windows, history.Recovered, history.Alerts, policies.EffectivePolicy),
@@ -76,7 +76,7 @@ def message_schema(name: str) -> dict[str, Any]:
 
 def all_definitions() -> dict[str, dict[str, Any]]:
     """Messages and their parts, by name."""
-    received = _definitions(RECEIVED)
+    received = {name: _nullable(definition) for name, definition in _definitions(RECEIVED).items()}
     sent = {name: _complete(definition, _optional(name)) for name, definition in _definitions(SENT).items()}
     return received | sent
 
@@ -100,6 +100,18 @@ def _complete(definition: dict[str, Any], optional: set[str]) -> dict[str, Any]:
     for field in definition["properties"].values():
         field.pop("default", None)
     return definition | {"required": [name for name in definition["properties"] if name not in optional]}
+
+
+def _nullable(definition: dict[str, Any]) -> dict[str, Any]:
+    """In a request, null means the default of a field that has one."""
+    for field in definition.get("properties", {}).values():
+        if "default" not in field:
+            continue
+        if "enum" in field:
+            field["enum"] = [*field["enum"], None]
+        elif isinstance(kind := field.get("type"), str):
+            field["type"] = [kind, "null"]
+    return definition
 
 
 def _references(body: Any) -> Iterator[str]:

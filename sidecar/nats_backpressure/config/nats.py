@@ -56,9 +56,10 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
 class Nats(Struct, frozen=True, forbid_unknown_fields=True):
     """How to reach NATS. Secrets come from files or the environment, never from this file itself."""
 
+    # For logs and errors use `shown_servers`.
     servers: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=100)] = ("nats://127.0.0.1:4222",)
-    """URLs `nats://HOST:PORT` or `tls://HOST:PORT`; the scheme may be left out. A URL may hold a user and password: for
-    logs use `shown_servers`."""
+    """URLs `nats://HOST:PORT` or `tls://HOST:PORT`; the scheme may be left out. A URL may hold a user and password,
+    which are never logged."""
     credentials_file: Text | None = None
     """A `.creds` file (JWT and seed). Of credentials, nkey, user and token only one may be set."""
     nkey_seed_file: Text | None = None

@@ -88,7 +88,13 @@ class Decision(Struct, frozen=True):
             "after the last attempt, and where nothing is to be retried."
         ),
     ] = None
-    admit_ratio: Annotated[Ratio, Meta(description="Share of the requests to admit: 1 `continue`, 0 `reject`.")] = 1.0
+    admit_ratio: Annotated[
+        Ratio,
+        Meta(
+            description="Share of the requests to admit: 1 `continue`, 0 `reject`. For a gateway; in an answer to a "
+            "consumer it has no meaning (`pull` counts)."
+        ),
+    ] = 1.0
     pull: Annotated[Pull | None, Meta(description="For the role consumer: what may be pulled. null for a gateway.")] = (
         None
     )
@@ -206,9 +212,11 @@ class Recovery(Struct, frozen=True):
     recovery_time: Annotated[Time | None, Meta(description="When it ended. null while it lasts, or without one.")]
     incident: Annotated[str | None, Meta(description="Its id. null where there was none.")]
     duration_ms: Annotated[Count | None, Meta(description="How long it lasted, in milliseconds. null while it lasts.")]
-    recoveries_total: Annotated[Count, Meta(description="How many incidents have ended.")]
+    recoveries_total: Annotated[
+        Count, Meta(description="How many incidents have ended, since the stored state was last lost (a new epoch).")
+    ]
     mean_time_to_recover_ms: Annotated[
-        Count | None, Meta(description="Mean duration of the incidents that have ended, in milliseconds.")
+        Count | None, Meta(description="Mean duration of these incidents, in milliseconds. null: none has ended.")
     ]
 
 
@@ -333,7 +341,13 @@ class Event(Struct, frozen=True):
 
     id: Annotated[str, Meta(description="`<encoded subject>:<epoch>:<seq>`, also the header `Nats-Msg-Id`.")]
     type: Annotated[EventTypeName, Meta(description="What happened.")]
-    subject: Annotated[str, Meta(description="The watched subject; with `policy_rejected` the key of the policy.")]
+    subject: Annotated[
+        str,
+        Meta(
+            description="The watched subject; with `policy_rejected` the decoded key: a subject or pattern, for an "
+            "override `=override.<subject or pattern>`."
+        ),
+    ]
     timestamp: Annotated[Time, Meta(description="When the sidecar concluded it.")]
     epoch: Annotated[
         str, Meta(description="Changes only when the stored state was lost; `seq` then goes on from the stream's last.")
@@ -407,7 +421,13 @@ class State(Status, frozen=True, kw_only=True):
             "heartbeats are its proof."
         ),
     ] = None
-    action: Annotated[ActionName, Meta(description="What a gateway does: admit, admit `admit_ratio`, or refuse.")]
+    action: Annotated[
+        ActionName,
+        Meta(
+            description="What a gateway does: admit, admit `admit_ratio`, or refuse. Does not age in the bucket: the "
+            "reader ages it."
+        ),
+    ]
     would: Annotated[
         ActionName | None,
         Meta(description="With `mode: observe`: the action that enforcement would have answered. Else null."),

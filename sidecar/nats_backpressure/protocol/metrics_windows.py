@@ -68,7 +68,13 @@ class Windows(Struct, frozen=True):
 
     subject: Annotated[str, Meta(description="The subject that was asked about.")]
     matched: Annotated[tuple[str, ...], Meta(description="The watched subject that the answer is about.")]
-    total_events: Annotated[Count, Meta(description="Changes of status so far, also before a restart.")]
+    total_events: Annotated[
+        Count,
+        Meta(
+            description="Changes of status so far, also before a restart. Counts from 0 after the stored state was "
+            "lost (a new epoch)."
+        ),
+    ]
     active_events: Annotated[Count, Meta(description="Of them, rises to `active`.")]
     warning_events: Annotated[Count, Meta(description="Of them, rises to `warning`.")]
     recovery_events: Annotated[Count, Meta(description="Of them, falls.")]

@@ -1,4 +1,5 @@
-"""What may be asked, and how it is read: an object or nothing, null means default, unknown fields are ignored."""
+"""What may be asked, and how it is read: an object or nothing, null means default, 2.0 is 2, unknown fields are
+ignored."""
 
 from __future__ import annotations
 
@@ -100,8 +101,13 @@ def parse(payload: bytes, kind: type[R]) -> R:
     """The request in a payload; `dict` is any object as it is. Raises BadRequest."""
     fields = as_object(payload)
     if kind is not dict:
-        fields = {key: value for key, value in fields.items() if value is not None}
+        fields = {key: _whole(value) for key, value in fields.items() if value is not None}
     try:
         return msgspec.convert(fields, kind, strict=True)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
+
+
+def _whole(value: Any) -> Any:
+    """2.0 as 2: JSON Schema knows no difference, and some languages write every number with a fraction."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

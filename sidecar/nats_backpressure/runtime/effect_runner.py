@@ -148,7 +148,11 @@ class EffectRunner:
             revision = await self._store.write(subject, value, writing.expected, writing.nonce)
         except Conflict:
             self._counts.dropped("state_conflict")
-            log.warning("state.conflict", subject=subject, hint="another program writes the state bucket")
+            log.info(
+                "state.conflict",
+                subject=subject,
+                hint="normal with several replicas; with one, look for who else writes the bucket",
+            )
             self._registry.feed(subject, WriteConflict(writing.nonce))
             return
         self._report_written(writing.record)
