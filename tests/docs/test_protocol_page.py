@@ -14,7 +14,7 @@ from nats_backpressure.adapters.nats import endpoints
 from nats_backpressure.adapters.nats.policy_store import MOST_KEYS
 from nats_backpressure.core.watch_filter import SUBJECTS_LIMIT
 from nats_backpressure.policy.external import LARGEST_VALUE
-from nats_backpressure.protocol import history, messages, metrics_windows, patterns, reports, values
+from nats_backpressure.protocol import history, messages, metrics_windows, patterns, reports, status_alias, values
 from nats_backpressure.protocol.values import EventType
 from nats_backpressure.queries import decisions
 from tests.docs import examples
@@ -34,13 +34,13 @@ KINDS: dict[str, type[Struct]] = {
     "events": history.Events,
     "metrics": metrics_windows.Windows,
     "gateway-report": reports.GatewayReport,
+    "status-alias": status_alias.AliasReply,
     **{f"event-{kind.value}": messages.Event for kind in EventType},
 }
 FIELDS = {
     "policy": {"subject", "matched", "policy", "sources", "consumers"},
     "validate-policy-valid": {"valid", "errors", "effective"},
     "validate-policy-invalid": {"valid", "errors", "effective"},
-    "status-alias": {"success", "data"},
 }
 """Of replies that have no Struct."""
 

@@ -28,7 +28,7 @@ from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, FakeServiceView, 
 def test_the_alias_returns_whole_numbers_as_the_router_does(
     values: dict[str, Any], metrics: tuple[int, ...], thresholds: tuple[int, ...]
 ) -> None:
-    data = decision_service(FakeServiceView(subject(member(**values)))).alias(SUBJECT, NOW)["data"]
+    data = msgspec.to_builtins(decision_service(FakeServiceView(subject(member(**values)))).alias(SUBJECT, NOW))["data"]
     reply = tuple(data["metrics"].values()), tuple(data["thresholds"].values())
     assert reply == (metrics, thresholds)
     assert all(type(number) is int for numbers in reply for number in numbers)
@@ -83,7 +83,7 @@ def test_a_policy_is_validated_over_the_default() -> None:
 
 
 def test_the_alias_has_the_format_of_the_router() -> None:
-    reply = decision_service(FakeServiceView(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW)
+    reply = msgspec.to_builtins(decision_service(FakeServiceView(subject(member(**OVERLOADED)))).alias(SUBJECT, NOW))
     assert reply == {
         "success": True,
         "data": {
@@ -101,7 +101,7 @@ def test_the_alias_has_the_format_of_the_router() -> None:
 def test_the_alias_returns_unknown_for_what_is_not_known(swept: float | None) -> None:
     view = FakeServiceView()
     view.newest_read_at = swept
-    data = decision_service(view).alias("nobody", NOW)["data"]
+    data = msgspec.to_builtins(decision_service(view).alias("nobody", NOW))["data"]
     assert (data["status"], set(data["metrics"].values()), data["thresholds"]["queue_overload"]) == (
         "unknown",
         {None},

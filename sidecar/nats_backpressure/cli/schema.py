@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from nats_backpressure.cli.output import print_json
-from nats_backpressure.protocol import history, messages, metrics_windows, policies, reports, requests
+from nats_backpressure.protocol import history, messages, metrics_windows, policies, reports, requests, status_alias
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 PREFIX: Final = "#/$defs/"
@@ -26,7 +26,7 @@ RECEIVED: Final = (
 SENT: Final = (
     *(messages.Decision, messages.Status, messages.StatusList, history.Events, history.Transitions),
     *(metrics_windows.Windows, history.Recovered, history.Alerts, policies.EffectivePolicy),
-    *(policies.PolicyValidation, messages.Event, messages.State, messages.Heartbeat),
+    *(policies.PolicyValidation, messages.Event, messages.State, messages.Heartbeat, status_alias.AliasReply),
 )
 """What the sidecar sends: every field is there, but for those that are only in some of them."""
 
@@ -90,7 +90,7 @@ def _definitions(kinds: tuple[type[Struct], ...]) -> dict[str, dict[str, Any]]:
 
 def _optional(name: str) -> set[str]:
     """Fields that are only in some messages of this kind."""
-    parts = vars(messages) | vars(history) | vars(policies) | vars(metrics_windows)
+    parts = vars(messages) | vars(history) | vars(policies) | vars(metrics_windows) | vars(status_alias)
     kind = parts.get(name)
     return {field.encode_name for field in msgspec.structs.fields(kind) if field.default is UNSET} if kind else set()
 

@@ -15,7 +15,7 @@ from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy
-from nats_backpressure.protocol import messages
+from nats_backpressure.protocol import messages, status_alias
 from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy, PolicyValidation
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
@@ -119,45 +119,42 @@ class DecisionService:
         """The watched subject whose status, events or metrics are returned for this subject."""
         return _choose_shown(subject, self._find(subject, now))
 
-    def alias(self, subject: str, now: Now) -> dict[str, Any]:
+    def alias(self, subject: str, now: Now) -> status_alias.AliasReply:
         """The reply in the router's existing format, in whole numbers as the router gives them. An unwatched subject is
         unknown, with the default policy."""
         try:
             answer = self.shown(subject, now)
         except RequestRefused:
-            word, fields, reading, marks = "unknown", Policy(), None, None
+            status, fields, reading, marks = Status.UNKNOWN, Policy(), None, None
         else:
-            word, fields, member = answer.status.word, answer.policy, answer.member
+            status, fields, member = answer.status, answer.policy, answer.member
             reading, marks = (member.reading, member.marks) if member else (None, None)
         overload = {"queue": fields.pending.overload, "latency": fields.latency_p95.overload}
         overload["inflight"] = fields.inflight.overload
         if marks:
             overload |= {"queue": marks.pending.overload, "latency": marks.latency.overload}
             overload["inflight"] = marks.inflight.overload if marks.inflight else overload["inflight"]
-        return {
-            "success": True,
-            "data": {
-                "subject": subject,
-                "status": word,
-                "metrics": {
-                    # The router replies 0 where nothing was measured.
-                    "pending_messages": reading.pending if reading else None,
-                    "latency_p95_ms": round(serialize.round_finite(reading.p95) or 0.0) if reading else None,
-                    "inflight_messages": reading.inflight or 0 if reading else None,
-                },
-                "thresholds": {
-                    # Rounded down: a whole number is above 49 exactly if it is above 49.5.
-                    "queue_overload": int(overload["queue"]),
-                    "latency_overload_ms": int(overload["latency"]),
-                    "inflight_overload": int(overload["inflight"]),
-                },
-                "policy": {
-                    "retry_after_seconds": fields.retry_after_seconds,
-                    "max_retry_attempts": fields.max_retry_attempts,
-                },
-                "timestamp": round(1000 * now.wall),
-            },
-        }
+        return status_alias.AliasReply(
+            True,
+            status_alias.AliasStatus(
+                subject,
+                status.word,
+                # The router replies 0 where nothing was measured.
+                status_alias.AliasMetrics(
+                    reading.pending,
+                    round(serialize.round_finite(reading.p95) or 0.0),
+                    reading.inflight or 0,
+                )
+                if reading
+                else status_alias.AliasMetrics(),
+                # Rounded down: a whole number is above 49 exactly if it is above 49.5.
+                status_alias.AliasThresholds(
+                    int(overload["queue"]), int(overload["latency"]), int(overload["inflight"])
+                ),
+                status_alias.AliasPolicy(fields.retry_after_seconds, fields.max_retry_attempts),
+                round(1000 * now.wall),
+            ),
+        )
 
     def require_observed(self) -> None:
         """Raises RequestRefused until every stream was read or tried once."""

@@ -21,6 +21,7 @@ from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.protocol.endpoints import ENDPOINTS, Endpoint
 from nats_backpressure.protocol.reply_limits import LARGEST_REPLY, fitted, reply_allowed
 from nats_backpressure.protocol.requests import AliasRequest, BadRequest, RequestRefused, parse
+from nats_backpressure.protocol.status_alias import AliasError, AliasReply
 from nats_backpressure.protocol.subjects import BadTail, Names, decode
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.ports import Clock
@@ -168,5 +169,5 @@ def _printable(text: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:LONGEST_ERROR])
 
 
-def _alias_error(code: str, text: str) -> dict[str, Any]:
-    return {"success": False, "error": {"code": code, "message": text}}
+def _alias_error(code: str, text: str) -> AliasReply:
+    return AliasReply(False, error=AliasError(code, text))
