@@ -108,6 +108,22 @@ def test_what_is_above_its_mark_stays_set_whatever_the_other_replica_stored() ->
     assert second.state.members[KEY].status is Status.ACTIVE
 
 
+def test_a_restarted_replica_forgets_a_stored_latch_that_another_released_before_its_first_reading() -> None:
+    store = Store()
+    first = Replica("a", store)
+    first.read(1000.0, 1500, 20.0)
+    restarted = Replica("c", store)
+    restarted.feed(ConsumerJoined(KEY, POLICY), 1000.5)
+    assert restarted.state.members[KEY].status is Status.ACTIVE
+    first.read(1001.0, 20, 0.1)
+    first.read(1006.0, 20, 0.1)
+    assert types(store) == ["backpressure_active", "recovery"]
+    restarted.feed(PolicyRefused(Rejection("mark", ())), 1006.1)
+    assert restarted.state.members[KEY].status is Status.UNKNOWN
+    restarted.read(1006.2, 20, 0.1)
+    assert types(store) == ["backpressure_active", "recovery", "policy_rejected"]
+
+
 def test_a_lost_write_does_not_start_the_hold_again() -> None:
     """Adaptive admission writes often: a hold that started again with each lost write would never end."""
     policy = Policy(recovery_hold_seconds=5.0, alert_on_active=False, admission=AdmissionRule(mode="adaptive"))

@@ -14,7 +14,7 @@ from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.protocol.values import ConsumerKey, Status
 
 CARRY_EVERY = 30.0
 """Seconds without a write after which a change of the carried facts (a diagnosis above all) is written by itself."""
@@ -175,11 +175,15 @@ def without_released_latches(member: Member, names: tuple[str, ...]) -> Member:
     """The member without the latches that another replica released: of those that are not among the stored `names`
     only the ones whose value is above its mark now stay set. Otherwise a recovery of the other replica would be
     followed by a rise that no value supports."""
-    if member.reading is None or member.marks is None:
-        return member
-    above = next_latches(Latches(), member.reading, member.marks, member.policy)
+    above = Latches()
+    if member.reading is not None and member.marks is not None:
+        above = next_latches(Latches(), member.reading, member.marks, member.policy)
     released = {name: Latch() for name in member.latches.names if name not in names and not getattr(above, name).on}
-    return evaluated(replace(member, latches=replace(member.latches, **released))) if released else member
+    if not released:
+        return member
+    member = replace(member, latches=replace(member.latches, **released))
+    unread = member.reading is None and not member.latches.names
+    return replace(member, status=Status.UNKNOWN) if unread else evaluated(member)
 
 
 def stored_shedding(record: Record, now: Now) -> Shedding:
