@@ -1,4 +1,4 @@
-"""Runs a command that queries the service: connects, runs it, closes, and prints any failure as one line."""
+"""What querying commands share: run connected with one-line errors, read all statuses, decode replies."""
 
 from __future__ import annotations
 

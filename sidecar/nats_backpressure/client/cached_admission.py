@@ -1,4 +1,4 @@
-"""The cached answer for one subject, and one watched state with its counters: they make `admit` cheap."""
+"""What makes `admit` cheap: CachedAdmission keeps the ready answers for a subject; WatchedState sheds and counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds entries in one layer with the same pattern and the same consumers; neither would have priority."""
+"""Reports two entries of one layer that name the same pattern for some of the same consumers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The limits for policies that do not come from the file: not everyone who may write the bucket wrote the file."""
+"""Checks policies from the bucket or consumer metadata against the limits (Guard) that the settings file sets.
+
+Not everyone who may write the bucket wrote the file.
+"""
 
 from __future__ import annotations
 

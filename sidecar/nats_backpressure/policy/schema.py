@@ -1,4 +1,4 @@
-"""The fields of a policy, with unit, bounds and default."""
+"""The types of policies: Policy with unit, bounds and default of each field; Guard, Override, Effective, Rejection."""
 
 from __future__ import annotations
 

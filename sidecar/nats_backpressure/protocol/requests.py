@@ -1,5 +1,4 @@
-"""What may be asked, and how it is read: an object or nothing, null means default, 2.0 is 2, unknown fields are
-ignored."""
+"""The requests of all endpoints, read leniently: empty means {}, null means default, 2.0 is 2."""
 
 from __future__ import annotations
 

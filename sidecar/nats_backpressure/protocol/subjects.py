@@ -1,4 +1,4 @@
-"""Subjects as tails and keys, and the names that follow from the installation's name."""
+"""Names: the subject prefix, stream and buckets of an installation. Hands on the subject encoding of `patterns`."""
 
 from __future__ import annotations
 

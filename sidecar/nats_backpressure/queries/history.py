@@ -1,4 +1,4 @@
-"""Answers requests about the past: events, transitions, metrics over time windows, recoveries and alerts.
+"""Answers requests about the past (events, changes, metrics, recoveries, alerts); caches events as they are published.
 
 Recent events come from memory, older ones from the stream, for a few requests at a time and with limited reads.
 """

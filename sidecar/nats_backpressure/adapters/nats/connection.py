@@ -1,4 +1,4 @@
-"""A NATS connection that is never repaired, only replaced.
+"""Keeps one NATS connection: after any loss it opens a new client instead of letting nats-py reconnect.
 
 nats-py can look connected while its reader is dead, and closes permanently on several server errors. So its own
 reconnect is off: a lost link, a close, a lame duck or a failed round trip all lead to one path, a whole new client with

@@ -1,4 +1,4 @@
-"""The policy bucket: followed by polling whether it changed, and read and changed by the commands.
+"""The policy bucket: the sidecar polls it for changes; commands read and change it.
 
 A watch is silent forever once its bucket was made again, and up to 20 s late after a restart of the server. One small
 request every POLL_EVERY returns the bucket's creation time and last sequence; when either changed, all keys are read.

@@ -1,4 +1,4 @@
-"""Learns Retry-After in adaptive mode: the drain time of the backlog, times a factor learnt from early returns."""
+"""Computes Retry-After in adaptive mode: the drain time, times a factor learnt from whether demand stays as high."""
 
 from __future__ import annotations
 

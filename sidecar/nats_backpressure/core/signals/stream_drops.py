@@ -1,4 +1,4 @@
-"""Decides from two looks at a stream what it may have dropped by itself, and what an operator purged or deleted."""
+"""Tells messages that a stream dropped by itself from those that an operator purged or deleted: yes/no checks."""
 
 from __future__ import annotations
 
