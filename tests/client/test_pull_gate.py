@@ -125,7 +125,9 @@ async def test_the_first_message_is_returned_at_once_though_more_were_asked_for(
         await publish(nc, 1)
         assert len(await fetching) == 1
         await publish(nc, 3)
-        assert len(await gate.fetch(50, timeout=60)) == 3
+        left = 3
+        while left:  # a fetch returns what is there: one message may be there before the others
+            left -= len(await gate.fetch(50, timeout=60))
 
 
 @pytest.mark.parametrize("status", ["inactive", "warning", "active", "unknown"])

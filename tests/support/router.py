@@ -41,10 +41,16 @@ async def prepare(make: Callable[[], Awaitable[T]]) -> T:
                 await asyncio.sleep(0.1)
 
 
+UNACKNOWLEDGED = 2000
+"""Messages published between two acks: with more than 10,000 before a stream, a server drops them or answers 429."""
+
+
 async def publish(nc: Client, n: int) -> None:
-    for _ in range(n - 1):
-        await nc.publish(SUBJECT, b"decide")
-    await nc.jetstream().publish(SUBJECT, b"decide")  # the ack of the last one: all are stored
+    for left in range(n, 0, -1):
+        if left % UNACKNOWLEDGED == 1:
+            await nc.jetstream().publish(SUBJECT, b"decide")  # the ack of this one: all before it are stored
+        else:
+            await nc.publish(SUBJECT, b"decide")
 
 
 async def take(nc: Client, n: int, consumer: str = "router") -> list[Msg]:
