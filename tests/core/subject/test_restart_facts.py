@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latches, Member
+from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.model.reading import Account, Reading
 from nats_backpressure.core.subject.restart_facts import (
     ACCOUNT_EVERY,
@@ -15,6 +15,7 @@ from nats_backpressure.core.subject.restart_facts import (
     carried_write_due,
     facts_to_store,
     new_member,
+    with_released_latches_stored,
     with_reported_losses,
     with_stored_latches,
 )
@@ -125,3 +126,14 @@ def test_stored_latches_give_a_member_its_status_back_and_unknown_names_are_igno
     assert restored.status is Status.ACTIVE
     assert restored.latches.names == ("pending", "inflight")
     assert Member(KEY, Policy()).latches == Latches()
+
+
+@pytest.mark.parametrize(("stored", "remembered"), [((), None), (("pending",), 7.0)])
+def test_a_latch_released_during_a_write_still_remembers_its_hold_after_it(
+    stored: tuple[str, ...], remembered: float | None
+) -> None:
+    """If the next write is lost, the latch is set again: its hold goes on from there, not from the start."""
+    member = Member(KEY, Policy(), Latches(pending=Latch(False, 7.0), inflight=Latch(True, 8.0)))
+    after = with_released_latches_stored(member, stored).latches
+    assert after.pending == Latch(False, remembered)
+    assert after.inflight == Latch(True, 8.0)

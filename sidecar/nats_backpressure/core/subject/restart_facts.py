@@ -165,10 +165,12 @@ def with_stored_latches(member: Member, names: tuple[str, ...], carried: Carried
     return evaluated(member)
 
 
-def with_released_latches_stored(member: Member) -> Member:
-    """The member after a write: what is stored as released needs no memory of its hold."""
-    only_set = Latches(**{name: getattr(member.latches, name) for name in member.latches.names})
-    return member if only_set == member.latches else replace(member, latches=only_set)
+def with_released_latches_stored(member: Member, names: tuple[str, ...]) -> Member:
+    """The member after a write that stored the latches `names` as set: what is stored as released needs no memory of
+    its hold. A latch that was released during the write is stored as set, and still needs it."""
+    left = {name: getattr(member.latches, name) for name in {*member.latches.names, *names}}
+    latches = Latches(**left)
+    return member if latches == member.latches else replace(member, latches=latches)
 
 
 def without_released_latches(member: Member, names: tuple[str, ...]) -> Member:

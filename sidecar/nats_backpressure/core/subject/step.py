@@ -205,7 +205,8 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
         return state
     record = state.writing.record
     unsent = frozenset(event.id for event in record.unsent)
-    members = {key: with_released_latches_stored(member) for key, member in state.members.items()}
+    stored = dict(record.latched)
+    members = {key: with_released_latches_stored(member, stored.get(key, ())) for key, member in state.members.items()}
     for loss in state.writing.losses:
         if (member := members.get(loss.key)) is not None:
             members[loss.key] = replace(
