@@ -37,7 +37,6 @@ NATS_BOTTOM = {"patched_client", "credentials", "bounded_client", "api", "api_ty
 """What the NATS adapters have in common."""
 KEPT_TO = {
     "nats": ("adapters.nats", "adapters.embedded_server", "client", "demo"),
-    "prometheus_client": ("adapters.prometheus",),
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -266,7 +266,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         on_rebuild=lambda: counters.rebuilt("answer"),
         may_publish=endpoints.may_reply,
     )
-    counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock))
+    counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock).text)
     probes = HttpProbes(settings.http.host, settings.http.port, readiness, counters.page, clock)
     return App(nats.shown_servers, clock, service, history, endpoints, observing, answering, probes, recorder)
 

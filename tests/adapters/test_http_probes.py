@@ -7,12 +7,10 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.registry import Collector
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters import http_probes
@@ -26,15 +24,17 @@ READY = Readiness(
 
 
 class World:
-    """A probe server with its readiness and registry."""
+    """A probe server with its readiness and metrics page."""
 
     def __init__(self) -> None:
         self.truth, self.clock = READY, FakeClock()
-        self.registry = CollectorRegistry()
-        self.requests = Counter("asked", "Requests. High: many ask.", registry=self.registry)
-        self.page = HttpProbes(
-            "127.0.0.1", 0, lambda: self.truth, lambda: generate_latest(self.registry), self.clock, timeout=0.5
-        )
+        self.pieces = [b"asked_total 2.0\n", b"", b"gr\xc3\xb6\xc3\x9fe 1.0\n"]
+        self.before_scrape: Callable[[], object] = lambda: None
+        self.page = HttpProbes("127.0.0.1", 0, lambda: self.truth, self.scraped, self.clock, timeout=0.5)
+
+    def scraped(self) -> list[bytes]:
+        self.before_scrape()
+        return self.pieces
 
     @property
     def url(self) -> str:
@@ -87,10 +87,9 @@ async def test_readiness_has_every_field(world: World, http: httpx.AsyncClient) 
 
 
 async def test_metrics_are_text_for_prometheus(world: World, http: httpx.AsyncClient) -> None:
-    world.requests.inc(2)
     reply = await http.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert "asked_total 2.0" in reply.text
+    assert reply.text == "asked_total 2.0\ngröße 1.0\n" and int(reply.headers["content-length"]) == len(reply.content)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
@@ -111,12 +110,8 @@ async def test_an_exception_is_a_500_without_details(world: World, http: httpx.A
     def broken() -> Readiness:
         raise RuntimeError("s3cret")
 
-    class Broken(Collector):
-        def collect(self) -> Iterator[object]:  # type: ignore[override]
-            raise RuntimeError("s3cret")
-
     world.page._readiness = broken
-    world.registry.register(Broken())
+    world.before_scrape = broken
     with capture_logs() as logs:
         for path in ("/readyz", "/metrics"):
             reply = await http.get(path)
@@ -163,7 +158,7 @@ async def test_a_connection_that_sends_requests_stays_open(world: World) -> None
 
 async def test_more_than_it_serves_at_once_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_probes, "CONNECTIONS", 4)
-    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"", FakeClock())
+    page = HttpProbes("127.0.0.1", 0, lambda: READY, list, FakeClock())
     page.start()
     held = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(6)]
     async with httpx.AsyncClient() as client:
@@ -180,13 +175,11 @@ async def test_more_than_it_serves_at_once_are_turned_away(monkeypatch: pytest.M
 async def test_a_scrape_that_hangs_holds_up_neither_health_nor_the_end(world: World, http: httpx.AsyncClient) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    class Hangs(Collector):
-        def collect(self) -> Iterator[object]:  # type: ignore[override]
-            entered.set()
-            release.wait(10)
-            return iter(())
+    def hang() -> None:
+        entered.set()
+        release.wait(10)
 
-    world.registry.register(Hangs())
+    world.before_scrape = hang
     scrape = asyncio.ensure_future(http.get("/metrics"))
     await asyncio.to_thread(entered.wait, 5)
     world.page.pulse()
@@ -203,29 +196,29 @@ def test_a_port_in_use_is_reported_before_anything_starts() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"http\.port {port}: Address already in use; give another"):
-            HttpProbes("127.0.0.1", port, lambda: READY, lambda: b"", FakeClock())
+            HttpProbes("127.0.0.1", port, lambda: READY, list, FakeClock())
 
 
 def test_two_that_are_made_at_once_do_not_share_a_port() -> None:
-    first = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"", FakeClock())
+    first = HttpProbes("127.0.0.1", 0, lambda: READY, list, FakeClock())
     with pytest.raises(PortTaken):
-        HttpProbes("127.0.0.1", first.port, lambda: READY, lambda: b"", FakeClock())
+        HttpProbes("127.0.0.1", first.port, lambda: READY, list, FakeClock())
     first.stop(1.0)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7", "a..b"])
 def test_an_address_of_another_machine_is_reported(host: str) -> None:
     with pytest.raises(PortTaken, match=r"http\.host"):
-        HttpProbes(host, 0, lambda: READY, lambda: b"", FakeClock())
+        HttpProbes(host, 0, lambda: READY, list, FakeClock())
 
 
 def test_after_stop_the_port_is_free_at_once() -> None:
-    page = HttpProbes("127.0.0.1", 0, lambda: READY, lambda: b"", FakeClock())
+    page = HttpProbes("127.0.0.1", 0, lambda: READY, list, FakeClock())
     page.start()
     assert httpx.get(f"http://127.0.0.1:{page.port}/healthz").status_code == 200
     page.stop(10.0)
     assert not page._thread.is_alive()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{page.port}/healthz")
-    again = HttpProbes("127.0.0.1", page.port, lambda: READY, lambda: b"", FakeClock())
+    again = HttpProbes("127.0.0.1", page.port, lambda: READY, list, FakeClock())
     again.stop(1.0)

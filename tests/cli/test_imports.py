@@ -12,7 +12,6 @@ import pytest
 SERVER = (
     "uvicorn",
     "starlette",
-    "prometheus_client",
     "nats_backpressure.app",
     "nats_backpressure.adapters.http_probes",
 )

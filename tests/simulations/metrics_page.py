@@ -81,13 +81,13 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
         self.view, self.metrics = StubServiceView(), Counters(max_subjects)
-        self.metrics.expose(StateCollector(self.view, SubjectLookup(self.view).answer, self.metrics, Clock()))
+        self.metrics.expose(StateCollector(self.view, SubjectLookup(self.view).answer, self.metrics, Clock()).text)
 
     def watch(self, *states: SubjectState) -> None:
         self.view.states.update({s.subject: s for s in states})
 
     def text(self) -> str:
-        return self.metrics.page().decode()
+        return b"".join(self.metrics.page()).decode()
 
     def values(self, name: str) -> dict[tuple[str, ...], float]:
         """label values (in alphabetical order of the label) -> value, of every series of a name"""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ from msgspec import json
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -47,12 +47,13 @@ class HttpProbes:
         host: str,
         port: int,
         readiness: Callable[[], Readiness],
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Sequence[bytes]],
         clock: TimeSource,
         stuck_after: float = STUCK_AFTER,
         timeout: float = CONNECTION_TIMEOUT,
     ) -> None:
-        """Raises PortTaken. `readiness` and `metrics` are called in the thread of the HTTP server."""
+        """Raises PortTaken. `readiness` is called in the thread of the HTTP server, `metrics`, which returns the
+        pieces of a page, in another one."""
         self._readiness, self._metrics_page, self._stuck_after = readiness, metrics, stuck_after
         self._clock = clock
         self.pulse()
@@ -111,8 +112,15 @@ class HttpProbes:
     async def _metrics(self, request: Request) -> Response:
         # One scrape at a time, in another thread: neither a slow nor a frequent scraper delays /healthz.
         async with self._scraping:
-            body = await run_in_threadpool(self._metrics_page)
-        return Response(body, media_type=METRICS_TYPE)
+            page = await run_in_threadpool(self._metrics_page)
+        return StreamingResponse(
+            _each(page), media_type=METRICS_TYPE, headers={"content-length": str(sum(map(len, page)))}
+        )
+
+
+async def _each(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 def _guarded(answer: Answer) -> Answer:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from itertools import product
 from threading import Lock
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.registry import Collector
-
 from nats_backpressure.adapters.prometheus.definitions import (
-    ACTIVE,
     CONNECTIONS,
     COUNTERS,
     DROPPED,
@@ -22,54 +19,63 @@ from nats_backpressure.adapters.prometheus.definitions import (
     TRANSITIONS,
     P,
 )
+from nats_backpressure.adapters.prometheus.exposition import Histogram, Labels, Series, escape, header, joined
 from nats_backpressure.protocol.values import Action, EventType
+
+WORK, PAUSE = 0.001, 0.0002
+"""Seconds for which a metrics page is computed in one go, and for which its thread then leaves the interpreter to the
+event loop, which otherwise waits 5 ms at each of its turns."""
+Text = Callable[[Callable[[], None]], Iterator[str]]
+"""A part of the page, in pieces; it calls what it is given between two pieces of work."""
 
 
 class Counters:
     """Every counter and histogram. The first `max_subjects` subjects have labels of their own. A series whose labels
-    are known starts at 0."""
+    are known starts at 0. Everything is counted in one thread, the event loop's; another thread may read it."""
 
     def __init__(self, max_subjects: int) -> None:
-        # `_created` series would double all counters, and no dashboard reads them.
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.max_subjects = max_subjects
-        self._registry = CollectorRegistry()
-        self._labels, self._lock = set[str](), Lock()
+        self._gauges: Text = lambda pause: iter(())
+        self._labels, self._lock = dict[str, str](), Lock()
+        """Subjects with labels of their own, with the text of the label."""
         self._shared = False
         """Whether a subject has the label `_other`."""
-        self._counters = {
-            name: Counter(P + name, text, labels, registry=None) for name, (text, labels) in COUNTERS.items()
-        }
+        self._counters: dict[str, dict[Labels, float]] = {name: {} for name in COUNTERS}
         self._decided, self._observed = (
-            Histogram(P + name, text, buckets=buckets, registry=None) for name, (text, buckets) in HISTOGRAMS.items()
+            Histogram(P + name, text, buckets) for name, (text, buckets) in HISTOGRAMS.items()
         )
         self._zero("dropped", *((what,) for what in DROPPED))
         self._zero("api_requests", *product(OPS, OUTCOMES))
         self._zero("connection_rebuilds", *((name,) for name in CONNECTIONS))
 
-    def expose(self, gauges: Collector) -> None:
-        """Register the gauges, then everything that is counted here."""
-        for collector in (gauges, *self._counters.values(), self._decided, self._observed):
-            self._registry.register(collector)
+    def expose(self, gauges: Text) -> None:
+        """Put the gauges on the page, above everything that is counted here."""
+        self._gauges = gauges
 
-    def page(self) -> bytes:
-        """The metrics page. The router's C gateway reads the number after the first occurrence of the metric's name,
-        which would be in its HELP; a comment before it, which Prometheus ignores, has that number."""
-        text = generate_latest(self._registry)
-        _, mark, rest = text.partition(f"\n{ACTIVE}{{".encode())
-        if not mark:
-            return text
-        largest = rest.partition(b"\n")[0].rpartition(b" ")[2]  # the collector sorts them, largest first
-        return b"# %s %d is the largest of all subjects\n%s" % (ACTIVE.encode(), float(largest), text)
+    def page(self) -> list[bytes]:
+        """The metrics page in pieces of some 50 KiB: joined, many of them would hold the interpreter."""
+        return [piece.encode() for piece in self._pieces()]
+
+    def _pieces(self) -> Iterator[str]:
+        pause = _Pauses()
+        yield from self._gauges(pause)
+        for name, (text, names) in COUNTERS.items():
+            yield header(f"{P}{name}_total", "counter", text)
+            line, series = Series(f"{P}{name}_total", names).line, dict(self._counters[name])
+            for piece in joined(line(labels, value) for labels, value in series.items()):
+                yield piece
+                pause()
+        yield self._decided.text() + self._observed.text()
 
     def label(self, subject: str) -> str:
-        """The subject itself for the first `max_subjects`, `_other` for the rest. Two threads call it."""
+        """The subject itself, escaped, for the first `max_subjects`, `_other` for the rest. Two threads call it."""
+        if (known := self._labels.get(subject)) is not None:
+            return known
         with self._lock:
-            if subject in self._labels:
-                return subject
-            label = subject if len(self._labels) < self.max_subjects else OTHER
+            own = subject in self._labels or len(self._labels) < self.max_subjects
+            label = escape(subject) if own else OTHER
             if label != OTHER:
-                self._labels.add(label)
+                self._labels[subject] = label
             if label != OTHER or not self._shared:
                 self._start_series(label)
                 self._shared = label == OTHER
@@ -85,34 +91,50 @@ class Counters:
         self._zero("decisions", *product((label,), ROLES, Action))
         self._zero("transitions", *((label, before, after) for before, after in TRANSITIONS))
 
-    def _zero(self, name: str, *series: tuple[str, ...]) -> None:
+    def _zero(self, name: str, *series: Labels) -> None:
         for labels in series:
-            self._counters[name].labels(*labels)
+            self._counters[name].setdefault(labels, 0.0)
+
+    def _add(self, name: str, labels: Labels, n: int = 1) -> None:
+        series = self._counters[name]
+        series[labels] = series.get(labels, 0.0) + n
 
     def event(self, subject: str, type: str) -> None:
         label = self.label(subject)
-        self._counters["events"].labels(label, type).inc()
+        self._add("events", (label, type))
         if type == "recovery":
-            self._counters["recovery"].labels(label).inc()
+            self._add("recovery", (label,))
 
     def transition(self, subject: str, before: str, after: str) -> None:
-        self._counters["transitions"].labels(self.label(subject), before, after).inc()
+        self._add("transitions", (self.label(subject), before, after))
 
     def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None = None) -> None:
         label = self.label(subject)
-        self._counters["decisions"].labels(label, role, action).inc()
+        self._add("decisions", (label, role, action))
         if would is not None:
-            self._counters["would"].labels(label, role, would).inc()
+            self._add("would", (label, role, would))
         self._decided.observe(seconds)
 
     def dropped(self, what: str, n: int = 1) -> None:
-        self._counters["dropped"].labels(what).inc(n)
+        self._add("dropped", (what,), n)
 
     def api_request(self, op: str, outcome: str, seconds: float) -> None:
-        self._counters["api_requests"].labels(op, outcome).inc()
+        self._add("api_requests", (op, outcome))
 
     def rebuilt(self, connection: str) -> None:
-        self._counters["connection_rebuilds"].labels(connection).inc()
+        self._add("connection_rebuilds", (connection,))
 
     def observed(self, seconds: float) -> None:
         self._observed.observe(seconds)
+
+
+class _Pauses:
+    """Sleeps for PAUSE when WORK seconds have passed since the last time."""
+
+    def __init__(self) -> None:
+        self._worked_since = time.perf_counter()
+
+    def __call__(self) -> None:
+        if time.perf_counter() - self._worked_since >= WORK:
+            time.sleep(PAUSE)
+            self._worked_since = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nats_backpressure.adapters.prometheus.exposition import Labels
+
 OTHER = "_other"
 """The `subject` label of all subjects beyond `metrics.max_subjects`."""
 CONSUMERS_PER_SUBJECT = 4
@@ -13,7 +15,6 @@ SLOWEST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 ACTIVE = "router_intake_backpressure_active"
 SUBJECT = ("subject",)
 CONSUMER = ("subject", "stream", "consumer")
-Labels = tuple[str, ...]
 KNOWN = ("inactive", "warning", "active")
 """The statuses between which transitions are counted."""
 
