@@ -45,6 +45,12 @@ class EmbeddedServer:
     def url(self) -> str:
         return f"nats://127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """The id of its process, while it runs."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
     async def start(self) -> None:
         """Raises CannotEmbed. After any error no process and no directory is left."""
         try:
@@ -62,13 +68,13 @@ class EmbeddedServer:
         arguments = [binary, "-js", "-a", "127.0.0.1", "-p", str(self._port), "-sd", store, "-n", self._name]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the server
         try:
-            self._process = subprocess.Popen(  # noqa: ASYNC220  # preexec_fn must run in this thread, see _end_with_parent
+            self._process = subprocess.Popen(  # noqa: ASYNC220  # preexec_fn must run in this thread, see end_with_parent
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         except (OSError, subprocess.SubprocessError) as error:
             because = getattr(error, "strerror", None) or str(error)
@@ -143,7 +149,7 @@ def _bindable(port: int) -> int:
         return free
 
 
-def _end_with_parent() -> None:
-    # Runs in the child before exec: if this process is killed, the kernel ends the server too.
+def end_with_parent() -> None:
+    """Runs in a child before exec: if this process is killed, the kernel ends the child too."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
