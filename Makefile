@@ -16,7 +16,7 @@ CORE_FLOOR := 99
 ALL_FLOOR := 94
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions bench-overload clean
+.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions bench bench-overload clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test-containers: venv ## only the container story (Docker; installed with apt wh
 
 test-versions: venv ## only the tests on real servers, against each server version
 	$(BIN)/python tests/versions/matrix.py $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+bench: venv ## what it costs and how fast it is, each figure beside its peer (15 minutes; QUICK=1: 3 minutes, writes nothing)
+	$(BIN)/python -m benchmarks --size $(if $(QUICK),quick,full)$(if $(QUICK),,; code=$$?; PYTHONPATH=. $(BIN)/python -m docs.generate && exit $$code)
 
 bench-overload: venv ## goodput and latency at 1, 3 and 10 times the capacity, of five systems (10 minutes)
 	$(BIN)/python -m benchmarks.overload --out build/overload

@@ -1,4 +1,5 @@
-"""Writes the generated parts of the pages in docs/ from the code: `make docs`. A test keeps page and code equal.
+"""Writes the generated parts of the pages in docs/, from the code and the results of `make bench`: `make docs`.
+A test keeps page and code equal.
 
 A page marks such a part with `<!-- generated: NAME ARGUMENT... -->` and `<!-- end -->`; NAME is a function in PARTS.
 """
@@ -20,6 +21,7 @@ from typing import Any, Final
 from msgspec import NODEFAULT, UNSET, Struct, to_builtins
 from msgspec import inspect as types
 
+from benchmarks.page import performance, plots
 from nats_backpressure.adapters.prometheus import definitions
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.signals.diagnosis import RULES
@@ -279,17 +281,19 @@ PARTS: Final[dict[str, Callable[..., str]]] = {
     "fields": fields,
     "message": message,
     "metrics": metrics,
+    "performance": performance,
     "rule": rule,
     "settings": settings,
 }
 
 
 def main() -> None:
-    for page in sorted(DOCS.glob("*.md")):
-        before = page.read_text()
-        if (after := fill(before)) != before:
-            page.write_text(after)
-            sys.stdout.write(f"{page.relative_to(DOCS.parent)}: written\n")
+    contents = {page: fill(page.read_text()) for page in sorted(DOCS.glob("*.md"))}
+    contents |= {DOCS / name: drawing for name, drawing in plots().items()}
+    for path, text in contents.items():
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            sys.stdout.write(f"{path.relative_to(DOCS.parent)}: written\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""Makes tables of the results: the one that `make bench` prints, and those of docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks import performance_plots
+from benchmarks.figures import Figure, aim_text, number
+from benchmarks.results import BEFORE, RESULTS, Results, load
+
+PLOTS = {"performance-aims.svg": performance_plots.aims, "performance-detection.svg": performance_plots.detection}
+"""File in docs/ -> what draws it from the results and those before."""
+
+
+def figures(results: Results | None) -> dict[str, Figure]:
+    """All figures of all benchmarks by name."""
+    if results is None:
+        return {}
+    return {name: figure for run in results.runs.values() for name, figure in run.figures.items()}
+
+
+def aim_rows(results: Results, before: Results | None) -> list[list[str]]:
+    """A row for each figure that has an aim: name, before, now, beside, ratio, aim, whether it is reached."""
+    earlier = figures(before)
+    return [
+        [
+            name,
+            _value(earlier.get(name)),
+            _value(figure),
+            "" if figure.beside is None else f"{number(figure.beside)} ({figure.peer})",
+            "" if figure.beside is None else number(figure.ratio),
+            aim_text(figure),
+            "yes" if figure.reached else "no",
+        ]
+        for name, figure in figures(results).items()
+        if figure.aim is not None
+    ]
+
+
+HEADER = ["figure", "before", "now", "beside", "ratio", "aim", "reached"]
+
+
+def _value(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    ratio = f" ({number(figure.ratio)} of it)" if figure.aim_of_ratio and figure.beside is not None else ""
+    return f"{number(figure.value)} {figure.unit}{ratio}"
+
+
+def table_text(results: Results, before: Results | None) -> str:
+    """The table for a terminal."""
+    rows = [HEADER, *aim_rows(results, before)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(HEADER))]
+    return "\n".join("  ".join(cell.ljust(widths[n]) for n, cell in enumerate(row)).rstrip() for row in rows)
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    columns = list(header)
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def performance(part: str) -> str:
+    """A generated part of docs/performance.md: `aims`, `machine` or `all`."""
+    results, before = load(RESULTS), load(BEFORE)
+    if results is None:
+        return "Nothing was measured yet: run `make bench`."
+    return {"aims": _aims, "machine": _machine, "all": _all}[part](results, before)
+
+
+def _aims(results: Results, before: Results | None) -> str:
+    return markdown(HEADER, aim_rows(results, before))
+
+
+def _machine(results: Results, before: Results | None) -> str:
+    lines = []
+    for when, each in (("Now", results), ("Before", before)):
+        if each is None or not each.runs:
+            continue
+        on, runs = each.machine, list(each.runs.values())
+        loads = [run.load[0] for run in runs]
+        packages = ", ".join(f"{name} {version}" for name, version in on.packages.items())
+        lines.append(
+            f"- {when}: {min(run.started for run in runs)} to {max(run.started for run in runs)}, "
+            f"{on.cores} cores ({on.processor}), {on.system}, Python {on.python}, nats-server {on.nats_server}, "
+            f"{packages}{'' if 'uvloop' in on.packages else ', no uvloop'}. "
+            f"Load average when a benchmark started: {min(loads):g} to {max(loads):g}."
+        )
+    return "\n".join(lines)
+
+
+def _all(results: Results, before: Results | None) -> str:
+    earlier = figures(before)
+    parts = []
+    for name, run in results.runs.items():
+        rows = [
+            [
+                label,
+                _value(earlier.get(label)),
+                _value(figure) + (f", {figure.note}" if figure.note else ""),
+                "" if figure.beside is None else f"{number(figure.beside)} ({figure.peer})",
+                ", ".join(f"{part} {number(value)}" for part, value in figure.spread.items()),
+            ]
+            for label, figure in run.figures.items()
+        ]
+        title = f"`python -m benchmarks.{name}`: {run.started}, {run.seconds:.0f} s, load average {run.load[0]:g}."
+        parts.append(f"{title}\n\n{markdown(['figure', 'before', 'now', 'beside', 'spread'], rows)}")
+    return "\n\n".join(parts)
+
+
+def plots() -> dict[str, str]:
+    """The plots of docs/performance.md by file name; none while nothing was measured."""
+    results, before = load(RESULTS), load(BEFORE)
+    return {file: draw(results, before) for file, draw in PLOTS.items()} if results is not None else {}

@@ -1,0 +1,91 @@
+"""The file benchmarks/results.json: what the benchmarks measured, when, and on what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from benchmarks.figures import Figure
+
+HERE = Path(__file__).parent
+RESULTS, BEFORE = HERE / "results.json", HERE / "results_before.json"
+"""The newest results, and those before the work on cost: `python -m benchmarks --out FILE` writes such a file."""
+PACKAGES = ("nats-backpressure", "nats-py", "msgspec", "uvloop", "prometheus-client")
+
+
+class Machine(Struct, frozen=True):
+    """What the benchmarks ran on."""
+
+    processor: str
+    cores: int
+    system: str
+    python: str
+    nats_server: str
+    packages: dict[str, str]
+    """Name -> version; a package that is not installed is left out."""
+
+
+class Run(Struct, frozen=True):
+    """One run of one benchmark."""
+
+    started: str
+    """UTC."""
+    load: tuple[float, float, float]
+    """The load average of the machine when it started, over 1, 5 and 15 minutes."""
+    seconds: float
+    figures: dict[str, Figure]
+
+
+class Results(Struct, frozen=True):
+    size: str
+    machine: Machine
+    runs: dict[str, Run]
+    """Name of the benchmark -> its run."""
+
+
+def load(path: Path = RESULTS) -> Results | None:
+    """The results in a file; None if there is none."""
+    return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else None
+
+
+def store(results: Results, path: Path = RESULTS) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def machine() -> Machine:
+    return Machine(
+        _processor(), os.cpu_count() or 0, platform.platform(), platform.python_version(), _server(), _packages()
+    )
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _server() -> str:
+    binary = Path(sys.executable).parent / "nats-server"
+    answer = subprocess.run([binary if binary.exists() else "nats-server", "--version"], capture_output=True, text=True)
+    return answer.stdout.rpartition(" ")[2].strip()
+
+
+def _packages() -> dict[str, str]:
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return installed
