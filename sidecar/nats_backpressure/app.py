@@ -203,8 +203,9 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         count=counters.dropped,
         on_rebuild=lambda: counters.rebuilt("observe"),
     )
-    js = JetStreamApi(observing, nats.api_prefix)
-    resources = Resources(js, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
+    # One for each store and stream: what hangs at one of them uses up no turn of another.
+    states, policies, events_api = (JetStreamApi(observing, nats.api_prefix) for _ in range(3))
+    resources = Resources(states, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
     observer = JetStreamObserver(
         observing,
         clock,
@@ -213,7 +214,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         prefix=nats.api_prefix,
         requests_per_second=settings.observe.api_requests_per_second,
     )
-    publisher = JetStreamEventPublisher(js, names, partial(serialize.event_message, instance=instance))
+    publisher = JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance))
     cache = EventCache(round(1000 * clock.now().wall))
     recorder = RecordingObserver(observer, clock, recording, settings, counters.dropped) if recording else None
     alias = settings.service.status_alias
@@ -222,9 +223,9 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         settings,
         clock,
         recorder or observer,
-        JetStreamStateStore(js, names, counters.dropped, lambda: observing.client),
+        JetStreamStateStore(states, names, counters.dropped, lambda: observing.client),
         CachingEventPublisher(publisher, cache),
-        JetStreamPolicyStore(js, names, counters.dropped, lambda: observing.client, clock),
+        JetStreamPolicyStore(policies, names, counters.dropped, lambda: observing.client, clock),
         resources.ensure,
         counters,
         writer=f"{instance}.{secrets.token_hex(4)}",
@@ -237,7 +238,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
     advisories = AdvisoryListener(clock, hint, counters.dropped)
     decisions, lookup = DecisionService(registry, clock.random), SubjectLookup(registry)
-    events = JetStreamEventReader(js, lambda: observing.client, names, parse_event, counters.dropped)
+    events = JetStreamEventReader(events_api, lambda: observing.client, names, parse_event, counters.dropped)
     history = HistoryQueries(decisions, registry, cache, events, clock)
     endpoints = ServiceEndpoints(
         answers(decisions, history, counters),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
@@ -16,6 +16,7 @@ from nats_backpressure.core.subject.state import Record, SubjectState, with_memb
 from nats_backpressure.core.subject.state import worst_member as worst_of
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Status
 from nats_backpressure.queries.decisions import DecisionService
@@ -36,7 +37,6 @@ class FakeServiceView:
     def __init__(self, *states: SubjectState, **settings: Any) -> None:
         self.settings = Settings(**settings)
         self.subjects: dict[str, SubjectState] = {state.subject: state for state in states}
-        self.wildcards: Sequence[str] = tuple(name for name in self.subjects if "*" in name or ">" in name)
         self.looks: Mapping[str, StreamLook] = {}
         self.policies = ActivePolicies(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
         self.newest_read_at: float | None = NOW.mono
@@ -45,6 +45,9 @@ class FakeServiceView:
     @property
     def observing(self) -> bool:
         return self.newest_read_at is not None
+
+    def covering(self, subject: str) -> list[str]:
+        return [name for name in self.subjects if ("*" in name or ">" in name) and covers(name, subject)]
 
     def unread(self, subject: str) -> bool:
         return False

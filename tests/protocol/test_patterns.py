@@ -1,6 +1,7 @@
 """Which pattern covers which, which is more specific, and what is no pattern."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,22 @@ def test_an_index_finds_every_pattern_that_covers_the_most_specific_first(patter
     index = PatternIndex((pattern, pattern) for pattern in patterns)
     covering = [pattern for pattern in patterns if covers(pattern, subject)]
     assert list(index.covering(subject)) == sorted(covering, key=specificity)
+
+
+@given(st.sets(PATTERNS | st.sampled_from(LITERALS), max_size=20), st.data())
+def test_an_index_from_which_patterns_were_removed_is_as_if_they_had_never_been_in_it(
+    patterns: set[str], data: st.DataObject
+) -> None:
+    index = PatternIndex((pattern, pattern) for pattern in patterns)
+    gone = [pattern for pattern in patterns if data.draw(st.booleans())]
+    for pattern in gone:
+        index.remove(pattern, pattern)
+    rest = PatternIndex((pattern, pattern) for pattern in patterns.difference(gone))
+    assert shape(index._root) == shape(rest._root) and index._literal == rest._literal
+
+
+def shape(node: Any) -> object:
+    return node.values, {token: shape(below) for token, below in node.next.items()}
 
 
 @given(PATTERNS, PATTERNS, st.sampled_from(LITERALS))

@@ -219,6 +219,21 @@ class TestOutages:
             await world.clock.run(10)
             assert tried == AT_ONCE + 10
 
+    async def test_writes_that_hang_delay_no_publish_and_no_load(self) -> None:
+        world = World()
+
+        async def hang(*given: object) -> int:
+            await world.clock.sleep(1e6)
+            return 0
+
+        world.store.write = hang  # type: ignore[method-assign,assignment]
+        async with world.running() as runner:
+            writing = Writing(RECORD, 1, "n")
+            runner.perform([WriteRecord(SUBJECT, writing)] * (AT_ONCE + 1))
+            runner.perform([PublishEvent(SUBJECT, event(1)), LoadRecord("other")])
+            await settled()
+        assert {type(fed) for fed in world.fed} == {EventSent, RecordCreated}
+
     async def test_what_does_not_end_in_time_is_left_and_then_cancelled(self) -> None:
         world = World()
         world.store.faults.before = lambda: True

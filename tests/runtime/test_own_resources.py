@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.inputs import Input, RecordMissing
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime import tasks
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.ports import Unavailable
@@ -29,7 +32,7 @@ class World:
         registry = SubjectRegistry(Settings(), FakeClock(), policies, "w", lambda effects: None)
         registry.get_or_create("s")
         registry.feed = lambda subject, input_: self.fed.append((subject, input_))  # type: ignore[method-assign]
-        self.resources = OwnResources(NAMES, registry, self.ensure)
+        self.resources = OwnResources(NAMES, registry, FakeClock(), self.ensure)
 
     async def ensure(self) -> None:
         self.created += 1
@@ -65,6 +68,23 @@ async def test_in_an_incomplete_list_nothing_is_missing() -> None:
     world = World()
     await world.list({}, complete=False)
     assert world.created == 0
+
+
+async def test_others_have_turns_while_many_states_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "SLICE", 0.0)
+    world = World()
+    for n in range(100):
+        world.resources._registry.get_or_create(f"s{n}")
+    async with asyncio.TaskGroup() as group:
+        world.resources.start(group)
+        for created in "tu":
+            looks = tuple(StreamLook(name, created, 0, 0, 0) for name in OURS)
+            world.resources.check(StreamsReading(looks, True, 0.001, 1))
+        turns = 0
+        while len(world.fed) < 101:
+            await asyncio.sleep(0)
+            turns += 1
+    assert turns > 100
 
 
 async def test_a_new_state_bucket_gets_every_state() -> None:

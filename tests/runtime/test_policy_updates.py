@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import BadSettings, Settings
@@ -14,6 +15,7 @@ from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.policy.validation import Problem
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime import tasks
 from nats_backpressure.runtime.policy_updates import THE_FILE, PolicyUpdates
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -62,6 +64,20 @@ async def test_a_new_policy_reaches_every_member() -> None:
         world.updates.take_bucket(bucket(s=b'{"mode": "enforce"}'))
         await settled()
         assert (world.mode(), world.announced) == ("enforce", 2)
+
+
+async def test_others_have_turns_while_many_subjects_are_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "SLICE", 0.0)
+    world = World()
+    for n in range(100):
+        world.registry.get_or_create(f"s{n}")
+    async with world.running():
+        world.updates.reload(lambda: Settings(policies=(OBSERVE,)))
+        turns = 0
+        while world.registry.subjects["s99"].policy.mode != "observe":
+            await asyncio.sleep(0)
+            turns += 1
+    assert turns > 90
 
 
 async def test_a_bad_file_changes_nothing_and_is_reported_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -39,7 +39,6 @@ class StubServiceView(ServiceView):
         self.states: dict[str, SubjectState] = {}
 
     settings = Settings()  # type: ignore[assignment]
-    wildcards: Sequence[str] = ()  # type: ignore[assignment]
     looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
     rules = ActivePolicies((), Guard(), trust_metadata=False)  # type: ignore[assignment]
     newest_read_at = NOW.mono  # type: ignore[assignment]

@@ -73,7 +73,26 @@ class PatternIndex(Generic[T]):
         self._literal: dict[str, list[T]] = {}
         self._root: _Node[T] = _Node()
         for pattern, value in items:
-            self._values(pattern).append(value)
+            self.add(pattern, value)
+
+    def add(self, pattern: str, value: T) -> None:
+        self._values(pattern).append(value)
+
+    def remove(self, pattern: str, value: T) -> None:
+        """Take out a value that was added under this pattern, and what nothing else needs. Raises ValueError if there
+        is none."""
+        self._values(pattern).remove(value)
+        if pattern in self._literal:
+            if not self._literal[pattern]:
+                del self._literal[pattern]
+            return
+        way = [self._root]
+        for token in (tokens := pattern.split(".")):
+            way.append(way[-1].next[token])
+        for node, parent, token in zip(way[:0:-1], way[-2::-1], reversed(tokens), strict=True):
+            if node.values or node.next:
+                return
+            del parent.next[token]
 
     def covering(self, subject: str) -> Iterator[T]:
         """The values of every pattern that covers the subject (literal or pattern), the most specific pattern first:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 
 from msgspec import Struct
 
@@ -21,7 +21,6 @@ from nats_backpressure.core.status.freshness import (
 )
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
-from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.refusal_expiry import OPENING_STEP, holds_for
 from nats_backpressure.protocol.strictness import Rank, rank
 from nats_backpressure.protocol.subjects import is_literal
@@ -142,15 +141,13 @@ class SubjectLookup:
     def __init__(self, service: ServiceView) -> None:
         self._service = service
         self._views: dict[str, SubjectView] = {}
-        self._patterns: Sequence[str] = ()
-        self._index: PatternIndex[str] = PatternIndex()
 
     def find(self, subject: str, now: Now) -> list[SubjectAnswer]:
         """Every watched subject that covers a literal subject: itself first, then by name. For a pattern: itself."""
         states = self._service.subjects
         names = [subject] if subject in states else []
-        if self._service.wildcards and is_literal(subject):
-            names += sorted(self._covering(subject))
+        if is_literal(subject):
+            names += sorted(self._service.covering(subject))
         return [self.answer(states[name], now) for name in names if name in states]
 
     def answer(self, state: SubjectState, now: Now) -> SubjectAnswer:
@@ -183,10 +180,3 @@ class SubjectLookup:
                 self._views.clear()  # many belong to subjects that were removed
             view = self._views[state.subject] = subject_view(state)
         return view
-
-    def _covering(self, subject: str) -> Iterator[str]:
-        """The watched patterns that cover a literal subject."""
-        patterns = self._service.wildcards
-        if patterns is not self._patterns:
-            self._patterns, self._index = patterns, PatternIndex((pattern, pattern) for pattern in patterns)
-        return self._index.covering(subject)

@@ -45,8 +45,9 @@ from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
 
-AT_ONCE = 64
-"""Effects performed at a time; the others wait their turn."""
+AT_ONCE = 48
+"""Loads performed at a time, and as many writes and publishes; the others wait their turn. Fewer than a JetStreamApi
+has under way, so that the heartbeat finds a place beside writes that hang."""
 LOGGED_AT = 5
 """The try at which an outage is logged as a warning, some two seconds into it."""
 DROPPED = "no client receives it; the next event has its number, in a new epoch"
@@ -75,7 +76,14 @@ class EffectRunner:
     ) -> None:
         self._store, self._publisher, self._clock = store, publisher, clock
         self._render_state, self._counts = render_state, counts
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        # One store or stream that hangs does not delay the other.
+        loads, writes, publishes = (asyncio.Semaphore(AT_ONCE) for _ in range(3))
+        self._turns: dict[type[Effect], asyncio.Semaphore] = {
+            LoadRecord: loads,
+            WriteRecord: writes,
+            RemoveKey: writes,
+            PublishEvent: publishes,
+        }
         self._registry: SubjectRegistry
         self._tasks: asyncio.TaskGroup
         self._running: set[asyncio.Task[None]] = set()
@@ -106,7 +114,7 @@ class EffectRunner:
         """Try until the outcome is certain. NATS may be away for long: that is logged once, and fed to the subject."""
         for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
             try:
-                async with self._turn:
+                async with self._turns[type(effect)]:
                     await self._attempt(effect)
                 return
             except Unavailable as error:

@@ -10,8 +10,9 @@ import structlog
 from nats_backpressure.core.subject.inputs import RecordMissing
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.observations import StreamsReading
-from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
+from nats_backpressure.runtime.tasks import Slices
 
 log = structlog.get_logger()
 
@@ -19,8 +20,10 @@ log = structlog.get_logger()
 class OwnResources:
     """Compares every complete list of streams with the one before. `ensure` creates what is missing."""
 
-    def __init__(self, names: Names, registry: SubjectRegistry, ensure: Callable[[], Awaitable[None]]) -> None:
-        self._names, self._registry, self.ensure = names, registry, ensure
+    def __init__(
+        self, names: Names, registry: SubjectRegistry, clock: Clock, ensure: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._names, self._registry, self._clock, self.ensure = names, registry, clock, ensure
         self._state = f"KV_{names.state_bucket}"
         self._needed = (self._state, names.events_stream, f"KV_{names.policy_bucket}")
         self._created: dict[str, str] = {}
@@ -40,11 +43,16 @@ class OwnResources:
         created = {name: listed.get(name, "") for name in self._needed}
         if self._created and created[self._state] != self._created[self._state]:
             log.warning("state.recreated", bucket=self._names.state_bucket)
-            for subject in tuple(self._registry.subjects):
-                self._registry.feed(subject, RecordMissing())
+            self._tasks.create_task(self._write_again(), name="write all states again")
         self._created = created
         if not all(created.values()) and (self._ensuring is None or self._ensuring.done()):
             self._ensuring = self._tasks.create_task(self._create(), name="ensure resources")
+
+    async def _write_again(self) -> None:
+        slices = Slices(self._clock)
+        for subject in tuple(self._registry.subjects):
+            self._registry.feed(subject, RecordMissing())
+            await slices.pause()
 
     async def _create(self) -> None:
         try:

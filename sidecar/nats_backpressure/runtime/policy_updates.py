@@ -18,14 +18,12 @@ from nats_backpressure.policy.validation import Problem, shorten
 from nats_backpressure.runtime.effect_runner import DROPPED, FIRST_RETRY, LAST_RETRY
 from nats_backpressure.runtime.ports import Clock, EventPublisher, ServiceCounts, Unavailable, Unpublishable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
-from nats_backpressure.runtime.tasks import backoff, sleep_until
+from nats_backpressure.runtime.tasks import Slices, backoff, sleep_until
 
 log = structlog.get_logger()
 
 THE_FILE = "_file"
 """What `policy_rejected` calls the settings file, which has no key in the bucket."""
-YIELD_EVERY = 50
-"""Subjects evaluated again in one go; then other tasks have a turn."""
 
 
 class PolicyUpdates:
@@ -92,10 +90,10 @@ class PolicyUpdates:
                 await self.changed.wait()
             if self.changed.is_set():
                 self.changed.clear()
-                for n, subject in enumerate(tuple(self._registry.subjects)):
+                slices = Slices(self._clock)
+                for subject in tuple(self._registry.subjects):
                     self._registry.apply_policies(subject)
-                    if n % YIELD_EVERY == 0:
-                        await self._clock.sleep(0)
+                    await slices.pause()
             await self._report()
 
     def _announce(self) -> None:

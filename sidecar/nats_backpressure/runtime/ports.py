@@ -96,7 +96,8 @@ class StateStore(Protocol):
     """Whether the last heartbeat of another replica that `write_heartbeat` met is of a newer version."""
 
     async def load_all(self) -> dict[str, Stored]:
-        """Every subject's record. Raises Unavailable."""
+        """Every subject's record, for the caller to keep. Raises Unavailable; the next call continues where this one
+        failed, so that it ends however slow the store is."""
 
     async def load(self, subject: str) -> Stored | None:
         """None where there is no key. Raises Unavailable."""

@@ -20,7 +20,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, EffectRunner
+from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, LOGGED_AT, EffectRunner
 from nats_backpressure.runtime.heartbeat import Heartbeat
 from nats_backpressure.runtime.intake import Intake, log_and_count
 from nats_backpressure.runtime.observations import StreamsReading
@@ -37,7 +37,7 @@ from nats_backpressure.runtime.ports import (
     Unavailable,
 )
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
-from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, sleep_until
+from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
 from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
@@ -96,19 +96,22 @@ class Service:
 
     async def _load(self) -> None:
         """Start from what is stored: without it a restart would publish everything again."""
-        for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
+        for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
             try:
                 await self._resources.ensure()
                 stored = await self._store.load_all()
                 break
             except Unavailable as error:
-                log.debug("state.unavailable", error=str(error))
+                report = log.warning if tries == LOGGED_AT else log.debug
+                report("state.unavailable", error=str(error), hint="nothing is read or answered before it is")
                 await self._clock.sleep(delay)
+        log.info("state.loaded", subjects=len(stored))
+        slices = Slices(self._clock)
         for subject, entry in stored.items():
             if entry.record is not None:
                 self.registry.get_or_create(subject)
                 self.registry.feed(subject, RecordLoaded(entry.record, entry.revision, entry.newer))
-        log.info("state.loaded", subjects=len(stored))
+            await slices.pause()
 
     async def _become_known(self) -> None:
         await self.poller.complete.wait()
@@ -157,7 +160,7 @@ def build_service(
     effects = EffectRunner(store, publisher, clock, render_state, counts)
     heartbeat_seconds = settings.publish.heartbeat_seconds
     registry = SubjectRegistry(settings, clock, policies, writer, effects.perform, heartbeat_seconds)
-    resources = OwnResources(names, registry, ensure)
+    resources = OwnResources(names, registry, clock, ensure)
     watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
 
     def on_streams(reading: StreamsReading) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -27,7 +27,7 @@ from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
 from nats_backpressure.core.time_windows import TimeWindows, WindowSummary
 from nats_backpressure.policy.active import ActivePolicies
-from nats_backpressure.protocol.patterns import overlap
+from nats_backpressure.protocol.patterns import PatternIndex, overlap
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
@@ -85,8 +85,8 @@ class SubjectRegistry:
     ) -> None:
         self.settings, self.policies = settings, policies
         self.subjects: dict[str, SubjectState] = {}
-        self.wildcards: tuple[str, ...] = ()
-        """Watched subjects that are patterns, by name."""
+        self._patterns: PatternIndex[str] = PatternIndex()
+        """Watched subjects that are patterns."""
         self.streams: dict[str, FollowedStream] = {}
         """Those that are followed, by name."""
         self.origins: dict[str, tuple[str, ...]] = {}
@@ -158,7 +158,7 @@ class SubjectRegistry:
             self.subjects[subject] = state
             self._times[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
             if not is_literal(subject):
-                self.wildcards = tuple(sorted({*self.wildcards, subject}))
+                self._patterns.add(subject, subject)
         return state
 
     def join(self, subject: str, key: ConsumerKey) -> None:
@@ -220,9 +220,13 @@ class SubjectRegistry:
 
     def forget(self, subject: str) -> None:
         """Drop a subject and all that is known of it."""
-        self.subjects.pop(subject, None)
+        if self.subjects.pop(subject, None) is not None and not is_literal(subject):
+            self._patterns.remove(subject, subject)
         self._times.pop(subject, None)
-        self.wildcards = tuple(name for name in self.wildcards if name != subject)
+
+    def covering(self, subject: str) -> Iterator[str]:
+        """The watched patterns that cover a literal subject."""
+        return self._patterns.covering(subject)
 
     def members(self, stream: str) -> dict[ConsumerKey, list[str]]:
         """The members of a stream with their subjects, those that are only remembered among them."""

@@ -18,6 +18,9 @@ ONCE_KEYS = 10_000
 """Keys that `Once` knows; the oldest is dropped first, and counts as new afterwards."""
 
 
+SLICE = 0.002
+"""Seconds of work after which a long loop lets other tasks have a turn."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
@@ -52,6 +55,20 @@ class Once:
     def forget(self, key: Hashable = None) -> None:
         """What was once logged is over: the next time is the first again."""
         self._known.pop(key, None)
+
+
+class Slices:
+    """Divides a long loop into slices of some SLICE seconds, between which other tasks have a turn."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since = clock.now().mono
+
+    async def pause(self) -> None:
+        """To be called after each piece of work, which must be short: lets others have a turn when it is time."""
+        if self._clock.now().mono - self._since >= SLICE:
+            await self._clock.sleep(0)
+            self._since = self._clock.now().mono
 
 
 def backoff(clock: Clock, first: float, last: float) -> Iterator[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from nats_backpressure.config.settings import Settings
@@ -22,9 +22,8 @@ class ServiceView(Protocol):
     @property
     def subjects(self) -> Mapping[str, SubjectState]: ...
 
-    @property
-    def wildcards(self) -> Sequence[str]:
-        """The watched subjects that are patterns, by name."""
+    def covering(self, subject: str) -> Iterable[str]:
+        """The watched patterns that cover a literal subject, in any order."""
 
     @property
     def looks(self) -> Mapping[str, StreamLook]:

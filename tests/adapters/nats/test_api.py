@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.api import NO_STREAM, ApiError, BatchReader, JetStreamApi, Message, decoded
+from nats_backpressure.adapters.nats import api as api_module
+from nats_backpressure.adapters.nats.api import (
+    AT_ONCE,
+    NO_STREAM,
+    ApiError,
+    BatchReader,
+    JetStreamApi,
+    Message,
+    decoded,
+)
 from nats_backpressure.adapters.nats.api_types import PubAck
 from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.fakes.clock import settled
 from tests.simulations.stored_samples import Requests
 from tests.support.servers import NatsServer
 
@@ -49,6 +64,50 @@ async def test_an_error_of_the_server_has_its_codes(api: JetStreamApi) -> None:
 def test_a_reply_that_cannot_be_read_is_unavailable(reply: bytes) -> None:
     with pytest.raises(Unavailable, match="cannot be read"):
         decoded(reply, PubAck)
+
+
+class Silent:
+    """A connection on which some subjects never get a reply."""
+
+    def __init__(self, connection: Requests) -> None:
+        self._connection = connection
+        self.hanging = 0
+
+    async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
+        if "hang" in subject:
+            self.hanging += 1
+            await asyncio.Event().wait()
+        return await self._connection.request(subject, payload, seconds, headers)
+
+
+@pytest.mark.parametrize("kind", ["write", "request"])
+async def test_those_that_hang_delay_only_their_own_kind(nc: Client, api: JetStreamApi, kind: str) -> None:
+    """More hang than may be under way at a time, as where a bucket has lost its quorum."""
+    silent = Silent(Requests(nc))
+    js = JetStreamApi(silent)
+
+    def hang(n: int) -> Any:
+        return js.publish(f"hang.{n}", b"") if kind == "write" else js.stream(f"hang{n}")
+
+    tasks = [asyncio.ensure_future(hang(n)) for n in range(2 * AT_ONCE)]
+    try:
+        await settled()
+        assert silent.hanging == AT_ONCE, "the others wait"
+        if kind == "write":
+            assert await js.last("S", "s.a") is not None
+        else:
+            assert (await js.publish("s.a", b"21")).seq == 21
+    finally:
+        await cancel_and_wait(tasks)
+    await js.publish("s.a", b"22")
+    assert await js.last("S", "s.a") is not None
+
+
+async def test_one_that_waits_for_its_turn_in_vain_is_unavailable(monkeypatch: pytest.MonkeyPatch, nc: Client) -> None:
+    monkeypatch.setattr(api_module, "TIMEOUT", 0.05)
+    js = JetStreamApi(Silent(Requests(nc)))
+    results = await asyncio.gather(*(js.publish("hang", b"") for _ in range(AT_ONCE + 1)), return_exceptions=True)
+    assert {type(result) for result in results} == {Unavailable}
 
 
 async def test_a_consumer_is_created_with_what_it_has_to_deliver(api: JetStreamApi, nc: Client) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -11,13 +13,15 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats import kv
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
-from nats_backpressure.runtime.ports import Conflict, Unavailable
+from nats_backpressure.runtime.ports import Conflict, Stored, Unavailable
 from tests.conftest import StartServer
 from tests.simulations.stored_samples import NAMES, RECORD, SUBJECT, event, real, value
+from tests.support.background import meanwhile
 
 DOCUMENTED = """
 accounts { A { jetstream: enabled, users: [
@@ -25,7 +29,8 @@ accounts { A { jetstream: enabled, users: [
   {user: sidecar, password: s, permissions: {
     publish: ["$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*",
       "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.CONSUMER.CREATE.KV_backpressure_state.>",
-      "$JS.API.CONSUMER.DELETE.KV_backpressure_state.>", "$KV.backpressure_state.>", "backpressure.v1.event.>"]
+      "$JS.API.CONSUMER.DELETE.KV_backpressure_state.>", "$JS.API.CONSUMER.MSG.NEXT.KV_backpressure_state.*",
+      "$KV.backpressure_state.>", "backpressure.v1.event.>"]
     subscribe: ["_INBOX.>"]}}
 ]}}
 """
@@ -50,6 +55,109 @@ async def test_all_of_many_keys_are_loaded_without_heartbeats(nc: Client) -> Non
             )
         await store.write_heartbeat(b"{}")
         assert len(await store.load_all()) == 300
+
+
+async def fill(nc: Client, subjects: int, size: int = 0) -> None:
+    """Store a record of each of so many subjects, in values of some `size` bytes."""
+    record = msgspec.structs.replace(RECORD, unsent=())
+    for n in range(subjects):
+        subject = f"s.{n}"
+        stored = value(msgspec.structs.replace(record, subject=subject), "n")
+        stored = stored[:-1] + b',"more":"%s"}' % (b"x" * max(0, size - len(stored)))
+        await nc.publish(f"$KV.{NAMES.state_bucket}.{encode(subject)}", stored)
+        if n % 1000 == 0:
+            await nc.flush()
+    info = await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")
+    while info.state.messages < subjects:
+        info = await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")
+
+
+class WaitingBytes:
+    """The most bytes that ever waited in a subscription of a client."""
+
+    def __init__(self, nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.most = 0
+        receive = type(nc)._process_msg
+
+        async def watched(client: Client, *message: Any) -> None:
+            await receive(client, *message)
+            self.most = max(self.most, *(one.pending_bytes for one in client._subs.values()), 0)
+
+        monkeypatch.setattr(type(nc), "_process_msg", watched)
+
+
+@pytest.mark.parametrize("subjects", [5_000, pytest.param(50_000, marks=pytest.mark.slow)])
+async def test_many_states_are_loaded_with_few_in_memory_and_pauses_in_between(
+    nc: Client, monkeypatch: pytest.MonkeyPatch, subjects: int
+) -> None:
+    """50,000 of some 2.9 KiB each are more than the server sends to a client that reads slowly."""
+    async with real(nc) as (_, store, _):
+        await fill(nc, subjects, 2900)
+        waiting, turns = WaitingBytes(nc, monkeypatch), 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with meanwhile(count_turns()):
+            assert len(await store.load_all()) == subjects
+        assert waiting.most <= 100 * 4000
+        assert turns > subjects / 100, "others have turns while it reads"
+
+
+async def test_a_reading_that_failed_continues_where_it_was(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it ends however slow the store is. What changes meanwhile counts."""
+    async with real(nc) as (_, store, _):
+        await fill(nc, 1000)
+        read = list[int]()
+        last = kv.Message
+
+        def message(subject: str, seq: int, *rest: Any) -> Message:
+            read.append(seq)
+            if len(read) % 300 == 0:
+                raise Unavailable("the reading ends here")
+            return last(subject, seq, *rest)
+
+        monkeypatch.setattr(kv, "Message", message)
+        with pytest.raises(Unavailable):
+            await store.load_all()
+        js = nc.jetstream()
+        bucket = await js.key_value(NAMES.state_bucket)
+        await bucket.delete("s.0")
+        await bucket.put("s.1", b"not a state any more")
+        tries = 1
+        loaded: dict[str, Stored] | None = None
+        while loaded is None:
+            tries += 1
+            with suppress(Unavailable):
+                loaded = await store.load_all()
+        assert tries == 4 and len(read) == 1000 + 2 + (tries - 1), "each was read once, but for where it ended"
+        assert set(loaded) == {f"s.{n}" for n in range(2, 1000)}
+        monkeypatch.setattr(kv, "Message", last)
+        assert await store.load_all() == loaded, "the next one begins at the front"
+
+
+async def test_a_bucket_that_is_another_now_is_read_from_the_front(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with real(nc) as (requests, store, _):
+        await fill(nc, 20)
+        entries = store._bucket.entries
+
+        async def half(after: int = 0) -> AsyncIterator[tuple[str, Message]]:
+            async for entry in entries(after):
+                yield entry
+                if entry[1].seq == 10:
+                    raise Unavailable("the bucket is deleted here")
+
+        store._bucket.entries = half  # type: ignore[method-assign]
+        with pytest.raises(Unavailable):
+            await store.load_all()
+        store._bucket.entries = entries  # type: ignore[method-assign]
+        await nc.jetstream().delete_stream(f"KV_{NAMES.state_bucket}")
+        await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
+        await fill(nc, 3)
+        assert set(await store.load_all()) == {"s.0", "s.1", "s.2"}
 
 
 async def test_the_bucket_is_one_that_any_kv_client_reads(nc: Client) -> None:

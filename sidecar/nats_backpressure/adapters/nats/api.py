@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ from nats_backpressure.runtime.ports import Unavailable
 PLAIN = "$JS.API"
 TIMEOUT = 5.0
 """Seconds for one request."""
+AT_ONCE = 64
+"""Requests of one JetStreamApi under way, and as many writes; further ones wait, within their own timeout."""
 WRONG_SEQUENCE = frozenset({10071, 10164})
 """Error codes of a write whose expected last sequence was another."""
 NO_MESSAGE, NO_STREAM = 10037, 10059
@@ -64,14 +66,16 @@ R = TypeVar("R", bound=Struct)
 
 
 class JetStreamApi:
-    """The API under one prefix. Raises Unavailable (ApiError where the reply is an error)."""
+    """The API under one prefix. Raises Unavailable (ApiError where the reply is an error). A stream that hangs uses up
+    the turns of its own JetStreamApi only, and writes that hang do not delay requests."""
 
     def __init__(self, connection: Requests, prefix: str = PLAIN) -> None:
         self._connection, self.prefix = connection, prefix
+        self._requesting, self._writing = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
 
     async def api(self, operation: str, kind: type[R], body: object = None) -> R:
         payload = b"" if body is None else msgspec.json.encode(body)
-        reply = await self._connection.request(f"{self.prefix}.{operation}", payload, TIMEOUT)
+        reply = await self._request(self._requesting, f"{self.prefix}.{operation}", payload)
         return decoded(reply.data, kind)
 
     @property
@@ -81,8 +85,17 @@ class JetStreamApi:
         return "" if self.prefix == PLAIN else f"{self.prefix}."
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> PubAck:
-        reply = await self._connection.request(subject, payload, TIMEOUT, headers)
+        reply = await self._request(self._writing, subject, payload, headers)
         return decoded(reply.data, PubAck)
+
+    async def _request(
+        self, turn: asyncio.Semaphore, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> Msg:
+        try:
+            async with asyncio.timeout(TIMEOUT), turn:
+                return await self._connection.request(subject, payload, TIMEOUT, headers)
+        except TimeoutError:
+            raise Unavailable(f"{subject}: no reply in time") from None
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """The newest message on a subject (or pattern) of a stream, read from its leader; None if there is none."""
@@ -188,6 +201,31 @@ class BatchReader:
             return None
         except nats.errors.Error as error:  # the client is closing
             raise Unavailable(f"reading {self._stream}: {error}") from error
+
+
+async def pull(
+    js: JetStreamApi, client: Client, stream: str, consumer: str, left: int, at_once: int, silence: float
+) -> AsyncIterator[Msg]:
+    """The messages of a pull consumer that has `left` to deliver, and what is stored meanwhile; `at_once` with one
+    request, so that no more wait in memory. Raises Unavailable, TimeoutError after `silence` seconds without one, and
+    what nats-py raises."""
+    inbox = client.new_inbox()
+    replies = await client.subscribe(inbox)
+    try:
+        while left > 0:
+            n = min(at_once, left)
+            ask = msgspec.json.encode({"batch": n, "expires": int(silence * 1e9)})
+            await client.publish(f"{js.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", ask, reply=inbox)
+            for _ in range(n):
+                raw = await replies.next_msg(timeout=silence)
+                if (status := (raw.headers or {}).get("Status")) is not None:
+                    raise Unavailable(f"reading {stream}: it ended early with status {status}")
+                yield raw
+                left = raw.metadata.num_pending
+                if left == 0:
+                    break
+    finally:
+        await replies.unsubscribe()
 
 
 def decoded(data: bytes, kind: type[R]) -> R:

@@ -22,8 +22,6 @@ from nats_backpressure.runtime.tasks import Once, backoff, sleep_until
 
 log = structlog.get_logger()
 
-IN_FLIGHT = 64
-"""Requests without a reply yet; further ones wait, within their own timeout."""
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds before the next client, doubling with jitter; a client that lived for LAST_RETRY resets them."""
 CONNECT_TIMEOUT = 2.0
@@ -63,7 +61,6 @@ class Connection:
         self._probe_every, self._probe_timeout = probe_every, probe_timeout
         self._first_denied = self._denied_again = denied_again
         self._client: PatchedClient | None = None
-        self._turn = asyncio.Semaphore(IN_FLIGHT)
         self._unreachable = Once()
         self._logged: dict[str, float] = {}
         """When each kind of error was last logged as a warning."""
@@ -170,9 +167,10 @@ class Connection:
         return bool(done)
 
     async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
-        """One request. Raises Unavailable where no reply came for any reason; the server may have received it."""
+        """One request. Raises Unavailable where no reply came for any reason; the server may have received it. Each of
+        those who send requests limits how many are under way, so that what hangs delays only its own kind."""
         try:
-            async with asyncio.timeout(seconds), self._turn:
+            async with asyncio.timeout(seconds):
                 client = self.client
                 check_size(client, subject, payload, headers)  # before nats-py: it leaks what it could not publish
                 reply = await client.request(subject, payload, timeout=seconds, headers=headers)

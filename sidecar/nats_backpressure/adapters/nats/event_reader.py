@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message, pull
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
 
@@ -77,7 +75,7 @@ class JetStreamEventReader:
             place = max(1, info.state.last_seq + 1 - most)
             name, left = await self._consumer(deliver_policy="by_start_sequence", opt_start_seq=place)
             since = 0
-        async for raw in self._pull(name, left):
+        async for raw in pull(self._js, self._client(), self._stream, name, left, PULL, SILENCE):
             since = since or int(1000 * raw.metadata.timestamp.timestamp()) + SKEW
             event = self._read(Message(raw.subject, raw.metadata.sequence.stream, raw.data, {}))
             if event is not None:
@@ -88,26 +86,6 @@ class JetStreamEventReader:
         """The name of a new consumer, and how many messages it has to deliver."""
         name, created = await self._js.create_consumer(self._stream, f"{self._names.prefix}.event.>", **start)
         return name, created.num_pending
-
-    async def _pull(self, name: str, left: int) -> AsyncIterator[Msg]:
-        client = self._client()
-        inbox = client.new_inbox()
-        replies = await client.subscribe(inbox)
-        try:
-            while left > 0:
-                n = min(PULL, left)
-                ask = msgspec.json.encode({"batch": n, "expires": int(SILENCE * 1e9)})
-                await client.publish(f"{self._js.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{name}", ask, reply=inbox)
-                for _ in range(n):
-                    raw = await replies.next_msg(timeout=SILENCE)
-                    if (status := (raw.headers or {}).get("Status")) is not None:
-                        raise Unavailable(f"reading {self._stream}: it ended early with status {status}")
-                    yield raw
-                    left = raw.metadata.num_pending
-                    if left == 0:
-                        break
-        finally:
-            await replies.unsubscribe()
 
     def _read(self, message: Message) -> CachedEvent | None:
         """The event in a message if it is one of ours, on its own subject; anything else is counted."""

@@ -9,7 +9,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message, pull
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 
@@ -17,6 +17,8 @@ READ_WITHIN = 30.0
 """Seconds for reading all keys."""
 SILENCE = 5.0
 """Seconds without a message while some are left."""
+AT_ONCE = 100
+"""Messages per pull: a value has at most a MiB, and what has arrived waits in memory."""
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -48,11 +50,12 @@ class Bucket:
         """Delete a key if its revision is the expected one. Raises Conflict."""
         await self._publish(key, b"", expected, {"KV-Operation": "DEL"})
 
-    async def entries(self) -> AsyncIterator[tuple[str, Message]]:
-        """Every key with its last write, deletions too: all of them, or Unavailable."""
+    async def entries(self, after: int = 0) -> AsyncIterator[tuple[str, Message]]:
+        """Every key with its last write, deletions too, in the order of the writes: all of them, or Unavailable. With
+        the revision `after` those written later; an earlier write of a key may come before its last one."""
         try:
             async with asyncio.timeout(READ_WITHIN):
-                async for message in self._last_per_subject(self._client()):
+                async for message in self._after(after):
                     yield message.subject.removeprefix(self._prefix), message
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"reading {self.stream}: {error or 'it took too long'}") from error
@@ -66,22 +69,16 @@ class Bucket:
         except ApiError as error:
             raise Conflict(key) if error.err_code in WRONG_SEQUENCE else error from None
 
-    async def _last_per_subject(self, client: Client) -> AsyncIterator[Message]:
-        """One pass of an ordered consumer over the last message of each subject."""
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(inbox)
-        try:
-            _, created = await self._js.create_consumer(
-                self.stream, f"{self._prefix}>", deliver_subject=inbox, deliver_policy="last_per_subject"
-            )
-            left, count = created.num_pending + created.delivered.consumer_seq, 0
-            while left > 0:
-                raw = await subscription.next_msg(timeout=SILENCE)
-                about = raw.metadata
-                left, count = about.num_pending, count + 1
-                if about.sequence.consumer != count:
-                    raise Unavailable(f"reading {self.stream}: a key was lost on the way")
-                headers, at = dict(raw.headers or {}), about.timestamp.timestamp()
-                yield Message(raw.subject, about.sequence.stream, raw.data, headers, at)
-        finally:
-            await subscription.unsubscribe()  # without interest the server removes the consumer
+    async def _after(self, revision: int) -> AsyncIterator[Message]:
+        """One pass of a consumer over the last message of each subject, or over all messages after one."""
+        start: dict[str, object] = {"deliver_policy": "last_per_subject"}
+        if revision:
+            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": revision + 1}
+        name, created = await self._js.create_consumer(self.stream, f"{self._prefix}>", **start)
+        count = 0
+        async for raw in pull(self._js, self._client(), self.stream, name, created.num_pending, AT_ONCE, SILENCE):
+            about, count = raw.metadata, count + 1
+            if about.sequence.consumer != count:
+                raise Unavailable(f"reading {self.stream}: a key was lost on the way")
+            headers, at = dict(raw.headers or {}), about.timestamp.timestamp()
+            yield Message(raw.subject, about.sequence.stream, raw.data, headers, at)

@@ -21,12 +21,25 @@ from nats_backpressure.runtime.tasks import Once
 log = structlog.get_logger()
 
 
+class _Loading:
+    """A reading of all records that is under way."""
+
+    def __init__(self, created: str) -> None:
+        self.created = created
+        """When the bucket was created, which distinguishes it from another bucket of the same name."""
+        self.records: dict[str, Stored] = {}
+        self.reached = 0
+        """The highest revision that was read."""
+
+
 class JetStreamStateStore:
     """The StateStore on a bucket. Reads go to the leader of its stream."""
 
     def __init__(self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Client]):
         self._bucket, self._count = Bucket(js, client, names.state_bucket), count
         self._malformed, self._newer = Once(), Once()
+        self._loading: _Loading | None = None
+        """What `load_all` had read when it failed."""
         self.newer_heartbeat = False
         self._revision: int | None = None
         """The revision of our last heartbeat."""
@@ -38,18 +51,29 @@ class JetStreamStateStore:
         return None if message is None else self._stored(subject, message)
 
     async def load_all(self) -> dict[str, Stored]:
-        records: dict[str, Stored] = {}
-        async for key, message in self._bucket.entries():
-            if key.startswith("="):  # a heartbeat: no encoded subject looks like this
-                continue
-            try:
-                subject = decode(key)
-            except BadTail as bad:
-                self._report(key, f"the key is not an encoded subject: {bad}")
-                continue
-            if (stored := self._stored(subject, message)).record is not None:
-                records[subject] = stored
-        return records
+        info = await self._bucket.info()
+        created = info.created if info else ""
+        if self._loading is None or self._loading.created != created:
+            self._loading = _Loading(created)
+        loading = self._loading
+        async for key, message in self._bucket.entries(loading.reached):
+            self._take(key, message, loading.records)
+            loading.reached = message.seq
+        self._loading = None
+        return loading.records
+
+    def _take(self, key: str, message: Message, records: dict[str, Stored]) -> None:
+        """Add what a key holds to the records."""
+        if key.startswith("="):  # a heartbeat: no encoded subject looks like this
+            return
+        try:
+            subject = decode(key)
+        except BadTail as bad:
+            self._report(key, f"the key is not an encoded subject: {bad}")
+            return
+        records.pop(subject, None)  # a later write of the same key
+        if (stored := self._stored(subject, message)).record is not None:
+            records[subject] = stored
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
         key = encode(subject)
