@@ -170,7 +170,6 @@ def _sidecar(url: str, environment: dict[str, str]) -> Iterator[int]:
         config.write_text(json.dumps(settings))
         arguments = ("run", "--config", str(config))
         with _process(
-            *os.environ.get("PROF", "").split(),
             "nats_backpressure",
             *arguments,
             environment={"NATS_URL": url, **environment},

@@ -33,7 +33,9 @@ PURE = {
     *("string", "typing", "zlib", "msgspec"),
 }
 """What the pure folders may import."""
-NATS_BOTTOM = {"patched_client", "credentials", "bounded_client", "api", "api_types", "kv"}
+NATS_BOTTOM = {
+    *("patched_client", "direct_replies", "reply_guard", "credentials", "bounded_client", "api", "api_types", "kv"),
+}
 """What the NATS adapters have in common."""
 KEPT_TO = {
     "nats": ("adapters.nats", "adapters.embedded_server", "client", "demo"),

@@ -42,8 +42,10 @@ from nats_backpressure.core.subject.inputs import GatewayReported
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries import serialize
+from nats_backpressure.queries.decision_tally import DecisionTally
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.dispatch import answers
+from nats_backpressure.queries.encoded_decisions import ConsumerDecisions, GatewayDecisions
 from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import CachingEventPublisher, HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
@@ -240,8 +242,10 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     decisions, lookup = DecisionService(registry, clock.random), SubjectLookup(registry)
     events = JetStreamEventReader(events_api, lambda: observing.client, names, parse_event, counters.dropped)
     history = HistoryQueries(decisions, registry, cache, events, clock)
+    tally, p = DecisionTally(counters), names.prefix
+    kept = (decisions, registry, clock.now, clock.mono, tally)
     endpoints = ServiceEndpoints(
-        answers(decisions, history, counters),
+        answers(decisions, history, tally),
         decisions.alias,
         clock,
         names,
@@ -249,6 +253,10 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         settings.service.reply_prefixes,
         alias,
         captured.streams_of,
+        direct={
+            "decide-gateway": GatewayDecisions(f"{p}.decide.gateway.", *kept),
+            "decide-consumer": ConsumerDecisions(f"{p}.decide.consumer.", *kept),
+        },
     )
     readiness = ReadinessCheck(registry, clock, lambda: observing.connected)
     reports = GatewayReportListener(names.prefix, clock, _report_sink(lookup, registry, clock), counters.dropped)
@@ -267,7 +275,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         on_rebuild=lambda: counters.rebuilt("answer"),
         may_publish=endpoints.may_reply,
     )
-    counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock).text)
+    counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock).text, tally.pass_on)
     probes = HttpProbes(settings.http.host, settings.http.port, readiness, counters.page, clock)
     return App(nats.shown_servers, clock, service, history, endpoints, observing, answering, probes, recorder)
 

@@ -82,6 +82,10 @@ class World:
         self.view, self.metrics = StubServiceView(), Counters(max_subjects)
         self.metrics.expose(StateCollector(self.view, SubjectLookup(self.view).answer, self.metrics, Clock()).text)
 
+    def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None = None) -> None:
+        self.metrics.decisions(subject, role, action, would, 1)
+        self.metrics.durations(1, seconds)
+
     def watch(self, *states: SubjectState) -> None:
         self.view.states.update({s.subject: s for s in states})
 
@@ -109,8 +113,8 @@ def everything(world: World) -> None:
     world.metrics.event("a.b", "backpressure_active")
     world.metrics.event("a.b", "recovery")
     world.metrics.transition("a.b", "inactive", "active")
-    world.metrics.decision("a.b", "gateway", "reject", 0.0001)
-    world.metrics.decision("a.b", "gateway", "continue", 0.0001, would="reject")
+    world.decision("a.b", "gateway", "reject", 0.0001)
+    world.decision("a.b", "gateway", "continue", 0.0001, would="reject")
     world.metrics.dropped("reply_subject", 3)
     world.metrics.api_request("consumer_list", "ok", 0.01)
     world.metrics.rebuilt("answer")

@@ -22,22 +22,40 @@ CUT = frozenset({"events", "transitions", "alerts"})
 
 def reply_allowed(reply: str, prefixes: Sequence[str] = ()) -> bool:
     """Whether `reply` is an inbox: `_INBOX` or `_INBOX_*`, a service import `_R_`, or one of `prefixes`, by tokens."""
+    tokens = _tokens(reply)
+    return len(tokens) > 1 and _names_inbox(tokens, prefixes)
+
+
+def reply_prefix_allowed(prefix: str, prefixes: Sequence[str] = ()) -> bool:
+    """Whether `reply_allowed` is true of everything that has one token more, whatever it is."""
+    tokens = _tokens(prefix)
+    return len(tokens) > 0 and _names_inbox(tokens, prefixes)
+
+
+def _tokens(reply: str) -> list[str]:
+    """The tokens of the client's own inbox; none if it is no subject that could be published to."""
     tokens = reply.split(".")
     if any(t in ("", "*", ">") or not t.isprintable() or " " in t for t in tokens):
-        return False
-    if tokens[0] == "_GR_":  # a gateway puts itself, cluster and server in front of the client's own inbox
-        tokens = tokens[3:]
-    if len(tokens) < 2:
-        return False
+        return []
+    # A gateway puts itself, cluster and server in front.
+    return tokens[3:] if tokens[0] == "_GR_" else tokens
+
+
+def _names_inbox(tokens: list[str], prefixes: Sequence[str]) -> bool:
     if tokens[0] in ("_INBOX", "_R_") or tokens[0].startswith("_INBOX_"):
         return True
     return any(tokens[: len(own)] == own for own in (prefix.rstrip(".").split(".") for prefix in prefixes))
 
 
+def reply_limit(max_payload: int) -> int:
+    """Bytes of a reply, at most."""
+    ceiling = min(max_payload, LARGEST_REPLY)
+    return max(ceiling - MARGIN, ceiling // 2)
+
+
 def fitted(reply: Any, max_payload: int) -> bytes | None:
     """The reply as JSON, cut at the last whole element if it is too large; None if even that is too large."""
-    ceiling = min(max_payload, LARGEST_REPLY)
-    limit = max(ceiling - MARGIN, ceiling // 2)
+    limit = reply_limit(max_payload)
     if isinstance(reply, Struct):
         reply = _cut(reply, limit)
     for attempt in (reply, *_shorter(reply)):

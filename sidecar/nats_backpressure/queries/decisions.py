@@ -9,10 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
 from nats_backpressure.core.model.admission import Admission
-from nats_backpressure.core.model.member import Member
-from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol import messages, status_alias
@@ -20,15 +17,14 @@ from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy,
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Priority, Role, Status
+from nats_backpressure.protocol.values import Freshness, Priority, Role, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
+from nats_backpressure.queries.pulls import Granted, PullGrants, PullRequest, pull_action, pull_request
 from nats_backpressure.runtime.view import ServiceView
 
 SHORTEST_VALID, LONGEST_VALID = 100, 5000
 """Milliseconds for which a gateway may reuse a decision, at least and at most."""
-GRANT_TRACKERS = 20_000
-"""Consumers whose grants are tracked; beyond, the one asked for smallest recently is dropped."""
 MATCHED_SHOWN = 256
 """Matching subjects listed in a reply; all of them are evaluated."""
 LARGEST_LIST = 1024 * 1024
@@ -43,38 +39,38 @@ class DecisionService:
     RequestRefused."""
 
     def __init__(self, service: ServiceView, random: Callable[[], float]) -> None:
-        self._service, self._random = service, random
+        self._service = service
         self._prefix = Names(service.settings.name).prefix
         self._lookup = SubjectLookup(service)
-        self._grants: dict[ConsumerKey, GrantTracker] = {}
+        self.grants = PullGrants(random)
 
     def decide_gateway(self, subject: str, request: GatewayRequest, now: Now) -> messages.Decision:
-        answers = self._find(subject, now)
+        return self.gateway_decision(subject, self.find(subject, now), request, now)
+
+    def gateway_decision(
+        self, subject: str, answers: list[SubjectAnswer], request: GatewayRequest, now: Now
+    ) -> messages.Decision:
         decisive, admission = _strictest(answers, request.priority)
         delay = gateway_admission.retry_delay(decisive.policy, request.attempt, admission.retry_after)
         valid = 0 if decisive.freshness is Freshness.UNKNOWN else self._milliseconds_valid(answers, now)
         return self._decision("gateway", subject, answers, decisive, admission, delay, valid)
 
     def decide_consumer(self, subject: str, request: ConsumerRequest, client: str, now: Now) -> messages.Decision:
-        answers = self._find(subject, now)
-        names_one = request.stream is not None or request.consumer is not None
-        members = ((a, m) for a in answers for m in (a.state.members.values() if names_one else a.view.fullest))
-        chosen = [(a, m) for a, m in members if _is_named_by(m.key, request)]
-        if not chosen and names_one:
-            raise RequestRefused(404, f"{subject[:120]} has no watched consumer of this name")
-        asked = request.max_messages
-        enforced = [(a, m) for a, m in chosen if a.policy.mode == "enforce"]
-        grant = self._grant(enforced, asked, client, now)
-        would = None
-        if chosen and not enforced:
-            would = _pull_action(self._grant(chosen, asked, client, now).n, asked)
-        admission = Admission(_pull_action(grant.n, asked), would)
-        decisive, _ = _strictest([a for a, _ in chosen] or answers)
-        room = messages.Pull(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0)
-        return self._decision("consumer", subject, answers, decisive, admission, pull_=room)
+        answers = self.find(subject, now)
+        pull = pull_request(subject, answers, request, now)
+        return self.consumer_decision(subject, answers, pull, self.grants.grant(pull, client, now.mono))
+
+    def consumer_decision(
+        self, subject: str, answers: list[SubjectAnswer], pull: PullRequest, granted: Granted
+    ) -> messages.Decision:
+        admission = Admission(pull_action(granted.n, pull.asked), granted.would)
+        decisive, _ = _strictest(pull.chosen or answers)
+        return self._decision(
+            "consumer", subject, answers, decisive, admission, pull_=messages.Pull(granted.n, granted.wait_ms)
+        )
 
     def status(self, subject: str, now: Now) -> messages.Status:
-        answers = self._find(subject, now)
+        answers = self.find(subject, now)
         matched, keys, events = self._keys_and_subjects(answers)
         status = self._status(_choose_shown(subject, answers), now)
         return replace(status, subject=subject, matched=matched, state_keys=keys, event_subjects=events)
@@ -99,7 +95,7 @@ class DecisionService:
         )
 
     def policy(self, subject: str, now: Now) -> EffectivePolicy:
-        answers = self._find(subject, now)
+        answers = self.find(subject, now)
         state = _choose_shown(subject, answers).state
         whole = self._service.policies.effective(state.subject)
         differing = []
@@ -117,7 +113,7 @@ class DecisionService:
 
     def shown(self, subject: str, now: Now) -> SubjectAnswer:
         """The watched subject whose status, events or metrics are returned for this subject."""
-        return _choose_shown(subject, self._find(subject, now))
+        return _choose_shown(subject, self.find(subject, now))
 
     def alias(self, subject: str, now: Now) -> status_alias.AliasReply:
         """The reply in the router's existing format, in whole numbers as the router gives them. An unwatched subject is
@@ -161,7 +157,8 @@ class DecisionService:
         if not self._service.observing:
             raise RequestRefused(503, "nothing is known yet: the streams are being read for the first time")
 
-    def _find(self, subject: str, now: Now) -> list[SubjectAnswer]:
+    def find(self, subject: str, now: Now) -> list[SubjectAnswer]:
+        """The answers of all watched subjects that match, the subject itself first. Raises RequestRefused."""
         self.require_observed()
         if answers := self._lookup.find(subject, now):
             return answers
@@ -179,27 +176,6 @@ class DecisionService:
         """Milliseconds until the next planned reading of a stream it depends on, or until age changes the decision."""
         left = min(min(self._service.next_reading(a.state.subject), a.changes_at) for a in answers) - now.mono
         return round(1000 * min(LONGEST_VALID / 1000, max(SHORTEST_VALID / 1000, left)))
-
-    def _grant(self, chosen: list[tuple[SubjectAnswer, Member]], asked: int, client: str, now: Now) -> Grant:
-        """The smallest room among the consumers; it is counted as granted with each of them."""
-        smallest, trackers = Grant(asked, 0.0), {}
-        for answer, member in chosen:
-            unusable = answer.freshness is Freshness.UNKNOWN or answer.stale_reason == "no_quorum"
-            if unusable or freshness(member.proof, now.mono, answer.limits) is not Freshness.KNOWN:
-                continue
-            tracker = trackers[member.key] = self._grant_tracker(member.key)
-            one = tracker.offer(member, asked, client, now.mono, 1, self._random())
-            smallest = min(smallest, one, key=lambda grant: (grant.n, -grant.wait))
-        for tracker in trackers.values():
-            tracker.add(smallest.n, client, now.mono)
-        return smallest
-
-    def _grant_tracker(self, key: ConsumerKey) -> GrantTracker:
-        tracker = self._grants.pop(key, None) or GrantTracker()
-        if len(self._grants) >= GRANT_TRACKERS:
-            del self._grants[next(iter(self._grants))]
-        self._grants[key] = tracker
-        return tracker
 
     def _keys_and_subjects(self, answers: list[SubjectAnswer]) -> tuple[Texts, Texts, Texts]:
         """The matched subjects, their state keys and their event subjects."""
@@ -268,11 +244,3 @@ def _wants_alert(fields: Policy, status: Status) -> bool:
     return (status is Status.ACTIVE and fields.alert_on_active) or (
         status is Status.WARNING and fields.alert_on_warning
     )
-
-
-def _is_named_by(key: ConsumerKey, request: ConsumerRequest) -> bool:
-    return request.stream in (None, key.stream) and request.consumer in (None, key.consumer)
-
-
-def _pull_action(n: int, asked: int) -> Action:
-    return Action.REJECT if n == 0 else Action.THROTTLE if n < asked else Action.CONTINUE

@@ -21,6 +21,13 @@ class DecisionMetrics(Protocol):
     def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None) -> None: ...
 
 
+def label(decision: Decision, decisions: DecisionService, now: Now) -> str:
+    """The subject a decision is counted for: a watched one, the asked one or the one that decides. Names that callers
+    invent must not fill the memory."""
+    own = decision.subject in decision.matched[:1] or len(decision.matched) == 1
+    return decision.matched[0] if own else decisions.shown(decision.subject, now).state.subject
+
+
 def answers(decisions: DecisionService, history: HistoryQueries, metrics: DecisionMetrics) -> Mapping[str, Answer]:
     """The answer of each endpoint, by its name."""
 
@@ -28,11 +35,7 @@ def answers(decisions: DecisionService, history: HistoryQueries, metrics: Decisi
         started = time.perf_counter()
         decision = function(subject, *arguments, now)
         seconds = time.perf_counter() - started
-        # The label is a watched subject, the asked one or the one that decides: names that callers invent must not
-        # fill the memory.
-        own = subject in decision.matched[:1] or len(decision.matched) == 1
-        label = decision.matched[0] if own else decisions.shown(subject, now).state.subject
-        metrics.decision(label, decision.role, decision.action, seconds, decision.would)
+        metrics.decision(label(decision, decisions, now), decision.role, decision.action, seconds, decision.would)
         return decision
 
     return {

@@ -15,6 +15,10 @@ class SystemClock:
     def now(self) -> Now:
         return Now(time.monotonic(), time.time())
 
+    def mono(self) -> float:
+        """The monotonic part of `now`."""
+        return time.monotonic()
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
 

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from nats_backpressure import __version__
 from nats_backpressure.adapters.nats.bounded_client import WAITING
+from nats_backpressure.adapters.nats.direct_replies import AT_ONCE
 from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, ServiceEndpoints
 from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.protocol import messages
@@ -523,7 +524,7 @@ async def test_a_flood_is_bounded_and_other_requests_are_answered(server: NatsSe
     assert await asker.lives()
     answered, lost = len(decisions.asked) - 1, dropped["SlowConsumerError"]
     assert answered + lost == flood and answered >= WAITING
-    assert turns > answered / 10
+    assert turns > answered / AT_ONCE
     turning.cancel()
     await ours.close()
 

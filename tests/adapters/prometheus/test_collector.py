@@ -97,7 +97,7 @@ def test_it_can_be_scraped_while_subjects_come_and_go(world: World) -> None:
     for n in range(2000):
         world.watch(state(f"s{n % 50}", member()))
         world.view.states.pop(f"s{(n + 25) % 50}", None)
-        world.metrics.decision(f"s{n}", "gateway", "continue", 0.001)
+        world.decision(f"s{n}", "gateway", "continue", 0.001)
     stop.set()
     thread.join()
     assert not failed

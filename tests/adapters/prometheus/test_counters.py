@@ -6,6 +6,7 @@ from itertools import permutations, product
 
 from msgspec.structs import replace
 
+from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.adapters.prometheus.definitions import COUNTERS, DROPPED
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Action, EventType
@@ -25,6 +26,28 @@ def test_what_the_service_reports_is_counted(world: World) -> None:
     assert world.counted(P + "observe_duration_seconds_sum") == {(): 0.01}
 
 
+def test_decisions_counted_elsewhere_are_on_the_page() -> None:
+    metrics = Counters(10)
+
+    def pass_on() -> None:
+        metrics.decisions("a.b", "gateway", "reject", "throttle", 3)
+        metrics.durations(3, 0.0006)
+        metrics.durations(1, 7.0)
+
+    metrics.expose(lambda pause: iter(()), pass_on)
+    text = b"".join(metrics.page()).decode()
+    name = P + "decision_duration_seconds"
+    for line in (
+        P + 'decisions_total{subject="a.b",role="gateway",action="reject"} 3',
+        P + 'would_total{subject="a.b",role="gateway",action="throttle"} 3',
+        name + '_bucket{le="0.0001"} 0',
+        name + '_bucket{le="0.00025"} 3',
+        name + '_bucket{le="+Inf"} 4',
+        name + "_sum 7.0006",
+    ):
+        assert line in text.splitlines()
+
+
 def test_beyond_the_bound_the_rest_is_one(world: World) -> None:
     world = World(max_subjects=2)
     world.watch(*(state(f"s{n}", member(f"c{n}", age=float(n), pending=n)) for n in range(5)))
@@ -37,7 +60,7 @@ def test_beyond_the_bound_the_rest_is_one(world: World) -> None:
     for n in range(5):
         world.metrics.event(f"s{n}", "recovery")
         world.metrics.transition(f"s{n}", "active", "inactive")
-        world.metrics.decision(f"s{n}", "gateway", "continue", 0.001)
+        world.decision(f"s{n}", "gateway", "continue", 0.001)
     assert world.counted(P + "recovery_total") == {("s0",): 1, ("s1",): 1, ("_other",): 3}
     assert world.counted(P + "events_total") == {
         ("recovery", "s0"): 1,

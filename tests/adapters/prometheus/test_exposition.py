@@ -61,7 +61,7 @@ def test_the_page_is_what_the_library_writes(most: int) -> None:
     world.watch(*(state(label, member(label), member("c2", p95=1e7)) for label in LABELS if label != "_other"))
     world.watch(state("dry", replace(member(), policy=Policy(mode="observe"))))
     for label in LABELS:
-        world.metrics.decision(label, "gateway", "reject", 0.03)
+        world.decision(label, "gateway", "reject", 0.03)
         world.metrics.event(label, "recovery")
     page = world.text()
     assert without_comments(page) == written_by_the_library(page)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import nats.errors
@@ -12,7 +14,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from nats_backpressure.adapters.nats.patched_client import settled
+from nats_backpressure.adapters.nats.direct_replies import AT_ONCE, SECONDS_AT_ONCE, Answer
+from nats_backpressure.adapters.nats.patched_client import PatchedClient, settled
 
 log = structlog.get_logger()
 
@@ -24,10 +27,17 @@ Handler = Callable[[Msg], Coroutine[Any, Any, None]]
 
 class BoundedServiceClient:
     """Everything that the framework uses of a client. `allowed` decides whether a request is answered at all; requests
-    on `slow` subjects do not delay the next ones."""
+    on `slow` subjects do not delay the next ones; requests on those of `direct` do not come here if they can be
+    answered at once."""
 
-    def __init__(self, client: Client, allowed: Callable[[Msg], bool], slow: Collection[str] = ()) -> None:
-        self.client, self._allowed, self._slow = client, allowed, slow
+    def __init__(
+        self,
+        client: Client,
+        allowed: Callable[[Msg], bool],
+        slow: Collection[str] = (),
+        direct: Mapping[str, Answer] = MappingProxyType({}),
+    ) -> None:
+        self.client, self._allowed, self._slow, self._direct = client, allowed, slow, direct
         self.alias: Subscription | None = None
         self._open: list[Subscription] = []
         self._slow_requests: set[asyncio.Task[None]] = set()
@@ -39,6 +49,7 @@ class BoundedServiceClient:
 
     async def subscribe(self, subject: str, queue: str = "", cb: Handler | None = None) -> Subscription:
         assert cb is not None
+        turn = _Turn()
 
         async def handle(message: Msg) -> None:
             if self._allowed(message):
@@ -47,11 +58,14 @@ class BoundedServiceClient:
                 else:
                     await cb(message)
             # A full queue is read without a pause: yield, or a flood here would delay everything else.
-            await asyncio.sleep(0)
+            if turn.over(subscription.pending_msgs):
+                await asyncio.sleep(0)
 
         subscription = await self.client.subscribe(
             subject, queue, handle, pending_msgs_limit=WAITING, pending_bytes_limit=WAITING_BYTES
         )
+        if (answer := self._direct.get(subject)) is not None and isinstance(self.client, PatchedClient):
+            self.client.direct.add(subscription._id, answer)
         self._open.append(subscription)
         return subscription
 
@@ -79,3 +93,19 @@ class BoundedServiceClient:
                 await settled(self.client)
         except (TimeoutError, nats.errors.Error) as error:  # the connection may be gone, and all callers with it
             log.debug("responder.stopped_early", error=type(error).__name__)
+
+
+class _Turn:
+    """When a subscription whose queue is never empty gives other tasks a turn."""
+
+    def __init__(self) -> None:
+        self._messages, self._ends = 0, 0.0
+
+    def over(self, waiting: int) -> bool:
+        """Called after each message; `waiting` messages are in the queue. Without any, the others get their turn."""
+        now = time.monotonic()
+        over = self._messages >= AT_ONCE or now >= self._ends
+        if over or not waiting:
+            self._messages, self._ends = 0, now + SECONDS_AT_ONCE
+        self._messages += 1
+        return over and waiting > 0

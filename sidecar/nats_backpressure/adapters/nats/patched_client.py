@@ -12,6 +12,7 @@ import nats.errors
 from nats.aio.client import Client as NatsClient
 
 from nats_backpressure.adapters.nats.credentials import credentials, explain
+from nats_backpressure.adapters.nats.direct_replies import DirectReplies
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.ports import TooLarge
 
@@ -28,6 +29,7 @@ class PatchedClient(NatsClient):
         """Publishes only to subjects for which `may_publish` is true; `note` gets each error's kind and text."""
         super().__init__()
         self._may_publish, self._note = may_publish, note
+        self.direct = DirectReplies(self)
         self.ended = asyncio.Event()  # one per client: a late callback of one client must not end the next
         self.because = ""
         """The text of the last error."""
@@ -55,6 +57,10 @@ class PatchedClient(NatsClient):
         )
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if self.direct.reply(sid, subject, reply, data):
+            if self.direct.pause_due:
+                await asyncio.sleep(0)
+            return
         # An exception here would end the read loop and leave a client that only looks connected (nats.py PR 914).
         # Any peer can cause one: UnicodeDecodeError by its subject, IndexError by a header block without a line end.
         try:

@@ -31,7 +31,8 @@ Text = Callable[[Callable[[], None]], Iterator[str]]
 
 class Counters:
     """Every counter and histogram. The first `max_subjects` subjects have labels of their own. A series whose labels
-    are known starts at 0. Everything is counted in one thread, the event loop's; another thread may read it."""
+    are known starts at 0. Everything is counted in one thread, the event loop's; another thread may read it. Decisions
+    are counted elsewhere, see DecisionTally, which calls under a lock of its own."""
 
     def __init__(self, max_subjects: int) -> None:
         self.max_subjects = max_subjects
@@ -44,16 +45,19 @@ class Counters:
         self._decided, self._observed = (
             Histogram(P + name, text, buckets) for name, (text, buckets) in HISTOGRAMS.items()
         )
+        self._prepare: Callable[[], None] = lambda: None
         self._zero("dropped", *((what,) for what in DROPPED))
         self._zero("api_requests", *product(OPS, OUTCOMES))
         self._zero("connection_rebuilds", *((name,) for name in CONNECTIONS))
 
-    def expose(self, gauges: Text) -> None:
-        """Put the gauges on the page, above everything that is counted here."""
-        self._gauges = gauges
+    def expose(self, gauges: Text, prepare: Callable[[], None] = lambda: None) -> None:
+        """Put the gauges on the page, above everything that is counted here. `prepare` is called before each page, in
+        the thread of the scrape: it counts what was counted elsewhere."""
+        self._gauges, self._prepare = gauges, prepare
 
     def page(self) -> list[bytes]:
         """The metrics page in pieces of some 50 KiB: joined, many of them would hold the interpreter."""
+        self._prepare()
         return [piece.encode() for piece in self._pieces()]
 
     def _pieces(self) -> Iterator[str]:
@@ -108,12 +112,16 @@ class Counters:
     def transition(self, subject: str, before: str, after: str) -> None:
         self._add("transitions", (self.label(subject), before, after))
 
-    def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None = None) -> None:
+    def decisions(self, subject: str, role: str, action: str, would: str | None, n: int) -> None:
+        """Count `n` decisions at once."""
         label = self.label(subject)
-        self._add("decisions", (label, role, action))
+        self._add("decisions", (label, role, action), n)
         if would is not None:
-            self._add("would", (label, role, would))
-        self._decided.observe(seconds)
+            self._add("would", (label, role, would), n)
+
+    def durations(self, n: int, seconds: float) -> None:
+        """Count `n` decisions that took `seconds` together, each with their mean."""
+        self._decided.observe(seconds / n, n)
 
     def dropped(self, what: str, n: int = 1) -> None:
         self._add("dropped", (what,), n)

@@ -66,9 +66,10 @@ class Histogram:
         self._name, self._text, self._bounds = name, text, bounds
         self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
 
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def observe(self, value: float, n: int = 1) -> None:
+        """Count a value `n` times."""
+        self._counts[bisect_left(self._bounds, value)] += n
+        self._sum += n * value
 
     def text(self) -> str:
         """All its lines."""

@@ -122,6 +122,8 @@ class _OpenGrants:
 
     def __init__(self) -> None:
         self._counted: list[_CountedGrant] = []
+        self._newest: dict[str, _CountedGrant] = {}
+        """Of those, the one of each requester that was granted nothing since."""
         self._delivered: list[_DeliveredSoFar] = []
         self._sum = 0
         self._sum_until = math.inf
@@ -132,12 +134,12 @@ class _OpenGrants:
     def add(self, n: int, requester: str, now: float) -> None:
         self._sum += n
         self._sum_until = min(self._sum_until, now + UNSEEN_LIFE)
-        for grant in self._counted:
-            if grant.requester == requester:
-                grant.replaced = min(grant.replaced, now)
+        if (replaced := self._newest.pop(requester, None)) is not None:
+            replaced.replaced = now
         last = self._counted[-1] if self._counted else None
         if len(self._counted) < MOST_GRANTS:
-            self._counted.append(_CountedGrant(n, now, now + GRANT_LIFE, requester))
+            grant = self._newest[requester] = _CountedGrant(n, now, now + GRANT_LIFE, requester)
+            self._counted.append(grant)
         elif last is not None and last.requester is None and last.at // SLOT == now // SLOT:
             last.n, last.at, last.ends = last.n + n, now, now + GRANT_LIFE
         else:
@@ -177,6 +179,8 @@ class _OpenGrants:
         self._delivered = [one for one in self._delivered if one.until >= oldest]
         first = self._delivered[0].after if self._delivered else math.inf
         self._counted = [grant for grant in self._counted if grant.ends > at or grant.ends >= first]
+        counted = set(map(id, self._counted))
+        self._newest = {name: grant for name, grant in self._newest.items() if id(grant) in counted}
 
     def _left(self, at: float) -> int:
         ending = sorted(self._counted, key=lambda grant: grant.ends)

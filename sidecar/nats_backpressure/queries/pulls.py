@@ -1,0 +1,106 @@
+"""Answers requests for pulls: which consumers one is about, and how many messages are granted with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.status.freshness import freshness
+from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness
+from nats_backpressure.queries.lookup import SubjectAnswer
+
+GRANT_TRACKERS = 20_000
+"""Consumers whose grants are tracked; beyond, the one asked for least recently is dropped."""
+
+
+class PullRequest(Struct, frozen=True):
+    """What a request for a pull is about; it grants nothing yet."""
+
+    asked: int
+    chosen: list[SubjectAnswer]
+    """The subject of each consumer that is asked about; a subject with several is there several times."""
+    enforced: tuple[Member, ...]
+    """The consumers that limit the pull. One of which nothing is known limits nothing."""
+    observed: tuple[Member, ...] | None
+    """Those that would limit it, where the policies of all are in mode `observe`; else None."""
+
+
+class Granted(Struct, frozen=True):
+    n: int
+    wait_ms: int
+    """Until the next request, where `n` is 0."""
+    would: Action | None
+    """What enforcing would have answered, under `observe`."""
+
+
+def pull_request(subject: str, answers: list[SubjectAnswer], request: ConsumerRequest, now: Now) -> PullRequest:
+    """Raises RequestRefused where the request names a consumer that is not watched."""
+    names_one = request.stream is not None or request.consumer is not None
+    members = ((a, m) for a in answers for m in (a.state.members.values() if names_one else a.view.fullest))
+    chosen = [(a, m) for a, m in members if _is_named_by(m.key, request)]
+    if not chosen and names_one:
+        raise RequestRefused(404, f"{subject[:120]} has no watched consumer of this name")
+    enforced = [(a, m) for a, m in chosen if a.policy.mode == "enforce"]
+    return PullRequest(
+        request.max_messages,
+        [answer for answer, _ in chosen],
+        _known(enforced, now),
+        _known(chosen, now) if chosen and not enforced else None,
+    )
+
+
+def pull_action(n: int, asked: int) -> Action:
+    return Action.REJECT if n == 0 else Action.THROTTLE if n < asked else Action.CONTINUE
+
+
+class PullGrants:
+    """The grants of every consumer that was asked for. `random` is that of the Clock."""
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+        self._trackers: dict[ConsumerKey, GrantTracker] = {}
+
+    def grant(self, pull: PullRequest, requester: str, now: float) -> Granted:
+        """Grant what all consumers have room for; it is counted with each of them."""
+        grant = self._grant(pull.enforced, pull.asked, requester, now)
+        would = None
+        if pull.observed is not None:
+            would = pull_action(self._grant(pull.observed, pull.asked, requester, now).n, pull.asked)
+        return Granted(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0, would)
+
+    def _grant(self, members: tuple[Member, ...], asked: int, requester: str, now: float) -> Grant:
+        smallest, trackers = Grant(asked, 0.0), {}
+        for member in members:
+            tracker = trackers[member.key] = self._tracker(member.key)
+            one = tracker.offer(member, asked, requester, now, 1, self._random())
+            if one.n < smallest.n or (one.n == smallest.n and one.wait > smallest.wait):
+                smallest = one
+        for tracker in trackers.values():
+            tracker.add(smallest.n, requester, now)
+        return smallest
+
+    def _tracker(self, key: ConsumerKey) -> GrantTracker:
+        tracker = self._trackers.pop(key, None) or GrantTracker()
+        if len(self._trackers) >= GRANT_TRACKERS:
+            del self._trackers[next(iter(self._trackers))]
+        self._trackers[key] = tracker
+        return tracker
+
+
+def _known(chosen: list[tuple[SubjectAnswer, Member]], now: Now) -> tuple[Member, ...]:
+    return tuple(
+        member
+        for answer, member in chosen
+        if answer.freshness is not Freshness.UNKNOWN
+        and answer.stale_reason != "no_quorum"
+        and freshness(member.proof, now.mono, answer.limits) is Freshness.KNOWN
+    )
+
+
+def _is_named_by(key: ConsumerKey, request: ConsumerRequest) -> bool:
+    return request.stream in (None, key.stream) and request.consumer in (None, key.consumer)
