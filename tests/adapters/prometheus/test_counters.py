@@ -38,11 +38,11 @@ def test_decisions_counted_elsewhere_are_on_the_page() -> None:
     text = b"".join(metrics.page()).decode()
     name = P + "decision_duration_seconds"
     for line in (
-        P + 'decisions_total{subject="a.b",role="gateway",action="reject"} 3',
-        P + 'would_total{subject="a.b",role="gateway",action="throttle"} 3',
-        name + '_bucket{le="0.0001"} 0',
-        name + '_bucket{le="0.00025"} 3',
-        name + '_bucket{le="+Inf"} 4',
+        P + 'decisions_total{action="reject",role="gateway",subject="a.b"} 3.0',
+        P + 'would_total{action="throttle",role="gateway",subject="a.b"} 3.0',
+        name + '_bucket{le="0.0001"} 0.0',
+        name + '_bucket{le="0.00025"} 3.0',
+        name + '_bucket{le="+Inf"} 4.0',
         name + "_sum 7.0006",
     ):
         assert line in text.splitlines()
