@@ -26,8 +26,8 @@ class Count:
 
 
 class DecisionTally:
-    """All decisions. The event loop counts; `pass_on` is called in the thread of a scrape too. Counts only rise, so that
-    none is lost between the two: what was passed on is a number of its own, under a lock."""
+    """All decisions. The event loop counts; `pass_on` is called in the thread of a scrape too. Counts only rise, so
+    that none is lost between the two: what was passed on is a number of its own, under a lock."""
 
     def __init__(self, metrics: BatchMetrics) -> None:
         self._metrics, self._lock = metrics, Lock()
