@@ -84,7 +84,8 @@ def _machine(results: Results, before: Results | None) -> str:
             f"- {when}: {min(run.started for run in runs)} to {max(run.started for run in runs)}, "
             f"{on.cores} cores ({on.processor}), {on.system}, Python {on.python}, nats-server {on.nats_server}, "
             f"{packages}{'' if 'uvloop' in on.packages else ', no uvloop'}. "
-            f"Load average when a benchmark started: {min(loads):g} to {max(loads):g}."
+            f"Commit {on.commit or 'unknown'}. "
+            f"Load average when a benchmark started: {min(loads):.1f} to {max(loads):.1f}."
         )
     return "\n".join(lines)
 
@@ -103,7 +104,7 @@ def _all(results: Results, before: Results | None) -> str:
             ]
             for label, figure in run.figures.items()
         ]
-        title = f"`python -m benchmarks.{name}`: {run.started}, {run.seconds:.0f} s, load average {run.load[0]:g}."
+        title = f"`python -m benchmarks.{name}`: {run.started}, {run.seconds:.0f} s, load average {run.load[0]:.1f}."
         parts.append(f"{title}\n\n{markdown(['figure', 'before', 'now', 'beside', 'spread'], rows)}")
     return "\n\n".join(parts)
 

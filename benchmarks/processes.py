@@ -93,8 +93,10 @@ class SidecarProcess:
     It ends with this process too, however that ends (Linux).
     """
 
-    def __init__(self, url: str, settings: dict[str, Any] | None = None) -> None:
+    def __init__(self, url: str, settings: dict[str, Any] | None = None, *, probe: bool = False) -> None:
+        """`probe`: with a probe in its event loop, whose holds are in the file `holds`."""
         self.url, self.port = url, free_port()
+        self._module = "benchmarks.loop_probe" if probe else "nats_backpressure"
         self._settings = {"http": {"host": "127.0.0.1", "port": self.port}, "log": {"level": "warning"}}
         self._settings |= settings or {}
         self._directory = tempfile.TemporaryDirectory(prefix="nats-backpressure-bench-")
@@ -106,6 +108,10 @@ class SidecarProcess:
     def pid(self) -> int:
         assert self._process is not None, "not started"
         return self._process.pid
+
+    @property
+    def holds(self) -> Path:
+        return Path(self._directory.name) / "holds"
 
     @property
     def page(self) -> str:
@@ -131,8 +137,8 @@ class SidecarProcess:
         started = time.monotonic()
         with (place / "log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "nats_backpressure", "run", "--config", str(place / "config.yaml")),
-                env=environment | {"NATS_URL": self.url},
+                *(sys.executable, "-m", self._module, "run", "--config", str(place / "config.yaml")),
+                env=environment | {"NATS_URL": self.url, "BENCH_HOLDS": str(self.holds)},
                 stdout=log,
                 stderr=log,
                 preexec_fn=end_with_parent,

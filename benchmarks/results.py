@@ -31,6 +31,8 @@ class Machine(Struct, frozen=True):
     nats_server: str
     packages: dict[str, str]
     """Name -> version; a package that is not installed is left out."""
+    commit: str = ""
+    """Of the code that was measured, with `+` where files differ from it; empty where git does not know."""
 
 
 class Run(Struct, frozen=True):
@@ -66,8 +68,22 @@ def utc_now() -> str:
 
 def machine() -> Machine:
     return Machine(
-        _processor(), os.cpu_count() or 0, platform.platform(), platform.python_version(), _server(), _packages()
+        processor=_processor(),
+        cores=os.cpu_count() or 0,
+        system=platform.platform(),
+        python=platform.python_version(),
+        nats_server=_server(),
+        packages=_packages(),
+        commit=_commit(),
     )
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _processor() -> str:

@@ -1,9 +1,11 @@
 """Measures a scrape of `/metrics` at 1,000 subjects, and how long anything holds the event loop of the sidecar.
 
 The loop is watched from outside: a decision is asked for 200 times a second, and a pause of the loop is a long round
-trip. Beside: the same requests at the same times to a subscriber that does nothing but reply, a process of its own: its
-longest round trip is the noise of the machine. Then the same at 10,000 subjects for a minute with a scrape every 15 s
-and a page of all states every 5 s; and a start with 10,000 wildcards.
+trip. Beside: the same requests at the same times to a subscriber that does nothing but reply, a process of its own:
+its longest round trip is the noise of the machine. And from inside: the longest CPU time of the loop's thread between
+two turns of a task that wakes every 2 ms (loop_probe.py); other processes do not count in that. Then the same at
+10,000 subjects for a minute with a scrape every 15 s and a page of all states every 5 s; and a start with 10,000
+wildcards.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from nats.aio.msg import Msg
 
 from benchmarks.consumers import create
 from benchmarks.figures import Figure, Figures, Size, command, percentile, percentiles, progress
+from benchmarks.loop_probe import Hold, holds
 from benchmarks.processes import SidecarProcess, nats_server
 from nats_backpressure.adapters.embedded_server import end_with_parent
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -98,8 +101,17 @@ async def _ask(client: Client, subject: str, took: list[float]) -> None:
         due = max(due + EVERY, time.monotonic())
 
 
-async def _trips(client: Client, subject: str, work: Coroutine[Any, Any, None]) -> tuple[list[float], list[float]]:
-    """Round trips to the sidecar and to the echo while some work is done."""
+class Trips(Struct, frozen=True):
+    """Milliseconds of the round trips to the sidecar and to the echo, and the holds of the sidecar's loop meanwhile."""
+
+    ours: list[float]
+    theirs: list[float]
+    holds: list[Hold]
+
+
+async def _trips(client: Client, subject: str, sidecar: SidecarProcess, work: Coroutine[Any, Any, None]) -> Trips:
+    """Ask the sidecar and the echo while some work is done."""
+    started = time.monotonic()
     ours: list[float] = []
     theirs: list[float] = []
     asking = [
@@ -113,13 +125,21 @@ async def _trips(client: Client, subject: str, work: Coroutine[Any, Any, None]) 
                 task.result()  # raises what ended it
     finally:
         await cancel_and_wait(asking)
-    return ours, theirs
+    return Trips(ours, theirs, holds(sidecar.holds, started))
 
 
-def _held(name: str, ours: list[float], theirs: list[float]) -> Figures:
-    spread = percentiles(ours)
+def _held(name: str, trips: Trips) -> Figures:
+    outside, inside = percentiles(trips.ours), [hold.cpu for hold in trips.holds]
     return {
-        f"{name}: longest round trip of a decision": Figure(max(ours), "ms", max(theirs), PEER, aim=20.0, spread=spread)
+        f"{name}: longest round trip of a decision": Figure(
+            max(trips.ours), "ms", max(trips.theirs), PEER, aim=20.0, spread=outside
+        ),
+        f"{name}: longest hold of the loop": Figure(
+            max(inside, default=0.0),
+            "ms of CPU",
+            aim=20.0,
+            spread={"above 20 ms": sum(each > 20.0 for each in inside), "above 10 ms": sum(e > 10.0 for e in inside)},
+        ),
     }
 
 
@@ -134,7 +154,7 @@ async def _scrapes(page: str, times: int, workers: ProcessPoolExecutor) -> list[
 async def _few(scale: Scale, workers: ProcessPoolExecutor) -> Figures:
     async with nats_server() as (server, client):
         consumers = await create(client, scale.few, min(4, scale.few))
-        async with SidecarProcess(server.url) as sidecar, _echo_process(server.url):
+        async with SidecarProcess(server.url, probe=True) as sidecar, _echo_process(server.url):
             await asyncio.sleep(min(SETTLE, scale.minute))
             progress(f"scrapes at {scale.few:,} subjects")
             scrapes: list[tuple[float, int]] = []
@@ -142,22 +162,22 @@ async def _few(scale: Scale, workers: ProcessPoolExecutor) -> Figures:
             async def scrape() -> None:
                 scrapes.extend(await _scrapes(sidecar.page, scale.scrapes, workers))
 
-            quiet = await _trips(client, consumers[0].subject, asyncio.sleep(scale.scrapes))
-            busy = await _trips(client, consumers[0].subject, scrape())
+            quiet = await _trips(client, consumers[0].subject, sidecar, asyncio.sleep(scale.scrapes))
+            busy = await _trips(client, consumers[0].subject, sidecar, scrape())
     times, size = [took for took, _ in scrapes], scrapes[-1][1]
     name = f"{scale.few:,} subjects"
     note = f"{size / 1e6:.1f} MB"
     return {
         f"{name}: a scrape": Figure(percentile(times, 0.5), "ms", aim=50.0, spread=percentiles(times), note=note),
-        **_held(f"{name}, no scrape", *quiet),
-        **_held(f"{name}, a scrape a second", *busy),
+        **_held(f"{name}, no scrape", quiet),
+        **_held(f"{name}, a scrape a second", busy),
     }
 
 
 async def _many(scale: Scale, workers: ProcessPoolExecutor) -> Figures:
     async with nats_server() as (server, client):
         consumers = await create(client, scale.many, min(20, scale.many))
-        async with SidecarProcess(server.url) as sidecar, _echo_process(server.url):
+        async with SidecarProcess(server.url, probe=True) as sidecar, _echo_process(server.url):
             await asyncio.sleep(min(SETTLE, scale.minute))
             progress(f"{scale.minute:g} s at {scale.many:,} subjects, with scrapes and pages of all states")
 
@@ -170,8 +190,8 @@ async def _many(scale: Scale, workers: ProcessPoolExecutor) -> Figures:
                     await asyncio.sleep(min(5.0, max(0.0, end - time.monotonic())))
                     n += 1
 
-            trips = await _trips(client, consumers[0].subject, minute())
-    return _held(f"{scale.many:,} subjects, a minute", *trips)
+            trips = await _trips(client, consumers[0].subject, sidecar, minute())
+    return _held(f"{scale.many:,} subjects, a minute", trips)
 
 
 async def _wildcards(scale: Scale) -> Figures:
