@@ -71,11 +71,9 @@ class World:
 
     def put(self, state: SubjectState) -> None:
         self.view.subjects[state.subject] = state
-        self.view.wildcards = tuple(name for name in self.view.subjects if "*" in name or ">" in name)
 
     def forget(self, name: str) -> None:
         del self.view.subjects[name]
-        self.view.wildcards = tuple(name for name in self.view.subjects if "*" in name or ">" in name)
 
 
 def ask(answers: EncodedDecisions[Any], of: str = SUBJECT, payload: bytes = b"", requester: str = "_INBOX.a") -> Any:

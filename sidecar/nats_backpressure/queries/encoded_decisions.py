@@ -45,11 +45,12 @@ E = TypeVar("E", bound="_Entry")
 class _Entry:
     """What an answer rests on."""
 
-    __slots__ = ("generation", "size", "states", "until", "wildcards")
+    __slots__ = ("generation", "size", "states", "until", "watched")
 
     def __init__(self) -> None:
         self.states: tuple[tuple[str, SubjectState | None], ...] = ()
-        self.wildcards: object = None
+        self.watched = 0
+        """How many subjects there were: another one may cover this one too."""
         self.until = 0.0
         self.generation = 0
         self.size = 0
@@ -120,7 +121,7 @@ class EncodedDecisions(Generic[E]):
         for name, state in entry.states:
             if subjects.get(name) is not state:
                 return False
-        return entry.wildcards is self._service.wildcards
+        return entry.watched == len(subjects)
 
     def _renewed(self, subject: bytes, payload: bytes) -> E | None:
         now = self._now()
@@ -129,7 +130,7 @@ class EncodedDecisions(Generic[E]):
         answers = self._decisions.find(asked, now)
         entry = self._made(asked, payload, answers, now)
         entry.until = now.mono + LIFE
-        entry.generation, entry.wildcards = self._tally.generation, self._service.wildcards
+        entry.generation, entry.watched = self._tally.generation, len(self._service.subjects)
         states: dict[str, SubjectState | None] = {asked: None} | {a.state.subject: a.state for a in answers}
         entry.states = tuple(states.items())
         entry.size += len(subject) + len(payload)
