@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from nats_backpressure.core.admission import adaptive
-from nats_backpressure.core.admission.offered_load import with_report
+from nats_backpressure.core.admission.offered_load import OfferedLoad, with_report
 from nats_backpressure.core.model.member import Latches
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import ConsumerKey, Priority, Status
 
 KEY = ConsumerKey("S", "c")
 TICK = 0.01
@@ -56,7 +56,7 @@ class Scenario:
     """When nothing can be read."""
     retries: int = 0
     """How often a refused caller comes back, each time after Retry-After and up to half of it more."""
-    priorities: tuple[tuple[str, float], ...] = (("normal", 1.0),)
+    priorities: tuple[tuple[Priority, float], ...] = (("normal", 1.0),)
     seed: int = 1
 
 
@@ -119,7 +119,7 @@ class Gateway:
     report: bool
     known: adaptive.Shedding = adaptive.OPEN
     until: float = -math.inf
-    saved: Counter[str] = field(default_factory=Counter)
+    saved: defaultdict[Priority, float] = field(default_factory=lambda: defaultdict(float))
     """Fractions of an admission by priority, so that admissions are spread evenly rather than by dice."""
     offered: int = 0
     admitted: int = 0
@@ -138,8 +138,9 @@ class Simulation:
         self.delivered = self.acked = self.published = self.arrived = 0
         self.was_down = False
         self.gateways = [Gateway(n < s.reports * s.gateways, due=n / s.gateways) for n in range(s.gateways)]
-        self.returning: dict[int, Counter[tuple[int, str]]] = {}
-        self.track, self.offered = ConsumerTracker(), None
+        self.returning: dict[int, Counter[tuple[int, Priority]]] = {}
+        self.track = ConsumerTracker()
+        self.offered: OfferedLoad | None = None
         self.shedding, self.published_shedding = adaptive.OPEN, deque([(-math.inf, adaptive.OPEN)])
         self.latches, self.status = Latches(), Status.INACTIVE
         self.waits: list[tuple[float, float]] = []
@@ -182,7 +183,7 @@ class Simulation:
                 self.offered = with_report(self.offered, gateway.offered, gateway.admitted, 1.0, EPOCH + self.now)
                 gateway.offered = gateway.admitted = 0
 
-    def ask(self, gateway: Gateway, attempt: int, priority: str) -> None:
+    def ask(self, gateway: Gateway, attempt: int, priority: Priority) -> None:
         if self.now >= gateway.until:
             gateway.known = next(
                 decision for at, decision in reversed(self.published_shedding) if at <= self.now - self.s.delay
