@@ -30,7 +30,7 @@ PURE = {
         "math",
         "re",
     ),
-    *("string", "typing", "zlib", "msgspec"),
+    *("array", "bisect", "string", "struct", "typing", "zlib", "msgspec"),
 }
 """What the pure folders may import."""
 NATS_BOTTOM = {

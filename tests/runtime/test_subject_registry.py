@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.subject.inputs import Effect, LoadRecord, RecordLoaded, Tick
+from nats_backpressure.core.subject.inputs import ConsumerLeft, Effect, LoadRecord, RecordLoaded, Tick
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
@@ -128,8 +128,16 @@ def test_members_are_found_by_stream() -> None:
     registry = World().registry
     for subject, key in (("s", KEY), ("t", KEY), ("t", OTHER)):
         registry.join(subject, key)
-    assert registry.members("S") == {KEY: ["s", "t"]} and registry.members("none") == {}
+    assert registry.members("S") == {KEY: ("s", "t")} and registry.members("none") == {}
     assert registry.member_streams() == {"S", "T"}
+    registry.feed("t", ConsumerLeft(KEY))
+    assert registry.members("S") == {KEY: ("s",)}
+    stored = Record("s", "e", latched=((OTHER, ("pending",)),))
+    registry.feed("s", RecordLoaded(stored, 1))
+    assert registry.members("T") == {OTHER: ("t", "s")}
+    registry.forget("s")
+    assert registry.members("S") == {} and registry.members("T") == {OTHER: ("t",)}
+    assert registry.member_streams() == {"T"}
 
 
 def test_time_is_accounted_by_status() -> None:

@@ -1,14 +1,17 @@
 """Sums over the last minute, hour and day of a subject: time in each status, and min, mean and max of its measures.
 
-Slots of a few seconds are added up to slots of a minute and those to slots of half an hour, so that a day takes no more
-than SLOTS of them, and equal slots are merged: an idle subject takes two or three. The edge of a window falls inside a
-slot; of that slot the share within the window counts, and its min and max count whole.
+A status and a measure hold until the next one, so a mean is one over time: an unchanged reading need not be added. The
+slots of a minute, an hour and a day are packed numbers; equal ones in a row are one, so an idle subject takes a few.
+The edge of a window falls inside a slot; of that slot the share within the window counts, and its min and max whole.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from array import array
 from collections.abc import Iterator
+from struct import Struct as Format
+from typing import Final
 
 from msgspec import Struct
 
@@ -18,57 +21,38 @@ from nats_backpressure.protocol.values import Status
 TIERS = ((5.0, 13), (60.0, 61), (1800.0, 49))
 """Seconds of a slot, and number of slots: for a minute, an hour and a day, and one slot more each."""
 SLOTS = sum(slots for _, slots in TIERS)
-"""At most per subject, at some 0.9 KB each: 110 KB for one that always changes, 3 KB for an idle one."""
+"""At most per subject, 112 bytes each: 14 KB for one that always changes, 1 KB for an idle one."""
 SHORTEST, LONGEST = 60, 86_400
 """Seconds of a window."""
 MEASURES = ("pending", "inflight", "p95", "arrival_rate", "ack_rate")
 """Fields of a reading."""
 STATUSES = tuple(Status)
 
+Values = tuple[float | None, ...]
+"""Of the measures, in their order; None where one is not known."""
+
+NOTHING: Values = (None,) * len(MEASURES)
+FIRST_MEASURE: Final = len(STATUSES)
+PLACES: Final = tuple(range(FIRST_MEASURE, FIRST_MEASURE + 4 * len(MEASURES), 4))
+"""Where the four numbers of each measure begin in a slot: seconds for which it was known, sum of value times seconds,
+min and max. Before them lie the seconds in each status."""
+EMPTY: Final = array("d", [0.0] * FIRST_MEASURE + [0.0, 0.0, math.inf, -math.inf] * len(MEASURES))
+PACKED: Final = Format("<II4f" + "ffdd" + "ffff" * (len(MEASURES) - 1))
+"""A closed slot. Only min and max of pending need doubles: a float is exact to 16 million."""
+
 
 class Measure(Struct, gc=False):
-    """Min, max and mean of one measure; each reading has the same weight."""
+    """Min, max and mean of one measure over time; it was known for `n` seconds."""
 
     n: float = 0.0
     total: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
-
-    def add(self, n: float, total: float, low: float, high: float) -> None:
-        """Add `n` values with this sum, minimum and maximum; `n` may be a fraction."""
-        self.low = min(self.low, low) if self.n else low
-        self.high = max(self.high, high) if self.n else high
-        self.n += n
-        self.total += total
+    low: float = math.inf
+    high: float = -math.inf
 
     @property
     def mean(self) -> float | None:
-        return self.total / self.n if self.n else None
-
-
-class Slot(Struct):
-    """The sums of one slot, or of several equal slots in a row: those numbered `first` to `last`."""
-
-    first: int
-    last: int
-    seconds: list[float]
-    """In each status, in the order of STATUSES."""
-    measures: list[Measure]
-
-    def fold(self, other: Slot, share: float = 1.0) -> None:
-        """Add a share of another slot."""
-        for n, spent in enumerate(other.seconds):
-            self.seconds[n] += share * spent
-        for mine, theirs in zip(self.measures, other.measures, strict=True):
-            if theirs.n:
-                mine.add(share * theirs.n, share * theirs.total, theirs.low, theirs.high)
-
-    def like(self, other: Slot) -> bool:
-        """Whether no value changed within either slot, and both hold the same values."""
-        return all((a > 0) == (b > 0) for a, b in zip(self.seconds, other.seconds, strict=True)) and all(
-            (a.n > 0) == (b.n > 0) and a.low == a.high == b.low == b.high
-            for a, b in zip(self.measures, other.measures, strict=True)
-        )
+        """Where it was known for a moment only, its value at that moment."""
+        return self.total / self.n if self.n else self.high if self.high >= self.low else None
 
 
 class WindowSummary(Struct, frozen=True):
@@ -79,99 +63,141 @@ class WindowSummary(Struct, frozen=True):
     measures: dict[str, Measure]
 
 
-class TimeWindows:
-    """The windows of one subject. Add every change of status and every reading, in the order of time."""
+def measures_of(reading: Reading | None) -> Values:
+    """The measures of a reading."""
+    if reading is None:
+        return NOTHING
+    return (reading.pending, reading.inflight, reading.p95, reading.arrival_rate, reading.ack_rate)
 
-    __slots__ = ("_at", "_status", "_tiers")
+
+class TimeWindows:
+    """The windows of one subject. Add every change of its status or its measures, in the order of time."""
+
+    __slots__ = ("_at", "_status", "_tiers", "values")
 
     def __init__(self) -> None:
-        self._tiers = [_Tier(width, slots) for width, slots in TIERS]
+        self._tiers = tuple(_Tier(width, slots) for width, slots in TIERS)
         self._at: float | None = None
-        self._status = Status.UNKNOWN
+        self._status = 0
+        self.values = NOTHING
+        """The measures that hold now."""
 
-    def add(self, now: float, status: Status, reading: Reading | None = None) -> None:
-        """The status from now on, and the reading of now, if there is one. `now` is monotonic time."""
-        if self._at is not None:
-            self._spend(max(self._at, now - LONGEST), now)
-        self._at, self._status = now, status
-        if reading is not None:
-            measures = self._current_slot(int(now / TIERS[0][0])).measures
-            for measure, name in zip(measures, MEASURES, strict=True):
-                if (value := getattr(reading, name)) is not None:
-                    measure.add(1.0, value, value, value)
+    def add(self, now: float, status: Status, values: Values = NOTHING) -> None:
+        """The status and the measures from now on. `now` is monotonic time."""
+        self._count_until(now)
+        self._at, self._status, self.values = now, STATUSES.index(status), values
+        for tier in self._tiers:
+            tier.count(now, now, self._status, values)
 
     def window(self, now: float, seconds: float) -> WindowSummary:
         """The sums of the last `seconds` up to now."""
-        if self._at is not None:
-            self.add(now, self._status)
-        total = _empty(0)
-        tier = next(n for n, (width, slots) in enumerate(TIERS) if seconds <= width * (slots - 1))
-        for slot, width in self._slots_of(tier):
-            begin, end = slot.first * width, (slot.last + 1) * width
+        self._count_until(now)
+        tier = next(tier for tier in self._tiers if seconds <= tier.width * (tier.limit - 1))
+        total = array("d", EMPTY)
+        for first, last, sums in tier.slots():
+            begin, end = first * tier.width, (last + 1) * tier.width
             if end > now - seconds:
                 length = min(end, now) - begin
-                total.fold(slot, min(1.0, (min(end, now) - (now - seconds)) / length) if length > 0 else 1.0)
-        spent = dict(zip(STATUSES, total.seconds, strict=True))
-        known = sum(total.seconds) - spent[Status.UNKNOWN]
-        return WindowSummary(min(1.0, known / seconds), spent, dict(zip(MEASURES, total.measures, strict=True)))
+                _fold(total, sums, min(1.0, (min(end, now) - (now - seconds)) / length) if length > 0 else 1.0)
+        spent = dict(zip(STATUSES, total, strict=False))
+        known = sum(spent.values()) - spent[Status.UNKNOWN]
+        measures = {name: Measure(*total[place : place + 4]) for name, place in zip(MEASURES, PLACES, strict=True)}
+        return WindowSummary(min(1.0, known / seconds), spent, measures)
 
-    def _slots_of(self, tier: int) -> Iterator[tuple[Slot, float]]:
-        """The closed slots of a tier, and the open slots of it and of the finer tiers."""
-        for slot in self._tiers[tier].closed:
-            yield slot, self._tiers[tier].width
-        for finer in self._tiers[: tier + 1]:
-            if finer.open is not None:
-                yield finer.open, finer.width
-
-    def _spend(self, since: float, until: float) -> None:
-        width, status = TIERS[0][0], STATUSES.index(self._status)
-        while since < until:
-            number = int(since / width)
-            end = min(until, (number + 1) * width)
-            self._current_slot(number).seconds[status] += end - since
-            since = end
-
-    def _current_slot(self, number: int) -> Slot:
-        """The open slot of the finest tier."""
-        if (slot := self._tiers[0].open) is not None and slot.last == number:
-            return slot
-        return self._open_slot(0, number)
-
-    def _open_slot(self, n: int, number: int) -> Slot:
-        """Open slot `number` of tier `n`; the one that was open is closed and added to the coarser tier."""
-        tier = self._tiers[n]
-        done = tier.open
-        tier.open = _empty(number)
-        if done is not None:
-            tier.add_closed(done)
-            if n + 1 < len(self._tiers):
-                coarser = self._tiers[n + 1]
-                into = int(done.first * tier.width / coarser.width)
-                slot = coarser.open
-                if slot is None or slot.last != into:
-                    slot = self._open_slot(n + 1, into)
-                slot.fold(done)
-        return tier.open
+    def _count_until(self, now: float) -> None:
+        """Count what has held since the last change."""
+        if self._at is not None and now > self._at:
+            since, self._at = max(self._at, now - LONGEST), now
+            for tier in self._tiers:
+                tier.count(since, now, self._status, self.values)
 
 
 class _Tier:
-    __slots__ = ("_limit", "closed", "open", "width")
+    """The slots of one width: those that are over, packed, and the open one."""
+
+    __slots__ = ("_closed", "_first", "_open", "limit", "width")
 
     def __init__(self, width: float, limit: int) -> None:
-        self.width, self._limit = width, limit
-        self.closed: deque[Slot] = deque()
-        self.open: Slot | None = None
+        self.width, self.limit = width, limit
+        self._closed = bytearray()
+        self._first = -1
+        """Number of the open slot; -1 while there is none."""
+        self._open = EMPTY
 
-    def add_closed(self, slot: Slot) -> None:
-        last = self.closed[-1] if self.closed else None
-        if last is not None and last.last + 1 == slot.first and last.like(slot):
-            last.last = slot.last
-            last.fold(slot)
+    def slots(self) -> Iterator[tuple[int, int, array[float]]]:
+        """First and last number of each slot (equal ones in a row are one), and its sums."""
+        for first, last, *sums in PACKED.iter_unpack(self._closed):
+            yield first, last, array("d", sums)
+        if self._first >= 0:
+            yield self._first, self._first, self._open
+
+    def count(self, since: float, until: float, status: int, values: Values) -> None:
+        """Count a status and measures that held from `since` to `until`: whole slots at once."""
+        number, last = int(since / self.width), int(until / self.width)
+        if number < last:
+            self._open_slot(number)
+            _add(self._open, (number + 1) * self.width - since, status, values)
+            if number + 1 < last:
+                self._open_slot(number + 1)
+                run = last - number - 1
+                _add(self._open, run * self.width, status, values)
+                self._close(last - 1)
+            since = last * self.width
+        self._open_slot(last)
+        _add(self._open, until - since, status, values)
+
+    def _open_slot(self, number: int) -> None:
+        if number == self._first:
+            return
+        if self._first >= 0:
+            self._close(self._first)
+        self._first, self._open = number, array("d", EMPTY)
+
+    def _close(self, last: int) -> None:
+        """Pack the open slot; it stands for all slots up to `last`."""
+        closed, packed = self._closed, PACKED.pack(self._first, last, *self._open)
+        before = PACKED.unpack(closed[-PACKED.size :]) if closed else None
+        after = PACKED.unpack(packed)
+        if before is not None and _is_like(before, after):
+            sums = array("d", before[2:])
+            _fold(sums, array("d", after[2:]), 1.0)
+            PACKED.pack_into(closed, len(closed) - PACKED.size, before[0], last, *sums)
         else:
-            self.closed.append(slot)
-        while self.closed[0].last <= slot.last - self._limit:
-            self.closed.popleft()
+            closed += packed
+        while PACKED.unpack_from(closed)[1] <= last - self.limit:
+            del closed[: PACKED.size]
+        self._first = -1
 
 
-def _empty(number: int) -> Slot:
-    return Slot(number, number, [0.0] * len(STATUSES), [Measure() for _ in MEASURES])
+def _add(sums: array[float], seconds: float, status: int, values: Values) -> None:
+    sums[status] += seconds
+    for place, value in zip(PLACES, values, strict=True):
+        if value is not None:
+            sums[place] += seconds
+            sums[place + 1] += seconds * value
+            if value < sums[place + 2]:
+                sums[place + 2] = value
+            if value > sums[place + 3]:
+                sums[place + 3] = value
+
+
+def _fold(sums: array[float], other: array[float], share: float) -> None:
+    """Add a share of another slot."""
+    for place in range(FIRST_MEASURE):
+        sums[place] += share * other[place]
+    for place in PLACES:
+        sums[place] += share * other[place]
+        sums[place + 1] += share * other[place + 1]
+        sums[place + 2] = min(sums[place + 2], other[place + 2])
+        sums[place + 3] = max(sums[place + 3], other[place + 3])
+
+
+def _is_like(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
+    """Whether one packed slot follows the other, no value changed within either, and both hold the same values."""
+    if before[1] + 1 != after[0]:
+        return False
+    statuses = slice(2, 2 + FIRST_MEASURE)
+    if any((a > 0) != (b > 0) for a, b in zip(before[statuses], after[statuses], strict=True)):
+        return False
+    lows = [2 + place + 2 for place in PLACES]
+    return all(before[n : n + 2] == after[n : n + 2] and before[n] >= before[n + 1] for n in lows)

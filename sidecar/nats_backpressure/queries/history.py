@@ -226,7 +226,7 @@ def _window(summary: WindowSummary | None, events: Mapping[str, int]) -> metrics
 
     def value_range(name: str) -> metrics_windows.Range:
         measure = summary.measures.get(name) if summary else None
-        if measure is None or not measure.n:
+        if measure is None or measure.mean is None:
             return metrics_windows.Range(None, None, None)
         return metrics_windows.Range(
             *(serialize.round_finite(value) for value in (measure.low, measure.mean, measure.high))

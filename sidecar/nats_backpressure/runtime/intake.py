@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import structlog
+from msgspec import Struct
 
 from nats_backpressure.core import watch_filter
-from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject import membership
-from nats_backpressure.core.subject.inputs import ConsumerLeft, ConsumerRead, PolicyRefused
+from nats_backpressure.core.subject.inputs import ConsumerLeft, PolicyRefused
 from nats_backpressure.core.subject.membership import Membership, ReadState
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.timestamps import Now
@@ -31,6 +33,22 @@ Report = Callable[[Occurrence, ConsumerKey, object], None]
 """Is called with what happened to a consumer, and why (or what it was taken out of)."""
 CONSUMER_HINTS = (AckSeen, Nak, MaxDeliveries, Terminated)
 ConsumerHint = AckSeen | Nak | MaxDeliveries | Terminated
+
+FEW_MEMBERS = 8
+"""Up to so many members of a subject, each reading is fed by itself."""
+AT_ONCE, MOST_PARTS = 64, 8
+"""Beyond that they are fed AT_ONCE together, or in MOST_PARTS parts where that is more, so that a reading of n members
+costs O(n)."""
+
+
+class _Counted(Struct, frozen=True, gc=False):
+    """The subjects of a consumer, and what they depend on."""
+
+    watch: Sequence[WatchEntry]
+    config: ConsumerConfig
+    own: tuple[str, ...]
+    """The subjects of its stream."""
+    subjects: tuple[str, ...]
 
 
 class Intake:
@@ -51,7 +69,10 @@ class Intake:
         self.registry, self.watch, self.ours = registry, watch, ours
         self._clock, self._report, self._chosen = clock, report, chosen
         self._trackers: dict[ConsumerKey, ConsumerTracker] = {}
+        self._counted: dict[ConsumerKey, _Counted] = {}
         self._reported = Once()
+        self._waiting: dict[str, list[tuple[Reading | None, Reading]]] = {}
+        """Readings that are not fed yet, by subject; at most AT_ONCE of each, or one of MOST_PARTS of its members."""
 
     def watches(self, stream: str) -> bool:
         """Whether `watch` names the stream, and it is none of our own."""
@@ -61,15 +82,54 @@ class Intake:
         self, stream: FollowedStream, sample: Sample, members_of: Collection[str], *, early: bool = False
     ) -> tuple[str, ...]:
         """Take in what was read of one consumer; returns the subjects it counts under. `members_of`: those it is a
-        member of already; `early`: the stream was looked at before the sample."""
+        member of already; `early`: the stream was looked at before the sample.
+
+        Call `flush` after the last one of several: until then subjects with many members may miss some of them."""
         key = sample.key
         subjects = self._subjects(stream, sample)
         if not subjects:
             self._drop(stream, key)
             return ()
-        changed, refused = self.registry.policies.set_metadata(key, sample.config.metadata, subjects)
+        self._join(stream, sample, subjects, members_of)
+        tracker = self._tracker(stream, key, subjects)
+        before, rest = tracker.reading, tracker.rest
+        reading = tracker.add_sample(sample, stream.look, early=early)
+        if isinstance(reading, str):
+            self._report("sample.set_aside", key, reading)
+            return subjects
+        repeated = before if rest is not None and tracker.rest is rest else None
         for subject in subjects:
-            if subject not in members_of or subject not in stream.under.get(key, ()):
+            self._feed(subject, (repeated, reading))
+        return subjects
+
+    def flush(self) -> None:
+        """Feed the readings that wait for others of their subject."""
+        waiting, self._waiting = self._waiting, {}
+        for subject, readings in waiting.items():
+            self.registry.feed_readings(subject, readings)
+
+    def _feed(self, subject: str, reading: tuple[Reading | None, Reading]) -> None:
+        """Feed a reading; where there are many members, as one change with those of others, since each change looks at
+        all members."""
+        members = len(self.registry.subjects[subject].members)
+        if members <= FEW_MEMBERS:
+            self.registry.feed_readings(subject, (reading,))
+            return
+        readings = self._waiting.setdefault(subject, [])
+        readings.append(reading)
+        if len(readings) >= max(AT_ONCE, members // MOST_PARTS):
+            del self._waiting[subject]
+            self.registry.feed_readings(subject, readings)
+
+    def _join(
+        self, stream: FollowedStream, sample: Sample, subjects: tuple[str, ...], members_of: Collection[str]
+    ) -> None:
+        """Make the consumer a member where it is none yet, with the policies that are in force for it."""
+        key = sample.key
+        changed, refused = self.registry.policies.set_metadata(key, sample.config.metadata, subjects)
+        under = stream.under.get(key, ())
+        for subject in subjects:
+            if subject not in members_of or subject not in under:
                 self.registry.join(subject, key)
         stream.under[key] = subjects
         for subject in subjects:
@@ -78,23 +138,17 @@ class Intake:
             if refused is not None:
                 self._report("policy.rejected", key, refused.errors)
                 self.registry.feed(subject, PolicyRefused(refused))
-        reading = self._tracker(stream, key, subjects).add_sample(sample, stream.look, early=early)
-        if isinstance(reading, str):
-            self._report("sample.set_aside", key, reading)
-            return subjects
-        for subject in subjects:
-            self.registry.feed(subject, ConsumerRead(reading))
-        return subjects
 
     def remove_uncounted_members(self, stream: FollowedStream, shown: ReadState) -> Membership:
         """Take out members that do not count any more by what was shown, those that are only remembered too."""
+        self.flush()
         members = self.registry.members(stream.look.name)
         pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
         after = membership.membership(pairs, shown, self.watch, self.ours)
+        there = [key for key in members if key in shown.subjects_of or key.consumer in shown.unread]
         for key, subject in after.removed:
             self._report("consumer.out", key, subject)
             self.registry.feed(subject, ConsumerLeft(key, exists=True))
-        there = [key for key in members if key in shown.subjects_of or key.consumer in shown.unread]
         self.remove_gone_members(stream, after.absent, there)
         return after
 
@@ -123,14 +177,18 @@ class Intake:
                 tracker.dropped_seen(now)
 
     def _subjects(self, stream: FollowedStream, sample: Sample) -> tuple[str, ...]:
-        """The subjects a consumer counts under by `watch` and its configuration."""
-        own = self.registry.subjects_of(stream.look)
+        """The subjects a consumer counts under; found again only when what they depend on has changed."""
+        own, last = self.registry.subjects_of(stream.look), self._counted.get(sample.key)
+        if last is not None and last.watch is self.watch and last.config == sample.config and last.own == own:
+            return last.subjects
         subjects = watch_filter.counted_subjects(sample.key, sample.config, own, self.watch, self.ours)
         if isinstance(subjects, str):
             if self._reported.first(sample.key):
                 self._report("consumer.not_watched", sample.key, subjects)
             return ()
-        return tuple(filter(self._chosen, subjects))
+        if subjects := tuple(filter(self._chosen, subjects)):
+            self._counted[sample.key] = _Counted(self.watch, sample.config, own, subjects)
+        return subjects
 
     def _tracker(self, stream: FollowedStream, key: ConsumerKey, subjects: tuple[str, ...]) -> ConsumerTracker:
         if (tracker := self._trackers.get(key)) is None:
@@ -141,6 +199,7 @@ class Intake:
     def _drop(self, stream: FollowedStream, key: ConsumerKey) -> None:
         stream.under.pop(key, None)
         self._trackers.pop(key, None)
+        self._counted.pop(key, None)
         self.registry.policies.forget(key)
 
 

@@ -8,29 +8,34 @@ from msgspec import Struct, field
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
-    ConsumerRead,
+    ConsumerLeft,
+    ConsumersRead,
     DropSubject,
     Effect,
     Input,
     NewerHeartbeat,
     PolicyChanged,
+    RecordLoaded,
     Tick,
 )
 from nats_backpressure.core.subject.next_record import is_quiescent
+from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
 from nats_backpressure.core.subject.restart_facts import carried_write_due
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
-from nats_backpressure.core.time_windows import TimeWindows, WindowSummary
+from nats_backpressure.core.time_windows import NOTHING, TimeWindows, WindowSummary, measures_of
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.patterns import PatternIndex, overlap
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.runtime.member_index import MemberIndex
 from nats_backpressure.runtime.ports import TimeSource
 
 TICK = 0.5
@@ -65,6 +70,8 @@ class TimeInStatus(Struct):
     status: Status
     seconds: dict[str, float]
     windows: TimeWindows
+    resting: SubjectState | None = None
+    """The state of the subject, if it was found at rest: then readings that repeat the last ones move nothing."""
 
 
 class SubjectRegistry:
@@ -100,6 +107,7 @@ class SubjectRegistry:
         self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
         self._writer, self._perform = writer, perform
         self._times: dict[str, TimeInStatus] = {}
+        self._members = MemberIndex()
 
     @property
     def looks(self) -> Mapping[str, StreamLook]:
@@ -114,12 +122,12 @@ class SubjectRegistry:
     def interval(self, subject: str) -> float:
         """Seconds between two readings of the subject's streams, as planned now."""
         shortest = self._observe.min_interval_ms / 1000
-        followed = (self.streams.get(name) for name in self._streams_of(subject))
+        followed = (self.streams.get(name) for name in self._members.streams_of(subject))
         return max((stream.interval if stream else shortest for stream in followed), default=TICK)
 
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading of any of the subject's streams."""
-        followed = (self.streams.get(name) for name in self._streams_of(subject))
+        followed = (self.streams.get(name) for name in self._members.streams_of(subject))
         planned = min((stream.next for stream in followed if stream), default=None)
         return self._clock.now().mono + self.interval(subject) if planned is None else planned
 
@@ -137,10 +145,6 @@ class SubjectRegistry:
     def _may_hold(self, look: StreamLook, subject: str) -> bool:
         subjects = self.subjects_of(look)
         return not subjects or any(overlap(pattern, subject) for pattern in subjects)
-
-    def _streams_of(self, subject: str) -> set[str]:
-        state = self.subjects.get(subject)
-        return {key.stream for key in tuple(state.members)} if state else set()
 
     def limits(self, subject: str) -> Limits:
         """The freshness limits in force for a subject, given how often it is read now."""
@@ -182,11 +186,34 @@ class SubjectRegistry:
             return
         now = self._clock.now()
         self.subjects[subject], effects = step(state, input_, now, self._context(subject))
-        self._account(subject, now.mono, input_)
+        self._index(subject, input_)
+        self._account(subject, now.mono)
         if any(isinstance(effect, DropSubject) for effect in effects):
             self.forget(subject)
         if wanted := [effect for effect in effects if not isinstance(effect, DropSubject)]:
             self._perform(wanted)
+
+    def feed_readings(self, subject: str, readings: Sequence[tuple[Reading | None, Reading]]) -> None:
+        """Members of a subject were read; each with the reading before it, where it says the same but for its time."""
+        if not self._repeat(subject, readings):
+            self.feed(subject, ConsumersRead(tuple(reading for _, reading in readings)))
+
+    def _repeat(self, subject: str, readings: Sequence[tuple[Reading | None, Reading]]) -> bool:
+        """Whether that changed no more than the proof of the members; False where it must be fed as any input."""
+        repeated = [(before, reading) for before, reading in readings if before is not None]
+        if len(repeated) < len(readings) or (state := self.subjects.get(subject)) is None:
+            return False
+        times = self._times[subject]
+        if times.resting is not state and not is_at_rest(state):
+            return False
+        newest = self.newest_read_at
+        after = with_repeated_readings(
+            state, repeated, self._clock.now(), 0.0 if newest is None else newest, self._observe.stale_after_seconds
+        )
+        if after is None:
+            return False
+        self.subjects[subject] = times.resting = after
+        return True
 
     def is_unchanged_by_time(self, subject: str, at: Now) -> bool:
         """Whether a look at the time, `at` that moment, would leave the subject as it is."""
@@ -220,26 +247,35 @@ class SubjectRegistry:
 
     def forget(self, subject: str) -> None:
         """Drop a subject and all that is known of it."""
-        if self.subjects.pop(subject, None) is not None and not is_literal(subject):
-            self._patterns.remove(subject, subject)
+        if (state := self.subjects.pop(subject, None)) is not None:
+            self._members.remove_all(subject, state.members)
+            if not is_literal(subject):
+                self._patterns.remove(subject, subject)
         self._times.pop(subject, None)
 
     def covering(self, subject: str) -> Iterator[str]:
         """The watched patterns that cover a literal subject."""
         return self._patterns.covering(subject)
 
-    def members(self, stream: str) -> dict[ConsumerKey, list[str]]:
-        """The members of a stream with their subjects, those that are only remembered among them."""
-        members: dict[ConsumerKey, list[str]] = {}
-        for subject, state in self.subjects.items():
-            for key in state.members:
-                if key.stream == stream:
-                    members.setdefault(key, []).append(subject)
-        return members
+    def members(self, stream: str) -> Mapping[ConsumerKey, tuple[str, ...]]:
+        """The members of a stream with their subjects, those that are only remembered among them. It follows every
+        change: copy it before members change."""
+        return self._members.of_stream(stream)
 
     def member_streams(self) -> set[str]:
         """The streams any member belongs to, followed or not."""
-        return {key.stream for state in self.subjects.values() for key in state.members}
+        return self._members.streams()
+
+    def _index(self, subject: str, input_: Input) -> None:
+        """Keep the index of members up to date with what an input did."""
+        match input_:
+            case ConsumerJoined(key):
+                self._members.add(subject, key)
+            case ConsumerLeft(key):
+                self._members.remove(subject, key)
+            case RecordLoaded():
+                for key in self.subjects[subject].members:
+                    self._members.add(subject, key)
 
     def carried(self, key: ConsumerKey, subjects: Iterable[str]) -> Carried:
         """What was stored of a consumer under these subjects before this process began to read it."""
@@ -258,15 +294,16 @@ class SubjectRegistry:
         times = self._times.get(subject)
         return times.windows.window(now.mono, seconds) if times else None
 
-    def _account(self, subject: str, now: float, input_: Input) -> None:
+    def _account(self, subject: str, now: float) -> None:
+        """Count the status and the measures of the worst member, where they are others now."""
         state, times = self.subjects[subject], self._times[subject]
         known = state.record is not None and not state.record.unknown and state.revision > 0
         status = state.record.status if state.record is not None and known else Status.UNKNOWN
+        values = measures_of(state.worst.reading) if known and state.worst is not None else NOTHING
+        if status is times.status and values == times.windows.values:
+            return
         if status is not times.status:
             word = times.status.word
             times.seconds[word] = times.seconds.get(word, 0.0) + now - times.at
             times.at, times.status = now, status
-        read = input_.reading if isinstance(input_, ConsumerRead) else None
-        if read is not None and len(state.members) > 1:
-            read = read if state.worst is not None and state.worst.key == read.key else None
-        times.windows.add(now, status, read)
+        times.windows.add(now, status, values)

@@ -73,7 +73,7 @@ def test_the_window_holds_what_is_younger_than_a_minute_but_for_a_slot(
         if int(then / 10) > int(at / 10) - 6:
             fresh.add(then, seconds)
     assert window.at(at, 0.5, 0.95, 0.99) == fresh.at(at, 0.5, 0.95, 0.99)
-    assert sum(window._merged.values()) == sum(count for _, slot in window._slots for count in slot.values())
+    assert sum(window._merged.counts) == window._merged.total == sum(slot.total for _, slot in window._slots)
 
 
 def test_fewer_than_twenty_samples_count_as_none() -> None:
@@ -98,14 +98,21 @@ def test_memory_is_bounded_at_ten_thousand_samples_a_second() -> None:
     for n in range(700_000):
         window.add(n / 10_000, (n % 9973) ** 3 * 1e-6)
     assert len(window._slots) <= 6
-    assert len(window._merged) < 1400 and sum(len(counts) for _, counts in window._slots) < 6 * 1400
+    assert len(window._merged.counts) < 1400 and all(len(slot.counts) < 1400 for _, slot in window._slots)
 
 
 def test_memory_is_bounded_although_nobody_asks() -> None:
     window = Quantiles()
     for n in range(1000):
         window.add(n * 10.0, 0.001 * n)
-    assert len(window._slots) <= 6 and len(window._merged) <= 6
+    assert len(window._slots) <= 6 and window._merged.total <= 6 and len(window._merged.counts) < 1400
+
+
+def test_a_bucket_counts_beyond_what_its_first_array_holds() -> None:
+    window = Quantiles()
+    for n in range(70_000):
+        window.add(0.0, 0.01 if n % 10 else 1.0)
+    assert window.at(0.0, 0.5, 0.95) == (pytest.approx(0.01, rel=0.01), pytest.approx(1.0, rel=0.01))
 
 
 def test_flow_forgets_what_is_older_than_ten_seconds() -> None:

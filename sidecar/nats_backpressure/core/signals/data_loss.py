@@ -155,6 +155,11 @@ class LossAccount:
         self._add_checkpoint(sample, before, look)
         self._last, self._look = sample, look
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether another sample like the last one, with a look like its look, changes nothing."""
+        return not (self._moved or self.losing or self.purged) and self._waiting is None
+
     def _start(self, look: StreamLook) -> None:
         """Start without anything to compare with."""
         self._checkpoints.clear()

@@ -8,7 +8,7 @@ starts nor ends a diagnosis. Counters (deliveries, acks, arrivals) are compared 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -280,6 +280,24 @@ class DiagnosisTracker:
         passing = self.lasting is Diagnosis.HEALTHY and current in PASSING
         self._agrees = current is self.lasting or passing
         return self.lasting if self._agrees else None
+
+    def is_steady(self, facts: Facts) -> bool:
+        """Whether further points like the newest one, with these facts, change nothing however many come. Holds only
+        for a consumer with nothing to do: with a queue some rules depend on how long it lasts."""
+        seen = self.evidence
+        if self._before is not None or self._failed or seen.thin or facts != seen.facts:
+            return False
+        if facts.given_up is not None and seen.points[-1].at - facts.given_up <= POISON_SPAN:
+            return False
+        last = seen.points[-1]
+        same = all(replace(point, at=last.at) == last for point in seen.points)
+        return same and self.lasting is not None and diagnose(seen) is self.lasting
+
+    def repeat_newest(self, times: Iterable[float]) -> None:
+        """Add points like the newest one at these times, while `is_steady` holds."""
+        last = self.evidence.points[-1]
+        for at in times:
+            self.evidence.add(replace(last, at=at), self.evidence.facts)
 
     def _differs(self, point: Point, facts: Facts) -> bool:
         """Whether a sample differs from the newest point."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from array import array
+from bisect import bisect_right
 from itertools import accumulate
 
 from msgspec import Struct
@@ -11,6 +12,7 @@ from msgspec import Struct
 RATE_SPAN = 10.0
 """Seconds a rate looks back."""
 RATE_SLOT = 0.5
+SLOTS = int(RATE_SPAN / RATE_SLOT)
 ENOUGH_TIME = 1.0
 """Seconds of evidence below which a rate is unknown."""
 FEW_AGAIN = 0.25
@@ -74,27 +76,29 @@ class IntervalCounts(Struct, gc=False):
 
 
 class RateWindow:
-    """Counts of the last RATE_SPAN seconds, in slots of RATE_SLOT."""
+    """Counts of the last RATE_SPAN seconds, in slots of RATE_SLOT; none is kept while nothing is counted."""
 
     __slots__ = ("_slots",)
 
     def __init__(self) -> None:
-        self._slots: deque[tuple[int, IntervalCounts]] = deque(maxlen=int(RATE_SPAN / RATE_SLOT) + 1)
+        self._slots: list[tuple[int, IntervalCounts]] = []
 
     def add(self, now: float, counts: IntervalCounts) -> None:
         """Add an interval that ended `now`; one longer than the whole window is no evidence for the present."""
         if counts.time > RATE_SPAN:
             self._slots.clear()
             return
-        slot = int(now / RATE_SLOT)
-        if self._slots and self._slots[-1][0] == slot:
-            self._slots[-1][1].add(counts)
+        slot, slots = int(now / RATE_SLOT), self._slots
+        if slots and slots[-1][0] == slot:
+            slots[-1][1].add(counts)
         else:
-            self._slots.append((slot, counts))
+            slots.append((slot, counts))
+            while slots[0][0] < slot - SLOTS:
+                del slots[0]
 
     def total(self, now: float, since: float = -math.inf) -> IntervalCounts:
         """The sum of the whole window, or of the slots in it that began after `since`."""
-        oldest = int(now / RATE_SLOT) - int(RATE_SPAN / RATE_SLOT)
+        oldest = int(now / RATE_SLOT) - SLOTS
         if since > -math.inf:
             oldest = max(oldest, int(since / RATE_SLOT))
         total = IntervalCounts()
@@ -103,18 +107,28 @@ class RateWindow:
                 total.add(counts)
         return total
 
+    def is_still(self, now: float) -> bool:
+        """Whether there was enough time in the window, and nothing happened in it."""
+        total = self.total(now)
+        return total.time >= ENOUGH_TIME and total == IntervalCounts(time=total.time)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._slots.clear()
+
 
 class Quantiles:
     """Latency quantiles of the last LATENCY_SPAN seconds with at most 1 % relative error.
 
-    Buckets grow geometrically, as in DDSketch (Masson, Rim, Lee: VLDB 2019), so that any rate takes the same memory.
+    Buckets grow geometrically, as in DDSketch (Masson, Rim, Lee: VLDB 2019), so that any rate takes the same memory: an
+    array of counts for each slot, from its lowest to its highest bucket.
     """
 
     __slots__ = ("_merged", "_slots", "newest")
 
     def __init__(self) -> None:
-        self._slots: deque[tuple[int, Counter[int]]] = deque()
-        self._merged: Counter[int] = Counter()
+        self._slots: list[tuple[int, Buckets]] = []
+        self._merged = NO_BUCKETS
         """The sum of all slots, updated with them: adding them up for every reading would be most of its cost."""
         self.newest: float | None = None
         """Monotonic time of the newest sample."""
@@ -124,32 +138,85 @@ class Quantiles:
         slot = int(now / LATENCY_SLOT)
         if not self._slots or self._slots[-1][0] != slot:
             self._drop_old(slot)
-            self._slots.append((slot, Counter()))
+            self._slots.append((slot, Buckets()))
+        if self._merged is NO_BUCKETS:
+            self._merged = Buckets()
         bucket = math.ceil(math.log(min(max(seconds, _SHORTEST), _LONGEST)) / _LOG_GAMMA)
-        self._slots[-1][1][bucket] += 1
-        self._merged[bucket] += 1
+        self._slots[-1][1].add(bucket)
+        self._merged.add(bucket)
         self.newest = now
 
     def at(self, now: float, *shares: float) -> tuple[float, ...] | None:
         """The quantiles for these shares (0..1), in seconds; None with fewer than ENOUGH_SAMPLES."""
-        self._drop_old(int(now / LATENCY_SLOT))
-        if (total := self._merged.total()) < ENOUGH_SAMPLES:
+        if not self._slots:
             return None
-        buckets = sorted(self._merged.items())
-        return tuple(_rank(buckets, share * (total - 1)) for share in shares)
+        self._drop_old(int(now / LATENCY_SLOT))
+        if (total := self._merged.total) < ENOUGH_SAMPLES:
+            return None
+        sums = list(accumulate(self._merged.counts))
+        ranks = (bisect_right(sums, share * (total - 1)) for share in shares)
+        return tuple(2 * math.exp((self._merged.lowest + rank) * _LOG_GAMMA) / (_GAMMA + 1) for rank in ranks)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no sample."""
+        return not self._slots
 
     def _drop_old(self, slot: int) -> None:
         """Drop the slots that are too old for the window that ends in `slot`."""
         while self._slots and self._slots[0][0] <= slot - int(LATENCY_SPAN / LATENCY_SLOT):
-            # Subtracted in place, which leaves no bucket at 0 behind.
-            self._merged -= self._slots.popleft()[1]
+            self._merged.subtract(self._slots.pop(0)[1])
+        if not self._slots:
+            self._merged = NO_BUCKETS
 
 
-def _rank(buckets: list[tuple[int, int]], rank: float) -> float:
-    """The value at a rank below the number of samples, from (bucket, count) in order."""
-    sums = accumulate(count for _, count in buckets)
-    index = next(index for (index, _), seen in zip(buckets, sums, strict=True) if seen > rank)
-    return 2 * math.exp(index * _LOG_GAMMA) / (_GAMMA + 1)
+class Buckets:
+    """How many values fell into each bucket, from the lowest to the highest one that had any."""
+
+    __slots__ = ("counts", "lowest", "total")
+
+    def __init__(self) -> None:
+        self.counts = array("H")
+        self.lowest = 0
+        self.total = 0
+
+    def add(self, bucket: int) -> None:
+        """Count one value."""
+        counts = self.counts
+        if not counts:
+            self.lowest = bucket
+        place = bucket - self.lowest
+        if place < 0:
+            counts[:0] = array(counts.typecode, bytes(-place * counts.itemsize))
+            self.lowest, place = bucket, 0
+        elif place >= len(counts):
+            counts.frombytes(bytes((place + 1 - len(counts)) * counts.itemsize))
+        try:
+            counts[place] += 1
+        except OverflowError:  # rare: 65,535 values within one percent of each other in one slot
+            self.counts = array("I", counts)
+            self.counts[place] += 1
+        self.total += 1
+
+    def subtract(self, other: Buckets) -> None:
+        """Take out the values of `other`, which were all added here before."""
+        counts, offset = self.counts, other.lowest - self.lowest
+        for place, count in enumerate(other.counts, offset):
+            if count:
+                counts[place] -= count
+        self.total -= other.total
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop the empty buckets at both ends."""
+        counts = self.counts
+        first = next((place for place, count in enumerate(counts) if count), len(counts))
+        last = next((place for place in range(len(counts), first, -1) if counts[place - 1]), first)
+        self.counts, self.lowest = counts[first:last], self.lowest + first
+
+
+NO_BUCKETS = Buckets()
+"""Shared by all windows that hold nothing; never added to."""
 
 
 class Capacity:

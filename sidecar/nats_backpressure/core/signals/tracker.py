@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
@@ -20,6 +22,7 @@ from nats_backpressure.core.signals.rate_window import (
     Quantiles,
     RateWindow,
 )
+from nats_backpressure.core.signals.rest import Rest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Diagnosis, LatencySource
 
@@ -44,6 +47,11 @@ class ConsumerTracker:
         self, appeared: bool = False, ages: MessageAges | None = None, carried: Carried = NOTHING_CARRIED
     ) -> None:
         self.last: Sample | None = None
+        self.reading: Reading | None = None
+        """The reading of the newest sample that was used."""
+        self.rest: Rest | None = None
+        """While the consumer has nothing to do and all windows are empty: a sample like the last one is not computed,
+        only its time is remembered."""
         self._look: StreamLook | None = None
         self._unconfirmed: tuple[Sample, StreamLook] | None = None
         self._appeared = appeared
@@ -82,6 +90,7 @@ class ConsumerTracker:
 
     def ack_seen(self, seconds: float, deliveries: int, now: Now) -> None:
         """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
+        self._end_rest()
         self._latency.add(now.mono, seconds)
         if now.mono - seconds >= self._idle_at:
             self._current.add(now.mono, seconds)
@@ -91,12 +100,14 @@ class ConsumerTracker:
 
     def nak_seen(self, now: Now) -> None:
         """An advisory reported a NAK."""
+        self._end_rest()
         self._naks += 1
         self._delayed_naks.add_nak()
         self._flow.add(now.mono, IntervalCounts(redeliveries=1))
 
     def dropped_seen(self, now: Now) -> None:
         """The server gave up a message (max_deliver), or a worker did (TERM): it leaves in flight without an ack."""
+        self._end_rest()
         self._dropped += 1
         self._given_up = now.mono
         self._flow.add(now.mono, IntervalCounts(redeliveries=1))
@@ -104,6 +115,10 @@ class ConsumerTracker:
     def add_sample(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
         """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
+        if self.rest is not None:
+            if not early and self._is_repeated(sample, look) and not self.rest.full:
+                return self._repeat(self.rest, sample, look)
+            self._end_rest()
         if not early and (why := sample_checks.impossible_reason(sample, look)):
             return why
         if why := self._contradiction(sample, look):
@@ -112,7 +127,58 @@ class ConsumerTracker:
                 return why
             self._start_again(*(self._unconfirmed or (sample, look)))
         self._unconfirmed = None
-        return self._accept(sample, look, early)
+        repeated = not early and self._is_repeated(sample, look)
+        reading = self.reading = self._accept(sample, look, early)
+        if repeated and self._is_steady(reading, look):
+            self.rest = Rest(sample.at.mono, self._diagnosis.evidence.points[-1].at)
+        return reading
+
+    def _is_repeated(self, sample: Sample, look: StreamLook) -> bool:
+        """Whether a sample of a consumer with nothing to do says the same as the last one, soon after it."""
+        last, before = self.last, self._look
+        if sample.pending or sample.inflight or last is None or before is None:
+            return False
+        if not 0 <= sample.at.mono - last.at.mono <= RATE_SPAN:
+            return False
+        # Ages move by themselves; nothing depends on them while there is nothing to do.
+        same = replace(last, at=sample.at, since_delivery=sample.since_delivery, since_ack=sample.since_ack) == sample
+        return same and (look is before or replace(before, oldest_age=look.oldest_age) == look)
+
+    def _is_steady(self, reading: Reading, look: StreamLook) -> bool:
+        """Whether further samples like the last one give this reading again, however many come: no window holds
+        anything that could age out of it."""
+        if (
+            reading.diagnosis is None
+            or reading.latency_source is not None
+            or not reading.settled
+            or not self._losses.at_rest
+        ):
+            return False
+        if not (self._flow.is_still(reading.at.mono) and self._latency.is_empty and self._current.is_empty):
+            return False
+        last = self.last
+        return last is not None and self._diagnosis.is_steady(self._facts(last, look))
+
+    def _repeat(self, rest: Rest, sample: Sample, look: StreamLook) -> Reading:
+        """The reading of a sample that says the same as the last one."""
+        assert self.reading is not None
+        if rest.add(sample.at.mono):
+            self._flow.clear()
+        self.last, self._look = sample, look
+        lasted = sample.at.mono - self._diagnosis.since
+        self.reading = replace(self.reading, at=sample.at, diagnosed_for=lasted)
+        return self.reading
+
+    def _end_rest(self) -> None:
+        """Make up for the samples that were not computed: everything is then as if they had been."""
+        rest, self.rest, last = self.rest, None, self.last
+        if rest is None or last is None:
+            return
+        for until, seconds in rest.intervals:
+            self._flow.add(until, IntervalCounts(time=seconds))
+        self._diagnosis.repeat_newest(rest.points[1:])
+        self._idle_at = rest.newest
+        self._time_acks(last, last)
 
     def _start_again(self, sample: Sample, look: StreamLook) -> None:
         """Start again with the first sample of another incarnation; was it created while its stream existed?"""
@@ -214,12 +280,14 @@ class ConsumerTracker:
 
     def _diagnose(self, sample: Sample, look: StreamLook) -> Diagnosis | None:
         """The lasting diagnosis, if this sample agrees."""
-        at, config = sample.at.mono, sample.config
+        config = sample.config
         waiting = int(sample.bound) if config.push else sample.waiting
         given = sample.delivered_consumer
-        point = Point(at, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
-        facts = Facts(config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
-        return self._diagnosis.add_sample(point, facts)
+        point = Point(sample.at.mono, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
+        return self._diagnosis.add_sample(point, self._facts(sample, look))
+
+    def _facts(self, sample: Sample, look: StreamLook) -> Facts:
+        return Facts(sample.config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
 
     def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
         now = sample.at.mono
@@ -280,7 +348,9 @@ class ConsumerTracker:
         be released on it."""
         now = sample.at.mono
         if sample.pending == 0 and self._working == 0:
-            self._idle_at, self._current = now, Quantiles()
+            self._idle_at = now
+            if not self._current.is_empty:
+                self._current = Quantiles()
             return 0.0, False, True
         p95 = self._measured_latency(flow, now)
         if self._working and not self._delayed_naks.all_may_be(sample) and (p95 is None or stall > p95):

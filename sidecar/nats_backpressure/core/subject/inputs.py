@@ -24,6 +24,12 @@ class ConsumerRead(Struct, frozen=True):
     reading: Reading
 
 
+class ConsumersRead(Struct, frozen=True):
+    """The same for several members, all read at about the same time: one change of the subject, not one for each."""
+
+    readings: tuple[Reading, ...]
+
+
 class ConsumerLeft(Struct, frozen=True):
     """A member no longer exists, or (`exists`) no longer counts under the subject."""
 
@@ -131,6 +137,7 @@ class EventDropped(Struct, frozen=True):
 Input = (
     ConsumerJoined
     | ConsumerRead
+    | ConsumersRead
     | ConsumerLeft
     | PolicyChanged
     | PolicyRefused

@@ -6,6 +6,7 @@ most one write and one publish run at a time. So a crash at any point repeats no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import singledispatch
 
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from nats_backpressure.core.admission.adaptive import OPEN, next_shedding
 from nats_backpressure.core.admission.offered_load import with_report
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.member import NOTHING_CARRIED
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
@@ -21,6 +23,7 @@ from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
     ConsumerRead,
+    ConsumersRead,
     DropSubject,
     Effect,
     EventConflict,
@@ -82,7 +85,7 @@ class Context(Limits, frozen=True):
 
 def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
     """The state after an input, and the effects to perform. Their results come back as inputs."""
-    if isinstance(input_, ConsumerRead):
+    if isinstance(input_, ConsumerRead | ConsumersRead):
         gap = state.read_at is not None and now.mono - state.read_at >= context.stale_after
         watched = now.mono if gap or state.watched_since is None else state.watched_since
         state = replace(_reopened(state, now, context) if gap else state, read_at=now.mono, watched_since=watched)
@@ -109,10 +112,12 @@ def _(input_: ConsumerJoined, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: ConsumerRead, state: SubjectState, now: Now) -> SubjectState:
-    if (member := state.members.get(input_.reading.key)) is None:
-        return state
-    member = with_reading(member, input_.reading, now.mono)
-    return _with_shedding(with_member(replace(state, unproved_at_load=False), member), now)
+    return _with_readings(state, (input_.reading,), now)
+
+
+@apply.register
+def _(input_: ConsumersRead, state: SubjectState, now: Now) -> SubjectState:
+    return _with_readings(state, input_.readings, now)
 
 
 @apply.register
@@ -355,6 +360,17 @@ def _reopened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:
     return replace(
         state, shedding=replace(was, ratio=ratio, unstepped_ratio=ratio, applied=ratio, retry_after=retry_after)
     )
+
+
+def _with_readings(state: SubjectState, readings: Sequence[Reading], now: Now) -> SubjectState:
+    """The state after newer readings of its members; those of others are left out."""
+    members = dict(state.members)
+    for reading in readings:
+        if (member := members.get(reading.key)) is not None:
+            members[reading.key] = with_reading(member, reading, now.mono)
+    if not any(reading.key in members for reading in readings):
+        return state
+    return _with_shedding(with_members(replace(state, unproved_at_load=False), members), now)
 
 
 def _with_shedding(state: SubjectState, now: Now) -> SubjectState:
