@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,13 @@ import msgspec
 from benchmarks import page
 from benchmarks.figures import Figure, Size
 from benchmarks.results import BEFORE, RESULTS, Results, Run, load, machine, store, utc_now
+from nats_backpressure.adapters.embedded_server import end_with_parent
 
 NAMES = ("decisions", "detection", "standing", "reading", "scrape", "judging", "memory")
 """In the order of the table. Not here: `overload` (10 minutes, `make bench-overload`), `adaptive` and `admit`, which
 print tables of their own."""
+STOP_WITHIN = 20.0
+"""Seconds that an interrupted benchmark has to stop its processes."""
 
 
 def run(name: str, size: Size) -> Run | None:
@@ -36,7 +40,7 @@ def run(name: str, size: Size) -> Run | None:
     with tempfile.TemporaryDirectory(prefix="nats-backpressure-bench-") as directory:
         out = Path(directory) / "figures.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--size", size, "--json", str(out)]
-        code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+        code = _wait(subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent))
         if code or not out.exists():
             print(f"{name} FAILED: exit code {code}; run it alone: python -m benchmarks.{name}", file=sys.stderr)
             return None
@@ -44,7 +48,21 @@ def run(name: str, size: Size) -> Run | None:
     return Run(at, average, round(time.monotonic() - started, 1), figures)
 
 
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit code. On Ctrl-C or SIGTERM the benchmark gets STOP_WITHIN to stop what it started."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        try:
+            process.wait(STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run, of {', '.join(NAMES)}; default: all")
     parser.add_argument("--size", choices=get_args(Size), default="full")

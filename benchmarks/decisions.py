@@ -30,7 +30,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 
 from benchmarks.figures import Figure, Figures, Size, command, progress
 from benchmarks.raw_client import RawClient, Requests
-from nats_backpressure.adapters.embedded_server import EmbeddedServer
+from nats_backpressure.adapters.embedded_server import EmbeddedServer, end_with_parent
 from nats_backpressure.demo.processes import free_port
 
 SUBJECTS = 1000
@@ -189,7 +189,11 @@ def _sidecar(url: str, environment: dict[str, str]) -> Iterator[int]:
 def _process(
     module: str, *arguments: str, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=os.environ | (environment or {}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env=os.environ | (environment or {}),
+        preexec_fn=end_with_parent,
+    )
     try:
         yield process
     finally:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,7 @@ def command(main: Main) -> None:
     parser.add_argument("--size", choices=get_args(Size), default="full")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up in the same way
     try:
         figures = main(wanted.size)
     except KeyboardInterrupt:

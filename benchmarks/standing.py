@@ -85,7 +85,9 @@ def _figures(name: str, with_it: Cost, without: Sequence[Cost], aims: Aims) -> F
     windows = {"without, before": alone[0], "with": 100 * with_it.server, "without, after": alone[-1]}
     return {
         f"{name}: sidecar": Figure(100 * with_it.sidecar, "% of a core", aim=aims.cpu),
-        f"{name}: server, more than without us": Figure(more, "% of a core", aim=aims.server, spread=windows),
+        f"{name}: server, more than without us": Figure(
+            more, "% of a core", sum(alone) / len(alone), "the server without us", aim=aims.server, spread=windows
+        ),
         f"{name}: API requests": Figure(with_it.requests, "1/s"),
     }
 
