@@ -64,7 +64,7 @@ STOP_WITHIN = 4.5
 """Seconds from the signal to the exit, whatever hangs."""
 FINISH_WITHIN = 2.0
 """Seconds of them for writes and publishes that are under way."""
-PULSE = 0.25
+PULSE = 1.0
 """Seconds between two signs to the HTTP server that the event loop is not stuck."""
 EX_UNAVAILABLE = 1
 EX_CONFIG = 78

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.runtime.tasks import cancel_and_wait
 
 
 class FakeClock:
@@ -40,6 +41,13 @@ class FakeClock:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now.mono + seconds, next(self._order), woken))
         await woken
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        waiting = (asyncio.ensure_future(event.wait()), asyncio.ensure_future(self.sleep(seconds)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(waiting)
 
     def advance(self, seconds: float) -> None:
         """Time passes in one leap; sleepers whose moment it passed wake at its end."""

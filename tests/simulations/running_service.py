@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model.samples import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig, StreamLook
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.queries import serialize
@@ -42,6 +42,8 @@ class FakePolicies:
         self._followers.append(on_change)
         on_change(PolicySnapshot("b", dict(self.entries)))
         await asyncio.Event().wait()
+
+    def take_looks(self, looks: Sequence[StreamLook]) -> None: ...
 
     def put(self, key: str, value: bytes) -> None:
         self.entries[key] = PolicyValue(value, len(self.entries) + 1)

@@ -75,7 +75,7 @@ class HttpProbes:
             timeout_keep_alive=5,
             timeout_graceful_shutdown=1,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._serve, name="probes", daemon=True)
 
     def start(self) -> None:
@@ -88,7 +88,7 @@ class HttpProbes:
 
     def stop(self, seconds: float) -> None:
         """Answer the requests that have arrived, within `seconds`; blocks meanwhile."""
-        self._server.should_exit = True
+        self._server.end()
         if self._thread.is_alive():
             self._thread.join(seconds)
         self._socket.close()
@@ -134,6 +134,29 @@ def _guarded(answer: Answer) -> Answer:
             return PlainTextResponse("internal error; see the log\n", 500)
 
     return guarded
+
+
+class _Server(uvicorn.Server):
+    """Wakes up once a second, to change the date in its answers, where uvicorn does ten times."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def end(self) -> None:
+        """Stop serving; any thread may call it."""
+        self.should_exit = True
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._ending.set)
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._ending.wait()
 
 
 class _TimedProtocol(H11Protocol):

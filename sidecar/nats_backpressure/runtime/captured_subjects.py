@@ -28,7 +28,13 @@ class CapturedSubjects:
 
     def update(self, looks: Sequence[StreamLook]) -> None:
         """A list of streams was read."""
-        self._looks = looks
+        before, self._looks = self._looks, looks
+        # Lists come ten times a second, and hardly ever show other subjects.
+        if [(look.name, look.subjects) for look in looks] != [(look.name, look.subjects) for look in before]:
+            self._log_captured()
+        self._on_update()
+
+    def _log_captured(self) -> None:
         for subject in self._subjects:
             for stream in self.streams_of(subject):
                 if self._logged.first((stream, subject)):
@@ -38,7 +44,6 @@ class CapturedSubjects:
                         stream=stream,
                         hint="JetStream answers there first; take the subject out of the stream",
                     )
-        self._on_update()
 
     def streams_of(self, subject: str) -> list[str]:
         """The streams that store what is sent to `subject`, and would answer it with their own acknowledgement."""

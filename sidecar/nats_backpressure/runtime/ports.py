@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from nats_backpressure.core.model.event import Event
-from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.policy.schema import Rejection
@@ -121,6 +122,10 @@ class StateStore(Protocol):
 class PolicyStore(Protocol):
     """The policy bucket."""
 
+    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+        """A list of streams was read just now: while such lists come and show that nothing moved in the bucket, it need
+        not be asked itself."""
+
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
         """Call `on_change` with the whole bucket, and again after every change, until cancelled. Waits for a bucket
         that cannot be read; one that was deleted or created again is a change too."""
@@ -213,6 +218,9 @@ class Clock(TimeSource, Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`; 0 or less gives other tasks a turn."""
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Return after `seconds`, or as soon as the event is set."""
 
     def random(self) -> float:
         """A random number from 0 up to 1, for jitter."""

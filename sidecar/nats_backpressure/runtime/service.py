@@ -165,6 +165,7 @@ def build_service(
 
     def on_streams(reading: StreamsReading) -> None:
         on_looks(reading.looks)
+        policy_store.take_looks(reading.looks)
         resources.check(reading)
 
     poller = Poller(

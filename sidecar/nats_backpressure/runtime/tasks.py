@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Hashable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from nats_backpressure.runtime.ports import Clock
@@ -96,8 +95,7 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
 async def sleep_until(event: asyncio.Event, clock: Clock, seconds: float) -> bool:
     """Sleep for `seconds`, or until the event is set; returns whether it is."""
     if not event.is_set():
-        with suppress(TimeoutError):
-            await within(clock, seconds, event.wait())
+        await clock.wait(event, seconds)
     return event.is_set()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import nats
 import pytest
@@ -14,11 +15,14 @@ from structlog.testing import capture_logs
 from nats_backpressure.adapters.nats import policy_store
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.kv import Bucket
+from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.clock import SystemClock
 from tests.conftest import StartServer
 from tests.fakes.clock import FakeClock, settled
+from tests.simulations.both_servers import Direct
 from tests.simulations.stored_samples import Requests
 from tests.support.background import meanwhile
 from tests.support.sidecar import eventually
@@ -107,6 +111,66 @@ async def test_each_value_has_its_own_revision_and_no_snapshot_comes_twice(
     for _ in range(3):
         await follower.poll()
     assert len(follower.snapshots) == count
+
+
+class Listed(Follower):
+    """A follower that also gets the list of streams, every tenth of a second."""
+
+    def __init__(self, nc: Client) -> None:
+        super().__init__(nc)
+        self.asked = 0
+        info, observer = (
+            self.store._bucket.info,
+            JetStreamObserver(
+                Direct(nc), SystemClock(), count=self.dropped.append, count_request=lambda *request: None
+            ),
+        )
+
+        async def counted() -> Any:
+            self.asked += 1
+            return await info()
+
+        self.store._bucket.info, self.observer = counted, observer  # type: ignore[method-assign]
+
+    async def read(self, lists: int) -> None:
+        for _ in range(lists):
+            self.store.take_looks((await self.observer.streams()).looks)
+            self.clock.advance(0.1)
+            await settled()
+            await self.polled()
+
+
+async def test_while_the_list_of_streams_comes_the_bucket_is_asked_only_after_a_change(
+    bucket: KeyValue, nc: Client
+) -> None:
+    await bucket.put("a", b"1")
+    follower = Listed(nc)
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
+        await follower.polled()
+        await follower.read(10)
+        asked = follower.asked
+        await follower.read(30)
+        assert (follower.asked, follower.values) == (asked, {"a": b"1"})
+        await bucket.put("a", b"2")
+        await follower.read(int(WITHIN / 0.1))
+        assert follower.values == {"a": b"2"}
+        await follower.read(10)
+        asked = follower.asked
+        await follower.read(30)
+        assert follower.asked == asked
+
+
+@pytest.mark.parametrize("how", ["no list comes", "the lists lack the bucket"])
+async def test_without_a_list_that_shows_the_bucket_it_is_asked_itself(bucket: KeyValue, nc: Client, how: str) -> None:
+    await bucket.put("a", b"1")
+    follower = Listed(nc)
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
+        await follower.polled()
+        await follower.read(20)
+        await bucket.put("a", b"2")
+        if how == "the lists lack the bucket":
+            follower.store.take_looks(())
+        assert await follower.holds(a=b"2") < WITHIN
 
 
 async def test_a_bucket_that_is_missing_is_waited_for(nc: Client, follower: Follower) -> None:

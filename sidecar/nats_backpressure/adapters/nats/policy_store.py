@@ -1,12 +1,14 @@
 """The policy bucket: the sidecar polls it for changes; commands read and change it.
 
-A watch is silent forever once its bucket was made again, and up to 20 s late after a restart of the server. One small
-request every POLL_EVERY returns the bucket's creation time and last sequence; when either changed, all keys are read.
+A watch is silent forever once its bucket was made again, and up to 20 s late after a restart of the server. The list of
+streams, which is read all the time, has the bucket's creation time and last sequence; while no list is newer than
+LISTED_WITHIN, a small request every POLL_EVERY returns them. When either changed, all keys are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -15,15 +17,18 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import NO_STREAM, ApiError, JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.kv import Bucket
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Clock, Unavailable
-from nats_backpressure.runtime.tasks import Once
+from nats_backpressure.runtime.tasks import Once, sleep_until
 
 log = structlog.get_logger()
 
 POLL_EVERY = 0.4
 """Seconds between two polls: a policy is in force within a second of its put."""
+LISTED_WITHIN = 0.5
+"""Seconds for which the newest list of streams stands for the bucket."""
 BEHIND_LIMIT = 25
 """Incomplete readings in a row after which an incomplete one is used."""
 BEHIND_HINT = "a replica of the bucket lags, or cannot read a key; the policies that it returned are in force"
@@ -44,22 +49,45 @@ class JetStreamPolicyStore:
     ) -> None:
         self._bucket, self._count, self._clock = Bucket(js, client, names.policy_bucket), count, clock
         self._too_many = Once()
+        self._listed: tuple[tuple[str, int, int], float] | None = None
+        """The version of the bucket in the newest list of streams, and when that came."""
+        self._moved = asyncio.Event()
+        """Whether the version may be another than the one that was read."""
+        self._seen: tuple[str, int, int] | None = None
+
+    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+        look = next((look for look in looks if look.name == self._bucket.stream), None)
+        if look is None:  # missing, or not shown: it is asked itself
+            self._listed = None
+            return
+        self._listed = (look.created, look.last_seq, look.messages), self._clock.now().mono
+        if self._listed[0] != self._seen:
+            self._moved.set()
+
+    def _unmoved(self) -> bool:
+        """Whether a recent list of streams shows the bucket as it was read."""
+        if self._listed is None:
+            return False
+        version, at = self._listed
+        return version == self._seen and self._clock.now().mono - at < LISTED_WITHIN
 
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
-        seen: tuple[str, int, int] | None = None
         last: PolicySnapshot | None = None
         behind = 0
         while True:
+            while self._unmoved():
+                self._moved.clear()
+                await sleep_until(self._moved, self._clock, LISTED_WITHIN)
             try:
                 info = await self._bucket.info()
-                if (version := _version(info)) != seen:
+                if (version := _version(info)) != self._seen:
                     policies, whole = await self._read(info)
                     behind = 0 if whole else behind + 1
                     if whole or behind >= BEHIND_LIMIT:
                         if not whole:
                             log.warning("policies.behind", stream=self._bucket.stream, hint=BEHIND_HINT)
                         snapshot = PolicySnapshot(version[0], policies)
-                        seen, behind = version, 0
+                        self._seen, behind = version, 0
                         if snapshot != last:
                             on_change(snapshot)
                             last = snapshot
