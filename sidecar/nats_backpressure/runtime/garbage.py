@@ -1,0 +1,51 @@
+"""Keeps Python's garbage collection from holding the event loop: what has become old is not looked at again.
+
+A full collection looks at every object: at 10,000 subjects it takes 90 ms, and at their changes it took place every two
+seconds. Objects of ours do not need it: they are dropped when nothing refers to them, and cycles are found young.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from nats_backpressure.runtime.ports import Clock
+
+YOUNG, MIDDLE, NEVER = 2000, 4, 1_000_000
+"""New objects, and collections of them, after which Python collects them, and those of middle age; the third is for
+full collections, which are made here."""
+EVERY = 1.0
+"""Seconds after which what is not young any more is frozen. Until then it is so little that its collection takes
+milliseconds."""
+SETTLE = 60.0
+"""Seconds after the start in which the subjects are loaded: what grows then is no garbage."""
+SHARE, OBJECTS = 1.25, 20_000
+"""Growth of the frozen objects since then or the last full collection, and a number beside, at which there may be
+garbage among them: then all are looked at once."""
+
+
+async def keep_collections_short(clock: Clock) -> None:
+    """Until cancelled; then it is as it was before."""
+    before = gc.get_threshold()
+    gc.set_threshold(YOUNG, MIDDLE, NEVER)
+    gc.collect()
+    gc.freeze()
+    settled_at, most = clock.now().mono + SETTLE, _limit()
+    try:
+        while True:
+            await clock.sleep(EVERY)
+            gc.collect(1)
+            gc.freeze()
+            if clock.now().mono < settled_at:
+                most = _limit()
+            elif gc.get_freeze_count() > most:
+                gc.unfreeze()
+                gc.collect()
+                gc.freeze()
+                most = _limit()
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+def _limit() -> float:
+    return SHARE * gc.get_freeze_count() + OBJECTS

@@ -1,0 +1,71 @@
+"""Old objects are not looked at again, new garbage is still found, and old garbage once there may be much of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator
+
+import pytest
+
+from nats_backpressure.runtime import garbage
+from nats_backpressure.runtime.garbage import EVERY, SETTLE, keep_collections_short
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.fakes.clock import FakeClock
+
+
+class Node:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeClock]:
+    monkeypatch.setattr(garbage, "OBJECTS", 0)
+    before = gc.get_threshold()
+    clock = FakeClock()
+    task = asyncio.create_task(keep_collections_short(clock))
+    await clock.run(0)
+    yield clock
+    await cancel_and_wait([task])
+    assert gc.get_threshold() == before and gc.get_freeze_count() == 0
+
+
+async def test_what_lasts_is_frozen_and_python_makes_no_full_collection(clock: FakeClock) -> None:
+    frozen, lasting = gc.get_freeze_count(), [Node() for _ in range(1000)]
+    await clock.run(EVERY)
+    assert gc.get_freeze_count() >= frozen + len(lasting)
+    assert gc.get_threshold()[2] >= 1_000_000
+
+
+async def test_young_garbage_is_found(clock: FakeClock) -> None:
+    node = Node()
+    gone = weakref.ref(node)
+    del node
+    await clock.run(EVERY)
+    assert gone() is None
+
+
+async def test_garbage_among_what_is_frozen_is_found_when_it_has_grown(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node()
+    gone = weakref.ref(node)
+    await clock.run(SETTLE)
+    del node
+    await clock.run(10 * EVERY)
+    assert gone() is not None, "it is frozen, and nothing has grown"
+    growth = [Node() for _ in range(gc.get_freeze_count())]
+    await clock.run(EVERY)
+    assert gone() is None and growth
+
+
+async def test_growth_at_the_start_makes_no_full_collection(clock: FakeClock) -> None:
+    node = Node()
+    gone = weakref.ref(node)
+    await clock.run(EVERY)
+    del node
+    growth = [Node() for _ in range(gc.get_freeze_count())]
+    await clock.run(SETTLE)
+    assert gone() is not None and growth
