@@ -253,7 +253,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     registry = service.registry
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
     advisories = AdvisoryListener(clock, hint, counters.dropped)
-    decisions, lookup = DecisionService(registry, clock.random), SubjectLookup(registry)
+    decisions, lookup = DecisionService(registry, clock), SubjectLookup(registry)
     events = JetStreamEventReader(events_api, lambda: observing.client, names, parse_event, counters.dropped)
     history = HistoryQueries(decisions, registry, cache, events, clock)
     tally, p = DecisionTally(counters), names.prefix

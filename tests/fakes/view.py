@@ -55,6 +55,9 @@ class FakeServiceView:
     def interval(self, subject: str) -> float:
         return 0.1
 
+    def longest_interval(self) -> float:
+        return 0.1
+
     def next_reading(self, subject: str) -> float:
         return self.next
 
@@ -116,7 +119,7 @@ def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **mo
 
 def decision_service(view: ServiceView) -> DecisionService:
     """Random numbers are the same in every run."""
-    return DecisionService(view, FakeClock().random)
+    return DecisionService(view, FakeClock())
 
 
 def after(seconds: float) -> Now:

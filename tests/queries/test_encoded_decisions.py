@@ -66,7 +66,7 @@ class World:
         self.consumer = self._kept(ConsumerDecisions, "consumer")
 
     def _kept(self, kind: Any, role: str) -> EncodedDecisions[Any]:
-        service, clock = DecisionService(self.view, FakeClock().random), self.clock
+        service, clock = DecisionService(self.view, FakeClock()), self.clock
         return kind(f"p.{role}.", service, self.view, clock.now, lambda: clock.now().mono, self.tally)  # type: ignore[no-any-return]
 
     def put(self, state: SubjectState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -11,7 +12,10 @@ from msgspec.structs import replace
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.requests import ListRequest
-from nats_backpressure.queries.decisions import validate_policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.queries.decisions import DecisionService, validate_policy
+from nats_backpressure.runtime.tasks import SLICE
+from tests.fakes.clock import FakeClock
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, FakeServiceView, decision_service, member, subject
 
 
@@ -45,21 +49,43 @@ def test_an_override_is_a_reason_exactly_while_it_is_in_force(
     assert (reply.reasons, reply.override is not None) == (expected, bool(expected))
 
 
-def test_a_list_is_sorted_and_paged() -> None:
+async def test_a_list_is_sorted_and_paged() -> None:
     decisions = decision_service(FakeServiceView(*(subject(member(), name=name) for name in ("c", "a", "b"))))
-    first = decisions.status_list(ListRequest(limit=2), NOW)
+    first = await decisions.status_list(ListRequest(limit=2), NOW)
     assert ([s.subject for s in first.subjects], first.total, first.next_offset) == (["a", "b"], 3, 2)
-    last = decisions.status_list(ListRequest(offset=2, limit=2), NOW)
+    last = await decisions.status_list(ListRequest(offset=2, limit=2), NOW)
     assert ([s.subject for s in last.subjects], last.next_offset) == (["c"], None)
-    assert decisions.status_list(ListRequest(offset=9), NOW).subjects == ()
+    assert (await decisions.status_list(ListRequest(offset=9), NOW)).subjects == ()
 
 
-def test_a_page_of_statuses_fits_into_a_message() -> None:
+async def test_a_page_of_statuses_fits_into_a_message() -> None:
     crowd = [member(f"consumer-number-{n}") for n in range(20)]
     decisions = decision_service(FakeServiceView(*(subject(*crowd, name=f"s{n:04}") for n in range(300))))
-    reply = decisions.status_list(ListRequest(limit=1000), NOW)
+    reply = await decisions.status_list(ListRequest(limit=1000), NOW)
     assert 2**20 < len(msgspec.json.encode(reply)) < 2**20 + 20_000
     assert reply.next_offset == len(reply.subjects) < 300
+
+
+async def test_a_long_list_gives_others_turns_and_leaves_out_what_is_dropped_meanwhile() -> None:
+    class Running(FakeClock):
+        """Each look takes half a slice."""
+
+        def now(self) -> Now:
+            self.advance(SLICE / 2)
+            return super().now()
+
+    view = FakeServiceView(*(subject(member(), name=f"s{n:02}") for n in range(40)))
+    listing = asyncio.ensure_future(DecisionService(view, Running()).status_list(ListRequest(limit=30), NOW))
+    turns = 0
+    while not listing.done():
+        await asyncio.sleep(0)
+        turns += 1
+        if turns == 5:
+            del view.subjects["s29"], view.subjects["s39"]
+    reply = await listing
+    assert turns > 10
+    assert [s.subject for s in reply.subjects] == [f"s{n:02}" for n in range(29)]
+    assert (reply.total, reply.next_offset) == (40, 30)
 
 
 def test_a_policy_has_its_sources_and_the_consumers_that_differ() -> None:

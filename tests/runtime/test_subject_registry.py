@@ -83,6 +83,29 @@ def test_a_subject_is_read_as_often_as_the_slowest_of_its_streams() -> None:
     assert world.registry.next_reading("alone") == world.clock.now().mono + TICK
 
 
+def test_the_longest_interval_is_that_of_any_subject() -> None:
+    world = World()
+    assert world.registry.longest_interval() == 0.1
+
+    def agrees() -> float:
+        longest = world.registry.longest_interval()
+        assert longest == max(world.registry.interval(subject) for subject in world.registry.subjects)
+        return longest
+
+    world.registry.join("s", KEY)
+    assert agrees() == 0.1
+    world.follow("S", interval=0.2, in_seconds=0.1)
+    assert agrees() == 0.2
+    world.registry.get_or_create("alone")
+    assert agrees() == TICK
+    world.registry.join("t", OTHER)
+    world.follow("T", interval=5.0, in_seconds=4.0)
+    world.follow("without members", interval=9.0, in_seconds=4.0)
+    assert agrees() == 5.0
+    world.registry.forget("t")
+    assert agrees() == TICK
+
+
 def test_limits_are_never_shorter_than_three_readings() -> None:
     world = World()
     world.registry.join("s", KEY)

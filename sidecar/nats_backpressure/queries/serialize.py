@@ -274,8 +274,7 @@ def event_message(event: Event, instance: str) -> messages.Event:
 def heartbeat(service: ServiceView, instance: str, now: Now, leaving: bool = False) -> bytes:
     """The heartbeat: the stored states were true at `sampled_at`; and the ages at which they are stale and unknown."""
     observe = service.settings.observe
-    intervals = [service.interval(subject) for subject in tuple(service.subjects)]
-    interval = max(intervals, default=observe.min_interval_ms / 1000)
+    interval = service.longest_interval()
     limits_ = limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval)
     read_at = service.newest_read_at
     return msgspec.json.encode(
@@ -283,7 +282,7 @@ def heartbeat(service: ServiceView, instance: str, now: Now, leaving: bool = Fal
             schema=messages.SCHEMA,
             instance=instance,
             sampled_at=None if read_at is None else format_time(now.wall - (now.mono - read_at)),
-            subjects=len(intervals),
+            subjects=len(service.subjects),
             interval_ms=round(1000 * interval),
             heartbeat_ms=round(1000 * service.settings.publish.heartbeat_seconds),
             stale_after_ms=round(1000 * limits_.stale_after),

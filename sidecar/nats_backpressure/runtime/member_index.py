@@ -57,6 +57,11 @@ class MemberIndex:
         """The streams any member belongs to."""
         return set(self._streams)
 
+    @property
+    def subjects(self) -> int:
+        """How many subjects have members."""
+        return len(self._counts)
+
     def streams_of(self, subject: str) -> Iterable[str]:
         """The streams of the members of a subject."""
         return self._counts.get(subject, {})

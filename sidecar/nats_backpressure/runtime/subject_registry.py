@@ -125,6 +125,15 @@ class SubjectRegistry:
         followed = (self.streams.get(name) for name in self._members.streams_of(subject))
         return max((stream.interval if stream else shortest for stream in followed), default=TICK)
 
+    def longest_interval(self) -> float:
+        """The longest `interval` of all subjects; the shortest that may be if there is none."""
+        shortest = self._observe.min_interval_ms / 1000
+        followed = (self.streams.get(name) for name in self._members.streams())
+        longest = max((stream.interval if stream else shortest for stream in followed), default=0.0)
+        if len(self.subjects) > self._members.subjects:  # some have no members
+            longest = max(longest, TICK)
+        return longest if self.subjects else shortest
+
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading of any of the subject's streams."""
         followed = (self.streams.get(name) for name in self._members.streams_of(subject))

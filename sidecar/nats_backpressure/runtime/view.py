@@ -47,6 +47,9 @@ class ServiceView(Protocol):
     def interval(self, subject: str) -> float:
         """Seconds between two readings of the subject's streams, as planned now."""
 
+    def longest_interval(self) -> float:
+        """The longest of all subjects; the shortest that may be if there is none."""
+
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading."""
 
