@@ -11,12 +11,15 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from benchmarks.figures import Figure, Figures, Size, command, progress
+from nats_backpressure.adapters.embedded_server import end_with_parent
 from nats_backpressure.adapters.nats import api_types
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
@@ -41,24 +44,27 @@ from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import AckSeen
 from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
 
+T = TypeVar("T")
+
 
 class Scale(Struct, frozen=True):
     idle: tuple[tuple[int, int], ...]
     """Consumers and streams."""
     members: tuple[int, ...]
     busy: int
-    readings: int
-    """Of the busy ones; the last of a day for `full`."""
+    minutes: int
+    """How long they are busy; a day for `full`."""
 
 
 INTERVAL = 5.0
 """Seconds between two readings of an idle consumer."""
 WARM_UP = 8
 """Readings until an idle consumer is at rest."""
+LAST_READINGS = 60
 PAGE = 256
 SCALES: dict[Size, Scale] = {
-    "full": Scale(((1000, 4), (10_000, 20)), (1, 300, 900), 50, 86_400 // int(INTERVAL)),
-    "quick": Scale(((1000, 4),), (1, 100), 10, 4000),
+    "full": Scale(((1000, 4), (10_000, 20)), (1, 300, 900), 200, 1440),
+    "quick": Scale(((1000, 4),), (1, 100), 50, 300),
     "tiny": Scale(((20, 2),), (1, 3), 2, 20),
 }
 
@@ -195,12 +201,16 @@ def time_members(members: int) -> float:
     return 1e6 * min(world.read() for _ in range(3)) / members
 
 
-def time_busy(consumers: int, readings: int) -> dict[str, float]:
-    """Microseconds of a sample that moved, and bytes per consumer that never rests, after so many readings."""
+def time_busy(consumers: int, minutes: int) -> dict[str, float]:
+    """Microseconds of a sample that moved, and bytes per consumer that never rests: after so many readings a minute
+    apart, and some minutes of readings INTERVAL apart."""
     gc.collect()
     before = rss()
     world = World(spread(consumers, 1))
-    spent = min(world.read(busy, turn) for turn in range(readings))
+    for turn in range(minutes):
+        world.time.mono += 60.0 - INTERVAL
+        world.read(busy, turn)
+    spent = min(world.read(busy, minutes + turn) for turn in range(LAST_READINGS))
     gc.collect()
     return {"us_per_sample": 1e6 * spent / consumers, "bytes_per_consumer": (rss() - before) / consumers}
 
@@ -236,23 +246,29 @@ def time_decoding() -> float:
     return 1e6 * min(once() for _ in range(50)) / PAGE
 
 
+def alone(measure: Callable[..., T], *arguments: int) -> T:
+    """Measure in a fresh process: in this one, memory that was freed before would be used again."""
+    with get_context("spawn").Pool(1, initializer=end_with_parent) as process:
+        return process.apply(measure, arguments)
+
+
 def main(size: Size = "full") -> Figures:
     scale = SCALES[size]
-    figures: Figures = {"decoding a listed consumer": Figure(time_decoding(), "us of CPU")}
+    figures: Figures = {"decoding a listed consumer": Figure(alone(time_decoding), "us of CPU")}
     for consumers, streams in scale.idle:
         progress(f"{consumers:,} idle consumers")
-        row, name = time_idle(consumers, streams), f"{consumers:,} idle consumers, in process"
+        row, name = alone(time_idle, consumers, streams), f"{consumers:,} idle consumers, in process"
         figures[f"{name}: judging a sample that says nothing new"] = Figure(row["us_per_sample"], "us of CPU")
         figures[f"{name}: memory per consumer"] = Figure(row["bytes_per_consumer"] / 1024, "KiB")
     for members in scale.members:
         name = f"{members} idle members of one subject: judging a sample"
-        figures[name] = Figure(time_members(members), "us of CPU")
+        figures[name] = Figure(alone(time_members, members), "us of CPU")
     progress("busy consumers")
-    row = time_busy(scale.busy, scale.readings)
+    row = alone(time_busy, scale.busy, scale.minutes)
     figures["judging a sample of a consumer that moves"] = Figure(row["us_per_sample"], "us of CPU")
     busy_name = "memory of a busy consumer and its subject after a day"
     figures[busy_name] = Figure(row["bytes_per_consumer"] / 1024, "KiB", aim=15.0)
-    sampled = measure_sampled(scale.busy) / 1024
+    sampled = alone(measure_sampled, scale.busy) / 1024
     figures["memory of the ack metrics of a sampled consumer"] = Figure(sampled, "KiB", aim=15.0)
     return figures
 

@@ -206,7 +206,7 @@ async def _wildcards(scale: Scale) -> Figures:
 
 def main(size: Size = "full") -> Figures:
     scale = SCALES[size]
-    with ProcessPoolExecutor(1) as workers:
+    with ProcessPoolExecutor(1, initializer=end_with_parent) as workers:
         figures = asyncio.run(_few(scale, workers))
         figures |= asyncio.run(_many(scale, workers))
     return figures | asyncio.run(_wildcards(scale))

@@ -20,8 +20,9 @@ from benchmarks.figures import Figure, Figures, Size, command, percentiles, prog
 from benchmarks.processes import Cost, SidecarProcess, cost, memory_mib, nats_server
 from nats_backpressure.runtime.tasks import cancel_and_wait
 
-SETTLE = 5.0
-"""Seconds after a start before anything is measured: the first readings cost more."""
+SETTLE, SETTLE_MORE = 5.0, 0.001
+"""Seconds after a start before anything is measured, and more of them per consumer: the first readings and the first
+states that are written cost more."""
 BUSY_EVERY = 0.1
 """Seconds between two messages of the consumer that is kept busy, each acknowledged at once."""
 ASK_EVERY = 0.02
@@ -53,11 +54,11 @@ SCALES: dict[Size, Scale] = {
 
 
 async def _idle(consumers: int, streams: int, aims: Aims, seconds: float) -> Figures:
-    settle = min(SETTLE, seconds)
+    settle = min(SETTLE, seconds) + SETTLE_MORE * consumers
     async with nats_server() as (server, client):
         created = await create(client, consumers, streams)
         progress(f"{consumers:,} idle consumers in {streams} streams")
-        await asyncio.sleep(settle)
+        await asyncio.sleep(min(SETTLE, seconds))
         without = [await cost(client, server.pid, None, seconds / 2)]
         async with SidecarProcess(server.url) as sidecar:
             await asyncio.sleep(settle)
@@ -65,10 +66,10 @@ async def _idle(consumers: int, streams: int, aims: Aims, seconds: float) -> Fig
             memory = memory_mib(sidecar.pid)
             progress("the same, with one of them busy")
             async with _kept_busy(server.url, created[len(created) // 2]):
-                await asyncio.sleep(settle / 2)
+                await asyncio.sleep(min(SETTLE, seconds) / 2)
                 busy = await cost(client, server.pid, sidecar.pid, seconds / 2)
             started_in = sidecar.started_in
-        await asyncio.sleep(settle / 2)
+        await asyncio.sleep(min(SETTLE, seconds) / 2)
         without.append(await cost(client, server.pid, None, seconds / 2))
     name = f"{consumers:,} idle consumers in {streams} stream{'s' if streams > 1 else ''}"
     return _figures(name, idle, without, aims) | {
