@@ -165,6 +165,7 @@ class App:
         self._servers, self._clock, self._service, self._history = servers, clock, service, history
         self._endpoints, self._observing, self._answering = endpoints, observing, answering
         self._probes, self._recorder = probes, recorder
+        self._reloading, self._reloads = asyncio.Lock(), set[asyncio.Future[None]]()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the probes at once, observe, and answer once something is known; until `stop`."""
@@ -192,8 +193,17 @@ class App:
             log.info("stopped")
 
     def reload(self, read_again: Callable[[], Settings]) -> None:
-        """Put the policies of a settings file that was changed in force."""
-        self._service.updates.reload(read_again)
+        """Put the policies of a settings file that was changed in force, soon. It is read in another thread: a large
+        file takes seconds."""
+        task = asyncio.ensure_future(self._reload(read_again))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, read_again: Callable[[], Settings]) -> None:
+        async with self._reloading:
+            reading = asyncio.ensure_future(asyncio.to_thread(read_again))
+            await asyncio.wait({reading})
+            self._service.updates.reload(reading.result)
 
     async def _pulse(self) -> None:
         while True:

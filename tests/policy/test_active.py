@@ -57,6 +57,19 @@ def test_a_bad_value_is_refused_once_and_the_last_good_one_stays() -> None:
     assert overload(active) == 5000
 
 
+def test_steps_put_everything_in_force_at_once_and_last() -> None:
+    active = policies()
+    bucket = snapshot(a_b=value({"pending": {"overload": 6000}}), bad=value({"pending": 1}))
+    steps = active.bucket_steps(bucket)
+    assert next(steps) is None and overload(active) == 5000
+    refusal = next(steps)
+    assert refusal is not None and refusal.subject == "bad" and overload(active) == 5000
+    assert next(steps, "the end") == "the end" and overload(active) == 6000
+    steps = active.file_steps((), Guard(max_pending_overload=100))
+    refusals = [refusal.subject for refusal in steps if refusal is not None and overload(active) == 6000]
+    assert refusals == ["a.b", "bad"] and overload(active) == 1000
+
+
 def test_a_bad_override_and_a_bad_key_are_refused_under_their_own_names() -> None:
     active = policies()
     bad = PolicySnapshot("b", {f"{OVERRIDES}a.b": value({"action": "close"}), "a.=zz": value({})})

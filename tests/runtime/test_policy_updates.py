@@ -41,11 +41,11 @@ class World:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.updates.run())
+        loops = [asyncio.create_task(loop) for loop in (self.updates.put_in_force(), self.updates.run())]
         try:
             yield
         finally:
-            await cancel_and_wait([task])
+            await cancel_and_wait(loops)
 
     def mode(self) -> str:
         return self.registry.subjects["s"].members[KEY].policy.mode
@@ -78,6 +78,39 @@ async def test_others_have_turns_while_many_subjects_are_evaluated_again(monkeyp
             await asyncio.sleep(0)
             turns += 1
     assert turns > 90
+
+
+@pytest.mark.parametrize("what", ["bucket", "file"])
+async def test_others_have_turns_while_many_policies_are_read(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setattr(tasks, "SLICE", 0.0)
+    world = World()
+    many = bucket(**{f"s{n}": b'{"mode": "observe"}' for n in range(100)}, s=b'{"pending": {"warn": 7}}')
+    async with world.running():
+        if what == "file":
+            world.updates.take_bucket(many)
+            await settled()
+            world.updates.reload(lambda: Settings(policies=(OBSERVE,)))
+        else:
+            world.updates.take_bucket(many)
+        turns = 0
+        while world.announced < (2 if what == "file" else 1):
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 90
+        await settled()
+        assert world.mode() == ("observe" if what == "file" else "enforce")
+        assert world.registry.subjects["s"].members[KEY].policy.pending.warn == 7
+
+
+async def test_of_several_files_and_buckets_that_come_at_once_the_newest_count() -> None:
+    world = World()
+    async with world.running():
+        for n in (1, 2, 3):
+            world.updates.take_bucket(bucket(s=b'{"pending": {"warn": %d}}' % n))
+            world.updates.reload(lambda: Settings(policies=(OBSERVE,)))
+        await settled()
+        policy = world.registry.subjects["s"].members[KEY].policy
+        assert (policy.mode, policy.pending.warn, world.announced) == ("observe", 3, 2)
 
 
 async def test_a_bad_file_changes_nothing_and_is_reported_once() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -69,30 +69,40 @@ class ActivePolicies:
 
     def set_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[Refusal]:
         """Replace the policies of the file; the layers above are checked again. Returns what is refused now."""
-        self._file, self._guard = tuple(file), guard
-        for last in self._bucket.values():
-            last.mark = ""
-        self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in self._own.items()}
-        return self.set_bucket(self._snapshot)
+        return [refusal for refusal in self.file_steps(file, guard) if refusal is not None]
 
     def set_bucket(self, snapshot: PolicySnapshot) -> list[Refusal]:
         """Replace the policies of the bucket. Returns what is refused, once for each value of a key."""
-        self._snapshot = snapshot
-        below = Layers(self._file, (), self._guard)
-        refused: list[Refusal] = []
+        return [refusal for refusal in self.bucket_steps(snapshot) if refusal is not None]
+
+    def file_steps(self, file: Sequence[PolicyEntry], guard: Guard) -> Iterator[Refusal | None]:
+        """The same as `set_file` in short steps, of which each may return a refusal; the last one puts everything in
+        force. Nothing else may be set before that."""
+        yield from self._steps(tuple(file), guard, self._snapshot, again=True)
+
+    def bucket_steps(self, snapshot: PolicySnapshot) -> Iterator[Refusal | None]:
+        """The same as `set_bucket` in short steps, see `file_steps`."""
+        yield from self._steps(self._file, self._guard, snapshot, again=False)
+
+    def _steps(
+        self, file: tuple[PolicyEntry, ...], guard: Guard, snapshot: PolicySnapshot, *, again: bool
+    ) -> Iterator[Refusal | None]:
+        below = Layers(file, (), guard)
         bucket: dict[str, _LastGood] = {}
         for key, value in snapshot.entries.items():
             mark = f"{snapshot.bucket}:{value.revision}"
             last = self._bucket.get(key) or _LastGood("", None)
-            if last.mark != mark:
-                good, problems = _parse_value(key, value, below, self._guard)
-                if problems:
-                    refused.append(Refusal(_subject(key), Rejection(mark, _bounded(problems))))
+            problems: tuple[Problem, ...] = ()
+            if again or last.mark != mark:
+                good, problems = _parse_value(key, value, below, guard)
                 last = _LastGood(mark, last.good if problems else good)
             bucket[key] = last
-        self._bucket = bucket
+            yield Refusal(_subject(key), Rejection(mark, _bounded(problems))) if problems else None
+        self._file, self._guard, self._snapshot, self._bucket = file, guard, snapshot, bucket
+        if again:
+            own = self._own.items()
+            self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own}
         self._layer()
-        return refused
 
     def expire(self, wall: float) -> bool:
         """Leave out the overrides that ended by `wall` (Unix seconds). True if there are any: policies change then."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -42,30 +42,56 @@ class PolicyUpdates:
         self._unreported: dict[str, Refusal] = {}
         """Refused policies that are still to be reported, the newest of each subject."""
         self.changed = asyncio.Event()
+        self._settings: Settings | None = None
+        self._snapshot: PolicySnapshot | None = None
+        """The newest of those that are still to be put in force."""
+        self._given = asyncio.Event()
 
     def reload(self, read: Callable[[], Settings]) -> None:
-        """Read the settings file again and put its policies in force; a bad file changes nothing, and is reported."""
-        before = self._registry.settings
+        """Read the settings file again: its policies come into force soon, other settings need a restart. A bad file
+        changes nothing, and is reported."""
         try:
             settings = read()
         except BadSettings as bad:
             log.error("config.rejected", errors=bad.lines, hint="the last good policies stay in force")
             self.refuse_file(bad.problems)
             return
-        self.take_settings(settings)
+        self._settings = settings
+        self._given.set()
+
+    def take_bucket(self, snapshot: PolicySnapshot) -> None:
+        """The policy bucket holds this now: it comes into force soon."""
+        self._snapshot = snapshot
+        self._given.set()
+
+    async def put_in_force(self) -> None:
+        """Put what is given in force, one after the other, until cancelled."""
+        while True:
+            await self._given.wait()
+            self._given.clear()
+            settings, self._settings = self._settings, None
+            if settings is not None:
+                await self._take(self._policies.file_steps(settings.policies, settings.policy_guard))
+                self._log_reloaded(settings)
+            snapshot, self._snapshot = self._snapshot, None
+            if snapshot is not None:
+                await self._take(self._policies.bucket_steps(snapshot))
+
+    async def _take(self, steps: Iterator[Refusal | None]) -> None:
+        refusals: list[Refusal] = []
+        slices = Slices(self._clock)
+        for refusal in steps:
+            refusals += [refusal] if refusal is not None else []
+            await slices.pause()
+        self._refuse(refusals)
+        self._on_change(self._policies.sources)
+        self.changed.set()
+
+    def _log_reloaded(self, settings: Settings) -> None:
+        before = self._registry.settings
         same = replace(settings, policies=(), policy_guard=before.policy_guard)
         restart = same != replace(before, policies=())
         log.info("config.reloaded", policies=len(settings.policies), other_changes_need_a_restart=restart)
-
-    def take_settings(self, settings: Settings) -> None:
-        """Put the policies of a settings file that was read again in force; its other settings need a restart."""
-        self._refuse(self._policies.set_file(settings.policies, settings.policy_guard))
-        self._announce()
-
-    def take_bucket(self, snapshot: PolicySnapshot) -> None:
-        """The policy bucket holds this now."""
-        self._refuse(self._policies.set_bucket(snapshot))
-        self._announce()
 
     def refuse_file(self, problems: Sequence[Problem]) -> None:
         """A settings file that was read again cannot be used: the last good policies stay in force."""
@@ -95,10 +121,6 @@ class PolicyUpdates:
                     self._registry.apply_policies(subject)
                     await slices.pause()
             await self._report()
-
-    def _announce(self) -> None:
-        self._on_change(self._policies.sources)
-        self.changed.set()
 
     def _refuse(self, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:

@@ -78,6 +78,7 @@ class Service:
                 tasks.create_task(self._become_known(), name="first round"),
                 tasks.create_task(self._observe(), name="observe"),
                 tasks.create_task(self._policy_store.follow(self.updates.take_bucket), name="follow policies"),
+                tasks.create_task(self.updates.put_in_force(), name="put policies in force"),
                 tasks.create_task(self._update(), name="update policies"),
                 tasks.create_task(self._tick(), name="tick"),
                 tasks.create_task(self._beat(), name="heartbeat"),
