@@ -46,3 +46,26 @@ def test_a_querying_command_does_not_load_the_server(tmp_path: Path, arguments: 
     run = subprocess.run([sys.executable, "-c", SHOW, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert "Usage" not in run.stderr, "the command line is one that the command accepts"
     assert json.loads(run.stdout.splitlines()[-1]) == []
+
+
+def test_the_sidecar_runs_without_what_only_other_commands_need() -> None:
+    """Each is some MiB in every pod. structlog would import rich by itself."""
+    script = (
+        "import sys\n"
+        "from nats_backpressure.cli import main, run\n"
+        "with run._without_rich():\n"
+        "    from nats_backpressure import app\n"
+        "app.start = lambda *arguments: print(*(name for name, module in sys.modules.items() if module)) or 0\n"
+        "main(['run'])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={})
+    loaded = set(ran.stdout.split())
+    assert "nats_backpressure.app" in loaded
+    assert not loaded & {
+        "rich",
+        "pygments",
+        "nkeys",
+        "nacl",
+        "nats_backpressure.demo.run",
+        "nats_backpressure.cli.status",
+    }

@@ -6,7 +6,6 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-import nkeys  # type: ignore[import-untyped]
 from nats.aio.client import RawCredentials
 
 from nats_backpressure.config.nats import Nats, Secret, Tls
@@ -80,6 +79,8 @@ def _line_after(text: str, mark: str) -> str:
 
 
 def _check_seed(where: str, seed: str) -> str:
+    import nkeys  # type: ignore[import-untyped]  # only where there is one: it loads a library for cryptography
+
     try:
         nkeys.from_seed(bytearray(seed.encode())).wipe()
     except Exception:  # nkeys and nacl raise many types, and none of their texts names the file
