@@ -60,7 +60,7 @@ def _axis(scale: Scale, top: float, bottom: float, unit: str) -> list[str]:
     for tick in scale.ticks:
         x = scale.x(tick)
         parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="#e0e0e0"/>')
-        parts.append(_text(x, bottom + 14, f"{tick:g}{unit}", ' text-anchor="middle"'))
+        parts.append(_text(x, bottom + 14, f"{tick:,g}{unit}", ' text-anchor="middle"'))
     return parts
 
 
