@@ -119,7 +119,7 @@ class _Tier:
 
     def __init__(self, width: float, limit: int) -> None:
         self.width, self.limit = width, limit
-        self._closed = bytearray()
+        self._closed = b""
         self._first = -1
         """Number of the open slot; -1 while there is none."""
         self._open = EMPTY
@@ -155,17 +155,17 @@ class _Tier:
 
     def _close(self, last: int) -> None:
         """Pack the open slot; it stands for all slots up to `last`."""
-        closed, packed = self._closed, PACKED.pack(self._first, last, *self._open)
-        before = PACKED.unpack(closed[-PACKED.size :]) if closed else None
-        after = PACKED.unpack(packed)
-        if before is not None and _is_like(before, after):
-            sums = array("d", before[2:])
-            _fold(sums, array("d", after[2:]), 1.0)
-            PACKED.pack_into(closed, len(closed) - PACKED.size, before[0], last, *sums)
-        else:
-            closed += packed
-        while PACKED.unpack_from(closed)[1] <= last - self.limit:
-            del closed[: PACKED.size]
+        packed, start = PACKED.pack(self._first, last, *self._open), 0
+        if self._closed:
+            before, after = PACKED.unpack(self._closed[-PACKED.size :]), PACKED.unpack(packed)
+            if _is_like(before, after):
+                sums = array("d", before[2:])
+                _fold(sums, array("d", after[2:]), 1.0)
+                packed = PACKED.pack(before[0], last, *sums)
+                self._closed = self._closed[: -PACKED.size]
+        while start < len(self._closed) and PACKED.unpack_from(self._closed, start)[1] <= last - self.limit:
+            start += PACKED.size
+        self._closed = self._closed[start:] + packed  # not a bytearray: that would keep room for more
         self._first = -1
 
 

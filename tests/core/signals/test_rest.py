@@ -58,7 +58,9 @@ class Pair:
 
 def samples(dice: random.Random, seconds: float) -> Iterator[tuple[str, Sample, StreamLook]]:
     """What a server shows of a consumer that works now and then, and what it publishes."""
-    sample, look, at = RESTING, LOOK, 100.0
+    sample, look, at, traffic = RESTING, LOOK, 100.0, dice.random() < 0.7
+    if dice.random() < 0.3:
+        look = replace(LOOK, subjects=("orders",), retention=dice.choice((None, LOOK.retention)))
     acked = delivered = 90.0
     while at < 100.0 + seconds:
         interval = dice.choice((0.05, 0.1, 0.1, 0.5, 1.0, 5.0))
@@ -86,12 +88,25 @@ def samples(dice: random.Random, seconds: float) -> Iterator[tuple[str, Sample, 
             elif odd < 0.05:
                 look = replace(look, last_seq=look.last_seq + 5, messages=look.messages + 5)
             elif odd < 0.055:
-                look = replace(look, fill=dice.choice((None, 0.5, 1.0)))
+                look = replace(look, fill=dice.choice((None, 0.5, 0.7, 0.99, 1.0)))
+            elif odd < 0.15 and traffic:
+                look = elsewhere(dice, look)
             elif odd < 0.06:
                 sample = shown = replace(sample, created=sample.created + "!")
             times = {"since_delivery": at - delivered, "since_ack": at - acked + dice.uniform(0, 0.01)}
             shown = replace(shown, at=Now(at, at + 1e9), **times)
             yield "early" if odd > 0.995 else "sample", shown, replace(look, oldest_age=at % 60)
+
+
+def elsewhere(dice: random.Random, look: StreamLook) -> StreamLook:
+    """Messages of other subjects come and go, or are purged."""
+    come, gone = dice.randrange(50), dice.randrange(50)
+    if dice.random() < 0.05:
+        gone = look.messages
+    gone = min(gone, look.last_seq + come - look.first_seq)
+    holes = dice.randrange(3) if dice.random() < 0.1 else 0
+    last, first = look.last_seq + come, look.first_seq + gone
+    return replace(look, first_seq=first, last_seq=last, messages=max(0, last - first + 1 - holes))
 
 
 def moved(
@@ -174,8 +189,18 @@ def test_a_sample_that_differs_is_computed(change: dict[str, object]) -> None:
     assert pair.rests.rest is None and pair.repeated == 0
 
 
-def test_a_stream_that_moved_or_is_full_is_computed() -> None:
-    for look in (replace(LOOK, last_seq=1001, messages=1001), replace(LOOK, fill=1.0), replace(LOOK, subjects=("a",))):
+def test_a_stream_that_moved_costs_no_more_than_counting_losses() -> None:
+    pair = Pair()
+    at = resting(pair)
+    for n in range(1, 100):
+        look = replace(LOOK, first_seq=n, last_seq=1000 + 2 * n, messages=1001 + n, fill=0.5 + n / 1000)
+        reading = pair.add(replace(RESTING, at=Now(at + 0.1 * n, at)), look)
+        assert not isinstance(reading, str) and reading.stream_fill == look.fill
+    assert pair.repeated == 99
+
+
+def test_a_stream_that_is_full_or_has_other_subjects_is_computed() -> None:
+    for look in (replace(LOOK, fill=1.0), replace(LOOK, at_limit=True), replace(LOOK, subjects=("a",))):
         pair = Pair()
         at = resting(pair)
         pair.add(replace(RESTING, at=Now(at + 0.1, at)), look)

@@ -160,6 +160,10 @@ class LossAccount:
         """Whether another sample like the last one, with a look like its look, changes nothing."""
         return not (self._moved or self.losing or self.purged) and self._waiting is None
 
+    def is_same_look(self, look: StreamLook) -> bool:
+        """Whether a look shows nothing new."""
+        return self._look is not None and _same_look(self._look, look)
+
     def _start(self, look: StreamLook) -> None:
         """Start without anything to compare with."""
         self._checkpoints.clear()

@@ -7,7 +7,6 @@ starts nor ends a diagnosis. Counters (deliveries, acks, arrivals) are compared 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
@@ -74,7 +73,7 @@ class Evidence:
     __slots__ = ("acked_at", "capped", "empty", "facts", "moved_at", "points", "pulled", "queued")
 
     def __init__(self) -> None:
-        self.points: deque[Point] = deque(maxlen=MAX_POINTS)
+        self.points: list[Point] = []
         self.facts = Facts()
         self.moved_at = self.acked_at = 0.0
         """When a message was last delivered or acknowledged, and when acknowledged; at first the first point's time."""
@@ -88,8 +87,8 @@ class Evidence:
         elif point.deliveries != points[-1].deliveries:
             self.moved_at = point.at
         points.append(point)
-        while len(points) > MIN_POINTS and points[1].at <= point.at - SPAN:
-            points.popleft()
+        while len(points) > MIN_POINTS and (points[1].at <= point.at - SPAN or len(points) > MAX_POINTS):
+            del points[0]
         self._tally()
 
     def with_point(self, point: Point, facts: Facts) -> Evidence:
@@ -281,23 +280,22 @@ class DiagnosisTracker:
         self._agrees = current is self.lasting or passing
         return self.lasting if self._agrees else None
 
-    def is_steady(self, facts: Facts) -> bool:
-        """Whether further points like the newest one, with these facts, change nothing however many come. Holds only
-        for a consumer with nothing to do: with a queue some rules depend on how long it lasts."""
+    def is_steady(self, point: Point, facts: Facts) -> bool:
+        """Whether further points like this one, with these facts, change nothing however many come. Holds only for a
+        consumer with nothing to do: with a queue some rules depend on how long it lasts."""
         seen = self.evidence
         if self._before is not None or self._failed or seen.thin or facts != seen.facts:
             return False
         if facts.given_up is not None and seen.points[-1].at - facts.given_up <= POISON_SPAN:
             return False
-        last = seen.points[-1]
-        same = all(replace(point, at=last.at) == last for point in seen.points)
+        same = all(replace(other, at=point.at) == point for other in seen.points)
         return same and self.lasting is not None and diagnose(seen) is self.lasting
 
-    def repeat_newest(self, times: Iterable[float]) -> None:
-        """Add points like the newest one at these times, while `is_steady` holds."""
+    def repeat_newest(self, times: Iterable[float], facts: Facts) -> None:
+        """Add points like the newest one at these times, while `is_steady` holds; `facts` are those of the last one."""
         last = self.evidence.points[-1]
         for at in times:
-            self.evidence.add(replace(last, at=at), self.evidence.facts)
+            self.evidence.add(replace(last, at=at), facts)
 
     def _differs(self, point: Point, facts: Facts) -> bool:
         """Whether a sample differs from the newest point."""

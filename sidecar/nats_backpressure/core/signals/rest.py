@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.signals.diagnosis import MAX_POINTS, SPACING
 from nats_backpressure.core.signals.rate_window import RATE_SLOT, RATE_SPAN
 
@@ -17,12 +18,14 @@ MOST_TIMES = 1024
 class Rest:
     """The times of equal samples, so far as what is computed later depends on them. Bounded by MOST_TIMES."""
 
-    __slots__ = ("points", "times")
+    __slots__ = ("look", "points", "times")
 
     def __init__(self, at: float, point: float) -> None:
         """`at`: when the last computed sample came; `point`: the time of the newest point of the diagnosis."""
         self.times = array("d", (at,))
         self.points = array("d", (point,))
+        self.look: StreamLook | None = None
+        """The look at the stream that belongs to the newest of `points`; None while there is none but the first."""
 
     @property
     def full(self) -> bool:
@@ -32,12 +35,15 @@ class Rest:
     def newest(self) -> float:
         return self.times[-1]
 
-    def add(self, at: float) -> bool:
-        """Another sample said the same `at` this monotonic time. True where nothing from before matters any more."""
+    def add(self, at: float, look: StreamLook | None = None) -> bool:
+        """Another sample said the same `at` this monotonic time; `look` came with it.
+
+        True where nothing from before matters any more."""
         times, points = self.times, self.points
         times.append(at)
         if at - points[-1] >= SPACING:
             points.append(at)
+            self.look = look
             if len(points) > 2 * MAX_POINTS:
                 del points[:-MAX_POINTS]
         if at - times[0] <= 2 * LONGEST:

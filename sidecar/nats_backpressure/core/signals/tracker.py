@@ -12,7 +12,7 @@ from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.data_loss import LossAccount
 from nats_backpressure.core.signals.delayed_naks import DelayedNaks
-from nats_backpressure.core.signals.diagnosis import DiagnosisTracker, Facts, Point
+from nats_backpressure.core.signals.diagnosis import FULL, DiagnosisTracker, Facts, Point
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.signals.rate_window import (
     ENOUGH_TIME,
@@ -116,8 +116,13 @@ class ConsumerTracker:
         """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
         if self.rest is not None:
+            counted = self._losses.total
             if not early and self._is_repeated(sample, look) and not self.rest.full:
-                return self._repeat(self.rest, sample, look)
+                if self._shows_no_loss(sample, look):
+                    return self._repeat(self.rest, sample, look)
+                self._end_rest()
+                self.reading = self._compute(sample, look, counted)
+                return self.reading
             self._end_rest()
         if not early and (why := sample_checks.impossible_reason(sample, look)):
             return why
@@ -142,31 +147,38 @@ class ConsumerTracker:
             return False
         # Ages move by themselves; nothing depends on them while there is nothing to do.
         same = replace(last, at=sample.at, since_delivery=sample.since_delivery, since_ack=sample.since_ack) == sample
-        return same and (look is before or replace(before, oldest_age=look.oldest_age) == look)
+        return same and (look is before or _is_like(before, look))
+
+    def _shows_no_loss(self, sample: Sample, look: StreamLook) -> bool:
+        """Count the losses up to a repeated sample; whether there is none. Where the stream did not move either there
+        is nothing to count."""
+        losses, counted, before = self._losses, self._losses.total, self._look
+        if losses.at_rest and (look is before or losses.is_same_look(look)):
+            return True
+        losses.add_sample(sample, look)
+        self._ages.add_look(look, sample.at.mono)
+        return losses.total == counted and not (losses.losing or losses.purged)
 
     def _is_steady(self, reading: Reading, look: StreamLook) -> bool:
         """Whether further samples like the last one give this reading again, however many come: no window holds
         anything that could age out of it."""
-        if (
-            reading.diagnosis is None
-            or reading.latency_source is not None
-            or not reading.settled
-            or not self._losses.at_rest
-        ):
+        if reading.diagnosis is None or reading.latency_source is not None or not reading.settled:
+            return False
+        if reading.lost or reading.losing or reading.purged:
             return False
         if not (self._flow.is_still(reading.at.mono) and self._latency.is_empty and self._current.is_empty):
             return False
         last = self.last
-        return last is not None and self._diagnosis.is_steady(self._facts(last, look))
+        return last is not None and self._diagnosis.is_steady(self._point(last), self._facts(last, look))
 
     def _repeat(self, rest: Rest, sample: Sample, look: StreamLook) -> Reading:
         """The reading of a sample that says the same as the last one."""
         assert self.reading is not None
-        if rest.add(sample.at.mono):
+        if rest.add(sample.at.mono, look):
             self._flow.clear()
         self.last, self._look = sample, look
-        lasted = sample.at.mono - self._diagnosis.since
-        self.reading = replace(self.reading, at=sample.at, diagnosed_for=lasted)
+        lasted, account = sample.at.mono - self._diagnosis.since, self._losses.account
+        self.reading = replace(self.reading, at=sample.at, diagnosed_for=lasted, account=account, stream_fill=look.fill)
         return self.reading
 
     def _end_rest(self) -> None:
@@ -176,7 +188,8 @@ class ConsumerTracker:
             return
         for until, seconds in rest.intervals:
             self._flow.add(until, IntervalCounts(time=seconds))
-        self._diagnosis.repeat_newest(rest.points[1:])
+        if rest.look is not None:
+            self._diagnosis.repeat_newest(rest.points[1:], self._facts(last, rest.look))
         self._idle_at = rest.newest
         self._time_acks(last, last)
 
@@ -213,9 +226,14 @@ class ConsumerTracker:
         return sample_checks.contradiction(self._unconfirmed[0], sample, self._unconfirmed[1], look) is None
 
     def _accept(self, sample: Sample, look: StreamLook, early: bool) -> Reading:
-        last, counted = self.last, self._losses.total
-        self._since = sample.at.mono if self._since is None else self._since
+        counted = self._losses.total
         self._losses.add_sample(sample, look, early)
+        return self._compute(sample, look, counted)
+
+    def _compute(self, sample: Sample, look: StreamLook, counted: int) -> Reading:
+        """The reading of a sample whose losses are counted; `counted`: how many there were before."""
+        last = self.last
+        self._since = sample.at.mono if self._since is None else self._since
         if last is None:
             self._start(sample, look)
             self._resume(sample, look)
@@ -280,11 +298,12 @@ class ConsumerTracker:
 
     def _diagnose(self, sample: Sample, look: StreamLook) -> Diagnosis | None:
         """The lasting diagnosis, if this sample agrees."""
-        config = sample.config
-        waiting = int(sample.bound) if config.push else sample.waiting
-        given = sample.delivered_consumer
-        point = Point(sample.at.mono, sample.pending, sample.inflight, waiting, given, self._arrived, self._acked)
-        return self._diagnosis.add_sample(point, self._facts(sample, look))
+        return self._diagnosis.add_sample(self._point(sample), self._facts(sample, look))
+
+    def _point(self, sample: Sample) -> Point:
+        waiting = int(sample.bound) if sample.config.push else sample.waiting
+        counts = (sample.delivered_consumer, self._arrived, self._acked)
+        return Point(sample.at.mono, sample.pending, sample.inflight, waiting, *counts)
 
     def _facts(self, sample: Sample, look: StreamLook) -> Facts:
         return Facts(sample.config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
@@ -392,3 +411,20 @@ def _may_have_acked(sample: Sample, time: float) -> bool:
     if sample.since_delivery is None:
         return True
     return sample.since_ack is not None and sample.since_ack <= time + CLOCK_SLACK
+
+
+def _is_like(before: StreamLook, look: StreamLook) -> bool:
+    """Whether a stream that is seen later differs in nothing that a consumer with nothing to do depends on, beside
+    losses: it may hold other messages now."""
+    full = before.fill is not None and before.fill >= FULL
+    if look.last_seq < before.last_seq or full != (look.fill is not None and look.fill >= FULL):
+        return False
+    moved = replace(
+        before,
+        first_seq=look.first_seq,
+        last_seq=look.last_seq,
+        messages=look.messages,
+        fill=look.fill,
+        oldest_age=look.oldest_age,
+    )
+    return moved == look
