@@ -82,7 +82,8 @@ class Encoder:
         stream = self._stream(look, at, lines)
         whole, unread = reading.whole, reading.unread
         shown = {sample.key.consumer for sample in reading.samples}
-        left = [name for name in stream.consumers if whole and name not in shown and name not in unread]
+        absent = (name for name in stream.consumers if whole and name not in shown and name not in unread)
+        left = dict.fromkeys(absent)  # a list would be searched once for each of those that went
         out = [name for name, each in stream.consumers.items() if each.shown and name not in shown and name not in left]
         moved = [sample for sample in reading.samples if _has_moved(stream.consumers.get(sample.key.consumer), sample)]
         same = not lines and _same_look(idle_look(stream.look, at.mono - stream.looked_at), look)

@@ -12,16 +12,23 @@ import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats import kv
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
+from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
+from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Conflict, Stored, Unavailable
+from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.conftest import StartServer
 from tests.simulations.stored_samples import NAMES, RECORD, SUBJECT, event, real, value
 from tests.support.background import meanwhile
+from tests.support.connected import connected, up
+from tests.support.servers import NatsServer
 
 DOCUMENTED = """
 accounts { A { jetstream: enabled, users: [
@@ -158,6 +165,29 @@ async def test_a_bucket_that_is_another_now_is_read_from_the_front(nc: Client, m
         await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
         await fill(nc, 3)
         assert set(await store.load_all()) == {"s.0", "s.1", "s.2"}
+
+
+async def test_streams_are_read_as_before_while_every_write_of_a_state_hangs(server: NatsServer, nc: Client) -> None:
+    """Here somebody listens who never replies, as where the bucket has lost its quorum."""
+
+    async def say_nothing(message: Msg) -> None: ...
+
+    await nc.subscribe(f"$KV.{NAMES.state_bucket}.>", cb=say_nothing)
+    await nc.jetstream().add_stream(name="S", subjects=["s"])
+    async with connected(Nats((server.url,))) as (connection, _):
+        await up(connection)
+        observer = JetStreamObserver(
+            connection, SystemClock(), count=lambda what: None, count_request=lambda *request: None
+        )
+        store = JetStreamStateStore(JetStreamApi(connection), NAMES, lambda what: None, lambda: connection.client)
+        writes = [asyncio.ensure_future(store.write(f"s.{n}", b"{}", 0, "n")) for n in range(200)]
+        try:
+            for _ in range(10):
+                async with asyncio.timeout(2):
+                    assert [look.name for look in (await observer.streams()).looks] == ["S"]
+            assert not any(write.done() for write in writes)
+        finally:
+            await cancel_and_wait(writes)
 
 
 async def test_the_bucket_is_one_that_any_kv_client_reads(nc: Client) -> None:
