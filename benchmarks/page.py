@@ -38,6 +38,7 @@ def aim_rows(results: Results, before: Results | None) -> list[list[str]]:
 
 
 HEADER = ["figure", "before", "now", "beside", "ratio", "aim", "reached"]
+BESIDE = HEADER.index("beside")
 
 
 def _value(figure: Figure | None) -> str:
@@ -50,6 +51,8 @@ def _value(figure: Figure | None) -> str:
 def table_text(results: Results, before: Results | None) -> str:
     """The table for a terminal."""
     rows = [HEADER, *aim_rows(results, before)]
+    for row in rows[1:]:
+        row[BESIDE] = row[BESIDE].partition(" (")[0]  # the names of the peers are on the page: lines stay short
     widths = [max(len(row[n]) for row in rows) for n in range(len(HEADER))]
     return "\n".join("  ".join(cell.ljust(widths[n]) for n, cell in enumerate(row)).rstrip() for row in rows)
 
