@@ -58,7 +58,6 @@ class JetStreamPolicyStore:
     def take_looks(self, looks: Sequence[StreamLook]) -> None:
         look = next((look for look in looks if look.name == self._bucket.stream), None)
         if look is None:  # missing, or not shown: it is asked itself
-            self._listed = None
             return
         self._listed = (look.created, look.last_seq, look.messages), self._clock.now().mono
         if self._listed[0] != self._seen:
