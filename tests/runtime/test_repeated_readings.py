@@ -35,7 +35,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.intake import AT_ONCE, FEW_MEMBERS, Intake
 from nats_backpressure.runtime.observations import AckSeen, Nak
 from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
@@ -278,3 +278,28 @@ def test_a_member_that_is_not_proved_any_more_makes_its_subject_stale() -> None:
     for _ in range(100):
         worlds.read(0.5)
     assert worlds.both[0].registry.subjects["orders.0"].record.stale  # type: ignore[union-attr]
+
+
+def test_a_diagnosis_that_comes_and_goes_is_written_every_half_minute_and_answered_at_once() -> None:
+    """A message every three seconds, done at once: idle, healthy, idle ..."""
+    worlds = Worlds(consumers=1, subjects=1)
+    diagnoses = set()
+    for n in range(3000):
+        ages = {"since_delivery": n % 30 / 10, "since_ack": n % 30 / 10}
+        sample = worlds.samples["c0"]
+        if n % 30 == 0:
+            one_more = {
+                "delivered_stream": sample.delivered_stream + 1,
+                "delivered_consumer": sample.delivered_consumer + 1,
+            }
+            worlds.look = replace(worlds.look, last_seq=worlds.look.last_seq + 1, messages=worlds.look.messages + 1)
+            worlds.change("c0", floor_stream=sample.floor_stream + 1, **one_more)
+        worlds.change("c0", **ages)
+        worlds.read(0.1)
+        if n % 5 == 0:
+            worlds.each(lambda world: world.registry.tick())
+        worst = worlds.both[0].registry.subjects["orders.0"].worst
+        diagnoses.add(worst.reading.diagnosis if worst and worst.reading else None)
+    assert {Diagnosis.HEALTHY, Diagnosis.IDLE} <= diagnoses
+    assert 2 <= len(worlds.both[0].writes) <= 1 + 300 / 30 + 1
+    assert not worlds.both[0].events

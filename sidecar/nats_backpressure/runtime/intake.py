@@ -142,10 +142,11 @@ class Intake:
     def remove_uncounted_members(self, stream: FollowedStream, shown: ReadState) -> Membership:
         """Take out members that do not count any more by what was shown, those that are only remembered too."""
         self.flush()
-        members = self.registry.members(stream.look.name)
-        pairs = [(key, subject) for key, subjects in members.items() for subject in subjects]
+        members, subjects_of = self.registry.members(stream.look.name), shown.subjects_of
+        # Nearly all are members of what they count under: only the others are looked at.
+        pairs = [(k, subject) for k, under in members.items() if subjects_of.get(k) != under for subject in under]
         after = membership.membership(pairs, shown, self.watch, self.ours)
-        there = [key for key in members if key in shown.subjects_of or key.consumer in shown.unread]
+        there = [k for k in stream.absent if k in members and (k in subjects_of or k.consumer in shown.unread)]
         for key, subject in after.removed:
             self._report("consumer.out", key, subject)
             self.registry.feed(subject, ConsumerLeft(key, exists=True))

@@ -88,7 +88,9 @@ def is_quiescent(state: SubjectState) -> bool:
         return False
     for member in state.members.values():
         has_rules = member.policy.override or member.policy.alerts
-        if member.status > Status.INACTIVE or member.latches != NO_LATCHES or member.unreported or has_rules:
+        if member.status > Status.INACTIVE or member.latches != NO_LATCHES or has_rules:
+            return False
+        if member.lost > member.lost_reported:
             return False
     worst = state.worst
     if worst is None or worst.reading is None:

@@ -65,6 +65,7 @@ from nats_backpressure.core.subject.state import (
 )
 from nats_backpressure.protocol.refusal_expiry import aged, holds_for
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Status
 
 REMOVE_AFTER = 3600.0
 """Seconds without consumers after which the stored key of a subject is removed."""
@@ -107,7 +108,10 @@ def _(input_: ConsumerJoined, state: SubjectState, now: Now) -> SubjectState:
         return state
     else:
         member = evaluated(replace(member, policy=input_.policy))
-    return replace(with_member(state, member), empty_since=None, removing=False)
+    state = replace(state, empty_since=None, removing=False)
+    if member.status is Status.UNKNOWN:  # it decides nothing yet: very many may join at the start
+        return replace(state, members={**state.members, member.key: member})
+    return with_member(state, member)
 
 
 @apply.register
