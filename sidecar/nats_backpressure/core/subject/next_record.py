@@ -87,10 +87,9 @@ def is_quiescent(state: SubjectState) -> bool:
     ):
         return False
     for member in state.members.values():
-        has_rules = member.policy.override or member.policy.alerts
-        if member.status > Status.INACTIVE or member.latches != NO_LATCHES or has_rules:
+        if member.status > Status.INACTIVE or member.latches != NO_LATCHES or member.lost > member.lost_reported:
             return False
-        if member.lost > member.lost_reported:
+        if member.policy.override or member.policy.alerts:
             return False
     worst = state.worst
     if worst is None or worst.reading is None:
