@@ -1,6 +1,6 @@
 """Measures decisions per second and the round trip of one, beside a plain nats-py subscriber with a fixed reply.
 
-    python -m benchmarks.decisions [--seconds 2] [--rounds 5] [--only "one subject"]
+    python -m benchmarks.decisions [--seconds 2] [--rounds 5] [--only "one subject"] [--asyncio]
 
 The sidecar and the echo are processes of their own on one server, and take turns; the client is a plain socket. The
 reply of the echo has the size of a decision. A ratio is that of the sidecar to the echo in the same turn.
@@ -70,12 +70,13 @@ SCENARIOS: dict[str, tuple[Requests, bool]] = {
 
 
 def measure(
-    seconds: float = 2.0, rounds: int = 5, only: str | None = None, environment: dict[str, str] | None = None
+    seconds: float = 2.0, rounds: int = 5, only: str | None = None, *, without_uvloop: bool = False
 ) -> Measured:
     """Ratios to the echo: minimum, median and maximum of the rounds; rates and times of the last figure in each."""
-    with _server() as url:
+    with _server() as url, tempfile.TemporaryDirectory() as hiding:
         asyncio.run(_create_consumers(url))
-        with _sidecar(url, environment or {}):
+        (Path(hiding) / "sitecustomize.py").write_text("import sys; sys.modules['uvloop'] = None\n")
+        with _sidecar(url, {"PYTHONPATH": hiding} if without_uvloop else {}):
             with RawClient(url) as client:
                 size = len(client.reply(*decide("gateway", 0)))
             with _process("benchmarks.decisions", "--echo", url, str(size)), RawClient(url) as client:
@@ -93,6 +94,10 @@ def measure(
 def main(size: Size = "full") -> Figures:
     """The ratios of `measure` as figures."""
     measured = measure(*SCALES[size], only="one subject" if size == "tiny" else None)
+    if size == "full":
+        measured["one subject, without uvloop"] = measure(*SCALES[size], "one subject", without_uvloop=True)[
+            "one subject"
+        ]
     del measured["reply_bytes"]
     progress("compared with " + PEER)
     figures: Figures = {}
@@ -278,9 +283,10 @@ elif __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=list(SCENARIOS))
+    parser.add_argument("--asyncio", action="store_true", help="run the sidecar without uvloop")
     parser.add_argument("--echo", nargs=2, metavar=("URL", "BYTES"), help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.echo:
         asyncio.run(_echo(wanted.echo[0], int(wanted.echo[1])))
     else:
-        _show(measure(wanted.seconds, wanted.rounds, wanted.only))
+        _show(measure(wanted.seconds, wanted.rounds, wanted.only, without_uvloop=wanted.asyncio))
