@@ -67,7 +67,6 @@ class ReadingOfAll:
             SystemClock(),
             count=lambda what: None,
             count_request=lambda op, outcome, seconds: None,
-            requests_per_second=10_000,
         )
         self._names = [f"S{n}" for n in range(streams)]
         self._world = World([])

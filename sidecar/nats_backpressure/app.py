@@ -38,6 +38,7 @@ from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.read_plan import RequestBudget
 from nats_backpressure.core.subject.inputs import GatewayReported
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
@@ -232,13 +233,14 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     # One for each store and stream: what hangs at one of them uses up no turn of another.
     states, policies, events_api = (JetStreamApi(observing, nats.api_prefix) for _ in range(3))
     resources = Resources(states, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
+    requests = RequestBudget(settings.observe.api_requests_per_second)
     observer = JetStreamObserver(
         observing,
         clock,
         count=counters.dropped,
         count_request=counters.api_request,
         prefix=nats.api_prefix,
-        requests_per_second=settings.observe.api_requests_per_second,
+        budget=requests,
     )
     publisher = JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance))
     cache = EventCache(round(1000 * clock.now().wall))
@@ -259,6 +261,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, instance, now, leaving),
         on_looks=captured.update,
         on_policies=recorder.record_policies if recorder else lambda sources: None,
+        requests=requests,
     )
     registry = service.registry
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint

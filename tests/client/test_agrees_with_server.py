@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from nats_backpressure.client.admission import FreshnessLimits, local_decision
 from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.freshness import limits
 from nats_backpressure.core.subject.state import SubjectState, Writing, worst_member
 from nats_backpressure.policy.schema import AdmissionRule, Policy
@@ -34,6 +35,9 @@ class View(FakeServiceView):
 
     def interval(self, subject: str) -> float:
         return self._interval
+
+    def proofs(self, subject: str) -> Proofs:
+        return NO_PROOFS
 
 
 def both(state: SubjectState, interval: float, now: Now) -> tuple[object, object]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nats_backpressure.core import read_interval, watch_filter
+from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.read_interval import Budget
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -57,32 +54,6 @@ def test_a_consumer_stands_under_its_subjects(
 ) -> None:
     got = watch_filter.consumer_subjects(ConsumerConfig(filters=filters), stream)
     assert expected in got if isinstance(expected, str) else got == expected
-
-
-BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50, server_share=0.05)
-
-
-@pytest.mark.parametrize(
-    ("streams", "requests", "took", "whole", "limited", "seconds"),
-    [
-        pytest.param(1, 2, 0.001, True, False, 0.1, id="a cheap stream is read as often as wanted"),
-        pytest.param(10, 2, 0.001, True, False, 0.4, id="ten share the budget of requests"),
-        pytest.param(1, 2, 0.02, True, False, 0.4, id="a costly one keeps to its share of the server's time"),
-        pytest.param(1, 2, 0.001, False, False, 5.0, id="a list with members missing leaves the fast lane"),
-        pytest.param(1, 2, 1.0, True, False, 5.0, id="and so does a slow one"),
-        pytest.param(1, 2, 0.001, True, True, 0.4, id="a server that refuses is asked less often"),
-        pytest.param(1000, 2, 0.001, True, False, 5.0, id="no stream is read less often than the longest interval"),
-    ],
-)
-def test_a_stream_is_read_as_often_as_it_may_cost(
-    streams: int, requests: int, took: float, whole: bool, limited: bool, seconds: float
-) -> None:
-    assert read_interval.read_interval(BUDGET, streams, requests, took, whole, limited) == pytest.approx(seconds)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 400), st.floats(0, 100), st.booleans(), st.booleans())
-def test_the_interval_keeps_its_bounds(streams: int, requests: int, took: float, whole: bool, limited: bool) -> None:
-    assert 0.1 <= read_interval.read_interval(BUDGET, streams, requests, took, whole, limited) <= 5.0
 
 
 @pytest.mark.parametrize(

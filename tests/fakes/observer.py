@@ -20,6 +20,7 @@ It does what real servers (2.9.10 to 2.15.1, tests/adapters/nats/test_observer.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
@@ -183,7 +184,14 @@ class FakeJetStream:
         self._ask("streams")
         return StreamsReading(tuple(self.look(name) for name in self.all), not self.incomplete, self.took, self.epoch)
 
-    async def consumers(self, stream: str) -> ConsumersReading:
+    async def stream(self, name: str) -> StreamsReading:
+        self._ask(f"stream {name}")
+        self._stream(name)
+        return StreamsReading((self.look(name),), False, self.took, self.epoch)
+
+    async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
+        if names:
+            return self._singly(stream, names)
         self._ask(f"consumers {stream}")
         stored_stream = self._stream(stream)
         away = self.hidden | self.unreadable | self.unnamed
@@ -202,6 +210,19 @@ class FakeJetStream:
             epoch=self.epoch,
             unnamed=len(names(self.unnamed)),
         )
+
+    def _singly(self, stream: str, names: Sequence[str]) -> ConsumersReading:
+        samples: dict[str, Sample] = {}
+        stored_stream = self._stream(stream)
+        away = self.unreadable | self.unnamed | self.silent
+        for name in names:
+            self._ask(f"consumer {stream} {name}")
+            if name in stored_stream.consumers and ConsumerKey(stream, name) not in away:
+                samples[name] = self._sample(stored_stream, stored_stream.consumers[name])
+        missing = tuple(name for name in names if name not in samples)
+        self._ask(f"stream {stream}")
+        look, found = self.look(stream), tuple(samples.values())
+        return ConsumersReading(look, found, missing, False, (), self.took, self.epoch, partial=True)
 
     async def consumer(self, key: ConsumerKey) -> Sample:
         self._ask(f"consumer {key.stream} {key.consumer}")
@@ -374,4 +395,5 @@ def _look(stream: FakeStream, now: float) -> StreamLook:
         fill=min(1.0, held / kept.max_msgs) if kept.max_msgs else None,
         oldest_age=now - stream.stored_at[stream.first_seq] if held else None,
         retention=kept,
+        consumers=len(stream.consumers),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.member import Latches, Member
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.status import latches as machine
@@ -41,6 +42,7 @@ class FakeServiceView:
         self.policies = ActivePolicies(self.settings.policies, self.settings.policy_guard, trust_metadata=False)
         self.newest_read_at: float | None = NOW.mono
         self.next = NOW.mono + 0.5
+        self.stretch = 1.0
 
     @property
     def observing(self) -> bool:
@@ -57,6 +59,9 @@ class FakeServiceView:
 
     def longest_interval(self) -> float:
         return 0.1
+
+    def proofs(self, subject: str) -> Proofs:
+        return NO_PROOFS
 
     def next_reading(self, subject: str) -> float:
         return self.next

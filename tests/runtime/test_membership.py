@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.read_interval import Budget
+from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.subject.inputs import (
     Effect,
@@ -129,7 +129,7 @@ class World:
             self.poller.discover(await self.js.streams())
         tried = set(self.poller.polls)
         for poll in tuple(self.poller.polls.values()):
-            if await self.poller.attempt(poll) and not poll.retry:
+            if await self.poller.attempt(poll) and not poll.plan.retry:
                 await self.poller.read_singly(poll, sorted(poll.silent))
         self.answer()
         after = self.members()

@@ -12,15 +12,17 @@ from structlog.testing import capture_logs
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.read_interval import Budget
+from nats_backpressure.core.read_plan import Budget
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import ConsumerChanged, StreamChanged, Terminated, Unavailable
-from nats_backpressure.runtime.poller import DISCOVER_EVERY, MAX_SINGLE_READS, ROUND_WITHIN, Poller
+from nats_backpressure.runtime.poller import MAX_SINGLE_READS, Poller
+from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from nats_backpressure.runtime.service import Service
+from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock, settled
@@ -78,18 +80,18 @@ class World:
         """The streams that cannot be read from now on; take some out."""
         consumers, away = self.js.consumers, set(streams)
 
-        async def some(name: str) -> Any:
+        async def some(name: str, names: Any = ()) -> Any:
             if name in away:
                 self.js.asked.append(f"consumers {name}")
                 raise Unavailable("no right")
-            return await consumers(name)
+            return await consumers(name, names)
 
         self.js.consumers = some  # type: ignore[method-assign]
         return away
 
 
 class TestDiscovery:
-    async def test_a_new_stream_is_found_within_a_second_and_at_once_after_an_advisory(self) -> None:
+    async def test_a_new_stream_is_found_within_a_second_and_soon_after_an_advisory(self) -> None:
         world = World()
         async with world.running():
             world.stream("S", "c")
@@ -97,7 +99,7 @@ class TestDiscovery:
             assert list(world.registry.streams) == ["S"]
             world.stream("T", "c")
             world.poller.hint(StreamChanged("T", "created"))
-            await settled()
+            await world.clock.run(LEAST)
             assert list(world.registry.streams) == ["S", "T"]
 
     async def test_a_stream_that_the_watch_names_and_nobody_made_is_logged_once(self) -> None:
@@ -180,9 +182,9 @@ class TestRounds:
         world.stream("S", "c")
         consumers = world.js.consumers
 
-        async def slow(name: str) -> Any:
+        async def slow(name: str, names: Any = ()) -> Any:
             await world.clock.sleep(60)
-            return await consumers(name)
+            return await consumers(name, names)
 
         world.js.consumers = slow  # type: ignore[method-assign]
         async with world.running():
@@ -207,10 +209,10 @@ class TestRounds:
             before = world.registry.newest_read_at
             consumers = world.js.consumers
 
-            async def slow(name: str) -> Any:
+            async def slow(name: str, names: Any = ()) -> Any:
                 if name == "T":
                     await world.clock.sleep(2)
-                return await consumers(name)
+                return await consumers(name, names)
 
             world.js.consumers = slow  # type: ignore[method-assign]
             world.js.down = None

@@ -19,8 +19,8 @@ from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from nats_backpressure.runtime import tasks
-from nats_backpressure.runtime.poller import ROUND_WITHIN
 from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from tests.fakes.clock import settled
 from tests.fakes.stores import MONITORING_EVENTS, STATUS_EVENTS
 from tests.simulations import stored_samples
@@ -58,10 +58,10 @@ async def test_a_slow_list_of_one_stream_delays_no_other(monkeypatch: pytest.Mon
     world.js.add_consumer(ConsumerKey("STUCK", "c"), ConsumerConfig())
     consumers = world.js.consumers
 
-    async def slow(stream: str) -> Any:
+    async def slow(stream: str, names: Any = ()) -> Any:
         if stream == "STUCK":
             await world.clock.sleep(60)
-        return await consumers(stream)
+        return await consumers(stream, names)
 
     monkeypatch.setattr(world.js, "consumers", slow)
     async with world.living() as service:
@@ -137,10 +137,10 @@ def unreadable(world: World, monkeypatch: pytest.MonkeyPatch, stream: str) -> se
     """The streams that cannot be read; put some in."""
     consumers, away = world.js.consumers, {stream}
 
-    async def some(name: str) -> Any:
+    async def some(name: str, names: Any = ()) -> Any:
         if name in away:
             raise Unavailable("no right to list its consumers")
-        return await consumers(name)
+        return await consumers(name, names)
 
     monkeypatch.setattr(world.js, "consumers", some)
     return away

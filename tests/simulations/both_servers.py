@@ -110,7 +110,6 @@ class RealWorld:
             clock or RealClock(),
             count=self.counted.append,
             count_request=lambda op, outcome, seconds: self.requests.append(f"{op} {outcome}"),
-            requests_per_second=100_000,
         )
 
     async def add_stream(

@@ -13,6 +13,7 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.event import Alert
 from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.state import Record, SubjectState, with_members
@@ -49,6 +50,9 @@ class StubServiceView(ServiceView):
 
     def interval(self, subject: str) -> float:
         return 0.1
+
+    def proofs(self, subject: str) -> Proofs:
+        return NO_PROOFS
 
     def next_reading(self, subject: str) -> float:
         return NOW.mono

@@ -74,7 +74,7 @@ class Reader(JetStreamObserver):
             self.outcomes.append(f"{op} {outcome}")
 
         clock = FakeClock()
-        super().__init__(script, clock, count=self.counted.append, count_request=count_request, requests_per_second=1e6)
+        super().__init__(script, clock, count=self.counted.append, count_request=count_request)
 
 
 def page(*consumers: Any, **more: Any) -> dict[str, Any]:

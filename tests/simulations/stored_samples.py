@@ -16,6 +16,7 @@ from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
@@ -69,6 +70,9 @@ class MinimalView:
 
     def interval(self, subject: str) -> float:
         return 0.1
+
+    def proofs(self, subject: str) -> Proofs:
+        return NO_PROOFS
 
 
 def value(record: Record, nonce: str) -> bytes:

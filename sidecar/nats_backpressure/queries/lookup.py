@@ -11,6 +11,7 @@ from msgspec import Struct
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs, newest_proof
 from nats_backpressure.core.status.freshness import (
     Limits,
     SinceProof,
@@ -34,7 +35,7 @@ OVERRIDE = "override"
 
 
 class SubjectView(Struct, frozen=True):
-    """What depends on the state alone: computed once for each state, for all requests."""
+    """What depends on the state and on what looks prove: computed once for each, for all requests."""
 
     state: SubjectState
     worst_member: Member | None
@@ -48,15 +49,26 @@ class SubjectView(Struct, frozen=True):
     """Monotonic time of the last proof of the answered status; None if no member proves it."""
     fullest: tuple[Member, ...]
     """The members with the least room below their in-flight mark, at most FULLEST."""
+    proofs: Proofs = NO_PROOFS
+    """What looks at its streams prove."""
+    looked_at: tuple[float, ...] = ()
+    """When the newest of these looks were answered."""
 
 
-def subject_view(state: SubjectState) -> SubjectView:
+def subject_view(state: SubjectState, proofs: Proofs = NO_PROOFS) -> SubjectView:
     members = state.members.values()
-    proved = [(m.proof, m.reading) for m in members if m.proof is not None and m.reading is not None]
+    pairs = ((newest_proof(m, proofs), m.reading) for m in members)
+    proved = [(proof, reading) for proof, reading in pairs if proof is not None and reading is not None]
     oldest, reading = min(proved, key=lambda pair: pair[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
-    return SubjectView(state, state.worst, since_proof(members), at, oldest, status_proof(members), _fullest(members))
+    since, status = since_proof(members, proofs), status_proof(members, proofs)
+    return SubjectView(state, state.worst, since, at, oldest, status, _fullest(members), proofs, looked_at(proofs))
+
+
+def looked_at(proofs: Proofs) -> tuple[float, ...]:
+    """When the looks were answered that prove anything."""
+    return tuple(proof.at for proof in proofs.values())
 
 
 def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
@@ -174,9 +186,9 @@ class SubjectLookup:
         return SubjectAnswer(view, limits, policy, status, freshness, stale_reason, admission, reasons, changes_at)
 
     def _view(self, state: SubjectState) -> SubjectView:
-        view = self._views.get(state.subject)
-        if view is None or view.state is not state:
+        view, proofs = self._views.get(state.subject), self._service.proofs(state.subject)
+        if view is None or view.state is not state or view.looked_at != looked_at(proofs):
             if len(self._views) > 2 * len(self._service.subjects):
                 self._views.clear()  # many belong to subjects that were removed
-            view = self._views[state.subject] = subject_view(state)
+            view = self._views[state.subject] = subject_view(state, proofs)
         return view

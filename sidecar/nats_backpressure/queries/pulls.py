@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
 from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
@@ -98,7 +99,7 @@ def _known(chosen: list[tuple[SubjectAnswer, Member]], now: Now) -> tuple[Member
         for answer, member in chosen
         if answer.freshness is not Freshness.UNKNOWN
         and answer.stale_reason != "no_quorum"
-        and freshness(member.proof, now.mono, answer.limits) is Freshness.KNOWN
+        and freshness(newest_proof(member, answer.view.proofs), now.mono, answer.limits) is Freshness.KNOWN
     )
 
 

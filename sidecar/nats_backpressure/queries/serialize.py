@@ -16,6 +16,7 @@ from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.model.marks import Marks, MarkSet
 from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
@@ -147,7 +148,9 @@ def recovery_message(record: Record | None) -> messages.Recovery:
     )
 
 
-def consumer_messages(state: SubjectState, limits: Limits, now: Now) -> tuple[messages.ConsumerStatus, ...]:
+def consumer_messages(
+    state: SubjectState, limits: Limits, proofs: Proofs, now: Now
+) -> tuple[messages.ConsumerStatus, ...]:
     shown = heapq.nsmallest(CONSUMERS_SHOWN, state.members.values(), key=lambda m: (-m.status, -m.pressure, m.key))
     return tuple(
         messages.ConsumerStatus(
@@ -157,7 +160,7 @@ def consumer_messages(state: SubjectState, limits: Limits, now: Now) -> tuple[me
             latched=tuple(s.value for s in m.latches.signals),
             diagnosis=diagnosis_name(reported_diagnosis(m, m.status)),
             metrics=metrics_message(m.reading, m.marks),
-            freshness=freshness(m.proof, now.mono, limits).value,
+            freshness=freshness(newest_proof(m, proofs), now.mono, limits).value,
         )
         for m in shown
     )
@@ -193,7 +196,7 @@ def status_message(
         admit_ratio=admission.admit_ratio,
         mode=policy.mode,
         override=override_message(in_force(policy, now)),
-        consumers=consumer_messages(state, freshness_limits(state, service), now),
+        consumers=consumer_messages(state, freshness_limits(state, service), service.proofs(state.subject), now),
         consumers_total=len(state.members),
         matched=(state.subject,),
         state_keys=(key,),
@@ -212,7 +215,7 @@ def state_value(state: SubjectState, writing: Writing, service: ServiceView, now
     record = writing.record
     # What is written is known from then on; clients compute its age from the heartbeat. A heartbeat that proves nothing
     # about this one subject is why `stale` and `unknown` are written here.
-    view = subject_view(state)
+    view = subject_view(state, service.proofs(state.subject))
     known = Freshness.UNKNOWN if record.unknown else Freshness.STALE if record.stale else Freshness.KNOWN
     freshness: tuple[Freshness, StaleReason | None] = (known, "age" if record.stale else None)
     policy = view.worst_member.policy if view.worst_member else state.policy

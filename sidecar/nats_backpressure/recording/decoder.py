@@ -47,6 +47,8 @@ class ReadingDecoded(Struct, frozen=True):
     """Names of consumers that were shown before, and now exist but could not be read."""
     hidden: int = 0
     """Number of consumers that could not be read, including those never shown."""
+    partial: bool = False
+    """Whether only some consumers were asked for."""
 
 
 class SampleDecoded(Struct, frozen=True):
@@ -201,12 +203,11 @@ class Decoder:
         for number in line.left:
             stream.consumers.pop(number, None)
             self._consumers.pop(number, None)
-        shown = tuple(
-            _closed_sample(each, at) for each in stream.consumers.values() if each.in_open_reading or each.shown
-        )
+        read = (each for each in stream.consumers.values() if each.in_open_reading or (each.shown and not line.only))
+        shown = tuple(_closed_sample(each, at) for each in read)
         unread = frozenset(consumer.key.consumer for consumer in stream.consumers.values() if not consumer.shown)
         look = idle_look(stream.look, at.mono - stream.looked_at)
-        return ReadingDecoded(at, look, shown, not line.partly, unread, line.unread)
+        return ReadingDecoded(at, look, shown, not line.partly, unread, line.unread, line.only)
 
     def _decode_missing(self, line: MissingLine) -> Observation | BadLine:
         at = self._time_of(line.at)

@@ -77,9 +77,11 @@ class Encoder:
     def encode_reading(self, reading: ConsumersReading, at: Now, origin: tuple[str, ...] = ()) -> list[Line]:
         """The lines of a reading received `at` this moment; none if it need not be written. `origin`: the subjects of
         the stream that this one mirrors."""
-        look = reading.look if reading.look.subjects else replace(reading.look, subjects=origin)
+        look = replace(reading.look, subjects=reading.look.subjects or origin, consumers=0)
         lines: list[Line] = []
         stream = self._stream(look, at, lines)
+        if reading.partial:
+            return lines + self._partial_lines(stream, reading, look, at)
         whole, unread = reading.whole, reading.unread
         shown = {sample.key.consumer for sample in reading.samples}
         absent = (name for name in stream.consumers if whole and name not in shown and name not in unread)
@@ -103,10 +105,25 @@ class Encoder:
                 tuple(self._mark_not_shown(stream, name, gone=True) for name in left),
                 tuple(self._mark_not_shown(stream, name, gone=False) for name in out),
                 not whole,
-                len(unread),
+                unread=len(unread),
             )
         )
         stream.read_at, stream.whole, stream.unread = at.mono, whole, len(unread)
+        if not same:
+            stream.look, stream.looked_at = look, at.mono
+        return lines
+
+    def _partial_lines(
+        self, stream: _EncodedStream, reading: ConsumersReading, look: StreamLook, at: Now
+    ) -> list[Line]:
+        """The lines of a reading of some consumers only: each of them is written, changed or not."""
+        same = _same_look(idle_look(stream.look, at.mono - stream.looked_at), look)
+        lines = self._hint_lines(stream)
+        for sample in reading.samples:
+            lines += self._sample_lines(stream, sample, at)
+        numbers = None if same else _stream_numbers(look)
+        lines.append(ReadLine(stream.number, _rounded_time(at), numbers, partly=True, only=True))
+        stream.changed_at = at.mono
         if not same:
             stream.look, stream.looked_at = look, at.mono
         return lines

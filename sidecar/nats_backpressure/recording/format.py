@@ -114,6 +114,8 @@ class ReadLine(Struct, frozen=True, tag_field="t", tag="read", omit_defaults=Tru
     """Consumers that are not shown any more, until they have a line again; they may still exist."""
     partly: bool = False
     """Whether there may be consumers that it does not show."""
+    only: bool = False
+    """Whether only the consumers with a line since the `read` line before were read, and all others were not."""
     unread: Count = 0
     """Number of consumers that exist and could not be read; `out` has those of them that were shown before."""
 

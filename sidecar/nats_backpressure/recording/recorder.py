@@ -105,9 +105,12 @@ class RecordingObserver:
         self._origins = {look.name: look.subjects for look in reading.looks}
         return reading
 
-    async def consumers(self, stream: str) -> ConsumersReading:
+    async def stream(self, name: str) -> StreamsReading:
+        return await self._observer.stream(name)
+
+    async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
         try:
-            reading = await self._observer.consumers(stream)
+            reading = await self._observer.consumers(stream, names)
         except StreamGone:
             self._write(self._encoder.encode_missing(stream, self._clock.now()))
             raise

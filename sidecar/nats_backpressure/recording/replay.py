@@ -159,9 +159,14 @@ class Replay:
         if not self._intake.watches(name):
             return
         stream = self._registry.streams.setdefault(name, FollowedStream(observation.look, at))
-        stream.interval = min(at - self._read_at.get(name, -math.inf), self._longest_interval)
-        stream.look, self._read_at[name] = observation.look, at
+        stream.look = observation.look
+        if not observation.partial:
+            stream.interval = min(at - self._read_at.get(name, -math.inf), self._longest_interval)
+            self._read_at[name] = at
         under = {sample.key: self._sample(stream, sample) for sample in observation.samples}
+        if observation.partial:
+            self._intake.remove_uncounted_members(stream, ReadState(under))
+            return
         stream.whole = observation.whole and not observation.hidden
         self._intake.remove_uncounted_members(stream, ReadState(under, observation.unread, observation.whole))
 

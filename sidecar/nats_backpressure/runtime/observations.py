@@ -56,6 +56,8 @@ class ConsumersReading(Struct, frozen=True):
     epoch: int
     unnamed: int = 0
     """How many were left out of which not even the name could be read."""
+    partial: bool = False
+    """Whether only some consumers were asked for."""
 
     @property
     def unread(self) -> frozenset[str]:
@@ -65,7 +67,7 @@ class ConsumersReading(Struct, frozen=True):
     @property
     def whole(self) -> bool:
         """Whether there are no others than those shown and those unread."""
-        return self.complete and not self.unnamed
+        return self.complete and not self.unnamed and not self.partial
 
 
 class AckSeen(Struct, frozen=True):

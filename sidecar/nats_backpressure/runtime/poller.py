@@ -1,15 +1,22 @@
-"""The loops that read JetStream: find the streams, and read each at its own pace."""
+"""Reads JetStream by plan: one loop starts the looks and the readings that are due, each as a task of its own.
+
+What is due is decided in `core.read_plan`. At most one list and one reading of single consumers are under way for each
+stream, so that a reading that hangs delays no other stream.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import heapq
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count as count_up
 
 import structlog
 
-from nats_backpressure.core import read_interval
-from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.read_interval import Budget
+from nats_backpressure.core import read_plan, watch_filter
+from nats_backpressure.core.model.samples import Sample, StreamLook
+from nats_backpressure.core.read_plan import Base, Budget, Due, Level, Load, RequestBudget, StreamPlan
 from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.intake import Intake
@@ -25,39 +32,50 @@ from nats_backpressure.runtime.observations import (
     Unavailable,
 )
 from nats_backpressure.runtime.ports import Clock, Observer
+from nats_backpressure.runtime.reading_rounds import ReadingRounds
+from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY, StreamLooks
 from nats_backpressure.runtime.subject_registry import FollowedStream
-from nats_backpressure.runtime.tasks import Once, sleep_until
+from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 
-DISCOVER_EVERY = 1.0
-"""Seconds between two readings of the list of streams."""
-ROUND_WITHIN = 5.0
-"""Seconds for reading or trying every stream, at the start and after an outage, before what is known is answered."""
 YIELD_EVERY = 50
 """Samples evaluated in one go (some 2 ms); then other tasks, which answer requests, have a turn."""
+PLAN_EVERY = 500
+"""Samples planned in one go."""
 SHORTEST_SLEEP = 0.001
-"""Seconds between two readings of a stream, however late the next one is."""
+"""Seconds for which the loop sleeps at least."""
 MAX_SINGLE_READS = 64
 """Members missing from a list that are read one by one after it; the others wait for the next round."""
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds until such a member that does not answer is tried again, growing."""
 MAX_STORED_STREAMS = 100
 """Streams followed at a time that only the store knows; each takes two answers to be found gone."""
+WEIGH_EVERY = 1.0
+"""Seconds between two computations of the load that all plans together are."""
+STRETCHED, IN_BUDGET, STRETCHED_FOR = 2.0, 1.2, 15.0
+"""It is logged that the budget is too small once intervals are stretched by the first factor for the last number of
+seconds (at a start everything is read more often for a while), and that it is not below the second one."""
 
 
 class StreamPoll:
     """The polling of one followed stream."""
 
-    def __init__(self, stream: FollowedStream) -> None:
-        self.stream = stream
+    def __init__(self, stream: FollowedStream, plan: StreamPlan) -> None:
+        self.stream, self.plan = stream, plan
+        self.due: Due = plan.due(Load())
         self.silent: frozenset[ConsumerKey] = frozenset()
         """Members of which the last reading showed nothing."""
         self.singly: asyncio.Task[None] | None = None
         """Reads them one by one, beside the list."""
-        self.turn = 0
-        """Where among them the next round begins."""
-        self.retry = 0.0
-        """Seconds until the next try while the stream cannot be read; 0 while it can."""
-        self.wake = asyncio.Event()
+        self.tries: dict[ConsumerKey, tuple[float, float]] = {}
+        """Of those that did not answer: when to try again, and the delay after that."""
+        self.listing_since = math.inf
+        """When the list that is under way was asked for."""
+        self.reading = self.evaluating = False
+        """Whether single consumers are being read; whether samples are evaluated, with the look after them."""
+        self.looking, self.look_retry, self.look_after = False, 0.0, -math.inf
+        """See `stream_looks.Looked`."""
 
     @property
     def name(self) -> str:
@@ -65,11 +83,7 @@ class StreamPoll:
 
 
 class Poller:
-    """Follows every watched stream. `complete` is set once each was read or tried, after ROUND_WITHIN at most.
-
-    It writes down in the registry what it follows, and `newest_reading`: at the start, and when readings come again
-    after an outage, that waits until each stream was read or tried, because readers take it as proof of all streams.
-    """
+    """Follows every watched stream, and writes down in the registry which these are."""
 
     def __init__(
         self,
@@ -83,71 +97,86 @@ class Poller:
         on_streams: Callable[[StreamsReading], None],
         on_read: Callable[[float], None],
         discover_every: float = DISCOVER_EVERY,
+        requests: RequestBudget | None = None,
     ) -> None:
+        """`requests`: what the observer may still request; without it all that is due begins at once."""
         self._observer, self._clock, self._budget, self._stale_after = observer, clock, budget, stale_after
-        self._intake, self._registry = intake, intake.registry
+        self._intake, self._registry, self._requests = intake, intake.registry, requests
         self._count, self._on_streams, self._on_read = count, on_streams, on_read
         self.polls: dict[str, StreamPoll] = {}
+        self.load = Load()
         self._discover_every = discover_every
         self._logged = Once()
         self._tasks: asyncio.TaskGroup | None = None
-        self._discover = asyncio.Event()
-        self._read_at: float | None = None
-        self._round = 0
-        self._untried: set[str] | None = None
-        """Streams of the present round that were not tried in it yet; None while there is no round."""
-        self.began_at: float | None = None
-        """Monotonic time at which the first list of streams was answered."""
-        self._limited_until = 0.0
-        self.complete = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._queue: list[tuple[float, int, StreamPoll, Due]] = []
+        """When a reading of each stream is due; an entry counts only while it is the newest of its stream."""
+        self._late: dict[str, StreamPoll] = {}
+        """Streams of which a reading is due."""
+        self._order = count_up()
+        self._weighed_at = self._discovered_at = -math.inf
+        self._listed: frozenset[str] = frozenset()
+        self._stretched_since: float | None = None
+        self._limited_until = -math.inf
+        self.looks = StreamLooks(observer, clock, budget, discover_every, count, self._take_list, self._take_look)
+        self.rounds = ReadingRounds(self._registry, clock, self._outage, self._read_all)
+        self.complete = self.rounds.complete
+        self._registry.on_attention = self._attend
 
     async def run(self) -> None:
-        """Discover streams until cancelled; each stream has a task of its own, so that none delays another."""
+        """Look and read until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+            self._tasks = self.rounds.tasks = tasks
             while True:
-                self._discover.clear()
-                try:
-                    reading = await self._observer.streams()
-                except Unavailable as error:
-                    self._count("sweep_unavailable")
-                    log.debug("streams.unavailable", error=str(error))
-                else:
-                    self._on_streams(reading)
-                    for poll in self.discover(reading):
-                        tasks.create_task(self._follow(poll), name=f"follow {poll.name}")
-                await sleep_until(self._discover, self._clock, self._discover_every)
+                self._wake.clear()
+                self.looks.start([poll for poll in self.polls.values() if poll.stream.under], tasks)
+                self._weigh()
+                await self._start_due(tasks)
+                await self._sleep_until(min(self.looks.next(), self._next_start()))
+
+    async def _sleep_until(self, at: float) -> None:
+        """Until then, or until something else is due earlier."""
+        timer = asyncio.ensure_future(self._clock.sleep(max(SHORTEST_SLEEP, at - self._clock.now().mono)))
+        timer.add_done_callback(self._time_passed)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    def _time_passed(self, timer: asyncio.Future[None]) -> None:
+        if not timer.cancelled():
+            self._wake.set()
+
+    # Streams
+
+    def _take_list(self, reading: StreamsReading, at: float) -> None:
+        names = frozenset(look.name for look in reading.looks)
+        if at - self._discovered_at >= self._discover_every or names != self._listed:
+            self._discovered_at, self._listed = at, names
+            self._on_streams(reading)
+            self.discover(reading)
+        if reading.complete:
+            for name in self.polls.keys() - names:  # reading it shows whether it is gone
+                self._hasten(self.polls[name], Level.HOT)
+        for look in reading.looks:
+            if look.name in self.polls:
+                self._take_look(look.name, look, at)
+        self.rounds.was_read()
 
     def discover(self, reading: StreamsReading) -> list[StreamPoll]:
         """Take in a list of streams; returns those that are new, each to be followed."""
         self._registry.origins = {look.name: look.subjects for look in reading.looks}
         self._registry.listed = self._registry.listed or reading.complete
-        if self.began_at is None:
-            self.began_at = self._clock.now().mono
-            self._begin_round()
-        new = [StreamPoll(stream) for stream in self._new(reading)]
+        new = [StreamPoll(stream, StreamPlan(self._budget)) for stream in self._new(reading)]
+        for poll in new:
+            poll.stream.plan = poll.plan
         self.polls |= {poll.name: poll for poll in new}
         self._registry.streams |= {poll.name: poll.stream for poll in new}
-        if self._untried is not None:
-            self._untried |= {poll.name for poll in new}
-        if not self.polls:  # only the list can be read
-            self._was_read()
-        self._tried("")
+        self.rounds.found({poll.name for poll in new})
+        for poll in new:
+            self._plan(poll)
+        self.rounds.tried()
         return new
-
-    def hint(self, hint: Hint) -> None:
-        """An advisory or ack metric came: it may trigger an earlier reading, and never decides alone."""
-        now = self._clock.now()
-        match hint:
-            case StreamChanged():
-                self._discover.set()
-            case ConsumerChanged():
-                if poll := self.polls.get(hint.key.stream):
-                    poll.wake.set()
-            case ApiLimited():
-                self._limited_until = now.mono + read_interval.LIMITED_FOR
-            case _:
-                self._intake.hint(hint, now)
 
     def _new(self, reading: StreamsReading) -> list[FollowedStream]:
         listed = {look.name: look for look in reading.looks}
@@ -165,17 +194,166 @@ class Poller:
             streams[name] = FollowedStream(look, now, watched=self._intake.watches(name))
         return [stream for name, stream in streams.items() if name not in self.polls]
 
-    async def _follow(self, poll: StreamPoll) -> None:
-        """Read one stream again and again, until it is gone for sure."""
+    def _take_look(self, name: str, look: StreamLook, at: float) -> None:
+        """A look at a stream was answered. It is not used for samples whose own look is newer."""
+        if (poll := self.polls.get(name)) is None:
+            return
+        stream, crossed = poll.stream, poll.plan.add_look(look, at)
+        before = stream.look
+        if not poll.evaluating and look.created == before.created and look.last_seq >= before.last_seq:
+            stream.look = look
+        self.rounds.was_read()
+        if crossed or poll.due.level is Level.ALL:
+            self._plan(poll)
+        stream.next = min(poll.due.at, self.looks.next())
+
+    # What wakes
+
+    def hint(self, hint: Hint) -> None:
+        """An advisory or ack metric came: it may hasten a reading, and never decides alone."""
+        match hint:
+            case StreamChanged():
+                self.looks.hurry()
+                self._wake.set()
+            case ConsumerChanged():
+                poll = self.polls.get(hint.key.stream)
+                known = poll is not None and hint.key in poll.stream.under
+                watched = watch_filter.is_name_watched(hint.key, self._intake.watch, self._intake.ours)
+                if poll is not None and (known or (watched and hint.what != "deleted")):
+                    self._hasten(poll, Level.HOT)
+            case ApiLimited():
+                self._limited_until = self._clock.now().mono + read_plan.LIMITED_FOR
+                self._weighed_at = -math.inf
+            case _:
+                self._intake.hint(hint, self._clock.now())
+
+    def _hasten(self, poll: StreamPoll, level: Level) -> None:
+        """List a stream once after the interval of this level."""
+        if poll.plan.woken is None or poll.plan.woken > level:
+            poll.plan.woken = level
+            self._plan(poll)
+
+    def _attend(self, keys: Iterable[ConsumerKey]) -> None:
+        """Something else than a sample moved these consumers: their policy, or what is stored of them."""
+        now = self._clock.now().mono
+        for key in keys:
+            if (poll := self.polls.get(key.stream)) is not None and poll.plan.heat([key], now):
+                self._plan(poll)
+
+    def _read_all(self) -> None:
+        for poll in self.polls.values():
+            poll.plan.retry = 0.0
+            poll.plan.woken = Level.HOT
+            self._plan(poll)
+
+    # The schedule
+
+    def _plan(self, poll: StreamPoll) -> None:
+        """Put the next reading of a stream into the queue."""
+        if self.polls.get(poll.name) is not poll:
+            return
+        listing = poll.listing_since < math.inf
+        due = poll.plan.due(self.load, listing)
+        if listing and not poll.plan.slow:
+            due = read_plan.not_before(due, poll.listing_since + read_plan.SLOW_LIST)
+        if poll.reading:
+            due = read_plan.not_before(due, math.inf)
+        poll.due = due
+        poll.stream.interval = poll.plan.proof_interval(self.load)
+        poll.stream.next = min(due.at, self.looks.next())
+        self._late.pop(poll.name, None)
+        heapq.heappush(self._queue, (due.at, next(self._order), poll, due))
+        if len(self._queue) > 1000 + 4 * len(self.polls):
+            self._queue = [(one.due.at, next(self._order), one, one.due) for one in self.polls.values()]
+            heapq.heapify(self._queue)
+        if due.at <= self._clock.now().mono:
+            self._wake.set()
+
+    def _collect_late(self, now: float) -> None:
+        while self._queue and self._queue[0][0] <= now:
+            _, _, poll, due = heapq.heappop(self._queue)
+            if poll.due is due and self.polls.get(poll.name) is poll:
+                self._late[poll.name] = poll
+
+    async def _start_due(self, tasks: asyncio.TaskGroup) -> None:
+        """Start what is most late, as long as the budget allows it."""
         while True:
-            poll.wake.clear()
-            started = self._clock.now().mono
-            if not await self.attempt(poll):
+            now = self._clock.now().mono
+            self._collect_late(now)
+            if not self._late or self._ready_in(now) > 0:
                 return
+            poll = max(self._late.values(), key=lambda late: late.due.lateness(now))
+            self._start(poll, poll.due, now, tasks)
+            await self._clock.sleep(0)  # it takes its turn in the budget
+
+    def _ready_in(self, now: float) -> float:
+        return 0.0 if self._requests is None else self._requests.ready_in(now)
+
+    def _next_start(self) -> float:
+        now = self._clock.now().mono
+        if self._late:
+            return now + self._ready_in(now)
+        return self._queue[0][0] if self._queue else math.inf
+
+    def _start(self, poll: StreamPoll, due: Due, now: float, tasks: asyncio.TaskGroup) -> None:
+        plan, listing = poll.plan, poll.listing_since < math.inf
+        n = plan.singles(due.level) or (min(read_plan.SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
+        names = plan.names(due.level, n) if n else ()
+        plan.start(due if names else read_plan.at_level(due, Level.ALL), now, self.load)
+        if names:
+            poll.reading = True
+            tasks.create_task(self._read_some(poll, names), name=f"read some of {poll.name}")
+        else:
+            poll.listing_since = now
+            tasks.create_task(self._list(poll), name=f"list {poll.name}")
+        self._plan(poll)
+
+    def _weigh(self) -> None:
+        """Compute how far the plans fit into the budget, and log once that they do not."""
+        now = self._clock.now().mono
+        if now - self._weighed_at < WEIGH_EVERY:
+            return
+        self._weighed_at, before = now, self.load
+        factor = read_plan.LIMITED_FACTOR if now < self._limited_until else 1.0
+        plans = [poll.plan for poll in self.polls.values()]
+        self.load = read_plan.load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
+        self._registry.stretch = self.load.stretch
+        replan = (before.factor, before.empty_interval) != (self.load.factor, self.load.empty_interval)
+        for poll in self.polls.values():
+            poll.plan.expire(now, self.load.stretch)
+            poll.stream.interval = poll.plan.proof_interval(self.load)
+            if replan:
+                self._plan(poll)
+        self._report_stretch(now)
+
+    def _report_stretch(self, now: float) -> None:
+        stretch = self.load.stretch
+        if stretch < STRETCHED:
+            self._stretched_since = None
+        elif self._stretched_since is None:
+            self._stretched_since = now
+        elif now - self._stretched_since >= STRETCHED_FOR and self._logged.first("stretched"):
+            log.warning(
+                "reading.stretched",
+                factor=round(stretch, 1),
+                streams=len(self.polls),
+                hint="intervals are longer by this factor; raise observe.api_requests_per_second, or watch less",
+            )
+        if stretch < IN_BUDGET and not self._logged.first("stretched"):
+            log.info("reading.in_budget", streams=len(self.polls))
+        if stretch < IN_BUDGET:
+            self._logged.forget("stretched")
+
+    # Readings
+
+    async def _list(self, poll: StreamPoll) -> None:
+        try:
+            await self.attempt(poll)
+        finally:
+            poll.listing_since = math.inf
+        if poll.name in self.polls:
             self._read_silent(poll)
-            poll.stream.next = max(self._clock.now().mono, started + (poll.retry or poll.stream.interval))
-            left = poll.stream.next - self._clock.now().mono
-            await sleep_until(poll.wake, self._clock, max(SHORTEST_SLEEP, left))
+            self._plan(poll)
 
     async def attempt(self, poll: StreamPoll) -> bool:
         """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
@@ -183,65 +361,124 @@ class Poller:
         try:
             await self.read(poll)
         except StreamGone:
-            poll.retry = GONE_AFTER / 2
+            poll.plan.retry = GONE_AFTER / 2
             self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
             done = not self._registry.members(name)
         except Unavailable as error:
-            self._count("sweep_unavailable")
-            log.debug("consumers.unavailable", stream=name, error=str(error))
+            self._failed(poll, error)
             self._intake.remove_uncounted_members(stream, NOTHING_READ)
-            poll.retry = min(self._budget.max_interval, max(poll.retry * 2, self._budget.min_interval))
         else:
-            poll.retry = 0.0
             done = not stream.watched and not self._registry.members(name)
         if done:
             log.info("stream.gone", stream=name)
             del self.polls[name], self._registry.streams[name]
-        self._tried(name)
+        self.rounds.tried(name)
         return not done
 
+    def _failed(self, poll: StreamPoll, error: Unavailable) -> None:
+        self._count("sweep_unavailable")
+        log.debug("consumers.unavailable", stream=poll.name, error=str(error))
+        poll.plan.fail()
+
     async def read(self, poll: StreamPoll) -> None:
-        """One reading of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
-        stream = poll.stream
+        """One list of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
+        base, asked_at = poll.plan.base, self._clock.now().mono
         reading = await self._observer.consumers(poll.name)
-        self._on_read(reading.took)
-        self._was_read()
-        stream.look, stream.seen = reading.look, True
         members = self._registry.members(poll.name)
+        poll.plan.listed = len(reading.samples) + len(reading.unread) + reading.unnamed
+        poll.plan.listed_seconds = reading.took
+        under = await self._take_reading(poll, reading, base, asked_at, members)
+        poll.stream.seen, poll.stream.whole = True, reading.whole and not reading.unread
+        shown = ReadState(under, reading.unread, reading.whole)
+        poll.silent = self._intake.remove_uncounted_members(poll.stream, shown).unread
+        self._forget_uncounted(poll)
+
+    async def _read_some(self, poll: StreamPoll, keys: Sequence[ConsumerKey]) -> None:
+        """Read these consumers one by one."""
+        base, asked_at = poll.plan.base, self._clock.now().mono
+        try:
+            reading = await self._observer.consumers(poll.name, [key.consumer for key in keys])
+        except StreamGone:
+            poll.plan.woken = Level.HOT  # a list decides
+        except Unavailable as error:
+            self._failed(poll, error)
+        else:
+            if reading.samples:
+                poll.plan.single_seconds = reading.took / (len(reading.samples) + 1)
+            before = {key: poll.stream.under.get(key, ()) for key in keys}
+            under = await self._take_reading(poll, reading, base, asked_at, before)
+            moved = {key: subjects for key, subjects in under.items() if set(subjects) != set(before.get(key, ()))}
+            if moved:
+                self._intake.remove_uncounted_members(poll.stream, ReadState(moved))
+                self._forget_uncounted(poll)
+            missing = [ConsumerKey(poll.name, name) for name in reading.missing]
+            for key in missing:  # until it is shown again
+                poll.plan.forget(key)
+            poll.silent |= frozenset(missing)
+            self._read_silent(poll)
+        finally:
+            poll.reading = False
+        self.rounds.tried(poll.name)
+        self._plan(poll)
+
+    async def _take_reading(
+        self,
+        poll: StreamPoll,
+        reading: ConsumersReading,
+        base: Base,
+        asked_at: float,
+        members: Mapping[ConsumerKey, Sequence[str]],
+    ) -> dict[ConsumerKey, tuple[str, ...]]:
+        """Take in the look and the samples of a reading; returns the subjects that each consumer counts under."""
+        stream, plan = poll.stream, poll.plan
+        self._on_read(reading.took)
+        stream.look = reading.look
+        plan.add_look(reading.look, self._clock.now().mono)
+        plan.finish(reading.took, self._clock.random())
+        self.rounds.was_read()
         under: dict[ConsumerKey, tuple[str, ...]] = {}
+        poll.evaluating = True
         for n, sample in enumerate(reading.samples, start=1):
-            under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
             if n % YIELD_EVERY == 0:
                 await self._clock.sleep(0)
-        stream.whole = reading.whole and not reading.unread
-        poll.silent = self._intake.remove_uncounted_members(
-            stream, ReadState(under, reading.unread, reading.whole)
-        ).unread
-        stream.interval = self._interval(stream, reading)
+            newest = plan.consumers.get(sample.key)
+            if newest is not None and newest.read_at > asked_at:  # it was read by itself meanwhile
+                under[sample.key] = stream.under.get(sample.key, ())
+                continue
+            under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
+        self._intake.flush()
+        for n, sample in enumerate(reading.samples, start=1):
+            if n % PLAN_EVERY == 0:
+                await self._clock.sleep(0)
+            self._plan_sample(poll, sample, base, asked_at)
+        poll.evaluating = False
+        return under
 
-    def _interval(self, stream: FollowedStream, reading: ConsumersReading) -> float:
-        """Seconds until the stream is best read again."""
-        if not stream.under:
-            return self._budget.max_interval
-        followed = sum(bool(other.under) for other in self._registry.streams.values())
-        requests = 1 + -(-max(1, len(reading.samples)) // 256)
-        limited = self._clock.now().mono < self._limited_until
-        whole = reading.complete and not reading.missing
-        return read_interval.read_interval(self._budget, followed, requests, reading.took, whole, limited)
+    def _plan_sample(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
+        subjects, newest = poll.stream.under.get(sample.key), poll.plan.consumers.get(sample.key)
+        if subjects and (newest is None or newest.read_at <= asked_at):
+            poll.plan.add_sample(sample, base, self._registry.headroom(sample, subjects), asked_at)
+
+    def _forget_uncounted(self, poll: StreamPoll) -> None:
+        for key in poll.plan.consumers.keys() - poll.stream.under.keys():
+            poll.plan.forget(key)
 
     def _read_silent(self, poll: StreamPoll) -> None:
         """Read one by one, beside the list, the members it left out: a node is down, or more came meanwhile."""
-        if poll.retry or not poll.silent or self._tasks is None or (poll.singly is not None and not poll.singly.done()):
+        if poll.plan.retry or self._tasks is None or (poll.singly is not None and not poll.singly.done()):
             return
-        silent = sorted(poll.silent)
-        start = poll.turn % len(silent)
-        chosen = (silent[start:] + silent[:start])[:MAX_SINGLE_READS]
-        poll.turn = start + len(chosen)
-        poll.singly = self._tasks.create_task(self.read_singly(poll, chosen), name=f"read singly {poll.name}")
+        poll.tries = {key: one for key, one in poll.tries.items() if key in poll.silent}
+        now = self._clock.now().mono
+        ready = sorted((poll.tries.get(key, (-math.inf, 0.0))[0], key) for key in poll.silent)
+        if chosen := [key for at, key in ready if at <= now][:MAX_SINGLE_READS]:
+            poll.singly = self._tasks.create_task(self.read_singly(poll, chosen), name=f"read singly {poll.name}")
 
     async def read_singly(self, poll: StreamPoll, chosen: Sequence[ConsumerKey]) -> None:
         """Ask about each of them; what a list that came meanwhile shows is newer."""
         for key in chosen:
+            base, asked_at = poll.plan.base, self._clock.now().mono
+            delay = poll.tries.get(key, (0.0, FIRST_RETRY))[1]
+            poll.tries[key] = asked_at + delay, FIRST_RETRY
             try:
                 sample = await self._observer.consumer(key)
             except ConsumerGone:
@@ -249,45 +486,15 @@ class Poller:
                     self._intake.remove_gone_members(poll.stream, [key])
             except (Unavailable, StreamGone):
                 self._count("sweep_unavailable")
+                poll.tries[key] = self._clock.now().mono + delay, min(2 * delay, LAST_RETRY)
             else:
                 if key in poll.silent:
                     members_of = self._registry.members(poll.name).get(key, ())
                     under = self._intake.sample(poll.stream, sample, members_of, early=True)
                     self._intake.remove_uncounted_members(poll.stream, ReadState({key: under}))
-
-    def _begin_round(self) -> None:
-        """Every stream must be read or tried before `newest_reading` moves on."""
-        self._round += 1
-        self._untried = set(self._registry.streams)
-        if self._tasks is not None:
-            self._tasks.create_task(self._time_out(self._round), name="time out the round")
-        for poll in self.polls.values():
-            if poll.retry:
-                poll.wake.set()
-
-    def _tried(self, stream: str) -> None:
-        if self._untried is not None:
-            self._untried.discard(stream)
-            if self._registry.listed and not self._untried:
-                self._end_round(self._round)
-
-    async def _time_out(self, number: int) -> None:
-        await self._clock.sleep(ROUND_WITHIN)
-        self._end_round(number)
-
-    def _end_round(self, number: int) -> None:
-        if self._untried is None or number != self._round:
-            return
-        self._untried, self._registry.newest_reading = None, self._read_at
-        self.complete.set()
-
-    def _was_read(self) -> None:
-        now, last = self._clock.now().mono, self._read_at
-        self._read_at = now
-        if self._untried is None and last is not None and now - last >= self._outage():
-            self._begin_round()
-        if self._untried is None and self.complete.is_set():
-            self._registry.newest_reading = now
+                    self._plan_sample(poll, sample, base, asked_at)
+        self._forget_uncounted(poll)
+        self._plan(poll)
 
     def _outage(self) -> float:
         """Seconds without a reading of any stream that are an outage of all."""

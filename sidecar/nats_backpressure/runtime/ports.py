@@ -83,11 +83,15 @@ class Observer(Protocol):
     async def streams(self) -> StreamsReading:
         """The list of streams. Raises Unavailable."""
 
-    async def consumers(self, stream: str) -> ConsumersReading:
-        """All consumers of a stream, and the stream just after them. Raises StreamGone or Unavailable."""
+    async def stream(self, name: str) -> StreamsReading:
+        """One stream. Raises StreamGone or Unavailable."""
+
+    async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
+        """All consumers of a stream, or only these; and the stream just after them. Of those that are named, one that
+        does not exist or does not answer soon is missing. Raises StreamGone or Unavailable."""
 
     async def consumer(self, key: ConsumerKey) -> Sample:
-        """One consumer. Raises ConsumerGone, StreamGone or Unavailable."""
+        """One consumer, which may take long to answer. Raises ConsumerGone, StreamGone or Unavailable."""
 
 
 class StateStore(Protocol):

@@ -12,12 +12,13 @@ import structlog
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.read_interval import Budget
+from nats_backpressure.core.read_plan import QUIET_INTERVAL, Budget, RequestBudget
 from nats_backpressure.core.subject.inputs import RecordLoaded
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.precedence import Sources
+from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, LOGGED_AT, EffectRunner
@@ -26,7 +27,7 @@ from nats_backpressure.runtime.intake import Intake, log_and_count
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.policy_updates import PolicyUpdates
-from nats_backpressure.runtime.poller import DISCOVER_EVERY, ROUND_WITHIN, Poller
+from nats_backpressure.runtime.poller import Poller
 from nats_backpressure.runtime.ports import (
     Clock,
     EventPublisher,
@@ -36,6 +37,8 @@ from nats_backpressure.runtime.ports import (
     StateStore,
     Unavailable,
 )
+from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
+from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
 from nats_backpressure.runtime.view import ServiceView
@@ -116,7 +119,7 @@ class Service:
 
     async def _become_known(self) -> None:
         await self.poller.complete.wait()
-        took = self._clock.now().mono - (self.poller.began_at or 0.0)
+        took = self._clock.now().mono - (self.poller.rounds.began_at or 0.0)
         await self._effects.finish(max(0.0, ROUND_WITHIN - took))
         self.registry.observing = True
         self.known.set()
@@ -153,9 +156,10 @@ def build_service(
     *,
     tick: float = TICK,
     discover_every: float = DISCOVER_EVERY,
+    requests: RequestBudget | None = None,
 ) -> Service:
     """Wire the parts of a service to its ports. `on_looks` gets every list of streams, `on_policies` the policies in
-    force at the start and after every change."""
+    force at the start and after every change; `requests` limits what the observer requests."""
     observe, names = settings.observe, Names(settings.name)
     policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
     effects = EffectRunner(store, publisher, clock, render_state, counts)
@@ -178,12 +182,15 @@ def build_service(
             observe.max_interval_ms / 1000,
             observe.api_requests_per_second,
             observe.server_share,
+            # So that a status whose limits are short is not stale between two readings.
+            min(QUIET_INTERVAL, observe.stale_after_seconds / MISSED),
         ),
         stale_after=observe.stale_after_seconds,
         count=counts.dropped,
         on_streams=on_streams,
         on_read=counts.observed,
         discover_every=discover_every,
+        requests=requests,
     )
     updates = PolicyUpdates(registry, publisher, clock, counts, on_policies)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct, field
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.core.model.samples import Sample, StreamLook
+from nats_backpressure.core.read_plan import StreamPlan, headroom
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
 from nats_backpressure.core.subject.inputs import (
@@ -61,6 +64,8 @@ class FollowedStream(Struct, eq=False):
     absent: dict[ConsumerKey, float] = {}
     """Members that the last reading lacked, with the monotonic time since when."""
     ages: MessageAges = field(default_factory=MessageAges)
+    plan: StreamPlan | None = None
+    """How it is read; None in a replay, where looks prove nothing."""
 
 
 class TimeInStatus(Struct):
@@ -104,6 +109,10 @@ class SubjectRegistry:
         """Whether there is something to answer: each stream was read or tried, and the first states are stored."""
         self.newest_reading: float | None = None
         """Monotonic time of the newest reading of any stream, as the poller counts it."""
+        self.stretch = 1.0
+        """The factor by which readings are rarer than planned because the budget is too small; 1 if it is not."""
+        self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
+        """Is called with members that something else than a reading may have moved above a mark."""
         self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
         self._writer, self._perform = writer, perform
         self._times: dict[str, TimeInStatus] = {}
@@ -133,6 +142,25 @@ class SubjectRegistry:
         if len(self.subjects) > self._members.subjects:  # some have no members
             longest = max(longest, TICK)
         return longest if self.subjects else shortest
+
+    def proofs(self, subject: str) -> Proofs:
+        """What looks at the subject's streams prove."""
+        followed = {name: self.streams.get(name) for name in self._members.streams_of(subject)}
+        return {name: stream.plan.proof() for name, stream in followed.items() if stream and stream.plan}
+
+    def headroom(self, sample: Sample, subjects: Iterable[str]) -> float:
+        """How many messages must arrive before a consumer can be above a mark under any of these subjects, given its
+        newest sample; 0 where that was set aside, so that it is soon confirmed."""
+        room = math.inf
+        for subject in subjects:
+            state = self.subjects.get(subject)
+            if state is None or (member := state.members.get(sample.key)) is None or member.reading is None:
+                return 0.0
+            reading, shedding = member.reading, state.shedding
+            if reading.pending != sample.pending or reading.inflight not in (None, sample.inflight):
+                return 0.0
+            room = min(room, headroom(member, shedding.shedding or shedding.ratio < 1))
+        return room
 
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading of any of the subject's streams."""
@@ -188,6 +216,7 @@ class SubjectRegistry:
         for key, member in state.members.items():
             if (policy := self.policies.effective(subject, key).policy) != member.policy:
                 self.feed(subject, ConsumerJoined(key, policy))
+                self.on_attention([key])
 
     def feed(self, subject: str, input_: Input) -> None:
         """One thing happened to a subject: move its state, and have the effects performed."""
@@ -197,6 +226,8 @@ class SubjectRegistry:
         self.subjects[subject], effects = step(state, input_, now, self._context(subject))
         self._index(subject, input_)
         self._account(subject, now.mono)
+        if isinstance(input_, ConsumerJoined | RecordLoaded) and (keys := _with_latches(self.subjects[subject])):
+            self.on_attention(keys)
         if any(isinstance(effect, DropSubject) for effect in effects):
             self.forget(subject)
         if wanted := [effect for effect in effects if not isinstance(effect, DropSubject)]:
@@ -238,13 +269,14 @@ class SubjectRegistry:
             bounds.interval,
             writer=self._writer,
             newest_read_at=self.newest_read_at,
+            proofs=self.proofs(subject),
         )
 
     def tick(self) -> None:
         """Apply to every subject what time alone changes, where it may change anything."""
         at, sure = self._clock.now(), self._observe.stale_after_seconds
         for subject, state in tuple(self.subjects.items()):
-            newest = status_proof(state.members.values())
+            newest = status_proof(state.members.values(), self.proofs(subject))
             if newest is None or at.mono - newest >= sure or not is_quiescent(state) or carried_write_due(state, at):
                 self.feed(subject, Tick())
 
@@ -316,3 +348,8 @@ class SubjectRegistry:
             times.seconds[word] = times.seconds.get(word, 0.0) + now - times.at
             times.at, times.status = now, status
         times.windows.add(now, status, values)
+
+
+def _with_latches(state: SubjectState) -> list[ConsumerKey]:
+    """The members with a latch: only reading them soon shows when it can be released."""
+    return [key for key, member in state.members.items() if member.latches.names]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.time_windows import WindowSummary
@@ -49,6 +50,13 @@ class ServiceView(Protocol):
 
     def longest_interval(self) -> float:
         """The longest of all subjects; the shortest that may be if there is none."""
+
+    @property
+    def stretch(self) -> float:
+        """The factor by which readings are rarer than planned because the budget is too small; 1 if it is not."""
+
+    def proofs(self, subject: str) -> Proofs:
+        """What looks at the subject's streams prove."""
 
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.adapters.nats.observer import PAGES_LIMIT, RequestBudget
+from nats_backpressure.adapters.nats.observer import PAGES_LIMIT
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
@@ -193,18 +193,6 @@ async def test_a_list_without_an_end_is_read_up_to_the_limit() -> None:
     script = Scripted(CONSUMER_LIST=lambda offset: page(consumer(f"c{offset}"), total=2**62, limit=1))
     reading = await Reader(script).consumers("S")
     assert len(reading.samples) == PAGES_LIMIT and not reading.complete
-
-
-async def test_the_budget_spreads_requests_and_allows_a_short_burst() -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(round(seconds, 3))
-
-    budget = RequestBudget(10, clock=lambda: 100.0, sleep=sleep)
-    for _ in range(6):
-        await budget.take()
-    assert waits == [0.1, 0.2, 0.3]
 
 
 JUNK = st.recursive(

@@ -141,6 +141,7 @@ class StreamState(Struct):
     last_seq: Count
     first_ts: Moment | None = None
     num_subjects: Count = 0
+    consumer_count: Count = 0
 
 
 class StreamInfo(Struct, Generic[C]):
@@ -178,6 +179,7 @@ def stream_look(stream: StreamInfo[StreamInfoConfig]) -> StreamLook:
         fill=_fill(config, state),
         oldest_age=_since(state.first_ts, stream.ts) if state.messages else None,
         retention=_retention(config),
+        consumers=state.consumer_count,
     )
 
 

@@ -7,9 +7,9 @@ rest of its page is used; fields that a newer server adds are ignored.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -26,6 +26,7 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamInfoConfig,
 )
 from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.read_plan import RequestBudget
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
@@ -41,11 +42,18 @@ from nats_backpressure.runtime.observations import (
 PAGES_LIMIT = 400
 """Pages of one list, of 256 members each; further ones are not read, and the reading is incomplete."""
 CONCURRENT = 8
-"""Requests at once."""
+"""Requests at once, those that already wait longer than HELD apart."""
+HELD = 0.25
+"""Seconds after which a request no longer counts towards CONCURRENT: it waits for a node that is down, and must not
+keep others waiting."""
 TIMEOUT = 5.0
 """Seconds for one request; a list takes 4.0 s while a node of the cluster is down."""
-BURST = 0.2
-"""Seconds of the budget that may be used at once after a pause."""
+SINGLE_TIMEOUT = 1.0
+"""Seconds for one consumer among several that are read one by one; one that does not answer counts as missing."""
+SINGLES_AT_ONCE = 4
+"""Of those, how many are asked for at once."""
+MISSING_AT_ONCE = 4
+"""Consumers that lists left out which are asked for at once: each may take TIMEOUT."""
 NO_CONSUMER = 10014
 
 T = TypeVar("T")
@@ -77,27 +85,6 @@ class Response(Protocol):
     data: bytes
 
 
-class RequestBudget:
-    """At most `rate` requests per second, in the order of their calls; a short burst after a pause."""
-
-    def __init__(
-        self,
-        rate: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._gap, self._clock, self._sleep = 1 / rate, clock, sleep
-        self._next = 0.0
-
-    async def take(self) -> None:
-        """Return when the next request may be sent."""
-        now = self._clock()
-        mine = max(self._next, now - BURST)
-        self._next = mine + self._gap
-        if mine > now:
-            await self._sleep(mine - now)
-
-
 class JetStreamObserver:
     """The Observer. A reading uses one connection; it raises StreamGone, ConsumerGone or Unavailable."""
 
@@ -109,13 +96,20 @@ class JetStreamObserver:
         count: Callable[[str], None],
         count_request: Callable[[str, str, float], None],
         prefix: str = "$JS.API",
-        requests_per_second: float = 50,
+        budget: RequestBudget | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
+        """`budget`: limits the requests per second."""
         self._connection, self._clock, self._prefix, self._timeout = connection, clock, prefix, timeout
         self._count, self._count_request = count, count_request
-        self._budget = RequestBudget(requests_per_second)
+        self._budget = budget
         self._turn = asyncio.Semaphore(CONCURRENT)
+        self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)
+
+    async def stream(self, name: str) -> StreamsReading:
+        async with self._one_connection() as epoch:
+            data, took, _ = await self._ask(f"STREAM.INFO.{_token(name)}", b"")
+        return StreamsReading((api_types.stream_look(self._decoded(_STREAM, data)),), False, took, epoch)
 
     async def streams(self) -> StreamsReading:
         async with self._one_connection() as epoch:
@@ -128,8 +122,10 @@ class JetStreamObserver:
             epoch,
         )
 
-    async def consumers(self, stream: str) -> ConsumersReading:
-        """All pages first, then the stream: in this order the pending messages are within what the stream holds."""
+    async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
+        """The consumers first, then the stream: in this order the pending messages are within what the stream holds."""
+        if names:
+            return await self._singly(stream, names)
         async with self._one_connection() as epoch:
             listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", _CONSUMERS, lambda consumer: consumer.name)
             data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
@@ -140,8 +136,28 @@ class JetStreamObserver:
         took += listed.seconds
         return ConsumersReading(look, samples, missing, listed.complete, malformed, took, epoch, listed.unnamed)
 
+    async def _singly(self, stream: str, names: Sequence[str]) -> ConsumersReading:
+        samples: dict[str, Sample] = {}
+        seconds, left = 0.0, iter(names)
+
+        async def read() -> None:
+            nonlocal seconds
+            for name in left:
+                with suppress(Unavailable, ConsumerGone, StreamGone):  # STREAM.INFO decides about the stream
+                    op = f"CONSUMER.INFO.{_token(stream)}.{_token(name)}"
+                    data, took, at = await self._ask(op, b"", SINGLE_TIMEOUT)
+                    samples[name] = self._sample(stream, self._decoded(_CONSUMER, data), at)
+                    seconds += took
+
+        async with self._one_connection() as epoch:
+            await asyncio.gather(*(read() for _ in names[:SINGLES_AT_ONCE]))
+            data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
+        look = api_types.stream_look(self._decoded(_STREAM, data))
+        missing = tuple(name for name in names if name not in samples)
+        return ConsumersReading(look, tuple(samples.values()), missing, False, (), seconds + took, epoch, partial=True)
+
     async def consumer(self, key: ConsumerKey) -> Sample:
-        async with self._one_connection():
+        async with self._missing_turn, self._one_connection():
             data, _, at = await self._ask(f"CONSUMER.INFO.{_token(key.stream)}.{_token(key.consumer)}", b"")
         return self._sample(key.stream, self._decoded(_CONSUMER, data), at)
 
@@ -208,15 +224,17 @@ class JetStreamObserver:
             self._count("consumer_info_malformed")
             raise Unavailable(f"a malformed reply: {str(error)[:120]}") from None
 
-    async def _ask(self, op: str, payload: bytes) -> tuple[bytes, float, Now]:
+    async def _ask(self, op: str, payload: bytes, timeout: float = math.inf) -> tuple[bytes, float, Now]:
         """The reply, how many seconds it took, and when it came. Raises the error in it."""
-        await self._budget.take()
-        async with self._turn:
+        timeout = min(timeout, self._timeout)
+        if self._budget is not None and (wait := self._budget.take(self._clock.now().mono)) > 0:
+            await self._clock.sleep(wait)
+        async with self._slot():
             started = self._clock.now().mono
             outcome = "unavailable"
             try:
-                async with asyncio.timeout(self._timeout * 1.2):
-                    answer = await self._connection.request(f"{self._prefix}.{op}", payload, self._timeout)
+                async with asyncio.timeout(timeout * 1.2):
+                    answer = await self._connection.request(f"{self._prefix}.{op}", payload, timeout)
                 outcome = "error"
                 # Searched as text first: decoding a page of 256 twice would be half of all our work.
                 if b'"error"' in answer.data and (error := self._decoded(_REPLY, answer.data).error):
@@ -228,6 +246,25 @@ class JetStreamObserver:
                 at = self._clock.now()
                 self._count_request(".".join(op.split(".")[:2]), outcome, at.mono - started)
         return answer.data, at.mono - started, at
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of CONCURRENT, for HELD seconds at most."""
+        await self._turn.acquire()
+        held = True
+
+        def release() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._turn.release()
+
+        timer = asyncio.get_running_loop().call_later(HELD, release)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            release()
 
 
 class _ListKind(Generic[T]):

@@ -21,7 +21,7 @@ from nats_backpressure.adapters.prometheus.exposition import Labels, Series, esc
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
-from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.core.subject.state import SubjectState, newest_of
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
@@ -93,6 +93,7 @@ class StateCollector:
                 page.add(TIME_IN_STATUS[0], (label, status), seconds)
         for look in list(self._service.looks.values())[: self._labels.max_subjects]:
             page.maximum(P + "stream_fill", (escape(look.name),), look.fill)
+        page.add(P + "read_stretch", (), self._service.stretch)
         page.add(P + "build_info", (__version__,), 1.0)
         for piece in page.text():
             yield piece
@@ -117,7 +118,7 @@ class StateCollector:
 
     def _add_readings(self, page: _Page, label: str, answer: Answer, now: Now) -> None:
         """The newest reading of the worst member; a value that is not known has no series."""
-        if (newest := answer.state.newest_proof) is not None:
+        if (newest := newest_of(answer.state, self._service.proofs(answer.state.subject))) is not None:
             page.maximum(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
         if answer.member is None or (reading := answer.member.reading) is None:
             return

@@ -107,6 +107,10 @@ GAUGES: dict[str, tuple[str, Labels]] = {
         "The present state of each alert, at 1. Firing: its condition has held for its time.",
         ("subject", "alert", "state"),
     ),
+    P + "read_stretch": (
+        "How much more rarely than planned is read, as a factor: `observe.api_requests_per_second` is too small.",
+        (),
+    ),
     P + "build_info": ("Always 1; the label has the version.", ("version",)),
 }
 

@@ -56,6 +56,8 @@ class StreamLook(Struct, frozen=True):
     """Seconds since its first message was stored, by the server's clock; None if empty or if the reply has no time."""
     retention: Retention | None = None
     """None where it is not known (an old recording): then it may drop anything."""
+    consumers: int = 0
+    """How many consumers it has; 0 in a recording."""
 
 
 class ConsumerConfig(Struct, frozen=True):

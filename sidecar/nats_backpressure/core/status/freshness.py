@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs, newest_proof
 from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.values import Freshness, Status
 
@@ -42,18 +43,18 @@ class SinceProof(Struct, frozen=True):
     newest: float
 
 
-def since_proof(members: Iterable[Member]) -> SinceProof | None:
+def since_proof(members: Iterable[Member], proofs: Proofs = NO_PROOFS) -> SinceProof | None:
     """Of the members that were ever read; None if none was. One that only keeps its stored status is older than any."""
     oldest, newest = math.inf, -math.inf
     for member in members:
-        if member.proof is not None:
-            oldest, newest = min(oldest, member.proof), max(newest, member.proof)
+        if (proof := newest_proof(member, proofs)) is not None:
+            oldest, newest = min(oldest, proof), max(newest, proof)
         elif member.status is not Status.UNKNOWN:
             oldest = -math.inf
     return None if newest == -math.inf else SinceProof(oldest, newest)
 
 
-def status_proof(members: Iterable[Member]) -> float | None:
+def status_proof(members: Iterable[Member], proofs: Proofs = NO_PROOFS) -> float | None:
     """Monotonic time at which the status of a subject was last proved; None if no member was ever evaluated.
 
     A status above inactive is as certain as the newest proof of any member that has it: the others can only make it
@@ -62,12 +63,14 @@ def status_proof(members: Iterable[Member]) -> float | None:
     """
     evaluated = [member for member in members if member.status is not Status.UNKNOWN]
     top = max((member.status for member in evaluated), default=Status.UNKNOWN)
-    proofs = [
-        member.joined_at if member.proof is None else member.proof for member in evaluated if member.status is top
+    times = [
+        member.joined_at if (proof := newest_proof(member, proofs)) is None else proof
+        for member in evaluated
+        if member.status is top
     ]
-    if not proofs:
+    if not times:
         return None
-    return min(proofs) if top is Status.INACTIVE else max(proofs)
+    return min(times) if top is Status.INACTIVE else max(times)
 
 
 def subject_freshness(since: SinceProof | None, now: float, limits: Limits) -> Freshness:

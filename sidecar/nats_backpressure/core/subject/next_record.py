@@ -8,11 +8,12 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.member import NO_LATCHES
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.freshness import Limits, freshness, status_proof
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.record_builder import RecordBuilder
 from nats_backpressure.core.subject.restart_facts import carried_write_due, facts_to_store
-from nats_backpressure.core.subject.state import Loss, Record, SubjectState, deciding_policy
+from nats_backpressure.core.subject.state import Loss, Record, SubjectState, deciding_policy, newest_of
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Freshness, Status
 
@@ -45,22 +46,27 @@ def first_record(state: SubjectState, created: RecordCreated, now: Now) -> Recor
 
 
 def next_record(
-    state: SubjectState, now: Now, limits: Limits, newest_read_at: float | None = None, on_tick: bool = False
+    state: SubjectState,
+    now: Now,
+    limits: Limits,
+    newest_read_at: float | None = None,
+    on_tick: bool = False,
+    proofs: Proofs = NO_PROOFS,
 ) -> Change | None:
     """The record to store next, or None while the stored one still holds.
 
     `newest_read_at`: monotonic time at which anything was last read. `on_tick`: whether only time passed; only then the
-    carried facts alone can be worth a write.
+    carried facts alone can be worth a write. `proofs`: what looks at the streams prove.
     """
     facts_due = on_tick and carried_write_due(state, now)
     if (
         not facts_due
         and is_quiescent(state)
-        and not is_unobserved(state, now, limits)
-        and not is_stale_alone(state, limits, newest_read_at)
+        and not is_unobserved(state, now, limits, proofs)
+        and not is_stale_alone(state, limits, newest_read_at, proofs)
     ):
         return None
-    return build_record(state, now, limits, newest_read_at, facts_due)
+    return build_record(state, now, limits, newest_read_at, facts_due, proofs)
 
 
 def is_quiescent(state: SubjectState) -> bool:
@@ -98,35 +104,42 @@ def is_quiescent(state: SubjectState) -> bool:
     return record.admission == admission and not state.shedding.shedding
 
 
-def is_unobserved(state: SubjectState, now: Now, limits: Limits) -> bool:
+def is_unobserved(state: SubjectState, now: Now, limits: Limits, proofs: Proofs = NO_PROOFS) -> bool:
     """Whether nothing proves the status any more: no member was read, or none of those that have this status."""
     if state.newest_proof is None:
         return now.mono >= state.deadline
-    if freshness(state.newest_proof, now.mono, limits) is Freshness.UNKNOWN:
+    if freshness(newest_of(state, proofs), now.mono, limits) is Freshness.UNKNOWN:
         return True
     if state.worst is None or state.worst.status is Status.INACTIVE:
         return False
-    return freshness(status_proof(state.members.values()), now.mono, limits) is Freshness.UNKNOWN
+    return freshness(status_proof(state.members.values(), proofs), now.mono, limits) is Freshness.UNKNOWN
 
 
-def is_stale_alone(state: SubjectState, limits: Limits, newest_read_at: float | None) -> bool:
+def is_stale_alone(
+    state: SubjectState, limits: Limits, newest_read_at: float | None, proofs: Proofs = NO_PROOFS
+) -> bool:
     """Whether the status was already stale when something else was read. The heartbeat reports that later reading, so
     it proves nothing about this subject. Where all subjects age together, the heartbeat shows that by itself."""
     if newest_read_at is None or state.unstored:
         return False
     if state.newest_proof is None and state.deadline - limits.unknown_after < newest_read_at:
         return True  # everything was read or tried since, and no member of this subject could be read
-    proof = status_proof(state.members.values())
+    proof = status_proof(state.members.values(), proofs)
     return proof is not None and freshness(proof, newest_read_at, limits) is not Freshness.KNOWN
 
 
 def build_record(
-    state: SubjectState, now: Now, limits: Limits, newest_read_at: float | None = None, facts_due: bool = False
+    state: SubjectState,
+    now: Now,
+    limits: Limits,
+    newest_read_at: float | None = None,
+    facts_due: bool = False,
+    proofs: Proofs = NO_PROOFS,
 ) -> Change | None:
     """What to store if it differs from what is stored; with `facts_due` also if only the carried facts differ."""
     assert state.record is not None
     builder = RecordBuilder(state, state.record, now)
-    if is_unobserved(state, now, limits):
+    if is_unobserved(state, now, limits, proofs):
         if not builder.record.unknown:
             builder.report_losses()
         builder.mark_unknown()
@@ -134,9 +147,11 @@ def build_record(
         builder.mark_known()
         builder.report_losses()
         builder.update_status()
-        if freshness(state.newest_proof, now.mono, limits) is Freshness.KNOWN:  # else time alone must change no alert
+        if (
+            freshness(newest_of(state, proofs), now.mono, limits) is Freshness.KNOWN
+        ):  # else time alone must change no alert
             builder.update_alerts()
-    builder.mark_stale(is_stale_alone(state, limits, newest_read_at))
+    builder.mark_stale(is_stale_alone(state, limits, newest_read_at, proofs))
     builder.report_rejection()
     builder.update_diagnosis()
     record = replace(builder.record, admission=_admission(state, builder.record))

@@ -13,6 +13,7 @@ from nats_backpressure.core.admission.offered_load import OfferedLoad
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.model.member import Carried, Member
+from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.model.reading import Account
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -185,6 +186,19 @@ def worst_member(members: Iterable[Member]) -> Member | None:
     cannot."""
     evaluated = (member for member in members if member.status is not Status.UNKNOWN)
     return min(evaluated, key=lambda member: (-member.status, -member.pressure, member.key), default=None)
+
+
+def newest_of(state: SubjectState, proofs: Proofs) -> float | None:
+    """Monotonic time of the newest proof of any member, by its readings or by looks at its stream."""
+    newest = state.newest_proof
+    if newest is None:
+        return None
+    looked_at = max((max(one.at, one.earlier_at) for one in proofs.values()), default=newest)
+    if looked_at <= newest:
+        return newest
+    return max(
+        (proof for m in state.members.values() if (proof := newest_proof(m, proofs)) is not None), default=newest
+    )
 
 
 def deciding_policy(state: SubjectState) -> Policy:

@@ -6,6 +6,7 @@ most one write and one publish run at a time. So a crash at any point repeats no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import singledispatch
 
@@ -15,6 +16,7 @@ from nats_backpressure.core.admission.adaptive import OPEN, next_shedding
 from nats_backpressure.core.admission.offered_load import with_report
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.member import NOTHING_CARRIED
+from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
 from nats_backpressure.core.status.freshness import Limits
@@ -60,6 +62,7 @@ from nats_backpressure.core.subject.state import (
     SubjectState,
     Writing,
     deciding_policy,
+    newest_of,
     with_member,
     with_members,
 )
@@ -82,12 +85,14 @@ class Context(Limits, frozen=True):
     """Unique for this process; part of each write's nonce."""
     newest_read_at: float | None = None
     """Monotonic time of the newest reading of anything, which the heartbeat reports; None before the first."""
+    proofs: Proofs = NO_PROOFS
+    """What looks at the streams of the subject prove."""
 
 
 def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
     """The state after an input, and the effects to perform. Their results come back as inputs."""
     if isinstance(input_, ConsumerRead | ConsumersRead):
-        gap = state.read_at is not None and now.mono - state.read_at >= context.stale_after
+        gap = state.read_at is not None and now.mono - _proved_at(state, context) >= context.stale_after
         watched = now.mono if gap or state.watched_since is None else state.watched_since
         state = replace(_reopened(state, now, context) if gap else state, read_at=now.mono, watched_since=watched)
     return plan_writes(apply(input_, state, now), now, context, isinstance(input_, Tick))
@@ -298,7 +303,7 @@ def plan_writes(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     if state.writing is None:
         if state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER:
             return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
-        change = next_record.next_record(state, now, context, context.newest_read_at, on_tick)
+        change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs)
         if change is not None:
             state, writing = _with_write(state, change, now, context)
             effects.append(WriteRecord(state.subject, writing))
@@ -350,6 +355,11 @@ def _next_to_publish(state: SubjectState) -> Event | None:
     if event is None or state.writing is None or any(event.id == e.id for e in state.writing.record.unsent):
         return event
     return None
+
+
+def _proved_at(state: SubjectState, context: Context) -> float:
+    """Monotonic time at which any member was last read, or a look proved the same."""
+    return max(state.read_at or -math.inf, newest_of(state, context.proofs) or -math.inf)
 
 
 def _reopened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:

@@ -1,0 +1,456 @@
+"""Plans what is read next: which consumers may have crossed a mark, and when and how each stream is read.
+
+A look at a stream bounds all its consumers from above. What is pending can have grown by no more than the messages that
+arrived since a look that was answered before the sample was asked for, and what is in flight by no more than that and
+what was pending. So each consumer has a *crossing*: the last sequence of its stream from which on it may be above a
+mark. The bounds hold for one incarnation and one configuration; every consumer is read at least every `max_interval`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Collection, Iterable, Sequence
+from enum import IntEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.marks import SMALL_CAP
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.proofs import StreamProof
+from nats_backpressure.core.model.samples import Sample, StreamLook
+from nats_backpressure.protocol.values import ConsumerKey, Status
+
+QUIET_INTERVAL = 1.0
+"""Seconds between two readings of a consumer that is neither hot nor idle: what stall, diagnosis and people need."""
+EMPTY_INTERVAL = 60.0
+"""Seconds between two readings of a stream without watched consumers; a change of its consumers shows in a look."""
+SETTLE_SECONDS = 10.0
+"""Seconds without any movement after which a consumer counts as idle: its rates and its diagnosis have settled then."""
+MISSED_READINGS = 3
+"""Longest intervals without a reading of the whole stream after which looks prove nothing more."""
+PAGE = 256
+"""Consumers in one page of a list."""
+SINGLES_LIMIT = 64
+"""Consumers read one by one in one reading; those not read for the longest time first."""
+LIST_SECONDS, SINGLE_SECONDS = 18e-6, 56e-6
+"""Server time for each member of a list, and for one consumer read by itself (measured, 2.15.1)."""
+SLOW_LIST = 1.0
+"""Seconds; a stream with a list this slow is listed at the longest interval (one dead node of three: 4 s per list)."""
+LIMITED_FOR, LIMITED_FACTOR = 10.0, 4.0
+"""Seconds for which everything is read more rarely, by this factor, after the server refused a request because its API
+is overloaded."""
+BURST = 0.2
+"""Seconds of the budget that may be used at once after a pause."""
+LOOK_SHARE = 0.5
+"""The share of the requests that looks may use."""
+EMPTY_SHARE = 0.1
+"""The share of the requests that streams without watched consumers may use."""
+JITTER = 0.1
+"""The share by which a reading of a whole stream may come earlier, so that streams do not stay in step."""
+
+
+class Level(IntEnum):
+    """Which consumers of a stream a reading is for; each level includes the ones before."""
+
+    HOT = 0
+    """Those that may be above a mark."""
+    QUIET = 1
+    """All that are not idle."""
+    ALL = 2
+    """Every consumer there is, new ones among them."""
+
+
+class Budget(Struct, frozen=True):
+    """Bounds from the settings, in seconds and requests."""
+
+    min_interval: float
+    max_interval: float
+    requests_per_second: float
+    server_share: float
+    quiet: float = QUIET_INTERVAL
+
+    def interval(self, level: Level) -> float:
+        """Seconds between two readings at this level."""
+        quiet = min(self.max_interval, max(self.min_interval, self.quiet))
+        return (self.min_interval, quiet, self.max_interval)[level]
+
+    def cost(self, requests: float, server_seconds: float) -> float:
+        """The seconds for which a reading uses up what may be requested, and what the server may work."""
+        return requests / self.requests_per_second + server_seconds / self.server_share
+
+    def look_interval(self, requests: int, took: float) -> float:
+        """Seconds between two looks of so many requests, the last of which took the server so long."""
+        return max(
+            self.min_interval, requests / (LOOK_SHARE * self.requests_per_second), min(took, 1.0) / self.server_share
+        )
+
+
+def headroom(member: Member, shedding: bool = False) -> float:
+    """How many messages must arrive in the stream before the member can be above a mark: 0 if it may be above one now,
+    infinite if it never can. The marks are those that move a status or an alert, and pending's critical mark, above
+    which drain is evaluated. `shedding`: adaptive admission is at work.
+
+    In flight at a small cap counts only after a stall, and latency by time alone: both can wait QUIET_INTERVAL.
+    """
+    reading, marks, policy = member.reading, member.marks, member.policy
+    if reading is None or marks is None or shedding or member.status is not Status.INACTIVE or member.latches.names:
+        return 0.0
+    pending, inflight, cap = reading.pending, reading.inflight or 0, reading.cap
+    room = _room(pending, min(marks.pending.critical, marks.pending.overload))
+    if marks.inflight is not None and (cap is None or cap > max(SMALL_CAP, marks.inflight.overload)):
+        room = min(room, _room(pending + inflight, marks.inflight.overload))
+    if policy.admission.mode == "adaptive":  # its loop needs every change of the backlog
+        room = min(room, _room(pending + inflight, 0.0))
+    for rule in policy.alerts:
+        if rule.when.pending_above is not None:
+            room = min(room, _room(pending, rule.when.pending_above))
+        if (limit := rule.when.inflight_above) is not None and (cap is None or cap > limit):
+            room = min(room, _room(pending + inflight, limit))
+    return room
+
+
+def _room(most: int, limit: float) -> float:
+    """How many more messages exceed a limit, where `most` may count towards it now; 0 if those may."""
+    return 0.0 if most > limit else math.floor(limit - most) + 1.0
+
+
+class RequestBudget:
+    """At most so many requests per second, in the order in which they are asked for; a short burst after a pause."""
+
+    __slots__ = ("_gap", "_next")
+
+    def __init__(self, rate: float) -> None:
+        self._gap, self._next = 1 / rate, -math.inf
+
+    def take(self, now: float) -> float:
+        """Seconds until the next request may be sent."""
+        mine = max(self._next, now - BURST)
+        self._next = mine + self._gap
+        return max(0.0, mine - now)
+
+    def ready_in(self, now: float) -> float:
+        """Seconds until no more than one request waits: then another reading may begin beside those under way."""
+        return max(0.0, self._next - now - self._gap)
+
+
+class Base(Struct, frozen=True):
+    """The newest look that was answered before a sample was asked for."""
+
+    series: int
+    """Looks of one series show the stream unmoved."""
+    last_seq: float
+
+
+class Due(Struct, frozen=True):
+    """A reading of one stream that is planned."""
+
+    level: Level
+    at: float
+    """Monotonic time at which it is due."""
+    since: float
+    """Monotonic time of the last one."""
+
+    def lateness(self, now: float) -> float:
+        """The time since the last one as a multiple of what was planned: the largest is read first, so that all
+        intervals stretch by the same factor where the budget is too small."""
+        return math.inf if self.since == -math.inf else (now - self.since) / max(self.at - self.since, 1e-3)
+
+
+def at_level(due: Due, level: Level) -> Due:
+    """The same reading at another level."""
+    return replace(due, level=level)
+
+
+def not_before(due: Due, at: float) -> Due:
+    """The same reading, not before this time."""
+    return due if due.at >= at else replace(due, at=at)
+
+
+class Load(Struct, frozen=True):
+    """How the plans of all streams together fit into the budget."""
+
+    factor: float = 1.0
+    """How much more rarely all is read for now: the server refused requests."""
+    empty_interval: float = EMPTY_INTERVAL
+    """Seconds between two readings of a stream without watched consumers."""
+    look_interval: float = 0.0
+    """Seconds between two looks, as reached lately."""
+    stretch: float = 1.0
+    """The factor by which intervals are longer than planned because the budget is too small."""
+
+
+class ConsumerPlan(Struct, gc=False):
+    """What is planned for one consumer."""
+
+    crossing: float
+    """The last sequence of the stream from which on it may be above a mark."""
+    active_at: float
+    """Monotonic time at which it was last seen with anything pending or in flight, or first read."""
+    read_at: float
+    """Monotonic time at which its newest sample was asked for."""
+
+
+class StreamPlan:
+    """What is planned for one stream. All times are monotonic; a look takes O(1) unless something may have crossed."""
+
+    __slots__ = (
+        "_crossing",
+        "_look",
+        "_moved_at",
+        "_series",
+        "budget",
+        "consumers",
+        "earlier",
+        "earlier_at",
+        "free_at",
+        "hot",
+        "idle",
+        "jitter",
+        "listed",
+        "listed_seconds",
+        "looked_at",
+        "reached",
+        "read_at",
+        "retry",
+        "single_seconds",
+        "tried_at",
+        "woken",
+    )
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.consumers: dict[ConsumerKey, ConsumerPlan] = {}
+        self.hot: set[ConsumerKey] = set()
+        self.idle: set[ConsumerKey] = set()
+        self.earlier: set[ConsumerKey] = set()
+        """Those that were idle until the stream moved."""
+        self.earlier_at = self.looked_at = self._moved_at = -math.inf
+        self._look: StreamLook | None = None
+        self._series = 0
+        self._crossing = math.inf
+        """No consumer that is not hot has a smaller crossing."""
+        self.read_at = [-math.inf] * len(Level)
+        """When the newest reading at each level began, or what counts as that."""
+        self.reached = [0.0] * len(Level)
+        """Seconds between two readings at each level, as it was lately; an outage does not count."""
+        self.tried_at = self.free_at = -math.inf
+        """When the last reading began, and from when on the server's share allows the next one."""
+        self.retry = 0.0
+        """Seconds from a failed try to the next one; 0 while the stream can be read."""
+        self.woken: Level | None = None
+        """Where something shows that its consumers changed: the level at whose interval it is listed once."""
+        self.jitter = 0.0
+        self.listed = 0
+        """Consumers in the last list, those that are not watched among them."""
+        self.listed_seconds = 0.0
+        self.single_seconds = SINGLE_SECONDS
+
+    # What was read
+
+    @property
+    def base(self) -> Base:
+        """The newest look, for the samples that are asked for from now on."""
+        return Base(self._series, -math.inf if self._look is None else self._look.last_seq)
+
+    def add_look(self, look: StreamLook, at: float) -> bool:
+        """Add a look that was answered `at`; returns whether more consumers may be above a mark now."""
+        before = self._look
+        if before is None or not is_unmoved(before, look):
+            self._series += 1
+            self._moved_at = at
+            self._end_idleness(at)
+        if before is not None and before.consumers != look.consumers and self.woken is None:
+            self.woken = Level.QUIET
+        self._look, self.looked_at = look, at
+        if before is not None and (look.created != before.created or look.last_seq < before.last_seq):
+            return self._heat(tuple(self.consumers), at)
+        if look.last_seq < self._crossing:
+            return False
+        grew = self._heat([key for key, one in self.consumers.items() if one.crossing <= look.last_seq], at)
+        cold = (one.crossing for key, one in self.consumers.items() if key not in self.hot)
+        self._crossing = min(cold, default=math.inf)
+        return grew
+
+    def add_sample(self, sample: Sample, base: Base, room: float, asked_at: float) -> None:
+        """Add a sample that was asked for after the look `base`; `room`: the headroom of the reading it gave."""
+        key, still = sample.key, not sample.pending and not sample.inflight
+        crossing = base.last_seq + room
+        if not sample.config.filters and not sample.config.last_per_subject:
+            # What it will have pending lies behind what was delivered last.
+            crossing = max(crossing, sample.delivered_stream + sample.pending + room)
+        before = self.consumers.get(key)
+        active_at = before.active_at if before is not None and still else asked_at
+        self.consumers[key] = ConsumerPlan(crossing, active_at, asked_at)
+        settled = asked_at - max(active_at, self._moved_at) >= SETTLE_SECONDS
+        idle = still and settled and base.series == self._series
+        if room <= 0 or (self._look is not None and self._look.last_seq >= crossing):
+            self.hot.add(key)
+            idle = False
+        else:
+            self.hot.discard(key)
+            self._crossing = min(self._crossing, crossing)
+        (self.idle.add if idle else self.idle.discard)(key)
+
+    def heat(self, keys: Iterable[ConsumerKey], at: float) -> bool:
+        """Something else than a sample may have moved these above a mark: their policy, or what is stored of them.
+        Returns whether any is hot that was not."""
+        known = [key for key in keys if key in self.consumers]
+        self.idle.difference_update(known)
+        return self._heat(known, at)
+
+    def _heat(self, keys: Sequence[ConsumerKey], at: float) -> bool:
+        if self.hot.issuperset(keys):
+            return False
+        if not self.hot:  # due at once
+            self.read_at[Level.HOT] = at - self.budget.min_interval
+        self.hot.update(keys)
+        return True
+
+    def forget(self, key: ConsumerKey) -> None:
+        """The consumer does not count any more."""
+        self.consumers.pop(key, None)
+        for keys in (self.hot, self.idle, self.earlier):
+            keys.discard(key)
+
+    def proof(self) -> StreamProof:
+        """What the looks prove now."""
+        return StreamProof(self.idle, self.looked_at, self.earlier, self.earlier_at)
+
+    def expire(self, now: float, stretch: float = 1.0) -> None:
+        """Looks prove nothing more once the whole stream was not read for MISSED_READINGS of its longest intervals:
+        another incarnation or filter of a consumer may not show in them."""
+        if now - self.read_at[Level.ALL] > MISSED_READINGS * self.budget.max_interval * stretch:
+            self._end_idleness(now)
+
+    def _end_idleness(self, at: float) -> None:
+        if not self.idle:
+            return
+        if not self.quiet:  # these are the first: no reading of them is late
+            self.read_at[Level.QUIET] = at
+        self.earlier, self.earlier_at, self.idle = self.idle, self.looked_at, set()
+
+    # What is planned
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a consumer is neither hot nor idle."""
+        return len(self.consumers) > len(self.hot) + len(self.idle)
+
+    @property
+    def slow(self) -> bool:
+        """Whether its list is so slow that a node must be down."""
+        return self.listed_seconds >= SLOW_LIST
+
+    @property
+    def pages(self) -> int:
+        return max(1, -(-self.listed // PAGE))
+
+    def _levels(self) -> list[Level]:
+        """The levels at which there is something to read."""
+        return [*([Level.HOT] if self.hot else ()), *([Level.QUIET] if self.quiet else ()), Level.ALL]
+
+    def interval(self, level: Level, load: Load) -> float:
+        """Seconds between two readings at a level, as planned."""
+        longest = self.budget.max_interval
+        if level is not Level.ALL:
+            return min(longest, self.budget.interval(level) * load.factor)
+        if self.woken is not None:
+            return min(longest, self.budget.interval(self.woken) * load.factor)
+        if not self.consumers:
+            longest = max(longest, load.empty_interval)
+        return longest * (1 - JITTER * self.jitter)
+
+    def due(self, load: Load, listing: bool = False) -> Due:
+        """The next reading; `listing`: a list is under way."""
+        if self.retry:
+            return Due(Level.ALL, self.tried_at + self.retry, self.tried_at)
+        planned = []
+        for level in self._levels():
+            if level is Level.ALL and listing:
+                continue
+            since = self.read_at[level]
+            planned.append(Due(level, max(since + self.interval(level, load), self.free_at), since))
+        never = Due(Level.HOT, math.inf, 0.0)
+        return min(planned, key=lambda one: (one.at, -one.level), default=never)
+
+    def singles(self, level: Level) -> int:
+        """How many consumers are best read one by one at this level; 0 if a list is cheaper, or needed."""
+        n = len(self.hot) if level is Level.HOT else len(self.consumers) - len(self.idle)
+        if level is Level.ALL or (n > SINGLES_LIMIT and not self.slow):
+            return 0
+        singly = self.budget.cost(n + 1, n * self.single_seconds)
+        whole = self.budget.cost(self.pages + 1, max(self.listed_seconds, LIST_SECONDS * self.listed))
+        return min(n, SINGLES_LIMIT) if singly < whole or self.slow else 0
+
+    def names(self, level: Level, most: int) -> tuple[ConsumerKey, ...]:
+        """The consumers to read at a level: `most`, and those that were not read for the longest time."""
+        if level is Level.HOT:
+            keys: Iterable[ConsumerKey] = self.hot
+        else:
+            keys = (key for key in self.consumers if key not in self.idle)
+        return tuple(heapq.nsmallest(most, keys, key=lambda key: (self.consumers[key].read_at, key)))
+
+    def start(self, due: Due, now: float, load: Load) -> None:
+        """A reading begins; it covers the levels below its own too."""
+        self.tried_at = now
+        if due.level is Level.ALL:
+            self.woken = None
+        for level in Level:
+            if level > due.level:
+                break
+            late = max(0.0, now - max(due.at, self.read_at[level] + self.interval(level, load)))
+            if not self.retry and late < math.inf and level in self._levels():
+                self.reached[level] = max(self.interval(level, load) + late, self.reached[level] / 2)
+            self.read_at[level] = now
+
+    def finish(self, took: float, jitter: float) -> None:
+        """A reading was answered; `jitter`: a random number from 0 to 1."""
+        self.retry, self.jitter = 0.0, jitter
+        self.free_at = self.tried_at + min(self.budget.max_interval, took / self.budget.server_share)
+
+    def fail(self) -> None:
+        """A reading failed: the next try is later each time."""
+        self.retry = min(self.budget.max_interval, max(self.retry * 2, self.budget.min_interval))
+
+    def requests_per_second(self, load: Load) -> float:
+        """What the planned readings of the stream would take."""
+        wanted = 0.0
+        for level in self._levels():
+            n = self.singles(level)
+            share = ((n or self.pages) + 1) / self.interval(level, load)
+            if not n:
+                return max(wanted, share)
+            wanted += share
+        return wanted
+
+    def proof_interval(self, load: Load) -> float:
+        """Seconds between two proofs of each of its consumers, as planned under this load or as it was lately."""
+        levels = self._levels()[:-1]
+        if not levels and not self.idle:
+            levels = [Level.ALL]
+        read = [max(self.interval(level, load) * load.stretch, self.reached[level]) for level in levels]
+        return max(*read, load.look_interval if self.idle else 0.0, 0.0)
+
+
+def is_unmoved(before: StreamLook, look: StreamLook) -> bool:
+    """Whether nothing came to the stream, left it, or was configured between two looks."""
+    return (
+        look.last_seq == before.last_seq
+        and look.first_seq == before.first_seq
+        and look.messages == before.messages
+        and look.created == before.created
+        and look.subjects == before.subjects
+        and look.retention == before.retention
+    )
+
+
+def load_of(plans: Collection[StreamPlan], budget: Budget, looks: float, look_interval: float, factor: float) -> Load:
+    """The load that all plans together are. `looks`: requests per second for looks; `factor`: how much more rarely all
+    is read for now."""
+    empty = sum(plan.pages + 1 for plan in plans if not plan.consumers)
+    spare = max(budget.requests_per_second - looks, (1 - LOOK_SHARE) * budget.requests_per_second)
+    load = Load(factor, max(EMPTY_INTERVAL, empty / (EMPTY_SHARE * spare)), look_interval)
+    wanted = sum(plan.requests_per_second(load) for plan in plans)
+    return replace(load, stretch=max(1.0, wanted / spare))

@@ -1,0 +1,160 @@
+"""Looks at the streams as often as that is worth: by the list of all, or by one request for each watched one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import structlog
+
+from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.core.read_plan import PAGE, SLOW_LIST, Budget
+from nats_backpressure.runtime.observations import StreamGone, StreamsReading, Unavailable
+from nats_backpressure.runtime.ports import Clock, Observer
+
+log = structlog.get_logger()
+
+DISCOVER_EVERY = 1.0
+"""Seconds between two uses of the list of streams for what else it shows: new streams, and our own resources."""
+INFO_SECONDS = 1e-4
+"""Server time of STREAM.INFO, until it was measured."""
+SMOOTH = 0.1
+"""The weight of a new measurement of what a look costs."""
+
+
+class Looked(Protocol):
+    """A followed stream that is looked at by itself."""
+
+    looking: bool
+    """Whether a look is under way."""
+    look_retry: float
+    """Seconds to wait after a look that failed; 0 after one that was answered."""
+    look_after: float
+    """Monotonic time before which it is not looked at again."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class StreamLooks:
+    """Starts looks. While a list hangs (a node is down), each watched stream is looked at by itself.
+
+    The results go to `on_list` and `on_look`, with the monotonic time of the answer.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        clock: Clock,
+        budget: Budget,
+        discover_every: float,
+        count: Callable[[str], None],
+        on_list: Callable[[StreamsReading, float], None],
+        on_look: Callable[[str, StreamLook, float], None],
+    ) -> None:
+        self._observer, self._clock, self._budget, self._discover_every = observer, clock, budget, discover_every
+        self._count, self._on_list, self._on_look = count, on_list, on_look
+        self.reached = budget.min_interval
+        """Seconds between two looks at a stream, as it was lately; an outage does not count."""
+        self.requests_per_second = 0.0
+        """What looks take now."""
+        self._streams, self._list_seconds, self._info_seconds = 0, 0.0, INFO_SECONDS
+        self._listed_at = self._looked_at = -math.inf
+        self._listing_since = math.inf
+        self._retry = 0.0
+        self._hurried = False
+        self._list_every = self._look_every = 0.0
+
+    def next(self) -> float:
+        """Monotonic time at which the next look is due."""
+        by_itself = math.inf if self._look_every == math.inf else self._looked_at + self._look_every
+        return min(self._listed_at + (self._retry or self._list_every), by_itself)
+
+    def hurry(self) -> None:
+        """The streams changed: list them as soon as may be."""
+        self._hurried = True
+        self._list_every = min(self._list_every, self._budget.min_interval)
+
+    def start(self, watched: Collection[Looked], tasks: asyncio.TaskGroup) -> None:
+        """Start what is due: a list, or a look at each of the `watched` streams."""
+        now = self._clock.now().mono
+        listing = self._listing_since < math.inf
+        by_list = self._by_list(len(watched), now)
+        if not listing and now >= self._listed_at + (self._retry or self._list_every):
+            if by_list:
+                self._measure(now)
+            self._listed_at = self._listing_since = now
+            self._hurried = False
+            tasks.create_task(self._list(), name="list streams")
+        if not by_list and now >= self._looked_at + self._look_every:
+            self._measure(now)
+            for stream in watched:
+                if not stream.looking and now >= stream.look_after:
+                    stream.looking = True
+                    tasks.create_task(self._look(stream), name=f"look at {stream.name}")
+        self._plan(len(watched), by_list, now)
+
+    def _by_list(self, watched: int, now: float) -> bool:
+        """Whether the list is cheaper than a look at each watched stream."""
+        if not watched:
+            return True
+        if self._list_seconds >= SLOW_LIST or now - self._listing_since >= SLOW_LIST:
+            return False
+        singly = self._budget.cost(watched, watched * self._info_seconds)
+        return self._budget.cost(self._pages, self._list_seconds) <= singly
+
+    @property
+    def _pages(self) -> int:
+        return max(1, -(-self._streams // PAGE))
+
+    def _plan(self, watched: int, by_list: bool, now: float) -> None:
+        every = self._budget.look_interval(self._pages, self._list_seconds)
+        if by_list and watched:
+            self._look_every, self._list_every = math.inf, every
+            self.requests_per_second = self._pages / every
+            return
+        self._list_every = self._budget.min_interval if self._hurried else max(self._discover_every, every)
+        self.requests_per_second = self._pages / self._list_every
+        self._look_every = math.inf
+        if watched:
+            self._look_every = self._budget.look_interval(watched, self._info_seconds)
+            self.requests_per_second += watched / self._look_every
+
+    def _measure(self, now: float) -> None:
+        """A look begins."""
+        if self._looked_at > -math.inf and not self._retry:
+            self.reached = max(now - self._looked_at, self.reached / 2)
+        self._looked_at = now
+
+    async def _list(self) -> None:
+        try:
+            reading = await self._observer.streams()
+        except Unavailable as error:
+            self._count("sweep_unavailable")
+            log.debug("streams.unavailable", error=str(error))
+            self._retry = min(self._discover_every, max(2 * self._retry, self._budget.min_interval))
+        else:
+            self._retry, self._streams = 0.0, len(reading.looks)
+            quick = reading.took < SLOW_LIST and self._list_seconds < SLOW_LIST
+            weight = SMOOTH if quick and self._list_seconds else 1.0
+            self._list_seconds += weight * (reading.took - self._list_seconds)
+            self._on_list(reading, self._clock.now().mono)
+        finally:
+            self._listing_since = math.inf
+
+    async def _look(self, stream: Looked) -> None:
+        try:
+            reading = await self._observer.stream(stream.name)
+        except (Unavailable, StreamGone) as error:
+            log.debug("stream.unavailable", stream=stream.name, error=str(error))
+            stream.look_retry = min(self._budget.max_interval, max(2 * stream.look_retry, self._budget.min_interval))
+            stream.look_after = self._clock.now().mono + stream.look_retry
+        else:
+            stream.look_retry = 0.0
+            self._info_seconds += SMOOTH * (min(reading.took, SLOW_LIST) - self._info_seconds)
+            for look in reading.looks:
+                self._on_look(stream.name, look, self._clock.now().mono)
+        finally:
+            stream.looking = False
