@@ -8,7 +8,6 @@ mark. The bounds hold for one incarnation and one configuration; every consumer 
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
@@ -390,7 +389,7 @@ class StreamPlan:
             keys: Iterable[ConsumerKey] = self.hot
         else:
             keys = (key for key in self.consumers if key not in self.idle)
-        return tuple(heapq.nsmallest(most, keys, key=lambda key: (self.consumers[key].read_at, key)))
+        return tuple(sorted(keys, key=lambda key: (self.consumers[key].read_at, key))[:most])
 
     def start(self, due: Due, now: float, load: Load) -> None:
         """A reading begins; it covers the levels below its own too."""
