@@ -1,0 +1,423 @@
+"""The read plan: what bounds a consumer, what is hot, quiet and idle, and that no crossing goes unread.
+
+The properties run the plan against a simulated server with random arrivals, deliveries, acks, purges and other traffic.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.member import Latch, Latches, Member
+from nats_backpressure.core.model.proofs import newest_proof
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.core.read_plan import (
+    BURST,
+    EMPTY_INTERVAL,
+    LIMITED_FACTOR,
+    MISSED_READINGS,
+    SETTLE_SECONDS,
+    SLOW_LIST,
+    Budget,
+    Due,
+    Level,
+    Load,
+    RequestBudget,
+    StreamPlan,
+    headroom,
+    load_of,
+)
+from nats_backpressure.core.subject.member_update import evaluated
+from nats_backpressure.policy.schema import AdmissionRule, AlertRule, InflightRule, PendingRule, Policy, When
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
+
+KEY = ConsumerKey("S", "c")
+BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50, server_share=0.05)
+LOAD = Load()
+
+
+def member(pending: int = 0, inflight: int | None = 0, cap: int | None = 1000, policy: Policy = Policy()) -> Member:  # noqa: B008
+    reading = Reading(KEY, Now(1.0, 1.0), pending, inflight, latency=0.0, drain=None, cap=cap)
+    return evaluated(Member(KEY, policy, reading=reading, proof=1.0))
+
+
+@pytest.mark.parametrize(
+    ("one", "room"),
+    [
+        pytest.param(member(), 101, id="drain counts above the critical mark of 100"),
+        pytest.param(member(pending=40), 61, id="what is pending uses it up"),
+        pytest.param(member(pending=100), 1, id="at the mark the next message crosses it"),
+        pytest.param(member(pending=101), 0, id="above it is hot"),
+        pytest.param(member(inflight=450), 51, id="deliveries may bring it above the mark in flight"),
+        pytest.param(member(pending=80, inflight=430), 0, id="what is pending may be in flight without any arrival"),
+        pytest.param(member(inflight=450, cap=460), 0, id="the mark in flight follows the cap"),
+        pytest.param(member(inflight=5, cap=5), 101, id="at a small cap only a stall counts"),
+        pytest.param(member(inflight=None), 101, id="without acks nothing is in flight"),
+        pytest.param(member(policy=Policy(inflight=InflightRule(1, 2, 2000))), 101, id="a mark above the cap"),
+        pytest.param(member(policy=Policy(pending=PendingRule(0.001, 0.001, 0.001))), 1, id="any message is above it"),
+        pytest.param(
+            member(policy=Policy(alerts=(AlertRule("a", When(pending_above=7)),))), 8, id="an alert on pending"
+        ),
+        pytest.param(
+            member(pending=1, policy=Policy(alerts=(AlertRule("a", When(inflight_above=4)),))), 4, id="and in flight"
+        ),
+        pytest.param(member(policy=Policy(admission=AdmissionRule("adaptive"))), 1, id="adaptive, at rest"),
+        pytest.param(member(1, policy=Policy(admission=AdmissionRule("adaptive"))), 0, id="adaptive admission at work"),
+        pytest.param(replace(member(), latches=Latches(pending=Latch(on=True))), 0, id="a latch that is set"),
+        pytest.param(replace(member(), status=Status.WARNING), 0, id="a status above inactive"),
+        pytest.param(Member(KEY, Policy()), 0, id="never read"),
+    ],
+)
+def test_headroom_is_what_must_arrive_before_a_mark_is_crossed(one: Member, room: float) -> None:
+    assert headroom(one) == room
+    assert headroom(one, shedding=True) == 0
+
+
+def look(last: int = 0, first: int = 1, created: str = "t", consumers: int = 1) -> StreamLook:
+    return StreamLook("S", created, first, last, max(0, last - first + 1), ("s",), consumers=consumers)
+
+
+def sample(pending: int = 0, inflight: int = 0, delivered: int = 0, filters: tuple[str, ...] = ("s",)) -> Sample:
+    return Sample(KEY, "t", ConsumerConfig(filters=filters), Now(0.0, 0.0), pending, inflight, 0, 0, delivered, 0, 0, 0)
+
+
+def plan_with(room: float, at: float = 0.0, last: int = 10, **numbers: int) -> StreamPlan:
+    """A plan after a look, and a sample that was asked for after it."""
+    plan = StreamPlan(BUDGET)
+    plan.add_look(look(last), at)
+    plan.add_sample(sample(**numbers), plan.base, room, at)
+    for level in Level:
+        plan.read_at[level] = at
+    return plan
+
+
+class TestLevels:
+    def test_a_look_that_reaches_the_crossing_makes_it_hot_and_due_at_once(self) -> None:
+        plan = plan_with(room=101)
+        assert not plan.add_look(look(110), 1.0) and not plan.hot
+        assert plan.add_look(look(111), 1.1) and plan.hot == {KEY}
+        assert plan.due(LOAD) == Due(Level.HOT, 1.1, 1.0)
+
+    def test_an_unfiltered_consumer_is_bounded_by_its_place_too(self) -> None:
+        plan = StreamPlan(BUDGET)
+        plan.add_look(look(10), 0.0)
+        base = plan.base
+        plan.add_look(look(1000), 0.5)
+        plan.add_sample(sample(delivered=1000, filters=()), base, 101, 0.1)
+        assert not plan.hot and not plan.add_look(look(1100), 1.0) and plan.add_look(look(1101), 1.0)
+        plan.add_sample(sample(delivered=1000), base, 101, 0.1)
+        assert plan.hot == {KEY}
+
+    @pytest.mark.parametrize("after", [look(5), look(200, created="u")], ids=["fewer messages", "created again"])
+    def test_a_stream_that_was_replaced_makes_all_hot(self, after: StreamLook) -> None:
+        plan = plan_with(room=math.inf)
+        assert plan.add_look(after, 1.0) and plan.hot == {KEY}
+
+    def test_idle_is_who_rests_on_a_stream_that_rests(self) -> None:
+        plan = plan_with(room=101)
+        assert plan.quiet and not plan.idle
+        plan.add_sample(sample(), plan.base, 101, SETTLE_SECONDS)
+        plan.read_at = [SETTLE_SECONDS] * 3
+        assert plan.idle == {KEY} and not plan.quiet and plan.due(LOAD).level is Level.ALL
+        plan.add_look(look(11), SETTLE_SECONDS + 1)
+        assert not plan.idle and plan.quiet
+        assert plan.due(LOAD).level is Level.QUIET and plan.due(LOAD).at == SETTLE_SECONDS + 2
+
+    def test_a_sample_that_was_asked_for_before_the_stream_moved_proves_nothing(self) -> None:
+        plan = plan_with(room=101)
+        base = plan.base
+        plan.add_look(look(11), 1.0)
+        plan.add_sample(sample(), base, 101, 2 * SETTLE_SECONDS)
+        assert not plan.idle
+
+    def test_looks_prove_idle_consumers_until_the_stream_moves_or_is_not_read_for_long(self) -> None:
+        plan, one = plan_with(room=101), replace(member(), proof=SETTLE_SECONDS)
+        plan.add_sample(sample(), plan.base, 101, SETTLE_SECONDS)
+        plan.add_look(look(10), 30.0)
+        assert newest_proof(one, {"S": plan.proof()}) == 30.0
+        plan.add_look(look(11), 31.0)
+        assert newest_proof(one, {"S": plan.proof()}) == 30.0
+        plan = plan_with(room=101, at=SETTLE_SECONDS)
+        plan.idle.add(KEY)
+        plan.expire(SETTLE_SECONDS + MISSED_READINGS * BUDGET.max_interval)
+        assert plan.idle
+        plan.expire(SETTLE_SECONDS + MISSED_READINGS * BUDGET.max_interval + 0.1)
+        assert not plan.idle
+
+    def test_what_else_moves_it_makes_it_hot_until_it_is_read(self) -> None:
+        plan = plan_with(room=101)
+        assert plan.heat([KEY, ConsumerKey("S", "stranger")], 1.0) and plan.hot == {KEY}
+        plan.add_sample(sample(), plan.base, 101, 1.1)
+        assert not plan.hot
+        plan.forget(KEY)
+        assert not plan.consumers
+
+
+class TestSchedule:
+    def test_intervals_by_level(self) -> None:
+        plan = plan_with(room=101)
+        assert [plan.interval(level, LOAD) for level in Level] == [0.1, 1.0, 5.0]
+        limited = Load(factor=LIMITED_FACTOR)
+        assert [plan.interval(level, limited) for level in Level] == [0.4, 4.0, 5.0]
+        plan.woken = Level.HOT
+        assert plan.interval(Level.ALL, LOAD) == 0.1
+        plan.start(plan.due(LOAD), 1.0, LOAD)
+        assert plan.woken is None
+        plan.forget(KEY)
+        assert plan.interval(Level.ALL, LOAD) == EMPTY_INTERVAL
+
+    def test_another_number_of_consumers_is_listed_within_a_second(self) -> None:
+        plan = plan_with(room=101)
+        plan.forget(KEY)
+        plan.add_look(look(10, consumers=2), 2.0)
+        assert plan.due(LOAD).at == 1.0
+
+    def test_the_server_has_its_share(self) -> None:
+        plan = plan_with(room=0)
+        plan.start(plan.due(LOAD), 1.0, LOAD)
+        plan.finish(took=0.02, jitter=0.0)
+        assert plan.due(LOAD).at == pytest.approx(1.4)
+
+    def test_a_failed_try_is_repeated_later_each_time_and_is_no_interval(self) -> None:
+        plan = plan_with(room=101)
+        waits = []
+        for _ in range(8):
+            plan.start(plan.due(LOAD), 10.0, LOAD)
+            plan.fail()
+            waits.append(plan.due(LOAD).at - 10.0)
+        assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
+        assert plan.proof_interval(LOAD) <= 10.0
+
+    def test_few_are_read_singly_and_many_by_a_list(self) -> None:
+        plan = StreamPlan(BUDGET)
+        plan.listed = 250
+        for n in range(250):
+            one = replace(sample(), key=ConsumerKey("S", f"c{n}"))
+            plan.add_sample(one, plan.base, 0 if n < 3 else 101, 0.0)
+        assert plan.singles(Level.HOT) == 3 and plan.singles(Level.QUIET) == 0 and plan.singles(Level.ALL) == 0
+        plan.listed_seconds = SLOW_LIST
+        assert plan.singles(Level.QUIET) == 64 and len(plan.names(Level.QUIET, 64)) == 64
+
+    def test_what_does_not_fit_stretches_all_alike(self) -> None:
+        plans = [plan_with(room=101) for _ in range(800)]
+        load = load_of(plans, BUDGET, looks=10, look_interval=0.2, factor=1.0)
+        assert load.stretch == pytest.approx(800 * 2 / 40)
+        assert plans[0].proof_interval(load) == pytest.approx(load.stretch)
+
+    def test_streams_without_consumers_take_no_more_than_their_share(self) -> None:
+        plans = [StreamPlan(BUDGET) for _ in range(600)]
+        load = load_of(plans, BUDGET, looks=10, look_interval=0.2, factor=1.0)
+        assert 600 * 2 / plans[0].interval(Level.ALL, load) == pytest.approx(4.0) and load.stretch == 1.0
+
+
+def test_the_budget_spreads_requests_and_allows_a_short_burst() -> None:
+    budget = RequestBudget(10)
+    assert [round(budget.take(100.0), 3) for _ in range(6)] == [0.0, 0.0, 0.0, 0.1, 0.2, 0.3]
+    assert budget.ready_in(100.0) == pytest.approx(0.3) and budget.ready_in(100.3) == pytest.approx(0.0)
+
+
+@given(st.lists(st.floats(0, 0.2), min_size=20, max_size=200), st.floats(1, 1000))
+def test_no_second_has_more_requests_than_the_budget(gaps: list[float], rate: float) -> None:
+    budget, now, sent = RequestBudget(rate), 0.0, []
+    for gap in gaps:
+        now += gap
+        sent.append(now + budget.take(now))
+    for n, first in enumerate(sent):
+        assert sum(first <= at < first + 1 for at in sent[n:]) <= rate * (1 + BURST) + 2
+
+
+class Server:
+    """One stream with consumers of its subjects, whose numbers change as those of a real one."""
+
+    def __init__(self, consumers: int) -> None:
+        self.last, self.first, self.created = 0, 1, "t0"
+        self.pending = [0] * consumers
+        self.inflight = [0] * consumers
+        self.delivered = [0] * consumers
+        self._born = count(1)
+
+    def arrive(self, consumer: int | None, n: int) -> None:
+        """Messages for one consumer, or (None) for nobody who is watched."""
+        self.last += n
+        if consumer is not None:
+            self.pending[consumer] += n
+
+    def deliver(self, consumer: int, n: int) -> None:
+        n = min(n, self.pending[consumer])
+        self.pending[consumer] -= n
+        self.inflight[consumer] += n
+        self.delivered[consumer] = self.last - self.pending[consumer]
+
+    def ack(self, consumer: int, n: int) -> None:
+        self.inflight[consumer] -= min(n, self.inflight[consumer])
+
+    def purge(self) -> None:
+        self.first, self.pending = self.last + 1, [0] * len(self.pending)
+
+    def look(self) -> StreamLook:
+        return StreamLook("S", self.created, self.first, self.last, self.last - self.first + 1, ("s",))
+
+    def sample(self, n: int, at: float) -> Sample:
+        config = ConsumerConfig(filters=(f"s.{n}",), max_ack_pending=1000)
+        return Sample(
+            key(n), "t", config, Now(at, at), self.pending[n], self.inflight[n], 0, 0, self.delivered[n], 0, 0, 0
+        )
+
+
+def key(n: int) -> ConsumerKey:
+    return ConsumerKey("S", f"c{n}")
+
+
+POLICY = Policy(pending=PendingRule(5, 20, 40), inflight=InflightRule(10, 20, 30))
+LOOK, READ = 0.1, 0.02
+"""Seconds between two looks, and that a reading takes."""
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "other", "deliver", "ack", "purge", "wait"]),
+        st.integers(0, 2),
+        st.integers(1, 60),
+        st.floats(0, 3.0),
+    ),
+    max_size=40,
+)
+
+
+class Simulation:
+    """The plan reads a simulated server; each consumer's crossing is noted with the time it came."""
+
+    def __init__(self) -> None:
+        self.server, self.plan = Server(3), StreamPlan(BUDGET)
+        self.now, self.looked = 0.0, -math.inf
+        self.above: dict[tuple[int, str], float] = {}
+        """When a value came above its mark that no sample has shown yet."""
+        self.worst = 0.0
+        self.idle_wrong = False
+        self.plan.listed = 3
+        self.run(0.0)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass: looks, and readings as they are due."""
+        end = self.now + seconds
+        while True:
+            due = self.plan.due(LOAD)
+            look_at = self.looked + LOOK
+            at = max(self.now, min(due.at, look_at))
+            if at > end:
+                self.now = end
+                return
+            self.now = at
+            if look_at <= at:
+                self.looked = at
+                self.plan.add_look(self.server.look(), at)
+            elif due.at <= at:
+                self.read(due)
+
+    def read(self, due: Due) -> None:
+        n = self.plan.singles(due.level)
+        names = self.plan.names(due.level, n) if n else tuple(key(n) for n in range(3))
+        self.plan.start(due if n else replace(due, level=Level.ALL), self.now, LOAD)
+        base, asked = self.plan.base, self.now
+        samples = [self.server.sample(int(name.consumer[1:]), self.now) for name in names]
+        self.now += READ
+        self.plan.add_look(self.server.look(), self.now)
+        self.plan.finish(READ * BUDGET.server_share, 0.5)
+        for one in samples:
+            n = int(one.key.consumer[1:])
+            reading = Reading(one.key, one.at, one.pending, one.inflight, latency=0.0, drain=None, cap=1000)
+            self.plan.add_sample(one, base, headroom(evaluated(Member(one.key, POLICY, reading=reading))), asked)
+            for what in ("pending", "inflight"):
+                if (since := self.above.pop((n, what), None)) is not None:
+                    self.worst = max(self.worst, asked - since)
+        self.note()
+
+    def note(self) -> None:
+        """Note what is above a mark, and whether anybody counts as idle who is not."""
+        for n in range(3):
+            values = {"pending": (self.server.pending[n], 20), "inflight": (self.server.inflight[n], 30)}
+            for what, (value, mark) in values.items():
+                if value > mark:
+                    self.above.setdefault((n, what), self.now)
+                else:
+                    self.above.pop((n, what), None)
+            moved = self.server.pending[n] or self.server.inflight[n]
+            unseen = self.server.look() != self.plan._look
+            self.idle_wrong |= bool(moved) and key(n) in self.plan.idle and not unseen
+
+    def move(self, what: str, n: int, amount: int) -> None:
+        match what:
+            case "arrive":
+                self.server.arrive(n, amount)
+            case "other":
+                self.server.arrive(None, amount)
+            case "deliver":
+                self.server.deliver(n, amount)
+            case "ack":
+                self.server.ack(n, amount)
+            case "purge":
+                self.server.purge()
+        self.note()
+
+
+@given(MOVES)
+def test_no_crossing_goes_unread_for_longer_than_the_bound(moves: list[tuple[str, int, int, float]]) -> None:
+    world = Simulation()
+    for what, n, amount, wait in moves:
+        world.move(what, n, amount)
+        world.run(wait)
+    world.run(5.0)
+    bound = BUDGET.min_interval + LOOK + 2 * READ
+    assert world.worst <= bound + 1e-6
+    assert all(world.now - since <= bound for since in world.above.values())
+    assert not world.idle_wrong
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["hot", "quiet", "idle", "empty"]), st.integers(1, 4)), min_size=1, max_size=60),
+    st.floats(2, 60),
+    st.data(),
+)
+def test_no_stream_starves_and_all_stretch_alike(
+    kinds: list[tuple[str, int]], rate: float, data: st.DataObject
+) -> None:
+    """The scheduler alone: whatever is planned, the most late first, at a budget of requests."""
+    budget = Budget(0.1, 5.0, rate, 1.0)
+    plans = []
+    for kind, pages in kinds:
+        plan = StreamPlan(budget)
+        plan.add_look(look(1), 0.0)
+        plan.listed = pages * 256
+        if kind != "empty":
+            plan.add_sample(sample(), plan.base, 0 if kind == "hot" else 101, 0.0)
+        if kind == "idle":
+            plan.idle.add(KEY)
+        for level in Level:
+            plan.read_at[level] = 0.0
+        plans.append(plan)
+    load = load_of(plans, budget, 0.0, 0.1, 1.0)
+    now, free, gaps = 0.0, 0.0, [0.0] * len(plans)
+    horizon = 20 * max(1.0, load.stretch)
+    steps = 0
+    while now < horizon and steps < 3000:
+        steps += 1
+        dues = [plan.due(load) for plan in plans]
+        late = [n for n, due in enumerate(dues) if due.at <= now]
+        if not late:
+            now = max(free, min(due.at for due in dues))
+            continue
+        n = max(late, key=lambda n: dues[n].lateness(now))
+        plan, due = plans[n], dues[n]
+        singles = plan.singles(due.level)
+        interval = plan.interval(due.level, load)
+        gaps[n] = max(gaps[n], (now - due.since) / interval)
+        plan.start(due if singles else replace(due, level=Level.ALL), now, load)
+        plan.finish(0.0, 0.0)
+        now += ((singles or plan.pages) + 1) / rate  # the budget allows the next one
+    longest = max((plan.pages + 1) / rate / budget.min_interval for plan in plans)
+    assert max(gaps) <= 3 * (load.stretch + 1) + len(plans) * longest
