@@ -156,8 +156,10 @@ class TestLevels:
         assert plan.heat([KEY, ConsumerKey("S", "stranger")], 1.0) and plan.hot == {KEY}
         plan.add_sample(sample(), plan.base, 101, 1.1)
         assert not plan.hot
+        plan.miss(KEY)
+        assert not plan.consumers and plan.interval(Level.ALL, LOAD) == 5.0 and plan.proof_interval(LOAD) == 1.0
         plan.forget(KEY)
-        assert not plan.consumers
+        assert plan.interval(Level.ALL, LOAD) == EMPTY_INTERVAL
 
 
 class TestSchedule:

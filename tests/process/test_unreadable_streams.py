@@ -17,7 +17,9 @@ from tests.support.router import CONSUMER, prepare, publish
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
-DENIED = "$JS.API.CONSUMER.LIST.DARK"
+DENIED = "$JS.API.CONSUMER.LIST.DARK", "$JS.API.CONSUMER.INFO.DARK.*"
+SEEN_SOON = {"observe": QUICK["observe"] | {"max_interval_ms": 500}}
+"""Looks alone prove an idle consumer for three of these intervals at most."""
 
 
 def accounts(*denied: str) -> str:
@@ -28,7 +30,7 @@ def accounts(*denied: str) -> str:
 
 @pytest.fixture
 async def server(start_server: StartServer) -> NatsServer:
-    return await start_server(accounts(DENIED))
+    return await start_server(accounts(*DENIED))
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ async def add_dark(nc: Client) -> None:
     await prepare(lambda: js.add_consumer("DARK", CONSUMER))
 
 
-def beside(where: Path, server: NatsServer, config: dict[str, Any] = QUICK) -> Sidecar:
+def beside(where: Path, server: NatsServer, config: dict[str, Any] = SEEN_SOON) -> Sidecar:
     return Sidecar(where, server.url.replace("://", "://sidecar:s@"), config)
 
 
@@ -129,7 +131,7 @@ async def test_only_the_subjects_of_an_unreadable_stream_age_until_it_is_readabl
         await nc.jetstream().publish("dark.x", b"")
         state = await written("known")
         assert state["proof_age_ms"] is None
-        server.reload(accounts(DENIED))
+        server.reload(accounts(*DENIED))
         state = await written("stale")
         assert (state["stale_reason"], state["status"]) == ("age", "inactive")
         assert state["proof_age_ms"] >= 1000

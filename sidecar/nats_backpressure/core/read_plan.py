@@ -210,6 +210,7 @@ class StreamPlan:
         "listed",
         "listed_seconds",
         "looked_at",
+        "missing",
         "reached",
         "read_at",
         "retry",
@@ -225,6 +226,8 @@ class StreamPlan:
         self.idle: set[ConsumerKey] = set()
         self.earlier: set[ConsumerKey] = set()
         """Those that were idle until the stream moved."""
+        self.missing: set[ConsumerKey] = set()
+        """Those that exist and do not answer: they are not planned until they are shown again."""
         self.earlier_at = self.looked_at = self._moved_at = -math.inf
         self._look: StreamLook | None = None
         self._series = 0
@@ -279,6 +282,7 @@ class StreamPlan:
         if not sample.config.filters and not sample.config.last_per_subject:
             # What it will have pending lies behind what was delivered last.
             crossing = max(crossing, sample.delivered_stream + sample.pending + room)
+        self.missing.discard(key)
         before = self.consumers.get(key)
         active_at = before.active_at if before is not None and still else asked_at
         self.consumers[key] = ConsumerPlan(crossing, active_at, asked_at)
@@ -310,8 +314,13 @@ class StreamPlan:
     def forget(self, key: ConsumerKey) -> None:
         """The consumer does not count any more."""
         self.consumers.pop(key, None)
-        for keys in (self.hot, self.idle, self.earlier):
+        for keys in (self.hot, self.idle, self.earlier, self.missing):
             keys.discard(key)
+
+    def miss(self, key: ConsumerKey) -> None:
+        """The consumer exists and does not answer."""
+        self.forget(key)
+        self.missing.add(key)
 
     def proof(self) -> StreamProof:
         """What the looks prove now."""
@@ -357,7 +366,7 @@ class StreamPlan:
             return min(longest, self.budget.interval(level) * load.factor)
         if self.woken is not None:
             return min(longest, self.budget.interval(self.woken) * load.factor)
-        if not self.consumers:
+        if not self.consumers and not self.missing:
             longest = max(longest, load.empty_interval)
         return longest * (1 - JITTER * self.jitter)
 
@@ -427,6 +436,8 @@ class StreamPlan:
     def proof_interval(self, load: Load) -> float:
         """Seconds between two proofs of each of its consumers, as planned under this load or as it was lately."""
         levels = self._levels()[:-1]
+        if self.missing:  # their interval is what it was
+            levels.append(Level.QUIET)
         if not levels and not self.idle:
             levels = [Level.ALL]
         read = [max(self.interval(level, load) * load.stretch, self.reached[level]) for level in levels]
@@ -448,7 +459,7 @@ def is_unmoved(before: StreamLook, look: StreamLook) -> bool:
 def load_of(plans: Collection[StreamPlan], budget: Budget, looks: float, look_interval: float, factor: float) -> Load:
     """The load that all plans together are. `looks`: requests per second for looks; `factor`: how much more rarely all
     is read for now."""
-    empty = sum(plan.pages + 1 for plan in plans if not plan.consumers)
+    empty = sum(plan.pages + 1 for plan in plans if not plan.consumers and not plan.missing)
     spare = max(budget.requests_per_second - looks, (1 - LOOK_SHARE) * budget.requests_per_second)
     load = Load(factor, max(EMPTY_INTERVAL, empty / (EMPTY_SHARE * spare)), look_interval)
     wanted = sum(plan.requests_per_second(load) for plan in plans)

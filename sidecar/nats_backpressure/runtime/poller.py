@@ -413,7 +413,7 @@ class Poller:
                 self._forget_uncounted(poll)
             missing = [ConsumerKey(poll.name, name) for name in reading.missing]
             for key in missing:  # until it is shown again
-                poll.plan.forget(key)
+                poll.plan.miss(key)
             poll.silent |= frozenset(missing)
             self._read_silent(poll)
         finally:
@@ -434,7 +434,8 @@ class Poller:
         self._on_read(reading.took)
         stream.look = reading.look
         plan.add_look(reading.look, self._clock.now().mono)
-        plan.finish(reading.took, self._clock.random())
+        if reading.samples or not reading.partial:
+            plan.finish(reading.took, self._clock.random())
         self.rounds.was_read()
         under: dict[ConsumerKey, tuple[str, ...]] = {}
         poll.evaluating = True
@@ -460,7 +461,7 @@ class Poller:
             poll.plan.add_sample(sample, base, self._registry.headroom(sample, subjects), asked_at)
 
     def _forget_uncounted(self, poll: StreamPoll) -> None:
-        for key in poll.plan.consumers.keys() - poll.stream.under.keys():
+        for key in (poll.plan.consumers.keys() | poll.plan.missing) - poll.stream.under.keys():
             poll.plan.forget(key)
 
     def _read_silent(self, poll: StreamPoll) -> None:
