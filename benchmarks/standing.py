@@ -17,12 +17,14 @@ from nats.aio.client import Client
 
 from benchmarks.consumers import Consumer, PlainSocket, create, create_unfiltered
 from benchmarks.figures import Figure, Figures, Size, command, percentiles, progress
-from benchmarks.processes import Cost, SidecarProcess, cost, memory_mib, nats_server
+from benchmarks.processes import Cost, SidecarProcess, api_requests, cost, memory_mib, nats_server
 from nats_backpressure.runtime.tasks import cancel_and_wait
 
-SETTLE, SETTLE_MORE = 5.0, 0.001
-"""Seconds after a start before anything is measured, and more of them per consumer: the first readings and the first
-states that are written cost more."""
+SETTLE = 5.0
+"""Seconds after a start before anything is measured: the first readings cost more."""
+STARTING, START_LOOKS = 60.0, 40
+"""API requests per second above which the first states are still being written (the budget of readings is 50), and how
+often that is looked at, for two seconds each."""
 BUSY_EVERY = 0.1
 """Seconds between two messages of the consumer that is kept busy, each acknowledged at once."""
 ASK_EVERY = 0.02
@@ -54,22 +56,23 @@ SCALES: dict[Size, Scale] = {
 
 
 async def _idle(consumers: int, streams: int, aims: Aims, seconds: float) -> Figures:
-    settle = min(SETTLE, seconds) + SETTLE_MORE * consumers
+    settle = min(SETTLE, seconds)
     async with nats_server() as (server, client):
         created = await create(client, consumers, streams)
         progress(f"{consumers:,} idle consumers in {streams} streams")
-        await asyncio.sleep(min(SETTLE, seconds))
+        await asyncio.sleep(settle)
         without = [await cost(client, server.pid, None, seconds / 2)]
         async with SidecarProcess(server.url) as sidecar:
             await asyncio.sleep(settle)
+            await _states_written(client)
             idle = await cost(client, server.pid, sidecar.pid, seconds)
             memory = memory_mib(sidecar.pid)
             progress("the same, with one of them busy")
             async with _kept_busy(server.url, created[len(created) // 2]):
-                await asyncio.sleep(min(SETTLE, seconds) / 2)
+                await asyncio.sleep(settle / 2)
                 busy = await cost(client, server.pid, sidecar.pid, seconds / 2)
             started_in = sidecar.started_in
-        await asyncio.sleep(min(SETTLE, seconds) / 2)
+        await asyncio.sleep(settle / 2)
         without.append(await cost(client, server.pid, None, seconds / 2))
     name = f"{consumers:,} idle consumers in {streams} stream{'s' if streams > 1 else ''}"
     return _figures(name, idle, without, aims) | {
@@ -78,6 +81,14 @@ async def _idle(consumers: int, streams: int, aims: Aims, seconds: float) -> Fig
         f"{name}, one of them busy: sidecar": Figure(100 * busy.sidecar, "% of a core"),
         f"{name}, one of them busy: API requests": Figure(busy.requests, "1/s"),
     }
+
+
+async def _states_written(client: Client) -> None:
+    for _ in range(START_LOOKS):
+        before = await api_requests(client)
+        await asyncio.sleep(2.0)
+        if await api_requests(client) - before <= 2.0 * STARTING:
+            return
 
 
 def _figures(name: str, with_it: Cost, without: Sequence[Cost], aims: Aims) -> Figures:
