@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nats_backpressure.config.settings import Observe, Settings
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.subject.inputs import ConsumerLeft, Effect, LoadRecord, RecordLoaded, Tick
+from nats_backpressure.core.subject.inputs import (
+    ConsumerLeft,
+    ConsumerRead,
+    Effect,
+    LoadRecord,
+    RecordLoaded,
+    Tick,
+    WriteDone,
+)
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
@@ -176,3 +187,25 @@ def test_looks_are_those_of_the_followed_streams() -> None:
     world = World()
     stream = world.follow("S", "a")
     assert world.registry.looks == {"S": stream.look}
+
+
+def test_a_tick_checks_a_calm_subject_again_only_when_time_may_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    registry = world.registry
+    registry.join("s", KEY)
+    registry.feed("s", RecordLoaded(Record("s", "e", since=0.0), 1))
+    reading = Reading(KEY, world.clock.now(), 0, 0, latency=0.0, drain=None)
+    registry.feed("s", ConsumerRead(reading))
+    registry.feed("s", WriteDone("w.0", 2))
+    fed: list[str] = []
+    checked: list[str] = []
+    check = registry._tick
+    monkeypatch.setattr(registry, "_tick", lambda *one: (checked.append(one[0]), check(*one)))
+    monkeypatch.setattr(registry, "feed", lambda subject, input_: fed.append(subject))
+    for _ in range(18):
+        registry.tick()
+        world.clock.advance(TICK)
+    assert not fed and len(checked) <= 3
+    world.clock.advance(1.0)  # no proof for 10 s
+    registry.tick()
+    assert fed == ["s"]

@@ -132,7 +132,8 @@ class Service:
         while True:
             await self._clock.sleep(self._tick_every)
             self.updates.expire()
-            self.registry.tick()
+            for _ in self.registry.tick_in_slices():
+                await self._clock.sleep(0)
 
     async def _beat(self) -> None:
         await self.known.wait()

@@ -29,7 +29,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.next_record import is_quiescent
 from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
-from nats_backpressure.core.subject.restart_facts import carried_write_due
+from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import Context, step
 from nats_backpressure.core.time_windows import NOTHING, TimeWindows, WindowSummary, measures_of
@@ -43,6 +43,10 @@ from nats_backpressure.runtime.ports import TimeSource
 
 TICK = 0.5
 """Seconds between two calls of `tick`: what time alone changes (freshness, holds, openings) is found by then."""
+
+
+CHECK, SLICE = 50, 5000
+"""What it takes to check a subject (some 10 µs), by what it takes to pass one by; and a slice of both (some 1 ms)."""
 
 
 class FollowedStream(Struct, eq=False):
@@ -77,6 +81,9 @@ class TimeInStatus(Struct):
     windows: TimeWindows
     resting: SubjectState | None = None
     """The state of the subject, if it was found at rest: then readings that repeat the last ones move nothing."""
+    calm: SubjectState | None = None
+    """The state of the subject, if time alone changes nothing of it before `calm_until`, which is monotonic."""
+    calm_until: float = 0.0
 
 
 class SubjectRegistry:
@@ -252,6 +259,8 @@ class SubjectRegistry:
         )
         if after is None:
             return False
+        if times.calm is state:
+            times.calm = after
         self.subjects[subject] = times.resting = after
         return True
 
@@ -274,11 +283,32 @@ class SubjectRegistry:
 
     def tick(self) -> None:
         """Apply to every subject what time alone changes, where it may change anything."""
-        at, sure = self._clock.now(), self._observe.stale_after_seconds
-        for subject, state in tuple(self.subjects.items()):
-            newest = status_proof(state.members.values(), self.proofs(subject))
-            if newest is None or at.mono - newest >= sure or not is_quiescent(state) or carried_write_due(state, at):
-                self.feed(subject, Tick())
+        for _ in self.tick_in_slices():
+            pass
+
+    def tick_in_slices(self) -> Iterator[None]:
+        """The same in short pieces of work, between which other tasks may have a turn."""
+        at, work = self._clock.now().mono, 0
+        for subject in tuple(self.subjects):
+            state, times = self.subjects.get(subject), self._times.get(subject)
+            if state is None or times is None or (times.calm is state and at < times.calm_until):
+                work += 1
+            else:
+                self._tick(subject, state, times)
+                work += CHECK
+            if work >= SLICE:
+                work = 0
+                yield
+
+    def _tick(self, subject: str, state: SubjectState, times: TimeInStatus) -> None:
+        now, sure = self._clock.now(), self._observe.stale_after_seconds
+        newest = status_proof(state.members.values(), self.proofs(subject))
+        if newest is None or now.mono - newest >= sure or not is_quiescent(state) or carried_write_due(state, now):
+            self.feed(subject, Tick())
+            return
+        later = (state.written_at + every for every in (ACCOUNT_EVERY, CARRY_EVERY))
+        times.calm = state
+        times.calm_until = min([newest + sure, *(moment for moment in later if moment > now.mono)])
 
     def feed_newer_heartbeat(self) -> None:
         """A replica of a newer version is there: the states that it stores stay its own."""
