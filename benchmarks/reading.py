@@ -7,6 +7,7 @@ server, medians of the rounds. Between two readings the clock of the judging mov
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Sequence
 
@@ -108,6 +109,8 @@ async def _measure(scale: Scale) -> Figures:
         reading = ReadingOfAll(client, scale.streams)
         for _ in range(WARM_UP):
             await reading.once(server.pid)
+        gc.collect()
+        gc.freeze()  # as in the service, where no collection goes through what is remembered
         ours = [await reading.once(server.pid) for _ in range(scale.readings)]
         progress(PEER)
         theirs = [await _each(client, consumers, server.pid) for _ in range(2)]
