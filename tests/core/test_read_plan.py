@@ -103,7 +103,8 @@ class TestLevels:
         plan = plan_with(room=101)
         assert not plan.add_look(look(110), 1.0) and not plan.hot
         assert plan.add_look(look(111), 1.1) and plan.hot == {KEY}
-        assert plan.due(LOAD) == Due(Level.HOT, 1.1, 1.0)
+        due = plan.due(LOAD)
+        assert (due.level, due.at, due.since) == (Level.HOT, 1.1, 1.0)
 
     def test_an_unfiltered_consumer_is_bounded_by_its_place_too(self) -> None:
         plan = StreamPlan(BUDGET)

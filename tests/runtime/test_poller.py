@@ -13,6 +13,7 @@ from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.read_plan import EMPTY_INTERVAL, QUIET_INTERVAL, SETTLE_SECONDS, Budget, RequestBudget
+from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
@@ -237,6 +238,71 @@ class TestPace:
             world.js.asked.clear()
             await world.clock.run(2 * MOST)
             assert world.reads("consumers S") >= 1
+
+
+class TestBudget:
+    """Findings: the request budget was first come, first served, and freshness limits did not notice."""
+
+    @staticmethod
+    def limited(world: World) -> None:
+        """Each request of the fake takes its turn in the budget."""
+        js, budget = world.js, world.requests
+        assert budget is not None
+
+        async def take(n: int) -> None:
+            for _ in range(n):
+                await world.clock.sleep(budget.take(world.clock.now().mono))
+
+        streams, stream, consumers = js.streams, js.stream, js.consumers
+
+        async def paid_streams() -> Any:
+            await take(1)
+            return await streams()
+
+        async def paid_stream(name: str) -> Any:
+            await take(1)
+            return await stream(name)
+
+        async def paid_consumers(name: str, names: Any = ()) -> Any:
+            await take(max(1, len(names)) + 1)
+            return await consumers(name, names)
+
+        js.streams, js.stream, js.consumers = paid_streams, paid_stream, paid_consumers  # type: ignore[method-assign, assignment]
+
+    async def test_streams_without_consumers_do_not_starve_the_one_that_is_watched(self) -> None:
+        world = World(budget=Budget(0.1, 5.0, 20, 0.05), limited=True)
+        world.stream("S", "c")
+        for n in range(200):
+            world.stream(f"E{n}")
+        self.limited(world)
+        async with world.running():
+            await world.clock.run(30)
+            ages = []
+            for _ in range(60):
+                world.js.publish("S", "s", 1)
+                await world.clock.run(0.5)
+                members = world.registry.subjects["s"].members.values()
+                proof = status_proof(members, world.registry.proofs("s"))
+                ages.append(world.clock.now().mono - (proof or 0.0))
+            assert max(ages[:20]) < 12.0 and max(ages[40:]) < 3.0
+
+    async def test_more_than_the_budget_stretches_intervals_and_limits_and_is_logged_once(self) -> None:
+        world = World(budget=Budget(0.1, 5.0, 20, 0.05), limited=True)
+        for n in range(150):
+            world.stream(f"S{n}", "c")
+        self.limited(world)
+        with capture_logs() as logged:
+            async with world.running():
+                for _ in range(120):
+                    await world.clock.run(1.0)
+                    for n in range(150):
+                        world.js.publish(f"S{n}", f"s{n}", 1)
+                    now = world.clock.now().mono
+                    for subject, state in world.registry.subjects.items():
+                        proof = status_proof(state.members.values(), world.registry.proofs(subject))
+                        assert proof is None or now - proof < world.registry.limits(subject).stale_after
+        assert [line["event"] for line in logged if line["event"].startswith("reading.")] == ["reading.stretched"]
+        assert world.registry.stretch > 2
 
 
 class TestRounds:

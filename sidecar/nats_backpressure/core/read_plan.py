@@ -150,11 +150,14 @@ class Due(Struct, frozen=True):
     """Monotonic time at which it is due."""
     since: float
     """Monotonic time of the last one."""
+    levels: tuple[tuple[float, float], ...] = ()
+    """When the last one was at each level, and the interval planned there."""
 
     def lateness(self, now: float) -> float:
         """The time since the last one as a multiple of what was planned: the largest is read first, so that all
         intervals stretch by the same factor where the budget is too small."""
-        return math.inf if self.since == -math.inf else (now - self.since) / max(self.at - self.since, 1e-3)
+        own = ((self.since, self.at - self.since),)
+        return max((now - since) / max(interval, 1e-3) for since, interval in self.levels or own)
 
 
 def at_level(due: Due, level: Level) -> Due:
@@ -199,6 +202,7 @@ class StreamPlan:
         "_look",
         "_moved_at",
         "_series",
+        "born",
         "budget",
         "consumers",
         "earlier",
@@ -219,8 +223,9 @@ class StreamPlan:
         "woken",
     )
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, budget: Budget, born: float = 0.0) -> None:
+        """`born`: when the stream was found."""
+        self.budget, self.born = budget, born
         self.consumers: dict[ConsumerKey, ConsumerPlan] = {}
         self.hot: set[ConsumerKey] = set()
         self.idle: set[ConsumerKey] = set()
@@ -374,12 +379,16 @@ class StreamPlan:
         """The next reading; `listing`: a list is under way."""
         if self.retry:
             return Due(Level.ALL, self.tried_at + self.retry, self.tried_at)
+        if self.read_at[Level.ALL] == -math.inf and not listing:  # as late as one that rests, so that none starves
+            return Due(Level.ALL, self.born, self.born - self.budget.max_interval)
         planned = []
         for level in self._levels():
             if level is Level.ALL and listing:
                 continue
             since = self.read_at[level]
             planned.append(Due(level, max(since + self.interval(level, load), self.free_at), since))
+        levels = tuple((one.since, self.interval(one.level, load)) for one in planned)
+        planned = [replace(one, levels=levels) for one in planned]
         never = Due(Level.HOT, math.inf, 0.0)
         return min(planned, key=lambda one: (one.at, -one.level), default=never)
 

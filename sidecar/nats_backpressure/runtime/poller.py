@@ -167,7 +167,8 @@ class Poller:
         """Take in a list of streams; returns those that are new, each to be followed."""
         self._registry.origins = {look.name: look.subjects for look in reading.looks}
         self._registry.listed = self._registry.listed or reading.complete
-        new = [StreamPoll(stream, StreamPlan(self._budget)) for stream in self._new(reading)]
+        now = self._clock.now().mono
+        new = [StreamPoll(stream, StreamPlan(self._budget, now)) for stream in self._new(reading)]
         for poll in new:
             poll.stream.plan = poll.plan
         self.polls |= {poll.name: poll for poll in new}
