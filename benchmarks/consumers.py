@@ -32,7 +32,9 @@ async def create(client: Client, consumers: int, streams: int, below: str = "") 
     each = consumers // streams
     created = [Consumer(f"S{s}", f"c{n}", f"orders.{s}.{n}{below}") for s in range(streams) for n in range(each)]
     for s in range(streams):
-        await _request(client, f"STREAM.CREATE.S{s}", {"name": f"S{s}", "subjects": [f"orders.{s}.>"]})
+        # Without max_consumers a server allows 1,000 (2.15).
+        config = {"name": f"S{s}", "subjects": [f"orders.{s}.>"], "max_consumers": each}
+        await _request(client, f"STREAM.CREATE.S{s}", config)
     await _create_all(client, created, filtered=True)
     return created
 

@@ -96,7 +96,7 @@ async def _walk(
     return seconds
 
 
-async def _ours(scale: Scale) -> list[float]:
+async def delays(scale: Scale) -> list[float]:
     async with nats_server() as (server, client):
         consumers = await create(client, scale.consumers, scale.streams)
         async with SidecarProcess(server.url):
@@ -161,7 +161,7 @@ async def poll(url: str, consumers: int, streams: int) -> None:
 def main(size: Size = "full") -> Figures:
     scale = SCALES[size]
     progress(f"{scale.crossings} crossings among {scale.consumers} consumers")
-    ours = asyncio.run(_ours(scale))
+    ours = asyncio.run(delays(scale))
     progress("the same, seen by one consumer_info after the other")
     naive = asyncio.run(_naive(scale))
     ours, naive = [1000 * each for each in ours], [1000 * each for each in naive]

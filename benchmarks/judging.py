@@ -82,9 +82,9 @@ class Time:
 class World:
     """An intake, its registry, and streams of idle consumers; effects succeed at once."""
 
-    def __init__(self, subjects: Sequence[Sequence[str]]) -> None:
+    def __init__(self, subjects: Sequence[Sequence[str]], time: Time | None = None) -> None:
         """`subjects`: of each stream, one for each of its consumers."""
-        self.time = Time()
+        self.time = time or Time()
         policies = ActivePolicies((), Guard(), trust_metadata=False)
         self.registry = SubjectRegistry(Settings(), self.time, policies, "bench", self._perform)
         self.intake = Intake(self.registry, self.time, (WatchEntry("*"),), (), lambda what, key, why: None)

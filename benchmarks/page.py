@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks import performance_plots
+from benchmarks import performance_plots, scale_page
 from benchmarks.figures import Figure, aim_text, number
 from benchmarks.results import BEFORE, RESULTS, Results, load
 
-PLOTS = {"performance-aims.svg": performance_plots.aims, "performance-detection.svg": performance_plots.detection}
+PLOTS = {
+    "performance-aims.svg": performance_plots.aims,
+    "performance-detection.svg": performance_plots.detection,
+    "scale.svg": scale_page.plot,
+}
 """File in docs/ -> what draws it from the results and those before."""
 
 
@@ -71,6 +75,15 @@ def performance(part: str) -> str:
     return {"aims": _aims, "machine": _machine, "all": _all}[part](results, before)
 
 
+def scale(part: str) -> str:
+    """A generated part of docs/scale.md: `enough`, or a table of scale_page."""
+    results = load(RESULTS)
+    run = results.runs.get("scale") if results is not None else None
+    if run is None:
+        return "Not computed yet: run `python -m benchmarks scale`."
+    return scale_page.enough(run.figures) if part == "enough" else markdown(*scale_page.part(part, run.figures))
+
+
 def _aims(results: Results, before: Results | None) -> str:
     return markdown(HEADER, aim_rows(results, before))
 
@@ -97,6 +110,8 @@ def _all(results: Results, before: Results | None) -> str:
     earlier = figures(before)
     parts = []
     for name, run in results.runs.items():
+        if name == "scale":  # it has a page of its own
+            continue
         rows = [
             [
                 label,

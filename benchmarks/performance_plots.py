@@ -44,7 +44,7 @@ class Scale:
         return [10.0**n for n in range(self.low, self.high + 1)]
 
 
-def _svg(height: int, parts: Sequence[str]) -> str:
+def svg(height: int, parts: Sequence[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui,sans-serif"'
     return "\n".join(
         [f'{head} font-size="11" fill="#333"><rect width="{WIDTH}" height="{height}" fill="#fff"/>', *parts, "</svg>\n"]
@@ -55,7 +55,7 @@ def _text(x: float, y: float, text: str, more: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}"{more}>{html.escape(text)}</text>'
 
 
-def _axis(scale: Scale, top: float, bottom: float, unit: str) -> list[str]:
+def axis(scale: Scale, top: float, bottom: float, unit: str) -> list[str]:
     parts = []
     for tick in scale.ticks:
         x = scale.x(tick)
@@ -82,7 +82,7 @@ def aims(results: Results, before: Results | None) -> str:
     top, bottom = 34, 40 + ROW * len(now)
     parts = [_text(4, 16, "in multiples of the aim (less is better)", ' font-weight="bold"')]
     parts += _legend(16, {"now": NOW, "before": BEFORE})
-    parts += _axis(scale, top, bottom, "x")
+    parts += axis(scale, top, bottom, "x")
     aim = scale.x(1.0)
     parts.append(f'<line x1="{aim:.1f}" y1="{top}" x2="{aim:.1f}" y2="{bottom}" stroke="#2e7d32" stroke-width="2"/>')
     for n, (name, times) in enumerate(now.items()):
@@ -95,7 +95,7 @@ def aims(results: Results, before: Results | None) -> str:
             parts.append(f'<circle cx="{was:.1f}" cy="{y}" r="4" fill="{BEFORE}"/>')
         parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{NOW}"/>')
         parts.append(_text(x + 8, y + 4, f"{number(times)}x"))
-    return _svg(bottom + 22, parts)
+    return svg(bottom + 22, parts)
 
 
 def _shares(figure: Figure | None) -> list[tuple[float, float]]:
@@ -120,7 +120,7 @@ def detection(results: Results, before: Results | None) -> str:
     top, bottom = 34, 260
     parts = [_text(4, 16, "share of overloads seen within", ' font-weight="bold"')]
     parts += _legend(16, {name: colour for name, (colour, points) in lines.items() if points})
-    parts += _axis(scale, top, bottom, " ms")
+    parts += axis(scale, top, bottom, " ms")
     for share in (0.0, 0.5, 0.9, 1.0):
         y = bottom - (bottom - top) * share
         parts.append(f'<line x1="60" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#e0e0e0"/>')
@@ -128,4 +128,4 @@ def detection(results: Results, before: Results | None) -> str:
     for colour, points in lines.values():
         path = " ".join(f"{scale.x(value):.1f},{bottom - (bottom - top) * share:.1f}" for value, share in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-    return _svg(bottom + 22, parts)
+    return svg(bottom + 22, parts)

@@ -21,7 +21,7 @@ from typing import Any, Final
 from msgspec import NODEFAULT, UNSET, Struct, to_builtins
 from msgspec import inspect as types
 
-from benchmarks.page import performance, plots
+from benchmarks.page import performance, plots, scale
 from nats_backpressure.adapters.prometheus import definitions
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.signals.diagnosis import RULES
@@ -283,6 +283,7 @@ PARTS: Final[dict[str, Callable[..., str]]] = {
     "metrics": metrics,
     "performance": performance,
     "rule": rule,
+    "scale": scale,
     "settings": settings,
 }
 
