@@ -34,7 +34,8 @@ PURE = {
 }
 """What the pure folders may import."""
 NATS_BOTTOM = {
-    *("patched_client", "direct_replies", "reply_guard", "credentials", "bounded_client", "api", "api_types", "kv"),
+    *("patched_client", "direct_replies", "direct_requests", "reply_guard", "credentials", "bounded_client"),
+    *("api", "api_types", "kv", "turns"),
 }
 """What the NATS adapters have in common."""
 KEPT_TO = {

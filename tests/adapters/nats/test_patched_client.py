@@ -99,7 +99,7 @@ async def test_a_message_that_is_too_large_is_refused_before_the_server_closes_t
             await connection.client.publish("somewhere", reply="s" * 4090)
         await connection.client.publish("somewhere", b"x" * 1024)
         assert await connection._answers(connection.client)
-        assert not connection.client._resp_map, "what was refused left nothing behind"
+        assert not connection.client.requests.waiting, "what was refused left nothing behind"
         with pytest.raises(Unavailable):
             await connection.request("x", b"", 1, {"no name": "x"})
         assert connection.epoch == 1

@@ -15,7 +15,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.credentials import explain
-from nats_backpressure.adapters.nats.patched_client import PatchedClient, check_size, discard
+from nats_backpressure.adapters.nats.patched_client import PatchedClient, discard
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.tasks import Once, backoff, sleep_until
@@ -170,14 +170,11 @@ class Connection:
         """One request. Raises Unavailable where no reply came for any reason; the server may have received it. Each of
         those who send requests limits how many are under way, so that what hangs delays only its own kind."""
         try:
-            async with asyncio.timeout(seconds):
-                client = self.client
-                check_size(client, subject, payload, headers)  # before nats-py: it leaks what it could not publish
-                reply = await client.request(subject, payload, timeout=seconds, headers=headers)
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    raise asyncio.CancelledError  # nats-py loses one that comes together with the reply (see tasks.py)
-                return reply
+            reply = await self.client.request(subject, payload, timeout=seconds, headers=headers)
         except Unavailable:
             raise
         except Exception as error:  # a client that closes meanwhile raises many types, uvloop's RuntimeError too
             raise Unavailable(f"{subject}: {explain(error)}") from error
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # nats-py loses one that comes together with the reply (see tasks.py)
+        return reply

@@ -25,6 +25,7 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamInfo,
     StreamInfoConfig,
 )
+from nats_backpressure.adapters.nats.turns import Turns
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.read_plan import RequestBudget
 from nats_backpressure.protocol.subjects import NAME
@@ -103,7 +104,7 @@ class JetStreamObserver:
         self._connection, self._clock, self._prefix, self._timeout = connection, clock, prefix, timeout
         self._count, self._count_request = count, count_request
         self._budget = budget
-        self._turn = asyncio.Semaphore(CONCURRENT)
+        self._turns = Turns(CONCURRENT, HELD)
         self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)
 
     async def stream(self, name: str) -> StreamsReading:
@@ -229,42 +230,22 @@ class JetStreamObserver:
         timeout = min(timeout, self._timeout)
         if self._budget is not None and (wait := self._budget.take(self._clock.now().mono)) > 0:
             await self._clock.sleep(wait)
-        async with self._slot():
-            started = self._clock.now().mono
-            outcome = "unavailable"
-            try:
-                async with asyncio.timeout(timeout * 1.2):
-                    answer = await self._connection.request(f"{self._prefix}.{op}", payload, timeout)
-                outcome = "error"
-                # Searched as text first: decoding a page of 256 twice would be half of all our work.
-                if b'"error"' in answer.data and (error := self._decoded(_REPLY, answer.data).error):
-                    raise _exception(error)
-                outcome = "ok"
-            except (TimeoutError, ports.Unavailable) as cause:
-                raise Unavailable(str(cause)[:200] or "no answer in time") from None
-            finally:
-                at = self._clock.now()
-                self._count_request(".".join(op.split(".")[:2]), outcome, at.mono - started)
-        return answer.data, at.mono - started, at
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of CONCURRENT, for HELD seconds at most."""
-        await self._turn.acquire()
-        held = True
-
-        def release() -> None:
-            nonlocal held
-            if held:
-                held = False
-                self._turn.release()
-
-        timer = asyncio.get_running_loop().call_later(HELD, release)
+        turn = await self._turns.acquire()
+        started, outcome = self._clock.now().mono, "unavailable"
         try:
-            yield
+            answer = await self._connection.request(f"{self._prefix}.{op}", payload, timeout)
+            outcome = "error"
+            # Searched as text first: decoding a page of 256 twice would be half of all our work.
+            if b'"error"' in answer.data and (error := self._decoded(_REPLY, answer.data).error):
+                raise _exception(error)
+            outcome = "ok"
+        except (TimeoutError, ports.Unavailable) as cause:
+            raise Unavailable(str(cause)[:200] or "no answer in time") from None
         finally:
-            timer.cancel()
-            release()
+            self._turns.release(turn)
+            at = self._clock.now()
+            self._count_request(".".join(op.split(".")[:2]), outcome, at.mono - started)
+        return answer.data, at.mono - started, at
 
 
 class _ListKind(Generic[T]):

@@ -10,9 +10,11 @@ from typing import Any
 
 import nats.errors
 from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.credentials import credentials, explain
 from nats_backpressure.adapters.nats.direct_replies import DirectReplies
+from nats_backpressure.adapters.nats.direct_requests import DirectRequests
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.ports import TooLarge
 
@@ -29,7 +31,7 @@ class PatchedClient(NatsClient):
         """Publishes only to subjects for which `may_publish` is true; `note` gets each error's kind and text."""
         super().__init__()
         self._may_publish, self._note = may_publish, note
-        self.direct = DirectReplies(self)
+        self.direct, self.requests = DirectReplies(self), DirectRequests(self)
         self.ended = asyncio.Event()  # one per client: a late callback of one client must not end the next
         self.because = ""
         """The text of the last error."""
@@ -61,6 +63,8 @@ class PatchedClient(NatsClient):
             if self.direct.pause_due:
                 await asyncio.sleep(0)
             return
+        if self.requests.take(sid, subject, data, headers):
+            return
         # An exception here would end the read loop and leave a client that only looks connected (nats.py PR 914).
         # Any peer can cause one: UnicodeDecodeError by its subject, IndexError by a header block without a line end.
         try:
@@ -80,6 +84,11 @@ class PatchedClient(NatsClient):
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
+    @property
+    def publishes_freely(self) -> bool:
+        """Whether it may publish to any subject."""
+        return self._may_publish is None
+
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
@@ -88,6 +97,17 @@ class PatchedClient(NatsClient):
             return
         check_size(self, subject, payload, headers, reply)
         await super().publish(subject, payload, reply, headers)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,
+        old_style: bool = False,
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        async with asyncio.timeout(timeout):
+            return await self.requests.send(subject, payload, headers)
 
     async def on_error(self, error: Exception) -> None:
         # Must never raise: an exception here ends nats-py's read loop.

@@ -1,0 +1,90 @@
+"""Requests whose replies are taken in the read loop: the right reply to each, errors, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import nats.errors
+import pytest
+from nats.aio.client import Client as PlainClient
+from nats.aio.msg import Msg
+
+from nats_backpressure.adapters.nats.patched_client import PatchedClient
+from nats_backpressure.runtime.observations import Unavailable
+from tests.support.connected import connected, options, up
+from tests.support.servers import NatsServer
+
+
+async def answering(nc: PlainClient, subject: str = "echo.>") -> None:
+    async def answer(message: Msg) -> None:
+        await message.respond(message.subject.encode() + b" " + message.data)
+
+    await nc.subscribe(subject, cb=answer)
+    await nc.flush()
+
+
+async def test_each_gets_its_own_reply_whichever_way_it_is_sent(server: NatsServer, nc: PlainClient) -> None:
+    await answering(nc)
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        client = connection.client
+        ways: list[dict[str, str] | None] = [None, {"h": "1"}] * 20  # headers take nats-py's way to the socket
+        requests = (client.request(f"echo.{n}", b"%d" % n, 5, headers=way) for n, way in enumerate(ways))
+        replies = await asyncio.gather(*requests)
+        assert [reply.data for reply in replies] == [b"echo.%d %d" % (n, n) for n in range(40)]
+        assert client.requests.replies >= 40 and not client.requests.waiting
+
+
+async def test_without_a_responder_it_is_unavailable_at_once(server: NatsServer) -> None:
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        with pytest.raises(nats.errors.NoRespondersError):
+            await connection.client.request("nobody", timeout=60)
+        with pytest.raises(Unavailable):
+            await connection.request("nobody", b"", 60)
+
+
+async def test_late_replies_and_foreign_messages_are_dropped(server: NatsServer, nc: PlainClient) -> None:
+    asked = asyncio.Queue[Msg]()
+    await nc.subscribe("slow", cb=asked.put)
+    await answering(nc)
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        client = connection.client
+        with pytest.raises(TimeoutError):
+            await client.request("slow", timeout=0.05)
+        late = await asked.get()
+        await late.respond(b"too late")
+        await nc.publish(f"{client.requests._inbox}.x", b"from anybody")
+        assert (await client.request("echo.1", b"now", 5)).data == b"echo.1 now"
+        assert not client.requests.waiting
+        assert not client._subs[client.requests._subscription].pending_msgs, "nobody would ever take them"
+
+
+@pytest.mark.parametrize("subject", ["two words", "a\r\nPUB b 0\r\n", ""])
+async def test_a_subject_that_is_none_sends_nothing(server: NatsServer, nc: PlainClient, subject: str) -> None:
+    received = await nc.subscribe(">")
+    await nc.flush()
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        with pytest.raises(Unavailable):
+            await connection.request(subject, b"", 1)
+        await nc.publish("end")
+        subjects = []
+        while "end" not in subjects:
+            subjects.append((await received.next_msg(5)).subject)
+        assert not {"b", "two", "a"} & set(subjects)
+
+
+async def test_what_waits_to_be_written_goes_first(server: NatsServer, nc: PlainClient) -> None:
+    order = await nc.subscribe("order.>")
+    await nc.flush()
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        client: PatchedClient = connection.client
+        with pytest.raises(nats.errors.NoRespondersError):
+            await client.request("nobody", timeout=5)  # from now on there is a subscription
+        await client.publish("order.first")
+        with pytest.raises(TimeoutError):
+            await client.request("order.second", timeout=0.05)
+        assert [(await order.next_msg(5)).subject for _ in range(2)] == ["order.first", "order.second"]
