@@ -119,7 +119,7 @@ class Poller:
         self._stretched_since: float | None = None
         self._limited_until = -math.inf
         self.looks = StreamLooks(observer, clock, budget, discover_every, count, self._take_list, self._take_look)
-        self.rounds = ReadingRounds(self._registry, clock, self._outage, self._read_all)
+        self.rounds = ReadingRounds(self._registry, clock, stale_after, self._outage, self._read_all)
         self.complete = self.rounds.complete
         self._registry.on_attention = self._attend
 
@@ -136,16 +136,7 @@ class Poller:
 
     async def _sleep_until(self, at: float) -> None:
         """Until then, or until something else is due earlier."""
-        timer = asyncio.ensure_future(self._clock.sleep(max(SHORTEST_SLEEP, at - self._clock.now().mono)))
-        timer.add_done_callback(self._time_passed)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
-
-    def _time_passed(self, timer: asyncio.Future[None]) -> None:
-        if not timer.cancelled():
-            self._wake.set()
+        await self._clock.wait(self._wake, max(SHORTEST_SLEEP, at - self._clock.now().mono))
 
     # Streams
 
@@ -199,12 +190,13 @@ class Poller:
         """A look at a stream was answered. It is not used for samples whose own look is newer."""
         if (poll := self.polls.get(name)) is None:
             return
-        stream, crossed = poll.stream, poll.plan.add_look(look, at)
-        before = stream.look
+        stream, plan = poll.stream, poll.plan
+        before, planned = stream.look, (plan.woken, len(plan.idle))
+        crossed = plan.add_look(look, at)
         if not poll.evaluating and look.created == before.created and look.last_seq >= before.last_seq:
             stream.look = look
         self.rounds.was_read()
-        if crossed or poll.due.level is Level.ALL:
+        if crossed or planned != (plan.woken, len(plan.idle)):
             self._plan(poll)
         stream.next = min(poll.due.at, self.looks.next())
 
@@ -321,9 +313,10 @@ class Poller:
         self._registry.stretch = self.load.stretch
         replan = (before.factor, before.empty_interval) != (self.load.factor, self.load.empty_interval)
         for poll in self.polls.values():
+            idle = len(poll.plan.idle)
             poll.plan.expire(now, self.load.stretch)
             poll.stream.interval = poll.plan.proof_interval(self.load)
-            if replan:
+            if replan or len(poll.plan.idle) != idle:
                 self._plan(poll)
         self._report_stretch(now)
 

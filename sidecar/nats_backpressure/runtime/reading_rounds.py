@@ -18,9 +18,16 @@ class ReadingRounds:
     each was, after ROUND_WITHIN at most."""
 
     def __init__(
-        self, registry: SubjectRegistry, clock: Clock, outage: Callable[[], float], read_all: Callable[[], None]
+        self,
+        registry: SubjectRegistry,
+        clock: Clock,
+        no_outage: float,
+        outage: Callable[[], float],
+        read_all: Callable[[], None],
     ) -> None:
-        """`outage`: seconds without a reading of any stream that are an outage of all; `read_all`: read each soon."""
+        """`outage`: seconds without a reading of any stream that are an outage of all, `no_outage` at least; it takes a
+        look at all streams. `read_all`: read each soon."""
+        self._no_outage = no_outage
         self._registry, self._clock, self._outage, self._read_all = registry, clock, outage, read_all
         self.tasks: asyncio.TaskGroup | None = None
         self.began_at: float | None = None
@@ -50,7 +57,8 @@ class ReadingRounds:
         """Anything was read."""
         now, last = self._clock.now().mono, self._read_at
         self._read_at = now
-        if self._untried is None and last is not None and now - last >= self._outage():
+        quiet = 0.0 if last is None else now - last
+        if self._untried is None and quiet >= self._no_outage and quiet >= self._outage():
             self._begin()
         if self._untried is None and self.complete.is_set():
             self._registry.newest_reading = now
