@@ -91,6 +91,7 @@ def sample(pending: int = 0, inflight: int = 0, delivered: int = 0, filters: tup
 def plan_with(room: float, at: float = 0.0, last: int = 10, **numbers: int) -> StreamPlan:
     """A plan after a look, and a sample that was asked for after it."""
     plan = StreamPlan(BUDGET)
+    plan.answered = True
     plan.add_look(look(last), at)
     plan.add_sample(sample(**numbers), plan.base, room, at)
     for level in Level:
@@ -214,8 +215,38 @@ class TestSchedule:
         assert load.stretch == pytest.approx(800 * 2 / 40)
         assert plans[0].proof_interval(load) == pytest.approx(load.stretch)
 
+    def test_first_readings_take_their_turn_and_those_with_stored_members_a_better_one(self) -> None:
+        stored, new = StreamPlan(BUDGET, born=1.0, consumed=True), StreamPlan(BUDGET, born=1.0)
+        assert (stored.due(LOAD).at, stored.due(LOAD).lateness(11.0)) == (1.0, 11.0)
+        assert (new.due(LOAD).at, new.due(LOAD).lateness(11.0)) == (1.0, 3.0)
+        consumed = StreamPlan(BUDGET, born=1.0)
+        consumed.add_look(look(consumers=1), 1.0)
+        new.add_look(look(consumers=0), 1.0)
+        assert consumed.due(LOAD).lateness(11.0) == 11.0 and new.due(LOAD).lateness(11.0) == 3.0
+        stored.woken = new.woken = Level.HOT
+        assert stored.interval(Level.ALL, LOAD) == 1.0 and new.interval(Level.ALL, LOAD) == 5.0
+
+    def test_limits_of_what_was_never_read_follow_its_turn(self) -> None:
+        plans = [StreamPlan(BUDGET, consumed=True) for _ in range(800)]
+        load = load_of(plans, BUDGET, looks=10, look_interval=0.2, factor=1.0)
+        assert load.stretch == pytest.approx(40) and plans[0].proof_interval(load) == pytest.approx(39)
+        assert plans[0].proof_interval(LOAD) == 0.0  # its first reading is due at once
+
+    def test_a_quiet_consumer_that_becomes_hot_is_not_stale_by_that(self) -> None:
+        plan = plan_with(room=101)
+        plan.start(plan.due(LOAD), 30.0, LOAD)
+        plan.finish(0.0, 0.0)
+        assert plan.proof_interval(LOAD) == pytest.approx(30.0)
+        plan.add_look(look(200), 40.0)
+        assert plan.hot and plan.proof_interval(LOAD) == pytest.approx(30.0)
+        for n in range(10):
+            plan.start(plan.due(LOAD), 40.0 + n / 10, LOAD)
+        assert plan.proof_interval(LOAD) < 0.2
+
     def test_streams_without_consumers_take_no_more_than_their_share(self) -> None:
         plans = [StreamPlan(BUDGET) for _ in range(600)]
+        for plan in plans:
+            plan.answered = True
         load = load_of(plans, BUDGET, looks=10, look_interval=0.2, factor=1.0)
         assert 600 * 2 / plans[0].interval(Level.ALL, load) == pytest.approx(4.0) and load.stretch == 1.0
 

@@ -118,7 +118,12 @@ def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **mo
     record = Record(
         name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, admission=admission
     )
-    given = {"record": record, "revision": 1, "deadline": NOW.mono, "members": {m.key: m for m in members}} | more
+    given = {
+        "record": record,
+        "revision": 1,
+        "unread_since": NOW.mono - 30,
+        "members": {m.key: m for m in members},
+    } | more
     return with_members(SubjectState(name, policy, **given), given["members"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -198,7 +199,7 @@ def test_a_subject_that_was_never_known_is_unknown(policy: Policy, action: str) 
     ("later", "action"), [(0.0, "reject"), (9.0, "reject"), (12.0, "throttle"), (14.0, "continue")]
 )
 def test_a_rejection_lasts_only_for_the_hold_after_its_last_consumer(later: float, action: str) -> None:
-    state = replace(with_members(subject(member(**OVERLOADED)), {}), deadline=NOW.mono, empty_since=NOW.mono)
+    state = replace(with_members(subject(member(**OVERLOADED)), {}), unread_since=-math.inf, empty_since=NOW.mono)
     assert gateway(state, now=after(later)).action == action
 
 

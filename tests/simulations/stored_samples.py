@@ -76,7 +76,7 @@ class MinimalView:
 
 
 def value(record: Record, nonce: str) -> bytes:
-    state = SubjectState(subject=record.subject, policy=Policy(), deadline=0.0, record=record)
+    state = SubjectState(subject=record.subject, policy=Policy(), unread_since=0.0, record=record)
     return serialize.state_value(state, Writing(record, 0, nonce), MinimalView(), Now(1.0, 1.0))  # type: ignore[arg-type]
 
 

@@ -171,14 +171,14 @@ class Wire:
         result: dict[str, Any] = await eventually(look, f"status of {subject} with {facts}")
         return result
 
-    async def event(self, kind: str, n: int = 1) -> dict[str, Any]:
+    async def event(self, kind: str, n: int = 1, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """Wait until the n-th event of a type came over core NATS."""
 
         async def look() -> dict[str, Any] | None:
             events = [event for event in self.live if event["type"] == kind]
             return events[n - 1] if len(events) >= n else None
 
-        result: dict[str, Any] = await eventually(look, f"{kind} number {n}")
+        result: dict[str, Any] = await eventually(look, f"{kind} number {n}", seconds)
         return result
 
     async def stored(self) -> list[dict[str, Any]]:

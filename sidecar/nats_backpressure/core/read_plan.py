@@ -202,8 +202,10 @@ class StreamPlan:
         "_look",
         "_moved_at",
         "_series",
+        "answered",
         "born",
         "budget",
+        "consumed",
         "consumers",
         "earlier",
         "earlier_at",
@@ -223,9 +225,11 @@ class StreamPlan:
         "woken",
     )
 
-    def __init__(self, budget: Budget, born: float = 0.0) -> None:
-        """`born`: when the stream was found."""
-        self.budget, self.born = budget, born
+    def __init__(self, budget: Budget, born: float = 0.0, consumed: bool = False) -> None:
+        """`born`: when the stream was found; `consumed`: it has consumers, or members of it are stored."""
+        self.budget, self.born, self.consumed = budget, born, consumed
+        self.answered = False
+        """Whether it was ever read."""
         self.consumers: dict[ConsumerKey, ConsumerPlan] = {}
         self.hot: set[ConsumerKey] = set()
         self.idle: set[ConsumerKey] = set()
@@ -271,6 +275,7 @@ class StreamPlan:
         if before is not None and before.consumers != look.consumers and self.woken is None:
             self.woken = Level.QUIET
         self._look, self.looked_at = look, at
+        self.consumed = self.consumed or look.consumers > 0
         if before is not None and (look.created != before.created or look.last_seq < before.last_seq):
             return self._heat(tuple(self.consumers), at)
         if look.last_seq < self._crossing:
@@ -313,6 +318,8 @@ class StreamPlan:
             return False
         if not self.hot:  # due at once
             self.read_at[Level.HOT] = at - self.budget.min_interval
+            # Until it was read as one, its newest proof is as old as that of a quiet one may be.
+            self.reached[Level.HOT] = max(self.reached[Level.HOT], self.reached[Level.QUIET])
         self.hot.update(keys)
         return True
 
@@ -352,6 +359,11 @@ class StreamPlan:
         return len(self.consumers) > len(self.hot) + len(self.idle)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it was read, and no consumer of it counts."""
+        return self.answered and not self.consumers and not self.missing
+
+    @property
     def slow(self) -> bool:
         """Whether its list is so slow that a node must be down."""
         return self.listed_seconds >= SLOW_LIST
@@ -369,9 +381,11 @@ class StreamPlan:
         longest = self.budget.max_interval
         if level is not Level.ALL:
             return min(longest, self.budget.interval(level) * load.factor)
+        if not self.answered:  # with consumers as late as one that is quiet, otherwise as one that rests
+            return min(longest, self.budget.interval(Level.QUIET if self.consumed else Level.ALL) * load.factor)
         if self.woken is not None:
             return min(longest, self.budget.interval(self.woken) * load.factor)
-        if not self.consumers and not self.missing:
+        if self.is_empty:
             longest = max(longest, load.empty_interval)
         return longest * (1 - JITTER * self.jitter)
 
@@ -379,8 +393,8 @@ class StreamPlan:
         """The next reading; `listing`: a list is under way."""
         if self.retry:
             return Due(Level.ALL, self.tried_at + self.retry, self.tried_at)
-        if self.read_at[Level.ALL] == -math.inf and not listing:  # as late as one that rests, so that none starves
-            return Due(Level.ALL, self.born, self.born - self.budget.max_interval)
+        if self.read_at[Level.ALL] == -math.inf and not listing:
+            return Due(Level.ALL, self.born, self.born - self.interval(Level.ALL, load))
         planned = []
         for level in self._levels():
             if level is Level.ALL and listing:
@@ -424,7 +438,7 @@ class StreamPlan:
 
     def finish(self, took: float, jitter: float) -> None:
         """A reading was answered; `jitter`: a random number from 0 to 1."""
-        self.retry, self.jitter = 0.0, jitter
+        self.retry, self.jitter, self.answered = 0.0, jitter, True
         self.free_at = self.tried_at + min(self.budget.max_interval, took / self.budget.server_share)
 
     def fail(self) -> None:
@@ -444,6 +458,8 @@ class StreamPlan:
 
     def proof_interval(self, load: Load) -> float:
         """Seconds between two proofs of each of its consumers, as planned under this load or as it was lately."""
+        if not self.answered:  # the first reading is due at once, and as late as all others
+            return self.interval(Level.ALL, load) * (load.stretch - 1)
         levels = self._levels()[:-1]
         if self.missing:  # their interval is what it was
             levels.append(Level.QUIET)
@@ -468,7 +484,7 @@ def is_unmoved(before: StreamLook, look: StreamLook) -> bool:
 def load_of(plans: Collection[StreamPlan], budget: Budget, looks: float, look_interval: float, factor: float) -> Load:
     """The load that all plans together are. `looks`: requests per second for looks; `factor`: how much more rarely all
     is read for now."""
-    empty = sum(plan.pages + 1 for plan in plans if not plan.consumers and not plan.missing)
+    empty = sum(plan.pages + 1 for plan in plans if plan.is_empty)
     spare = max(budget.requests_per_second - looks, (1 - LOOK_SHARE) * budget.requests_per_second)
     load = Load(factor, max(EMPTY_INTERVAL, empty / (EMPTY_SHARE * spare)), look_interval)
     wanted = sum(plan.requests_per_second(load) for plan in plans)

@@ -94,7 +94,7 @@ def age_starts_at(view: SubjectView, limits: Limits, now: Now) -> float:
     if state.unproved_at_load:
         return -math.inf  # its writer stopped refusing long ago: a restart must not refuse again
     if last is None or not math.isfinite(last):  # no member was read yet, or no member is left
-        return state.deadline - limits.unknown_after if state.empty_since is None else state.empty_since
+        return state.unread_since if state.empty_since is None else state.empty_since
     if state.record is not None and state.record.unknown and now.mono - last < limits.stale_after:
         return -math.inf  # it proves the status that will be stored next, not the one that was answered last
     if state.writing is not None and state.writing.failing:

@@ -53,9 +53,9 @@ MAX_STORED_STREAMS = 100
 """Streams followed at a time that only the store knows; each takes two answers to be found gone."""
 WEIGH_EVERY = 1.0
 """Seconds between two computations of the load that all plans together are."""
-STRETCHED, IN_BUDGET, STRETCHED_FOR = 2.0, 1.2, 15.0
+STRETCHED, IN_BUDGET, STRETCHED_FOR = 2.0, 1.2, 60.0
 """It is logged that the budget is too small once intervals are stretched by the first factor for the last number of
-seconds (at a start everything is read more often for a while), and that it is not below the second one."""
+seconds (a start is more work for a while), and that it is not below the second one."""
 
 
 class StreamPoll:
@@ -159,7 +159,10 @@ class Poller:
         self._registry.origins = {look.name: look.subjects for look in reading.looks}
         self._registry.listed = self._registry.listed or reading.complete
         now = self._clock.now().mono
-        new = [StreamPoll(stream, StreamPlan(self._budget, now)) for stream in self._new(reading)]
+        new = [
+            StreamPoll(stream, StreamPlan(self._budget, now, self._is_consumed(stream.look)))
+            for stream in self._new(reading)
+        ]
         for poll in new:
             poll.stream.plan = poll.plan
         self.polls |= {poll.name: poll for poll in new}
@@ -169,6 +172,9 @@ class Poller:
             self._plan(poll)
         self.rounds.tried()
         return new
+
+    def _is_consumed(self, look: StreamLook) -> bool:
+        return look.consumers > 0 or bool(self._registry.members(look.name))
 
     def _new(self, reading: StreamsReading) -> list[FollowedStream]:
         listed = {look.name: look for look in reading.looks}
@@ -311,6 +317,8 @@ class Poller:
         plans = [poll.plan for poll in self.polls.values()]
         self.load = read_plan.load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
         self._registry.stretch = self.load.stretch
+        waiting = [plan.proof_interval(self.load) for plan in plans if not plan.answered and not plan.retry]
+        self._registry.first_readings = max([self._registry.first_readings, *waiting]) if waiting else 0.0
         replan = (before.factor, before.empty_interval) != (self.load.factor, self.load.empty_interval)
         for poll in self.polls.values():
             idle = len(poll.plan.idle)

@@ -118,6 +118,8 @@ class SubjectRegistry:
         """Monotonic time of the newest reading of any stream, as the poller counts it."""
         self.stretch = 1.0
         """The factor by which readings are rarer than planned because the budget is too small; 1 if it is not."""
+        self.first_readings = 0.0
+        """Seconds until each stream was read once, as planned under the present load; 0 where all were."""
         self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
         """Is called with members that something else than a reading may have moved above a mark."""
         self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
@@ -139,7 +141,10 @@ class SubjectRegistry:
         """Seconds between two readings of the subject's streams, as planned now."""
         shortest = self._observe.min_interval_ms / 1000
         followed = (self.streams.get(name) for name in self._members.streams_of(subject))
-        return max((stream.interval if stream else shortest for stream in followed), default=TICK)
+        interval = max((stream.interval if stream else shortest for stream in followed), default=TICK)
+        state = self.subjects.get(subject)
+        # What is stored does not name each consumer, so any stream may be the one whose turn it waits for.
+        return interval if state is None or state.newest_proof is not None else max(interval, self.first_readings)
 
     def longest_interval(self) -> float:
         """The longest `interval` of all subjects; the shortest that may be if there is none."""
@@ -200,9 +205,8 @@ class SubjectRegistry:
         """The subject's state; a new one where there was none."""
         if (state := self.subjects.get(subject)) is None:
             now = self._clock.now()
-            deadline = now.mono + self._observe.unknown_after_seconds
             policy = self.policies.effective(subject).policy
-            state = SubjectState(subject=subject, policy=policy, deadline=deadline)
+            state = SubjectState(subject=subject, policy=policy, unread_since=now.mono)
             self.subjects[subject] = state
             self._times[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
             if not is_literal(subject):

@@ -92,7 +92,7 @@ class World:
         self.starts += 1
         self.todo.clear()
         self.state = SubjectState(
-            subject="s", policy=self.policy, deadline=self.at + 30.0, watched_since=None if self.graceful else -math.inf
+            subject="s", policy=self.policy, unread_since=self.at, watched_since=None if self.graceful else -math.inf
         )
         if self.stored is not None:
             self.feed(RecordLoaded(self.stored, self.revision))

@@ -44,7 +44,7 @@ class Store:
 class Replica:
     def __init__(self, name: str, store: Store, policy: Policy = POLICY) -> None:
         self.name, self.store, self.policy = name, store, policy
-        self.state = SubjectState("s", policy, deadline=1030.0)
+        self.state = SubjectState("s", policy, unread_since=1000.0)
 
     def feed(self, input_: Input, at: float) -> None:
         context = Context(10.0, 30.0, writer=self.name, newest_read_at=at)

@@ -107,7 +107,7 @@ def is_quiescent(state: SubjectState) -> bool:
 def is_unobserved(state: SubjectState, now: Now, limits: Limits, proofs: Proofs = NO_PROOFS) -> bool:
     """Whether nothing proves the status any more: no member was read, or none of those that have this status."""
     if state.newest_proof is None:
-        return now.mono >= state.deadline
+        return now.mono >= state.unread_since + limits.unknown_after
     if freshness(newest_of(state, proofs), now.mono, limits) is Freshness.UNKNOWN:
         return True
     if state.worst is None or state.worst.status is Status.INACTIVE:
@@ -122,7 +122,7 @@ def is_stale_alone(
     it proves nothing about this subject. Where all subjects age together, the heartbeat shows that by itself."""
     if newest_read_at is None or state.unstored:
         return False
-    if state.newest_proof is None and state.deadline - limits.unknown_after < newest_read_at:
+    if state.newest_proof is None and state.unread_since < newest_read_at:
         return True  # everything was read or tried since, and no member of this subject could be read
     proof = status_proof(state.members.values(), proofs)
     return proof is not None and freshness(proof, newest_read_at, limits) is not Freshness.KNOWN
@@ -150,7 +150,7 @@ def build_record(
         if (
             freshness(newest_of(state, proofs), now.mono, limits) is Freshness.KNOWN
         ):  # else time alone must change no alert
-            builder.update_alerts()
+            builder.update_alerts(limits)
     builder.mark_stale(is_stale_alone(state, limits, newest_read_at, proofs))
     builder.report_rejection()
     builder.update_diagnosis()

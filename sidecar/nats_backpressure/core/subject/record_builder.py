@@ -10,6 +10,7 @@ from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.model.member import DATA_LOSS, NO_LATCHES, PURGED, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
+from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.member_update import loss_report_due
 from nats_backpressure.core.subject.restart_facts import awaits_reading
 from nats_backpressure.core.subject.state import (
@@ -111,11 +112,11 @@ class RecordBuilder:
             self.record = replace(self.record, announced=status)
         self._close_incident()
 
-    def update_alerts(self) -> None:
+    def update_alerts(self, limits: Limits) -> None:
         """Move the alerts; those for whose event there is no room stay as they were until there is."""
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
-        awaited = awaits_reading(self.state, self.now)
+        awaited = awaits_reading(self.state, self.now, limits)
         watched = 0.0 if self.state.watched_since is None else self.now.mono - self.state.watched_since
         after = alerts.next_alerts(
             self.record.alerts, self.policy, self.record.status, members, self.now, awaited, watched

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
+from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.status.latches import next_latches
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
@@ -120,10 +121,10 @@ def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | N
     )
 
 
-def awaits_reading(state: SubjectState, now: Now) -> bool:
+def awaits_reading(state: SubjectState, now: Now, limits: Limits) -> bool:
     """Whether a consumer that is known from the record was not read since the start, and may still be."""
     members = state.members
-    return now.mono < state.deadline and any(
+    return now.mono < state.unread_since + limits.unknown_after and any(
         key not in members or members[key].reading is None for key in (*state.carried, *members)
     )
 

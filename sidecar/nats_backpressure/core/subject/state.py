@@ -114,8 +114,8 @@ class SubjectState(Struct, frozen=True):
     subject: str
     policy: Policy
     """The policy of the subject itself; it decides while no member is known."""
-    deadline: float
-    """Monotonic time from which a subject without any proof is unknown."""
+    unread_since: float
+    """Monotonic time since which its first reading is awaited; it is unknown `unknown_after` later without any."""
     members: dict[ConsumerKey, Member] = {}
     """Treated as frozen: only `with_members` replaces it."""
     worst: Member | None = None

@@ -138,7 +138,7 @@ def _(input_: ConsumerLeft, state: SubjectState, now: Now) -> SubjectState:
     carried = {key: one for key, one in state.carried.items() if key != input_.key}
     deleted = state.member_deleted or not input_.exists
     state = with_members(replace(state, carried=carried, departed_lost=lost, member_deleted=deleted), members)
-    return state if members else replace(state, deadline=now.mono, empty_since=now.mono)
+    return state if members else replace(state, unread_since=-math.inf, empty_since=now.mono)
 
 
 @apply.register
