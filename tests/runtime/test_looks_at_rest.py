@@ -41,3 +41,20 @@ async def test_once_looks_prove_nothing_more_the_stream_is_planned_again() -> No
         poll.plan.retry = 3600.0
         await world.clock.run(2)
         assert not poll.plan.idle and poll.due is not before
+
+
+@pytest.mark.parametrize(
+    ("watched", "streams", "list_seconds", "by_list"),
+    [
+        pytest.param(1, 4, 3e-4, True, id="one in a small account, where a list answers all other questions too"),
+        pytest.param(1, 1000, 4e-3, False, id="one in a large account"),
+        pytest.param(20, 23, 1e-3, True, id="many, in one page"),
+        pytest.param(2, 2000, 1e-2, False, id="few among very many"),
+    ],
+)
+def test_looks_are_taken_the_way_that_costs_the_server_less(
+    watched: int, streams: int, list_seconds: float, by_list: bool
+) -> None:
+    looks = World().poller.looks
+    looks._streams, looks._list_seconds, looks._info_seconds = streams, list_seconds, 1.5e-4
+    assert looks._by_list(watched, now=1000.0) is by_list

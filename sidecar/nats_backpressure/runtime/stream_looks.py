@@ -103,7 +103,12 @@ class StreamLooks:
         if self._list_seconds >= SLOW_LIST or now - self._listing_since >= SLOW_LIST:
             return False
         singly = self._budget.cost(watched, watched * self._info_seconds)
-        return self._budget.cost(self._pages, self._list_seconds) <= singly
+        listed = self._budget.cost(self._pages, self._list_seconds)
+        if self._pages > 1:
+            return listed <= singly
+        # Beside looks one by one there is a list every `discover_every`, and a request for the bucket of policies.
+        beside = (listed + self._budget.cost(1, self._info_seconds)) / max(self._discover_every, 1e-3)
+        return listed <= singly + beside * self._budget.look_interval(watched, self._info_seconds)
 
     @property
     def _pages(self) -> int:

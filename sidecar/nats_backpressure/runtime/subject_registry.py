@@ -293,9 +293,9 @@ class SubjectRegistry:
     def tick_in_slices(self) -> Iterator[None]:
         """The same in short pieces of work, between which other tasks may have a turn."""
         at, work = self._clock.now().mono, 0
-        for subject in tuple(self.subjects):
-            state, times = self.subjects.get(subject), self._times.get(subject)
-            if state is None or times is None or (times.calm is state and at < times.calm_until):
+        for subject, times in tuple(self._times.items()):
+            state = self.subjects.get(subject)
+            if state is None or (times.calm is state and at < times.calm_until):
                 work += 1
             else:
                 self._tick(subject, state, times)
@@ -307,7 +307,8 @@ class SubjectRegistry:
     def _tick(self, subject: str, state: SubjectState, times: TimeInStatus) -> None:
         now, sure = self._clock.now(), self._observe.stale_after_seconds
         newest = status_proof(state.members.values(), self.proofs(subject))
-        if newest is None or now.mono - newest >= sure or not is_quiescent(state) or carried_write_due(state, now):
+        quiescent = times.calm is state or is_quiescent(state)
+        if newest is None or now.mono - newest >= sure or not quiescent or carried_write_due(state, now):
             self.feed(subject, Tick())
             return
         later = (state.written_at + every for every in (ACCOUNT_EVERY, CARRY_EVERY))
