@@ -27,8 +27,9 @@ class BusyServer(FakeJetStream):
         self._slots = asyncio.Semaphore(SLOTS)
 
     async def streams(self) -> StreamsReading:
-        await self._request(self.list_seconds)
-        self.took = self.list_seconds
+        seconds = self.list_seconds
+        await self._request(seconds)
+        self.took = seconds
         return await super().streams()
 
     async def stream(self, name: str) -> StreamsReading:
@@ -37,12 +38,13 @@ class BusyServer(FakeJetStream):
         return await super().stream(name)
 
     async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
+        seconds = self.list_seconds
         silent = [name for name in names if ConsumerKey(stream, name) in self.silent]
         await asyncio.gather(*(self._request(NO_ANSWER if name in silent else 0.001) for name in names))
         if not names:
-            await self._request(self.list_seconds)
+            await self._request(seconds)
         await self._request(0.001)
-        self.took = 0.001 * len(names) if names else self.list_seconds
+        self.took = 0.001 * len(names) if names else seconds
         return await super().consumers(stream, names)
 
     async def consumer(self, key: ConsumerKey) -> Sample:

@@ -133,3 +133,25 @@ async def test_a_new_overload_is_seen_where_the_budget_is_too_small() -> None:
         await world.clock.until(world.events, "the overload to be published")
         assert world.clock.now().mono - began < 2.0
         assert {event.subject for event in world.publisher.events} == {SUBJECT}
+
+
+async def test_a_list_that_hangs_does_not_keep_the_loop_busy() -> None:
+    world = Loaded()
+    async with world.living(DEFAULTS, requests=world.js.requests) as service:
+        await world.clock.run(5)
+        world.js.list_seconds = 30.0
+        await world.clock.run(2)
+        turns, next_look = 0, service.poller.looks.next
+
+        def counted() -> float:
+            nonlocal turns
+            turns += 1
+            return next_look()
+
+        service.poller.looks.next = counted  # type: ignore[method-assign]
+        await world.clock.run(20)
+        assert turns < 500, turns
+        assert world.age(service) < 1.0
+        world.js.list_seconds = 0.001
+        world.js.add_stream("NEW", ("new",))
+        await world.clock.until(lambda: "NEW" in service.registry.streams, "the next list")

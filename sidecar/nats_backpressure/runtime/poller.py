@@ -119,6 +119,7 @@ class Poller:
         self._stretched_since: float | None = None
         self._limited_until = -math.inf
         self.looks = StreamLooks(observer, clock, budget, discover_every, count, self._take_list, self._take_look)
+        self.looks.on_listed = self._wake.set
         self.rounds = ReadingRounds(self._registry, clock, stale_after, self._outage, self._read_all)
         self.complete = self.rounds.complete
         self._registry.on_attention = self._attend

@@ -60,6 +60,8 @@ class StreamLooks:
         """Seconds between two looks at a stream, as it was lately; an outage does not count."""
         self.requests_per_second = 0.0
         """What looks take now."""
+        self.on_listed: Callable[[], None] = lambda: None
+        """Is called when a list was answered, or failed: the next look may be due earlier than planned."""
         self._streams, self._list_seconds, self._info_seconds = 0, 0.0, INFO_SECONDS
         self._listed_at = self._looked_at = -math.inf
         self._listing_since = math.inf
@@ -70,6 +72,9 @@ class StreamLooks:
     def next(self) -> float:
         """Monotonic time at which the next look is due."""
         by_itself = math.inf if self._look_every == math.inf else self._looked_at + self._look_every
+        if self._listing_since < math.inf:  # its end wakes the loop
+            slow_at = self._listing_since + SLOW_LIST
+            return min(slow_at if self._clock.now().mono < slow_at else math.inf, by_itself)
         return min(self._listed_at + (self._retry or self._list_every), by_itself)
 
     def hurry(self) -> None:
@@ -148,6 +153,7 @@ class StreamLooks:
             self._on_list(reading, self._clock.now().mono)
         finally:
             self._listing_since = math.inf
+            self.on_listed()
 
     async def _look(self, stream: Looked) -> None:
         try:
