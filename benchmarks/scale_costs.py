@@ -17,7 +17,7 @@ from benchmarks.processes import cpu_seconds, memory_mib, nats_server
 from benchmarks.results import RESULTS, load
 from benchmarks.scale_simulation import Costs
 from nats_backpressure.adapters.nats import api_types
-from nats_backpressure.core.read_plan import PAGE
+from nats_backpressure.core.reading.stream_plan import PAGE
 from nats_backpressure.runtime.subject_registry import TICK
 
 MIB = 2.0**20

@@ -22,7 +22,9 @@ from msgspec.structs import replace
 from benchmarks.judging import Time, World, idle
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.core.read_plan import PAGE, Budget, RequestBudget, headroom
+from nats_backpressure.core.reading.budget import Budget, RequestBudget
+from nats_backpressure.core.reading.headroom import headroom
+from nats_backpressure.core.reading.stream_plan import PAGE
 from nats_backpressure.core.subject.inputs import Effect, PublishEvent
 from nats_backpressure.core.subject.membership import Membership, ReadState
 from nats_backpressure.core.watch_filter import WatchEntry

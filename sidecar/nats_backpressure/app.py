@@ -38,7 +38,7 @@ from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.read_plan import RequestBudget
+from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.subject.inputs import GatewayReported
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.read_plan import Budget
+from nats_backpressure.core.reading.budget import Budget
 from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.subject.inputs import (
     Effect,

@@ -12,7 +12,9 @@ from structlog.testing import capture_logs
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.read_plan import EMPTY_INTERVAL, QUIET_INTERVAL, SETTLE_SECONDS, Budget, RequestBudget
+from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
+from nats_backpressure.core.reading.load import EMPTY_INTERVAL
+from nats_backpressure.core.reading.stream_plan import SETTLE_SECONDS
 from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies

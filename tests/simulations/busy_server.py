@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from nats_backpressure.core.model.samples import Sample
-from nats_backpressure.core.read_plan import RequestBudget
+from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading, Unavailable
 from tests.fakes.clock import FakeClock

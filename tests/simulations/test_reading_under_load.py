@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.read_plan import RequestBudget
+from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Freshness
 from nats_backpressure.runtime.service import Service

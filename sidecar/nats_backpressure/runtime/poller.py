@@ -1,6 +1,6 @@
 """Reads JetStream by plan: one loop starts the looks and the readings that are due, each as a task of its own.
 
-What is due is decided in `core.read_plan`. At most one list and one reading of single consumers are under way for each
+What is due is decided in `core.reading`. At most one list and one reading of single consumers are under way for each
 stream, so that a reading that hangs delays no other stream.
 """
 
@@ -14,9 +14,12 @@ from itertools import count as count_up
 
 import structlog
 
-from nats_backpressure.core import read_plan, watch_filter
+from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.core.read_plan import Base, Budget, Due, Level, Load, RequestBudget, StreamPlan
+from nats_backpressure.core.reading.budget import Budget, Level, RequestBudget
+from nats_backpressure.core.reading.due import Due, at_level, not_before
+from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Load, load_of
+from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, Base, StreamPlan
 from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.intake import Intake
@@ -222,7 +225,7 @@ class Poller:
                 if poll is not None and (known or (watched and hint.what != "deleted")):
                     self._hasten(poll, Level.HOT)
             case ApiLimited():
-                self._limited_until = self._clock.now().mono + read_plan.LIMITED_FOR
+                self._limited_until = self._clock.now().mono + LIMITED_FOR
                 self._weighed_at = -math.inf
             case _:
                 self._intake.hint(hint, self._clock.now())
@@ -255,9 +258,9 @@ class Poller:
         listing = poll.listing_since < math.inf
         due = poll.plan.due(self.load, listing)
         if listing and not poll.plan.slow:
-            due = read_plan.not_before(due, poll.listing_since + read_plan.SLOW_LIST)
+            due = not_before(due, poll.listing_since + SLOW_LIST)
         if poll.reading:
-            due = read_plan.not_before(due, math.inf)
+            due = not_before(due, math.inf)
         poll.due = due
         poll.stream.interval = poll.plan.proof_interval(self.load)
         poll.stream.next = min(due.at, self.looks.next())
@@ -297,9 +300,9 @@ class Poller:
 
     def _start(self, poll: StreamPoll, due: Due, now: float, tasks: asyncio.TaskGroup) -> None:
         plan, listing = poll.plan, poll.listing_since < math.inf
-        n = plan.singles(due.level) or (min(read_plan.SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
+        n = plan.singles(due.level) or (min(SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
         names = plan.names(due.level, n) if n else ()
-        plan.start(due if names else read_plan.at_level(due, Level.ALL), now, self.load)
+        plan.start(due if names else at_level(due, Level.ALL), now, self.load)
         if names:
             poll.reading = True
             tasks.create_task(self._read_some(poll, names), name=f"read some of {poll.name}")
@@ -314,9 +317,9 @@ class Poller:
         if now - self._weighed_at < WEIGH_EVERY:
             return
         self._weighed_at, before = now, self.load
-        factor = read_plan.LIMITED_FACTOR if now < self._limited_until else 1.0
+        factor = LIMITED_FACTOR if now < self._limited_until else 1.0
         plans = [poll.plan for poll in self.polls.values()]
-        self.load = read_plan.load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
+        self.load = load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
         self._registry.stretch = self.load.stretch
         waiting = [plan.proof_interval(self.load) for plan in plans if not plan.answered and not plan.retry]
         self._registry.first_readings = max([self._registry.first_readings, *waiting]) if waiting else 0.0

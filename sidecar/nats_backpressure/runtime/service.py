@@ -12,7 +12,7 @@ import structlog
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.read_plan import QUIET_INTERVAL, Budget, RequestBudget
+from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
 from nats_backpressure.core.subject.inputs import RecordLoaded
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.core.watch_filter import WatchEntry

@@ -10,7 +10,8 @@ from typing import Protocol
 import structlog
 
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.read_plan import PAGE, SLOW_LIST, Budget
+from nats_backpressure.core.reading.budget import Budget
+from nats_backpressure.core.reading.stream_plan import PAGE, SLOW_LIST
 from nats_backpressure.runtime.observations import StreamGone, StreamsReading, Unavailable
 from nats_backpressure.runtime.ports import Clock, Observer
 

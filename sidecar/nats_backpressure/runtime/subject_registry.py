@@ -12,7 +12,8 @@ from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.core.read_plan import StreamPlan, headroom
+from nats_backpressure.core.reading.headroom import headroom
+from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
 from nats_backpressure.core.subject.inputs import (

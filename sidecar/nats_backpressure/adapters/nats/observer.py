@@ -27,7 +27,7 @@ from nats_backpressure.adapters.nats.api_types import (
 )
 from nats_backpressure.adapters.nats.turns import Turns
 from nats_backpressure.core.model.samples import Sample
-from nats_backpressure.core.read_plan import RequestBudget
+from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey

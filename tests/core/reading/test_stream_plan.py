@@ -13,71 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.member import Latch, Latches, Member
+from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
-from nats_backpressure.core.read_plan import (
-    BURST,
-    EMPTY_INTERVAL,
-    LIMITED_FACTOR,
-    MISSED_READINGS,
-    SETTLE_SECONDS,
-    SLOW_LIST,
-    Budget,
-    Due,
-    Level,
-    Load,
-    RequestBudget,
-    StreamPlan,
-    headroom,
-    load_of,
-)
+from nats_backpressure.core.reading.budget import Budget, Level
+from nats_backpressure.core.reading.due import Due
+from nats_backpressure.core.reading.headroom import headroom
+from nats_backpressure.core.reading.load import EMPTY_INTERVAL, LIMITED_FACTOR, Load, load_of
+from nats_backpressure.core.reading.stream_plan import MISSED_READINGS, SETTLE_SECONDS, SLOW_LIST, StreamPlan
 from nats_backpressure.core.subject.member_update import evaluated
-from nats_backpressure.policy.schema import AdmissionRule, AlertRule, InflightRule, PendingRule, Policy, When
+from nats_backpressure.policy.schema import InflightRule, PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import ConsumerKey
 
 KEY = ConsumerKey("S", "c")
 BUDGET = Budget(min_interval=0.1, max_interval=5.0, requests_per_second=50, server_share=0.05)
 LOAD = Load()
 
 
-def member(pending: int = 0, inflight: int | None = 0, cap: int | None = 1000, policy: Policy = Policy()) -> Member:  # noqa: B008
-    reading = Reading(KEY, Now(1.0, 1.0), pending, inflight, latency=0.0, drain=None, cap=cap)
-    return evaluated(Member(KEY, policy, reading=reading, proof=1.0))
-
-
-@pytest.mark.parametrize(
-    ("one", "room"),
-    [
-        pytest.param(member(), 101, id="drain counts above the critical mark of 100"),
-        pytest.param(member(pending=40), 61, id="what is pending uses it up"),
-        pytest.param(member(pending=100), 1, id="at the mark the next message crosses it"),
-        pytest.param(member(pending=101), 0, id="above it is hot"),
-        pytest.param(member(inflight=450), 51, id="deliveries may bring it above the mark in flight"),
-        pytest.param(member(pending=80, inflight=430), 0, id="what is pending may be in flight without any arrival"),
-        pytest.param(member(inflight=450, cap=460), 0, id="the mark in flight follows the cap"),
-        pytest.param(member(inflight=5, cap=5), 101, id="at a small cap only a stall counts"),
-        pytest.param(member(inflight=None), 101, id="without acks nothing is in flight"),
-        pytest.param(member(policy=Policy(inflight=InflightRule(1, 2, 2000))), 101, id="a mark above the cap"),
-        pytest.param(member(policy=Policy(pending=PendingRule(0.001, 0.001, 0.001))), 1, id="any message is above it"),
-        pytest.param(
-            member(policy=Policy(alerts=(AlertRule("a", When(pending_above=7)),))), 8, id="an alert on pending"
-        ),
-        pytest.param(
-            member(pending=1, policy=Policy(alerts=(AlertRule("a", When(inflight_above=4)),))), 4, id="and in flight"
-        ),
-        pytest.param(member(policy=Policy(admission=AdmissionRule("adaptive"))), 1, id="adaptive, at rest"),
-        pytest.param(member(1, policy=Policy(admission=AdmissionRule("adaptive"))), 0, id="adaptive admission at work"),
-        pytest.param(replace(member(), latches=Latches(pending=Latch(on=True))), 0, id="a latch that is set"),
-        pytest.param(replace(member(), status=Status.WARNING), 0, id="a status above inactive"),
-        pytest.param(Member(KEY, Policy()), 0, id="never read"),
-    ],
-)
-def test_headroom_is_what_must_arrive_before_a_mark_is_crossed(one: Member, room: float) -> None:
-    assert headroom(one) == room
-    assert headroom(one, shedding=True) == 0
+def member() -> Member:
+    reading = Reading(KEY, Now(1.0, 1.0), 0, 0, latency=0.0, drain=None, cap=1000)
+    return evaluated(Member(KEY, Policy(), reading=reading, proof=1.0))
 
 
 def look(last: int = 0, first: int = 1, created: str = "t", consumers: int = 1) -> StreamLook:
@@ -249,22 +206,6 @@ class TestSchedule:
             plan.answered = True
         load = load_of(plans, BUDGET, looks=10, look_interval=0.2, factor=1.0)
         assert 600 * 2 / plans[0].interval(Level.ALL, load) == pytest.approx(4.0) and load.stretch == 1.0
-
-
-def test_the_budget_spreads_requests_and_allows_a_short_burst() -> None:
-    budget = RequestBudget(10)
-    assert [round(budget.take(100.0), 3) for _ in range(6)] == [0.0, 0.0, 0.0, 0.1, 0.2, 0.3]
-    assert budget.ready_in(100.0) == pytest.approx(0.3) and budget.ready_in(100.3) == pytest.approx(0.0)
-
-
-@given(st.lists(st.floats(0, 0.2), min_size=20, max_size=200), st.floats(1, 1000))
-def test_no_second_has_more_requests_than_the_budget(gaps: list[float], rate: float) -> None:
-    budget, now, sent = RequestBudget(rate), 0.0, []
-    for gap in gaps:
-        now += gap
-        sent.append(now + budget.take(now))
-    for n, first in enumerate(sent):
-        assert sum(first <= at < first + 1 for at in sent[n:]) <= rate * (1 + BURST) + 2
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""Plans what is read next: which consumers may have crossed a mark, and when and how each stream is read.
+"""StreamPlan: which consumers of one stream may have crossed a mark, and when and how it is read next.
 
 A look at a stream bounds all its consumers from above. What is pending can have grown by no more than the messages that
 arrived since a look that was answered before the sample was asked for, and what is in flight by no more than that and
@@ -9,22 +9,18 @@ mark. The bounds hold for one incarnation and one configuration; every consumer 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from enum import IntEnum
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.marks import SMALL_CAP
-from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import StreamProof
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.core.reading.budget import Budget, Level
+from nats_backpressure.core.reading.due import Due
+from nats_backpressure.core.reading.load import Load
+from nats_backpressure.protocol.values import ConsumerKey
 
-QUIET_INTERVAL = 1.0
-"""Seconds between two readings of a consumer that is neither hot nor idle: what stall, diagnosis and people need."""
-EMPTY_INTERVAL = 60.0
-"""Seconds between two readings of a stream without watched consumers; a change of its consumers shows in a look."""
 SETTLE_SECONDS = 10.0
 """Seconds without any movement after which a consumer counts as idle: its rates and its diagnosis have settled then."""
 MISSED_READINGS = 3
@@ -37,101 +33,8 @@ LIST_SECONDS, SINGLE_SECONDS = 18e-6, 56e-6
 """Server time for each member of a list, and for one consumer read by itself (measured, 2.15.1)."""
 SLOW_LIST = 1.0
 """Seconds; a stream with a list this slow is listed at the longest interval (one dead node of three: 4 s per list)."""
-LIMITED_FOR, LIMITED_FACTOR = 10.0, 4.0
-"""Seconds for which everything is read more rarely, by this factor, after the server refused a request because its API
-is overloaded."""
-BURST = 0.2
-"""Seconds of the budget that may be used at once after a pause."""
-LOOK_SHARE = 0.5
-"""The share of the requests that looks may use."""
-EMPTY_SHARE = 0.1
-"""The share of the requests that streams without watched consumers may use."""
 JITTER = 0.1
 """The share by which a reading of a whole stream may come earlier, so that streams do not stay in step."""
-
-
-class Level(IntEnum):
-    """Which consumers of a stream a reading is for; each level includes the ones before."""
-
-    HOT = 0
-    """Those that may be above a mark."""
-    QUIET = 1
-    """All that are not idle."""
-    ALL = 2
-    """Every consumer there is, new ones among them."""
-
-
-class Budget(Struct, frozen=True):
-    """Bounds from the settings, in seconds and requests."""
-
-    min_interval: float
-    max_interval: float
-    requests_per_second: float
-    server_share: float
-    quiet: float = QUIET_INTERVAL
-
-    def interval(self, level: Level) -> float:
-        """Seconds between two readings at this level."""
-        quiet = min(self.max_interval, max(self.min_interval, self.quiet))
-        return (self.min_interval, quiet, self.max_interval)[level]
-
-    def cost(self, requests: float, server_seconds: float) -> float:
-        """The seconds for which a reading uses up what may be requested, and what the server may work."""
-        return requests / self.requests_per_second + server_seconds / self.server_share
-
-    def look_interval(self, requests: int, took: float) -> float:
-        """Seconds between two looks of so many requests, the last of which took the server so long."""
-        return max(
-            self.min_interval, requests / (LOOK_SHARE * self.requests_per_second), min(took, 1.0) / self.server_share
-        )
-
-
-def headroom(member: Member, shedding: bool = False) -> float:
-    """How many messages must arrive in the stream before the member can be above a mark: 0 if it may be above one now,
-    infinite if it never can. The marks are those that move a status or an alert, and pending's critical mark, above
-    which drain is evaluated. `shedding`: adaptive admission is at work.
-
-    In flight at a small cap counts only after a stall, and latency by time alone: both can wait QUIET_INTERVAL.
-    """
-    reading, marks, policy = member.reading, member.marks, member.policy
-    if reading is None or marks is None or shedding or member.status is not Status.INACTIVE or member.latches.names:
-        return 0.0
-    pending, inflight, cap = reading.pending, reading.inflight or 0, reading.cap
-    room = _room(pending, min(marks.pending.critical, marks.pending.overload))
-    if marks.inflight is not None and (cap is None or cap > max(SMALL_CAP, marks.inflight.overload)):
-        room = min(room, _room(pending + inflight, marks.inflight.overload))
-    if policy.admission.mode == "adaptive":  # its loop needs every change of the backlog
-        room = min(room, _room(pending + inflight, 0.0))
-    for rule in policy.alerts:
-        if rule.when.pending_above is not None:
-            room = min(room, _room(pending, rule.when.pending_above))
-        if (limit := rule.when.inflight_above) is not None and (cap is None or cap > limit):
-            room = min(room, _room(pending + inflight, limit))
-    return room
-
-
-def _room(most: int, limit: float) -> float:
-    """How many more messages exceed a limit, where `most` may count towards it now; 0 if those may."""
-    return 0.0 if most > limit else math.floor(limit - most) + 1.0
-
-
-class RequestBudget:
-    """At most so many requests per second, in the order in which they are asked for; a short burst after a pause."""
-
-    __slots__ = ("_gap", "_next")
-
-    def __init__(self, rate: float) -> None:
-        self._gap, self._next = 1 / rate, -math.inf
-
-    def take(self, now: float) -> float:
-        """Seconds until the next request may be sent."""
-        mine = max(self._next, now - BURST)
-        self._next = mine + self._gap
-        return max(0.0, mine - now)
-
-    def ready_in(self, now: float) -> float:
-        """Seconds until no more than one request waits: then another reading may begin beside those under way."""
-        return max(0.0, self._next - now - self._gap)
 
 
 class Base(Struct, frozen=True):
@@ -140,47 +43,6 @@ class Base(Struct, frozen=True):
     series: int
     """Looks of one series show the stream unmoved."""
     last_seq: float
-
-
-class Due(Struct, frozen=True):
-    """A reading of one stream that is planned."""
-
-    level: Level
-    at: float
-    """Monotonic time at which it is due."""
-    since: float
-    """Monotonic time of the last one."""
-    levels: tuple[tuple[float, float], ...] = ()
-    """When the last one was at each level, and the interval planned there."""
-
-    def lateness(self, now: float) -> float:
-        """The time since the last one as a multiple of what was planned: the largest is read first, so that all
-        intervals stretch by the same factor where the budget is too small."""
-        own = ((self.since, self.at - self.since),)
-        return max((now - since) / max(interval, 1e-3) for since, interval in self.levels or own)
-
-
-def at_level(due: Due, level: Level) -> Due:
-    """The same reading at another level."""
-    return replace(due, level=level)
-
-
-def not_before(due: Due, at: float) -> Due:
-    """The same reading, not before this time."""
-    return due if due.at >= at else replace(due, at=at)
-
-
-class Load(Struct, frozen=True):
-    """How the plans of all streams together fit into the budget."""
-
-    factor: float = 1.0
-    """How much more rarely all is read for now: the server refused requests."""
-    empty_interval: float = EMPTY_INTERVAL
-    """Seconds between two readings of a stream without watched consumers."""
-    look_interval: float = 0.0
-    """Seconds between two looks, as reached lately."""
-    stretch: float = 1.0
-    """The factor by which intervals are longer than planned because the budget is too small."""
 
 
 class ConsumerPlan(Struct, gc=False):
@@ -479,13 +341,3 @@ def is_unmoved(before: StreamLook, look: StreamLook) -> bool:
         and look.subjects == before.subjects
         and look.retention == before.retention
     )
-
-
-def load_of(plans: Collection[StreamPlan], budget: Budget, looks: float, look_interval: float, factor: float) -> Load:
-    """The load that all plans together are. `looks`: requests per second for looks; `factor`: how much more rarely all
-    is read for now."""
-    empty = sum(plan.pages + 1 for plan in plans if plan.is_empty)
-    spare = max(budget.requests_per_second - looks, (1 - LOOK_SHARE) * budget.requests_per_second)
-    load = Load(factor, max(EMPTY_INTERVAL, empty / (EMPTY_SHARE * spare)), look_interval)
-    wanted = sum(plan.requests_per_second(load) for plan in plans)
-    return replace(load, stretch=max(1.0, wanted / spare))
