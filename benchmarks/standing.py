@@ -42,6 +42,9 @@ class Aims(Struct, frozen=True):
 class Scale(Struct, frozen=True):
     seconds: float
     """Of a window with the sidecar; those without are half as long, and there are two."""
+    rest: float
+    """Seconds after the first states before anything is measured. A consumer is at rest, its samples are no more than
+    compared, once the window of its rates, 65 s, holds nothing else; until then every sample is evaluated."""
     idle: tuple[tuple[int, int, Aims], ...]
     """Consumers, streams and aims."""
     one_subject: tuple[int, ...]
@@ -49,13 +52,14 @@ class Scale(Struct, frozen=True):
 
 AT_3, AT_1000, AT_10000 = Aims(0.5, 0.3, 40.0), Aims(2.0, 1.0, None), Aims(10.0, None, 150.0)
 SCALES: dict[Size, Scale] = {
-    "full": Scale(30.0, ((3, 1, AT_3), (1000, 4, AT_1000), (10_000, 20, AT_10000)), (300, 900)),
-    "quick": Scale(6.0, ((3, 1, AT_3), (1000, 4, AT_1000)), (300,)),
-    "tiny": Scale(0.3, ((2, 1, AT_3),), (2,)),
+    "full": Scale(30.0, 90.0, ((3, 1, AT_3), (1000, 4, AT_1000), (10_000, 20, AT_10000)), (300, 900)),
+    "quick": Scale(6.0, 20.0, ((3, 1, AT_3), (1000, 4, AT_1000)), (300,)),
+    "tiny": Scale(0.3, 0.0, ((2, 1, AT_3),), (2,)),
 }
 
 
-async def _idle(consumers: int, streams: int, aims: Aims, seconds: float) -> Figures:
+async def _idle(consumers: int, streams: int, aims: Aims, scale: Scale) -> Figures:
+    seconds = scale.seconds
     settle = min(SETTLE, seconds)
     async with nats_server() as (server, client):
         created = await create(client, consumers, streams)
@@ -65,6 +69,7 @@ async def _idle(consumers: int, streams: int, aims: Aims, seconds: float) -> Fig
         async with SidecarProcess(server.url) as sidecar:
             await asyncio.sleep(settle)
             await _states_written(client)
+            await asyncio.sleep(scale.rest)
             idle = await cost(client, server.pid, sidecar.pid, seconds)
             memory = memory_mib(sidecar.pid)
             progress("the same, with one of them busy")
@@ -155,7 +160,7 @@ def main(size: Size = "full") -> Figures:
     scale = SCALES[size]
     figures: Figures = {}
     for consumers, streams, aims in scale.idle:
-        figures |= asyncio.run(_idle(consumers, streams, aims, scale.seconds))
+        figures |= asyncio.run(_idle(consumers, streams, aims, scale))
     for consumers in scale.one_subject:
         figures |= asyncio.run(_one_subject(consumers, scale.seconds / 1.5))
     return figures
