@@ -388,6 +388,15 @@ class TestSingly:
             await world.clock.run(3 * MOST)
             assert set(world.registry.members("S")) == {ConsumerKey("S", "b")}
 
+    async def test_one_that_a_list_lacks_is_looked_for_again_soon_though_all_others_rest(self) -> None:
+        world = World()
+        world.stream("S", "a", "b")
+        async with world.running():
+            await world.clock.run(SETTLE_SECONDS + 3 * MOST)
+            world.js.delete_consumer(ConsumerKey("S", "a"))  # a look shows that there are fewer
+            await world.clock.run(2 * LEAST + 2 * QUIET_INTERVAL)
+            assert set(world.registry.members("S")) == {ConsumerKey("S", "b")}
+
 
 async def reading_of(world: running_service.World, service: Service, key: ConsumerKey) -> Reading:
     def read() -> Reading | None:

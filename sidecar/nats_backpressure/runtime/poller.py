@@ -358,6 +358,8 @@ class Poller:
         finally:
             poll.listing_since = math.inf
         if poll.name in self.polls:
+            if poll.stream.absent and poll.plan.woken is None:  # the next list shows whether these are gone
+                poll.plan.woken = Level.QUIET
             self._read_silent(poll)
             self._plan(poll)
 

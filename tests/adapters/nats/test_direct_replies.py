@@ -82,6 +82,8 @@ REQUESTS = {
     "unwatched": ("decide.gateway.nobody", b""),
     "a bad tail": ("decide.gateway.a.=2", b""),
     "bytes that are not text": ("decide.gateway.\xff", b""),
+    "a vertical tab": ("decide.gateway.a\x0bb", b""),
+    "a form feed": ("decide.gateway.\x0c", b""),
     "too large for a bad tail": ("decide.gateway.a.=2", b" " * (LARGEST_REQUEST + 1)),
     "a pull": (f"decide.consumer.{SUBJECT}", b'{"max_messages": 3}'),
     "a pull of another": (f"decide.consumer.{SUBJECT}", b'{"consumer": "x"}'),

@@ -34,6 +34,8 @@ POISON = {
     "headers that are no text": b"HPUB %sx.y 20 22\r\nNATS/1.0 \xff\xff\xff\r\n\r\nxxxxhi\r\n",
     "headers without an end": b"HPUB %sx.z 8 10\r\nNATS/1.0hi\r\n",
     "control characters": b"PUB %sa\x01\x02 2\r\nhi\r\n",
+    "a vertical tab": b"PUB %sa\x0bb 2\r\nhi\r\n",
+    "a form feed, with headers": b"HPUB %sa\x0cb 12 14\r\nNATS/1.0\r\n\r\nhi\r\n",
 }
 
 

@@ -21,6 +21,12 @@ LOOK = StreamLook("S", "then", 1, 100, 100)
         pytest.param({"pending": 100, "delivered_stream": 100}, None, id="up to the end"),
         pytest.param({"pending": 101}, "more pending than the stream ever held", id="too much pending"),
         pytest.param({"delivered_stream": 101}, "delivered past the end of the stream", id="delivered too far"),
+        pytest.param({"delivered_stream": 199, "floor_stream": 199, "pending": 0}, None, id="starts behind the end"),
+        pytest.param(
+            {"delivered_stream": 199, "floor_stream": 199, "pending": 0, "inflight": 1},
+            "delivered past the end of the stream",
+            id="something in flight from behind the end",
+        ),
     ],
 )
 def test_no_sample_is_beyond_its_stream(change: dict[str, int], reason: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from math import ceil
@@ -11,6 +12,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
+from nats.protocol import parser
 
 from nats_backpressure.adapters.nats.credentials import credentials, explain
 from nats_backpressure.adapters.nats.direct_replies import DirectReplies
@@ -22,6 +24,13 @@ CONTROL_LINE, INBOX = 4000, 200
 """Bytes of subject and reply, and of a request's own inbox; with the lengths, the server closes at 4,096."""
 UNSENT = 2 * 1024 * 1024
 """Bytes that may wait to be sent."""
+
+# nats-py (2.16) ends the connection at a subject with a vertical tab or a form feed, which its expressions take for the
+# space between two tokens. For the server only these end a token: space, tab, CR and LF.
+parser.MSG_RE = re.compile(rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n")
+parser.HMSG_RE = re.compile(
+    rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
+)
 
 
 class PatchedClient(NatsClient):

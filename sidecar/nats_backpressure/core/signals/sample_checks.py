@@ -12,9 +12,14 @@ def impossible_reason(sample: Sample, look: StreamLook) -> str | None:
     """Why a sample is impossible for its stream, read just after it; None if it is not (nats-server #2357, #4189)."""
     if sample.pending > look.last_seq:
         return "more pending than the stream ever held"
-    if sample.delivered_stream > look.last_seq:
+    if sample.delivered_stream > look.last_seq and not _starts_later(sample):
         return "delivered past the end of the stream"
     return None
+
+
+def _starts_later(sample: Sample) -> bool:
+    """Whether it may start behind the end of its stream (`opt_start_seq`, CONSUMER.RESET): then it has nothing."""
+    return not sample.pending and not sample.inflight and sample.delivered_stream == sample.floor_stream
 
 
 def contradiction(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> str | None:
