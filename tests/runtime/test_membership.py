@@ -129,8 +129,8 @@ class World:
             self.poller.discover(await self.js.streams())
         tried = set(self.poller.polls)
         for poll in tuple(self.poller.polls.values()):
-            if await self.poller.attempt(poll) and not poll.plan.retry:
-                await self.poller.read_singly(poll, sorted(poll.silent))
+            if await self.poller.readings.attempt(poll) and not poll.plan.retry:
+                await self.poller.readings.read_singly(poll, sorted(poll.silent))
         self.answer()
         after = self.members()
         for key, subject in before:

@@ -22,10 +22,11 @@ from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import ConsumerChanged, StreamChanged, Terminated, Unavailable
-from nats_backpressure.runtime.poller import MAX_SINGLE_READS, Poller
+from nats_backpressure.runtime.poller import Poller
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from nats_backpressure.runtime.service import Service
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
+from nats_backpressure.runtime.stream_readings import MAX_SINGLE_READS
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock, settled

@@ -9,49 +9,38 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from itertools import count as count_up
 
 import structlog
 
 from nats_backpressure.core import watch_filter
-from nats_backpressure.core.model.samples import Sample, StreamLook
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level, RequestBudget
 from nats_backpressure.core.reading.due import Due, at_level, not_before
 from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Load, load_of
-from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, Base, StreamPlan
-from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
+from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import (
     ApiLimited,
     ConsumerChanged,
-    ConsumerGone,
-    ConsumersReading,
     Hint,
     StreamChanged,
-    StreamGone,
     StreamsReading,
-    Unavailable,
 )
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY, StreamLooks
+from nats_backpressure.runtime.stream_poll import StreamPoll
+from nats_backpressure.runtime.stream_readings import StreamReadings
 from nats_backpressure.runtime.subject_registry import FollowedStream
 from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 
-YIELD_EVERY = 50
-"""Samples evaluated in one go (some 2 ms); then other tasks, which answer requests, have a turn."""
-PLAN_EVERY = 500
-"""Samples planned in one go."""
 SHORTEST_SLEEP = 0.001
 """Seconds for which the loop sleeps at least."""
-MAX_SINGLE_READS = 64
-"""Members missing from a list that are read one by one after it; the others wait for the next round."""
-FIRST_RETRY, LAST_RETRY = 1.0, 30.0
-"""Seconds until such a member that does not answer is tried again, growing."""
 MAX_STORED_STREAMS = 100
 """Streams followed at a time that only the store knows; each takes two answers to be found gone."""
 WEIGH_EVERY = 1.0
@@ -59,30 +48,6 @@ WEIGH_EVERY = 1.0
 STRETCHED, IN_BUDGET, STRETCHED_FOR = 2.0, 1.2, 60.0
 """It is logged that the budget is too small once intervals are stretched by the first factor for the last number of
 seconds (a start is more work for a while), and that it is not below the second one."""
-
-
-class StreamPoll:
-    """The polling of one followed stream."""
-
-    def __init__(self, stream: FollowedStream, plan: StreamPlan) -> None:
-        self.stream, self.plan = stream, plan
-        self.due: Due = plan.due(Load())
-        self.silent: frozenset[ConsumerKey] = frozenset()
-        """Members of which the last reading showed nothing."""
-        self.singly: asyncio.Task[None] | None = None
-        """Reads them one by one, beside the list."""
-        self.tries: dict[ConsumerKey, tuple[float, float]] = {}
-        """Of those that did not answer: when to try again, and the delay after that."""
-        self.listing_since = math.inf
-        """When the list that is under way was asked for."""
-        self.reading = self.evaluating = False
-        """Whether single consumers are being read; whether samples are evaluated, with the look after them."""
-        self.looking, self.look_retry, self.look_after = False, 0.0, -math.inf
-        """See `stream_looks.Looked`."""
-
-    @property
-    def name(self) -> str:
-        return self.stream.look.name
 
 
 class Poller:
@@ -105,12 +70,11 @@ class Poller:
         """`requests`: what the observer may still request; without it all that is due begins at once."""
         self._observer, self._clock, self._budget, self._stale_after = observer, clock, budget, stale_after
         self._intake, self._registry, self._requests = intake, intake.registry, requests
-        self._count, self._on_streams, self._on_read = count, on_streams, on_read
+        self._on_streams = on_streams
         self.polls: dict[str, StreamPoll] = {}
         self.load = Load()
         self._discover_every = discover_every
         self._logged = Once()
-        self._tasks: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
         self._queue: list[tuple[float, int, StreamPoll, Due]] = []
         """When a reading of each stream is due; an entry counts only while it is the newest of its stream."""
@@ -125,12 +89,15 @@ class Poller:
         self.looks.on_listed = self._wake.set
         self.rounds = ReadingRounds(self._registry, clock, stale_after, self._outage, self._read_all)
         self.complete = self.rounds.complete
+        self.readings = StreamReadings(
+            observer, clock, intake, self.polls, self.rounds, count=count, on_read=on_read, replan=self._plan
+        )
         self._registry.on_attention = self._attend
 
     async def run(self) -> None:
         """Look and read until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = self.rounds.tasks = tasks
+            self.readings.tasks = self.rounds.tasks = tasks
             while True:
                 self._wake.clear()
                 self.looks.start([poll for poll in self.polls.values() if poll.stream.under], tasks)
@@ -169,7 +136,7 @@ class Poller:
         ]
         for poll in new:
             poll.stream.plan = poll.plan
-        self.polls |= {poll.name: poll for poll in new}
+        self.polls.update((poll.name, poll) for poll in new)
         self._registry.streams |= {poll.name: poll.stream for poll in new}
         self.rounds.found({poll.name for poll in new})
         for poll in new:
@@ -305,10 +272,10 @@ class Poller:
         plan.start(due if names else at_level(due, Level.ALL), now, self.load)
         if names:
             poll.reading = True
-            tasks.create_task(self._read_some(poll, names), name=f"read some of {poll.name}")
+            tasks.create_task(self.readings.read_some(poll, names), name=f"read some of {poll.name}")
         else:
             poll.listing_since = now
-            tasks.create_task(self._list(poll), name=f"list {poll.name}")
+            tasks.create_task(self.readings.list(poll), name=f"list {poll.name}")
         self._plan(poll)
 
     def _weigh(self) -> None:
@@ -349,161 +316,6 @@ class Poller:
             log.info("reading.in_budget", streams=len(self.polls))
         if stretch < IN_BUDGET:
             self._logged.forget("stretched")
-
-    # Readings
-
-    async def _list(self, poll: StreamPoll) -> None:
-        try:
-            await self.attempt(poll)
-        finally:
-            poll.listing_since = math.inf
-        if poll.name in self.polls:
-            if poll.stream.absent and poll.plan.woken is None:  # the next list shows whether these are gone
-                poll.plan.woken = Level.QUIET
-            self._read_silent(poll)
-            self._plan(poll)
-
-    async def attempt(self, poll: StreamPoll) -> bool:
-        """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
-        stream, name, done = poll.stream, poll.name, False
-        try:
-            await self.read(poll)
-        except StreamGone:
-            poll.plan.retry = GONE_AFTER / 2
-            self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
-            done = not self._registry.members(name)
-        except Unavailable as error:
-            self._failed(poll, error)
-            self._intake.remove_uncounted_members(stream, NOTHING_READ)
-        else:
-            done = not stream.watched and not self._registry.members(name)
-        if done:
-            log.info("stream.gone", stream=name)
-            del self.polls[name], self._registry.streams[name]
-        self.rounds.tried(name)
-        return not done
-
-    def _failed(self, poll: StreamPoll, error: Unavailable) -> None:
-        self._count("sweep_unavailable")
-        log.debug("consumers.unavailable", stream=poll.name, error=str(error))
-        poll.plan.fail()
-
-    async def read(self, poll: StreamPoll) -> None:
-        """One list of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
-        base, asked_at = poll.plan.base, self._clock.now().mono
-        reading = await self._observer.consumers(poll.name)
-        members = self._registry.members(poll.name)
-        poll.plan.listed = len(reading.samples) + len(reading.unread) + reading.unnamed
-        poll.plan.listed_seconds = reading.took
-        under = await self._take_reading(poll, reading, base, asked_at, members)
-        poll.stream.seen, poll.stream.whole = True, reading.whole and not reading.unread
-        shown = ReadState(under, reading.unread, reading.whole)
-        poll.silent = self._intake.remove_uncounted_members(poll.stream, shown).unread
-        self._forget_uncounted(poll)
-
-    async def _read_some(self, poll: StreamPoll, keys: Sequence[ConsumerKey]) -> None:
-        """Read these consumers one by one."""
-        base, asked_at = poll.plan.base, self._clock.now().mono
-        try:
-            reading = await self._observer.consumers(poll.name, [key.consumer for key in keys])
-        except StreamGone:
-            poll.plan.woken = Level.HOT  # a list decides
-        except Unavailable as error:
-            self._failed(poll, error)
-        else:
-            if reading.samples:
-                poll.plan.single_seconds = reading.took / (len(reading.samples) + 1)
-            before = {key: poll.stream.under.get(key, ()) for key in keys}
-            under = await self._take_reading(poll, reading, base, asked_at, before)
-            moved = {key: subjects for key, subjects in under.items() if set(subjects) != set(before.get(key, ()))}
-            if moved:
-                self._intake.remove_uncounted_members(poll.stream, ReadState(moved))
-                self._forget_uncounted(poll)
-            missing = [ConsumerKey(poll.name, name) for name in reading.missing]
-            for key in missing:  # until it is shown again
-                poll.plan.miss(key)
-            poll.silent |= frozenset(missing)
-            self._read_silent(poll)
-        finally:
-            poll.reading = False
-        self.rounds.tried(poll.name)
-        self._plan(poll)
-
-    async def _take_reading(
-        self,
-        poll: StreamPoll,
-        reading: ConsumersReading,
-        base: Base,
-        asked_at: float,
-        members: Mapping[ConsumerKey, Sequence[str]],
-    ) -> dict[ConsumerKey, tuple[str, ...]]:
-        """Take in the look and the samples of a reading; returns the subjects that each consumer counts under."""
-        stream, plan = poll.stream, poll.plan
-        self._on_read(reading.took)
-        stream.look = reading.look
-        plan.add_look(reading.look, self._clock.now().mono)
-        if reading.samples or not reading.partial:
-            plan.finish(reading.took, self._clock.random())
-        self.rounds.was_read()
-        under: dict[ConsumerKey, tuple[str, ...]] = {}
-        poll.evaluating = True
-        for n, sample in enumerate(reading.samples, start=1):
-            if n % YIELD_EVERY == 0:
-                await self._clock.sleep(0)
-            newest = plan.consumers.get(sample.key)
-            if newest is not None and newest.read_at > asked_at:  # it was read by itself meanwhile
-                under[sample.key] = stream.under.get(sample.key, ())
-                continue
-            under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
-        self._intake.flush()
-        for n, sample in enumerate(reading.samples, start=1):
-            if n % PLAN_EVERY == 0:
-                await self._clock.sleep(0)
-            self._plan_sample(poll, sample, base, asked_at)
-        poll.evaluating = False
-        return under
-
-    def _plan_sample(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
-        subjects, newest = poll.stream.under.get(sample.key), poll.plan.consumers.get(sample.key)
-        if subjects and (newest is None or newest.read_at <= asked_at):
-            poll.plan.add_sample(sample, base, self._registry.headroom(sample, subjects), asked_at)
-
-    def _forget_uncounted(self, poll: StreamPoll) -> None:
-        for key in (poll.plan.consumers.keys() | poll.plan.missing) - poll.stream.under.keys():
-            poll.plan.forget(key)
-
-    def _read_silent(self, poll: StreamPoll) -> None:
-        """Read one by one, beside the list, the members it left out: a node is down, or more came meanwhile."""
-        if poll.plan.retry or self._tasks is None or (poll.singly is not None and not poll.singly.done()):
-            return
-        poll.tries = {key: one for key, one in poll.tries.items() if key in poll.silent}
-        now = self._clock.now().mono
-        ready = sorted((poll.tries.get(key, (-math.inf, 0.0))[0], key) for key in poll.silent)
-        if chosen := [key for at, key in ready if at <= now][:MAX_SINGLE_READS]:
-            poll.singly = self._tasks.create_task(self.read_singly(poll, chosen), name=f"read singly {poll.name}")
-
-    async def read_singly(self, poll: StreamPoll, chosen: Sequence[ConsumerKey]) -> None:
-        """Ask about each of them; what a list that came meanwhile shows is newer."""
-        for key in chosen:
-            base, asked_at = poll.plan.base, self._clock.now().mono
-            delay = poll.tries.get(key, (0.0, FIRST_RETRY))[1]
-            poll.tries[key] = asked_at + delay, FIRST_RETRY
-            try:
-                sample = await self._observer.consumer(key)
-            except ConsumerGone:
-                if key in poll.silent and key in self._registry.members(poll.name):
-                    self._intake.remove_gone_members(poll.stream, [key])
-            except (Unavailable, StreamGone):
-                self._count("sweep_unavailable")
-                poll.tries[key] = self._clock.now().mono + delay, min(2 * delay, LAST_RETRY)
-            else:
-                if key in poll.silent:
-                    members_of = self._registry.members(poll.name).get(key, ())
-                    under = self._intake.sample(poll.stream, sample, members_of, early=True)
-                    self._intake.remove_uncounted_members(poll.stream, ReadState({key: under}))
-                    self._plan_sample(poll, sample, base, asked_at)
-        self._forget_uncounted(poll)
-        self._plan(poll)
 
     def _outage(self) -> float:
         """Seconds without a reading of any stream that are an outage of all."""

@@ -1,0 +1,213 @@
+"""Readings of streams: asks for the consumers of a stream, and takes in the answer or its absence."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.reading.budget import Level
+from nats_backpressure.core.reading.stream_plan import Base
+from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
+from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.intake import Intake
+from nats_backpressure.runtime.observations import (
+    ConsumerGone,
+    ConsumersReading,
+    StreamGone,
+    Unavailable,
+)
+from nats_backpressure.runtime.ports import Clock, Observer
+from nats_backpressure.runtime.reading_rounds import ReadingRounds
+from nats_backpressure.runtime.stream_poll import StreamPoll
+
+log = structlog.get_logger()
+
+
+YIELD_EVERY = 50
+"""Samples evaluated in one go (some 2 ms); then other tasks, which answer requests, have a turn."""
+PLAN_EVERY = 500
+"""Samples planned in one go."""
+MAX_SINGLE_READS = 64
+"""Members missing from a list that are read one by one after it; the others wait for the next round."""
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds until such a member that does not answer is tried again, growing."""
+
+
+class StreamReadings:
+    """Reads streams, whole or consumer by consumer, and takes in what was read: samples, absences and gone streams.
+
+    After each reading the stream is planned again by `replan`. A stream with nothing left to follow leaves `polls`."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        clock: Clock,
+        intake: Intake,
+        polls: dict[str, StreamPoll],
+        rounds: ReadingRounds,
+        *,
+        count: Callable[[str], None],
+        on_read: Callable[[float], None],
+        replan: Callable[[StreamPoll], None],
+    ) -> None:
+        self._observer, self._clock, self._intake, self._registry = observer, clock, intake, intake.registry
+        self._polls, self._rounds, self._count, self._on_read, self._replan = polls, rounds, count, on_read, replan
+        self.tasks: asyncio.TaskGroup | None = None
+        """Where members that lists leave out are read beside them; None before the poller runs."""
+
+    async def list(self, poll: StreamPoll) -> None:
+        try:
+            await self.attempt(poll)
+        finally:
+            poll.listing_since = math.inf
+        if poll.name in self._polls:
+            if poll.stream.absent and poll.plan.woken is None:  # the next list shows whether these are gone
+                poll.plan.woken = Level.QUIET
+            self._read_silent(poll)
+            self._replan(poll)
+
+    async def attempt(self, poll: StreamPoll) -> bool:
+        """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
+        stream, name, done = poll.stream, poll.name, False
+        try:
+            await self.read(poll)
+        except StreamGone:
+            poll.plan.retry = GONE_AFTER / 2
+            self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
+            done = not self._registry.members(name)
+        except Unavailable as error:
+            self._failed(poll, error)
+            self._intake.remove_uncounted_members(stream, NOTHING_READ)
+        else:
+            done = not stream.watched and not self._registry.members(name)
+        if done:
+            log.info("stream.gone", stream=name)
+            del self._polls[name], self._registry.streams[name]
+        self._rounds.tried(name)
+        return not done
+
+    def _failed(self, poll: StreamPoll, error: Unavailable) -> None:
+        self._count("sweep_unavailable")
+        log.debug("consumers.unavailable", stream=poll.name, error=str(error))
+        poll.plan.fail()
+
+    async def read(self, poll: StreamPoll) -> None:
+        """One list of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
+        base, asked_at = poll.plan.base, self._clock.now().mono
+        reading = await self._observer.consumers(poll.name)
+        members = self._registry.members(poll.name)
+        poll.plan.listed = len(reading.samples) + len(reading.unread) + reading.unnamed
+        poll.plan.listed_seconds = reading.took
+        under = await self._take_reading(poll, reading, base, asked_at, members)
+        poll.stream.seen, poll.stream.whole = True, reading.whole and not reading.unread
+        shown = ReadState(under, reading.unread, reading.whole)
+        poll.silent = self._intake.remove_uncounted_members(poll.stream, shown).unread
+        self._forget_uncounted(poll)
+
+    async def read_some(self, poll: StreamPoll, keys: Sequence[ConsumerKey]) -> None:
+        """Read these consumers one by one."""
+        base, asked_at = poll.plan.base, self._clock.now().mono
+        try:
+            reading = await self._observer.consumers(poll.name, [key.consumer for key in keys])
+        except StreamGone:
+            poll.plan.woken = Level.HOT  # a list decides
+        except Unavailable as error:
+            self._failed(poll, error)
+        else:
+            if reading.samples:
+                poll.plan.single_seconds = reading.took / (len(reading.samples) + 1)
+            before = {key: poll.stream.under.get(key, ()) for key in keys}
+            under = await self._take_reading(poll, reading, base, asked_at, before)
+            moved = {key: subjects for key, subjects in under.items() if set(subjects) != set(before.get(key, ()))}
+            if moved:
+                self._intake.remove_uncounted_members(poll.stream, ReadState(moved))
+                self._forget_uncounted(poll)
+            missing = [ConsumerKey(poll.name, name) for name in reading.missing]
+            for key in missing:  # until it is shown again
+                poll.plan.miss(key)
+            poll.silent |= frozenset(missing)
+            self._read_silent(poll)
+        finally:
+            poll.reading = False
+        self._rounds.tried(poll.name)
+        self._replan(poll)
+
+    async def _take_reading(
+        self,
+        poll: StreamPoll,
+        reading: ConsumersReading,
+        base: Base,
+        asked_at: float,
+        members: Mapping[ConsumerKey, Sequence[str]],
+    ) -> dict[ConsumerKey, tuple[str, ...]]:
+        """Take in the look and the samples of a reading; returns the subjects that each consumer counts under."""
+        stream, plan = poll.stream, poll.plan
+        self._on_read(reading.took)
+        stream.look = reading.look
+        plan.add_look(reading.look, self._clock.now().mono)
+        if reading.samples or not reading.partial:
+            plan.finish(reading.took, self._clock.random())
+        self._rounds.was_read()
+        under: dict[ConsumerKey, tuple[str, ...]] = {}
+        poll.evaluating = True
+        for n, sample in enumerate(reading.samples, start=1):
+            if n % YIELD_EVERY == 0:
+                await self._clock.sleep(0)
+            newest = plan.consumers.get(sample.key)
+            if newest is not None and newest.read_at > asked_at:  # it was read by itself meanwhile
+                under[sample.key] = stream.under.get(sample.key, ())
+                continue
+            under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
+        self._intake.flush()
+        for n, sample in enumerate(reading.samples, start=1):
+            if n % PLAN_EVERY == 0:
+                await self._clock.sleep(0)
+            self._plan_sample(poll, sample, base, asked_at)
+        poll.evaluating = False
+        return under
+
+    def _plan_sample(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
+        subjects, newest = poll.stream.under.get(sample.key), poll.plan.consumers.get(sample.key)
+        if subjects and (newest is None or newest.read_at <= asked_at):
+            poll.plan.add_sample(sample, base, self._registry.headroom(sample, subjects), asked_at)
+
+    def _forget_uncounted(self, poll: StreamPoll) -> None:
+        for key in (poll.plan.consumers.keys() | poll.plan.missing) - poll.stream.under.keys():
+            poll.plan.forget(key)
+
+    def _read_silent(self, poll: StreamPoll) -> None:
+        """Read one by one, beside the list, the members it left out: a node is down, or more came meanwhile."""
+        if poll.plan.retry or self.tasks is None or (poll.singly is not None and not poll.singly.done()):
+            return
+        poll.tries = {key: one for key, one in poll.tries.items() if key in poll.silent}
+        now = self._clock.now().mono
+        ready = sorted((poll.tries.get(key, (-math.inf, 0.0))[0], key) for key in poll.silent)
+        if chosen := [key for at, key in ready if at <= now][:MAX_SINGLE_READS]:
+            poll.singly = self.tasks.create_task(self.read_singly(poll, chosen), name=f"read singly {poll.name}")
+
+    async def read_singly(self, poll: StreamPoll, chosen: Sequence[ConsumerKey]) -> None:
+        """Ask about each of them; what a list that came meanwhile shows is newer."""
+        for key in chosen:
+            base, asked_at = poll.plan.base, self._clock.now().mono
+            delay = poll.tries.get(key, (0.0, FIRST_RETRY))[1]
+            poll.tries[key] = asked_at + delay, FIRST_RETRY
+            try:
+                sample = await self._observer.consumer(key)
+            except ConsumerGone:
+                if key in poll.silent and key in self._registry.members(poll.name):
+                    self._intake.remove_gone_members(poll.stream, [key])
+            except (Unavailable, StreamGone):
+                self._count("sweep_unavailable")
+                poll.tries[key] = self._clock.now().mono + delay, min(2 * delay, LAST_RETRY)
+            else:
+                if key in poll.silent:
+                    members_of = self._registry.members(poll.name).get(key, ())
+                    under = self._intake.sample(poll.stream, sample, members_of, early=True)
+                    self._intake.remove_uncounted_members(poll.stream, ReadState({key: under}))
+                    self._plan_sample(poll, sample, base, asked_at)
+        self._forget_uncounted(poll)
+        self._replan(poll)
