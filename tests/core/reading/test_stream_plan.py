@@ -200,6 +200,15 @@ class TestSchedule:
             plan.start(plan.due(LOAD), 40.0 + n / 10, LOAD)
         assert plan.proof_interval(LOAD) < 0.2
 
+    def test_a_hot_reading_does_not_wait_behind_the_lateness_of_a_stretched_one(self) -> None:
+        plan, others = plan_with(room=101), plan_with(room=101)
+        for one in (plan, others):  # both are overdue as a whole
+            one.idle.add(KEY)
+        plan.add_look(look(200), 20.0)
+        assert plan.hot and plan.due(LOAD).at < 20.0
+        assert plan.due(LOAD).lateness(20.5) == pytest.approx(6.0)
+        assert others.due(LOAD).lateness(20.5) == pytest.approx(4.1)
+
     def test_streams_without_consumers_take_no_more_than_their_share(self) -> None:
         plans = [StreamPlan(BUDGET) for _ in range(600)]
         for plan in plans:
