@@ -218,8 +218,10 @@ def _full(config: StreamInfoConfig, state: StreamState) -> bool:
 
 def policy_metadata(metadata: dict[str, str]) -> tuple[tuple[tuple[str, str], ...], int]:
     """The pairs that set policies, sorted by key, within bounds; and how many were left out."""
-    ours = sorted(pair for pair in metadata.items() if pair[0].startswith(METADATA))
-    short = [pair for pair in ours if max(map(len, pair)) <= METADATA_LENGTH][:METADATA_LIMIT]
+    ours = [pair for pair in metadata.items() if pair[0].startswith(METADATA)]
+    if not ours:  # nearly always: the server has keys of its own
+        return (), 0
+    short = [pair for pair in sorted(ours) if max(map(len, pair)) <= METADATA_LENGTH][:METADATA_LIMIT]
     return tuple(short), len(ours) - len(short)
 
 
