@@ -337,7 +337,7 @@ async def test_a_consumer_with_huge_metadata_disturbs_no_other(
 async def test_a_policy_key_too_long_for_an_event_blocks_no_other_rejection(
     nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:
-    await nc.publish(f"$KV.backpressure_policy.{'x' * 3850}", b"{")
+    await nc.publish(f"$KV.backpressure_policy.{'x' * 3970}", b"{")
     await put(nc, "orders.new", {"nonsense": 1})
     assert (await rejected(wire, "orders.new"))["errors"]
 
