@@ -107,3 +107,10 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]], again_after: flo
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=again_after)
+
+
+def raise_if_cancelled() -> None:
+    """Raise CancelledError in a task whose cancellation was lost: nats-py answers some with an error of its own, and
+    see `cancel_and_wait`. Called where a task that waits for nats-py would go on."""
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError

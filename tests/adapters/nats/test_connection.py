@@ -252,3 +252,27 @@ async def test_a_cancel_while_setting_up_leaves_nothing_behind(server: NatsServe
 
     await eventually(gone, "every task to end")
     assert client.is_closed
+
+
+async def test_one_cancellation_ends_it_though_nats_py_answers_that_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a process of which one loop crashed would wait for this one forever."""
+    trying = asyncio.Event()
+
+    async def refused(*args: Any, **more: Any) -> None:
+        trying.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(PatchedClient, "open", refused)
+    connection = Connection(
+        "t", Nats(), SystemClock(), set_up=refused, count=lambda kind: None, on_rebuild=lambda: None
+    )
+    running = asyncio.create_task(connection.run())
+    await trying.wait()
+    running.cancel()
+    ended, _ = await asyncio.wait({running}, timeout=10)
+    await cancel_and_wait([running])
+    assert ended

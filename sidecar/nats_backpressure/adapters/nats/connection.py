@@ -18,7 +18,7 @@ from nats_backpressure.adapters.nats.credentials import explain
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, discard
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.ports import Clock, Unavailable
-from nats_backpressure.runtime.tasks import Once, backoff, sleep_until
+from nats_backpressure.runtime.tasks import Once, backoff, raise_if_cancelled, sleep_until
 
 log = structlog.get_logger()
 
@@ -80,6 +80,7 @@ class Connection:
         """Always have one client, until cancelled."""
         delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
         while True:
+            raise_if_cancelled()
             started = self._clock.now().mono
             if await self._live() and self._clock.now().mono - started >= LAST_RETRY:
                 delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
@@ -116,6 +117,7 @@ class Connection:
             await discard(client)
             if not isinstance(error, Exception):
                 raise
+            raise_if_cancelled()
             if self._unreachable.first():
                 log.warning(
                     "nats.unreachable",
@@ -143,6 +145,7 @@ class Connection:
         """Return once the client is of no use any more. Only a round trip proves that it is."""
         failures, denied_at = 0, None
         while not client.ended.is_set() and client.is_connected:
+            raise_if_cancelled()
             if failures >= 2:
                 client.because = "no answer to a round trip"
                 return
@@ -175,6 +178,5 @@ class Connection:
             raise
         except Exception as error:  # a client that closes meanwhile raises many types, uvloop's RuntimeError too
             raise Unavailable(f"{subject}: {explain(error)}") from error
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise asyncio.CancelledError  # nats-py loses one that comes together with the reply (see tasks.py)
+        raise_if_cancelled()
         return reply
