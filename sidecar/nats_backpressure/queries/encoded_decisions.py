@@ -49,8 +49,8 @@ class _Entry:
 
     def __init__(self) -> None:
         self.states: tuple[tuple[str, SubjectState | None], ...] = ()
-        self.watched = 0
-        """How many subjects there were: another one may cover this one too."""
+        self.watched: tuple[int, str] = 0, ""
+        """How many subjects there were, and the newest: another one may cover this one too."""
         self.until = 0.0
         self.generation = 0
         self.size = 0
@@ -121,7 +121,12 @@ class EncodedDecisions(Generic[E]):
         for name, state in entry.states:
             if subjects.get(name) is not state:
                 return False
-        return entry.watched == len(subjects)
+        return entry.watched == self._watched
+
+    @property
+    def _watched(self) -> tuple[int, str]:
+        subjects = self._service.subjects
+        return len(subjects), next(reversed(subjects), "")  # type: ignore[arg-type]  # a dict: the newest is last
 
     def _renewed(self, subject: bytes, payload: bytes) -> E | None:
         now = self._now()
@@ -130,7 +135,7 @@ class EncodedDecisions(Generic[E]):
         answers = self._decisions.find(asked, now)
         entry = self._made(asked, payload, answers, now)
         entry.until = now.mono + LIFE
-        entry.generation, entry.watched = self._tally.generation, len(self._service.subjects)
+        entry.generation, entry.watched = self._tally.generation, self._watched
         states: dict[str, SubjectState | None] = {asked: None} | {a.state.subject: a.state for a in answers}
         entry.states = tuple(states.items())
         entry.size += len(subject) + len(payload)
