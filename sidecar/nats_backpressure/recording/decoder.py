@@ -180,13 +180,13 @@ class Decoder:
             return BadLine(f"consumer {line.c} has no line before this one")
         if line.at is None:
             # Its time is known when the line that closes the reading is decoded.
-            consumer.sample = _to_sample(consumer, line, Now(-line.before, -line.before))
+            consumer.sample = to_sample(consumer.key, consumer.line, line, Now(-line.before, -line.before))
             consumer.in_open_reading = True
             return None
         at = self._time_of(line.at)
         if isinstance(at, BadLine):
             return at
-        consumer.sample = _to_sample(consumer, line, at)
+        consumer.sample = to_sample(consumer.key, consumer.line, line, at)
         return SampleDecoded(at, consumer.sample)
 
     def _decode_reading(self, line: ReadLine) -> Observation | BadLine:
@@ -196,7 +196,7 @@ class Decoder:
         if isinstance(at, BadLine):
             return at
         if line.look is not None:
-            stream.look, stream.looked_at = _to_look(stream, line.look), at.mono
+            stream.look, stream.looked_at = with_numbers(stream.look, line.look), at.mono
         for number in line.out:
             if consumer := stream.consumers.get(number):
                 consumer.shown = False
@@ -258,11 +258,12 @@ def _closed_sample(consumer: _DecodedConsumer, at: Now) -> Sample:
     return consumer.sample
 
 
-def _to_sample(consumer: _DecodedConsumer, line: SampleLine, at: Now) -> Sample:
+def to_sample(key: ConsumerKey, consumer: ConsumerLine, line: SampleLine, at: Now) -> Sample:
+    """The sample of a line."""
     return Sample(
-        key=consumer.key,
-        created=consumer.line.created,
-        config=consumer.line.config,
+        key=key,
+        created=consumer.created,
+        config=consumer.config,
         at=at,
         pending=line.pending,
         inflight=line.inflight,
@@ -279,9 +280,10 @@ def _to_sample(consumer: _DecodedConsumer, line: SampleLine, at: Now) -> Sample:
     )
 
 
-def _to_look(stream: _DecodedStream, numbers: StreamNumbers) -> StreamLook:
+def with_numbers(look: StreamLook, numbers: StreamNumbers) -> StreamLook:
+    """The look at the stream when it had these numbers."""
     return replace(
-        stream.look,
+        look,
         first_seq=numbers.first,
         last_seq=numbers.last,
         messages=numbers.messages,

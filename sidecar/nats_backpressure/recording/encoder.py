@@ -88,7 +88,7 @@ class Encoder:
         left = dict.fromkeys(absent)  # a list would be searched once for each of those that went
         out = [name for name, each in stream.consumers.items() if each.shown and name not in shown and name not in left]
         moved = [sample for sample in reading.samples if _has_moved(stream.consumers.get(sample.key.consumer), sample)]
-        same = not lines and _same_look(idle_look(stream.look, at.mono - stream.looked_at), look)
+        same = not lines and same_look(idle_look(stream.look, at.mono - stream.looked_at), look)
         same_coverage = (whole, len(unread)) == (stream.whole, stream.unread)
         if moved or left or out or stream.with_hints or not same or not same_coverage:
             stream.changed_at = at.mono
@@ -101,7 +101,7 @@ class Encoder:
             ReadLine(
                 stream.number,
                 _rounded_time(at),
-                None if same else _stream_numbers(look),
+                None if same else stream_numbers(look),
                 tuple(self._mark_not_shown(stream, name, gone=True) for name in left),
                 tuple(self._mark_not_shown(stream, name, gone=False) for name in out),
                 not whole,
@@ -117,11 +117,11 @@ class Encoder:
         self, stream: _EncodedStream, reading: ConsumersReading, look: StreamLook, at: Now
     ) -> list[Line]:
         """The lines of a reading of some consumers only: each of them is written, changed or not."""
-        same = _same_look(idle_look(stream.look, at.mono - stream.looked_at), look)
+        same = same_look(idle_look(stream.look, at.mono - stream.looked_at), look)
         lines = self._hint_lines(stream)
         for sample in reading.samples:
             lines += self._sample_lines(stream, sample, at)
-        numbers = None if same else _stream_numbers(look)
+        numbers = None if same else stream_numbers(look)
         lines.append(ReadLine(stream.number, _rounded_time(at), numbers, partly=True, only=True))
         stream.changed_at = at.mono
         if not same:
@@ -133,7 +133,7 @@ class Encoder:
         if (stream := self._streams.get(sample.key.stream)) is None:
             return []
         last = stream.consumers.get(sample.key.consumer)
-        if last and sample.at.mono - last.sample.at.mono < IDLE_INTERVAL and _same_counts(last.sample, sample):
+        if last and sample.at.mono - last.sample.at.mono < IDLE_INTERVAL and same_counts(last.sample, sample):
             return []
         return self._hint_lines(stream) + self._sample_lines(stream, sample, None)
 
@@ -171,7 +171,7 @@ class Encoder:
     def _stream(self, look: StreamLook, at: Now, lines: list[Line]) -> _EncodedStream:
         """The stream by this name; adds its line if it is new, was created again, or has another configuration."""
         stream = self._streams.get(look.name)
-        if stream is not None and _stream_identity(stream.look) == _stream_identity(look):
+        if stream is not None and stream_identity(stream.look) == stream_identity(look):
             return stream
         if stream is not None:
             self._consumer_count -= len(stream.consumers)
@@ -211,13 +211,13 @@ class Encoder:
 
 
 def _has_moved(consumer: _EncodedConsumer | None, sample: Sample) -> bool:
-    if consumer is None or not consumer.shown or not _same_counts(consumer.sample, sample):
+    if consumer is None or not consumer.shown or not same_counts(consumer.sample, sample):
         return True
     later = idle_sample(consumer.sample, sample.at)
-    return not (_is_near(later.since_delivery, sample.since_delivery) and _is_near(later.since_ack, sample.since_ack))
+    return not (is_near(later.since_delivery, sample.since_delivery) and is_near(later.since_ack, sample.since_ack))
 
 
-def _same_counts(a: Sample, b: Sample) -> bool:
+def same_counts(a: Sample, b: Sample) -> bool:
     # Written out, not generic: this runs for every consumer in every reading.
     return (
         a.pending == b.pending
@@ -235,15 +235,15 @@ def _same_counts(a: Sample, b: Sample) -> bool:
     )
 
 
-def _same_look(expected: StreamLook, look: StreamLook) -> bool:
-    return _is_near(expected.oldest_age, look.oldest_age) and replace(expected, oldest_age=look.oldest_age) == look
+def same_look(expected: StreamLook, look: StreamLook) -> bool:
+    return is_near(expected.oldest_age, look.oldest_age) and replace(expected, oldest_age=look.oldest_age) == look
 
 
-def _is_near(a: float | None, b: float | None) -> bool:
+def is_near(a: float | None, b: float | None) -> bool:
     return a is b if a is None or b is None else abs(a - b) < CLOCK_TOLERANCE
 
 
-def _stream_identity(look: StreamLook) -> tuple[object, ...]:
+def stream_identity(look: StreamLook) -> tuple[object, ...]:
     return look.name, look.created, look.subjects, look.origin, look.retention
 
 
@@ -276,7 +276,7 @@ def _sample_line(number: int, sample: Sample, closing: Now | None) -> SampleLine
     )
 
 
-def _stream_numbers(look: StreamLook) -> StreamNumbers:
+def stream_numbers(look: StreamLook) -> StreamNumbers:
     fill = None if look.fill is None else round(look.fill, 4)
     return StreamNumbers(look.first_seq, look.last_seq, look.messages, look.at_limit, fill, _rounded(look.oldest_age))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from nats_backpressure.core.model.samples import Sample, StreamLook
+from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -68,6 +69,25 @@ class ConsumersReading(Struct, frozen=True):
     def whole(self) -> bool:
         """Whether there are no others than those shown and those unread."""
         return self.complete and not self.unnamed and not self.partial
+
+
+class Received(Struct, frozen=True):
+    """What another replica read, as it sent it. Times are of one's own monotonic clock: none is later than the truth by
+    more than a message takes."""
+
+    stream: str
+    """ALL_STREAMS for a list of streams, and for a look at one."""
+    sender: str
+    """The process that sent it."""
+    position: Position
+    """Where the sender stands among those that may read the stream."""
+    sent_at: float
+    asked_at: float
+    """When it was asked for."""
+    shown: ConsumersReading | StreamsReading | Sample
+    """A Sample where a consumer was read alone."""
+    base: StreamLook | None = None
+    """The newest look that was answered before it was asked for, if there was one."""
 
 
 class AckSeen(Struct, frozen=True):

@@ -1,0 +1,115 @@
+"""Sharing: which of several replicas reads a stream. Each decides for itself, from the readings that it receives.
+
+The rule: a replica reads a stream unless it received a reading of it, within the last *silence*, from a replica that
+stands before it. It needs no list of replicas, no election and no common clock. Two that read at once are waste and no
+error; and who is silent, for whatever reason, is replaced after one silence.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from msgspec import Struct
+
+ALL_STREAMS = "=streams"
+"""What looks at streams are shared under: the list of streams, and looks at single ones. No stream has this name."""
+SETTLED_AFTER = 60.0
+"""Seconds for which a replica follows a stream before it may replace one that reads it."""
+MISSED_INTERVALS = 3
+"""Readings that must be missing before another replica reads."""
+MISSED_ANSWERS = 2
+"""How many times as long as the last reading took a further one may take."""
+APART = 0.2
+"""Seconds between the first and the last replica in line, so that only the first one reads."""
+
+
+class Position(Struct, frozen=True):
+    """Where a replica stands in the order of those that may read a stream."""
+
+    writes: bool
+    """Whether its writes and publishes succeed."""
+    settled: bool
+    """Whether it has followed the stream for SETTLED_AFTER, or is the one that reads it."""
+    share: float
+    """See `share_of`."""
+
+    def is_before(self, other: Position) -> bool:
+        """Whether this one is to read rather than the other."""
+        return self._rank() < other._rank()
+
+    def _rank(self) -> tuple[bool, bool, float]:
+        return not self.writes, not self.settled, self.share
+
+
+def share_of(stream: str, replica: str) -> float:
+    """A number from 0 to 1 by which replicas are ordered, in another order for each stream."""
+    return int.from_bytes(blake2b(f"{stream}\0{replica}".encode(), digest_size=8).digest()) / 2**64
+
+
+def silence(least: float, interval: float, took: float, share: float) -> float:
+    """Seconds without a reading after which a replica reads: `least` is from the settings, `interval` the one between
+    two readings that is in force, `took` what the last reading took, `share` the replica's own."""
+    return max(least, MISSED_INTERVALS * interval, MISSED_ANSWERS * took) + APART * share
+
+
+class Turn:
+    """Whether one replica reads one stream. All times are monotonic, of its own clock."""
+
+    __slots__ = ("_behind_at", "_blind", "_followed_since", "_read_since", "_received_at", "share")
+
+    def __init__(self, share: float, now: float) -> None:
+        """`now`: it follows the stream from now on."""
+        self.share, self._followed_since = share, now
+        self._read_since: float | None = None
+        self._blind = False
+        """Whether its last reading failed."""
+        self._received_at: float | None = None
+        """When the newest reading of a replica that stands before this one was sent."""
+        self._behind_at: float | None = None
+        """When a replica that stands behind this one sent the first reading after that."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is the one that reads, as far as it knows."""
+        return self._read_since is not None and not self._blind
+
+    def position(self, writes: bool, silent_for: float, now: float) -> Position:
+        """Where it stands; `silent_for`: the silence in force."""
+        reads_alone = self._read_since is not None and now - self._read_since >= silent_for
+        return Position(writes, reads_alone or now - self._followed_since >= SETTLED_AFTER, self.share)
+
+    def starts_at(self, due_at: float, silent_for: float) -> float:
+        """When it starts a reading that is due at `due_at`, unless it receives one before."""
+        received = [at for at in (self._received_at, self._behind_at) if at is not None]
+        if self._read_since is not None or not received:
+            return due_at
+        # From when it is due: a stream that begins to move is not read by all at once.
+        waits_from = max(*received, due_at)
+        if self._behind_at is not None:  # what those behind read makes the next one due later, and no wait longer
+            waits_from = min(waits_from, max(received))
+        return max(due_at, waits_from + silent_for)
+
+    def start(self, now: float) -> None:
+        """It starts a reading."""
+        if self._read_since is None:
+            self._read_since = now
+        self._behind_at = None
+
+    def end(self, *, failed: bool) -> None:
+        """Its reading was answered, or failed: then it takes what others read, whoever they are."""
+        self._blind = failed
+
+    def receive(self, sender: Position, own: Position, sent_at: float, silent_for: float, now: float) -> bool:
+        """A reading of another replica came, which can be used; returns whether it replaces an own one. One that is as
+        old as the silence in force is used, and makes nobody silent."""
+        if sender.is_before(own):
+            if now - sent_at < silent_for:
+                self._received_at = max(self._received_at or sent_at, sent_at)
+                self._read_since = self._behind_at = None
+        elif self._read_since is None and self._behind_at is None:
+            self._behind_at = sent_at
+        return not self.reads
+
+    def forget_others(self) -> None:
+        """Those that read it do so no more: the next reading starts when it is due."""
+        self._received_at = self._behind_at = None
