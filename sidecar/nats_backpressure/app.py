@@ -33,6 +33,7 @@ from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListene
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
+from nats_backpressure.adapters.nats.replica_channel import NatsReplicaChannel
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
@@ -50,12 +51,14 @@ from nats_backpressure.queries.encoded_decisions import ConsumerDecisions, Gatew
 from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import CachingEventPublisher, HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
+from nats_backpressure.queries.shared_grants import SharedGrants
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.runtime.captured_subjects import CapturedSubjects
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.garbage import keep_collections_short
 from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.readiness import ReadinessCheck
+from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.service import Service, build_service
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -222,14 +225,21 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     clock, names, publish = SystemClock(), Names(settings.name), settings.publish
     instance, counters = settings.instance or "unknown", Counters(settings.metrics.max_subjects)
     nats = replace(settings.nats, servers=tuple(servers))
+
+    async def set_up(client: PatchedClient) -> None:
+        await advisories.listen(client)
+        await channel.subscribe(client)
+
     observing = Connection(
         f"{names.name}/{instance}/observe",
         nats,
         clock,
-        set_up=lambda client: advisories.listen(client),
+        set_up=set_up,
         count=counters.dropped,
         on_rebuild=lambda: counters.rebuilt("observe"),
+        echo=False,
     )
+    channel = NatsReplicaChannel(names, lambda: observing.client, observing.listening_time, counters.dropped)
     # One for each store and stream: what hangs at one of them uses up no turn of another.
     states, policies, events_api = (JetStreamApi(observing, nats.api_prefix) for _ in range(3))
     resources = Resources(states, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
@@ -247,6 +257,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     recorder = RecordingObserver(observer, clock, recording, settings, counters.dropped) if recording else None
     alias = settings.service.status_alias
     captured = CapturedSubjects(names.prefix, alias, lambda: _in_background(endpoints.check_alias()))
+    replicas = Replicas(channel, clock, instance, secrets.token_hex(8), counters)
     service = build_service(
         settings,
         clock,
@@ -262,6 +273,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         on_looks=captured.update,
         on_policies=recorder.record_policies if recorder else lambda sources: None,
         requests=requests,
+        replicas=replicas,
     )
     registry = service.registry
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
@@ -269,6 +281,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     decisions, lookup = DecisionService(registry, clock), SubjectLookup(registry)
     events = JetStreamEventReader(events_api, lambda: observing.client, names, parse_event, counters.dropped)
     history = HistoryQueries(decisions, registry, cache, events, clock)
+    SharedGrants(decisions.grants, replicas, channel, clock, counters, registry.reading_of)
     tally, p = DecisionTally(counters), names.prefix
     kept = (decisions, registry, clock.now, clock.mono, tally)
     endpoints = ServiceEndpoints(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.record_builder import rejection_event
@@ -74,7 +74,7 @@ class FakeStateStore:
         self.beats.append(value)
         return not self.newer_heartbeat
 
-    async def write_last_heartbeat(self, value: bytes) -> bool:
+    async def write_last_heartbeat(self, value: bytes, departed: Collection[str]) -> bool:
         return bool(await self.write_heartbeat(value))
 
     @staticmethod

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker, Share
 from nats_backpressure.core.model.member import Member
 
 
 class GrantingTracker(GrantTracker):
     def grant(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
-        offer = self.offer(member, asked, asker, now, replicas, jitter)
-        self.add(offer.n, asker, now)
+        offer = self.offer(member, asked, asker, now, Share(replicas, 0), jitter)
+        if offer.n:
+            self.add(offer.n, asker, now)
         return offer

@@ -44,6 +44,11 @@ class Names:
         return f"{self.name}_policy"
 
     @property
+    def internal(self) -> str:
+        """Before the topic of a message between replicas."""
+        return f"{self.prefix}.internal"
+
+    @property
     def ours(self) -> frozenset[str]:
         """The streams that are ours and never watched unless named."""
         buckets = (self.state_bucket, self.policy_bucket)

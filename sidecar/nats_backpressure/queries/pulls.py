@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.admission.pull_grants import ALONE, Grant, GrantTracker, Share
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
@@ -17,6 +18,8 @@ from nats_backpressure.queries.lookup import SubjectAnswer
 
 GRANT_TRACKERS = 20_000
 """Consumers whose grants are tracked; beyond, the one asked for least recently is dropped."""
+LONGEST_REQUESTER = 256
+"""Characters of the name of a requester; of a longer one the last ones count."""
 
 
 class PullRequest(Struct, frozen=True):
@@ -60,29 +63,39 @@ def pull_action(n: int, asked: int) -> Action:
 
 
 class PullGrants:
-    """The grants of every consumer that was asked for. `random` is that of the Clock."""
+    """The grants of every consumer that was asked for. `random` is that of the Clock. `share` returns our share of the
+    room of a consumer, by its name; `on_grant` is called with what is granted: consumer, messages, requester."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
+        self.share: Callable[[str], Share] = lambda consumer: ALONE
+        self.on_grant: Callable[[ConsumerKey, int, str], None] = lambda key, n, requester: None
         self._trackers: dict[ConsumerKey, GrantTracker] = {}
 
     def grant(self, pull: PullRequest, requester: str, now: float) -> Granted:
         """Grant what all consumers have room for; it is counted with each of them."""
+        requester = requester[-LONGEST_REQUESTER:]
         grant = self._grant(pull.enforced, pull.asked, requester, now)
         would = None
         if pull.observed is not None:
             would = pull_action(self._grant(pull.observed, pull.asked, requester, now).n, pull.asked)
         return Granted(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0, would)
 
+    def add_foreign(self, key: ConsumerKey, n: int, requester: str, reading: Reading, now: float) -> None:
+        """Count what another replica granted; `reading` is the newest one of the consumer."""
+        self._tracker(key).add_foreign(n, requester, reading, now)
+
     def _grant(self, members: tuple[Member, ...], asked: int, requester: str, now: float) -> Grant:
         smallest, trackers = Grant(asked, 0.0), {}
         for member in members:
             tracker = trackers[member.key] = self._tracker(member.key)
-            one = tracker.offer(member, asked, requester, now, 1, self._random())
+            one = tracker.offer(member, asked, requester, now, self.share(member.key.consumer), self._random())
             if one.n < smallest.n or (one.n == smallest.n and one.wait > smallest.wait):
                 smallest = one
-        for tracker in trackers.values():
-            tracker.add(smallest.n, requester, now)
+        if smallest.n > 0:
+            for key, tracker in trackers.items():
+                tracker.add(smallest.n, requester, now)
+                self.on_grant(key, smallest.n, requester)
         return smallest
 
     def _tracker(self, key: ConsumerKey) -> GrantTracker:

@@ -8,15 +8,15 @@ import structlog
 
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.ports import Clock, ServiceCounts, StateStore, Unavailable
+from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import within
 from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
 
-ALONE_AFTER = 3
-"""Heartbeats in a row with none of another replica in between, after which this process assumes that it is
-the only replica."""
+OTHERS_LEAVE = 0.1
+"""Seconds after which the last replica is certain that those that stop at the same time have reported it."""
 LEAVE_WITHIN = 1.0
 """Seconds for the last heartbeat of the last replica."""
 
@@ -31,19 +31,16 @@ class Heartbeat:
         registry: SubjectRegistry,
         render: Callable[[ServiceView, Now, bool], bytes],
         counts: ServiceCounts,
+        replicas: Replicas,
     ) -> None:
         self._store, self._clock, self._registry = store, clock, registry
-        self._render, self._counts = render, counts
-        self._alone = ALONE_AFTER - 1
-        """Heartbeats in a row with none of another replica in between."""
+        self._render, self._counts, self._replicas = render, counts, replicas
 
     async def run(self) -> None:
         """Write heartbeats until cancelled."""
         while True:
             try:
                 alone = await self._store.write_heartbeat(self._value(leaving=False))
-                if alone is not None:
-                    self._alone = self._alone + 1 if alone else 0
                 if alone is False and self._store.newer_heartbeat:
                     self._registry.feed_newer_heartbeat()
             except Unavailable as error:
@@ -53,10 +50,12 @@ class Heartbeat:
 
     async def leave(self) -> None:
         """As the last replica, write a last heartbeat: clients then open rejected subjects by themselves."""
-        if self._alone < ALONE_AFTER:
+        await self._clock.sleep(OTHERS_LEAVE)
+        if self._replicas.others:
             return
+        last = self._store.write_last_heartbeat(self._value(leaving=True), self._replicas.departed)
         try:
-            if await within(self._clock, LEAVE_WITHIN, self._store.write_last_heartbeat(self._value(leaving=True))):
+            if await within(self._clock, LEAVE_WITHIN, last):
                 log.info("heartbeat.leaving", hint="watchers open what is refused within four seconds")
         except (Unavailable, TimeoutError) as error:
             log.warning(

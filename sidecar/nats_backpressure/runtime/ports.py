@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -30,6 +30,7 @@ __all__ = [
     "Observer",
     "PolicyStore",
     "PublishConflict",
+    "ReplicaChannel",
     "ServiceCounts",
     "StateStore",
     "Stored",
@@ -118,9 +119,9 @@ class StateStore(Protocol):
         """Write the heartbeat key. Returns whether no other replica has written it since our last write; None for the
         first write, when that is not known. Raises Unavailable."""
 
-    async def write_last_heartbeat(self, value: bytes) -> bool:
-        """Write the heartbeat key unless another replica has written it since our last write; returns whether it was
-        written. Raises Unavailable."""
+    async def write_last_heartbeat(self, value: bytes, departed: Collection[str]) -> bool:
+        """Write the heartbeat key unless another replica than the `departed` instances wrote it last; returns whether
+        it was written. Raises Unavailable."""
 
 
 class PolicyStore(Protocol):
@@ -192,6 +193,23 @@ class EventReader(Protocol):
         """Call `take` with every event stored since then (Unix milliseconds), the newest `most` at most, in the order
         of the stream. Returns the moment since which these are all. Raises Unavailable, after some may have been
         taken."""
+
+
+class ReplicaChannel(Protocol):
+    """Messages between the replicas of one installation. None is stored; any may be lost, late or forged."""
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send to the other replicas and return at once; while it cannot be sent, it is dropped and counted. `topic` is
+        a part of a subject, with dots but without wildcards; a payload has 64 KiB at most."""
+
+    def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
+        """Call `receive` with the topic and payload of each message of the others; it must be quick and must not raise.
+        `topic` may end in `>`. To be called before the connection is made. What was sent just before a connection was
+        lost may come back as if it were another replica's: each message must show who sent it."""
+
+    def listening_time(self, since: float) -> float:
+        """For how many seconds after a monotonic moment all that others sent has surely come here, if it comes at all:
+        from when the connection was made to the start of the newest completed round trip; 0 without a connection."""
 
 
 class ServiceCounts(Protocol):

@@ -38,6 +38,7 @@ from nats_backpressure.runtime.ports import (
     Unavailable,
 )
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
+from nats_backpressure.runtime.replicas import NoReplicas, Replicas
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
@@ -64,11 +65,13 @@ class Service:
         updates: PolicyUpdates,
         resources: OwnResources,
         heartbeat: Heartbeat,
+        replicas: Replicas,
         tick: float = TICK,
     ) -> None:
         self._clock, self._store, self._policy_store = clock, store, policy_store
         self.registry, self.poller, self.updates = registry, poller, updates
         self._effects, self._resources, self._heartbeat = effects, resources, heartbeat
+        self._replicas = replicas
         self._tick_every = tick
         self.known = asyncio.Event()
 
@@ -85,8 +88,10 @@ class Service:
                 tasks.create_task(self._update(), name="update policies"),
                 tasks.create_task(self._tick(), name="tick"),
                 tasks.create_task(self._beat(), name="heartbeat"),
+                tasks.create_task(self._replicas.run(), name="presence"),
             ]
             await stop.wait()
+            self._replicas.leave()
             await cancel_and_wait(loops)
             await self._effects.finish(finish_within)
             await self._effects.abandon()
@@ -158,9 +163,11 @@ def build_service(
     tick: float = TICK,
     discover_every: float = DISCOVER_EVERY,
     requests: RequestBudget | None = None,
+    replicas: Replicas | None = None,
 ) -> Service:
     """Wire the parts of a service to its ports. `on_looks` gets every list of streams, `on_policies` the policies in
-    force at the start and after every change; `requests` limits what the observer requests."""
+    force at the start and after every change; `requests` limits what the observer requests. Without `replicas` it has
+    no others."""
     observe, names = settings.observe, Names(settings.name)
     policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
     effects = EffectRunner(store, publisher, clock, render_state, counts)
@@ -194,6 +201,7 @@ def build_service(
         requests=requests,
     )
     updates = PolicyUpdates(registry, publisher, clock, counts, on_policies)
-    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts)
+    replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
+    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas)
     on_policies(policies.sources)
-    return Service(clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, tick)
+    return Service(clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, replicas, tick)

@@ -354,6 +354,12 @@ class SubjectRegistry:
                 for key in self.subjects[subject].members:
                     self._members.add(subject, key)
 
+    def reading_of(self, key: ConsumerKey) -> Reading | None:
+        """The newest reading of a member of any subject; None where there is none."""
+        subjects = self._members.of_stream(key.stream).get(key, ())
+        member = self.subjects[subjects[0]].members.get(key) if subjects else None
+        return member.reading if member else None
+
     def carried(self, key: ConsumerKey, subjects: Iterable[str]) -> Carried:
         """What was stored of a consumer under these subjects before this process began to read it."""
         stored = (self.subjects[subject].carried.get(key) for subject in subjects if subject in self.subjects)

@@ -297,20 +297,29 @@ async def test_a_heartbeat_whose_reply_was_lost_is_not_another_replica(nc: Clien
         assert await store.write_heartbeat(b"3") is True
         await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"4")
         store._heartbeat = b"4"
-        assert await store.write_last_heartbeat(b"leaving") is True
+        assert await store.write_last_heartbeat(b"leaving", ()) is True
 
 
 async def test_only_the_last_replica_writes_a_last_heartbeat(nc: Client) -> None:
     async with real(nc) as (_, one, _):
-        two = other(one)
-        assert await one.write_last_heartbeat(b"leaving") is False, "it never wrote one"
+        two, beat = other(one), b'{"instance":"two"}'
+        assert await one.write_last_heartbeat(b"leaving", ("two",)) is False, "nobody ever wrote one"
         await one.write_heartbeat(b"1")
-        await two.write_heartbeat(b"a")
-        assert await one.write_last_heartbeat(b"leaving") is False, "another replica wrote one since"
+        await two.write_heartbeat(beat)
+        assert await one.write_last_heartbeat(b"leaving", ("three",)) is False, "another replica wrote one since"
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
-        assert (await kv.get(HEARTBEAT)).value == b"a"
-        assert await two.write_last_heartbeat(b"leaving") is True
+        assert (await kv.get(HEARTBEAT)).value == beat
+        assert await one.write_last_heartbeat(b"leaving", ("three", "two")) is True, "which stopped meanwhile"
         assert (await kv.get(HEARTBEAT)).value == b"leaving"
+        assert await two.write_last_heartbeat(b"leaving", ("one",)) is False
+
+
+async def test_a_replica_that_wrote_none_replaces_only_that_of_one_that_stopped(nc: Client) -> None:
+    async with real(nc) as (_, one, _):
+        two = other(one)
+        await one.write_heartbeat(b'{"instance":"one"}')
+        assert await two.write_last_heartbeat(b"leaving", ()) is False
+        assert await two.write_last_heartbeat(b"leaving", ("one",)) is True
 
 
 async def test_a_bucket_created_again_takes_heartbeats(nc: Client) -> None:
@@ -321,10 +330,10 @@ async def test_a_bucket_created_again_takes_heartbeats(nc: Client) -> None:
         with pytest.raises(Unavailable):
             await store.write_heartbeat(b"6")
         with pytest.raises(Unavailable):
-            await store.write_last_heartbeat(b"leaving")
+            await store.write_last_heartbeat(b"leaving", ())
         await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
         assert await store.write_heartbeat(b"7") is True
-        assert await store.write_last_heartbeat(b"leaving") is True
+        assert await store.write_last_heartbeat(b"leaving", ()) is True
 
 
 async def test_a_state_of_a_newer_version_is_known_as_such_and_so_is_its_heartbeat(nc: Client) -> None:

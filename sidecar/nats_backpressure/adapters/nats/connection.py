@@ -7,6 +7,7 @@ fresh credentials, on which every subscription is made again."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -49,18 +50,22 @@ class Connection:
         count: Callable[[str], None],
         on_rebuild: Callable[[], None],
         may_publish: Callable[[str], bool] | None = None,
+        echo: bool = True,
         probe_every: float = PROBE_EVERY,
         probe_timeout: float = PROBE_TIMEOUT,
         denied_again: float = FIRST_DENIED,
     ) -> None:
-        """`set_up` subscribes on each new client, `count` counts errors by kind, `on_rebuild` runs after each loss."""
+        """`set_up` subscribes on each new client, `count` counts errors by kind, `on_rebuild` runs after each loss.
+        Without `echo`, subscriptions do not receive what this connection publishes."""
         self.name, self.epoch = name, 0
         self._nats, self._clock = nats, clock
         self._set_up, self._count, self._on_rebuild = set_up, count, on_rebuild
-        self._may_publish = may_publish
+        self._may_publish, self._echo = may_publish, echo
         self._probe_every, self._probe_timeout = probe_every, probe_timeout
         self._first_denied = self._denied_again = denied_again
         self._client: PatchedClient | None = None
+        self._connected_at = self._answered_at = -math.inf
+        """Monotonic times: when the present client was set up, and when the last PING that was answered was sent."""
         self._unreachable = Once()
         self._logged: dict[str, float] = {}
         """When each kind of error was last logged as a warning."""
@@ -75,6 +80,13 @@ class Connection:
         if self._client is None or not self._client.is_connected:
             raise Unavailable("not connected to NATS")
         return self._client
+
+    def listening_time(self, since: float) -> float:
+        """For how many seconds after a monotonic moment all that was sent to our subscriptions has surely come."""
+        if self._client is None or not self._client.is_connected:
+            return 0.0
+        proved_at = max(self._answered_at, self._client.requests.proved_at)
+        return max(0.0, proved_at - max(since, self._connected_at))
 
     async def run(self) -> None:
         """Always have one client, until cancelled."""
@@ -107,11 +119,12 @@ class Connection:
         client = PatchedClient(self._may_publish, self._note)
         try:
             async with asyncio.timeout(SET_UP_WITHIN):
-                lame_duck = client.on_end
-                await client.open(self._nats, self.name, CONNECT_TIMEOUT, ping_interval=10, lame_duck_mode_cb=lame_duck)
+                more = {"ping_interval": 10, "lame_duck_mode_cb": client.on_end, "no_echo": not self._echo}
+                await client.open(self._nats, self.name, CONNECT_TIMEOUT, **more)
                 self._client = client
                 self.epoch += 1
                 await self._set_up(client)
+                self._connected_at = self._clock.now().mono
         except BaseException as error:  # after any error comes another client; a cancellation leaves none behind
             self._client = None
             await discard(client)
@@ -161,12 +174,15 @@ class Connection:
         """Whether a PING is answered in time. Not `rtt`: it cancels a future that a late PONG then meets, and the read
         loop ends; one slow answer (or one busy moment of our own) would cost the connection."""
         pong: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        sent_at = self._clock.now().mono
         try:
             async with asyncio.timeout(self._probe_timeout):
                 await client._send_ping(pong)
         except Exception:  # any failure means no
             return False
         done, _ = await asyncio.wait({pong}, timeout=self._probe_timeout)
+        if done:
+            self._answered_at = sent_at
         return bool(done)
 
     async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:

@@ -12,6 +12,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 from nats.protocol import parser
 
 from nats_backpressure.adapters.nats.credentials import credentials, explain
@@ -24,6 +25,8 @@ CONTROL_LINE, INBOX = 4000, 200
 """Bytes of subject and reply, and of a request's own inbox; with the lengths, the server closes at 4,096."""
 UNSENT = 2 * 1024 * 1024
 """Bytes that may wait to be sent."""
+USUAL = re.compile(r"[!-~]{1,1000}")
+"""Subjects that need no further check."""
 
 # nats-py (2.16) ends the connection at a subject with a vertical tab or a form feed, which its expressions take for the
 # space between two tokens. For the server only these end a token: space, tab, CR and LF.
@@ -106,6 +109,24 @@ class PatchedClient(NatsClient):
             return
         check_size(self, subject, payload, headers, reply)
         await super().publish(subject, payload, reply, headers)
+
+    def write_at_once(self, subject: str, payload: bytes, reply: str = "", most_waiting: int = 0) -> bool:
+        """Write a message to the socket, without the task that nats-py has for that, before all that waits for it.
+        False where anything is unusual, or more than `most_waiting` bytes wait at the socket: nothing is sent then."""
+        if self._status != NatsClient.CONNECTED or not self.publishes_freely:
+            return False
+        if len(payload) > self.max_payload or not USUAL.fullmatch(subject):
+            return False
+        socket = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
+        if socket is None or socket.transport.is_closing():
+            return False
+        if socket.transport.get_write_buffer_size() > most_waiting:
+            return False
+        size = len(payload)
+        socket.write(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), size, payload))
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += size
+        return True
 
     async def request(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import structlog
@@ -109,18 +109,23 @@ class JetStreamStateStore:
         self._revision = await self._bucket.put(HEARTBEAT, value)
         return alone
 
-    async def write_last_heartbeat(self, value: bytes) -> bool:
-        if self._revision is None:
+    async def write_last_heartbeat(self, value: bytes, departed: Collection[str]) -> bool:
+        if self._revision is not None:
+            with suppress(Conflict):
+                await self._bucket.update(HEARTBEAT, value, self._revision)
+                return True
+        message = await self._bucket.get(HEARTBEAT)
+        if message is None or not self._may_replace(message.data, departed):
             return False
         with suppress(Conflict):
-            await self._bucket.update(HEARTBEAT, value, self._revision)
+            await self._bucket.update(HEARTBEAT, value, message.seq)
             return True
-        message = await self._bucket.get(HEARTBEAT)
-        if message is not None and message.data == self._heartbeat:
-            with suppress(Conflict):
-                await self._bucket.update(HEARTBEAT, value, message.seq)
-                return True
         return False
+
+    def _may_replace(self, value: bytes, departed: Collection[str]) -> bool:
+        """Whether a heartbeat is ours, its reply lost, or that of a replica that stopped."""
+        heartbeat = read_message(value, Heartbeat)
+        return value == self._heartbeat or (heartbeat is not None and heartbeat.instance in departed)
 
     def _stored(self, subject: str, message: Message) -> Stored:
         if message.deleted:

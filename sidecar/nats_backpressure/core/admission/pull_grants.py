@@ -33,6 +33,25 @@ REVIVING_WAIT = 0.2
 """Seconds until the next request while messages of dead workers are redelivered."""
 
 
+UNKNOWN_FOR = 0.03
+"""Seconds within which a replica grants no more than its share of the room, whatever it granted in them: twice as long
+as it takes until each knows what the others granted."""
+
+
+class Share(Struct, frozen=True):
+    """What one of several replicas may grant of the same room at the same moment: all shares together are the room."""
+
+    replicas: int
+    rank: int
+    """From 0: of a room that cannot be divided, the first ones get one more."""
+
+    def of(self, room: int) -> int:
+        return room // self.replicas + (self.rank < room % self.replicas)
+
+
+ALONE = Share(1, 0)
+
+
 class Grant(Struct, frozen=True):
     """The answer to one pull request."""
 
@@ -43,15 +62,15 @@ class Grant(Struct, frozen=True):
 
 
 class GrantTracker:
-    """The grants of one consumer. Each replica knows only its own; they are forgotten within seconds and never
-    stored."""
+    """The grants of one consumer, of all replicas. They are forgotten within seconds and never stored."""
 
     def __init__(self) -> None:
         self._grants = _OpenGrants()
+        self._own = _OwnGrants()
         self._requesters = _RecentRequesters()
         self._revival = _StallRecovery()
 
-    def offer(self, member: Member, asked: int, requester: str, now: float, replicas: int, jitter: float) -> Grant:
+    def offer(self, member: Member, asked: int, requester: str, now: float, share: Share, jitter: float) -> Grant:
         """How many of `asked` messages `requester` may pull; it is not counted yet, see `add`.
         The member must be known.
 
@@ -65,8 +84,10 @@ class GrantTracker:
         alone = self._requesters.alone(requester, now)
         if room > 0:
             self._revival.end(reading)
-            share = math.ceil(room / max(1, replicas))
-            return Grant(min(asked, share if alone else min(share, math.ceil(room / 2))), 0.0)
+            n = min(room if alone else math.ceil(room / 2), self._own.left_of(share, room, now))
+            if n <= 0 and reading.inflight == 0 and granted == 0:
+                n = 1
+            return Grant(min(asked, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter))
         wait = _wait(reading, room, jitter)
         n = self._revival.n(reading, granted, wait, now)
         if n > 0:
@@ -74,10 +95,19 @@ class GrantTracker:
         return Grant(0, min(wait, REVIVING_WAIT * (0.5 + 0.5 * jitter)) if self._revival.on else wait)
 
     def add(self, n: int, requester: str, now: float) -> None:
-        """Count `n` granted messages."""
-        if n > 0:
-            self._revival.record_grant(now)
-            self._grants.add(n, requester, now)
+        """Count `n` messages that we granted, at least one."""
+        self._own.add(n, now)
+        self._count(n, requester, now)
+
+    def add_foreign(self, n: int, requester: str, reading: Reading, now: float) -> None:
+        """Count `n` messages that another replica granted; `reading` is the newest one."""
+        self._grants.outstanding(reading, now)  # what was delivered until then belongs to earlier grants
+        self._requesters.alone(requester, now)
+        self._count(n, requester, now)
+
+    def _count(self, n: int, requester: str, now: float) -> None:
+        self._revival.record_grant(now)
+        self._grants.add(n, requester, now)
 
 
 def _target(member: Member, mark: float) -> int:
@@ -195,6 +225,29 @@ class _OpenGrants:
                     left[place] -= taken
                     n -= taken
         return sum(n for n, grant in zip(left, ending, strict=True) if grant.ends > at)
+
+
+class _OwnGrants:
+    """What this replica granted so lately that others may not know it."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, int]] = deque()
+        """(time, messages) of the last UNKNOWN_FOR seconds."""
+        self._sum = 0
+
+    def add(self, n: int, now: float) -> None:
+        self._forget(now)
+        self._recent.append((now, n))
+        self._sum += n
+
+    def left_of(self, share: Share, room: int, now: float) -> int:
+        """How much of our share of the room is left; the room is what our grants have left of it already."""
+        self._forget(now)
+        return share.of(room + self._sum) - self._sum
+
+    def _forget(self, now: float) -> None:
+        while self._recent and self._recent[0][0] <= now - UNKNOWN_FOR:
+            self._sum -= self._recent.popleft()[1]
 
 
 class _RecentRequesters:

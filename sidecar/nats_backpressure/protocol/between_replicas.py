@@ -1,0 +1,65 @@
+"""The messages between the replicas of one installation, apart from readings: presence and grants.
+
+They are not for other programs and may change: what cannot be read counts as not sent. Unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA = 1
+"""Of these messages; one of another schema is not read."""
+PRESENCE, GRANTS = "presence", "grants"
+"""Topics: the subjects behind `NAME.v1.internal.`."""
+MOST_GRANTS = 64
+"""Grants in one message, so that it stays below 64 KiB."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=64)]
+"""Random, of one process."""
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Presence(Struct, frozen=True, omit_defaults=True):
+    """That a replica runs; each sends it once a second."""
+
+    schema: int
+    id: Id
+    instance: Annotated[str, Meta(max_length=256)] = ""
+    policies: Annotated[str, Meta(max_length=64)] = ""
+    """The mark of the policies in its settings file."""
+    writes: bool = True
+    """Whether what it writes and publishes arrives."""
+    leaving: bool = False
+    """Whether it stops now."""
+
+
+class SharedGrant(Struct, frozen=True):
+    """One grant: `asker` may pull `n` messages of a consumer."""
+
+    stream: Name
+    consumer: Name
+    n: Annotated[int, Meta(ge=1, le=10_000)]
+    asker: Annotated[str, Meta(max_length=256)] = ""
+
+
+class Grants(Struct, frozen=True):
+    """What a replica granted just now."""
+
+    schema: int
+    id: Id
+    grants: Annotated[tuple[SharedGrant, ...], Meta(max_length=MOST_GRANTS)] = ()
+
+
+M = TypeVar("M", Presence, Grants)
+
+
+def read(payload: bytes, kind: type[M]) -> M | None:
+    """The message of another replica; None for what cannot be read."""
+    try:
+        message = msgspec.json.decode(payload, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return message if message.schema == SCHEMA else None

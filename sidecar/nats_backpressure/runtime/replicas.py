@@ -1,0 +1,140 @@
+"""Replicas: which other replicas of the installation run now. Each of them reports its presence once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from zlib import crc32
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from nats_backpressure.core.admission.pull_grants import ALONE, Share
+from nats_backpressure.protocol.between_replicas import PRESENCE, SCHEMA, Presence, read
+from nats_backpressure.runtime.ports import Clock, ReplicaChannel, ServiceCounts
+from nats_backpressure.runtime.tasks import Bounded
+
+log = structlog.get_logger()
+
+EVERY = 1.0
+"""Seconds between two reports of our own presence."""
+PRESENT_FOR = 3.0
+"""Seconds without a report after which a replica is gone; only the time counts in which one would have come here."""
+ANSWERS_APART = 0.05
+"""Seconds between two reports at least: a replica that is new gets one at once."""
+FIRST_ANSWERS = 1.0
+"""Seconds after the start within which the replicas that run have surely answered."""
+MOST_REPLICAS = 256
+"""Replicas that are known at most; beyond, the one that reported least recently is dropped."""
+
+
+class NoReplicas:
+    """The ReplicaChannel of a service that has no other replicas."""
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        pass
+
+    def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
+        pass
+
+    def listening_time(self, since: float) -> float:
+        return math.inf
+
+
+class Replica(Struct, frozen=True):
+    """Another replica, as it reported itself."""
+
+    presence: Presence
+    received_at: float
+    """Monotonic."""
+
+
+class Replicas:
+    """The other replicas. `on_change` is called whenever one comes, goes, or reports something new."""
+
+    def __init__(
+        self, channel: ReplicaChannel, clock: Clock, instance: str, id_: str, counts: ServiceCounts, policies: str = ""
+    ) -> None:
+        self.id, self.instance = id_, instance
+        self.policies, self.writes = policies, True
+        self.others: Bounded[str, Replica] = Bounded(MOST_REPLICAS)
+        """By id; only `update` and messages change it."""
+        self.departed: Bounded[str, None] = Bounded(MOST_REPLICAS)
+        """Names of the instances that reported that they stop."""
+        self.on_change: Callable[[], None] = lambda: None
+        self._channel, self._clock, self._counts = channel, clock, counts
+        self._started_at, self._leaving = clock.now().mono, False
+        self._due = asyncio.Event()
+        self._share = ALONE
+        channel.listen(PRESENCE, self._receive)
+
+    async def run(self) -> None:
+        """Report our presence, until cancelled."""
+        while True:
+            self._due.clear()
+            self.publish()
+            self.update()
+            await self._clock.sleep(ANSWERS_APART)
+            await self._clock.wait(self._due, EVERY - ANSWERS_APART)
+
+    def leave(self) -> None:
+        """Report that this replica stops."""
+        self._leaving = True
+        self.publish()
+
+    def publish(self) -> None:
+        """Report our presence now."""
+        ours = Presence(SCHEMA, self.id, self.instance, self.policies, self.writes, self._leaving)
+        self._channel.publish(PRESENCE, msgspec.json.encode(ours))
+
+    def update(self) -> None:
+        """Drop those that are gone."""
+        gone = [id_ for id_, one in self.others.items() if self._silence(one.received_at) > PRESENT_FOR]
+        for id_ in gone:
+            log.info("replica.gone", instance=self.others.pop(id_).presence.instance, because="no report")
+        if gone:
+            self._changed()
+
+    def share(self, consumer: str) -> Share:
+        """Our share of what may be granted of a consumer while no replica knows yet what the others grant."""
+        if not self.others:
+            return ALONE
+        count = self._share.replicas
+        return Share(count, (self._share.rank + crc32(consumer.encode())) % count)
+
+    def writes_under(self, policies: str) -> bool:
+        """Whether another replica with these policies can write; yes while it is too early to know."""
+        if self._channel.listening_time(self._started_at) < FIRST_ANSWERS:
+            return True
+        return any(one.presence.policies == policies and one.presence.writes for one in self.others.values())
+
+    def _silence(self, since: float) -> float:
+        return self._channel.listening_time(since)
+
+    def _receive(self, topic: str, payload: bytes) -> None:
+        presence = read(payload, Presence)
+        if presence is None:
+            self._counts.dropped("replica_message_unread")
+            return
+        if presence.id == self.id:
+            return
+        before = self.others.pop(presence.id, None)
+        if presence.leaving:
+            self.departed[presence.instance] = None
+        else:
+            self.departed.pop(presence.instance, None)
+            self.others[presence.id] = Replica(presence, self._clock.now().mono)
+        if before is None and not presence.leaving:
+            log.info("replica.present", instance=presence.instance, policies=presence.policies)
+            self._due.set()
+        elif before is not None and presence.leaving:
+            log.info("replica.gone", instance=presence.instance, because="it stops")
+        if (before.presence if before else None) != (None if presence.leaving else presence):
+            self._changed()
+
+    def _changed(self) -> None:
+        ids = sorted([self.id, *self.others])
+        self._share = Share(len(ids), ids.index(self.id))
+        self.on_change()

@@ -1,0 +1,185 @@
+"""What several replicas grant of one consumer at the same time stays below its mark, however late they know it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.core.admission.pull_grants import UNKNOWN_FOR, Share
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.status import thresholds
+from nats_backpressure.policy.schema import InflightRule, Policy
+from nats_backpressure.protocol.between_replicas import GRANTS
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.queries.pulls import PullGrants, PullRequest
+from nats_backpressure.queries.shared_grants import SharedGrants
+from nats_backpressure.runtime.replicas import Replicas
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.fakes.clock import FakeClock
+from tests.fakes.replica_channel import FakeBus
+from tests.runtime.test_effect_runner import Counts
+
+KEY = ConsumerKey("S", "c")
+EVERY = 0.1
+"""Seconds between two readings."""
+
+
+class World:
+    """Some replicas which all have the same newest reading of one consumer; its acks move all the time."""
+
+    def __init__(self, replicas: int, mark: int, inflight: int) -> None:
+        self.clock, self.counts = FakeClock(), Counts()
+        self.bus = FakeBus(self.clock, delay=(0.0, 0.0))
+        self.policy = Policy(inflight=InflightRule(1, 1, mark))
+        self.inflight, self.delivered = inflight, 0
+        self.read()
+        self.pulls: list[PullGrants] = []
+        self.replicas: list[Replicas] = []
+        for n in range(replicas):
+            channel = self.bus.channel(str(n))
+            self.replicas.append(Replicas(channel, self.clock, f"pod-{n}", f"id-{n}", self.counts))
+            self.pulls.append(PullGrants(random.Random(n).random))
+            reading_of = lambda key: self.member.reading if key == KEY else None  # noqa: E731
+            SharedGrants(self.pulls[-1], self.replicas[-1], channel, self.clock, self.counts, reading_of)
+        self.granted: list[tuple[float, int]] = []
+
+    def read(self) -> None:
+        now = self.clock.now()
+        numbers: dict[str, Any] = {"ack_rate": 100.0, "delivered_consumer": self.delivered}
+        reading = Reading(KEY, Now(now.mono, now.wall), 10_000, self.inflight, None, None, **numbers)
+        marks = thresholds.marks(self.policy, reading)
+        self.member = Member(KEY, self.policy, reading=reading, proof=now.mono, marks=marks)
+
+    async def keep_reading(self) -> None:
+        while True:
+            await self.clock.sleep(EVERY)
+            self.read()
+
+    def ask(self, replica: int, asker: str, asked: int) -> int:
+        now = self.clock.now().mono
+        n = self.pulls[replica].grant(PullRequest(asked, [], (self.member,), None), asker, now).n
+        self.granted.append((now, n))
+        return n
+
+    def most_in_a_second(self) -> int:
+        return max(
+            (sum(n for at, n in self.granted if since <= at < since + 1) for since, _ in self.granted), default=0
+        )
+
+
+@asynccontextmanager
+async def running(replicas: int, mark: int = 500, inflight: int = 0) -> AsyncIterator[World]:
+    world = World(replicas, mark, inflight)
+    tasks = [asyncio.create_task(work) for work in (world.keep_reading(), *(one.run() for one in world.replicas))]
+    await world.clock.run(1)
+    yield world
+    await cancel_and_wait(tasks)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.001, UNKNOWN_FOR / 2])
+async def test_24_askers_of_100_at_three_replicas_in_one_moment_get_500_in_any_second(delay: float) -> None:
+    async with running(3) as world:
+        world.bus.delay = (delay, delay)
+        for moment in range(200):
+            for n in range(24):
+                world.ask(n % 3, f"asker-{moment}-{n}", 100)
+            await world.clock.run(0.01)
+        assert world.most_in_a_second() == 500
+
+
+@given(
+    replicas=st.integers(2, 5),
+    mark=st.sampled_from([2, 7, 500]),
+    delay=st.sampled_from([(0.0, 0.0), (0.0, 0.015), (0.015, 0.015)]),
+    asks=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.001, 0.007, 0.016, 0.03, 0.2]),
+            st.integers(0, 4),
+            st.sampled_from([1, 3, 100, 1000]),
+        ),
+        max_size=80,
+    ),
+)
+async def test_in_any_second_no_more_than_the_room_is_granted(
+    replicas: int, mark: int, delay: tuple[float, float], asks: list
+) -> None:
+    async with running(replicas, mark, inflight=1) as world:
+        world.bus.delay = delay
+        for asker, (pause, replica, asked) in enumerate(asks):
+            world.ask(replica % replicas, f"asker-{asker}", asked)
+            await world.clock.run(pause)
+        assert world.most_in_a_second() <= mark - 1
+
+
+async def test_what_another_granted_is_free_again_once_it_is_delivered_and_acknowledged() -> None:
+    async with running(2, mark=100) as world:
+        assert world.ask(0, "a", 100) == 50
+        await world.clock.run(0.05)
+        assert [world.ask(0, "a", 100), world.ask(1, "b", 100)] == [25, 25]
+        world.delivered, world.inflight = 100, 0
+        await world.clock.run(2 * EVERY)
+        assert world.ask(1, "b", 100) + world.ask(0, "a", 100) == 100
+
+
+async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_grant() -> None:
+    """The second replica was not asked for a while, in which thousands were delivered."""
+    async with running(2) as world:
+        world.ask(1, "b", 1)
+        world.delivered = 5000
+        await world.clock.run(1.95)
+        assert world.ask(0, "a", 100) == 100
+        await world.clock.run(2 * EVERY)
+        assert world.ask(1, "b", 1000) == 200, "half of what a's 100 leave: nothing of them was delivered"
+
+
+async def test_alone_nothing_is_sent_and_the_whole_room_is_granted() -> None:
+    async with running(1) as world:
+        world.bus.record = True
+        assert world.ask(0, "a", 1000) == 500
+        await world.clock.run(0.5)
+        assert [topic for _, topic, _ in world.bus.sent if topic == GRANTS] == []
+
+
+async def test_with_nothing_in_flight_and_nothing_granted_each_replica_grants_something() -> None:
+    async with running(5, mark=2) as world:
+        assert all(world.ask(n, "a", 10) for n in range(5))
+
+
+async def test_many_grants_of_one_moment_go_out_in_few_messages() -> None:
+    async with running(2, mark=100_000) as world:
+        world.bus.record = True
+        for n in range(200):
+            world.ask(0, f"asker-{n}", 1)
+        await world.clock.run(0.01)
+        sent = [payload for _, topic, payload in world.bus.sent if topic == GRANTS]
+        assert [len(msgspec.json.decode(payload)["grants"]) for payload in sent] == [64, 64, 64, 8]
+
+
+async def test_what_cannot_be_read_and_what_is_no_member_counts_nothing() -> None:
+    async with running(2) as world:
+        stranger = world.bus.channel("z")
+        grant = {"stream": "S", "consumer": "c", "n": 500, "asker": "a"}
+        wrong = [{"schema": 2}, {"id": "id-1"}, {"grants": [grant | {"n": 0}]}, {"grants": [grant | {"consumer": "x"}]}]
+        for fields in wrong:
+            stranger.publish(GRANTS, msgspec.json.encode({"schema": 1, "id": "z", "grants": [grant]} | fields))
+        await world.clock.run(0.1)
+        assert world.ask(1, "a", 1000) == 250
+        assert world.counts.all == [("replica_message_unread",)] * 4, "two messages at two replicas"
+        assert KEY in world.pulls[0]._trackers, "the message in the name of another replica counted there"
+        assert ConsumerKey("S", "x") not in world.pulls[0]._trackers
+
+
+@given(st.integers(0, 2000), st.integers(1, 20))
+def test_all_shares_together_are_the_room(room: int, replicas: int) -> None:
+    shares = [Share(replicas, rank).of(room) for rank in range(replicas)]
+    assert sum(shares) == room and max(shares) - min(shares) <= 1

@@ -1,0 +1,217 @@
+"""Who is there: replicas come, go, fall silent, are suspended or cut off, and each knows the others in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.protocol.between_replicas import PRESENCE
+from nats_backpressure.runtime.replicas import EVERY, FIRST_ANSWERS, PRESENT_FOR, Replicas
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.fakes.clock import FakeClock
+from tests.fakes.replica_channel import FakeBus, FakeReplicaChannel
+from tests.runtime.test_effect_runner import Counts
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.bus = FakeBus(self.clock)
+        self.counts = Counts()
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.changes: list[str] = []
+
+    def start(self, name: str, policies: str = "m") -> Replicas:
+        replicas = Replicas(self.bus.channel(name), self.clock, f"pod-{name}", name, self.counts, policies)
+        replicas.on_change = lambda: self.changes.append(name)
+        self.tasks[name] = asyncio.create_task(replicas.run())
+        return replicas
+
+    async def kill(self, name: str) -> None:
+        await cancel_and_wait([self.tasks.pop(name)])
+
+    def channel(self, name: str) -> FakeReplicaChannel:
+        return self.bus.channels[name]
+
+    async def stop(self) -> None:
+        await cancel_and_wait(self.tasks.values())
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[World]:
+    world = World()
+    try:
+        yield world
+    finally:
+        await world.stop()
+
+
+async def test_a_newcomer_knows_the_others_at_once_and_they_know_it() -> None:
+    async with running() as world:
+        a, b = world.start("a"), world.start("b")
+        await world.clock.run(10.4)
+        c = world.start("c")
+        await world.clock.run(0.1)
+        assert set(c.others) == {"a", "b"} and set(a.others) == {"b", "c"} and set(b.others) == {"a", "c"}
+
+
+async def test_one_that_leaves_is_gone_at_once_and_its_instance_is_known_to_have_stopped() -> None:
+    async with running() as world:
+        a, b = world.start("a"), world.start("b")
+        await world.clock.run(5)
+        world.changes.clear()
+        b.leave()
+        await world.clock.run(0.1)
+        assert not a.others and list(a.departed) == ["pod-b"] and world.changes == ["a"]
+
+
+async def test_one_that_falls_silent_is_gone_after_three_seconds() -> None:
+    async with running() as world:
+        a, _ = world.start("a"), world.start("b")
+        await world.clock.run(5)
+        await world.kill("b")
+        silent_since = world.clock.now().mono
+        await world.clock.until(lambda: not a.others, "b to be gone")
+        assert PRESENT_FOR - EVERY <= world.clock.now().mono - silent_since <= PRESENT_FOR + EVERY
+        assert not a.departed, "it reported no stop"
+
+
+async def test_one_that_starts_again_under_its_name_has_not_departed() -> None:
+    async with running() as world:
+        a, b = world.start("a"), world.start("b")
+        await world.clock.run(1)
+        b.leave()
+        await world.kill("b")
+        await world.clock.run(1)
+        world.start("b")
+        await world.clock.run(1)
+        assert set(a.others) == {"b"} and not a.departed
+
+
+@pytest.mark.parametrize("how", ["suspended", "disconnected"])
+async def test_whoever_could_hear_nothing_takes_nobody_for_gone(how: str) -> None:
+    async with running() as world:
+        a, b = world.start("a"), world.start("b")
+        await world.clock.run(5)
+        world.changes.clear()
+        if how == "suspended":
+            world.channel("a").suspend()
+        else:
+            world.channel("a").connected = False
+        await world.clock.run(60)
+        assert set(a.others) == {"b"}
+        if how == "suspended":
+            world.channel("a").resume()
+        else:
+            world.channel("a").connected = True
+        for _ in range(30):
+            await world.clock.run(0.1)
+            assert set(a.others) == {"b"}
+        assert "a" not in world.changes and set(b.others) == {"a"}
+
+
+async def test_on_either_side_of_a_partition_the_other_is_gone_until_it_heals() -> None:
+    async with running() as world:
+        a, b, c = world.start("a"), world.start("b"), world.start("c")
+        await world.clock.run(5)
+        world.bus.partition("a", "bc")
+        await world.clock.run(5)
+        assert not a.others and set(b.others) == {"c"} and set(c.others) == {"b"}
+        world.bus.heal()
+        await world.clock.run(1.1)
+        assert all(len(one.others) == 2 for one in (a, b, c))
+
+
+async def test_whether_others_write_under_some_policies() -> None:
+    async with running() as world:
+        a = world.start("a", "new")
+        assert a.writes_under("old"), "too early to know"
+        await world.clock.run(FIRST_ANSWERS)
+        assert not a.writes_under("old")
+        b = world.start("b", "old")
+        await world.clock.run(0.1)
+        assert a.writes_under("old") and not a.writes_under("older")
+        b.writes = False
+        await world.clock.run(EVERY)
+        assert not a.writes_under("old")
+        b.writes, b.policies = True, "new"
+        await world.clock.run(EVERY)
+        assert not a.writes_under("old") and a.writes_under("new")
+
+
+async def test_what_cannot_be_read_counts_as_silence() -> None:
+    async with running() as world:
+        a = world.start("a")
+        stranger = world.bus.channel("z")
+        junk = [
+            b"",
+            b"x",
+            b"[]",
+            b"{}",
+            b'{"schema":2,"id":"z"}',
+            b'{"schema":1,"id":""}',
+            b'{"schema":1,"id":7}',
+            b"\xff",
+        ]
+        for payload in junk:
+            stranger.publish(PRESENCE, payload)
+        stranger.publish(PRESENCE, msgspec.json.encode({"schema": 1, "id": "a"}))
+        await world.clock.run(0.1)
+        assert not a.others and world.counts.all == [("replica_message_unread",)] * len(junk)
+        stranger.publish(PRESENCE, msgspec.json.encode({"schema": 1, "id": "z", "unknown": {"field": 1}}))
+        await world.clock.run(0.1)
+        assert set(a.others) == {"z"}
+
+
+async def test_a_flood_of_forged_newcomers_is_answered_rarely_and_remembered_within_bounds() -> None:
+    async with running() as world:
+        a = world.start("a")
+        world.bus.record = True
+        stranger = world.bus.channel("z")
+        for n in range(2000):
+            stranger.publish(PRESENCE, msgspec.json.encode({"schema": 1, "id": f"z{n}"}))
+            await world.clock.run(0.001)
+        assert len(a.others) <= 256
+        assert sum(sender == "a" for sender, _, _ in world.bus.sent) <= 2 / 0.05 + 1
+
+
+@given(
+    moves=st.lists(
+        st.tuples(st.sampled_from(["start", "kill", "leave", "suspend", "resume"]), st.integers(0, 4), st.floats(0, 4)),
+        max_size=25,
+    ),
+    loss=st.sampled_from([0.0, 0.1]),
+)
+async def test_once_nothing_happens_any_more_everybody_knows_exactly_the_others(moves: list, loss: float) -> None:
+    async with running() as world:
+        world.bus.loss, alive, suspended = loss, dict[str, Replicas](), set[str]()
+        for move, n, pause in moves:
+            name = f"r{n}"
+            if move == "start" and name not in alive:
+                alive[name] = world.start(name)
+            elif move in ("kill", "leave") and name in alive and name not in suspended:
+                if move == "leave":
+                    alive[name].leave()
+                del alive[name]
+                await world.kill(name)
+            elif move == "suspend" and name in alive:
+                suspended.add(name)
+                world.channel(name).suspend()
+            elif move == "resume" and name in suspended:
+                suspended.discard(name)
+                world.channel(name).resume()
+            await world.clock.run(pause)
+        for name in suspended:
+            world.channel(name).resume()
+        world.bus.loss = 0.0
+        await world.clock.run(PRESENT_FOR + 2 * EVERY)
+        for name, replicas in alive.items():
+            assert set(replicas.others) == set(alive) - {name}
+        shares = [replicas.share("c") for replicas in alive.values()]
+        assert sum(share.of(500) for share in shares) == (500 if alive else 0)
