@@ -1,0 +1,397 @@
+"""Several whole services on one server: with crashes, suspended processes, broken links, and stores that go back.
+
+Each replica has its own clock and its own link; the server, its streams and buckets outlive them all. A crash is
+between any two steps of a replica: a request that is under way may still be applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from nats_backpressure.config.settings import Observe, Settings
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.protocol.requests import GatewayRequest, RequestRefused
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.queries import serialize
+from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
+from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.service import Service, build_service
+from nats_backpressure.runtime.tasks import cancel_and_wait
+from tests.fakes.clock import FakeClock
+from tests.fakes.observer import FakeJetStream
+from tests.fakes.stores import FakeEventPublisher, FakeStateStore
+from tests.simulations.running_service import FakePolicies, Quiet
+from tests.support.event_checks import answer_problems, event_problems, shown, state_problems
+from tests.support.policies import entry
+
+KEY = ConsumerKey("ROUTER", "router")
+SUBJECT = "decide"
+NO_ANSWER = 5.0
+"""Seconds after which a request without an answer fails."""
+AGREE_WITHIN = 1.0
+"""Seconds after any write within which the bucket, the events and all answers agree."""
+SETTINGS = Settings(
+    # Fast: one signal is an overload, and a latch is released 0.2 s after its value fell.
+    policies=(
+        entry(
+            ">",
+            pending={"warn": 5, "critical": 10, "overload": 20},
+            drain_seconds={"overload": 1_000_000},
+            recovery_hold_seconds=0.2,
+            stall_seconds=3600,
+        ),
+    ),
+    observe=Observe(min_interval_ms=100, stale_after_seconds=10, unknown_after_seconds=30),
+)
+OVERLOAD, MARK = 60, 20
+"""Messages of an overload, and the mark above which they are one."""
+
+
+class Clock(FakeClock):
+    """The clock of one process: it has a start of its own, may show a wrong time of day, and its sleepers do not wake
+    while the process is suspended."""
+
+    def __init__(self, shared: FakeClock, boot: float, wall: float, seed: int) -> None:
+        super().__init__(seed=seed)
+        self._shared, self._boot, self.wall = shared, boot, wall
+        self._running = asyncio.Event()
+        self._running.set()
+
+    @property
+    def suspended(self) -> bool:
+        return not self._running.is_set()
+
+    def suspend(self) -> None:
+        self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    async def turn(self) -> None:
+        """Return when the process runs."""
+        await self._running.wait()
+
+    def now(self) -> Now:
+        now = self._shared.now()
+        return Now(now.mono + self._boot, now.wall + self.wall)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._shared.sleep(seconds)
+        await self.turn()
+
+
+class Link:
+    """The connection of one replica. `cut`: it is closed, and each request fails at once. `half_open`: nothing passes
+    and nothing fails before its time; what was sent is lost, or arrives when it passes again (`arrives_late`)."""
+
+    def __init__(self, clock: Clock, shared: FakeClock, dice: random.Random, served: set[asyncio.Task[Any]]) -> None:
+        self._clock, self._shared, self._dice, self._served = clock, shared, dice, served
+        self.cut = self.half_open = False
+        self.arrives_late = True
+        self.delay: Callable[[], float] = lambda: self._dice.uniform(0.0, 0.004)
+        """Seconds of one way."""
+        self.lost = 0.0
+        """Share of the replies that are lost."""
+        self._stuck: list[Callable[[], Awaitable[Any]]] = []
+
+    def heal(self) -> None:
+        self.cut = self.half_open = False
+        stuck, self._stuck = self._stuck, []
+        for request in stuck if self.arrives_late else ():
+            self._serve(request)
+
+    async def call(self, request: Callable[[], Awaitable[Any]]) -> Any:
+        """What the server returns to a request."""
+        if self.cut:
+            raise Unavailable("not connected")
+        if self.half_open:
+            self._stuck.append(request)
+            await self._fail()
+        answer = await asyncio.shield(self._serve(request))
+        if self.half_open or self.cut or self._dice.random() < self.lost:
+            await self._fail()
+        await self._clock.sleep(self.delay())
+        return answer
+
+    async def _fail(self) -> None:
+        await self._clock.sleep(NO_ANSWER)
+        raise Unavailable("no answer")
+
+    def _serve(self, request: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
+        """The server's part: it goes on though the replica ends."""
+
+        async def served() -> Any:
+            await self._shared.sleep(self.delay())
+            return await request()
+
+        task = asyncio.create_task(served())
+        self._served.add(task)
+        task.add_done_callback(lambda done: self._served.discard(done) or done.cancelled() or done.exception())
+        return task
+
+
+class Remote:
+    """A port of a replica whose other end is the server's: every request crosses the link."""
+
+    def __init__(self, target: Any, link: Link) -> None:
+        self._target, self._link = target, link
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def request(*args: Any, **more: Any) -> Any:
+            return await self._link.call(lambda: found(*args, **more))
+
+        return request
+
+
+class RemoteObserver(Remote):
+    """Samples have the time of the replica at which they arrived; the list of streams shows our own streams, too."""
+
+    def __init__(self, replicas: Replicas, link: Link, clock: Clock) -> None:
+        super().__init__(replicas.js, link)
+        self._replicas, self._clock = replicas, clock
+
+    async def streams(self) -> StreamsReading:
+        reading = await self._link.call(self._target.streams)
+        return replace(reading, looks=(*reading.looks, *self._replicas.own_streams()))
+
+    async def consumers(self, stream: str, names: Any = ()) -> ConsumersReading:
+        reading = await self._link.call(lambda: self._target.consumers(stream, names))
+        return replace(reading, samples=tuple(self._arrived(sample) for sample in reading.samples))
+
+    async def consumer(self, key: ConsumerKey) -> Sample:
+        return self._arrived(await self._link.call(lambda: self._target.consumer(key)))
+
+    def _arrived(self, sample: Sample) -> Sample:
+        return replace(sample, at=self._clock.now())
+
+
+class Replica:
+    """One process: it starts, is killed, is stopped in order, is suspended and goes on."""
+
+    def __init__(self, replicas: Replicas, name: str, settings: Settings) -> None:
+        self._replicas, self.name, self.settings = replicas, name, replace(settings, instance=name)
+        self.clock: Clock
+        self.link: Link
+        self.service: Service
+        self._decisions: DecisionService
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    @property
+    def answering(self) -> bool:
+        """Whether it is alive, runs, reaches the server, and serves."""
+        usable = self.alive and not self.clock.suspended and not self.link.cut and not self.link.half_open
+        return usable and self.service.known.is_set()
+
+    def start(self) -> None:
+        assert not self.alive, f"{self.name} runs already"
+        replicas = self._replicas
+        dice = replicas.dice
+        self.clock = Clock(replicas.clock, dice.uniform(0, 1e6), replicas.skew(self.name), dice.randrange(2**32))
+        self.link = Link(self.clock, replicas.clock, dice, replicas.served)
+        self.service = build_service(
+            self.settings,
+            self.clock,
+            RemoteObserver(replicas, self.link, self.clock),
+            Remote(replicas.store, self.link),
+            Remote(replicas.publisher, self.link),
+            replicas.policies,
+            replicas.ensure,
+            Quiet(),
+            writer=f"{self.name}.{replicas.next_life()}",
+            render_state=serialize.state_value,
+            render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, self.name, now, leaving),
+            **replicas.more(self),
+        )
+        self._decisions = DecisionService(self.service.registry, self.clock)
+        self._stopping = asyncio.Event()
+        self._task = asyncio.create_task(self.service.run(self._stopping, 1.0), name=self.name)
+
+    async def kill(self) -> None:
+        """At once, between two steps; it gets no reply any more, and says nothing."""
+        self.link.cut = True
+        self.clock.resume()
+        if self._task is not None:
+            await cancel_and_wait((self._task,))
+            if not self._task.cancelled() and (error := self._task.exception()) is not None:
+                raise error
+
+    async def stop(self) -> None:
+        """SIGTERM."""
+        assert self._task is not None
+        self._stopping.set()
+        await self._replicas.clock.finish(asyncio.shield(self._task))
+
+    def answer(self) -> dict[str, Any] | None:
+        """Its decision for a gateway; None where it does not answer."""
+        if not self.answering:
+            return None
+        try:
+            decision = self._decisions.decide_gateway(SUBJECT, GatewayRequest(), self.clock.now())
+        except RequestRefused:
+            return None
+        answer: dict[str, Any] = msgspec.to_builtins(decision)
+        return answer
+
+
+class Replicas:
+    """A server with one watched consumer, one state bucket and one events stream; and the replicas beside it."""
+
+    def __init__(
+        self,
+        seed: int = 1,
+        *,
+        settings: Settings = SETTINGS,
+        skew: Callable[[str], float] = lambda name: 0.0,
+        more: Callable[[Replica], Mapping[str, Any]] = lambda replica: {},
+    ) -> None:
+        self.dice = random.Random(seed)
+        self.clock = FakeClock(seed=seed)
+        self.js = FakeJetStream(self.clock)
+        self.js.add_stream(KEY.stream, (SUBJECT,))
+        self.js.add_consumer(KEY, ConsumerConfig())
+        self.store, self.publisher, self.policies = FakeStateStore(), FakeEventPublisher(), FakePolicies()
+        self.settings, self.skew, self.more = settings, skew, more
+        self.served: set[asyncio.Task[Any]] = set()
+        self.all: dict[str, Replica] = {}
+        self.overloads = 0
+        """How many there were: the truth."""
+        self._lives = 0
+        self._births = {"state": 1, "events": 1}
+        self.names = Names(settings.name)
+
+    @asynccontextmanager
+    async def running(self, n: int) -> AsyncIterator[Replicas]:
+        """This many replicas, `r0` and up, that answer; killed at the end."""
+        for i in range(n):
+            self.add(f"r{i}").start()
+        try:
+            await self.clock.until(lambda: all(r.answering for r in self.all.values()), "all replicas to answer")
+            yield self
+        finally:
+            for replica in self.all.values():
+                await replica.kill()
+            await cancel_and_wait(self.served)
+
+    def add(self, name: str, settings: Settings | None = None) -> Replica:
+        self.all[name] = Replica(self, name, settings or self.settings)
+        return self.all[name]
+
+    def next_life(self) -> int:
+        self._lives += 1
+        return self._lives
+
+    async def ensure(self) -> None:
+        """The resources are always there."""
+
+    # What the load does
+
+    async def overload(self) -> None:
+        """An overload begins, and is published."""
+        self.overloads += 1
+        self.js.publish(KEY.stream, SUBJECT, OVERLOAD)
+        await self.published("warning")
+
+    async def calm(self) -> None:
+        """It is over, and that is published."""
+        self.work()
+        await self.published("inactive")
+
+    def work(self) -> None:
+        """The consumer takes and acknowledges all that waits."""
+        while given := self.js.pull(KEY, 1000):
+            self.js.ack(KEY, *given)
+
+    async def published(self, status: str, seconds: float = 60.0) -> None:
+        """Let time pass until the stored status is this, and the events lead to it."""
+
+        def is_published() -> bool:
+            state, events = self.state(), self.events()
+            return bool(state and state["status"] == status and not state_problems(events, state))
+
+        await self.clock.until(is_published, f"{status} to be published", seconds)
+
+    # What happens to the server
+
+    def backup(self) -> dict[str, Any]:
+        """The stores as they are now."""
+        return copy.deepcopy({"store": self.store.__dict__, "events": self.publisher.events})
+
+    def restore(self, backup: dict[str, Any]) -> None:
+        """The server comes back with an older store; nothing shows that but the revisions."""
+        older = copy.deepcopy(backup)
+        self.store.values, self.store._revision = older["store"]["values"], older["store"]["_revision"]
+        self.publisher.events[:] = older["events"]
+
+    def recreate_bucket(self) -> None:
+        self._births["state"] += 1
+        self.store.recreate()
+
+    def recreate_events(self) -> None:
+        self._births["events"] += 1
+        self.publisher.recreate()
+
+    def own_streams(self) -> tuple[StreamLook, ...]:
+        """Our own streams, as the list of streams shows them."""
+        bucket, policies = f"KV_{self.names.state_bucket}", f"KV_{self.names.policy_bucket}"
+        last, n = self.store._revision, len(self.publisher.events)
+        return (
+            StreamLook(bucket, f"born {self._births['state']}", 1, last, len(self.store.values)),
+            StreamLook(self.names.events_stream, f"born {self._births['events']}", 1, n, n),
+            StreamLook(policies, "born 1", 1, 0, 0),
+        )
+
+    # What is to be seen
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events of the subject as they are on the wire."""
+        events = (serialize.event_message(event, "") for event in self.publisher.events if event.subject == SUBJECT)
+        return [msgspec.to_builtins(event) for event in events]
+
+    def state(self) -> dict[str, Any] | None:
+        """What is stored; None where there is no key, or nothing that can be read."""
+        value, _ = self.store.values.get(SUBJECT, (b"", 0))
+        try:
+            state: dict[str, Any] = json.loads(value)
+        except ValueError:
+            return None
+        return state
+
+    def problems(self) -> list[str]:
+        """Where bucket, events and the answers of those that answer disagree now."""
+        state, events = self.state(), self.events()
+        if state is None:
+            return ["nothing is stored"]
+        answers = {name: replica.answer() for name, replica in self.all.items() if replica.answering}
+        return [*state_problems(events, state), *answer_problems(state, answers)]
+
+    async def agree(self, seconds: float = AGREE_WITHIN) -> None:
+        """Bucket, events and all answers agree within this time."""
+        await self.clock.run(seconds)
+        assert not (problems := self.problems()), "\n".join([*problems, shown(self.events())])
+
+    def check(self, *, after: int = 0) -> None:
+        """The events are right, and as many incidents as overloads; all of them must be over."""
+        problems = event_problems(self.events(), self.overloads, after)
+        assert not problems, "\n".join([*problems, shown(self.events())])
