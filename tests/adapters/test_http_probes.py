@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
@@ -90,6 +91,13 @@ async def test_metrics_are_text_for_prometheus(world: World, http: httpx.AsyncCl
     reply = await http.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert reply.text == "asked_total 2.0\ngröße 1.0\n" and int(reply.headers["content-length"]) == len(reply.content)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/nowhere"])
+async def test_each_answer_has_the_present_date(http: httpx.AsyncClient, path: str) -> None:
+    before = int(time.time())
+    reply = await http.get(path)
+    assert before <= parsedate_to_datetime(reply.headers["date"]).timestamp() <= time.time()
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])

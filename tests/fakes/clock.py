@@ -49,6 +49,8 @@ class FakeClock:
         finally:
             await cancel_and_wait(waiting)
 
+    def end_sleeps(self) -> None: ...
+
     def advance(self, seconds: float) -> None:
         """Time passes in one leap; sleepers whose moment it passed wake at its end."""
         self._move_to(self._now.mono + seconds)

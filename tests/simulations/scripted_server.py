@@ -62,7 +62,7 @@ class Scripted:
             answer = answer(json.loads(payload).get("offset", 0))
         if isinstance(answer, Exception):
             raise answer
-        return Message(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+        return Message(answer if isinstance(answer, bytes) else json.dumps(answer, separators=(",", ":")).encode())
 
 
 class Reader(JetStreamObserver):

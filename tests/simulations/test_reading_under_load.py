@@ -135,20 +135,32 @@ async def test_a_new_overload_is_seen_where_the_budget_is_too_small() -> None:
         assert {event.subject for event in world.publisher.events} == {SUBJECT}
 
 
+async def test_first_readings_are_soon_complete_beside_many_overloaded_streams() -> None:
+    world = Loaded()
+    world.others(60, "c")
+    for i in range(60):
+        world.js.publish(f"T{i}", f"t{i}", 20_000)
+    async with world.living(DEFAULTS, requests=world.js.requests) as service:
+        began = world.clock.now().mono
+        await world.clock.until(lambda: all(stream.seen for stream in service.registry.streams.values()), "all")
+        # 61 readings of two requests each, at 40 requests a second beside the looks, and as many of those already read.
+        assert world.clock.now().mono - began < 2 * 61 * 2 / 40 + 1
+
+
 async def test_a_list_that_hangs_does_not_keep_the_loop_busy() -> None:
     world = Loaded()
     async with world.living(DEFAULTS, requests=world.js.requests) as service:
         await world.clock.run(5)
         world.js.list_seconds = 30.0
         await world.clock.run(2)
-        turns, next_look = 0, service.poller.looks.next
+        turns, next_look = 0, service.poller.looks.next_single
 
         def counted() -> float:
             nonlocal turns
             turns += 1
             return next_look()
 
-        service.poller.looks.next = counted  # type: ignore[method-assign]
+        service.poller.looks.next_single = counted  # type: ignore[method-assign]
         await world.clock.run(20)
         assert turns < 500, turns
         assert world.age(service) < 1.0

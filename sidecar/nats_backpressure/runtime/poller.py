@@ -1,4 +1,4 @@
-"""Reads JetStream by plan: one loop starts the looks and the readings that are due, each as a task of its own.
+"""Reads JetStream by plan: one loop lists the streams, another one starts the readings that are due, each as a task.
 
 What is due is decided in `core.reading`. At most one list and one reading of single consumers are under way for each
 stream, so that a reading that hangs delays no other stream.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count as count_up
 
 import structlog
@@ -31,7 +31,7 @@ from nats_backpressure.runtime.observations import (
 )
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
-from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY, StreamLooks
+from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY, SHORTEST_SLEEP, StreamLooks
 from nats_backpressure.runtime.stream_poll import StreamPoll
 from nats_backpressure.runtime.stream_readings import StreamReadings
 from nats_backpressure.runtime.subject_registry import FollowedStream
@@ -39,8 +39,6 @@ from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 
-SHORTEST_SLEEP = 0.001
-"""Seconds for which the loop sleeps at least."""
 MAX_STORED_STREAMS = 100
 """Streams followed at a time that only the store knows; each takes two answers to be found gone."""
 WEIGH_EVERY = 1.0
@@ -64,29 +62,32 @@ class Poller:
         count: Callable[[str], None],
         on_streams: Callable[[StreamsReading], None],
         on_read: Callable[[float], None],
+        on_list: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
         discover_every: float = DISCOVER_EVERY,
         requests: RequestBudget | None = None,
     ) -> None:
-        """`requests`: what the observer may still request; without it all that is due begins at once."""
+        """`on_streams` gets a list of streams every `discover_every` seconds, and when there are others; `on_list` each
+        one. `requests`: what the observer may still request; without it all that is due begins at once."""
         self._observer, self._clock, self._budget, self._stale_after = observer, clock, budget, stale_after
         self._intake, self._registry, self._requests = intake, intake.registry, requests
-        self._on_streams = on_streams
+        self._on_streams, self._on_list = on_streams, on_list
         self.polls: dict[str, StreamPoll] = {}
         self.load = Load()
         self._discover_every = discover_every
         self._logged = Once()
-        self._wake = asyncio.Event()
+        self._wake, self._sleeps_until = asyncio.Event(), -math.inf
         self._queue: list[tuple[float, int, StreamPoll, Due]] = []
         """When a reading of each stream is due; an entry counts only while it is the newest of its stream."""
         self._late: dict[str, StreamPoll] = {}
         """Streams of which a reading is due."""
+        self._first_readings_next = False
+        """Whether the next reading to start is a first one, where one is due."""
         self._order = count_up()
         self._weighed_at = self._discovered_at = -math.inf
         self._listed: frozenset[str] = frozenset()
         self._stretched_since: float | None = None
         self._limited_until = -math.inf
         self.looks = StreamLooks(observer, clock, budget, discover_every, count, self._take_list, self._take_look)
-        self.looks.on_listed = self._wake.set
         self.rounds = ReadingRounds(self._registry, clock, stale_after, self._outage, self._read_all)
         self.complete = self.rounds.complete
         self.readings = StreamReadings(
@@ -98,20 +99,25 @@ class Poller:
         """Look and read until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self.readings.tasks = self.rounds.tasks = tasks
+            tasks.create_task(self.looks.list_when_due(), name="list streams")
             while True:
                 self._wake.clear()
-                self.looks.start([poll for poll in self.polls.values() if poll.stream.under], tasks)
+                self.looks.start_singles([poll for poll in self.polls.values() if poll.stream.under], tasks)
                 self._weigh()
                 await self._start_due(tasks)
-                await self._sleep_until(min(self.looks.next(), self._next_start()))
+                until = min(self.looks.next_single(), self._next_start(), self._weighed_at + WEIGH_EVERY)
+                await self._sleep_until(until)
 
     async def _sleep_until(self, at: float) -> None:
         """Until then, or until something else is due earlier."""
+        self._sleeps_until = at
         await self._clock.wait(self._wake, max(SHORTEST_SLEEP, at - self._clock.now().mono))
+        self._sleeps_until = -math.inf
 
     # Streams
 
     def _take_list(self, reading: StreamsReading, at: float) -> None:
+        self._on_list(reading.looks)
         names = frozenset(look.name for look in reading.looks)
         if at - self._discovered_at >= self._discover_every or names != self._listed:
             self._discovered_at, self._listed = at, names
@@ -184,7 +190,6 @@ class Poller:
         match hint:
             case StreamChanged():
                 self.looks.hurry()
-                self._wake.set()
             case ConsumerChanged():
                 poll = self.polls.get(hint.key.stream)
                 known = poll is not None and hint.key in poll.stream.under
@@ -194,6 +199,7 @@ class Poller:
             case ApiLimited():
                 self._limited_until = self._clock.now().mono + LIMITED_FOR
                 self._weighed_at = -math.inf
+                self._wake.set()
             case _:
                 self._intake.hint(hint, self._clock.now())
 
@@ -236,7 +242,7 @@ class Poller:
         if len(self._queue) > 1000 + 4 * len(self.polls):
             self._queue = [(one.due.at, next(self._order), one, one.due) for one in self.polls.values()]
             heapq.heapify(self._queue)
-        if due.at <= self._clock.now().mono:
+        if due.at < self._sleeps_until:
             self._wake.set()
 
     def _collect_late(self, now: float) -> None:
@@ -252,9 +258,19 @@ class Poller:
             self._collect_late(now)
             if not self._late or self._ready_in(now) > 0:
                 return
-            poll = max(self._late.values(), key=lambda late: late.due.lateness(now))
+            poll = self._most_late(now)
             self._start(poll, poll.due, now, tasks)
             await self._clock.sleep(0)  # it takes its turn in the budget
+
+    def _most_late(self, now: float) -> StreamPoll:
+        """The stream that is most late for its interval. Every other time it is one that was never read and has
+        consumers, if there is any: so after a start each of them is read after twice the time that all first readings
+        take, however many of those already read are overloaded."""
+        self._first_readings_next = not self._first_readings_next
+        late = self._late.values()
+        if self._first_readings_next:
+            late = [poll for poll in late if poll.plan.awaits_first_reading] or late
+        return max(late, key=lambda poll: poll.due.lateness(now))
 
     def _ready_in(self, now: float) -> float:
         return 0.0 if self._requests is None else self._requests.ready_in(now)

@@ -244,6 +244,10 @@ class Clock(TimeSource, Protocol):
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
         """Return after `seconds`, or as soon as the event is set."""
 
+    def end_sleeps(self) -> None:
+        """The process is awake for something that comes often: end what should be over by now. Without this call, long
+        sleeps and waits may last a little longer."""
+
     def random(self) -> float:
         """A random number from 0 up to 1, for jitter."""
 

@@ -165,9 +165,9 @@ def build_service(
     requests: RequestBudget | None = None,
     replicas: Replicas | None = None,
 ) -> Service:
-    """Wire the parts of a service to its ports. `on_looks` gets every list of streams, `on_policies` the policies in
-    force at the start and after every change; `requests` limits what the observer requests. Without `replicas` it has
-    no others."""
+    """Wire the parts of a service to its ports. `on_looks` gets a list of streams every `discover_every` seconds and
+    when there are others, `on_policies` the policies in force at the start and after every change; `requests` limits
+    what the observer requests. Without `replicas` it has no others."""
     observe, names = settings.observe, Names(settings.name)
     policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
     effects = EffectRunner(store, publisher, clock, render_state, counts)
@@ -178,7 +178,6 @@ def build_service(
 
     def on_streams(reading: StreamsReading) -> None:
         on_looks(reading.looks)
-        policy_store.take_looks(reading.looks)
         resources.check(reading)
 
     poller = Poller(
@@ -197,6 +196,7 @@ def build_service(
         count=counts.dropped,
         on_streams=on_streams,
         on_read=counts.observed,
+        on_list=policy_store.take_looks,
         discover_every=discover_every,
         requests=requests,
     )

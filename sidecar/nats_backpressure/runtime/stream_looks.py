@@ -21,6 +21,8 @@ DISCOVER_EVERY = 1.0
 """Seconds between two uses of the list of streams for what else it shows: new streams, and our own resources."""
 INFO_SECONDS = 1e-4
 """Server time of STREAM.INFO, until it was measured."""
+SHORTEST_SLEEP = 0.001
+"""Seconds for which a loop of the poller sleeps at least."""
 SMOOTH = 0.1
 """The weight of a new measurement of what a look costs."""
 
@@ -40,7 +42,8 @@ class Looked(Protocol):
 
 
 class StreamLooks:
-    """Starts looks. While a list hangs (a node is down), each watched stream is looked at by itself.
+    """Lists the streams in a loop of its own, and starts looks one by one for the poller: while a list hangs (a node is
+    down), or where that is cheaper, each watched stream is looked at by itself.
 
     The results go to `on_list` and `on_look`, with the monotonic time of the answer.
     """
@@ -61,46 +64,62 @@ class StreamLooks:
         """Seconds between two looks at a stream, as it was lately; an outage does not count."""
         self.requests_per_second = 0.0
         """What looks take now."""
-        self.on_listed: Callable[[], None] = lambda: None
-        """Is called when a list was answered, or failed: the next look may be due earlier than planned."""
         self._streams, self._list_seconds, self._info_seconds = 0, 0.0, INFO_SECONDS
         self._listed_at = self._looked_at = -math.inf
         self._listing_since = math.inf
         self._retry = 0.0
         self._hurried = False
-        self._list_every = self._look_every = 0.0
+        self._wake = asyncio.Event()
+        self._watched, self._listing_looks = 0, True
+        """How many streams are watched, and whether they are looked at by lists."""
+        self._list_every, self._look_every = 0.0, math.inf
 
     def next(self) -> float:
         """Monotonic time at which the next look is due."""
-        by_itself = math.inf if self._look_every == math.inf else self._looked_at + self._look_every
-        if self._listing_since < math.inf:  # its end wakes the loop
-            slow_at = self._listing_since + SLOW_LIST
-            return min(slow_at if self._clock.now().mono < slow_at else math.inf, by_itself)
-        return min(self._listed_at + (self._retry or self._list_every), by_itself)
+        listing = self._listing_since < math.inf
+        return min(math.inf if listing else self._next_list(), self.next_single())
+
+    def _next_list(self) -> float:
+        return self._listed_at + (self._retry or self._list_every)
+
+    def next_single(self) -> float:
+        """Monotonic time at which looks one by one may be due: also when a list begins to hang."""
+        slow_at = self._listing_since + SLOW_LIST
+        return min(slow_at if self._clock.now().mono < slow_at else math.inf, self._next_single())
+
+    def _next_single(self) -> float:
+        return math.inf if self._look_every == math.inf else self._looked_at + self._look_every
 
     def hurry(self) -> None:
         """The streams changed: list them as soon as may be."""
         self._hurried = True
         self._list_every = min(self._list_every, self._budget.min_interval)
+        self._wake.set()
 
-    def start(self, watched: Collection[Looked], tasks: asyncio.TaskGroup) -> None:
-        """Start what is due: a list, or a look at each of the `watched` streams."""
-        now = self._clock.now().mono
-        listing = self._listing_since < math.inf
-        by_list = self._by_list(len(watched), now)
-        if not listing and now >= self._listed_at + (self._retry or self._list_every):
-            if by_list:
-                self._measure(now)
-            self._listed_at = self._listing_since = now
-            self._hurried = False
-            tasks.create_task(self._list(), name="list streams")
-        if not by_list and now >= self._looked_at + self._look_every:
-            self._measure(now)
-            for stream in watched:
-                if not stream.looking and now >= stream.look_after:
-                    stream.looking = True
-                    tasks.create_task(self._look(stream), name=f"look at {stream.name}")
-        self._plan(len(watched), by_list, now)
+    async def list_when_due(self) -> None:
+        """List the streams whenever that is due, until cancelled. At rest this is nearly all that the process does."""
+        while True:
+            self._wake.clear()
+            if (wait := self._next_list() - self._clock.now().mono) > 0:
+                await self._clock.wait(self._wake, max(SHORTEST_SLEEP, wait))
+            else:
+                await self._list()
+                self._clock.end_sleeps()
+
+    def start_singles(self, watched: Collection[Looked], tasks: asyncio.TaskGroup) -> None:
+        """Start a look at each of the `watched` streams by itself, if that is due."""
+        now, before = self._clock.now().mono, self._list_every
+        self._watched = len(watched)
+        self._plan(now)
+        if self._list_every < before:
+            self._wake.set()
+        if now < self._next_single():
+            return
+        self._measure(now)
+        for stream in watched:
+            if not stream.looking and now >= stream.look_after:
+                stream.looking = True
+                tasks.create_task(self._look(stream), name=f"look at {stream.name}")
 
     def _by_list(self, watched: int, now: float) -> bool:
         """Whether the list is cheaper than a look at each watched stream."""
@@ -120,18 +139,19 @@ class StreamLooks:
     def _pages(self) -> int:
         return max(1, -(-self._streams // PAGE))
 
-    def _plan(self, watched: int, by_list: bool, now: float) -> None:
+    def _plan(self, now: float) -> None:
+        self._listing_looks = self._by_list(self._watched, now)
         every = self._budget.look_interval(self._pages, self._list_seconds)
-        if by_list and watched:
-            self._look_every, self._list_every = math.inf, every
+        self._look_every = math.inf
+        if self._listing_looks and self._watched:
+            self._list_every = every
             self.requests_per_second = self._pages / every
             return
         self._list_every = self._budget.min_interval if self._hurried else max(self._discover_every, every)
         self.requests_per_second = self._pages / self._list_every
-        self._look_every = math.inf
-        if watched:
-            self._look_every = self._budget.look_interval(watched, self._info_seconds)
-            self.requests_per_second += watched / self._look_every
+        if self._watched:
+            self._look_every = self._budget.look_interval(self._watched, self._info_seconds)
+            self.requests_per_second += self._watched / self._look_every
 
     def _measure(self, now: float) -> None:
         """A look begins."""
@@ -140,6 +160,10 @@ class StreamLooks:
         self._looked_at = now
 
     async def _list(self) -> None:
+        self._listed_at = self._listing_since = self._clock.now().mono
+        if self._listing_looks:
+            self._measure(self._listed_at)
+        self._hurried = False
         try:
             reading = await self._observer.streams()
         except Unavailable as error:
@@ -154,7 +178,7 @@ class StreamLooks:
             self._on_list(reading, self._clock.now().mono)
         finally:
             self._listing_since = math.inf
-            self.on_listed()
+        self._plan(self._clock.now().mono)
 
     async def _look(self, stream: Looked) -> None:
         try:

@@ -53,6 +53,33 @@ async def test_a_silent_network_is_noticed_by_the_round_trip(server: NatsServer)
         await up(connection, 2)
 
 
+async def test_replies_prove_the_link_so_that_no_round_trip_is_made(
+    server: NatsServer, nc: PlainClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(message: Msg) -> None:
+        await message.respond(b"")
+
+    await nc.subscribe("echo", cb=answer)
+    await nc.flush()
+    async with connected(options(server), probe_every=60) as (connection, _):
+        await up(connection)
+        client, asked = connection.client, 0
+
+        async def request_instead(event: asyncio.Event, *more: object) -> bool:
+            nonlocal asked
+            if asked == 3:
+                event.set()
+                return True
+            await client.request("echo", b"", 5)
+            asked += 1
+            return False
+
+        monkeypatch.setattr("nats_backpressure.adapters.nats.connection.sleep_until", request_instead)
+        monkeypatch.setattr(connection, "_answers", lambda client: pytest.fail("a round trip"))
+        await connection._watch(client)
+        assert asked == 3
+
+
 async def test_one_late_pong_does_not_end_the_connection(server: NatsServer, nc: PlainClient) -> None:
     async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, listener):
         await up(connection)

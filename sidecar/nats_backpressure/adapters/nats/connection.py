@@ -167,8 +167,11 @@ class Connection:
                 denied_at = now if denied_at is None else denied_at
                 if now - denied_at >= self._denied_again:
                     return
+            replies = client.requests.replies
             if not await sleep_until(client.ended, self._clock, self._probe_every):
-                failures = 0 if await self._answers(client) else failures + 1
+                # A reply to a request of our own proves as much as a PONG.
+                answers = client.requests.replies > replies or await self._answers(client)
+                failures = 0 if answers else failures + 1
 
     async def _answers(self, client: PatchedClient) -> bool:
         """Whether a PING is answered in time. Not `rtt`: it cancels a future that a late PONG then meets, and the read

@@ -25,6 +25,7 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamInfo,
     StreamInfoConfig,
 )
+from nats_backpressure.adapters.nats.repeated_list import RepeatedList
 from nats_backpressure.adapters.nats.turns import Turns
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.budget import RequestBudget
@@ -40,6 +41,7 @@ from nats_backpressure.runtime.observations import (
     Unavailable,
 )
 
+FIRST_PAGE = b'{"offset":0}'
 PAGES_LIMIT = 400
 """Pages of one list, of 256 members each; further ones are not read, and the reading is incomplete."""
 CONCURRENT = 8
@@ -72,6 +74,7 @@ class _Listed(Struct, Generic[T]):
     complete: bool
     seconds: float
     """How long the requests took."""
+    pages: int = 0
 
 
 class Requester(Protocol):
@@ -104,7 +107,7 @@ class JetStreamObserver:
         self._connection, self._clock, self._prefix, self._timeout = connection, clock, prefix, timeout
         self._count, self._count_request = count, count_request
         self._budget = budget
-        self._turns = Turns(CONCURRENT, HELD)
+        self._turns, self._repeated = Turns(CONCURRENT, HELD), RepeatedList()
         self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)
 
     async def stream(self, name: str) -> StreamsReading:
@@ -114,14 +117,14 @@ class JetStreamObserver:
 
     async def streams(self) -> StreamsReading:
         async with self._one_connection() as epoch:
-            listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name)
+            first = await self._ask("STREAM.LIST", FIRST_PAGE)
+            if (looks := self._repeated.looks(first[0])) is not None:
+                return StreamsReading(looks, True, first[1], epoch)
+            listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name, first)
         looks = tuple(api_types.stream_look(stream) for stream, _ in listed.items.values())
-        return StreamsReading(
-            looks,
-            listed.complete and not (listed.missing or listed.malformed or listed.unnamed),
-            listed.seconds,
-            epoch,
-        )
+        complete = listed.complete and not (listed.missing or listed.malformed or listed.unnamed)
+        self._repeated.remember(first[0], looks if complete and listed.pages == 1 else None)
+        return StreamsReading(looks, complete, listed.seconds, epoch)
 
     async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
         """The consumers first, then the stream: in this order the pending messages are within what the stream holds."""
@@ -175,12 +178,16 @@ class JetStreamObserver:
         if self._connection.epoch != epoch:
             raise Unavailable("the connection was replaced during the reading")
 
-    async def _list(self, op: str, kind: _ListKind[T], name_of: Callable[[T], str]) -> _Listed[T]:
-        """Page after page; a list that changes meanwhile is read to its end, and is incomplete."""
+    async def _list(
+        self, op: str, kind: _ListKind[T], name_of: Callable[[T], str], first: tuple[bytes, float, Now] | None = None
+    ) -> _Listed[T]:
+        """Page after page; a list that changes meanwhile is read to its end, and is incomplete. `first`: the first
+        page, where it was read already."""
         listed: _Listed[T] = _Listed({}, set(), set(), 0, False, 0.0)
         offset, first_total = 0, None
-        for _ in range(PAGES_LIMIT):
-            data, took, at = await self._ask(op, b'{"offset":%d}' % offset)
+        for listed.pages in range(1, PAGES_LIMIT + 1):
+            data, took, at = first or await self._ask(op, b'{"offset":%d}' % offset)
+            first = None
             page, items, bad = self._page(kind, data)
             listed.seconds += took
             for item in items:

@@ -226,6 +226,11 @@ class StreamPlan:
         return self.answered and not self.consumers and not self.missing
 
     @property
+    def awaits_first_reading(self) -> bool:
+        """Whether it has consumers, was never read, and no try failed."""
+        return self.consumed and not self.answered and not self.retry
+
+    @property
     def slow(self) -> bool:
         """Whether its list is so slow that a node must be down."""
         return self.listed_seconds >= SLOW_LIST

@@ -36,7 +36,7 @@ class Rest:
         return self.times[-1]
 
     def add(self, at: float, look: StreamLook | None = None) -> bool:
-        """Another sample said the same `at` this monotonic time; `look` came with it.
+        """Another equal sample came, `at` this monotonic time; `look` came with it.
 
         True where nothing from before matters any more."""
         times, points = self.times, self.points
