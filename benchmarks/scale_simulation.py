@@ -165,6 +165,8 @@ class VirtualClock:
         except TimeoutError:
             pass
 
+    def end_sleeps(self) -> None: ...
+
     def random(self) -> float:
         return self._random.random()
 

@@ -141,7 +141,7 @@ def _guarded(answer: Answer) -> Answer:
 class _Headers(ServerState):
     """Computes the date when it is sent, where uvicorn does ten times a second."""
 
-    @property  # type: ignore[override]
+    @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"date", formatdate(usegmt=True).encode())]
 

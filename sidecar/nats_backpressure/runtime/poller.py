@@ -267,7 +267,7 @@ class Poller:
         consumers, if there is any: so after a start each of them is read after twice the time that all first readings
         take, however many of those already read are overloaded."""
         self._first_readings_next = not self._first_readings_next
-        late = self._late.values()
+        late = list(self._late.values())
         if self._first_readings_next:
             late = [poll for poll in late if poll.plan.awaits_first_reading] or late
         return max(late, key=lambda poll: poll.due.lateness(now))
