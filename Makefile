@@ -9,6 +9,7 @@ PYTEST_ARGS ?=
 SEED ?=
 FRESH := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 TIMES ?= 25
+ROUNDS ?= 2
 # The tests wait more than they work: more of them side by side than there are processors.
 SIDE_BY_SIDE := -n 4 --dist worksteal
 # Percent; a little below what is reached.
@@ -16,7 +17,7 @@ CORE_FLOOR := 99
 ALL_FLOOR := 94
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions bench bench-overload clean
+.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions chaos bench bench-overload clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,10 @@ test-containers: venv ## only the container story (Docker; installed with apt wh
 
 test-versions: venv ## only the tests on real servers, against each server version
 	$(BIN)/python tests/versions/matrix.py $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+chaos: venv ## faults on real processes, some 15 minutes (SEED=123: the same again; ROUNDS=5: more; PYTEST_ARGS='-k links')
+	@echo "chaos: seed $(FRESH); repeat: make chaos SEED=$(FRESH) ROUNDS=$(ROUNDS)"
+	CHAOS_SEED=$(FRESH) CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal -m chaos $(PYTEST_ARGS)
 
 bench: venv ## what it costs and how fast it is, each figure beside its peer (15 minutes; QUICK=1: 3 minutes, writes nothing)
 	$(BIN)/python -m benchmarks --size $(if $(QUICK),quick,full)$(if $(QUICK),,; code=$$?; PYTHONPATH=. $(BIN)/python -m docs.generate && exit $$code)

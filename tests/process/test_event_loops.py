@@ -28,7 +28,7 @@ async def with_loop(tmp_path: Path, server: NatsServer, loop: str) -> Sidecar:
     sidecar = Sidecar(tmp_path, server.url, QUICK)
     if loop == "asyncio":
         (tmp_path / "sitecustomize.py").write_text(HIDDEN)
-        sidecar._environment["PYTHONPATH"] = str(tmp_path)
+        sidecar.environment["PYTHONPATH"] = str(tmp_path)
     return sidecar
 
 

@@ -10,6 +10,7 @@ import asyncio
 import copy
 import inspect
 import json
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -26,12 +27,15 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
+from nats_backpressure.queries.shared_grants import SharedGrants
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.replicas import Replicas as Others
 from nats_backpressure.runtime.service import Service, build_service
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 from tests.fakes.observer import FakeJetStream
+from tests.fakes.replica_channel import FakeBus, FakeReplicaChannel
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
 from tests.simulations.running_service import FakePolicies, Quiet
 from tests.support.event_checks import answer_problems, event_problems, shown, state_problems
@@ -69,16 +73,29 @@ class Clock(FakeClock):
         self._shared, self._boot, self.wall = shared, boot, wall
         self._running = asyncio.Event()
         self._running.set()
+        self._waiting: list[Callable[[], object]] = []
 
     @property
     def suspended(self) -> bool:
         return not self._running.is_set()
 
     def suspend(self) -> None:
+        """SIGSTOP."""
         self._running.clear()
 
     def resume(self) -> None:
+        """SIGCONT: what came meanwhile comes at once."""
         self._running.set()
+        waiting, self._waiting = self._waiting, []
+        for take in waiting:
+            take()
+
+    def when_running(self, take: Callable[[], object]) -> None:
+        """Call it now, or when the process goes on."""
+        if self.suspended:
+            self._waiting.append(take)
+        else:
+            take()
 
     async def turn(self) -> None:
         """Return when the process runs."""
@@ -94,34 +111,64 @@ class Clock(FakeClock):
 
 
 class Link:
-    """The connection of one replica. `cut`: it is closed, and each request fails at once. `half_open`: nothing passes
-    and nothing fails before its time; what was sent is lost, or arrives when it passes again (`arrives_late`)."""
+    """The connection of one replica. While it is `cut`, each request fails at once. While it is `half_open`, nothing
+    passes and nothing fails before its time; what was sent is lost, or arrives once it passes again."""
 
     def __init__(self, clock: Clock, shared: FakeClock, dice: random.Random, served: set[asyncio.Task[Any]]) -> None:
         self._clock, self._shared, self._dice, self._served = clock, shared, dice, served
-        self.cut = self.half_open = False
+        self._cut = self._half_open = False
         self.arrives_late = True
+        """Whether what was sent while it was half open arrives when it passes again."""
         self.delay: Callable[[], float] = lambda: self._dice.uniform(0.0, 0.004)
         """Seconds of one way."""
         self.lost = 0.0
         """Share of the replies that are lost."""
-        self._stuck: list[Callable[[], Awaitable[Any]]] = []
+        self.made_at, self.broken_at = clock.now().mono, math.inf
+        self._stuck: list[Callable[[], object]] = []
+
+    @property
+    def cut(self) -> bool:
+        return self._cut
+
+    @cut.setter
+    def cut(self, cut: bool) -> None:
+        if cut:
+            self._stuck = []
+        elif self._cut:
+            self.made_at = self._clock.now().mono
+        self._cut = cut
+
+    @property
+    def half_open(self) -> bool:
+        return self._half_open
+
+    @half_open.setter
+    def half_open(self, half_open: bool) -> None:
+        self._half_open = half_open
+        self.broken_at = self._clock.now().mono if half_open else math.inf
 
     def heal(self) -> None:
         self.cut = self.half_open = False
         stuck, self._stuck = self._stuck, []
-        for request in stuck if self.arrives_late else ():
-            self._serve(request)
+        for send in stuck if self.arrives_late else ():
+            send()
+
+    def carry(self, send: Callable[[], object]) -> None:
+        """A message in either direction that nobody waits for."""
+        if self.half_open:
+            self._stuck.append(send)
+        elif not self.cut:
+            send()
 
     async def call(self, request: Callable[[], Awaitable[Any]]) -> Any:
         """What the server returns to a request."""
         if self.cut:
             raise Unavailable("not connected")
         if self.half_open:
-            self._stuck.append(request)
+            self._stuck.append(lambda: self._serve(request))
             await self._fail()
         answer = await asyncio.shield(self._serve(request))
-        if self.half_open or self.cut or self._dice.random() < self.lost:
+        if self.cut or self.half_open or self._dice.random() < self.lost:
             await self._fail()
         await self._clock.sleep(self.delay())
         return answer
@@ -182,6 +229,26 @@ class RemoteObserver(Remote):
         return replace(sample, at=self._clock.now())
 
 
+class RemoteChannel:
+    """The ReplicaChannel of a replica: its messages cross the link, too."""
+
+    def __init__(self, channel: FakeReplicaChannel, link: Link, clock: Clock) -> None:
+        self._channel, self._link, self._clock = channel, link, clock
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self._link.carry(lambda: self._channel.publish(topic, payload))
+
+    def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
+        def arrived(topic: str, payload: bytes) -> None:
+            self._link.carry(lambda: self._clock.when_running(lambda: receive(topic, payload)))
+
+        self._channel.listen(topic, arrived)
+
+    def listening_time(self, since: float) -> float:
+        until = min(self._clock.now().mono, self._link.broken_at)
+        return 0.0 if self._link.cut else max(0.0, until - max(since, self._link.made_at))
+
+
 class Replica:
     """One process: it starts, is killed, is stopped in order, is suspended and goes on."""
 
@@ -190,7 +257,9 @@ class Replica:
         self.clock: Clock
         self.link: Link
         self.service: Service
-        self._decisions: DecisionService
+        self.decisions: DecisionService
+        self.channel: RemoteChannel
+        self.others: Others
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -210,6 +279,10 @@ class Replica:
         dice = replicas.dice
         self.clock = Clock(replicas.clock, dice.uniform(0, 1e6), replicas.skew(self.name), dice.randrange(2**32))
         self.link = Link(self.clock, replicas.clock, dice, replicas.served)
+        self.channel = RemoteChannel(replicas.bus.channel(self.name), self.link, self.clock)
+        counts = Quiet()
+        life = replicas.next_life()
+        self.others = Others(self.channel, self.clock, self.name, f"{self.name}.{life}", counts)
         self.service = build_service(
             self.settings,
             self.clock,
@@ -218,19 +291,23 @@ class Replica:
             Remote(replicas.publisher, self.link),
             replicas.policies,
             replicas.ensure,
-            Quiet(),
-            writer=f"{self.name}.{replicas.next_life()}",
+            counts,
+            writer=f"{self.name}.{life}",
             render_state=serialize.state_value,
             render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, self.name, now, leaving),
+            replicas=self.others,
             **replicas.more(self),
         )
-        self._decisions = DecisionService(self.service.registry, self.clock)
+        registry = self.service.registry
+        self.decisions = DecisionService(registry, self.clock)
+        SharedGrants(self.decisions.grants, self.others, self.channel, self.clock, counts, registry.reading_of)
         self._stopping = asyncio.Event()
         self._task = asyncio.create_task(self.service.run(self._stopping, 1.0), name=self.name)
 
     async def kill(self) -> None:
         """At once, between two steps; it gets no reply any more, and says nothing."""
         self.link.cut = True
+        self._replicas.bus.channels.pop(self.name, None)
         self.clock.resume()
         if self._task is not None:
             await cancel_and_wait((self._task,))
@@ -248,7 +325,7 @@ class Replica:
         if not self.answering:
             return None
         try:
-            decision = self._decisions.decide_gateway(SUBJECT, GatewayRequest(), self.clock.now())
+            decision = self.decisions.decide_gateway(SUBJECT, GatewayRequest(), self.clock.now())
         except RequestRefused:
             return None
         answer: dict[str, Any] = msgspec.to_builtins(decision)
@@ -272,6 +349,7 @@ class Replicas:
         self.js.add_stream(KEY.stream, (SUBJECT,))
         self.js.add_consumer(KEY, ConsumerConfig())
         self.store, self.publisher, self.policies = FakeStateStore(), FakeEventPublisher(), FakePolicies()
+        self.bus = FakeBus(self.clock, seed)
         self.settings, self.skew, self.more = settings, skew, more
         self.served: set[asyncio.Task[Any]] = set()
         self.all: dict[str, Replica] = {}

@@ -35,9 +35,9 @@ class Sidecar:
         self.log_path = where / f"sidecar-{self.port}.log"
         self._config = where / f"config-{self.port}.yaml"
         self.configure(config or {})
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("NATS_")}
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("NATS_")}
         if url is not None:
-            self._environment["NATS_URL"] = url
+            self.environment["NATS_URL"] = url
         self._arguments = arguments
         self.process: asyncio.subprocess.Process | None = None
 
@@ -60,12 +60,13 @@ class Sidecar:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "nats_backpressure", "run", "--config", str(self._config), *self._arguments),
-                env=self._environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
             )
 
     async def kill(self) -> None:
+        """kill -9. Harmless when it has already ended."""
         if self.process is not None and self.process.returncode is None:
             with suppress(ProcessLookupError):
                 self.process.kill()
@@ -78,6 +79,19 @@ class Sidecar:
         self.process.send_signal(how)
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.process.wait(), time.monotonic() - began
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay open, and it does nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     @property
     def log(self) -> str:

@@ -1,0 +1,49 @@
+"""The seed of the chaos, and a server with an installation on it.
+
+`make chaos` gives every test the same seed and prints it; `make chaos SEED=...` repeats it. A seed decides what is done
+and when; how the processes take their turns it does not.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.installation import Installation
+from tests.support.servers import NatsServer
+
+SEED = int(os.environ.get("CHAOS_SEED") or 1)
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 2)
+"""Overloads of one test."""
+
+Install = Callable[..., Awaitable[Installation]]
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of this test."""
+    print(f"chaos: seed {SEED}; repeat: make chaos SEED={SEED} PYTEST_ARGS='-k {request.node.name}'")
+    return random.Random(f"{SEED} {request.node.name}")
+
+
+@pytest.fixture
+def rounds() -> int:
+    return ROUNDS
+
+
+@pytest.fixture
+async def install(server: NatsServer, tmp_path: Path) -> AsyncIterator[Install]:
+    """A function that starts this many sidecars: `await install(3)`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(n: int, **more: Any) -> Installation:
+            assert server.port is not None
+            return await stack.enter_async_context(Installation(tmp_path, [server.port], n, **more))
+
+        yield start

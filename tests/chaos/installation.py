@@ -1,0 +1,349 @@
+"""Several sidecars as processes, each behind proxies of its own, beside one server or cluster; the load on them, and
+what must hold afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any, Self, TypeVar
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import StreamConfig
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.event_checks import answer_problems, event_problems, last_status, shown, state_problems
+from tests.support.proxy import Proxy
+from tests.support.router import CONSUMER
+from tests.support.sidecar import SUBJECT, Sidecar, eventually
+
+T = TypeVar("T")
+
+FAST: dict[str, Any] = {
+    "subjects": [">"],
+    "pending": {"warn": 5, "critical": 10, "overload": 20},
+    "drain_seconds": {"overload": 1_000_000},
+    "recovery_hold_seconds": 0.2,
+    "stall_seconds": 3600,
+}
+"""A policy under which more than MARK waiting messages are an overload, which is over 0.2 s after they are gone."""
+MARK, OVERLOAD = 20, 60
+EVENTS, BUCKET = "BACKPRESSURE_EVENTS", "KV_backpressure_state"
+SEEN_WITHIN = 60.0
+"""Seconds within which a change is published, whatever fails meanwhile."""
+SETTLED_WITHIN = 15.0
+"""Seconds after the last fault and the last change within which all agree."""
+STEADY_FOR = 1.5
+"""Seconds for which they must go on to agree."""
+DECISIONS = 8
+"""Requests whose answers are compared; any replica may answer."""
+STATUS_NAMES = {-1.0: "unknown", 0.0: "inactive", 1.0: "warning", 2.0: "active"}
+
+
+@dataclass
+class Replica:
+    """One sidecar, and the links to each server."""
+
+    name: str
+    sidecar: Sidecar
+    links: list[Proxy]
+
+    async def kill(self) -> None:
+        await self.sidecar.kill()
+
+    async def terminate(self) -> None:
+        """SIGTERM; it must exit with 0."""
+        code, _ = await self.sidecar.end(SIGTERM)
+        assert code == 0, self.sidecar.log[-2000:]
+
+    async def restart(self) -> None:
+        if not self.sidecar.alive:
+            await self.sidecar.start()
+
+    def partition(self) -> None:
+        """Its connections are reset, and new ones refused."""
+        for link in self.links:
+            link.refuse()
+
+    def half_open(self) -> None:
+        """Its connections stay open, and nothing passes."""
+        for link in self.links:
+            link.black_hole()
+
+    def heal(self) -> None:
+        for link in self.links:
+            link.forward()
+
+
+class Installation:
+    """`async with Installation(where, urls, ports, 3) as installation:` is ready inside and gone after."""
+
+    def __init__(
+        self,
+        where: Path,
+        ports: Sequence[int],
+        n: int,
+        *,
+        policy: Mapping[str, Any] = FAST,
+        observe: Mapping[str, Any] | None = None,
+        stream: StreamConfig | None = None,
+        copies: int = 1,
+        settings: Mapping[str, Any] | None = None,
+        login: str = "",
+    ) -> None:
+        self._where, self._ports, self._n, self._copies = where, ports, n, copies
+        self.config: dict[str, Any] = {
+            "policies": [dict(policy)],
+            "observe": dict(observe or {}),
+            "publish": {"replicas": copies},
+            **(settings or {}),
+        }
+        self._stream, self._login = stream, login
+        self.nc: Client
+        self.replicas: dict[str, Replica] = {}
+        self.overloads = 0
+        """How many there were: the truth."""
+        self._events: list[dict[str, Any]] = []
+        self._read_to = 0
+        self.live: list[dict[str, Any]] = []
+        """Every event as it was published, each once; some may be missing where the server was away."""
+        self.trust_live = False
+        """Whether `events` are those published, not those in the stream: for what removes events from the stream."""
+        self._events_created: Any = None
+        self._stack = AsyncExitStack()
+
+    def __getitem__(self, i: int) -> Replica:
+        return self.replicas[f"i{i}"]
+
+    async def __aenter__(self) -> Self:
+        try:
+            urls = [f"nats://{self._login}127.0.0.1:{port}" for port in self._ports]
+            self.nc = await nats.connect(
+                urls, reconnect_time_wait=0.1, max_reconnect_attempts=-1, ping_interval=1, error_cb=_ignore
+            )
+            self._stack.push_async_callback(self.nc.close)
+            await self.nc.subscribe("backpressure.v1.event.>", cb=self._receive)
+            await self.make_stream()
+            for i in range(self._n):
+                await self.add(f"i{i}")
+            for replica in self.replicas.values():
+                await replica.sidecar.observing()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def make_stream(self) -> None:
+        config = self._stream or StreamConfig(name="ROUTER", subjects=[SUBJECT])
+        config.num_replicas = self._copies
+        await lasting(lambda: self.nc.jetstream().add_stream(config))
+        await self.make_consumer()
+
+    async def make_consumer(self) -> None:
+        await lasting(lambda: self.nc.jetstream().add_consumer("ROUTER", CONSUMER))
+
+    async def add(
+        self, name: str, environment: Mapping[str, str] | None = None, login: str | None = None, **config: Any
+    ) -> Replica:
+        """One more replica; `config` replaces parts of the settings of all."""
+        links = [await self._stack.enter_async_context(Proxy(port)) for port in self._ports]
+        user = self._login if login is None else login
+        url = ",".join(f"nats://{user}127.0.0.1:{link.port}" for link in links)
+        sidecar = Sidecar(self._where, url, {"instance": name, **self.config, **config})
+        sidecar.environment |= environment or {}
+        await self._stack.enter_async_context(sidecar)
+        self.replicas[name] = Replica(name, sidecar, links)
+        return self.replicas[name]
+
+    # What the load does
+
+    async def overload(self, n: int = OVERLOAD, *, seen: bool = True) -> None:
+        """An overload begins; with `seen` this returns once it is published."""
+        self.overloads += 1
+        await self.publish(n)
+        if seen:
+            await self.led_to("warning", "active")
+
+    async def publish(self, n: int) -> None:
+        for _ in range(n):
+            await lasting(lambda: self.nc.jetstream().publish(SUBJECT, b"decide", timeout=1))
+
+    async def calm(self, *, seen: bool = True) -> None:
+        """All that waits is done; with `seen` this returns once that is published."""
+        await self.work()
+        if seen:
+            await self.led_to("inactive")
+
+    async def work(self, leave: int = 0) -> None:
+        """Take and acknowledge messages until no more than `leave` wait."""
+        js = self.nc.jetstream()
+        while True:
+            info = await lasting(lambda: js.consumer_info("ROUTER", "router"))
+            if info.num_pending <= leave and not info.num_ack_pending:
+                return
+            with suppress(Exception):
+                pull = await js.pull_subscribe_bind("router", "ROUTER")
+                for message in await pull.fetch(max(1, min(500, info.num_pending - leave)), timeout=0.5):
+                    await message.ack()
+                await pull.unsubscribe()
+                await self.nc.flush()
+
+    async def led_to(self, *statuses: str, seconds: float = SEEN_WITHIN) -> None:
+        """Wait until the published events lead to one of these."""
+
+        async def is_published() -> bool:
+            return last_status(await self.events())[0] in statuses
+
+        try:
+            await eventually(is_published, f"events that lead to {statuses}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self.report()}") from None
+
+    async def published(self, kind: str, n: int = 1, seconds: float = SEEN_WITHIN) -> None:
+        """Wait until there are `n` events of a type."""
+
+        async def enough() -> bool:
+            return sum(event["type"] == kind for event in await self.events()) >= n
+
+        await eventually(enough, f"{n} {kind}", seconds)
+
+    # What is to be seen
+
+    async def events(self) -> list[dict[str, Any]]:
+        """All events that the stream has, in its order; those known where it does not answer."""
+        if self.trust_live:
+            return self.live
+        with suppress(Exception):
+            js = self.nc.jetstream(timeout=1)
+            info = await js.stream_info(EVENTS)
+            if info.created != self._events_created or info.state.last_seq < self._read_to:
+                self._events, self._read_to, self._events_created = [], 0, info.created
+            for n in range(max(self._read_to + 1, info.state.first_seq), info.state.last_seq + 1):
+                self._events.append(json.loads((await js.get_msg(EVENTS, n)).data or b""))
+                self._read_to = n
+        return self._events
+
+    async def _receive(self, message: Msg) -> None:
+        event = json.loads(message.data)
+        if all(event["id"] != other["id"] for other in self.live):
+            self.live.append(event)
+
+    def forget_events(self) -> None:
+        """Read the whole stream again: the server has another one now."""
+        self._events, self._read_to = [], 0
+
+    async def state(self) -> dict[str, Any] | None:
+        """What is stored; None where there is no key, or nothing that can be read."""
+        try:
+            message = await self.nc.jetstream(timeout=1).get_last_msg(BUCKET, f"$KV.backpressure_state.{SUBJECT}")
+            state = json.loads(message.data or b"")
+        except Exception:
+            return None
+        return state if isinstance(state, dict) and "record" in state else None
+
+    async def gauges(self) -> dict[str, str | None]:
+        """The status that the metrics page of each replica shows; None where it has none."""
+        return {name: await _shown_status(replica.sidecar) for name, replica in self._present()}
+
+    async def decisions(self) -> dict[str, dict[str, Any] | None]:
+        """Answers of the decision service, by any replica."""
+        answers: dict[str, dict[str, Any] | None] = {}
+        for n in range(DECISIONS):
+            try:
+                reply = await self.nc.request(f"backpressure.v1.decide.gateway.{SUBJECT}", timeout=1)
+                answers[f"answer {n}"] = json.loads(reply.data)
+            except Exception:
+                answers[f"answer {n}"] = None
+        return answers
+
+    async def event_counts(self, window: str) -> dict[str, int]:
+        """What `get.metrics` of any replica counts in a window."""
+        payload = json.dumps({"windows": [window]}).encode()
+        reply = await self.nc.request(f"backpressure.v1.get.metrics.{SUBJECT}", payload, timeout=2)
+        counts: dict[str, int] = json.loads(reply.data)["windows"][window]["events"]
+        return counts
+
+    async def problems(self) -> list[str]:
+        """Where bucket, events, answers and metrics disagree now."""
+        state, events = await self.state(), await self.events()
+        if state is None:
+            return ["nothing is stored that can be read"]
+        gauges = (await self.gauges()).items()
+        return [
+            *state_problems(events, state),
+            *answer_problems(state, await self.decisions()),
+            *(
+                f"{name} shows {status}, stored is {state['status']}"
+                for name, status in gauges
+                if status != state["status"]
+            ),
+        ]
+
+    async def agree(self, seconds: float = SETTLED_WITHIN) -> None:
+        """Bucket, events, answers and metrics agree within this time, and go on to."""
+        problems: list[str] = []
+
+        async def agreed() -> bool:
+            problems[:] = await self.problems()
+            return not problems
+
+        try:
+            await eventually(agreed, "all to agree", seconds)
+        except AssertionError:
+            raise AssertionError("\n".join([*problems, await self.report()])) from None
+        await asyncio.sleep(STEADY_FOR)
+        problems = await self.problems()
+        assert not problems, "\n".join([*problems, await self.report()])
+
+    async def check(self, *, after: int = 0) -> None:
+        """All agree, the events are right, there are as many incidents as overloads, and no sidecar has failed."""
+        await self.agree()
+        problems = event_problems(await self.events(), self.overloads, after)
+        problems += [f"{r.name} exited: {r.sidecar.log[-2000:]}" for r in self.replicas.values() if _failed(r.sidecar)]
+        assert not problems, "\n".join([*problems, await self.report()])
+
+    async def report(self) -> str:
+        state = await self.state()
+        stored = {k: state[k] for k in ("status", "action", "incident", "epoch", "seq", "freshness")} if state else None
+        return f"events:\n{shown(await self.events())}\nstored: {stored}\nmetrics: {await self.gauges()}"
+
+    def _present(self) -> list[tuple[str, Replica]]:
+        return [(name, replica) for name, replica in self.replicas.items() if replica.sidecar.alive]
+
+
+def _failed(sidecar: Sidecar) -> bool:
+    """Whether it ended by itself with an error, not by a signal of ours."""
+    return sidecar.process is not None and (sidecar.process.returncode or 0) > 0
+
+
+async def _shown_status(sidecar: Sidecar) -> str | None:
+    with suppress(OSError):
+        _, text = await sidecar.get("/metrics")
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "router_backpressure_status" and sample.labels.get("subject") == SUBJECT:
+                    return STATUS_NAMES[sample.value]
+    return None
+
+
+async def lasting(request: Callable[[], Awaitable[T]], seconds: float = SEEN_WITHIN) -> T:
+    """The answer to a request that may fail while the server is away."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await request()
+            except Exception:
+                await asyncio.sleep(0.1)
+
+
+async def _ignore(error: Exception) -> None:
+    """What breaks the test's own connection is what the test does."""

@@ -1,0 +1,61 @@
+"""Rights are taken away and given back, and passwords change, by a reload of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.installation import Installation
+from tests.conftest import StartServer
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+
+def users(password: str = "first", permissions: str = "") -> str:
+    return (
+        "authorization { users: [ { user: all, password: all }, "
+        f"{{ user: bp, password: {password}, permissions: {{ {permissions} }} }} ] }}"
+    )
+
+
+DENIED = {
+    "all requests": 'publish: { deny: "$JS.API.>" }',
+    "state and events": 'publish: { deny: ["$KV.>", "backpressure.v1.event.>"] }',
+    "inbox": 'subscribe: { deny: "_INBOX.>" }',
+}
+
+
+@pytest.mark.parametrize("denied", DENIED.values(), ids=DENIED)
+async def test_rights_are_taken_away_for_a_while(start_server: StartServer, tmp_path: Path, denied: str) -> None:
+    server = await start_server(users())
+    async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
+        for name in ("i0", "i1"):
+            await (await installation.add(name, login="bp:first@")).sidecar.observing()
+        await installation.overload()
+        server.reload(users(permissions=denied))
+        await installation.calm(seen=False)
+        await asyncio.sleep(3.0)
+        server.reload(users())
+        await installation.led_to("inactive")
+        await installation.overload()
+        await installation.calm()
+        await installation.check()
+
+
+async def test_the_password_changes(start_server: StartServer, tmp_path: Path) -> None:
+    """The file is replaced before the server takes the new one; nothing is restarted."""
+    secret = tmp_path / "password"
+    secret.write_text("first")
+    server = await start_server(users("first"))
+    login = {"nats": {"user": "bp", "password_file": str(secret)}}
+    async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
+        for name in ("i0", "i1"):
+            await (await installation.add(name, login="", **login)).sidecar.observing()
+        for password in ("second", "third"):
+            await installation.overload()
+            secret.write_text(password)
+            server.reload(users(password))
+            await installation.calm()
+        await installation.check()

@@ -1,0 +1,91 @@
+"""A cluster of three nodes: one is killed, leaders move, the majority is lost and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.installation import BUCKET, EVENTS, Installation
+from tests.support.cluster import Cluster
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+
+InstallHere = Callable[[int], Awaitable[tuple[Cluster, Installation]]]
+
+
+@pytest.fixture
+async def install_on_cluster(tmp_path: Path) -> AsyncIterator[InstallHere]:
+    async with AsyncExitStack() as stack:
+
+        async def start(n: int) -> tuple[Cluster, Installation]:
+            cluster = await stack.enter_async_context(Cluster(tmp_path))
+            installation = Installation(tmp_path, cluster.ports, n, copies=3)
+            return cluster, await stack.enter_async_context(installation)
+
+        yield start
+
+
+async def test_nodes_are_killed(install_on_cluster: InstallHere, dice: random.Random, rounds: int) -> None:
+    cluster, installation = await install_on_cluster(3)
+    for _ in range(rounds):
+        for change in (installation.overload, installation.calm):
+            node = dice.choice(cluster.nodes)
+            changing = asyncio.create_task(change())
+            await asyncio.sleep(dice.uniform(0.0, 0.3))
+            await node.kill()
+            await changing
+            await node.start()
+            await cluster.ready()
+    await installation.check()
+
+
+async def test_leaders_move_all_the_time(install_on_cluster: InstallHere, dice: random.Random, rounds: int) -> None:
+    _, installation = await install_on_cluster(3)
+
+    async def step_down() -> None:
+        places = [f"STREAM.LEADER.STEPDOWN.{name}" for name in (BUCKET, EVENTS, "ROUTER")]
+        places += ["META.LEADER.STEPDOWN", "CONSUMER.LEADER.STEPDOWN.ROUTER.router"]
+        while True:
+            with suppress(Exception):
+                await installation.nc.request(f"$JS.API.{dice.choice(places)}", timeout=1)
+            await asyncio.sleep(dice.uniform(0.2, 1.0))
+
+    moving = asyncio.create_task(step_down())
+    for _ in range(rounds):
+        await installation.overload()
+        await installation.calm()
+    moving.cancel()
+    await installation.check()
+
+
+async def test_one_node_is_down_for_long(install_on_cluster: InstallHere, dice: random.Random, rounds: int) -> None:
+    cluster, installation = await install_on_cluster(2)
+    node = dice.choice(cluster.nodes)
+    await node.kill()
+    for _ in range(rounds):
+        await installation.overload()
+        await asyncio.sleep(10.0)
+        await installation.calm()
+    await node.start()
+    await cluster.ready()
+    await installation.check()
+
+
+async def test_the_majority_is_lost_and_comes_back(install_on_cluster: InstallHere, dice: random.Random) -> None:
+    """Without it nothing can be written: the last status stays, and no event is invented."""
+    cluster, installation = await install_on_cluster(2)
+    await installation.overload()
+    away = dice.sample(cluster.nodes, 2)
+    for node in away:
+        await node.kill()
+    await asyncio.sleep(25.0)
+    for node in away:
+        await node.start()
+    await cluster.ready()
+    await installation.calm()
+    await installation.check()
