@@ -47,6 +47,12 @@ class ActivePolicies:
         self._snapshot = PolicySnapshot("", {})
         self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
         self.layers = Layers(self._file, (), guard)
+        self.mark = self._file_mark()
+        """Identifies the policies of the file, its guard, and whether metadata is trusted: what replicas of one
+        installation may have different. The bucket is common to all."""
+
+    def _file_mark(self) -> str:
+        return hashlib.sha256(repr((self._file, self._guard, self._trust)).encode()).hexdigest()[:12]
 
     def effective(self, subject: str, key: ConsumerKey | None = None) -> Effective:
         """The policy of a consumer of a subject; without `key`, of the consumers that no entry names."""
@@ -63,6 +69,7 @@ class ActivePolicies:
         """Put in force what `sources` returned earlier."""
         self._file, self._guard, self._trust = sources.file, sources.guard, sources.trust_metadata
         self._bucket = {key: _LastGood("", good) for key, good in sources.bucket.items()}
+        self.mark = self._file_mark()
         self._layer()
         own = self._own if self._trust else {}
         self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own.items()}
@@ -100,6 +107,7 @@ class ActivePolicies:
             yield Refusal(_subject(key), Rejection(mark, _bounded(problems))) if problems else None
         self._file, self._guard, self._snapshot, self._bucket = file, guard, snapshot, bucket
         if again:
+            self.mark = self._file_mark()
             own = self._own.items()
             self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own}
         self._layer()

@@ -20,6 +20,7 @@ from nats_backpressure.core.status.freshness import (
     status_proof,
     subject_freshness,
 )
+from nats_backpressure.core.subject.other_policies import is_foreign
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.refusal_expiry import OPENING_STEP, holds_for
@@ -175,6 +176,8 @@ class SubjectLookup:
         admission = gateway_admission.current_admission(
             policy, status, freshness, last, now.mono - opens_at, state.shedding
         )
+        if freshness is Freshness.KNOWN and is_foreign(record, self._service.policies.mark):
+            admission = last  # as its writer judged it, like the status
         override = in_force(policy, now)
         admission = gateway_admission.with_override(admission, override, policy)
         # The stored reasons follow with the next write; an override is named exactly while it is in force.

@@ -22,6 +22,7 @@ from nats_backpressure.core.subject.inputs import (
     RecordCreated,
     RecordLoaded,
     RemoveKey,
+    ReportDifference,
     WriteConflict,
     WriteDone,
     WriteFailing,
@@ -40,7 +41,7 @@ from nats_backpressure.runtime.ports import (
     Unpublishable,
 )
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
-from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, within
+from nats_backpressure.runtime.tasks import Once, backoff, cancel_and_wait, within
 from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
@@ -87,6 +88,8 @@ class EffectRunner:
         self._registry: SubjectRegistry
         self._tasks: asyncio.TaskGroup
         self._running: set[asyncio.Task[None]] = set()
+        self._differing = Once()
+        """Marks of other policies that differ from ours about some subject."""
 
     def start(self, registry: SubjectRegistry, tasks: asyncio.TaskGroup) -> None:
         """Feed outcomes to `registry`, and run as tasks of `tasks`; to be called before `perform`."""
@@ -95,9 +98,24 @@ class EffectRunner:
     def perform(self, effects: Iterable[Effect]) -> None:
         """Begin each of them; a subject never has more than one write and one publish under way."""
         for effect in effects:
+            if isinstance(effect, ReportDifference):
+                self._report_difference(effect)
+                continue
             task = self._tasks.create_task(self._retry(effect), name=f"{VERBS[type(effect)]} {effect.subject}")
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+
+    def _report_difference(self, effect: ReportDifference) -> None:
+        self._counts.dropped("judged_otherwise")
+        if self._differing.first(effect.stored.policy_mark):
+            log.warning(
+                "policies.differ",
+                subject=effect.subject,
+                stored=effect.stored.status.word,
+                ours=effect.ours.status.word,
+                policies_of_stored=effect.stored.policy_mark,
+                hint="replicas have different settings files; what is stored holds until those that wrote it are gone",
+            )
 
     async def finish(self, seconds: float) -> None:
         """Let running effects end, for `seconds` at most."""

@@ -54,20 +54,18 @@ class Replica(Struct, frozen=True):
 class Replicas:
     """The other replicas. `on_change` is called whenever one comes, goes, or reports something new."""
 
-    def __init__(
-        self, channel: ReplicaChannel, clock: Clock, instance: str, id_: str, counts: ServiceCounts, policies: str = ""
-    ) -> None:
+    def __init__(self, channel: ReplicaChannel, clock: Clock, instance: str, id_: str, counts: ServiceCounts) -> None:
         self.id, self.instance = id_, instance
-        self.policies, self.writes = policies, True
+        self.policies, self.writes = "", True
         self.others: Bounded[str, Replica] = Bounded(MOST_REPLICAS)
         """By id; only `update` and messages change it."""
         self.departed: Bounded[str, None] = Bounded(MOST_REPLICAS)
         """Names of the instances that reported that they stop."""
         self.on_change: Callable[[], None] = lambda: None
         self._channel, self._clock, self._counts = channel, clock, counts
-        self._started_at, self._leaving = clock.now().mono, False
+        self._started_at, self._early, self._leaving = clock.now().mono, True, False
         self._due = asyncio.Event()
-        self._share = ALONE
+        self._share, self._marks = ALONE, frozenset[str]()
         channel.listen(PRESENCE, self._receive)
 
     async def run(self) -> None:
@@ -78,6 +76,12 @@ class Replicas:
             self.update()
             await self._clock.sleep(ANSWERS_APART)
             await self._clock.wait(self._due, EVERY - ANSWERS_APART)
+
+    def set_policies(self, mark: str) -> None:
+        """The policies of the settings file have this mark now."""
+        if mark != self.policies:
+            self.policies = mark
+            self._due.set()
 
     def leave(self) -> None:
         """Report that this replica stops."""
@@ -104,11 +108,12 @@ class Replicas:
         count = self._share.replicas
         return Share(count, (self._share.rank + crc32(consumer.encode())) % count)
 
-    def writes_under(self, policies: str) -> bool:
-        """Whether another replica with these policies can write; yes while it is too early to know."""
-        if self._channel.listening_time(self._started_at) < FIRST_ANSWERS:
-            return True
-        return any(one.presence.policies == policies and one.presence.writes for one in self.others.values())
+    def marks(self) -> frozenset[str] | None:
+        """The marks of the policies of the others that can write; None while it is too early to know."""
+        if self._early and self._channel.listening_time(self._started_at) < FIRST_ANSWERS:
+            return None
+        self._early = False
+        return self._marks
 
     def _silence(self, since: float) -> float:
         return self._channel.listening_time(since)
@@ -137,4 +142,6 @@ class Replicas:
     def _changed(self) -> None:
         ids = sorted([self.id, *self.others])
         self._share = Share(len(ids), ids.index(self.id))
+        presences = [one.presence for one in self.others.values()]
+        self._marks = frozenset(presence.policies for presence in presences if presence.writes)
         self.on_change()

@@ -200,8 +200,14 @@ def build_service(
         discover_every=discover_every,
         requests=requests,
     )
-    updates = PolicyUpdates(registry, publisher, clock, counts, on_policies)
     replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
+
+    def on_change(sources: Sources) -> None:
+        replicas.set_policies(policies.mark)
+        on_policies(sources)
+
+    registry.other_marks = replicas.marks
+    updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas)
-    on_policies(policies.sources)
+    on_change(policies.sources)
     return Service(clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, replicas, tick)

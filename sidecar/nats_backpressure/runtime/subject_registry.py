@@ -123,6 +123,8 @@ class SubjectRegistry:
         """Seconds until each stream was read once, as planned under the present load; 0 where all were."""
         self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
         """Is called with members that something else than a reading may have moved above a mark."""
+        self.other_marks: Callable[[], frozenset[str] | None] = frozenset
+        """The marks of the policies of the other replicas that can write; None while it is too early to know."""
         self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
         self._writer, self._perform = writer, perform
         self._times: dict[str, TimeInStatus] = {}
@@ -284,6 +286,8 @@ class SubjectRegistry:
             writer=self._writer,
             newest_read_at=self.newest_read_at,
             proofs=self.proofs(subject),
+            policy_mark=self.policies.mark,
+            other_marks=self.other_marks(),
         )
 
     def tick(self) -> None:

@@ -192,4 +192,12 @@ class DropSubject(Struct, frozen=True):
     subject: str
 
 
-Effect = LoadRecord | WriteRecord | PublishEvent | RemoveKey | DropSubject
+class ReportDifference(Struct, frozen=True):
+    """Report that our policies would change what replicas with other policies have stored; it has no result."""
+
+    subject: str
+    stored: Record
+    ours: Record
+
+
+Effect = LoadRecord | WriteRecord | PublishEvent | RemoveKey | DropSubject | ReportDifference

@@ -83,6 +83,8 @@ class Record(Struct, frozen=True, omit_defaults=True):
     """The mark of the last refused policy that was announced."""
     unsent: tuple[Event, ...] = ()
     """Events to publish, in order of seq: UNSENT_LIMIT at most."""
+    policy_mark: str = ""
+    """Of the settings file whose policies judged this; empty where a version without marks stored it."""
 
 
 class Loss(Struct, frozen=True):
@@ -167,6 +169,9 @@ class SubjectState(Struct, frozen=True):
     """Whether nothing proved the record even when it was loaded at the start, and no member was read since."""
     member_deleted: bool = False
     """Whether a member was deleted since the last write."""
+    differs_since: float | None = None
+    """While it is left to replicas with other policies: monotonic time since which ours would change the record."""
+    difference_reported: bool = False
 
 
 def with_members(state: SubjectState, members: dict[ConsumerKey, Member]) -> SubjectState:

@@ -50,6 +50,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.member_update import evaluated, with_reading
+from nats_backpressure.core.subject.other_policies import is_left_to_others, with_difference
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
     stored_shedding,
@@ -87,6 +88,10 @@ class Context(Limits, frozen=True):
     """Monotonic time of the newest reading of anything, which the heartbeat reports; None before the first."""
     proofs: Proofs = NO_PROOFS
     """What looks at the streams of the subject prove."""
+    policy_mark: str = ""
+    """Of the settings file whose policies are in force here."""
+    other_marks: frozenset[str] | None = frozenset()
+    """Those of the other replicas that can write; None while it is too early to know."""
 
 
 def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
@@ -304,7 +309,10 @@ def plan_writes(state: SubjectState, now: Now, context: Context, on_tick: bool) 
         if state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER:
             return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
         change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs)
-        if change is not None:
+        if is_left_to_others(state.record, context.policy_mark, context.other_marks):
+            state, reports = with_difference(state, change, now)
+            effects += reports
+        elif change is not None:
             state, writing = _with_write(state, change, now, context)
             effects.append(WriteRecord(state.subject, writing))
     if (event := _next_to_publish(state)) is not None:
@@ -329,7 +337,7 @@ def _with_write(
     state: SubjectState, change: next_record.Change, now: Now, context: Context
 ) -> tuple[SubjectState, Writing]:
     writing = Writing(
-        change.record,
+        replace(change.record, policy_mark=context.policy_mark),
         state.revision,
         nonce=f"{context.writer}.{state.write_count}",
         losses=change.losses,
@@ -342,6 +350,8 @@ def _with_write(
         write_count=state.write_count + 1,
         written_at=now.mono,
         member_deleted=False,
+        differs_since=None,
+        difference_reported=False,
         renumber_from=None,
     )
     return state, writing

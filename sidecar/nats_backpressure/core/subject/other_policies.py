@@ -1,0 +1,55 @@
+"""Leaves a subject to the replicas whose policies judged what is stored, and notices where ours judge otherwise.
+
+While a settings file is changed on one replica after the other, some have the new policies and some the old ones. Each
+would take back what the others write. So only those write that have the policies of the stored record; once none of
+them is left, the first change under other policies hands the subject over.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.subject.inputs import ReportDifference
+from nats_backpressure.core.subject.next_record import Change
+from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Action, Status
+
+REPORTED_AFTER = 1.0
+"""Seconds for which policies must differ about a subject before that is reported: by then every replica has written and
+read what all of them see."""
+
+
+def is_foreign(record: Record | None, mark: str) -> bool:
+    """Whether policies of another settings file judged a record."""
+    return record is not None and record.policy_mark not in ("", mark)
+
+
+def is_left_to_others(record: Record | None, mark: str, other_marks: frozenset[str] | None) -> bool:
+    """Whether other replicas, of these marks, write the subject, and this one does not; None: too early to know."""
+    if record is None or not is_foreign(record, mark):
+        return False
+    return other_marks is None or record.policy_mark in other_marks
+
+
+def with_difference(
+    state: SubjectState, change: Change | None, now: Now
+) -> tuple[SubjectState, list[ReportDifference]]:
+    """The state while the subject is left to others, given the change that our policies would make; with a report, once
+    each time they begin to differ in status or action."""
+    stored, ours = state.record, None if change is None else change.record
+    if stored is None or ours is None or _judgement(ours) == _judgement(stored):
+        if state.differs_since is None:
+            return state, []
+        return replace(state, differs_since=None, difference_reported=False), []
+    if state.differs_since is None:
+        return replace(state, differs_since=now.mono), []
+    if state.difference_reported or now.mono - state.differs_since < REPORTED_AFTER:
+        return state, []
+    return replace(state, difference_reported=True), [ReportDifference(state.subject, stored, ours)]
+
+
+def _judgement(record: Record) -> tuple[Status, bool, Action, Action | None]:
+    admission: Admission = record.admission
+    return record.status, record.unknown, admission.action, admission.would
