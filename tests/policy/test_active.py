@@ -141,3 +141,18 @@ def test_what_a_refusal_repeats_is_bounded() -> None:
     assert len(refusal.rejection.errors) == MOST_ERRORS + 1
     assert refusal.rejection.errors[-1] == ("", "and 10 more problems")
     assert all(len(text) <= LONGEST_ERROR + 3 for error in refusal.rejection.errors for text in error)
+
+
+def test_the_mark_follows_what_the_settings_file_says_and_nothing_else() -> None:
+    active = policies()
+    mark = active.mark
+    assert policies().mark == mark and len(mark) == 12
+    assert len({mark, policies(trust=False).mark, policies(guard=Guard(allow_bucket=False)).mark}) == 3
+    active.set_bucket(snapshot(a_b=value({"pending": {"overload": 6000}})))
+    active.set_metadata(KEY, OWN, ("a.b",))
+    assert active.mark == mark
+    sources = active.sources
+    active.set_file((), Guard())
+    assert active.mark != mark
+    active.restore(sources)
+    assert active.mark == mark

@@ -139,3 +139,16 @@ def test_an_unwatched_literal_is_shown_as_the_pattern_that_decides() -> None:
     assert (status.status, status.matched) == ("active", ("a.*", "a.>"))
     assert [c.consumer for c in status.consumers] == [ConsumerKey("S", "d").consumer]
     assert answer.shown("a.b", NOW).state.subject == "a.>"
+
+
+def test_what_other_policies_judged_is_answered_as_it_is_stored() -> None:
+    """Also where the policies here would answer otherwise: all replicas give the same answer."""
+    rejecting = subject(member(**OVERLOADED))
+    assert rejecting.record is not None
+    foreign = replace(rejecting, record=replace(rejecting.record, policy_mark="other"), policy=WATCHING)
+    foreign = replace(foreign, worst=member(**OVERLOADED, policy=WATCHING))
+    decision = decision_service(FakeServiceView(foreign)).decide_gateway(foreign.subject, GatewayRequest(), NOW)
+    assert (decision.action, decision.would) == ("reject", None)
+    ours = replace(foreign, record=replace(rejecting.record, policy_mark=FakeServiceView().policies.mark))
+    decision = decision_service(FakeServiceView(ours)).decide_gateway(ours.subject, GatewayRequest(), NOW)
+    assert (decision.action, decision.would) == ("continue", "reject")
