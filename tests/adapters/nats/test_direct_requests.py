@@ -88,3 +88,23 @@ async def test_what_waits_to_be_written_goes_first(server: NatsServer, nc: Plain
         with pytest.raises(TimeoutError):
             await client.request("order.second", timeout=0.05)
         assert [(await order.next_msg(5)).subject for _ in range(2)] == ["order.first", "order.second"]
+
+
+async def test_each_ends_after_its_own_time(server: NatsServer, nc: PlainClient) -> None:
+    asked = asyncio.Queue[Msg]()
+    await nc.subscribe("slow", cb=asked.put)
+    await nc.flush()
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        client = connection.client
+        long = asyncio.ensure_future(client.request("slow", b"long", 60))
+        first = await asked.get()
+        seconds = (0.2, 0.1, 0.3)
+        waiting = [asyncio.ensure_future(client.request("slow", b"", each)) for each in seconds]
+        ended: list[float] = []
+        for each, request in zip(seconds, waiting, strict=True):
+            request.add_done_callback(lambda done, each=each: ended.append(each))
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert ended == [0.1, 0.2, 0.3] and all(isinstance(result, TimeoutError) for result in results)
+        await first.respond(b"at last")
+        assert (await long).data == b"at last" and not client.requests.waiting

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,11 @@ from nats.aio.msg import Msg
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.patched_client import PatchedClient
 
+Waiting = tuple["asyncio.Future[tuple[bytes, bytes]]", float]
+"""Gets the data and the headers of the reply; and the time of the loop at which it is too late."""
 NO_RESPONDERS = "503"
+SOONEST = 0.002
+"""Seconds between two looks at what is too late, at least: timers may run a millisecond early."""
 
 
 class DirectRequests:
@@ -26,34 +29,55 @@ class DirectRequests:
 
     def __init__(self, client: PatchedClient) -> None:
         self._client = client
-        self.waiting: dict[bytes, asyncio.Future[tuple[bytes, bytes]]] = {}
-        """By the subject of the reply, which brings its data and its headers."""
+        self.waiting: dict[bytes, Waiting] = {}
+        """By the subject of the reply."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends the first of those whose time is over. One for all: nearly every request has its reply long before."""
         self._inbox, self._subscription, self._number = "", 0, count()
         self.replies = 0
         """How many came: each proves that the connection works in both directions."""
         self.proved_at = -math.inf
         """Monotonic time at which the newest request that was answered was sent."""
 
-    async def send(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> Msg:
-        """Send a request and wait for its reply. Raises NoRespondersError, and what `publish` raises."""
+    async def send(self, subject: str, payload: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
+        """Send a request and wait for its reply. Raises TimeoutError, NoRespondersError, and what `publish` raises."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         if not self._inbox:  # set before anything waits, so that there is one subscription
             self._inbox = self._client.new_inbox()
-            self._subscription = (await self._client.subscribe(f"{self._inbox}.*"))._id
+            async with asyncio.timeout_at(deadline):
+                self._subscription = (await self._client.subscribe(f"{self._inbox}.*"))._id
         inbox = f"{self._inbox}.{next(self._number)}"
-        key, reply = inbox.encode(), asyncio.get_running_loop().create_future()
-        self.waiting[key] = reply
-        asked_at = time.monotonic()
+        key, reply = inbox.encode(), loop.create_future()
+        self.waiting[key] = reply, deadline
         try:
             if headers is not None or not self._write(subject, inbox, payload):
-                await self._client.publish(subject, payload, reply=inbox, headers=headers)
+                async with asyncio.timeout_at(deadline):
+                    await self._client.publish(subject, payload, reply=inbox, headers=headers)
+            self._end_at(deadline)
             data, block = await reply
-            self.proved_at = max(self.proved_at, asked_at)
         finally:
             self.waiting.pop(key, None)
         fields = await self._client._process_headers(block) if block else None
         if fields and fields.get("Status") == NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         return Msg(_client=self._client, subject=inbox, data=data, headers=fields)
+
+    def _end_at(self, deadline: float) -> None:
+        """Have the timer run then, if it does not run before."""
+        if self._timer is not None and self._timer.when() <= deadline:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._end_late)
+
+    def _end_late(self) -> None:
+        now, self._timer = asyncio.get_running_loop().time(), None
+        for reply, deadline in self.waiting.values():
+            if deadline <= now and not reply.done():
+                reply.set_exception(TimeoutError())
+        if left := [deadline for reply, deadline in self.waiting.values() if not reply.done()]:
+            self._end_at(max(min(left), now + SOONEST))
 
     def _write(self, subject: str, inbox: str, payload: bytes) -> bool:
         """Write a request to the socket, without the task that nats-py has for that; False where anything is unusual:
@@ -68,8 +92,8 @@ class DirectRequests:
         stats = self._client.stats
         stats["in_msgs"] += 1
         stats["in_bytes"] += len(data)
-        reply = self.waiting.pop(subject, None)
-        if reply is not None and not reply.done():
+        waiting = self.waiting.pop(subject, None)
+        if waiting is not None and not waiting[0].done():
             self.replies += 1
-            reply.set_result((data, headers))
+            waiting[0].set_result((data, headers))
         return True

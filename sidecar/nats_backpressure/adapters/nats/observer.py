@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -111,16 +111,19 @@ class JetStreamObserver:
         self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)
 
     async def stream(self, name: str) -> StreamsReading:
-        async with self._one_connection() as epoch:
-            data, took, _ = await self._ask(f"STREAM.INFO.{_token(name)}", b"")
+        epoch = self._connection.epoch
+        data, took, _ = await self._ask(f"STREAM.INFO.{_token(name)}", b"")
+        self._check_connection(epoch)
         return StreamsReading((api_types.stream_look(self._decoded(_STREAM, data)),), False, took, epoch)
 
     async def streams(self) -> StreamsReading:
-        async with self._one_connection() as epoch:
-            first = await self._ask("STREAM.LIST", FIRST_PAGE)
-            if (looks := self._repeated.looks(first[0])) is not None:
-                return StreamsReading(looks, True, first[1], epoch)
-            listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name, first)
+        epoch = self._connection.epoch
+        first = await self._ask("STREAM.LIST", FIRST_PAGE)
+        self._check_connection(epoch)
+        if (looks := self._repeated.looks(first[0])) is not None:
+            return StreamsReading(looks, True, first[1], epoch)
+        listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name, first)
+        self._check_connection(epoch)
         looks = tuple(api_types.stream_look(stream) for stream, _ in listed.items.values())
         complete = listed.complete and not (listed.missing or listed.malformed or listed.unnamed)
         self._repeated.remember(first[0], looks if complete and listed.pages == 1 else None)
@@ -130,9 +133,10 @@ class JetStreamObserver:
         """The consumers first, then the stream: in this order the pending messages are within what the stream holds."""
         if names:
             return await self._singly(stream, names)
-        async with self._one_connection() as epoch:
-            listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", _CONSUMERS, lambda consumer: consumer.name)
-            data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
+        epoch = self._connection.epoch
+        listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", _CONSUMERS, lambda consumer: consumer.name)
+        data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
+        self._check_connection(epoch)
         look = api_types.stream_look(self._decoded(_STREAM, data))
         samples = tuple(self._sample(stream, consumer, at) for consumer, at in listed.items.values())
         missing = tuple(sorted(listed.missing - listed.items.keys()))
@@ -153,16 +157,19 @@ class JetStreamObserver:
                     samples[name] = self._sample(stream, self._decoded(_CONSUMER, data), at)
                     seconds += took
 
-        async with self._one_connection() as epoch:
-            await asyncio.gather(*(read() for _ in names[:SINGLES_AT_ONCE]))
-            data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
+        epoch = self._connection.epoch
+        await asyncio.gather(*(read() for _ in names[:SINGLES_AT_ONCE]))
+        data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
+        self._check_connection(epoch)
         look = api_types.stream_look(self._decoded(_STREAM, data))
         missing = tuple(name for name in names if name not in samples)
         return ConsumersReading(look, tuple(samples.values()), missing, False, (), seconds + took, epoch, partial=True)
 
     async def consumer(self, key: ConsumerKey) -> Sample:
-        async with self._missing_turn, self._one_connection():
+        async with self._missing_turn:
+            epoch = self._connection.epoch
             data, _, at = await self._ask(f"CONSUMER.INFO.{_token(key.stream)}.{_token(key.consumer)}", b"")
+            self._check_connection(epoch)
         return self._sample(key.stream, self._decoded(_CONSUMER, data), at)
 
     def _sample(self, stream: str, info: ConsumerInfo, at: Now) -> Sample:
@@ -171,10 +178,8 @@ class JetStreamObserver:
             self._count("metadata_left_out")
         return api_types.sample(stream, info, at, metadata)
 
-    @asynccontextmanager
-    async def _one_connection(self) -> AsyncIterator[int]:
-        epoch = self._connection.epoch
-        yield epoch
+    def _check_connection(self, epoch: int) -> None:
+        """Raises Unavailable if there is another connection than at the start of the reading."""
         if self._connection.epoch != epoch:
             raise Unavailable("the connection was replaced during the reading")
 

@@ -136,8 +136,7 @@ class PatchedClient(NatsClient):
         old_style: bool = False,
         headers: dict[str, str] | None = None,
     ) -> Msg:
-        async with asyncio.timeout(timeout):
-            return await self.requests.send(subject, payload, headers)
+        return await self.requests.send(subject, payload, headers, timeout)
 
     async def on_error(self, error: Exception) -> None:
         # Must never raise: an exception here ends nats-py's read loop.
