@@ -262,7 +262,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         settings,
         clock,
         recorder or observer,
-        JetStreamStateStore(states, names, counters.dropped, lambda: observing.client),
+        JetStreamStateStore(states, names, counters.dropped, lambda: observing.client, clock),
         CachingEventPublisher(publisher, cache),
         JetStreamPolicyStore(policies, names, counters.dropped, lambda: observing.client, clock),
         resources.ensure,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.record_builder import rejection_event
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.schema import Rejection
@@ -34,11 +37,16 @@ class FakeStateStore:
         self.beats: list[bytes] = []
         self.newer_heartbeat = False
         self._revision = 0
+        self._followers: list[Callable[[str, Stored], None]] = []
 
     async def load_all(self) -> dict[str, Stored]:
         self.faults.strike(self.faults.before)
         loaded = {subject: self._stored(subject, *kept) for subject, kept in self.values.items()}
         return {subject: stored for subject, stored in loaded.items() if stored.record is not None}
+
+    async def entries(self) -> dict[str, Stored]:
+        """What every key holds, what is not ours too."""
+        return {subject: self._stored(subject, *kept) for subject, kept in self.values.items()}
 
     async def load(self, subject: str) -> Stored | None:
         self.faults.strike(self.faults.before)
@@ -51,10 +59,41 @@ class FakeStateStore:
             if now is not None and self._stored(subject, *now).nonce == nonce:
                 return now[1]
             raise Conflict(subject)
-        self._revision += 1
-        self.values[subject] = (value, self._revision)
+        self.put(subject, value)
         self.faults.strike(self.faults.after)
         return self._revision
+
+    def put(self, subject: str, value: bytes) -> None:
+        """Anybody stores a value, whatever is there; an empty one deletes the key."""
+        self._revision += 1
+        self.values[subject] = (value, self._revision)
+        self._show(subject)
+
+    def remove_unseen(self, subject: str) -> None:
+        """The key is gone without a trace."""
+        del self.values[subject]
+        self._show(subject)
+
+    def take_looks(self, looks: Sequence[StreamLook]) -> None: ...
+
+    async def follow(self, take: Callable[[str, Stored], None]) -> None:
+        with self.followed(take):
+            await asyncio.Event().wait()
+
+    @contextmanager
+    def followed(self, take: Callable[[str, Stored], None]) -> Iterator[None]:
+        """Every write is shown to `take` meanwhile."""
+        self._followers.append(take)
+        try:
+            yield
+        finally:
+            self._followers.remove(take)
+
+    def _show(self, subject: str) -> None:
+        """To all followers, those that wrote it too."""
+        stored = self._stored(subject, *self.values[subject]) if subject in self.values else Stored(None, 0)
+        for take in tuple(self._followers):
+            take(subject, stored)
 
     async def remove(self, subject: str, expected: int) -> None:
         self.faults.strike(self.faults.before)
@@ -108,7 +147,7 @@ class FakeEventPublisher:
         incident = moves[-1].incident if status > Status.INACTIVE else None
         monitoring = [event.type for event in events if event.type in MONITORING_EVENTS]
         lost = monitoring[-1:] == [EventType.MONITORING_LOST]
-        return LastEvent(max(event.seq for event in events), status, incident, lost)
+        return LastEvent(max(event.seq for event in events), status, incident, lost, moved=bool(moves))
 
     async def publish(self, event: Event) -> bytes:
         self.faults.strike(self.faults.before)

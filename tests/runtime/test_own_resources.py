@@ -90,4 +90,4 @@ async def test_others_have_turns_while_many_states_are_written_again(monkeypatch
 async def test_a_new_state_bucket_gets_every_state() -> None:
     world = World()
     await world.list(ALL, ALL | {STATE: "later"})
-    assert world.fed == [("s", RecordMissing())]
+    assert world.fed == [("s", RecordMissing(recreated=True))]

@@ -12,8 +12,9 @@ import inspect
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.shared_grants import SharedGrants
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
-from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.ports import Stored, Unavailable
 from nats_backpressure.runtime.replicas import Replicas as Others
 from nats_backpressure.runtime.service import Service, build_service
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -43,6 +44,8 @@ from tests.support.policies import entry
 
 KEY = ConsumerKey("ROUTER", "router")
 SUBJECT = "decide"
+BEHIND = 0.3
+"""Seconds after which a write that the list of streams shows must have arrived."""
 NO_ANSWER = 5.0
 """Seconds after which a request without an answer fails."""
 AGREE_WITHIN = 1.0
@@ -207,6 +210,68 @@ class Remote:
         return request
 
 
+class RemoteStateStore(Remote):
+    """Writes arrive over the link. As in the adapter, the list of streams shows what did not arrive, or that the store
+    is another one; then everything is read again."""
+
+    def __init__(self, store: FakeStateStore, bucket: str, link: Link, clock: Clock) -> None:
+        super().__init__(store, link)
+        self._bucket, self._clock = bucket, clock
+        self._arrived: deque[tuple[str, Stored]] = deque()
+        self._woken = asyncio.Event()
+        self._created, self._reached, self._listed, self._behind_at = "", 0, 0, math.inf
+        self._keys: set[str] = set()
+        self._again = False
+
+    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+        look = next(look for look in looks if look.name == self._bucket)
+        now = self._clock.now().mono
+        if look.last_seq <= self._reached:
+            self._behind_at = math.inf
+        elif self._behind_at == math.inf:
+            self._behind_at = now + BEHIND
+        other = self._created not in ("", look.created) or look.last_seq < self._listed
+        lost = look.last_seq == self._reached and look.messages < len(self._keys)
+        self._created, self._listed = look.created, self._reached
+        if other or lost or now >= self._behind_at:
+            self._again = True
+            self._woken.set()
+
+    async def follow(self, take: Callable[[str, Stored], None]) -> None:
+        with self._target.followed(self._arrive):
+            self._again = True  # what was stored since the start
+            while True:
+                if self._again:
+                    with suppress(Unavailable):
+                        await self._read_all(take)
+                while self._arrived:
+                    await self._clock.sleep(self._link.delay())
+                    subject, stored = self._arrived.popleft()
+                    self._account(subject, stored)
+                    take(subject, stored)
+                self._woken.clear()
+                await self._clock.wait(self._woken, 1.0)
+                await self._clock.turn()
+
+    def _arrive(self, subject: str, stored: Stored) -> None:
+        if not (self._link.cut or self._link.half_open) and stored.revision:
+            self._arrived.append((subject, stored))
+            self._woken.set()
+
+    async def _read_all(self, take: Callable[[str, Stored], None]) -> None:
+        entries = await self._link.call(self._target.entries)
+        self._again, self._reached, gone = False, 0, self._keys - entries.keys()
+        self._keys.clear()
+        for subject, stored in (*entries.items(), *((subject, Stored(None, 0)) for subject in gone)):
+            self._account(subject, stored)
+            take(subject, stored)
+        self._keys -= gone
+
+    def _account(self, subject: str, stored: Stored) -> None:
+        self._keys.add(subject)
+        self._reached = max(self._reached, stored.revision)
+
+
 class RemoteObserver(Remote):
     """Samples have the time of the replica at which they arrived; the list of streams shows our own streams, too."""
 
@@ -287,7 +352,7 @@ class Replica:
             self.settings,
             self.clock,
             RemoteObserver(replicas, self.link, self.clock),
-            Remote(replicas.store, self.link),
+            RemoteStateStore(replicas.store, f"KV_{replicas.names.state_bucket}", self.link, self.clock),
             Remote(replicas.publisher, self.link),
             replicas.policies,
             replicas.ensure,
@@ -414,7 +479,8 @@ class Replicas:
 
     def backup(self) -> dict[str, Any]:
         """The stores as they are now."""
-        return copy.deepcopy({"store": self.store.__dict__, "events": self.publisher.events})
+        store = {"values": self.store.values, "_revision": self.store._revision}
+        return copy.deepcopy({"store": store, "events": self.publisher.events})
 
     def restore(self, backup: dict[str, Any]) -> None:
         """The server comes back with an older store; nothing shows that but the revisions."""

@@ -24,6 +24,7 @@ from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize
+from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Unavailable
 
 NAMES = Names()
@@ -114,7 +115,7 @@ async def real(
     requests = Requests(nc)
     js = JetStreamApi(requests, prefix)
     await Resources(js, NAMES, 1, 604_800, True).ensure()
-    store = JetStreamStateStore(js, NAMES, lambda what: None, lambda: nc)
+    store = JetStreamStateStore(js, NAMES, lambda what: None, lambda: nc, SystemClock())
     yield requests, store, JetStreamEventPublisher(js, NAMES, lambda event: serialize.event_message(event, "here"))
 
 

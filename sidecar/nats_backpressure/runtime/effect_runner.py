@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
+from msgspec import structs
 
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.inputs import (
@@ -37,6 +38,7 @@ from nats_backpressure.runtime.ports import (
     PublishConflict,
     ServiceCounts,
     StateStore,
+    Stored,
     Unavailable,
     Unpublishable,
 )
@@ -147,8 +149,8 @@ class EffectRunner:
 
     async def _attempt(self, effect: Effect) -> None:
         match effect:
-            case LoadRecord(subject, replacing):
-                await self._load(subject, replacing)
+            case LoadRecord():
+                await self._load(effect)
             case WriteRecord(subject, writing):
                 await self._write(subject, writing)
             case PublishEvent(subject, event):
@@ -156,15 +158,29 @@ class EffectRunner:
             case RemoveKey(subject, revision):
                 await self._remove(subject, revision)
 
-    async def _load(self, subject: str, replacing: int) -> None:
-        stored = await self._store.load(subject)
-        if stored is not None and stored.record is not None and not (stored.newer and stored.revision == replacing):
-            self._registry.feed(subject, RecordLoaded(stored.record, stored.revision, stored.newer))
-            return
+    async def _load(self, effect: LoadRecord) -> None:
+        subject = effect.subject
+        # What was published is read before what is stored: each event is stored before it is published.
+        instead = await self._created(subject) if effect.doubted else None
+        stored = await self._store.load(subject) or Stored(None, 0)
+        replaced = stored.record is None or (stored.newer and stored.revision == effect.replacing)
+        if instead is None and replaced:
+            instead = await self._created(subject)
+        if instead is not None:
+            instead = structs.replace(instead, revision=stored.revision)
+        if stored.record is not None and not replaced:
+            self._registry.feed(subject, RecordLoaded(stored.record, stored.revision, stored.newer, instead))
+        elif instead is not None:
+            self._registry.feed(subject, instead)
+
+    async def _created(self, subject: str) -> RecordCreated:
+        """What holds if no record is stored."""
         last = await self._publisher.last(subject)
-        revision, epoch = stored.revision if stored else 0, new_epoch()
-        published = (last.seq, last.status, last.incident, last.lost) if last else ()
-        self._registry.feed(subject, RecordCreated(epoch, revision, *published))
+        if last is None:
+            return RecordCreated(new_epoch())
+        return RecordCreated(
+            new_epoch(), seq=last.seq, status=last.status, incident=last.incident, lost=last.lost, moved=last.moved
+        )
 
     async def _write(self, subject: str, writing: Writing) -> None:
         if (state := self._registry.subjects.get(subject)) is None:

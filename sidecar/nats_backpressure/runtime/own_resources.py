@@ -51,7 +51,7 @@ class OwnResources:
     async def _write_again(self) -> None:
         slices = Slices(self._clock)
         for subject in tuple(self._registry.subjects):
-            self._registry.feed(subject, RecordMissing())
+            self._registry.feed(subject, RecordMissing(recreated=True))
             await slices.pause()
 
     async def _create(self) -> None:

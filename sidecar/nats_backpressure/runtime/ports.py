@@ -76,6 +76,8 @@ class LastEvent(Struct, frozen=True):
     incident: str | None
     lost: bool = False
     """Whether the newest event about monitoring reports the subject as unknown."""
+    moved: bool = False
+    """Whether there is any event that led to `status`."""
 
 
 class Observer(Protocol):
@@ -106,7 +108,15 @@ class StateStore(Protocol):
         failed, so that it ends however slow the store is."""
 
     async def load(self, subject: str) -> Stored | None:
-        """None where there is no key. Raises Unavailable."""
+        """None where there is no key; read where writes are decided. Raises Unavailable."""
+
+    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+        """A list of streams was read just now: it shows whether `follow` misses anything."""
+
+    async def follow(self, take: Callable[[str, Stored], None]) -> None:
+        """Call `take` with what another process stored after `load_all`, soon after each write, until cancelled. After
+        an outage, and where the store is another or an older one, with what is stored of every subject. Without a
+        record, the key is gone (revision 0), deleted, or not ours."""
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
         """Store and return the new revision; `expected` 0 means that the key must not exist. A conflict with a value

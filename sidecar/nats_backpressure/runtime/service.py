@@ -38,6 +38,7 @@ from nats_backpressure.runtime.ports import (
     Unavailable,
 )
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
+from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import NoReplicas, Replicas
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
@@ -73,7 +74,7 @@ class Service:
         self._effects, self._resources, self._heartbeat = effects, resources, heartbeat
         self._replicas = replicas
         self._tick_every = tick
-        self.known = asyncio.Event()
+        self._loaded, self.known = asyncio.Event(), asyncio.Event()
 
     async def run(self, stop: asyncio.Event, finish_within: float) -> None:
         """Observe until `stop`; then let writes and publishes end, for `finish_within` seconds at most."""
@@ -83,6 +84,7 @@ class Service:
             loops = [
                 tasks.create_task(self._become_known(), name="first round"),
                 tasks.create_task(self._observe(), name="observe"),
+                tasks.create_task(self._follow_records(), name="follow records"),
                 tasks.create_task(self._policy_store.follow(self.updates.take_bucket), name="follow policies"),
                 tasks.create_task(self.updates.put_in_force(), name="put policies in force"),
                 tasks.create_task(self._update(), name="update policies"),
@@ -99,6 +101,7 @@ class Service:
 
     async def _observe(self) -> None:
         await self._load()
+        self._loaded.set()
         # Not before the policies are known: a decision under another policy would be published, and taken back.
         await sleep_until(self.updates.changed, self._clock, POLICIES_WITHIN)
         await self.poller.run()
@@ -121,6 +124,10 @@ class Service:
                 self.registry.get_or_create(subject)
                 self.registry.feed(subject, RecordLoaded(entry.record, entry.revision, entry.newer))
             await slices.pause()
+
+    async def _follow_records(self) -> None:
+        await self._loaded.wait()
+        await self._store.follow(RecordFollower(self.registry).take)
 
     async def _become_known(self) -> None:
         await self.poller.complete.wait()
@@ -180,6 +187,10 @@ def build_service(
         on_looks(reading.looks)
         resources.check(reading)
 
+    def on_list(looks: Sequence[StreamLook]) -> None:
+        store.take_looks(looks)
+        policy_store.take_looks(looks)
+
     poller = Poller(
         observer,
         clock,
@@ -196,7 +207,7 @@ def build_service(
         count=counts.dropped,
         on_streams=on_streams,
         on_read=counts.observed,
-        on_list=policy_store.take_looks,
+        on_list=on_list,
         discover_every=discover_every,
         requests=requests,
     )

@@ -25,6 +25,7 @@ from nats_backpressure.core.subject.inputs import (
     Input,
     NewerHeartbeat,
     PolicyChanged,
+    RecordFollowed,
     RecordLoaded,
     Tick,
 )
@@ -240,7 +241,9 @@ class SubjectRegistry:
         self.subjects[subject], effects = step(state, input_, now, self._context(subject))
         self._index(subject, input_)
         self._account(subject, now.mono)
-        if isinstance(input_, ConsumerJoined | RecordLoaded) and (keys := _with_latches(self.subjects[subject])):
+        if isinstance(input_, ConsumerJoined | RecordLoaded | RecordFollowed) and (
+            keys := _with_latches(self.subjects[subject])
+        ):
             self.on_attention(keys)
         if any(isinstance(effect, DropSubject) for effect in effects):
             self.forget(subject)
@@ -354,7 +357,7 @@ class SubjectRegistry:
                 self._members.add(subject, key)
             case ConsumerLeft(key):
                 self._members.remove(subject, key)
-            case RecordLoaded():
+            case RecordLoaded() | RecordFollowed():
                 for key in self.subjects[subject].members:
                     self._members.add(subject, key)
 

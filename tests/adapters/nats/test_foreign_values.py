@@ -73,7 +73,9 @@ async def test_the_state_bucket_is_read_without_the_foreign_value(
 ) -> None:
     counted: list[str] = []
     async with connected(server, counted) as connection:
-        store = JetStreamStateStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
+        store = JetStreamStateStore(
+            JetStreamApi(connection), NAMES, counted.append, lambda: connection.client, SystemClock()
+        )
 
         async def put(name: str) -> None:
             await store.write(name, value(msgspec.structs.replace(RECORD, subject=name, unsent=()), "n"), 0, "n")
@@ -135,7 +137,9 @@ async def test_a_record_that_we_cannot_have_written_is_ignored(
 ) -> None:
     counted: list[str] = []
     async with connected(server, counted) as connection:
-        store = JetStreamStateStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
+        store = JetStreamStateStore(
+            JetStreamApi(connection), NAMES, counted.append, lambda: connection.client, SystemClock()
+        )
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         for name in ("bad", "good"):
             good = json.loads(value(msgspec.structs.replace(RECORD, subject=name, unsent=()), "n"))
@@ -150,7 +154,9 @@ async def test_a_record_that_we_cannot_have_written_is_ignored(
 async def test_a_value_nested_too_deep_is_ignored(server: NatsServer, nc: PlainClient) -> None:
     counted: list[str] = []
     async with connected(server, counted) as connection:
-        store = JetStreamStateStore(JetStreamApi(connection), NAMES, counted.append, lambda: connection.client)
+        store = JetStreamStateStore(
+            JetStreamApi(connection), NAMES, counted.append, lambda: connection.client, SystemClock()
+        )
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         await kv.put("deep", b'{"unknown": ' + b"[" * 200_000 + b"]" * 200_000 + b"}")
         assert await store.load_all() == {}

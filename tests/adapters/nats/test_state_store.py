@@ -20,6 +20,7 @@ from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.nats import Nats
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Conflict, Stored, Unavailable
@@ -29,6 +30,7 @@ from tests.simulations.stored_samples import NAMES, RECORD, SUBJECT, event, real
 from tests.support.background import meanwhile
 from tests.support.connected import connected, up
 from tests.support.servers import NatsServer
+from tests.support.sidecar import eventually
 
 DOCUMENTED = """
 accounts { A { jetstream: enabled, users: [
@@ -178,7 +180,9 @@ async def test_streams_are_read_as_before_while_every_write_of_a_state_hangs(ser
         observer = JetStreamObserver(
             connection, SystemClock(), count=lambda what: None, count_request=lambda *request: None
         )
-        store = JetStreamStateStore(JetStreamApi(connection), NAMES, lambda what: None, lambda: connection.client)
+        store = JetStreamStateStore(
+            JetStreamApi(connection), NAMES, lambda what: None, lambda: connection.client, SystemClock()
+        )
         writes = [asyncio.ensure_future(store.write(f"s.{n}", b"{}", 0, "n")) for n in range(200)]
         try:
             for _ in range(10):
@@ -275,7 +279,7 @@ async def test_the_documented_permissions_suffice(start_server: StartServer) -> 
 
 def other(store: JetStreamStateStore) -> JetStreamStateStore:
     """Another replica on the same bucket."""
-    return JetStreamStateStore(store._bucket._js, NAMES, lambda what: None, store._bucket._client)
+    return JetStreamStateStore(store._bucket._js, NAMES, lambda what: None, store._bucket._client, SystemClock())
 
 
 async def test_a_heartbeat_shows_whether_another_replica_writes_it_too(nc: Client) -> None:
@@ -349,3 +353,23 @@ async def test_a_state_of_a_newer_version_is_known_as_such_and_so_is_its_heartbe
             await kv.put(HEARTBEAT, json.dumps({"schema": schema, "instance": "new"}).encode())
             assert await store.write_heartbeat(b'{"schema": 1}') is False
             assert store.newer_heartbeat is (schema == 2)
+
+
+async def test_keys_that_went_without_a_trace_are_reported_as_gone_and_own_writes_are_not_reported(nc: Client) -> None:
+    async with real(nc) as (_, store, _):
+        await store.load_all()
+        taken: list[tuple[str, Stored]] = []
+        async with meanwhile(store.follow(lambda subject, stored: taken.append((subject, stored)))):
+            await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+            await store.write_heartbeat(b"{}")
+            await nc.jetstream().purge_stream(f"KV_{NAMES.state_bucket}")
+
+            async def gone() -> bool:
+                info = await store._bucket.info()
+                assert info is not None
+                state = info.state
+                store.take_looks([StreamLook(info.config["name"], info.created, 1, state.last_seq, state.messages)])
+                return bool(taken)
+
+            await eventually(gone, "the key to be reported")
+        assert taken == [(SUBJECT, Stored(None, 0))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,11 +11,14 @@ import nats
 import pytest
 
 from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType, Status
-from nats_backpressure.runtime.ports import Conflict, PublishConflict, Unavailable
+from nats_backpressure.runtime.ports import Conflict, PublishConflict, Stored, Unavailable
 from tests.conftest import StartServer
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
 from tests.simulations.stored_samples import NAMES, RECORD, SUBJECT, Requests, event, real, value
+from tests.support.background import meanwhile
+from tests.support.sidecar import eventually
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -167,3 +171,32 @@ async def test_a_rejected_policy_under_an_unwatched_key_is_published_once(stores
     await publisher.publish_rejection("orders.>", second, 1_800_000_002.0)
     last = await publisher.last("orders.>")
     assert (last.seq, last.status, last.incident) == (2, Status.INACTIVE, None)
+
+
+async def test_what_others_store_is_followed_and_what_is_not_a_record_too(stores: Stores) -> None:
+    requests, store, _ = stores
+    taken: list[tuple[str, Stored]] = []
+    own = await store.write(SUBJECT, value(RECORD, "n1"), 0, "n1")
+    await store.load_all()
+    async with meanwhile(store.follow(lambda subject, stored: taken.append((subject, stored)))):
+
+        async def put(payload: bytes) -> None:
+            if requests is None:
+                store.put(SUBJECT, payload)
+            else:
+                await requests.nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{encode(SUBJECT)}", payload)
+
+        async def took(n: int) -> None:
+            async def enough() -> bool:
+                return len(taken) == n
+
+            await eventually(enough, f"{n} writes")
+
+        await asyncio.sleep(0)
+        await put(value(RECORD, "n2"))
+        await took(1)
+        await put(b"garbage")
+        await took(2)
+        assert [subject for subject, _ in taken] == [SUBJECT, SUBJECT]
+        assert [stored.revision for _, stored in taken] == [own + 1, own + 2]
+        assert (taken[0][1].record, taken[0][1].nonce, taken[1][1].record) == (RECORD, "n2", None)

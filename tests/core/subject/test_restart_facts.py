@@ -15,9 +15,9 @@ from nats_backpressure.core.subject.restart_facts import (
     carried_write_due,
     facts_to_store,
     new_member,
+    with_latches_of,
     with_released_latches_stored,
     with_reported_losses,
-    with_stored_latches,
 )
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState, with_members
 from nats_backpressure.policy.schema import PendingRule, Policy
@@ -122,7 +122,9 @@ def test_what_the_record_reports_as_lost_is_not_reported_again() -> None:
 
 
 def test_stored_latches_give_a_member_its_status_back_and_unknown_names_are_ignored() -> None:
-    restored = with_stored_latches(Member(KEY, Policy()), ("pending", "inflight", "of_a_newer_version"), Carried())
+    restored = with_latches_of(
+        Member(KEY, Policy()), ("pending", "inflight", "of_a_newer_version"), Carried(), Now(1.0, 1.0)
+    )
     assert restored.status is Status.ACTIVE
     assert restored.latches.names == ("pending", "inflight")
     assert Member(KEY, Policy()).latches == Latches()

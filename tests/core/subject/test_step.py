@@ -52,7 +52,7 @@ from nats_backpressure.core.subject.state import (
     Writing,
     worst_member,
 )
-from nats_backpressure.core.subject.step import REMOVE_AFTER, Context, apply, step
+from nats_backpressure.core.subject.step import REMOVE_AFTER, UNSENT_WAIT, Context, apply, step
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
@@ -128,17 +128,10 @@ class World:
 
     def do(self, act: Effect) -> None:
         match act:
-            case LoadRecord() if self.stored is not None:
-                self.feed(RecordLoaded(self.stored, self.revision))
+            case LoadRecord(doubted=doubted) if self.stored is not None:
+                self.feed(RecordLoaded(self.stored, self.revision, instead=self.created() if doubted else None))
             case LoadRecord():
-                last = max(self.stream, key=lambda e: e.seq, default=None)
-                published = [e for e in self.stream if e.type in STATUS_EVENTS]
-                created = RecordCreated(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
-                if published:
-                    created = replace(created, status=published[-1].now, incident=published[-1].incident)
-                monitoring = [e.type for e in self.stream if "monitoring" in e.type.value]
-                created = replace(created, lost=monitoring[-1:] == [EventType.MONITORING_LOST])
-                self.feed(created)
+                self.feed(self.created())
             case WriteRecord():
                 assert act.writing.expected == self.revision
                 self.apply(act)
@@ -154,6 +147,16 @@ class World:
                 self.feed(KeyRemoved())
             case DropSubject():
                 self.dropped = True
+
+    def created(self) -> RecordCreated:
+        """What the events stream shows."""
+        last = max(self.stream, key=lambda e: e.seq, default=None)
+        published = [e for e in self.stream if e.type in STATUS_EVENTS]
+        created = RecordCreated(f"e{self.starts}.{len(self.stream)}", self.revision, last.seq if last else 0)
+        if published:
+            created = replace(created, status=published[-1].now, incident=published[-1].incident, moved=True)
+        monitoring = [e.type for e in self.stream if "monitoring" in e.type.value]
+        return replace(created, lost=monitoring[-1:] == [EventType.MONITORING_LOST])
 
     def apply(self, act: WriteRecord) -> None:
         self.stored, self.revision = act.writing.record, self.revision + 1
@@ -577,6 +580,10 @@ def test_a_conflicting_writer_wins_and_the_difference_is_published_once() -> Non
     world.todo.clear()
     world.apply(write)  # another replica stored the same change
     world.feed(WriteConflict(write.writing.nonce))
+    world.perform()
+    assert world.published == [], "left to its writer at first"
+    world.at += UNSENT_WAIT
+    world.feed(Tick())
     world.perform()
     assert world.published == ["backpressure_warning"]
     assert [e.seq for e in world.stream] == [1]

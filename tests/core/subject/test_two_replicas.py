@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.reading import Reading
@@ -24,6 +25,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import Context, step
+from nats_backpressure.core.subject.taking_over import STATUS_EVENTS
 from nats_backpressure.policy.schema import AdmissionRule, Policy, Rejection
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
@@ -39,6 +41,12 @@ class Store:
         self.record: Record | None = None
         self.revision = 0
         self.events: list[Event] = []
+
+    def created(self) -> RecordCreated:
+        """What the events stream shows."""
+        created = RecordCreated("e", self.revision, max((event.seq for event in self.events), default=0))
+        moves = [event for event in self.events if event.type in STATUS_EVENTS]
+        return replace(created, status=moves[-1].now, incident=moves[-1].incident, moved=True) if moves else created
 
 
 class Replica:
@@ -56,9 +64,9 @@ class Replica:
         store = self.store
         match effect:
             case LoadRecord() if store.record is None:
-                self.feed(RecordCreated("e", store.revision, 0, Status.INACTIVE, None), at)
-            case LoadRecord():
-                self.feed(RecordLoaded(store.record, store.revision), at)
+                self.feed(store.created(), at)
+            case LoadRecord(doubted=doubted):
+                self.feed(RecordLoaded(store.record, store.revision, instead=store.created() if doubted else None), at)
             case WriteRecord(_, writing) if writing.expected != store.revision:
                 self.feed(WriteConflict(writing.nonce), at)
             case WriteRecord(_, writing):

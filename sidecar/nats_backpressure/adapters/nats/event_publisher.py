@@ -76,7 +76,7 @@ class JetStreamEventPublisher:
             return LastEvent(top, Status.INACTIVE, None, unknown)
         event = _read(moved, subject)
         status = {"active": Status.ACTIVE, "warning": Status.WARNING}.get(event.to, Status.INACTIVE)
-        return LastEvent(top, status, event.incident if status > Status.INACTIVE else None, unknown)
+        return LastEvent(top, status, event.incident if status > Status.INACTIVE else None, unknown, moved=True)
 
     async def _newest_of(self, subject: str, kinds: Iterable[EventType]) -> Message | None:
         """The newest of our events of these types."""

@@ -29,6 +29,8 @@ class Bucket:
         self.name, self.stream = name, f"KV_{name}"
         self._js, self._client = js, client
         self._prefix = f"$KV.{name}."
+        self.pattern = f"{self._prefix}>"
+        """The subjects of all keys in the stream."""
 
     async def info(self) -> StreamInfo[dict[str, Any]] | None:
         """The bucket's stream; None if there is no such bucket."""
@@ -56,9 +58,13 @@ class Bucket:
         try:
             async with asyncio.timeout(READ_WITHIN):
                 async for message in self._after(after):
-                    yield message.subject.removeprefix(self._prefix), message
+                    yield self.key(message), message
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"reading {self.stream}: {error or 'it took too long'}") from error
+
+    def key(self, message: Message) -> str:
+        """The key that a message of the stream writes or deletes."""
+        return message.subject.removeprefix(self._prefix)
 
     def _subject(self, key: str) -> str:
         return f"{self._js.kv_prefix}{self._prefix}{key}"
@@ -74,7 +80,7 @@ class Bucket:
         start: dict[str, object] = {"deliver_policy": "last_per_subject"}
         if revision:
             start = {"deliver_policy": "by_start_sequence", "opt_start_seq": revision + 1}
-        name, created = await self._js.create_consumer(self.stream, f"{self._prefix}>", **start)
+        name, created = await self._js.create_consumer(self.stream, self.pattern, **start)
         count = 0
         async for raw in pull(self._js, self._client(), self.stream, name, created.num_pending, AT_ONCE, SILENCE):
             about, count = raw.metadata, count + 1

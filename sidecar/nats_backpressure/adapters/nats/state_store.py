@@ -1,8 +1,11 @@
-"""The state bucket: one key per subject, changed only if its revision is the expected one, and the heartbeat key."""
+"""The state bucket: one key per subject, changed only if its revision is the expected one, and the heartbeat key.
+
+What others write is followed, and everything is read again after each reconnect, and where the bucket is another or has
+lost keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import structlog
@@ -10,13 +13,15 @@ from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.kv import Bucket
+from nats_backpressure.adapters.nats.stream_follower import Info, StreamFollower
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import SCHEMA, Heartbeat
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, Names, decode, encode
-from nats_backpressure.runtime.ports import Conflict, Stored
-from nats_backpressure.runtime.tasks import Once
+from nats_backpressure.runtime.ports import Clock, Conflict, Stored
+from nats_backpressure.runtime.tasks import Once, Slices
 
 log = structlog.get_logger()
 
@@ -35,8 +40,19 @@ class _Loading:
 class JetStreamStateStore:
     """The StateStore on a bucket. Reads go to the leader of its stream."""
 
-    def __init__(self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Client]):
+    def __init__(
+        self, js: JetStreamApi, names: Names, count: Callable[[str], None], client: Callable[[], Client], clock: Clock
+    ) -> None:
         self._bucket, self._count = Bucket(js, client, names.state_bucket), count
+        self._client, self._clock = client, clock
+        self._follower = StreamFollower(
+            js, client, clock, self._bucket.stream, self._bucket.pattern, self._follow_one, self._read_all
+        )
+        self._take: Callable[[str, Stored], None] = lambda subject, stored: None
+        self._keys: set[str] = set()
+        """The keys that there are, deleted ones too, as far as was read or written."""
+        self._writing: dict[str, bytes] = {}
+        """What is being written under each key: it comes back before its reply."""
         self._malformed, self._newer = Once(), Once()
         self._loading: _Loading | None = None
         """What `load_all` had read when it failed."""
@@ -51,31 +67,84 @@ class JetStreamStateStore:
         return None if message is None else self._stored(subject, message)
 
     async def load_all(self) -> dict[str, Stored]:
-        info = await self._bucket.info()
+        client, info = self._client(), await self._bucket.info()
         created = info.created if info else ""
         if self._loading is None or self._loading.created != created:
             self._loading = _Loading(created)
         loading = self._loading
         async for key, message in self._bucket.entries(loading.reached):
-            self._take(key, message, loading.records)
+            self._keys.add(key)
+            if (subject := self._subject(key)) is not None:
+                loading.records.pop(subject, None)  # a later write of the same key
+                if (stored := self._stored(subject, message)).record is not None:
+                    loading.records[subject] = stored
             loading.reached = message.seq
         self._loading = None
+        self._follower.continue_from(created, loading.reached, client)
         return loading.records
 
-    def _take(self, key: str, message: Message, records: dict[str, Stored]) -> None:
-        """Add what a key holds to the records."""
-        if key.startswith("="):  # a heartbeat: no encoded subject looks like this
+    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+        look = next((look for look in looks if look.name == self._bucket.stream), None)
+        if look is None:
             return
+        if look.last_seq == self._follower.reached and look.messages < len(self._keys):
+            self._follower.read_again()  # keys went without a trace
+        self._follower.take_look(look)
+
+    async def follow(self, take: Callable[[str, Stored], None]) -> None:
+        self._take = take
+        await self._follower.run()
+
+    def _follow_one(self, message: Message) -> None:
+        """Something was stored that we have not written, or not known to be stored yet."""
+        key = self._bucket.key(message)
+        self._keys.add(key)
+        if message.data != self._writing.get(key) and (subject := self._subject(key)) is not None:
+            self._take(subject, self._stored(subject, message))
+
+    async def _read_all(self, info: Info) -> int:
+        """Take every key, and those that are gone; returns up to which revision."""
+        keys: set[str] = set()
+        reached, slices = 0, Slices(self._clock)
+        async for key, message in self._bucket.entries():
+            keys.add(key)
+            reached = message.seq
+            if (subject := self._subject(key)) is not None:
+                self._take(subject, self._stored(subject, message))
+            await slices.pause()
+        gone = self._keys - keys if info.created == self._follower.created else ()
+        self._keys = keys
+        for key in gone:
+            if (subject := self._subject(key)) is not None:
+                self._take(subject, Stored(None, 0))
+            await slices.pause()
+        return reached
+
+    def _subject(self, key: str) -> str | None:
+        """The subject whose state a key holds."""
+        if key.startswith("="):  # a heartbeat: no encoded subject looks like this
+            return None
         try:
-            subject = decode(key)
+            return decode(key)
         except BadTail as bad:
             self._report(key, f"the key is not an encoded subject: {bad}")
-            return
-        records.pop(subject, None)  # a later write of the same key
-        if (stored := self._stored(subject, message)).record is not None:
-            records[subject] = stored
+            return None
 
     async def write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
+        key = encode(subject)
+        self._writing[key] = value
+        try:
+            revision = await self._write(subject, value, expected, nonce)
+        finally:
+            self._writing.pop(key, None)
+        self._wrote(key, revision)
+        return revision
+
+    def _wrote(self, key: str, revision: int) -> None:
+        self._keys.add(key)
+        self._follower.wrote(revision)
+
+    async def _write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
         key = encode(subject)
         with suppress(Conflict):
             return await self._bucket.update(key, value, expected)
@@ -83,7 +152,7 @@ class JetStreamStateStore:
         if message is not None and self._stored(subject, message).nonce == nonce:
             return message.seq
         if message is not None and expected == 0 and message.deleted:
-            return await self.write(subject, value, message.seq, nonce)
+            return await self._write(subject, value, message.seq, nonce)
         raise Conflict(subject)
 
     async def remove(self, subject: str, expected: int) -> None:
@@ -100,6 +169,7 @@ class JetStreamStateStore:
         if self._revision is not None:
             try:
                 self._revision = await self._bucket.update(HEARTBEAT, value, self._revision)
+                self._wrote(HEARTBEAT, self._revision)
                 return True
             except Conflict:
                 message = await self._bucket.get(HEARTBEAT)
@@ -107,6 +177,7 @@ class JetStreamStateStore:
                 heartbeat = read_message(message.data, Heartbeat) if message else None
                 self.newer_heartbeat = heartbeat is not None and heartbeat.schema > SCHEMA
         self._revision = await self._bucket.put(HEARTBEAT, value)
+        self._wrote(HEARTBEAT, self._revision)
         return alone
 
     async def write_last_heartbeat(self, value: bytes, departed: Collection[str]) -> bool:

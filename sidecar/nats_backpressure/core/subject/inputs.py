@@ -61,21 +61,9 @@ class Tick(Struct, frozen=True):
     """Time passed."""
 
 
-class RecordLoaded(Struct, frozen=True):
-    """The stored record was read."""
-
-    record: Record
-    revision: int
-    newer: bool = False
-    """Whether a newer version stored it, in a schema that this one cannot write."""
-
-
-class NewerHeartbeat(Struct, frozen=True):
-    """A replica of a newer version wrote a heartbeat: what it stored is still its own."""
-
-
 class RecordCreated(Struct, frozen=True):
-    """No record of ours is stored: start a new epoch after the last published event. `revision`: of the key, or 0."""
+    """No record of ours is stored: start a new epoch after the last published event, or store the last known record
+    again. `revision`: of the key, or 0."""
 
     epoch: str
     revision: int = 0
@@ -84,6 +72,32 @@ class RecordCreated(Struct, frozen=True):
     incident: str | None = None
     lost: bool = False
     """Whether the last published event reports the subject as unknown."""
+    moved: bool = False
+    """Whether any published event led to `status`."""
+
+
+class RecordLoaded(Struct, frozen=True):
+    """The stored record was read."""
+
+    record: Record
+    revision: int
+    newer: bool = False
+    """Whether a newer version stored it, in a schema that this one cannot write."""
+    instead: RecordCreated | None = None
+    """What holds if the record is not the newest one; the events were read before it. None where that was not read."""
+
+
+class RecordFollowed(Struct, frozen=True):
+    """A write was seen in the store: of another replica, or our own, under way, before its reply."""
+
+    record: Record
+    revision: int
+    nonce: str = ""
+    newer: bool = False
+
+
+class NewerHeartbeat(Struct, frozen=True):
+    """A replica of a newer version wrote a heartbeat: what it stored is still its own."""
 
 
 class WriteDone(Struct, frozen=True):
@@ -106,7 +120,10 @@ class WriteConflict(Struct, frozen=True):
 
 
 class RecordMissing(Struct, frozen=True):
-    """The bucket was created again: the stored record is gone."""
+    """The stored record is gone, or what is stored may not be ours: it must be read before the next write."""
+
+    recreated: bool = False
+    """Whether the bucket was created again: its revisions are no longer those that we know."""
 
 
 class EventSent(Struct, frozen=True):
@@ -144,6 +161,7 @@ Input = (
     | GatewayReported
     | Tick
     | RecordLoaded
+    | RecordFollowed
     | NewerHeartbeat
     | RecordCreated
     | WriteDone
@@ -163,6 +181,8 @@ class LoadRecord(Struct, frozen=True):
     subject: str
     replacing: int = 0
     """Revision of a newer version's record that counts as none, since no replica of that version is left; 0: none."""
+    doubted: bool = False
+    """Whether to read before it what was published last: what is stored may not be the newest record."""
 
 
 class WriteRecord(Struct, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -86,6 +88,7 @@ def is_quiescent(state: SubjectState) -> bool:
         or record.unsent
         or record.override is not None
         or state.unstored
+        or state.overwritten
         or state.newer_seen_at is not None
         or state.renumber_from is not None
         or (state.rejection is not None and state.rejection.mark != record.announced_rejection)
@@ -105,9 +108,13 @@ def is_quiescent(state: SubjectState) -> bool:
 
 
 def is_unobserved(state: SubjectState, now: Now, limits: Limits, proofs: Proofs = NO_PROOFS) -> bool:
-    """Whether nothing proves the status any more: no member was read, or none of those that have this status."""
+    """Whether nothing proves the status any more: no member was read, or none of those that have this status; and no
+    other replica has stored it lately."""
     if state.newest_proof is None:
-        return now.mono >= state.unread_since + limits.unknown_after
+        since = max(state.unread_since, state.proved_elsewhere_at) if state.unread_since > -math.inf else -math.inf
+        return now.mono >= since + limits.unknown_after
+    if now.mono < state.proved_elsewhere_at + limits.unknown_after:
+        return False
     if freshness(newest_of(state, proofs), now.mono, limits) is Freshness.UNKNOWN:
         return True
     if state.worst is None or state.worst.status is Status.INACTIVE:
@@ -120,7 +127,7 @@ def is_stale_alone(
 ) -> bool:
     """Whether the status was already stale when something else was read. The heartbeat reports that later reading, so
     it proves nothing about this subject. Where all subjects age together, the heartbeat shows that by itself."""
-    if newest_read_at is None or state.unstored:
+    if newest_read_at is None or state.unstored or newest_read_at < state.proved_elsewhere_at + limits.unknown_after:
         return False
     if state.newest_proof is None and state.unread_since < newest_read_at:
         return True  # everything was read or tried since, and no member of this subject could be read
@@ -143,7 +150,9 @@ def build_record(
         if not builder.record.unknown:
             builder.report_losses()
         builder.mark_unknown()
-    elif state.newest_proof is not None:
+    elif state.newest_proof is not None and not (
+        state.record.unknown and state.newest_proof <= state.unknown_elsewhere_at
+    ):
         builder.mark_known()
         builder.report_losses()
         builder.update_status()
@@ -158,7 +167,7 @@ def build_record(
     if record.unsent and all(event.id in state.published for event in record.unsent):
         record = replace(record, unsent=())
     first = state.unstored and state.newest_proof is not None
-    if not (facts_due or first or records_differ(record, state.record)):
+    if not (facts_due or first or state.overwritten or records_differ(record, state.record)):
         return None
     latched = frozenset(key for key, _ in record.latched)
     facts = facts_to_store(state, latched, builder.losses)

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
-from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latch, Latches, Member
+from nats_backpressure.core.model.member import NO_LATCHES, NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.status.latches import next_latches
+from nats_backpressure.core.status.latches import status as status_of
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
 CARRY_EVERY = 30.0
 """Seconds without a write after which a change of the carried facts (a diagnosis above all) is written by itself."""
@@ -152,20 +153,6 @@ def with_reported_losses(member: Member, carried: Carried | None, now: Now) -> M
     )
 
 
-def with_stored_latches(member: Member, names: tuple[str, ...], carried: Carried) -> Member:
-    """The member with its stored latches set: it keeps its last status until it is read again. The hold that it has
-    goes on: one that was released here, which another write hid, is released again at once."""
-    known = [name for name in names if name in Latches.__struct_fields__]
-    stored = {name: replace(getattr(member.latches, name), on=True) for name in known}
-    member = replace(
-        member,
-        latches=replace(member.latches, **stored),
-        counted_diagnosis=member.counted_diagnosis or carried.counted,
-        stalled=member.stalled or carried.stalled,
-    )
-    return evaluated(member)
-
-
 def with_released_latches_stored(member: Member, names: tuple[str, ...]) -> Member:
     """The member after a write that stored the latches `names` as set: what is stored as released needs no memory of
     its hold. A latch that was released during the write is stored as set, and still needs it."""
@@ -174,19 +161,42 @@ def with_released_latches_stored(member: Member, names: tuple[str, ...]) -> Memb
     return member if latches == member.latches else replace(member, latches=latches)
 
 
-def without_released_latches(member: Member, names: tuple[str, ...]) -> Member:
-    """The member without the latches that another replica released: of those that are not among the stored `names`
-    only the ones whose value is above its mark now stay set. Otherwise a recovery of the other replica would be
-    followed by a rise that no value supports."""
-    above = Latches()
-    if member.reading is not None and member.marks is not None:
-        above = next_latches(Latches(), member.reading, member.marks, member.policy)
-    released = {name: Latch() for name in member.latches.names if name not in names and not getattr(above, name).on}
-    if not released:
+def with_latches_of(member: Member, names: tuple[str, ...], carried: Carried, now: Now) -> Member:
+    """The member with the latches of a stored record, `names`. Without a reading it has the status that they give.
+
+    Of those that it lacks only the ones whose value is above its mark now stay set: otherwise a recovery of another
+    replica would be followed by a rise that no value supports. A reading from before the hold of that recovery shows
+    nothing about now, since this process may have been suspended. A latch that was released here, which another write
+    hid, is released again; the hold of one that was not set here begins with the next reading.
+    """
+    reading, was = member.reading, member.latches
+    marks = member.marks
+    recent = reading is not None and now.mono - reading.at.mono <= member.policy.recovery_hold_seconds
+    above = next_latches(NO_LATCHES, reading, marks, member.policy) if recent and reading and marks else NO_LATCHES
+    stored = {name: replace(getattr(was, name), on=True) for name in names if name in Latches.__struct_fields__}
+    released = {name: Latch() for name in was.names if name not in names and not getattr(above, name).on}
+    set_elsewhere = {name: Latch(on=True) for name in stored if getattr(was, name) == Latch()}
+    counted, stalled = member.counted_diagnosis or carried.counted, member.stalled or carried.stalled
+    after = _with_latches(member, replace(was, **stored, **released), counted, stalled)
+    if not recent:
+        return after
+    after = evaluated(after)
+    return _with_latches(after, replace(after.latches, **set_elsewhere), counted, after.stalled or carried.stalled)
+
+
+def _with_latches(member: Member, latches: Latches, counted: Diagnosis | None, stalled: bool) -> Member:
+    """The member with latches that no reading of its own set or released."""
+    if latches == member.latches:
         return member
-    member = replace(member, latches=replace(member.latches, **released))
-    unread = member.reading is None and not member.latches.names
-    return replace(member, status=Status.UNKNOWN) if unread else evaluated(member)
+    if member.reading is None and not latches.names:
+        return replace(member, latches=latches, status=Status.UNKNOWN)
+    return replace(
+        member,
+        latches=latches,
+        status=status_of(latches, member.policy),
+        counted_diagnosis=counted if latches.diagnosed.on else None,
+        stalled=stalled and latches.latency_p95.on,
+    )
 
 
 def stored_shedding(record: Record, now: Now) -> Shedding:

@@ -135,6 +135,18 @@ class SubjectState(Struct, frozen=True):
     must_reload: bool = False
     """Whether another record than `record` is stored now, so that it must be read before the next write; answers
     still come from `record`."""
+    doubted: bool = False
+    """With `must_reload`: whether what is stored may be older than `record`, or not ours."""
+    overwritten: bool = False
+    """Whether something else than `record` is stored, so that `record` is stored again, without an event."""
+    followed: int = 0
+    """While a record is being loaded: the revision of the newest write that was seen meanwhile."""
+    publish_after: float = -math.inf
+    """Monotonic time before which the unsent events of a record of another replica are left to it."""
+    proved_elsewhere_at: float = -math.inf
+    """Monotonic time at which another replica last stored the status as known: it had a proof."""
+    unknown_elsewhere_at: float = -math.inf
+    """Monotonic time at which another replica stored the status as unknown: only a later reading makes it known."""
     newer_seen_at: float | None = None
     """While `record` is of a newer version: monotonic time of the newest sign of such a replica. Nothing is written."""
     loading: bool = False

@@ -40,6 +40,7 @@ from nats_backpressure.core.subject.inputs import (
     PolicyRefused,
     PublishEvent,
     RecordCreated,
+    RecordFollowed,
     RecordLoaded,
     RecordMissing,
     RemoveKey,
@@ -54,12 +55,12 @@ from nats_backpressure.core.subject.other_policies import is_left_to_others, wit
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
     stored_shedding,
+    with_latches_of,
     with_released_latches_stored,
     with_reported_losses,
-    with_stored_latches,
-    without_released_latches,
 )
 from nats_backpressure.core.subject.state import (
+    Record,
     SubjectState,
     Writing,
     deciding_policy,
@@ -67,6 +68,7 @@ from nats_backpressure.core.subject.state import (
     with_member,
     with_members,
 )
+from nats_backpressure.core.subject.taking_over import agrees, continues, is_lost, is_newest
 from nats_backpressure.protocol.refusal_expiry import aged, holds_for
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Status
@@ -77,6 +79,10 @@ REMOVE_AFTER = 3600.0
 
 RELOAD_INTERVAL = 2.0
 """Seconds between two readings of a record that a newer version stores."""
+ANY_REVISION = 2**64
+"""Above every revision."""
+UNSENT_WAIT = 0.3
+"""Seconds for which the unsent events of another replica's record are left to it; then each replica publishes them."""
 
 
 class Context(Limits, frozen=True):
@@ -100,7 +106,10 @@ def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tupl
         gap = state.read_at is not None and now.mono - _proved_at(state, context) >= context.stale_after
         watched = now.mono if gap or state.watched_since is None else state.watched_since
         state = replace(_reopened(state, now, context) if gap else state, read_at=now.mono, watched_since=watched)
-    return plan_writes(apply(input_, state, now), now, context, isinstance(input_, Tick))
+    # What another replica stored is answered to by the next reading or tick: two that evaluate differently would write
+    # in turn, as fast as they hear from each other.
+    conclude = not isinstance(input_, RecordFollowed)
+    return plan_writes(apply(input_, state, now), now, context, isinstance(input_, Tick), conclude)
 
 
 @singledispatch
@@ -169,31 +178,68 @@ def _(input_: Tick, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
-    carried = dict(input_.record.carried)
+    ours, instead = state.record, input_.instead
+    missed = state.followed > input_.revision
+    state = replace(state, loading=False, must_reload=False, followed=0)
+    if ours is not None and not state.unstored and not input_.newer and state.newer_seen_at is None:
+        if instead is None and not continues(ours, input_.record):
+            return replace(state, must_reload=True, doubted=True)
+        if instead is not None and not is_newest(ours, input_.record, instead):
+            return apply(instead, state, now)
+    state = _taken_over(state, input_.record, input_.revision, input_.newer, now)
+    return replace(state, must_reload=True, doubted=True) if missed else state
+
+
+@apply.register
+def _(input_: RecordFollowed, state: SubjectState, now: Now) -> SubjectState:
+    ours, own = state.record, state.writing is not None and state.writing.nonce == input_.nonce
+    if input_.revision <= state.revision or own:
+        return state
+    if state.loading:
+        return replace(state, followed=max(state.followed, input_.revision))
+    free = ours is None or state.unstored or input_.newer or state.newer_seen_at is not None
+    if free or (ours is not None and continues(ours, input_.record)):
+        state = replace(state, writing=None, removing=False)
+        return _taken_over(state, input_.record, input_.revision, input_.newer, now)
+    return replace(state, must_reload=True, doubted=True, writing=None)
+
+
+def _taken_over(state: SubjectState, record: Record, revision: int, newer: bool, now: Now) -> SubjectState:
+    """The state with a stored record as its own: status, reasons and incident are the record's; metrics and grants stay
+    its own, and of the latches that the record lacks those whose value is above the mark now."""
+    carried, stored = dict(record.carried), dict(record.latched)
     members = {key: with_reported_losses(member, carried.get(key), now) for key, member in state.members.items()}
-    if state.record is not None:  # another replica stored it
-        stored = dict(input_.record.latched)
-        members = {key: without_released_latches(member, stored.get(key, ())) for key, member in members.items()}
-    for key, names in input_.record.latched:
-        member = members.get(key) or new_member(key, state.policy, carried, now)
-        members[key] = with_stored_latches(member, names, carried.get(key, NOTHING_CARRIED))
+    members |= {key: new_member(key, state.policy, carried, now) for key in stored.keys() - members.keys()}
+    members = {
+        key: with_latches_of(member, stored.get(key, ()), carried.get(key, NOTHING_CARRIED), now)
+        for key, member in members.items()
+    }
+    unproved = record.unknown or record.stale
     if state.record is None:
-        state = replace(state, unproved_at_load=input_.record.unknown or input_.record.stale)
-    seen_at = state.newer_seen_at if input_.revision == state.revision else None
+        state = replace(state, unproved_at_load=unproved)
+    else:  # another replica stored it
+        state = replace(
+            state,
+            publish_after=now.mono + UNSENT_WAIT,
+            proved_elsewhere_at=state.proved_elsewhere_at if unproved else now.mono,
+            unknown_elsewhere_at=now.mono if record.unknown else -math.inf,
+        )
+    seen_at = state.newer_seen_at if revision == state.revision else None
     return replace(
         with_members(state, members),
         carried=carried,
         written_at=now.mono,
-        record=input_.record,
-        revision=input_.revision,
-        newer_seen_at=None if not input_.newer else now.mono if seen_at is None else seen_at,
+        record=record,
+        revision=revision,
+        newer_seen_at=None if not newer else now.mono if seen_at is None else seen_at,
         unstored=False,
-        loading=False,
         must_reload=False,
+        doubted=False,
+        overwritten=False,
         publishing=None,
         published=frozenset(),
         empty_since=None if members else now.mono,
-        shedding=stored_shedding(input_.record, now),
+        shedding=stored_shedding(record, now),
     )
 
 
@@ -204,17 +250,35 @@ def _(input_: NewerHeartbeat, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
-    record = next_record.first_record(state, input_, now)
+    ours, missed = state.record, state.followed > input_.revision
+    if state.newer_seen_at is not None or state.unstored:
+        ours = None  # of a newer version whose replicas are gone, or not stored at all
+    state = replace(
+        state,
+        loading=False,
+        must_reload=missed,
+        doubted=missed,
+        followed=0,
+        newer_seen_at=None,
+        publishing=None,
+        published=frozenset() if ours is None else state.published,
+    )
+    if ours is not None:
+        unpublished = sum(event.id not in state.published for event in ours.unsent)
+        if not unpublished and not state.members:  # another replica has removed the key
+            return replace(state, record=None, removing=True)
+        older = input_.revision < state.revision or not state.revision
+        if agrees(ours, input_) and not (older and is_lost(ours, input_)):
+            renumber_from = (input_.epoch, ours.seq - unpublished) if older else state.renumber_from
+            return replace(state, revision=input_.revision, overwritten=True, renumber_from=renumber_from)
     return replace(
         state,
-        record=record,
+        record=next_record.first_record(state, input_, now),
         revision=input_.revision,
-        newer_seen_at=None,
         unstored=True,
-        loading=False,
-        must_reload=False,
-        publishing=None,
+        overwritten=False,
         published=frozenset(),
+        publish_after=-math.inf,
     )
 
 
@@ -238,6 +302,8 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
         revision=input_.revision,
         writing=None,
         unstored=False,
+        overwritten=False,
+        publish_after=-math.inf,
         published=state.published & unsent,
         publishing=state.publishing if state.publishing in unsent else None,
     )
@@ -259,7 +325,14 @@ def _(input_: WriteConflict, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: RecordMissing, state: SubjectState, now: Now) -> SubjectState:
-    return replace(state, must_reload=True, writing=None)
+    return replace(
+        state,
+        must_reload=True,
+        doubted=True,
+        writing=None,
+        revision=0 if input_.recreated else state.revision,
+        followed=ANY_REVISION if state.loading else 0,  # what is being read may be older than this
+    )
 
 
 @apply.register
@@ -278,9 +351,9 @@ def _(input_: EventConflict, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: KeyRemoved, state: SubjectState, now: Now) -> SubjectState:
-    if not state.members:
+    if state.removing and not state.members:
         return replace(state, record=None)
-    return replace(state, removing=False, must_reload=True, writing=None)
+    return replace(state, removing=False, must_reload=True, doubted=True, writing=None)
 
 
 @apply.register
@@ -294,18 +367,21 @@ def _(input_: EventDropped, state: SubjectState, now: Now) -> SubjectState:
     )
 
 
-def plan_writes(state: SubjectState, now: Now, context: Context, on_tick: bool) -> tuple[SubjectState, list[Effect]]:
-    """Start what is missing to store and publish the state: one load, or one write and one publish at a time."""
+def plan_writes(
+    state: SubjectState, now: Now, context: Context, on_tick: bool, conclude: bool = True
+) -> tuple[SubjectState, list[Effect]]:
+    """Start what is missing to store and publish the state: one load, or one write and one publish at a time. Nothing
+    is written unless `conclude`."""
     if state.removing:
         return state, [] if state.record is not None else [DropSubject(state.subject)]
     if state.record is None or state.must_reload:
-        if state.loading or not state.members:
+        if state.loading or (state.record is None and not state.members):
             return state, []
-        return replace(state, loading=True), [LoadRecord(state.subject)]
+        return replace(state, loading=True), [LoadRecord(state.subject, doubted=state.doubted)]
     if state.newer_seen_at is not None:
         return _beside_newer(state, state.newer_seen_at, now, context)
     effects: list[Effect] = []
-    if state.writing is None:
+    if state.writing is None and conclude:
         if state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER:
             return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
         change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs)
@@ -315,7 +391,7 @@ def plan_writes(state: SubjectState, now: Now, context: Context, on_tick: bool) 
         elif change is not None:
             state, writing = _with_write(state, change, now, context)
             effects.append(WriteRecord(state.subject, writing))
-    if (event := _next_to_publish(state)) is not None:
+    if now.mono >= state.publish_after and (event := _next_to_publish(state)) is not None:
         state = replace(state, publishing=event.id)
         effects.append(PublishEvent(state.subject, event))
     return state, effects

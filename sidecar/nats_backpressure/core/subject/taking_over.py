@@ -1,0 +1,51 @@
+"""Decides whether a stored record is the newest one: whether to take it over, or to store our own again."""
+
+from __future__ import annotations
+
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.subject.inputs import RecordCreated
+from nats_backpressure.core.subject.state import Record
+from nats_backpressure.protocol.values import EventType, Status
+
+STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
+
+
+def continues(ours: Record, theirs: Record) -> bool:
+    """Whether a record surely follows ours: the same epoch, with every event since ours among its unsent ones."""
+    if theirs.epoch != ours.epoch or theirs.seq < ours.seq:
+        return False
+    events = _after(theirs, ours.seq)
+    return len(events) == theirs.seq - ours.seq and theirs.announced is _announced(events, ours.announced)
+
+
+def is_newest(ours: Record, theirs: Record, published: RecordCreated) -> bool:
+    """Whether a stored record that differs from ours is the newest one, by what was published: its last status is that
+    of the newest event, or of one that it lists as unsent. An older record of our epoch never is."""
+    if theirs.epoch == ours.epoch and theirs.seq < ours.seq:
+        return False
+    known = published.moved or any(event.type in STATUS_EVENTS for event in theirs.unsent)
+    return agrees(theirs, published) and (known or theirs.announced is ours.announced)
+
+
+def agrees(record: Record, published: RecordCreated) -> bool:
+    """Whether what was published does not contradict a record. Old events may be gone from the stream."""
+    if record.seq < published.seq:
+        return False
+    events = _after(record, published.seq)
+    if not published.moved and not any(event.type in STATUS_EVENTS for event in events):
+        return True
+    return record.announced is _announced(events, published.status)
+
+
+def is_lost(record: Record, published: RecordCreated) -> bool:
+    """Whether the stream lacks the newest event of a record that is not among its unsent ones."""
+    return published.seq < record.seq - len(record.unsent)
+
+
+def _after(record: Record, seq: int) -> list[Event]:
+    return [event for event in record.unsent if event.seq > seq]
+
+
+def _announced(events: list[Event], before: Status) -> Status:
+    """The status that the events lead to."""
+    return next((event.now for event in reversed(events) if event.type in STATUS_EVENTS), before)

@@ -1,0 +1,27 @@
+"""Feeds the registry with what other replicas stored, and with what became of a stored record behind our back."""
+
+from __future__ import annotations
+
+from nats_backpressure.core.subject.inputs import RecordFollowed, RecordLoaded, RecordMissing
+from nats_backpressure.runtime.ports import Stored
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
+
+
+class RecordFollower:
+    """Takes what the store holds of a subject."""
+
+    def __init__(self, registry: SubjectRegistry) -> None:
+        self._registry = registry
+
+    def take(self, subject: str, stored: Stored) -> None:
+        """A write was seen, or everything was read again."""
+        state, record = self._registry.subjects.get(subject), stored.record
+        if state is None:
+            if record is not None:
+                self._registry.get_or_create(subject)
+                self._registry.feed(subject, RecordLoaded(record, stored.revision, stored.newer))
+        elif record is not None and stored.revision > state.revision:
+            followed = RecordFollowed(record, stored.revision, stored.nonce, stored.newer)
+            self._registry.feed(subject, followed)
+        elif state.record is not None and (record, stored.revision) != (state.record, state.revision):
+            self._registry.feed(subject, RecordMissing())

@@ -1,0 +1,215 @@
+"""Following one of our own streams on a real server: nothing twice, nothing missing, and no request while it rests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from nats_backpressure.adapters.nats import stream_follower
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.stream_follower import StreamFollower
+from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.runtime.clock import SystemClock
+from nats_backpressure.runtime.ports import Unavailable
+from tests.conftest import StartServer
+from tests.support.background import meanwhile
+from tests.support.sidecar import eventually
+
+
+class Followed:
+    """A stream `S` that is followed, and what was taken of it."""
+
+    def __init__(self, nc: Client) -> None:
+        self.nc = self.client = nc
+        self.taken: list[bytes] = []
+        self.read: list[int] = []
+        self.requests: list[str] = []
+        js = JetStreamApi(self)
+        self.follower = StreamFollower(js, lambda: self.client, SystemClock(), "S", "s.>", self._take, self._read_all)
+
+    async def request(self, subject: str, payload: bytes, seconds: float, headers: Any = None) -> Msg:
+        self.requests.append(subject)
+        try:
+            return await self.client.request(subject, payload, timeout=seconds, headers=headers)
+        except Exception as error:
+            raise Unavailable(str(error)) from error
+
+    def _take(self, message: Message) -> None:
+        self.taken.append(message.data)
+
+    async def _read_all(self, info: Any) -> int:
+        self.read.append(info.state.last_seq)
+        return int(info.state.last_seq)
+
+    async def publish(self, *payloads: str) -> int:
+        seq = 0
+        for payload in payloads:
+            seq = (await self.nc.jetstream().publish(f"s.{payload}", payload.encode())).seq
+        return seq
+
+    async def look(self, last_seq: int | None = None, created: str | None = None) -> None:
+        """A list of streams shows the stream, or pretends to."""
+        info = (await JetStreamApi(self).stream("S")) if last_seq is None or created is None else None
+        shown = info.state.last_seq if info and last_seq is None else last_seq or 0
+        look = StreamLook("S", created or (info.created if info else ""), 1, shown, shown)
+        self.follower.take_look(look)
+
+    async def took(self, *payloads: str) -> None:
+        async def all_there() -> bool:
+            return self.taken == [payload.encode() for payload in payloads]
+
+        await eventually(all_there, f"{payloads}, not {self.taken}", 10)
+
+
+@pytest.fixture
+async def followed(start_server: StartServer) -> AsyncIterator[Followed]:
+    server = await start_server()
+    async with await nats.connect(server.url) as nc:
+        await nc.jetstream().add_stream(name="S", subjects=["s.>"])
+        yield Followed(nc)
+
+
+@asynccontextmanager
+async def following(followed: Followed) -> AsyncIterator[None]:
+    async with meanwhile(followed.follower.run()):
+
+        async def was_read() -> bool:
+            return bool(followed.read)
+
+        await eventually(was_read, "the first reading")
+        yield
+
+
+async def test_what_is_stored_arrives_in_order_and_nothing_is_requested_while_it_rests(followed: Followed) -> None:
+    await followed.publish("before")
+    async with following(followed):
+        names = [str(n) for n in range(250)]
+        await followed.publish(*names)
+        await followed.took(*names)
+        assert (followed.read, followed.follower.reached) == ([1], 251)
+        await asyncio.sleep(0.5)  # a time in which something would be requested
+        assert [request.split(".")[2:4] for request in followed.requests] == [
+            ["STREAM", "INFO"],
+            ["CONSUMER", "CREATE"],
+        ]
+
+
+async def test_own_writes_are_not_taken_and_count_as_accounted_for_once_nothing_before_them_is_missing(
+    followed: Followed,
+) -> None:
+    async with following(followed):
+        await followed.publish("theirs")
+        await followed.took("theirs")
+        followed.follower.wrote(3)
+        followed.follower.wrote(2)
+        assert followed.follower.reached == 3
+        followed.follower.wrote(5)
+        assert followed.follower.reached == 3
+        await followed.publish("own-2", "own-3", "theirs-4", "own-5", "theirs-6")
+        await followed.took("theirs", "theirs-4", "theirs-6")
+
+
+async def test_a_consumer_that_was_deleted_is_made_again_where_it_stopped(followed: Followed) -> None:
+    async with following(followed):
+        await followed.publish("a")
+        await followed.took("a")
+        for consumer in await followed.nc.jetstream().consumers_info("S"):
+            await followed.nc.jetstream().delete_consumer("S", consumer.name)
+        await followed.publish("b")
+        await followed.took("a", "b")
+        assert followed.read == [0]
+
+
+async def test_what_a_list_shows_and_does_not_arrive_is_fetched_by_another_consumer(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with following(followed):
+        await followed.publish("a")
+        await followed.took("a")
+        receive = followed.follower._receive
+
+        async def lose(message: Msg) -> None: ...
+
+        for subscription in tuple(followed.nc._subs.values()):
+            if subscription._cb == receive:
+                subscription._cb = lose
+        await followed.publish("b")
+        await followed.look()
+        await followed.took("a", "b")
+        assert followed.read == [0]
+
+
+@pytest.mark.parametrize("what", ["recreated", "gone back", "another connection"])
+async def test_everything_is_read_again_where_the_stream_may_be_another_one(
+    followed: Followed, start_server: StartServer, what: str
+) -> None:
+    async with following(followed):
+        await followed.publish("a", "b")
+        await followed.took("a", "b")
+        await followed.look()
+        if what == "recreated":
+            await followed.nc.jetstream().delete_stream("S")
+            await followed.nc.jetstream().add_stream(name="S", subjects=["s.>"])
+            await followed.publish("c")
+            await followed.look()
+        elif what == "gone back":
+            await followed.look(last_seq=1)
+        else:
+            url = followed.nc.connected_url
+            assert url is not None
+            followed.client = await nats.connect(url.geturl())
+            await followed.look()
+
+        async def again() -> bool:
+            return len(followed.read) == 2
+
+        await eventually(again, "another reading")
+        await followed.publish("d")
+        await followed.took("a", "b", "d")
+        if followed.client is not followed.nc:
+            await followed.client.close()
+
+
+async def test_an_end_that_was_deleted_is_no_message_that_is_missing(followed: Followed) -> None:
+    async with following(followed):
+        await followed.publish("a", "b")
+        await followed.took("a", "b")
+        for subscription in tuple(followed.nc._subs.values()):
+            if subscription._cb == followed.follower._receive:
+                await subscription.unsubscribe()
+        last = await followed.publish("c")
+        await followed.nc.jetstream().delete_msg("S", last)
+        await followed.look()
+
+        async def reached() -> bool:
+            return followed.follower.reached == last
+
+        await eventually(reached, "the end to be accounted for")
+        await followed.publish("d")
+        await followed.took("a", "b", "d")
+
+
+async def test_a_pull_that_ends_in_time_is_followed_by_the_next(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_follower, "EXPIRES", 0.2)
+    async with following(followed):
+        await asyncio.sleep(0.7)  # three pulls
+        await followed.publish("a")
+        await followed.took("a")
+        assert len(followed.requests) == 2, "still the first consumer"
+
+
+async def test_a_stored_message_that_looks_like_a_status_is_only_a_message(followed: Followed) -> None:
+    async with following(followed):
+        await followed.nc.jetstream().publish("s.x", b"x", headers={"Status": "409"})
+        await followed.publish("y")
+        await followed.took("x", "y")
+        assert len(followed.requests) == 2, "still the first consumer"
