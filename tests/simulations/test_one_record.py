@@ -210,8 +210,8 @@ async def strike(replicas: Replicas, fault: Fault) -> None:
     replica.link.heal()
 
 
-@given(seed=SEEDS, rounds=st.lists(st.tuples(FAULTS, FAULTS), min_size=1, max_size=3))
-@settings(max_examples=examples(25))
+@given(seed=SEEDS, rounds=st.lists(st.tuples(FAULTS, FAULTS), min_size=1, max_size=2))
+@settings(max_examples=examples(6))
 def test_whatever_strikes_each_overload_is_one_incident_and_all_agree(
     seed: int, rounds: list[tuple[list[Fault], list[Fault]]]
 ) -> None:
