@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
@@ -16,6 +17,7 @@ from nats_backpressure.core.subject.inputs import (
     LoadRecord,
     PublishEvent,
     RecordCreated,
+    RecordFollowed,
     RecordLoaded,
     ReportDifference,
     WriteConflict,
@@ -52,6 +54,7 @@ class World:
         self.record: Record | None = None
         self.revision = 0
         self.events: list[str] = []
+        self.newest: Event | None = None
         self.differences: list[ReportDifference] = []
         self.replicas: list[Replica] = []
         self.started = 0
@@ -76,7 +79,13 @@ class World:
         """Every other replica sees what one stored."""
         for replica in self.replicas:
             if replica is not by and self.record is not None and replica.state.record is not None:
-                replica.feed(RecordLoaded(self.record, self.revision))
+                replica.feed(RecordFollowed(self.record, self.revision))
+
+    def created(self) -> RecordCreated:
+        """What the events stream shows."""
+        if self.newest is None:
+            return RecordCreated("e", self.revision)
+        return RecordCreated("e", self.revision, self.newest.seq, self.newest.now, self.newest.incident, moved=True)
 
     @property
     def statuses(self) -> set[Status]:
@@ -103,9 +112,9 @@ class Replica:
         world = self.world
         match effect:
             case LoadRecord() if world.record is None:
-                self.feed(RecordCreated("e", world.revision, 0, Status.INACTIVE, None))
-            case LoadRecord():
-                self.feed(RecordLoaded(world.record, world.revision))
+                self.feed(world.created())
+            case LoadRecord(doubted=doubted):
+                self.feed(RecordLoaded(world.record, world.revision, instead=world.created() if doubted else None))
             case WriteRecord(_, writing) if writing.expected != world.revision:
                 self.feed(WriteConflict(writing.nonce))
             case WriteRecord(_, writing):
@@ -118,6 +127,7 @@ class Replica:
             case PublishEvent(_, event):
                 if event.id not in world.events:
                     world.events.append(event.id)
+                    world.newest = event
                 self.feed(EventSent(event.id))
             case ReportDifference():
                 world.differences.append(effect)
