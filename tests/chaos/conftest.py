@@ -22,7 +22,21 @@ SEED = int(os.environ.get("CHAOS_SEED") or 1)
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 2)
 """Overloads of one test."""
 
+LONGEST = 300
+"""Seconds of one test, where it does not say another limit."""
+# A test's own client leaves a connection behind where the server stood still.
+IGNORED = "ignore::pytest.PytestUnraisableExceptionWarning"
+
 Install = Callable[..., Awaitable[Installation]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.chaos)
+            item.add_marker(pytest.mark.filterwarnings(IGNORED))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(LONGEST))
 
 
 @pytest.fixture

@@ -15,12 +15,11 @@ from typing import Any, Self, TypeVar
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.event_checks import answer_problems, event_problems, last_status, shown, state_problems
 from tests.support.proxy import Proxy
-from tests.support.router import CONSUMER
 from tests.support.sidecar import SUBJECT, Sidecar, eventually
 
 T = TypeVar("T")
@@ -29,11 +28,14 @@ FAST: dict[str, Any] = {
     "subjects": [">"],
     "pending": {"warn": 5, "critical": 10, "overload": 20},
     "drain_seconds": {"overload": 1_000_000},
+    "latency_p95": {"overload": 1_000_000},
     "recovery_hold_seconds": 0.2,
     "stall_seconds": 3600,
 }
 """A policy under which more than MARK waiting messages are an overload, which is over 0.2 s after they are gone."""
 MARK, OVERLOAD = 20, 60
+CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000, ack_wait=2)
+"""What a fetch that failed has taken comes again soon."""
 EVENTS, BUCKET = "BACKPRESSURE_EVENTS", "KV_backpressure_state"
 SEEN_WITHIN = 60.0
 """Seconds within which a change is published, whatever fails meanwhile."""
@@ -96,7 +98,10 @@ class Installation:
         copies: int = 1,
         settings: Mapping[str, Any] | None = None,
         login: str = "",
+        purges: bool = False,
     ) -> None:
+        """`purges`: an overload ends with a purge, which a server that is killed does not take back; it forgets which
+        messages were delivered and acknowledged in the last seconds before."""
         self._where, self._ports, self._n, self._copies = where, ports, n, copies
         self.config: dict[str, Any] = {
             "policies": [dict(policy)],
@@ -104,7 +109,7 @@ class Installation:
             "publish": {"replicas": copies},
             **(settings or {}),
         }
-        self._stream, self._login = stream, login
+        self._stream, self._login, self._purges = stream, login, purges
         self.nc: Client
         self.replicas: dict[str, Replica] = {}
         self.overloads = 0
@@ -179,7 +184,10 @@ class Installation:
 
     async def calm(self, *, seen: bool = True) -> None:
         """All that waits is done; with `seen` this returns once that is published."""
-        await self.work()
+        if self._purges:
+            await lasting(lambda: self.nc.jetstream(timeout=1).purge_stream("ROUTER"))
+        else:
+            await self.work()
         if seen:
             await self.led_to("inactive")
 
@@ -327,7 +335,8 @@ def _failed(sidecar: Sidecar) -> bool:
 
 async def _shown_status(sidecar: Sidecar) -> str | None:
     with suppress(OSError):
-        _, text = await sidecar.get("/metrics")
+        code, text = await sidecar.get("/metrics")
+        assert code == 200, f"{text}\n{sidecar.log[-3000:]}"
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == "router_backpressure_status" and sample.labels.get("subject") == SUBJECT:

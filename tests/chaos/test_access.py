@@ -10,8 +10,6 @@ import pytest
 from tests.chaos.installation import Installation
 from tests.conftest import StartServer
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 
 def users(password: str = "first", permissions: str = "") -> str:
     return (

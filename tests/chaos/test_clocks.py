@@ -5,13 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import pytest
-
 from tests.chaos.installation import Installation
 from tests.support.parts import need_command
 from tests.support.servers import NatsServer
-
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 def clock(file: Path, offset: str) -> dict[str, str]:

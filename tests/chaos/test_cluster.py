@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.installation import BUCKET, EVENTS, Installation
 from tests.support.cluster import Cluster
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 InstallHere = Callable[[int], Awaitable[tuple[Cluster, Installation]]]
 

@@ -17,8 +17,6 @@ from tests.chaos.installation import Installation
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

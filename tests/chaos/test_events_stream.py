@@ -11,8 +11,6 @@ from nats.js.api import DiscardPolicy
 from tests.chaos.conftest import Install
 from tests.chaos.installation import EVENTS, Installation
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 
 async def purge(installation: Installation) -> None:
     await installation.nc.jetstream().purge_stream(EVENTS)

@@ -11,8 +11,6 @@ import pytest
 from tests.chaos.conftest import Install
 from tests.support.background import meanwhile
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 
 async def flood(nc: Any, per_second: int) -> None:
     created = json.dumps({"type": "io.nats.jetstream.advisory.v1.consumer_action", "stream": "ROUTER", "consumer": "x"})

@@ -10,8 +10,6 @@ import pytest
 from tests.chaos.conftest import Install
 from tests.chaos.installation import Installation
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 
 async def during(installation: Installation, i: int, how: str, dice: random.Random, seconds: float) -> None:
     """Replica `i` is cut off over one change."""

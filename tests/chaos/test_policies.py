@@ -11,8 +11,6 @@ from tests.chaos.installation import FAST, Installation
 from tests.support.background import meanwhile
 from tests.support.event_checks import STATUS_EVENTS
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 OTHER = FAST | {"pending": {"warn": 5, "critical": 10, "overload": 200}}
 BETWEEN = 90
 """Messages: above the mark of one, below that of the other."""

@@ -12,8 +12,6 @@ from tests.chaos.conftest import Install
 from tests.chaos.installation import FAST, Installation, Replica
 from tests.support.background import meanwhile
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 Strike = Callable[[Replica, random.Random], Awaitable[None]]
 
 

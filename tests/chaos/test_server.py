@@ -12,8 +12,6 @@ import pytest
 from tests.chaos.conftest import Install
 from tests.support.servers import NatsServer
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 Fault = Callable[[NatsServer, random.Random], Awaitable[None]]
 
 
@@ -53,7 +51,7 @@ FAULTS: dict[str, Fault] = {
 async def test_a_server_that_is_away_for_a_while(
     install: Install, server: NatsServer, dice: random.Random, rounds: int, fault: Fault, n: int
 ) -> None:
-    installation = await install(n)
+    installation = await install(n, purges=True)
     for _ in range(rounds):
         for change in (installation.overload, installation.calm):
             changing = asyncio.create_task(change())

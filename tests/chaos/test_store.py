@@ -11,8 +11,6 @@ from tests.chaos.installation import BUCKET, Installation
 from tests.conftest import StartServer
 from tests.support.sidecar import SUBJECT, eventually
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 Change = Callable[[Installation, bytes], Awaitable[object]]
 KEY = f"$KV.backpressure_state.{SUBJECT}"
 

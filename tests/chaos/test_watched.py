@@ -9,8 +9,6 @@ import pytest
 
 from tests.chaos.conftest import Install
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
 
 @pytest.mark.parametrize("n", [1, 2])
 async def test_a_consumer_that_is_deleted_in_an_incident_and_comes_back(install: Install, n: int) -> None:

@@ -113,3 +113,9 @@ def overloads_are_incidents(seed: int, overloads: Rounds) -> None:
 @settings(max_examples=examples(6))
 def test_kills_at_any_moment_add_and_lose_no_event(seed: int, overloads: Rounds) -> None:
     overloads_are_incidents(seed, overloads)
+
+
+@given(seed=SEEDS, overloads=rounds(*KINDS))
+@settings(max_examples=examples(6))
+def test_no_fault_at_any_moment_adds_or_loses_an_event(seed: int, overloads: Rounds) -> None:
+    overloads_are_incidents(seed, overloads)
