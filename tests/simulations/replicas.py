@@ -383,10 +383,11 @@ class Replica:
                 raise error
 
     async def stop(self) -> None:
-        """SIGTERM."""
+        """SIGTERM; returns once it has ended, for which time must pass."""
         assert self._task is not None
         self._stopping.set()
-        await self._replicas.clock.finish(asyncio.shield(self._task))
+        await asyncio.shield(self._task)
+        self._replicas.bus.channels.pop(self.name, None)
 
     def answer(self) -> dict[str, Any] | None:
         """Its decision for a gateway; None where it does not answer."""
