@@ -60,9 +60,9 @@ class Replica:
         await self.sidecar.kill()
 
     async def terminate(self) -> None:
-        """SIGTERM; it must exit with 0."""
+        """SIGTERM; it must exit with 0, unless Python itself was still starting."""
         code, _ = await self.sidecar.end(SIGTERM)
-        assert code == 0, self.sidecar.log[-2000:]
+        assert code in (0, -SIGTERM), f"exit code {code}: {self.sidecar.log[-2000:]}"
 
     async def restart(self) -> None:
         if not self.sidecar.alive:

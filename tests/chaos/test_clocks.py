@@ -19,6 +19,8 @@ def clock(file: Path, offset: str) -> dict[str, str]:
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(file),
         "FAKETIME_CACHE_DURATION": "1",
+        # Both names: that of the library's older versions, and that of its newer ones.
+        "DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
 

@@ -171,13 +171,21 @@ class Link:
         if self.cut:
             raise Unavailable("not connected")
         if self.half_open:
-            self._stuck.append(lambda: self._serve(request))
-            await self._fail()
+            await self._until_it_passes(request)
         answer = await asyncio.shield(self._serve(request))
         if self.cut or self.half_open or self._dice.random() < self.lost:
             await self._fail()
         await self._clock.sleep(self.delay())
         return answer
+
+    async def _until_it_passes(self, request: Callable[[], Awaitable[Any]]) -> None:
+        """Wait as long as a caller does. What it sent arrives later all the same, without a caller."""
+        passes = asyncio.Event()
+        self._stuck.append(passes.set)
+        await self._clock.wait(passes, NO_ANSWER)
+        if not passes.is_set():
+            self._stuck.append(lambda: self._serve(request))
+            raise Unavailable("no answer")
 
     async def _fail(self) -> None:
         await self._clock.sleep(NO_ANSWER)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from tests.simulations.replicas import Replica, Replicas
+from tests.simulations.replicas import AGREE_WITHIN, NO_ANSWER, Replica, Replicas
 from tests.support.background import meanwhile
 from tests.support.exploring import examples
 
@@ -103,7 +103,7 @@ def overloads_are_incidents(seed: int, overloads: Rounds) -> None:
                     async with meanwhile(*(strike(replicas, fault) for fault in faults)):
                         await change()
                         await replicas.clock.run(LONGEST + 1.0)
-            await replicas.agree()
+            await replicas.agree(NO_ANSWER + AGREE_WITHIN)  # what was lost last is asked for again
             replicas.check()
 
     asyncio.run(run())
