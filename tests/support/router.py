@@ -22,11 +22,11 @@ T = TypeVar("T")
 CONSUMER = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000, ack_wait=60)
 
 
-async def override(nc: Client, pattern: str, action: str, seconds: float) -> dict[str, str]:
+async def override(nc: Client, pattern: str, action: str, seconds: float, name: str = "backpressure") -> dict[str, str]:
     """Put an override in the bucket as any program would; returns its fields."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     fields = {"action": action, "until": until.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
-    bucket = await nc.jetstream().key_value("backpressure_policy")
+    bucket = await nc.jetstream().key_value(f"{name}_policy")
     await bucket.put(f"=override.{encode(pattern)}", json.dumps(fields).encode())
     return fields
 
