@@ -1,0 +1,96 @@
+"""What replicas of schema 1 store and send, as it was recorded: every later build of schema 1 must go on reading it.
+
+The files are bytes of a real run (an overload, two replicas). Do not change them; add a file for what is new.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from nats_backpressure.core.subject.stored_state import newer_record, record_of
+from nats_backpressure.protocol.between_replicas import Grants, Presence, SharedGrant, read
+from nats_backpressure.protocol.decoding import read_message
+from nats_backpressure.protocol.messages import Heartbeat, State
+from nats_backpressure.protocol.values import Action, ConsumerKey, EventType, Status
+
+RECORDED = Path(__file__).parent / "recorded_wire"
+SUBJECT = "beamline.router.v1.decide"
+
+
+def recorded(name: str) -> bytes:
+    return (RECORDED / name).read_bytes()
+
+
+def changed(name: str, **fields: Any) -> bytes:
+    """What another build may make of a recorded message."""
+    return msgspec.json.encode(msgspec.json.decode(recorded(name)) | fields)
+
+
+def test_every_file_is_read_by_a_test() -> None:
+    source = Path(__file__).read_text()
+    assert all(f'"{path.name}"' in source for path in RECORDED.iterdir())
+
+
+@pytest.mark.parametrize("later", [{}, {"added": {"later": [1]}}], ids=["as recorded", "with a field of a later build"])
+def test_a_state_is_read_by_replicas_and_by_clients(later: dict[str, Any]) -> None:
+    parsed = record_of(changed("state.json", **later))
+    assert parsed is not None
+    record, nonce = parsed
+    assert (record.subject, record.status, record.seq, nonce[:6]) == (SUBJECT, Status.ACTIVE, 1, "pod-0.")
+    assert (record.admission.action, record.admission.retry_after) == (Action.REJECT, 30)
+    assert record.latched == ((ConsumerKey("ROUTER", "router"), ("pending", "inflight")),)
+    assert [event.type for event in record.unsent] == [EventType.ACTIVE]
+    assert record.policy_mark == "ff66e46ec23e"
+    state = read_message(changed("state.json", **later), State)
+    assert state is not None
+    assert (state.status, state.action, state.admit_ratio, state.incident) == ("active", "reject", 0, record.incident)
+
+
+def test_a_record_with_a_field_of_a_later_build_is_read() -> None:
+    inner = msgspec.json.decode(recorded("state.json"))["record"]
+    assert record_of(changed("state.json", record=inner | {"added": 1})) == record_of(recorded("state.json"))
+
+
+def test_a_record_of_a_build_without_policy_marks_is_read() -> None:
+    inner = msgspec.json.decode(recorded("state.json"))["record"]
+    del inner["policy_mark"]
+    parsed = record_of(changed("state.json", record=inner))
+    assert parsed is not None and parsed[0].policy_mark == ""
+
+
+def test_a_state_of_a_higher_schema_is_nobodys_to_write() -> None:
+    assert record_of(changed("state.json", schema=2)) is None
+    newer = newer_record(changed("state.json", schema=2), SUBJECT)
+    assert newer is not None and (newer.status, newer.seq) == (Status.ACTIVE, 1)
+
+
+@pytest.mark.parametrize(("name", "leaving"), [("heartbeat.json", False), ("heartbeat-leaving.json", True)])
+def test_a_heartbeat_is_read(name: str, leaving: bool) -> None:
+    for value in (recorded(name), changed(name, added=1), changed(name, schema=2)):
+        heartbeat = read_message(value, Heartbeat)
+        assert heartbeat is not None
+        assert (heartbeat.instance, heartbeat.leaving) == ("pod-1" if leaving else "pod-0", leaving)
+        assert (heartbeat.subjects, heartbeat.heartbeat_ms, heartbeat.stale_after_ms) == (1, 2000, 1000)
+
+
+@pytest.mark.parametrize(("name", "leaving"), [("presence.json", False), ("presence-leaving.json", True)])
+def test_presence_is_read(name: str, leaving: bool) -> None:
+    presence = read(recorded(name), Presence)
+    instance, id_ = ("pod-1", "bdb917cdcec2bc70") if leaving else ("pod-0", "ce3caac0fb0502d2")
+    assert presence == Presence(1, id_, instance, "ff66e46ec23e", True, leaving)
+    assert read(changed(name, added={"later": 1}), Presence) == presence
+    assert read(changed(name, schema=2), Presence) is None, "another schema counts as silence"
+
+
+def test_grants_are_read() -> None:
+    grants = read(recorded("grants.json"), Grants)
+    assert grants is not None and grants.id == "ce3caac0fb0502d2"
+    assert grants.grants[0] == SharedGrant("ROUTER", "router", 100, "_INBOX.9kTqbS7fVvTJ0Wm4mVhX2D")
+    assert [grant.n for grant in grants.grants] == [100, 67]
+    later = [one | {"added": 1} for one in msgspec.json.decode(recorded("grants.json"))["grants"]]
+    assert read(changed("grants.json", grants=later, added=2), Grants) == grants
+    assert read(changed("grants.json", schema=2), Grants) is None
