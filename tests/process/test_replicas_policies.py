@@ -11,7 +11,7 @@ import pytest
 from nats.aio.client import Client
 
 from tests.process.waits import observed_for
-from tests.support.router import publish
+from tests.support.router import drain, publish
 from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
@@ -50,6 +50,16 @@ async def judged_otherwise(sidecar: Sidecar) -> float:
     return float(line.split()[-1])
 
 
+async def all_show(status: int, *sidecars: Sidecar) -> None:
+    """Each of them has this status, whichever it judges itself."""
+
+    async def agree() -> bool:
+        pages = [(await sidecar.get("/metrics"))[1] for sidecar in sidecars]
+        return all(f'router_backpressure_status{{subject="{SUBJECT}"}} {status}.0\n' in page for page in pages)
+
+    await eventually(agree, f"all to show {status}")
+
+
 async def test_two_files_make_one_truth_and_a_rolling_change_makes_one_change(
     nc: Client, fleet: Fleet, wire: Wire
 ) -> None:
@@ -66,15 +76,21 @@ async def test_two_files_make_one_truth_and_a_rolling_change_makes_one_change(
         assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["status"] == "warning"
     await observed_for(wire, 3.0)
     assert [event["type"] for event in await wire.stored()] == ["backpressure_warning"]
+    await drain(nc, [])
+    await wire.event("recovery")
+    await all_show(0, old, new)
+    await publish(nc, BETWEEN)
+    await wire.event("backpressure_warning", 2)
+    await all_show(1, old, new)
     assert await judged_otherwise(old) == 0
     assert new.log.count('"policies.differ"') == 1
 
     await old.end()
-    await wire.event("recovery")
+    await wire.event("recovery", 2)
     old.configure(HIGH | {"instance": "old"})
     await old.start()
     await old.observing()
     await observed_for(wire, 2.0)
     for _ in range(20):
         assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["status"] == "inactive"
-    assert [event["type"] for event in await wire.stored()] == ["backpressure_warning", "recovery"]
+    assert [event["type"] for event in await wire.stored()] == 2 * ["backpressure_warning", "recovery"]
