@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -15,12 +16,12 @@ from nats_backpressure.adapters.nats.replica_channel import UNSENT, NatsReplicaC
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
-from nats_backpressure.runtime.ports import ReplicaChannel
+from nats_backpressure.runtime.ports import ReplicaChannel, Unavailable
 from tests.conftest import StartServer
 from tests.fakes.clock import FakeClock
 from tests.fakes.replica_channel import FakeBus
 from tests.support.background import meanwhile
-from tests.support.connected import up
+from tests.support.connected import connected, up
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
@@ -201,3 +202,38 @@ async def test_the_bus_loses_delays_cuts_and_holds_messages() -> None:
     bus.channel("b").listen("x", lambda topic, payload: received.append((0, b"never sent to it")))
     await clock.run(1)
     assert len(received) == 2
+
+
+async def test_time_counts_as_listened_up_to_the_start_of_the_newest_round_trip(server: NatsServer) -> None:
+    """By requests of our own: while their replies come, no PING is sent."""
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, _):
+        began = time.monotonic()
+        await up(connection)
+        assert connection.listening_time(began) == 0.0
+        await connection.request("$JS.API.INFO", b"", 5)
+        asked_at = time.monotonic()
+        reply = await connection.request("$JS.API.INFO", b"", 5)
+        listened = connection.listening_time(began)
+        assert reply.data and 0 < listened <= asked_at + 1 - began
+        assert connection.listening_time(time.monotonic()) == 0.0
+        proxy.black_hole()
+        with pytest.raises(Unavailable):
+            await connection.request("$JS.API.INFO", b"", 0.2)
+        assert connection.listening_time(began) == listened, "a request without a reply proves nothing"
+
+
+async def test_a_ping_that_is_answered_proves_the_time_before_it(server: NatsServer) -> None:
+    async with connected(Nats((server.url,)), probe_every=0.05) as (connection, _):
+        began = time.monotonic()
+
+        async def proved() -> bool:
+            return connection.listening_time(began) > 0.1
+
+        await eventually(proved, "round trips by PING alone")
+        await server.kill()
+
+        async def lost() -> bool:
+            return not connection.connected
+
+        await eventually(lost, "the connection to be lost")
+        assert connection.listening_time(began) == 0.0

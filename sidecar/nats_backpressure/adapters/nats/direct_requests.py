@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,14 @@ class DirectRequests:
         inbox = f"{self._inbox}.{next(self._number)}"
         key, reply = inbox.encode(), loop.create_future()
         self.waiting[key] = reply, deadline
+        asked_at = time.monotonic()
         try:
             if headers is not None or not self._write(subject, inbox, payload):
                 async with asyncio.timeout_at(deadline):
                     await self._client.publish(subject, payload, reply=inbox, headers=headers)
             self._end_at(deadline)
             data, block = await reply
+            self.proved_at = max(self.proved_at, asked_at)
         finally:
             self.waiting.pop(key, None)
         fields = await self._client._process_headers(block) if block else None
