@@ -336,7 +336,8 @@ def _failed(sidecar: Sidecar) -> bool:
 async def _shown_status(sidecar: Sidecar) -> str | None:
     with suppress(OSError):
         code, text = await sidecar.get("/metrics")
-        assert code == 200, f"{text}\n{sidecar.log[-3000:]}"
+        if code != 200:
+            return None
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == "router_backpressure_status" and sample.labels.get("subject") == SUBJECT:

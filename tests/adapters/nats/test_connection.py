@@ -80,6 +80,15 @@ async def test_replies_prove_the_link_so_that_no_round_trip_is_made(
         assert asked == 3
 
 
+async def test_an_answered_request_proves_that_messages_come(server: NatsServer) -> None:
+    async with connected(options(server), probe_every=600) as (connection, _):
+        await up(connection)
+        since = time.monotonic()
+        await connection.request("$JS.API.INFO", b"", 5.0)
+        await connection.request("$JS.API.INFO", b"", 5.0)
+        assert 0 < connection.listening_time(since) <= time.monotonic() - since
+
+
 async def test_one_late_pong_does_not_end_the_connection(server: NatsServer, nc: PlainClient) -> None:
     async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, listener):
         await up(connection)
