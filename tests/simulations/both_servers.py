@@ -14,18 +14,13 @@ from nats.js.errors import APIError
 
 from nats_backpressure.adapters.nats.observer import JetStreamObserver, Requester
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention
-from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
+from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Observer
 from tests.fakes.observer import FakeJetStream
 
 SETTLES_WITHIN = 15.0
-
-
-class RealClock:
-    def now(self) -> Now:
-        return Now(time.monotonic(), time.time())
 
 
 class Direct:
@@ -107,7 +102,7 @@ class RealWorld:
         self._subjects: dict[str, tuple[str, ...]] = {}
         self.observer: Observer = JetStreamObserver(
             connection or Direct(client),
-            clock or RealClock(),
+            clock or SystemClock(),
             count=self.counted.append,
             count_request=lambda op, outcome, seconds: self.requests.append(f"{op} {outcome}"),
         )

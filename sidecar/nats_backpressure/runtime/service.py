@@ -144,8 +144,9 @@ class Service:
         while True:
             await self._clock.sleep(self._tick_every)
             self.updates.expire()
+            slices = Slices(self._clock)
             for _ in self.registry.tick_in_slices():
-                await self._clock.sleep(0)
+                await slices.pause()
 
     async def _beat(self) -> None:
         await self.known.wait()

@@ -23,14 +23,11 @@ from nats_backpressure.runtime.observations import (
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
 from nats_backpressure.runtime.stream_poll import StreamPoll
+from nats_backpressure.runtime.tasks import Slices
 
 log = structlog.get_logger()
 
 
-YIELD_EVERY = 50
-"""Samples evaluated in one go (some 2 ms); then other tasks, which answer requests, have a turn."""
-PLAN_EVERY = 500
-"""Samples planned in one go."""
 MAX_SINGLE_READS = 64
 """Members missing from a list that are read one by one after it; the others wait for the next round."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
@@ -154,18 +151,17 @@ class StreamReadings:
         self._rounds.was_read()
         under: dict[ConsumerKey, tuple[str, ...]] = {}
         poll.evaluating = True
-        for n, sample in enumerate(reading.samples, start=1):
-            if n % YIELD_EVERY == 0:
-                await self._clock.sleep(0)
+        slices = Slices(self._clock)
+        for sample in reading.samples:
+            await slices.pause()
             newest = plan.consumers.get(sample.key)
             if newest is not None and newest.read_at > asked_at:  # it was read by itself meanwhile
                 under[sample.key] = stream.under.get(sample.key, ())
                 continue
             under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
         self._intake.flush()
-        for n, sample in enumerate(reading.samples, start=1):
-            if n % PLAN_EVERY == 0:
-                await self._clock.sleep(0)
+        for sample in reading.samples:
+            await slices.pause()
             self._plan_sample(poll, sample, base, asked_at)
         poll.evaluating = False
         return under

@@ -47,8 +47,9 @@ TICK = 0.5
 """Seconds between two calls of `tick`: what time alone changes (freshness, holds, openings) is found by then."""
 
 
-CHECK, SLICE = 50, 5000
-"""What it takes to check a subject (some 10 µs), by what it takes to pass one by; and a slice of both (some 1 ms)."""
+CHECK, SLICE = 50, 500
+"""What it takes to check a subject (10 µs, ten times as much where it changes), by what it takes to pass one by; and a
+slice of both."""
 
 
 class FollowedStream(Struct, eq=False):
@@ -301,9 +302,9 @@ class SubjectRegistry:
     def tick_in_slices(self) -> Iterator[None]:
         """The same in short pieces of work, between which other tasks may have a turn."""
         at, work = self._clock.now().mono, 0
-        for subject, times in tuple(self._times.items()):
-            state = self.subjects.get(subject)
-            if state is None or (times.calm is state and at < times.calm_until):
+        for subject in tuple(self._times):
+            state, times = self.subjects.get(subject), self._times.get(subject)
+            if state is None or times is None or (times.calm is state and at < times.calm_until):
                 work += 1
             else:
                 self._tick(subject, state, times)

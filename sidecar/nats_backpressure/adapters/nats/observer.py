@@ -40,6 +40,7 @@ from nats_backpressure.runtime.observations import (
     StreamsReading,
     Unavailable,
 )
+from nats_backpressure.runtime.tasks import Slices
 
 FIRST_PAGE = b'{"offset":0}'
 PAGES_LIMIT = 400
@@ -138,11 +139,14 @@ class JetStreamObserver:
         data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
         self._check_connection(epoch)
         look = api_types.stream_look(self._decoded(_STREAM, data))
-        samples = tuple(self._sample(stream, consumer, at) for consumer, at in listed.items.values())
+        samples, slices = list[Sample](), Slices(self._clock)
+        for consumer, at in listed.items.values():
+            samples.append(self._sample(stream, consumer, at))
+            await slices.pause()
         missing = tuple(sorted(listed.missing - listed.items.keys()))
         malformed = tuple(sorted(listed.malformed - listed.items.keys()))
         took += listed.seconds
-        return ConsumersReading(look, samples, missing, listed.complete, malformed, took, epoch, listed.unnamed)
+        return ConsumersReading(look, tuple(samples), missing, listed.complete, malformed, took, epoch, listed.unnamed)
 
     async def _singly(self, stream: str, names: Sequence[str]) -> ConsumersReading:
         samples: dict[str, Sample] = {}
