@@ -55,7 +55,7 @@ test-all: test test-slow test-containers test-versions ## everything: also the s
 
 test-slow: venv ## only the slow ones: whole overloads, chaos, and 25 times the examples with a fresh seed (SEED, TIMES)
 	@echo "properties: seed $(FRESH); repeat: make test-slow SEED=$(FRESH) TIMES=$(TIMES)"
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]  # 5: there are none
+	CHAOS_SEED=$(FRESH) CHAOS_ROUNDS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]  # 5: there are none
 	EXPLORE=$(TIMES) $(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis and not real_server" \
 		--timeout=900 --durations=10 --hypothesis-seed=$(FRESH) $(PYTEST_ARGS)
 

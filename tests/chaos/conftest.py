@@ -24,6 +24,15 @@ ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 2)
 
 LONGEST = 300
 """Seconds of one test, where it does not say another limit."""
+SHORT = (
+    "test_strikes_at_any_moment[3-all]",
+    "test_one_that_releases_late_publishes_no_second_incident[2]",
+    "test_what_others_do_to_the_stored_state_is_repaired[3-garbage]",
+    "test_what_a_replica_that_died_left_unsent_is_published[monitoring_lost]",
+    "test_a_server_that_is_away_for_a_while[3-killed]",
+    "test_one_replica_is_cut_off[half_open-2]",
+)
+"""Those that `make test-slow` runs, too."""
 # A test's own client leaves a connection behind where the server stood still.
 IGNORED = "ignore::pytest.PytestUnraisableExceptionWarning"
 
@@ -34,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.chaos)
+            if item.name in SHORT:
+                item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.filterwarnings(IGNORED))
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(LONGEST))
