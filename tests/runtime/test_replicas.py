@@ -62,6 +62,20 @@ async def test_a_newcomer_knows_the_others_at_once_and_they_know_it() -> None:
         assert set(c.others) == {"a", "b"} and set(a.others) == {"b", "c"} and set(b.others) == {"a", "c"}
 
 
+async def test_one_whose_connection_comes_late_knows_the_others_as_soon_as_it_is_made() -> None:
+    """Before it is sure that nobody else writes."""
+    async with running() as world:
+        world.start("a")
+        await world.clock.run(3.3)
+        b = world.start("b")
+        world.channel("b").connected = False
+        await world.clock.run(0.5)
+        world.channel("b").connected = True
+        b.announce()
+        await world.clock.run(0.15)
+        assert set(b.others) == {"a"} and b.marks() is None
+
+
 async def test_one_that_leaves_is_gone_at_once_and_its_instance_is_known_to_have_stopped() -> None:
     async with running() as world:
         a, b = world.start("a"), world.start("b")

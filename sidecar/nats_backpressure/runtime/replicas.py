@@ -83,6 +83,10 @@ class Replicas:
             self.policies = mark
             self._due.set()
 
+    def announce(self) -> None:
+        """A connection was made: report our presence soon, so that the others answer."""
+        self._due.set()
+
     def leave(self) -> None:
         """Report that this replica stops."""
         self._leaving = True
