@@ -97,8 +97,12 @@ class SidecarProcess:
         """`probe`: with a probe in its event loop, whose holds are in the file `holds`."""
         self.url, self.port = url, free_port()
         self._module = "benchmarks.loop_probe" if probe else "nats_backpressure"
-        self._settings = {"http": {"host": "127.0.0.1", "port": self.port}, "log": {"level": "warning"}}
-        self._settings |= settings or {}
+        self.settings = settings or {}
+        self._settings: dict[str, Any] = {
+            "http": {"host": "127.0.0.1", "port": self.port},
+            "log": {"level": "warning"},
+            **self.settings,
+        }
         self._directory = tempfile.TemporaryDirectory(prefix="nats-backpressure-bench-")
         self._process: asyncio.subprocess.Process | None = None
         self.started_in = 0.0
@@ -108,6 +112,11 @@ class SidecarProcess:
     def pid(self) -> int:
         assert self._process is not None, "not started"
         return self._process.pid
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None, "not started"
+        self._process.kill()
 
     @property
     def holds(self) -> Path:

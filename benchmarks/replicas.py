@@ -1,0 +1,253 @@
+"""Measures what 1, 3 and 10 replicas cost beside one server, and how soon another one reads after the reader is killed.
+
+1,000 consumers in 8 streams, a tenth of them busy. CPU time is from /proc, in percent of one core; API requests are
+those of the account, less what there is without a sidecar. Then the reader of a stream is killed again and again, and
+an overload begins there at once: the time until it is published is that of the takeover and of the detection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import pairwise
+from typing import Any
+
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from benchmarks.consumers import Consumer, PlainSocket, create
+from benchmarks.figures import Figure, Figures, Size, command, percentiles, progress
+from benchmarks.processes import SidecarProcess, api_requests, cpu_seconds, nats_server
+from nats_backpressure.runtime.tasks import cancel_and_wait
+
+POLICY = {
+    "subjects": [">"],
+    "pending": {"warn": 5, "critical": 10, "overload": 20},
+    "drain_seconds": {"overload": 1_000_000},
+    "latency_p95": {"overload": 1_000_000},
+    "recovery_hold_seconds": 0.2,
+}
+OVERLOAD = 60
+"""Messages: three times the mark."""
+ASK_EVERY = 0.02
+"""Seconds between two decisions, whose longest silence is measured."""
+SEEN_WITHIN = 30.0
+SETTLE = 5.0
+"""Seconds after the last start before anything is measured."""
+
+
+class Scale(Struct, frozen=True):
+    replicas: tuple[int, ...]
+    consumers: int
+    streams: int
+    seconds: float
+    """Of each window."""
+    kills: int
+
+
+SCALES: dict[Size, Scale] = {
+    "full": Scale((1, 3, 10), 1000, 8, 30.0, 200),
+    "quick": Scale((1, 3), 200, 8, 8.0, 10),
+    "tiny": Scale((1, 2), 16, 2, 0.3, 1),
+}
+
+
+class Costs(Struct, frozen=True):
+    """What one window took."""
+
+    requests: float
+    server: float
+    sidecars: list[float]
+    """Share of a core of each replica, the smallest first."""
+    reads: list[int]
+    """Streams that each replica reads."""
+
+
+async def _window(client: Client, server: int, sidecars: Sequence[SidecarProcess], seconds: float) -> Costs:
+    def spent() -> list[float]:
+        return [cpu_seconds(pid) for pid in (server, *(sidecar.pid for sidecar in sidecars))]
+
+    started, before, requests = time.monotonic(), spent(), await api_requests(client)
+    await asyncio.sleep(seconds)
+    after, took = spent(), time.monotonic() - started
+    requests = await api_requests(client) - requests - 1
+    shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
+    reads = [await asyncio.to_thread(_reads, sidecar) for sidecar in sidecars]
+    return Costs(requests / took, shares[0], sorted(shares[1:]), reads)
+
+
+def _reads(sidecar: SidecarProcess) -> int:
+    """How many streams it reads; a sidecar without sharing reads all that it has."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{sidecar.port}/readyz", timeout=5) as reply:
+        ready: dict[str, Any] = json.load(reply)
+    return int(ready.get("reads", ready.get("streams", 0)))
+
+
+def _is_reader(sidecar: SidecarProcess, stream: str) -> bool:
+    with urllib.request.urlopen(sidecar.page, timeout=5) as reply:
+        return f'router_backpressure_reading{{stream="{stream}"}} 1' in reply.read().decode()
+
+
+@asynccontextmanager
+async def _busy(url: str, consumers: Sequence[Consumer]) -> AsyncIterator[None]:
+    """Each of these gets a message a second, which is acknowledged at once."""
+    socket = await PlainSocket.connect(url)
+
+    async def work() -> None:
+        while True:
+            started = time.monotonic()
+            for consumer in consumers:
+                socket.publish(consumer.subject, 1)
+                await socket.drain(consumer, 1)
+            await asyncio.sleep(max(0.0, 1.0 - (time.monotonic() - started)))
+
+    task = asyncio.create_task(work())
+    try:
+        yield
+    finally:
+        await cancel_and_wait((task,))
+        socket.close()
+
+
+async def _costs(n: int, scale: Scale) -> Costs:
+    async with nats_server() as (server, client):
+        created = await create(client, scale.consumers, scale.streams)
+        async with _busy(server.url, created[::10]), AsyncExitStack() as stack:
+            await asyncio.sleep(min(SETTLE, scale.seconds))
+            without = await _window(client, server.pid, (), scale.seconds / 2)
+            sidecars = [SidecarProcess(server.url, {"instance": f"i{i}"}) for i in range(n)]
+            for sidecar in sidecars:
+                await stack.enter_async_context(sidecar)
+            await asyncio.sleep(2 * min(SETTLE, scale.seconds))
+            costs = await _window(client, server.pid, sidecars, scale.seconds)
+    progress(f"{n} replicas: {costs.requests:.0f} requests/s, reads {costs.reads}")
+    return Costs(costs.requests - without.requests, costs.server - without.server, costs.sidecars, costs.reads)
+
+
+class _Takeovers:
+    """Kills the reader of a stream, and measures how soon an overload of it is published."""
+
+    def __init__(self, client: Client, url: str, consumer: Consumer, sidecars: list[SidecarProcess]) -> None:
+        self._client, self._url, self._consumer, self._sidecars = client, url, consumer, sidecars
+        self._events: list[dict[str, Any]] = []
+        self._came = asyncio.Event()
+        self.answered_at: list[float] = []
+
+    async def run(self, kills: int, stack: AsyncExitStack) -> list[float]:
+        await self._client.subscribe(f"backpressure.v1.event.*.{self._consumer.subject}", cb=self._receive)
+        socket, asking = await PlainSocket.connect(self._url), asyncio.create_task(self._ask())
+        try:
+            return [await self._kill_once(socket, stack) for _ in range(kills)]
+        finally:
+            await cancel_and_wait((asking,))
+            socket.close()
+
+    async def _kill_once(self, socket: PlainSocket, stack: AsyncExitStack) -> float:
+        readers = [s for s in self._sidecars if await asyncio.to_thread(_is_reader, s, self._consumer.stream)]
+        victim = random.choice(readers or self._sidecars)
+        victim.kill()
+        started = time.monotonic()
+        socket.publish(self._consumer.subject, OVERLOAD)
+        await self._status("warning")
+        took = time.monotonic() - started
+        await socket.drain(self._consumer, OVERLOAD)
+        await self._status("inactive")
+        replacement = SidecarProcess(self._url, victim.settings)
+        self._sidecars[self._sidecars.index(victim)] = await stack.enter_async_context(replacement)
+        return took
+
+    async def _status(self, status: str) -> None:
+        async with asyncio.timeout(SEEN_WITHIN):
+            while not self._events or self._events[-1]["to"] != status:
+                self._came.clear()
+                await self._came.wait()
+
+    async def _receive(self, message: Msg) -> None:
+        self._events.append(json.loads(message.data))
+        self._came.set()
+
+    async def _ask(self) -> None:
+        while True:
+            with suppress(Exception):
+                await self._client.request(f"backpressure.v1.decide.gateway.{self._consumer.subject}", timeout=1)
+                self.answered_at.append(time.monotonic())
+            await asyncio.sleep(ASK_EVERY)
+
+    @property
+    def violations(self) -> int:
+        """Events that do not lead on from the one before, or whose id came twice."""
+        ids = Counter(str(event["id"]) for event in self._events)
+        twice = len(self._events) - len(ids)
+        return twice + sum(bool(b["seq"] != a["seq"] + 1 or b["from"] != a["to"]) for a, b in pairwise(self._events))
+
+    @property
+    def longest_silence(self) -> float:
+        return max((b - a for a, b in pairwise(self.answered_at)), default=float("nan"))
+
+
+async def _takeovers(scale: Scale) -> Figures:
+    async with nats_server() as (server, client), AsyncExitStack() as stack:
+        created = await create(client, scale.streams, scale.streams)
+        settings = [{"instance": f"i{i}", "policies": [POLICY]} for i in range(3)]
+        sidecars = [await stack.enter_async_context(SidecarProcess(server.url, each)) for each in settings]
+        await asyncio.sleep(min(SETTLE, scale.seconds))
+        takeovers = _Takeovers(client, server.url, created[0], sidecars)
+        times = await takeovers.run(scale.kills, stack)
+    name = f"{scale.kills} kills of the reader, 3 replicas"
+    spread = percentiles(times)
+    return {
+        f"{name}: until an overload that begins then is published (p99)": Figure(
+            spread["p99"], "s", aim=1.0, spread=spread
+        ),
+        f"{name}: violations": Figure(takeovers.violations, "events", aim=0.0),
+        f"{name}: longest silence of decisions": Figure(
+            takeovers.longest_silence, "s", aim=0.3, note="asked by one client, 50 times a second"
+        ),
+    }
+
+
+def _cost_figures(costs: dict[int, Costs]) -> Figures:
+    one = costs[min(costs)]
+    figures: Figures = {}
+    for n, each in costs.items():
+        cpu = {"least": 100 * each.sidecars[0], "most": 100 * each.sidecars[-1], "sum": 100 * sum(each.sidecars)}
+        more = 0.2 * (n - 1)
+        figures |= {
+            f"{n} replicas: API requests": Figure(
+                each.requests, "1/s", one.requests, "one replica", aim=1.2, aim_of_ratio=True
+            ),
+            f"{n} replicas: server": Figure(
+                100 * each.server, "% of a core", 100 * one.server, "one replica", aim=120 * one.server + more
+            ),
+            f"{n} replicas: the one that costs least": Figure(
+                cpu["least"],
+                "% of a core",
+                cpu["most"],
+                "the one that costs most",
+                aim=1 / 3 if n > 1 else None,
+                aim_of_ratio=True,
+                spread=cpu,
+                note=f"streams that each reads: {', '.join(map(str, each.reads))}",
+            ),
+        }
+    return figures
+
+
+async def _run(scale: Scale) -> Figures:
+    costs = {n: await _costs(n, scale) for n in scale.replicas}
+    return _cost_figures(costs) | await _takeovers(scale)
+
+
+def main(size: Size = "full") -> Figures:
+    return asyncio.run(_run(SCALES[size]))
+
+
+if __name__ == "__main__":
+    command(main)
