@@ -75,6 +75,11 @@ def test_no_container_may_do_more_than_it_needs(pod: Manifest) -> None:
         assert container["resources"]["limits"]["memory"]
 
 
+def test_an_update_starts_a_new_replica_before_it_stops_an_old_one(manifests: list[Manifest]) -> None:
+    strategy = next(m for m in manifests if m["kind"] == "Deployment")["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
 def test_it_starts_without_the_secret_of_its_credentials(pod: Manifest) -> None:
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["backpressure-nats"]["secret"]["optional"] is True
