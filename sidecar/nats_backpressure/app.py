@@ -49,7 +49,7 @@ from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.dispatch import answers
 from nats_backpressure.queries.encoded_decisions import ConsumerDecisions, GatewayDecisions
 from nats_backpressure.queries.event_cache import EventCache, parse_event
-from nats_backpressure.queries.history import CachingEventPublisher, HistoryQueries
+from nats_backpressure.queries.history import HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
 from nats_backpressure.queries.shared_grants import SharedGrants
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
@@ -183,7 +183,7 @@ class App:
                     tasks.create_task(keep_collections_short(self._clock), name="garbage"),
                     tasks.create_task(self._observing.run(), name="observing connection"),
                     tasks.create_task(self._answer(), name="answering connection"),
-                    tasks.create_task(self._history.load_recent_events(), name="load events"),
+                    tasks.create_task(self._history.follow_events(), name="follow events"),
                 ]
                 service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
                 await stop.wait()
@@ -254,7 +254,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         budget=requests,
     )
     publisher = JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance))
-    cache = EventCache(round(1000 * clock.now().wall))
+    events = JetStreamEventReader(events_api, lambda: observing.client, names, parse_event, counters.dropped, clock)
     recorder = RecordingObserver(observer, clock, recording, settings, counters.dropped) if recording else None
     alias = settings.service.status_alias
     captured = CapturedSubjects(names.prefix, alias, lambda: _in_background(endpoints.check_alias()))
@@ -264,7 +264,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         clock,
         recorder or observer,
         JetStreamStateStore(states, names, counters.dropped, lambda: observing.client, clock),
-        CachingEventPublisher(publisher, cache),
+        publisher,
         JetStreamPolicyStore(policies, names, counters.dropped, lambda: observing.client, clock),
         resources.ensure,
         counters,
@@ -273,6 +273,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, instance, now, leaving),
         on_looks=captured.update,
         on_policies=recorder.record_policies if recorder else lambda sources: None,
+        on_list=events.take_looks,
         requests=requests,
         replicas=replicas,
     )
@@ -280,8 +281,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
     advisories = AdvisoryListener(clock, hint, counters.dropped)
     decisions, lookup = DecisionService(registry, clock), SubjectLookup(registry)
-    events = JetStreamEventReader(events_api, lambda: observing.client, names, parse_event, counters.dropped)
-    history = HistoryQueries(decisions, registry, cache, events, clock)
+    history = HistoryQueries(decisions, registry, EventCache(), events, clock)
     SharedGrants(decisions.grants, replicas, channel, clock, counters, registry.reading_of)
     tally, p = DecisionTally(counters), names.prefix
     kept = (decisions, registry, clock.now, clock.mono, tally)

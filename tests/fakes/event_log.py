@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.protocol import messages, timestamps
 from nats_backpressure.queries.event_cache import parse_event
@@ -58,6 +60,7 @@ class FakeEventLog:
     def __init__(self, stored: Iterable[bytes] = ()) -> None:
         self.stored = [event for payload in stored if (event := parse_event(payload)) is not None]
         self.asked: list[EventQuery] = []
+        self._followers: list[Callable[[CachedEvent], object]] = []
         self.failing = 0
         """How many of the next questions are not answered."""
         self.longest = 1_000_000
@@ -77,6 +80,20 @@ class FakeEventLog:
         if min(most, len(matches)) > self.longest:
             raise Unavailable("it took too long")
         return since if len(matches) <= most else matches[-most].at
+
+    def take_looks(self, looks: Sequence[StreamLook]) -> None: ...
+
+    async def follow(self, take: Callable[[CachedEvent], object]) -> None:
+        self._followers.append(take)
+        await asyncio.Event().wait()
+
+    def publish(self, payload: bytes) -> None:
+        """Anybody publishes an event."""
+        event = parse_event(payload)
+        assert event is not None
+        self.stored.append(event)
+        for take in self._followers:
+            take(event)
 
     def _strike(self) -> None:
         if self.failing:

@@ -9,12 +9,14 @@ from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any
 
+import nats
 import pytest
 from nats.aio.client import Client
 
 from nats_backpressure.protocol.subjects import encode
+from tests.conftest import StartServer
 from tests.support.event_checks import event_problems, shown, state_problems
-from tests.support.router import drain, publish
+from tests.support.router import CONSUMER, drain, publish
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
 
@@ -173,6 +175,64 @@ async def test_what_is_stored_behind_them_is_put_right_without_an_event(
         await drain(nc, [])
         await all_.agree("inactive")
         await all_.check(1)
+
+
+async def test_every_replica_counts_the_events_of_all(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
+    async with replicas(nc, server, tmp_path, 3) as three:
+        for _ in range(3):
+            await publish(nc, 60)
+            await three.agree("warning")
+            await drain(nc, [])
+            await three.agree("inactive")
+
+        async def all_count() -> bool:
+            answers = [await three.wire.ask(f"get.metrics.{SUBJECT}") for _ in range(30)]
+            counts = [answer["windows"]["5m"]["events"] for answer in answers]
+            return all(count["backpressure_warning"] == count["recovery"] == 3 for count in counts)
+
+        await eventually(all_count, "30 answers with 3 warnings and 3 recoveries")
+
+
+async def test_what_a_killed_replica_has_stored_and_not_published_is_published_by_another(
+    nc: Client, start_server: StartServer, tmp_path: Path
+) -> None:
+    """The user of the first may not publish events."""
+    users = (
+        '{user: first, password: p, permissions: {publish: {deny: ["backpressure.v1.event.>"]}}}',
+        "{user: second, password: p}",
+    )
+    server = await start_server(f"authorization: {{users: [{', '.join(users)}]}}")
+    async with await nats.connect(server.url, user="second", password="p") as other:
+        await other.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
+        await other.jetstream().add_consumer("ROUTER", CONSUMER)
+        async with AsyncExitStack() as stack:
+            first, second = [
+                Sidecar(tmp_path, server.url.replace("//", f"//{user}:p@"), CONFIG | {"instance": user})
+                for user in ("first", "second")
+            ]
+            for process in (first, second):
+                await stack.enter_async_context(process)
+                await process.observing()
+            both = Replicas(other, RouterWire(other), [first, second])
+            await both.agree("inactive")
+            signalled(second, SIGSTOP)
+            await other.jetstream().delete_consumer("ROUTER", "router")
+
+            async def unsent() -> bool:
+                return bool((await both.wire.state())["record"].get("unsent"))
+
+            await eventually(unsent, "an event that is stored and not published")
+            await first.kill()
+            signalled(second, SIGCONT)
+            await eventually(lambda: published(both, "monitoring_lost"), "the event")
+
+            async def taken_off() -> bool:
+                return not (await both.wire.state())["record"].get("unsent")
+
+            await eventually(taken_off, "the event to be taken off the record")
+            assert [event["type"] for event in await both.wire.stored()] == ["monitoring_lost"]
 
 
 async def changed_since(all_: Replicas, revision: int) -> None:

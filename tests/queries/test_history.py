@@ -24,12 +24,14 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import history as rooms
 from nats_backpressure.queries.event_cache import EventCache, parse_event
-from nats_backpressure.queries.history import DAY, CachingEventPublisher, HistoryQueries
-from nats_backpressure.runtime.ports import PublishConflict, Unavailable
+from nats_backpressure.queries.history import DAY, HistoryQueries
+from nats_backpressure.runtime.clock import SystemClock
+from tests.fakes.clock import settled
 from tests.fakes.event_log import T0, FakeEventLog, encoded_event, event
-from tests.fakes.stores import FakeEventPublisher
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, decision_service, member, subject
 from tests.simulations import stored_samples
+from tests.support.background import meanwhile
+from tests.support.sidecar import eventually
 
 
 class Clock:
@@ -302,27 +304,28 @@ def test_a_window_without_readings_has_coverage_zero() -> None:
         Window().past.metrics("nobody", MetricsRequest(("1s",)), NOW)
 
 
-async def test_an_event_is_cached_once_it_is_published() -> None:
-    history, publisher = EventCache(0), FakeEventPublisher()
-    remembering = CachingEventPublisher(publisher, history)
-    publisher.faults.after = iter([True, False, False]).__next__
-    with pytest.raises(Unavailable):
-        await remembering.publish(stored_samples.event(1))
-    assert len(history) == 0
-    await remembering.publish(stored_samples.event(1))
-    assert len(history) == 1 and await remembering.last(stored_samples.SUBJECT) == await publisher.last(
-        stored_samples.SUBJECT
-    )
-    with pytest.raises(PublishConflict):
-        await remembering.publish(replace(stored_samples.event(1), at=1.0))
-    assert len(history) == 1
+async def test_the_windows_count_what_any_replica_publishes() -> None:
+    window = Window(*HOURS[:-1], ago(30, 30, "warning"))
+    async with meanwhile(window.past.follow_events()):
+        await settled()
+        window.stream.publish(ago(20, 31, "inactive", was="warning"))
+        counts = window.past.metrics(SUBJECT, MetricsRequest(("1m",)), NOW).windows["1m"].events
+        assert (counts.backpressure_warning, counts.recovery) == (1, 1)
+    assert len(window.stream.asked) == 0
+
+
+async def test_before_the_events_are_loaded_the_stream_is_asked() -> None:
+    window = Window(*HOURS)
+    window.past = HistoryQueries(decision_service(window.view), window.view, EventCache(), window.stream, window.clock)
+    assert (await window.events(limit=2))[0] == [30, 29]
+    assert len(window.stream.asked) == 1
 
 
 async def test_loading_is_tried_until_it_succeeds() -> None:
     window = Window(*HOURS)
     window.stream.failing = 12
     await window.past.load_recent_events()
-    assert window.clock.slept == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60])
+    assert window.clock.slept == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10, 10])
     assert [e.seq for e in window.history.events_of(SUBJECT)] == list(range(7, 31))
     assert window.history.complete_since(SUBJECT) == T0 - DAY
 
@@ -345,17 +348,23 @@ async def test_the_history_is_the_same_after_a_restart(nc: Client) -> None:
             seq = concluded.seq
             return event(seq, T0 - 5000 + seq, subject=stored_samples.SUBJECT).event()
 
-        def process() -> tuple[HistoryQueries, CachingEventPublisher]:
-            js = JetStreamApi(requests)
-            stream = JetStreamEventReader(js, lambda: nc, stored_samples.NAMES, parse_event, lambda what: None)
-            history = EventCache(T0 - 10_000)
-            publisher = JetStreamEventPublisher(JetStreamApi(requests), stored_samples.NAMES, rendered)
-            past = HistoryQueries(decision_service(view), view, history, stream, Clock())
-            return past, CachingEventPublisher(publisher, history)
+        def process() -> tuple[HistoryQueries, EventCache]:
+            stream = JetStreamEventReader(
+                JetStreamApi(requests), lambda: nc, stored_samples.NAMES, parse_event, lambda what: None, SystemClock()
+            )
+            cache = EventCache()
+            return HistoryQueries(decision_service(view), view, cache, stream, Clock()), cache
 
-        first, telling = process()
-        for seq in range(1, 41):
-            await telling.publish(replace(stored_samples.event(seq), at=(T0 - 5000 + seq) / 1000))
+        first, cache = process()
+        publisher = JetStreamEventPublisher(JetStreamApi(requests), stored_samples.NAMES, rendered)
+        async with meanwhile(first.follow_events()):
+            for seq in range(1, 41):
+                await publisher.publish(replace(stored_samples.event(seq), at=(T0 - 5000 + seq) / 1000))
+
+            async def all_cached() -> bool:
+                return len(cache) == 40
+
+            await eventually(all_cached, "all events to be cached")
         second, _ = process()
         await second.load_recent_events()
         for ask in (

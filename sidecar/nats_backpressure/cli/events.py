@@ -99,6 +99,7 @@ class _EventQuery:
 
     async def _read_stream(self, service: ServiceClient, since: float) -> Events:
         from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
+        from nats_backpressure.runtime.clock import SystemClock
 
         matching: deque[CachedEvent] = deque(maxlen=self._limit + 1)
         since_ms = round(1000 * since)
@@ -108,7 +109,7 @@ class _EventQuery:
                 matching.append(event)
 
         api = jetstream_api(self._target, service)
-        reader = JetStreamEventReader(api, service.client, service.names, parse_event, lambda what: None)
+        reader = JetStreamEventReader(api, service.client, service.names, parse_event, lambda what: None, SystemClock())
         complete_since = await reader.recall(since_ms, READ_LIMIT, add)
         newest = sorted(matching, key=lambda event: (event.at, event.seq), reverse=True)
         more = len(newest) > self._limit or complete_since > since_ms

@@ -18,6 +18,8 @@ EVENTS, BYTES = 100_000, 64 * 1024 * 1024
 """Most events of all subjects, and most encoded bytes (about 1.2 KB each); beyond either, the oldest is dropped."""
 LARGEST = 64 * 1024
 """Bytes of an event; a sidecar publishes none that is larger."""
+NEVER = 2**62
+"""Unix milliseconds since which a cache is complete that was not loaded yet."""
 HIGHEST = 2**53
 """Every `seq` is lower: JSON numbers are exact below it."""
 
@@ -39,12 +41,14 @@ def parse_event(payload: bytes) -> CachedEvent | None:
 
 
 class EventCache:
-    """Complete since `since` (Unix ms): at first the start of this process, after loading older events much earlier.
+    """Complete since `since` (Unix ms): at first never, after loading older events for long.
 
     A purge of the stream removes nothing here. After a restart only what the stream still has is loaded.
     """
 
-    def __init__(self, since: int, per_subject: int = PER_SUBJECT, events: int = EVENTS, size: int = BYTES) -> None:
+    def __init__(
+        self, since: int = NEVER, per_subject: int = PER_SUBJECT, events: int = EVENTS, size: int = BYTES
+    ) -> None:
         self._since, self._limits = since, (per_subject, events, size)
         self._all: OrderedDict[tuple[str, str, int], CachedEvent] = OrderedDict()
         self._of: dict[str, deque[CachedEvent]] = {}

@@ -1,4 +1,4 @@
-"""Answers requests about the past (events, changes, metrics, recoveries, alerts); caches events as they are published.
+"""Answers requests about the past (events, changes, metrics, recoveries, alerts); caches the events of all replicas.
 
 Recent events come from memory, older ones from the stream, for a few requests at a time and with limited reads.
 """
@@ -12,7 +12,6 @@ import structlog
 from msgspec import Raw
 from msgspec.structs import asdict, replace
 
-from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.state import Record, SubjectState, Totals
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.protocol import history as wire
@@ -22,12 +21,11 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
-from nats_backpressure.queries.event_cache import EVENTS, LARGEST, EventCache
+from nats_backpressure.queries.event_cache import EVENTS, EventCache
 from nats_backpressure.runtime.ports import (
     CachedEvent,
     Clock,
     EventPage,
-    EventPublisher,
     EventQuery,
     EventReader,
     Unavailable,
@@ -41,7 +39,7 @@ CONCURRENT_READS = 4
 """Requests that read the stream at a time; further ones get 429. Requests answered from memory do not count."""
 DAY = 86_400_000
 """Milliseconds before now from which events are returned without `since`, and loaded into memory at the start."""
-FIRST_RETRY, LAST_RETRY = 0.1, 60.0
+FIRST_RETRY, LAST_RETRY = 0.1, 10.0
 """Seconds between two attempts to load them."""
 FEWEST_LOADED = 1000
 """Events that an attempt loads at least; after one that fails half-way the next loads half as many."""
@@ -53,7 +51,7 @@ ALERT_ORDER = ("firing", "pending", "resolved")
 class HistoryQueries:
     """Answers for the subject that `DecisionService.shown` chooses. Raises RequestRefused.
 
-    `load_recent_events` must run as a task from the start.
+    `follow_events` must run as a task from the start.
     """
 
     def __init__(
@@ -67,6 +65,11 @@ class HistoryQueries:
             clock,
         )
         self._reads = 0
+
+    async def follow_events(self) -> None:
+        """Cache the events of the last day, then each new one, whoever publishes it."""
+        await self.load_recent_events()
+        await self._reader.follow(self._cache.add)
 
     async def load_recent_events(self) -> None:
         """Load the events of the last day into memory; tries until it succeeds. Until then requests read the stream."""
@@ -172,21 +175,6 @@ class HistoryQueries:
             return await self._reader.older(query)
         finally:
             self._reads -= 1
-
-
-class CachingEventPublisher:
-    """An EventPublisher that adds each published event to the cache."""
-
-    def __init__(self, publisher: EventPublisher, cache: EventCache) -> None:
-        self._publisher, self._cache = publisher, cache
-        self.last, self.publish_rejection = publisher.last, publisher.publish_rejection
-
-    async def publish(self, event: Event) -> bytes:
-        body = await self._publisher.publish(event)
-        if len(body) <= LARGEST:
-            cached = CachedEvent(event.subject, event.type.value, event.epoch, event.seq, _ms(event.at), body)
-            self._cache.add(cached)
-        return body
 
 
 def _has_newest(recent: Sequence[CachedEvent], record: Record | None, complete_since: int) -> bool:

@@ -204,6 +204,13 @@ class EventReader(Protocol):
         of the stream. Returns the moment since which these are all. Raises Unavailable, after some may have been
         taken."""
 
+    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+        """A list of streams was read just now: it shows whether `follow` misses anything."""
+
+    async def follow(self, take: Callable[[CachedEvent], object]) -> None:
+        """Call `take` with every event that is stored after those that `recall` has read, whoever published it, in the
+        order of the stream, until cancelled. Some may come again."""
+
 
 class ReplicaChannel(Protocol):
     """Messages between the replicas of one installation. None is stored; any may be lost, late or forged."""

@@ -168,14 +168,15 @@ def build_service(
     on_looks: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
     on_policies: Callable[[Sources], None] = lambda sources: None,
     *,
+    on_list: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
     tick: float = TICK,
     discover_every: float = DISCOVER_EVERY,
     requests: RequestBudget | None = None,
     replicas: Replicas | None = None,
 ) -> Service:
     """Wire the parts of a service to its ports. `on_looks` gets a list of streams every `discover_every` seconds and
-    when there are others, `on_policies` the policies in force at the start and after every change; `requests` limits
-    what the observer requests. Without `replicas` it has no others."""
+    when there are others, `on_list` every one; `on_policies` the policies in force at the start and after every change;
+    `requests` limits what the observer requests. Without `replicas` it has no others."""
     observe, names = settings.observe, Names(settings.name)
     policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
     effects = EffectRunner(store, publisher, clock, render_state, counts)
@@ -188,7 +189,8 @@ def build_service(
         on_looks(reading.looks)
         resources.check(reading)
 
-    def on_list(looks: Sequence[StreamLook]) -> None:
+    def take_looks(looks: Sequence[StreamLook]) -> None:
+        on_list(looks)
         store.take_looks(looks)
         policy_store.take_looks(looks)
 
@@ -208,7 +210,7 @@ def build_service(
         count=counts.dropped,
         on_streams=on_streams,
         on_read=counts.observed,
-        on_list=on_list,
+        on_list=take_looks,
         discover_every=discover_every,
         requests=requests,
     )

@@ -19,13 +19,16 @@ from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.event_reader import READS, JetStreamEventReader, _EnoughRead, _Search
 from nats_backpressure.protocol.patterns import encode
 from nats_backpressure.queries.event_cache import parse_event
+from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import CachedEvent, EventQuery, Unavailable
 from tests.conftest import StartServer
 from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, encoded_event
 from tests.simulations.stored_samples import NAMES, Requests, publisher_of, real
 from tests.simulations.stored_samples import event as concluded
+from tests.support.background import meanwhile
 from tests.support.parts import need_server
 from tests.support.servers import NatsServer
+from tests.support.sidecar import eventually
 
 KINDS = {"backpressure_active", "backpressure_warning", "recovery"}
 
@@ -74,9 +77,8 @@ class RealWorld:
         self.log = self.another()
 
     def another(self) -> JetStreamEventReader:
-        return JetStreamEventReader(
-            JetStreamApi(self.requests), lambda: self.nc, NAMES, parse_event, lambda what: self.counts.update([what])
-        )
+        js, count = JetStreamApi(self.requests), lambda what: self.counts.update([what])
+        return JetStreamEventReader(js, lambda: self.nc, NAMES, parse_event, count, SystemClock())
 
     async def publish(self, *payloads: bytes) -> None:
         js = self.nc.jetstream()
@@ -267,6 +269,21 @@ async def test_after_a_purge_only_later_events_are_read(stored: RealWorld) -> No
     taken: list[CachedEvent] = []
     await stored.log.recall(T0, 100, taken.append)
     assert seqs(taken) == [21, 22, 23]
+
+
+async def test_events_after_a_recall_are_followed_whoever_publishes_them(stored: RealWorld) -> None:
+    await stored.publish(encoded_event(1))
+    taken: list[int] = []
+    await stored.log.recall(0, 100, lambda event: taken.append(event.seq))
+    await stored.publish(encoded_event(2))
+    async with meanwhile(stored.log.follow(lambda event: taken.append(event.seq))):
+        await stored.publish(encoded_event(3))
+        await stored.put(f"backpressure.v1.event.recovery.{encode(SUBJECT)}", b"no event")
+
+        async def all_taken() -> bool:
+            return taken == [1, 2, 3] and stored.counts["event_malformed"] == 1
+
+        await eventually(all_taken, f"all three events, not {taken}")
 
 
 async def test_a_missing_stream_is_empty(nc: Client) -> None:

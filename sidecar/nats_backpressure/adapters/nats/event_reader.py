@@ -1,17 +1,19 @@
-"""Reads the events stream: backwards for one subject, and once at the start everything recent."""
+"""Reads the events stream: backwards for one subject, once at the start everything recent, and then each new event."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import nats.errors
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message, pull
+from nats_backpressure.adapters.nats.stream_follower import Info, StreamFollower
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
+from nats_backpressure.runtime.ports import CachedEvent, Clock, EventPage, EventQuery, Unavailable
 
 READS, READ_WITHIN = 512, 4.0
 """Requests and seconds for one query; at either limit it returns what it has, marked as incomplete."""
@@ -38,12 +40,18 @@ class JetStreamEventReader:
         names: Names,
         parse: Callable[[bytes], CachedEvent | None],
         count: Callable[[str], None],
+        clock: Clock,
     ) -> None:
         """`parse` returns the event in a payload, or None if it is not one of ours."""
         self._parse = parse
         self._js, self._client, self._names, self._count = js, client, names, count
         self._stream = names.events_stream
+        self._pattern = f"{names.prefix}.event.>"
         self.batches = BatchReader(js, client, self._stream)
+        self._follower = StreamFollower(
+            js, client, clock, self._stream, self._pattern, self._follow_one, self._position_in
+        )
+        self._take: Callable[[CachedEvent], object] = lambda event: None
 
     async def older(self, wanted: EventQuery) -> EventPage:
         info = await self._js.stream(self._stream)
@@ -65,8 +73,10 @@ class JetStreamEventReader:
             raise Unavailable(f"reading {self._stream}: {error or 'it took too long'}") from error
 
     async def _recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
-        info = await self._js.stream(self._stream)
+        client, info = self._client(), await self._js.stream(self._stream)
         if info is None or info.state.messages == 0:
+            if info is not None:
+                self._follower.continue_from(info.created, info.state.last_seq, client)
             return since
         # An event is stored after its own time, but by another clock.
         start = datetime.fromtimestamp(max(0, since - SKEW) / 1000, UTC).isoformat()
@@ -75,16 +85,39 @@ class JetStreamEventReader:
             place = max(1, info.state.last_seq + 1 - most)
             name, left = await self._consumer(deliver_policy="by_start_sequence", opt_start_seq=place)
             since = 0
-        async for raw in pull(self._js, self._client(), self._stream, name, left, PULL, SILENCE):
-            since = since or int(1000 * raw.metadata.timestamp.timestamp()) + SKEW
+        reached = info.state.last_seq
+        async for raw in pull(self._js, client, self._stream, name, left, PULL, SILENCE):
+            since, reached = (
+                since or int(1000 * raw.metadata.timestamp.timestamp()) + SKEW,
+                raw.metadata.sequence.stream,
+            )
             event = self._read(Message(raw.subject, raw.metadata.sequence.stream, raw.data, {}))
             if event is not None:
                 take(event)
+        self._follower.continue_from(info.created, reached, client)
         return since
+
+    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+        for look in looks:
+            if look.name == self._stream:
+                self._follower.take_look(look)
+
+    async def follow(self, take: Callable[[CachedEvent], object]) -> None:
+        self._take = take
+        await self._follower.run()
+
+    def _follow_one(self, message: Message) -> None:
+        if (event := self._read(message)) is not None:
+            self._take(event)
+
+    async def _position_in(self, info: Info) -> int:
+        """After which sequence of a stream that may be another one events are new. One that went back has fewer."""
+        same = info.created == self._follower.created and info.state.last_seq >= self._follower.reached
+        return self._follower.reached if same else 0
 
     async def _consumer(self, **start: object) -> tuple[str, int]:
         """The name of a new consumer, and how many messages it has to deliver."""
-        name, created = await self._js.create_consumer(self._stream, f"{self._names.prefix}.event.>", **start)
+        name, created = await self._js.create_consumer(self._stream, self._pattern, **start)
         return name, created.num_pending
 
     def _read(self, message: Message) -> CachedEvent | None:

@@ -52,6 +52,8 @@ HELD = 0.25
 keep others waiting."""
 TIMEOUT = 5.0
 """Seconds for one request; a list takes 4.0 s while a node of the cluster is down."""
+PROMPT = 0.1
+"""Seconds after its request at which a reply counts as received, at the latest."""
 SINGLE_TIMEOUT = 1.0
 """Seconds for one consumer among several that are read one by one; one that does not answer counts as missing."""
 SINGLES_AT_ONCE = 4
@@ -242,12 +244,13 @@ class JetStreamObserver:
             raise Unavailable(f"a malformed reply: {str(error)[:120]}") from None
 
     async def _ask(self, op: str, payload: bytes, timeout: float = math.inf) -> tuple[bytes, float, Now]:
-        """The reply, how many seconds it took, and when it came. Raises the error in it."""
+        """The reply, how many seconds it took, and when it came: PROMPT after its request at the latest, since this
+        process may have been suspended with the reply before it. Raises the error in it."""
         timeout = min(timeout, self._timeout)
         if self._budget is not None and (wait := self._budget.take(self._clock.now().mono)) > 0:
             await self._clock.sleep(wait)
         turn = await self._turns.acquire()
-        started, outcome = self._clock.now().mono, "unavailable"
+        asked, outcome = self._clock.now(), "unavailable"
         try:
             answer = await self._connection.request(f"{self._prefix}.{op}", payload, timeout)
             outcome = "error"
@@ -260,8 +263,10 @@ class JetStreamObserver:
         finally:
             self._turns.release(turn)
             at = self._clock.now()
-            self._count_request(".".join(op.split(".")[:2]), outcome, at.mono - started)
-        return answer.data, at.mono - started, at
+            took = at.mono - asked.mono
+            self._count_request(".".join(op.split(".")[:2]), outcome, took)
+        late = max(0.0, took - PROMPT)
+        return answer.data, took, Now(at.mono - late, at.wall - late)
 
 
 class _ListKind(Generic[T]):

@@ -174,7 +174,11 @@ def with_latches_of(member: Member, names: tuple[str, ...], carried: Carried, no
     recent = reading is not None and now.mono - reading.at.mono <= member.policy.recovery_hold_seconds
     above = next_latches(NO_LATCHES, reading, marks, member.policy) if recent and reading and marks else NO_LATCHES
     stored = {name: replace(getattr(was, name), on=True) for name in names if name in Latches.__struct_fields__}
-    released = {name: Latch() for name in was.names if name not in names and not getattr(above, name).on}
+    released = {
+        name: Latch()
+        for name in Latches.__struct_fields__
+        if name not in names and not (getattr(was, name).on and getattr(above, name).on)
+    }
     set_elsewhere = {name: Latch(on=True) for name in stored if getattr(was, name) == Latch()}
     counted, stalled = member.counted_diagnosis or carried.counted, member.stalled or carried.stalled
     after = _with_latches(member, replace(was, **stored, **released), counted, stalled)

@@ -463,12 +463,14 @@ def _reopened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:
 
 
 def _with_readings(state: SubjectState, readings: Sequence[Reading], now: Now) -> SubjectState:
-    """The state after newer readings of its members; those of others are left out."""
-    members = dict(state.members)
+    """The state after newer readings of its members; those of others are left out, and those that this process received
+    late: what another replica stored meanwhile is newer."""
+    members, taken = dict(state.members), False
     for reading in readings:
-        if (member := members.get(reading.key)) is not None:
-            members[reading.key] = with_reading(member, reading, now.mono)
-    if not any(reading.key in members for reading in readings):
+        member = members.get(reading.key)
+        if member is not None and state.proved_elsewhere_at - reading.at.mono <= member.policy.recovery_hold_seconds:
+            members[reading.key], taken = with_reading(member, reading, now.mono), True
+    if not taken:
         return state
     return _with_shedding(with_members(replace(state, unproved_at_load=False), members), now)
 
