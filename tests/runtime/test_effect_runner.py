@@ -248,3 +248,25 @@ class TestOutages:
         async with world.running() as runner:
             await runner.finish(2.0)
         assert world.clock.now() == FakeClock().now()
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        pytest.param(WriteRecord(SUBJECT, Writing(RECORD, 0, "n")), id="write"),
+        pytest.param(PublishEvent(SUBJECT, event(1)), id="publish"),
+    ],
+)
+async def test_while_writes_or_publishes_fail_it_is_known_that_it_does_not_write(effect: Effect) -> None:
+    world = World()
+    failing = True
+    world.store.faults.before = world.publisher.faults.before = lambda: failing
+    async with world.running() as runner:
+        runner.perform([effect])
+        await world.clock.run(0.2)
+        assert runner.writes, "one that fails for a moment is none"
+        await world.clock.run(10.0)
+        assert not runner.writes
+        failing = False
+        await world.clock.run(10.0)
+        assert runner.writes

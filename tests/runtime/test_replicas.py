@@ -152,10 +152,10 @@ async def test_under_which_policies_others_write() -> None:
         b = world.start("b", "old")
         await world.clock.run(0.1)
         assert a.marks() == {"old"}
-        b.writes = False
+        b.writes = lambda: False
         await world.clock.run(EVERY)
         assert a.marks() == set()
-        b.writes = True
+        b.writes = lambda: True
         b.set_policies("new")
         await world.clock.run(0.2)
         assert a.marks() == {"new"}

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from msgspec import structs
@@ -90,8 +90,15 @@ class EffectRunner:
         self._registry: SubjectRegistry
         self._tasks: asyncio.TaskGroup
         self._running: set[asyncio.Task[None]] = set()
+        self._failing: set[asyncio.Task[Any]] = set()
+        """Of those, the writes and publishes that failed LOGGED_AT times."""
         self._differing = Once()
         """Marks of other policies that differ from ours about some subject."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether what is written and published arrives: false while any of it has failed for some two seconds."""
+        return not self._failing
 
     def start(self, registry: SubjectRegistry, tasks: asyncio.TaskGroup) -> None:
         """Feed outcomes to `registry`, and run as tasks of `tasks`; to be called before `perform`."""
@@ -138,6 +145,8 @@ class EffectRunner:
                     await self._attempt(effect)
                 return
             except Unavailable as error:
+                if tries == LOGGED_AT:
+                    self._note_failing(effect)
                 self._counts.dropped(f"{VERBS[type(effect)]}_retry")
                 report = log.warning if tries == LOGGED_AT else log.debug
                 report(
@@ -146,6 +155,12 @@ class EffectRunner:
             if isinstance(effect, WriteRecord):
                 self._registry.feed(effect.subject, WriteFailing(effect.writing.nonce))
             await self._clock.sleep(delay)
+
+    def _note_failing(self, effect: Effect) -> None:
+        """The task that performs this has failed LOGGED_AT times; that counts until it ends."""
+        if isinstance(effect, WriteRecord | PublishEvent) and (task := asyncio.current_task()) is not None:
+            self._failing.add(task)
+            task.add_done_callback(self._failing.discard)
 
     async def _attempt(self, effect: Effect) -> None:
         match effect:

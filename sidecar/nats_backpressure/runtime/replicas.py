@@ -56,7 +56,9 @@ class Replicas:
 
     def __init__(self, channel: ReplicaChannel, clock: Clock, instance: str, id_: str, counts: ServiceCounts) -> None:
         self.id, self.instance = id_, instance
-        self.policies, self.writes = "", True
+        self.policies = ""
+        self.writes: Callable[[], bool] = lambda: True
+        """Whether what this replica writes and publishes arrives."""
         self.others: Bounded[str, Replica] = Bounded(MOST_REPLICAS)
         """By id; only `update` and messages change it."""
         self.departed: Bounded[str, None] = Bounded(MOST_REPLICAS)
@@ -94,7 +96,7 @@ class Replicas:
 
     def publish(self) -> None:
         """Report our presence now."""
-        ours = Presence(SCHEMA, self.id, self.instance, self.policies, self.writes, self._leaving)
+        ours = Presence(SCHEMA, self.id, self.instance, self.policies, self.writes(), self._leaving)
         self._channel.publish(PRESENCE, msgspec.json.encode(ours))
 
     def update(self) -> None:

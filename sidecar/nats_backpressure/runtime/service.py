@@ -221,6 +221,7 @@ def build_service(
         on_policies(sources)
 
     registry.other_marks = replicas.marks
+    replicas.writes = lambda: effects.writes
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas)
     on_change(policies.sources)
