@@ -52,6 +52,7 @@ from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
 from nats_backpressure.queries.shared_grants import SharedGrants
+from nats_backpressure.recording.reading_exchange import ReadingExchange
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.runtime.captured_subjects import CapturedSubjects
 from nats_backpressure.runtime.clock import SystemClock
@@ -259,10 +260,11 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     alias = settings.service.status_alias
     captured = CapturedSubjects(names.prefix, alias, lambda: _in_background(endpoints.check_alias()))
     replicas = Replicas(channel, clock, instance, secrets.token_hex(8), counters)
+    exchange = ReadingExchange(settings, clock, recorder or observer, channel, replicas, counters.dropped)
     service = build_service(
         settings,
         clock,
-        recorder or observer,
+        exchange.observer,
         JetStreamStateStore(states, names, counters.dropped, lambda: observing.client, clock),
         publisher,
         JetStreamPolicyStore(policies, names, counters.dropped, lambda: observing.client, clock),
@@ -276,7 +278,9 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         on_list=events.take_looks,
         requests=requests,
         replicas=replicas,
+        shared=exchange.shared,
     )
+    exchange.connect(service.poller, recorder.record_received if recorder else lambda received: None)
     registry = service.registry
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
     advisories = AdvisoryListener(clock, hint, counters.dropped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
@@ -43,6 +43,7 @@ class FakeServiceView:
         self.newest_read_at: float | None = NOW.mono
         self.next = NOW.mono + 0.5
         self.stretch = 1.0
+        self.reads: Callable[[str], bool] = lambda stream: True
 
     @property
     def observing(self) -> bool:

@@ -269,7 +269,7 @@ def test_lists_of_streams_and_looks_at_one(sequence: list[tuple[list[StreamLook]
 )
 def test_what_cannot_be_read_is_counted(payload: bytes) -> None:
     counted: list[str] = []
-    receiver = BroadcastReceiver(FakeClock(), lambda received: pytest.fail("used"), counted.append)
+    receiver = BroadcastReceiver(FakeClock(), "me", lambda received: pytest.fail("used"), counted.append)
     receiver.receive("reading.S", payload)
     receiver.receive("reading.S", payload)
     assert counted == ["reading_unusable"] * 2
@@ -288,7 +288,7 @@ class Between:
         self.received: list[Received] = []
         self.counted: list[str] = []
         self.new: list[str] = []
-        self.receiver = BroadcastReceiver(self.clock, self.received.append, self.counted.append, self.new.append)
+        self.receiver = BroadcastReceiver(self.clock, "me", self.received.append, self.counted.append, self.new.append)
         self.encoder = ReadingEncoder("them", WHOLE_EVERY)
 
     def send(self, at: float) -> Callable[[float], None]:

@@ -56,6 +56,7 @@ class Counts:
         self.all.append((was, now))
 
     def observed(self, seconds: float) -> None: ...
+    def received(self, stream: str) -> None: ...
 
 
 class World:

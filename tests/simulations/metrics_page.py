@@ -41,12 +41,15 @@ class StubServiceView(ServiceView):
 
     settings = Settings()  # type: ignore[assignment]
     looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
-    rules = ActivePolicies((), Guard(), trust_metadata=False)  # type: ignore[assignment]
+    policies = ActivePolicies((), Guard(), trust_metadata=False)  # type: ignore[assignment]
     newest_read_at = NOW.mono  # type: ignore[assignment]
 
     @property
     def subjects(self) -> Mapping[str, SubjectState]:
         return self.states
+
+    def reads(self, stream: str) -> bool:  # type: ignore[override]
+        return stream == "S"
 
     def interval(self, subject: str) -> float:
         return 0.1
@@ -123,3 +126,4 @@ def everything(world: World) -> None:
     world.metrics.api_request("consumer_list", "ok", 0.01)
     world.metrics.rebuilt("answer")
     world.metrics.observed(0.01)
+    world.metrics.received("T")

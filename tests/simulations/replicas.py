@@ -29,6 +29,7 @@ from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.shared_grants import SharedGrants
+from nats_backpressure.recording.reading_exchange import ReadingExchange
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from nats_backpressure.runtime.ports import Stored, Unavailable
 from nats_backpressure.runtime.replicas import Replicas as Others
@@ -359,10 +360,12 @@ class Replica:
         counts = Quiet()
         life = replicas.next_life()
         self.others = Others(self.channel, self.clock, self.name, f"{self.name}.{life}", counts)
+        observer = RemoteObserver(replicas, self.link, self.clock)
+        exchange = ReadingExchange(self.settings, self.clock, observer, self.channel, self.others, counts.dropped)
         self.service = build_service(
             self.settings,
             self.clock,
-            RemoteObserver(replicas, self.link, self.clock),
+            exchange.observer,
             RemoteStateStore(replicas.store, f"KV_{replicas.names.state_bucket}", self.link, self.clock),
             Remote(replicas.publisher, self.link),
             replicas.policies,
@@ -372,8 +375,10 @@ class Replica:
             render_state=serialize.state_value,
             render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, self.name, now, leaving),
             replicas=self.others,
+            shared=exchange.shared,
             **replicas.more(self),
         )
+        exchange.connect(self.service.poller)
         registry = self.service.registry
         self.decisions = DecisionService(registry, self.clock)
         SharedGrants(self.decisions.grants, self.others, self.channel, self.clock, counts, registry.reading_of)

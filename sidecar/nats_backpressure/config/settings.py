@@ -83,6 +83,16 @@ class Serving(Struct, frozen=True, forbid_unknown_fields=True):
     """Prefixes (whole tokens) that the reply subject of a request may have, besides the inboxes `_INBOX` and `_R_`."""
 
 
+class Sharing(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the replicas of one `name` share, so that all together read as much as one."""
+
+    enabled: bool = True
+    """Whether each stream is read by one of the replicas, which sends what it reads to the others."""
+    silence_ms: Annotated[int, Meta(ge=100, le=60_000)] = 600
+    """Milliseconds without a reading of a stream after which another replica reads it, at least: three intervals
+    between two readings, and twice what the last one took, if that is more."""
+
+
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server for probes and metrics."""
 
@@ -133,6 +143,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """What is stored and published."""
     service: Serving = Serving()
     """The request service."""
+    sharing: Sharing = Sharing()
+    """What replicas share."""
     http: Http = Http()
     """Probes and metrics over HTTP."""
     metrics: MetricsSettings = MetricsSettings()

@@ -156,7 +156,7 @@ class BroadcastDecoder:
             self._streams.pop(number, None)
         shown = looked if line.only else self._streams.values()
         looks = tuple(idle_look(each.look, header.sent - each.looked_at) for each in shown)
-        return StreamsReading(looks, header.complete, header.took, 0)
+        return StreamsReading(looks, header.complete, header.took, 0, line.only)
 
     def base(self, header: BroadcastLine) -> StreamLook | None:
         """The look that was answered before the reading of the last decoded message was asked for."""

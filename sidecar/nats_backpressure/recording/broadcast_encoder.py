@@ -25,6 +25,7 @@ from nats_backpressure.recording.format import (
     ReadLine,
     SampleLine,
     StreamLine,
+    StreamNumbers,
     idle_look,
     idle_sample,
 )
@@ -97,7 +98,6 @@ class ReadingEncoder:
         elif not same_look(idle_look(self._look or look, now.mono - self._looked_at), look):
             self._write_look(look, now, lines)
         lines += self._samples(reading, now)
-        base = None if asked.base is None or stream_identity(asked.base) != stream_identity(look) else asked.base
         header = replace(
             self.messages.header(now.mono, position),
             asked=asked.at,
@@ -108,7 +108,7 @@ class ReadingEncoder:
             unnamed=reading.unnamed,
             missing=reading.missing,
             malformed=reading.malformed,
-            base=None if base is None else stream_numbers(base),
+            base=self._base(asked),
         )
         return encode_message(header, lines)
 
@@ -117,8 +117,15 @@ class ReadingEncoder:
         if self._look is None or self.messages.whole_wanted:
             return []
         self.messages.begin_part()
-        header = replace(self.messages.header(now.mono, position), asked=asked.at, first=sample.at.mono)
+        header = replace(
+            self.messages.header(now.mono, position), asked=asked.at, first=sample.at.mono, base=self._base(asked)
+        )
         return encode_message(header, self._sample_lines(sample, None))
+
+    def _base(self, asked: Asked) -> StreamNumbers | None:
+        if asked.base is None or self._look is None or stream_identity(asked.base) != stream_identity(self._look):
+            return None
+        return stream_numbers(asked.base)
 
     def _start(self, look: StreamLook, now: Now, lines: list[BodyLine]) -> None:
         self._consumers, self._numbers = {}, count()

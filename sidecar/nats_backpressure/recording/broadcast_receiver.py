@@ -23,16 +23,17 @@ MOST_STREAMS = 100_000
 
 class BroadcastReceiver:
     """Passes on to `take` what can be used, and counts what cannot. `on_new` is called with the name of each process
-    that is new: it needs whole messages."""
+    that is new: it needs whole messages. `own`: the name of this one."""
 
     def __init__(
         self,
         clock: TimeSource,
+        own: str,
         take: Callable[[Received], None],
         count: Callable[[str], None],
         on_new: Callable[[str], None] = lambda sender: None,
     ) -> None:
-        self._clock, self._take, self._count, self._on_new = clock, take, count, on_new
+        self._clock, self._own, self._take, self._count, self._on_new = clock, own, take, count, on_new
         self._clocks: Bounded[str, SenderClock] = Bounded(MOST_SENDERS)
         self._decoders: Bounded[str, Bounded[str, BroadcastDecoder]] = Bounded(MOST_STREAMS)
 
@@ -42,6 +43,8 @@ class BroadcastReceiver:
         try:
             stream = stream_of(topic)
             header, lines = decode_chunk(payload)
+            if header.sender == self._own:  # it comes back where the connection was lost just then
+                return
             known = self._add_time(header, now)
             received = self._decode(stream, header, lines, now)
         except UnreadableMessage:

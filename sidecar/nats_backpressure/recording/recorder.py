@@ -22,7 +22,7 @@ from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.encoder import Encoder
 from nats_backpressure.recording.format import CONSUMERS_LIMIT, FORMAT, HeaderLine, Line, encode_line
 from nats_backpressure.recording.policies import PolicyLineWriter, RecordedSettings
-from nats_backpressure.runtime.observations import ConsumersReading, Hint, StreamGone, StreamsReading
+from nats_backpressure.runtime.observations import ConsumersReading, Hint, Received, StreamGone, StreamsReading
 from nats_backpressure.runtime.ports import Clock, Observer
 
 log = structlog.get_logger()
@@ -114,16 +114,29 @@ class RecordingObserver:
         except StreamGone:
             self._write(self._encoder.encode_missing(stream, self._clock.now()))
             raise
+        self._record(reading)
+        return reading
+
+    def _record(self, reading: ConsumersReading) -> None:
         self._rotate_if_full()
         origin = self._origins.get(reading.look.origin or "", ())
         self._write(self._encoder.encode_reading(reading, self._clock.now(), origin))
         self._report_left_out()
-        return reading
 
     async def consumer(self, key: ConsumerKey) -> Sample:
         sample = await self._observer.consumer(key)
         self._write(self._encoder.encode_sample(sample))
         return sample
+
+    def record_received(self, received: Received) -> None:
+        """Record what another replica read."""
+        match received.shown:
+            case StreamsReading() as reading:
+                self._origins |= {look.name: look.subjects for look in reading.looks}
+            case ConsumersReading() as reading:
+                self._record(reading)
+            case Sample() as sample:
+                self._write(self._encoder.encode_sample(sample))
 
     def recording_hints(self, sink: Callable[[Hint], None]) -> Callable[[Hint], None]:
         """A sink that records each hint and passes it to `sink`."""

@@ -40,6 +40,8 @@ class StreamsReading(Struct, frozen=True):
     """Seconds the server took to answer, without the time we held ourselves back."""
     epoch: int
     """The connection it was read on."""
+    partial: bool = False
+    """Whether another replica looked at these streams only."""
 
 
 class ConsumersReading(Struct, frozen=True):

@@ -19,6 +19,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level, RequestBudget
 from nats_backpressure.core.reading.due import Due, at_level, not_before
 from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Load, load_of
+from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.intake import Intake
@@ -26,11 +27,14 @@ from nats_backpressure.runtime.observations import (
     ApiLimited,
     ConsumerChanged,
     Hint,
+    Received,
     StreamChanged,
     StreamsReading,
 )
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
+from nats_backpressure.runtime.received_readings import ReceivedReadings
+from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY, SHORTEST_SLEEP, StreamLooks
 from nats_backpressure.runtime.stream_poll import StreamPoll
 from nats_backpressure.runtime.stream_readings import StreamReadings
@@ -65,12 +69,17 @@ class Poller:
         on_list: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
         discover_every: float = DISCOVER_EVERY,
         requests: RequestBudget | None = None,
+        shared: SharedReading | None = None,
+        on_received: Callable[[str], None] = lambda stream: None,
     ) -> None:
         """`on_streams` gets a list of streams every `discover_every` seconds, and when there are others; `on_list` each
-        one. `requests`: what the observer may still request; without it all that is due begins at once."""
+        one. `requests`: what the observer may still request; without it all that is due begins at once. `shared`: which
+        streams other replicas read; without it this one reads all. `on_received` counts readings of others, by
+        stream."""
         self._observer, self._clock, self._budget, self._stale_after = observer, clock, budget, stale_after
         self._intake, self._registry, self._requests = intake, intake.registry, requests
-        self._on_streams, self._on_list = on_streams, on_list
+        self._on_streams, self._on_list, self._on_received = on_streams, on_list, on_received
+        self.shared = shared or SharedReading(clock, "", 0.0)
         self.polls: dict[str, StreamPoll] = {}
         self.load = Load()
         self._discover_every = discover_every
@@ -87,16 +96,34 @@ class Poller:
         self._listed: frozenset[str] = frozenset()
         self._stretched_since: float | None = None
         self._limited_until = -math.inf
-        self.looks = StreamLooks(observer, clock, budget, discover_every, count, self._take_list, self._take_look)
+        self.looks = StreamLooks(
+            observer, clock, budget, discover_every, count, self._take_list, self._take_look, self.shared
+        )
         self.rounds = ReadingRounds(self._registry, clock, stale_after, self._outage, self._read_all)
         self.complete = self.rounds.complete
         self.readings = StreamReadings(
-            observer, clock, intake, self.polls, self.rounds, count=count, on_read=on_read, replan=self._plan
+            observer,
+            clock,
+            intake,
+            self.polls,
+            self.rounds,
+            count=count,
+            on_read=on_read,
+            replan=self._plan,
+            shared=self.shared,
         )
+        self._received = ReceivedReadings(self.readings, self.rounds, self.shared, self._plan)
+        self.shared.look_of = lambda stream: poll.plan.look if (poll := self.polls.get(stream)) else None
         self._registry.on_attention = self._attend
 
     async def run(self) -> None:
         """Look and read until cancelled."""
+        try:
+            await self._run()
+        finally:
+            self.readings.tasks = None
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             self.readings.tasks = self.rounds.tasks = tasks
             tasks.create_task(self.looks.list_when_due(), name="list streams")
@@ -129,7 +156,7 @@ class Poller:
         for look in reading.looks:
             if look.name in self.polls:
                 self._take_look(look.name, look, at)
-        self.rounds.was_read()
+        self.rounds.was_read(at)
 
     def discover(self, reading: StreamsReading) -> list[StreamPoll]:
         """Take in a list of streams; returns those that are new, each to be followed."""
@@ -174,14 +201,41 @@ class Poller:
         if (poll := self.polls.get(name)) is None:
             return
         stream, plan = poll.stream, poll.plan
+        if self.shared.receives(ALL_STREAMS) and plan.is_older(look, at):
+            return
         before, planned = stream.look, (plan.woken, len(plan.idle))
         crossed = plan.add_look(look, at)
         if not poll.evaluating and look.created == before.created and look.last_seq >= before.last_seq:
             stream.look = look
-        self.rounds.was_read()
+        self.rounds.was_read(at)
         if crossed or planned != (plan.woken, len(plan.idle)):
             self._plan(poll)
-        stream.next = min(poll.due.at, self.looks.next())
+        stream.next = min(poll.planned.at, self.looks.next())
+
+    # What others read
+
+    def receive(self, received: Received) -> bool:
+        """Another replica read something: it is taken in like an own reading, which it postpones. Returns whether it
+        is."""
+        if self.readings.tasks is None or not self.shared.believes():
+            return False
+        if isinstance(received.shown, StreamsReading):
+            taken = self.looks.receive(received, received.shown)
+        else:
+            poll = self.polls.get(received.stream)
+            taken = poll is not None and self._received.receive(poll, received)
+        if taken:
+            self._on_received(received.stream)
+        return taken
+
+    def leave(self, sender: str) -> None:
+        """Another replica stops: what it read is due here, or elsewhere, at once."""
+        for name in self.shared.leave(sender):
+            if (poll := self.polls.get(name)) is not None:
+                self._plan(poll)
+            else:
+                self.looks.wake()
+                self._wake.set()
 
     # What wakes
 
@@ -205,8 +259,9 @@ class Poller:
 
     def _hasten(self, poll: StreamPoll, level: Level) -> None:
         """List a stream once after the interval of this level."""
-        if poll.plan.woken is None or poll.plan.woken > level:
-            poll.plan.woken = level
+        before = poll.plan.woken
+        poll.plan.wake(level, self._clock.now().mono)
+        if poll.plan.woken is not before:
             self._plan(poll)
 
     def _attend(self, keys: Iterable[ConsumerKey]) -> None:
@@ -219,7 +274,7 @@ class Poller:
     def _read_all(self) -> None:
         for poll in self.polls.values():
             poll.plan.retry = 0.0
-            poll.plan.woken = Level.HOT
+            poll.plan.wake(Level.HOT, self._clock.now().mono)
             self._plan(poll)
 
     # The schedule
@@ -234,9 +289,13 @@ class Poller:
             due = not_before(due, poll.listing_since + SLOW_LIST)
         if poll.reading:
             due = not_before(due, math.inf)
+        poll.planned = due
+        if due.at < math.inf:
+            interval = poll.plan.interval(due.level, self.load)
+            due = not_before(due, self.shared.starts_at(poll.name, due.at, interval, poll.plan.took))
         poll.due = due
         poll.stream.interval = poll.plan.proof_interval(self.load)
-        poll.stream.next = min(due.at, self.looks.next())
+        poll.stream.next = min(poll.planned.at, self.looks.next())
         self._late.pop(poll.name, None)
         heapq.heappush(self._queue, (due.at, next(self._order), poll, due))
         if len(self._queue) > 1000 + 4 * len(self.polls):
@@ -285,6 +344,7 @@ class Poller:
         plan, listing = poll.plan, poll.listing_since < math.inf
         n = plan.singles(due.level) or (min(SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
         names = plan.names(due.level, n) if n else ()
+        self.shared.start(poll.name)
         plan.start(due if names else at_level(due, Level.ALL), now, self.load)
         if names:
             poll.reading = True
@@ -302,7 +362,8 @@ class Poller:
         self._weighed_at, before = now, self.load
         factor = LIMITED_FACTOR if now < self._limited_until else 1.0
         plans = [poll.plan for poll in self.polls.values()]
-        self.load = load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
+        own = [poll.plan for poll in self.polls.values() if not self.shared.receives(poll.name)]
+        self.load = load_of(own, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
         self._registry.stretch = self.load.stretch
         waiting = [plan.proof_interval(self.load) for plan in plans if not plan.answered and not plan.retry]
         self._registry.first_readings = max([self._registry.first_readings, *waiting]) if waiting else 0.0

@@ -241,6 +241,9 @@ class ServiceCounts(Protocol):
     def transition(self, subject: str, was: str, now: str) -> None:
         """A stored status changed; both are names of a status, or `unknown`."""
 
+    def received(self, stream: str) -> None:
+        """A reading of a stream was received from another replica, and taken in."""
+
     def observed(self, seconds: float) -> None:
         """A stream was read, which took the server so long."""
 

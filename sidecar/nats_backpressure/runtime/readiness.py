@@ -22,11 +22,11 @@ class Readiness(Struct, frozen=True):
     nats: str
     """`connected` or `connecting`."""
     observing: bool
-    """Whether every stream was read or tried, and requests are answered."""
+    """Whether every stream was read, received or tried, and requests are answered."""
     streams: int
     """Watched streams."""
     reads: int
-    """How many of them this replica reads itself: every replica reads all."""
+    """How many of them this replica reads itself; it receives the readings of the others from other replicas."""
     last_sweep_age_ms: int | None
     """Milliseconds since the newest reading of any stream; None before the first round is complete."""
     version: str
@@ -43,13 +43,13 @@ class ReadinessCheck:
     def __call__(self) -> Readiness:
         newest = self._registry.newest_read_at
         age = None if newest is None else self._clock.now().mono - newest
-        streams = len(self._registry.streams)
+        streams = tuple(self._registry.streams)
         return Readiness(
             ready=(age is not None and age < READY_TIMEOUT) or not self._registry.settings.http.ready_requires_nats,
             nats="connected" if self._connected() else "connecting",
             observing=self._registry.observing and self.serving,
-            streams=streams,
-            reads=streams,
+            streams=len(streams),
+            reads=sum(map(self._registry.reads, streams)),
             last_sweep_age_ms=None if age is None else round(1000 * age),
             version=__version__,
         )

@@ -53,9 +53,11 @@ class ReadingRounds:
             if self._registry.listed and not self._untried:
                 self._end(self._number)
 
-    def was_read(self) -> None:
-        """Anything was read."""
-        now, last = self._clock.now().mono, self._read_at
+    def was_read(self, at: float | None = None) -> None:
+        """Anything was read, now or `at` this monotonic time."""
+        now, last = self._clock.now().mono if at is None else at, self._read_at
+        if last is not None and now < last:
+            return
         self._read_at = now
         quiet = 0.0 if last is None else now - last
         if self._untried is None and quiet >= self._no_outage and quiet >= self._outage():

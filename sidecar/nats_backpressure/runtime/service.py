@@ -40,6 +40,7 @@ from nats_backpressure.runtime.ports import (
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import NoReplicas, Replicas
+from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
@@ -143,6 +144,7 @@ class Service:
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep(self._tick_every)
+            self.poller.shared.pulse()
             self.updates.expire()
             slices = Slices(self._clock)
             for _ in self.registry.tick_in_slices():
@@ -173,10 +175,12 @@ def build_service(
     discover_every: float = DISCOVER_EVERY,
     requests: RequestBudget | None = None,
     replicas: Replicas | None = None,
+    shared: SharedReading | None = None,
 ) -> Service:
     """Wire the parts of a service to its ports. `on_looks` gets a list of streams every `discover_every` seconds and
     when there are others, `on_list` every one; `on_policies` the policies in force at the start and after every change;
-    `requests` limits what the observer requests. Without `replicas` it has no others."""
+    `requests` limits what the observer requests. Without `replicas` it has no others; without
+    `shared` it reads all streams itself."""
     observe, names = settings.observe, Names(settings.name)
     policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
     effects = EffectRunner(store, publisher, clock, render_state, counts)
@@ -213,7 +217,10 @@ def build_service(
         on_list=take_looks,
         discover_every=discover_every,
         requests=requests,
+        shared=shared,
+        on_received=counts.received,
     )
+    registry.reads = poller.shared.reads
     replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
 
     def on_change(sources: Sources) -> None:

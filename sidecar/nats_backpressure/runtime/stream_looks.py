@@ -11,9 +11,11 @@ import structlog
 
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget
+from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import PAGE, SLOW_LIST
-from nats_backpressure.runtime.observations import StreamGone, StreamsReading, Unavailable
+from nats_backpressure.runtime.observations import Received, StreamGone, StreamsReading, Unavailable
 from nats_backpressure.runtime.ports import Clock, Observer
+from nats_backpressure.runtime.shared_reading import SharedReading
 
 log = structlog.get_logger()
 
@@ -57,9 +59,11 @@ class StreamLooks:
         count: Callable[[str], None],
         on_list: Callable[[StreamsReading, float], None],
         on_look: Callable[[str, StreamLook, float], None],
+        shared: SharedReading,
     ) -> None:
         self._observer, self._clock, self._budget, self._discover_every = observer, clock, budget, discover_every
         self._count, self._on_list, self._on_look = count, on_list, on_look
+        self._shared = shared
         self.reached = budget.min_interval
         """Seconds between two looks at a stream, as it was lately; an outage does not count."""
         self.requests_per_second = 0.0
@@ -68,7 +72,9 @@ class StreamLooks:
         self._listed_at = self._looked_at = -math.inf
         self._listing_since = math.inf
         self._retry = 0.0
-        self._hurried = False
+        self._took = 0.0
+        """Seconds that the last list or look took."""
+        self._hurried, self._hurried_at = False, -math.inf
         self._wake = asyncio.Event()
         self._watched, self._listing_looks = 0, True
         """How many streams are watched, and whether they are looked at by lists."""
@@ -80,7 +86,8 @@ class StreamLooks:
         return min(math.inf if listing else self._next_list(), self.next_single())
 
     def _next_list(self) -> float:
-        return self._listed_at + (self._retry or self._list_every)
+        due_at = self._listed_at + (self._retry or self._list_every)
+        return self._shared.starts_at(ALL_STREAMS, due_at, self._list_every, self._took)
 
     def next_single(self) -> float:
         """Monotonic time at which looks one by one may be due: also when a list begins to hang."""
@@ -88,12 +95,18 @@ class StreamLooks:
         return min(slow_at if self._clock.now().mono < slow_at else math.inf, self._next_single())
 
     def _next_single(self) -> float:
-        return math.inf if self._look_every == math.inf else self._looked_at + self._look_every
+        if self._look_every == math.inf:
+            return math.inf
+        return self._shared.starts_at(ALL_STREAMS, self._looked_at + self._look_every, self._look_every, self._took)
 
     def hurry(self) -> None:
         """The streams changed: list them as soon as may be."""
-        self._hurried = True
+        self._hurried, self._hurried_at = True, self._clock.now().mono
         self._list_every = min(self._list_every, self._budget.min_interval)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Another replica looks no more: compute again when the next list is due."""
         self._wake.set()
 
     async def list_when_due(self) -> None:
@@ -116,6 +129,7 @@ class StreamLooks:
         if now < self._next_single():
             return
         self._measure(now)
+        self._shared.start(ALL_STREAMS)
         for stream in watched:
             if not stream.looking and now >= stream.look_after:
                 stream.looking = True
@@ -164,21 +178,48 @@ class StreamLooks:
         if self._listing_looks:
             self._measure(self._listed_at)
         self._hurried = False
+        self._shared.start(ALL_STREAMS)
         try:
             reading = await self._observer.streams()
         except Unavailable as error:
             self._count("sweep_unavailable")
             log.debug("streams.unavailable", error=str(error))
+            self._shared.end(ALL_STREAMS, failed=True)
             self._retry = min(self._discover_every, max(2 * self._retry, self._budget.min_interval))
         else:
-            self._retry, self._streams = 0.0, len(reading.looks)
-            quick = reading.took < SLOW_LIST and self._list_seconds < SLOW_LIST
-            weight = SMOOTH if quick and self._list_seconds else 1.0
-            self._list_seconds += weight * (reading.took - self._list_seconds)
+            self._retry = 0.0
+            self._shared.end(ALL_STREAMS, failed=False)
+            self._measure_list(reading)
             self._on_list(reading, self._clock.now().mono)
         finally:
             self._listing_since = math.inf
         self._plan(self._clock.now().mono)
+
+    def _measure_list(self, reading: StreamsReading) -> None:
+        self._streams, self._took = len(reading.looks), reading.took
+        quick = reading.took < SLOW_LIST and self._list_seconds < SLOW_LIST
+        weight = SMOOTH if quick and self._list_seconds else 1.0
+        self._list_seconds += weight * (reading.took - self._list_seconds)
+
+    def receive(self, received: Received, reading: StreamsReading) -> bool:
+        """Another replica looked at the streams; returns whether that is taken in."""
+        if not self._shared.receive(received, covers=True):
+            return False
+        if reading.partial or self._listing_looks:
+            if received.asked_at > self._looked_at > -math.inf:
+                gap = min(received.asked_at - self._looked_at, self._budget.max_interval)
+                self.reached = max(gap, self.reached / 2)
+            self._looked_at = max(received.asked_at, self._looked_at)
+        if reading.partial:
+            self._took = reading.took
+            for look in reading.looks:
+                self._on_look(look.name, look, received.sent_at)
+            return True
+        self._listed_at = max(received.asked_at, self._listed_at)
+        self._hurried = self._hurried and received.asked_at < self._hurried_at
+        self._measure_list(reading)
+        self._on_list(reading, received.sent_at)
+        return True
 
     async def _look(self, stream: Looked) -> None:
         try:
@@ -188,7 +229,7 @@ class StreamLooks:
             stream.look_retry = min(self._budget.max_interval, max(2 * stream.look_retry, self._budget.min_interval))
             stream.look_after = self._clock.now().mono + stream.look_retry
         else:
-            stream.look_retry = 0.0
+            stream.look_retry, self._took = 0.0, reading.took
             self._info_seconds += SMOOTH * (min(reading.took, SLOW_LIST) - self._info_seconds)
             for look in reading.looks:
                 self._on_look(stream.name, look, self._clock.now().mono)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 
 import structlog
 
@@ -11,6 +12,7 @@ from nats_backpressure.core.reading.due import Due
 from nats_backpressure.core.reading.load import Load
 from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.observations import Received
 from nats_backpressure.runtime.subject_registry import FollowedStream
 
 log = structlog.get_logger()
@@ -22,6 +24,12 @@ class StreamPoll:
     def __init__(self, stream: FollowedStream, plan: StreamPlan) -> None:
         self.stream, self.plan = stream, plan
         self.due: Due = plan.due(Load())
+        self.planned = self.due
+        """What is due next, whoever reads it; `due` is when this replica does."""
+        self.received: deque[Received] = deque()
+        """Readings of other replicas that are not taken in yet."""
+        self.taking: asyncio.Task[None] | None = None
+        """Takes them in."""
         self.silent: frozenset[ConsumerKey] = frozenset()
         """Members of which the last reading showed nothing."""
         self.singly: asyncio.Task[None] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.reading.budget import Level
 from nats_backpressure.core.reading.stream_plan import Base
 from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
@@ -22,6 +22,7 @@ from nats_backpressure.runtime.observations import (
 )
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
+from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_poll import StreamPoll
 from nats_backpressure.runtime.tasks import Slices
 
@@ -50,11 +51,17 @@ class StreamReadings:
         count: Callable[[str], None],
         on_read: Callable[[float], None],
         replan: Callable[[StreamPoll], None],
+        shared: SharedReading,
     ) -> None:
         self._observer, self._clock, self._intake, self._registry = observer, clock, intake, intake.registry
         self._polls, self._rounds, self._count, self._on_read, self._replan = polls, rounds, count, on_read, replan
+        self._shared = shared
         self.tasks: asyncio.TaskGroup | None = None
         """Where members that lists leave out are read beside them; None before the poller runs."""
+
+    def follows(self, poll: StreamPoll) -> bool:
+        """Whether there is anything left to follow in it."""
+        return self._polls.get(poll.name) is poll
 
     async def list(self, poll: StreamPoll) -> None:
         try:
@@ -62,10 +69,13 @@ class StreamReadings:
         finally:
             poll.listing_since = math.inf
         if poll.name in self._polls:
-            if poll.stream.absent and poll.plan.woken is None:  # the next list shows whether these are gone
-                poll.plan.woken = Level.QUIET
+            self._wake_absent(poll)
             self._read_silent(poll)
             self._replan(poll)
+
+    def _wake_absent(self, poll: StreamPoll) -> None:
+        if poll.stream.absent:  # the next list shows whether these are gone
+            poll.plan.wake(Level.QUIET, self._clock.now().mono)
 
     async def attempt(self, poll: StreamPoll) -> bool:
         """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
@@ -74,6 +84,7 @@ class StreamReadings:
             await self.read(poll)
         except StreamGone:
             poll.plan.retry = GONE_AFTER / 2
+            self._shared.end(name, failed=False)
             self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
             done = not self._registry.members(name)
         except Unavailable as error:
@@ -84,6 +95,7 @@ class StreamReadings:
         if done:
             log.info("stream.gone", stream=name)
             del self._polls[name], self._registry.streams[name]
+            self._shared.forget(name)
         self._rounds.tried(name)
         return not done
 
@@ -91,15 +103,22 @@ class StreamReadings:
         self._count("sweep_unavailable")
         log.debug("consumers.unavailable", stream=poll.name, error=str(error))
         poll.plan.fail()
+        self._shared.end(poll.name, failed=True)
 
     async def read(self, poll: StreamPoll) -> None:
         """One list of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
         base, asked_at = poll.plan.base, self._clock.now().mono
         reading = await self._observer.consumers(poll.name)
+        self._finish(poll, reading)
+        self.take_look(poll, reading.look, self._clock.now().mono)
+        await self.take_list(poll, reading, base, asked_at)
+
+    async def take_list(self, poll: StreamPoll, reading: ConsumersReading, base: Base, asked_at: float) -> None:
+        """Take in a list of a stream: what it shows, and what it lacks."""
         members = self._registry.members(poll.name)
         poll.plan.listed = len(reading.samples) + len(reading.unread) + reading.unnamed
         poll.plan.listed_seconds = reading.took
-        under = await self._take_reading(poll, reading, base, asked_at, members)
+        under = await self._take_samples(poll, reading, base, asked_at, members)
         poll.stream.seen, poll.stream.whole = True, reading.whole and not reading.unread
         shown = ReadState(under, reading.unread, reading.whole)
         poll.silent = self._intake.remove_uncounted_members(poll.stream, shown).unread
@@ -111,29 +130,48 @@ class StreamReadings:
         try:
             reading = await self._observer.consumers(poll.name, [key.consumer for key in keys])
         except StreamGone:
-            poll.plan.woken = Level.HOT  # a list decides
+            poll.plan.wake(Level.HOT, asked_at)  # a list decides
         except Unavailable as error:
             self._failed(poll, error)
         else:
-            if reading.samples:
-                poll.plan.single_seconds = reading.took / (len(reading.samples) + 1)
-            before = {key: poll.stream.under.get(key, ()) for key in keys}
-            under = await self._take_reading(poll, reading, base, asked_at, before)
-            moved = {key: subjects for key, subjects in under.items() if set(subjects) != set(before.get(key, ()))}
-            if moved:
-                self._intake.remove_uncounted_members(poll.stream, ReadState(moved))
-                self._forget_uncounted(poll)
-            missing = [ConsumerKey(poll.name, name) for name in reading.missing]
-            for key in missing:  # until it is shown again
-                poll.plan.miss(key)
-            poll.silent |= frozenset(missing)
+            self._finish(poll, reading)
+            self.take_look(poll, reading.look, self._clock.now().mono)
+            await self.take_some(poll, reading, base, asked_at)
             self._read_silent(poll)
         finally:
             poll.reading = False
         self._rounds.tried(poll.name)
         self._replan(poll)
 
-    async def _take_reading(
+    async def take_some(self, poll: StreamPoll, reading: ConsumersReading, base: Base, asked_at: float) -> None:
+        """Take in a reading of some consumers."""
+        if reading.samples:
+            poll.plan.single_seconds = reading.took / (len(reading.samples) + 1)
+        before = {sample.key: poll.stream.under.get(sample.key, ()) for sample in reading.samples}
+        under = await self._take_samples(poll, reading, base, asked_at, before)
+        moved = {key: subjects for key, subjects in under.items() if set(subjects) != set(before.get(key, ()))}
+        if moved:
+            self._intake.remove_uncounted_members(poll.stream, ReadState(moved))
+            self._forget_uncounted(poll)
+        missing = [ConsumerKey(poll.name, name) for name in reading.missing]
+        for key in missing:  # until it is shown again
+            poll.plan.miss(key)
+        poll.silent |= frozenset(missing)
+
+    def _finish(self, poll: StreamPoll, reading: ConsumersReading) -> None:
+        """An own reading was answered."""
+        self._on_read(reading.took)
+        self._shared.end(poll.name, failed=False)
+        if reading.samples or not reading.partial:
+            poll.plan.finish(reading.took, self._clock.random())
+
+    def take_look(self, poll: StreamPoll, look: StreamLook, at: float) -> None:
+        """Take in the look that came with a reading; its samples come next."""
+        poll.stream.look = look
+        poll.plan.add_look(look, at)
+        self._rounds.was_read(at)
+
+    async def _take_samples(
         self,
         poll: StreamPoll,
         reading: ConsumersReading,
@@ -141,21 +179,15 @@ class StreamReadings:
         asked_at: float,
         members: Mapping[ConsumerKey, Sequence[str]],
     ) -> dict[ConsumerKey, tuple[str, ...]]:
-        """Take in the look and the samples of a reading; returns the subjects that each consumer counts under."""
+        """Take in the samples of a reading; returns the subjects that each consumer counts under."""
         stream, plan = poll.stream, poll.plan
-        self._on_read(reading.took)
-        stream.look = reading.look
-        plan.add_look(reading.look, self._clock.now().mono)
-        if reading.samples or not reading.partial:
-            plan.finish(reading.took, self._clock.random())
-        self._rounds.was_read()
         under: dict[ConsumerKey, tuple[str, ...]] = {}
         poll.evaluating = True
         slices = Slices(self._clock)
         for sample in reading.samples:
             await slices.pause()
             newest = plan.consumers.get(sample.key)
-            if newest is not None and newest.read_at > asked_at:  # it was read by itself meanwhile
+            if newest is not None and newest.is_newer(sample, asked_at):  # it was read by itself meanwhile
                 under[sample.key] = stream.under.get(sample.key, ())
                 continue
             under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
@@ -168,7 +200,7 @@ class StreamReadings:
 
     def _plan_sample(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
         subjects, newest = poll.stream.under.get(sample.key), poll.plan.consumers.get(sample.key)
-        if subjects and (newest is None or newest.read_at <= asked_at):
+        if subjects and (newest is None or not newest.is_newer(sample, asked_at)):
             poll.plan.add_sample(sample, base, self._registry.headroom(sample, subjects), asked_at)
 
     def _forget_uncounted(self, poll: StreamPoll) -> None:
@@ -200,10 +232,14 @@ class StreamReadings:
                 self._count("sweep_unavailable")
                 poll.tries[key] = self._clock.now().mono + delay, min(2 * delay, LAST_RETRY)
             else:
-                if key in poll.silent:
-                    members_of = self._registry.members(poll.name).get(key, ())
-                    under = self._intake.sample(poll.stream, sample, members_of, early=True)
-                    self._intake.remove_uncounted_members(poll.stream, ReadState({key: under}))
-                    self._plan_sample(poll, sample, base, asked_at)
+                self.take_single(poll, sample, base, asked_at)
         self._forget_uncounted(poll)
         self._replan(poll)
+
+    def take_single(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
+        """Take in a consumer that was read by itself because lists left it out."""
+        if sample.key in poll.silent:
+            members_of = self._registry.members(poll.name).get(sample.key, ())
+            under = self._intake.sample(poll.stream, sample, members_of, early=True)
+            self._intake.remove_uncounted_members(poll.stream, ReadState({sample.key: under}))
+            self._plan_sample(poll, sample, base, asked_at)

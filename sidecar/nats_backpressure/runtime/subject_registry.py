@@ -123,6 +123,8 @@ class SubjectRegistry:
         """The factor by which readings are rarer than planned because the budget is too small; 1 if it is not."""
         self.first_readings = 0.0
         """Seconds until each stream was read once, as planned under the present load; 0 where all were."""
+        self.reads: Callable[[str], bool] = lambda stream: True
+        """Whether this replica reads a stream itself, and does not receive its readings from another one."""
         self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
         """Is called with members that something else than a reading may have moved above a mark."""
         self.other_marks: Callable[[], frozenset[str] | None] = frozenset

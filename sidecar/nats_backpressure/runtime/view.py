@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from nats_backpressure.config.settings import Settings
@@ -54,6 +54,10 @@ class ServiceView(Protocol):
     @property
     def stretch(self) -> float:
         """The factor by which readings are rarer than planned because the budget is too small; 1 if it is not."""
+
+    @property
+    def reads(self) -> Callable[[str], bool]:
+        """Whether this replica reads a stream itself, and does not receive its readings from another one."""
 
     def proofs(self, subject: str) -> Proofs:
         """What looks at the subject's streams prove."""

@@ -71,6 +71,13 @@ def test_beyond_the_bound_the_rest_is_one(world: World) -> None:
     assert world.values(P + "transitions_total")["active", "_other", "inactive"] == 3
 
 
+def test_readings_of_others_are_counted_by_stream_and_beyond_the_limit_together(world: World) -> None:
+    world = World(2)
+    for stream in ("S", "S", 'T"', "U", "V", "S"):
+        world.metrics.received(stream)
+    assert world.values(P + "readings_heard_total") == {("S",): 3, ('T"',): 1, ("_other",): 2}
+
+
 def test_any_subject_is_a_label(world: World) -> None:
     for subject in ('quote"d', "back\\slash", "größe.→", "orders.*.>", "a b"):
         world.watch(state(subject, member()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from nats_backpressure.adapters.nats import gateway_reports
+from nats_backpressure.adapters.nats import gateway_reports, replica_channel
 from nats_backpressure.adapters.prometheus import collector
 from nats_backpressure.adapters.prometheus.definitions import DROPPED
 from nats_backpressure.core.subject.inputs import LoadRecord, PublishEvent, RemoveKey, WriteRecord
@@ -24,7 +24,7 @@ def test_names_types_and_labels_are_those_of_the_contract(world: World) -> None:
             "status", "pressure", "admit_ratio", "pending_messages",
             "inflight_messages", "latency_seconds", "drain_seconds", "decisions_total", "sample_age_seconds",
             "transitions_total", "time_in_status_seconds_total", "api_requests_total", "dropped_total",
-            "connection_rebuilds_total", "build_info",
+            "connection_rebuilds_total", "build_info", "reading", "readings_heard_total",
         )),
         *(P + h + "_duration_seconds" + s for h in ("decision", "observe") for s in ("_bucket", "_count", "_sum")),
         "router_intake_backpressure_active", "router_jetstream_pending_messages",
@@ -49,7 +49,7 @@ def test_every_family_has_a_help_and_a_name_by_the_rules_of_prometheus(world: Wo
 def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
     """A new one belongs in `definitions.DROPPED`."""
     calls = re.compile(r"(?:_count|dropped|_note)\((.*)")
-    reasons = {gateway_reports.MALFORMED, gateway_reports.TOO_MANY}
+    reasons = {gateway_reports.MALFORMED, gateway_reports.TOO_MANY, replica_channel.UNSENT}
     for path in Path(collector.__file__).parents[2].rglob("*.py"):
         if path.parent.name in ("client", "demo", "cli"):
             continue

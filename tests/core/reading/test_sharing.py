@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nats_backpressure.core.reading.sharing import SETTLED_AFTER, Position, Turn, share_of, silence
+from nats_backpressure.core.reading.sharing import APART, SETTLED_AFTER, Position, Turn, share_of, silence
 from tests.support.exploring import examples
 
 LEAST = 0.6
@@ -132,10 +132,16 @@ def test_a_replica_that_cannot_read_takes_what_others_read() -> None:
 
 
 def test_after_a_goodbye_the_next_one_reads_when_it_is_due() -> None:
-    turn = follower()
-    receive(turn, position(0.1), 100.0)
-    turn.forget_others()
-    assert turn.starts_at(100.1, 1.0) == 100.1
+    first, second = follower(0.2), follower(0.8)
+    for turn in (first, second):
+        receive(turn, position(0.1), 100.0)
+        turn.forget_others(100.05)
+    assert first.starts_at(100.1, 1.0) == pytest.approx(100.1 + 0.2 * APART)
+    assert second.starts_at(100.1, 1.0) == pytest.approx(100.1 + 0.8 * APART)
+    receive(second, first.position(True, 1.0, 100.15), 100.15)
+    assert second.starts_at(100.25, 1.0) == pytest.approx(101.25)
+    first.start(100.14)
+    assert first.starts_at(100.24, 1.0) == 100.24
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ class StateCollector:
                 page.add(TIME_IN_STATUS[0], (label, status), seconds)
         for look in list(self._service.looks.values())[: self._labels.max_subjects]:
             page.maximum(P + "stream_fill", (escape(look.name),), look.fill)
+            page.maximum(P + "reading", (escape(look.name),), float(self._service.reads(look.name)))
         page.add(P + "read_stretch", (), self._service.stretch)
         page.add(P + "build_info", (__version__,), 1.0)
         for piece in page.text():

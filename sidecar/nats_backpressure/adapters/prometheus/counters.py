@@ -132,6 +132,11 @@ class Counters:
     def rebuilt(self, connection: str) -> None:
         self._add("connection_rebuilds", (connection,))
 
+    def received(self, stream: str) -> None:
+        series = self._counters["readings_heard"]
+        known = (escape(stream),) in series or len(series) < self.max_subjects
+        self._add("readings_heard", (escape(stream) if known else OTHER,))
+
     def observed(self, seconds: float) -> None:
         self._observed.observe(seconds)
 

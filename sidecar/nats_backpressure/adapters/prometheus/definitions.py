@@ -5,7 +5,7 @@ from __future__ import annotations
 from nats_backpressure.adapters.prometheus.exposition import Labels
 
 OTHER = "_other"
-"""The `subject` label of all subjects beyond `metrics.max_subjects`."""
+"""The label of all subjects beyond `metrics.max_subjects`, and of all streams beyond as many."""
 CONSUMERS_PER_SUBJECT = 4
 """Times `max_subjects`: the most consumers with series of their own."""
 P = "router_backpressure_"
@@ -33,6 +33,10 @@ COUNTERS: dict[str, tuple[str, Labels]] = {
     "api_requests": (
         "JetStream API requests. Outcomes other than ok: the server is slow, unreachable or returns errors.",
         ("op", "outcome"),
+    ),
+    "readings_heard": (
+        "Readings received from other replicas, by stream. At rest in all of them: each replica reads for itself.",
+        ("stream",),
     ),
     "dropped": ("Items refused, lost or retried. Rising: the log has the reason under a similar name.", ("what",)),
     "connection_rebuilds": (
@@ -99,6 +103,10 @@ GAUGES: dict[str, tuple[str, Labels]] = {
         "Share of the stream's limits in use, from 0 to 1. Near 1: it drops or refuses messages.",
         ("stream",),
     ),
+    P + "reading": (
+        "Whether this replica reads the stream itself. Sum over replicas above 1: messages between them are lost.",
+        ("stream",),
+    ),
     P + "diagnosis": (
         "The present diagnosis of the worst consumer, at 1. What each means: docs/diagnosis.md.",
         ("subject", "diagnosis"),
@@ -120,9 +128,9 @@ DROPPED = (
     "advisory_malformed", "consumer_info_malformed", "consumer_not_watched", "event_conflict", "event_malformed",
     "event_unpublishable", "forget_retry", "heartbeat", "judged_otherwise", "load_retry", "metadata_left_out",
     "name_unusable", "nats_error", "permission_denied", "policy_beyond_limit", "policy_rejected", "publish_retry",
-    "recording", "replica_message_unread", "replica_message_unsent", "reply_subject", "report_malformed",
-    "report_too_many", "request_failed", "sample_set_aside", "slow_consumer", "state_conflict", "state_malformed",
-    "state_newer", "sweep_unavailable", "undecodable_message", "write_retry",
+    "reading_unusable", "recording", "replica_message_unread", "replica_message_unsent", "reply_subject",
+    "report_malformed", "report_too_many", "request_failed", "sample_set_aside", "slow_consumer", "state_conflict",
+    "state_malformed", "state_newer", "sweep_unavailable", "undecodable_message", "write_retry",
 )  # fmt: skip
 OPS = ("STREAM.LIST", "STREAM.INFO", "CONSUMER.LIST", "CONSUMER.INFO")
 OUTCOMES = ("ok", "error", "unavailable")

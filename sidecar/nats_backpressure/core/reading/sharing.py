@@ -55,7 +55,7 @@ def silence(least: float, interval: float, took: float, share: float) -> float:
 class Turn:
     """Whether one replica reads one stream. All times are monotonic, of its own clock."""
 
-    __slots__ = ("_behind_at", "_blind", "_followed_since", "_read_since", "_received_at", "share")
+    __slots__ = ("_behind_at", "_blind", "_followed_since", "_left_at", "_read_since", "_received_at", "share")
 
     def __init__(self, share: float, now: float) -> None:
         """`now`: it follows the stream from now on."""
@@ -67,11 +67,19 @@ class Turn:
         """When the newest reading of a replica that stands before this one was sent."""
         self._behind_at: float | None = None
         """When a replica that stands behind this one sent the first reading after that."""
+        self._left_at: float | None = None
+        """When the one that read it stopped."""
 
     @property
     def reads(self) -> bool:
         """Whether it is the one that reads, as far as it knows."""
         return self._read_since is not None and not self._blind
+
+    @property
+    def receives(self) -> bool:
+        """Whether others read for it."""
+        received = self._received_at is not None or self._behind_at is not None
+        return received and self._read_since is None
 
     def position(self, writes: bool, silent_for: float, now: float) -> Position:
         """Where it stands; `silent_for`: the silence in force."""
@@ -81,8 +89,10 @@ class Turn:
     def starts_at(self, due_at: float, silent_for: float) -> float:
         """When it starts a reading that is due at `due_at`, unless it receives one before."""
         received = [at for at in (self._received_at, self._behind_at) if at is not None]
-        if self._read_since is not None or not received:
+        if self._read_since is not None:
             return due_at
+        if not received:
+            return due_at if self._left_at is None else max(due_at, self._left_at) + APART * self.share
         # From when it is due: a stream that begins to move is not read by all at once.
         waits_from = max(*received, due_at)
         if self._behind_at is not None:  # what those behind read makes the next one due later, and no wait longer
@@ -93,7 +103,7 @@ class Turn:
         """It starts a reading."""
         if self._read_since is None:
             self._read_since = now
-        self._behind_at = None
+        self._behind_at = self._left_at = None
 
     def end(self, *, failed: bool) -> None:
         """Its reading was answered, or failed: then it takes what others read, whoever they are."""
@@ -105,11 +115,12 @@ class Turn:
         if sender.is_before(own):
             if now - sent_at < silent_for:
                 self._received_at = max(self._received_at or sent_at, sent_at)
-                self._read_since = self._behind_at = None
+                self._read_since = self._behind_at = self._left_at = None
         elif self._read_since is None and self._behind_at is None:
             self._behind_at = sent_at
         return not self.reads
 
-    def forget_others(self) -> None:
-        """Those that read it do so no more: the next reading starts when it is due."""
+    def forget_others(self, now: float) -> None:
+        """Those that read it do so no more: the first in line reads as soon as a reading is due."""
         self._received_at = self._behind_at = None
+        self._left_at = now

@@ -9,7 +9,7 @@ mark. The bounds hold for one incarnation and one configuration; every consumer 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,6 +33,8 @@ LIST_SECONDS, SINGLE_SECONDS = 18e-6, 56e-6
 """Server time for each member of a list, and for one consumer read by itself (measured, 2.15.1)."""
 SLOW_LIST = 1.0
 """Seconds; a stream with a list this slow is listed at the longest interval (one dead node of three: 4 s per list)."""
+DISORDER = 1.0
+"""Seconds by which a look that another replica received may be older than it seems."""
 JITTER = 0.1
 """The share by which a reading of a whole stream may come earlier, so that streams do not stay in step."""
 
@@ -54,6 +56,12 @@ class ConsumerPlan(Struct, gc=False):
     """Monotonic time at which it was last seen with anything pending or in flight, or first read."""
     read_at: float
     """Monotonic time at which its newest sample was asked for."""
+    came_at: float
+    """Monotonic time of the newest sample itself."""
+
+    def is_newer(self, sample: Sample, asked_at: float) -> bool:
+        """Whether its newest sample is newer than this one, which was asked for `asked_at`."""
+        return self.read_at > asked_at or self.came_at > sample.at.mono
 
 
 class StreamPlan:
@@ -83,8 +91,10 @@ class StreamPlan:
         "read_at",
         "retry",
         "single_seconds",
+        "took",
         "tried_at",
         "woken",
+        "woken_at",
     )
 
     def __init__(self, budget: Budget, born: float = 0.0, consumed: bool = False) -> None:
@@ -114,6 +124,10 @@ class StreamPlan:
         """Seconds from a failed try to the next one; 0 while the stream can be read."""
         self.woken: Level | None = None
         """Where something shows that its consumers changed: the level at whose interval it is listed once."""
+        self.woken_at = -math.inf
+        """When that was seen last."""
+        self.took = 0.0
+        """Seconds that the last reading took."""
         self.jitter = 0.0
         self.listed = 0
         """Consumers in the last list, those that are not watched among them."""
@@ -123,9 +137,32 @@ class StreamPlan:
     # What was read
 
     @property
+    def look(self) -> StreamLook | None:
+        """The newest look."""
+        return self._look
+
+    @property
     def base(self) -> Base:
         """The newest look, for the samples that are asked for from now on."""
         return Base(self._series, -math.inf if self._look is None else self._look.last_seq)
+
+    def base_of(self, look: StreamLook | None) -> Base:
+        """The same for samples that another replica asked for after this look, None where it had none."""
+        if look is None or self._look is None or look.created != self._look.created:
+            return Base(-1, -math.inf)
+        return Base(self._series if is_unmoved(look, self._look) else -1, look.last_seq)
+
+    def is_older(self, look: StreamLook, at: float) -> bool:
+        """Whether a look that another replica received `at` is older than the newest one: its times are not exact."""
+        before = self._look
+        if before is None or at > self.looked_at + DISORDER or look.created != before.created:
+            return False
+        return look.last_seq < before.last_seq
+
+    def wake(self, level: Level, at: float) -> None:
+        """Something shows that the consumers changed: list the stream once at the interval of this level."""
+        self.woken = level if self.woken is None else min(self.woken, level)
+        self.woken_at = at
 
     def add_look(self, look: StreamLook, at: float) -> bool:
         """Add a look that was answered `at`; returns whether more consumers may be above a mark now."""
@@ -134,9 +171,9 @@ class StreamPlan:
             self._series += 1
             self._moved_at = at
             self._end_idleness(at)
-        if before is not None and before.consumers != look.consumers and self.woken is None:
-            self.woken = Level.QUIET
-        self._look, self.looked_at = look, at
+        if before is not None and before.consumers != look.consumers:
+            self.wake(Level.QUIET, at)
+        self._look, self.looked_at = look, max(at, self.looked_at)
         self.consumed = self.consumed or look.consumers > 0
         if before is not None and (look.created != before.created or look.last_seq < before.last_seq):
             return self._heat(tuple(self.consumers), at)
@@ -157,7 +194,7 @@ class StreamPlan:
         self.missing.discard(key)
         before = self.consumers.get(key)
         active_at = before.active_at if before is not None and still else asked_at
-        self.consumers[key] = ConsumerPlan(crossing, active_at, asked_at)
+        self.consumers[key] = ConsumerPlan(crossing, active_at, asked_at, sample.at.mono)
         settled = asked_at - max(active_at, self._moved_at) >= SETTLE_SECONDS
         idle = still and settled and base.series == self._series
         if room <= 0 or (self._look is not None and self._look.last_seq >= crossing):
@@ -307,6 +344,30 @@ class StreamPlan:
         """A reading was answered; `jitter`: a random number from 0 to 1."""
         self.retry, self.jitter, self.answered = 0.0, jitter, True
         self.free_at = self.tried_at + min(self.budget.max_interval, took / self.budget.server_share)
+        self.took = took
+
+    def covered(self, keys: Set[ConsumerKey] | None) -> list[Level]:
+        """The levels that a reading of these consumers covers; None: of all there are."""
+        if keys is None:
+            return list(Level)
+        limited = len(keys) >= SINGLES_LIMIT  # no reading of single ones covers more
+        wanted = (self.hot, self.consumers.keys() - self.idle)
+        return [level for level, some in zip(Level, wanted, strict=False) if limited or keys >= some]
+
+    def receive(self, keys: Set[ConsumerKey] | None, asked_at: float, took: float) -> None:
+        """Another replica read these consumers, or all there are (None), `asked_at` a time of our clock."""
+        levels = self._levels()
+        for level in self.covered(keys):
+            since = self.read_at[level]
+            if asked_at > since and level in levels and since > -math.inf:  # an outage counts up to the longest one
+                self.reached[level] = max(min(asked_at - since, self.budget.max_interval), self.reached[level] / 2)
+            self.read_at[level] = max(asked_at, since)
+        self.took = took
+        self.free_at = max(self.free_at, asked_at + min(self.budget.max_interval, took / self.budget.server_share))
+        if keys is None:
+            self.answered = True
+            if self.woken_at <= asked_at:
+                self.woken = None
 
     def fail(self) -> None:
         """A reading failed: the next try is later each time."""

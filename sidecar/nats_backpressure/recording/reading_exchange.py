@@ -1,0 +1,73 @@
+"""ReadingExchange: what one replica reads goes to the others, and what they read comes to its poller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.recording.broadcast_format import TOPIC
+from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
+from nats_backpressure.recording.broadcaster import BroadcastingObserver
+from nats_backpressure.runtime.observations import Received
+from nats_backpressure.runtime.poller import Poller
+from nats_backpressure.runtime.ports import Clock, Observer, ReplicaChannel
+from nats_backpressure.runtime.replicas import Replicas
+from nats_backpressure.runtime.shared_reading import SharedReading
+
+
+class ReadingExchange:
+    """`observer` is the one to read with, and `shared` decides which streams are read. With `sharing.enabled: false`
+    nothing is sent or received."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        observer: Observer,
+        channel: ReplicaChannel,
+        replicas: Replicas,
+        count: Callable[[str], None],
+    ) -> None:
+        self._replicas, self._known = replicas, frozenset[str]()
+        self._poller: Poller | None = None
+        self._on_taken: Callable[[Received], None] = lambda received: None
+        self.shared = SharedReading(
+            clock,
+            replicas.id,
+            settings.sharing.silence_ms / 1000,
+            writes=lambda: replicas.writes(),
+            listening_time=channel.listening_time,
+        )
+        self.observer = observer
+        if settings.sharing.enabled:
+            self.observer = self._broadcaster = BroadcastingObserver(
+                observer,
+                clock,
+                self.shared,
+                replicas.id,
+                channel.publish,
+                lambda: bool(replicas.others),
+                settings.observe.max_interval_ms / 1000,
+            )
+            receiver = BroadcastReceiver(
+                clock, replicas.id, self._take, count, lambda sender: self._broadcaster.send_whole()
+            )
+            channel.listen(f"{TOPIC}>", receiver.receive)
+            replicas.on_change = self._update
+
+    def connect(self, poller: Poller, on_taken: Callable[[Received], None] = lambda received: None) -> None:
+        """Pass on what is received to the poller; `on_taken` gets what is taken in."""
+        self._poller, self._on_taken = poller, on_taken
+
+    def _take(self, received: Received) -> None:
+        if self._poller is not None and self._poller.receive(received):
+            self._on_taken(received)
+
+    def _update(self) -> None:
+        """A replica came or went."""
+        before, self._known = self._known, frozenset(self._replicas.others)
+        if self._known - before:
+            self._broadcaster.send_whole()
+        if self._poller is not None:
+            for sender in before - self._known:
+                self._poller.leave(sender)
