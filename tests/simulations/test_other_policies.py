@@ -1,0 +1,59 @@
+"""Replicas with different settings files: all show what is stored, and a rolling change is one change."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from nats_backpressure.config.settings import Settings
+from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replicas
+from tests.support.policies import entry
+
+BETWEEN = 90
+"""Messages above the mark of the old file and below that of the new one."""
+
+
+def file(overload: int) -> Settings:
+    marks = {"warn": 1, "critical": 2, "overload": overload}
+    others = {"drain_seconds": {"overload": 1_000_000}, "recovery_hold_seconds": 0.2, "stall_seconds": 3600}
+    return replace(SETTINGS, policies=(entry(">", pending=marks, alert_on_active=False, **others),))
+
+
+OLD, NEW = file(20), file(200)
+
+
+async def restart(replicas: Replicas, name: str, settings: Settings) -> None:
+    await replicas.clock.finish(replicas.all[name].stop())
+    replicas.add(name, settings).start()
+    await replicas.clock.until(lambda: replicas.all[name].answering, f"{name} to answer")
+
+
+async def test_beside_old_policies_new_ones_change_nothing_and_after_them_each_subject_once() -> None:
+    async with Replicas(1, settings=OLD).running(3) as replicas:
+        replicas.js.publish(KEY.stream, SUBJECT, BETWEEN)
+        await replicas.published("warning")
+        for name in ("r0", "r1"):
+            await restart(replicas, name, NEW)
+            await replicas.clock.run(10.0)
+            assert replicas.problems() == [] and len(replicas.events()) == 1
+        replicas.work()
+        await replicas.published("inactive")
+        await replicas.agree()
+        replicas.js.publish(KEY.stream, SUBJECT, BETWEEN)
+        await replicas.published("warning")
+        await replicas.agree()
+        await restart(replicas, "r2", NEW)
+        await replicas.published("inactive")
+        await replicas.agree(10.0)
+        assert [event["type"] for event in replicas.events()] == 2 * ["backpressure_warning", "recovery"]
+
+
+async def test_one_with_old_policies_that_dies_is_replaced_by_those_with_new_ones() -> None:
+    async with Replicas(2, settings=OLD).running(1) as replicas:
+        replicas.js.publish(KEY.stream, SUBJECT, BETWEEN)
+        await replicas.published("warning")
+        replicas.add("r1", NEW).start()
+        await replicas.clock.run(10.0)
+        assert len(replicas.events()) == 1
+        await replicas.all["r0"].kill()
+        await replicas.published("inactive", 10.0)
+        await replicas.agree()
