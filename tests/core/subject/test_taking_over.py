@@ -103,3 +103,10 @@ def test_the_hold_of_a_latch_that_was_set_elsewhere_begins_with_the_next_reading
     calm = with_latches_of(earlier, (), NOTHING_CARRIED, Now(9.1, 9.1))
     assert calm.latches == NO_LATCHES, "what is stored as released needs no memory of its hold"
     assert with_latches_of(calm, ("pending",), NOTHING_CARRIED, Now(9.2, 9.2)).latches.pending == Latch(True)
+
+
+@pytest.mark.parametrize("latch", [Latch(True, 9.5), Latch(False, 9.5)], ids=["in its hold", "released"])
+def test_no_hold_from_before_an_incident_that_began_elsewhere_goes_on(latch: Latch) -> None:
+    before = member(0, 9.9, pending=latch)
+    taken_over = with_latches_of(before, ("pending",), NOTHING_CARRIED, Now(10.0, 10.0), other_incident=True)
+    assert taken_over.latches.pending == Latch(True)

@@ -17,6 +17,7 @@ from nats_backpressure.core.subject.inputs import (
     PolicyRefused,
     PublishEvent,
     RecordCreated,
+    RecordFollowed,
     RecordLoaded,
     Tick,
     WriteConflict,
@@ -147,3 +148,34 @@ def test_a_lost_write_does_not_start_the_hold_again() -> None:
     rises = [event for event in store.events if event.type.value in ("backpressure_active", "backpressure_warning")]
     assert len(rises) == 1, types(store)
     assert store.record is not None and store.record.status is Status.INACTIVE
+
+
+def test_an_overload_that_follows_soon_after_another_is_one_incident_though_a_replica_missed_the_fall_between() -> None:
+    store = Store()
+    first, second = Replica("a", store), Replica("b", store)
+    for n, replica in enumerate((first, second)):
+        replica.read(1000.0 + n / 100, 1500, 20.0)
+    first.read(1001.0, 20, 0.1)
+    second.read(1001.3, 20, 0.1)
+    first.read(1006.0, 20, 0.1)
+    first.read(1006.1, 1500, 20.0)  # the next overload
+    assert store.record is not None
+    second.feed(RecordFollowed(store.record, store.revision), 1006.2)  # the write before it was replaced meanwhile
+    second.read(1006.4, 20, 0.1)  # asked for before the overload, late
+    assert types(store) == ["backpressure_active", "recovery", "backpressure_active"]
+    assert second.state.members[KEY].status is Status.ACTIVE
+
+
+def test_the_events_of_a_record_that_is_taken_over_are_not_numbered_again() -> None:
+    store = Store()
+    first, second = Replica("a", store), Replica("b", store)
+    for n, replica in enumerate((first, second)):
+        replica.read(1000.0 + n / 100, 1500, 20.0)
+    second.state = replace(second.state, renumber_from=("late", 7))  # a conflict, which the next write was to answer
+    first.read(1001.0, 20, 0.1)
+    first.read(1006.0, 20, 0.1)
+    assert store.record is not None
+    second.feed(RecordFollowed(store.record, store.revision), 1006.1)
+    second.feed(Tick(), 1007.0)
+    assert types(store) == ["backpressure_active", "recovery"]
+    assert {event.epoch for event in store.events} == {store.record.epoch}

@@ -161,8 +161,11 @@ def with_released_latches_stored(member: Member, names: tuple[str, ...]) -> Memb
     return member if latches == member.latches else replace(member, latches=latches)
 
 
-def with_latches_of(member: Member, names: tuple[str, ...], carried: Carried, now: Now) -> Member:
+def with_latches_of(
+    member: Member, names: tuple[str, ...], carried: Carried, now: Now, *, other_incident: bool = False
+) -> Member:
     """The member with the latches of a stored record, `names`. Without a reading it has the status that they give.
+    `other_incident`: the record's is not the one that we knew, so that no hold from before it goes on.
 
     Of those that it lacks only the ones whose value is above its mark now stay set: otherwise a recovery of another
     replica would be followed by a rise that no value supports. A reading from before the hold of that recovery shows
@@ -179,7 +182,7 @@ def with_latches_of(member: Member, names: tuple[str, ...], carried: Carried, no
         for name in Latches.__struct_fields__
         if name not in names and not (getattr(was, name).on and getattr(above, name).on)
     }
-    set_elsewhere = {name: Latch(on=True) for name in stored if getattr(was, name) == Latch()}
+    set_elsewhere = {name: Latch(on=True) for name in stored if other_incident or getattr(was, name) == Latch()}
     counted, stalled = member.counted_diagnosis or carried.counted, member.stalled or carried.stalled
     after = _with_latches(member, replace(was, **stored, **released), counted, stalled)
     if not recent:

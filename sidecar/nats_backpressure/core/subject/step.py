@@ -210,8 +210,9 @@ def _taken_over(state: SubjectState, record: Record, revision: int, newer: bool,
     carried, stored = dict(record.carried), dict(record.latched)
     members = {key: with_reported_losses(member, carried.get(key), now) for key, member in state.members.items()}
     members |= {key: new_member(key, state.policy, carried, now) for key in stored.keys() - members.keys()}
+    other = state.record is not None and record.incident not in (None, state.record.incident)
     members = {
-        key: with_latches_of(member, stored.get(key, ()), carried.get(key, NOTHING_CARRIED), now)
+        key: with_latches_of(member, stored.get(key, ()), carried.get(key, NOTHING_CARRIED), now, other_incident=other)
         for key, member in members.items()
     }
     unproved = record.unknown or record.stale
@@ -238,6 +239,8 @@ def _taken_over(state: SubjectState, record: Record, revision: int, newer: bool,
         overwritten=False,
         publishing=None,
         published=frozenset(),
+        # Its writer has numbered its events; if the stream is ahead of these, the next publish shows it.
+        renumber_from=state.renumber_from if revision == state.revision else None,
         empty_since=None if members else now.mono,
         shedding=stored_shedding(record, now),
     )
