@@ -71,6 +71,8 @@ def test_a_stream_without_events_contradicts_nothing_and_proves_nothing() -> Non
     assert not is_lost(replace(OURS, seq=1, unsent=(event(1, W),)), nothing)
     assert is_newest(OURS, replace(OURS, epoch="f"), nothing)
     assert not is_newest(OURS, replace(OURS, epoch="f", announced=I), nothing)
+    assert is_newest(OURS, replace(OURS, seq=4, announced=I), nothing), "the stream was purged after this event"
+    assert not is_newest(OURS, replace(OURS, announced=I), nothing)
 
 
 def member(waiting: int, at: float, **latches: Latch) -> Member:

@@ -23,7 +23,8 @@ def is_newest(ours: Record, theirs: Record, published: RecordCreated) -> bool:
     of the newest event, or of one that it lists as unsent. An older record of our epoch never is."""
     if theirs.epoch == ours.epoch and theirs.seq < ours.seq:
         return False
-    known = published.moved or any(event.type in STATUS_EVENTS for event in theirs.unsent)
+    continued = theirs.epoch == ours.epoch and theirs.seq > ours.seq  # the stream may have lost its events since
+    known = continued or published.moved or any(event.type in STATUS_EVENTS for event in theirs.unsent)
     return agrees(theirs, published) and (known or theirs.announced is ours.announced)
 
 
