@@ -162,8 +162,9 @@ def test_a_reader_that_stops_is_replaced_at_once() -> None:
         await overloaded(replicas, server)
         (reader,) = (replica for replica in replicas.all.values() if reads(replica))
         since = replicas.clock.now().mono
-        await reader.stop()
+        stopped = asyncio.create_task(reader.stop())
         await replicas.clock.run(1.0)
+        await stopped
         assert server.longest_gap(since, "consumers", "consumer") <= 2 * INTERVAL + APART + SLACK
 
     asyncio.run(run_with(3, scenario))
