@@ -148,6 +148,7 @@ def test_the_mark_follows_what_the_settings_file_says_and_nothing_else() -> None
     mark = active.mark
     assert policies().mark == mark and len(mark) == 12
     assert len({mark, policies(trust=False).mark, policies(guard=Guard(allow_bucket=False)).mark}) == 3
+    assert ActivePolicies(FILE, Guard(), trust_metadata=True, watched="another stream").mark != mark
     active.set_bucket(snapshot(a_b=value({"pending": {"overload": 6000}})))
     active.set_metadata(KEY, OWN, ("a.b",))
     assert active.mark == mark

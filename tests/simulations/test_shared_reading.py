@@ -220,7 +220,7 @@ def take(replicas: Replicas, what: str, n: int) -> None:
             js.purge(KEY.stream)
 
 
-@settings(max_examples=examples(10, most=200, why="each simulates a minute of three services"))
+@settings(max_examples=examples(10, most=60, why="each simulates a minute of three services"))
 @given(script=steps, broken=faults, seed=st.integers(0, 2**16), slow=st.sampled_from([0.0, 0.1]))
 def test_no_replica_ever_shows_as_known_what_was_not_so(
     script: list[Step], broken: list[Fault], seed: int, slow: float

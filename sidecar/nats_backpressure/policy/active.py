@@ -39,8 +39,9 @@ class _LastGood(Struct):
 class ActivePolicies:
     """The layers of policies, replaced as a whole: `effective` never mixes an old and a new layer."""
 
-    def __init__(self, file: Sequence[PolicyEntry], guard: Guard, trust_metadata: bool) -> None:
-        self._file, self._guard, self._trust = tuple(file), guard, trust_metadata
+    def __init__(self, file: Sequence[PolicyEntry], guard: Guard, trust_metadata: bool, watched: str = "") -> None:
+        """`watched`: what is watched, as text; replicas that watch something else judge a subject by other members."""
+        self._file, self._guard, self._trust, self._watched = tuple(file), guard, trust_metadata, watched
         self._bucket: dict[str, _LastGood] = {}
         self._ended = 0.0
         """Unix seconds; overrides that ended before are left out of the layers."""
@@ -48,11 +49,11 @@ class ActivePolicies:
         self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
         self.layers = Layers(self._file, (), guard)
         self.mark = self._file_mark()
-        """Identifies the policies of the file, its guard, and whether metadata is trusted: what replicas of one
-        installation may have different. The bucket is common to all."""
+        """Identifies the policies of the file, its guard, whether metadata is trusted, and what is watched: all that
+        replicas of one installation may have different. The bucket is common to all."""
 
     def _file_mark(self) -> str:
-        return hashlib.sha256(repr((self._file, self._guard, self._trust)).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr((self._file, self._guard, self._trust, self._watched)).encode()).hexdigest()[:12]
 
     def effective(self, subject: str, key: ConsumerKey | None = None) -> Effective:
         """The policy of a consumer of a subject; without `key`, of the consumers that no entry names."""

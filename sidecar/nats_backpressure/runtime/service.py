@@ -182,7 +182,9 @@ def build_service(
     `requests` limits what the observer requests. Without `replicas` it has no others; without
     `shared` it reads all streams itself."""
     observe, names = settings.observe, Names(settings.name)
-    policies = ActivePolicies(settings.policies, settings.policy_guard, settings.trust_consumer_metadata)
+    policies = ActivePolicies(
+        settings.policies, settings.policy_guard, settings.trust_consumer_metadata, repr(settings.watch)
+    )
     effects = EffectRunner(store, publisher, clock, render_state, counts)
     heartbeat_seconds = settings.publish.heartbeat_seconds
     registry = SubjectRegistry(settings, clock, policies, writer, effects.perform, heartbeat_seconds)

@@ -12,7 +12,8 @@ from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import event_publisher
-from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType, Status
@@ -201,3 +202,31 @@ async def test_where_the_stream_takes_less_it_is_cut_too(nc: Client) -> None:
         many = tuple((f"pending.{n}", "must be at most 5") for n in range(200))
         await publisher.publish(msgspec.structs.replace(event(1), errors=many))
         assert await count(nc) == 1
+
+
+class _PublishedMeanwhile:
+    """The newest messages of a stream, to which another event is added before a request of this number."""
+
+    def __init__(self, before: int) -> None:
+        self.before, self.requests = before, 0
+        self.stored = [self.message(1, "backpressure_warning", "warning")]
+
+    def message(self, seq: int, kind: str, to: str) -> Message:
+        body = {"id": f"{encode(SUBJECT)}:e:{seq}", "seq": seq, "epoch": "e", "to": to, "incident": "e-1"}
+        return Message(f"backpressure.v1.event.{kind}.{encode(SUBJECT)}", seq, json.dumps(body).encode(), {})
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        self.requests += 1
+        if self.requests == self.before:
+            self.stored.append(self.message(2, "backpressure_active", "active"))
+        pattern = subject.split(".")
+        matching = [one for one in self.stored if pattern[3] in ("*", one.subject.split(".")[3])]
+        return matching[-1] if matching else None
+
+
+@pytest.mark.parametrize("before", range(1, 9))
+async def test_the_status_and_the_seq_of_the_last_event_are_of_one_moment(before: int) -> None:
+    js = _PublishedMeanwhile(before)
+    last = await JetStreamEventPublisher(js, NAMES, lambda event: pytest.fail("nothing is published")).last(SUBJECT)  # type: ignore[arg-type]  # of the API only `last` is used
+    assert last is not None
+    assert (last.seq, last.status) in [(1, Status.WARNING), (2, Status.ACTIVE)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
 
 import nats
 import pytest
@@ -213,3 +215,66 @@ async def test_a_stored_message_that_looks_like_a_status_is_only_a_message(follo
         await followed.publish("y")
         await followed.took("x", "y")
         assert len(followed.requests) == 2, "still the first consumer"
+
+
+class _LaggingNode:
+    """The API of a stream with 100 messages, on a node that has only 99 of them so far; and the connection to it."""
+
+    prefix, is_connected = "$JS.API", True
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.deliver: Callable[[Any], Awaitable[None]]
+
+    async def stream(self, name: str) -> Any:
+        return SimpleNamespace(created="c", state=SimpleNamespace(last_seq=100))
+
+    async def create_consumer(self, stream: str, pattern: str, **config: Any) -> tuple[str, Any]:
+        self.starts.append(config["opt_start_seq"])
+        return "n", SimpleNamespace(num_pending=0)
+
+    def new_inbox(self) -> str:
+        return "inbox"
+
+    async def subscribe(self, inbox: str, cb: Callable[[Any], Awaitable[None]]) -> Any:
+        self.deliver = cb
+        return SimpleNamespace(unsubscribe=self.publish)
+
+    async def publish(self, *arguments: Any, **more: Any) -> None:
+        pass
+
+    def message(self, seq: int) -> Any:
+        about = SimpleNamespace(
+            sequence=SimpleNamespace(consumer=1, stream=seq), num_pending=0, timestamp=datetime.now(UTC)
+        )
+        return SimpleNamespace(subject="s.x", data=b"late", headers={}, metadata=about)
+
+
+async def test_what_a_node_that_lags_behind_delivers_late_is_taken() -> None:
+    node, taken = _LaggingNode(), list[int]()
+
+    async def read_all(info: Any) -> int:
+        return 99
+
+    follower = StreamFollower(
+        cast(JetStreamApi, node),
+        lambda: cast(Client, node),
+        SystemClock(),
+        "S",
+        "s.>",
+        lambda message: taken.append(message.seq),
+        read_all,
+    )
+    async with meanwhile(follower.run()):
+
+        async def waits() -> bool:
+            return follower.reached == 100
+
+        await eventually(waits, "what the stream shows is accounted for")
+        assert node.starts == [100]
+        await node.deliver(node.message(100))
+
+        async def took() -> bool:
+            return taken == [100]
+
+        await eventually(took, "the late message")

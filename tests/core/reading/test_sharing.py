@@ -224,6 +224,11 @@ class SharedStream:
         self.replicas.append(one)
         self._look(one)
 
+    def notice(self) -> None:
+        """A look shows all of them that the interval is another one."""
+        for one in self.replicas:
+            self._look(one)
+
     def kill(self, index: int) -> None:
         self.replicas[index % len(self.replicas)].dead = True
 
@@ -341,7 +346,7 @@ script = st.lists(
 )
 
 
-@settings(max_examples=examples(60, most=600, why="each simulates two minutes"))
+@settings(max_examples=examples(60, most=200, why="each simulates two minutes"))
 @given(
     replicas=st.integers(1, 6),
     faults=script,
@@ -367,6 +372,8 @@ def test_each_stream_is_read_by_one_of_those_that_can_and_is_never_unread_for_lo
     )
     for _ in range(replicas):
         world.start()
+    for change in CHANGES:
+        world.at(change, world.notice)
     for at, what, index, seconds in faults:
         if what == "start":
             world.at(at, world.start)

@@ -65,9 +65,17 @@ class JetStreamEventPublisher:
         self._logged = Once()
 
     async def last(self, subject: str) -> LastEvent | None:
+        """Read again where an event was published meanwhile: an old status beside a new `seq` would be believed."""
         newest = await self._newest(self._names.event("*", subject))
-        if newest is None:
-            return None
+        for _ in range(TRIES):
+            before = newest
+            last = None if before is None else await self._last(subject)
+            newest = await self._newest(self._names.event("*", subject))
+            if (before.seq if before else 0) == (newest.seq if newest else 0):
+                return last
+        raise Unavailable(f"events about {subject[:80]} are published all the time")
+
+    async def _last(self, subject: str) -> LastEvent:
         moved = await self._newest_of(subject, STATUS_EVENTS)
         lost = await self._newest_of(subject, MONITORING_EVENTS)
         top = await self._top(subject)

@@ -65,12 +65,15 @@ class StreamFollower:
         read_all: Callable[[Info], Awaitable[int]],
     ) -> None:
         self.stream, self.reached, self.created = stream, 0, ""
+        self._seen = 0
+        """Up to which sequence everything was received, read or written by ourselves. `reached` may be ahead: the node
+        of the consumer may lag behind the stream, and deliver late what it seems not to have."""
         self._js, self._client, self._clock, self._pattern = js, client, clock, pattern
         self._take, self._read_all = take, read_all
         self._read_on: Client | None = None
         """The connection on which everything was read; None where it must be read again."""
         self._own: set[int] = set()
-        """Sequences above `reached` that we wrote ourselves."""
+        """Sequences above `_seen` that we wrote ourselves."""
         self._listed = 0
         """What was accounted for when the last list of streams came: the next one shows no less."""
         self._target, self._target_at = 0, math.inf
@@ -81,17 +84,21 @@ class StreamFollower:
 
     def continue_from(self, created: str, reached: int, client: Client) -> None:
         """Everything up to a sequence was read on this connection: follow from there."""
-        self.created, self.reached, self._read_on = created, reached, client
+        self.created, self.reached, self._seen, self._read_on = created, reached, reached, client
         self._own.clear()
         self._listed = 0
 
     def wrote(self, seq: int) -> None:
         """We stored a message ourselves: it needs not be received."""
-        if seq > self.reached and len(self._own) < OWN_LIMIT:
-            self._own.add(seq)
-            while self.reached + 1 in self._own:
-                self.reached += 1
-                self._own.discard(self.reached)
+        if seq <= self._seen or len(self._own) >= OWN_LIMIT:
+            return
+        self._own.add(seq)
+        while self.reached + 1 in self._own:
+            self.reached += 1
+        while self._seen + 1 in self._own:
+            self._seen += 1
+            self._own.discard(self._seen)
+        self.reached = max(self.reached, self._seen)
 
     def read_again(self) -> None:
         """Read all that is stored again, soon."""
@@ -141,7 +148,7 @@ class StreamFollower:
             reached = await self._read_all(info)
             self.continue_from(info.created, reached, client)
         self._target_at = math.inf
-        start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self.reached + 1}
+        start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._seen + 1}
         name, consumer = await self._js.create_consumer(
             self.stream, self._pattern, **start, inactive_threshold=INACTIVE * 1_000_000_000
         )
@@ -189,9 +196,10 @@ class StreamFollower:
         if about.sequence.consumer != pulls.count:
             return False
         seq = about.sequence.stream
-        if seq > self.reached:
-            own, self.reached = seq in self._own, seq
-            self._own.discard(seq)
+        if seq > self._seen:
+            own, self._seen = seq in self._own, seq
+            self.reached = max(self.reached, seq)
+            self._own = {one for one in self._own if one > seq}
             if not own:
                 self._take(Message(raw.subject, seq, raw.data, dict(raw.headers or {}), about.timestamp.timestamp()))
         if not about.num_pending:

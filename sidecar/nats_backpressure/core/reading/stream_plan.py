@@ -350,9 +350,10 @@ class StreamPlan:
         """The levels that a reading of these consumers covers; None: of all there are."""
         if keys is None:
             return list(Level)
-        limited = len(keys) >= SINGLES_LIMIT  # no reading of single ones covers more
         wanted = (self.hot, self.consumers.keys() - self.idle)
-        return [level for level, some in zip(Level, wanted, strict=False) if limited or keys >= some]
+        # No reading of single ones shows more than SINGLES_LIMIT.
+        shown = [len(keys & some) >= min(len(some), SINGLES_LIMIT) for some in wanted]
+        return [level for level, enough in zip(Level, shown, strict=False) if enough]
 
     def receive(self, keys: Set[ConsumerKey] | None, asked_at: float, took: float) -> None:
         """Another replica read these consumers, or all there are (None), `asked_at` a time of our clock."""
@@ -363,7 +364,6 @@ class StreamPlan:
                 self.reached[level] = max(min(asked_at - since, self.budget.max_interval), self.reached[level] / 2)
             self.read_at[level] = max(asked_at, since)
         self.took = took
-        self.free_at = max(self.free_at, asked_at + min(self.budget.max_interval, took / self.budget.server_share))
         if keys is None:
             self.answered = True
             if self.woken_at <= asked_at:
