@@ -329,6 +329,7 @@ SETTINGS_OF_A_DAY = replaced(
 )
 
 
+@pytest.mark.slow
 async def test_a_day_of_outages() -> None:
     """Every hour NATS is away for a while, and the load comes and goes: each change is published once, in order."""
     world = World()

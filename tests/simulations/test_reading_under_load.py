@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Settings
@@ -99,6 +100,7 @@ async def test_streams_that_nobody_consumes_hold_back_no_reading_of_the_watched_
     assert "reading.stretched" not in [line["event"] for line in logged]
 
 
+@pytest.mark.slow
 async def test_more_streams_than_the_budget_allows_are_read_more_rarely_and_lose_nothing() -> None:
     """After a restart too, where the first reading of the last stream comes later than `unknown_after_seconds`."""
     world = Loaded()
