@@ -160,7 +160,7 @@ class World:
             self.check()
 
     def check(self) -> None:
-        """Whoever holds a subject above inactive was read, or restored, within the limit."""
+        """Every member that holds a subject above inactive was read, or restored, within the limit."""
         now = self.clock.now().mono
         for state in self.registry.subjects.values():
             speaks = worst_member(state.members.values())

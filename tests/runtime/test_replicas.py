@@ -110,7 +110,7 @@ async def test_one_that_starts_again_under_its_name_has_not_departed() -> None:
 
 
 @pytest.mark.parametrize("how", ["suspended", "disconnected"])
-async def test_whoever_could_hear_nothing_takes_nobody_for_gone(how: str) -> None:
+async def test_a_replica_that_could_receive_nothing_takes_no_other_for_gone(how: str) -> None:
     async with running() as world:
         a, b = world.start("a"), world.start("b")
         await world.clock.run(5)

@@ -225,7 +225,7 @@ def take(replicas: Replicas, what: str, n: int) -> None:
 def test_no_replica_ever_shows_as_known_what_was_not_so(
     script: list[Step], broken: list[Fault], seed: int, slow: float
 ) -> None:
-    """Whatever is received late, twice or not at all, and whoever reads."""
+    """Whatever is received late, twice or not at all, and whichever replica reads."""
 
     async def scenario(replicas: Replicas, server: Server) -> None:
         replicas.bus.delay = (0.0005, 0.0005 + slow)

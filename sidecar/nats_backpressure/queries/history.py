@@ -67,7 +67,7 @@ class HistoryQueries:
         self._reads = 0
 
     async def follow_events(self) -> None:
-        """Cache the events of the last day, then each new one, whoever publishes it."""
+        """Cache the events of the last day, then each new one of any replica."""
         await self.load_recent_events()
         await self._reader.follow(self._cache.add)
 

@@ -208,7 +208,7 @@ class EventReader(Protocol):
         """A list of streams was read just now: it shows whether `follow` misses anything."""
 
     async def follow(self, take: Callable[[CachedEvent], object]) -> None:
-        """Call `take` with every event that is stored after those that `recall` has read, whoever published it, in the
+        """Call `take` with every event that is stored after those that `recall` has read, of any replica, in the
         order of the stream, until cancelled. Some may come again."""
 
 

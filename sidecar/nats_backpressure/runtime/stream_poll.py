@@ -25,7 +25,7 @@ class StreamPoll:
         self.stream, self.plan = stream, plan
         self.due: Due = plan.due(Load())
         self.planned = self.due
-        """What is due next, whoever reads it; `due` is when this replica does."""
+        """What is due next at any replica; `due` is when this one reads it."""
         self.received: deque[Received] = deque()
         """Readings of other replicas that are not taken in yet."""
         self.taking: asyncio.Task[None] | None = None

@@ -271,7 +271,7 @@ async def test_after_a_purge_only_later_events_are_read(stored: RealWorld) -> No
     assert seqs(taken) == [21, 22, 23]
 
 
-async def test_events_after_a_recall_are_followed_whoever_publishes_them(stored: RealWorld) -> None:
+async def test_events_of_any_publisher_are_followed_after_a_recall(stored: RealWorld) -> None:
     await stored.publish(encoded_event(1))
     taken: list[int] = []
     await stored.log.recall(0, 100, lambda event: taken.append(event.seq))

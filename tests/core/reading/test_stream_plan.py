@@ -21,7 +21,13 @@ from nats_backpressure.core.reading.budget import Budget, Level
 from nats_backpressure.core.reading.due import Due
 from nats_backpressure.core.reading.headroom import headroom
 from nats_backpressure.core.reading.load import EMPTY_INTERVAL, LIMITED_FACTOR, Load, load_of
-from nats_backpressure.core.reading.stream_plan import MISSED_READINGS, SETTLE_SECONDS, SLOW_LIST, StreamPlan
+from nats_backpressure.core.reading.stream_plan import (
+    MISSED_READINGS,
+    SETTLE_SECONDS,
+    SINGLES_LIMIT,
+    SLOW_LIST,
+    StreamPlan,
+)
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.policy.schema import InflightRule, PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -119,6 +125,43 @@ class TestLevels:
         assert not plan.consumers and plan.interval(Level.ALL, LOAD) == 5.0 and plan.proof_interval(LOAD) == 1.0
         plan.forget(KEY)
         assert plan.interval(Level.ALL, LOAD) == EMPTY_INTERVAL
+
+
+class TestReceived:
+    """Readings of other replicas postpone what they show, and nothing else."""
+
+    @staticmethod
+    def hot(*names: str) -> StreamPlan:
+        plan = StreamPlan(BUDGET)
+        plan.add_look(look(10), 0.0)
+        for name in names:
+            plan.add_sample(replace(sample(), key=ConsumerKey("S", name)), plan.base, 0, 0.0)
+        for level in Level:
+            plan.read_at[level] = 0.0
+        plan.answered = True
+        return plan
+
+    @staticmethod
+    def keys(*names: str) -> frozenset[ConsumerKey]:
+        return frozenset(ConsumerKey("S", name) for name in names)
+
+    def test_a_reading_of_all_that_are_hot_makes_the_next_one_due_an_interval_later(self) -> None:
+        plan = self.hot("c", "d")
+        plan.receive(self.keys("c", "d", "e"), 0.05, 0.001)
+        assert plan.due(LOAD).at == pytest.approx(0.15)
+
+    @pytest.mark.parametrize("took", [0.001, 0.2], ids=["quick", "slow"])
+    def test_a_reading_that_lacks_one_of_them_postpones_nothing_however_often_it_comes(self, took: float) -> None:
+        plan = self.hot("c", "d")
+        for n in range(1, 40):
+            plan.receive(self.keys("c", "e"), n / 10, took)
+        assert plan.due(LOAD).at == pytest.approx(0.1)
+
+    def test_as_many_as_one_reading_shows_are_enough_only_where_they_are_the_hot_ones(self) -> None:
+        here = [f"b{n}" for n in range(SINGLES_LIMIT + 6)]
+        others = [f"a{n}" for n in range(SINGLES_LIMIT)]
+        assert Level.HOT not in self.hot(*here).covered(self.keys(*others))
+        assert Level.HOT in self.hot(*here).covered(self.keys(*here[:SINGLES_LIMIT]))
 
 
 class TestSchedule:

@@ -106,7 +106,7 @@ class Turn:
         self._behind_at = self._left_at = None
 
     def end(self, *, failed: bool) -> None:
-        """Its reading was answered, or failed: then it takes what others read, whoever they are."""
+        """Its reading was answered, or failed: then it takes what any other one reads."""
         self._blind = failed
 
     def receive(self, sender: Position, own: Position, sent_at: float, silent_for: float, now: float) -> bool:
