@@ -51,6 +51,8 @@ log = structlog.get_logger()
 AT_ONCE = 48
 """Loads performed at a time, and as many writes and publishes; the others wait their turn. Fewer than a JetStreamApi
 has under way, so that the heartbeat finds a place beside writes that hang."""
+LOAD_TRIES = 4
+"""Readings of a record at most, while events about its subject are published."""
 LOGGED_AT = 5
 """The try at which an outage is logged as a warning, some two seconds into it."""
 DROPPED = "no client receives it; the next event has its number, in a new epoch"
@@ -174,10 +176,11 @@ class EffectRunner:
                 await self._remove(subject, revision)
 
     async def _load(self, effect: LoadRecord) -> None:
-        subject = effect.subject
-        # What was published is read before what is stored: each event is stored before it is published.
-        instead = await self._created(subject) if effect.doubted else None
-        stored = await self._store.load(subject) or Stored(None, 0)
+        subject, instead = effect.subject, None
+        if effect.doubted:
+            stored, instead = await self._stored_and_published(subject)
+        else:
+            stored = await self._store.load(subject) or Stored(None, 0)
         replaced = stored.record is None or (stored.newer and stored.revision == effect.replacing)
         if instead is None and replaced:
             instead = await self._created(subject)
@@ -187,6 +190,17 @@ class EffectRunner:
             self._registry.feed(subject, RecordLoaded(stored.record, stored.revision, stored.newer, instead))
         elif instead is not None:
             self._registry.feed(subject, instead)
+
+    async def _stored_and_published(self, subject: str) -> tuple[Stored, RecordCreated]:
+        """What is stored and what was published, both of one moment: an event that is published and removed from the
+        record between the two readings would make the record look like none of ours."""
+        created = await self._created(subject)
+        for _ in range(LOAD_TRIES):
+            stored = await self._store.load(subject) or Stored(None, 0)
+            before, created = created, await self._created(subject)
+            if created.seq == before.seq:
+                return stored, before
+        raise Unavailable(f"events about {subject[:80]} are published all the time")
 
     async def _created(self, subject: str) -> RecordCreated:
         """What holds if no record is stored."""
