@@ -189,6 +189,9 @@ FAULTS = st.lists(
 )
 
 
+CRASHES = [Fault("kill", 0, after, lasts) for after, lasts in ((0.0, 1.505), (0.2, 0.99), (0.0, 2.906))]
+
+
 async def strike(replicas: Replicas, fault: Fault) -> None:
     replica = replicas.all[f"r{fault.replica}"]
     await replicas.clock.sleep(fault.after)
@@ -213,6 +216,14 @@ async def strike(replicas: Replicas, fault: Fault) -> None:
 @given(seed=SEEDS, rounds=st.lists(st.tuples(FAULTS, FAULTS), min_size=1, max_size=2))
 # An event is published, and removed from the record, between two readings of a replica that lost the bucket.
 @example(seed=374, rounds=[([Fault("kill", 0, 0.0, 0.375)], []), ([Fault("purge", 0, 0.0, 1.0)], [])])
+# A replica that was cut off over the rise begins the record again from the events, with readings from before the rise.
+@example(
+    seed=0,
+    rounds=[
+        ([Fault("cut", 0, 0.0, 0.3), Fault("kill", 2, 0.2, 0.99), Fault("delete", 0, 0.0, 2.9)], CRASHES),
+        ([Fault("cut", 0, 0.0, 0.3), Fault("kill", 2, 0.0, 0.99), Fault("delete", 0, 0.341, 2.9)], []),
+    ],
+)
 @settings(max_examples=examples(6))
 def test_whatever_strikes_each_overload_is_one_incident_and_all_agree(
     seed: int, rounds: list[tuple[list[Fault], list[Fault]]]

@@ -132,6 +132,9 @@ class SubjectState(Struct, frozen=True):
     """Revision of the stored key; 0 where there is none."""
     unstored: bool = False
     """Whether `record` was created here and is not stored yet."""
+    risen_elsewhere_at: float = -math.inf
+    """Monotonic time at which `record` was created here with a higher status than was known, as another replica had
+    published it: only a later reading shows whether it still holds."""
     must_reload: bool = False
     """Whether another record than `record` is stored now, so that it must be read before the next write; answers
     still come from `record`."""

@@ -267,18 +267,24 @@ def _(input_: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
         published=frozenset() if ours is None else state.published,
     )
     if ours is not None:
-        unpublished = sum(event.id not in state.published for event in ours.unsent)
+        published = frozenset(event.id for event in ours.unsent if event.id in state.published)
+        if agrees(ours, input_):  # those that the stream has, of any replica, are not published again
+            published |= {event.id for event in ours.unsent if event.seq <= input_.seq}
+        unpublished = len(ours.unsent) - len(published)
         if not unpublished and not state.members:  # another replica has removed the key
             return replace(state, record=None, removing=True)
         older = input_.revision < state.revision or not state.revision
         if agrees(ours, input_) and not (older and is_lost(ours, input_)):
             renumber_from = (input_.epoch, ours.seq - unpublished) if older else state.renumber_from
-            return replace(state, revision=input_.revision, overwritten=True, renumber_from=renumber_from)
+            return replace(
+                state, revision=input_.revision, overwritten=True, renumber_from=renumber_from, published=published
+            )
     return replace(
         state,
         record=next_record.first_record(state, input_, now),
         revision=input_.revision,
         unstored=True,
+        risen_elsewhere_at=now.mono if ours is not None and input_.status > ours.status else -math.inf,
         overwritten=False,
         published=frozenset(),
         publish_after=-math.inf,
@@ -384,7 +390,7 @@ def plan_writes(
     if state.newer_seen_at is not None:
         return _beside_newer(state, state.newer_seen_at, now, context)
     effects: list[Effect] = []
-    if state.writing is None and conclude:
+    if state.writing is None and conclude and not _is_older_than_rise(state, now, context):
         if state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER:
             return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
         change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs)
@@ -398,6 +404,14 @@ def plan_writes(
         state = replace(state, publishing=event.id)
         effects.append(PublishEvent(state.subject, event))
     return state, effects
+
+
+def _is_older_than_rise(state: SubjectState, now: Now, context: Context) -> bool:
+    """Whether all that was read may be older than a rise that another replica published."""
+    newest = newest_of(state, context.proofs)
+    if newest is None or newest > state.risen_elsewhere_at:
+        return False
+    return not next_record.is_unobserved(state, now, context, context.proofs)
 
 
 def _beside_newer(state: SubjectState, seen_at: float, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
