@@ -1,8 +1,9 @@
 """Measures what 1, 3 and 10 replicas cost beside one server, and how soon another one reads after the reader is killed.
 
 1,000 consumers in 8 streams, a tenth of them busy. CPU time is from /proc, in percent of one core; API requests are
-those of the account, less what there is without a sidecar. Then the reader of a stream is killed again and again, and
-an overload begins there at once: the time until it is published is that of the takeover and of the detection.
+those of the account, less what there is without a sidecar; writes are those to the state bucket, most of them
+heartbeats. Then the reader of a stream is killed again and again, and an overload begins there at once: the time until
+it is published is that of the takeover and of the detection.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 
 from benchmarks.consumers import Consumer, PlainSocket, create
 from benchmarks.figures import Figure, Figures, Size, command, percentiles, progress
@@ -68,19 +70,30 @@ class Costs(Struct, frozen=True):
     """Share of a core of each replica, the smallest first."""
     reads: list[int]
     """Streams that each replica reads."""
+    writes: float
+    """To the state bucket, per second."""
 
 
 async def _window(client: Client, server: int, sidecars: Sequence[SidecarProcess], seconds: float) -> Costs:
     def spent() -> list[float]:
         return [cpu_seconds(pid) for pid in (server, *(sidecar.pid for sidecar in sidecars))]
 
+    writes = await _writes(client)
     started, before, requests = time.monotonic(), spent(), await api_requests(client)
     await asyncio.sleep(seconds)
     after, took = spent(), time.monotonic() - started
     requests = await api_requests(client) - requests - 1
     shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
     reads = [await asyncio.to_thread(_reads, sidecar) for sidecar in sidecars]
-    return Costs(requests / took, shares[0], sorted(shares[1:]), reads)
+    writes = await _writes(client) - writes
+    return Costs(requests / took, shares[0], sorted(shares[1:]), reads, writes / took)
+
+
+async def _writes(client: Client) -> int:
+    """How many there were to the state bucket."""
+    with suppress(NotFoundError):
+        return (await client.jetstream().stream_info("KV_backpressure_state")).state.last_seq
+    return 0
 
 
 def _reads(sidecar: SidecarProcess) -> int:
@@ -128,7 +141,8 @@ async def _costs(n: int, scale: Scale) -> Costs:
             await asyncio.sleep(2 * min(SETTLE, scale.seconds))
             costs = await _window(client, server.pid, sidecars, scale.seconds)
     progress(f"{n} replicas: {costs.requests:.0f} requests/s, reads {costs.reads}")
-    return Costs(costs.requests - without.requests, costs.server - without.server, costs.sidecars, costs.reads)
+    requests, server_share = costs.requests - without.requests, costs.server - without.server
+    return Costs(requests, server_share, costs.sidecars, costs.reads, costs.writes)
 
 
 class _Takeovers:
@@ -222,6 +236,9 @@ def _cost_figures(costs: dict[int, Costs]) -> Figures:
         figures |= {
             f"{n} replicas: API requests": Figure(
                 each.requests, "1/s", one.requests, "one replica", aim=1.2, aim_of_ratio=True
+            ),
+            f"{n} replicas: writes to the state bucket": Figure(
+                each.writes, "1/s", one.writes, "one replica", aim=1.2, aim_of_ratio=True
             ),
             f"{n} replicas: server": Figure(
                 100 * each.server, "% of a core", 100 * one.server, "one replica", aim=120 * one.server + more

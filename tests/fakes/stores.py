@@ -11,6 +11,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.record_builder import rejection_event
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import Conflict, LastEvent, PublishConflict, Stored, Unavailable, Unpublishable
 
@@ -35,9 +36,10 @@ class FakeStateStore:
         self.faults = Faults()
         self.values: dict[str, tuple[bytes, int]] = {}
         self.beats: list[bytes] = []
-        self.newer_heartbeat = False
+        self.on_heartbeat: Callable[[Heartbeat], None] = lambda heartbeat: None
         self._revision = 0
         self._followers: list[Callable[[str, Stored], None]] = []
+        self._heartbeats: list[Callable[[bytes], None]] = []
 
     async def load_all(self) -> dict[str, Stored]:
         self.faults.strike(self.faults.before)
@@ -81,13 +83,17 @@ class FakeStateStore:
             await asyncio.Event().wait()
 
     @contextmanager
-    def followed(self, take: Callable[[str, Stored], None]) -> Iterator[None]:
-        """Every write is shown to `take` meanwhile."""
+    def followed(
+        self, take: Callable[[str, Stored], None], take_heartbeat: Callable[[bytes], None] = lambda value: None
+    ) -> Iterator[None]:
+        """Every write is shown to `take` meanwhile, and every heartbeat, of whichever replica, to `take_heartbeat`."""
         self._followers.append(take)
+        self._heartbeats.append(take_heartbeat)
         try:
             yield
         finally:
             self._followers.remove(take)
+            self._heartbeats.remove(take_heartbeat)
 
     def _show(self, subject: str) -> None:
         """To all followers, those that wrote it too."""
@@ -108,13 +114,15 @@ class FakeStateStore:
         self.values.clear()
         self._revision = 0
 
-    async def write_heartbeat(self, value: bytes) -> bool | None:
+    async def write_heartbeat(self, value: bytes) -> bool:
         self.faults.strike(self.faults.before)
         self.beats.append(value)
-        return not self.newer_heartbeat
+        for take_heartbeat in tuple(self._heartbeats):
+            take_heartbeat(value)
+        return True
 
-    async def write_last_heartbeat(self, value: bytes, departed: Collection[str]) -> bool:
-        return bool(await self.write_heartbeat(value))
+    async def write_last_heartbeat(self, value: bytes, instances: Collection[str]) -> bool:
+        return await self.write_heartbeat(value)
 
     @staticmethod
     def _stored(subject: str, value: bytes, revision: int) -> Stored:

@@ -81,7 +81,7 @@ async def test_after_an_orderly_stop_of_the_last_replica_a_gateway_is_open_withi
     async with Sidecar(tmp_path, server.url) as process:
         await process.observing()
         await overloaded(nc, gateway)
-        await heartbeats(nc)  # before the second one it does not know that it is the only replica
+        await heartbeats(nc)
         asked = time.monotonic()
         code, seconds = await process.end()
         began, opened = await opening(gateway, asked, 5 + SLACK)
@@ -97,7 +97,7 @@ async def test_only_the_stop_of_the_last_of_two_replicas_opens_the_gateway(
     async with one, two:
         await asyncio.gather(one.observing(), two.observing())
         await overloaded(nc, gateway)
-        await heartbeats(nc, instances=2)
+        await heartbeats(nc)
         code, _ = await one.end()
         assert code == 0
         until = time.monotonic() + 3

@@ -1,24 +1,30 @@
-"""Heartbeats come at their interval, and the last replica writes a last one."""
+"""Who writes heartbeats, and when; and the last one, of the last replica."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Publish, Settings
+from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
-from nats_backpressure.runtime.heartbeat import LEAVE_WITHIN, OTHERS_LEAVE, Heartbeat
+from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.messages import SCHEMA
+from nats_backpressure.protocol.timestamps import format_rfc3339
+from nats_backpressure.runtime.heartbeat import APART, LEAVE_WITHIN, OTHERS_LEAVE, SILENT_INTERVALS, Heartbeat
 from nats_backpressure.runtime.replicas import Replicas
+from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
-from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 from tests.fakes.replica_channel import FakeBus
 from tests.fakes.stores import FakeStateStore
 from tests.runtime.test_effect_runner import Counts
+from tests.support.background import meanwhile
 
 EVERY = 2.0
 
@@ -31,6 +37,8 @@ class World:
         registry = SubjectRegistry(settings, self.clock, policies, "w", lambda effects: None)
         self.bus = FakeBus(self.clock)
         self.replicas = Replicas(self.bus.channel("a"), self.clock, "pod-a", "a", self.counts)
+        self.shared = SharedReading(self.clock, "a", 0.6)
+        self.shared.start(ALL_STREAMS)
         self.heartbeat = Heartbeat(
             self.store,
             self.clock,
@@ -38,12 +46,22 @@ class World:
             lambda view, now, leaving: b"last" if leaving else b"heartbeat",
             self.counts,
             self.replicas,
+            self.shared,
         )
 
     async def run(self, seconds: float) -> None:
-        task = asyncio.create_task(self.heartbeat.run())
-        await self.clock.run(seconds)
-        await cancel_and_wait([task])
+        async with meanwhile(self.heartbeat.run()):
+            await self.clock.run(seconds)
+
+    def receive(self, sampled_at: str | None = None, **fields: Any) -> None:
+        """Another replica wrote one, of now."""
+        sampled_at = sampled_at or format_rfc3339(self.clock.now().wall)
+        self.store.on_heartbeat(
+            messages.Heartbeat(**{"schema": SCHEMA, "instance": "pod-b", **fields}, sampled_at=sampled_at)
+        )
+
+    def stop_reading(self) -> None:
+        self.shared.end(ALL_STREAMS, failed=True)
 
 
 async def test_they_come_at_their_interval() -> None:
@@ -57,6 +75,68 @@ async def test_one_that_fails_is_counted_and_the_next_comes_all_the_same() -> No
     world.store.faults.before = iter([True, False]).__next__
     await world.run(EVERY)
     assert world.counts.all == [("heartbeat",)] and world.store.beats == [b"heartbeat"]
+
+
+SILENCE = SILENT_INTERVALS * EVERY
+
+
+async def test_one_that_reads_no_streams_writes_after_two_intervals_of_silence() -> None:
+    world = World()
+    world.stop_reading()
+    async with meanwhile(world.heartbeat.run()):
+        world.store.beats.clear()
+        for _ in range(10):
+            world.receive()
+            await world.clock.run(EVERY)
+        assert world.store.beats == []
+        await world.clock.run(SILENCE - EVERY - 0.1)
+        assert world.store.beats == []
+        await world.clock.run(APART * EVERY + 0.2)
+        assert world.store.beats == [b"heartbeat"]
+        world.shared.end(ALL_STREAMS, failed=False)
+        await world.clock.run(10 * EVERY)
+        assert len(world.store.beats) == 11, "it is the reader now"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        pytest.param({"sampled_at": "2026-11-26T10:00:00.000Z"}, "that shows no newer reading", id="not moved"),
+        pytest.param({"schema": SCHEMA - 1}, "of an older version, which proves nothing of ours", id="older"),
+    ],
+)
+async def test_a_heartbeat_that_proves_nothing_silences_nobody(fields: dict[str, Any], kind: str) -> None:
+    world = World()
+    world.stop_reading()
+    async with meanwhile(world.heartbeat.run()):
+        for _ in range(10):
+            world.receive(**fields)
+            await world.clock.run(EVERY)
+    assert len(world.store.beats) >= 4, kind
+
+
+async def test_one_that_was_written_elsewhere_at_the_same_time_is_left_alone_until_the_next_is_due() -> None:
+    world, tries = World(), []
+
+    async def overtaken(value: bytes) -> bool:
+        tries.append(value)
+        return False
+
+    world.store.write_heartbeat = overtaken  # type: ignore[method-assign]
+    await world.run(5 * EVERY)
+    assert len(tries) == 6
+
+
+async def test_a_replica_that_is_still_there_answers_a_last_heartbeat_of_another_one_at_once() -> None:
+    world = World()
+    world.stop_reading()
+    async with meanwhile(world.heartbeat.run()):
+        world.receive()
+        await world.clock.run(0.1)
+        world.store.beats.clear()
+        world.receive(leaving=True)
+        await world.clock.run(0.0)
+        assert world.store.beats == [b"heartbeat"]
 
 
 @pytest.mark.parametrize(

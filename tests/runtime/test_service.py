@@ -17,6 +17,7 @@ from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from nats_backpressure.runtime import tasks
 from nats_backpressure.runtime.ports import Unavailable
@@ -367,14 +368,15 @@ async def test_a_record_of_a_newer_version_stays_while_its_heartbeats_come_and_i
     state = json.loads(world.store.values[SUBJECT][0])
     newer = json.dumps(state | {"schema": 2, "record": "of another form"}).encode()
     await world.store.write(SUBJECT, newer, world.store.values[SUBJECT][1], "n")
-    world.store.newer_heartbeat, count = True, len(world.publisher.events)
+    count = len(world.publisher.events)
     world.unload()
     async with world.living() as service:
-        await world.clock.run(120)
+        for _ in range(120):
+            world.store.on_heartbeat(Heartbeat(schema=2, instance="newer"))
+            await world.clock.run(SETTINGS.observe.unknown_after_seconds / 2)
         answered = service.registry.subjects[SUBJECT].record
         assert answered is not None and (answered.status, answered.seq) == (Status.ACTIVE, state["seq"])
         assert world.store.values[SUBJECT][0] == newer and len(world.publisher.events) == count
-        world.store.newer_heartbeat = False
         await world.clock.run(SETTINGS.observe.unknown_after_seconds + 5)
         await world.published(service, Status.INACTIVE)
     replaced_state = json.loads(world.store.values[SUBJECT][0])

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.requests import GatewayRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
@@ -234,6 +235,18 @@ class RemoteStateStore(Remote):
         self._created, self._reached, self._listed, self._behind_at = "", 0, 0, math.inf
         self._keys: set[str] = set()
         self._again = False
+        self._heartbeat = b""
+        self.on_heartbeat: Callable[[Heartbeat], None] = lambda heartbeat: None
+
+    async def write_heartbeat(self, value: bytes) -> bool:
+        self._heartbeat = value
+        written: bool = await self._link.call(lambda: self._target.write_heartbeat(value))
+        return written
+
+    def _heartbeat_arrived(self, value: bytes) -> None:
+        if value != self._heartbeat:
+            heartbeat = msgspec.json.decode(value, type=Heartbeat)
+            self._link.carry(lambda: self._clock.when_running(lambda: self.on_heartbeat(heartbeat)))
 
     def take_looks(self, looks: Sequence[StreamLook]) -> None:
         look = next(look for look in looks if look.name == self._bucket)
@@ -250,7 +263,7 @@ class RemoteStateStore(Remote):
             self._woken.set()
 
     async def follow(self, take: Callable[[str, Stored], None]) -> None:
-        with self._target.followed(self._arrive):
+        with self._target.followed(self._arrive, self._heartbeat_arrived):
             self._again = True  # what was stored since the start
             while True:
                 if self._again:

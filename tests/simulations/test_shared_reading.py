@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Sharing
 from nats_backpressure.core.model.proofs import newest_proof
-from nats_backpressure.core.reading.sharing import APART
+from nats_backpressure.core.reading.sharing import ALL_STREAMS, APART
 from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replica, Replicas
 from tests.simulations.test_replicas import KINDS, LONGEST, Fault, strike
 from tests.support.background import meanwhile
@@ -97,19 +97,21 @@ async def overloaded(replicas: Replicas, server: Server) -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 6])
 def test_together_they_request_what_one_does(n: int) -> None:
-    counted: dict[int, int] = {}
+    counted: dict[int, tuple[int, int]] = {}
 
     async def scenario(replicas: Replicas, server: Server) -> None:
         await overloaded(replicas, server)
-        since = replicas.clock.now().mono
-        await replicas.clock.run(10.0)
-        counted[len(replicas.all)] = server.count(since)
+        since, heartbeats = replicas.clock.now().mono, len(replicas.store.beats)
+        await replicas.clock.run(20.0)
+        counted[len(replicas.all)] = server.count(since), len(replicas.store.beats) - heartbeats
         assert sum(map(reads, replicas.all.values())) == 1
         assert not replicas.problems()
 
     asyncio.run(run_with(1, scenario))
     asyncio.run(run_with(n, scenario))
-    assert counted[n] <= 1.2 * counted[1]
+    (requests, heartbeats), (requests_of_one, heartbeats_of_one) = counted[n], counted[1]
+    assert requests <= 1.2 * requests_of_one
+    assert heartbeats == heartbeats_of_one == 10
 
 
 def test_alone_a_replica_reads_as_without_sharing() -> None:
@@ -133,6 +135,26 @@ def test_without_sharing_each_reads_for_itself() -> None:
         assert all(map(reads, replicas.all.values()))
 
     asyncio.run(run_with(3, scenario, settings=replace(SETTINGS, sharing=Sharing(enabled=False))))
+
+
+@pytest.mark.parametrize("how", ["kill", "suspend", "hang", "cut", "stop"])
+def test_heartbeats_go_on_without_the_replica_that_writes_them(how: str) -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        every = replicas.settings.publish.heartbeat_seconds
+        await replicas.clock.run(10.0)
+        (writer,) = (r for r in replicas.all.values() if r.service.poller.shared.reads(ALL_STREAMS))
+        broken = writer.stop() if how == "stop" else KINDS[how](writer, replicas.clock.sleep(30.0))
+        written = [(replicas.clock.now().mono, len(replicas.store.beats))]
+        async with meanwhile(broken):
+            for _ in range(200):
+                await replicas.clock.run(0.1)
+                if (count := len(replicas.store.beats)) > written[-1][1]:
+                    written.append((replicas.clock.now().mono, count))
+        assert max(b[0] - a[0] for a, b in itertools.pairwise(written)) <= 1.5 * every + LAST + SLACK
+        assert written[-1][1] - written[0][1] <= 20.0 / every + 3
+        assert all(writer.name.encode() not in beat for beat in replicas.store.beats[-5:])
+
+    asyncio.run(run_with(3, scenario))
 
 
 @pytest.mark.parametrize("how", ["kill", "suspend", "hang", "cut"])

@@ -1,22 +1,34 @@
-"""Writes the heartbeat key: it proves to clients that the stored states are still true."""
+"""Writes the heartbeat key: it proves to clients that the stored states are still true.
+
+The replica that reads the list of streams writes it; another one does where none proved anything for two intervals.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable
 
 import structlog
 
+from nats_backpressure.core.reading.sharing import ALL_STREAMS
+from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.ports import Clock, ServiceCounts, StateStore, Unavailable
-from nats_backpressure.runtime.replicas import Replicas
+from nats_backpressure.runtime.replicas import MOST_REPLICAS, Replicas
+from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
-from nats_backpressure.runtime.tasks import within
+from nats_backpressure.runtime.tasks import Bounded, within
 from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
 
 OTHERS_LEAVE = 0.1
 """Seconds after which the last replica is certain that those that stop at the same time have reported it."""
+SILENT_INTERVALS = 2.0
+"""Intervals without a heartbeat after which a replica that does not read the list of streams writes one."""
+APART = 0.5
+"""Intervals over which such replicas are spread, so that the first one's heartbeat is there before the next is due."""
 LEAVE_WITHIN = 1.0
 """Seconds for the last heartbeat of the last replica."""
 
@@ -32,28 +44,64 @@ class Heartbeat:
         render: Callable[[ServiceView, Now, bool], bytes],
         counts: ServiceCounts,
         replicas: Replicas,
+        shared: SharedReading,
     ) -> None:
         self._store, self._clock, self._registry = store, clock, registry
-        self._render, self._counts, self._replicas = render, counts, replicas
+        self._render, self._counts, self._replicas, self._shared = render, counts, replicas, shared
+        self._every = registry.settings.publish.heartbeat_seconds
+        self._proved_at = self._tried_at = -math.inf
+        """When the last heartbeat that proves something was stored by anybody, and when we last tried to write one."""
+        self._sampled: Bounded[str, str | None] = Bounded(MOST_REPLICAS)
+        """The `sampled_at` of the last heartbeat of each other instance."""
+        self._woken = asyncio.Event()
+        store.on_heartbeat = self._receive
 
     async def run(self) -> None:
         """Write heartbeats until cancelled."""
         while True:
-            try:
-                alone = await self._store.write_heartbeat(self._value(leaving=False))
-                if alone is False and self._store.newer_heartbeat:
-                    self._registry.feed_newer_heartbeat()
-            except Unavailable as error:
-                self._counts.dropped("heartbeat")
-                log.debug("heartbeat.unavailable", error=str(error))
-            await self._clock.sleep(self._registry.settings.publish.heartbeat_seconds)
+            self._woken.clear()
+            if (wait := self._due_at() - self._clock.now().mono) <= 0:
+                await self._write()
+            else:
+                await self._clock.wait(self._woken, min(wait, self._every))
+
+    def _due_at(self) -> float:
+        """When this replica writes the next one."""
+        wait = self._every
+        if not self._shared.reads(ALL_STREAMS):
+            wait *= SILENT_INTERVALS + APART * self._shared.position(ALL_STREAMS).share
+        return max(self._proved_at + wait, self._tried_at + self._every)
+
+    async def _write(self) -> None:
+        self._tried_at = self._clock.now().mono
+        try:
+            if await self._store.write_heartbeat(self._value(leaving=False)):
+                self._proved_at = self._tried_at
+        except Unavailable as error:
+            self._counts.dropped("heartbeat")
+            log.debug("heartbeat.unavailable", error=str(error))
+
+    def _receive(self, heartbeat: messages.Heartbeat) -> None:
+        """Another replica wrote one. It proves something where it shows a newer reading of that replica, and is not of
+        an older version."""
+        if heartbeat.schema > messages.SCHEMA:
+            self._registry.feed_newer_heartbeat()
+        if heartbeat.leaving:  # it did not know this replica: clients open what is refused unless it writes now
+            self._proved_at = self._tried_at = -math.inf
+            self._woken.set()
+            return
+        moved = heartbeat.sampled_at not in (None, self._sampled.get(heartbeat.instance))
+        self._sampled[heartbeat.instance] = heartbeat.sampled_at
+        if moved and heartbeat.schema >= messages.SCHEMA:
+            self._proved_at = self._clock.now().mono
 
     async def leave(self) -> None:
         """As the last replica, write a last heartbeat: clients then open rejected subjects by themselves."""
         await self._clock.sleep(OTHERS_LEAVE)
         if self._replicas.others:
             return
-        last = self._store.write_last_heartbeat(self._value(leaving=True), self._replicas.departed)
+        instances = {*self._replicas.departed, self._replicas.instance}
+        last = self._store.write_last_heartbeat(self._value(leaving=True), instances)
         try:
             if await within(self._clock, LEAVE_WITHIN, last):
                 log.info("heartbeat.leaving", hint="watchers open what is refused within four seconds")

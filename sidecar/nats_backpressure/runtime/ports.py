@@ -100,8 +100,8 @@ class Observer(Protocol):
 class StateStore(Protocol):
     """One key per subject, changed by compare-and-set only."""
 
-    newer_heartbeat: bool
-    """Whether the last heartbeat of another replica that `write_heartbeat` met is of a newer version."""
+    on_heartbeat: Callable[[messages.Heartbeat], None]
+    """Called with each heartbeat that another replica stored, while `follow` runs; for its reader to set."""
 
     async def load_all(self) -> dict[str, Stored]:
         """Every subject's record, for the caller to keep. Raises Unavailable; the next call continues where this one
@@ -125,13 +125,13 @@ class StateStore(Protocol):
     async def remove(self, subject: str, expected: int) -> None:
         """Remove the key. Raises Conflict or Unavailable."""
 
-    async def write_heartbeat(self, value: bytes) -> bool | None:
-        """Write the heartbeat key. Returns whether no other replica has written it since our last write; None for the
-        first write, when that is not known. Raises Unavailable."""
+    async def write_heartbeat(self, value: bytes) -> bool:
+        """Write the heartbeat key, unless another replica wrote it since it was last read or written here; returns
+        whether it was written. Raises Unavailable."""
 
-    async def write_last_heartbeat(self, value: bytes, departed: Collection[str]) -> bool:
-        """Write the heartbeat key unless another replica than the `departed` instances wrote it last; returns whether
-        it was written. Raises Unavailable."""
+    async def write_last_heartbeat(self, value: bytes, instances: Collection[str]) -> bool:
+        """Write the heartbeat key if one of these instances wrote it last; returns whether it was written. Raises
+        Unavailable."""
 
 
 class PolicyStore(Protocol):

@@ -232,6 +232,6 @@ def build_service(
     registry.other_marks = replicas.marks
     replicas.writes = lambda: effects.writes
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
-    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas)
+    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared)
     on_change(policies.sources)
     return Service(clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, replicas, tick)

@@ -282,65 +282,73 @@ def other(store: JetStreamStateStore) -> JetStreamStateStore:
     return JetStreamStateStore(store._bucket._js, NAMES, lambda what: None, store._bucket._client, SystemClock())
 
 
-async def test_a_heartbeat_shows_whether_another_replica_writes_it_too(nc: Client) -> None:
+def heartbeat(instance: str, schema: int = 1) -> bytes:
+    return json.dumps({"schema": schema, "instance": instance}).encode()
+
+
+async def test_a_heartbeat_is_one_request_and_is_not_written_over_one_that_was_not_seen(nc: Client) -> None:
+    async with real(nc) as (_, one, _):
+        two, seen = other(one), list[str]()
+        one.on_heartbeat = lambda heartbeat: seen.append(heartbeat.instance)
+        for _ in range(3):
+            assert await one.write_heartbeat(heartbeat("one"))
+        assert await two.write_heartbeat(heartbeat("two")) is False, "it has not seen that of the first"
+        assert await two.write_heartbeat(heartbeat("two"))
+        assert await one.write_heartbeat(heartbeat("one")) is False
+        assert await one.write_heartbeat(heartbeat("one")) and seen == ["two"]
+
+
+async def test_what_is_followed_shows_the_heartbeats_of_others_once(nc: Client) -> None:
+    async with real(nc) as (_, one, _):
+        two, seen = other(one), list[str]()
+        one.on_heartbeat = lambda heartbeat: seen.append(heartbeat.instance)
+        await two.write_heartbeat(heartbeat("before"))
+        await one.load_all()
+        async with meanwhile(one.follow(lambda subject, stored: None)):
+            assert await one.write_heartbeat(heartbeat("one")), "what was there is known from the start"
+            await two.write_heartbeat(heartbeat("two"))  # overtaken, and known from then on
+            await two.write_heartbeat(heartbeat("two"))
+            await eventually(lambda: arrived(seen, 1), "the heartbeat of the other one")
+            assert await one.write_heartbeat(heartbeat("one")), "it needs no other request"
+            one._follower.read_again()
+            await two.write_heartbeat(heartbeat("three"))
+            await two.write_heartbeat(heartbeat("three"))
+            await eventually(lambda: arrived(seen, 2), "the next one")
+        assert seen == ["two", "three"]
+
+
+async def arrived(seen: list[str], n: int) -> bool:
+    return len(seen) >= n
+
+
+async def test_only_the_heartbeat_of_an_instance_that_stopped_is_replaced_by_a_last_one(nc: Client) -> None:
     async with real(nc) as (_, one, _):
         two = other(one)
-        assert await one.write_heartbeat(b"1") is None, "the first one cannot know"
-        assert [await one.write_heartbeat(b"2"), await one.write_heartbeat(b"3")] == [True, True]
-        assert await two.write_heartbeat(b"a") is None
-        others = [await one.write_heartbeat(b"4"), await two.write_heartbeat(b"b"), await one.write_heartbeat(b"5")]
-        assert others == [False, False, False]
-        assert await one.write_heartbeat(b"6") is True, "the other one stopped"
-
-
-async def test_a_heartbeat_whose_reply_was_lost_is_not_another_replica(nc: Client) -> None:
-    async with real(nc) as (_, store, _):
-        await store.write_heartbeat(b"1")
-        await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"2")  # as if our next one had been late
-        store._heartbeat = b"2"
-        assert await store.write_heartbeat(b"3") is True
-        await nc.jetstream().publish(f"$KV.{NAMES.state_bucket}.{HEARTBEAT}", b"4")
-        store._heartbeat = b"4"
-        assert await store.write_last_heartbeat(b"leaving", ()) is True
-
-
-async def test_only_the_last_replica_writes_a_last_heartbeat(nc: Client) -> None:
-    async with real(nc) as (_, one, _):
-        two, beat = other(one), b'{"instance":"two"}'
-        assert await one.write_last_heartbeat(b"leaving", ("two",)) is False, "nobody ever wrote one"
-        await one.write_heartbeat(b"1")
-        await two.write_heartbeat(beat)
-        assert await one.write_last_heartbeat(b"leaving", ("three",)) is False, "another replica wrote one since"
+        assert await one.write_last_heartbeat(b"leaving", ("one",)) is False, "nobody ever wrote one"
+        await one.write_heartbeat(heartbeat("one"))
+        assert await two.write_last_heartbeat(b"leaving", ("two",)) is False
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
-        assert (await kv.get(HEARTBEAT)).value == beat
-        assert await one.write_last_heartbeat(b"leaving", ("three", "two")) is True, "which stopped meanwhile"
+        assert (await kv.get(HEARTBEAT)).value == heartbeat("one")
+        assert await two.write_last_heartbeat(b"leaving", ("two", "one")) is True
         assert (await kv.get(HEARTBEAT)).value == b"leaving"
-        assert await two.write_last_heartbeat(b"leaving", ("one",)) is False
-
-
-async def test_a_replica_that_wrote_none_replaces_only_that_of_one_that_stopped(nc: Client) -> None:
-    async with real(nc) as (_, one, _):
-        two = other(one)
-        await one.write_heartbeat(b'{"instance":"one"}')
-        assert await two.write_last_heartbeat(b"leaving", ()) is False
-        assert await two.write_last_heartbeat(b"leaving", ("one",)) is True
+        assert await one.write_last_heartbeat(b"leaving", ("one",)) is False
 
 
 async def test_a_bucket_created_again_takes_heartbeats(nc: Client) -> None:
     async with real(nc) as (requests, store, _):
-        for n in range(5):
-            await store.write_heartbeat(b"%d" % n)
+        for _ in range(5):
+            await store.write_heartbeat(heartbeat("one"))
         await nc.jetstream().delete_stream(f"KV_{NAMES.state_bucket}")
         with pytest.raises(Unavailable):
-            await store.write_heartbeat(b"6")
+            await store.write_heartbeat(heartbeat("one"))
         with pytest.raises(Unavailable):
-            await store.write_last_heartbeat(b"leaving", ())
+            await store.write_last_heartbeat(b"leaving", ("one",))
         await Resources(JetStreamApi(requests), NAMES, 1, 604_800, True).ensure()
-        assert await store.write_heartbeat(b"7") is True
-        assert await store.write_last_heartbeat(b"leaving", ()) is True
+        assert await store.write_heartbeat(heartbeat("one")) is True
+        assert await store.write_last_heartbeat(b"leaving", ("one",)) is True
 
 
-async def test_a_state_of_a_newer_version_is_known_as_such_and_so_is_its_heartbeat(nc: Client) -> None:
+async def test_a_state_of_a_newer_version_is_known_as_such(nc: Client) -> None:
     async with real(nc) as (_, store, _):
         kv = await nc.jetstream().key_value(NAMES.state_bucket)
         newer = json.loads(value(RECORD, "n1")) | {"schema": 2, "record": [1]}
@@ -348,11 +356,6 @@ async def test_a_state_of_a_newer_version_is_known_as_such_and_so_is_its_heartbe
         stored = await store.load(SUBJECT)
         assert stored is not None and stored.newer and stored.record is not None
         assert (await store.load_all())[SUBJECT] == stored
-        await store.write_heartbeat(b'{"schema": 1}')
-        for schema in (2, 1):
-            await kv.put(HEARTBEAT, json.dumps({"schema": schema, "instance": "new"}).encode())
-            assert await store.write_heartbeat(b'{"schema": 1}') is False
-            assert store.newer_heartbeat is (schema == 2)
 
 
 async def test_keys_that_went_without_a_trace_are_reported_as_gone_and_own_writes_are_not_reported(nc: Client) -> None:

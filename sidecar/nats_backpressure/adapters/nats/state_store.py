@@ -56,11 +56,9 @@ class JetStreamStateStore:
         self._malformed, self._newer = Once(), Once()
         self._loading: _Loading | None = None
         """What `load_all` had read when it failed."""
-        self.newer_heartbeat = False
-        self._revision: int | None = None
-        """The revision of our last heartbeat."""
-        self._heartbeat = b""
-        """The last heartbeat that we tried to write."""
+        self.on_heartbeat: Callable[[Heartbeat], None] = lambda heartbeat: None
+        self._heartbeat = 0
+        """The revision of the newest heartbeat of any replica, as far as it was read or written."""
 
     async def load(self, subject: str) -> Stored | None:
         message = await self._bucket.get(encode(subject))
@@ -74,6 +72,8 @@ class JetStreamStateStore:
         loading = self._loading
         async for key, message in self._bucket.entries(loading.reached):
             self._keys.add(key)
+            if key == HEARTBEAT:
+                self._heartbeat = message.seq
             if (subject := self._subject(key)) is not None:
                 loading.records.pop(subject, None)  # a later write of the same key
                 if (stored := self._stored(subject, message)).record is not None:
@@ -99,8 +99,19 @@ class JetStreamStateStore:
         """Something was stored that we have not written, or not known to be stored yet."""
         key = self._bucket.key(message)
         self._keys.add(key)
-        if message.data != self._writing.get(key) and (subject := self._subject(key)) is not None:
+        if message.data == self._writing.get(key):
+            return
+        if key == HEARTBEAT:
+            self._take_heartbeat(message)
+        elif (subject := self._subject(key)) is not None:
             self._take(subject, self._stored(subject, message))
+
+    def _take_heartbeat(self, message: Message) -> None:
+        if message.seq == self._heartbeat:
+            return
+        self._heartbeat = max(self._heartbeat, message.seq)
+        if (heartbeat := read_message(message.data, Heartbeat)) is not None:
+            self.on_heartbeat(heartbeat)
 
     async def _read_all(self, info: Info) -> int:
         """Take every key, and those that are gone; returns up to which revision."""
@@ -109,6 +120,8 @@ class JetStreamStateStore:
         async for key, message in self._bucket.entries():
             keys.add(key)
             reached = message.seq
+            if key == HEARTBEAT:
+                self._take_heartbeat(message)
             if (subject := self._subject(key)) is not None:
                 self._take(subject, self._stored(subject, message))
             await slices.pause()
@@ -163,40 +176,37 @@ class JetStreamStateStore:
             if message is not None and not message.deleted:
                 raise Conflict(subject) from None
 
-    async def write_heartbeat(self, value: bytes) -> bool | None:
-        ours, self._heartbeat = (self._heartbeat, value), value
-        alone = None
-        if self._revision is not None:
-            try:
-                self._revision = await self._bucket.update(HEARTBEAT, value, self._revision)
-                self._wrote(HEARTBEAT, self._revision)
-                return True
-            except Conflict:
-                message = await self._bucket.get(HEARTBEAT)
-                alone = message is None or message.data in ours  # one of ours was applied although its reply was lost
-                heartbeat = read_message(message.data, Heartbeat) if message else None
-                self.newer_heartbeat = heartbeat is not None and heartbeat.schema > SCHEMA
-        self._revision = await self._bucket.put(HEARTBEAT, value)
-        self._wrote(HEARTBEAT, self._revision)
-        return alone
+    async def write_heartbeat(self, value: bytes) -> bool:
+        self._writing[HEARTBEAT] = value
+        try:
+            revision = await self._update_heartbeat(value)
+        except Conflict:
+            return False
+        finally:
+            self._writing.pop(HEARTBEAT, None)
+        self._heartbeat = revision
+        self._wrote(HEARTBEAT, revision)
+        return True
 
-    async def write_last_heartbeat(self, value: bytes, departed: Collection[str]) -> bool:
-        if self._revision is not None:
-            with suppress(Conflict):
-                await self._bucket.update(HEARTBEAT, value, self._revision)
-                return True
+    async def _update_heartbeat(self, value: bytes) -> int:
+        with suppress(Conflict):
+            return await self._bucket.update(HEARTBEAT, value, self._heartbeat)
         message = await self._bucket.get(HEARTBEAT)
-        if message is None or not self._may_replace(message.data, departed):
+        if message is not None and message.seq > self._heartbeat:
+            self._take_heartbeat(message)
+            raise Conflict(HEARTBEAT)
+        self._heartbeat = message.seq if message else 0  # the bucket is another one
+        return await self._bucket.update(HEARTBEAT, value, self._heartbeat)
+
+    async def write_last_heartbeat(self, value: bytes, instances: Collection[str]) -> bool:
+        message = await self._bucket.get(HEARTBEAT)
+        heartbeat = read_message(message.data, Heartbeat) if message else None
+        if message is None or heartbeat is None or heartbeat.instance not in instances:
             return False
         with suppress(Conflict):
             await self._bucket.update(HEARTBEAT, value, message.seq)
             return True
         return False
-
-    def _may_replace(self, value: bytes, departed: Collection[str]) -> bool:
-        """Whether a heartbeat is ours, its reply lost, or that of a replica that stopped."""
-        heartbeat = read_message(value, Heartbeat)
-        return value == self._heartbeat or (heartbeat is not None and heartbeat.instance in departed)
 
     def _stored(self, subject: str, message: Message) -> Stored:
         if message.deleted:
