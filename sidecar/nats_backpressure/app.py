@@ -162,6 +162,7 @@ class App:
         service: Service,
         history: HistoryQueries,
         endpoints: ServiceEndpoints,
+        exchange: ReadingExchange,
         observing: Connection,
         answering: Connection,
         probes: HttpProbes,
@@ -169,6 +170,7 @@ class App:
     ) -> None:
         self._servers, self._clock, self._service, self._history = servers, clock, service, history
         self._endpoints, self._observing, self._answering = endpoints, observing, answering
+        self._exchange = exchange
         self._probes, self._recorder = probes, recorder
         self._reloading, self._reloads = asyncio.Lock(), set[asyncio.Future[None]]()
 
@@ -185,6 +187,7 @@ class App:
                     tasks.create_task(self._observing.run(), name="observing connection"),
                     tasks.create_task(self._answer(), name="answering connection"),
                     tasks.create_task(self._history.follow_events(), name="follow events"),
+                    tasks.create_task(self._exchange.run(), name="exchange readings"),
                 ]
                 service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
                 await stop.wait()
@@ -322,7 +325,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     )
     counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock).text, tally.pass_on)
     probes = HttpProbes(settings.http.host, settings.http.port, readiness, counters.page, clock)
-    return App(nats.shown_servers, clock, service, history, endpoints, observing, answering, probes, recorder)
+    return App(nats.shown_servers, clock, service, history, endpoints, exchange, observing, answering, probes, recorder)
 
 
 def _report_sink(

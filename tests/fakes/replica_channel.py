@@ -94,11 +94,15 @@ class FakeReplicaChannel:
     def connected(self, connected: bool) -> None:
         self._connected, self._connected_at = connected, self._bus.clock.now().mono
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes) -> bool:
         if not self.connected:
             self.counted[UNSENT] += 1
         elif not self.suspended:  # a process that stands still sends nothing
             self._bus.send(self, topic, payload)
+        return self.connected
+
+    def has_room(self) -> bool:
+        return True
 
     def listen(self, topic: str, receive: Receive) -> None:
         self._receivers.append((topic, receive))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -11,35 +11,55 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
-from nats_backpressure.core.reading.sharing import ALL_STREAMS, Position, share_of
+from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
-from nats_backpressure.recording.broadcast_encoder import Asked, ListEncoder, ReadingEncoder
+from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
 from nats_backpressure.recording.broadcast_format import (
     LONGEST_CHUNK,
+    Message,
     UnreadableMessage,
+    chunks_of,
     decode_chunk,
-    stream_of,
-    topic_of,
 )
-from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
+from nats_backpressure.recording.broadcast_list_encoder import ListEncoder
+from nats_backpressure.recording.broadcast_numbers import Asked
 from nats_backpressure.recording.encoder import CLOCK_TOLERANCE
-from nats_backpressure.runtime.observations import ConsumersReading, Received, StreamsReading
-from tests.fakes.clock import FakeClock
+from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from tests.recording.observations import LOOK, now, sample, seen
 from tests.support.exploring import examples
 
 HERE = Position(writes=True, settled=True, share=0.5)
 WHOLE_EVERY = 5.0
 
+T = TypeVar("T")
+
+
+def sent(message: Message | None) -> list[bytes]:
+    """The chunks of a message, sent at once."""
+    if message is None:
+        return []
+    return [chunk for chunk in chunks_of(message, lambda: message.header.answered) if chunk]
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """The result, without any pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
 
 def decode(decoder: BroadcastDecoder, chunks: list[bytes]) -> ConsumersReading | StreamsReading | Sample | None:
     """What the chunks of a message come to, on the sender's clock."""
-    shown = None
+    complete = False
     for chunk in chunks:
-        header, lines = decode_chunk(chunk)
-        shown = decoder.decode(header, lines, lambda mono: Now(mono, now(0).wall + mono - now(0).mono))
-    return shown
+        complete = decoder.take(*decode_chunk(chunk))
+    if not complete:
+        return None
+    return at_once(decoder.shown(lambda mono: Now(mono, now(0).wall + mono - now(0).mono)))
 
 
 def is_near(one: float | None, other: float | None, tolerance: float) -> bool:
@@ -130,11 +150,11 @@ def test_what_is_decoded_equals_what_was_read(
     for reading, after, base in sequence:
         at += after
         read = later(reading, at)
-        chunks = encoder.reading(read, Asked(now(at).mono - 0.5, base), HERE, now(at))
+        chunks = sent(encoder.reading(read, Asked(now(at).mono - 0.5, base), HERE, now(at)))
         assert_same(read, decode(decoder, chunks))
         header, _ = decode_chunk(chunks[0])
         assert header.asked == now(at).mono - 0.5
-        got = decoder.base(header)
+        got = decoder.base()
         assert (got is None) == (base is None)
         if got is not None and base is not None:
             assert (got.last_seq, got.created, got.messages) == (99, base.created, base.messages)
@@ -149,13 +169,13 @@ def test_a_message_that_is_lost_doubled_or_late_is_noticed(
     sequence: list[tuple[ConsumersReading, float, StreamLook | None]], fates: list[str]
 ) -> None:
     encoder, decoder, at = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(), 0.0
-    sent: list[tuple[ConsumersReading, list[bytes]]] = []
+    messages: list[tuple[ConsumersReading, list[bytes]]] = []
     for reading, after, base in sequence:
         at += after
         read = later(reading, at)
-        sent.append((read, encoder.reading(read, Asked(0.0, base), HERE, now(at))))
+        messages.append((read, sent(encoder.reading(read, Asked(0.0, base), HERE, now(at)))))
     arriving: list[tuple[float, ConsumersReading, list[bytes]]] = []
-    for n, ((read, chunks), fate) in enumerate(zip(sent, fates, strict=False)):
+    for n, ((read, chunks), fate) in enumerate(zip(messages, fates, strict=False)):
         arriving += [(n + 1.5 * (fate == "late"), read, chunks)] * {"lost": 0, "twice": 2}.get(fate, 1)
     used = []
     for _, read, chunks in sorted(arriving, key=lambda each: each[0]):
@@ -165,15 +185,15 @@ def test_a_message_that_is_lost_doubled_or_late_is_noticed(
             continue
         assert_same(read, got)
         used.append(read)
-    if fates[: len(sent)] == ["comes"] * len(sent):
-        assert len(used) == len(sent)
+    if fates[: len(messages)] == ["comes"] * len(messages):
+        assert len(used) == len(messages)
     assert len({id(read) for read in used}) == len(used), "none is used twice"
 
 
 def test_after_a_loss_nothing_is_used_until_the_next_whole_message() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
     messages = [
-        encoder.reading(seen(sample(at, pending=n)), Asked(0.0), HERE, now(at))
+        sent(encoder.reading(seen(sample(at, pending=n)), Asked(0.0), HERE, now(at)))
         for n, at in enumerate((0.0, 1.0, 2.0, 3.0, 6.0))
     ]
     assert decode(decoder, messages[0]) is not None
@@ -186,9 +206,9 @@ def test_after_a_loss_nothing_is_used_until_the_next_whole_message() -> None:
 def test_only_what_changed_is_sent() -> None:
     encoder = ReadingEncoder("me", WHOLE_EVERY)
     many = [sample(0.0, f"c{n}") for n in range(100)]
-    first = encoder.reading(seen(*many), Asked(0.0), HERE, now(0.0))
+    first = sent(encoder.reading(seen(*many), Asked(0.0), HERE, now(0.0)))
     moved = [replace(each, at=now(0.1), pending=int(each is many[5])) for each in many]
-    (second,) = encoder.reading(seen(*moved), Asked(0.0), HERE, now(0.1))
+    (second,) = sent(encoder.reading(seen(*moved), Asked(0.0), HERE, now(0.1)))
     assert len(second) < 600 < len(b"".join(first))
 
 
@@ -197,13 +217,13 @@ def test_a_whole_message_comes_at_once_where_it_is_wanted() -> None:
     encoder.reading(seen(sample()), Asked(0.0), HERE, now(0.0))
     encoder.messages.whole_wanted = True
     read = seen(sample(0.1), partial=True)
-    assert_same(read, decode(newcomer, encoder.reading(read, Asked(0.0), HERE, now(0.1))))
+    assert_same(read, decode(newcomer, sent(encoder.reading(read, Asked(0.0), HERE, now(0.1)))))
 
 
 def test_a_long_message_comes_in_chunks_and_a_lost_chunk_is_noticed() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
     read = seen(*(sample(0.0, f"consumer-{n:05}", pending=n) for n in range(2000)))
-    chunks = encoder.reading(read, Asked(0.0), HERE, now(0.0))
+    chunks = sent(encoder.reading(read, Asked(0.0), HERE, now(0.0)))
     assert len(chunks) > 2
     assert max(map(len, chunks)) <= LONGEST_CHUNK
     with pytest.raises(UnreadableMessage):
@@ -213,12 +233,12 @@ def test_a_long_message_comes_in_chunks_and_a_lost_chunk_is_noticed() -> None:
 
 def test_a_consumer_that_was_read_alone() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
-    assert encoder.sample(sample(), Asked(0.0), HERE, now(0.0)) == [], "it rests on a reading of the stream"
-    decode(decoder, encoder.reading(seen(sample()), Asked(0.0), HERE, now(0.0)))
+    assert sent(encoder.sample(sample(), Asked(0.0), HERE, now(0.0))) == [], "it rests on a reading of the stream"
+    decode(decoder, sent(encoder.reading(seen(sample()), Asked(0.0), HERE, now(0.0))))
     other = sample(1.0, "other", pending=3)
-    assert decode(decoder, encoder.sample(other, Asked(0.0), HERE, now(1.1))) == other
+    assert decode(decoder, sent(encoder.sample(other, Asked(0.0), HERE, now(1.1)))) == other
     read = seen(sample(2.0), sample(2.0, "other", pending=3))
-    assert_same(read, decode(decoder, encoder.reading(read, Asked(0.0), HERE, now(2.0))))
+    assert_same(read, decode(decoder, sent(encoder.reading(read, Asked(0.0), HERE, now(2.0)))))
 
 
 looks = st.builds(
@@ -238,95 +258,15 @@ def test_lists_of_streams_and_looks_at_one(sequence: list[tuple[list[StreamLook]
     for n, (shown, single) in enumerate(sequence):
         if single and shown:
             read = StreamsReading((shown[0],), False, 0.001, 1)
-            chunks = encoder.look(read, Asked(0.0), HERE, now(n))
+            chunks = sent(encoder.look(read, Asked(0.0), HERE, now(n)))
             if not chunks:
                 continue
         else:
             read = StreamsReading(tuple(shown), True, 0.001, 1)
-            chunks = encoder.streams(read, Asked(0.0), HERE, now(n))
+            chunks = sent(encoder.streams(read, Asked(0.0), HERE, now(n)))
         got = decode(decoder, chunks)
         assert isinstance(got, StreamsReading)
         assert got.complete == read.complete
         by_name = {look.name: look for look in got.looks}
         assert by_name.keys() == {look.name for look in read.looks}
         assert all(is_same_look(look, by_name[look.name]) for look in read.looks)
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"{}",
-        b"\xff\xfe",
-        b'{"t":"broadcast","version":2,"sender":"x","sent":1,"n":0,"rests":0}',
-        b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":1}',
-        b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0,"parts":9,"part":9}',
-        b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0}',
-        b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0}\n{"t":"sample","c":1}',
-        b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0}\n{"t":"read","s":0,"at":[1,1]}',
-        b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0}\n{"t":"new"}',
-    ],
-)
-def test_what_cannot_be_read_is_counted(payload: bytes) -> None:
-    counted: list[str] = []
-    receiver = BroadcastReceiver(FakeClock(), "me", lambda received: pytest.fail("used"), counted.append)
-    receiver.receive("reading.S", payload)
-    receiver.receive("reading.S", payload)
-    assert counted == ["reading_unusable"] * 2
-
-
-@pytest.mark.parametrize("stream", ["S", "a_b-c", "with=sign", "ü", ALL_STREAMS])
-def test_every_stream_has_a_topic(stream: str) -> None:
-    assert stream_of(topic_of(stream)) == stream
-
-
-class Between:
-    """A sender and a receiver whose monotonic clocks differ."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock(mono=50_000.0)
-        self.received: list[Received] = []
-        self.counted: list[str] = []
-        self.new: list[str] = []
-        self.receiver = BroadcastReceiver(self.clock, "me", self.received.append, self.counted.append, self.new.append)
-        self.encoder = ReadingEncoder("them", WHOLE_EVERY)
-
-    def send(self, at: float) -> Callable[[float], None]:
-        """Send a reading `at` the sender's time; the result lets it arrive at a time of the receiver."""
-        chunks = self.encoder.reading(seen(sample(at)), Asked(now(at).mono - 0.01), HERE, now(at))
-
-        def arrive(after: float) -> None:
-            self.clock.advance(50_000.0 + after - self.clock.now().mono)
-            for chunk in chunks:
-                self.receiver.receive(topic_of("S"), chunk)
-
-        return arrive
-
-
-def test_the_first_message_of_a_sender_only_shows_its_time() -> None:
-    between = Between()
-    between.send(0.0)(0.0)
-    assert (between.received, between.counted, between.new) == ([], [], ["them"])
-    between.send(0.1)(0.1)
-    assert len(between.received) == 1
-
-
-def test_a_late_message_is_as_old_as_it_is() -> None:
-    between = Between()
-    for at in (0.0, 0.1):
-        between.send(at)(at + 0.001)
-    between.send(0.2)(3.0)
-    late = between.received[-1]
-    assert (round(late.sent_at, 3), round(late.asked_at, 3)) == (50_000.201, 50_000.191)
-    assert isinstance(late.shown, ConsumersReading)
-    assert round(late.shown.samples[0].at.mono, 3) == 50_000.201
-    assert late.shown.samples[0].at.wall - late.shown.samples[0].at.mono == pytest.approx(
-        between.clock.now().wall - between.clock.now().mono
-    )
-
-
-def test_the_sender_has_its_own_place_in_the_order() -> None:
-    between = Between()
-    for at in (0.0, 0.1):
-        between.send(at)(at)
-    assert between.received[-1].position == Position(True, True, share_of("S", "them"))

@@ -325,8 +325,12 @@ class RemoteChannel:
     def __init__(self, channel: FakeReplicaChannel, link: Link, clock: Clock) -> None:
         self._channel, self._link, self._clock = channel, link, clock
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes) -> bool:
         self._link.carry(lambda: self._channel.publish(topic, payload))
+        return not self._link.cut
+
+    def has_room(self) -> bool:
+        return True
 
     def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
         def arrived(topic: str, payload: bytes) -> None:
@@ -396,7 +400,13 @@ class Replica:
         self.decisions = DecisionService(registry, self.clock)
         SharedGrants(self.decisions.grants, self.others, self.channel, self.clock, counts, registry.reading_of)
         self._stopping = asyncio.Event()
-        self._task = asyncio.create_task(self.service.run(self._stopping, 1.0), name=self.name)
+        self._task = asyncio.create_task(self._run(exchange), name=self.name)
+
+    async def _run(self, exchange: ReadingExchange) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            exchanging = tasks.create_task(exchange.run())
+            await self.service.run(self._stopping, 1.0)
+            exchanging.cancel()
 
     async def kill(self) -> None:
         """At once, between two steps; it gets no reply any more, and says nothing."""

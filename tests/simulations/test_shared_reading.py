@@ -157,6 +157,21 @@ def test_heartbeats_go_on_without_the_replica_that_writes_them(how: str) -> None
     asyncio.run(run_with(3, scenario))
 
 
+@pytest.mark.parametrize("other_shares", [True, False])
+def test_readings_are_sent_only_where_another_replica_uses_them(other_shares: bool) -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        await overloaded(replicas, server)
+        other = replace(SETTINGS, sharing=Sharing(enabled=other_shares))
+        for n, expected in (("r1", other_shares), ("r2", True)):
+            replicas.add(n, other if n == "r1" else None).start()
+            await replicas.clock.run(2.0)
+            replicas.bus.record, replicas.bus.sent = True, []
+            await replicas.clock.run(2.0)
+            assert any(topic.startswith("reading") for _, topic, _ in replicas.bus.sent) == expected
+
+    asyncio.run(run_with(1, scenario))
+
+
 @pytest.mark.parametrize("how", ["kill", "suspend", "hang", "cut"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_reader_that_fails_is_replaced_after_one_silence(how: str, seed: int) -> None:

@@ -34,6 +34,8 @@ class Presence(Struct, frozen=True, omit_defaults=True):
     """Whether what it writes and publishes arrives."""
     leaving: bool = False
     """Whether it stops now."""
+    shares: bool = True
+    """Whether it uses the readings of others."""
 
 
 class SharedGrant(Struct, frozen=True):

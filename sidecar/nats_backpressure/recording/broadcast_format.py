@@ -1,21 +1,23 @@
 """The messages in which a replica shares what it reads: JSON lines of the recording after a header line of their own.
 
 A *whole* message can be used by itself. Each one after it has only what changed since the message before, whose number
-is one less; the header names the whole one that it rests on. A message longer than LONGEST_CHUNK is published in
-chunks, each with the header.
+is one less; the header names the whole one that it rests on. A message is published in chunks of LONGEST_CHUNK at most:
+a header, and as much of the lines as fits, wherever that ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, get_args
 
 import msgspec
 from msgspec import Struct
 
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.protocol.subjects import BadTail, decode, encode
 from nats_backpressure.recording.format import (
+    LONGEST_LINE,
     ConsumerLine,
     Count,
     ReadLine,
@@ -28,11 +30,14 @@ from nats_backpressure.recording.format import (
 
 TOPIC: Final = "reading."
 VERSION: Final = 1
-"""New fields and kinds of lines do not change it; a message of another version is not used."""
+"""New fields and kinds of lines do not change it: a build that does not know them skips them. A message of another
+version is not used."""
 LONGEST_CHUNK: Final = 64 * 1024
 """Bytes of one published message."""
 MOST_CHUNKS: Final = 1000
-"""Chunks of one message; a longer message is not published, and others read the stream themselves."""
+"""Chunks of one message, 64 MB. What takes more is not shared: others read that stream themselves."""
+NAMES_IN_LINE: Final = 500
+"""Names of consumers in one line."""
 
 
 class BroadcastLine(Struct, frozen=True, tag_field="t", tag="broadcast", omit_defaults=True):
@@ -42,28 +47,38 @@ class BroadcastLine(Struct, frozen=True, tag_field="t", tag="broadcast", omit_de
     sender: Text
     """A name of the process, which no other process has."""
     sent: Seconds
+    """When this chunk was sent."""
     n: Count
     """The number of this message about this stream."""
     rests: Count
     """The number of the whole message that it rests on; `n` if it is whole."""
     part: Count = 0
-    parts: Count = 1
+    """The number of this chunk."""
+    more: bool = False
+    """Whether further chunks follow."""
     writes: bool = True
     """Whether the sender's writes and publishes succeed."""
     settled: bool = True
     """See `core.reading.sharing.Position`."""
     asked: Seconds = 0.0
     """When the reading was asked for."""
+    answered: Seconds = 0.0
+    """When it was answered."""
     first: Seconds = 0.0
     """When the first sample of the reading came; one that has no line came then."""
     took: Seconds = 0.0
     complete: bool = False
     partial: bool = False
     unnamed: Count = 0
-    missing: tuple[Text, ...] = ()
-    malformed: tuple[Text, ...] = ()
     base: StreamNumbers | None = None
     """The newest look at the stream that was answered before the reading was asked for."""
+
+
+class UnreadLine(Struct, frozen=True, tag_field="t", tag="unread", omit_defaults=True):
+    """Names of consumers that exist and could not be read, NAMES_IN_LINE at most."""
+
+    missing: tuple[Text, ...] = ()
+    malformed: tuple[Text, ...] = ()
 
 
 class LookLine(Struct, frozen=True, tag_field="t", tag="look", omit_defaults=True):
@@ -80,13 +95,27 @@ class ListLine(Struct, frozen=True, tag_field="t", tag="list", omit_defaults=Tru
     left: tuple[Count, ...] = ()
     only: bool = False
     """Whether only the streams with a line in this message were looked at."""
+    partly: bool = False
+    """Whether a stream has no line because that would be longer than LONGEST_LINE."""
 
 
-BodyLine = StreamLine | ConsumerLine | SampleLine | ReadLine | LookLine | ListLine
+BodyLine = StreamLine | ConsumerLine | SampleLine | ReadLine | LookLine | ListLine | UnreadLine
 
 _HEADER = msgspec.json.Decoder(BroadcastLine)
 _BODY: Final[msgspec.json.Decoder[BodyLine]] = msgspec.json.Decoder(BodyLine)
+_KINDS = frozenset(kind.__struct_config__.tag for kind in get_args(BodyLine))
 _ENCODER = msgspec.json.Encoder()
+
+
+class Message(Struct):
+    """A message that is encoded while it is sent: its header, and its lines. An empty line is a place to pause."""
+
+    header: BroadcastLine
+    lines: Iterator[bytes]
+
+
+class TooLong(Exception):
+    """A message has more than MOST_CHUNKS, or cannot do without a line that is longer than LONGEST_LINE."""
 
 
 class UnreadableMessage(Exception):
@@ -107,44 +136,71 @@ def stream_of(topic: str) -> str:
         raise UnreadableMessage(str(error)[:200]) from None
 
 
-def encode_message(header: BroadcastLine, lines: Sequence[BodyLine]) -> list[bytes]:
-    """The chunks of a message; none if it takes more than MOST_CHUNKS, or has a line that is too long for one."""
-    room = LONGEST_CHUNK - len(_ENCODER.encode(header)) - 64
-    bodies: list[list[bytes]] = [[]]
-    size = 0
-    for line in lines:
-        data = _ENCODER.encode(line)
-        if len(data) > room:
-            return []
-        if size + len(data) + 1 > room:
-            bodies.append([])
-            size = 0
-        bodies[-1].append(data)
-        size += len(data) + 1
-    if len(bodies) > MOST_CHUNKS:
-        return []
-    parts = len(bodies)
-    headers = (msgspec.structs.replace(header, part=part, parts=parts) for part in range(parts))
-    return [b"\n".join((_ENCODER.encode(one), *body)) for one, body in zip(headers, bodies, strict=True)]
+def stream_line(number: int, look: StreamLook) -> StreamLine:
+    """The line that gives a stream its number."""
+    return StreamLine(number, look.name, look.created, look.subjects, look.origin, look.retention)
 
 
-def decode_chunk(data: bytes) -> tuple[BroadcastLine, list[bytes]]:
-    """The header of a chunk, and the lines after it as they came. Raises UnreadableMessage."""
-    head, *lines = data.split(b"\n")
+def encode_line(line: BodyLine) -> bytes:
+    """Raises TooLong."""
+    data = _ENCODER.encode(line)
+    if len(data) >= LONGEST_LINE:
+        raise TooLong
+    return data
+
+
+def chunks_of(message: Message, mono: Callable[[], float]) -> Iterator[bytes]:
+    """The chunks, each with the time at which it is taken. An empty one is a place to pause. Raises TooLong."""
+    header, waiting, part = message.header, bytearray(), 0
+    room = LONGEST_CHUNK - len(_ENCODER.encode(header)) - 100
+    for line in message.lines:
+        if not line:
+            yield b""
+            continue
+        waiting += line
+        waiting += b"\n"
+        while len(waiting) > room:
+            if part == MOST_CHUNKS - 1:
+                raise TooLong
+            yield _chunk(header, mono(), part, True, waiting[:room])
+            del waiting[:room]
+            part += 1
+    yield _chunk(header, mono(), part, False, waiting)
+
+
+def _chunk(header: BroadcastLine, sent: float, part: int, more: bool, body: bytearray) -> bytes:
+    first = _ENCODER.encode(msgspec.structs.replace(header, sent=sent, part=part, more=more))
+    return first + b"\n" + body
+
+
+def decode_chunk(data: bytes) -> tuple[BroadcastLine, bytes]:
+    """The header of a chunk, and what follows it as it came. Raises UnreadableMessage."""
+    first, _, body = data.partition(b"\n")
     try:
-        header = _HEADER.decode(head)
+        header = _HEADER.decode(first)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UnreadableMessage(str(error)[:200]) from None
     if header.version != VERSION:
         raise UnreadableMessage(f"version {header.version}; this one reads {VERSION}")
-    if not header.rests <= header.n or not header.part < header.parts <= MOST_CHUNKS:
+    if header.rests > header.n or header.part >= MOST_CHUNKS:
         raise UnreadableMessage("impossible numbers")
-    return header, lines
+    return header, body
 
 
-def decode_body(lines: Sequence[bytes]) -> list[BodyLine]:
-    """Raises UnreadableMessage."""
+def decode_lines(lines: Sequence[bytes]) -> Iterator[BodyLine]:
+    """Those of a kind that is known here. Raises UnreadableMessage."""
+    for line in lines:
+        try:
+            yield _BODY.decode(line)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            if not _is_of_another_kind(line):
+                raise UnreadableMessage(str(error)[:200]) from None
+
+
+def _is_of_another_kind(line: bytes) -> bool:
+    """Whether a later build may have written it."""
     try:
-        return [_BODY.decode(line) for line in lines]
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise UnreadableMessage(str(error)[:200]) from None
+        value: Any = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and isinstance(value.get("t"), str) and value["t"] not in _KINDS

@@ -2,40 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator
+
+from msgspec import Struct
 
 from nats_backpressure.core.reading.sender_clock import SenderClock
 from nats_backpressure.core.reading.sharing import Position, share_of
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
-from nats_backpressure.recording.broadcast_format import BroadcastLine, UnreadableMessage, decode_chunk, stream_of
+from nats_backpressure.recording.broadcast_format import (
+    MOST_CHUNKS,
+    BroadcastLine,
+    UnreadableMessage,
+    decode_chunk,
+    stream_of,
+)
 from nats_backpressure.runtime.observations import Received
-from nats_backpressure.runtime.ports import TimeSource
-from nats_backpressure.runtime.tasks import Bounded
+from nats_backpressure.runtime.ports import Clock
+from nats_backpressure.runtime.tasks import Bounded, Slices, drop_unused
 
 MOST_SENDERS = 256
-"""Processes whose clocks are known; one more drops the oldest, which begins again."""
-SENDERS_OF_STREAM = 3
-"""Processes whose readings of one stream can be used at a time; while one takes over from another there are two."""
-MOST_STREAMS = 100_000
-"""Streams of which readings can be used at a time."""
+"""Processes whose clocks are known; one more drops the one that sent least recently, which begins again."""
+MOST_SOURCES = 100_000
+"""Streams of processes whose readings can be used at a time; one more drops the one that came least recently."""
+MOST_WAITING = MOST_CHUNKS
+"""Chunks that wait to be decoded; further ones are not used."""
+UNUSED_FOR = 300.0
+"""Seconds without a message after which the memory of a source or of a clock is given back."""
+
+
+class _Chunk(Struct):
+    header: BroadcastLine
+    lines: bytes
+    usable: bool
+    """Whether its times can be believed."""
+
+
+class _Sender(Struct):
+    clock: SenderClock
+    used_at: float
+
+
+class _Source(Struct):
+    """One stream of one sender."""
+
+    stream: str
+    sender: str
+    decoder: BroadcastDecoder
+    waiting: deque[_Chunk]
+    used_at: float = 0.0
+    usable: bool = False
+    """Whether all chunks of the newest message are."""
+    steps: Generator[None, None, None] | None = None
+    """What is being made of the newest message."""
 
 
 class BroadcastReceiver:
-    """Passes on to `take` what can be used, and counts what cannot. `on_new` is called with the name of each process
-    that is new: it needs whole messages. `own`: the name of this one."""
+    """`receive` takes a message and returns at once; `run` passes on to `take` what can be used and counts the rest.
+    `own`: the name of this process. `on_new` is called with the name of each one that is new: it needs whole messages.
+    `believes`: whether what comes now is no older than it seems. `wants`: whether a reading of a stream, of one that
+    stands at a position, is of any use."""
 
     def __init__(
         self,
-        clock: TimeSource,
+        clock: Clock,
         own: str,
         take: Callable[[Received], None],
         count: Callable[[str], None],
         on_new: Callable[[str], None] = lambda sender: None,
+        *,
+        believes: Callable[[], bool] = lambda: True,
+        wants: Callable[[str, Position], bool] = lambda stream, position: True,
     ) -> None:
         self._clock, self._own, self._take, self._count, self._on_new = clock, own, take, count, on_new
-        self._clocks: Bounded[str, SenderClock] = Bounded(MOST_SENDERS)
-        self._decoders: Bounded[str, Bounded[str, BroadcastDecoder]] = Bounded(MOST_STREAMS)
+        self._believes, self._wants = believes, wants
+        # What came least recently is first.
+        self._senders: Bounded[str, _Sender] = Bounded(MOST_SENDERS)
+        self._sources: Bounded[tuple[str, str], _Source] = Bounded(MOST_SOURCES)
+        """By stream and sender."""
+        self._busy: dict[tuple[str, str], _Source] = {}
+        self._waiting = 0
+        """Chunks of all of them."""
+        self._came = asyncio.Event()
 
     def receive(self, topic: str, payload: bytes) -> None:
         """A message of another replica came."""
@@ -43,43 +93,89 @@ class BroadcastReceiver:
         try:
             stream = stream_of(topic)
             header, lines = decode_chunk(payload)
-            if header.sender == self._own:  # it comes back where the connection was lost just then
-                return
-            known = self._add_time(header, now)
-            received = self._decode(stream, header, lines, now)
         except UnreadableMessage:
             self._count("reading_unusable")
             return
-        if received is not None and known:
-            self._take(received)
+        if header.sender == self._own:  # it comes back where the connection was lost just then
+            return
+        usable = self._add_time(header, now) and self._believes()
+        source = self._source(stream, header.sender, now.mono)
+        if header.part == 0 and header.rests == header.n:  # it shows all: what waits shows nothing more
+            self._waiting -= len(source.waiting)
+            source.waiting.clear()
+        if self._waiting >= MOST_WAITING:
+            self._count("reading_unusable")
+            return
+        self._waiting += 1
+        source.waiting.append(_Chunk(header, lines, usable))
+        self._busy[stream, header.sender] = source
+        self._came.set()
 
-    def _add_time(self, header: BroadcastLine, now: Now) -> bool:
-        """Whether the sender's times can be converted: its first message may be late, and shows nothing of that."""
-        if (clock := self._clocks.get(header.sender)) is None:
-            clock = self._clocks[header.sender] = SenderClock()
-            self._on_new(header.sender)
-        clock.add(header.sent, now.mono)
-        return clock.messages > 1
+    async def run(self) -> None:
+        """Decode what came, a chunk of each source by turns, until cancelled."""
+        slices = Slices(self._clock)
+        while True:
+            self._came.clear()
+            while self._busy:
+                for key in tuple(self._busy):
+                    if not self._step(self._busy[key]):
+                        del self._busy[key]
+                    await slices.pause()
+            await self._clock.wait(self._came, UNUSED_FOR)
+            unused_since = self._clock.now().mono - UNUSED_FOR
+            drop_unused(self._senders, unused_since)
+            drop_unused(self._sources, unused_since)
 
-    def _decode(self, stream: str, header: BroadcastLine, lines: list[bytes], now: Now) -> Received | None:
-        shift = self._clocks[header.sender].shift
+    def _step(self, source: _Source) -> bool:
+        """Decode one chunk, or go on with what the newest message shows; returns whether there is more to do."""
+        if source.steps is not None:
+            try:
+                next(source.steps)
+            except StopIteration:
+                source.steps = None
+        elif source.waiting:
+            self._waiting -= 1
+            self._decode(source, source.waiting.popleft())
+        return source.steps is not None or bool(source.waiting)
+
+    def _decode(self, source: _Source, chunk: _Chunk) -> None:
+        header = chunk.header
+        source.usable = chunk.usable and (source.usable or header.part == 0)
+        try:
+            complete = source.decoder.take(header, chunk.lines)
+        except UnreadableMessage:
+            self._count("reading_unusable")
+            return
+        position = Position(header.writes, header.settled, share_of(source.stream, header.sender))
+        if complete and source.usable and self._wants(source.stream, position):
+            source.steps = self._pass_on(source, header, position)
+
+    def _pass_on(self, source: _Source, header: BroadcastLine, position: Position) -> Generator[None, None, None]:
+        if (sender := self._senders.get(source.sender)) is None:
+            return
+        shift, now = sender.clock.shift, self._clock.now()
 
         def to_own(mono: float) -> Now:
             return Now(mono + shift, now.wall - (now.mono - (mono + shift)))
 
-        if (senders := self._decoders.get(stream)) is None:
-            senders = self._decoders[stream] = Bounded(SENDERS_OF_STREAM)
-        if (decoder := senders.get(header.sender)) is None:
-            decoder = senders[header.sender] = BroadcastDecoder()
-        shown = decoder.decode(header, lines, to_own)
-        if shown is None:
-            return None
-        return Received(
-            stream,
-            header.sender,
-            Position(header.writes, header.settled, share_of(stream, header.sender)),
-            header.sent + shift,
-            header.asked + shift,
-            shown,
-            decoder.base(header),
-        )
+        shown = yield from source.decoder.shown(to_own)
+        answered_at, asked_at = header.answered + shift, header.asked + shift
+        base = source.decoder.base()
+        self._take(Received(source.stream, source.sender, position, answered_at, asked_at, shown, base))
+
+    def _add_time(self, header: BroadcastLine, now: Now) -> bool:
+        """Whether the sender's times can be converted: its first message may be late, and shows nothing of that."""
+        if (sender := self._senders.get(header.sender)) is None:
+            sender = self._senders[header.sender] = _Sender(SenderClock(), now.mono)
+            self._on_new(header.sender)
+        self._senders.move_to_end(header.sender)
+        sender.used_at = now.mono
+        sender.clock.add(header.sent, now.mono)
+        return sender.clock.messages > 1
+
+    def _source(self, stream: str, sender: str, now: float) -> _Source:
+        if (source := self._sources.get((stream, sender))) is None:
+            source = self._sources[stream, sender] = _Source(stream, sender, BroadcastDecoder(), deque())
+        self._sources.move_to_end((stream, sender))
+        source.used_at = now
+        return source

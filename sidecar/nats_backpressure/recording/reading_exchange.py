@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.recording.broadcast_format import TOPIC
 from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
+from nats_backpressure.recording.broadcast_sender import BroadcastSender
 from nats_backpressure.recording.broadcaster import BroadcastingObserver
 from nats_backpressure.runtime.observations import Received
 from nats_backpressure.runtime.poller import Poller
@@ -38,26 +40,41 @@ class ReadingExchange:
             writes=lambda: replicas.writes(),
             listening_time=channel.listening_time,
         )
+        self._sender = BroadcastSender(
+            clock,
+            replicas.id,
+            channel,
+            settings.observe.max_interval_ms / 1000,
+            count,
+        )
+        self._receiver = BroadcastReceiver(
+            clock,
+            replicas.id,
+            self._take,
+            count,
+            lambda sender: self._sender.send_whole(),
+            believes=self.shared.believes,
+            wants=self.shared.wants,
+        )
+        self._enabled = replicas.shares = settings.sharing.enabled
         self.observer = observer
-        if settings.sharing.enabled:
-            self.observer = self._broadcaster = BroadcastingObserver(
-                observer,
-                clock,
-                self.shared,
-                replicas.id,
-                channel.publish,
-                lambda: bool(replicas.others),
-                settings.observe.max_interval_ms / 1000,
+        if self._enabled:
+            self.observer = BroadcastingObserver(
+                observer, clock, self.shared, self._sender.add, lambda: replicas.have_sharing
             )
-            receiver = BroadcastReceiver(
-                clock, replicas.id, self._take, count, lambda sender: self._broadcaster.send_whole()
-            )
-            channel.listen(f"{TOPIC}>", receiver.receive)
+            channel.listen(f"{TOPIC}>", self._receiver.receive)
             replicas.on_change = self._update
 
     def connect(self, poller: Poller, on_taken: Callable[[Received], None] = lambda received: None) -> None:
         """Pass on what is received to the poller; `on_taken` gets what is taken in."""
         self._poller, self._on_taken = poller, on_taken
+
+    async def run(self) -> None:
+        """Send and receive until cancelled."""
+        if self._enabled:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._sender.run(), name="send readings")
+                tasks.create_task(self._receiver.run(), name="receive readings")
 
     def _take(self, received: Received) -> None:
         if self._poller is not None and self._poller.receive(received):
@@ -67,7 +84,9 @@ class ReadingExchange:
         """A replica came or went."""
         before, self._known = self._known, frozenset(self._replicas.others)
         if self._known - before:
-            self._broadcaster.send_whole()
+            self._sender.send_whole()
+        if not self._replicas.have_sharing:
+            self._sender.clear()
         if self._poller is not None:
             for sender in before - self._known:
                 self._poller.leave(sender)

@@ -33,8 +33,11 @@ MOST_REPLICAS = 256
 class NoReplicas:
     """The ReplicaChannel of a service that has no other replicas."""
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        pass
+    def publish(self, topic: str, payload: bytes) -> bool:
+        return True
+
+    def has_room(self) -> bool:
+        return True
 
     def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
         pass
@@ -59,6 +62,10 @@ class Replicas:
         self.policies = ""
         self.writes: Callable[[], bool] = lambda: True
         """Whether what this replica writes and publishes arrives."""
+        self.shares = True
+        """Whether this replica uses the readings of others."""
+        self.have_sharing = False
+        """Whether one of the others uses readings of others."""
         self.others: Bounded[str, Replica] = Bounded(MOST_REPLICAS)
         """By id; only `update` and messages change it."""
         self.departed: Bounded[str, None] = Bounded(MOST_REPLICAS)
@@ -96,7 +103,7 @@ class Replicas:
 
     def publish(self) -> None:
         """Report our presence now."""
-        ours = Presence(SCHEMA, self.id, self.instance, self.policies, self.writes(), self._leaving)
+        ours = Presence(SCHEMA, self.id, self.instance, self.policies, self.writes(), self._leaving, self.shares)
         self._channel.publish(PRESENCE, msgspec.json.encode(ours))
 
     def update(self) -> None:
@@ -149,5 +156,6 @@ class Replicas:
         ids = sorted([self.id, *self.others])
         self._share = Share(len(ids), ids.index(self.id))
         presences = [one.presence for one in self.others.values()]
+        self.have_sharing = any(presence.shares for presence in presences)
         self._marks = frozenset(presence.policies for presence in presences if presence.writes)
         self.on_change()

@@ -76,6 +76,10 @@ class SharedReading:
         own, shared.sender = self.position(received.stream), received.sender
         return shared.turn.receive(received.position, own, received.sent_at, shared.silent_for, now)
 
+    def wants(self, stream: str, sender: Position) -> bool:
+        """Whether a reading by one that stands there may replace an own one."""
+        return not self.reads(stream) or sender.is_before(self.position(stream))
+
     def position(self, stream: str) -> Position:
         """Where this replica stands among those that may read the stream."""
         shared = self._of(stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Hashable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nats_backpressure.runtime.ports import Clock
 
@@ -36,6 +36,19 @@ class Bounded(OrderedDict[K, V]):
         super().__setitem__(key, value)
         if len(self) > self.most:
             self.popitem(last=False)
+
+
+class _Used(Protocol):
+    used_at: float
+
+
+U = TypeVar("U", bound=_Used)
+
+
+def drop_unused(entries: Bounded[K, U], before: float) -> None:
+    """Drop the oldest entries, as far as they were last used before this time."""
+    while entries and next(iter(entries.values())).used_at < before:
+        entries.popitem(last=False)
 
 
 class Once:

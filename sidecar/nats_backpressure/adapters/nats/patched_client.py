@@ -110,6 +110,12 @@ class PatchedClient(NatsClient):
         check_size(self, subject, payload, headers, reply)
         await super().publish(subject, payload, reply, headers)
 
+    @property
+    def bytes_waiting(self) -> int:
+        """Bytes that wait at the socket."""
+        socket = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
+        return 0 if socket is None else socket.transport.get_write_buffer_size()
+
     def write_at_once(self, subject: str, payload: bytes, reply: str = "", most_waiting: int = 0) -> bool:
         """Write a message to the socket, without the task that nats-py has for that, before all that waits for it.
         False where anything is unusual, or more than `most_waiting` bytes wait at the socket: nothing is sent then."""
@@ -118,9 +124,7 @@ class PatchedClient(NatsClient):
         if len(payload) > self.max_payload or not USUAL.fullmatch(subject):
             return False
         socket = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
-        if socket is None or socket.transport.is_closing():
-            return False
-        if socket.transport.get_write_buffer_size() > most_waiting:
+        if socket is None or socket.transport.is_closing() or self.bytes_waiting > most_waiting:
             return False
         size = len(payload)
         socket.write(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), size, payload))

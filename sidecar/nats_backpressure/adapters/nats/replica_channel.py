@@ -16,6 +16,8 @@ PENDING_MESSAGES, PENDING_BYTES = 4096, 8 * 1024 * 1024
 """Messages and bytes that may wait on one subscription; the client drops and counts further ones."""
 UNSENT_MESSAGES = 1024 * 1024
 """Bytes that may wait to be sent, on a link that takes nothing; further messages are dropped and counted."""
+ROOM = 256 * 1024
+"""Bytes that may wait to be sent where what has many messages may add one."""
 UNSENT = "replica_message_unsent"
 
 Receive = Callable[[str, bytes], None]
@@ -35,13 +37,20 @@ class NatsReplicaChannel:
         self.listening_time = listening_time
         self._receivers: list[tuple[str, Receive]] = []
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes) -> bool:
         try:
             sent = self._client().write_at_once(self._start + topic, payload, most_waiting=UNSENT_MESSAGES)
         except Unavailable:
             sent = False
         if not sent:
             self._count(UNSENT)
+        return sent
+
+    def has_room(self) -> bool:
+        try:
+            return self._client().bytes_waiting <= ROOM
+        except Unavailable:
+            return True  # what is published now is dropped and counted
 
     def listen(self, topic: str, receive: Receive) -> None:
         self._receivers.append((topic, receive))

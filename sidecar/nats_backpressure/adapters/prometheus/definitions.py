@@ -128,9 +128,9 @@ DROPPED = (
     "advisory_malformed", "consumer_info_malformed", "consumer_not_watched", "event_conflict", "event_malformed",
     "event_unpublishable", "forget_retry", "heartbeat", "judged_otherwise", "load_retry", "metadata_left_out",
     "name_unusable", "nats_error", "permission_denied", "policy_beyond_limit", "policy_rejected", "publish_retry",
-    "reading_unusable", "recording", "replica_message_unread", "replica_message_unsent", "reply_subject",
-    "report_malformed", "report_too_many", "request_failed", "sample_set_aside", "slow_consumer", "state_conflict",
-    "state_malformed", "state_newer", "sweep_unavailable", "undecodable_message", "write_retry",
+    "reading_unsent", "reading_unusable", "recording", "replica_message_unread", "replica_message_unsent",
+    "reply_subject", "report_malformed", "report_too_many", "request_failed", "sample_set_aside", "slow_consumer",
+    "state_conflict", "state_malformed", "state_newer", "sweep_unavailable", "undecodable_message", "write_retry",
 )  # fmt: skip
 OPS = ("STREAM.LIST", "STREAM.INFO", "CONSUMER.LIST", "CONSUMER.INFO")
 OUTCOMES = ("ok", "error", "unavailable")
