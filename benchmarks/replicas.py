@@ -9,14 +9,14 @@ it is published is that of the takeover and of the detection.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from itertools import pairwise
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from msgspec import Struct
@@ -152,10 +152,12 @@ class _Takeovers:
         self._client, self._url, self._consumer, self._sidecars = client, url, consumer, sidecars
         self._events: list[dict[str, Any]] = []
         self._came = asyncio.Event()
+        self._answers = client.new_inbox()
         self.answered_at: list[float] = []
 
     async def run(self, kills: int, stack: AsyncExitStack) -> list[float]:
         await self._client.subscribe(f"backpressure.v1.event.*.{self._consumer.subject}", cb=self._receive)
+        await self._client.subscribe(f"{self._answers}.*", cb=self._answered)
         socket, asking = await PlainSocket.connect(self._url), asyncio.create_task(self._ask())
         try:
             return [await self._kill_once(socket, stack) for _ in range(kills)]
@@ -188,22 +190,26 @@ class _Takeovers:
         self._came.set()
 
     async def _ask(self) -> None:
-        while True:
-            with suppress(Exception):
-                await self._client.request(f"backpressure.v1.decide.gateway.{self._consumer.subject}", timeout=1)
-                self.answered_at.append(time.monotonic())
+        """Asks without waiting: a question that a killed process had received is lost, and the next one is not."""
+        subject = f"backpressure.v1.decide.gateway.{self._consumer.subject}"
+        for n in itertools.count():
+            await self._client.publish(subject, reply=f"{self._answers}.{n}")
             await asyncio.sleep(ASK_EVERY)
+
+    async def _answered(self, message: Msg) -> None:
+        self.answered_at.append(time.monotonic())
 
     @property
     def violations(self) -> int:
         """Events that do not lead on from the one before, or whose id came twice."""
         ids = Counter(str(event["id"]) for event in self._events)
         twice = len(self._events) - len(ids)
-        return twice + sum(bool(b["seq"] != a["seq"] + 1 or b["from"] != a["to"]) for a, b in pairwise(self._events))
+        pairs = itertools.pairwise(self._events)
+        return twice + sum(bool(b["seq"] != a["seq"] + 1 or b["from"] != a["to"]) for a, b in pairs)
 
     @property
     def longest_silence(self) -> float:
-        return max((b - a for a, b in pairwise(self.answered_at)), default=float("nan"))
+        return max((b - a for a, b in itertools.pairwise(self.answered_at)), default=float("nan"))
 
 
 async def _takeovers(scale: Scale) -> Figures:

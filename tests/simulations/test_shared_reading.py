@@ -194,6 +194,24 @@ def test_a_reader_that_fails_is_replaced_after_one_silence(how: str, seed: int) 
     asyncio.run(run_with(3, scenario, seed=seed))
 
 
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_one_silence_is_enough_for_all_streams_of_a_reader_that_fails(seed: int) -> None:
+    """The stream is at rest when the reader of it and of the list of streams is killed, and moves at once."""
+
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        await replicas.clock.run(30.0)
+        for reader in list(replicas.all.values()):
+            if reads(reader) and reader.service.poller.shared.reads(ALL_STREAMS):
+                since = replicas.clock.now().mono
+                async with meanwhile(KINDS["kill"](reader, replicas.clock.sleep(4.0))):
+                    await replicas.overload()
+                    await replicas.clock.run(3.0)
+                first = min(at for at, what in server.requests if at > since and what in ("consumers", "consumer"))
+                assert first - since <= LAST + INTERVAL + APART + SLACK
+
+    asyncio.run(run_with(2, scenario, seed=seed))
+
+
 def test_a_reader_that_stops_is_replaced_at_once() -> None:
     async def scenario(replicas: Replicas, server: Server) -> None:
         await overloaded(replicas, server)

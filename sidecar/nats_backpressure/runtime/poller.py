@@ -113,6 +113,7 @@ class Poller:
             shared=self.shared,
         )
         self._received = ReceivedReadings(self.readings, self.rounds, self.shared, self._plan)
+        self.shared.on_silent = self.leave
         self.shared.look_of = lambda stream: poll.plan.look if (poll := self.polls.get(stream)) else None
         self._registry.on_attention = self._attend
 

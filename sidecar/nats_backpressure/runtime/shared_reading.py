@@ -30,6 +30,8 @@ class _Shared(Struct):
     """The silence in force."""
     sender: str = ""
     """The process that the newest reading was received from."""
+    received_at: float = -math.inf
+    """When that one was received."""
 
 
 class SharedReading:
@@ -51,6 +53,8 @@ class SharedReading:
         self._alive_at = self._gap_at = clock.now().mono
         self.look_of: Callable[[str], StreamLook | None] = lambda stream: None
         """The newest look at a stream."""
+        self.on_silent: Callable[[str], None] = lambda sender: None
+        """Called with the process that this replica replaced, if nothing else was received from it lately either."""
 
     def starts_at(self, stream: str, due_at: float, interval: float, took: float) -> float:
         """When an own reading that is due at `due_at` starts. `interval`: the one in force; `took`: seconds that the
@@ -60,8 +64,16 @@ class SharedReading:
         return shared.turn.starts_at(due_at, shared.silent_for)
 
     def start(self, stream: str) -> None:
-        """An own reading starts."""
-        self._of(stream).turn.start(self._clock.now().mono)
+        """An own reading starts. Who read the stream until now was silent too long: if that holds for all it reads, its
+        other streams do not wait as long once more."""
+        shared, now = self._of(stream), self._clock.now().mono
+        replaced = shared.sender if shared.turn.receives else ""
+        shared.turn.start(now)
+        if replaced and now - self._newest_of(replaced) >= shared.silent_for:
+            self.on_silent(replaced)
+
+    def _newest_of(self, sender: str) -> float:
+        return max(shared.received_at for shared in self._streams.values() if shared.sender == sender)
 
     def end(self, stream: str, *, failed: bool) -> None:
         """It was answered, or failed."""
@@ -73,7 +85,7 @@ class SharedReading:
         shared, now = self._of(received.stream), self._clock.now().mono
         if not covers:
             return not shared.turn.reads
-        own, shared.sender = self.position(received.stream), received.sender
+        own, shared.sender, shared.received_at = self.position(received.stream), received.sender, now
         return shared.turn.receive(received.position, own, received.sent_at, shared.silent_for, now)
 
     def wants(self, stream: str, sender: Position) -> bool:
