@@ -589,6 +589,38 @@ def test_a_conflicting_writer_wins_and_the_difference_is_published_once() -> Non
     assert [e.seq for e in world.stream] == [1]
 
 
+def test_a_write_of_ones_own_does_not_publish_what_another_replica_is_publishing() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.read(pending=1500)
+    (write,) = world.todo
+    assert isinstance(write, WriteRecord)
+    world.todo.clear()
+    world.apply(write)  # another replica stored the same change
+    world.feed(WriteConflict(write.writing.nonce))
+    world.settled(pending=1500, inflight=600)
+    assert world.stored is not None and [event.seq for event in world.stored.unsent] == [1, 2]
+    assert world.published == []
+    world.at += UNSENT_WAIT
+    world.feed(Tick())
+    world.perform()
+    assert world.published == ["backpressure_warning", "backpressure_active"]
+
+
+@pytest.mark.parametrize("hold", [0.0, 1.0])
+def test_a_change_is_one_write_and_one_more_once_it_is_published(hold: float) -> None:
+    world = World(policy=replace(INSTANT, recovery_hold_seconds=hold))
+    world.settled(pending=0)
+    before = world.revision
+    world.settled(pending=1500)
+    assert world.revision == before + 2
+    world.settled(pending=0)
+    world.at += hold
+    world.settled(pending=0)
+    assert world.published == ["backpressure_warning", "recovery"]
+    assert world.revision == before + 4
+
+
 def test_an_events_stream_that_is_ahead_begins_a_new_epoch_after_it() -> None:
     world = World()
     world.settled(pending=0)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.admission.adaptive import SHEDDING
 from nats_backpressure.core.model.event import Alert, Event
-from nats_backpressure.core.model.member import DATA_LOSS, NO_LATCHES, PURGED, Member
+from nats_backpressure.core.model.member import DATA_LOSS, PURGED, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
 from nats_backpressure.core.status.freshness import Limits
@@ -98,7 +98,7 @@ class RecordBuilder:
         if self.state.shedding.shedding:  # no request is refused without a warning
             status = max(status, Status.WARNING)
         reasons = self._reasons()
-        latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches != NO_LATCHES)
+        latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches.names)
         if status is not self.record.status:
             self.record = replace(self.record, status=status, since=self.now.wall)
         self.record = replace(self.record, reasons=reasons, latched=tuple(sorted(latched)))

@@ -297,6 +297,8 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
         return state
     record = state.writing.record
     unsent = frozenset(event.id for event in record.unsent)
+    before = () if state.record is None else state.record.unsent
+    others = any(event.id in unsent and event.id not in state.published for event in before)
     stored = dict(record.latched)
     members = {key: with_released_latches_stored(member, stored.get(key, ())) for key, member in state.members.items()}
     for loss in state.writing.losses:
@@ -312,7 +314,7 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
         writing=None,
         unstored=False,
         overwritten=False,
-        publish_after=-math.inf,
+        publish_after=state.publish_after if others else -math.inf,  # who wrote those publishes them
         published=state.published & unsent,
         publishing=state.publishing if state.publishing in unsent else None,
     )
