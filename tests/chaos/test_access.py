@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.installation import Installation
+from tests.chaos.installation import BUCKET, EVENTS, Installation
 from tests.conftest import StartServer
 
 
@@ -37,6 +37,37 @@ async def test_rights_are_taken_away_for_a_while(start_server: StartServer, tmp_
         await asyncio.sleep(3.0)
         server.reload(users())
         await installation.led_to("inactive")
+        await installation.overload()
+        await installation.calm()
+        await installation.check()
+
+
+FOLLOWING = {
+    "create consumers, bucket": f"$JS.API.CONSUMER.CREATE.{BUCKET}.>",
+    "pull, bucket": f"$JS.API.CONSUMER.MSG.NEXT.{BUCKET}.*",
+    "create consumers, events": f"$JS.API.CONSUMER.CREATE.{EVENTS}.>",
+    "pull, events": f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.*",
+}
+
+
+@pytest.mark.parametrize("right", FOLLOWING.values(), ids=FOLLOWING)
+async def test_without_a_right_to_follow_a_replica_still_answers_what_the_others_store(
+    start_server: StartServer, tmp_path: Path, right: str
+) -> None:
+    server = await start_server(users())
+    async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
+        await (await installation.add("i0", login="all:all@")).sidecar.observing()
+        one = await installation.add("i1", login="bp:first@")
+        await one.sidecar.observing()
+        server.reload(users(permissions=f'publish: {{ deny: "{right}" }}'))
+        one.partition()  # it must follow anew, without the right
+        await asyncio.sleep(1.0)
+        one.heal()
+        for _ in range(2):
+            await installation.overload()
+            await installation.calm()
+        await installation.check()
+        server.reload(users())
         await installation.overload()
         await installation.calm()
         await installation.check()

@@ -41,6 +41,9 @@ DAY = 86_400_000
 """Milliseconds before now from which events are returned without `since`, and loaded into memory at the start."""
 FIRST_RETRY, LAST_RETRY = 0.1, 10.0
 """Seconds between two attempts to load them."""
+LOGGED_AT = 5
+"""The try that is logged as a warning if it fails."""
+HINT = "check that the events stream exists, and the rights to read it"
 FEWEST_LOADED = 1000
 """Events that an attempt loads at least; after one that fails half-way the next loads half as many."""
 STATUS_CHANGES = frozenset({EventType.ACTIVE.value, EventType.WARNING.value, EventType.RECOVERY.value})
@@ -74,13 +77,14 @@ class HistoryQueries:
     async def load_recent_events(self) -> None:
         """Load the events of the last day into memory; tries until it succeeds. Until then requests read the stream."""
         most = EVENTS
-        for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
+        for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
             older = EventCache(0)
             try:
                 since = _ms(self._clock.now().wall) - DAY
                 older.set_complete_since(await self._reader.recall(since, most, older.add))
             except Unavailable as error:
-                log.debug("history.unavailable", error=str(error))
+                report = log.warning if tries == LOGGED_AT else log.debug
+                report("history.unavailable", error=str(error), cost="events in windows are not counted", hint=HINT)
                 most = max(most // 2, FEWEST_LOADED) if len(older) else most
                 await self._clock.sleep(delay)
             else:

@@ -51,8 +51,12 @@ class Counted(Requests):
     def __init__(self, nc: Client) -> None:
         super().__init__(nc)
         self.asked: Counter[str] = Counter()
+        self.refused = ""
+        """Requests on subjects with this in them fail."""
 
     async def request(self, subject: str, *given: Any, **more: Any) -> Any:
+        if self.refused and self.refused in subject:
+            raise Unavailable(f"{subject}: no reply in time")
         self.asked[".".join(subject.split(".")[2:-1])] += 1
         return await super().request(subject, *given, **more)
 
@@ -201,6 +205,30 @@ async def test_recall_reads_the_newest_if_there_are_too_many(world: World) -> No
     since = await world.log.recall(T0, 12, taken.append)
     assert len(taken) == 12 and seqs([e for e in taken if e.subject == SUBJECT]) == [17, 18, 19, 20]
     assert since > T0
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["in batches", "one by one"])
+async def test_recall_does_without_consumers_where_they_are_refused(stored: RealWorld, direct: bool) -> None:
+    await stored.publish(*mixed(20))
+    taken: list[CachedEvent] = []
+    stored.requests.refused = "CONSUMER.CREATE."
+    for _ in range(event_reader.REFUSED_AFTER):
+        with pytest.raises(Unavailable):
+            await stored.log.recall(T0, 1000, taken.append)
+    if not direct:
+        stored.log.batches.read_single()
+    assert await stored.log.recall(T0, 1000, taken.append) == T0 and len(taken) == 60
+    stored.log._failed, taken = event_reader.REFUSED_AFTER, []
+    assert await stored.log.recall(T0, 12, taken.append) > T0
+    assert [e.seq for e in taken if e.subject == SUBJECT] == [17, 18, 19, 20] and len(taken) == 12
+    stored.requests.refused = ""
+    async with meanwhile(stored.log.follow(taken.append)):
+        await stored.publish(encoded_event(21))
+
+        async def followed() -> bool:
+            return [event.seq for event in taken[12:]] == [21]
+
+        await eventually(followed, "what is published after")
 
 
 async def test_recall_with_many_pulls_is_complete(stored: RealWorld) -> None:

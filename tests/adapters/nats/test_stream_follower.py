@@ -13,8 +13,9 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from structlog.testing import capture_logs
 
-from nats_backpressure.adapters.nats import stream_follower
+from nats_backpressure.adapters.nats import api, stream_follower
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.stream_follower import StreamFollower
 from nats_backpressure.core.model.samples import StreamLook
@@ -278,3 +279,92 @@ async def test_what_a_node_that_lags_behind_delivers_late_is_taken() -> None:
             return taken == [100]
 
         await eventually(took, "the late message")
+
+
+def users(denied: str = "") -> str:
+    return (
+        "accounts { A { jetstream: enabled, users: [ {user: admin, password: a}, "
+        f"{{user: sidecar, password: s, permissions: {{publish: {{deny: [{denied}]}}}}}} ] }} }}"
+    )
+
+
+MISSING = {
+    "create consumers": '"$JS.API.CONSUMER.CREATE.S.>"',
+    "pull": '"$JS.API.CONSUMER.MSG.NEXT.S.*"',
+    "create consumers and pull": '"$JS.API.CONSUMER.CREATE.S.>", "$JS.API.CONSUMER.MSG.NEXT.S.*"',
+    "delete consumers, which costs nothing": '"$JS.API.CONSUMER.DELETE.S.>"',
+}
+
+
+async def ignore(error: Exception) -> None:
+    """nats-py would print it."""
+
+
+@pytest.mark.parametrize(("missing", "denied"), MISSING.items(), ids=MISSING)
+async def test_without_a_right_what_the_list_shows_is_read_and_the_right_is_named_once(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, missing: str, denied: str
+) -> None:
+    monkeypatch.setattr(api, "TIMEOUT", 0.2)
+    monkeypatch.setattr(stream_follower, "LAST_RETRY", 0.1)
+    monkeypatch.setattr(stream_follower, "RARELY", 1.0)
+    server = await start_server(users(denied))
+    async with (
+        await nats.connect(server.url, user="admin", password="a") as admin,
+        await nats.connect(server.url, user="sidecar", password="s", error_cb=ignore) as sidecar,
+    ):
+        await admin.jetstream().add_stream(name="S", subjects=["s.>"])
+        followed, written = Followed(admin), 0
+        followed.client = sidecar
+        needed = not missing.startswith("delete")
+
+        async def warned() -> bool:
+            nonlocal written
+            written += 1
+            await followed.publish(f"{written}")
+            return not needed or any(line["log_level"] == "warning" for line in logged)
+
+        async def list_streams() -> None:
+            while True:
+                await followed.look()
+                await asyncio.sleep(0.05)
+
+        with capture_logs() as logged:
+            async with following(followed):
+                async with meanwhile(list_streams()):
+                    await eventually(warned, "the warning")
+                    await followed.publish("one", "two")
+                    expected = [*(str(n) for n in range(1, written + 1)), "one", "two"]
+                    await followed.took(*expected)
+                    server.reload(users())
+                    await followed.publish("three")
+                    await followed.took(*expected, "three")
+                await followed.publish("four")  # no list shows it
+                await followed.took(*expected, "three", "four")
+        warnings = [line for line in logged if line["log_level"] == "warning"]
+        assert len(warnings) == needed and all(
+            "CONSUMER.CREATE.S.>" in line["hint"] and "CONSUMER.MSG.NEXT.S.*" in line["hint"] for line in warnings
+        )
+
+
+async def test_without_rights_another_stream_is_read_from_its_beginning(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "TIMEOUT", 0.2)
+    monkeypatch.setattr(stream_follower, "LAST_RETRY", 0.1)
+    server = await start_server(users(MISSING["create consumers and pull"]))
+    async with (
+        await nats.connect(server.url, user="admin", password="a") as admin,
+        await nats.connect(server.url, user="sidecar", password="s", error_cb=ignore) as sidecar,
+    ):
+        await admin.jetstream().add_stream(name="S", subjects=["s.>"])
+        followed = Followed(admin)
+        followed.client = sidecar
+        async with following(followed):
+            await followed.publish("a")
+            await followed.look()
+            await followed.took("a")
+            await admin.jetstream().delete_stream("S")
+            await admin.jetstream().add_stream(name="S", subjects=["s.>"])
+            await followed.publish("b")
+            await followed.look()
+            await followed.took("a", "b")

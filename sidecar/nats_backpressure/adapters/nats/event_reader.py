@@ -28,6 +28,9 @@ RECALL_WITHIN, SILENCE = 30.0, 5.0
 """Seconds for the reading at the start, and in it without a message."""
 PULL = 500
 """Messages per pull in the reading at the start, so that a large stream is no flood."""
+REFUSED_AFTER, MOST_WITHOUT = 3, 10_000
+"""Failed readings at the start after which one without a consumer is tried, as a right to use one may be missing; and
+how many events that one reads."""
 
 
 class JetStreamEventReader:
@@ -52,6 +55,8 @@ class JetStreamEventReader:
             js, client, clock, self._stream, self._pattern, self._follow_one, self._position_in
         )
         self._take: Callable[[CachedEvent], object] = lambda event: None
+        self._failed = 0
+        """Readings at the start that failed, one after the other."""
 
     async def older(self, wanted: EventQuery) -> EventPage:
         info = await self._js.stream(self._stream)
@@ -66,11 +71,15 @@ class JetStreamEventReader:
         return EventPage(tuple(search.matches), whole=True)
 
     async def recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
+        read = self._recall if self._failed < REFUSED_AFTER else self._recall_without_consumer
+        self._failed += 1
         try:
             async with asyncio.timeout(RECALL_WITHIN):
-                return await self._recall(since, most, take)
+                since = await read(since, most, take)
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"reading {self._stream}: {error or 'it took too long'}") from error
+        self._failed = 0
+        return since
 
     async def _recall(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
         client, info = self._client(), await self._js.stream(self._stream)
@@ -96,6 +105,22 @@ class JetStreamEventReader:
                 take(event)
         self._follower.continue_from(info.created, reached, client)
         return since
+
+    async def _recall_without_consumer(self, since: int, most: int, take: Callable[[CachedEvent], object]) -> int:
+        client, info = self._client(), await self._js.stream(self._stream)
+        if info is None:
+            return since
+        last = info.state.last_seq
+        place = max(1, last + 1 - min(most, MOST_WITHOUT))
+        complete_since = since if place <= info.state.first_seq else 0
+        while place <= last and (messages := await self.batches.next(self._pattern, place, MANY)):
+            for event in filter(None, map(self._read, messages)):
+                complete_since = complete_since or event.at + SKEW
+                if event.at >= since - SKEW:
+                    take(event)
+            place = messages[-1].seq + 1
+        self._follower.continue_from(info.created, max(last, place - 1), client)
+        return complete_since or since
 
     def take_looks(self, looks: Sequence[StreamLook]) -> None:
         for look in looks:

@@ -2,6 +2,7 @@
 
 A consumer that ends by itself delivers it, on pulls that wait long: no request while nothing is stored, but one pull
 every EXPIRES seconds or BATCH messages. The list of streams, which is read anyway, shows whether something is missing.
+Where no consumer works (a right is missing), what the list shows is read by a request for each message.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.runtime.ports import Clock, Unavailable
-from nats_backpressure.runtime.tasks import Once, Slices, backoff, raise_if_cancelled
+from nats_backpressure.runtime.tasks import Slices, backoff, raise_if_cancelled
 
 log = structlog.get_logger()
 
@@ -37,8 +38,10 @@ INACTIVE = 120
 """Seconds after which the server removes a consumer that is no longer pulled from."""
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds before the next consumer, doubling with jitter; one that lived for LAST_RETRY resets them."""
-LOGGED_AT = 5
-"""The try at which a stream that cannot be followed is logged as a warning."""
+LOGGED_AT, RARELY = 5, 30.0
+"""The failed try at which it is logged as a warning, and seconds before the next one from then on."""
+SINGLY = 1000
+"""Messages at the end of another stream that are read by a request each."""
 OWN_LIMIT = 10_000
 """Own writes that may wait until what was stored before them has arrived; beyond, they are received as any other."""
 ENDED = frozenset({"404", "408"})
@@ -78,15 +81,22 @@ class StreamFollower:
         """What was accounted for when the last list of streams came: the next one shows no less."""
         self._target, self._target_at = 0, math.inf
         """A sequence that a list has shown, and the monotonic time by which it must be reached."""
+        self._shown: StreamLook | None = None
+        """The newest list's look at the stream."""
+        self._is_other = False
+        """Whether that shows another stream than the one followed so far, or an older one."""
         self._received: deque[Msg] = deque(maxlen=2 * BATCH)
         self._woken = asyncio.Event()
-        self._logged = Once()
 
     def continue_from(self, created: str, reached: int, client: Client) -> None:
         """Everything up to a sequence was read on this connection: follow from there."""
-        self.created, self.reached, self._seen, self._read_on = created, reached, reached, client
+        self._read_on = client
+        self._start_at(created, reached)
+
+    def _start_at(self, created: str, reached: int) -> None:
+        self.created, self.reached, self._seen = created, reached, reached
         self._own.clear()
-        self._listed = 0
+        self._listed, self._is_other = 0, False
 
     def wrote(self, seq: int) -> None:
         """We stored a message ourselves: it needs not be received."""
@@ -109,9 +119,11 @@ class StreamFollower:
         """A list of streams was read just now."""
         if not self.created:
             return
-        if look.created != self.created or look.last_seq < self._listed or self._is_reconnected():
+        self._shown = look
+        self._is_other |= look.created != self.created or look.last_seq < self._listed
+        if self._is_other or self._is_reconnected():
             self.read_again()
-        elif look.last_seq > self.reached and self._target_at == math.inf:
+        if look.last_seq > self.reached and self._target_at == math.inf:
             self._target, self._target_at = look.last_seq, self._clock.now().mono + BEHIND
             self._woken.set()
         self._listed = self.reached
@@ -124,22 +136,64 @@ class StreamFollower:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        delays, tries = backoff(self._clock, FIRST_RETRY, LAST_RETRY), 0
+        delays, failed = backoff(self._clock, FIRST_RETRY, LAST_RETRY), 0
         while True:
             raise_if_cancelled()
-            started, tries = self._clock.now().mono, tries + 1
+            started, error = self._clock.now().mono, await self._try_to_follow()
+            failed = 0 if error is None else failed + 1
+            if error is None and self._clock.now().mono - started >= LAST_RETRY:
+                delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
+            if failed:
+                self._report(error or "", log.warning if failed == LOGGED_AT else log.debug)
+            delay = RARELY if failed >= LOGGED_AT else next(delays)
+            await (self._read_singly(delay) if failed > 1 else self._clock.sleep(delay))
+
+    async def _try_to_follow(self) -> str | None:
+        """The life of one consumer; returns what is wrong if it delivered nothing."""
+        try:
+            await self._follow()
+        except (Unavailable, TimeoutError, nats.errors.Error) as error:
+            return str(error) or type(error).__name__
+        return None
+
+    def _report(self, error: str, report: Callable[..., object]) -> None:
+        api = f"{self._js.prefix}.CONSUMER"
+        report(
+            "stream.not_followed",
+            stream=self.stream,
+            error=error,
+            cost="what other replicas store is read by one request each, and late",
+            hint=f"if it stays so, allow it to publish {api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
+        )
+
+    async def _read_singly(self, seconds: float) -> None:
+        """For some seconds, read what the lists of streams show, without a consumer."""
+        ends_at = self._clock.now().mono + seconds
+        while (left := ends_at - self._clock.now().mono) > 0:
+            raise_if_cancelled()
+            self._woken.clear()
             try:
-                await self._follow()
-            except (Unavailable, TimeoutError, nats.errors.Error) as error:
-                report = log.warning if tries == LOGGED_AT else log.debug
-                hint = "what other replicas store is seen late; check the rights to create consumers and to pull"
-                report("stream.not_followed", stream=self.stream, error=str(error), hint=hint)
-            if self._clock.now().mono - started >= LAST_RETRY:
-                delays, tries = backoff(self._clock, FIRST_RETRY, LAST_RETRY), 0
-            await self._clock.sleep(next(delays))
+                if self._shown is not None:
+                    await self._read_up_to(self._shown)
+            except Unavailable as error:
+                log.debug("stream.unread", stream=self.stream, error=str(error))
+                await self._clock.sleep(min(left, LAST_RETRY))
+            else:
+                await self._clock.wait(self._woken, left)
+
+    async def _read_up_to(self, look: StreamLook) -> None:
+        if self._is_other:
+            self._start_at(look.created, max(0, look.last_seq - SINGLY))
+        while self.reached < look.last_seq:
+            message = await self._js.next(self.stream, self._pattern, self._seen + 1)
+            if message is None:
+                self.reached = max(self.reached, look.last_seq)  # the others are gone
+            elif not self._account(message.seq):
+                self._take(message)
+        self._target_at = math.inf
 
     async def _follow(self) -> None:
-        """The life of one consumer; returns when another one is needed."""
+        """The life of one consumer; returns when another one is needed. Raises Unavailable where it did not work."""
         client, info = self._client(), await self._js.stream(self.stream)
         if info is None:
             raise Unavailable(f"there is no stream {self.stream}")
@@ -181,12 +235,17 @@ class StreamFollower:
             while self._received:
                 raw = self._received.popleft()
                 if raw.subject == pulls.inbox:  # nothing that is stored: the server says how it goes on
-                    return (raw.headers or {}).get("Status") in ENDED
+                    pulls.works = (raw.headers or {}).get("Status") in ENDED
+                    return pulls.works
                 if not self._arrived(raw, pulls):
                     return False
                 left -= 1
                 await slices.pause()
-            if self._read_on is not pulls.client or self._is_late(ends_at):
+            if self._read_on is not pulls.client:
+                return False
+            if self._is_late(ends_at):
+                if not pulls.works:
+                    raise Unavailable("nothing is delivered, not even the end of a pull")
                 return False
         return True
 
@@ -195,16 +254,19 @@ class StreamFollower:
         about, pulls.count = raw.metadata, pulls.count + 1
         if about.sequence.consumer != pulls.count:
             return False
-        seq = about.sequence.stream
-        if seq > self._seen:
-            own, self._seen = seq in self._own, seq
-            self.reached = max(self.reached, seq)
-            self._own = {one for one in self._own if one > seq}
-            if not own:
-                self._take(Message(raw.subject, seq, raw.data, dict(raw.headers or {}), about.timestamp.timestamp()))
+        pulls.works, seq = True, about.sequence.stream
+        if seq > self._seen and not self._account(seq):
+            self._take(Message(raw.subject, seq, raw.data, dict(raw.headers or {}), about.timestamp.timestamp()))
         if not about.num_pending:
             self.reached = max(self.reached, pulls.last)
         return True
+
+    def _account(self, seq: int) -> bool:
+        """Everything up to a sequence is here; returns whether we stored the message there ourselves."""
+        own, self._seen = seq in self._own, seq
+        self.reached = max(self.reached, seq)
+        self._own = {one for one in self._own if one > seq}
+        return own
 
     def _is_late(self, ends_at: float) -> bool:
         """Whether something should have arrived."""
@@ -221,6 +283,8 @@ class _Pulls:
         self.client, self.inbox, self.last = client, inbox, last
         self.count = 0
         """Messages it has delivered."""
+        self.works = False
+        """Whether it delivered something, or a pull was ended in time."""
         self._subject, self._payload = subject, msgspec.json.encode({"batch": BATCH, "expires": int(EXPIRES * 1e9)})
 
     async def ask(self) -> None:
