@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.admission.pull_grants import UNKNOWN_FOR, Share
+from nats_backpressure.core.admission.grant_shares import UNKNOWN_FOR, AskedReplicas, Share
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
@@ -98,13 +98,13 @@ async def test_24_askers_of_100_at_three_replicas_in_one_moment_get_500_in_any_s
 
 
 @given(
-    replicas=st.integers(2, 5),
-    mark=st.sampled_from([2, 7, 500]),
+    replicas=st.integers(2, 8),
+    mark=st.sampled_from([2, 4, 7, 10, 500]),
     delay=st.sampled_from([(0.0, 0.0), (0.0, 0.015), (0.015, 0.015)]),
     asks=st.lists(
         st.tuples(
-            st.sampled_from([0.0, 0.001, 0.007, 0.016, 0.03, 0.2]),
-            st.integers(0, 4),
+            st.sampled_from([0.0, 0.001, 0.007, 0.016, 0.03, 0.05, 0.2, 0.85, 0.95]),
+            st.integers(0, 7),
             st.sampled_from([1, 3, 100, 1000]),
         ),
         max_size=80,
@@ -123,9 +123,9 @@ async def test_in_any_second_no_more_than_the_room_is_granted(
 
 async def test_what_another_granted_is_free_again_once_it_is_delivered_and_acknowledged() -> None:
     async with running(2, mark=100) as world:
-        assert world.ask(0, "a", 100) == 50
+        assert world.ask(0, "a", 100) == 49, "two are for those that are known to be asked"
         await world.clock.run(0.05)
-        assert [world.ask(0, "a", 100), world.ask(1, "b", 100)] == [25, 25]
+        assert [world.ask(0, "a", 100), world.ask(1, "b", 100)] == [26, 25]
         world.delivered, world.inflight = 100, 0
         await world.clock.run(2 * EVERY)
         assert world.ask(1, "b", 100) + world.ask(0, "a", 100) == 100
@@ -139,7 +139,7 @@ async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_gr
         await world.clock.run(1.95)
         assert world.ask(0, "a", 100) == 100
         await world.clock.run(2 * EVERY)
-        assert world.ask(1, "b", 1000) == 200, "half of what a's 100 leave: nothing of them was delivered"
+        assert world.ask(1, "b", 1000) == 199, "half of what a's 100 leave: nothing of them was delivered"
 
 
 async def test_alone_nothing_is_sent_and_the_whole_room_is_granted() -> None:
@@ -169,17 +169,72 @@ async def test_what_cannot_be_read_and_what_is_no_member_counts_nothing() -> Non
     async with running(2) as world:
         stranger = world.bus.channel("z")
         grant = {"stream": "S", "consumer": "c", "n": 500, "asker": "a"}
-        wrong = [{"schema": 2}, {"id": "id-1"}, {"grants": [grant | {"n": 0}]}, {"grants": [grant | {"consumer": "x"}]}]
+        wrong = [
+            {"schema": 2},
+            {"id": "id-1"},
+            {"grants": [grant | {"n": -1}]},
+            {"grants": [grant | {"consumer": "x"}]},
+        ]
         for fields in wrong:
             stranger.publish(GRANTS, msgspec.json.encode({"schema": 1, "id": "z", "grants": [grant]} | fields))
         await world.clock.run(0.1)
-        assert world.ask(1, "a", 1000) == 250
+        assert world.ask(1, "a", 1000) == 249
         assert world.counts.all == [("replica_message_unread",)] * 4, "two messages at two replicas"
         assert KEY in world.pulls[0]._trackers, "the message in the name of another replica counted there"
         assert ConsumerKey("S", "x") not in world.pulls[0]._trackers
 
 
-@given(st.integers(0, 2000), st.integers(1, 20))
-def test_all_shares_together_are_the_room(room: int, replicas: int) -> None:
-    shares = [Share(replicas, rank).of(room) for rank in range(replicas)]
-    assert sum(shares) == room and max(shares) - min(shares) <= 1
+@pytest.mark.parametrize("rank", range(3))
+@pytest.mark.parametrize(("mark", "replicas"), [(1, 3), (3, 3), (5, 8), (10, 8)])
+async def test_all_requests_at_one_replica_fill_the_room(mark: int, replicas: int, rank: int) -> None:
+    """However small it is, whichever replica they come to, and although some is in flight already."""
+    async with running(replicas, mark + 1, inflight=1) as world:
+        granted, first_at = 0, world.clock.now().mono
+        while granted < mark and world.clock.now().mono < first_at + 0.5:
+            granted += world.ask(rank, "a", mark)
+            await world.clock.run(0.05)
+        assert granted == mark
+
+
+async def test_a_claim_is_sent_rarely_and_only_where_a_share_is_missing() -> None:
+    async with running(3, mark=3, inflight=1) as world:
+        world.bus.record = True
+        assert world.ask(0, "a", 5) == 0
+        await world.clock.run(0.01)
+        assert [world.ask(0, "b", 5), world.ask(0, "c", 5)] == [0, 0], "others may not know of the claim yet"
+        await world.clock.run(0.05)
+        assert world.ask(0, "a", 5) + world.ask(0, "b", 5) + world.ask(0, "c", 5) == 2
+        await world.clock.run(0.05)
+        world.ask(0, "a", 5)
+        await world.clock.run(0.05)
+        sent = [msgspec.json.decode(payload)["grants"] for _, topic, payload in world.bus.sent if topic == GRANTS]
+        assert [[grant["n"] for grant in grants] for grants in sent] == [[0], [1, 1]]
+
+
+@given(
+    rooms=st.lists(st.integers(0, 200), min_size=2, max_size=2).map(sorted),
+    replicas=st.integers(1, 9),
+    asked=st.sets(st.integers(0, 8)),
+)
+def test_all_shares_together_are_the_room_and_each_only_grows_with_it(
+    rooms: list[int], replicas: int, asked: set[int]
+) -> None:
+    less, more = ([_shares(replicas, asked, room)[rank] for rank in range(replicas)] for room in rooms)
+    asked = {one for one in asked if one < replicas}
+    for room, shares in zip(rooms, (less, more), strict=True):
+        assert sum(shares) == (room if asked or replicas == 1 else room - min(room, replicas))
+    assert all(a <= b for a, b in zip(less, more, strict=True))
+
+
+def _shares(replicas: int, asked: set[int], room: int) -> list[int]:
+    """The share of each replica while all know which of them are asked."""
+    shares = []
+    for rank in range(replicas):
+        known = AskedReplicas()
+        for other in sorted(asked - {rank}):
+            if other < replicas:
+                known.add_other(f"id-{other}", 10.0)
+        if rank in asked:
+            known.add_own(10.0)
+        shares.append(known.share_of(Share(replicas, rank, f"id-{rank}"), room, 10.0 + 2 * UNKNOWN_FOR))
+    return shares

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker, Share
+from nats_backpressure.core.admission.grant_shares import Share
+from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
 from nats_backpressure.core.model.member import Member
 
 

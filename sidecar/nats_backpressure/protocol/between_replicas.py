@@ -39,11 +39,11 @@ class Presence(Struct, frozen=True, omit_defaults=True):
 
 
 class SharedGrant(Struct, frozen=True):
-    """One grant: `asker` may pull `n` messages of a consumer."""
+    """One grant: `asker` may pull `n` messages of a consumer. With 0, the replica is asked, and claims a share."""
 
     stream: Name
     consumer: Name
-    n: Annotated[int, Meta(ge=1, le=10_000)]
+    n: Annotated[int, Meta(ge=0, le=10_000)]
     asker: Annotated[str, Meta(max_length=256)] = ""
 
 

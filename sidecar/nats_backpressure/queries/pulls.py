@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from nats_backpressure.core.admission.pull_grants import ALONE, Grant, GrantTracker, Share
+from nats_backpressure.core.admission.grant_shares import ALONE, Share
+from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
@@ -64,7 +65,8 @@ def pull_action(n: int, asked: int) -> Action:
 
 class PullGrants:
     """The grants of every consumer that was asked for. `random` is that of the Clock. `share` returns our share of the
-    room of a consumer, by its name; `on_grant` is called with what is granted: consumer, messages, requester."""
+    room of a consumer, by its name; `on_grant` is called with what is granted: consumer, messages (0 is a claim: some
+    may be granted once the other replicas know that this one is asked), requester."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
@@ -81,15 +83,17 @@ class PullGrants:
             would = pull_action(self._grant(pull.observed, pull.asked, requester, now).n, pull.asked)
         return Granted(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0, would)
 
-    def add_foreign(self, key: ConsumerKey, n: int, requester: str, reading: Reading, now: float) -> None:
+    def add_foreign(self, replica: str, key: ConsumerKey, n: int, requester: str, reading: Reading, now: float) -> None:
         """Count what another replica granted; `reading` is the newest one of the consumer."""
-        self._tracker(key).add_foreign(n, requester, reading, now)
+        self._tracker(key).add_foreign(replica, n, requester, reading, now)
 
     def _grant(self, members: tuple[Member, ...], asked: int, requester: str, now: float) -> Grant:
         smallest, trackers = Grant(asked, 0.0), {}
         for member in members:
             tracker = trackers[member.key] = self._tracker(member.key)
             one = tracker.offer(member, asked, requester, now, self.share(member.key.consumer), self._random())
+            if one.claim and tracker.claim(now):
+                self.on_grant(member.key, 0, requester)
             if one.n < smallest.n or (one.n == smallest.n and one.wait > smallest.wait):
                 smallest = one
         if smallest.n > 0:

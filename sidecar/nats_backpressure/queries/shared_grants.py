@@ -60,4 +60,4 @@ class SharedGrants:
         for grant in message.grants:
             key = ConsumerKey(grant.stream, grant.consumer)
             if (reading := self._reading_of(key)) is not None:
-                self._pulls.add_foreign(key, grant.n, grant.asker, reading, now)
+                self._pulls.add_foreign(message.id, key, grant.n, grant.asker, reading, now)

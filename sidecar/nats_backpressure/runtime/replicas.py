@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from nats_backpressure.core.admission.pull_grants import ALONE, Share
+from nats_backpressure.core.admission.grant_shares import ALONE, Share
 from nats_backpressure.protocol.between_replicas import PRESENCE, SCHEMA, Presence, read
 from nats_backpressure.runtime.ports import Clock, ReplicaChannel, ServiceCounts
 from nats_backpressure.runtime.tasks import Bounded
@@ -119,7 +119,7 @@ class Replicas:
         if not self.others:
             return ALONE
         count = self._share.replicas
-        return Share(count, (self._share.rank + crc32(consumer.encode())) % count)
+        return Share(count, (self._share.rank + crc32(consumer.encode())) % count, self.id)
 
     def marks(self) -> frozenset[str] | None:
         """The marks of the policies of the others that can write; None while it is too early to know."""

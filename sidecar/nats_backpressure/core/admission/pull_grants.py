@@ -10,6 +10,7 @@ from collections import deque
 
 from msgspec import Struct
 
+from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 
@@ -33,25 +34,6 @@ REVIVING_WAIT = 0.2
 """Seconds until the next request while messages of dead workers are redelivered."""
 
 
-UNKNOWN_FOR = 0.03
-"""Seconds within which a replica grants no more than its share of the room, whatever it granted in them: twice as long
-as it takes until each knows what the others granted."""
-
-
-class Share(Struct, frozen=True):
-    """What one of several replicas may grant of the same room at the same moment: all shares together are the room."""
-
-    replicas: int
-    rank: int
-    """From 0: of a room that cannot be divided, the first ones get one more."""
-
-    def of(self, room: int) -> int:
-        return room // self.replicas + (self.rank < room % self.replicas)
-
-
-ALONE = Share(1, 0)
-
-
 class Grant(Struct, frozen=True):
     """The answer to one pull request."""
 
@@ -59,6 +41,8 @@ class Grant(Struct, frozen=True):
     """Messages that may be pulled."""
     wait: float
     """Seconds until the next request; 0 when n > 0."""
+    claim: bool = False
+    """Whether more may be granted once the other replicas know that this one is asked."""
 
 
 class GrantTracker:
@@ -66,7 +50,7 @@ class GrantTracker:
 
     def __init__(self) -> None:
         self._grants = _OpenGrants()
-        self._own = _OwnGrants()
+        self._own, self._asked = OwnGrants(), AskedReplicas()
         self._requesters = _RecentRequesters()
         self._revival = _StallRecovery()
 
@@ -84,10 +68,11 @@ class GrantTracker:
         alone = self._requesters.alone(requester, now)
         if room > 0:
             self._revival.end(reading)
-            n = min(room if alone else math.ceil(room / 2), self._own.left_of(share, room, now))
+            own = self._own.sum(now)
+            n = min(room if alone else math.ceil(room / 2), self._asked.share_of(share, room + own, now) - own)
             if n <= 0 and reading.inflight == 0 and granted == 0:
                 n = 1
-            return Grant(min(asked, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter))
+            return Grant(min(asked, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)
         wait = _wait(reading, room, jitter)
         n = self._revival.n(reading, granted, wait, now)
         if n > 0:
@@ -97,13 +82,23 @@ class GrantTracker:
     def add(self, n: int, requester: str, now: float) -> None:
         """Count `n` messages that we granted, at least one."""
         self._own.add(n, now)
+        self._asked.add_own(now)
         self._count(n, requester, now)
 
-    def add_foreign(self, n: int, requester: str, reading: Reading, now: float) -> None:
-        """Count `n` messages that another replica granted; `reading` is the newest one."""
+    def claim(self, now: float) -> bool:
+        """We are asked, and grant nothing for want of a share; returns whether the others are to learn that now."""
+        if not self._asked.claim_due(now):
+            return False
+        self._asked.add_own(now)
+        return True
+
+    def add_foreign(self, replica: str, n: int, requester: str, reading: Reading, now: float) -> None:
+        """Count `n` messages that another replica granted, or that it claims (0); `reading` is the newest one."""
         self._grants.outstanding(reading, now)  # what was delivered until then belongs to earlier grants
         self._requesters.alone(requester, now)
-        self._count(n, requester, now)
+        self._asked.add_other(replica, now)
+        if n > 0:
+            self._count(n, requester, now)
 
     def _count(self, n: int, requester: str, now: float) -> None:
         self._revival.record_grant(now)
@@ -225,29 +220,6 @@ class _OpenGrants:
                     left[place] -= taken
                     n -= taken
         return sum(n for n, grant in zip(left, ending, strict=True) if grant.ends > at)
-
-
-class _OwnGrants:
-    """What this replica granted so lately that others may not know it."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[float, int]] = deque()
-        """(time, messages) of the last UNKNOWN_FOR seconds."""
-        self._sum = 0
-
-    def add(self, n: int, now: float) -> None:
-        self._forget(now)
-        self._recent.append((now, n))
-        self._sum += n
-
-    def left_of(self, share: Share, room: int, now: float) -> int:
-        """How much of our share of the room is left; the room is what our grants have left of it already."""
-        self._forget(now)
-        return share.of(room + self._sum) - self._sum
-
-    def _forget(self, now: float) -> None:
-        while self._recent and self._recent[0][0] <= now - UNKNOWN_FOR:
-            self._sum -= self._recent.popleft()[1]
 
 
 class _RecentRequesters:
