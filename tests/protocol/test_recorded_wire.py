@@ -1,10 +1,12 @@
 """What replicas of schema 1 store and send, as it was recorded: every later build of schema 1 must go on reading it.
 
-The files are bytes of a real run (an overload, two replicas). Do not change them; add a file for what is new.
+The files are bytes of a real run (an overload, two replicas); only the chunks in `readings.json` were encoded by
+themselves, to be short. Do not change them; add a file for what is new.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from nats_backpressure.protocol.between_replicas import Grants, Presence, Shared
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Heartbeat, State
 from nats_backpressure.protocol.values import Action, ConsumerKey, EventType, Status
+from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
+from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
+from tests.fakes.clock import FakeClock, settled
+from tests.support.background import meanwhile
 
 RECORDED = Path(__file__).parent / "recorded_wire"
 SUBJECT = "beamline.router.v1.decide"
@@ -94,3 +100,65 @@ def test_grants_are_read() -> None:
     later = [one | {"added": 1} for one in msgspec.json.decode(recorded("grants.json"))["grants"]]
     assert read(changed("grants.json", grants=later, added=2), Grants) == grants
     assert read(changed("grants.json", schema=2), Grants) is None
+
+
+def as_recorded(chunk: str) -> bytes:
+    return chunk.encode()
+
+
+def as_of_a_later_build(chunk: str) -> bytes:
+    """With fields and a kind of lines that today's build does not know, where a chunk has whole lines."""
+    header, *lines = chunk.split("\n")
+    header = msgspec.json.encode(msgspec.json.decode(header) | {"added": {"later": 1}}).decode()
+    if '"more":true' in header or '"part"' in header:
+        return "\n".join((header, *lines)).encode()
+    changed_lines = [msgspec.json.encode(msgspec.json.decode(line) | {"added": 1}).decode() for line in lines if line]
+    return "\n".join((header, '{"t":"later","n":[1]}', *changed_lines, '{"t":"later"}', "")).encode()
+
+
+async def received(which: str, change: Callable[[str], bytes]) -> list[Any]:
+    """What a replica of today's build receives of recorded readings."""
+    shown: list[Any] = []
+    receiver = BroadcastReceiver(FakeClock(), "me", lambda received: shown.append(received.shown), pytest.fail)
+    chunks = msgspec.json.decode(recorded("readings.json"))[which]
+    async with meanwhile(receiver.run()):
+        hello = '{"t":"broadcast","version":1,"sender":"%s","sent":0.5,"n":0,"rests":0}\n{"t":"list"}\n'
+        sender = msgspec.json.decode(chunks[0].split("\n")[0])["sender"]
+        receiver.receive("reading.=streams" if which != "streams" else "reading.S", (hello % sender).encode())
+        for chunk in chunks:
+            receiver.receive("reading.=streams" if which == "streams" else "reading.S", change(chunk))
+            await settled()
+    return shown
+
+
+BUILDS = pytest.mark.parametrize("change", [as_recorded, as_of_a_later_build])
+
+
+@BUILDS
+async def test_readings_of_a_stream_are_read(change: Callable[[str], bytes]) -> None:
+    readings: list[ConsumersReading] = await received("stream", change)
+    assert len(readings) == 17 and all(reading.complete for reading in readings)
+    assert readings[0].look.subjects == ("beamline.router.v1.>",)
+    assert [sample.pending for sample in readings[0].samples] == [32, 48, 48]
+    assert [sample.pending for sample in readings[14].samples] == [41, 62], "one was deleted"
+    assert readings[16].samples[0].key == ConsumerKey("ROUTER", "router-0")
+    assert readings[16].samples[0].config.max_ack_pending == 1000
+
+
+@BUILDS
+async def test_lists_of_streams_are_read(change: Callable[[str], bytes]) -> None:
+    lists: list[StreamsReading] = await received("streams", change)
+    names = {"KV_backpressure_policy", "KV_backpressure_state", "BACKPRESSURE_EVENTS", "ROUTER", "OTHER"}
+    assert {look.name for look in lists[0].looks} == names and lists[0].complete
+    assert [(each.partial, each.complete) for each in lists[1:]] == [(True, False), *[(False, True)] * 3]
+    assert [look.last_seq for each in lists[1:] for look in each.looks if look.name == "ROUTER"] == [9, 10, 11, 12]
+
+
+@BUILDS
+async def test_chunks_a_consumer_read_alone_and_a_reading_of_a_part_are_read(change: Callable[[str], bytes]) -> None:
+    whole, alone, part = await received("chunks", change)
+    assert (whole.missing, whole.malformed, whole.complete) == (("gone-1", "gone-2"), ("bad",), False)
+    assert [sample.config.filters for sample in whole.samples] == [("a.b", "a.c")] * 3
+    assert whole.look.retention.policy == "workqueue"
+    assert (alone.pending, alone.inflight, alone.since_ack, alone.paused) == (9, 2, 0.5, True)
+    assert part.partial and part.missing == ("c0",) and [sample.pending for sample in part.samples] == [7]
