@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Publish, Settings
-from nats_backpressure.core.reading.sharing import ALL_STREAMS
+from nats_backpressure.core.reading.sharing import ALL_STREAMS, LISTS, LOOKS
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol import messages
@@ -38,7 +38,7 @@ class World:
         self.bus = FakeBus(self.clock)
         self.replicas = Replicas(self.bus.channel("a"), self.clock, "pod-a", "a", self.counts)
         self.shared = SharedReading(self.clock, "a", 0.6)
-        self.shared.start(ALL_STREAMS)
+        self.shared.start(ALL_STREAMS, LOOKS, LISTS, 0.1)
         self.heartbeat = Heartbeat(
             self.store,
             self.clock,
@@ -61,7 +61,7 @@ class World:
         )
 
     def stop_reading(self) -> None:
-        self.shared.end(ALL_STREAMS, failed=True)
+        self.shared.end(ALL_STREAMS, LISTS, failed=True)
 
 
 async def test_they_come_at_their_interval() -> None:
@@ -93,7 +93,7 @@ async def test_one_that_reads_no_streams_writes_after_two_intervals_of_silence()
         assert world.store.beats == []
         await world.clock.run(APART * EVERY + 0.2)
         assert world.store.beats == [b"heartbeat"]
-        world.shared.end(ALL_STREAMS, failed=False)
+        world.shared.end(ALL_STREAMS, LISTS, failed=False)
         await world.clock.run(10 * EVERY)
         assert len(world.store.beats) == 11, "it is the reader now"
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.core.reading.budget import Level
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.protocol.subjects import BadTail, decode, encode
 from nats_backpressure.recording.format import (
@@ -59,6 +60,9 @@ class BroadcastLine(Struct, frozen=True, tag_field="t", tag="broadcast", omit_de
     writes: bool = True
     """Whether the sender's writes and publishes succeed."""
     settled: bool = True
+    level: Level = Level.HOT
+    every: Seconds = 0.0
+    whole: bool = True
     """See `core.reading.sharing.Position`."""
     asked: Seconds = 0.0
     """When the reading was asked for."""

@@ -50,6 +50,9 @@ class MessageNumbers:
             self._rests,
             writes=position.writes,
             settled=position.settled,
+            level=position.level,
+            every=position.every,
+            whole=position.whole,
             asked=asked.at,
             answered=answered,
         )

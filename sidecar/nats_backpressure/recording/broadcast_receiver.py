@@ -146,7 +146,8 @@ class BroadcastReceiver:
         except UnreadableMessage:
             self._count("reading_unusable")
             return
-        position = Position(header.writes, header.settled, share_of(source.stream, header.sender))
+        share = share_of(source.stream, header.sender)
+        position = Position(header.writes, header.settled, share, header.level, header.every, header.whole)
         if complete and source.usable and self._wants(source.stream, position):
             source.steps = self._pass_on(source, header, position)
 

@@ -59,4 +59,5 @@ class BroadcastingObserver:
 
     def _send(self, stream: str, shown: ConsumersReading | StreamsReading | Sample, asked: Asked) -> None:
         if self._are_wanted():
-            self._send_reading(stream, Unsent(shown, asked, self._shared.position(stream), self._clock.now()))
+            position = self._shared.position(stream, partial=isinstance(shown, Sample) or shown.partial)
+            self._send_reading(stream, Unsent(shown, asked, position, self._clock.now()))

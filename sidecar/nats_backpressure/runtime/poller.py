@@ -17,7 +17,7 @@ import structlog
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level, RequestBudget
-from nats_backpressure.core.reading.due import Due, at_level, not_before
+from nats_backpressure.core.reading.due import NEVER, Due, at_level, not_before, order
 from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Load, load_of
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
@@ -284,26 +284,26 @@ class Poller:
         """Put the next reading of a stream into the queue."""
         if self.polls.get(poll.name) is not poll:
             return
-        listing = poll.listing_since < math.inf
-        due = poll.plan.due(self.load, listing)
-        if listing and not poll.plan.slow:
-            due = not_before(due, poll.listing_since + SLOW_LIST)
-        if poll.reading:
-            due = not_before(due, math.inf)
-        poll.planned = due
-        if due.at < math.inf:
-            interval = poll.plan.interval(due.level, self.load)
-            due = not_before(due, self.shared.starts_at(poll.name, due.at, interval, poll.plan.took))
-        poll.due = due
+        plan, listing = poll.plan, poll.listing_since < math.inf
+        dues = [] if poll.reading else plan.dues(self.load, listing)
+        if listing and not plan.slow:
+            dues = [not_before(due, poll.listing_since + SLOW_LIST) for due in dues]
+        poll.planned = min(dues, key=order, default=NEVER)
+        poll.due = min((not_before(due, self._starts_at(poll, due)) for due in dues), key=order, default=NEVER)
         poll.stream.interval = poll.plan.proof_interval(self.load)
         poll.stream.next = min(poll.planned.at, self.looks.next())
         self._late.pop(poll.name, None)
-        heapq.heappush(self._queue, (due.at, next(self._order), poll, due))
+        heapq.heappush(self._queue, (poll.due.at, next(self._order), poll, poll.due))
         if len(self._queue) > 1000 + 4 * len(self.polls):
             self._queue = [(one.due.at, next(self._order), one, one.due) for one in self.polls.values()]
             heapq.heapify(self._queue)
-        if due.at < self._sleeps_until:
+        if poll.due.at < self._sleeps_until:
             self._wake.set()
+
+    def _starts_at(self, poll: StreamPoll, due: Due) -> float:
+        """When this replica starts a reading, unless it receives one before."""
+        interval = poll.plan.interval(due.level, self.load)
+        return self.shared.starts_at(poll.name, due.level, due.at, interval, poll.plan.took(due.level))
 
     def _collect_late(self, now: float) -> None:
         while self._queue and self._queue[0][0] <= now:
@@ -343,9 +343,11 @@ class Poller:
 
     def _start(self, poll: StreamPoll, due: Due, now: float, tasks: asyncio.TaskGroup) -> None:
         plan, listing = poll.plan, poll.listing_since < math.inf
-        n = plan.singles(due.level) or (min(SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
+        n = 0 if plan.retry else plan.singles(due.level)
+        n = n or (min(SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
         names = plan.names(due.level, n) if n else ()
-        self.shared.start(poll.name)
+        every = plan.interval(due.level, self.load) * self.load.stretch
+        self.shared.start(poll.name, due.level, due.level if names else Level.ALL, every)
         plan.start(due if names else at_level(due, Level.ALL), now, self.load)
         if names:
             poll.reading = True

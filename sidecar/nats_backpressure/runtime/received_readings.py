@@ -33,11 +33,14 @@ class ReceivedReadings:
         """Another replica read a stream; returns whether that is taken in."""
         if (tasks := self._readings.tasks) is None or len(poll.received) >= MOST_RECEIVED:
             return False
-        keys, took = _shown_keys(received)
-        covers = poll.planned.at > received.asked_at or poll.planned.level in poll.plan.covered(keys)
-        if not self._shared.receive(received, covers=covers):
+        shown = received.shown
+        if isinstance(shown, ConsumersReading):
+            keys = _shown_keys(received.stream, shown)
+            if not self._shared.receive(received, poll.plan.covered(keys)):
+                return False
+            poll.plan.receive(keys, received.asked_at, shown.took)
+        elif not self._shared.receive(received, ()):
             return False
-        poll.plan.receive(keys, received.asked_at, took)
         poll.received.append(received)
         if poll.taking is None or poll.taking.done():
             poll.taking = tasks.create_task(self._take_all(poll), name=f"take in readings of {poll.name}")
@@ -65,12 +68,9 @@ class ReceivedReadings:
             await self._readings.take_list(poll, reading, base, received.asked_at)
 
 
-def _shown_keys(received: Received) -> tuple[frozenset[ConsumerKey] | None, float]:
-    """The consumers that a reading shows, or None for all there are; and the seconds that it took."""
-    shown = received.shown
-    if isinstance(shown, ConsumersReading):
-        if not shown.partial:
-            return None, shown.took
-        missing = (ConsumerKey(received.stream, name) for name in shown.missing)
-        return frozenset((*(sample.key for sample in shown.samples), *missing)), shown.took
-    return frozenset((shown.key,) if isinstance(shown, Sample) else ()), 0.0
+def _shown_keys(stream: str, shown: ConsumersReading) -> frozenset[ConsumerKey] | None:
+    """The consumers that a reading shows, or None for all there are."""
+    if not shown.partial:
+        return None
+    missing = (ConsumerKey(stream, name) for name in shown.missing)
+    return frozenset((*(sample.key for sample in shown.samples), *missing))

@@ -6,14 +6,15 @@ The rule is in `core.reading.sharing`. Without other replicas, or with `sharing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-
-from msgspec import Struct
+from collections.abc import Callable, Collection
 
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.reading.sharing import Position, Turn, share_of, silence
+from nats_backpressure.core.reading.budget import Level
+from nats_backpressure.core.reading.sharing import Position, share_of
+from nats_backpressure.core.reading.turns import Turns
 from nats_backpressure.runtime.observations import Received
 from nats_backpressure.runtime.ports import TimeSource
+from nats_backpressure.runtime.tasks import Bounded
 
 GAP = 1.5
 """Seconds without a sign of life of our own loop after which it did not run (suspended, blocked): what then waits to be
@@ -22,16 +23,8 @@ UNPROVED = 10.0
 """Seconds without a completed round trip after which a connection may be half open."""
 
 
-class _Shared(Struct):
-    """One stream, or ALL_STREAMS."""
-
-    turn: Turn
-    silent_for: float
-    """The silence in force."""
-    sender: str = ""
-    """The process that the newest reading was received from."""
-    received_at: float = -math.inf
-    """When that one was received."""
+MOST_SENDERS = 256
+"""Other processes of which is known when they sent the newest reading; the one that sent least recently is dropped."""
 
 
 class SharedReading:
@@ -49,61 +42,57 @@ class SharedReading:
         """`replica`: a name of this process that no other has; `listening_time`: that of the ReplicaChannel."""
         self._clock, self._replica, self._least = clock, replica, least_silence
         self._writes, self._listening_time = writes, listening_time
-        self._streams: dict[str, _Shared] = {}
+        self._streams: dict[str, Turns] = {}
+        self._newest_from: Bounded[str, float] = Bounded(MOST_SENDERS)
+        """When the newest reading was received from each other process."""
         self._alive_at = self._gap_at = clock.now().mono
         self.look_of: Callable[[str], StreamLook | None] = lambda stream: None
         """The newest look at a stream."""
         self.on_silent: Callable[[str], None] = lambda sender: None
         """Called with the process that this replica replaced, if nothing else was received from it lately either."""
 
-    def starts_at(self, stream: str, due_at: float, interval: float, took: float) -> float:
+    def starts_at(self, stream: str, level: Level, due_at: float, interval: float, took: float) -> float:
         """When an own reading that is due at `due_at` starts. `interval`: the one in force; `took`: seconds that the
-        last reading took."""
-        shared = self._of(stream)
-        shared.silent_for = silence(self._least, interval, took, shared.turn.share)
-        return shared.turn.starts_at(due_at, shared.silent_for)
+        last such reading took."""
+        return self._of(stream).starts_at(level, due_at, interval, took)
 
-    def start(self, stream: str) -> None:
-        """An own reading starts. Who read the stream until now was silent too long: if that holds for all it reads, its
-        other streams do not wait as long once more."""
-        shared, now = self._of(stream), self._clock.now().mono
-        replaced = shared.sender if shared.turn.receives else ""
-        shared.turn.start(now)
-        if replaced and now - self._newest_of(replaced) >= shared.silent_for:
+    def start(self, stream: str, due: Level, highest: Level, every: float) -> None:
+        """An own reading starts that is due at one level and covers all up to `highest`; `every`: seconds between two
+        of its kind. Who read that until now was silent too long: if that holds for all it reads, its other streams do
+        not wait as long once more."""
+        turns, now = self._of(stream), self._clock.now().mono
+        replaced = turns.start(due, highest, every, now)
+        if replaced and now - self._newest_from.get(replaced, -math.inf) >= turns.silent_for(due):
             self.on_silent(replaced)
 
-    def _newest_of(self, sender: str) -> float:
-        return max(shared.received_at for shared in self._streams.values() if shared.sender == sender)
-
-    def end(self, stream: str, *, failed: bool) -> None:
+    def end(self, stream: str, highest: Level, *, failed: bool) -> None:
         """It was answered, or failed."""
-        self._of(stream).turn.end(failed=failed)
+        self._of(stream).end(highest, failed=failed)
 
-    def receive(self, received: Received, *, covers: bool) -> bool:
-        """Another replica read a stream; returns whether that is to be taken in. `covers`: whether it shows all that is
-        due; otherwise it makes nobody silent."""
-        shared, now = self._of(received.stream), self._clock.now().mono
-        if not covers:
-            return not shared.turn.reads
-        own, shared.sender, shared.received_at = self.position(received.stream), received.sender, now
-        return shared.turn.receive(received.position, own, received.sent_at, shared.silent_for, now)
+    def receive(self, received: Received, levels: Collection[Level]) -> bool:
+        """Another replica read a stream, and covers all that is due at these levels; returns whether that is to be
+        taken in."""
+        where, now = received.position, self._clock.now().mono
+        self._newest_from[received.sender] = now
+        self._newest_from.move_to_end(received.sender)
+        turns = self._of(received.stream)
+        return turns.receive(levels, received.sender, where, received.sent_at, self._writes(), now)
 
     def wants(self, stream: str, sender: Position) -> bool:
         """Whether a reading by one that stands there may replace an own one."""
-        return not self.reads(stream) or sender.is_before(self.position(stream))
+        return self._of(stream).wants(sender, self._writes(), self._clock.now().mono)
 
-    def position(self, stream: str) -> Position:
-        """Where this replica stands among those that may read the stream."""
-        shared = self._of(stream)
-        return shared.turn.position(self._writes(), shared.silent_for, self._clock.now().mono)
+    def position(self, stream: str, *, partial: bool = False) -> Position:
+        """Where this replica stands with its newest reading of the whole stream, or of a part."""
+        return self._of(stream).position(partial, self._writes(), self._clock.now().mono)
 
     def reads(self, stream: str) -> bool:
-        """Whether this replica reads the stream."""
-        return stream in self._streams and self._streams[stream].turn.reads
+        """Whether this replica reads the stream, or something of it."""
+        return stream in self._streams and self._streams[stream].reads
 
     def receives(self, stream: str) -> bool:
-        """Whether other replicas read the stream for this one."""
-        return stream in self._streams and self._streams[stream].turn.receives
+        """Whether other replicas read all of the stream for this one."""
+        return stream in self._streams and self._streams[stream].receives
 
     def forget(self, stream: str) -> None:
         """The stream is not followed any more."""
@@ -111,10 +100,8 @@ class SharedReading:
 
     def leave(self, sender: str) -> list[str]:
         """Another process reported that it stops; returns the streams that it read."""
-        streams = [name for name, shared in self._streams.items() if shared.sender == sender and not shared.turn.reads]
-        for name in streams:
-            self._streams[name].turn.forget_others(self._clock.now().mono)
-        return streams
+        now = self._clock.now().mono
+        return [name for name, turns in self._streams.items() if turns.forget(sender, now)]
 
     def pulse(self) -> None:
         """The loop runs; to be called more often than every GAP seconds."""
@@ -129,8 +116,8 @@ class SharedReading:
         self.pulse()
         return self._listening_time(max(self._gap_at, self._alive_at - UNPROVED)) > 0
 
-    def _of(self, stream: str) -> _Shared:
-        if (shared := self._streams.get(stream)) is None:
-            turn = Turn(share_of(stream, self._replica), self._clock.now().mono)
-            shared = self._streams[stream] = _Shared(turn, self._least)
-        return shared
+    def _of(self, stream: str) -> Turns:
+        if (turns := self._streams.get(stream)) is None:
+            share = share_of(stream, self._replica)
+            turns = self._streams[stream] = Turns(share, self._least, self._clock.now().mono)
+        return turns

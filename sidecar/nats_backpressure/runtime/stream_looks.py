@@ -10,8 +10,8 @@ from typing import Protocol
 import structlog
 
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.reading.budget import Budget
-from nats_backpressure.core.reading.sharing import ALL_STREAMS
+from nats_backpressure.core.reading.budget import Budget, Level
+from nats_backpressure.core.reading.sharing import ALL_STREAMS, LISTS, LOOKS
 from nats_backpressure.core.reading.stream_plan import PAGE, SLOW_LIST
 from nats_backpressure.runtime.observations import Received, StreamGone, StreamsReading, Unavailable
 from nats_backpressure.runtime.ports import Clock, Observer
@@ -72,12 +72,17 @@ class StreamLooks:
         self._listed_at = self._looked_at = -math.inf
         self._listing_since = math.inf
         self._retry = 0.0
-        self._took = 0.0
-        """Seconds that the last list or look took."""
+        self._list_took = self._info_took = 0.0
+        """Seconds that the last list took, and the last look at one stream."""
+        self._newest_list = -math.inf
+        """When the newest list that was taken in was asked for: one that was asked for before it shows less."""
+        self._shown: dict[str, float] = {}
+        """Streams that other replicas looked at one by one since all watched ones were shown, and when they asked."""
         self._hurried, self._hurried_at = False, -math.inf
         self._wake = asyncio.Event()
-        self._watched, self._listing_looks = 0, True
-        """How many streams are watched, and whether they are looked at by lists."""
+        self._watched: Collection[Looked] = ()
+        self._listing_looks = True
+        """Whether the watched streams are looked at by lists."""
         self._list_every, self._look_every = 0.0, math.inf
 
     def next(self) -> float:
@@ -86,8 +91,27 @@ class StreamLooks:
         return min(math.inf if listing else self._next_list(), self.next_single())
 
     def _next_list(self) -> float:
-        due_at = self._listed_at + (self._retry or self._list_every)
-        return self._shared.starts_at(ALL_STREAMS, due_at, self._list_every, self._took)
+        return self._due_list()[0]
+
+    def _due_list(self) -> tuple[float, Level]:
+        """When the next list begins, and what for: to look at the watched streams, or to show the others."""
+        lists = self._list_starts_at(LISTS, self._listed_at)
+        looks = self._list_starts_at(LOOKS, self._looked_at) if self._by_lists else math.inf
+        return min((looks, LOOKS), (lists, LISTS))
+
+    def _list_starts_at(self, level: Level, since: float) -> float:
+        every = self._every(level)
+        due_at = self._listed_at + self._retry if self._retry else since + every
+        return self._shared.starts_at(ALL_STREAMS, level, due_at, every, self._list_took)
+
+    def _every(self, level: Level) -> float:
+        """Seconds between two lists for a purpose."""
+        return max(self._discover_every, self._list_every) if level is LISTS and self._by_lists else self._list_every
+
+    @property
+    def _by_lists(self) -> bool:
+        """Whether lists are the looks at the watched streams."""
+        return self._listing_looks and bool(self._watched)
 
     def next_single(self) -> float:
         """Monotonic time at which looks one by one may be due: also when a list begins to hang."""
@@ -97,7 +121,8 @@ class StreamLooks:
     def _next_single(self) -> float:
         if self._look_every == math.inf:
             return math.inf
-        return self._shared.starts_at(ALL_STREAMS, self._looked_at + self._look_every, self._look_every, self._took)
+        due_at = self._looked_at + self._look_every
+        return self._shared.starts_at(ALL_STREAMS, LOOKS, due_at, self._look_every, self._info_took)
 
     def hurry(self) -> None:
         """The streams changed: list them as soon as may be."""
@@ -113,23 +138,25 @@ class StreamLooks:
         """List the streams whenever that is due, until cancelled. At rest this is nearly all that the process does."""
         while True:
             self._wake.clear()
-            if (wait := self._next_list() - self._clock.now().mono) > 0:
+            at, level = self._due_list()
+            if (wait := at - self._clock.now().mono) > 0:
                 await self._clock.wait(self._wake, max(SHORTEST_SLEEP, wait))
             else:
-                await self._list()
+                await self._list(level)
                 self._clock.end_sleeps()
 
     def start_singles(self, watched: Collection[Looked], tasks: asyncio.TaskGroup) -> None:
         """Start a look at each of the `watched` streams by itself, if that is due."""
         now, before = self._clock.now().mono, self._list_every
-        self._watched = len(watched)
+        self._watched = watched
         self._plan(now)
         if self._list_every < before:
             self._wake.set()
         if now < self._next_single():
             return
         self._measure(now)
-        self._shared.start(ALL_STREAMS)
+        self._shown.clear()
+        self._shared.start(ALL_STREAMS, LOOKS, Level.QUIET, self._look_every)
         for stream in watched:
             if not stream.looking and now >= stream.look_after:
                 stream.looking = True
@@ -154,18 +181,19 @@ class StreamLooks:
         return max(1, -(-self._streams // PAGE))
 
     def _plan(self, now: float) -> None:
-        self._listing_looks = self._by_list(self._watched, now)
+        watched = len(self._watched)
+        self._listing_looks = self._by_list(watched, now)
         every = self._budget.look_interval(self._pages, self._list_seconds)
         self._look_every = math.inf
-        if self._listing_looks and self._watched:
+        if self._by_lists:
             self._list_every = every
             self.requests_per_second = self._pages / every
             return
         self._list_every = self._budget.min_interval if self._hurried else max(self._discover_every, every)
         self.requests_per_second = self._pages / self._list_every
-        if self._watched:
-            self._look_every = self._budget.look_interval(self._watched, self._info_seconds)
-            self.requests_per_second += self._watched / self._look_every
+        if watched:
+            self._look_every = self._budget.look_interval(watched, self._info_seconds)
+            self.requests_per_second += watched / self._look_every
 
     def _measure(self, now: float) -> None:
         """A look begins."""
@@ -173,53 +201,82 @@ class StreamLooks:
             self.reached = max(now - self._looked_at, self.reached / 2)
         self._looked_at = now
 
-    async def _list(self) -> None:
-        self._listed_at = self._listing_since = self._clock.now().mono
+    async def _list(self, level: Level) -> None:
+        self._shared.start(ALL_STREAMS, level, LISTS, self._every(level))
+        asked_at = self._listed_at = self._listing_since = self._clock.now().mono
         if self._listing_looks:
-            self._measure(self._listed_at)
+            self._measure(asked_at)
         self._hurried = False
-        self._shared.start(ALL_STREAMS)
         try:
             reading = await self._observer.streams()
         except Unavailable as error:
             self._count("sweep_unavailable")
             log.debug("streams.unavailable", error=str(error))
-            self._shared.end(ALL_STREAMS, failed=True)
+            self._shared.end(ALL_STREAMS, LISTS, failed=True)
             self._retry = min(self._discover_every, max(2 * self._retry, self._budget.min_interval))
         else:
             self._retry = 0.0
-            self._shared.end(ALL_STREAMS, failed=False)
+            self._shared.end(ALL_STREAMS, LISTS, failed=False)
             self._measure_list(reading)
-            self._on_list(reading, self._clock.now().mono)
+            self._take_list(reading, asked_at, self._clock.now().mono)
         finally:
             self._listing_since = math.inf
         self._plan(self._clock.now().mono)
 
+    def _take_list(self, reading: StreamsReading, asked_at: float, answered_at: float) -> None:
+        if asked_at >= self._newest_list:
+            self._newest_list = asked_at
+            self._shown.clear()
+            self._on_list(reading, answered_at)
+
     def _measure_list(self, reading: StreamsReading) -> None:
-        self._streams, self._took = len(reading.looks), reading.took
+        self._streams, self._list_took = len(reading.looks), reading.took
         quick = reading.took < SLOW_LIST and self._list_seconds < SLOW_LIST
         weight = SMOOTH if quick and self._list_seconds else 1.0
         self._list_seconds += weight * (reading.took - self._list_seconds)
 
     def receive(self, received: Received, reading: StreamsReading) -> bool:
         """Another replica looked at the streams; returns whether that is taken in."""
-        if not self._shared.receive(received, covers=True):
+        return self._receive_look(received, reading) if reading.partial else self._receive_list(received, reading)
+
+    def _receive_list(self, received: Received, reading: StreamsReading) -> bool:
+        if received.asked_at <= self._newest_list or not self._shared.receive(received, tuple(Level)):
             return False
-        if reading.partial or self._listing_looks:
-            if received.asked_at > self._looked_at > -math.inf:
-                gap = min(received.asked_at - self._looked_at, self._budget.max_interval)
-                self.reached = max(gap, self.reached / 2)
-            self._looked_at = max(received.asked_at, self._looked_at)
-        if reading.partial:
-            self._took = reading.took
-            for look in reading.looks:
-                self._on_look(look.name, look, received.sent_at)
-            return True
+        self._was_looked(received.asked_at)
         self._listed_at = max(received.asked_at, self._listed_at)
         self._hurried = self._hurried and received.asked_at < self._hurried_at
         self._measure_list(reading)
-        self._on_list(reading, received.sent_at)
+        self._take_list(reading, received.asked_at, received.sent_at)
         return True
+
+    def _receive_look(self, received: Received, reading: StreamsReading) -> bool:
+        """Looks one by one silence this replica once they show all streams that are watched here."""
+        self._shown.update((look.name, received.asked_at) for look in reading.looks)
+        looked_at = self._all_shown_at()
+        if not self._shared.receive(received, () if looked_at is None else (LOOKS, Level.QUIET)):
+            return False
+        self._info_took = reading.took
+        if looked_at is not None:
+            self._shown.clear()
+            self._was_looked(looked_at)
+        for look in reading.looks:
+            self._on_look(look.name, look, received.sent_at)
+        return True
+
+    def _all_shown_at(self) -> float | None:
+        """When the first of the looks was asked for that together show each watched stream that can be looked at; None
+        where they do not."""
+        needed = [stream.name for stream in self._watched if not stream.look_retry]
+        if not needed or any(name not in self._shown for name in needed):
+            return None
+        return min(self._shown[name] for name in needed)
+
+    def _was_looked(self, at: float) -> None:
+        """Another replica looked at all that is watched here."""
+        if at > self._looked_at > -math.inf:
+            gap = min(at - self._looked_at, self._budget.max_interval)
+            self.reached = max(gap, self.reached / 2)
+        self._looked_at = max(at, self._looked_at)
 
     async def _look(self, stream: Looked) -> None:
         try:
@@ -229,7 +286,7 @@ class StreamLooks:
             stream.look_retry = min(self._budget.max_interval, max(2 * stream.look_retry, self._budget.min_interval))
             stream.look_after = self._clock.now().mono + stream.look_retry
         else:
-            stream.look_retry, self._took = 0.0, reading.took
+            stream.look_retry, self._info_took = 0.0, reading.took
             self._info_seconds += SMOOTH * (min(reading.took, SLOW_LIST) - self._info_seconds)
             for look in reading.looks:
                 self._on_look(stream.name, look, self._clock.now().mono)

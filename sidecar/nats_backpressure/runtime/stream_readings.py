@@ -84,11 +84,11 @@ class StreamReadings:
             await self.read(poll)
         except StreamGone:
             poll.plan.retry = GONE_AFTER / 2
-            self._shared.end(name, failed=False)
+            self._shared.end(name, Level.ALL, failed=False)
             self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
             done = not self._registry.members(name)
         except Unavailable as error:
-            self._failed(poll, error)
+            self._failed(poll, error, Level.ALL)
             self._intake.remove_uncounted_members(stream, NOTHING_READ)
         else:
             done = not stream.watched and not self._registry.members(name)
@@ -99,11 +99,11 @@ class StreamReadings:
         self._rounds.tried(name)
         return not done
 
-    def _failed(self, poll: StreamPoll, error: Unavailable) -> None:
+    def _failed(self, poll: StreamPoll, error: Unavailable, highest: Level) -> None:
         self._count("sweep_unavailable")
         log.debug("consumers.unavailable", stream=poll.name, error=str(error))
         poll.plan.fail()
-        self._shared.end(poll.name, failed=True)
+        self._shared.end(poll.name, highest, failed=True)
 
     async def read(self, poll: StreamPoll) -> None:
         """One list of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
@@ -132,7 +132,7 @@ class StreamReadings:
         except StreamGone:
             poll.plan.wake(Level.HOT, asked_at)  # a list decides
         except Unavailable as error:
-            self._failed(poll, error)
+            self._failed(poll, error, Level.QUIET)
         else:
             self._finish(poll, reading)
             self.take_look(poll, reading.look, self._clock.now().mono)
@@ -161,9 +161,9 @@ class StreamReadings:
     def _finish(self, poll: StreamPoll, reading: ConsumersReading) -> None:
         """An own reading was answered."""
         self._on_read(reading.took)
-        self._shared.end(poll.name, failed=False)
+        self._shared.end(poll.name, Level.QUIET if reading.partial else Level.ALL, failed=False)
         if reading.samples or not reading.partial:
-            poll.plan.finish(reading.took, self._clock.random())
+            poll.plan.finish(reading.took, self._clock.random(), partial=reading.partial)
 
     def take_look(self, poll: StreamPoll, look: StreamLook, at: float) -> None:
         """Take in the look that came with a reading; its samples come next."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -24,6 +26,14 @@ class Due(Struct, frozen=True):
         intervals stretch by the same factor where the budget is too small."""
         own = ((self.since, self.at - self.since),)
         return max((now - since) / max(interval, 1e-3) for since, interval in self.levels or own)
+
+
+NEVER = Due(Level.HOT, math.inf, 0.0)
+
+
+def order(due: Due) -> tuple[float, int]:
+    """The earliest first; of those at one time the one that covers most."""
+    return due.at, -due.level
 
 
 def at_level(due: Due, level: Level) -> Due:

@@ -7,12 +7,18 @@ error; and who is silent, for whatever reason, is replaced after one silence.
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 
 from msgspec import Struct
 
+from nats_backpressure.core.reading.budget import Level
+
 ALL_STREAMS = "=streams"
 """What looks at streams are shared under: the list of streams, and looks at single ones. No stream has this name."""
+LOOKS, LISTS = Level.HOT, Level.ALL
+"""The levels of ALL_STREAMS: looks at the watched streams, and lists, which show all others too. There is nothing
+between them: what covers looks covers Level.QUIET."""
 SETTLED_AFTER = 60.0
 """Seconds for which a replica follows a stream before it may replace one that reads it."""
 MISSED_INTERVALS = 3
@@ -24,7 +30,7 @@ APART = 0.2
 
 
 class Position(Struct, frozen=True):
-    """Where a replica stands in the order of those that may read a stream."""
+    """Where a replica stands in the order of those that may read a stream, and what it reads."""
 
     writes: bool
     """Whether its writes and publishes succeed."""
@@ -32,6 +38,12 @@ class Position(Struct, frozen=True):
     """Whether it has followed the stream for SETTLED_AFTER, or is the one that reads it."""
     share: float
     """See `share_of`."""
+    level: Level = Level.HOT
+    """The level at which its reading was due."""
+    every: float = 0.0
+    """Seconds between two of its readings at this level, as far as its budget allows."""
+    whole: bool = True
+    """Whether it reads all of the stream, and not only this level."""
 
     def is_before(self, other: Position) -> bool:
         """Whether this one is to read rather than the other."""
@@ -53,14 +65,25 @@ def silence(least: float, interval: float, took: float, share: float) -> float:
 
 
 class Turn:
-    """Whether one replica reads one stream. All times are monotonic, of its own clock."""
+    """Whether one replica reads one level of one stream. All times are monotonic, of its own clock."""
 
-    __slots__ = ("_behind_at", "_blind", "_followed_since", "_left_at", "_read_since", "_received_at", "share")
+    __slots__ = (
+        "_behind_at",
+        "_blind",
+        "_followed_since",
+        "_left_at",
+        "_read_since",
+        "_received_at",
+        "_started_at",
+        "share",
+    )
 
     def __init__(self, share: float, now: float) -> None:
         """`now`: it follows the stream from now on."""
         self.share, self._followed_since = share, now
         self._read_since: float | None = None
+        self._started_at = -math.inf
+        """When the last own reading started."""
         self._blind = False
         """Whether its last reading failed."""
         self._received_at: float | None = None
@@ -103,11 +126,16 @@ class Turn:
         """It starts a reading."""
         if self._read_since is None:
             self._read_since = now
+        self._started_at = now
         self._behind_at = self._left_at = None
 
     def end(self, *, failed: bool) -> None:
         """Its reading was answered, or failed: then it takes what any other one reads."""
         self._blind = failed
+
+    def reads_now(self, silent_for: float, now: float) -> bool:
+        """Whether it is the one that reads, and had something to read within a silence."""
+        return self.reads and now - self._started_at < silent_for
 
     def receive(self, sender: Position, own: Position, sent_at: float, silent_for: float, now: float) -> bool:
         """A reading of another replica came, which can be used; returns whether it replaces an own one. One that is as
@@ -119,6 +147,11 @@ class Turn:
         elif self._read_since is None and self._behind_at is None:
             self._behind_at = sent_at
         return not self.reads
+
+    def leave_to_others(self, at: float) -> None:
+        """One that stands before this one reads this level too, though it did not just now."""
+        if self._read_since is not None:
+            self._received_at, self._read_since = at, None
 
     def forget_others(self, now: float) -> None:
         """Those that read it do so no more: the first in line reads as soon as a reading is due."""

@@ -12,12 +12,11 @@ import math
 from collections.abc import Iterable, Sequence, Set
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from nats_backpressure.core.model.proofs import StreamProof
 from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level
-from nats_backpressure.core.reading.due import Due
+from nats_backpressure.core.reading.due import NEVER, Due, order
 from nats_backpressure.core.reading.load import Load
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -91,7 +90,8 @@ class StreamPlan:
         "read_at",
         "retry",
         "single_seconds",
-        "took",
+        "took_list",
+        "took_some",
         "tried_at",
         "woken",
         "woken_at",
@@ -126,8 +126,8 @@ class StreamPlan:
         """Where something shows that its consumers changed: the level at whose interval it is listed once."""
         self.woken_at = -math.inf
         """When that was seen last."""
-        self.took = 0.0
-        """Seconds that the last reading took."""
+        self.took_list = self.took_some = 0.0
+        """Seconds that the last list took, and the last reading of single consumers."""
         self.jitter = 0.0
         self.listed = 0
         """Consumers in the last list, those that are not watched among them."""
@@ -295,20 +295,20 @@ class StreamPlan:
 
     def due(self, load: Load, listing: bool = False) -> Due:
         """The next reading; `listing`: a list is under way."""
+        return min(self.dues(load, listing), key=order, default=NEVER)
+
+    def dues(self, load: Load, listing: bool = False) -> list[Due]:
+        """The next reading at each level where there is something to read."""
+        levels = self._levels()
         if self.retry:
-            return Due(Level.ALL, self.tried_at + self.retry, self.tried_at)
+            return [Due(level, self.tried_at + self.retry, self.tried_at) for level in levels]
         if self.read_at[Level.ALL] == -math.inf and not listing:
-            return Due(Level.ALL, self.born, self.born - self.interval(Level.ALL, load))
-        planned = []
-        for level in self._levels():
-            if level is Level.ALL and listing:
-                continue
-            since = self.read_at[level]
-            planned.append(Due(level, max(since + self.interval(level, load), self.free_at), since))
-        levels = tuple((one.since, self.interval(one.level, load)) for one in planned)
-        planned = [replace(one, levels=levels) for one in planned]
-        never = Due(Level.HOT, math.inf, 0.0)
-        return min(planned, key=lambda one: (one.at, -one.level), default=never)
+            return [Due(Level.ALL, self.born, self.born - self.interval(Level.ALL, load))]
+        if listing:
+            levels.remove(Level.ALL)
+        times = [(level, self.read_at[level], self.interval(level, load)) for level in levels]
+        lateness = tuple((since, interval) for _, since, interval in times)
+        return [Due(level, max(since + every, self.free_at), since, lateness) for level, since, every in times]
 
     def singles(self, level: Level) -> int:
         """How many consumers are best read one by one at this level; 0 if a list is cheaper, or needed."""
@@ -340,20 +340,32 @@ class StreamPlan:
                 self.reached[level] = max(self.interval(level, load) + late, self.reached[level] / 2)
             self.read_at[level] = now
 
-    def finish(self, took: float, jitter: float) -> None:
+    def took(self, level: Level) -> float:
+        """Seconds that the last reading took of the kind in which this level is read."""
+        return self.took_some if self.singles(level) else self.took_list
+
+    def finish(self, took: float, jitter: float, *, partial: bool = False) -> None:
         """A reading was answered; `jitter`: a random number from 0 to 1."""
         self.retry, self.jitter, self.answered = 0.0, jitter, True
         self.free_at = self.tried_at + min(self.budget.max_interval, took / self.budget.server_share)
-        self.took = took
+        self._measure(took, partial)
+
+    def _measure(self, took: float, partial: bool) -> None:
+        if partial:
+            self.took_some = took
+        else:
+            self.took_list = took
 
     def covered(self, keys: Set[ConsumerKey] | None) -> list[Level]:
         """The levels that a reading of these consumers covers; None: of all there are."""
         if keys is None:
             return list(Level)
-        wanted = (self.hot, self.consumers.keys() - self.idle)
         # No reading of single ones shows more than SINGLES_LIMIT.
-        shown = [len(keys & some) >= min(len(some), SINGLES_LIMIT) for some in wanted]
-        return [level for level, enough in zip(Level, shown, strict=False) if enough]
+        levels = [Level.HOT] if len(keys & self.hot) >= min(len(self.hot), SINGLES_LIMIT) else []
+        busy = min(len(self.consumers) - len(self.idle), SINGLES_LIMIT)
+        if len(keys) >= busy and sum(key in self.consumers and key not in self.idle for key in keys) >= busy:
+            levels.append(Level.QUIET)
+        return levels
 
     def receive(self, keys: Set[ConsumerKey] | None, asked_at: float, took: float) -> None:
         """Another replica read these consumers, or all there are (None), `asked_at` a time of our clock."""
@@ -363,7 +375,7 @@ class StreamPlan:
             if asked_at > since and level in levels and since > -math.inf:  # an outage counts up to the longest one
                 self.reached[level] = max(min(asked_at - since, self.budget.max_interval), self.reached[level] / 2)
             self.read_at[level] = max(asked_at, since)
-        self.took = took
+        self._measure(took, keys is not None)
         if keys is None:
             self.answered = True
             if self.woken_at <= asked_at:

@@ -1,0 +1,120 @@
+"""Turns: at which levels one replica reads one stream, and how that goes from one replica to another.
+
+Each level has a turn of its own. A reading that covers nothing that is due here, because its sender watches less or
+judges by other policies, silences nobody: this replica reads that level itself, and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from nats_backpressure.core.reading.budget import Level
+from nats_backpressure.core.reading.sharing import Position, Turn, silence
+
+ROUNDING = 1e-6
+"""Seconds."""
+
+
+class Turns:
+    """All times are monotonic, of the replica's own clock."""
+
+    __slots__ = ("_every", "_least", "_own", "_received_at", "_senders", "_silent_for", "_turns")
+
+    def __init__(self, share: float, least_silence: float, now: float) -> None:
+        """`share`: see `sharing.share_of`; it follows the stream from now on."""
+        self._least = least_silence
+        self._turns = [Turn(share, now) for _ in Level]
+        self._silent_for = [least_silence] * len(Level)
+        """The silence in force at each level."""
+        self._every = [0.0] * len(Level)
+        """Seconds between two readings of the one that reads this level, as it sent them."""
+        self._senders = [""] * len(Level)
+        """Whose reading the newest one was that covers this level."""
+        self._own = {False: (Level.ALL, 0.0), True: (Level.HOT, 0.0)}
+        """For own readings, by whether they are partial: the level that was due, and its interval."""
+        self._received_at = -math.inf
+        """When any reading of a replica that stands before this one was sent."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads at any level, as far as it knows."""
+        return any(turn.reads for turn in self._turns)
+
+    @property
+    def receives(self) -> bool:
+        """Whether others read all of it for this one."""
+        return self._turns[Level.ALL].receives and not self.reads
+
+    def position(self, partial: bool, writes: bool, now: float) -> Position:
+        """Where it stands with its newest reading of all, or of a part."""
+        level, every = self._own[partial]
+        where = self._turns[level].position(writes, self._silent_for[level], now)
+        return Position(where.writes, where.settled, where.share, level, every, self._turns[Level.ALL].reads)
+
+    def starts_at(self, level: Level, due_at: float, interval: float, took: float) -> float:
+        """When a reading that is due at this level starts, unless one that covers it is received before. `interval`:
+        the one in force; `took`: seconds that the last such reading took."""
+        turn, every = self._turns[level], max(interval, self._every[level])
+        self._silent_for[level] = silence(self._least, every, took, turn.share)
+        return turn.starts_at(due_at, self._silent_for[level])
+
+    def silent_for(self, level: Level) -> float:
+        """The silence in force."""
+        return self._silent_for[level]
+
+    def start(self, due: Level, highest: Level, every: float, now: float) -> str:
+        """A reading starts that is due at one level, and covers all up to `highest`. `every`: seconds between two of
+        its kind. Returns the process that read it until now, if one did. Where nothing at all was received for a
+        silence, no other replica reads any level."""
+        replaced = self._senders[due] if self._turns[due].receives else ""
+        self._own[highest < Level.ALL] = due, every
+        alone = now - self._received_at >= self._silent_for[due] - ROUNDING
+        for level in Level:
+            if alone or due <= level <= highest:
+                self._turns[level].start(now)
+                self._every[level] = 0.0
+        return replaced
+
+    def end(self, highest: Level, *, failed: bool) -> None:
+        """It was answered, or failed: then it takes what any other one reads."""
+        for turn in self._turns[: highest + 1]:
+            turn.end(failed=failed)
+
+    def wants(self, sender: Position, writes: bool, now: float) -> bool:
+        """Whether a reading of one that stands there is to be taken in."""
+        return not all(turn.reads for turn in self._turns) or sender.is_before(self.position(False, writes, now))
+
+    def receive(
+        self, levels: Collection[Level], sender: str, position: Position, sent_at: float, writes: bool, now: float
+    ) -> bool:
+        """A reading of another replica came that covers these levels; returns whether it is to be taken in."""
+        own = self._turns[Level.ALL].position(writes, self._silent_for[Level.ALL], now)
+        if position.is_before(own) and now - sent_at < self._silent_for[Level.ALL]:
+            self._received_at = max(self._received_at, sent_at)
+            if position.whole and Level.ALL not in levels:
+                self._turns[Level.ALL].leave_to_others(sent_at)
+                self._senders[Level.ALL] = sender
+        for level in levels:
+            self._receive(level, sender, position, sent_at, writes, now)
+        return not all(self._turns[level].reads for level in levels or Level)
+
+    def _receive(self, level: Level, sender: str, position: Position, sent_at: float, writes: bool, now: float) -> None:
+        turn, silent_for = self._turns[level], self._silent_for[level]
+        if position.level > level and turn.reads_now(silent_for, now):
+            return  # it was due for other reasons: who reads this level does not show in it
+        own = turn.position(writes, silent_for, now)
+        self._senders[level] = sender
+        if position.is_before(own) and position.level <= level:
+            self._every[level] = position.every
+        turn.receive(position, own, sent_at, silent_for, now)
+
+    def forget(self, sender: str, now: float) -> bool:
+        """This other process reads no more; returns whether something was received from it that is due here now."""
+        levels = [level for level in Level if self._senders[level] == sender and not self._turns[level].reads]
+        for level in levels:
+            self._turns[level].forget_others(now)
+            self._every[level] = 0.0
+        if levels:
+            self._received_at = -math.inf
+        return bool(levels)
