@@ -42,6 +42,8 @@ KEPT_TO = {
     "nats": ("adapters.nats", "adapters.embedded_server", "client", "demo"),
 }
 
+INTEGRATIONS = "client.integrations"
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 BENCHMARKS = sorted((PACKAGE.parent.parent / "benchmarks").glob("*.py"))
 
@@ -130,6 +132,10 @@ def test_an_adapter_knows_no_other(path: Path) -> None:
 
 @pytest.mark.parametrize("path", under("client"), ids=name_of)
 def test_the_client_needs_nats_and_msgspec_only(path: Path) -> None:
+    """Except what fits it into one framework: nothing else imports that."""
+    if name_of(path).startswith(INTEGRATIONS):
+        return
+    assert not [module for module in ours(path) if module.startswith(INTEGRATIONS)], name_of(path)
     brought = outside(path) - set(sys.stdlib_module_names) - {"nats", "msgspec"}
     assert not brought, f"{name_of(path)} needs {sorted(brought)}, which every importer must then install"
 

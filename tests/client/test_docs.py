@@ -13,6 +13,7 @@ import httpx
 import pytest
 from nats.aio.client import Client
 
+from nats_backpressure.client import BackpressureClient
 from tests.simulations.decision_service import GATEWAY, FakeDecisionService
 from tests.simulations.state_bucket import States, active, state, wait_until
 from tests.support.background import meanwhile
@@ -24,19 +25,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def example(title: str) -> dict[str, Any]:
-    """What the example under a heading defines."""
+def example(title: str, **before: Any) -> dict[str, Any]:
+    """What the example under a heading defines, after `before`."""
     [source] = [source for heading, source in EXAMPLES if heading == title]
-    defined: dict[str, Any] = {}
+    defined: dict[str, Any] = dict(before)
     exec(compile(source, f"{PAGE.name}: {title}", "exec"), defined)
     return defined
 
 
 def test_every_example_of_the_page_is_run_here() -> None:
-    assert len(EXAMPLES) == PAGE.read_text().count("```python") == 5
-    assert {f'example("{title}")' for title, _ in EXAMPLES} <= set(
-        re.findall(r'example\("[^"]+"\)', Path(__file__).read_text())
-    )
+    assert len(EXAMPLES) == PAGE.read_text().count("```python") == 6
+    assert {title for title, _ in EXAMPLES} <= set(re.findall(r'example\("([^"]+)"', Path(__file__).read_text()))
 
 
 async def test_the_gateway(nc: Client, server: NatsServer, states: States, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +47,15 @@ async def test_the_gateway(nc: Client, server: NatsServer, states: States, monke
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://g") as http:
         assert (await http.post("/v1/decide")).json()["code"] == "service_overloaded"
         assert (await http.post("/v1/emergency")).status_code == 202
+
+
+async def test_fastapi(client: BackpressureClient, states: States) -> None:
+    await states.put(active("orders.full.created"), state("orders.calm.created"))
+    await client.watch()
+    transport = httpx.ASGITransport(app=example("FastAPI", backpressure=client)["app"])
+    async with httpx.AsyncClient(transport=transport, base_url="http://g") as http:
+        codes = [(await http.post(f"/tenants/{tenant}/orders")).status_code for tenant in ("full", "calm")]
+    assert codes == [503, 200]
 
 
 async def test_without_a_framework(nc: Client, states: States) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,13 +11,16 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.routing import Route as StarletteRoute
 
 from nats_backpressure.client import BackpressureClient, BackpressureMiddleware, Route
-from nats_backpressure.client.middleware import jittered
+from nats_backpressure.client.refusal import Refusal, jittered
 from nats_backpressure.client.shedder import BAND
+from nats_backpressure.client.stats import MAX_REPORTED
 from tests.simulations.state_bucket import SUBJECT, States, active, state
 
 
@@ -124,7 +128,142 @@ async def test_a_subject_may_come_from_the_request_and_an_error_there_admits(
         codes = [(await http.get(f"/{which}")).status_code for which in ("active", "none", "odd", "list", "missing")]
     assert codes == [503, 202, 202, 202, 202]
     assert overloaded.stats.no_subject == 1 and overloaded.stats.route_error == 3
-    assert sum("route /{which}" in record.message for record in caplog.records) == 1
+    (record,) = (record for record in caplog.records if "route /{which}" in record.message)
+    assert record.exc_info is not None and record.exc_info[0] is not None, "with the traceback of the first"
+
+
+async def test_a_subject_is_filled_in_from_the_path(overloaded: BackpressureClient, states: States) -> None:
+    await states.put(active("orders.acme.created"))
+    await overloaded.watch(["orders.*.created"])
+    routes = [
+        Route("/t/{tenant}", "orders.{tenant}.created"),
+        Route("/f/{tenant}", lambda scope: f"orders.{scope['path_params']['tenant']}.created"),
+    ]
+    async with gateway(overloaded, routes) as http:
+        codes = {
+            path: (await http.get(path)).status_code for path in ("/t/acme", "/f/acme", "/t/calm", "/t/a.b", "/t/%2A")
+        }
+    assert codes == {"/t/acme": 503, "/f/acme": 503, "/t/calm": 202, "/t/a.b": 202, "/t/%2A": 202}
+    assert overloaded.stats.no_subject == 2 and overloaded.stats.route_error == 0
+
+
+async def test_a_mount_and_a_prefix_of_the_proxy_change_nothing(overloaded: BackpressureClient) -> None:
+    """`uvicorn --root-path`, with and without a proxy that removes the prefix, and an application inside another."""
+    guarded = BackpressureMiddleware(
+        Starlette(routes=[StarletteRoute("/orders", handle, methods=["GET"])]), overloaded, {"/orders": SUBJECT}
+    )
+    outer = Starlette(routes=[Mount("/api", guarded), Mount("/v1/{tenant}", guarded)])
+    for app, root, path in (
+        (guarded, "", "/orders"),
+        (guarded, "/api", "/api/orders"),
+        (guarded, "/api", "/orders"),
+        (guarded, "/orders", "/orders/orders"),
+        (outer, "", "/api/orders"),
+        (outer, "/proxy", "/proxy/v1/acme/orders"),
+    ):
+        transport = httpx.ASGITransport(app=app, root_path=root)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+            assert (await http.get(path)).status_code == 503, (root, path)
+
+
+async def test_neither_head_nor_a_slash_at_the_end_goes_around_it(overloaded: BackpressureClient) -> None:
+    routes = [Route("/orders", SUBJECT, methods=["GET"]), Route("/calm/", "calm")]
+    async with gateway(overloaded, routes) as http:
+        assert [(await http.request(method, "/orders")).status_code for method in ("GET", "HEAD")] == [503, 503]
+        assert (await http.get("/orders/")).status_code == 503
+        assert (await http.get("/calm")).status_code == 202
+    assert overloaded.stats.unknown_route == 0
+
+
+async def test_a_preflight_is_never_shed_and_a_browser_sees_the_refusal(overloaded: BackpressureClient) -> None:
+    """With CORS outside, as docs/client.md has it. An OPTIONS that is no preflight is a request as any other."""
+    app = Starlette(
+        routes=[StarletteRoute("/orders", handle, methods=["POST", "OPTIONS"])],
+        middleware=[
+            Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], expose_headers=["Retry-After"]),
+            Middleware(BackpressureMiddleware, client=overloaded, routes={"/orders": SUBJECT}),
+        ],
+    )
+    ask = {"origin": "http://shop", "access-control-request-method": "POST"}
+    cors = CORSMiddleware(app, allow_origins=["*"], allow_methods=["*"])
+    inside_out = BackpressureMiddleware(cors, overloaded, {"/orders": SUBJECT})
+    for each in (app, inside_out):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=each), base_url="http://gateway") as http:
+            assert (await http.options("/orders", headers=ask)).status_code == 200
+            assert (await http.options("/orders", headers={"origin": "http://shop"})).status_code == 503
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway") as http:
+        reply = await http.post("/orders", headers={"origin": "http://shop"})
+    assert reply.status_code == 503
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert reply.headers["access-control-expose-headers"] == "Retry-After"
+
+
+async def test_without_a_client_it_is_off_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    app = BackpressureMiddleware(Starlette(routes=[StarletteRoute("/orders", handle)]), None, {"/orders": SUBJECT})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway") as http:
+        assert [(await http.get("/orders")).status_code for _ in range(3)] == [202, 202, 202]
+    assert sum("no backpressure client" in record.message for record in caplog.records) == 1
+
+
+async def test_each_unknown_path_is_named_once_and_their_number_is_bounded(
+    overloaded: BackpressureClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with gateway(overloaded, {"/orders": SUBJECT}) as http:
+        for n in range(MAX_REPORTED + 5):
+            await http.get("/favicon.ico")
+            await http.get(f"/other/{n}")
+    lines = [record for record in caplog.records if "no route for" in record.message]
+    assert {record.levelno for record in lines} == {logging.INFO}
+    assert sum("favicon" in record.message for record in lines) == 1
+    assert len(lines) <= MAX_REPORTED + 1 and overloaded.stats.unknown_route == 2 * (MAX_REPORTED + 5)
+
+
+async def test_a_gateway_may_answer_in_its_own_way(
+    overloaded: BackpressureClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: dict[str, Any] = {
+        "plain": lambda refusal: PlainTextResponse("busy", refusal.status_code),
+        "later": lambda refusal: PlainTextResponse("busy", 429, {"Retry-After": "7"}),
+        "broken": lambda refusal: {}["missing"],
+    }
+
+    def on_shed(scope: Any, refusal: Refusal) -> Any:
+        return answers[scope["path"][1:]](refusal)
+
+    async with gateway(overloaded, [Route("/{which}", SUBJECT)], on_shed=on_shed) as http:
+        plain, later, broken = [await http.get(f"/{which}") for which in answers]
+    assert (plain.text, plain.status_code, plain.headers["cache-control"]) == ("busy", 503, "no-store")
+    assert int(plain.headers["retry-after"]) >= 30
+    assert (later.status_code, later.headers["retry-after"]) == (429, "7")
+    assert (broken.status_code, broken.json()["code"]) == (503, "service_overloaded")
+    assert any("on_shed raised" in record.message and record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(("subprotocols", "chosen"), [([], None), (["graphql-ws", "other"], "graphql-ws")])
+async def test_a_websocket_is_accepted_and_closed_with_try_again_later(
+    overloaded: BackpressureClient, subprotocols: list[str], chosen: str | None
+) -> None:
+    sent: list[Any] = []
+
+    async def app(*given: Any) -> None:
+        sent.append("the application")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    routes = [Route("/orders", SUBJECT, methods=["GET"]), Route("/calm", "calm")]
+    for path in ("/orders", "/calm"):
+        scope = {"type": "websocket", "path": path, "headers": [], "subprotocols": subprotocols}
+        await BackpressureMiddleware(app, overloaded, routes)(scope, receive, send)
+    accept, close, passed = sent
+    assert (accept["type"], accept["subprotocol"], passed) == ("websocket.accept", chosen, "the application")
+    assert (close["type"], close["code"]) == ("websocket.close", 1013)
+    assert close["reason"].startswith("retry after ")
 
 
 async def test_the_status_may_be_429_and_nothing_else(overloaded: BackpressureClient) -> None:

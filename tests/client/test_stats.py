@@ -36,8 +36,10 @@ def test_a_problem_is_logged_once_until_it_is_over(caplog: pytest.LogCaptureFixt
     assert [record.message for record in caplog.records] == ["it began", "it is over", "it began again"]
 
 
-def test_the_reported_problems_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_reported_is_bounded_by_kind_and_the_oldest_makes_room(caplog: pytest.LogCaptureFixture) -> None:
     logger = OnceLogger()
     for n in range(MAX_REPORTED + 5):
         logger.warn("unwatched", str(n), "not watched")
-    assert len(caplog.records) == MAX_REPORTED
+    assert len(caplog.records) == MAX_REPORTED + 1, "one more at once, then one in a while"
+    logger.warn("outage", "", "it began")
+    assert caplog.records[-1].message == "it began", "another kind is not held back"

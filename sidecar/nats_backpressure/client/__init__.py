@@ -9,9 +9,10 @@ Everything fails open: what cannot be known, asked or read admits the request, i
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.middleware import BackpressureMiddleware, Route
+from nats_backpressure.client.middleware import BackpressureMiddleware
 from nats_backpressure.client.pull_gate import PullGate
 from nats_backpressure.client.requests import Answer
+from nats_backpressure.client.routes import Route
 from nats_backpressure.client.stats import Stats
 from nats_backpressure.protocol.messages import Decision, Pull
 

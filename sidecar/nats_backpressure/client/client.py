@@ -16,12 +16,13 @@ from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.event_deduplicator import Event, EventDeduplicator
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
-from nats_backpressure.client.shedder import CRITICAL, NORMAL, RANKS
+from nats_backpressure.client.shedder import CRITICAL, NORMAL
 from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.state_watch import StateWatch
 from nats_backpressure.client.stats import OnceLogger, Stats
+from nats_backpressure.protocol.requests import MOST_ATTEMPTS, MOST_MESSAGES
 from nats_backpressure.protocol.subjects import Names, encode
-from nats_backpressure.protocol.values import Role
+from nats_backpressure.protocol.values import PRIORITIES, ROLES, Priority, Role
 
 MAX_SUBJECTS = 10_000
 """Subjects given to `admit` whose answers are cached; the oldest makes room, and is computed again on the next call."""
@@ -74,7 +75,7 @@ class BackpressureClient:
         role: Role = "gateway",
         *,
         attempt: int = 1,
-        priority: str = NORMAL,
+        priority: Priority = NORMAL,
         max_messages: int = 100,
         stream: str | None = None,
         consumer: str | None = None,
@@ -82,14 +83,23 @@ class BackpressureClient:
     ) -> Answer:
         """Ask the sidecar. A gateway's answer is reused while it is valid, a consumer's grant never.
 
+        An unknown priority counts as `normal`, an `attempt` below 1 as 1, and `max_messages` beyond what the sidecar
+        grants at once (10,000) as that. Raises ValueError for another role, or fewer than one message.
+
         Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an
         outage the next ones do not wait at all. Raises nothing for a failure of NATS or of the sidecar.
         """
+        if role not in ROLES:
+            raise ValueError(f"the role {role!r} is none of {', '.join(ROLES)}")
         if role == "consumer":
+            if max_messages < 1:
+                raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+            max_messages = min(max_messages, MOST_MESSAGES)
             return await self._requests.decide(
                 subject, role, {"max_messages": max_messages, "stream": stream, "consumer": consumer}, timeout
             )
-        return await self._requests.decide(subject, role, {"attempt": attempt, "priority": priority}, timeout)
+        fields = {"attempt": max(1, min(attempt, MOST_ATTEMPTS)), "priority": self._known(priority, subject)}
+        return await self._requests.decide(subject, role, fields, timeout)
 
     async def watch(self, subjects: Iterable[str] = (">",), *, timeout: float = WATCH_TIMEOUT) -> bool:
         """Follow the states of these subjects (or patterns, for all they cover) from now on, besides earlier ones.
@@ -180,10 +190,15 @@ class BackpressureClient:
             return True
         if priority == CRITICAL:
             return True
-        if priority not in RANKS:
-            self.stats.count("bad_priority", cached.subject)
-            self.logger.warn("bad_priority", "", f"unknown priority {priority!r:.80}: treated as normal")
-        return cached.deciding.shedder.admit(cached.decision.ratio, priority)
+        return cached.deciding.shedder.admit(cached.decision.ratio, self._known(priority, cached.subject))
+
+    def _known(self, priority: str, subject: str) -> str:
+        """The priority, or `normal` for one that there is not."""
+        if priority in PRIORITIES:
+            return priority
+        self.stats.count("bad_priority", subject)
+        self.logger.warn("bad_priority", "", f"unknown priority {priority!r:.80}: treated as normal")
+        return NORMAL
 
     def _count_unwatched(self, subject: str) -> None:
         if not subject:

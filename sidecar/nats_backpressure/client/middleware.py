@@ -5,133 +5,132 @@ Plain ASGI, for Starlette, FastAPI and any other framework; it imports none of t
 
 from __future__ import annotations
 
-import math
-import random
-import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
-
-import msgspec
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.shedder import NORMAL
+from nats_backpressure.client.refusal import Refusal, checked_status_code
+from nats_backpressure.client.routes import Match, Route, Routes, Scope, route_path
+from nats_backpressure.client.stats import log
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 EXEMPT = ("/health", "/healthz", "/livez", "/ready", "/readyz", "/metrics")
 """Routes that are never shed: health checks and metrics of the gateway itself."""
-JITTER = 0.5
-"""Retry-After is spread over up to this share more, never less: refused callers must not all return at once."""
-MAX_RETRY_AFTER = 86_400
-TITLES = {503: "Service Unavailable", 429: "Too Many Requests"}
-CODE = "service_overloaded"
-_PLACEHOLDER = re.compile(r"\\\{\w+(:path)?\\\}")
-
-
-@dataclass(frozen=True)
-class Route:
-    """Which requests belong to which subject: `{name}` in the path matches one segment, `{name:path}` the rest.
-
-    `subject` and `priority` may be functions of the ASGI scope, for example for a tenant in a header; believe a
-    priority that a caller sends only as far as you trust the caller.
-    """
-
-    path: str
-    subject: str | Callable[[Scope], str | None]
-    methods: Sequence[str] = ()
-    """Empty: all."""
-    priority: str | Callable[[Scope], str] = NORMAL
+TRY_AGAIN_LATER = 1013
+"""The code with which a WebSocket is closed (IANA registry of RFC 6455)."""
 
 
 class BackpressureMiddleware:
     """`app.add_middleware(BackpressureMiddleware, client=client, routes={"/decide": "beamline.router.v1.decide"})`.
 
-    The first route that matches decides. The client must `watch` the subjects, in the application's lifespan.
+    The first route that matches decides. The client must `watch` the subjects, in the application's lifespan. A CORS
+    preflight is never shed, and a WebSocket is accepted and closed with 1013 (try again later).
     """
 
     def __init__(
         self,
         app: App,
-        client: BackpressureClient,
+        client: BackpressureClient | None,
         routes: Mapping[str, str] | Iterable[Route],
         *,
         exempt: Iterable[str] = EXEMPT,
         status_code: int = 503,
+        on_shed: Callable[[Scope, Refusal], App] | None = None,
     ) -> None:
-        if status_code not in TITLES:
-            raise ValueError(f"status_code must be 503 or 429, not {status_code}")
-        all_routes = [Route(*pair) for pair in routes.items()] if isinstance(routes, Mapping) else list(routes)
-        self._app, self._client, self._status_code = app, client, status_code
-        self._routes = [
-            (_pattern(route.path), frozenset(m.upper() for m in route.methods), route) for route in all_routes
-        ]
-        self._exempt = [_pattern(path) for path in exempt]
+        """`client=None` turns it off. `on_shed` returns the ASGI application that answers in place of the problem, for
+        example a Starlette response; `Retry-After` is added to it. Raises ValueError for a route that never matches.
+        """
+        self._app, self._client, self._on_shed = app, client, on_shed
+        self._status_code = checked_status_code(status_code)
+        self._routes = Routes(
+            [Route(*pair) for pair in routes.items()] if isinstance(routes, Mapping) else routes, exempt
+        )
+        if client is None:
+            log.info("no backpressure client: every request is admitted")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self._app(scope, receive, send)
-        else:
-            await self._refuse(refusal, send)
+        if self._client is not None and scope["type"] in ("http", "websocket"):
+            admission = self._admission(self._client, scope)
+            if admission is not None and not admission:
+                await self._refuse(Refusal.of(admission, self._status_code), scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Admission | None:
-        """None if this request is admitted."""
-        stats, path = self._client.stats, str(scope.get("path", ""))
-        if any(pattern.fullmatch(path) for pattern in self._exempt):
-            stats.count("exempt")
+    def _admission(self, client: BackpressureClient, scope: Scope) -> Admission | None:
+        """None for a request that is not asked about: it is admitted."""
+        path, method = route_path(scope), str(scope.get("method", "GET"))  # a WebSocket begins with a GET
+        if self._routes.is_exempt(path) or _is_preflight(scope, method):
+            client.stats.count("exempt")
             return None
-        if (route := self._route(path, str(scope.get("method", "")))) is None:
-            stats.count("unknown_route")
-            self._client.logger.warn("unknown_route", "", f"no route for {path[:200]!r}: admitted")
+        if (match := self._routes.match(path, method)) is None:
+            client.stats.count("unknown_route")
+            client.logger.info("unknown_route", path[:200], f"no route for {method[:20]} {path[:200]!r}: admitted")
             return None
-        try:
-            subject = route.subject if isinstance(route.subject, str) else route.subject(scope)
-            priority = route.priority if isinstance(route.priority, str) else route.priority(scope)
-            admission = self._client.admit(subject, priority)
-        except Exception as error:  # the gateway's own function: backpressure must not turn its bug into an outage
-            stats.count("route_error")
-            self._client.logger.warn("route_error", route.path, f"route {route.path} raised {error!r}: admitted")
-            return None
-        return None if admission.admitted else admission
+        return _admit(client, match, scope)
 
-    def _route(self, path: str, method: str) -> Route | None:
-        for pattern, methods, route in self._routes:
-            if pattern.fullmatch(path) and (not methods or method in methods):
-                return route
+    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await _close_websocket(refusal, scope, receive, send)
+            return
+        if self._on_shed is not None:
+            try:
+                answer = self._on_shed(scope, refusal)
+            except Exception:  # a bug of the gateway's own function: the plain answer is right too
+                log.exception("on_shed raised: answered with the problem in its place")
+            else:
+                await answer(scope, receive, _with_headers(refusal, send))
+                return
+        headers = {"content-type": "application/problem+json", "content-length": str(len(refusal.body))}
+        await send(_start(refusal.status_code, headers | refusal.headers))
+        await send({"type": "http.response.body", "body": refusal.body})
+
+
+def _admit(client: BackpressureClient, match: Match, scope: Scope) -> Admission | None:
+    route = match.route
+    scope = {**scope, "path_params": {**scope.get("path_params", {}), **match.parameters}}
+    try:
+        return client.admit(route.subject_of(scope, match.parameters), route.priority_of(scope))
+    except Exception:  # the gateway's own function: backpressure must not turn its bug into an outage
+        client.stats.count("route_error")
+        client.logger.warn("route_error", route.path, f"route {route.path} raised: admitted", exc_info=True)
         return None
 
-    async def _refuse(self, refusal: Admission, send: Send) -> None:
-        """Answer with a problem (RFC 9457). It names no subject: subjects are internal."""
-        retry_after = jittered(refusal.retry_after_seconds)
-        problem = {
-            "type": "about:blank",
-            "title": TITLES[self._status_code],
-            "status": self._status_code,
-            "detail": f"The service is overloaded; try again in {retry_after} s.",
-            "code": CODE,
-            "retry_after_seconds": retry_after,
-        }
-        body = msgspec.json.encode(problem)
-        headers = [
-            (b"content-type", b"application/problem+json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"retry-after", str(retry_after).encode()),
-            (b"cache-control", b"no-store"),
-        ]
-        await send({"type": "http.response.start", "status": self._status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+
+def _is_preflight(scope: Scope, method: str) -> bool:
+    """Whether a browser asks for leave to send the request itself: without an answer it cannot see that one's."""
+    return method == "OPTIONS" and any(name == b"access-control-request-method" for name, _ in scope["headers"])
 
 
-def jittered(seconds: float) -> int:
-    """Whole seconds, at least 1: from `seconds` up to half as much more."""
-    least = max(1, math.ceil(min(seconds, MAX_RETRY_AFTER)))
-    return random.randint(least, max(least + 1, math.floor(least * (1 + JITTER))))
+async def _close_websocket(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    """Accept and close: a browser can see neither the status nor the headers of a handshake that is refused."""
+    await receive()
+    subprotocols = scope.get("subprotocols") or [None]  # without the one asked for a browser sees no code either
+    await send({"type": "websocket.accept", "subprotocol": subprotocols[0], "headers": []})
+    await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": f"retry after {refusal.retry_after} s"})
 
 
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(_PLACEHOLDER.sub(lambda match: ".+" if match[1] else "[^/]+", re.escape(path)))
+def _with_headers(refusal: Refusal, send: Send) -> Send:
+    """`send`, with the headers of the refusal that the answer does not have."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            present = {name.lower() for name, _ in headers}
+            missing = {name: value for name, value in refusal.headers.items() if name.encode() not in present}
+            message = {**message, "headers": [*headers, *_encoded(missing)]}
+        await send(message)
+
+    return send_with_headers
+
+
+def _start(status: int, headers: Mapping[str, str]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": _encoded(headers)}
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-CRITICAL = "critical"
-NORMAL = "normal"
+CRITICAL: Final = "critical"
+NORMAL: Final = "normal"
 RANKS: Final = {"high": 0, "normal": 1, "low": 2}
 MIX_REQUESTS = 256
 """Requests after which the counts per priority are halved: how long a mix is remembered."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 log = logging.getLogger("nats_backpressure.client")
 
-MAX_REPORTED = 1000
-"""Problems that are remembered; beyond, further ones are only counted."""
+MAX_REPORTED = 100
+"""Things that are remembered of one kind of problem; a further one replaces the oldest."""
+REPORT_EVERY = 60.0
+"""Seconds between two lines of a kind that has as many: others make them up, with the subjects and paths they send."""
 
 
 @dataclass(slots=True)
@@ -86,17 +89,33 @@ class OnceLogger:
     """Logs a problem once, until it is over."""
 
     def __init__(self) -> None:
-        self._reported: set[tuple[str, str]] = set()
+        self._reported: dict[str, dict[str, None]] = {}
+        """What was logged, by kind, the oldest first."""
+        self._next: dict[str, float] = {}
+        """Monotonic time of the next line of a kind that has MAX_REPORTED."""
 
-    def warn(self, kind: str, about: str, text: str) -> None:
+    def warn(self, kind: str, about: str, text: str, *, exc_info: bool = False) -> None:
         """Log a warning, unless this kind about this thing was logged and is not over."""
-        if (kind, about) in self._reported or len(self._reported) >= MAX_REPORTED:
-            return
-        self._reported.add((kind, about))
-        log.warning("%s", text)
+        self._report(logging.WARNING, kind, about, text, exc_info)
+
+    def info(self, kind: str, about: str, text: str) -> None:
+        """The same for what need not be a problem."""
+        self._report(logging.INFO, kind, about, text, False)
 
     def resolve(self, kind: str, about: str, text: str) -> None:
         """Log that a problem is over, if it was logged."""
-        if (kind, about) in self._reported:
-            self._reported.discard((kind, about))
+        if about in (reported := self._reported.get(kind, {})):
+            del reported[about]
             log.info("%s", text)
+
+    def _report(self, level: int, kind: str, about: str, text: str, exc_info: bool) -> None:
+        reported = self._reported.setdefault(kind, {})
+        if about in reported:
+            return
+        if len(reported) >= MAX_REPORTED:
+            if (now := time.monotonic()) < self._next.get(kind, 0.0):
+                return
+            self._next[kind] = now + REPORT_EVERY
+            del reported[next(iter(reported))]
+        reported[about] = None
+        log.log(level, "%s", text, exc_info=exc_info)

@@ -15,10 +15,18 @@ Moment = Annotated[datetime, Meta(tz=True)]
 """RFC 3339, in any zone that is named."""
 
 
+MOST_MESSAGES = 10_000
+"""Messages that one question of a consumer may ask for."""
+MOST_ATTEMPTS = 1000
+"""The highest attempt of a caller that a question may name."""
+
+
 class GatewayRequest(Struct, frozen=True):
     """The payload of `decide.gateway`."""
 
-    attempt: Annotated[int, Meta(ge=1, le=1000, description="Which attempt of the caller this is, for its delay.")] = 1
+    attempt: Annotated[
+        int, Meta(ge=1, le=MOST_ATTEMPTS, description="Which attempt of the caller this is, for its delay.")
+    ] = 1
     priority: Annotated[
         Priority, Meta(description="`critical` is always admitted; the low ones are shed first in adaptive mode.")
     ] = "normal"
@@ -27,7 +35,9 @@ class GatewayRequest(Struct, frozen=True):
 class ConsumerRequest(Struct, frozen=True):
     """The payload of `decide.consumer`."""
 
-    max_messages: Annotated[int, Meta(ge=1, le=10_000, description="How many messages the consumer would pull.")] = 100
+    max_messages: Annotated[
+        int, Meta(ge=1, le=MOST_MESSAGES, description="How many messages the consumer would pull.")
+    ] = 100
     stream: Annotated[str | None, Meta(description="The stream of the consumer, where several match.")] = None
     consumer: Annotated[str | None, Meta(description="The name of the consumer, where several match.")] = None
 

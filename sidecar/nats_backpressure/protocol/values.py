@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 StatusName = Literal["unknown", "inactive", "warning", "active"]
 KnownStatusName = Literal["inactive", "warning", "active"]
@@ -44,6 +44,9 @@ AlertState = Literal["pending", "firing", "resolved"]
 LatencySource = Literal["sampled", "estimated", "stall"]
 PolicySource = Literal["default", "file", "bucket", "consumer"]
 StaleReason = Literal["age", "no_quorum"]
+
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 SEVERITY: Final[dict[str, int]] = {"unknown": -1, "inactive": 0, "warning": 1, "active": 2}
 """Statuses by their name, as `Status` orders them."""

@@ -1,0 +1,1 @@
+"""What fits the client into one framework or library each; imported by name, by whoever has that library."""

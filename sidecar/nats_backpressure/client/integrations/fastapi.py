@@ -1,0 +1,45 @@
+"""Admit: a FastAPI dependency that refuses a request while the subject is overloaded. Needs Starlette.
+
+Without `from __future__ import annotations`: FastAPI reads the annotations of the call.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from nats_backpressure.client.admission import Admission
+from nats_backpressure.client.client import BackpressureClient
+from nats_backpressure.client.refusal import Refusal, checked_status_code
+from nats_backpressure.client.routes import checked_priority
+from nats_backpressure.client.shedder import NORMAL
+from nats_backpressure.client.subject_template import filled_in, template_names
+from nats_backpressure.protocol.values import Priority
+
+
+class Admit:
+    """`@app.post("/tenants/{tenant}/orders", dependencies=[Depends(Admit(client, "orders.{tenant}.created"))])`.
+
+    `{name}` stands for the path parameter of that name. Use it in place of the middleware, or each request counts
+    twice; the middleware refuses earlier, before the body is read.
+    """
+
+    def __init__(
+        self, client: BackpressureClient | None, subject: str, *, priority: Priority = NORMAL, status_code: int = 503
+    ) -> None:
+        """`client=None` turns it off. Raises ValueError for a subject, priority or status code that cannot be used."""
+        self._client, self._status_code = client, checked_status_code(status_code)
+        self._subject, self._priority = subject, checked_priority(priority)
+        template_names(subject)
+
+    async def __call__(self, connection: HTTPConnection) -> Admission | None:
+        """What was decided, for a handler that wants to know; raises HTTPException if it is a refusal."""
+        if self._client is None:
+            return None
+        parameters: Mapping[str, Any] = connection.path_params
+        admission = self._client.admit(filled_in(self._subject, parameters), self._priority)
+        if not admission:
+            refusal = Refusal.of(admission, self._status_code)
+            raise HTTPException(refusal.status_code, refusal.detail, refusal.headers)
+        return admission

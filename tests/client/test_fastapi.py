@@ -1,0 +1,50 @@
+"""The FastAPI dependency, in a FastAPI application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+
+from nats_backpressure.client import BackpressureClient
+from nats_backpressure.client.integrations.fastapi import Admit
+from tests.simulations.state_bucket import States, active, state
+
+
+def gateway(client: BackpressureClient | None) -> httpx.AsyncClient:
+    app, guard, urgent = FastAPI(), Admit(client, "orders.{tenant}"), Admit(client, "orders.acme", priority="critical")
+
+    async def order(tenant: str, admission: Any = Depends(guard)) -> dict[str, str]:  # noqa: B008  # FastAPI's own way
+        return {"tenant": tenant, "action": admission.action if admission else "off"}
+
+    app.post("/tenants/{tenant}/orders")(order)
+    app.post("/urgent/{tenant}", dependencies=[Depends(urgent)])(order)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway")
+
+
+async def test_a_request_is_refused_while_the_subject_of_its_path_is_overloaded(
+    client: BackpressureClient, states: States
+) -> None:
+    await states.put(active("orders.acme"), state("orders.calm"))
+    await client.watch()
+    async with gateway(client) as http:
+        refused, admitted, urgent = [
+            await http.post(path) for path in ("/tenants/acme/orders", "/tenants/calm/orders", "/urgent/calm")
+        ]
+    assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 30
+    assert "acme" not in refused.text
+    assert admitted.json() == {"tenant": "calm", "action": "continue"}
+    assert urgent.status_code == 200
+
+
+async def test_without_a_client_it_is_off() -> None:
+    async with gateway(None) as http:
+        assert (await http.post("/tenants/acme/orders")).json() == {"tenant": "acme", "action": "off"}
+
+
+@pytest.mark.parametrize("wrong", [{"subject": "a b"}, {"priority": "hi"}, {"status_code": 500}])
+def test_what_cannot_be_used_is_refused(client: BackpressureClient, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Admit(client, **{"subject": "orders"} | wrong)
