@@ -116,7 +116,7 @@ def test_a_recording_without_policies_uses_the_defaults_with_a_note(tmp_path: Pa
     file.write_bytes(written(line for line in burst() if not isinstance(line, PoliciesLine)))
     ran = run(file)
     assert ran.exit_code == 0 and "backpressure_active 1" in ran.stdout
-    assert ran.stderr == f"{file}: has no policies (written by an older version): the defaults are used\n"
+    assert ran.stderr == f"{file}: has no policies: the defaults are used (see --config)\n"
     assert run(file, "--config", quiet).stderr == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from click.testing import CliRunner
 from nats.aio.client import Client
 
 from nats_backpressure.cli.replay import replay
+from tests.chaos.installation import FAST, Installation
+from tests.conftest import StartServer
+from tests.support.command import Command
 from tests.support.router import CONSUMER, drain, override, publish, take
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire
+from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
 SLOW_WRITE = 0.5
 """Seconds by which published events may lag behind those that a replay computes at once."""
@@ -37,6 +41,10 @@ def turns(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rises to active and the ends. What moves in between while a slow write is under way is published as one step,
     and as two by a replay, whose writes are done at once."""
     return [e for e in events if e["from"] != e["to"] in ("active", "inactive")]
+
+
+def moves(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [e for e in events if e["from"] != e["to"]]
 
 
 def event_facts(events: list[dict[str, Any]]) -> list[tuple[object, ...]]:
@@ -99,6 +107,43 @@ async def test_without_settings_the_recorded_policies_are_used(
     again = turns([json.loads(line) for line in ran.stdout.splitlines()])
     assert event_facts(again) == event_facts(stored) and len(stored) >= 2
     assert [(e["override"] or {}).get("action") for e in again] == [(e["override"] or {}).get("action") for e in stored]
+
+
+LISTENER = """authorization { users: [
+  {user: all, password: all}
+  {user: listener, password: l, permissions: {publish: {deny: ">"}, subscribe: "backpressure.v1.internal.>"}} ]}"""
+
+
+async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = await start_server(LISTENER)
+    file, settings = tmp_path / "heard.jsonl", tmp_path / "settings.yaml"
+    settings.write_text(json.dumps({"policies": [FAST], **QUICK}))
+    async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
+        for name in ("i0", "i1"):
+            await (await installation.add(name, login="all:all@")).sidecar.observing()
+        command = Command(server.url)
+        listener = await command.start(
+            *("record", str(file), "--config", str(settings), "--user", "listener", "--password", "l")
+        )
+
+        async def listens() -> bool:
+            return file.exists() and b'"t":"read"' in file.read_bytes()
+
+        await eventually(listens, "the first reading that is recorded")
+        for _ in range(2):
+            await installation.overload()
+            await installation.calm()
+        await installation.check()
+        await asyncio.sleep(SLOW_WRITE)
+        listener.send_signal(signal.SIGINT)
+        _, errors = await listener.communicate()
+        assert listener.returncode == 0 and b"recorded " in errors and b"Traceback" not in errors, errors
+        stored = moves(await installation.events())
+        await command.close()
+    again = moves(await asyncio.to_thread(replayed, file))
+    assert len(stored) == 4 and event_facts(again) == event_facts(stored)
 
 
 async def test_the_recording_of_a_killed_process_is_continued_by_the_next(

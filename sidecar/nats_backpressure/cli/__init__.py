@@ -8,7 +8,7 @@ import click
 
 from nats_backpressure import __version__
 
-COMMANDS = ("run", "replay", "check", "demo", "status", "decide", "events", "policy", "override", "schema")
+COMMANDS = ("run", "record", "replay", "check", "demo", "status", "decide", "events", "policy", "override", "schema")
 """Each is in the module of its name, which is imported when it is needed: `run` needs 3 MiB less without the others."""
 
 
@@ -30,5 +30,5 @@ class Commands(click.Group):
 def main() -> None:
     """Watches JetStream consumers and tells gateways and workers when to slow down.
 
-    status, decide, events, policy and override need NATS and a running sidecar; the others need no sidecar.
+    record, status, decide, events, policy and override need NATS and a running sidecar; the others need no sidecar.
     """

@@ -53,7 +53,8 @@ TimeIn = Mapping[str, Mapping[str, float]]
 @click.option("--subject", metavar="PATTERN", help="Evaluate only subjects that match this pattern.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the summary goes to standard error.")
 def replay(file: Path, config: Path | None, compare: Path | None, subject: str | None, as_json: bool) -> None:
-    """Evaluate a recording again: print the events that would be published, and why. `run --record` writes FILE.
+    """Evaluate a recording again: print the events that would be published, and why. `run --record` and `record`
+    write FILE.
 
     Without --config, the policies that were in force during the recording are used. FILE may be `-` (standard input)
     or end in .gz; several recordings joined with `cat` are one recording. Exits with 0, with 78 and one line for each
@@ -73,7 +74,7 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
     problem = _replay_file(file, replays, comparison)
     took = time.perf_counter() - start
     if replays[0].first and not replays[0].has_policies:
-        click.echo(f"{file}: has no policies (written by an older version): the defaults are used", err=True)
+        click.echo(f"{file}: has no policies: the defaults are used (see --config)", err=True)
     if replays[0].first or not problem:
         for line in _summary(replays, comparison, took):
             click.echo(line, err=as_json)

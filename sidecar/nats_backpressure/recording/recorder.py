@@ -1,4 +1,4 @@
-"""Records what the service observes: passes every reading on, and writes it to a file.
+"""Records what is observed: writes every reading to a file, those of an Observer and those of other replicas.
 
 A full or failed disk ends the recording, never the service. A write blocks the loop for as long as the system takes to
 copy a few kilobytes.
@@ -77,56 +77,28 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read() == b"\n"
 
 
-class RecordingObserver:
-    """An Observer that passes on the readings of another one and records them. After a failed write it only counts."""
+class Recorder:
+    """Writes readings to a file. After a failed write it only counts."""
 
-    def __init__(
-        self,
-        observer: Observer,
-        clock: Clock,
-        file: RecordingFile,
-        settings: Settings,
-        count: Callable[[str], None],
-    ) -> None:
-        self._observer, self._clock, self._file, self._count = observer, clock, file, count
+    def __init__(self, clock: Clock, file: RecordingFile, settings: Settings, count: Callable[[str], None]) -> None:
+        self._clock, self._file, self._count = clock, file, count
         self._name, self._longest_interval = settings.name, settings.observe.max_interval_ms / 1000
         watch = tuple(WatchEntry(entry.stream, entry.consumers) for entry in settings.watch)
         observe = settings.observe
         self._recorded_settings = RecordedSettings(watch, observe.stale_after_seconds, observe.unknown_after_seconds)
         self._sources: Sources | None = None
         self._origins: dict[str, tuple[str, ...]] = {}
-        self._failed = False
+        self.failed = False
+        """Whether a write failed."""
         self._flushed_at = clock.now().mono
         self._partial_logged = False
         self._start_part()
-
-    async def streams(self) -> StreamsReading:
-        reading = await self._observer.streams()
-        self._origins = {look.name: look.subjects for look in reading.looks}
-        return reading
-
-    async def stream(self, name: str) -> StreamsReading:
-        return await self._observer.stream(name)
-
-    async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
-        try:
-            reading = await self._observer.consumers(stream, names)
-        except StreamGone:
-            self._write(self._encoder.encode_missing(stream, self._clock.now()))
-            raise
-        self._record(reading)
-        return reading
 
     def _record(self, reading: ConsumersReading) -> None:
         self._rotate_if_full()
         origin = self._origins.get(reading.look.origin or "", ())
         self._write(self._encoder.encode_reading(reading, self._clock.now(), origin))
         self._report_left_out()
-
-    async def consumer(self, key: ConsumerKey) -> Sample:
-        sample = await self._observer.consumer(key)
-        self._write(self._encoder.encode_sample(sample))
-        return sample
 
     def record_received(self, received: Received) -> None:
         """Record what another replica read."""
@@ -152,9 +124,14 @@ class RecordingObserver:
         self._sources = sources
         self._write(self._policy_lines.lines(sources, self._clock.now()))
 
+    def flush(self) -> None:
+        """Write to the disk what waits."""
+        if not self.failed:
+            self._stop_on_error(self._file.flush)
+
     def close(self) -> None:
         self._write(self._encoder.flush())
-        if not self._failed:
+        if not self.failed:
             self._stop_on_error(self._file.close)
 
     def _start_part(self) -> None:
@@ -164,10 +141,10 @@ class RecordingObserver:
         self._encoder, self._policy_lines = Encoder(), PolicyLineWriter(self._recorded_settings)
         lines: list[Line] = [HeaderLine(FORMAT, self._name, __version__, at, self._longest_interval)]
         lines += self._policy_lines.lines(self._sources, now) if self._sources else []
-        before = 0 if self._failed else self._file.size
+        before = 0 if self.failed else self._file.size
         self._write(lines)
         # If the policies alone fill a file, the file may grow to twice their size.
-        self._rotate_at = max(self._file.limit, 0 if self._failed else 2 * self._file.size - before)
+        self._rotate_at = max(self._file.limit, 0 if self.failed else 2 * self._file.size - before)
 
     def _report_left_out(self) -> None:
         left_out, self._encoder.left_out = self._encoder.left_out, 0
@@ -178,7 +155,7 @@ class RecordingObserver:
             self._partial_logged = True
 
     def _rotate_if_full(self) -> None:
-        if self._failed or self._file.size < self._rotate_at:
+        if self.failed or self._file.size < self._rotate_at:
             return
         self._write(self._encoder.flush())
         self._stop_on_error(self._file.rotate)
@@ -186,7 +163,7 @@ class RecordingObserver:
         log.info("recording.turned", file=str(self._file.path), kept=f"{self._file.path}.1")
 
     def _write(self, lines: Sequence[Line]) -> None:
-        if lines and self._failed:
+        if lines and self.failed:
             self._count("recording")
         elif lines:
             data = b"".join(map(encode_line, lines))
@@ -202,7 +179,7 @@ class RecordingObserver:
         try:
             operation()
         except (OSError, ValueError) as error:
-            self._failed = True
+            self.failed = True
             with suppress(OSError, ValueError):
                 self._file.close()
             self._count("recording")
@@ -210,5 +187,42 @@ class RecordingObserver:
                 "recording.ended",
                 file=str(self._file.path),
                 error=str(error),
-                hint="the service continues",
+                hint="what was written until then can be used",
             )
+
+
+class RecordingObserver(Recorder):
+    """An Observer that passes on the readings of another one and records them."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        clock: Clock,
+        file: RecordingFile,
+        settings: Settings,
+        count: Callable[[str], None],
+    ) -> None:
+        super().__init__(clock, file, settings, count)
+        self._observer = observer
+
+    async def streams(self) -> StreamsReading:
+        reading = await self._observer.streams()
+        self._origins = {look.name: look.subjects for look in reading.looks}
+        return reading
+
+    async def stream(self, name: str) -> StreamsReading:
+        return await self._observer.stream(name)
+
+    async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
+        try:
+            reading = await self._observer.consumers(stream, names)
+        except StreamGone:
+            self._write(self._encoder.encode_missing(stream, self._clock.now()))
+            raise
+        self._record(reading)
+        return reading
+
+    async def consumer(self, key: ConsumerKey) -> Sample:
+        sample = await self._observer.consumer(key)
+        self._write(self._encoder.encode_sample(sample))
+        return sample
