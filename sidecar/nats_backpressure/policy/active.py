@@ -18,6 +18,10 @@ from nats_backpressure.protocol.values import ConsumerKey
 MOST_ERRORS, LONGEST_ERROR = 20, 300
 """Of a refused policy: problems that are reported, and characters of the path or message of each."""
 
+JUDGING_RULES = 1
+"""The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
+Replicas of two versions that judge differently would take back what the other one writes."""
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -49,11 +53,12 @@ class ActivePolicies:
         self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
         self.layers = Layers(self._file, (), guard)
         self.mark = self._file_mark()
-        """Identifies the policies of the file, its guard, whether metadata is trusted, and what is watched: all that
-        replicas of one installation may have different. The bucket is common to all."""
+        """Identifies the policies of the file, its guard, whether metadata is trusted, what is watched, and the rules
+        of judging: all that replicas of one installation may have different. The bucket is common to all."""
 
     def _file_mark(self) -> str:
-        return hashlib.sha256(repr((self._file, self._guard, self._trust, self._watched)).encode()).hexdigest()[:12]
+        judged_by = (JUDGING_RULES, self._file, self._guard, self._trust, self._watched)
+        return hashlib.sha256(repr(judged_by).encode()).hexdigest()[:12]
 
     def effective(self, subject: str, key: ConsumerKey | None = None) -> Effective:
         """The policy of a consumer of a subject; without `key`, of the consumers that no entry names."""

@@ -95,7 +95,7 @@ class EffectRunner:
         self._failing: set[asyncio.Task[Any]] = set()
         """Of those, the writes and publishes that failed LOGGED_AT times."""
         self._differing = Once()
-        """Marks of other policies that differ from ours about some subject."""
+        """Marks of other policies that differ from ours, and subjects that are judged otherwise under our own."""
 
     @property
     def writes(self) -> bool:
@@ -118,7 +118,16 @@ class EffectRunner:
 
     def _report_difference(self, effect: ReportDifference) -> None:
         self._counts.dropped("judged_otherwise")
-        if self._differing.first(effect.stored.policy_mark):
+        if effect.stored.policy_mark == self._registry.policies.mark:
+            if self._differing.first(effect.subject):
+                log.info(
+                    "replicas.differ",
+                    subject=effect.subject,
+                    stored=effect.stored.status.word,
+                    ours=effect.ours.status.word,
+                    hint="normal for a minute after a start; what the reader of its streams has stored holds",
+                )
+        elif self._differing.first(effect.stored.policy_mark):
             log.warning(
                 "policies.differ",
                 subject=effect.subject,

@@ -43,6 +43,7 @@ from nats_backpressure.runtime.replicas import NoReplicas, Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
+from nats_backpressure.runtime.subject_writers import SubjectWriters
 from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
 from nats_backpressure.runtime.view import ServiceView
 
@@ -230,6 +231,7 @@ def build_service(
         on_policies(sources)
 
     registry.other_marks = replicas.marks
+    registry.writer_seen_at = SubjectWriters(replicas, poller.shared, sharing=settings.sharing.enabled).seen_at
     replicas.writes = lambda: effects.writes
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared)

@@ -90,6 +90,20 @@ class SharedReading:
         """Whether this replica reads the stream, or something of it."""
         return stream in self._streams and self._streams[stream].reads
 
+    def reads_all(self, stream: str) -> bool:
+        """Whether this replica reads all of the stream."""
+        return stream in self._streams and self._streams[stream].reads_all
+
+    def is_settled(self, stream: str) -> bool:
+        """Whether it has followed the stream for a while, or reads it unopposed."""
+        return stream in self._streams and self._streams[stream].is_settled(self._clock.now().mono)
+
+    def reader(self, stream: str) -> tuple[str, float]:
+        """The process that reads all of the stream for this one, and when its newest reading of anything was received;
+        no name where there is none."""
+        sender = self._streams[stream].reader if stream in self._streams else ""
+        return sender, self._newest_from.get(sender, -math.inf)
+
     def receives(self, stream: str) -> bool:
         """Whether other replicas read all of the stream for this one."""
         return stream in self._streams and self._streams[stream].receives

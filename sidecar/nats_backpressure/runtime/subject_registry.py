@@ -30,10 +30,11 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
 )
 from nats_backpressure.core.subject.next_record import is_quiescent
+from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
 from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
 from nats_backpressure.core.subject.state import SubjectState
-from nats_backpressure.core.subject.step import Context, step
+from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.time_windows import NOTHING, TimeWindows, WindowSummary, measures_of
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.patterns import PatternIndex, overlap
@@ -129,6 +130,9 @@ class SubjectRegistry:
         """Is called with members that something else than a reading may have moved above a mark."""
         self.other_marks: Callable[[], frozenset[str] | None] = frozenset
         """The marks of the policies of the other replicas that can write; None while it is too early to know."""
+        self.writer_seen_at: Callable[[str, Iterable[str]], float | None] = lambda subject, streams: None
+        """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
+        where this one does."""
         self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
         self._writer, self._perform = writer, perform
         self._times: dict[str, TimeInStatus] = {}
@@ -294,6 +298,7 @@ class SubjectRegistry:
             proofs=self.proofs(subject),
             policy_mark=self.policies.mark,
             other_marks=self.other_marks(),
+            writer_seen_at=self.writer_seen_at(subject, self._members.streams_of(subject)),
         )
 
     def tick(self) -> None:

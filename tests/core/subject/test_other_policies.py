@@ -25,8 +25,9 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.other_policies import REPORTED_AFTER, is_foreign
+from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.state import Record, SubjectState
-from nats_backpressure.core.subject.step import Context, step
+from nats_backpressure.core.subject.step import step
 from nats_backpressure.policy.schema import PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status

@@ -43,6 +43,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.next_record import build_record, is_quiescent, is_stale_alone, is_unobserved
+from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, Context
 from nats_backpressure.core.subject.state import (
     LOSS_INTERVAL,
     UNSENT_LIMIT,
@@ -52,7 +53,7 @@ from nats_backpressure.core.subject.state import (
     Writing,
     worst_member,
 )
-from nats_backpressure.core.subject.step import REMOVE_AFTER, UNSENT_WAIT, Context, apply, step
+from nats_backpressure.core.subject.step import UNSENT_WAIT, apply, step
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status

@@ -19,13 +19,15 @@ from nats_backpressure.core.subject.inputs import (
     RecordCreated,
     RecordFollowed,
     RecordLoaded,
+    ReportDifference,
     Tick,
     WriteConflict,
     WriteDone,
     WriteRecord,
 )
+from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.state import Record, SubjectState
-from nats_backpressure.core.subject.step import Context, step
+from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.taking_over import STATUS_EVENTS
 from nats_backpressure.policy.schema import AdmissionRule, Policy, Rejection
 from nats_backpressure.protocol.timestamps import Now
@@ -54,9 +56,13 @@ class Replica:
     def __init__(self, name: str, store: Store, policy: Policy = POLICY) -> None:
         self.name, self.store, self.policy = name, store, policy
         self.state = SubjectState("s", policy, unread_since=1000.0)
+        self.writer_seen_at: float | None = None
+        self.reports: list[ReportDifference] = []
 
     def feed(self, input_: Input, at: float) -> None:
-        context = Context(10.0, 30.0, writer=self.name, newest_read_at=at)
+        context = Context(
+            10.0, 30.0, writer=self.name, newest_read_at=at, policy_mark="m", writer_seen_at=self.writer_seen_at
+        )
         self.state, effects = step(self.state, input_, Now(at, at), context)
         for effect in effects:
             self._perform(effect, at)
@@ -77,6 +83,8 @@ class Replica:
                 if event.id not in {other.id for other in store.events}:
                     store.events.append(event)
                 self.feed(EventSent(event.id), at)
+            case ReportDifference():
+                self.reports.append(effect)
 
     def read(self, at: float, pending: int, drain: float) -> None:
         self.feed(ConsumerJoined(KEY, self.policy), at)

@@ -46,6 +46,21 @@ class Turns:
         """Whether others read all of it for this one."""
         return self._turns[Level.ALL].receives and not self.reads
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether it reads all of the stream."""
+        return self._turns[Level.ALL].reads
+
+    @property
+    def reader(self) -> str:
+        """The process that read all of it last, if it was not this one."""
+        return self._senders[Level.ALL]
+
+    def is_settled(self, now: float) -> bool:
+        """Whether it has followed the stream for a while, or reads any of it unopposed."""
+        turns = zip(self._turns, self._silent_for, strict=True)
+        return any(turn.reads and turn.position(True, silent_for, now).settled for turn, silent_for in turns)
+
     def position(self, partial: bool, writes: bool, now: float) -> Position:
         """Where it stands with its newest reading of all, or of a part."""
         level, every = self._own[partial]

@@ -174,6 +174,16 @@ def build_record(
     return Change(replace(record, carried=facts), builder.losses, builder.departed_lost)
 
 
+def restored_record(state: SubjectState, now: Now) -> Change | None:
+    """Our last record, where it is not stored, or lists what is published: without anything that was judged since."""
+    assert state.record is not None
+    record = RecordBuilder(state, state.record, now).record
+    if record.unsent and all(event.id in state.published for event in record.unsent):
+        record = replace(record, unsent=())
+    first = state.unstored and state.newest_proof is not None
+    return Change(record) if first or state.overwritten or record is not state.record else None
+
+
 def records_differ(a: Record, b: Record) -> bool:
     """Whether two records differ in more than the carried facts and the diagnosis."""
     return a is not b and replace(a, carried=(), diagnosis=None) != replace(b, carried=(), diagnosis=None)

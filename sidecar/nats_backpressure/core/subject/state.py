@@ -184,8 +184,10 @@ class SubjectState(Struct, frozen=True):
     """Whether nothing proved the record even when it was loaded at the start, and no member was read since."""
     member_deleted: bool = False
     """Whether a member was deleted since the last write."""
+    left_since: float | None = None
+    """While a change is left to the replica that writes the subject: monotonic time since which it is due."""
     differs_since: float | None = None
-    """While it is left to replicas with other policies: monotonic time since which ours would change the record."""
+    """While it is left to other replicas: monotonic time since which ours would have another status or action."""
     difference_reported: bool = False
 
 

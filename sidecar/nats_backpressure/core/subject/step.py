@@ -14,9 +14,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, next_shedding
 from nats_backpressure.core.admission.offered_load import with_report
-from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.member import NOTHING_CARRIED
-from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
 from nats_backpressure.core.status.freshness import Limits
@@ -26,7 +24,6 @@ from nats_backpressure.core.subject.inputs import (
     ConsumerLeft,
     ConsumerRead,
     ConsumersRead,
-    DropSubject,
     Effect,
     EventConflict,
     EventDropped,
@@ -34,24 +31,20 @@ from nats_backpressure.core.subject.inputs import (
     GatewayReported,
     Input,
     KeyRemoved,
-    LoadRecord,
     NewerHeartbeat,
     PolicyChanged,
     PolicyRefused,
-    PublishEvent,
     RecordCreated,
     RecordFollowed,
     RecordLoaded,
     RecordMissing,
-    RemoveKey,
     Tick,
     WriteConflict,
     WriteDone,
     WriteFailing,
-    WriteRecord,
 )
 from nats_backpressure.core.subject.member_update import evaluated, with_reading
-from nats_backpressure.core.subject.other_policies import is_left_to_others, with_difference
+from nats_backpressure.core.subject.plan_writes import Context, plan_writes
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
     stored_shedding,
@@ -62,42 +55,20 @@ from nats_backpressure.core.subject.restart_facts import (
 from nats_backpressure.core.subject.state import (
     Record,
     SubjectState,
-    Writing,
     deciding_policy,
     newest_of,
     with_member,
     with_members,
 )
-from nats_backpressure.core.subject.taking_over import agrees, continues, is_lost, is_newest
+from nats_backpressure.core.subject.taking_over import agrees, continues, is_lost, is_newest, lost_since
 from nats_backpressure.protocol.refusal_expiry import aged, holds_for
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Status
 
-REMOVE_AFTER = 3600.0
-"""Seconds without consumers after which the stored key of a subject is removed."""
-
-
-RELOAD_INTERVAL = 2.0
-"""Seconds between two readings of a record that a newer version stores."""
 ANY_REVISION = 2**64
 """Above every revision."""
 UNSENT_WAIT = 0.3
 """Seconds for which the unsent events of another replica's record are left to it; then each replica publishes them."""
-
-
-class Context(Limits, frozen=True):
-    """What a step needs to know besides the state: the freshness limits, which process writes, what else was read."""
-
-    writer: str = ""
-    """Unique for this process; part of each write's nonce."""
-    newest_read_at: float | None = None
-    """Monotonic time of the newest reading of anything, which the heartbeat reports; None before the first."""
-    proofs: Proofs = NO_PROOFS
-    """What looks at the streams of the subject prove."""
-    policy_mark: str = ""
-    """Of the settings file whose policies are in force here."""
-    other_marks: frozenset[str] | None = frozenset()
-    """Those of the other replicas that can write; None while it is too early to know."""
 
 
 def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
@@ -216,6 +187,7 @@ def _taken_over(state: SubjectState, record: Record, revision: int, newer: bool,
         for key, member in members.items()
     }
     unproved = record.unknown or record.stale
+    reported = 0 if state.record is None else lost_since(record, state.record.seq)
     if state.record is None:
         state = replace(state, unproved_at_load=unproved)
     else:  # another replica stored it
@@ -229,6 +201,9 @@ def _taken_over(state: SubjectState, record: Record, revision: int, newer: bool,
     return replace(
         with_members(state, members),
         carried=carried,
+        departed_lost=max(0, state.departed_lost - reported),
+        left_since=None,
+        member_deleted=state.member_deleted and record.status is not Status.INACTIVE,
         written_at=now.mono,
         record=record,
         revision=revision,
@@ -376,90 +351,6 @@ def _(input_: EventDropped, state: SubjectState, now: Now) -> SubjectState:
     return replace(
         state, publishing=None, published=state.published | {input_.id}, renumber_from=(input_.epoch, seq - 1)
     )
-
-
-def plan_writes(
-    state: SubjectState, now: Now, context: Context, on_tick: bool, conclude: bool = True
-) -> tuple[SubjectState, list[Effect]]:
-    """Start what is missing to store and publish the state: one load, or one write and one publish at a time. Nothing
-    is written unless `conclude`."""
-    if state.removing:
-        return state, [] if state.record is not None else [DropSubject(state.subject)]
-    if state.record is None or state.must_reload:
-        if state.loading or (state.record is None and not state.members):
-            return state, []
-        return replace(state, loading=True), [LoadRecord(state.subject, doubted=state.doubted)]
-    if state.newer_seen_at is not None:
-        return _beside_newer(state, state.newer_seen_at, now, context)
-    effects: list[Effect] = []
-    if state.writing is None and conclude and not _is_older_than_rise(state, now, context):
-        if state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER:
-            return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
-        change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs)
-        if is_left_to_others(state.record, context.policy_mark, context.other_marks):
-            state, reports = with_difference(state, change, now)
-            effects += reports
-        elif change is not None:
-            state, writing = _with_write(state, change, now, context)
-            effects.append(WriteRecord(state.subject, writing))
-    if now.mono >= state.publish_after and (event := _next_to_publish(state)) is not None:
-        state = replace(state, publishing=event.id)
-        effects.append(PublishEvent(state.subject, event))
-    return state, effects
-
-
-def _is_older_than_rise(state: SubjectState, now: Now, context: Context) -> bool:
-    """Whether all that was read may be older than a rise that another replica published."""
-    newest = newest_of(state, context.proofs)
-    if newest is None or newest > state.risen_elsewhere_at:
-        return False
-    return not next_record.is_unobserved(state, now, context, context.proofs)
-
-
-def _beside_newer(state: SubjectState, seen_at: float, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
-    """A newer version stores this subject: read again what it stored, and write nothing. Once it has shown no sign for
-    `unknown_after`, start from the events stream in its place."""
-    if state.empty_since is not None:
-        gone = now.mono - state.empty_since >= REMOVE_AFTER
-        return state, [DropSubject(state.subject)] if gone else []
-    silent = now.mono - seen_at >= context.unknown_after
-    if state.loading or not (silent or now.mono - state.written_at >= RELOAD_INTERVAL):
-        return state, []
-    return replace(state, loading=True), [LoadRecord(state.subject, replacing=state.revision if silent else 0)]
-
-
-def _with_write(
-    state: SubjectState, change: next_record.Change, now: Now, context: Context
-) -> tuple[SubjectState, Writing]:
-    writing = Writing(
-        replace(change.record, policy_mark=context.policy_mark),
-        state.revision,
-        nonce=f"{context.writer}.{state.write_count}",
-        losses=change.losses,
-        departed_lost=change.departed_lost,
-        started_at=now.mono,
-    )
-    state = replace(
-        state,
-        writing=writing,
-        write_count=state.write_count + 1,
-        written_at=now.mono,
-        member_deleted=False,
-        differs_since=None,
-        difference_reported=False,
-        renumber_from=None,
-    )
-    return state, writing
-
-
-def _next_to_publish(state: SubjectState) -> Event | None:
-    """The first stored event that is not published; none that the write under way gives another number."""
-    if state.publishing is not None or state.renumber_from is not None or state.record is None:
-        return None
-    event = next((event for event in state.record.unsent if event.id not in state.published), None)
-    if event is None or state.writing is None or any(event.id == e.id for e in state.writing.record.unsent):
-        return event
-    return None
 
 
 def _proved_at(state: SubjectState, context: Context) -> float:

@@ -43,6 +43,11 @@ def is_lost(record: Record, published: RecordCreated) -> bool:
     return published.seq < record.seq - len(record.unsent)
 
 
+def lost_since(record: Record, seq: int) -> int:
+    """The lost messages that the events of a record after `seq` report."""
+    return sum(event.lost or 0 for event in _after(record, seq) if event.type is EventType.DATA_LOSS)
+
+
 def _after(record: Record, seq: int) -> list[Event]:
     return [event for event in record.unsent if event.seq > seq]
 

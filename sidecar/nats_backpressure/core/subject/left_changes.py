@@ -1,0 +1,44 @@
+"""Leaves the changes of a subject to the replica that writes it: the reader of the first of its streams.
+
+All replicas have the same readings, and each would write the same change: one write, and a conflict for every other
+replica. And two may judge the same reading differently, because one of them started a moment ago: each would take back
+what the other one wrote. So the others wait until the writer's record comes. They write themselves once LEFT_FOR has
+passed without a sign of the writer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.protocol.timestamps import Now
+
+LEFT_FOR = 1.5
+"""Seconds for which a change is left to the writer without a sign that it runs; it gives one each second."""
+
+
+def is_left_to_writer(state: SubjectState, now: Now, writer_seen_at: float | None) -> bool:
+    """Whether a change that is due now is left to the writer. `writer_seen_at`: the monotonic time of its newest sign;
+    -inf where it is not known yet which replica that is, None where it is this one."""
+    if writer_seen_at is None or (state.unstored and writer_seen_at == -math.inf):
+        return False
+    since = now.mono if state.left_since is None else state.left_since
+    return now.mono - max(since, writer_seen_at) < LEFT_FOR
+
+
+def with_left_change(state: SubjectState, now: Now) -> SubjectState:
+    """The state while a change is left to the writer."""
+    return state if state.left_since is not None else replace(state, left_since=now.mono)
+
+
+def without_left_change(state: SubjectState) -> SubjectState:
+    """The state once nothing is left to change."""
+    return state if state.left_since is None else replace(state, left_since=None)
+
+
+def is_overdue(state: SubjectState, now: Now) -> bool:
+    """Whether a change has been left for so long that the writer may not know of it: what it wrote is not stored any
+    more, or what it wanted to publish was published by this replica. What it judges otherwise stays its own."""
+    return state.left_since is not None and now.mono - state.left_since >= LEFT_FOR

@@ -1,0 +1,116 @@
+"""Two replicas with the same readings and one record: the writer changes it; the other one only without a writer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerLeft, ConsumerRead, RecordFollowed, Tick
+from nats_backpressure.core.subject.left_changes import LEFT_FOR
+from nats_backpressure.core.subject.other_policies import REPORTED_AFTER
+from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Status
+from tests.core.subject.test_two_replicas import KEY, Replica, Store, types
+
+POLICY = Policy(alert_on_active=False)
+HIGH, LOW = 6000.0, 1500.0
+"""Latencies above the mark, and below half of it."""
+
+
+def pair() -> tuple[Store, Replica, Replica]:
+    store = Store()
+    return store, Replica("writer", store, POLICY), Replica("other", store, POLICY)
+
+
+def follow(replica: Replica, at: float) -> None:
+    store = replica.store
+    if store.record is not None and replica.state.record is not None and replica.state.revision != store.revision:
+        replica.feed(RecordFollowed(store.record, store.revision), at)
+
+
+def read(replica: Replica, at: float, latency: float, lost: int = 0) -> None:
+    follow(replica, at)
+    replica.feed(ConsumerJoined(KEY, POLICY), at)
+    replica.feed(ConsumerRead(Reading(KEY, Now(at, at), 5, 30, latency, None, latency_evidence=True, lost=lost)), at)
+    replica.feed(Tick(), at)
+
+
+def read_both(writer: Replica, other: Replica, since: float, latencies: tuple[float, float], seconds: float) -> float:
+    """The writer and the other one read every tenth of a second, and the writer gives its signs; the time after it."""
+    for tenth in range(round(seconds * 10)):
+        at = since + tenth / 10
+        other.writer_seen_at = at
+        read(writer, at, latencies[0])
+        read(other, at + 0.01, latencies[1])
+    return since + seconds
+
+
+@pytest.mark.parametrize("latencies", [(HIGH, LOW), (LOW, HIGH)])
+def test_what_the_writer_judges_otherwise_stays_its_own_and_is_reported_once(latencies: tuple[float, float]) -> None:
+    store, writer, other = pair()
+    at = read_both(writer, other, 1000.0, (LOW, LOW), 3.0)
+    read_both(writer, other, at, latencies, 60.0)
+    assert types(store) == (["backpressure_warning"] if latencies[0] == HIGH else [])
+    assert other.state.record == store.record and len(other.reports) == 1 and writer.reports == []
+
+
+def test_a_change_waits_for_the_writer_until_it_gives_no_sign() -> None:
+    store, writer, other = pair()
+    at = read_both(writer, other, 1000.0, (LOW, LOW), 3.0)
+    died = other.writer_seen_at = at
+    while not store.events:
+        at += 0.1
+        read(other, at, HIGH)
+    assert LEFT_FOR <= at - died - 0.1 <= LEFT_FOR + 0.11
+    assert REPORTED_AFTER < LEFT_FOR and len(other.reports) == 1
+
+
+@pytest.mark.parametrize("seen", [None, -math.inf])
+def test_without_a_writer_nothing_waits_and_too_early_to_know_only_what_changes_a_record(seen: float | None) -> None:
+    store, _, other = pair()
+    other.writer_seen_at = seen
+    read(other, 1000.0, LOW)
+    assert store.record is not None
+    at = 1000.1
+    read(other, at, HIGH)
+    while not store.events:
+        at += 0.1
+        read(other, at, HIGH)
+    assert at - 1000.1 == pytest.approx(0.0 if seen is None else LEFT_FOR, abs=0.11)
+
+
+def test_what_the_writer_does_not_put_right_is_put_right_as_the_writer_judged_it() -> None:
+    store, writer, other = pair()
+    at = read_both(writer, other, 1000.0, (HIGH, LOW), 3.0)
+    before = store.record
+    assert before is not None and store.record is not None
+    store.record, store.revision = (
+        replace(before, status=Status.INACTIVE, announced=Status.INACTIVE),
+        store.revision + 1,
+    )
+    for tenth in range(round(LEFT_FOR * 10) + 4):
+        other.writer_seen_at = at + tenth / 10
+        read(other, at + tenth / 10, LOW)
+    assert (store.record.status, store.record.incident) == (before.status, before.incident)
+    assert types(store) == ["backpressure_warning"]
+
+
+def test_a_loss_of_a_consumer_that_is_gone_is_reported_by_one() -> None:
+    store, writer, other = pair()
+    at = read_both(writer, other, 1000.0, (LOW, LOW), 3.0)
+    for replica in (writer, other):
+        other.writer_seen_at = at
+        read(replica, at, LOW, lost=3)
+    for replica in (writer, other):
+        replica.feed(ConsumerLeft(KEY), at + 0.1)
+    follow(other, at + 0.2)
+    assert types(store).count("data_loss") == 1
+    other.writer_seen_at = None
+    other.feed(ConsumerJoined(KEY, POLICY), at + 1.0)
+    read(other, at + 20.0, LOW)
+    read(other, at + 40.0, LOW)
+    assert types(store).count("data_loss") == 1 and other.state.departed_lost == 0

@@ -1,0 +1,173 @@
+"""Several replicas that judge the same readings differently: the reader of the stream writes, the others follow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.reading import sharing
+from nats_backpressure.core.subject.left_changes import LEFT_FOR
+from nats_backpressure.runtime.ports import Conflict, Unavailable
+from tests.simulations.replicas import KEY, MARK, SETTINGS, SUBJECT, Replica, Replicas
+from tests.support.background import meanwhile
+from tests.support.exploring import examples
+from tests.support.policies import entry
+
+WARNS = replace(
+    SETTINGS,
+    policies=(
+        entry(
+            ">",
+            pending={"warn": 5, "critical": 10, "overload": MARK},
+            drain_seconds={"overload": 1_000_000},
+            recovery_hold_seconds=0.2,
+            stall_seconds=3600,
+            alone_factor=1000,
+        ),
+    ),
+)
+"""However large the backlog is, it is a warning."""
+PUBLISHED_WITHIN = LEFT_FOR + 1.5
+"""Seconds after the death of the writer within which a change is published: the silence, LEFT_FOR, a tick, the hold."""
+
+
+def judges_by(replica: Replica, factor: float) -> None:
+    """From now on it takes each backlog for so many times as large: as if it had other ack metrics, or other rules."""
+    registry = replica.service.registry
+    feed = registry.feed_readings
+
+    def feed_other(subject: str, readings: Sequence[tuple[Reading | None, Reading]]) -> None:
+        feed(subject, [(None, replace(one, pending=round(one.pending * factor))) for _, one in readings])
+
+    registry.feed_readings = feed_other  # type: ignore[method-assign]
+
+
+def reader(replicas: Replicas) -> Replica:
+    """The one that reads the stream."""
+    return next(one for one in replicas.all.values() if one.alive and one.service.poller.shared.reads(KEY.stream))
+
+
+def count_conflicts(replicas: Replicas) -> Counter[str]:
+    """Counts the writes that are lost from now on."""
+    counts: Counter[str] = Counter()
+    write = replicas.store.write
+
+    async def counted(*args: Any) -> int:
+        counts["writes"] += 1
+        try:
+            return await write(*args)
+        except Conflict:
+            counts["conflicts"] += 1
+            raise
+
+    replicas.store.write = counted  # type: ignore[method-assign]
+    return counts
+
+
+def types(replicas: Replicas) -> list[str]:
+    return [event["type"] for event in replicas.events()]
+
+
+@pytest.mark.parametrize("n", [2, 5])
+async def test_a_change_is_written_once_whatever_the_number_of_replicas(n: int) -> None:
+    async with Replicas().running(n) as replicas:
+        await replicas.clock.run(3.0)
+        counts = count_conflicts(replicas)
+        for _ in range(5):
+            await replicas.overload()
+            await replicas.clock.run(1.0)
+            await replicas.calm()
+            await replicas.clock.run(1.0)
+        await replicas.agree()
+        replicas.check()
+        assert counts["conflicts"] <= 2 and counts["writes"] <= 5 * 2 * 3
+
+
+@pytest.mark.parametrize("pending", [MARK - 5, MARK * 2])
+@pytest.mark.parametrize("factors", [(1.0, 0.1, 3.0), (3.0, 1.0, 0.1), (0.1, 3.0, 1.0)])
+async def test_what_the_others_judge_otherwise_publishes_nothing(pending: int, factors: tuple[float, ...]) -> None:
+    async with Replicas().running(3) as replicas:
+        await replicas.clock.run(3.0)
+        for replica, factor in zip(replicas.all.values(), factors, strict=True):
+            judges_by(replica, factor)
+        replicas.js.publish(KEY.stream, SUBJECT, pending)
+        first = reader(replicas)
+        factor = factors[list(replicas.all.values()).index(first)]
+        await replicas.clock.run(8.0)
+        expected = ["backpressure_warning"] if pending * factor > MARK else []
+        assert reader(replicas) is first and types(replicas) == expected
+        assert not replicas.problems() and all(replica.answer() for replica in replicas.all.values())
+        replicas.work()
+        await replicas.clock.run(3.0)
+        assert types(replicas) == [*expected, *("recovery" for _ in expected)]
+
+
+async def test_one_that_has_just_started_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "SETTLED_AFTER", 4.0)
+    for seed in range(3):
+        async with Replicas(seed).running(2) as replicas:
+            await replicas.clock.run(5.0)
+            await replicas.overload()
+            for name in ("r0", "r1"):
+                if replicas.all[name] is reader(replicas):
+                    continue
+                await replicas.all[name].kill()
+                replicas.all[name].start()
+                judges_by(replicas.all[name], 0.1)
+                await replicas.clock.run(6.0)
+                assert types(replicas) == ["backpressure_warning"]
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    factors=st.lists(st.sampled_from([0.1, 1.0, 1.0, 3.0]), min_size=3, max_size=3),
+    after=st.floats(0.0, 1.0),
+    how=st.sampled_from(["kill", "suspend", "cut", "half_open", "cannot write"]),
+)
+@settings(max_examples=examples(3))
+def test_whatever_becomes_of_the_writer_at_any_moment_the_change_is_published(
+    seed: int, factors: list[float], after: float, how: str
+) -> None:
+    async def strike(replicas: Replicas, replica: Replica) -> None:
+        await replicas.clock.sleep(after)
+        if how == "kill":
+            await replica.kill()
+        elif how == "suspend":
+            replica.clock.suspend()
+        elif how == "cannot write":
+            deny(replica)
+        else:
+            setattr(replica.link, how, True)
+
+    async def run() -> None:
+        async with Replicas(seed, settings=WARNS).running(3) as replicas:
+            await replicas.clock.run(3.0)
+            for replica, factor in zip(replicas.all.values(), factors, strict=True):
+                judges_by(replica, factor)
+            async with meanwhile(strike(replicas, reader(replicas))):
+                replicas.js.publish(KEY.stream, SUBJECT, MARK * 11)  # an overload to all of them
+                replicas.overloads += 1
+                bound = PUBLISHED_WITHIN + after + (4.0 if how == "cannot write" else 0.0)
+                await replicas.published("warning", bound)
+            await replicas.clock.run(10.0)
+            assert types(replicas) == ["backpressure_warning"]
+
+    asyncio.run(run())
+
+
+def deny(replica: Replica) -> None:
+    """It may not write any more."""
+    store = replica.service._effects._store
+
+    async def denied(*args: Any) -> int:
+        raise Unavailable("no rights")
+
+    store.write = denied  # type: ignore[method-assign]
