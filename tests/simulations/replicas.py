@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from nats_backpressure.adapters.nats.observer import PROMPT
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.protocol.messages import Heartbeat
@@ -309,14 +310,19 @@ class RemoteObserver(Remote):
         return replace(reading, looks=(*reading.looks, *self._replicas.own_streams()))
 
     async def consumers(self, stream: str, names: Any = ()) -> ConsumersReading:
+        asked = self._clock.now()
         reading = await self._link.call(lambda: self._target.consumers(stream, names))
-        return replace(reading, samples=tuple(self._arrived(sample) for sample in reading.samples))
+        return replace(reading, samples=tuple(self._arrived(sample, asked) for sample in reading.samples))
 
     async def consumer(self, key: ConsumerKey) -> Sample:
-        return self._arrived(await self._link.call(lambda: self._target.consumer(key)))
+        asked = self._clock.now()
+        return self._arrived(await self._link.call(lambda: self._target.consumer(key)), asked)
 
-    def _arrived(self, sample: Sample) -> Sample:
-        return replace(sample, at=self._clock.now())
+    def _arrived(self, sample: Sample, asked: Now) -> Sample:
+        """As in the adapter: a reply that waited while the process stood still is as old as it is."""
+        now = self._clock.now()
+        late = max(0.0, now.mono - asked.mono - PROMPT)
+        return replace(sample, at=Now(now.mono - late, now.wall - late))
 
 
 class RemoteChannel:

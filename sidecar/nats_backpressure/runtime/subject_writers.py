@@ -23,19 +23,16 @@ class SubjectWriters:
     def seen_at(self, subject: str, streams: Iterable[str]) -> float | None:
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
         where this one does, -inf where it is too early to know."""
-        marks = self._replicas.marks()
-        if marks is None:
-            return -math.inf
-        if self._replicas.policies not in marks:
+        stream, marks = min(streams, default=""), self._replicas.marks()
+        if marks is not None and self._replicas.policies not in marks:
             return None
-        stream = min(streams, default="")
         if self._sharing and self._shared.reads_all(stream):
             # One that began to read a moment ago may soon receive the readings of another one.
-            return None if self._shared.is_settled(stream) else -math.inf
-        reader, received_at = self._shared.reader(stream)
+            return None if self._shared.is_settled(stream) and marks is not None else -math.inf
         seen = self._seen()
-        if reader in seen:
-            return max(seen[reader], received_at)
+        reader, received_at = self._shared.reader(stream)
+        if reader in seen or marks is None:
+            return max(seen.get(reader, -math.inf), received_at)
         own = self._replicas.id
         first = min((own, *seen), key=lambda id_: share_of(stream or subject, id_))
         return None if first == own else seen[first]

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerLeft, ConsumerRead, RecordFollowed, Tick
-from nats_backpressure.core.subject.left_changes import LEFT_FOR
+from nats_backpressure.core.subject.left_changes import LEFT_FOR, UNSURE_FOR
 from nats_backpressure.core.subject.other_policies import REPORTED_AFTER
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -80,7 +80,7 @@ def test_without_a_writer_nothing_waits_and_too_early_to_know_only_what_changes_
     while not store.events:
         at += 0.1
         read(other, at, HIGH)
-    assert at - 1000.1 == pytest.approx(0.0 if seen is None else LEFT_FOR, abs=0.11)
+    assert at - 1000.1 == pytest.approx(0.0 if seen is None else UNSURE_FOR, abs=0.11)
 
 
 def test_what_the_writer_does_not_put_right_is_put_right_as_the_writer_judged_it() -> None:

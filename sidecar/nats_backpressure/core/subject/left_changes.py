@@ -17,6 +17,8 @@ from nats_backpressure.protocol.timestamps import Now
 
 LEFT_FOR = 1.5
 """Seconds for which a change is left to the writer without a sign that it runs; it gives one each second."""
+UNSURE_FOR = 0.5
+"""The same where it is not known yet which replica that is: by then the readings of another one have come."""
 
 
 def is_left_to_writer(state: SubjectState, now: Now, writer_seen_at: float | None) -> bool:
@@ -25,7 +27,8 @@ def is_left_to_writer(state: SubjectState, now: Now, writer_seen_at: float | Non
     if writer_seen_at is None or (state.unstored and writer_seen_at == -math.inf):
         return False
     since = now.mono if state.left_since is None else state.left_since
-    return now.mono - max(since, writer_seen_at) < LEFT_FOR
+    left_for = UNSURE_FOR if writer_seen_at == -math.inf else LEFT_FOR
+    return now.mono - max(since, writer_seen_at) < left_for
 
 
 def with_left_change(state: SubjectState, now: Now) -> SubjectState:
@@ -38,7 +41,9 @@ def without_left_change(state: SubjectState) -> SubjectState:
     return state if state.left_since is None else replace(state, left_since=None)
 
 
-def is_overdue(state: SubjectState, now: Now) -> bool:
-    """Whether a change has been left for so long that the writer may not know of it: what it wrote is not stored any
-    more, or what it wanted to publish was published by this replica. What it judges otherwise stays its own."""
+def is_restored_here(state: SubjectState, now: Now) -> bool:
+    """Whether this replica stores the last record again, or without what is published, although the writer runs: it
+    wrote that record, or the writer has had LEFT_FOR and may not know. What that one judges otherwise stays its own."""
+    if state.publish_after == -math.inf and not state.unstored:
+        return True
     return state.left_since is not None and now.mono - state.left_since >= LEFT_FOR

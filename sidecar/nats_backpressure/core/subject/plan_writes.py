@@ -18,7 +18,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.left_changes import (
     is_left_to_writer,
-    is_overdue,
+    is_restored_here,
     with_left_change,
     without_left_change,
 )
@@ -90,7 +90,7 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     if is_left_to_writer(state, now, context.writer_seen_at):
         state, reports = with_difference(with_left_change(state, now), change, now)
         effects += reports
-        change = next_record.restored_record(state, now) if is_overdue(state, now) else None
+        change = next_record.restored_record(state, now) if is_restored_here(state, now) else None
         if change is None:
             return state, effects
     if change is None:
