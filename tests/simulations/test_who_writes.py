@@ -52,7 +52,7 @@ def judges_by(replica: Replica, factor: float) -> None:
 
 def reader(replicas: Replicas) -> Replica:
     """The one that reads the stream."""
-    return next(one for one in replicas.all.values() if one.alive and one.service.poller.shared.reads(KEY.stream))
+    return next(one for one in replicas.all.values() if one.alive and one.service.poller.shared.reads_all(KEY.stream))
 
 
 def count_conflicts(replicas: Replicas) -> Counter[str]:
