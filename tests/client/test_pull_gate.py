@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import BadSubscriptionError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
@@ -171,17 +173,109 @@ async def test_a_new_grant_replaces_what_is_left_of_the_last_one(
             await gate.fetch(5, timeout=0.2)
 
 
-async def test_the_messages_of_a_cancelled_fetch_are_returned_by_the_next_one(
+async def test_what_a_cancelled_fetch_pulls_is_returned_by_the_next_one(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
-    gate = PullGate(client, subscription, SUBJECT, batch_wait=60)
-    await publish(nc, 1)
+    gate = PullGate(client, subscription, SUBJECT)
     async with FakeDecisionService(nc, grants(5)), asyncio.timeout(30):
         fetching = asyncio.create_task(gate.fetch(5, timeout=60))
-        while not (await subscription.consumer_info()).num_waiting:  # it waits for the other four
+        while not (await subscription.consumer_info()).num_waiting:
             await asyncio.sleep(0.01)
         await cancel_and_wait([fetching])
+        await publish(nc, 1)
         assert [message.data for message in await gate.fetch(5)] == [b"0"]
+
+
+async def test_no_cancelled_fetch_loses_a_message(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Whatever it was doing: waiting for its turn, asking, pulling, or returning."""
+    gate, total, received, cancelled = PullGate(client, subscription, SUBJECT), 600, list[bytes](), 0
+
+    async def work(seed: int) -> None:
+        nonlocal cancelled
+        times = random.Random(seed)
+        while len(received) < total:
+            try:
+                messages = await asyncio.wait_for(gate.fetch(4, timeout=5), times.choice([0.0005, 0.002, 0.005, 0.02]))
+            except TimeoutError:
+                cancelled += 1
+            else:
+                received.extend(message.data for message in messages)
+                for message in messages:
+                    await message.ack()
+
+    async with FakeDecisionService(nc, grants(4)), asyncio.timeout(60):
+        await asyncio.gather(publish(nc, total), *(work(seed) for seed in range(3)))
+    assert sorted(map(int, received)) == list(range(total)), "each once"
+    assert cancelled > 20
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"batch": -1}, {"timeout": 0}, {"timeout": -1.0}], ids=lambda wrong: str(wrong)
+)
+async def test_it_refuses_what_the_subscription_refuses(
+    client: BackpressureClient, subscription: Subscription, wrong: dict[str, Any]
+) -> None:
+    texts = []
+    for fetch in (subscription.fetch, PullGate(client, subscription, SUBJECT).fetch):
+        with pytest.raises(ValueError) as error:
+            await fetch(**wrong)
+        texts.append(str(error.value))
+    assert texts[0] == texts[1]
+    assert client.stats.asked == 0
+
+
+async def test_only_a_pull_subscription_can_be_used(client: BackpressureClient, nc: Client) -> None:
+    js = nc.jetstream()
+    await js.add_stream(name="ORDERS", subjects=[SUBJECT])
+    for subscription in (await js.subscribe(SUBJECT), await js.subscribe(SUBJECT, ordered_consumer=True)):
+        with pytest.raises(TypeError, match="pull_subscribe"):
+            PullGate(client, subscription, SUBJECT)  # type: ignore[arg-type]  # that is the mistake
+
+
+async def test_what_else_a_subscription_has_the_gate_has_too(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT)
+    async with FakeDecisionService(nc, grants(1)):
+        (message,) = await gate.fetch(20_000, timeout=None, heartbeat=1.0)
+    await message.ack()
+    assert (await gate.consumer_info()).name == "router"
+    assert (gate.pending_msgs, gate.pending_bytes, gate.delivered) == (0, 0, subscription.delivered)
+    await gate.unsubscribe()
+    with pytest.raises(BadSubscriptionError):
+        await gate.unsubscribe()
+
+
+async def test_messages_come_one_after_another_and_none_is_lost_where_the_loop_ends(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 10)
+    gate, received = PullGate(client, subscription, SUBJECT), []
+    async with FakeDecisionService(nc, grants(4)), asyncio.timeout(30):
+        async with aclosing(gate.messages(batch=4)) as messages:
+            async for message in messages:
+                received.append(message.data)
+                if len(received) == 6:
+                    break
+        assert gate.pending_msgs == 2
+        while len(received) < 10:
+            received += [message.data for message in await gate.fetch(4)]
+    assert received == [str(n).encode() for n in range(10)]
+
+
+async def test_without_answers_it_pulls_as_many_as_it_was_granted_last_for_a_while(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(nc, 40)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(3)):
+        assert len(await gate.fetch(10)) == 3
+    assert [len(await gate.fetch(10)) for _ in range(3)] == [3, 3, 3]
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.KEEPS_SIZE", 0.0)
+    assert len(await gate.fetch(10)) == 10
 
 
 async def test_without_a_sidecar_it_pulls_everything_and_waits_for_one_answer_only(

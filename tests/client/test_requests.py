@@ -34,7 +34,7 @@ async def test_a_request_returns_the_sidecars_answer(client: BackpressureClient,
 async def test_a_gateways_answer_is_reused_while_valid_and_only_for_the_same_request(
     client: BackpressureClient, nc: Client
 ) -> None:
-    async with FakeDecisionService(nc, lambda _: GATEWAY | {"valid_for_ms": 300}) as service:
+    async with FakeDecisionService(nc, lambda _: GATEWAY | {"valid_for_ms": 1000}) as service:
         for _ in range(10):
             await client.decide(SUBJECT)
         await client.decide(SUBJECT, priority="critical")

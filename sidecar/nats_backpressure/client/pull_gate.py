@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import AsyncIterator
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
 
 from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.requests import Answer
@@ -19,13 +22,17 @@ MIN_WAIT, MAX_WAIT = 0.01, 1.0
 NOT_OVERLOADED = ("inactive", "warning")
 BATCH_WAIT = 0.02
 """Seconds for which the first message of a pull waits for the others; a slower one is late."""
+KEEPS_SIZE = 30.0
+"""Seconds without a grant for which the size of the last one holds: that of the sidecar's restart, after which a burst
+would take in flight past its mark."""
 LATE_POLL = 0.05
 """Seconds between two looks for late messages while nothing is granted."""
 
 
 class PullGate:
-    """Wraps a nats-py pull subscription. Workers may share a gate: they pull in turn, since nats-py mixes up the
-    answers of two fetches on one subscription; for pulls side by side give each worker a subscription and a gate."""
+    """Wraps a nats-py pull subscription, and is used in its place. Workers may share a gate: they pull in turn, since
+    nats-py mixes up the answers of two fetches on one subscription; for pulls side by side give each worker a
+    subscription and a gate."""
 
     def __init__(
         self,
@@ -39,37 +46,94 @@ class PullGate:
         batch_wait: float = BATCH_WAIT,
     ) -> None:
         """`stream` and `consumer` name the consumer that is pulled from, where the subject has several.
-        `grant_seconds` and `batch_wait` are for tests."""
+        `grant_seconds` and `batch_wait` are for tests. Raises TypeError for a subscription that does not pull."""
+        if not isinstance(subscription, JetStreamContext.PullSubscription):
+            raise TypeError(
+                f"PullGate needs what pull_subscribe() returns, not {type(subscription).__name__}: "
+                "to a push or ordered consumer the server sends without being asked"
+            )
         self._client, self._subscription, self._subject = client, subscription, subject
         self._stream, self._consumer = stream, consumer
         self._grant_seconds, self._batch_wait = grant_seconds, batch_wait
         self._turn = asyncio.Lock()
         self._unused, self._unused_until = 0, 0.0
         """What is left of the last grant, and until when it counts. A new grant replaces those before it."""
+        self._size, self._answered_at = 0, -math.inf
+        """The last grant that was not 0, and when it was given."""
         self._waiting: list[Msg] = []
         """Messages of a fetch that was cancelled, for the next one."""
 
-    async def fetch(self, batch: int = 1, timeout: float = 5.0) -> list[Msg]:
-        """At most `batch` messages, and no more than the sidecar grants.
+    async def fetch(self, batch: int = 1, timeout: float | None = 5.0, heartbeat: float | None = None) -> list[Msg]:
+        """At most `batch` messages, and no more than the sidecar grants. What a cancelled fetch had is returned by the
+        next one.
 
-        Raises nats.errors.TimeoutError, as the subscription does, when none came within `timeout` seconds, whether
-        there were none or none was granted. Without an answer from the sidecar it pulls the whole batch.
+        Raises what the subscription's own does: nats.errors.TimeoutError when none came within `timeout` seconds (None:
+        never), whether there were none or none was granted; ValueError for a batch or timeout that is not positive.
+        Without an answer from the sidecar it pulls as many as it was granted last, after KEEPS_SIZE seconds the whole
+        batch. `heartbeat` is not needed: no pull waits longer than a second, so a dead one is noticed by then.
         """
-        deadline = time.monotonic() + timeout
+        if batch < 1:
+            raise ValueError("nats: invalid batch size")
+        if timeout is not None and timeout <= 0:
+            raise ValueError("nats: invalid fetch timeout")
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
-            try:
-                async with asyncio.timeout(left):
-                    await self._turn.acquire()
-            except TimeoutError:
-                break
-            try:
-                messages, wait = await self._pull(batch, deadline)
-            finally:
-                self._turn.release()
+            messages, wait = await self._pull_in_turn(batch, left, deadline)
             if messages:
                 return self._count(messages)
             await self._pause(min(wait, max(0.0, deadline - time.monotonic())))
         raise NatsTimeoutError
+
+    async def messages(self, batch: int = 1) -> AsyncIterator[Msg]:
+        """`async for message in gate.messages(batch=10)`: one message after another, `batch` pulled at a time. It ends
+        only with an error, as `fetch` raises it; what was pulled and not yet returned is returned by the next fetch."""
+        while True:
+            pulled = await self.fetch(batch, timeout=None)
+            try:
+                while pulled:
+                    yield pulled.pop(0)
+            finally:
+                self._waiting = pulled + self._waiting
+
+    async def consumer_info(self) -> ConsumerInfo:
+        return await self._subscription.consumer_info()
+
+    async def unsubscribe(self) -> None:
+        await self._subscription.unsubscribe()
+
+    @property
+    def pending_msgs(self) -> int:
+        """Messages that are here and were not returned yet."""
+        return self._subscription.pending_msgs + len(self._waiting)
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._subscription.pending_bytes + sum(len(message.data) for message in self._waiting)
+
+    @property
+    def delivered(self) -> int:
+        """Messages that the subscription received."""
+        return self._subscription.delivered
+
+    async def _pull_in_turn(self, batch: int, left: float, deadline: float) -> tuple[list[Msg], float]:
+        """As `_pull`, in a task of its own that is never cancelled: nats-py would lose what it has. Its turn ends with
+        it, and what nobody waits for any more is for the next one."""
+        try:
+            async with asyncio.timeout(None if left == math.inf else left):
+                await self._turn.acquire()
+        except TimeoutError:
+            return [], 0.0
+        pull = asyncio.create_task(self._pull(batch, deadline), name=f"pull {self._subject[:80]}")
+        pull.add_done_callback(lambda _: self._turn.release())
+        try:
+            return await asyncio.shield(pull)
+        except asyncio.CancelledError:
+            pull.add_done_callback(self._keep)
+            raise
+
+    def _keep(self, pull: asyncio.Task[tuple[list[Msg], float]]) -> None:
+        if not pull.cancelled() and pull.exception() is None:
+            self._waiting += pull.result()[0]
 
     async def _pull(self, batch: int, deadline: float) -> tuple[list[Msg], float]:
         """The messages; if nothing is granted, also the seconds to wait."""
@@ -79,7 +143,7 @@ class PullGate:
         decision = await self._client.decide(
             self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
         )
-        (n, wait), unused, until = _grant(decision, batch), self._left(asked_at), asked_at + self._grant_seconds
+        (n, wait), unused, until = self._grant(decision, batch), self._left(asked_at), asked_at + self._grant_seconds
         if n > 0:
             self._unused, self._unused_until = n, until
         elif unused and decision.status in NOT_OVERLOADED:
@@ -101,7 +165,7 @@ class PullGate:
             return [], 0.0
         try:
             return messages + await self._fetch_rest(n - 1), 0.0
-        except BaseException:  # for example cancelled: the next fetch returns what is here already
+        except BaseException:  # the next fetch returns what is here already
             self._waiting += messages
             raise
 
@@ -131,8 +195,19 @@ class PullGate:
     async def _pause(self, seconds: float) -> None:
         """Wait, but not once a late message is here."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._subscription.pending_msgs:
+        while (left := until - time.monotonic()) > 0 and not self.pending_msgs:
             await asyncio.sleep(min(left, LATE_POLL))
+
+    def _grant(self, decision: Answer, batch: int) -> tuple[int, float]:
+        """How many to pull, and the seconds to wait if none."""
+        now = time.monotonic()
+        if decision.failed_open is not None or decision.pull is None:
+            keeps = self._size and now < self._answered_at + KEEPS_SIZE
+            return min(batch, self._size) if keeps else batch, 0.0
+        n = min(batch, decision.pull.max_messages)
+        if n > 0:
+            self._size, self._answered_at = n, now
+        return n, min(MAX_WAIT, max(MIN_WAIT, decision.pull.wait_ms / 1000))
 
     def _left(self, now: float) -> int:
         """How many were granted, still count, and were not used."""
@@ -143,11 +218,3 @@ class PullGate:
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages
-
-
-def _grant(decision: Answer, batch: int) -> tuple[int, float]:
-    """How many to pull, and the seconds to wait if none."""
-    if decision.pull is None:
-        return batch, 0.0
-    wait = min(MAX_WAIT, max(MIN_WAIT, decision.pull.wait_ms / 1000))
-    return min(batch, decision.pull.max_messages), wait
