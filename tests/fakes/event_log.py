@@ -81,7 +81,7 @@ class FakeEventLog:
             raise Unavailable("it took too long")
         return since if len(matches) <= most else matches[-most].at
 
-    def take_looks(self, looks: Sequence[StreamLook]) -> None: ...
+    def take_looks(self, looks: Sequence[StreamLook], asked_at: float) -> None: ...
 
     async def follow(self, take: Callable[[CachedEvent], object]) -> None:
         self._followers.append(take)

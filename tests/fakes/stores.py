@@ -76,7 +76,7 @@ class FakeStateStore:
         del self.values[subject]
         self._show(subject)
 
-    def take_looks(self, looks: Sequence[StreamLook]) -> None: ...
+    def take_looks(self, looks: Sequence[StreamLook], asked_at: float) -> None: ...
 
     async def follow(self, take: Callable[[str, Stored], None]) -> None:
         with self.followed(take):

@@ -233,7 +233,11 @@ class RemoteStateStore(Remote):
         self._bucket, self._clock = bucket, clock
         self._arrived: deque[tuple[str, Stored]] = deque()
         self._woken = asyncio.Event()
-        self._created, self._reached, self._listed, self._behind_at = "", 0, 0, math.inf
+        self._created, self._reached, self._behind_at = "", 0, math.inf
+        self._accounted: deque[tuple[float, int]] = deque()
+        """What was accounted for when each list came."""
+        self.read_again = 0
+        """How often a list showed that everything must be read again."""
         self._keys: set[str] = set()
         self._again = False
         self._heartbeat = b""
@@ -249,18 +253,24 @@ class RemoteStateStore(Remote):
             heartbeat = msgspec.json.decode(value, type=Heartbeat)
             self._link.carry(lambda: self._clock.when_running(lambda: self.on_heartbeat(heartbeat)))
 
-    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+    def take_looks(self, looks: Sequence[StreamLook], asked_at: float) -> None:
         look = next(look for look in looks if look.name == self._bucket)
         now = self._clock.now().mono
         if look.last_seq <= self._reached:
             self._behind_at = math.inf
         elif self._behind_at == math.inf:
             self._behind_at = now + BEHIND
-        other = self._created not in ("", look.created) or look.last_seq < self._listed
+        while len(self._accounted) > 1 and self._accounted[1][0] <= asked_at:
+            self._accounted.popleft()
+        accounted = max((n for at, n in self._accounted if at <= asked_at), default=0)
+        other = self._created not in ("", look.created) or look.last_seq < accounted
         lost = look.last_seq == self._reached and look.messages < len(self._keys)
-        self._created, self._listed = look.created, self._reached
+        self._created = look.created
+        self._accounted.append((now, self._reached))
         if other or lost or now >= self._behind_at:
             self._again = True
+            self.read_again += 1
+            self._accounted.clear()
             self._woken.set()
 
     async def follow(self, take: Callable[[str, Stored], None]) -> None:

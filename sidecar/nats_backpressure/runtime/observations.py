@@ -9,6 +9,9 @@ from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 
+PROMPT = 0.1
+"""Seconds after its request at which a reply counts as received, at the latest."""
+
 
 class Unavailable(Exception):
     """No answer now: not connected, no reply in time, no leader, or a reply that cannot be read."""
@@ -90,6 +93,12 @@ class Received(Struct, frozen=True):
     """A Sample where a consumer was read alone."""
     base: StreamLook | None = None
     """The newest look that was answered before it was asked for, if there was one."""
+
+
+def answer_time(asked_at: float, came_at: float, took: float) -> float:
+    """When a reading counts as answered that came `came_at` and took so many seconds: PROMPT after its request at the
+    latest, since the process may have been suspended with the reply before it."""
+    return max(asked_at, came_at - max(0.0, took - PROMPT))
 
 
 class AckSeen(Struct, frozen=True):

@@ -66,7 +66,7 @@ class Poller:
         count: Callable[[str], None],
         on_streams: Callable[[StreamsReading], None],
         on_read: Callable[[float], None],
-        on_list: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
+        on_list: Callable[[Sequence[StreamLook], float], None] = lambda looks, asked_at: None,
         discover_every: float = DISCOVER_EVERY,
         requests: RequestBudget | None = None,
         shared: SharedReading | None = None,
@@ -144,8 +144,8 @@ class Poller:
 
     # Streams
 
-    def _take_list(self, reading: StreamsReading, at: float) -> None:
-        self._on_list(reading.looks)
+    def _take_list(self, reading: StreamsReading, at: float, asked_at: float) -> None:
+        self._on_list(reading.looks, asked_at)
         names = frozenset(look.name for look in reading.looks)
         if at - self._discovered_at >= self._discover_every or names != self._listed:
             self._discovered_at, self._listed = at, names

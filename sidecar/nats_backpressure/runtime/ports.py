@@ -110,8 +110,9 @@ class StateStore(Protocol):
     async def load(self, subject: str) -> Stored | None:
         """None where there is no key; read where writes are decided. Raises Unavailable."""
 
-    def take_looks(self, looks: Sequence[StreamLook]) -> None:
-        """A list of streams was read just now: it shows whether `follow` misses anything."""
+    def take_looks(self, looks: Sequence[StreamLook], asked_at: float) -> None:
+        """A list of streams was read, which was asked for at this monotonic time: it shows whether `follow` misses
+        anything. None comes that was asked for before the last one."""
 
     async def follow(self, take: Callable[[str, Stored], None]) -> None:
         """Call `take` with what another process stored after `load_all`, soon after each write, until cancelled. After
@@ -204,8 +205,9 @@ class EventReader(Protocol):
         of the stream. Returns the moment since which these are all. Raises Unavailable, after some may have been
         taken."""
 
-    def take_looks(self, looks: Sequence[StreamLook]) -> None:
-        """A list of streams was read just now: it shows whether `follow` misses anything."""
+    def take_looks(self, looks: Sequence[StreamLook], asked_at: float) -> None:
+        """A list of streams was read, which was asked for at this monotonic time: it shows whether `follow` misses
+        anything. None comes that was asked for before the last one."""
 
     async def follow(self, take: Callable[[CachedEvent], object]) -> None:
         """Call `take` with every event that is stored after those that `recall` has read, of any replica, in the

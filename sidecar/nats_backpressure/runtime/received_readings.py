@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.stream_plan import Base
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.runtime.observations import ConsumersReading, Received
+from nats_backpressure.runtime.observations import ConsumersReading, Received, answer_time
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_poll import StreamPoll
 from nats_backpressure.runtime.stream_readings import StreamReadings
 
 MOST_RECEIVED = 8
-"""Readings of one stream that wait to be evaluated; further ones are not used, and make nobody silent."""
+"""Readings of one stream that wait to be evaluated. One more drops the oldest: who is slower than the reader uses what
+is newest, and does not read as well."""
 
 
 class ReceivedReadings:
@@ -31,17 +33,20 @@ class ReceivedReadings:
 
     def receive(self, poll: StreamPoll, received: Received) -> bool:
         """Another replica read a stream; returns whether that is taken in."""
-        if (tasks := self._readings.tasks) is None or len(poll.received) >= MOST_RECEIVED:
+        tasks, shown = self._readings.tasks, received.shown
+        if tasks is None:
             return False
-        shown = received.shown
+        keys = _shown_keys(received)
+        if keys is None and received.asked_at <= poll.whole_at:
+            return False
+        is_reading = isinstance(shown, ConsumersReading)
+        if not self._shared.receive(received, poll.plan.covered(keys) if is_reading else ()):
+            return False
         if isinstance(shown, ConsumersReading):
-            keys = _shown_keys(received.stream, shown)
-            if not self._shared.receive(received, poll.plan.covered(keys)):
-                return False
             poll.plan.receive(keys, received.asked_at, shown.took)
-        elif not self._shared.receive(received, ()):
-            return False
-        poll.received.append(received)
+        if keys is None:
+            poll.whole_at = received.asked_at
+        _add(poll.received, received, keys)
         if poll.taking is None or poll.taking.done():
             poll.taking = tasks.create_task(self._take_all(poll), name=f"take in readings of {poll.name}")
         self._replan(poll)
@@ -59,8 +64,9 @@ class ReceivedReadings:
         self._replan(poll)
 
     async def _take(self, poll: StreamPoll, received: Received, reading: ConsumersReading) -> None:
-        if not poll.plan.is_older(reading.look, received.sent_at):
-            self._readings.take_look(poll, reading.look, received.sent_at)
+        at = answer_time(received.asked_at, received.sent_at, reading.took)
+        if not poll.plan.is_older(reading.look, at):
+            self._readings.take_look(poll, reading.look, at)
         base: Base = poll.plan.base_of(received.base)
         if reading.partial:
             await self._readings.take_some(poll, reading, base, received.asked_at)
@@ -68,9 +74,25 @@ class ReceivedReadings:
             await self._readings.take_list(poll, reading, base, received.asked_at)
 
 
-def _shown_keys(stream: str, shown: ConsumersReading) -> frozenset[ConsumerKey] | None:
+def _shown_keys(received: Received) -> frozenset[ConsumerKey] | None:
     """The consumers that a reading shows, or None for all there are."""
-    if not shown.partial:
-        return None
-    missing = (ConsumerKey(stream, name) for name in shown.missing)
-    return frozenset((*(sample.key for sample in shown.samples), *missing))
+    shown = received.shown
+    if isinstance(shown, ConsumersReading):
+        if not shown.partial:
+            return None
+        missing = (ConsumerKey(received.stream, name) for name in shown.missing)
+        return frozenset((*(sample.key for sample in shown.samples), *missing))
+    return frozenset((shown.key,) if isinstance(shown, Sample) else ())
+
+
+def _add(waiting: deque[Received], received: Received, keys: frozenset[ConsumerKey] | None) -> None:
+    """Add a reading, and drop what it replaces: who shows all of its consumers, and was asked for before. One of a
+    consumer that was read alone stays: lists leave that out."""
+    kept = []
+    for one in waiting:
+        older = _shown_keys(one)
+        shows_all = keys is None or (older is not None and older <= keys)
+        if isinstance(one.shown, Sample) or not shows_all or one.asked_at > received.asked_at:
+            kept.append(one)
+    waiting.clear()
+    waiting.extend((*kept, received)[-MOST_RECEIVED:])

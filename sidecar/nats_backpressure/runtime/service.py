@@ -171,7 +171,7 @@ def build_service(
     on_looks: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
     on_policies: Callable[[Sources], None] = lambda sources: None,
     *,
-    on_list: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
+    on_list: Callable[[Sequence[StreamLook], float], None] = lambda looks, asked_at: None,
     tick: float = TICK,
     discover_every: float = DISCOVER_EVERY,
     requests: RequestBudget | None = None,
@@ -196,9 +196,9 @@ def build_service(
         on_looks(reading.looks)
         resources.check(reading)
 
-    def take_looks(looks: Sequence[StreamLook]) -> None:
-        on_list(looks)
-        store.take_looks(looks)
+    def take_looks(looks: Sequence[StreamLook], asked_at: float) -> None:
+        on_list(looks, asked_at)
+        store.take_looks(looks, asked_at)
         policy_store.take_looks(looks)
 
     poller = Poller(

@@ -13,7 +13,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level
 from nats_backpressure.core.reading.sharing import ALL_STREAMS, LISTS, LOOKS
 from nats_backpressure.core.reading.stream_plan import PAGE, SLOW_LIST
-from nats_backpressure.runtime.observations import Received, StreamGone, StreamsReading, Unavailable
+from nats_backpressure.runtime.observations import Received, StreamGone, StreamsReading, Unavailable, answer_time
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.shared_reading import SharedReading
 
@@ -23,6 +23,8 @@ DISCOVER_EVERY = 1.0
 """Seconds between two uses of the list of streams for what else it shows: new streams, and our own resources."""
 INFO_SECONDS = 1e-4
 """Server time of STREAM.INFO, until it was measured."""
+LATE = 0.3
+"""Seconds by which a list of another replica may have been asked for earlier than it seems: a message takes as long."""
 SHORTEST_SLEEP = 0.001
 """Seconds for which a loop of the poller sleeps at least."""
 SMOOTH = 0.1
@@ -47,7 +49,8 @@ class StreamLooks:
     """Lists the streams in a loop of its own, and starts looks one by one for the poller: while a list hangs (a node is
     down), or where that is cheaper, each watched stream is looked at by itself.
 
-    The results go to `on_list` and `on_look`, with the monotonic time of the answer.
+    The results go to `on_list` and `on_look`, with the monotonic time of the answer; a list also with the time at which
+    it was asked for, at the latest.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class StreamLooks:
         budget: Budget,
         discover_every: float,
         count: Callable[[str], None],
-        on_list: Callable[[StreamsReading, float], None],
+        on_list: Callable[[StreamsReading, float, float], None],
         on_look: Callable[[str, StreamLook, float], None],
         shared: SharedReading,
     ) -> None:
@@ -218,16 +221,16 @@ class StreamLooks:
             self._retry = 0.0
             self._shared.end(ALL_STREAMS, LISTS, failed=False)
             self._measure_list(reading)
-            self._take_list(reading, asked_at, self._clock.now().mono)
+            self._take_list(reading, asked_at, answer_time(asked_at, self._clock.now().mono, reading.took))
         finally:
             self._listing_since = math.inf
         self._plan(self._clock.now().mono)
 
-    def _take_list(self, reading: StreamsReading, asked_at: float, answered_at: float) -> None:
+    def _take_list(self, reading: StreamsReading, asked_at: float, answered_at: float, late: float = 0.0) -> None:
         if asked_at >= self._newest_list:
             self._newest_list = asked_at
             self._shown.clear()
-            self._on_list(reading, answered_at)
+            self._on_list(reading, answered_at, asked_at - late)
 
     def _measure_list(self, reading: StreamsReading) -> None:
         self._streams, self._list_took = len(reading.looks), reading.took
@@ -246,7 +249,8 @@ class StreamLooks:
         self._listed_at = max(received.asked_at, self._listed_at)
         self._hurried = self._hurried and received.asked_at < self._hurried_at
         self._measure_list(reading)
-        self._take_list(reading, received.asked_at, received.sent_at)
+        answered_at = answer_time(received.asked_at, received.sent_at, reading.took)
+        self._take_list(reading, received.asked_at, answered_at, LATE)
         return True
 
     def _receive_look(self, received: Received, reading: StreamsReading) -> bool:
@@ -260,7 +264,7 @@ class StreamLooks:
             self._shown.clear()
             self._was_looked(looked_at)
         for look in reading.looks:
-            self._on_look(look.name, look, received.sent_at)
+            self._on_look(look.name, look, answer_time(received.asked_at, received.sent_at, reading.took))
         return True
 
     def _all_shown_at(self) -> float | None:
@@ -279,6 +283,7 @@ class StreamLooks:
         self._looked_at = max(at, self._looked_at)
 
     async def _look(self, stream: Looked) -> None:
+        asked_at = self._clock.now().mono
         try:
             reading = await self._observer.stream(stream.name)
         except (Unavailable, StreamGone) as error:
@@ -289,6 +294,6 @@ class StreamLooks:
             stream.look_retry, self._info_took = 0.0, reading.took
             self._info_seconds += SMOOTH * (min(reading.took, SLOW_LIST) - self._info_seconds)
             for look in reading.looks:
-                self._on_look(stream.name, look, self._clock.now().mono)
+                self._on_look(stream.name, look, answer_time(asked_at, self._clock.now().mono, reading.took))
         finally:
             stream.looking = False

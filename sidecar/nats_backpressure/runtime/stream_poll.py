@@ -30,6 +30,8 @@ class StreamPoll:
         """Readings of other replicas that are not taken in yet."""
         self.taking: asyncio.Task[None] | None = None
         """Takes them in."""
+        self.whole_at = -math.inf
+        """When the newest reading of all was asked for, of those that were received or answered."""
         self.silent: frozenset[ConsumerKey] = frozenset()
         """Members of which the last reading showed nothing."""
         self.singly: asyncio.Task[None] | None = None
@@ -38,8 +40,10 @@ class StreamPoll:
         """Of those that did not answer: when to try again, and the delay after that."""
         self.listing_since = math.inf
         """When the list that is under way was asked for."""
-        self.reading = self.evaluating = False
-        """Whether single consumers are being read; whether samples are evaluated, with the look after them."""
+        self.reading = False
+        """Whether single consumers are being read."""
+        self.evaluating = 0
+        """How many readings are being evaluated, each with the look after its samples."""
         self.looking, self.look_retry, self.look_after = False, 0.0, -math.inf
         """See `stream_looks.Looked`."""
 

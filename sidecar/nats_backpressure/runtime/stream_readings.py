@@ -19,6 +19,7 @@ from nats_backpressure.runtime.observations import (
     ConsumersReading,
     StreamGone,
     Unavailable,
+    answer_time,
 )
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
@@ -110,8 +111,10 @@ class StreamReadings:
         base, asked_at = poll.plan.base, self._clock.now().mono
         reading = await self._observer.consumers(poll.name)
         self._finish(poll, reading)
-        self.take_look(poll, reading.look, self._clock.now().mono)
-        await self.take_list(poll, reading, base, asked_at)
+        if asked_at >= poll.whole_at:  # otherwise another replica has shown newer ones meanwhile
+            poll.whole_at = asked_at
+            self.take_look(poll, reading.look, answer_time(asked_at, self._clock.now().mono, reading.took))
+            await self.take_list(poll, reading, base, asked_at)
 
     async def take_list(self, poll: StreamPoll, reading: ConsumersReading, base: Base, asked_at: float) -> None:
         """Take in a list of a stream: what it shows, and what it lacks."""
@@ -135,7 +138,7 @@ class StreamReadings:
             self._failed(poll, error, Level.QUIET)
         else:
             self._finish(poll, reading)
-            self.take_look(poll, reading.look, self._clock.now().mono)
+            self.take_look(poll, reading.look, answer_time(asked_at, self._clock.now().mono, reading.took))
             await self.take_some(poll, reading, base, asked_at)
             self._read_silent(poll)
         finally:
@@ -182,20 +185,22 @@ class StreamReadings:
         """Take in the samples of a reading; returns the subjects that each consumer counts under."""
         stream, plan = poll.stream, poll.plan
         under: dict[ConsumerKey, tuple[str, ...]] = {}
-        poll.evaluating = True
         slices = Slices(self._clock)
-        for sample in reading.samples:
-            await slices.pause()
-            newest = plan.consumers.get(sample.key)
-            if newest is not None and newest.is_newer(sample, asked_at):  # it was read by itself meanwhile
-                under[sample.key] = stream.under.get(sample.key, ())
-                continue
-            under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
-        self._intake.flush()
-        for sample in reading.samples:
-            await slices.pause()
-            self._plan_sample(poll, sample, base, asked_at)
-        poll.evaluating = False
+        poll.evaluating += 1
+        try:
+            for sample in reading.samples:
+                await slices.pause()
+                newest = plan.consumers.get(sample.key)
+                if newest is not None and newest.is_newer(sample, asked_at):  # it was read by itself meanwhile
+                    under[sample.key] = stream.under.get(sample.key, ())
+                    continue
+                under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
+            self._intake.flush()
+            for sample in reading.samples:
+                await slices.pause()
+                self._plan_sample(poll, sample, base, asked_at)
+        finally:
+            poll.evaluating -= 1
         return under
 
     def _plan_sample(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -371,7 +372,8 @@ async def test_keys_that_went_without_a_trace_are_reported_as_gone_and_own_write
                 info = await store._bucket.info()
                 assert info is not None
                 state = info.state
-                store.take_looks([StreamLook(info.config["name"], info.created, 1, state.last_seq, state.messages)])
+                look = StreamLook(info.config["name"], info.created, 1, state.last_seq, state.messages)
+                store.take_looks([look], math.inf)
                 return bool(taken)
 
             await eventually(gone, "the key to be reported")

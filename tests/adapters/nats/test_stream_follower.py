@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -57,12 +58,12 @@ class Followed:
             seq = (await self.nc.jetstream().publish(f"s.{payload}", payload.encode())).seq
         return seq
 
-    async def look(self, last_seq: int | None = None, created: str | None = None) -> None:
+    async def look(self, last_seq: int | None = None, created: str | None = None, asked_at: float = math.inf) -> None:
         """A list of streams shows the stream, or pretends to."""
         info = (await JetStreamApi(self).stream("S")) if last_seq is None or created is None else None
         shown = info.state.last_seq if info and last_seq is None else last_seq or 0
         look = StreamLook("S", created or (info.created if info else ""), 1, shown, shown)
-        self.follower.take_look(look)
+        self.follower.take_look(look, asked_at)
 
     async def took(self, *payloads: str) -> None:
         async def all_there() -> bool:
@@ -178,6 +179,24 @@ async def test_everything_is_read_again_where_the_stream_may_be_another_one(
         await followed.took("a", "b", "d")
         if followed.client is not followed.nc:
             await followed.client.close()
+
+
+async def test_a_list_that_was_asked_for_before_a_write_and_comes_after_another_one_shows_nothing_lost(
+    followed: Followed,
+) -> None:
+    async with following(followed):
+        before = SystemClock().now().mono
+        await followed.publish("a")
+        await followed.took("a")
+        await followed.look()
+        await followed.look(0, asked_at=before)
+        assert followed.read == [0], "it was only late"
+        await followed.look(0)
+
+        async def read_again() -> bool:
+            return len(followed.read) == 2
+
+        await eventually(read_again, "everything read again")
 
 
 async def test_an_end_that_was_deleted_is_no_message_that_is_missing(followed: Followed) -> None:

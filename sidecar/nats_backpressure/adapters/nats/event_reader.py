@@ -122,10 +122,10 @@ class JetStreamEventReader:
         self._follower.continue_from(info.created, max(last, place - 1), client)
         return complete_since or since
 
-    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+    def take_looks(self, looks: Sequence[StreamLook], asked_at: float) -> None:
         for look in looks:
             if look.name == self._stream:
-                self._follower.take_look(look)
+                self._follower.take_look(look, asked_at)
 
     async def follow(self, take: Callable[[CachedEvent], object]) -> None:
         self._take = take

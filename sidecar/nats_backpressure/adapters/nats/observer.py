@@ -34,6 +34,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.observations import (
+    PROMPT,
     ConsumerGone,
     ConsumersReading,
     StreamGone,
@@ -52,8 +53,6 @@ HELD = 0.25
 keep others waiting."""
 TIMEOUT = 5.0
 """Seconds for one request; a list takes 4.0 s while a node of the cluster is down."""
-PROMPT = 0.1
-"""Seconds after its request at which a reply counts as received, at the latest."""
 SINGLE_TIMEOUT = 1.0
 """Seconds for one consumer among several that are read one by one; one that does not answer counts as missing."""
 SINGLES_AT_ONCE = 4

@@ -83,13 +83,13 @@ class JetStreamStateStore:
         self._follower.continue_from(created, loading.reached, client)
         return loading.records
 
-    def take_looks(self, looks: Sequence[StreamLook]) -> None:
+    def take_looks(self, looks: Sequence[StreamLook], asked_at: float) -> None:
         look = next((look for look in looks if look.name == self._bucket.stream), None)
         if look is None:
             return
         if look.last_seq == self._follower.reached and look.messages < len(self._keys):
             self._follower.read_again()  # keys went without a trace
-        self._follower.take_look(look)
+        self._follower.take_look(look, asked_at)
 
     async def follow(self, take: Callable[[str, Stored], None]) -> None:
         self._take = take

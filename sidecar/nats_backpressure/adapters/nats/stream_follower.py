@@ -44,6 +44,9 @@ SINGLY = 1000
 """Messages at the end of another stream that are read by a request each."""
 OWN_LIMIT = 10_000
 """Own writes that may wait until what was stored before them has arrived; beyond, they are received as any other."""
+MOST_NOTED = 64
+"""Lists of streams of which is noted what was accounted for when they came; one that was asked for before all of these
+cannot show that the stream went back."""
 ENDED = frozenset({"404", "408"})
 """The status with which the server ends a pull in time."""
 
@@ -77,8 +80,11 @@ class StreamFollower:
         """The connection on which everything was read; None where it must be read again."""
         self._own: set[int] = set()
         """Sequences above `_seen` that we wrote ourselves."""
-        self._listed = 0
-        """What was accounted for when the last list of streams came: the next one shows no less."""
+        self._accounted: deque[tuple[float, int]] = deque(maxlen=MOST_NOTED)
+        """When each list of streams came, and what was accounted for then: one that was asked for after that shows no
+        less."""
+        self._continued_at = -math.inf
+        """When everything was read last: a list that was asked for before shows nothing of that."""
         self._target, self._target_at = 0, math.inf
         """A sequence that a list has shown, and the monotonic time by which it must be reached."""
         self._shown: StreamLook | None = None
@@ -96,7 +102,8 @@ class StreamFollower:
     def _start_at(self, created: str, reached: int) -> None:
         self.created, self.reached, self._seen = created, reached, reached
         self._own.clear()
-        self._listed, self._is_other = 0, False
+        self._accounted.clear()
+        self._is_other, self._continued_at = False, self._clock.now().mono
 
     def wrote(self, seq: int) -> None:
         """We stored a message ourselves: it needs not be received."""
@@ -115,18 +122,23 @@ class StreamFollower:
         self._read_on = None
         self._woken.set()
 
-    def take_look(self, look: StreamLook) -> None:
-        """A list of streams was read just now."""
-        if not self.created:
+    def take_look(self, look: StreamLook, asked_at: float) -> None:
+        """A list of streams was read, which was asked for then."""
+        if not self.created or asked_at < self._continued_at:
             return
         self._shown = look
-        self._is_other |= look.created != self.created or look.last_seq < self._listed
+        self._is_other |= look.created != self.created or look.last_seq < self._accounted_at(asked_at)
         if self._is_other or self._is_reconnected():
             self.read_again()
         if look.last_seq > self.reached and self._target_at == math.inf:
             self._target, self._target_at = look.last_seq, self._clock.now().mono + BEHIND
             self._woken.set()
-        self._listed = self.reached
+        self._accounted.append((self._clock.now().mono, self.reached))
+
+    def _accounted_at(self, moment: float) -> int:
+        while len(self._accounted) > 1 and self._accounted[1][0] <= moment:
+            self._accounted.popleft()
+        return self._accounted[0][1] if self._accounted and self._accounted[0][0] <= moment else 0
 
     def _is_reconnected(self) -> bool:
         try:

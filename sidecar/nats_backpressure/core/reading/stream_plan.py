@@ -155,9 +155,11 @@ class StreamPlan:
     def is_older(self, look: StreamLook, at: float) -> bool:
         """Whether a look that another replica received `at` is older than the newest one: its times are not exact."""
         before = self._look
-        if before is None or at > self.looked_at + DISORDER or look.created != before.created:
+        if before is None or at > self.looked_at + DISORDER:
             return False
-        return look.last_seq < before.last_seq
+        if at < self.looked_at - DISORDER:
+            return True
+        return look.created == before.created and look.last_seq < before.last_seq
 
     def wake(self, level: Level, at: float) -> None:
         """Something shows that the consumers changed: list the stream once at the interval of this level."""

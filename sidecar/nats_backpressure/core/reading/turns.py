@@ -112,7 +112,7 @@ class Turns:
                 self._senders[Level.ALL] = sender
         for level in levels:
             self._receive(level, sender, position, sent_at, writes, now)
-        return not all(self._turns[level].reads for level in levels or Level)
+        return not all(turn.reads for turn in self._turns)
 
     def _receive(self, level: Level, sender: str, position: Position, sent_at: float, writes: bool, now: float) -> None:
         turn, silent_for = self._turns[level], self._silent_for[level]
