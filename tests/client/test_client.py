@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
+from typing import Any
 
+import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.client import BackpressureClient
+from tests.simulations.decision_service import GATEWAY, FakeDecisionService
 from tests.simulations.state_bucket import SUBJECT, States, active, state, wait_until
 from tests.support.servers import NatsServer
 
@@ -98,6 +102,62 @@ async def test_a_closed_client_leaves_nothing_running(nc: Client, states: States
     await client.close()
     assert len(asyncio.all_tasks()) <= before + 1  # nats-py's own, for replies
     assert client.admit(SUBJECT)
+
+
+async def test_on_event_may_be_called_before_the_connection_is_made(server: NatsServer) -> None:
+    received: list[int] = []
+
+    async def show(event: Any) -> None:
+        received.append(event["seq"])
+
+    nc = Client()
+    async with BackpressureClient(nc) as client:
+        await client.on_event(show)
+        await nc.connect(server.url)
+        publisher = await nats.connect(server.url)
+        async with asyncio.timeout(10):
+            for seq in itertools.count(1):
+                event = {"subject": SUBJECT, "epoch": "a", "seq": seq}
+                await publisher.publish(f"backpressure.v1.event.recovery.{SUBJECT}", json.dumps(event).encode())
+                await publisher.flush()
+                if received:
+                    break
+                await asyncio.sleep(0.02)
+        await publisher.close()
+    await nc.close()
+
+
+@pytest.mark.parametrize("subject", ["a b", "", "orders.", ".orders", "a..b", "a.>.b", "or*ers", "x" * 2000])
+async def test_watch_refuses_what_is_no_subject(client: BackpressureClient, subject: str) -> None:
+    with pytest.raises(ValueError, match="to watch"):
+        await client.watch(["orders", subject])
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "a*", "x" * 65])
+def test_no_installation_has_such_a_name(name: str) -> None:
+    with pytest.raises(ValueError, match="the name"):
+        BackpressureClient(Client(), name=name)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"role": "gatewai"}, {"role": "consumer", "max_messages": 0}], ids=["role", "max_messages"]
+)
+async def test_decide_refuses_what_is_a_mistake_of_the_caller(client: BackpressureClient, wrong: Any) -> None:
+    """Sent, it would be no answer, and make the questions of others fail open."""
+    with pytest.raises(ValueError):
+        await client.decide(SUBJECT, **wrong)
+    assert (client.stats.asked, client.stats.outages) == (0, 0)
+
+
+async def test_decide_sends_only_what_the_sidecar_takes(client: BackpressureClient, nc: Client) -> None:
+    async with FakeDecisionService(nc, lambda _: GATEWAY) as service:
+        await client.decide(SUBJECT, priority="urgent", attempt=0)  # type: ignore[arg-type]  # from a header
+        await client.decide(SUBJECT, attempt=10**9)
+    assert [fields for _, fields in service.requests] == [
+        {"attempt": 1, "priority": "normal"},
+        {"attempt": 1000, "priority": "normal"},
+    ]
+    assert client.stats.bad_priority == 1
 
 
 async def test_on_event_passes_on_the_events_of_one_subject_until_the_client_is_closed(

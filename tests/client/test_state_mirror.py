@@ -364,10 +364,12 @@ def test_keys_of_others_and_of_later_versions_are_left_alone(mirror: Mirror) -> 
     assert Mirror("orders.>").put(active("invoices")) is None
 
 
-def test_the_states_are_bounded() -> None:
+def test_the_states_are_bounded_and_the_oldest_makes_room() -> None:
     mirror = Mirror(max_keys=2)
-    assert mirror.put(state("a"), state("b"), state("c")) == "keys_refused"
-    assert mirror.put(state("a")) is None
+    assert mirror.put(active("a"), active("b"), active("a"), active("c")) == "keys_refused"
+    assert set(mirror.states.states) == {"a", "c"}, "without the one that was written longest ago"
+    assert [mirror.decision(subject)[0] for subject in "abc"] == ["reject", "continue", "reject"]
+    assert mirror.put(active("c")) is None
 
 
 @pytest.mark.parametrize("how", [state, active])

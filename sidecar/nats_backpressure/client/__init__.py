@@ -9,12 +9,15 @@ Everything fails open: what cannot be known, asked or read admits the request, i
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
+from nats_backpressure.client.event_deduplicator import Event
 from nats_backpressure.client.middleware import BackpressureMiddleware
 from nats_backpressure.client.pull_gate import PullGate
+from nats_backpressure.client.refusal import Refusal
 from nats_backpressure.client.requests import Answer
-from nats_backpressure.client.routes import Route
+from nats_backpressure.client.routes import Route, Scope
 from nats_backpressure.client.stats import Stats
 from nats_backpressure.protocol.messages import Decision, Pull
+from nats_backpressure.protocol.values import Priority, Role
 
 __all__ = [
     "Admission",
@@ -22,8 +25,13 @@ __all__ = [
     "BackpressureClient",
     "BackpressureMiddleware",
     "Decision",
+    "Event",
+    "Priority",
     "Pull",
     "PullGate",
+    "Refusal",
+    "Role",
     "Route",
+    "Scope",
     "Stats",
 ]

@@ -12,7 +12,7 @@ from msgspec import Struct
 from nats_backpressure.protocol.messages import State
 from nats_backpressure.protocol.refusal_expiry import OPENING_STEP, aged, holds_for
 from nats_backpressure.protocol.strictness import Rank, rank
-from nats_backpressure.protocol.values import SEVERITY
+from nats_backpressure.protocol.values import SEVERITY, ActionName, FreshnessName, StatusName
 
 DEFAULT_RETRY_AFTER = 30.0
 """Seconds for a refusal of `on_unknown: reject` whose state has no `retry_after_seconds`: the default policy's."""
@@ -23,16 +23,16 @@ class Admission(Struct, frozen=True):
     """What to do with one request; true if it is admitted."""
 
     admitted: bool
-    status: str
+    status: StatusName
     """`inactive`, `warning`, `active` or `unknown`."""
-    action: str
+    action: ActionName
     """`continue`, `throttle` or `reject`."""
     retry_after_seconds: float
     """For a refused one, without jitter; else 0."""
     admit_ratio: float
-    freshness: str
+    freshness: FreshnessName
     """`known`, `stale` or `unknown`."""
-    would: str | None
+    would: ActionName | None
     """Under `mode: observe`, the action that enforcement would take."""
 
     def __bool__(self) -> bool:
@@ -51,13 +51,13 @@ class FreshnessLimits(Struct, frozen=True):
 class LocalDecision(Struct, frozen=True):
     """What one state, or the strictest of several, means now."""
 
-    action: str
+    action: ActionName
     ratio: float
     """Share of the requests to admit: 1 for `continue`, 0 for `reject`."""
     retry_after: float
-    status: str
-    freshness: str
-    would: str | None
+    status: StatusName
+    freshness: FreshnessName
+    would: ActionName | None
     pressure: float
     enforced: bool
     until: float
@@ -102,12 +102,12 @@ def local_decision(
     )
 
 
-def _share(action: str, state: State, observed: bool) -> float:
+def _share(action: ActionName, state: State, observed: bool) -> float:
     """Share of the requests before it ages. A state under `mode: observe` has no ratio of what it would admit: 0."""
     return {"continue": 1.0, "throttle": 0.0 if observed else state.admit_ratio, "reject": 0.0}[action]
 
 
-def _retry_after(state: State, action: str) -> float:
+def _retry_after(state: State, action: ActionName) -> float:
     seconds = state.retry_after_seconds or (DEFAULT_RETRY_AFTER if action == "continue" else 0.0)
     return min(seconds, MAX_RETRY_AFTER)
 

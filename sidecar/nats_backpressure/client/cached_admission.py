@@ -7,6 +7,7 @@ import math
 from nats_backpressure.client.admission import OPEN, Admission, LocalDecision
 from nats_backpressure.client.shedder import Shedder
 from nats_backpressure.protocol.messages import State
+from nats_backpressure.protocol.values import ActionName
 
 NEVER = -math.inf
 
@@ -48,7 +49,7 @@ class CachedAdmission:
         """`deciding` is the state that the decision comes from; None if nobody watches the subject."""
         self.decision, self.deciding, self.until = decision, deciding, until
         rest = (decision.ratio, decision.freshness, decision.would)
-        admitted_as = "throttle" if decision.action == "throttle" else "continue"
+        admitted_as: ActionName = "throttle" if decision.action == "throttle" else "continue"
         self.yes = Admission(True, decision.status, admitted_as, 0.0, *rest)
         self.no = Admission(False, decision.status, decision.action, decision.retry_after, *rest)
         self.always = deciding is not None and decision.action == "continue" and decision.would in (None, "continue")

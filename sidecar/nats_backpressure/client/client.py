@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,11 +15,11 @@ from nats.aio.subscription import Subscription
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
-from nats_backpressure.client.event_deduplicator import Event, EventDeduplicator
+from nats_backpressure.client.event_deduplicator import EventDeduplicator, EventHandler
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import CRITICAL, NORMAL
 from nats_backpressure.client.state_mirror import StateMirror
-from nats_backpressure.client.state_watch import StateWatch
+from nats_backpressure.client.state_watch import LINK_POLL, StateWatch
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.requests import MOST_ATTEMPTS, MOST_MESSAGES
 from nats_backpressure.protocol.subjects import Names, encode
@@ -30,6 +31,7 @@ WATCH_TIMEOUT = 5.0
 """Seconds `watch` waits by default for the first snapshot."""
 REPORT_INTERVAL = 1.0
 """Seconds between two reports of offered and admitted requests."""
+_INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CLOSE_TIMEOUT = 1.0
 """Seconds for each step of closing."""
 
@@ -51,7 +53,10 @@ class BackpressureClient:
         max_subjects: int = MAX_SUBJECTS,
     ) -> None:
         """`name` is the sidecar's setting `name`; `report_every` is in seconds, None for no reports; `on_count(name,
-        subject)` is called for each count; `max_subjects` bounds the subjects that `admit` caches."""
+        subject)` is called for each count; `max_subjects` bounds the subjects that `admit` caches. Raises ValueError
+        for a name that no installation can have."""
+        if not _INSTALLATION.fullmatch(name):
+            raise ValueError(f"the name {name[:120]!r} is none: letters, digits, `-` and `_` are possible")
         self.stats = Stats(on_count=on_count)
         self.logger = OnceLogger()
         self._nc, self._names, self._report_every = nc, Names(name), report_every
@@ -60,6 +65,8 @@ class BackpressureClient:
         self._cached: dict[str, CachedAdmission] = {}
         self._requests = RequestSender(nc, self._names, self.stats, self.logger)
         self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger)
+        self._started = False
+        """Whether it follows the states."""
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
 
@@ -105,7 +112,7 @@ class BackpressureClient:
         """Follow the states of these subjects (or patterns, for all they cover) from now on, besides earlier ones.
 
         Returns True once every state was read, False after `timeout` seconds: it then goes on trying, and `admit`
-        admits. Raises ValueError for more than 10,000 subjects.
+        admits. Raises ValueError for what is no subject, and for more than 10,000.
         """
         if self._mirror.filter.add([subjects] if isinstance(subjects, str) else subjects):
             self._watch.restart()
@@ -137,19 +144,31 @@ class BackpressureClient:
             stats.notify("admitted" if admitted else "shed", cached.subject)
         return cached.yes if admitted else cached.no
 
-    async def on_event(self, handler: Callable[[Event], None], subject: str | None = None) -> None:
-        """Call `handler` once with each event (of one subject) as it happens; for dashboards and logs."""
+    async def on_event(self, handler: EventHandler, subject: str | None = None) -> None:
+        """Call `handler` once with each event (of one subject) as it happens; for dashboards and logs. It may be a
+        coroutine function, and is awaited before the next event. Before the connection is made it waits for that."""
         events = EventDeduplicator(handler, self.stats, self.logger)
 
         async def receive(message: Msg) -> None:
-            events.receive(message.data)
+            await events.receive(message.data)
+
+        async def subscribe() -> None:
+            self._subscriptions.append(await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=receive))
+
+        async def subscribe_once_connected() -> None:
+            while not self._nc.is_connected:
+                await asyncio.sleep(LINK_POLL)
+            await subscribe()
 
         tail = ">" if subject is None else f"*.{encode(subject)}"
-        self._subscriptions.append(await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=receive))
+        if self._nc.is_connected or self._nc.is_reconnecting:
+            await subscribe()
+        else:
+            self._tasks.append(asyncio.create_task(subscribe_once_connected(), name="backpressure events"))
 
     async def close(self) -> None:
         """Stop following and asking; `admit` goes on with the states it has, as they age."""
-        tasks, self._tasks = self._tasks, []
+        tasks, self._tasks, self._started = self._tasks, [], False
         for task in tasks:
             task.cancel()
         self._requests.cancel()
@@ -162,8 +181,9 @@ class BackpressureClient:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
 
     def _start(self) -> None:
-        if self._tasks:
+        if self._started:
             return
+        self._started = True
         self._tasks.append(asyncio.create_task(self._watch.run(), name="backpressure watch"))
         if self._report_every is not None:
             self._tasks.append(asyncio.create_task(self._report(self._report_every), name="backpressure reports"))

@@ -5,7 +5,7 @@ Admission does not need events.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -14,9 +14,11 @@ from nats_backpressure.client.stats import OnceLogger, Stats, log
 
 Event = dict[str, Any]
 """An Event of the protocol; it may have more fields."""
+EventHandler = Callable[[Event], Awaitable[None] | None]
+"""A function or a coroutine function."""
 
 MAX_SUBJECTS = 10_000
-"""Subjects whose last event is remembered; the oldest makes room."""
+"""Subjects whose last event is remembered; the one without an event for longest makes room."""
 MAX_EPOCHS = 4
 """Epochs of a subject whose last `seq` is remembered."""
 
@@ -24,27 +26,28 @@ MAX_EPOCHS = 4
 class EventDeduplicator:
     """Drops each event whose (epoch, seq) it has seen or passed, and passes on the others."""
 
-    def __init__(self, handler: Callable[[Event], None], stats: Stats, logger: OnceLogger) -> None:
+    def __init__(self, handler: EventHandler, stats: Stats, logger: OnceLogger) -> None:
         self._handler, self._stats, self._logger = handler, stats, logger
         self._last_seqs: dict[str, dict[str, int]] = {}
         """By subject and epoch."""
 
-    def receive(self, data: bytes) -> None:
-        """Never raises, whatever arrives and whatever the handler does."""
+    async def receive(self, data: bytes) -> None:
+        """Never raises, whatever arrives and whatever the handler does; a coroutine is awaited."""
         event = _decode(data)
         if event is None or not self._is_new(event):
             self._stats.count("events_dropped")
             return
         self._stats.count("events", event["subject"])
         try:
-            self._handler(event)
+            if (handling := self._handler(event)) is not None:
+                await handling
         except Exception:
             self._logger.warn("on_event", "", "the function for events raised; it is still called for the next ones")
             log.debug("the function for events raised", exc_info=True)
 
     def _is_new(self, event: Event) -> bool:
         subject, epoch, seq = event["subject"], event["epoch"], event["seq"]
-        epochs = self._last_seqs.setdefault(subject, {})
+        epochs = self._last_seqs[subject] = self._last_seqs.pop(subject, {})
         if seq <= epochs.get(epoch, -1):
             return False
         epochs[epoch] = seq

@@ -14,11 +14,12 @@ from nats_backpressure.client.cached_admission import NEVER, CachedAdmission, Wa
 from nats_backpressure.client.subject_filter import SubjectFilter
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Heartbeat, State
+from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.refusal_expiry import MISSED
-from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, covers, decode, is_literal
+from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, decode, is_literal
 
 MAX_KEYS = 10_000
-"""States kept; a further key is left out and counted (`keys_refused`)."""
+"""States kept; for a further one the one that was written longest ago is dropped and counted (`keys_refused`)."""
 MAX_INSTANCES = 64
 """Instances whose last heartbeat is remembered; the one with the oldest makes room: each rollout brings new names, and
 a gateway outlives many rollouts."""
@@ -77,7 +78,7 @@ class StateMirror:
         self.filter = SubjectFilter()
         self.states: dict[str, WatchedState] = {}
         self._max_keys = max_keys
-        self._wildcards: dict[str, WatchedState] = {}
+        self._index: PatternIndex[WatchedState] = PatternIndex()
         self._heartbeats: HeartbeatAge | None = None
         """None before the first heartbeat."""
         self._snapshot: set[str] | None = None
@@ -162,33 +163,33 @@ class StateMirror:
     def _put_state(self, subject: str, value: State, written: float) -> str | None:
         if self._snapshot is not None:
             self._snapshot.add(subject)
-        state = self.states.get(subject)
-        if state is None:
+        problem = None
+        if (state := self.states.pop(subject, None)) is None:
             if len(self.states) >= self._max_keys:
-                return "keys_refused"
-            state = self.states[subject] = WatchedState(subject, value)
-            if not is_literal(subject):
-                self._wildcards[subject] = state
+                self._remove(next(iter(self.states)))
+                problem = "keys_refused"
+            state = WatchedState(subject, value)
+            self._index.add(subject, state)
             self.keys_version += 1
+        self.states[subject] = state  # the last one: the first was written longest ago
         state.proof = self._proof_of_write(state, value, written)
         state.value, state.written, state.orphan = value, written, False
         self.version += 1
-        return None
+        return problem
 
     def _remove(self, subject: str) -> None:
         if self._snapshot is not None:
             self._snapshot.discard(subject)
-        if self.states.pop(subject, None) is not None:
-            self._wildcards.pop(subject, None)
+        if (state := self.states.pop(subject, None)) is not None:
+            self._index.remove(subject, state)
             self.keys_version += 1
             self.version += 1
 
     def _governing(self, subject: str) -> list[WatchedState]:
         """The states that govern a subject; a pattern is governed by its own alone."""
-        own = [self.states[subject]] if subject in self.states else []
         if not is_literal(subject):
-            return own
-        return own + [state for pattern, state in self._wildcards.items() if covers(pattern, subject)]
+            return [self.states[subject]] if subject in self.states else []
+        return list(self._index.covering(subject))
 
     def _put_heartbeat(self, value: bytes, written: float, stamp: float) -> str | None:
         if (heartbeat := read_message(value, Heartbeat)) is None:

@@ -47,7 +47,7 @@ class Stats:
     malformed_heartbeat: int = 0
     """Heartbeats that cannot be decoded: ignored."""
     keys_refused: int = 0
-    """States left out because the client has the most it keeps."""
+    """States dropped because the client has the most it keeps: their subjects are admitted."""
     watch_lost: int = 0
     """Times the watch was lost, or could not start."""
     snapshots: int = 0

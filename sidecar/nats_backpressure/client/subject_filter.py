@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nats_backpressure.protocol.patterns import covers, overlap
+from nats_backpressure.protocol.patterns import covers, overlap, pattern_problem
 from nats_backpressure.protocol.subjects import is_literal
 
 MAX_WATCHED = 10_000
@@ -19,8 +19,12 @@ class SubjectFilter:
         self._patterns: list[str] = []
 
     def add(self, subjects: Iterable[str]) -> bool:
-        """Whether any was new. Raises ValueError for too many, and then adds none."""
-        new = [s for s in dict.fromkeys(subjects) if not self.covers(s)]
+        """Whether any was new. Raises ValueError for too many or for what is no subject, and then adds none."""
+        subjects = tuple(dict.fromkeys(subjects))
+        for subject in subjects:
+            if problem := pattern_problem(subject):
+                raise ValueError(f"the subject {subject[:120]!r} to watch {problem}")
+        new = [s for s in subjects if not self.covers(s)]
         if len(self._literals) + len(self._patterns) + len(new) > MAX_WATCHED:
             raise ValueError(f"more than {MAX_WATCHED} subjects to watch: use a pattern such as `orders.>` instead")
         self._literals.update(s for s in new if is_literal(s))

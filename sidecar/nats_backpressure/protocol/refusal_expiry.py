@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from nats_backpressure.protocol.values import ActionName
+
 OPENING = 0.25
 """Share per second by which a refusal opens, so that not all callers come back at once."""
 OPENING_STEP = 0.1
@@ -30,7 +32,7 @@ def holds_for(on_unknown: str, hold_seconds: float, stale_after: float, interval
             return max(MISSED * interval, hold_seconds)
 
 
-def aged(action: str, ratio: float, on_unknown: str, opening: float, unknown: bool) -> tuple[str, float]:
+def aged(action: ActionName, ratio: float, on_unknown: str, opening: float, unknown: bool) -> tuple[ActionName, float]:
     """Action and share (0 for `reject`, 1 for `continue`) after `opening` seconds of opening; negative: not yet.
 
     A `continue` is never turned into a refusal by age, but under `on_unknown: reject`, which is also the only choice
