@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from nats_backpressure.adapters.nats.replica_channel import UNSENT
+from nats_backpressure.adapters.nats.replica_channel import LONGEST, UNSENT
 from tests.fakes.clock import FakeClock
 
 Receive = Callable[[str, bytes], None]
@@ -101,8 +101,8 @@ class FakeReplicaChannel:
             self._bus.send(self, topic, payload)
         return self.connected
 
-    def has_room(self) -> bool:
-        return True
+    def room(self) -> int:
+        return LONGEST
 
     def listen(self, topic: str, receive: Receive) -> None:
         self._receivers.append((topic, receive))

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
 from nats_backpressure.recording.broadcast_format import (
-    LONGEST_CHUNK,
     Message,
     UnreadableMessage,
     chunks_of,
@@ -35,11 +35,11 @@ WHOLE_EVERY = 5.0
 T = TypeVar("T")
 
 
-def sent(message: Message | None) -> list[bytes]:
+def sent(message: Message | None, longest: int = LONGEST) -> list[bytes]:
     """The chunks of a message, sent at once."""
     if message is None:
         return []
-    return [chunk for chunk in chunks_of(message, lambda: message.header.answered) if chunk]
+    return [chunk for chunk in chunks_of(message, longest, lambda: message.header.answered) if chunk]
 
 
 def at_once(steps: Generator[None, None, T]) -> T:
@@ -57,9 +57,12 @@ def decode(decoder: BroadcastDecoder, chunks: list[bytes]) -> ConsumersReading |
     complete = False
     for chunk in chunks:
         complete = decoder.take(*decode_chunk(chunk))
-    if not complete:
-        return None
-    return at_once(decoder.shown(lambda mono: Now(mono, now(0).wall + mono - now(0).mono)))
+    return at_once(decoder.shown(now_of)) if complete else None
+
+
+def now_of(mono: float) -> Now:
+    """The moment of a monotonic time, where sender and receiver have one clock."""
+    return now(mono - now(0).mono)
 
 
 def is_near(one: float | None, other: float | None, tolerance: float) -> bool:
@@ -190,6 +193,51 @@ def test_a_message_that_is_lost_doubled_or_late_is_noticed(
     assert len({id(read) for read in used}) == len(used), "none is used twice"
 
 
+long_names = [f"{name}{'x' * 700}" for name in "abcd"]
+
+
+@settings(max_examples=examples(200))
+@given(
+    st.lists(st.lists(st.sampled_from(long_names), unique=True), min_size=2, max_size=5),
+    st.lists(st.sampled_from(["comes", "comes", "comes", "lost", "twice", "late", "very late"]), min_size=30),
+    st.sets(st.integers(0, 5)),
+)
+def test_a_chunk_that_is_lost_doubled_or_late_is_noticed(
+    sequence: list[list[str]], fates: list[str], whole: set[int]
+) -> None:
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    arriving: list[tuple[float, bytes]] = []
+    readings: dict[int, ConsumersReading] = {}
+    for n, shown in enumerate(sequence):
+        encoder.messages.whole_wanted |= n in whole
+        readings[n] = seen(*(sample(n / 10, name, pending=len(name) + n % 2) for name in shown))
+        for chunk in sent(encoder.reading(readings[n], Asked(0.0), HERE, now(n / 10)), 1000):
+            fate, place = fates[len(arriving) % len(fates)], len(arriving)
+            after = {"late": 1.5, "very late": 4.5}.get(fate, 0.0)
+            arriving += [(place + after, chunk)] * {"lost": 0, "twice": 2}.get(fate, 1)
+    used = []
+    for _, chunk in sorted(arriving, key=lambda each: each[0]):
+        header, lines = decode_chunk(chunk)
+        try:
+            complete = decoder.take(header, lines)
+        except UnreadableMessage:
+            continue
+        if complete:
+            assert_same(readings[header.n], at_once(decoder.shown(now_of)))
+            used.append(header.n)
+    assert used == sorted(set(used)), "none is used twice, or after a newer one"
+
+
+def test_a_late_message_is_not_used_on_the_beginning_of_the_next_one_that_shows_all() -> None:
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    many = [sample(0.0, name) for name in long_names]
+    first, late, whole = (sent(encoder.reading(seen(*many), Asked(0.0), HERE, now(at)), 1000) for at in (0.0, 0.1, 6.0))
+    decode(decoder, first)
+    decoder.take(*decode_chunk(whole[0]))
+    with pytest.raises(UnreadableMessage):
+        decoder.take(*decode_chunk(late[0]))
+
+
 def test_after_a_loss_nothing_is_used_until_the_next_whole_message() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
     messages = [
@@ -225,10 +273,13 @@ def test_a_long_message_comes_in_chunks_and_a_lost_chunk_is_noticed() -> None:
     read = seen(*(sample(0.0, f"consumer-{n:05}", pending=n) for n in range(2000)))
     chunks = sent(encoder.reading(read, Asked(0.0), HERE, now(0.0)))
     assert len(chunks) > 2
-    assert max(map(len, chunks)) <= LONGEST_CHUNK
+    assert max(map(len, chunks)) <= LONGEST
     with pytest.raises(UnreadableMessage):
         decode(BroadcastDecoder(), [chunks[0], *chunks[2:]])
     assert_same(read, decode(decoder, chunks))
+    header, _ = decode_chunk(chunks[-1])
+    with pytest.raises(UnreadableMessage):
+        decoder.take(replace(header, part=header.part + 1), b"")
 
 
 def test_a_consumer_that_was_read_alone() -> None:

@@ -12,6 +12,7 @@ from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
 from nats_backpressure.recording.broadcast_format import stream_of, topic_of
 from nats_backpressure.recording.broadcast_numbers import Asked
 from nats_backpressure.recording.broadcast_receiver import UNUSED_FOR, BroadcastReceiver
+from nats_backpressure.recording.format import LONGEST_LINE
 from nats_backpressure.runtime.observations import ConsumersReading, Received
 from tests.fakes.clock import FakeClock, settled
 from tests.recording.observations import now, sample, seen
@@ -38,6 +39,9 @@ HEADER = b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0}'
         HEADER + b'\n{"t":"sample","c":"1"}\n',
         HEADER + b'\n{"t":"read","s":0,"at":"never"}\n',
         HEADER + b'\n{"t":"new"}\n',
+        HEADER + b'\n{"t":"stream","s":"0"}\n{"t":"list"}\n',
+        HEADER + b'\n{"s":0}\n{"t":"list"}\n',
+        HEADER + b'\nnot JSON\n{"t":"list"}\n',
         HEADER + b"\nnot JSON\n",
         HEADER + b'\n["t","new"]\n',
     ],
@@ -149,6 +153,34 @@ async def test_what_came_while_nothing_could_be_believed_is_not_used_later(betwe
     assert not between.received
     await between.exchange(0.2)
     assert len(between.received) == 1
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+async def test_a_message_is_used_if_all_of_its_chunks_can_be_believed(between: Between, which: str) -> None:
+    await between.exchange(0.0)
+    read = seen(*(sample(0.1, f"c{n}") for n in range(50)))
+    first, *middle, last = sent(between.encoder.reading(read, Asked(0.0), HERE, now(0.1)), 4000)
+    between.believed = which != "first"
+    between.receiver.receive(topic_of("S"), first)
+    between.believed = True
+    for chunk in middle:
+        between.receiver.receive(topic_of("S"), chunk)
+    between.believed = which != "last"
+    between.receiver.receive(topic_of("S"), last)
+    await settled()
+    assert not between.received
+    between.believed = True
+    await between.exchange(0.2, 0.2)
+    assert len(between.received) == 1
+
+
+async def test_a_line_without_end_is_not_kept_in_memory(between: Between) -> None:
+    header = '{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0,"part":%d,"more":true}\n'
+    for part in range(20):
+        between.receiver.receive(topic_of("S"), (header % part).encode() + b"x" * 64_000)
+        await settled()
+    # Refused when it is too long; what follows has no beginning.
+    assert between.counted == ["reading_unusable"] * (20 - LONGEST_LINE // 64_000)
 
 
 async def test_a_message_that_shows_all_replaces_what_waits_before_it(between: Between) -> None:

@@ -37,11 +37,11 @@ class Channel:
     """A ReplicaChannel that takes what it is told to take."""
 
     def __init__(self) -> None:
-        self.room, self.connected = True, True
+        self.has_room, self.connected = True, True
         self.sent: list[tuple[str, bytes]] = []
 
-    def has_room(self) -> bool:
-        return self.room
+    def room(self) -> int:
+        return 64 * 1024 if self.has_room else 0
 
     def publish(self, topic: str, payload: bytes) -> bool:
         if self.connected:
@@ -109,12 +109,12 @@ async def test_what_is_read_is_sent_soon(sending: Sending) -> None:
 
 
 async def test_a_large_reading_waits_for_room_and_holds_up_no_small_one(sending: Sending) -> None:
-    sending.channel.room = False
+    sending.channel.has_room = False
     sending.read(2000)
     sending.read(1, stream="small")
     await sending.clock.run(1.0)
     assert not sending.channel.sent
-    sending.channel.room = True
+    sending.channel.has_room = True
     await sending.clock.run(2 * WAIT_FOR_ROOM)
     order = [stream for stream, _ in sending.channel.headers()]
     assert order.count("S") > 5 and order.index("small") < 3
@@ -125,12 +125,12 @@ async def test_a_newer_reading_replaces_what_waits_but_not_what_is_being_sent(se
     sending.read(2000)
     while not sending.channel.sent:
         await sending.clock.sleep(0)
-    sending.channel.room = False
+    sending.channel.has_room = False
     for n in range(1, 4):
         sending.read(2000, n / 10)
     sending.read(1, 0.5, partial=True)
     await sending.clock.run(1.0)
-    sending.channel.room = True
+    sending.channel.has_room = True
     await sending.clock.run(1.0)
     pending = [shown.samples[0].pending for shown in sending.received()]  # type: ignore[union-attr]
     assert pending == [1, 4, 5]
@@ -140,10 +140,10 @@ async def test_a_newer_reading_replaces_what_waits_but_not_what_is_being_sent(se
 async def test_a_few_readings_of_a_part_wait_and_the_oldest_are_dropped(sending: Sending) -> None:
     sending.read(3)
     await settled()
-    sending.channel.room = False
+    sending.channel.has_room = False
     for n in range(1, MOST_UNSENT + 3):
         sending.read(1, n / 10, partial=True)
-    sending.channel.room = True
+    sending.channel.has_room = True
     await sending.clock.run(1.0)
     pending = [shown.samples[0].pending for shown in sending.received()]  # type: ignore[union-attr]
     assert pending == [1, *range(4, MOST_UNSENT + 4)]

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
-from nats_backpressure.recording import broadcast_format
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
-from nats_backpressure.recording.broadcast_format import LONGEST_CHUNK
+from nats_backpressure.recording.broadcast_format import SHORTEST_CHUNK
 from nats_backpressure.recording.broadcast_list_encoder import ListEncoder
 from nats_backpressure.recording.broadcast_numbers import Asked
 from nats_backpressure.recording.format import LONGEST_LINE
@@ -53,7 +53,7 @@ def test_a_reading_of_any_size_arrives(size: str) -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
     for at in (0.0, 0.1):
         chunks = sent(encoder.reading(SIZES[size], ASKED, HERE, now(at)))
-        assert max(map(len, chunks)) <= LONGEST_CHUNK
+        assert max(map(len, chunks)) <= LONGEST
         assert_same(SIZES[size], decode(decoder, chunks))
 
 
@@ -109,19 +109,17 @@ def test_a_consumer_whose_line_is_too_long_exists_and_is_not_read(partial: bool)
     assert sorted(shown(share(0.3, sample(0.3, "a"), sample(0.3, "b")))[0]) == ["a", "b"]
 
 
-lengths = st.integers(0, 700)
+lengths = st.integers(0, 1500)
 
 
-@given(st.lists(st.tuples(lengths, lengths), max_size=8), lengths, st.integers(900, 2000))
+@given(st.lists(st.tuples(lengths, lengths), max_size=8), lengths, st.integers(1000, 4000))
 def test_lines_of_any_length_are_cut_anywhere(consumers: list[tuple[int, int]], subject: int, chunk: int) -> None:
     reading = seen(
         *(filtered(f"{n}{'n' * name}", "f" * length) for n, (name, length) in enumerate(consumers)),
         look=replace(LOOK, subjects=("s" * subject,)),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(broadcast_format, "LONGEST_CHUNK", chunk)
-        chunks = sent(ReadingEncoder("me", WHOLE_EVERY).reading(reading, ASKED, HERE, now(0.0)))
-    assert max(map(len, chunks)) <= chunk
+    chunks = sent(ReadingEncoder("me", WHOLE_EVERY).reading(reading, ASKED, HERE, now(0.0)), chunk)
+    assert max(map(len, chunks)) <= max(chunk, SHORTEST_CHUNK)
     assert_same(reading, decode(BroadcastDecoder(), chunks))
 
 

@@ -21,6 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.observer import PROMPT
+from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.protocol.messages import Heartbeat
@@ -345,8 +346,8 @@ class RemoteChannel:
         self._link.carry(lambda: self._channel.publish(topic, payload))
         return not self._link.cut
 
-    def has_room(self) -> bool:
-        return True
+    def room(self) -> int:
+        return LONGEST
 
     def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
         def arrived(topic: str, payload: bytes) -> None:

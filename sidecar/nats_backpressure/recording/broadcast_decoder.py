@@ -95,7 +95,7 @@ class BroadcastDecoder:
         try:
             self._take_lines(self._body, lines)
         except (UnreadableMessage, KeyError) as error:
-            self._body, self._rests = None, -1  # what comes next rests on it
+            self._body = None
             raise UnreadableMessage(str(error)) from None
         if not header.more:
             self._n, self._rests = header.n, header.rests
@@ -108,6 +108,7 @@ class BroadcastDecoder:
             raise UnreadableMessage(f"message {header.n} rests on one that did not come")
         if header.rests == header.n:
             self._streams, self._consumers = {}, {}
+            self._rests = -1  # nothing can rest on what this one replaces
         self._body = _Body(header, [], [], [], [])
 
     def _continues(self, header: BroadcastLine) -> bool:

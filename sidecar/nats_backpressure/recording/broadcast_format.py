@@ -1,8 +1,8 @@
 """The messages in which a replica shares what it reads: JSON lines of the recording after a header line of their own.
 
 A *whole* message can be used by itself. Each one after it has only what changed since the message before, whose number
-is one less; the header names the whole one that it rests on. A message is published in chunks of LONGEST_CHUNK at most:
-a header, and as much of the lines as fits, wherever that ends.
+is one less; the header names the whole one that it rests on. A message is published in chunks: each is a header, and as
+much of the lines as fits, wherever that ends.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TOPIC: Final = "reading."
 VERSION: Final = 1
 """New fields and kinds of lines do not change it: a build that does not know them skips them. A message of another
 version is not used."""
-LONGEST_CHUNK: Final = 64 * 1024
-"""Bytes of one published message."""
 MOST_CHUNKS: Final = 1000
-"""Chunks of one message, 64 MB. What takes more is not shared: others read that stream themselves."""
+"""Chunks of one message, 64 MB in all. What takes more is not shared: others read that stream themselves."""
+SHORTEST_CHUNK: Final = 2048
+"""Bytes; a header may have half of them."""
 NAMES_IN_LINE: Final = 500
 """Names of consumers in one line."""
 
@@ -153,10 +153,11 @@ def encode_line(line: BodyLine) -> bytes:
     return data
 
 
-def chunks_of(message: Message, mono: Callable[[], float]) -> Iterator[bytes]:
-    """The chunks, each with the time at which it is taken. An empty one is a place to pause. Raises TooLong."""
+def chunks_of(message: Message, longest: int, mono: Callable[[], float]) -> Iterator[bytes]:
+    """The chunks, of `longest` bytes at most but not below SHORTEST_CHUNK, each with the time at which it is taken. An
+    empty one is a place to pause. Raises TooLong."""
     header, waiting, part = message.header, bytearray(), 0
-    room = LONGEST_CHUNK - len(_ENCODER.encode(header)) - 100
+    room = max(longest, SHORTEST_CHUNK) - len(_ENCODER.encode(header)) - 100
     for line in message.lines:
         if not line:
             yield b""

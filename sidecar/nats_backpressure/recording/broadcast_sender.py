@@ -97,19 +97,19 @@ class BroadcastSender:
             self._added.clear()
             while self._busy:
                 for name in tuple(self._busy):
-                    while not self._channel.has_room():
+                    while not (room := self._channel.room()):
                         await self._clock.sleep(WAIT_FOR_ROOM)
-                    if (stream := self._busy.get(name)) is not None and not self._step(stream):
+                    if (stream := self._busy.get(name)) is not None and not self._step(stream, room):
                         del self._busy[name]
                     await slices.pause()
             await self._clock.wait(self._added, UNUSED_FOR)
             drop_unused(self._streams, self._clock.now().mono - UNUSED_FOR)
 
-    def _step(self, stream: _Stream) -> bool:
-        """Send the next chunk of a stream; returns whether there is more to send."""
+    def _step(self, stream: _Stream, room: int) -> bool:
+        """Send the next chunk of a stream, of a message of such chunks; returns whether there is more to send."""
         try:
             if stream.chunks is None:
-                stream.chunks = self._begin(stream, stream.unsent.popleft())
+                stream.chunks = self._begin(stream, stream.unsent.popleft(), room)
             chunk = next(stream.chunks, None)
         except TooLong:
             self._give_up(stream)
@@ -120,10 +120,10 @@ class BroadcastSender:
                 self._give_up(stream)
         return stream.chunks is not None or bool(stream.unsent)
 
-    def _begin(self, stream: _Stream, unsent: Unsent) -> Iterator[bytes]:
+    def _begin(self, stream: _Stream, unsent: Unsent, room: int) -> Iterator[bytes]:
         self._messages += 1
         message = _encode(stream.encoder, unsent)
-        return iter(()) if message is None else chunks_of(message, lambda: self._clock.now().mono)
+        return iter(()) if message is None else chunks_of(message, room, lambda: self._clock.now().mono)
 
     def _give_up(self, stream: _Stream) -> None:
         """The others do not get the whole message, and can use nothing that rests on it."""

@@ -221,9 +221,9 @@ class ReplicaChannel(Protocol):
         """Send to the other replicas and return at once; while it cannot be sent, it is dropped and counted, and False
         returned. `topic` is a part of a subject, with dots but without wildcards; a payload has 64 KiB at most."""
 
-    def has_room(self) -> bool:
-        """Whether so little waits to be sent that who has many messages may send one. Who has few does not ask, and so
-        never waits behind them for long."""
+    def room(self) -> int:
+        """Bytes of the longest message that may be sent now by who has many to send; 0 while much waits to be sent. Who
+        has few messages does not ask, and so never waits behind them for long."""
 
     def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
         """Call `receive` with the topic and payload of each message of the others; it must be quick and must not raise.

@@ -36,8 +36,8 @@ class NoReplicas:
     def publish(self, topic: str, payload: bytes) -> bool:
         return True
 
-    def has_room(self) -> bool:
-        return True
+    def room(self) -> int:
+        return 0
 
     def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
         pass

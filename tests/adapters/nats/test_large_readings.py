@@ -11,21 +11,20 @@ from typing import Any
 import pytest
 
 from nats_backpressure.adapters.nats.connection import Connection
-from nats_backpressure.adapters.nats.replica_channel import ROOM, NatsReplicaChannel
+from nats_backpressure.adapters.nats.replica_channel import LONGEST, ROOM, NatsReplicaChannel
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.recording.broadcast_format import LONGEST_CHUNK
 from nats_backpressure.recording.broadcast_numbers import Asked
 from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
 from nats_backpressure.recording.broadcast_sender import BroadcastSender, Unsent
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.observations import ConsumersReading, Received
+from tests.conftest import StartServer
 from tests.recording.observations import LOOK, sample
 from tests.recording.test_broadcast import HERE
 from tests.support.background import meanwhile
 from tests.support.connected import up
 from tests.support.proxy import Proxy
-from tests.support.servers import NatsServer
 from tests.support.sidecar import eventually
 
 CONSUMERS = 10_000
@@ -72,8 +71,11 @@ class Replica:
         return self.received[n - 1]
 
 
-@pytest.fixture
-async def replicas(server: NatsServer) -> AsyncIterator[tuple[Replica, Replica, Proxy]]:
+@pytest.fixture(params=[""])
+async def replicas(
+    start_server: StartServer, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Replica, Replica, Proxy]]:
+    server = await start_server(config=request.param)
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(server.port))
         reader, follower = Replica(proxy.url, "reader"), Replica(server.url, "follower")
@@ -107,6 +109,7 @@ def shown(received: Received) -> Any:
     return {one.pending for one in received.shown.samples}, len(received.shown.samples)
 
 
+@pytest.mark.parametrize("replicas", ["", "max_payload: 8192"], indirect=True)
 async def test_a_reading_of_any_size_arrives_whole(replicas: tuple[Replica, Replica, Proxy]) -> None:
     reader, follower, _ = replicas
     await first_message(reader, follower)
@@ -125,7 +128,7 @@ async def test_what_is_short_does_not_wait_behind_a_large_reading(replicas: tupl
         reader.share(CONSUMERS, n)
         for _ in range(2000):
             await asyncio.sleep(0)
-            assert reader.connection.client.bytes_waiting <= ROOM + LONGEST_CHUNK + 200
+            assert reader.connection.client.bytes_waiting <= ROOM + LONGEST + 200
         assert reader.channel.publish("grants", b"%d" % n)
     assert reader.connection.client.bytes_waiting > 0
     proxy.forward()

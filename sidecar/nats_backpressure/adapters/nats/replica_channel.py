@@ -16,6 +16,8 @@ PENDING_MESSAGES, PENDING_BYTES = 4096, 8 * 1024 * 1024
 """Messages and bytes that may wait on one subscription; the client drops and counts further ones."""
 UNSENT_MESSAGES = 1024 * 1024
 """Bytes that may wait to be sent, on a link that takes nothing; further messages are dropped and counted."""
+LONGEST = 64 * 1024
+"""Bytes of one message, on a server that takes as many."""
 ROOM = 256 * 1024
 """Bytes that may wait to be sent where what has many messages may add one."""
 UNSENT = "replica_message_unsent"
@@ -46,11 +48,12 @@ class NatsReplicaChannel:
             self._count(UNSENT)
         return sent
 
-    def has_room(self) -> bool:
+    def room(self) -> int:
         try:
-            return self._client().bytes_waiting <= ROOM
+            client = self._client()
         except Unavailable:
-            return True  # what is published now is dropped and counted
+            return LONGEST  # what is published now is dropped and counted
+        return min(LONGEST, client.max_payload) if client.bytes_waiting <= ROOM else 0
 
     def listen(self, topic: str, receive: Receive) -> None:
         self._receivers.append((topic, receive))
