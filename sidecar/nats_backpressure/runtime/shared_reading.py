@@ -80,7 +80,8 @@ class SharedReading:
 
     def wants(self, stream: str, sender: Position) -> bool:
         """Whether a reading by one that stands there may replace an own one."""
-        return self._of(stream).wants(sender, self._writes(), self._clock.now().mono)
+        turns = self._streams.get(stream)  # none where the stream is not followed
+        return turns is not None and turns.wants(sender, self._writes(), self._clock.now().mono)
 
     def position(self, stream: str, *, partial: bool = False) -> Position:
         """Where this replica stands with its newest reading of the whole stream, or of a part."""
