@@ -114,6 +114,7 @@ LISTENER = """authorization { users: [
   {user: listener, password: l, permissions: {publish: {deny: ">"}, subscribe: "backpressure.v1.internal.>"}} ]}"""
 
 
+@pytest.mark.slow
 async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
     start_server: StartServer, tmp_path: Path
 ) -> None:
