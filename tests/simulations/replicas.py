@@ -24,6 +24,7 @@ from nats_backpressure.adapters.nats.observer import PROMPT
 from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.requests import GatewayRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
@@ -312,15 +313,23 @@ class RemoteStateStore(Remote):
 class RemoteObserver(Remote):
     """Samples have the time of the replica at which they arrived; the list of streams shows our own streams, too."""
 
-    def __init__(self, replicas: Replicas, link: Link, clock: Clock) -> None:
+    def __init__(self, replicas: Replicas, link: Link, clock: Clock, requests: RequestBudget | None) -> None:
         super().__init__(replicas.js, link)
-        self._replicas, self._clock = replicas, clock
+        self._replicas, self._clock, self._requests = replicas, clock, requests
+
+    async def _pay(self, requests: int) -> None:
+        for _ in range(requests if self._requests is not None else 0):
+            assert self._requests is not None
+            if (wait := self._requests.take(self._clock.now().mono)) > 0:
+                await self._clock.sleep(wait)
 
     async def streams(self) -> StreamsReading:
+        await self._pay(1)
         reading = await self._link.call(self._target.streams)
         return replace(reading, looks=(*reading.looks, *self._replicas.own_streams()))
 
     async def consumers(self, stream: str, names: Any = ()) -> ConsumersReading:
+        await self._pay(1 + max(1, len(names)))
         asked = self._clock.now()
         reading = await self._link.call(lambda: self._target.consumers(stream, names))
         return replace(reading, samples=tuple(self._arrived(sample, asked) for sample in reading.samples))
@@ -394,7 +403,9 @@ class Replica:
         counts = Quiet()
         life = replicas.next_life()
         self.others = Others(self.channel, self.clock, self.name, f"{self.name}.{life}", counts)
-        observer = RemoteObserver(replicas, self.link, self.clock)
+        limit = self.settings.observe.api_requests_per_second if replicas.limited else None
+        requests = None if limit is None else RequestBudget(limit)
+        observer = RemoteObserver(replicas, self.link, self.clock, requests)
         exchange = ReadingExchange(self.settings, self.clock, observer, self.channel, self.others, counts.dropped)
         self.service = build_service(
             self.settings,
@@ -410,6 +421,7 @@ class Replica:
             render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, self.name, now, leaving),
             replicas=self.others,
             shared=exchange.shared,
+            requests=requests,
             **replicas.more(self),
         )
         exchange.connect(self.service.poller)
@@ -464,7 +476,9 @@ class Replicas:
         settings: Settings = SETTINGS,
         skew: Callable[[str], float] = lambda name: 0.0,
         more: Callable[[Replica], Mapping[str, Any]] = lambda replica: {},
+        limited: bool = False,
     ) -> None:
+        """`limited`: each replica requests no more than `api_requests_per_second` of its settings."""
         self.dice = random.Random(seed)
         self.clock = FakeClock(seed=seed)
         self.js = FakeJetStream(self.clock)
@@ -472,7 +486,7 @@ class Replicas:
         self.js.add_consumer(KEY, ConsumerConfig())
         self.store, self.publisher, self.policies = FakeStateStore(), FakeEventPublisher(), FakePolicies()
         self.bus = FakeBus(self.clock, seed)
-        self.settings, self.skew, self.more = settings, skew, more
+        self.settings, self.skew, self.more, self.limited = settings, skew, more, limited
         self.served: set[asyncio.Task[Any]] = set()
         self.all: dict[str, Replica] = {}
         self.overloads = 0

@@ -102,3 +102,24 @@ async def test_lists_that_fail_at_the_reader_are_read_by_another_one() -> None:
         quiet = 1.0
         assert read.longest_gap("hot", since) <= LAST + INTERVAL + SLACK
         assert read.longest_gap("quiet-1", since) <= 3 * quiet + quiet + LAST + SLACK
+
+
+@pytest.mark.parametrize(("n", "streams"), [(10, 1), (4, 6)])
+def test_with_too_small_a_budget_all_together_request_what_is_allowed(n: int, streams: int) -> None:
+    counted: dict[int, int] = {}
+    observe = replace(SETTINGS.observe, api_requests_per_second=10)
+
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        for i in range(streams):
+            key = ConsumerKey(f"S{i}", "worker")
+            replicas.js.add_stream(key.stream, (f"s{i}",))
+            replicas.js.add_consumer(key, ConsumerConfig())
+            replicas.js.publish(key.stream, f"s{i}", 60)
+        await replicas.clock.run(20.0)
+        since = replicas.clock.now().mono
+        await replicas.clock.run(20.0)
+        counted[len(replicas.all)] = server.count(since)
+
+    for one in (1, n):
+        asyncio.run(run_with(one, scenario, settings=replace(SETTINGS, observe=observe), limited=True))
+    assert counted[n] <= 1.2 * counted[1]

@@ -50,8 +50,8 @@ class Observe(Struct, frozen=True, forbid_unknown_fields=True):
     """Longest time between two reads of a consumer, in milliseconds: that of consumers with nothing to do, which looks
     at their stream prove meanwhile. A consumer that was created again or has another filter is noticed within it."""
     api_requests_per_second: Annotated[float, Meta(ge=0.1, le=10_000)] = 50
-    """JetStream API requests per second, for all streams together. Where that is too few, everything is read more
-    rarely by the same factor (metric `read_stretch`)."""
+    """JetStream API requests per second, for all streams and all replicas together. Where that is too few, everything
+    is read more rarely by the same factor (metric `read_stretch`)."""
     server_share: Annotated[float, Meta(ge=0.0001, le=1)] = 0.05
     """Share of its time that the server may spend on answering our reads of one stream: after a read that took 5 ms the
     next one waits 100 ms at 0.05."""

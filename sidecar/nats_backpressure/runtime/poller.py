@@ -18,7 +18,7 @@ from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level, RequestBudget
 from nats_backpressure.core.reading.due import NEVER, Due, at_level, not_before, order
-from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Load, load_of
+from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Load, load_of, own_rate
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
@@ -47,6 +47,8 @@ MAX_STORED_STREAMS = 100
 """Streams followed at a time that only the store knows; each takes two answers to be found gone."""
 WEIGH_EVERY = 1.0
 """Seconds between two computations of the load that all plans together are."""
+WEIGH_SOON = 0.1
+"""The same once another stream is read by this replica."""
 STRETCHED, IN_BUDGET, STRETCHED_FOR = 2.0, 1.2, 60.0
 """It is logged that the budget is too small once intervals are stretched by the first factor for the last number of
 seconds (a start is more work for a while), and that it is not below the second one."""
@@ -347,6 +349,8 @@ class Poller:
         n = n or (min(SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
         names = plan.names(due.level, n) if n else ()
         every = plan.interval(due.level, self.load) * self.load.stretch
+        if not self.shared.reads(poll.name):  # its requests are ours from now on
+            self._weighed_at = min(self._weighed_at, now - WEIGH_EVERY + WEIGH_SOON)
         self.shared.start(poll.name, due.level, due.level if names else Level.ALL, every)
         plan.start(due if names else at_level(due, Level.ALL), now, self.load)
         if names:
@@ -365,8 +369,8 @@ class Poller:
         self._weighed_at, before = now, self.load
         factor = LIMITED_FACTOR if now < self._limited_until else 1.0
         plans = [poll.plan for poll in self.polls.values()]
-        own = [poll.plan for poll in self.polls.values() if not self.shared.receives(poll.name)]
-        self.load = load_of(own, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
+        self.load = load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
+        self._share_requests(now)
         self._registry.stretch = self.load.stretch
         waiting = [plan.proof_interval(self.load) for plan in plans if not plan.answered and not plan.retry]
         self._registry.first_readings = max([self._registry.first_readings, *waiting]) if waiting else 0.0
@@ -378,6 +382,16 @@ class Poller:
             if replan or len(poll.plan.idle) != idle:
                 self._plan(poll)
         self._report_stretch(now)
+
+    def _share_requests(self, now: float) -> None:
+        """The requests are those of all replicas together: this one has its share of them."""
+        if self._requests is None:
+            return
+        plans = [poll.plan for poll in self.polls.values()]
+        own = [poll.plan for poll in self.polls.values() if not self.shared.receives(poll.name)]
+        looks = self.looks.requests_per_second
+        own_looks = 0.0 if self.shared.receives(ALL_STREAMS) else looks
+        self._requests.set_rate(own_rate(self.load, own, plans, (own_looks, looks), self._budget), now)
 
     def _report_stretch(self, now: float) -> None:
         stretch = self.load.stretch

@@ -23,3 +23,13 @@ def test_no_second_has_more_requests_than_the_budget(gaps: list[float], rate: fl
         sent.append(now + budget.take(now))
     for n, first in enumerate(sent):
         assert sum(first <= at < first + 1 for at in sent[n:]) <= rate * (1 + BURST) + 2
+
+
+def test_another_rate_holds_for_what_waits_too() -> None:
+    budget = RequestBudget(1)
+    for _ in range(5):
+        budget.take(100.0)
+    waits = budget.ready_in(100.0)
+    budget.set_rate(10, 100.0)
+    assert budget.ready_in(100.0) == pytest.approx((waits + 1) / 10 - 0.1)
+    assert budget.take(200.0) == 0.0

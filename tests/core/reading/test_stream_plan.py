@@ -20,7 +20,7 @@ from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamL
 from nats_backpressure.core.reading.budget import Budget, Level
 from nats_backpressure.core.reading.due import Due
 from nats_backpressure.core.reading.headroom import headroom
-from nats_backpressure.core.reading.load import EMPTY_INTERVAL, LIMITED_FACTOR, Load, load_of
+from nats_backpressure.core.reading.load import EMPTY_INTERVAL, LEAST_SHARE, LIMITED_FACTOR, Load, load_of, own_rate
 from nats_backpressure.core.reading.stream_plan import (
     MISSED_READINGS,
     SETTLE_SECONDS,
@@ -448,3 +448,15 @@ def test_no_stream_starves_and_all_stretch_alike(
         now += ((singles or plan.pages) + 1) / rate  # the budget allows the next one
     longest = max((plan.pages + 1) / rate / budget.min_interval for plan in plans)
     assert max(gaps) <= 3 * (load.stretch + 1) + len(plans) * longest
+
+
+def test_the_requests_are_those_of_all_replicas_where_they_are_too_few() -> None:
+    plans = [plan_with(room=0) for _ in range(4)]
+    plenty = load_of(plans, replace(BUDGET, requests_per_second=1000), 10.0, 0.1, 1.0)
+    assert own_rate(plenty, plans[:1], plans, (0.0, 10.0), BUDGET) == BUDGET.requests_per_second, "nobody counts"
+    load = load_of(plans, BUDGET, 10.0, 0.1, 1.0)
+    assert load.stretch == 2.0
+    assert own_rate(load, plans, plans, (10.0, 10.0), BUDGET) == pytest.approx(50)
+    assert own_rate(load, plans[:1], plans, (10.0, 10.0), BUDGET) == pytest.approx(20)
+    assert own_rate(load, plans[1:], plans, (0.0, 10.0), BUDGET) == pytest.approx(30)
+    assert own_rate(load, [], plans, (0.0, 10.0), BUDGET) == pytest.approx(LEAST_SHARE * 50)

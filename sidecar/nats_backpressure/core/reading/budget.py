@@ -59,6 +59,13 @@ class RequestBudget:
     def __init__(self, rate: float) -> None:
         self._gap, self._next = 1 / rate, -math.inf
 
+    def set_rate(self, rate: float, now: float) -> None:
+        """Allow so many per second from now on; what waits waits in the same order."""
+        gap = 1 / rate
+        if gap != self._gap:
+            self._next = now + (self._next - now) * gap / self._gap if self._next > now else self._next
+            self._gap = gap
+
     def take(self, now: float) -> float:
         """Seconds until the next request may be sent."""
         mine = max(self._next, now - BURST)
