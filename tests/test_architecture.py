@@ -35,7 +35,7 @@ PURE = {
 """What the pure folders may import."""
 NATS_BOTTOM = {
     *("patched_client", "direct_replies", "direct_requests", "reply_guard", "credentials", "bounded_client"),
-    *("api", "api_types", "kv", "turns", "repeated_list", "stream_follower"),
+    *("api", "api_types", "kv", "turns", "repeated_list", "stream_follower", "stream_position"),
 }
 """What the NATS adapters have in common."""
 KEPT_TO = {

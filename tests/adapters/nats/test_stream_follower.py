@@ -97,7 +97,7 @@ async def test_what_is_stored_arrives_in_order_and_nothing_is_requested_while_it
         names = [str(n) for n in range(250)]
         await followed.publish(*names)
         await followed.took(*names)
-        assert (followed.read, followed.follower.reached) == ([1], 251)
+        assert (followed.read, followed.follower.position.reached) == ([1], 251)
         await asyncio.sleep(0.5)  # a time in which something would be requested
         assert [request.split(".")[2:4] for request in followed.requests] == [
             ["STREAM", "INFO"],
@@ -111,11 +111,11 @@ async def test_own_writes_are_not_taken_and_count_as_accounted_for_once_nothing_
     async with following(followed):
         await followed.publish("theirs")
         await followed.took("theirs")
-        followed.follower.wrote(3)
-        followed.follower.wrote(2)
-        assert followed.follower.reached == 3
-        followed.follower.wrote(5)
-        assert followed.follower.reached == 3
+        followed.follower.position.wrote(3)
+        followed.follower.position.wrote(2)
+        assert followed.follower.position.reached == 3
+        followed.follower.position.wrote(5)
+        assert followed.follower.position.reached == 3
         await followed.publish("own-2", "own-3", "theirs-4", "own-5", "theirs-6")
         await followed.took("theirs", "theirs-4", "theirs-6")
 
@@ -211,7 +211,7 @@ async def test_an_end_that_was_deleted_is_no_message_that_is_missing(followed: F
         await followed.look()
 
         async def reached() -> bool:
-            return followed.follower.reached == last
+            return followed.follower.position.reached == last
 
         await eventually(reached, "the end to be accounted for")
         await followed.publish("d")
@@ -288,7 +288,7 @@ async def test_what_a_node_that_lags_behind_delivers_late_is_taken() -> None:
     async with meanwhile(follower.run()):
 
         async def waits() -> bool:
-            return follower.reached == 100
+            return follower.position.reached == 100
 
         await eventually(waits, "what the stream shows is accounted for")
         assert node.starts == [100]

@@ -87,7 +87,7 @@ class JetStreamStateStore:
         look = next((look for look in looks if look.name == self._bucket.stream), None)
         if look is None:
             return
-        if look.last_seq == self._follower.reached and look.messages < len(self._keys):
+        if look.last_seq == self._follower.position.reached and look.messages < len(self._keys):
             self._follower.read_again()  # keys went without a trace
         self._follower.take_look(look, asked_at)
 
@@ -125,7 +125,7 @@ class JetStreamStateStore:
             if (subject := self._subject(key)) is not None:
                 self._take(subject, self._stored(subject, message))
             await slices.pause()
-        gone = self._keys - keys if info.created == self._follower.created else ()
+        gone = self._keys - keys if info.created == self._follower.position.created else ()
         self._keys = keys
         for key in gone:
             if (subject := self._subject(key)) is not None:
@@ -155,7 +155,7 @@ class JetStreamStateStore:
 
     def _wrote(self, key: str, revision: int) -> None:
         self._keys.add(key)
-        self._follower.wrote(revision)
+        self._follower.position.wrote(revision)
 
     async def _write(self, subject: str, value: bytes, expected: int, nonce: str) -> int:
         key = encode(subject)

@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
+from nats_backpressure.adapters.nats.stream_position import StreamPosition
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.tasks import Slices, backoff, raise_if_cancelled
@@ -42,11 +43,6 @@ LOGGED_AT, RARELY = 5, 30.0
 """The failed try at which it is logged as a warning, and seconds before the next one from then on."""
 SINGLY = 1000
 """Messages at the end of another stream that are read by a request each."""
-OWN_LIMIT = 10_000
-"""Own writes that may wait until what was stored before them has arrived; beyond, they are received as any other."""
-MOST_NOTED = 64
-"""Lists of streams of which is noted what was accounted for when they came; one that was asked for before all of these
-cannot show that the stream went back."""
 ENDED = frozenset({"404", "408"})
 """The status with which the server ends a pull in time."""
 
@@ -54,8 +50,7 @@ Info = StreamInfo[dict[str, Any]]
 
 
 class StreamFollower:
-    """Calls `take` with each message. Everything up to the sequence `reached` is accounted for: it was received, read,
-    or written by ourselves.
+    """Calls `take` with each message that we did not write ourselves.
 
     `read_all` is called first, and whenever the connection is another one, or the stream is another or shows less than
     before: it accounts for all that is stored, and returns up to which sequence."""
@@ -70,52 +65,20 @@ class StreamFollower:
         take: Callable[[Message], None],
         read_all: Callable[[Info], Awaitable[int]],
     ) -> None:
-        self.stream, self.reached, self.created = stream, 0, ""
-        self._seen = 0
-        """Up to which sequence everything was received, read or written by ourselves. `reached` may be ahead: the node
-        of the consumer may lag behind the stream, and deliver late what it seems not to have."""
+        self.stream, self.position = stream, StreamPosition(clock)
         self._js, self._client, self._clock, self._pattern = js, client, clock, pattern
         self._take, self._read_all = take, read_all
         self._read_on: Client | None = None
         """The connection on which everything was read; None where it must be read again."""
-        self._own: set[int] = set()
-        """Sequences above `_seen` that we wrote ourselves."""
-        self._accounted: deque[tuple[float, int]] = deque(maxlen=MOST_NOTED)
-        """When each list of streams came, and what was accounted for then: one that was asked for after that shows no
-        less."""
-        self._continued_at = -math.inf
-        """When everything was read last: a list that was asked for before shows nothing of that."""
         self._target, self._target_at = 0, math.inf
         """A sequence that a list has shown, and the monotonic time by which it must be reached."""
-        self._shown: StreamLook | None = None
-        """The newest list's look at the stream."""
-        self._is_other = False
-        """Whether that shows another stream than the one followed so far, or an older one."""
         self._received: deque[Msg] = deque(maxlen=2 * BATCH)
         self._woken = asyncio.Event()
 
     def continue_from(self, created: str, reached: int, client: Client) -> None:
         """Everything up to a sequence was read on this connection: follow from there."""
         self._read_on = client
-        self._start_at(created, reached)
-
-    def _start_at(self, created: str, reached: int) -> None:
-        self.created, self.reached, self._seen = created, reached, reached
-        self._own.clear()
-        self._accounted.clear()
-        self._is_other, self._continued_at = False, self._clock.now().mono
-
-    def wrote(self, seq: int) -> None:
-        """We stored a message ourselves: it needs not be received."""
-        if seq <= self._seen or len(self._own) >= OWN_LIMIT:
-            return
-        self._own.add(seq)
-        while self.reached + 1 in self._own:
-            self.reached += 1
-        while self._seen + 1 in self._own:
-            self._seen += 1
-            self._own.discard(self._seen)
-        self.reached = max(self.reached, self._seen)
+        self.position.start_at(created, reached)
 
     def read_again(self) -> None:
         """Read all that is stored again, soon."""
@@ -124,21 +87,13 @@ class StreamFollower:
 
     def take_look(self, look: StreamLook, asked_at: float) -> None:
         """A list of streams was read, which was asked for then."""
-        if not self.created or asked_at < self._continued_at:
+        if not self.position.take_look(look, asked_at):
             return
-        self._shown = look
-        self._is_other |= look.created != self.created or look.last_seq < self._accounted_at(asked_at)
-        if self._is_other or self._is_reconnected():
+        if self.position.is_other or self._is_reconnected():
             self.read_again()
-        if look.last_seq > self.reached and self._target_at == math.inf:
+        if look.last_seq > self.position.reached and self._target_at == math.inf:
             self._target, self._target_at = look.last_seq, self._clock.now().mono + BEHIND
             self._woken.set()
-        self._accounted.append((self._clock.now().mono, self.reached))
-
-    def _accounted_at(self, moment: float) -> int:
-        while len(self._accounted) > 1 and self._accounted[1][0] <= moment:
-            self._accounted.popleft()
-        return self._accounted[0][1] if self._accounted and self._accounted[0][0] <= moment else 0
 
     def _is_reconnected(self) -> bool:
         try:
@@ -185,8 +140,8 @@ class StreamFollower:
             raise_if_cancelled()
             self._woken.clear()
             try:
-                if self._shown is not None:
-                    await self._read_up_to(self._shown)
+                if self.position.shown is not None:
+                    await self._read_up_to(self.position.shown)
             except Unavailable as error:
                 log.debug("stream.unread", stream=self.stream, error=str(error))
                 await self._clock.sleep(min(left, LAST_RETRY))
@@ -194,32 +149,33 @@ class StreamFollower:
                 await self._clock.wait(self._woken, left)
 
     async def _read_up_to(self, look: StreamLook) -> None:
-        if self._is_other:
-            self._start_at(look.created, max(0, look.last_seq - SINGLY))
-        while self.reached < look.last_seq:
-            message = await self._js.next(self.stream, self._pattern, self._seen + 1)
+        position = self.position
+        if position.is_other:
+            position.start_at(look.created, max(0, look.last_seq - SINGLY))
+        while position.reached < look.last_seq:
+            message = await self._js.next(self.stream, self._pattern, position.seen + 1)
             if message is None:
-                self.reached = max(self.reached, look.last_seq)  # the others are gone
-            elif not self._account(message.seq):
+                position.reach(look.last_seq)
+            elif position.add(message.seq):
                 self._take(message)
         self._target_at = math.inf
 
     async def _follow(self) -> None:
         """The life of one consumer; returns when another one is needed. Raises Unavailable where it did not work."""
-        client, info = self._client(), await self._js.stream(self.stream)
+        client, position, info = self._client(), self.position, await self._js.stream(self.stream)
         if info is None:
             raise Unavailable(f"there is no stream {self.stream}")
         last = info.state.last_seq
-        if client is not self._read_on or info.created != self.created or last < self.reached:
+        if client is not self._read_on or info.created != position.created or last < position.reached:
             reached = await self._read_all(info)
             self.continue_from(info.created, reached, client)
         self._target_at = math.inf
-        start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._seen + 1}
+        start = {"deliver_policy": "by_start_sequence", "opt_start_seq": position.seen + 1}
         name, consumer = await self._js.create_consumer(
             self.stream, self._pattern, **start, inactive_threshold=INACTIVE * 1_000_000_000
         )
-        if not consumer.num_pending:  # what it will not deliver is gone
-            self.reached = max(self.reached, last)
+        if not consumer.num_pending:
+            position.reach(last)
         pulls = _Pulls(client, client.new_inbox(), f"{self._js.prefix}.CONSUMER.MSG.NEXT.{self.stream}.{name}", last)
         self._received.clear()
         subscription = await client.subscribe(pulls.inbox, cb=self._receive)
@@ -267,22 +223,15 @@ class StreamFollower:
         if about.sequence.consumer != pulls.count:
             return False
         pulls.works, seq = True, about.sequence.stream
-        if seq > self._seen and not self._account(seq):
+        if self.position.add(seq):
             self._take(Message(raw.subject, seq, raw.data, dict(raw.headers or {}), about.timestamp.timestamp()))
         if not about.num_pending:
-            self.reached = max(self.reached, pulls.last)
+            self.position.reach(pulls.last)
         return True
-
-    def _account(self, seq: int) -> bool:
-        """Everything up to a sequence is here; returns whether we stored the message there ourselves."""
-        own, self._seen = seq in self._own, seq
-        self.reached = max(self.reached, seq)
-        self._own = {one for one in self._own if one > seq}
-        return own
 
     def _is_late(self, ends_at: float) -> bool:
         """Whether something should have arrived."""
-        if self.reached >= self._target:
+        if self.position.reached >= self._target:
             self._target_at = math.inf
         now = self._clock.now().mono
         return now >= ends_at or now >= self._target_at
