@@ -283,10 +283,11 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         replicas=replicas,
         shared=exchange.shared,
     )
-    exchange.connect(service.poller, recorder.record_received if recorder else lambda received: None)
-    registry = service.registry
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
-    advisories = AdvisoryListener(clock, hint, counters.dropped)
+    exchange.connect(service.poller, recorder.record_received if recorder else lambda received: None, hint)
+    advisories = AdvisoryListener(clock, exchange.hints.take, counters.dropped, exchange.hints.counts)
+    exchange.share_hints(advisories.subscriptions)
+    registry = service.registry
     decisions, lookup = DecisionService(registry, clock), SubjectLookup(registry)
     history = HistoryQueries(decisions, registry, EventCache(), events, clock)
     SharedGrants(decisions.grants, replicas, channel, clock, counters, registry.reading_of)

@@ -15,6 +15,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -33,13 +34,15 @@ from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.shared_grants import SharedGrants
+from nats_backpressure.recording.hint_exchange import HintExchange
 from nats_backpressure.recording.reading_exchange import ReadingExchange
-from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
+from nats_backpressure.runtime.observations import ConsumersReading, Hint, StreamsReading
 from nats_backpressure.runtime.ports import Stored, Unavailable
 from nats_backpressure.runtime.replicas import Replicas as Others
 from nats_backpressure.runtime.service import Service, build_service
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
+from tests.fakes.hint_source import FakeHintSource
 from tests.fakes.observer import FakeJetStream
 from tests.fakes.replica_channel import FakeBus, FakeReplicaChannel
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
@@ -380,6 +383,10 @@ class Replica:
         self.decisions: DecisionService
         self.channel: RemoteChannel
         self.others: Others
+        self.hints: HintExchange
+        self.subscribed = FakeHintSource()
+        self.counted: list[Hint] = []
+        """The hints that counted since its start."""
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -424,7 +431,9 @@ class Replica:
             requests=requests,
             **replicas.more(self),
         )
-        exchange.connect(self.service.poller)
+        exchange.connect(self.service.poller, sink=self._count)
+        self.hints, self.counted = exchange.hints, []
+        exchange.share_hints(self.subscribed)
         registry = self.service.registry
         self.decisions = DecisionService(registry, self.clock)
         SharedGrants(self.decisions.grants, self.others, self.channel, self.clock, counts, registry.reading_of)
@@ -436,6 +445,10 @@ class Replica:
             exchanging = tasks.create_task(exchange.run())
             await self.service.run(self._stopping, 1.0)
             exchanging.cancel()
+
+    def _count(self, hint: Hint) -> None:
+        self.counted.append(hint)
+        self.service.poller.hint(hint)
 
     async def kill(self) -> None:
         """At once, between two steps; it gets no reply any more, and says nothing."""
@@ -520,6 +533,12 @@ class Replicas:
         """The resources are always there."""
 
     # What the load does
+
+    def hint(self, hint: Hint) -> None:
+        """The server publishes an ack metric or advisory: it arrives wherever it is subscribed to."""
+        for replica in self.all.values():
+            if replica.alive and replica.subscribed.gets(hint):
+                replica.link.carry(partial(replica.clock.when_running, partial(replica.hints.take, hint)))
 
     async def overload(self) -> None:
         """An overload begins, and is published."""

@@ -36,6 +36,8 @@ class Presence(Struct, frozen=True, omit_defaults=True):
     """Whether it stops now."""
     shares: bool = True
     """Whether it uses the readings of others."""
+    hints: bool = False
+    """Whether it shares the ack metrics and advisories of the streams that it reads."""
 
 
 class SharedGrant(Struct, frozen=True):

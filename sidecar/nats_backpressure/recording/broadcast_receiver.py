@@ -98,7 +98,7 @@ class BroadcastReceiver:
             return
         if header.sender == self._own:  # it comes back where the connection was lost just then
             return
-        usable = self._add_time(header, now) and self._believes()
+        usable = self.shift(header.sender, header.sent, now) is not None and self._believes()
         source = self._source(stream, header.sender, now.mono)
         if header.part == 0 and header.rests == header.n:  # it shows all: what waits shows nothing more
             self._waiting -= len(source.waiting)
@@ -164,15 +164,16 @@ class BroadcastReceiver:
         base = source.decoder.base()
         self._take(Received(source.stream, source.sender, position, answered_at, asked_at, shown, base))
 
-    def _add_time(self, header: BroadcastLine, now: Now) -> bool:
-        """Whether the sender's times can be converted: its first message may be late, and shows nothing of that."""
-        if (sender := self._senders.get(header.sender)) is None:
-            sender = self._senders[header.sender] = _Sender(SenderClock(), now.mono)
-            self._on_new(header.sender)
-        self._senders.move_to_end(header.sender)
+    def shift(self, name: str, sent: float, now: Now) -> float | None:
+        """What to add to the times of a sender, of which a message came; None while that is not known: its first message
+        may be late, and shows nothing of that."""
+        if (sender := self._senders.get(name)) is None:
+            sender = self._senders[name] = _Sender(SenderClock(), now.mono)
+            self._on_new(name)
+        self._senders.move_to_end(name)
         sender.used_at = now.mono
-        sender.clock.add(header.sent, now.mono)
-        return sender.clock.messages > 1
+        sender.clock.add(sent, now.mono)
+        return sender.clock.shift if sender.clock.messages > 1 else None
 
     def _source(self, stream: str, sender: str, now: float) -> _Source:
         if (source := self._sources.get((stream, sender))) is None:

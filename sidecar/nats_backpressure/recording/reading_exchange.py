@@ -10,9 +10,11 @@ from nats_backpressure.recording.broadcast_format import TOPIC
 from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
 from nats_backpressure.recording.broadcast_sender import BroadcastSender
 from nats_backpressure.recording.broadcaster import BroadcastingObserver
-from nats_backpressure.runtime.observations import Received
+from nats_backpressure.recording.hint_exchange import HintExchange
+from nats_backpressure.recording.hint_observer import HintObserver
+from nats_backpressure.runtime.observations import Hint, Received
 from nats_backpressure.runtime.poller import Poller
-from nats_backpressure.runtime.ports import Clock, Observer, ReplicaChannel
+from nats_backpressure.runtime.ports import Clock, HintSource, Observer, ReplicaChannel
 from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 
@@ -57,17 +59,30 @@ class ReadingExchange:
             wants=self.shared.wants,
         )
         self._enabled = replicas.shares = settings.sharing.enabled
+        self.hints = HintExchange(clock, self.shared, replicas, channel, count, self._receiver.shift)
         self.observer = observer
         if self._enabled:
             self.observer = BroadcastingObserver(
-                observer, clock, self.shared, self._sender.add, lambda: replicas.have_sharing
+                HintObserver(observer, self.hints), clock, self.shared, self._sender.add, lambda: replicas.have_sharing
             )
             channel.listen(f"{TOPIC}>", self._receiver.receive)
             replicas.on_change = self._update
 
-    def connect(self, poller: Poller, on_taken: Callable[[Received], None] = lambda received: None) -> None:
-        """Pass on what is received to the poller; `on_taken` gets what is taken in."""
+    def connect(
+        self,
+        poller: Poller,
+        on_taken: Callable[[Received], None] = lambda received: None,
+        sink: Callable[[Hint], None] | None = None,
+    ) -> None:
+        """Pass on what is received to the poller; `on_taken` gets what is taken in, `sink` the hints that
+        count (without it: the poller)."""
         self._poller, self._on_taken = poller, on_taken
+        self.hints.connect(poller.polls, sink or poller.hint)
+
+    def share_hints(self, source: HintSource) -> None:
+        """Share the hints of `source` with the other replicas, too."""
+        if self._enabled:
+            self.hints.share(source)
 
     async def run(self) -> None:
         """Send and receive until cancelled."""
@@ -79,6 +94,7 @@ class ReadingExchange:
     def _take(self, received: Received) -> None:
         if self._poller is not None and self._poller.receive(received):
             self._on_taken(received)
+        self.hints.update(received.stream)
 
     def _update(self) -> None:
         """A replica came or went."""
@@ -90,3 +106,4 @@ class ReadingExchange:
         if self._poller is not None:
             for sender in before - self._known:
                 self._poller.leave(sender)
+        self.hints.update_all()

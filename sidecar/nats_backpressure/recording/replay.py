@@ -185,12 +185,11 @@ class Replay:
     def _hint(self, hints: HintsDecoded) -> None:
         key, at = hints.key, hints.at
         for seconds, deliveries, times in hints.acks:
-            for _ in range(times):
-                self._intake.hint(AckSeen(key, seconds, deliveries, at), at)
-        for _ in range(hints.naks):
-            self._intake.hint(Nak(key), at)
-        for _ in range(hints.dropped):
-            self._intake.hint(Terminated(key), at)
+            self._intake.hint(AckSeen(key, seconds, deliveries, at, times), at)
+        if hints.naks:
+            self._intake.hint(Nak(key, hints.naks), at)
+        if hints.dropped:
+            self._intake.hint(Terminated(key, hints.dropped), at)
 
     def _perform(self, effects: Sequence[Effect]) -> None:
         """Perform the effects in order; each one succeeds."""

@@ -21,7 +21,7 @@ from nats_backpressure.core.subject.membership import Membership, ReadState
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.runtime.observations import AckSeen, MaxDeliveries, Nak, Terminated
+from nats_backpressure.runtime.observations import AckSeen, ConsumerHint, MaxDeliveries, Nak, Terminated
 from nats_backpressure.runtime.ports import TimeSource
 from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
 from nats_backpressure.runtime.tasks import Once
@@ -31,8 +31,6 @@ log = structlog.get_logger()
 Occurrence = Literal["consumer.not_watched", "policy.rejected", "sample.set_aside", "consumer.out", "consumer.gone"]
 Report = Callable[[Occurrence, ConsumerKey, object], None]
 """Is called with what happened to a consumer, and why (or what it was taken out of)."""
-CONSUMER_HINTS = (AckSeen, Nak, MaxDeliveries, Terminated)
-ConsumerHint = AckSeen | Nak | MaxDeliveries | Terminated
 
 FEW_MEMBERS = 8
 """Up to so many members of a subject, each reading is fed by itself."""
@@ -171,11 +169,11 @@ class Intake:
             return
         match hint:
             case AckSeen():
-                tracker.ack_seen(hint.seconds, hint.deliveries, now)
+                tracker.ack_seen(hint.seconds, hint.deliveries, now, hint.times)
             case Nak():
-                tracker.nak_seen(now)
+                tracker.nak_seen(now, hint.times)
             case MaxDeliveries() | Terminated():
-                tracker.dropped_seen(now)
+                tracker.dropped_seen(now, hint.times)
 
     def _subjects(self, stream: FollowedStream, sample: Sample) -> tuple[str, ...]:
         """The subjects a consumer counts under; found again only when what they depend on has changed."""

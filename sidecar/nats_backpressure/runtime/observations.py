@@ -102,7 +102,7 @@ def answer_time(asked_at: float, came_at: float, took: float) -> float:
 
 
 class AckSeen(Struct, frozen=True):
-    """A sampled acknowledgement."""
+    """Sampled acknowledgements that are alike; nearly always one."""
 
     key: ConsumerKey
     seconds: float
@@ -110,22 +110,26 @@ class AckSeen(Struct, frozen=True):
     deliveries: int
     at: Now
     """When it was received."""
+    times: int = 1
 
 
 class Nak(Struct, frozen=True):
     key: ConsumerKey
+    times: int = 1
 
 
 class MaxDeliveries(Struct, frozen=True):
     """A message will not be delivered again; the server publishes that only when a client pulls."""
 
     key: ConsumerKey
+    times: int = 1
 
 
 class Terminated(Struct, frozen=True):
     """A worker refused a message permanently (TERM): it leaves in flight, and looks like an ack in everything else."""
 
     key: ConsumerKey
+    times: int = 1
 
 
 class ConsumerChanged(Struct, frozen=True):
@@ -144,4 +148,6 @@ class ApiLimited(Struct, frozen=True):
     """The server threw JetStream API requests away because too many came."""
 
 
-Hint = AckSeen | Nak | MaxDeliveries | Terminated | ConsumerChanged | StreamChanged | ApiLimited
+ConsumerHint = AckSeen | Nak | MaxDeliveries | Terminated
+"""What is counted of a consumer."""
+Hint = ConsumerHint | ConsumerChanged | StreamChanged | ApiLimited

@@ -235,6 +235,16 @@ class ReplicaChannel(Protocol):
         from when the connection was made to the start of the newest completed round trip; 0 without a connection."""
 
 
+class HintSource(Protocol):
+    """The ack metrics and advisories of consumers, as the server publishes them."""
+
+    def follow(self, streams: frozenset[str] | None) -> None:
+        """Pass on those of these streams only, soon; None: of all."""
+
+    def allowed(self) -> bool:
+        """Whether all that was asked for may be received, as far as it is known."""
+
+
 class ServiceCounts(Protocol):
     """Counts what the service does, for the metrics. Called on the event loop only."""
 

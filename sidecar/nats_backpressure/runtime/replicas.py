@@ -66,6 +66,8 @@ class Replicas:
         """Whether this replica uses the readings of others."""
         self.have_sharing = False
         """Whether one of the others uses readings of others."""
+        self.hints: Callable[[], bool] = lambda: False
+        """Whether this replica shares the ack metrics and advisories of the streams that it reads."""
         self.others: Bounded[str, Replica] = Bounded(MOST_REPLICAS)
         """By id; only `update` and messages change it."""
         self.departed: Bounded[str, None] = Bounded(MOST_REPLICAS)
@@ -103,7 +105,10 @@ class Replicas:
 
     def publish(self) -> None:
         """Report our presence now."""
-        ours = Presence(SCHEMA, self.id, self.instance, self.policies, self.writes(), self._leaving, self.shares)
+        writes, hints = self.writes(), self.hints()
+        ours = Presence(
+            SCHEMA, self.id, self.instance, self.policies, writes, self._leaving, shares=self.shares, hints=hints
+        )
         self._channel.publish(PRESENCE, msgspec.json.encode(ours))
 
     def update(self) -> None:

@@ -109,6 +109,10 @@ class SharedReading:
         """Whether other replicas read all of the stream for this one."""
         return stream in self._streams and self._streams[stream].receives
 
+    def sender(self, stream: str) -> str:
+        """The process whose reading of the stream was received last; empty if none was."""
+        return self._streams[stream].sender if stream in self._streams else ""
+
     def forget(self, stream: str) -> None:
         """The stream is not followed any more."""
         self._streams.pop(stream, None)

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.advisories import SIZE_LIMIT, SUBJECTS, AdvisoryListener
+from nats_backpressure.adapters.nats.advisories import SIZE_LIMIT, AdvisoryListener
+from nats_backpressure.adapters.nats.hint_subscriptions import ANY_STREAM, WAKING, counted
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     AckSeen,
@@ -29,6 +30,7 @@ from tests.simulations.both_servers import RealWorld
 from tests.support.servers import NatsServer
 
 C = ConsumerKey("S", "c")
+SUBJECTS = (*WAKING, *counted(ANY_STREAM))
 CONSUMER, STREAM = "$JS.EVENT.ADVISORY.CONSUMER", "$JS.EVENT.ADVISORY.STREAM"
 METRIC = "$JS.EVENT.METRIC.CONSUMER.ACK.S.c"
 

@@ -28,7 +28,7 @@ def after(*samples: Sample, naks: int = 0) -> DelayedNaks:
     tracker = DelayedNaks()
     tracker.add_sample(None, samples[0])
     for _ in range(naks):
-        tracker.add_nak()
+        tracker.add_naks()
     for last, sample in pairwise(samples):
         tracker.add_sample(last, sample)
     return tracker

@@ -1,7 +1,4 @@
-"""Subscribes to the server's advisories and ack metrics and passes them on as hints: some are lost, any may be forged.
-
-Only the subjects in use: the API audit advisories would repeat every reply to every request of ours.
-"""
+"""Reads the server's advisories and ack metrics and passes them on as hints: some are lost, any may be forged."""
 
 from __future__ import annotations
 
@@ -14,6 +11,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.api import UNREADABLE
+from nats_backpressure.adapters.nats.hint_subscriptions import (
+    CONSUMER,
+    LIMIT_REACHED,
+    METRIC,
+    STREAM,
+    HintSubscriptions,
+)
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
     AckSeen,
@@ -27,20 +31,6 @@ from nats_backpressure.runtime.observations import (
 )
 from nats_backpressure.runtime.ports import Clock
 
-METRIC = "$JS.EVENT.METRIC.CONSUMER.ACK"
-CONSUMER = "$JS.EVENT.ADVISORY.CONSUMER"
-STREAM = "$JS.EVENT.ADVISORY.STREAM"
-LIMIT_REACHED = "$JS.EVENT.ADVISORY.API.LIMIT_REACHED"
-"""The server publishes this in the system account only; an account may import it from there."""
-
-SUBJECTS = (
-    f"{METRIC}.*.*",
-    *(f"{CONSUMER}.{kind}.*.*" for kind in ("MAX_DELIVERIES", "MSG_NAKED", "MSG_TERMINATED", "CREATED", "DELETED")),
-    *(f"{STREAM}.{kind}.*" for kind in ("CREATED", "UPDATED", "DELETED")),
-    LIMIT_REACHED,
-)
-PENDING_MESSAGES, PENDING_BYTES = 4096, 4 * 1024 * 1024
-"""Messages and bytes that may wait on one subscription; the client drops and counts further ones."""
 SIZE_LIMIT = 16 * 1024
 """Bytes of an advisory; larger ones are not read."""
 
@@ -75,17 +65,22 @@ class MalformedAdvisory(ValueError):
 
 
 class AdvisoryListener:
-    """Passes every hint to `sink`, which must be quick and must not raise; `count` counts the messages that are not."""
+    """Passes every hint to `sink`, which must be quick and must not raise; `count` counts the messages that are not.
+    `counts`: whether the ack metrics and advisories of a stream's consumers count; the rest is not read."""
 
-    def __init__(self, clock: Clock, sink: Callable[[Hint], None], count: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        sink: Callable[[Hint], None],
+        count: Callable[[str], None],
+        counts: Callable[[str], bool] = lambda stream: True,
+    ) -> None:
         self._clock, self._sink, self._count = clock, sink, count
+        self.subscriptions = HintSubscriptions(self._receive, counts)
 
     async def listen(self, client: Client) -> None:
         """Subscribe on a new client."""
-        for subject in SUBJECTS:
-            await client.subscribe(
-                subject, cb=self._receive, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
-            )
+        await self.subscriptions.listen(client)
 
     async def _receive(self, message: Msg) -> None:
         # No await here: a callback that waits can be cancelled, and its subscription would end silently.

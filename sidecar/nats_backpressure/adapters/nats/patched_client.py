@@ -25,6 +25,8 @@ CONTROL_LINE, INBOX = 4000, 200
 """Bytes of subject and reply, and of a request's own inbox; with the lengths, the server closes at 4,096."""
 UNSENT = 2 * 1024 * 1024
 """Bytes that may wait to be sent."""
+REFUSED = 64
+"""Refused subscriptions that are remembered."""
 USUAL = re.compile(r"[!-~]{1,1000}")
 """Subjects that need no further check."""
 
@@ -49,6 +51,8 @@ class PatchedClient(NatsClient):
         """The text of the last error."""
         self.denied = False
         """Whether the server refused a subscription: a permission that comes back is seen by a new client only."""
+        self.refused: list[str] = []
+        """The errors in which it did so, at most REFUSED."""
 
     async def open(self, nats: Nats, name: str, seconds: float, **more: Any) -> None:
         """Connect, without nats-py's own reconnect. Raises BadCredentials, and anything that nats-py raises."""
@@ -146,7 +150,8 @@ class PatchedClient(NatsClient):
         # Must never raise: an exception here ends nats-py's read loop.
         self.because = explain(error)
         if "permissions violation" in self.because:
-            self.denied = self.denied or "for subscription" in self.because
+            if "for subscription" in self.because:
+                self.denied, self.refused = True, [*self.refused, self.because][:REFUSED]
             self._note("permission_denied", self.because)
         else:
             slow = isinstance(error, nats.errors.SlowConsumerError)

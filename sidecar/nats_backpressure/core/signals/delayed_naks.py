@@ -27,9 +27,9 @@ class DelayedNaks:
         self._expired = False
         """Whether a message in flight was redelivered after its ack wait: the worker that had it may hang."""
 
-    def add_nak(self) -> None:
-        """An advisory reported a NAK."""
-        self._returned += 1
+    def add_naks(self, times: int = 1) -> None:
+        """Advisories reported so many NAKs."""
+        self._returned += times
 
     def add_sample(self, last: Sample | None, sample: Sample) -> bool:
         """Add the next sample. True where all that was in flight was redelivered before its ack wait: it was

@@ -133,8 +133,8 @@ class Quantiles:
         self.newest: float | None = None
         """Monotonic time of the newest sample."""
 
-    def add(self, now: float, seconds: float) -> None:
-        """Add one latency in seconds; `now` is monotonic time."""
+    def add(self, now: float, seconds: float, times: int = 1) -> None:
+        """Add a latency in seconds that was measured so many times; `now` is monotonic time."""
         slot = int(now / LATENCY_SLOT)
         if not self._slots or self._slots[-1][0] != slot:
             self._drop_old(slot)
@@ -142,8 +142,8 @@ class Quantiles:
         if self._merged is NO_BUCKETS:
             self._merged = Buckets()
         bucket = math.ceil(math.log(min(max(seconds, _SHORTEST), _LONGEST)) / _LOG_GAMMA)
-        self._slots[-1][1].add(bucket)
-        self._merged.add(bucket)
+        self._slots[-1][1].add(bucket, times)
+        self._merged.add(bucket, times)
         self.newest = now
 
     def at(self, now: float, *shares: float) -> tuple[float, ...] | None:
@@ -180,8 +180,8 @@ class Buckets:
         self.lowest = 0
         self.total = 0
 
-    def add(self, bucket: int) -> None:
-        """Count one value."""
+    def add(self, bucket: int, times: int = 1) -> None:
+        """Count a value that came so many times."""
         counts = self.counts
         if not counts:
             self.lowest = bucket
@@ -192,11 +192,11 @@ class Buckets:
         elif place >= len(counts):
             counts.frombytes(bytes((place + 1 - len(counts)) * counts.itemsize))
         try:
-            counts[place] += 1
+            counts[place] += times
         except OverflowError:  # rare: 65,535 values within one percent of each other in one slot
             self.counts = array("I", counts)
-            self.counts[place] += 1
-        self.total += 1
+            self.counts[place] += times
+        self.total += times
 
     def subtract(self, other: Buckets) -> None:
         """Take out the values of `other`, which were all added here before."""

@@ -88,29 +88,29 @@ class ConsumerTracker:
         self._naks = self._dropped = self._again = 0
         self._losses = LossAccount(self._carried.account)
 
-    def ack_seen(self, seconds: float, deliveries: int, now: Now) -> None:
-        """An ack metric: `seconds` from delivery to ack, after `deliveries` deliveries."""
+    def ack_seen(self, seconds: float, deliveries: int, now: Now, times: int = 1) -> None:
+        """So many ack metrics: `seconds` from delivery to ack, after `deliveries` deliveries."""
         self._end_rest()
-        self._latency.add(now.mono, seconds)
+        self._latency.add(now.mono, seconds, times)
         if now.mono - seconds >= self._idle_at:
-            self._current.add(now.mono, seconds)
+            self._current.add(now.mono, seconds, times)
         if deliveries > 1:
-            self._again += 1
-            self._flow.add(now.mono, IntervalCounts(redeliveries=deliveries - 1))
+            self._again += times
+            self._flow.add(now.mono, IntervalCounts(redeliveries=(deliveries - 1) * times))
 
-    def nak_seen(self, now: Now) -> None:
-        """An advisory reported a NAK."""
+    def nak_seen(self, now: Now, times: int = 1) -> None:
+        """Advisories reported so many NAKs."""
         self._end_rest()
-        self._naks += 1
-        self._delayed_naks.add_nak()
-        self._flow.add(now.mono, IntervalCounts(redeliveries=1))
+        self._naks += times
+        self._delayed_naks.add_naks(times)
+        self._flow.add(now.mono, IntervalCounts(redeliveries=times))
 
-    def dropped_seen(self, now: Now) -> None:
-        """The server gave up a message (max_deliver), or a worker did (TERM): it leaves in flight without an ack."""
+    def dropped_seen(self, now: Now, times: int = 1) -> None:
+        """The server gave up messages (max_deliver), or a worker did (TERM): they leave in flight without an ack."""
         self._end_rest()
-        self._dropped += 1
+        self._dropped += times
         self._given_up = now.mono
-        self._flow.add(now.mono, IntervalCounts(redeliveries=1))
+        self._flow.add(now.mono, IntervalCounts(redeliveries=times))
 
     def add_sample(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
         """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)

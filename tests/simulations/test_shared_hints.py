@@ -1,0 +1,233 @@
+"""Replicas that share ack metrics and advisories: each counts every one once, whoever reads and whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from nats_backpressure.config.settings import Sharing
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
+from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replica, Replicas
+from tests.simulations.test_replicas import LONGEST, Fault, strike
+from tests.simulations.test_shared_reading import BREAKS, LAST, SLACK, reads
+from tests.support.background import meanwhile
+from tests.support.exploring import examples
+
+EVERY = 0.03
+"""Seconds between two hints."""
+SUMMED_FOR = 1.0
+"""Seconds for which a reader may sum up at most."""
+UNREAD = -1.0
+"""Not used: the time of a hint is when it comes."""
+
+
+class Server:
+    """Publishes hints, and knows when: each ack metric has a number of its own as its number of deliveries."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self.replicas = replicas
+        self.published: list[float] = []
+
+    def ack(self, seconds: float = 0.02) -> None:
+        self.published.append(self.replicas.clock.now().mono)
+        self.replicas.hint(AckSeen(KEY, seconds, len(self.published), Now(UNREAD, UNREAD)))
+
+    async def run(self, seconds: float) -> None:
+        """Publish ack metrics for so long."""
+        for _ in range(round(seconds / EVERY)):
+            self.ack()
+            await self.replicas.clock.run(EVERY)
+
+    def times(self, replica: Replica) -> list[int]:
+        """How often each ack metric was counted."""
+        counted: Counter[int] = Counter()
+        for hint in replica.counted:
+            if isinstance(hint, AckSeen):
+                counted[hint.deliveries] += hint.times
+        return [counted[n] for n in range(1, len(self.published) + 1)]
+
+    def lost(self, replica: Replica, since: float) -> list[float]:
+        """When those were published that were not counted."""
+        return [at for at, n in zip(self.published, self.times(replica), strict=True) if not n and at >= since]
+
+
+async def run_with(n: int, scenario: Callable[[Replicas, Server], Coroutine[Any, Any, None]], **more: Any) -> None:
+    replicas = Replicas(**more)
+    async with replicas.running(n):
+        await replicas.clock.run(3.0)
+        await scenario(replicas, Server(replicas))
+
+
+def reader_and_others(replicas: Replicas) -> tuple[Replica, list[Replica]]:
+    (reader,) = (replica for replica in replicas.all.values() if replica.alive and reads(replica))
+    return reader, [replica for replica in replicas.all.values() if replica is not reader]
+
+
+def reading(replica: Replica) -> Reading:
+    shown = replica.service.registry.subjects[SUBJECT].members[KEY].reading
+    assert shown is not None
+    return shown
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_all_show_the_same_of_hints_that_one_received(n: int) -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        reader, others = reader_and_others(replicas)
+        assert reader.subscribed.streams == {KEY.stream}
+        assert [replica.subscribed.streams for replica in others] == [frozenset()] * len(others)
+        await replicas.overload()
+        for i in range(200):
+            replicas.hint(AckSeen(KEY, 0.001 * 1.03**i, 1 + i % 2, Now(UNREAD, UNREAD)))
+            if not i % 10:
+                hints: list[Hint] = [Nak(KEY), MaxDeliveries(KEY), Terminated(KEY)]
+                for hint in hints:
+                    replicas.hint(hint)
+            await replicas.clock.run(EVERY)
+            if i % 50 == 49:
+                await replicas.clock.run(0.5)
+                assert len({reading(replica).p95 for replica in replicas.all.values()}) == 1
+        await replicas.clock.run(1.0)
+        shown = [reading(replica) for replica in replicas.all.values()]
+        assert shown[0].latency_source == "sampled"
+        assert shown[0].p95 is not None
+        for what in ("p50", "p95", "p99", "latency_source", "redelivery_ratio", "diagnosis", "handed_back", "ack_rate"):
+            assert len({getattr(each, what) for each in shown}) == 1, what
+        kinds = [
+            Counter(type(hint) for hint in replica.counted for _ in range(hint.times))
+            for replica in replicas.all.values()
+        ]
+        assert kinds == [{AckSeen: 200, Nak: 20, MaxDeliveries: 20, Terminated: 20}] * n
+
+    asyncio.run(run_with(n, scenario))
+
+
+def test_nothing_is_published_while_nothing_comes() -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        replicas.bus.record = True
+        await replicas.clock.run(5.0)
+        assert not [topic for _, topic, _ in replicas.bus.sent if topic.startswith("hints.")]
+        await server.run(3.0)
+        sent = [topic for _, topic, _ in replicas.bus.sent if topic.startswith("hints.")]
+        readings = [topic for _, topic, _ in replicas.bus.sent if topic == f"reading.{KEY.stream}"]
+        assert 0 < len(sent) <= len(readings) + 3.0 / SUMMED_FOR
+
+    asyncio.run(run_with(3, scenario))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_change_of_reader_loses_little_and_doubles_nothing(how: str, seed: int) -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        await replicas.overload()  # it is read every 0.1 s
+        await server.run(2.0)
+        reader, others = reader_and_others(replicas)
+        left_at = replicas.clock.now().mono
+        async with meanwhile(getattr(reader, how)()):
+            await server.run(8.0)
+        await replicas.clock.run(SUMMED_FOR)
+        for replica in others:
+            assert set(server.times(replica)) <= {0, 1}
+            lost = server.lost(replica, 0.0)
+            assert all(left_at - 0.1 - SLACK <= at <= left_at + LAST + 0.1 + SLACK for at in lost), (left_at, lost)
+
+    asyncio.run(run_with(3, scenario, seed=seed))
+
+
+def test_what_a_new_replica_receives_doubles_nothing() -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        await replicas.overload()
+        first, _ = reader_and_others(replicas)
+        await server.run(2.0)
+        replicas.add("new").start()
+        since = replicas.clock.now().mono
+        await server.run(70.0)  # it is settled then, and may read
+        for replica in replicas.all.values():
+            assert set(server.times(replica)) <= {0, 1}
+        settled = since + 5.0
+        assert len(server.lost(replicas.all["new"], settled)) <= 10
+        assert len(server.lost(first, 0.0)) <= 10
+
+    asyncio.run(run_with(2, scenario))
+
+
+def test_one_without_the_right_gets_them_from_the_reader() -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        _, (other, *_) = reader_and_others(replicas)
+        other.subscribed.denied = True
+        await server.run(3.0)
+        await replicas.clock.run(SUMMED_FOR)
+        assert server.times(other) == [1] * len(server.published)
+
+    asyncio.run(run_with(2, scenario))
+
+
+def test_beside_a_reader_without_the_right_each_counts_its_own() -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        reader, others = reader_and_others(replicas)
+        reader.subscribed.denied = True
+        await replicas.clock.run(2.0)  # it reports that within a second
+        await server.run(3.0)
+        for replica in others:
+            assert replica.subscribed.streams == {KEY.stream}
+            assert server.times(replica) == [1] * len(server.published)
+
+    asyncio.run(run_with(3, scenario))
+
+
+def test_beside_a_reader_of_an_older_version_each_counts_its_own() -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        reader, others = reader_and_others(replicas)
+        reader.others.hints = lambda: False
+        await replicas.clock.run(2.0)
+        await server.run(3.0)
+        await replicas.clock.run(SUMMED_FOR)
+        for replica in others:
+            assert server.times(replica) == [1] * len(server.published)
+
+    asyncio.run(run_with(3, scenario))
+
+
+@pytest.mark.parametrize(("n", "enabled"), [(1, True), (2, False)])
+def test_alone_or_without_sharing_each_hint_counts_at_once(n: int, enabled: bool) -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        server.ack(0.0201)
+        for replica in replicas.all.values():
+            assert replica.subscribed.streams is None
+            assert [hint.seconds for hint in replica.counted if isinstance(hint, AckSeen)] == [0.0201]
+
+    asyncio.run(run_with(n, scenario, settings=replace(SETTINGS, sharing=Sharing(enabled=enabled))))
+
+
+faults = st.lists(
+    st.builds(Fault, st.sampled_from(BREAKS), st.integers(0, 2), st.floats(0.0, 15.0), st.floats(0.05, LONGEST)),
+    max_size=4,
+    unique_by=lambda fault: fault.replica,
+)
+
+
+@settings(max_examples=examples(5, most=60, why="each simulates half a minute of three services"))
+@given(broken=faults, seed=st.integers(0, 2**16), slow=st.sampled_from([0.0, 0.1]), busy=st.booleans())
+def test_no_hint_is_ever_counted_twice(broken: list[Fault], seed: int, slow: float, busy: bool) -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        replicas.bus.delay = (0.0005, 0.0005 + slow)
+        if busy:
+            await replicas.overload()
+        async with meanwhile(*(strike(replicas, fault) for fault in broken)):
+            await server.run(15.0 + LONGEST)
+        since = replicas.clock.now().mono + 5.0
+        await server.run(10.0)
+        await replicas.clock.run(SUMMED_FOR)
+        for name, replica in replicas.all.items():
+            assert max(server.times(replica)) <= 1, name
+            assert not server.lost(replica, since), name
+
+    asyncio.run(run_with(3, scenario, seed=seed))
