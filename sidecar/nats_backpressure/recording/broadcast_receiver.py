@@ -165,8 +165,8 @@ class BroadcastReceiver:
         self._take(Received(source.stream, source.sender, position, answered_at, asked_at, shown, base))
 
     def shift(self, name: str, sent: float, now: Now) -> float | None:
-        """What to add to the times of a sender, of which a message came; None while that is not known: its first message
-        may be late, and shows nothing of that."""
+        """What to add to the times of a sender, of which a message came; None while that is not known: its first
+        message may be late, and shows nothing of that."""
         if (sender := self._senders.get(name)) is None:
             sender = self._senders[name] = _Sender(SenderClock(), now.mono)
             self._on_new(name)

@@ -58,8 +58,8 @@ def stream_of(topic: str) -> str | None:
 def encode_hints(
     sender: str, numbers: Iterator[int], times: tuple[float, float], lines: Sequence[tuple[str, HintsLine]]
 ) -> list[bytes]:
-    """The messages with these lines of consumers, each with the next of the numbers. `times`: when the first of the hints
-    came, and now. A line that is longer than LONGEST has a message of its own."""
+    """The messages with these lines of consumers, each with the next of the numbers. `times`: when the first of the
+    hints came, and now. A line that is longer than LONGEST has a message of its own."""
     parts: list[list[tuple[str, HintsLine]]] = []
     room = 0
     for name, line in lines:

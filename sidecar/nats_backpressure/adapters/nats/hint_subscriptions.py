@@ -26,6 +26,7 @@ WAKING = (
     *(f"{STREAM}.{kind}.*" for kind in ("CREATED", "UPDATED", "DELETED")),
     LIMIT_REACHED,
 )
+COUNTED = METRIC, *(f"{CONSUMER}.{kind}" for kind in ("MAX_DELIVERIES", "MSG_NAKED", "MSG_TERMINATED"))
 ANY_STREAM = "*"
 STREAM_TOKEN = 5
 """The place of the stream in each subject of what is counted."""
@@ -35,8 +36,7 @@ PENDING_MESSAGES, PENDING_BYTES = 4096, 4 * 1024 * 1024
 
 def counted(stream: str) -> tuple[str, ...]:
     """The subjects of what is counted of a stream."""
-    kinds = ("MAX_DELIVERIES", "MSG_NAKED", "MSG_TERMINATED")
-    return f"{METRIC}.{stream}.*", *(f"{CONSUMER}.{kind}.{stream}.*" for kind in kinds)
+    return tuple(f"{start}.{stream}.*" for start in COUNTED)
 
 
 Receive = Callable[[Msg], Awaitable[None]]
@@ -61,7 +61,7 @@ class HintSubscriptions:
 
     def allowed(self) -> bool:
         refused = self._client.refused if isinstance(self._client, PatchedClient) else ()
-        return not any("$JS.EVENT" in text.upper() for text in refused)
+        return not any(start in text.upper() for text in refused for start in COUNTED)
 
     async def listen(self, client: Client) -> None:
         """Subscribe on a new client."""
