@@ -71,7 +71,7 @@ class HintExchange:
         """Whether what this replica itself receives of a stream counts: unless another one reads and shares it."""
         if stream not in self._polls:
             return False
-        if self._source is None or not self._replicas.others or not self._shared.receives(stream):
+        if self._source is None or not self._replicas.others:
             return True
         reader = self._replicas.others.get(self._shared.sender(stream))
         return reader is None or not reader.presence.hints
@@ -102,10 +102,10 @@ class HintExchange:
         others may have counted that."""
         if self._source is None or not self._replicas.have_sharing:
             return False
-        return self._shared.reads(stream) and self._shared.believes()
+        return self._shared.reads_whole(stream) and self._shared.believes()
 
     def flush(self, stream: str) -> None:
-        """Count and publish what came of a stream: the stream was just read."""
+        """Count and publish what came of a stream: it was just read, here or elsewhere."""
         batches = self._batches.pop(stream, None)
         if not batches:
             return

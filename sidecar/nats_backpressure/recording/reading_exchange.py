@@ -92,6 +92,7 @@ class ReadingExchange:
                 tasks.create_task(self._receiver.run(), name="receive readings")
 
     def _take(self, received: Received) -> None:
+        self.hints.flush(received.stream)
         if self._poller is not None and self._poller.receive(received):
             self._on_taken(received)
         self.hints.update(received.stream)
