@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from nats_backpressure.recording.broadcast_listener import SILENT_FOR, BroadcastListener
-from nats_backpressure.recording.decoder import Decoder, ReadingDecoded
+from nats_backpressure.recording.decoder import Decoder, HintsDecoded, ReadingDecoded
 from nats_backpressure.recording.format import BadLine, read_lines
 from nats_backpressure.recording.recorder import Recorder, RecordingFile
+from nats_backpressure.runtime.observations import Nak
 from tests.fakes.clock import FakeClock
 from tests.fakes.replica_channel import FakeBus
 from tests.simulations.replicas import KEY, SETTINGS, Replicas
@@ -62,6 +63,21 @@ async def test_what_is_read_is_recorded_in_the_order_of_time_and_nothing_is_sent
     assert times == sorted(times)
     pending = [sample.pending for reading in recorded for sample in reading.samples if sample.key == KEY]
     assert pending[0] == pending[-1] == 0 and max(pending) == 60
+
+
+async def test_the_hints_that_replicas_share_are_recorded_once(tmp_path: Path) -> None:
+    replicas = Replicas()
+    async with replicas.running(2), listening(replicas.clock, replicas.bus, tmp_path / "r"):
+        await replicas.clock.run(10.0)
+        await replicas.overload()
+        for _ in range(40):
+            replicas.hint(Nak(KEY))
+            await replicas.clock.run(0.05)
+        await replicas.clock.run(1.0)
+    decoder = Decoder()
+    with (tmp_path / "r").open("rb") as data:
+        decoded = [decoder.decode(line) for _, line in read_lines(data) if not isinstance(line, BadLine)]
+    assert sum(one.naks for one in decoded if isinstance(one, HintsDecoded)) == 40
 
 
 async def test_silence_is_reported_once_until_something_comes(tmp_path: Path) -> None:

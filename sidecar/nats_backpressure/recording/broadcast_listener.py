@@ -8,6 +8,8 @@ from collections.abc import Callable
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.recording.broadcast_format import TOPIC
 from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
+from nats_backpressure.recording.hint_messages import TOPIC as HINTS
+from nats_backpressure.recording.hint_receiver import HintReceiver
 from nats_backpressure.recording.recorder import Recorder
 from nats_backpressure.runtime.observations import Received
 from nats_backpressure.runtime.ports import Clock, ReplicaChannel
@@ -31,6 +33,15 @@ class BroadcastListener:
         self._turns = SharedReading(clock, "", 0.0, listening_time=channel.listening_time)
         self._receiver = BroadcastReceiver(clock, "", self._take, lambda what: None, believes=self._turns.believes)
         channel.listen(f"{TOPIC}>", self._receiver.receive)
+        hints = HintReceiver(
+            clock,
+            "",
+            recorder.recording_hints(lambda hint: None),
+            lambda what: None,
+            shift=self._receiver.shift,
+            wants=lambda stream, sender, source: self._turns.believes(),
+        )
+        channel.listen(f"{HINTS}>", hints.receive)
         self.readings = 0
         self.newest: dict[str, float] = {}
         """When the newest recorded reading of each stream was answered."""

@@ -11,21 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import count as count_up
 
-from nats_backpressure.core.reading.counted_hints import CountedHints
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.recording.format import HintsLine
 from nats_backpressure.recording.hint_batch import HintBatch, hints_of
-from nats_backpressure.recording.hint_messages import TOPIC, decode_hints, encode_hints, stream_of, topic_of
+from nats_backpressure.recording.hint_messages import TOPIC, encode_hints, topic_of
+from nats_backpressure.recording.hint_receiver import HintReceiver
 from nats_backpressure.runtime.observations import ApiLimited, ConsumerChanged, ConsumerHint, Hint, StreamChanged
 from nats_backpressure.runtime.ports import HintSource, ReplicaChannel, TimeSource
 from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_poll import StreamPoll
-from nats_backpressure.runtime.tasks import Bounded
 
-MOST_STREAMS = 100_000
-"""Streams of which it is known what was counted; of one that was dropped the next batch counts."""
 MOST_CONSUMERS = 1000
 """Consumers in one batch; one more ends it."""
 SUBSCRIBED_SINGLY = 100
@@ -47,21 +43,23 @@ class HintExchange:
         shift: Callable[[str, float, Now], float | None],
     ) -> None:
         self._clock, self._shared, self._replicas = clock, shared, replicas
-        self._channel, self._count, self._shift = channel, count, shift
+        self._channel = channel
         self._sink: Callable[[Hint], None] = lambda hint: None
         self._polls: Mapping[str, StreamPoll] = {}
         self._source: HintSource | None = None
         self._batches: dict[str, dict[str, HintBatch]] = {}
         """What this replica has not counted yet of the streams that it reads, by stream and consumer."""
-        self._counted: Bounded[str, CountedHints] = Bounded(MOST_STREAMS)
         self._own: set[str] = set()
         """The followed streams of which this replica counts what it receives itself."""
         self._numbers = count_up()
+        self._receiver = HintReceiver(
+            clock, replicas.id, lambda hint: self._sink(hint), count, shift=shift, wants=self._wants
+        )
 
     def share(self, source: HintSource) -> None:
         """Share hints with the other replicas from now on; those of this one come from `source`."""
         self._source, self._replicas.hints = source, source.allowed
-        self._channel.listen(f"{TOPIC}>", self.receive)
+        self._channel.listen(f"{TOPIC}>", self._receiver.receive)
 
     def connect(self, polls: Mapping[str, StreamPoll], sink: Callable[[Hint], None]) -> None:
         """Pass hints on to the sink. `polls`: the streams that are followed."""
@@ -85,7 +83,7 @@ class HintExchange:
 
     def _take(self, hint: ConsumerHint) -> None:
         now, (stream, consumer) = self._clock.now(), hint.key
-        self._counted_of(stream).count_own(now.mono)
+        self._receiver.count_own(stream, now)
         if not self._shares(stream):
             self.flush(stream)
             self._sink(hint)
@@ -109,40 +107,19 @@ class HintExchange:
         batches = self._batches.pop(stream, None)
         if not batches:
             return
-        lines = [(name, batch.to_line(0)) for name, batch in batches.items()]
+        now, lines = self._clock.now(), [(name, batch.to_line(0)) for name, batch in batches.items()]
         for name, line in lines:
-            self._count_line(ConsumerKey(stream, name), line)
-        times = min(batch.started_at for batch in batches.values()), self._clock.now().mono
+            for hint in hints_of(ConsumerKey(stream, name), line, now):
+                self._sink(hint)
+        times = min(batch.started_at for batch in batches.values()), now.mono
         for message in encode_hints(self._replicas.id, self._numbers, times, lines):
             self._channel.publish(topic_of(stream), message)
 
-    def receive(self, topic: str, payload: bytes) -> None:
-        """Another replica shares what came of a stream."""
-        stream, message = stream_of(topic), decode_hints(payload)
-        if stream is None or message is None:
-            self._count("replica_message_unread")
-            return
-        if message.sender == self._replicas.id:  # it comes back where the connection was lost just then
-            return
-        now = self._clock.now()
-        shift = self._shift(message.sender, message.sent, now)
+    def _wants(self, stream: str, sender: str, source: str) -> bool:
+        """Whether hints of a stream that another replica sent may count."""
         if stream not in self._polls or self.counts(stream) or not self._shared.believes():
-            return
-        counted, since = self._counted_of(stream), None if shift is None else message.since + shift
-        if message.sender not in (counted.source, self._shared.sender(stream)):
-            return
-        if counted.count(message.sender, message.n, since, now.mono):
-            for line in message.hints:
-                self._count_line(ConsumerKey(stream, message.names[line.c]), line)
-
-    def _count_line(self, key: ConsumerKey, line: HintsLine) -> None:
-        for hint in hints_of(key, line, self._clock.now()):
-            self._sink(hint)
-
-    def _counted_of(self, stream: str) -> CountedHints:
-        if (counted := self._counted.get(stream)) is None:
-            counted = self._counted[stream] = CountedHints()
-        return counted
+            return False
+        return sender in (source, self._shared.sender(stream))
 
     # What is subscribed to
 
