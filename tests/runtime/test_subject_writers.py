@@ -40,9 +40,9 @@ class World:
         now, position = self.clock.now().mono, Position(True, True, share_of(stream, sender))
         self.shared.receive(Received(stream, sender, position, now, now, None, None), tuple(Level))  # type: ignore[arg-type]
 
-    def writer(self, *streams: str) -> float | None:
+    def writer(self, *streams: str, any_policies: bool = False) -> float | None:
         """When the writer of a subject with members in these streams was seen last."""
-        return self.writers.seen_at("s", streams)
+        return self.writers.seen_at("s", streams, any_policies)
 
 
 def one(id_: str, policies: str = "mark", *, writes: bool = True) -> Presence:

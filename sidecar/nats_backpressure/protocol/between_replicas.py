@@ -16,6 +16,8 @@ PRESENCE, GRANTS = "presence", "grants"
 """Topics: the subjects behind `NAME.v1.internal.`."""
 MOST_GRANTS = 64
 """Grants in one message, so that it stays below 64 KiB."""
+MOST_UNREAD = 16
+ALL_UNREAD = ("*",)
 
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
 """Random, of one process."""
@@ -38,6 +40,8 @@ class Presence(Struct, frozen=True, omit_defaults=True):
     """Whether it uses the readings of others."""
     hints: bool = False
     """Whether it shares the ack metrics and advisories of the streams that it reads."""
+    unread: Annotated[tuple[Name, ...], Meta(max_length=MOST_UNREAD)] = ()
+    """The watched streams that it can neither read nor receive; ALL_UNREAD for all, or for more than MOST_UNREAD."""
 
 
 class SharedGrant(Struct, frozen=True):

@@ -62,6 +62,8 @@ class Replicas:
         self.policies = ""
         self.writes: Callable[[], bool] = lambda: True
         """Whether what this replica writes and publishes arrives."""
+        self.unread: Callable[[], tuple[str, ...]] = tuple
+        """The watched streams that this replica can neither read nor receive, see `Presence.unread`."""
         self.shares = True
         """Whether this replica uses the readings of others."""
         self.have_sharing = False
@@ -105,9 +107,16 @@ class Replicas:
 
     def publish(self) -> None:
         """Report our presence now."""
-        writes, hints = self.writes(), self.hints()
         ours = Presence(
-            SCHEMA, self.id, self.instance, self.policies, writes, self._leaving, shares=self.shares, hints=hints
+            SCHEMA,
+            self.id,
+            self.instance,
+            self.policies,
+            self.writes(),
+            self._leaving,
+            shares=self.shares,
+            hints=self.hints(),
+            unread=self.unread(),
         )
         self._channel.publish(PRESENCE, msgspec.json.encode(ours))
 

@@ -232,7 +232,7 @@ def build_service(
 
     registry.other_marks = replicas.marks
     registry.writer_seen_at = SubjectWriters(replicas, poller.shared, sharing=settings.sharing.enabled).seen_at
-    replicas.writes = lambda: effects.writes
+    replicas.writes, replicas.unread = lambda: effects.writes, registry.unread_streams
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared)
     on_change(policies.sources)

@@ -85,6 +85,7 @@ class StreamReadings:
             await self.read(poll)
         except StreamGone:
             poll.plan.retry = GONE_AFTER / 2
+            stream.shown_at = self._clock.now().mono
             self._shared.end(name, Level.ALL, failed=False)
             self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
             done = not self._registry.members(name)
@@ -184,6 +185,7 @@ class StreamReadings:
     ) -> dict[ConsumerKey, tuple[str, ...]]:
         """Take in the samples of a reading; returns the subjects that each consumer counts under."""
         stream, plan = poll.stream, poll.plan
+        stream.shown_at = self._clock.now().mono
         under: dict[ConsumerKey, tuple[str, ...]] = {}
         slices = Slices(self._clock)
         poll.evaluating += 1

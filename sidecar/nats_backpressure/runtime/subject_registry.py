@@ -30,6 +30,7 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
 )
 from nats_backpressure.core.subject.next_record import is_quiescent
+from nats_backpressure.core.subject.other_policies import is_to_be_marked
 from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
 from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
@@ -37,6 +38,7 @@ from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.time_windows import NOTHING, TimeWindows, WindowSummary, measures_of
 from nats_backpressure.policy.active import ActivePolicies
+from nats_backpressure.protocol.between_replicas import ALL_UNREAD, MOST_UNREAD
 from nats_backpressure.protocol.patterns import PatternIndex, overlap
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
@@ -65,6 +67,8 @@ class FollowedStream(Struct, eq=False):
     """Seconds between two readings, as planned; an outage does not stretch it."""
     seen: bool = False
     """Whether it was ever read."""
+    shown_at: float = -math.inf
+    """Monotonic time at which its consumers, or some of them, were read or received last, or it was found gone."""
     whole: bool = False
     """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
     under: dict[ConsumerKey, tuple[str, ...]] = {}
@@ -130,9 +134,9 @@ class SubjectRegistry:
         """Is called with members that something else than a reading may have moved above a mark."""
         self.other_marks: Callable[[], frozenset[str] | None] = frozenset
         """The marks of the policies of the other replicas that can write; None while it is too early to know."""
-        self.writer_seen_at: Callable[[str, Iterable[str]], float | None] = lambda subject, streams: None
+        self.writer_seen_at: Callable[[str, Iterable[str], bool], float | None] = lambda subject, streams, any_: None
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
-        where this one does."""
+        where this one does. The last argument: whether that may be one with other policies."""
         self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
         self._writer, self._perform = writer, perform
         self._times: dict[str, TimeInStatus] = {}
@@ -298,8 +302,29 @@ class SubjectRegistry:
             proofs=self.proofs(subject),
             policy_mark=self.policies.mark,
             other_marks=self.other_marks(),
-            writer_seen_at=self.writer_seen_at(subject, self._members.streams_of(subject)),
+            writer_seen_at=self.writer_seen_at(subject, self._members.streams_of(subject), self._is_no_ones(subject)),
         )
+
+    def _is_no_ones(self, subject: str) -> bool:
+        """Whether nothing proves a subject here, and other policies than ours judged it: whoever has a proof, under
+        whichever policies, is its writer."""
+        state = self.subjects[subject]
+        judged_here = state.record is not None and state.record.policy_mark == self.policies.mark
+        return state.newest_proof is None and not judged_here
+
+    def unread_streams(self) -> tuple[str, ...]:
+        """The watched streams of which this replica has no recent reading and cannot get one, see `Presence.unread`."""
+        if not self.listed:
+            return ALL_UNREAD
+        late = self._clock.now().mono - self._observe.stale_after_seconds
+        unread = [
+            name
+            for name, stream in self.streams.items()
+            if stream.watched
+            and stream.plan is not None
+            and (not stream.plan.answered or (stream.plan.retry and stream.shown_at < late))
+        ]
+        return tuple(sorted(unread)) if len(unread) <= MOST_UNREAD else ALL_UNREAD
 
     def tick(self) -> None:
         """Apply to every subject what time alone changes, where it may change anything."""
@@ -324,7 +349,8 @@ class SubjectRegistry:
         now, sure = self._clock.now(), self._observe.stale_after_seconds
         newest = status_proof(state.members.values(), self.proofs(subject))
         quiescent = times.calm is state or is_quiescent(state)
-        if newest is None or now.mono - newest >= sure or not quiescent or carried_write_due(state, now):
+        mark = is_to_be_marked(state.record, self.policies.mark, self.other_marks())
+        if newest is None or now.mono - newest >= sure or not quiescent or mark or carried_write_due(state, now):
             self.feed(subject, Tick())
             return
         later = (state.written_at + every for every in (ACCOUNT_EVERY, CARRY_EVERY))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nats_backpressure.core.reading.sharing import share_of
-from nats_backpressure.runtime.replicas import Replicas
+from nats_backpressure.protocol.between_replicas import ALL_UNREAD, Presence
+from nats_backpressure.runtime.replicas import Replica, Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 
 
@@ -14,32 +15,43 @@ class SubjectWriters:
     """The writer of each subject, among the replicas that have our policies and whose writes arrive.
 
     Where the reader is none of these, or nobody shares what it reads, it is the first of them in an order by the
-    stream's name. Two that think of themselves as the writer, or none that does for a moment, is no error.
+    stream's name, or by the subject's where that has no members: of those that have readings of it, if there are any.
+    Two that think of themselves as the writer, or none that does for a moment, is no error.
     """
 
     def __init__(self, replicas: Replicas, shared: SharedReading, *, sharing: bool) -> None:
         self._replicas, self._shared, self._sharing = replicas, shared, sharing
 
-    def seen_at(self, subject: str, streams: Iterable[str]) -> float | None:
+    def seen_at(self, subject: str, streams: Iterable[str], any_policies: bool) -> float | None:
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
-        where this one does, -inf where it is too early to know."""
+        where this one does, -inf where it is too early to know. `any_policies`: whether it may be one with others."""
         stream, marks = min(streams, default=""), self._replicas.marks()
-        if marks is not None and self._replicas.policies not in marks:
+        if marks is not None and not (any_policies and marks) and self._replicas.policies not in marks:
             return None
         if self._sharing and self._shared.reads_all(stream):
             # One that began to read a moment ago may soon receive the readings of another one.
             return None if self._shared.is_settled(stream) and marks is not None else -math.inf
-        seen = self._seen()
+        able = [one for one in self._replicas.others.values() if self._is_able(one.presence, any_policies)]
         reader, received_at = self._shared.reader(stream)
-        if reader in seen or marks is None:
-            return max(seen.get(reader, -math.inf), received_at)
-        own = self._replicas.id
-        first = min((own, *seen), key=lambda id_: share_of(stream or subject, id_))
-        return None if first == own else seen[first]
+        if marks is None:
+            return received_at
+        for one in able:
+            if one.presence.id == reader:
+                return max(one.received_at, received_at)
+        return self._first_seen_at(subject, stream, able)
 
-    def _seen(self) -> dict[str, float]:
-        """The others that may write, with the monotonic time of the newest sign of each."""
-        others, ours = self._replicas.others, self._replicas.policies
-        return {
-            id_: one.received_at for id_, one in others.items() if one.presence.writes and one.presence.policies == ours
-        }
+    def _is_able(self, other: Presence, any_policies: bool) -> bool:
+        return other.writes and (any_policies or other.policies == self._replicas.policies)
+
+    def _first_seen_at(self, subject: str, stream: str, able: Sequence[Replica]) -> float | None:
+        """The same where the reader of the stream is none of those that are able. Those that have readings of the
+        stream come first; of a subject without members any stream may be the one that has some."""
+        seen = {one.presence.id: one.received_at for one in able}
+        unread = {one.presence.id: one.presence.unread for one in able} | {self._replicas.id: self._replicas.unread()}
+        seeing = [id_ for id_, streams in unread.items() if sees(streams, stream)]
+        return seen.get(min(seeing or unread, key=lambda id_: share_of(stream or subject, id_)))
+
+
+def sees(unread: Sequence[str], stream: str) -> bool:
+    """Whether a replica with these unread streams has readings of one; without a name, of all that are watched."""
+    return not unread or (bool(stream) and stream not in unread and tuple(unread) != ALL_UNREAD)

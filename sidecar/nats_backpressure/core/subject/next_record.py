@@ -54,13 +54,15 @@ def next_record(
     newest_read_at: float | None = None,
     on_tick: bool = False,
     proofs: Proofs = NO_PROOFS,
+    mark: bool = False,
 ) -> Change | None:
     """The record to store next, or None while the stored one still holds.
 
     `newest_read_at`: monotonic time at which anything was last read. `on_tick`: whether only time passed; only then the
-    carried facts alone can be worth a write. `proofs`: what looks at the streams prove.
+    carried facts alone can be worth a write. `proofs`: what looks at the streams prove. `mark`: whether a record that
+    is proved is stored again if only to show who judges it.
     """
-    facts_due = on_tick and carried_write_due(state, now)
+    facts_due = (on_tick and carried_write_due(state, now)) or (mark and state.newest_proof is not None)
     if (
         not facts_due
         and is_quiescent(state)

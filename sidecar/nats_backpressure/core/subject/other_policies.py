@@ -21,6 +21,10 @@ REPORTED_AFTER = 1.0
 read what all of them see."""
 
 
+HANDED_OVER_AFTER = 3.0
+"""Seconds for which others leave a subject unknown that is known here, after which it is written here."""
+
+
 def is_foreign(record: Record | None, mark: str) -> bool:
     """Whether policies of another settings file judged a record."""
     return record is not None and record.policy_mark not in ("", mark)
@@ -31,6 +35,30 @@ def is_left_to_others(record: Record | None, mark: str, other_marks: frozenset[s
     if record is None or not is_foreign(record, mark):
         return False
     return other_marks is None or record.policy_mark in other_marks
+
+
+def is_unseen_elsewhere(state: SubjectState, now: Now) -> bool:
+    """Whether those that write the subject stored it as unknown, while this replica has had a proof for longer than a
+    writer needs: they do not watch it any more, or cannot read it."""
+    unknown = state.record is not None and state.record.unknown and state.newest_proof is not None
+    return unknown and state.differs_since is not None and now.mono - state.differs_since >= HANDED_OVER_AFTER
+
+
+def is_anybodys(state: SubjectState, mark: str, other_marks: frozenset[str] | None) -> bool:
+    """Whether a subject of which nothing is known here may be the one of another replica, which has a proof: then it
+    becomes unknown here in time, but is not stored as stale."""
+    record = state.record
+    return (
+        state.newest_proof is None and record is not None and record.policy_mark != mark and other_marks != frozenset()
+    )
+
+
+def is_to_be_marked(record: Record | None, mark: str, other_marks: frozenset[str] | None) -> bool:
+    """Whether none of those that judged a record is left, and replicas with other policies than ours run: the next one
+    of them that has no reading of the subject must find that it is ours."""
+    if record is None or other_marks is None or not other_marks - {mark}:
+        return False
+    return record.policy_mark != mark and record.policy_mark not in other_marks
 
 
 def with_difference(

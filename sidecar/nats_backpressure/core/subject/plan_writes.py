@@ -22,7 +22,13 @@ from nats_backpressure.core.subject.left_changes import (
     with_left_change,
     without_left_change,
 )
-from nats_backpressure.core.subject.other_policies import is_left_to_others, with_difference
+from nats_backpressure.core.subject.other_policies import (
+    is_anybodys,
+    is_left_to_others,
+    is_to_be_marked,
+    is_unseen_elsewhere,
+    with_difference,
+)
 from nats_backpressure.core.subject.state import SubjectState, Writing, newest_of
 from nats_backpressure.protocol.timestamps import Now
 
@@ -80,8 +86,16 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     removal = state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER
     change = None
     if not removal:
-        change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs)
-    if is_left_to_others(state.record, context.policy_mark, context.other_marks):
+        mark = on_tick and is_to_be_marked(state.record, context.policy_mark, context.other_marks)
+        change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs, mark)
+    if (
+        change is not None
+        and not change.record.unknown
+        and is_anybodys(state, context.policy_mark, context.other_marks)
+    ):
+        change = next_record.restored_record(state, now)
+    others = is_left_to_others(state.record, context.policy_mark, context.other_marks)
+    if others and not is_unseen_elsewhere(state, now):
         state, reports = with_difference(state, change, now)
         return state, [*reports]
     if change is None and not removal:

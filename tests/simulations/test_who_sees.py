@@ -1,0 +1,147 @@
+"""Replicas of which some have no readings of a subject: none of them stores as unknown what another one sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.config.settings import Observe, Settings, Sharing, WatchSetting
+from nats_backpressure.core.model.samples import ConsumerConfig
+from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER
+from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.ports import Unavailable
+from tests.simulations import replicas as simulated
+from tests.simulations.replicas import KEY, SUBJECT, Replica, Replicas
+
+AUDIT = ConsumerKey(KEY.stream, "audit")
+UNKNOWN = 5.0
+SETTINGS = replace(
+    simulated.SETTINGS, observe=Observe(min_interval_ms=100, stale_after_seconds=2, unknown_after_seconds=UNKNOWN)
+)
+ALONE = replace(SETTINGS, sharing=Sharing(enabled=False))
+WATCHES = {
+    "another stream": (WatchSetting("OTHER"),),
+    "other consumers": (WatchSetting(KEY.stream, ("audit-*",)),),
+    "one of two consumers": (WatchSetting(KEY.stream, ("router",)),),
+}
+
+
+def types(replicas: Replicas) -> list[str]:
+    return [event["type"] for event in replicas.events()]
+
+
+def deny_reading(replica: Replica) -> None:
+    """It may look at streams, and not read their consumers, nor receive them."""
+    observer = replica.service.poller.readings._observer
+
+    async def denied(*args: Any) -> Any:
+        raise Unavailable("no rights")
+
+    observer.consumers = observer.consumer = denied  # type: ignore[method-assign]
+
+
+async def started(replicas: Replicas, name: str, settings: Settings) -> Replica:
+    replica = replicas.add(name, settings)
+    replica.start()
+    await replicas.clock.until(lambda: replica.answering, f"{name} to answer")
+    return replica
+
+
+@pytest.mark.parametrize("watch", WATCHES, ids=str)
+@pytest.mark.parametrize("first", ["r0", "r1"])
+async def test_one_that_watches_something_else_changes_nothing(watch: str, first: str) -> None:
+    files = {"r0": SETTINGS, "r1": replace(SETTINGS, watch=WATCHES[watch])}
+    replicas = Replicas(settings=SETTINGS)
+    replicas.js.add_consumer(AUDIT, ConsumerConfig())
+    async with replicas.running(0):
+        for name in sorted(files, key=lambda name: name != first):
+            await started(replicas, name, files[name])
+        await replicas.clock.run(3 * UNKNOWN)
+        assert types(replicas) == []
+        await replicas.overload()
+        replicas.work()  # one of the two consumers is done
+        await replicas.clock.run(8.0)
+        assert types(replicas)[:1] == ["backpressure_warning"] and len(types(replicas)) <= 2
+
+
+async def test_one_that_watches_something_else_beside_a_record_of_a_file_that_is_gone_changes_nothing() -> None:
+    older = replace(SETTINGS, policies=(replace(SETTINGS.policies[0]), *SETTINGS.policies))
+    for seed in range(3):
+        async with Replicas(seed, settings=older).running(1) as replicas:
+            await replicas.clock.run(2.0)
+            await replicas.all["r0"].kill()
+            await started(replicas, "r1", SETTINGS)
+            await started(replicas, "r2", replace(SETTINGS, watch=WATCHES["another stream"]))
+            await replicas.clock.run(3 * UNKNOWN)
+            assert types(replicas) == []
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, ALONE], ids=["shared", "alone"])
+@pytest.mark.parametrize("load", [False, True], ids=["at rest", "overload"])
+async def test_one_that_may_not_read_the_stream_any_more_changes_nothing(settings: Settings, load: bool) -> None:
+    for seed in range(2):
+        async with Replicas(seed, settings=settings).running(2) as replicas:
+            await replicas.clock.run(2.0)
+            if load:
+                await replicas.overload()
+            deny_reading(replicas.all[f"r{seed}"])
+            await replicas.clock.run(3 * UNKNOWN)
+            assert types(replicas) == ["backpressure_warning"] * load
+            if load:
+                await replicas.calm()
+                replicas.check()
+
+
+async def test_one_that_never_could_read_the_stream_changes_nothing() -> None:
+    for seed in range(2):
+        async with Replicas(seed, settings=ALONE).running(1) as replicas:
+            await replicas.clock.run(2.0)
+            blind = replicas.add("r1")
+            blind.start()
+            deny_reading(blind)
+            await replicas.clock.run(3 * UNKNOWN)
+            assert types(replicas) == []
+
+
+def delete(replicas: Replicas) -> None:
+    replicas.js.delete_consumer(KEY)
+
+
+def deny_all(replicas: Replicas) -> None:
+    for replica in replicas.all.values():
+        deny_reading(replica)
+
+
+@pytest.mark.parametrize("happens", [delete, deny_all])
+@pytest.mark.parametrize("settings", [SETTINGS, ALONE], ids=["shared", "alone"])
+async def test_what_nobody_sees_becomes_unknown_once(happens: Callable[[Replicas], None], settings: Settings) -> None:
+    async with Replicas(settings=settings).running(3) as replicas:
+        await replicas.clock.run(2.0)
+        happens(replicas)
+        await replicas.clock.run(3 * UNKNOWN)
+        assert types(replicas) == ["monitoring_lost"]
+        state = replicas.state()
+        assert state is not None and state["status"] == "unknown"
+
+
+async def test_what_went_while_nobody_ran_becomes_unknown_once_and_is_removed_after_an_hour() -> None:
+    async with Replicas(settings=SETTINGS).running(2) as replicas:
+        await replicas.clock.run(2.0)
+        for replica in replicas.all.values():
+            await replica.kill()
+        replicas.js.delete_consumer(KEY)
+        for replica in replicas.all.values():
+            replica.start()
+        await replicas.clock.run(2 * UNKNOWN)
+        assert types(replicas) == ["monitoring_lost"]
+        for replica in replicas.all.values():
+            state = replica.service.registry.subjects[SUBJECT]
+            assert state.empty_since is not None
+            past = state.empty_since - REMOVE_AFTER
+            replica.service.registry.subjects[SUBJECT] = replace(state, empty_since=past)
+        await replicas.clock.run(5.0)
+        assert SUBJECT not in replicas.store.values
+        assert all(not replica.service.registry.subjects for replica in replicas.all.values())
