@@ -45,8 +45,8 @@ class World:
         return self.writers.seen_at("s", streams, any_policies)
 
 
-def one(id_: str, policies: str = "mark", *, writes: bool = True) -> Presence:
-    return Presence(SCHEMA, id_, policies=policies, writes=writes)
+def one(id_: str, policies: str = "mark", *, writes: bool = True, unread: tuple[str, ...] = ()) -> Presence:
+    return Presence(SCHEMA, id_, policies=policies, writes=writes, unread=unread)
 
 
 async def test_too_early_alone_and_beside_others_with_other_policies() -> None:
@@ -97,3 +97,27 @@ async def test_without_sharing_one_of_those_that_read_is_the_writer() -> None:
         await world.clock.run(1.0)
         first = min("ab", key=lambda id_: share_of(stream, id_))
         assert (world.writer(stream) is None) == (first == "a")
+
+
+async def test_one_without_readings_of_a_stream_is_no_writer_beside_one_that_has_some() -> None:
+    world = World()
+    world.replicas.unread = lambda: ("S1", "S3")
+    for stream in ("S1", "S2", "S3", "S4"):
+        await world.start(b=one("b", unread=("S2",)))
+        assert (world.writer(stream) is None) == (
+            stream == "S2" or (stream == "S4" and min("ab", key=lambda id_: share_of(stream, id_)) == "a")
+        )
+    await world.start(b=one("b"))
+    assert world.writer() is not None, "a subject without members may be one of a stream that is not read here"
+    await world.start(b=one("b", unread=("*",)))
+    assert world.writer("S2") is None
+    first = min("ab", key=lambda id_: share_of("S1", id_))
+    assert (world.writer("S1") is None) == (first == "a"), "none has any"
+
+
+async def test_of_a_subject_that_others_judged_one_with_any_policies_is_the_writer() -> None:
+    world = World()
+    await world.start(b=one("b", "other"))
+    world.replicas.unread = lambda: ("*",)
+    assert world.writer() is None
+    assert world.writer(any_policies=True) is not None
