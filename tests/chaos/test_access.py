@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.installation import BUCKET, EVENTS, Installation
+from tests.chaos.installation import BUCKET, EVENTS, Installation, Replica
 from tests.conftest import StartServer
+from tests.support.sidecar import eventually
 
 
 def users(password: str = "first", permissions: str = "") -> str:
@@ -42,9 +44,16 @@ async def test_rights_are_taken_away_for_a_while(start_server: StartServer, tmp_
         await installation.check()
 
 
+async def _observes(replica: Replica) -> bool:
+    with suppress(OSError):
+        return '"observing":true' in (await replica.sidecar.get("/readyz"))[1]
+    return False
+
+
 FOLLOWING = {
     "create consumers, bucket": f"$JS.API.CONSUMER.CREATE.{BUCKET}.>",
     "pull, bucket": f"$JS.API.CONSUMER.MSG.NEXT.{BUCKET}.*",
+    "pull, policies": "$JS.API.CONSUMER.MSG.NEXT.KV_backpressure_policy.*",
     "create consumers, events": f"$JS.API.CONSUMER.CREATE.{EVENTS}.>",
     "pull, events": f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.*",
 }
@@ -66,6 +75,12 @@ async def test_without_a_right_to_follow_a_replica_still_answers_what_the_others
         for _ in range(2):
             await installation.overload()
             await installation.calm()
+        await installation.check()
+        await one.terminate()
+        await one.restart()
+        await eventually(lambda: _observes(one), "it to start", 40)
+        await installation.overload()
+        await installation.calm()
         await installation.check()
         server.reload(users())
         await installation.overload()

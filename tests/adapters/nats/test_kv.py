@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import nats
 import pytest
 from nats.aio.client import Client
+from structlog.testing import capture_logs
 
+from nats_backpressure.adapters.nats import api, kv
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.runtime.ports import Conflict, Unavailable
+from tests.conftest import StartServer
 from tests.simulations.stored_samples import Requests
 
 
@@ -62,3 +66,41 @@ async def test_any_kv_client_reads_what_was_written(bucket: Bucket, nc: Client) 
     revision = await bucket.put("k", b"1")
     entry = await (await nc.jetstream().key_value("b")).get("k")
     assert (entry.value, entry.revision) == (b"1", revision)
+
+
+async def ignore(error: Exception) -> None:
+    """nats-py would print it."""
+
+
+@pytest.mark.parametrize("right", ["$JS.API.CONSUMER.CREATE.KV_b.>", "$JS.API.CONSUMER.MSG.NEXT.KV_b.*"])
+async def test_without_a_right_to_use_a_consumer_keys_are_read_one_by_one_and_the_right_is_named_once(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, right: str
+) -> None:
+    monkeypatch.setattr(api, "TIMEOUT", 0.2)
+    monkeypatch.setattr(kv, "SILENCE", 0.2)
+    denied = f'{{user: u, password: p, permissions: {{publish: {{deny: "{right}"}}}}}}'
+    server = await start_server(f"authorization {{ users: [ {{user: all, password: all}}, {denied} ] }}")
+    async with (
+        await nats.connect(server.url, user="all", password="all") as admin,
+        await nats.connect(server.url, user="u", password="p", error_cb=ignore) as nc,
+    ):
+        store = await admin.jetstream().create_key_value(bucket="b")
+        bucket = Bucket(JetStreamApi(Requests(nc)), lambda: nc, "b")
+        for key in "abc":
+            await store.put(key, key.encode())
+        await store.delete("b")
+        with capture_logs() as logged:
+            for _ in range(kv.REFUSED_AFTER):
+                with pytest.raises(Unavailable):
+                    [entry async for entry in bucket.entries()]
+            for after, keys in ((0, ["a", "c", "b"]), (3, ["b"])):
+                entries = [(key, message.deleted) async for key, message in bucket.entries(after)]
+                assert entries == [(key, key == "b") for key in keys]
+            assert min([message.at async for _, message in bucket.entries()]) > 1e9
+            monkeypatch.setattr(bucket, "_singly_until", 0.0)
+            with pytest.raises(Unavailable):
+                [entry async for entry in bucket.entries()]
+            assert [key async for key, _ in bucket.entries()] == ["a", "c", "b"]
+        assert [line["hint"] for line in logged if line["log_level"] == "warning"] == [
+            "allow it to publish $JS.API.CONSUMER.CREATE.KV_b.> and $JS.API.CONSUMER.MSG.NEXT.KV_b.*"
+        ]

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.api_types import ConsumerCreated, MessageReply, PubAck, Reply, StreamInfo
+from nats_backpressure.protocol.timestamps import parse_rfc3339
 from nats_backpressure.runtime.ports import Unavailable
 
 PLAIN = "$JS.API"
@@ -116,7 +117,7 @@ class JetStreamApi:
             data, block = base64.b64decode(message.data), base64.b64decode(message.hdrs)
         except ValueError as problem:
             raise Unavailable(f"a reply that cannot be read: {problem}") from None
-        return Message(message.subject, message.seq, data, _headers(block))
+        return Message(message.subject, message.seq, data, _headers(block), parse_rfc3339(message.time) or 0.0)
 
     async def stream(self, name: str) -> StreamInfo[dict[str, Any]] | None:
         """A stream with its config as the server sent it; None if there is none of that name."""

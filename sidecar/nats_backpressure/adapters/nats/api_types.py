@@ -57,6 +57,7 @@ class StoredMessage(Struct, frozen=True):
     seq: int
     data: str = ""
     hdrs: str = ""
+    time: str = ""
 
 
 class MessageReply(Struct, frozen=True):

@@ -1,4 +1,5 @@
-"""One key-value bucket: read and write single keys by revision, and read all keys in one pass."""
+"""One key-value bucket: read and write single keys by revision, and read all keys in one pass of a consumer, or by a
+request each where a right to use one is missing."""
 
 from __future__ import annotations
 
@@ -7,11 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import nats.errors
+import structlog
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message, pull
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.runtime.ports import Conflict, Unavailable
+from nats_backpressure.runtime.tasks import Once
+
+log = structlog.get_logger()
 
 READ_WITHIN = 30.0
 """Seconds for reading all keys."""
@@ -19,6 +24,8 @@ SILENCE = 5.0
 """Seconds without a message while some are left."""
 AT_ONCE = 100
 """Messages per pull: a value has at most a MiB, and what has arrived waits in memory."""
+REFUSED_AFTER, SINGLY_FOR = 2, 60.0
+"""Readings in a row that brought nothing, after which keys are read by a request each, and for how many seconds."""
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -31,6 +38,8 @@ class Bucket:
         self._prefix = f"$KV.{name}."
         self.pattern = f"{self._prefix}>"
         """The subjects of all keys in the stream."""
+        self._refused, self._singly_until, self._logged = 0, 0.0, Once()
+        """How many readings in a row brought nothing; and until when keys are read by a request each."""
 
     async def info(self) -> StreamInfo[dict[str, Any]] | None:
         """The bucket's stream; None if there is no such bucket."""
@@ -55,12 +64,42 @@ class Bucket:
     async def entries(self, after: int = 0) -> AsyncIterator[tuple[str, Message]]:
         """Every key with its last write, deletions too, in the order of the writes: all of them, or Unavailable. With
         the revision `after` those written later; an earlier write of a key may come before its last one."""
+        self._client()  # raises where there is none
+        singly, came = asyncio.get_running_loop().time() < self._singly_until, False
         try:
             async with asyncio.timeout(READ_WITHIN):
-                async for message in self._after(after):
+                async for message in self._singly(after) if singly else self._after(after):
+                    came = True
                     yield self.key(message), message
-        except (TimeoutError, nats.errors.Error) as error:
+        except ApiError:
+            raise
+        except (Unavailable, TimeoutError, nats.errors.Error) as error:
+            if not came:
+                self._add_refusal()
             raise Unavailable(f"reading {self.stream}: {error or 'it took too long'}") from error
+        if not singly:
+            self._refused = 0
+
+    def _add_refusal(self) -> None:
+        """Nothing came: there may be no right to use a consumer, for which the server has no reply."""
+        self._refused += 1
+        if self._refused < REFUSED_AFTER:
+            return
+        self._singly_until = asyncio.get_running_loop().time() + SINGLY_FOR
+        if self._logged.first():
+            api = f"{self._js.prefix}.CONSUMER"
+            log.warning(
+                "bucket.read_singly",
+                stream=self.stream,
+                because="a consumer delivers nothing",
+                cost="a request for each key",
+                hint=f"allow it to publish {api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
+            )
+
+    async def _singly(self, revision: int) -> AsyncIterator[Message]:
+        while (message := await self._js.next(self.stream, self.pattern, revision + 1)) is not None:
+            yield message
+            revision = message.seq
 
     def key(self, message: Message) -> str:
         """The key that a message of the stream writes or deletes."""
