@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -70,6 +71,8 @@ class Between:
         self.counted: list[str] = []
         self.new: list[str] = []
         self.believed = self.wanted = True
+        self.answered_at = math.inf
+        """When the last round trip began."""
         self.receiver = BroadcastReceiver(
             self.clock,
             "me",
@@ -77,6 +80,7 @@ class Between:
             self.counted.append,
             self.new.append,
             believes=lambda: self.believed,
+            listening_time=lambda since: max(0.0, self.answered_at - since),
             wants=lambda stream, position: self.wanted,
         )
         self.encoder = ReadingEncoder("them", WHOLE_EVERY)
@@ -111,6 +115,24 @@ async def test_the_first_message_of_a_sender_only_shows_its_time(between: Betwee
     assert (between.received, between.counted, between.new) == ([], [], ["them"])
     await between.exchange(0.1)
     assert len(between.received) == 1
+
+
+async def test_what_waited_on_its_way_from_a_new_sender_is_not_used_before_a_round_trip(between: Between) -> None:
+    between.answered_at = 50_007.0
+    for n in range(8):
+        await between.exchange(float(n), after=8.0)
+    assert between.received == [], "the last answer was asked for before all of these came"
+    between.answered_at = 50_008.1
+    await between.exchange(8.2)
+    assert [round(one.sent_at - 50_000.0, 3) for one in between.received] == [8.2]
+
+
+async def test_reports_of_presence_relate_the_clocks_before_anything_is_read(between: Between) -> None:
+    for at in (1.0, 2.0, 3.0):
+        between.clock.advance(1.0)
+        between.receiver.add_report("them", now(at).mono)
+    await between.exchange(3.5, after=9.0)
+    assert [round(one.sent_at - 50_000.0, 3) for one in between.received] == [3.5], "it is as old as it is"
 
 
 async def test_a_late_message_is_as_old_as_it_is(between: Between) -> None:

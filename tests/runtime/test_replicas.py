@@ -232,3 +232,18 @@ async def test_once_nothing_happens_any_more_everybody_knows_exactly_the_others(
         shares = [replicas.share("c") for replicas in alive.values()]
         assert sorted(share.rank for share in shares) == list(range(len(alive)))
         assert all(share.replicas == len(alive) for share in shares)
+
+
+async def test_each_report_shows_the_clock_of_its_sender_and_changes_nothing_else() -> None:
+    async with running() as world:
+        a, reports = world.start("a"), list[tuple[str, float]]()
+        a.on_report = lambda id_, sent: reports.append((id_, sent))
+        world.start("b")
+        await world.clock.run(2.0)
+        world.changes.clear()
+        reports.clear()
+        began = world.clock.now().mono
+        await world.clock.run(5.0)
+        assert [id_ for id_, _ in reports] == ["b"] * 5
+        assert began < reports[0][1] < reports[-1][1] <= world.clock.now().mono
+        assert world.changes == []

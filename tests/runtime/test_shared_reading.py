@@ -4,10 +4,37 @@ from __future__ import annotations
 
 from nats_backpressure.core.reading.budget import Level
 from nats_backpressure.core.reading.sharing import Position
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.shared_reading import SharedReading
 from tests.fakes.clock import FakeClock
 
 LAST, FIRST = (Position(writes=True, settled=True, share=share) for share in (1.0, -1.0))
+
+
+class Machine:
+    """A clock of a machine that can stand still."""
+
+    def __init__(self) -> None:
+        self.mono, self.wall = 1000.0, 5000.0
+
+    def now(self) -> Now:
+        return Now(self.mono, self.wall)
+
+    def run(self, seconds: float) -> None:
+        self.mono, self.wall = self.mono + seconds, self.wall + seconds
+
+
+def test_after_the_whole_machine_stood_still_nothing_is_believed_before_a_round_trip() -> None:
+    machine, answered_at = Machine(), 1000.5
+    shared = SharedReading(machine, "me", 0.6, listening_time=lambda since: max(0.0, answered_at - since))
+    machine.run(0.9)
+    assert shared.believes()
+    machine.wall += 8.0  # the monotonic clock does not count it
+    machine.run(0.1)
+    assert not shared.believes()
+    answered_at = 1001.2
+    machine.run(0.3)
+    assert shared.believes()
 
 
 def test_a_reading_is_wanted_unless_the_own_one_counts_more() -> None:

@@ -31,7 +31,14 @@ class BroadcastListener:
     ) -> None:
         self._clock, self._recorder, self._on_silence = clock, recorder, on_silence
         self._turns = SharedReading(clock, "", 0.0, listening_time=channel.listening_time)
-        self._receiver = BroadcastReceiver(clock, "", self._take, lambda what: None, believes=self._turns.believes)
+        self._receiver = BroadcastReceiver(
+            clock,
+            "",
+            self._take,
+            lambda what: None,
+            believes=self._turns.believes,
+            listening_time=channel.listening_time,
+        )
         channel.listen(f"{TOPIC}>", self._receiver.receive)
         hints = HintReceiver(
             clock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Generator
 
@@ -62,8 +63,8 @@ class _Source(Struct):
 class BroadcastReceiver:
     """`receive` takes a message and returns at once; `run` passes on to `take` what can be used and counts the rest.
     `own`: the name of this process. `on_new` is called with the name of each one that is new: it needs whole messages.
-    `believes`: whether what comes now is no older than it seems. `wants`: whether a reading of a stream, of one that
-    stands at a position, is of any use."""
+    `believes`: whether what comes now is no older than it seems. `listening_time`: that of the ReplicaChannel. `wants`:
+    whether a reading of a stream, of one that stands at a position, is of any use."""
 
     def __init__(
         self,
@@ -74,10 +75,11 @@ class BroadcastReceiver:
         on_new: Callable[[str], None] = lambda sender: None,
         *,
         believes: Callable[[], bool] = lambda: True,
+        listening_time: Callable[[float], float] = lambda since: math.inf,
         wants: Callable[[str, Position], bool] = lambda stream, position: True,
     ) -> None:
         self._clock, self._own, self._take, self._count, self._on_new = clock, own, take, count, on_new
-        self._believes, self._wants = believes, wants
+        self._believes, self._listening_time, self._wants = believes, listening_time, wants
         # What came least recently is first.
         self._senders: Bounded[str, _Sender] = Bounded(MOST_SENDERS)
         self._sources: Bounded[tuple[str, str], _Source] = Bounded(MOST_SOURCES)
@@ -164,16 +166,23 @@ class BroadcastReceiver:
         base = source.decoder.base()
         self._take(Received(source.stream, source.sender, position, answered_at, asked_at, shown, base))
 
+    def add_report(self, sender: str, sent: float) -> None:
+        """Another process reported its presence, at a time of its own clock: that relates the clocks before it reads
+        anything."""
+        self.shift(sender, sent, self._clock.now())
+
     def shift(self, name: str, sent: float, now: Now) -> float | None:
-        """What to add to the times of a sender, of which a message came; None while that is not known: its first
-        message may be late, and shows nothing of that."""
+        """What to add to the times of a sender, of which a message came; None while that is not known. Its first
+        message may be late, and all that wait behind it on their way to us: nothing is used before a round trip that
+        began after it is complete."""
         if (sender := self._senders.get(name)) is None:
             sender = self._senders[name] = _Sender(SenderClock(), now.mono)
             self._on_new(name)
         self._senders.move_to_end(name)
         sender.used_at = now.mono
-        sender.clock.add(sent, now.mono)
-        return sender.clock.shift if sender.clock.messages > 1 else None
+        clock = sender.clock
+        clock.add(sent, now.mono)
+        return clock.shift if clock.messages > 1 and self._listening_time(clock.first_at) > 0 else None
 
     def _source(self, stream: str, sender: str, now: float) -> _Source:
         if (source := self._sources.get((stream, sender))) is None:

@@ -56,6 +56,7 @@ class ReadingExchange:
             count,
             lambda sender: self._sender.send_whole(),
             believes=self.shared.believes,
+            listening_time=channel.listening_time,
             wants=self.shared.wants,
         )
         self._enabled = replicas.shares = settings.sharing.enabled
@@ -67,6 +68,7 @@ class ReadingExchange:
             )
             channel.listen(f"{TOPIC}>", self._receiver.receive)
             replicas.on_change = self._update
+            replicas.on_report = self._receiver.add_report
 
     def connect(
         self,

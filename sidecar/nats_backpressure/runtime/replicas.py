@@ -10,6 +10,7 @@ from zlib import crc32
 import msgspec
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nats_backpressure.core.admission.grant_shares import ALONE, Share
 from nats_backpressure.protocol.between_replicas import PRESENCE, SCHEMA, Presence, read
@@ -70,6 +71,8 @@ class Replicas:
         """Whether one of the others uses readings of others."""
         self.hints: Callable[[], bool] = lambda: False
         """Whether this replica shares the ack metrics and advisories of the streams that it reads."""
+        self.on_report: Callable[[str, float], None] = lambda id_, sent: None
+        """Called with the id of each other one that reports its presence, and the time of its own clock."""
         self.others: Bounded[str, Replica] = Bounded(MOST_REPLICAS)
         """By id; only `update` and messages change it."""
         self.departed: Bounded[str, None] = Bounded(MOST_REPLICAS)
@@ -117,6 +120,7 @@ class Replicas:
             shares=self.shares,
             hints=self.hints(),
             unread=self.unread(),
+            sent=self._clock.now().mono,
         )
         self._channel.publish(PRESENCE, msgspec.json.encode(ours))
 
@@ -152,7 +156,8 @@ class Replicas:
             return
         if presence.id == self.id:
             return
-        before = self.others.pop(presence.id, None)
+        self.on_report(presence.id, presence.sent)
+        presence, before = replace(presence, sent=0.0), self.others.pop(presence.id, None)
         if presence.leaving:
             self.departed[presence.instance] = None
         else:

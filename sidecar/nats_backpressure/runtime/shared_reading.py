@@ -46,6 +46,8 @@ class SharedReading:
         self._newest_from: Bounded[str, float] = Bounded(MOST_SENDERS)
         """When the newest reading was received from each other process."""
         self._alive_at = self._gap_at = clock.now().mono
+        self._ahead = clock.now().wall - clock.now().mono
+        """The wall clock beside the monotonic one, which stands still while the whole machine does."""
         self.look_of: Callable[[str], StreamLook | None] = lambda stream: None
         """The newest look at a stream."""
         self.on_silent: Callable[[str], None] = lambda sender: None
@@ -128,10 +130,11 @@ class SharedReading:
 
     def pulse(self) -> None:
         """The loop runs; to be called more often than every GAP seconds."""
-        now = self._clock.now().mono
-        if now - self._alive_at > GAP:
-            self._gap_at = now
-        self._alive_at = now
+        now = self._clock.now()
+        ahead = now.wall - now.mono
+        if now.mono - self._alive_at > GAP or abs(ahead - self._ahead) > GAP:
+            self._gap_at = now.mono
+        self._alive_at, self._ahead = now.mono, ahead
 
     def believes(self) -> bool:
         """Whether what is received now may be used: after a gap in our own running, a reconnect, or a time without

@@ -30,6 +30,15 @@ def test_a_clock_that_stood_still_is_believed_again_after_a_while() -> None:
     assert clock.shift == 1010.0
 
 
+def test_after_a_long_silence_it_begins_again() -> None:
+    clock = SenderClock()
+    clock.add(sent=5.0, received=1005.0)
+    clock.add(sent=6.0, received=1006.0)
+    clock.add(sent=7206.4, received=8206.5)  # the clocks have drifted by 0.1 s
+    assert (clock.messages, clock.first_at) == (1, 8206.5)
+    assert round(clock.shift, 3) == 1000.1
+
+
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 3)), min_size=1), st.floats(-1e6, 1e6))
 def test_no_message_seems_older_than_it_is_nor_younger_than_the_fastest(
     messages: list[tuple[float, float]], difference: float
