@@ -26,7 +26,7 @@ from benchmarks.figures import Figure, Size
 from benchmarks.results import BEFORE, RESULTS, Results, Run, load, machine, store, utc_now
 from nats_backpressure.adapters.embedded_server import end_with_parent
 
-NAMES = ("decisions", "detection", "standing", "reading", "scrape", "judging", "memory", "scale")
+NAMES = ("decisions", "detection", "standing", "reading", "scrape", "judging", "sharing", "memory", "scale")
 """In the order of the table. Not here: `overload` (10 minutes, `make bench-overload`), `adaptive` and `admit`, which
 print tables of their own."""
 STOP_WITHIN = 20.0

@@ -37,8 +37,10 @@ UNUSED_FOR = 300.0
 class _Chunk(Struct):
     header: BroadcastLine
     lines: bytes
-    usable: bool
-    """Whether its times can be believed."""
+    known: bool
+    """Whether the times of its sender could be converted."""
+    believed: bool
+    """Whether it was no older than it seemed when it came."""
 
 
 class _Sender(Struct):
@@ -54,8 +56,8 @@ class _Source(Struct):
     decoder: BroadcastDecoder
     waiting: deque[_Chunk]
     used_at: float = 0.0
-    usable: bool = False
-    """Whether all chunks of the newest message are."""
+    known: bool = False
+    """Whether the first chunk of the newest message was."""
     steps: Generator[None, None, None] | None = None
     """What is being made of the newest message."""
 
@@ -89,6 +91,11 @@ class BroadcastReceiver:
         """Chunks of all of them."""
         self._came = asyncio.Event()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits to be decoded."""
+        return bool(self._busy)
+
     def receive(self, topic: str, payload: bytes) -> None:
         """A message of another replica came."""
         now = self._clock.now()
@@ -100,7 +107,7 @@ class BroadcastReceiver:
             return
         if header.sender == self._own:  # it comes back where the connection was lost just then
             return
-        usable = self.shift(header.sender, header.sent, now) is not None and self._believes()
+        known = self.shift(header.sender, header.sent, now) is not None
         source = self._source(stream, header.sender, now.mono)
         if header.part == 0 and header.rests == header.n:  # it shows all: what waits shows nothing more
             self._waiting -= len(source.waiting)
@@ -109,7 +116,7 @@ class BroadcastReceiver:
             self._count("reading_unusable")
             return
         self._waiting += 1
-        source.waiting.append(_Chunk(header, lines, usable))
+        source.waiting.append(_Chunk(header, lines, known, self._believes()))
         self._busy[stream, header.sender] = source
         self._came.set()
 
@@ -142,7 +149,8 @@ class BroadcastReceiver:
 
     def _decode(self, source: _Source, chunk: _Chunk) -> None:
         header = chunk.header
-        source.usable = chunk.usable and (source.usable or header.part == 0)
+        if header.part == 0:
+            source.known = chunk.known
         try:
             complete = source.decoder.take(header, chunk.lines)
         except UnreadableMessage:
@@ -150,7 +158,7 @@ class BroadcastReceiver:
             return
         share = share_of(source.stream, header.sender)
         position = Position(header.writes, header.settled, share, header.level, header.every, header.whole)
-        if complete and source.usable and self._wants(source.stream, position):
+        if complete and source.known and chunk.believed and self._wants(source.stream, position):
             source.steps = self._pass_on(source, header, position)
 
     def _pass_on(self, source: _Source, header: BroadcastLine, position: Position) -> Generator[None, None, None]:

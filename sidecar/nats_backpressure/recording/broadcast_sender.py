@@ -69,6 +69,11 @@ class BroadcastSender:
         """How many were begun: no message of any stream has a higher number."""
         self._added = asyncio.Event()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits to be sent."""
+        return bool(self._busy)
+
     def send_whole(self) -> None:
         """Another replica is new: the next message of each stream shows all."""
         for stream in self._streams.values():
