@@ -49,7 +49,7 @@ def sums(some: list[ConsumerHint]) -> list[int]:
 
 @given(st.lists(hints, max_size=40))
 def test_what_is_summed_shared_and_read_is_what_came(some: list[ConsumerHint]) -> None:
-    (message,) = encode_hints("me", count(), (1.0, 2.0), [("c", batch_of(*some).to_line(0))])
+    (message,) = encode_hints("me", count(), (1.0, 2.0), [("c", batch_of(*some).to_line(0))], LIMIT)
     read = decode_hints(message)
     assert read is not None
     assert (read.sender, read.since, read.sent, read.names) == ("me", 1.0, 2.0, ("c",))
@@ -59,17 +59,26 @@ def test_what_is_summed_shared_and_read_is_what_came(some: list[ConsumerHint]) -
     assert batch.to_line(0).acks == read.hints[0].acks, "summed again it is the same"
 
 
-def test_no_message_is_too_long() -> None:
-    full = batch_of(*(AckSeen(KEY, 1e-6 * 1.0101**i, 10**6 + i, NOW, 10**6) for i in range(ACK_TIMES_LIMIT)))
+@pytest.mark.parametrize("room", [1024, 20_000, LIMIT])
+def test_no_message_is_longer_than_the_server_takes(room: int) -> None:
+    acks = [AckSeen(KEY, 1e-6 * 1.01**i, 10**6 + i, NOW, 10) for i in range(ACK_TIMES_LIMIT)]
+    full = batch_of(*acks, Nak(KEY, 7), MaxDeliveries(KEY, 8), Terminated(KEY, 9))
     assert full.is_full(NOW)
-    names = [f"{i}-".ljust(255, "x") for i in range(40)]
-    lines = [(name, (full if i % 4 == 0 else batch_of(Nak(KEY))).to_line(0)) for i, name in enumerate(names)]
-    messages = encode_hints("me", count(7), (1.0, 2.0), lines)
-    assert max(map(len, messages)) <= LIMIT
+    names = [f"{i}-".ljust(255, "x") for i in range(20)]
+    lines = [(name, (full if i == 5 else batch_of(Nak(KEY))).to_line(0)) for i, name in enumerate(names)]
+    messages = encode_hints("me" * 20, count(7), (1e9 + 0.123456789, 1e9 + 0.123456789), lines, room)
+    assert max(map(len, messages)) <= room
     read = [msgspec.json.decode(message, type=HintsMessage) for message in messages]
     assert [each.n for each in read] == list(range(7, 7 + len(messages)))
-    assert [name for each in read for name in each.names] == names
     assert all([line.c for line in each.hints] == list(range(len(each.names))) for each in read)
+    some = [
+        hint
+        for each in read
+        for name, line in zip(each.names, each.hints, strict=True)
+        for hint in hints_of(ConsumerKey("S", name), line, NOW)
+    ]
+    assert list(dict.fromkeys(hint.key.consumer for hint in some)) == names
+    assert sums([hint for hint in some if hint.key.consumer == names[5]]) == sums(list(hints_of(KEY, lines[5][1], NOW)))
 
 
 def test_topics_are_those_of_the_stream() -> None:

@@ -17,8 +17,8 @@ from nats_backpressure.runtime.observations import AckSeen, ConsumerHint, MaxDel
 
 BATCH_SECONDS: Final = 1.0
 """Most seconds of hints in one line: the latency window of a replay is off by no more."""
-ACK_TIMES_LIMIT: Final = 1500
-"""Most different ack times in one line, so that it fits into a message between replicas."""
+ACK_TIMES_LIMIT: Final = 4096
+"""Most different ack times in one line."""
 ACK_STEP: Final = 1.01
 """Ack times are rounded to a power of this: within 0.5 %, in addition to the 1 % of the quantiles."""
 _SHORTEST, _LONGEST = 1e-6, 604_800.0

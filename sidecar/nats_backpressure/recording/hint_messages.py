@@ -15,8 +15,8 @@ from nats_backpressure.recording.format import Count, HintsLine, Seconds, Text
 TOPIC: Final = "hints."
 SCHEMA: Final = 1
 """New fields do not change it; a message of another schema is not read."""
-LONGEST: Final = 60 * 1024
-"""Bytes of one message, nearly: a payload may have 64 KiB."""
+AROUND: Final = 256
+"""Bytes of a message beside its lines and names."""
 MOST_HINTS: Final = 10_000_000
 """Hints in one message; more than that are forged."""
 
@@ -56,20 +56,32 @@ def stream_of(topic: str) -> str | None:
 
 
 def encode_hints(
-    sender: str, numbers: Iterator[int], times: tuple[float, float], lines: Sequence[tuple[str, HintsLine]]
+    sender: str, numbers: Iterator[int], times: tuple[float, float], lines: Sequence[tuple[str, HintsLine]], room: int
 ) -> list[bytes]:
     """The messages with these lines of consumers, each with the next of the numbers. `times`: when the first of the
-    hints came, and now. A line that is longer than LONGEST has a message of its own."""
+    hints came, and now. `room`: bytes that a message may have."""
     parts: list[list[tuple[str, HintsLine]]] = []
-    room = 0
+    room, left = room - AROUND, 0
     for name, line in lines:
-        size = len(_ENCODER.encode(line)) + len(_ENCODER.encode(name)) + 2
-        if not parts or size > room:
-            parts.append([])
-            room = LONGEST
-        parts[-1].append((name, line))
-        room -= size
+        around = len(_ENCODER.encode(name)) + 2
+        for piece in _pieces(line, room - around):
+            size = len(_ENCODER.encode(piece)) + around
+            if not parts or size > left:
+                parts.append([])
+                left = room
+            parts[-1].append((name, piece))
+            left -= size
     return [_ENCODER.encode(_message(sender, next(numbers), times, part)) for part in parts]
+
+
+def _pieces(line: HintsLine, room: int) -> list[HintsLine]:
+    """A line as several, none longer than `room` bytes if that is possible."""
+    if len(line.acks) < 2 or len(_ENCODER.encode(line)) <= room:
+        return [line]
+    half = len(line.acks) // 2
+    first = msgspec.structs.replace(line, acks=line.acks[:half])
+    rest = HintsLine(line.c, line.at, line.acks[half:])
+    return [*_pieces(first, room), *_pieces(rest, room)]
 
 
 def _message(sender: str, n: int, times: tuple[float, float], part: Sequence[tuple[str, HintsLine]]) -> HintsMessage:
