@@ -196,7 +196,9 @@ class EffectRunner:
         if instead is not None:
             instead = structs.replace(instead, revision=stored.revision)
         if stored.record is not None and not replaced:
-            self._registry.feed(subject, RecordLoaded(stored.record, stored.revision, stored.newer, instead))
+            absent = self._registry.absent_members(subject)
+            loaded = RecordLoaded(stored.record, stored.revision, stored.newer, absent, instead)
+            self._registry.feed(subject, loaded)
         elif instead is not None:
             self._registry.feed(subject, instead)
 

@@ -148,14 +148,19 @@ class Intake:
         for key, subject in after.removed:
             self._report("consumer.out", key, subject)
             self.registry.feed(subject, ConsumerLeft(key, exists=True))
-        self.remove_gone_members(stream, after.absent, there)
+        self.remove_gone_members(stream, after.absent, there, shown.asked_at)
         return after
 
     def remove_gone_members(
-        self, stream: FollowedStream, absent: Collection[ConsumerKey], there: Collection[ConsumerKey] = ()
+        self,
+        stream: FollowedStream,
+        absent: Collection[ConsumerKey],
+        there: Collection[ConsumerKey] = (),
+        asked_at: float | None = None,
     ) -> None:
-        """Take out those of the absent that are gone for sure; `there`: those that exist."""
-        stream.absent, gone = membership.confirmed_gone(stream.absent, absent, there, self._clock.now().mono)
+        """Take out those of the absent that are gone for sure. `there`: those that exist; `asked_at`: as in ReadState."""
+        at = self._clock.now().mono if asked_at is None else asked_at
+        stream.absent, gone = membership.confirmed_gone(stream.absent, absent, there, at)
         members = self.registry.members(stream.look.name) if gone else {}
         for key in gone:
             self._report("consumer.gone", key, "")

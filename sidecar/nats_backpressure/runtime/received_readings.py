@@ -72,6 +72,7 @@ class ReceivedReadings:
             await self._readings.take_some(poll, reading, base, received.asked_at)
         else:
             await self._readings.take_list(poll, reading, base, received.asked_at)
+            self._readings.wake_absent(poll)
 
 
 def _shown_keys(received: Received) -> frozenset[ConsumerKey] | None:

@@ -21,7 +21,8 @@ class RecordFollower:
                 self._registry.get_or_create(subject)
                 self._registry.feed(subject, RecordLoaded(record, stored.revision, stored.newer))
         elif record is not None and stored.revision > state.revision:
-            followed = RecordFollowed(record, stored.revision, stored.nonce, stored.newer)
+            absent = self._registry.absent_members(subject)
+            followed = RecordFollowed(record, stored.revision, stored.nonce, stored.newer, absent)
             self._registry.feed(subject, followed)
         elif state.record is not None and (record, stored.revision) != (state.record, state.revision):
             self._registry.feed(subject, RecordMissing())

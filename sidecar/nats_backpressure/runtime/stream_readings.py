@@ -70,11 +70,12 @@ class StreamReadings:
         finally:
             poll.listing_since = math.inf
         if poll.name in self._polls:
-            self._wake_absent(poll)
+            self.wake_absent(poll)
             self._read_silent(poll)
             self._replan(poll)
 
-    def _wake_absent(self, poll: StreamPoll) -> None:
+    def wake_absent(self, poll: StreamPoll) -> None:
+        """Have the stream listed soon if members are absent."""
         if poll.stream.absent:  # the next list shows whether these are gone
             poll.plan.wake(Level.QUIET, self._clock.now().mono)
 
@@ -124,7 +125,7 @@ class StreamReadings:
         poll.plan.listed_seconds = reading.took
         under = await self._take_samples(poll, reading, base, asked_at, members)
         poll.stream.seen, poll.stream.whole = True, reading.whole and not reading.unread
-        shown = ReadState(under, reading.unread, reading.whole)
+        shown = ReadState(under, reading.unread, reading.whole, asked_at)
         poll.silent = self._intake.remove_uncounted_members(poll.stream, shown).unread
         self._forget_uncounted(poll)
 

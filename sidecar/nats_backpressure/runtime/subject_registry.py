@@ -395,6 +395,12 @@ class SubjectRegistry:
                 for key in self.subjects[subject].members:
                     self._members.add(subject, key)
 
+    def absent_members(self, subject: str) -> frozenset[ConsumerKey]:
+        """The members of a subject that the newest list of their stream lacks."""
+        followed = (self.streams.get(name) for name in self._members.streams_of(subject))
+        absent = [key for stream in followed if stream and stream.absent for key in stream.absent]
+        return frozenset(absent)
+
     def reading_of(self, key: ConsumerKey) -> Reading | None:
         """The newest reading of a member of any subject; None where there is none."""
         subjects = self._members.of_stream(key.stream).get(key, ())

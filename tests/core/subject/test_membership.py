@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.subject.membership import GONE_AFTER, ReadState, confirmed_gone, membership
+from nats_backpressure.core.subject.membership import GONE_AFTER, ROUNDING, ReadState, confirmed_gone, membership
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -76,6 +76,6 @@ def test_gone_is_only_who_was_absent_twice_and_not_seen_in_between(
         first = {n: at for n, at in first.items() if n not in there}
         for name in absent - there:
             first.setdefault(name, now)
-        expected = {name for name in absent - there if now - first[name] >= GONE_AFTER}
+        expected = {name for name in absent - there if now - first[name] >= GONE_AFTER - ROUNDING}
         assert {key.consumer for key in sure} == expected
         first = {n: at for n, at in first.items() if n not in expected}

@@ -83,6 +83,8 @@ class RecordLoaded(Struct, frozen=True):
     revision: int
     newer: bool = False
     """Whether a newer version stored it, in a schema that this one cannot write."""
+    absent: frozenset[ConsumerKey] = frozenset()
+    """Members that the newest list of their stream lacks."""
     instead: RecordCreated | None = None
     """What holds if the record is not the newest one; the events were read before it. None where that was not read."""
 
@@ -94,6 +96,8 @@ class RecordFollowed(Struct, frozen=True):
     revision: int
     nonce: str = ""
     newer: bool = False
+    absent: frozenset[ConsumerKey] = frozenset()
+    """Members that the newest list of their stream lacks."""
 
 
 class NewerHeartbeat(Struct, frozen=True):

@@ -17,6 +17,9 @@ from nats_backpressure.protocol.values import ConsumerKey
 
 GONE_AFTER = 1.0
 """Seconds between two replies that both lack a consumer, after which it is gone."""
+ROUNDING = 0.05
+"""Seconds by which the times of two replies may be wrong where another replica asked for one of them: all replicas are
+to come to the same."""
 
 Pair = tuple[ConsumerKey, str]
 """A consumer under one of its subjects."""
@@ -31,6 +34,8 @@ class ReadState(Struct, frozen=True):
     """Names of consumers that exist and could not be read."""
     complete: bool = False
     """Whether the stream has no other consumers."""
+    asked_at: float | None = None
+    """Monotonic time at which it was asked for; None: a moment ago."""
 
 
 NOTHING_READ = ReadState({})
@@ -69,9 +74,10 @@ def membership(
 def confirmed_gone(
     since: Mapping[ConsumerKey, float], absent: Collection[ConsumerKey], there: Collection[ConsumerKey], now: float
 ) -> tuple[dict[ConsumerKey, float], list[ConsumerKey]]:
-    """Since when each consumer is absent, and which are gone. `there`: those that exist; `now`: monotonic time."""
+    """Since when each consumer is absent, and which are gone. `there`: those that exist; `now`: monotonic time at
+    which that was asked for."""
     left = {key: at for key, at in since.items() if key not in there}
     for key in absent:
         left.setdefault(key, now)
-    sure = [key for key in absent if now - left[key] >= GONE_AFTER]
+    sure = [key for key in absent if now - left[key] >= GONE_AFTER - ROUNDING]
     return {key: at for key, at in left.items() if key not in sure}, sure

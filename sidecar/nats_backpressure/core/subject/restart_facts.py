@@ -162,10 +162,17 @@ def with_released_latches_stored(member: Member, names: tuple[str, ...]) -> Memb
 
 
 def with_latches_of(
-    member: Member, names: tuple[str, ...], carried: Carried, now: Now, *, other_incident: bool = False
+    member: Member,
+    names: tuple[str, ...],
+    carried: Carried,
+    now: Now,
+    *,
+    other_incident: bool = False,
+    gone: bool = False,
 ) -> Member:
     """The member with the latches of a stored record, `names`. Without a reading it has the status that they give.
-    `other_incident`: the record's is not the one that we knew, so that no hold from before it goes on.
+    `other_incident`: the record's is not the one that we knew, so that no hold from before it goes on. `gone`: the
+    newest list lacks the consumer, so that its last reading shows nothing about now.
 
     Of those that it lacks only the ones whose value is above its mark now stay set: otherwise a recovery of another
     replica would be followed by a rise that no value supports. A reading from before the hold of that recovery shows
@@ -174,7 +181,7 @@ def with_latches_of(
     """
     reading, was = member.reading, member.latches
     marks = member.marks
-    recent = reading is not None and now.mono - reading.at.mono <= member.policy.recovery_hold_seconds
+    recent = reading is not None and not gone and now.mono - reading.at.mono <= member.policy.recovery_hold_seconds
     above = next_latches(NO_LATCHES, reading, marks, member.policy) if recent and reading and marks else NO_LATCHES
     stored = {name: replace(getattr(was, name), on=True) for name in names if name in Latches.__struct_fields__}
     released = {

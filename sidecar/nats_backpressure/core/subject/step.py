@@ -53,7 +53,6 @@ from nats_backpressure.core.subject.restart_facts import (
     with_reported_losses,
 )
 from nats_backpressure.core.subject.state import (
-    Record,
     SubjectState,
     deciding_policy,
     newest_of,
@@ -157,7 +156,7 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
             return replace(state, must_reload=True, doubted=True)
         if instead is not None and not is_newest(ours, input_.record, instead):
             return apply(instead, state, now)
-    state = _taken_over(state, input_.record, input_.revision, input_.newer, now)
+    state = _taken_over(state, input_, now)
     return replace(state, must_reload=True, doubted=True) if missed else state
 
 
@@ -171,19 +170,27 @@ def _(input_: RecordFollowed, state: SubjectState, now: Now) -> SubjectState:
     free = ours is None or state.unstored or input_.newer or state.newer_seen_at is not None
     if free or (ours is not None and continues(ours, input_.record)):
         state = replace(state, writing=None, removing=False)
-        return _taken_over(state, input_.record, input_.revision, input_.newer, now)
+        return _taken_over(state, input_, now)
     return replace(state, must_reload=True, doubted=True, writing=None)
 
 
-def _taken_over(state: SubjectState, record: Record, revision: int, newer: bool, now: Now) -> SubjectState:
+def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, now: Now) -> SubjectState:
     """The state with a stored record as its own: status, reasons and incident are the record's; metrics and grants stay
     its own, and of the latches that the record lacks those whose value is above the mark now."""
+    record, revision = stored_as.record, stored_as.revision
     carried, stored = dict(record.carried), dict(record.latched)
     members = {key: with_reported_losses(member, carried.get(key), now) for key, member in state.members.items()}
     members |= {key: new_member(key, state.policy, carried, now) for key in stored.keys() - members.keys()}
     other = state.record is not None and record.incident not in (None, state.record.incident)
     members = {
-        key: with_latches_of(member, stored.get(key, ()), carried.get(key, NOTHING_CARRIED), now, other_incident=other)
+        key: with_latches_of(
+            member,
+            stored.get(key, ()),
+            carried.get(key, NOTHING_CARRIED),
+            now,
+            other_incident=other,
+            gone=key in stored_as.absent,
+        )
         for key, member in members.items()
     }
     unproved = record.unknown or record.stale
@@ -207,7 +214,7 @@ def _taken_over(state: SubjectState, record: Record, revision: int, newer: bool,
         written_at=now.mono,
         record=record,
         revision=revision,
-        newer_seen_at=None if not newer else now.mono if seen_at is None else seen_at,
+        newer_seen_at=None if not stored_as.newer else now.mono if seen_at is None else seen_at,
         unstored=False,
         must_reload=False,
         doubted=False,
