@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.inputs import (
     Effect,
     EventConflict,
@@ -29,7 +30,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
-from nats_backpressure.protocol.values import Status
+from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.effect_runner import AT_ONCE, LAST_RETRY, LOGGED_AT, EffectRunner
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
@@ -65,7 +66,8 @@ class World:
     def __init__(self) -> None:
         self.clock, self.counts = FakeClock(), Counts()
         self.store, self.publisher = FakeStateStore(), FakeEventPublisher()
-        self.subjects = {SUBJECT: SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, revision=1)}
+        self.subjects: dict[str, SubjectState] = {}
+        self.publishes(event(1))
         self.fed: list[Input] = []
         self.runner = EffectRunner(
             self.store,
@@ -75,8 +77,17 @@ class World:
             self.counts,
         )
 
+    def publishes(self, one: Event | None) -> None:
+        """The subject publishes this event, or none any more."""
+        publishing = None if one is None else one.id
+        state = SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, revision=1, publishing=publishing)
+        self.subjects[SUBJECT] = state
+
     def feed(self, subject: str, input_: Input) -> None:
         self.fed.append(input_)
+
+    def absent_members(self, subject: str) -> frozenset[ConsumerKey]:
+        return frozenset()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EffectRunner]:
@@ -162,8 +173,20 @@ class TestPublishing:
     async def test_a_conflict_has_the_newest_seq_and_a_new_epoch(self) -> None:
         world = World()
         await world.publisher.publish(event(5, epoch="f"))
+        world.publishes(event(2))
         (fed,) = await world.perform(PublishEvent(SUBJECT, event(2)))
         assert isinstance(fed, EventConflict) and (fed.id, fed.seq) == (event(2).id, 5) and fed.epoch not in "ef"
+
+    async def test_an_event_that_has_another_number_meanwhile_is_not_published_any_more(self) -> None:
+        world = World()
+        world.publisher.faults.before = lambda: True
+        async with world.running() as runner:
+            runner.perform([PublishEvent(SUBJECT, event(1))])
+            await world.clock.run(1.0)
+            world.publishes(event(7, epoch="f"))
+            world.publisher.faults.before = lambda: False
+            await world.clock.run(10.0)
+        assert world.fed == [] and world.publisher.events == []
 
     async def test_an_event_that_can_never_be_published_is_dropped_and_logged(self) -> None:
         world = World()
@@ -180,7 +203,7 @@ class TestRemoving:
         world = World()
         await world.store.write(SUBJECT, b"{}", 0, "n")
         world.subjects[SUBJECT] = SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, removing=True)
-        assert await world.perform(RemoveKey(SUBJECT, expected)) == [KeyRemoved()]
+        assert await world.perform(RemoveKey(SUBJECT, expected)) == [KeyRemoved(expected != 1)]
         assert (SUBJECT in world.store.values) is (expected != 1)
 
     async def test_a_subject_that_is_needed_again_keeps_its_key(self) -> None:

@@ -1,4 +1,4 @@
-"""A consumer under a subject with others goes while it is overloaded: that is one recovery, whoever notices it first."""
+"""An overloaded consumer goes, under a subject that has others: that is one recovery, whoever notices it first."""
 
 from __future__ import annotations
 

@@ -250,6 +250,9 @@ class EffectRunner:
             log.info("status.changed", subject=record.subject, was=was, now=now, reasons=list(record.reasons))
 
     async def _publish(self, subject: str, event: Event) -> None:
+        state = self._registry.subjects.get(subject)
+        if state is not None and state.publishing != event.id:
+            return  # it has another number now, or another replica has published it
         try:
             await self._publisher.publish(event)
         except PublishConflict as conflict:
@@ -269,11 +272,13 @@ class EffectRunner:
     async def _remove(self, subject: str, revision: int) -> None:
         if (state := self._registry.subjects.get(subject)) is None or not state.removing:
             return
+        conflict = False
         try:
             await self._store.remove(subject, revision)
         except Conflict:
+            conflict = True
             self._counts.dropped("state_conflict")
-        self._registry.feed(subject, KeyRemoved())
+        self._registry.feed(subject, KeyRemoved(conflict))
 
 
 def new_epoch() -> str:

@@ -158,7 +158,7 @@ class Intake:
         there: Collection[ConsumerKey] = (),
         asked_at: float | None = None,
     ) -> None:
-        """Take out those of the absent that are gone for sure. `there`: those that exist; `asked_at`: as in ReadState."""
+        """Take out those of the absent that are gone for sure. `there`: those that exist; `asked_at`: see ReadState."""
         at = self._clock.now().mono if asked_at is None else asked_at
         stream.absent, gone = membership.confirmed_gone(stream.absent, absent, there, at)
         members = self.registry.members(stream.look.name) if gone else {}

@@ -145,7 +145,9 @@ class EventConflict(Struct, frozen=True):
 
 
 class KeyRemoved(Struct, frozen=True):
-    """The stored key was removed, or another writer wrote it first; either way it is no longer ours."""
+    """The stored key was removed, or another writer wrote it first (`conflict`); either way it is no longer ours."""
+
+    conflict: bool = False
 
 
 class EventDropped(Struct, frozen=True):

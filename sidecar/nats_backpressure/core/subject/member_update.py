@@ -14,6 +14,13 @@ from nats_backpressure.protocol.values import Status
 
 def with_reading(member: Member, reading: Reading, now: float) -> Member:
     """The member after a newer reading; `now` is monotonic time."""
+    member = with_losses(member, reading, now)
+    account = reading.account if member.lost <= member.lost_reported else member.account
+    return evaluated(replace(member, reading=reading, proof=reading.at.mono, account=account))
+
+
+def with_losses(member: Member, reading: Reading, now: float) -> Member:
+    """The member with no more of a reading than the losses that it shows."""
     lost = member.lost + reading.lost
     if lost < member.lost_reported and loss_report_due(member, now):
         lost = member.lost_reported  # another replica saw a loss that was not seen here
@@ -22,8 +29,7 @@ def with_reading(member: Member, reading: Reading, now: float) -> Member:
         causes |= {DATA_LOSS}
     if reading.purged:
         causes |= {PURGED}
-    account = reading.account if lost <= member.lost_reported else member.account
-    return evaluated(replace(member, reading=reading, proof=reading.at.mono, lost=lost, causes=causes, account=account))
+    return member if (lost, causes) == (member.lost, member.causes) else replace(member, lost=lost, causes=causes)
 
 
 def evaluated(member: Member) -> Member:

@@ -43,7 +43,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteDone,
     WriteFailing,
 )
-from nats_backpressure.core.subject.member_update import evaluated, with_reading
+from nats_backpressure.core.subject.member_update import evaluated, with_losses, with_reading
 from nats_backpressure.core.subject.plan_writes import Context, plan_writes
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
@@ -154,8 +154,9 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     if ours is not None and not state.unstored and not input_.newer and state.newer_seen_at is None:
         if instead is None and not continues(ours, input_.record):
             return replace(state, must_reload=True, doubted=True)
-        if instead is not None and not is_newest(ours, input_.record, instead):
-            return apply(instead, state, now)
+        newer = input_.revision > state.revision > 0
+        if instead is not None and not is_newest(ours, input_.record, instead, newer):
+            return _with_created(state, instead, now, stored=True)
     state = _taken_over(state, input_, now)
     return replace(state, must_reload=True, doubted=True) if missed else state
 
@@ -195,12 +196,14 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
     }
     unproved = record.unknown or record.stale
     reported = 0 if state.record is None else lost_since(record, state.record.seq)
+    before = () if state.record is None else state.record.unsent
+    known = frozenset(event.id for event in record.unsent if event in before)
     if state.record is None:
         state = replace(state, unproved_at_load=unproved)
     else:  # another replica stored it
         state = replace(
             state,
-            publish_after=now.mono + UNSENT_WAIT,
+            publish_after=state.publish_after if len(known) == len(record.unsent) else now.mono + UNSENT_WAIT,
             proved_elsewhere_at=state.proved_elsewhere_at if unproved else now.mono,
             unknown_elsewhere_at=now.mono if record.unknown else -math.inf,
         )
@@ -208,7 +211,7 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
     return replace(
         with_members(state, members),
         carried=carried,
-        departed_lost=max(0, state.departed_lost - reported),
+        departed_lost=int(max(0, state.departed_lost - reported)),
         left_since=None,
         member_deleted=state.member_deleted and record.status is not Status.INACTIVE,
         written_at=now.mono,
@@ -219,8 +222,8 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
         must_reload=False,
         doubted=False,
         overwritten=False,
-        publishing=None,
-        published=frozenset(),
+        publishing=state.publishing if state.publishing in known else None,
+        published=state.published & known,
         # Its writer has numbered its events; if the stream is ahead of these, the next publish shows it.
         renumber_from=state.renumber_from if revision == state.revision else None,
         empty_since=None if members else now.mono,
@@ -235,6 +238,11 @@ def _(input_: NewerHeartbeat, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
+    return _with_created(state, input_, now, stored=False)
+
+
+def _with_created(state: SubjectState, input_: RecordCreated, now: Now, *, stored: bool) -> SubjectState:
+    """The state where what is stored is not the newest record. `stored`: there is one, which is to be replaced."""
     ours, missed = state.record, state.followed > input_.revision
     if state.newer_seen_at is not None or state.unstored:
         ours = None  # of a newer version whose replicas are gone, or not stored at all
@@ -253,7 +261,7 @@ def _(input_: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
         if agrees(ours, input_):  # those that the stream has, of any replica, are not published again
             published |= {event.id for event in ours.unsent if event.seq <= input_.seq}
         unpublished = len(ours.unsent) - len(published)
-        if not unpublished and not state.members:  # another replica has removed the key
+        if not unpublished and not state.members and not stored:  # another replica has removed the key
             return replace(state, record=None, removing=True)
         older = input_.revision < state.revision or not state.revision
         if agrees(ours, input_) and not (older and is_lost(ours, input_)):
@@ -344,7 +352,7 @@ def _(input_: EventConflict, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: KeyRemoved, state: SubjectState, now: Now) -> SubjectState:
-    if state.removing and not state.members:
+    if state.removing and not state.members and not input_.conflict:
         return replace(state, record=None)
     return replace(state, removing=False, must_reload=True, doubted=True, writing=None)
 
@@ -385,8 +393,12 @@ def _with_readings(state: SubjectState, readings: Sequence[Reading], now: Now) -
     members, taken = dict(state.members), False
     for reading in readings:
         member = members.get(reading.key)
-        if member is not None and state.proved_elsewhere_at - reading.at.mono <= member.policy.recovery_hold_seconds:
+        if member is None:
+            continue
+        if state.proved_elsewhere_at - reading.at.mono <= member.policy.recovery_hold_seconds:
             members[reading.key], taken = with_reading(member, reading, now.mono), True
+        elif reading.lost:  # no later reading shows it
+            members[reading.key], taken = with_losses(member, reading, now.mono), True
     if not taken:
         return state
     return _with_shedding(with_members(replace(state, unproved_at_load=False), members), now)

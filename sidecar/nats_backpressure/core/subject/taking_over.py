@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.state import Record
@@ -18,14 +20,15 @@ def continues(ours: Record, theirs: Record) -> bool:
     return len(events) == theirs.seq - ours.seq and theirs.announced is _announced(events, ours.announced)
 
 
-def is_newest(ours: Record, theirs: Record, published: RecordCreated) -> bool:
+def is_newest(ours: Record, theirs: Record, published: RecordCreated, later: bool = False) -> bool:
     """Whether a stored record that differs from ours is the newest one, by what was published: its last status is that
-    of the newest event, or of one that it lists as unsent. An older record of our epoch never is."""
+    of the newest event, or of one that it lists as unsent. An older record of our epoch never is. Where nothing was
+    published it is the newest one if it was stored `later`: two replicas would store their own in turn."""
     if theirs.epoch == ours.epoch and theirs.seq < ours.seq:
         return False
     continued = theirs.epoch == ours.epoch and theirs.seq > ours.seq  # the stream may have lost its events since
     known = continued or published.moved or any(event.type in STATUS_EVENTS for event in theirs.unsent)
-    return agrees(theirs, published) and (known or theirs.announced is ours.announced)
+    return agrees(theirs, published) and (known or later or theirs.announced is ours.announced)
 
 
 def agrees(record: Record, published: RecordCreated) -> bool:
@@ -43,9 +46,13 @@ def is_lost(record: Record, published: RecordCreated) -> bool:
     return published.seq < record.seq - len(record.unsent)
 
 
-def lost_since(record: Record, seq: int) -> int:
-    """The lost messages that the events of a record after `seq` report."""
-    return sum(event.lost or 0 for event in _after(record, seq) if event.type is EventType.DATA_LOSS)
+def lost_since(record: Record, seq: int) -> float:
+    """The lost messages that the events of a record after `seq` report. Some of them may be published, and listed no
+    more: then any loss may have been in them, since its writer has the same readings."""
+    events = _after(record, seq)
+    if len(events) < record.seq - seq:
+        return math.inf
+    return sum(event.lost or 0 for event in events if event.type is EventType.DATA_LOSS)
 
 
 def _after(record: Record, seq: int) -> list[Event]:
