@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumersReading, Unavailable
-from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replicas
-from tests.simulations.test_shared_reading import INTERVAL, LAST, SLACK, Server, reads, run_with
+from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replica, Replicas
+from tests.simulations.test_replicas import LONGEST, Fault, strike
+from tests.simulations.test_shared_reading import INTERVAL, LAST, SLACK, Server, faults, reads, run_with
+from tests.support.background import meanwhile
+from tests.support.exploring import examples
 
 
 def add_consumers(replicas: Replicas, hot: Sequence[str], quiet: int) -> None:
@@ -102,6 +109,95 @@ async def test_lists_that_fail_at_the_reader_are_read_by_another_one() -> None:
         quiet = 1.0
         assert read.longest_gap("hot", since) <= LAST + INTERVAL + SLACK
         assert read.longest_gap("quiet-1", since) <= 3 * quiet + quiet + LAST + SLACK
+
+
+class Truth:
+    """What each consumer held when, and which replicas show something else."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas, self._js = replicas, replicas.js
+        self._held: dict[str, list[tuple[float, tuple[int, int]]]] = {}
+
+    def note(self) -> None:
+        stream, now = self._js.all[KEY.stream], self._replicas.clock.now().mono
+        for name, consumer in stream.consumers.items():
+            shown = len(self._js._pending(stream, consumer)), len(consumer.inflight)
+            self._held.setdefault(name, []).append((now, shown))
+
+    def wrong(self) -> list[str]:
+        return [
+            problem for replica in self._replicas.all.values() if replica.answering for problem in self._of(replica)
+        ]
+
+    def _of(self, replica: Replica) -> list[str]:
+        problems, registry = [], replica.service.registry
+        for subject, state in registry.subjects.items():
+            for key, member in state.members.items():
+                proof = newest_proof(member, registry.proofs(subject))
+                if member.reading is None or proof is None:
+                    continue
+                at = proof - replica.clock.now().mono + self._replicas.clock.now().mono
+                shown = member.reading.pending, member.reading.inflight or 0
+                if shown not in self._held_at(key.consumer, at):
+                    problems.append(f"{replica.name} shows {key.consumer} {shown} at {at:.3f}")
+        return problems
+
+    def _held_at(self, name: str, at: float) -> set[tuple[int, int]]:
+        held = self._held[name]
+        ends = [*(moment for moment, _ in held[1:]), math.inf]
+        between = zip(held, ends, strict=True)
+        return {shown for (moment, shown), end in between if moment <= at + SLACK and end >= at - SLACK}
+
+
+WATCHED = [("*",), ("a", "quiet-*"), ("b", "quiet-*")]
+script = st.lists(
+    st.tuples(
+        st.sampled_from([0.05, 0.3, 1.0, 3.0, 12.0]),
+        st.sampled_from(["publish", "work", "purge"]),
+        st.sampled_from(["a", "b", "quiet-0"]),
+        st.integers(1, 30),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def take(replicas: Replicas, what: str, name: str, n: int) -> None:
+    key = ConsumerKey(KEY.stream, name)
+    match what:
+        case "publish":
+            replicas.js.publish(KEY.stream, f"{SUBJECT}.{name}", n)
+        case "work":
+            replicas.js.ack(key, *replicas.js.pull(key, n))
+        case "purge":
+            replicas.js.purge(KEY.stream)
+
+
+@pytest.mark.slow
+@settings(max_examples=examples(5, most=25, why="each simulates a minute of three services, for some seconds"))
+@given(steps=script, watched=st.permutations(WATCHED), broken=faults, seed=st.integers(0, 2**16))
+def test_whatever_each_watches_and_reads_none_shows_what_was_not_so(
+    steps: list[tuple[float, str, str, int]], watched: list[tuple[str, ...]], broken: list[Fault], seed: int
+) -> None:
+    async def scenario() -> None:
+        async with Replicas(seed, settings=watching(*watched[0])).running(1) as replicas:
+            truth = Truth(replicas)
+            add_consumers(replicas, ["a", "b"], 2)
+            truth.note()
+            for n in (1, 2):
+                replicas.add(f"r{n}", watching(*watched[n])).start()
+            await replicas.clock.run(5.0)
+            async with meanwhile(*(strike(replicas, fault) for fault in broken)):
+                for seconds, what, name, n in steps:
+                    for _ in range(round(seconds / 0.05)):
+                        await replicas.clock.run(0.05)
+                        assert truth.wrong() == []
+                    take(replicas, what, name, n)
+                    truth.note()
+                await replicas.clock.run(LONGEST + 25.0)
+            assert truth.wrong() == []
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(("n", "streams"), [(10, 1), (4, 6)])

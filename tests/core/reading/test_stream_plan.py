@@ -450,6 +450,14 @@ def test_no_stream_starves_and_all_stretch_alike(
     assert max(gaps) <= 3 * (load.stretch + 1) + len(plans) * longest
 
 
+def test_a_look_is_older_by_its_time_and_within_the_disorder_of_times_by_what_it_shows() -> None:
+    plan = plan_with(room=math.inf, at=100.0, last=10)
+    assert not plan.is_older(look(5), 101.5), "it is surely newer: the stream went back"
+    assert plan.is_older(look(9), 100.5) and not plan.is_older(look(10), 99.5)
+    assert not plan.is_older(look(1, created="u"), 99.5), "which of them is the older one does not show"
+    assert plan.is_older(look(1, created="u"), 98.5) and plan.is_older(look(20), 98.5)
+
+
 def test_the_requests_are_those_of_all_replicas_where_they_are_too_few() -> None:
     plans = [plan_with(room=0) for _ in range(4)]
     plenty = load_of(plans, replace(BUDGET, requests_per_second=1000), 10.0, 0.1, 1.0)
