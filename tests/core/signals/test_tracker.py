@@ -214,6 +214,18 @@ def test_without_samples_latency_is_estimated_from_what_is_in_flight() -> None:
     assert reading.p50 is None
 
 
+def test_in_the_first_minute_an_estimate_is_no_larger_than_what_was_sampled() -> None:
+    """After a restart there are too few samples for a quantile; they still show that three times the mean is wrong."""
+    consumer = Consumer()
+    consumer.publish(10_000)
+    consumer.deliver(50)
+    for rounds, expected in ((30, 600), (600, 1500)):
+        consumer.track.ack_seen(0.6, 1, Now(consumer.at, 0.0))
+        reading = worked(consumer, rounds=rounds)
+        assert reading.latency_source == "estimated"
+        assert (reading.latency, reading.p95) == (pytest.approx(expected, rel=0.05), pytest.approx(expected, rel=0.05))
+
+
 def test_no_estimate_while_redeliveries_pass_for_acks() -> None:
     consumer = Consumer()
     consumer.publish(3000)

@@ -16,6 +16,7 @@ from nats_backpressure.core.signals.diagnosis import FULL, DiagnosisTracker, Fac
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.signals.rate_window import (
     ENOUGH_TIME,
+    LATENCY_SPAN,
     RATE_SPAN,
     Capacity,
     IntervalCounts,
@@ -315,7 +316,7 @@ class ConsumerTracker:
         stall = self._stall(sample)
         quantiles = self._latency.at(now, 0.5, 0.95, 0.99)
         estimate = None if quantiles else flow.estimate()
-        p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
+        p95 = quantiles[1] if quantiles else self._estimated_p95(estimate, now)
         source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
         if self._working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
@@ -385,8 +386,15 @@ class ConsumerTracker:
             return quantiles[0]
         if now - self._idle_at < RATE_SPAN:
             flow = self._flow.total(now, self._idle_at)
-        estimate = flow.rough_estimate()
-        return None if estimate is None else P95_OF_MEAN * estimate
+        return self._estimated_p95(flow.rough_estimate(), now)
+
+    def _estimated_p95(self, mean: float | None, now: float) -> float | None:
+        """From the mean time in flight. In the first minute at most the largest of the few that were sampled: after a
+        restart, three times the mean of a steady latency would be an overload that is none."""
+        if mean is None:
+            return None
+        is_new = self._since is not None and now - self._since < LATENCY_SPAN
+        return min(P95_OF_MEAN * mean, self._latency.largest(now) if is_new else math.inf)
 
     def _settled(self, now: float) -> bool:
         return self._since is not None and now - self._since >= FRESH_ACKS
