@@ -118,3 +118,33 @@ async def test_a_reader_that_is_killed_or_stands_still_is_replaced(three: list[S
 
     await eventually(recovered, "the recovery")
     assert types == ["backpressure_warning", "recovery"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_stream_of_many_consumers_and_subjects_is_read_by_one(
+    tmp_path: Path, server: NatsServer, nc: Client
+) -> None:
+    """3,000 consumers take 1.6 MB in one message, and 2,500 subjects more than one chunk in the list of streams."""
+    js, subjects = nc.jetstream(), [f"orders.{n}" for n in range(2500)]
+    await js.add_stream(name="BIG", subjects=subjects, max_consumers=3000)
+    for start in range(0, 3000, 100):
+        made = (
+            js.add_consumer("BIG", durable_name=f"w{n}", filter_subject=f"orders.{n % 50}", ack_policy="explicit")
+            for n in range(start, start + 100)
+        )
+        await asyncio.gather(*made)
+    async with AsyncExitStack() as stack:
+        two = [Sidecar(tmp_path, server.url, {"instance": name}) for name in ("a", "b")]
+        for sidecar in two:
+            await stack.enter_async_context(sidecar)
+            await sidecar.observing()
+
+        async def shared() -> bool:
+            reads = [(await metric(sidecar, "router_backpressure_reading"))["BIG",] for sidecar in two]
+            received = [await metric(sidecar, "router_backpressure_readings_heard_total") for sidecar in two]
+            return sorted(reads) == [0, 1] and {name for each in received for (name,) in each} >= {"BIG", "=streams"}
+
+        await eventually(shared, "one reader of all streams", 60)
+        dropped = await metric(two[0], "router_backpressure_dropped_total")
+        assert dropped["reading_unusable",] == dropped["reading_unsent",] == 0
