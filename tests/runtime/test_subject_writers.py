@@ -121,3 +121,13 @@ async def test_of_a_subject_that_others_judged_one_with_any_policies_is_the_writ
     world.replicas.unread = lambda: ("*",)
     assert world.writer() is None
     assert world.writer(any_policies=True) is not None
+
+
+async def test_one_that_has_asked_for_its_first_reading_is_no_writer_beside_one_that_has_some() -> None:
+    world = World()
+    world.replicas.unread = lambda: ("S",)
+    await world.start(b=one("b"))
+    world.shared.start("S", Level.HOT, Level.ALL, 0.1)
+    assert world.writer("S") == world.clock.now().mono
+    world.replicas.unread = tuple
+    assert world.writer("S") == -math.inf

@@ -29,8 +29,10 @@ class SubjectWriters:
         if marks is not None and not (any_policies and marks) and self._replicas.policies not in marks:
             return None
         if self._sharing and self._shared.reads_all(stream):
-            # One that began to read a moment ago may soon receive the readings of another one.
-            return None if self._shared.is_settled(stream) and marks is not None else -math.inf
+            if marks is not None and self._shared.is_settled(stream):
+                return None
+            if sees(self._replicas.unread(), stream):
+                return -math.inf  # it began to read a moment ago, and may soon receive the readings of another one
         able = [one for one in self._replicas.others.values() if self._is_able(one.presence, any_policies)]
         reader, received_at = self._shared.reader(stream)
         if marks is None:
