@@ -17,7 +17,7 @@ CORE_FLOOR := 99
 ALL_FLOOR := 94
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions chaos bench bench-overload bench-replicas clean
+.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions chaos bench bench-gate bench-overload bench-replicas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench: venv ## what it costs and how fast it is, each figure beside its peer (15
 
 bench-overload: venv ## goodput and latency at 1, 3 and 10 times the capacity, of five systems (10 minutes)
 	$(BIN)/python -m benchmarks.overload --out build/overload
+
+bench-gate: venv ## what PullGate costs a consumer, beside a plain fetch (3 minutes; QUICK=1: half a minute)
+	$(BIN)/python -m benchmarks.gate --size $(if $(QUICK),quick,full)
 
 bench-replicas: venv ## what 1, 3 and 10 replicas cost, and 200 kills of the reader (20 minutes; QUICK=1: 2 minutes)
 	$(BIN)/python -m benchmarks.replicas --size $(if $(QUICK),quick,full)

@@ -58,7 +58,7 @@ async def test_it_pulls_what_is_granted_and_no_more(
         assert [len(await gate.fetch(10)) for _ in range(3)] == [3, 10, 10]
     assert service.requests[0] == (
         f"consumer.{SUBJECT}",
-        {"max_messages": 10, "stream": "ORDERS", "consumer": "router"},
+        {"max_messages": 10, "stream": "ORDERS", "consumer": "router", "unused": 0, "held": 0},
     )
     assert client.stats.pulled == 23
 
@@ -132,45 +132,62 @@ async def test_the_first_message_is_returned_at_once_though_more_were_asked_for(
             left -= len(await gate.fetch(50, timeout=60))
 
 
-@pytest.mark.parametrize("status", ["inactive", "warning", "active", "unknown"])
-async def test_granted_nothing_it_uses_the_rest_of_its_last_grant_unless_the_subject_is_overloaded(
-    client: BackpressureClient, nc: Client, subscription: Subscription, status: str
-) -> None:
-    await publish(nc, 2)
-    gate = PullGate(client, subscription, SUBJECT, batch_wait=0.5, grant_seconds=60)
-    left = [5, 0]
-
-    def answer(_: dict[str, Any]) -> Answer:
-        pull = {"max_messages": left.pop(0) if left else 0, "wait_ms": 20}
-        return {"subject": SUBJECT, "role": "consumer", "status": status, "pull": pull}
-
-    async with FakeDecisionService(nc, answer) as service:
-        assert len(await gate.fetch(5)) == 2
-        await publish(nc, 9)
-        taken = 0
-        with suppress(NatsTimeoutError):
-            while True:
-                taken += len(await gate.fetch(5, timeout=1))
-        assert taken == (3 if status in ("inactive", "warning") else 0), "5 were granted, 2 of them were used"
-        assert len(service.requests) >= 2
-
-
-async def test_a_new_grant_replaces_what_is_left_of_the_last_one(
+async def test_it_reports_what_it_holds_and_gives_back_what_it_did_not_pull(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
-    await publish(nc, 2)
-    gate, left = PullGate(client, subscription, SUBJECT, batch_wait=0.5), [5, 1, 0]
-
-    def answer(_: dict[str, Any]) -> Answer:
-        pull = {"max_messages": left.pop(0) if len(left) > 1 else 0, "wait_ms": 20}
-        return {"subject": SUBJECT, "role": "consumer", "status": "inactive", "pull": pull}
-
-    async with FakeDecisionService(nc, answer):
-        assert len(await gate.fetch(5)) == 2
-        await publish(nc, 9)
-        assert len(await gate.fetch(5)) == 1
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT)
+    async with FakeDecisionService(nc, grants(2, 4, 0)) as service:
+        messages = await gate.fetch(2)
+        await messages[0].ack()
+        messages += await gate.fetch(4)
         with pytest.raises(NatsTimeoutError):
-            await gate.fetch(5, timeout=0.2)
+            await gate.fetch(4, timeout=0.2)
+        await messages[1].nak()
+        del messages[2]
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(4, timeout=0.2)
+    reported = [(request["held"], request["unused"]) for _, request in service.requests]
+    assert reported[:3] == [(0, 0), (1, 0), (2, 3)], "what was granted, less what was pulled"
+    assert reported[-1] == (0, 0)
+
+
+async def test_each_gate_asks_as_an_asker_of_its_own(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Where several share a connection, too: the asker is the reply subject without its last token."""
+    gates = [PullGate(client, subscription, SUBJECT) for _ in range(2)]
+    askers: list[str] = []
+
+    async def answer(message: Msg) -> None:
+        askers.append(message.reply.rpartition(".")[0])
+        await message.respond(json.dumps(grants(1)({})).encode())
+
+    await publish(nc, 4)
+    await nc.subscribe("backpressure.v1.decide.consumer.>", cb=answer)
+    for gate in gates * 2:
+        await gate.fetch(1)
+    assert askers[:2] == askers[2:] and len(set(askers)) == 2
+
+
+async def test_without_responders_and_after_a_reconnect_its_inbox_still_works(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    gate = PullGate(client, subscription, SUBJECT)
+    await publish(nc, 3)
+    assert len(await gate.fetch(1)) == 1
+    assert client.stats.outages == 1, "no responders, at once"
+    async with FakeDecisionService(nc, grants(1)) as service, asyncio.timeout(30):
+        while not service.requests:
+            await asyncio.sleep(0.05)
+            await client.decide(SUBJECT, "consumer")
+        reconnects = nc.stats["reconnects"]
+        await nc._process_op_err(ConnectionError())  # as when the connection breaks
+        while nc.stats["reconnects"] == reconnects:
+            await asyncio.sleep(0.05)
+        asked = len(service.requests)
+        assert len(await gate.fetch(1)) == 1
+        assert len(service.requests) > asked
 
 
 async def test_what_a_cancelled_fetch_pulls_is_returned_by_the_next_one(

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.grant_shares import UNKNOWN_FOR, AskedReplicas, Share
@@ -19,6 +19,7 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.between_replicas import GRANTS
+from nats_backpressure.protocol.requests import ConsumerRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries.pulls import PullGrants, PullRequest
@@ -28,6 +29,7 @@ from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 from tests.fakes.replica_channel import FakeBus
 from tests.runtime.test_effect_runner import Counts
+from tests.support.exploring import examples
 
 KEY = ConsumerKey("S", "c")
 EVERY = 0.1
@@ -65,9 +67,9 @@ class World:
             await self.clock.sleep(EVERY)
             self.read()
 
-    def ask(self, replica: int, asker: str, asked: int) -> int:
-        now = self.clock.now().mono
-        n = self.pulls[replica].grant(PullRequest(asked, [], (self.member,), None), asker, now).n
+    def ask(self, replica: int, asker: str, asked: int, held: int | None = None) -> int:
+        now, request = self.clock.now().mono, ConsumerRequest(asked, held=held)
+        n = self.pulls[replica].grant(PullRequest(request, [], (self.member,), None), asker, now).n
         self.granted.append((now, n))
         return n
 
@@ -129,6 +131,36 @@ async def test_what_another_granted_is_free_again_once_it_is_delivered_and_ackno
         world.delivered, world.inflight = 100, 0
         await world.clock.run(2 * EVERY)
         assert world.ask(1, "b", 100) + world.ask(0, "a", 100) == 100
+
+
+@settings(max_examples=examples(10, most=60, why="each simulates up to half a minute of three or more replicas"))
+@given(
+    replicas=st.sampled_from([1, 3, 8]),
+    workers=st.integers(1, 24),
+    more=st.integers(0, 30),
+    delay=st.sampled_from([(0.0, 0.0), (0.0, 0.01), (0.01, 0.01)]),
+    seed=st.integers(0, 2**16),
+)
+async def test_workers_that_report_what_they_hold_wait_for_nobody_and_keep_the_mark_at_any_replicas(
+    replicas: int, workers: int, more: int, delay: tuple[float, float], seed: int
+) -> None:
+    """Each works off what it has and asks again, at whichever replica; what is in flight is read now and then."""
+    mark, rng = workers + more, random.Random(seed)
+    async with running(replicas, mark) as world:
+        world.bus.delay = delay
+        held, most, refused = [0] * workers, 0, 0
+        for step in range(60):
+            for worker in rng.sample(range(workers), workers):
+                held[worker] = rng.choice([0, 0, held[worker] // 2])
+                n = world.ask(rng.randrange(replicas), f"worker-{worker}", 10, held[worker])
+                held[worker] += n
+                world.delivered += n
+                world.inflight = sum(held)
+                most = max(most, sum(held))
+                refused += step > 20 and held[worker] == 0
+                await world.clock.run(0.02)
+        assert most <= mark
+        assert refused == 0
 
 
 async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_grant() -> None:

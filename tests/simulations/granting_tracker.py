@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from nats_backpressure.core.admission.grant_shares import Share
-from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.admission.pull_grants import Asked, Grant, GrantTracker
 from nats_backpressure.core.model.member import Member
 
 
 class GrantingTracker(GrantTracker):
-    def grant(self, member: Member, asked: int, asker: str, now: float, replicas: int, jitter: float) -> Grant:
-        offer = self.offer(member, asked, asker, now, Share(replicas, 0), jitter)
+    def grant(
+        self,
+        member: Member,
+        n: int,
+        asker: str,
+        now: float,
+        replicas: int,
+        jitter: float,
+        held: int | None = None,
+        unused: int = 0,
+    ) -> Grant:
+        offer = self.offer(member, Asked(n, asker, unused, held), now, Share(replicas, 0), jitter)
         if offer.n:
             self.add(offer.n, asker, now)
         return offer

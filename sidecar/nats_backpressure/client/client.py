@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.event_deduplicator import EventDeduplicator, EventHandler
+from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import CRITICAL, NORMAL
 from nats_backpressure.client.state_mirror import StateMirror
@@ -86,12 +87,17 @@ class BackpressureClient:
         max_messages: int = 100,
         stream: str | None = None,
         consumer: str | None = None,
+        unused: int = 0,
+        held: int | None = None,
+        inbox: Inbox | None = None,
         timeout: float = TIMEOUT,
     ) -> Answer:
         """Ask the sidecar. A gateway's answer is reused while it is valid, a consumer's grant never.
 
         An unknown priority counts as `normal`, an `attempt` below 1 as 1, and `max_messages` beyond what the sidecar
-        grants at once (10,000) as that. Raises ValueError for another role, or fewer than one message.
+        grants at once (10,000) as that. `unused` are messages of the last grant that are given back, `held` those that
+        were pulled and are not acknowledged; who reports them asks from an inbox of its own. Raises ValueError for
+        another role, or fewer than one message.
 
         Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an
         outage the next ones do not wait at all. Raises nothing for a failure of NATS or of the sidecar.
@@ -103,7 +109,17 @@ class BackpressureClient:
                 raise ValueError(f"max_messages must be at least 1, not {max_messages}")
             max_messages = min(max_messages, MOST_MESSAGES)
             return await self._requests.decide(
-                subject, role, {"max_messages": max_messages, "stream": stream, "consumer": consumer}, timeout
+                subject,
+                role,
+                {
+                    "max_messages": max_messages,
+                    "stream": stream,
+                    "consumer": consumer,
+                    "unused": unused,
+                    "held": held,
+                },
+                timeout,
+                inbox,
             )
         fields = {"attempt": max(1, min(attempt, MOST_ATTEMPTS)), "priority": self._known(priority, subject)}
         return await self._requests.decide(subject, role, fields, timeout)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator
+from weakref import ref
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -13,13 +15,15 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
 from nats_backpressure.client.client import BackpressureClient
+from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import Answer
 
 GRANT_SECONDS = 1.0
 """Seconds for which the sidecar counts a grant: no pull waits longer before the gate asks again."""
 MIN_WAIT, MAX_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing is granted, whatever the answer says."""
-NOT_OVERLOADED = ("inactive", "warning")
+MOST_HELD = 65_536
+"""Messages that count as held at most; then the oldest do no more."""
 BATCH_WAIT = 0.02
 """Seconds for which the first message of a pull waits for the others; a slower one is late."""
 KEEPS_SIZE = 30.0
@@ -56,8 +60,11 @@ class PullGate:
         self._stream, self._consumer = stream, consumer
         self._grant_seconds, self._batch_wait = grant_seconds, batch_wait
         self._turn = asyncio.Lock()
-        self._unused, self._unused_until = 0, 0.0
-        """What is left of the last grant, and until when it counts. A new grant replaces those before it."""
+        self._inbox = Inbox(subscription._nc)
+        self._unused = 0
+        """What is left of the last grant."""
+        self._held: deque[ref[Msg]] = deque(maxlen=MOST_HELD)
+        """Messages that were returned; those that are not acknowledged yet are held."""
         self._size, self._answered_at = 0, -math.inf
         """The last grant that was not 0, and when it was given."""
         self._waiting: list[Msg] = []
@@ -139,21 +146,22 @@ class PullGate:
         """The messages; if nothing is granted, also the seconds to wait."""
         if late := await self._take_late(batch):
             return late, 0.0
-        asked_at = time.monotonic()
+        asked_at, unused, self._unused = time.monotonic(), self._unused, 0
         decision = await self._client.decide(
-            self._subject, "consumer", max_messages=batch, stream=self._stream, consumer=self._consumer
+            self._subject,
+            "consumer",
+            max_messages=batch,
+            stream=self._stream,
+            consumer=self._consumer,
+            unused=unused,
+            held=self._count_held(),
+            inbox=self._inbox,
         )
-        (n, wait), unused, until = self._grant(decision, batch), self._left(asked_at), asked_at + self._grant_seconds
-        if n > 0:
-            self._unused, self._unused_until = n, until
-        elif unused and decision.status in NOT_OVERLOADED:
-            # The room is taken by our own last grant, which is not used up.
-            n, until = min(batch, unused), self._unused_until
-        else:
-            self._unused = 0
+        self._unused, wait = self._grant(decision, batch)
+        if not (n := self._unused):
             self._client.stats.count("held_back", self._subject)
             return [], wait
-        left = min(deadline, until) - time.monotonic()
+        left = min(deadline, asked_at + self._grant_seconds) - time.monotonic()
         if left <= 0:
             return [], 0.0
         # Again: with as many in its queue nats-py would ask the server for 0 more, which sends 1 (2.16).
@@ -209,12 +217,15 @@ class PullGate:
             self._size, self._answered_at = n, now
         return n, min(MAX_WAIT, max(MIN_WAIT, decision.pull.wait_ms / 1000))
 
-    def _left(self, now: float) -> int:
-        """How many were granted, still count, and were not used."""
-        return self._unused if now < self._unused_until else 0
+    def _count_held(self) -> int:
+        """Messages that were pulled and are not acknowledged."""
+        alive = [(reference, message) for reference in self._held if (message := reference()) is not None]
+        self._held = deque((reference for reference, message in alive if not message._ackd), MOST_HELD)
+        return len(self._held) + len(self._waiting)
 
     def _count(self, messages: list[Msg]) -> list[Msg]:
         self._unused = max(0, self._unused - len(messages))
+        self._held.extend(map(ref, messages))
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 
+from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Decision, Pull
@@ -91,7 +92,9 @@ class RequestSender:
         self._in_outage = False
         self._probe_at = self._answered_at = -math.inf
 
-    async def decide(self, subject: str, role: Role, fields: dict[str, Any], timeout: float) -> Answer:
+    async def decide(
+        self, subject: str, role: Role, fields: dict[str, Any], timeout: float, inbox: Inbox | None = None
+    ) -> Answer:
         """The answer, or "continue" with `failed_open`. Raises nothing for a failure of NATS or of the sidecar."""
         if not subject or len(tail := encode(subject)) > LONGEST_TAIL or "" in tail.split("."):
             self._stats.count("no_subject")
@@ -101,7 +104,7 @@ class RequestSender:
         if (cached := self._cache.get(key)) and began < cached[0]:
             self._stats.count("reused", subject)
             return cached[1]
-        if (task := self._task(key)) is None:
+        if (task := self._task(key, inbox)) is None:
             return self._open(subject, role, fields, "outage" if self._in_outage else "busy")
         answer = await self._wait(task, timeout)
         if answer is None:
@@ -114,7 +117,7 @@ class RequestSender:
         for task in tuple(self._under_way):
             task.cancel()
 
-    def _task(self, key: RequestKey) -> asyncio.Task[Answer] | None:
+    def _task(self, key: RequestKey, inbox: Inbox | None) -> asyncio.Task[Answer] | None:
         """The request under way, a new one or another caller's; None where none may be sent now."""
         if self._callers >= self._max_callers:
             return None
@@ -124,7 +127,7 @@ class RequestSender:
         if self._in_outage:
             self._probe(key)
             return None
-        return self._start(key)
+        return self._start(key, inbox)
 
     def _probe(self, key: RequestKey) -> None:
         """No caller waits for it; it asks as a gateway, since a consumer's grant would stay reserved."""
@@ -132,10 +135,10 @@ class RequestSender:
             self._probe_at = now + PROBE_INTERVAL * random.uniform(0.7, 1.3)
             self._start(RequestKey(key.subject, "gateway", b"{}"))
 
-    def _start(self, key: RequestKey) -> asyncio.Task[Answer] | None:
+    def _start(self, key: RequestKey, inbox: Inbox | None = None) -> asyncio.Task[Answer] | None:
         if len(self._under_way) >= self._max_requests:
             return None
-        task = asyncio.create_task(self._send(key), name=f"decide {key.subject[:80]}")
+        task = asyncio.create_task(self._send(key, inbox), name=f"decide {key.subject[:80]}")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         if key.role == "gateway":
@@ -156,11 +159,11 @@ class RequestSender:
             self._callers -= 1
         return task.result() if task.done() and not task.cancelled() else None
 
-    async def _send(self, key: RequestKey) -> Answer:
+    async def _send(self, key: RequestKey, inbox: Inbox | None) -> Answer:
         """Send one request and return its answer to all that wait; it may start or end an outage."""
         sent_at = time.monotonic()
         self._stats.count("asked", key.subject)
-        answer = await self._reply(key)
+        answer = await self._reply(key, inbox)
         if answer.failed_open is not None and answer.failed_open in OUTAGE:
             self._begin_outage(answer.failed_open, sent_at)
             return answer
@@ -175,12 +178,13 @@ class RequestSender:
             self._cache[key] = (sent_at + min(answer.valid_for_ms / 1000, MAX_VALID), answer)
         return answer
 
-    async def _reply(self, key: RequestKey) -> Answer:
+    async def _reply(self, key: RequestKey, inbox: Inbox | None) -> Answer:
         if not self._nc.is_connected:  # nats-py would keep the request and send it on the next connection
             return _failed(key, "disconnected")
         try:
             subject = f"{self._prefix}.decide.{key.role}.{encode(key.subject)}"
-            reply = await self._nc.request(subject, key.payload, timeout=REQUEST_TIMEOUT)
+            request = self._nc.request if inbox is None else inbox.request
+            reply = await request(subject, key.payload, timeout=REQUEST_TIMEOUT)
         except NoRespondersError:
             return _failed(key, "no_responders")
         except TimeoutError:

@@ -53,6 +53,8 @@ class SharedGrant(Struct, frozen=True):
     consumer: Name
     n: Annotated[int, Meta(ge=0, le=10_000)]
     asker: Annotated[str, Meta(max_length=256)] = ""
+    held: Annotated[int, Meta(ge=0)] | None = None
+    """What the asker reported to hold."""
 
 
 class Grants(Struct, frozen=True):

@@ -40,6 +40,16 @@ class ConsumerRequest(Struct, frozen=True):
     ] = 100
     stream: Annotated[str | None, Meta(description="The stream of the consumer, where several match.")] = None
     consumer: Annotated[str | None, Meta(description="The name of the consumer, where several match.")] = None
+    unused: Annotated[
+        int, Meta(ge=0, description="How many messages of the last grant were not pulled and are given back.")
+    ] = 0
+    held: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="How many messages the asker (the reply subject without its last token) has pulled and not yet "
+            "acknowledged. One that reports it each time is granted an equal part, and waits for no reading."
+        ),
+    ] = None
 
 
 class ListRequest(Struct, frozen=True):

@@ -63,7 +63,7 @@ class DecisionService:
     def consumer_decision(
         self, subject: str, answers: list[SubjectAnswer], pull: PullRequest, granted: Granted
     ) -> messages.Decision:
-        admission = Admission(pull_action(granted.n, pull.asked), granted.would)
+        admission = Admission(pull_action(granted.n, pull.asked.max_messages), granted.would)
         decisive, _ = _strictest(pull.chosen or answers)
         return self._decision(
             "consumer", subject, answers, decisive, admission, pull_=messages.Pull(granted.n, granted.wait_ms)

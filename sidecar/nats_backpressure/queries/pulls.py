@@ -7,11 +7,12 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from nats_backpressure.core.admission.grant_shares import ALONE, Share
-from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.admission.pull_grants import Asked, Grant, GrantTracker
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.freshness import freshness
+from nats_backpressure.protocol.between_replicas import SharedGrant
 from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness
@@ -26,7 +27,7 @@ LONGEST_REQUESTER = 256
 class PullRequest(Struct, frozen=True):
     """What a request for a pull is about; it grants nothing yet."""
 
-    asked: int
+    asked: ConsumerRequest
     chosen: list[SubjectAnswer]
     """The subject of each consumer that is asked about; a subject with several is there several times."""
     enforced: tuple[Member, ...]
@@ -52,7 +53,7 @@ def pull_request(subject: str, answers: list[SubjectAnswer], request: ConsumerRe
         raise RequestRefused(404, f"{subject[:120]} has no watched consumer of this name")
     enforced = [(a, m) for a, m in chosen if a.policy.mode == "enforce"]
     return PullRequest(
-        request.max_messages,
+        request,
         [answer for answer, _ in chosen],
         _known(enforced, now),
         _known(chosen, now) if chosen and not enforced else None,
@@ -66,40 +67,42 @@ def pull_action(n: int, asked: int) -> Action:
 class PullGrants:
     """The grants of every consumer that was asked for. `random` is that of the Clock. `share` returns our share of the
     room of a consumer, by its name; `on_grant` is called with what is granted: consumer, messages (0 is a claim: some
-    may be granted once the other replicas know that this one is asked), requester."""
+    may be granted once the other replicas know that this one is asked), and who asked."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self.share: Callable[[str], Share] = lambda consumer: ALONE
-        self.on_grant: Callable[[ConsumerKey, int, str], None] = lambda key, n, requester: None
+        self.on_grant: Callable[[ConsumerKey, int, Asked], None] = lambda key, n, asked: None
         self._trackers: dict[ConsumerKey, GrantTracker] = {}
 
     def grant(self, pull: PullRequest, requester: str, now: float) -> Granted:
         """Grant what all consumers have room for; it is counted with each of them."""
-        requester = requester[-LONGEST_REQUESTER:]
-        grant = self._grant(pull.enforced, pull.asked, requester, now)
+        request = pull.asked
+        asked = Asked(request.max_messages, requester[-LONGEST_REQUESTER:], request.unused, request.held)
+        grant = self._grant(pull.enforced, asked, now)
         would = None
         if pull.observed is not None:
-            would = pull_action(self._grant(pull.observed, pull.asked, requester, now).n, pull.asked)
+            would = pull_action(self._grant(pull.observed, asked, now).n, asked.n)
         return Granted(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0, would)
 
-    def add_foreign(self, replica: str, key: ConsumerKey, n: int, requester: str, reading: Reading, now: float) -> None:
+    def add_foreign(self, replica: str, grant: SharedGrant, reading: Reading, now: float) -> None:
         """Count what another replica granted; `reading` is the newest one of the consumer."""
-        self._tracker(key).add_foreign(replica, n, requester, reading, now)
+        tracker = self._tracker(ConsumerKey(grant.stream, grant.consumer))
+        tracker.add_foreign(replica, grant.n, grant.asker, grant.held, reading, now)
 
-    def _grant(self, members: tuple[Member, ...], asked: int, requester: str, now: float) -> Grant:
-        smallest, trackers = Grant(asked, 0.0), {}
+    def _grant(self, members: tuple[Member, ...], asked: Asked, now: float) -> Grant:
+        smallest, trackers = Grant(asked.n, 0.0), {}
         for member in members:
             tracker = trackers[member.key] = self._tracker(member.key)
-            one = tracker.offer(member, asked, requester, now, self.share(member.key.consumer), self._random())
-            if one.claim and tracker.claim(now):
-                self.on_grant(member.key, 0, requester)
+            one = tracker.offer(member, asked, now, self.share(member.key.consumer), self._random())
+            if (one.claim and tracker.claim(now)) or (one.n == 0 and asked.held is not None):
+                self.on_grant(member.key, 0, asked)
             if one.n < smallest.n or (one.n == smallest.n and one.wait > smallest.wait):
                 smallest = one
         if smallest.n > 0:
             for key, tracker in trackers.items():
-                tracker.add(smallest.n, requester, now)
-                self.on_grant(key, smallest.n, requester)
+                tracker.add(smallest.n, asked.requester, now)
+                self.on_grant(key, smallest.n, asked)
         return smallest
 
     def _tracker(self, key: ConsumerKey) -> GrantTracker:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from nats_backpressure.core.admission.pull_grants import Asked
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.between_replicas import GRANTS, MOST_GRANTS, SCHEMA, Grants, SharedGrant, read
 from nats_backpressure.protocol.values import ConsumerKey
@@ -35,12 +36,12 @@ class SharedGrants:
         pulls.share, pulls.on_grant = replicas.share, self._add
         channel.listen(GRANTS, self._receive)
 
-    def _add(self, key: ConsumerKey, n: int, requester: str) -> None:
+    def _add(self, key: ConsumerKey, n: int, asked: Asked) -> None:
         if not self._replicas.others:
             return
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent.append(SharedGrant(key.stream, key.consumer, n, requester))
+        self._unsent.append(SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held))
         if len(self._unsent) == MOST_GRANTS:
             self._send()
 
@@ -58,6 +59,5 @@ class SharedGrants:
             return
         now = self._clock.now().mono
         for grant in message.grants:
-            key = ConsumerKey(grant.stream, grant.consumer)
-            if (reading := self._reading_of(key)) is not None:
-                self._pulls.add_foreign(message.id, key, grant.n, grant.asker, reading, now)
+            if (reading := self._reading_of(ConsumerKey(grant.stream, grant.consumer))) is not None:
+                self._pulls.add_foreign(message.id, grant, reading, now)

@@ -12,6 +12,7 @@ from nats_backpressure.core.admission.pull_grants import (
     LONGEST_WAIT,
     SHORTEST_WAIT,
     UNSEEN_LIFE,
+    Asked,
     Grant,
 )
 from nats_backpressure.core.model.member import Latch, Latches, Member
@@ -124,17 +125,17 @@ def test_nobody_takes_more_than_half_while_another_asks() -> None:
     tracker, consumer = GrantingTracker(), member(reading(399))
     assert tracker.grant(consumer, 100, "a", 100.0, 1, 0.5).n == 100
     tracker = GrantingTracker()
-    assert tracker.offer(consumer, 100, "a", 100.0, ALONE, 0.5).n == 100
-    assert tracker.offer(consumer, 100, "b", 100.5, ALONE, 0.5).n == 51, "half of 101, rounded up"
-    assert tracker.offer(consumer, 100, "a", 100.9, ALONE, 0.5).n == 51
-    assert tracker.offer(consumer, 100, "a", 101.4, ALONE, 0.5).n == 51, "b requested 0.9 s ago"
-    assert tracker.offer(consumer, 100, "a", 101.5, ALONE, 0.5).n == 100, "b requested a second ago"
+    assert tracker.offer(consumer, Asked(100, "a"), 100.0, ALONE, 0.5).n == 100
+    assert tracker.offer(consumer, Asked(100, "b"), 100.5, ALONE, 0.5).n == 51, "half of 101, rounded up"
+    assert tracker.offer(consumer, Asked(100, "a"), 100.9, ALONE, 0.5).n == 51
+    assert tracker.offer(consumer, Asked(100, "a"), 101.4, ALONE, 0.5).n == 51, "b requested 0.9 s ago"
+    assert tracker.offer(consumer, Asked(100, "a"), 101.5, ALONE, 0.5).n == 100, "b requested a second ago"
 
 
 def test_of_three_askers_none_is_alone() -> None:
     tracker, consumer = GrantingTracker(), member(reading(400))
     for n, asker in enumerate("abcabcabc"):
-        assert tracker.offer(consumer, 100, asker, 100.0 + n / 10, ALONE, 0.5).n == (100 if n == 0 else 50)
+        assert tracker.offer(consumer, Asked(100, asker), 100.0 + n / 10, ALONE, 0.5).n == (100 if n == 0 else 50)
 
 
 @given(
@@ -193,7 +194,7 @@ def test_without_acks_it_is_one_message_per_wait() -> None:
 
 def test_a_quote_counts_nothing() -> None:
     tracker, consumer = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
-    assert [tracker.offer(consumer, 10, "a", 100.0, ALONE, 0.5).n for _ in range(3)] == [1, 1, 1]
+    assert [tracker.offer(consumer, Asked(10, "a"), 100.0, ALONE, 0.5).n for _ in range(3)] == [1, 1, 1]
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -202,7 +203,7 @@ def test_what_is_remembered_is_bounded() -> None:
         tracker.grant(consumer, 1, f"asker-{n}", 100.0 + n / 10_000, 1, 0.5)
     for n in range(1, 1001):
         consumer = member(reading(0, at=100.0 + n / 500, delivered_consumer=n))
-        tracker.offer(consumer, 1, "a", 101.99, ALONE, 0.5)
+        tracker.offer(consumer, Asked(1, "a"), 101.99, ALONE, 0.5)
     assert len(tracker._grants._counted) <= 64 + 101 and len(tracker._grants._delivered) <= 41
 
 
@@ -236,14 +237,14 @@ def test_what_was_delivered_is_not_taken_off_a_grant_that_may_still_be_pulled() 
         at += 0.1
         tracker.grant(member(reading(0, at, delivered_consumer=10 * (n - 1))), 10, "b", at, 1, 0.5)
     consumer = member(reading(0, 100.9, delivered_consumer=80))
-    assert tracker.offer(consumer, 1000, "b", 100.9, ALONE, 0.5).n == 200, "half of 500 less the 100 of a"
+    assert tracker.offer(consumer, Asked(1000, "b"), 100.9, ALONE, 0.5).n == 200, "half of 500 less the 100 of a"
 
 
 def test_while_pulls_wait_a_newer_grant_of_the_same_connection_ends_none() -> None:
     tracker, consumer = GrantingTracker(), member(reading(0, waiting=3))
     assert [tracker.grant(consumer, 200, "a", 100.0 + n / 10, 1, 0.5).n for n in range(3)] == [200, 200, 100]
-    assert tracker.offer(member(reading(0, 100.5, waiting=3)), 200, "a", 100.5, ALONE, 0.5).n == 0
-    assert tracker.offer(member(reading(0, 100.6)), 500, "a", 100.6, ALONE, 0.5).n == 400, (
+    assert tracker.offer(member(reading(0, 100.5, waiting=3)), Asked(200, "a"), 100.5, ALONE, 0.5).n == 0
+    assert tracker.offer(member(reading(0, 100.6)), Asked(500, "a"), 100.6, ALONE, 0.5).n == 400, (
         "none waits: only the newest counts"
     )
 

@@ -94,6 +94,9 @@ class Worker:
     dies: float = math.inf
     naks: int = 0
     """Every so many-th message is given back."""
+    reports: bool = False
+    """Whether it reports what it holds, and gives back what it did not pull."""
+    unused: int = 0
     holding: deque[int] = field(default_factory=deque)
     asks_at: float = 0.0
     pulls: tuple[float, int] | None = None
@@ -159,7 +162,11 @@ class Simulation:
             if self.now >= worker.pulls[0]:
                 self.pull(worker, worker.pulls[1])
         elif self.now >= worker.asks_at:
-            grant = self.decisions.grant(self.member, worker.batch, worker.name, self.now, 1, next(self.jitters))
+            report = (len(worker.holding), worker.unused) if worker.reports else (None, 0)
+            grant = self.decisions.grant(
+                self.member, worker.batch, worker.name, self.now, 1, next(self.jitters), *report
+            )
+            worker.unused = 0
             worker.asks_at = self.now + grant.wait
             worker.pulls = (self.now + worker.linger, grant.n) if grant.n else None
             self.note(grant)
@@ -183,7 +190,9 @@ class Simulation:
 
     def pull(self, worker: Worker, n: int) -> None:
         before = len(self.js.inflight)
-        worker.holding.extend(self.js.pull(n, self.now))
+        pulled = self.js.pull(n, self.now)
+        worker.holding.extend(pulled)
+        worker.unused = n - len(pulled)
         worker.pulls, worker.asks_at = None, self.now + self.tick
         worker.done_at = self.now + worker.service
         mark = thresholds.marks(self.policy, self.js.reading(self.now, 0.0)).inflight.overload
@@ -251,6 +260,59 @@ def test_everything_is_delivered_and_the_mark_is_kept(
     assert simulation.js.acked == messages
     assert not simulation.too_many
     assert not simulation.held_back
+
+
+@given(
+    mortal=st.lists(workers, max_size=5, unique_by=lambda worker: worker.name),
+    others=st.lists(workers, max_size=2, unique_by=lambda worker: worker.name),
+    messages=st.integers(1, 120),
+    mark=st.sampled_from([1, 5, 20, 60]),
+    cap=st.sampled_from([1, 5, 30, 1000]),
+    ack_wait=st.sampled_from([0.5, 3.0, 30.0]),
+)
+def test_with_workers_that_report_what_they_hold_the_mark_is_kept_too(
+    mortal: list[Worker], others: list[Worker], messages: int, mark: int, cap: int, ack_wait: float
+) -> None:
+    """Beside those that report nothing, and with some that die holding messages."""
+    survivor = replace(lasting(a("", 5, 0.05)), reports=True)
+    reporting = [replace(worker, reports=True, naks=0) for worker in mortal]
+    plain = [replace(worker, name=f"other {worker.name}", naks=0) for worker in others]
+    policy = Policy(inflight=InflightRule(mark, mark, mark))
+    simulation = Simulation(JetStream(messages, cap, ack_wait), deepcopy([*reporting, *plain, survivor]), policy)
+    simulation.run(30.0 + (1 + len(mortal) + len(others)) * (ack_wait + 6.0) + messages * 3)
+    assert simulation.js.acked == messages
+    assert not simulation.too_many
+    assert not simulation.held_back
+
+
+def drained_in(seconds: float, mark: int, batch: int, n: int = 20) -> int:
+    """What workers acknowledge that handle one message after another, of the many that wait."""
+    workers = [Worker(f"w{i}", batch, 0.2, 0.0, reports=True) for i in range(n)]
+    policy = Policy(inflight=InflightRule(mark, mark, mark))
+    simulation = Simulation(JetStream(10_000, 10_000, 60.0), workers, policy, tick=0.01)
+    simulation.run(seconds)
+    assert not simulation.too_many
+    return simulation.js.acked
+
+
+@pytest.mark.parametrize("batch", [1, 2, 10, 100])
+@pytest.mark.parametrize("mark", [20, 21, 30, 40, 200, 1000])
+def test_workers_that_report_what_they_hold_lose_no_capacity_to_the_mark(mark: int, batch: int) -> None:
+    """While the mark lets each have one message: neither to a reading that is old, nor to one that takes all."""
+    one_each = 10.0 * 20 / (0.2 + 3 * 0.01)  # a tick each to finish, to ask and to pull
+    assert drained_in(10.0, mark, batch) >= 0.93 * one_each
+
+
+def test_who_asks_and_never_pulls_takes_nothing_from_the_others() -> None:
+    policy, tracker = Policy(inflight=InflightRule(40, 40, 40)), GrantingTracker()
+    reading = Reading(KEY, Now(100.0, 100.0), 1000, 0, None, None)
+    consumer = Member(KEY, policy, reading=reading, proof=100.0, marks=thresholds.marks(policy, reading))
+    granted = []
+    for n in range(100):
+        tracker.grant(consumer, 100, "greedy", 100.0 + n / 100, 1, 0.5, held=0)
+        if n >= 50:
+            granted.append(tracker.grant(consumer, 100, "other", 100.0 + n / 100, 1, 0.5, held=0).n)
+    assert granted[0] == 0 and set(granted[1:]) == {20}
 
 
 def lasting(worker: Worker) -> Worker:

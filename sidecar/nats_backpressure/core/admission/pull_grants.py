@@ -11,6 +11,7 @@ from collections import deque
 from msgspec import Struct
 
 from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
+from nats_backpressure.core.admission.requesters import Requesters
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 
@@ -45,39 +46,65 @@ class Grant(Struct, frozen=True):
     """Whether more may be granted once the other replicas know that this one is asked."""
 
 
+class Asked(Struct, frozen=True):
+    """What one request asks for."""
+
+    n: int
+    """Messages."""
+    requester: str
+    unused: int = 0
+    """Messages of its last grant that it did not pull and gives back."""
+    held: int | None = None
+    """Messages that it pulled and that are not acknowledged yet; None if it does not report that."""
+
+
 class GrantTracker:
     """The grants of one consumer, of all replicas. They are forgotten within seconds and never stored."""
 
     def __init__(self) -> None:
         self._grants = _OpenGrants()
         self._own, self._asked = OwnGrants(), AskedReplicas()
-        self._requesters = _RecentRequesters()
+        self._recent = _RecentRequesters()
+        self._requesters = Requesters()
         self._revival = _StallRecovery()
 
-    def offer(self, member: Member, asked: int, requester: str, now: float, share: Share, jitter: float) -> Grant:
-        """How many of `asked` messages `requester` may pull; it is not counted yet, see `add`.
+    def offer(self, member: Member, asked: Asked, now: float, share: Share, jitter: float) -> Grant:
+        """How many of the messages that are asked for may be pulled; it is not counted yet, see `add`.
         The member must be known.
 
         `jitter` in 0..1 spreads the times of the next requests.
         """
         reading = member.reading
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
-            return Grant(asked, 0.0)
+            return Grant(asked.n, 0.0)
+        target = _target(member, member.marks.inflight.overload)
+        self._requesters.ask(asked.requester, asked.held, reading, now)
+        self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
-        room = _target(member, member.marks.inflight.overload) - reading.inflight - granted
-        alone = self._requesters.alone(requester, now)
+        room = target - self._requesters.inflight(reading.inflight + granted, now)
+        fair = self._fair_part(asked, target, room, now)
         if room > 0:
             self._revival.end(reading)
             own = self._own.sum(now)
-            n = min(room if alone else math.ceil(room / 2), self._asked.share_of(share, room + own, now) - own)
+            n = fair
+            if asked.held is None or not self._requesters.is_shared_out(target, asked.requester, now):
+                n = min(n, self._asked.share_of(share, room + own, now) - own)
             if n <= 0 and reading.inflight == 0 and granted == 0:
                 n = 1
-            return Grant(min(asked, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)
+            return Grant(min(asked.n, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)
         wait = _wait(reading, room, jitter)
         n = self._revival.n(reading, granted, wait, now)
         if n > 0:
-            return Grant(min(asked, n), 0.0)
+            return Grant(min(asked.n, n), 0.0)
         return Grant(0, min(wait, REVIVING_WAIT * (0.5 + 0.5 * jitter)) if self._revival.on else wait)
+
+    def _fair_part(self, asked: Asked, target: int, room: int, now: float) -> int:
+        """What one requester may have of the room. One that reports what it holds: up to an equal part of the target.
+        Any other: half the room, while another asks."""
+        alone = self._recent.alone(asked.requester, now)
+        if asked.held is not None:
+            return min(room, self._requesters.part_of(target, asked.requester, now) - asked.held)
+        return room if alone else math.ceil(room / 2)
 
     def add(self, n: int, requester: str, now: float) -> None:
         """Count `n` messages that we granted, at least one."""
@@ -92,10 +119,11 @@ class GrantTracker:
         self._asked.add_own(now)
         return True
 
-    def add_foreign(self, replica: str, n: int, requester: str, reading: Reading, now: float) -> None:
+    def add_foreign(self, replica: str, n: int, requester: str, held: int | None, reading: Reading, now: float) -> None:
         """Count `n` messages that another replica granted, or that it claims (0); `reading` is the newest one."""
         self._grants.outstanding(reading, now)  # what was delivered until then belongs to earlier grants
-        self._requesters.alone(requester, now)
+        self._recent.alone(requester, now)
+        self._requesters.ask(requester, held, reading, now)
         self._asked.add_other(replica, now)
         if n > 0:
             self._count(n, requester, now)
@@ -103,6 +131,7 @@ class GrantTracker:
     def _count(self, n: int, requester: str, now: float) -> None:
         self._revival.record_grant(now)
         self._grants.add(n, requester, now)
+        self._requesters.grant(requester, n, now)
 
 
 def _target(member: Member, mark: float) -> int:
@@ -169,6 +198,13 @@ class _OpenGrants:
             last.n, last.at, last.ends = last.n + n, now, now + GRANT_LIFE
         else:
             self._counted.append(_CountedGrant(n, now, now + GRANT_LIFE, None))
+
+    def give_back(self, requester: str, n: int) -> None:
+        """`n` messages of the last grant of a requester will not be pulled."""
+        if n > 0 and (grant := self._newest.get(requester)) is not None:
+            n = min(n, grant.n, self._sum)
+            grant.n -= n
+            self._sum -= n
 
     def outstanding(self, reading: Reading, now: float) -> int:
         at, delivered = reading.at.mono, reading.delivered_consumer

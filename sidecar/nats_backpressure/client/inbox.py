@@ -1,0 +1,51 @@
+"""Inbox: requests whose replies come to subjects of one asker.
+
+With nats-py's own requests all replies of a connection come to one prefix, and all its workers look like one asker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import NoRespondersError
+
+NO_RESPONDERS = "503"
+
+
+class Inbox:
+    """The subscription is made with the first request, and ends with the connection, or by `close`."""
+
+    def __init__(self, nc: Client) -> None:
+        self._nc, self._prefix = nc, nc.new_inbox()
+        self._subscription: Subscription | None = None
+        self._sent = 0
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        """By reply subject; as many as requests are under way."""
+
+    async def request(self, subject: str, payload: bytes, timeout: float) -> Msg:
+        """Raises TimeoutError after `timeout` seconds, NoRespondersError, and what a publish raises."""
+        if self._subscription is None or self._subscription._closed:
+            self._subscription = await self._nc.subscribe(f"{self._prefix}.*", cb=self._receive)
+        self._sent += 1
+        reply = f"{self._prefix}.{self._sent}"
+        waiting = self._waiting[reply] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._nc.publish(subject, payload, reply=reply)
+                message: Msg = await waiting
+        finally:
+            del self._waiting[reply]
+        if not message.data and (message.headers or {}).get("Status") == NO_RESPONDERS:
+            raise NoRespondersError
+        return message
+
+    async def close(self) -> None:
+        if self._subscription is not None and not self._subscription._closed and self._nc.is_connected:
+            await self._subscription.unsubscribe()
+
+    async def _receive(self, message: Msg) -> None:
+        if (waiting := self._waiting.get(message.subject)) is not None and not waiting.done():
+            waiting.set_result(message)
