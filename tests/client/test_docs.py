@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -12,6 +13,9 @@ from typing import Any
 import httpx
 import pytest
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route as StarletteRoute
 
 from nats_backpressure.client import BackpressureClient
 from tests.simulations.decision_service import GATEWAY, FakeDecisionService
@@ -47,6 +51,24 @@ async def test_the_gateway(nc: Client, server: NatsServer, states: States, monke
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://g") as http:
         assert (await http.post("/v1/decide")).json()["code"] == "service_overloaded"
         assert (await http.post("/v1/emergency")).status_code == 202
+
+
+async def test_the_gateway_starts_serves_and_stops_while_nats_is_away(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.stop()
+    monkeypatch.setenv("NATS_URL", server.url)
+    app = example("A gateway")["app"]
+    app.router.routes.append(StarletteRoute("/ok", lambda _: PlainTextResponse("ok")))
+    transport = httpx.ASGITransport(app=app)
+    async with asyncio.timeout(20):
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://g") as http,
+        ):
+            assert (await http.get("/ok")).text == "ok"
+            with pytest.raises(NatsError):  # the application's own publish, which was let through
+                await http.post("/v1/decide")
 
 
 async def test_fastapi(client: BackpressureClient, states: States) -> None:
