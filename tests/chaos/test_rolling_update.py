@@ -54,11 +54,16 @@ KINDS: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 """What is special in the policy of each subject, the status of its incident, and a reason of that."""
 OVERRIDDEN = "k.overridden"
+STEADY, BELOW, WORKERS = "k.steady", 2000, 5
+"""A subject whose latency is never above this mark, though three times its mean is; and its workers, which take turns,
+so that there is always something in flight."""
+STEADY_ACK = 0.8
 POLICIES = [{**CALM, "subjects": [f"k.{kind}"], **policy} for kind, (policy, _, _) in KINDS.items()]
+POLICIES += [{**CALM, "subjects": [STEADY], "latency_p95": {"overload": BELOW}}]
 
 
 class Load:
-    """One stream with a consumer for each kind of incident, and the workers of two of them."""
+    """One stream with a consumer for each kind of incident and one without, and the workers of three of them."""
 
     def __init__(self, nc: Client) -> None:
         self.nc, self.js = nc, nc.jetstream()
@@ -68,9 +73,9 @@ class Load:
 
     async def make(self) -> None:
         await self.js.add_stream(name="KINDS", subjects=["k.>"])
-        for kind in (*KINDS, "overridden"):
+        for kind in (*KINDS, "overridden", "steady"):
             cap = 5 if kind == "cap" else 1000
-            sampled = {"sample_freq": "100"} if kind == "latency" else {}
+            sampled = {"sample_freq": "100"} if kind in ("latency", "steady") else {}
             config = ConsumerConfig(
                 durable_name=kind, filter_subject=f"k.{kind}", ack_policy=AckPolicy.EXPLICIT, ack_wait=3600,
                 max_ack_pending=cap, **sampled,
@@ -95,7 +100,8 @@ class Load:
         return []
 
     async def work(self) -> None:
-        await asyncio.gather(self.work_slowly(), self.acknowledge("latency", 10, SLOW_ACK))
+        steady = (self.acknowledge("steady", 2, STEADY_ACK, i / WORKERS * STEADY_ACK) for i in range(WORKERS))
+        await asyncio.gather(self.work_slowly(), self.acknowledge("latency", 10, SLOW_ACK), *steady)
 
     async def work_slowly(self) -> None:
         """Some of the queue every second."""
@@ -104,8 +110,9 @@ class Load:
                 await message.ack()
             await asyncio.sleep(0.5)
 
-    async def acknowledge(self, kind: str, n: int, after: float) -> None:
-        """Some messages are always under way, each for `after` seconds."""
+    async def acknowledge(self, kind: str, n: int, after: float, begin: float = 0.0) -> None:
+        """Some messages are always under way, each for `after` seconds, from `begin` seconds on."""
+        await asyncio.sleep(begin)
         while not self.over:
             for _ in range(n):
                 await self.js.publish(f"k.{kind}", b"x")
@@ -118,7 +125,7 @@ class Load:
         """All that is left is done."""
         for message in self.held:
             await message.ack()
-        for kind in KINDS:
+        for kind in (*KINDS, "steady"):
             while (info := await self.js.consumer_info("KINDS", kind)).num_pending or info.num_ack_pending:
                 for message in await self.take(kind, min(500, info.num_pending or 1)):
                     await message.ack()
@@ -145,6 +152,14 @@ async def all_under_way(nc: Client) -> None:
             return answer["status"] == status and reason in answer["reasons"]
 
         await eventually(is_there, f"{kind}: {status} because of {reason}", 40)
+
+
+async def steady_is_judged(nc: Client) -> None:
+    async def is_sampled() -> bool:
+        metrics = (await asked(nc, STEADY))["metrics"]
+        return metrics["latency_source"] == "sampled" and BELOW / 3 < metrics["latency_p95_ms"] < BELOW
+
+    await eventually(is_sampled, "a steady latency, sampled, that would be too large as an estimate", 20)
 
 
 async def replace_each(installation: Installation, n: int, watch: Callable[[], Awaitable[None]]) -> None:
@@ -178,6 +193,7 @@ async def test_no_event_that_the_load_did_not_cause(install: Install, n: int) ->
         await load.begin()
         began = time.monotonic()
         await all_under_way(installation.nc)
+        await steady_is_judged(installation.nc)
         await installation.published("alert_firing")
         await asyncio.sleep(SETTLE)
         await overridden()
@@ -188,6 +204,7 @@ async def test_no_event_that_the_load_did_not_cause(install: Install, n: int) ->
         after["k.soon"] = [event for event in after["k.soon"] if event["type"] != "alert_firing"]
         assert ids(after) == ids(before), "\n".join([shown(await installation.events()), str(ids(before))])
         await all_under_way(installation.nc)
+        await steady_is_judged(installation.nc)
         if not fired:
             left = began + ALERT_AFTER + ALERT_WITHIN - time.monotonic()
             await installation.published("alert_firing", 2, left)

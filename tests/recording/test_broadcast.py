@@ -103,7 +103,7 @@ def assert_same(read: ConsumersReading, got: Any) -> None:
 
 counts = st.integers(0, 3)
 names = st.sampled_from(["a", "b", "c", "d"])
-configs = st.sampled_from([ConsumerConfig(), ConsumerConfig(filters=("a.b",), max_ack_pending=10)])
+configs = st.sampled_from([ConsumerConfig(), ConsumerConfig(filters=("a.b",), max_ack_pending=10, sampled=True)])
 ages = st.one_of(st.none(), st.floats(0, 100))
 
 

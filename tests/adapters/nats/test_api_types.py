@@ -53,6 +53,8 @@ async def test_a_mirror_is_recognised_by_its_config() -> None:
         ({}, "rate_limited", False),
         ({"replay_policy": "original"}, "original_replay", True),
         ({"replay_policy": "instant"}, "original_replay", False),
+        *(({"sample_freq": text}, "sampled", True) for text in ("100", "100%", "1", "05%")),
+        *(({"sample_freq": text}, "sampled", False) for text in ("", "%", "0", "00%", "-1", "often")),
         ({"metadata": {"_nats.ver": "2.15.1", "owner": "me"}}, "metadata", ()),
         (
             {"metadata": {"io.nats.monitor.x": "2", "backpressure.y": "1", "backpressure": "3"}},

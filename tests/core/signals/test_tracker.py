@@ -45,6 +45,7 @@ class Consumer:
     fill: float | None = None
     first_age: float | None = None
     ack_wait: float = 30.0
+    sampled: bool = False
     track: ConsumerTracker = field(default_factory=ConsumerTracker)
 
     def publish(self, n: int) -> None:
@@ -74,7 +75,11 @@ class Consumer:
             key=KEY,
             created=self.created,
             config=ConsumerConfig(
-                filters=self.filters, max_ack_pending=self.cap, push=self.push, ack_wait=self.ack_wait
+                filters=self.filters,
+                max_ack_pending=self.cap,
+                push=self.push,
+                ack_wait=self.ack_wait,
+                sampled=self.sampled,
             ),
             at=Now(self.at, self.at),
             pending=self.last - max(self.delivered, self.first - 1),
@@ -214,16 +219,57 @@ def test_without_samples_latency_is_estimated_from_what_is_in_flight() -> None:
     assert reading.p50 is None
 
 
-def test_in_the_first_minute_an_estimate_is_no_larger_than_what_was_sampled() -> None:
-    """After a restart there are too few samples for a quantile; they still show that three times the mean is wrong."""
-    consumer = Consumer()
-    consumer.publish(10_000)
+@pytest.mark.parametrize(
+    ("sampled", "every", "seconds", "source", "latency"),
+    [
+        pytest.param(False, None, 3, "estimated", 1500, id="without sample_freq it is estimated at once"),
+        pytest.param(True, None, 3, "stall", 100, id="with it, too few metrics are no estimate yet"),
+        pytest.param(True, 0.5, 3, "stall", 100, id="nor with some"),
+        pytest.param(True, 10.0, 58, "stall", 100, id="nor with a metric every 10 s"),
+        pytest.param(True, 0.1, 3, "sampled", 600, id="enough metrics count at once"),
+        pytest.param(True, 1.0, 25, "sampled", 600, id="so do those of one percent"),
+        pytest.param(True, None, 61, "estimated", 1500, id="without any for a minute none are expected"),
+        pytest.param(True, 10.0, 65, "estimated", 1500, id="as where they come too rarely"),
+    ],
+)
+def test_a_sampled_consumer_is_not_estimated_in_the_first_minute(
+    sampled: bool, every: float | None, seconds: int, source: str, latency: float
+) -> None:
+    """After a restart, three times the mean of a steady latency would be an overload that is none."""
+    consumer = steady(sampled)
+    reading = worked_for(consumer, seconds, every)
+    assert reading.latency_source == source
+    assert (reading.latency, reading.p95) == (pytest.approx(latency, rel=0.05), pytest.approx(latency, rel=0.05))
+    assert reading.latency_evidence == (source != "stall" and seconds >= 10)
+
+
+def test_after_time_without_readings_the_minute_begins_again() -> None:
+    """The ack metrics of that time are missing, too."""
+    consumer = steady(sampled=True)
+    assert worked_for(consumer, 65, 0.1).latency_source == "sampled"
+    consumer.at += 70.0
+    for seconds, source in ((58, "stall"), (3, "estimated")):
+        assert worked_for(consumer, seconds, None).latency_source == source
+
+
+def steady(sampled: bool) -> Consumer:
+    """Half a second in flight, always: its estimate is 1.5 s."""
+    consumer = Consumer(sampled=sampled)
+    consumer.publish(20_000)
     consumer.deliver(50)
-    for rounds, expected in ((30, 600), (600, 1500)):
-        consumer.track.ack_seen(0.6, 1, Now(consumer.at, 0.0))
-        reading = worked(consumer, rounds=rounds)
-        assert reading.latency_source == "estimated"
-        assert (reading.latency, reading.p95) == (pytest.approx(expected, rel=0.05), pytest.approx(expected, rel=0.05))
+    return consumer
+
+
+def worked_for(consumer: Consumer, seconds: int, every: float | None) -> Reading:
+    """100 messages a second for so long, and an ack metric of 0.6 s from time to time."""
+    reading = consumer.read()
+    for step in range(seconds * 10):
+        consumer.deliver(10)
+        consumer.ack(10)
+        if every is not None and step % round(every * 10) == 0:
+            consumer.track.ack_seen(0.6, 1, Now(consumer.at, 0.0))
+        reading = consumer.read()
+    return reading
 
 
 def test_no_estimate_while_redeliveries_pass_for_acks() -> None:

@@ -93,6 +93,7 @@ class ConsumerInfoConfig(Struct):
     rate_limit_bps: int = 0
     replay_policy: str = ""
     deliver_policy: str = ""
+    sample_freq: str = ""
     metadata: dict[str, str] | None = None
 
 
@@ -260,8 +261,15 @@ def _consumer_config(config: ConsumerInfoConfig, metadata: tuple[tuple[str, str]
         rate_limited=config.rate_limit_bps > 0,
         original_replay=config.replay_policy == "original",
         last_per_subject=config.deliver_policy == "last_per_subject",
+        sampled=_is_sampled(config.sample_freq),
         metadata=metadata,
     )
+
+
+def _is_sampled(frequency: str) -> bool:
+    """Whether a `sample_freq` (percent: "30", "30%") lets the server publish ack metrics."""
+    percent = frequency.removesuffix("%")
+    return percent.isdecimal() and percent.strip("0") != ""
 
 
 def _since(then: datetime | None, now: datetime | None) -> float | None:

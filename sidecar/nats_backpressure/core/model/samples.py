@@ -76,6 +76,8 @@ class ConsumerConfig(Struct, frozen=True):
     original_replay: bool = False
     last_per_subject: bool = False
     """Whether it started with the last message of each subject: older messages are not its own."""
+    sampled: bool = False
+    """Whether the server publishes ack metrics of it (`sample_freq`)."""
     metadata: tuple[tuple[str, str], ...] = ()
     """The part of its metadata that is for us, by key: `backpressure.*` and `io.nats.monitor.*`."""
 

@@ -157,13 +157,6 @@ class Quantiles:
         ranks = (bisect_right(sums, share * (total - 1)) for share in shares)
         return tuple(2 * math.exp((self._merged.lowest + rank) * _LOG_GAMMA) / (_GAMMA + 1) for rank in ranks)
 
-    def largest(self, now: float) -> float:
-        """The largest one, in seconds; infinity without any."""
-        self._drop_old(int(now / LATENCY_SLOT))
-        if not self._slots:
-            return math.inf
-        return math.exp((self._merged.lowest + len(self._merged.counts) - 1) * _LOG_GAMMA)
-
     @property
     def is_empty(self) -> bool:
         """Whether it holds no sample."""

@@ -73,6 +73,8 @@ class ConsumerTracker:
         self._idle_at = -math.inf
         self._since: float | None = None
         """When the first sample came: a window that is not full yet releases no latch."""
+        self._unbroken_since = math.inf
+        """Since when no two samples were more than RATE_SPAN apart: of the time before, ack metrics may be missing."""
         self._delayed_naks = DelayedNaks()
         self._working = 0
         """Messages in flight that are not returned."""
@@ -234,6 +236,8 @@ class ConsumerTracker:
     def _compute(self, sample: Sample, look: StreamLook, counted: int) -> Reading:
         """The reading of a sample whose losses are counted; `counted`: how many there were before."""
         last = self.last
+        if self._since is None or (last is not None and sample.at.mono - last.at.mono > RATE_SPAN):
+            self._unbroken_since = sample.at.mono
         self._since = sample.at.mono if self._since is None else self._since
         if last is None:
             self._start(sample, look)
@@ -315,8 +319,8 @@ class ConsumerTracker:
         acked = sample.config.ack_policy != "none"
         stall = self._stall(sample)
         quantiles = self._latency.at(now, 0.5, 0.95, 0.99)
-        estimate = None if quantiles else flow.estimate()
-        p95 = quantiles[1] if quantiles else self._estimated_p95(estimate, now)
+        estimate = None if quantiles or self._awaits_metrics(sample) else flow.estimate()
+        p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
         source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
         if self._working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
@@ -372,29 +376,30 @@ class ConsumerTracker:
             if not self._current.is_empty:
                 self._current = Quantiles()
             return 0.0, False, True
-        p95 = self._measured_latency(flow, now)
+        p95 = self._measured_latency(sample, flow)
         if self._working and not self._delayed_naks.all_may_be(sample) and (p95 is None or stall > p95):
             return stall, True, p95 is not None and self._settled(now)
         return p95, False, p95 is not None and self._settled(now)
 
-    def _measured_latency(self, flow: IntervalCounts, now: float) -> float | None:
+    def _measured_latency(self, sample: Sample, flow: IntervalCounts) -> float | None:
+        now = sample.at.mono
         quantiles = self._current.at(now, 0.95)
         newest = self._current.newest if quantiles else self._last_ack
         if newest is None or now - newest > FRESH_ACKS:
             return None
         if quantiles:
             return quantiles[0]
+        if self._awaits_metrics(sample):
+            return None
         if now - self._idle_at < RATE_SPAN:
             flow = self._flow.total(now, self._idle_at)
-        return self._estimated_p95(flow.rough_estimate(), now)
+        estimate = flow.rough_estimate()
+        return None if estimate is None else P95_OF_MEAN * estimate
 
-    def _estimated_p95(self, mean: float | None, now: float) -> float | None:
-        """From the mean time in flight. In the first minute at most the largest of the few that were sampled: after a
-        restart, three times the mean of a steady latency would be an overload that is none."""
-        if mean is None:
-            return None
-        is_new = self._since is not None and now - self._since < LATENCY_SPAN
-        return min(P95_OF_MEAN * mean, self._latency.largest(now) if is_new else math.inf)
+    def _awaits_metrics(self, sample: Sample) -> bool:
+        """Whether ack metrics may come that show more than an estimate. After a restart, three times the mean of a
+        steady latency would be an overload that is none; where none came in LATENCY_SPAN, none are expected."""
+        return sample.config.sampled and sample.at.mono - self._unbroken_since < LATENCY_SPAN
 
     def _settled(self, now: float) -> bool:
         return self._since is not None and now - self._since >= FRESH_ACKS
