@@ -272,6 +272,31 @@ def worked_for(consumer: Consumer, seconds: int, every: float | None) -> Reading
     return reading
 
 
+@pytest.mark.parametrize("taken_for", [0.8, 2.0, 4.5])
+@pytest.mark.parametrize("rate", [1, 5])
+def test_an_estimate_is_no_longer_than_the_time_since_there_was_nothing_to_do(rate: int, taken_for: float) -> None:
+    """When work begins, there are many in flight and few acks: that is no long latency."""
+    consumer, under_way = Consumer(), round(taken_for * 10)
+    for round_ in range(3):
+        consumer.at += 20.0 * round_
+        began = consumer.at
+        assert consumer.read().latency == 0.0
+        latencies = []
+        for step in range(150):
+            consumer.publish(rate)
+            consumer.deliver(rate)
+            if step >= under_way:
+                consumer.ack(rate)
+            reading = consumer.read()
+            assert reading.latency is not None or step < under_way
+            latencies.append(reading.latency or 0.0)
+            assert latencies[-1] <= (consumer.at - began) * 1000
+        assert max(latencies) <= 4 * (taken_for + 0.1) * 1000
+        assert latencies[-1] == pytest.approx(3000 * taken_for, rel=0.15)
+        consumer.ack(consumer.inflight)
+        consumer.read()
+
+
 def test_no_estimate_while_redeliveries_pass_for_acks() -> None:
     consumer = Consumer()
     consumer.publish(3000)
