@@ -394,8 +394,8 @@ class ConsumerTracker:
         if now - self._idle_at < RATE_SPAN:
             flow = self._flow.total(now, self._idle_at)
         estimate = flow.rough_estimate()
-        # When work begins, many messages in flight and few acks pass for a long time in flight. But nothing is in flight
-        # for longer than since there was last nothing to do.
+        # When work begins, many messages in flight and few acks pass for a long time in flight. But nothing is in
+        # flight for longer than since there was last nothing to do.
         return None if estimate is None else min(P95_OF_MEAN * estimate, now - self._idle_at)
 
     def _awaits_metrics(self, sample: Sample) -> bool:
