@@ -79,8 +79,10 @@ async def test_one_that_reads_writes_once_nobody_else_turned_out_to_read() -> No
     assert world.writer("S") is None
 
 
-@pytest.mark.parametrize("reader", [one("b", "other"), one("b", writes=False)])
-async def test_where_the_reader_cannot_write_exactly_one_of_those_that_can_is_the_writer(reader: Presence) -> None:
+@pytest.mark.parametrize("reader", [one("b", "other"), one("b", writes=False), one("b", unread=("*",))])
+async def test_where_the_reader_cannot_read_or_write_exactly_one_of_those_that_can_is_the_writer(
+    reader: Presence,
+) -> None:
     world = World()
     for stream in ("S1", "S2", "S3", "S4", "S5", "S6"):
         await world.start(b=reader, c=one("c"))

@@ -129,6 +129,23 @@ async def test_what_nobody_sees_becomes_unknown_once(happens: Callable[[Replicas
         assert state is not None and state["status"] == "unknown"
 
 
+async def test_what_nobody_sees_becomes_unknown_once_after_each_has_read_for_another() -> None:
+    async with Replicas(settings=SETTINGS).running(2) as replicas:
+        await replicas.clock.run(2.0)
+        for name in ("r0", "r1"):
+            await replicas.all[name].kill()
+            await replicas.clock.run(2.0)
+            await started(replicas, name, SETTINGS)
+            await replicas.clock.run(2.0)
+        await replicas.overload()
+        readers = [one for one in replicas.all.values() if one.service.poller.shared.reads_all(KEY.stream)]
+        for replica in (*readers, *replicas.all.values()):
+            deny_reading(replica)
+            await replicas.clock.run(3.0)
+        await replicas.clock.run(3 * UNKNOWN)
+        assert types(replicas) == ["backpressure_warning", "monitoring_lost"]
+
+
 async def test_what_went_while_nobody_ran_becomes_unknown_once_and_is_removed_after_an_hour() -> None:
     async with Replicas(settings=SETTINGS).running(2) as replicas:
         await replicas.clock.run(2.0)

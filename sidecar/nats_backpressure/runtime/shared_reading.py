@@ -101,12 +101,6 @@ class SharedReading:
         """Whether it has followed the stream for a while, or reads it unopposed."""
         return stream in self._streams and self._streams[stream].is_settled(self._clock.now().mono)
 
-    def reader(self, stream: str) -> tuple[str, float]:
-        """The process that reads all of the stream for this one, and when its newest reading of anything was received;
-        no name where there is none."""
-        sender = self._streams[stream].reader if stream in self._streams else ""
-        return sender, self._newest_from.get(sender, -math.inf)
-
     def receives(self, stream: str) -> bool:
         """Whether other replicas read all of the stream for this one."""
         return stream in self._streams and self._streams[stream].receives
@@ -118,6 +112,10 @@ class SharedReading:
     def sender(self, stream: str) -> str:
         """The process that reads all of the stream for this one; empty if there is none."""
         return self._streams[stream].sender if stream in self._streams else ""
+
+    def received_at(self, stream: str) -> float:
+        """When the newest reading of anything was received from that process; -inf where there is none."""
+        return self._newest_from.get(self.sender(stream), -math.inf)
 
     def forget(self, stream: str) -> None:
         """The stream is not followed any more."""

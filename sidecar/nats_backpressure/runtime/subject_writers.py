@@ -34,11 +34,11 @@ class SubjectWriters:
             if sees(self._replicas.unread(), stream):
                 return -math.inf  # it began to read a moment ago, and may soon receive the readings of another one
         able = [one for one in self._replicas.others.values() if self._is_able(one.presence, any_policies)]
-        reader, received_at = self._shared.reader(stream)
+        sender, received_at = self._shared.sender(stream), self._shared.received_at(stream)
         if marks is None:
             return received_at
         for one in able:
-            if one.presence.id == reader:
+            if one.presence.id == sender and sees(one.presence.unread, stream):
                 return max(one.received_at, received_at)
         return self._first_seen_at(subject, stream, able)
 

@@ -61,11 +61,6 @@ class Turns:
         """Whether it reads all of the stream."""
         return self._turns[Level.ALL].reads
 
-    @property
-    def reader(self) -> str:
-        """The process that read all of it last, if it was not this one."""
-        return self._senders[Level.ALL]
-
     def is_settled(self, now: float) -> bool:
         """Whether it has followed the stream for a while, or reads any of it unopposed."""
         turns = zip(self._turns, self._silent_for, strict=True)
