@@ -37,6 +37,8 @@ class World:
         registry = SubjectRegistry(settings, self.clock, policies, "w", lambda effects: None)
         self.bus = FakeBus(self.clock)
         self.replicas = Replicas(self.bus.channel("a"), self.clock, "pod-a", "a", self.counts)
+        self.other = Replicas(self.bus.channel("b"), self.clock, "pod-b", "b", self.counts)
+        """It is there while it runs."""
         self.shared = SharedReading(self.clock, "a", 0.6)
         self.shared.start(ALL_STREAMS, LOOKS, LISTS, 0.1)
         self.heartbeat = Heartbeat(
@@ -83,7 +85,7 @@ SILENCE = SILENT_INTERVALS * EVERY
 async def test_one_that_reads_no_streams_writes_after_two_intervals_of_silence() -> None:
     world = World()
     world.stop_reading()
-    async with meanwhile(world.heartbeat.run()):
+    async with meanwhile(world.heartbeat.run(), world.other.run()):
         world.store.beats.clear()
         for _ in range(10):
             world.receive()
@@ -98,6 +100,25 @@ async def test_one_that_reads_no_streams_writes_after_two_intervals_of_silence()
         assert len(world.store.beats) == 11, "it is the reader now"
 
 
+async def test_alone_they_come_at_their_interval_though_the_streams_cannot_be_listed() -> None:
+    world = World()
+    world.receive()  # from one that is gone since
+    world.stop_reading()
+    await world.run(30.0)
+    assert len(world.store.beats) >= 14
+
+
+async def test_where_nobody_lists_the_streams_the_last_one_that_wrote_goes_on_until_another_one_did() -> None:
+    world = World()
+    world.stop_reading()
+    async with meanwhile(world.heartbeat.run(), world.other.run()):
+        await world.clock.run(10 * EVERY)
+        assert len(world.store.beats) == 11
+        world.receive()
+        await world.clock.run(SILENCE - 0.1)
+        assert len(world.store.beats) == 11
+
+
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
@@ -108,7 +129,7 @@ async def test_one_that_reads_no_streams_writes_after_two_intervals_of_silence()
 async def test_a_heartbeat_that_proves_nothing_silences_nobody(fields: dict[str, Any], kind: str) -> None:
     world = World()
     world.stop_reading()
-    async with meanwhile(world.heartbeat.run()):
+    async with meanwhile(world.heartbeat.run(), world.other.run()):
         for _ in range(10):
             world.receive(**fields)
             await world.clock.run(EVERY)
@@ -150,9 +171,8 @@ async def test_a_replica_that_is_still_there_answers_a_last_heartbeat_of_another
 )
 async def test_only_the_last_replica_writes_a_last_one(other: str | None, last: list[bytes]) -> None:
     world = World()
+    replica = world.other
     if other is not None:
-        channel = world.bus.channel("b")
-        replica = Replicas(channel, world.clock, "pod-b", "b", world.counts)
         replica.publish()
         await world.clock.run(EVERY)
         if other == "leaves":

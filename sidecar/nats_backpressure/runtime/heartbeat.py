@@ -1,6 +1,7 @@
 """Writes the heartbeat key: it proves to clients that the stored states are still true.
 
-The replica that reads the list of streams writes it; another one does where none proved anything for two intervals.
+The replica that reads the list of streams writes it. Another one does where none proved anything for two intervals,
+and goes on until one of another replica comes that does.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Heartbeat:
         self._every = registry.settings.publish.heartbeat_seconds
         self._proved_at = self._tried_at = -math.inf
         """When the last heartbeat that proves something was stored by anybody, and when we last tried to write one."""
+        self._is_ours = False
+        """Whether this replica wrote the one that proves something."""
         self._sampled: Bounded[str, str | None] = Bounded(MOST_REPLICAS)
         """The `sampled_at` of the last heartbeat of each other instance."""
         self._woken = asyncio.Event()
@@ -68,7 +71,7 @@ class Heartbeat:
     def _due_at(self) -> float:
         """When this replica writes the next one."""
         wait = self._every
-        if not self._shared.reads(ALL_STREAMS):
+        if self._replicas.others and not self._is_ours and not self._shared.reads(ALL_STREAMS):
             wait *= SILENT_INTERVALS + APART * self._shared.position(ALL_STREAMS).share
         return max(self._proved_at + wait, self._tried_at + self._every)
 
@@ -76,7 +79,7 @@ class Heartbeat:
         self._tried_at = self._clock.now().mono
         try:
             if await self._store.write_heartbeat(self._value(leaving=False)):
-                self._proved_at = self._tried_at
+                self._proved_at, self._is_ours = self._tried_at, True
         except Unavailable as error:
             self._counts.dropped("heartbeat")
             log.debug("heartbeat.unavailable", error=str(error))
@@ -93,7 +96,7 @@ class Heartbeat:
         moved = heartbeat.sampled_at not in (None, self._sampled.get(heartbeat.instance))
         self._sampled[heartbeat.instance] = heartbeat.sampled_at
         if moved and heartbeat.schema >= messages.SCHEMA:
-            self._proved_at = self._clock.now().mono
+            self._proved_at, self._is_ours = self._clock.now().mono, False
 
     async def leave(self) -> None:
         """As the last replica, write a last heartbeat: clients then open rejected subjects by themselves."""
