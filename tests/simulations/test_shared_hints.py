@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.config.settings import Sharing
+from nats_backpressure.config.settings import Sharing, WatchSetting
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.hint_messages import decode_hints, topic_of
 from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
 from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replica, Replicas
@@ -212,6 +214,27 @@ def test_one_without_the_right_gets_them_from_the_reader() -> None:
         assert server.times(other) == [1] * len(server.published)
 
     asyncio.run(run_with(2, scenario))
+
+
+def test_one_that_watches_other_consumers_gets_theirs_from_the_reader() -> None:
+    async def scenario() -> None:
+        replicas = Replicas()
+        audit = ConsumerKey(KEY.stream, "audit")
+        replicas.js.add_consumer(audit, ConsumerConfig())
+        async with replicas.running(0):
+            for name in (KEY.consumer, audit.consumer):
+                replicas.add(name, replace(SETTINGS, watch=(WatchSetting(KEY.stream, (name,)),))).start()
+            await replicas.clock.run(5.0)
+            reader, (other,) = reader_and_others(replicas)
+            assert other.subscribed.streams == frozenset()
+            acked = ConsumerKey(KEY.stream, other.name)
+            for n in range(50):
+                replicas.hint(AckSeen(acked, 0.02, 1 + n % 2, Now(UNREAD, UNREAD)))
+                await replicas.clock.run(EVERY)
+            await replicas.clock.run(SUMMED_FOR)
+            assert sum(hint.times for hint in other.counted if isinstance(hint, AckSeen) and hint.key == acked) == 50
+
+    asyncio.run(scenario())
 
 
 def test_beside_a_reader_without_the_right_each_counts_its_own() -> None:

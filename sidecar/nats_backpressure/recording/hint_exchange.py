@@ -89,7 +89,7 @@ class HintExchange:
         if not self._shares(stream):
             self.flush(stream)
             self._sink(hint)
-        elif hint.key in self._polls[stream].stream.under:
+        else:  # also of a consumer that only others watch
             batches = self._batches.setdefault(stream, {})
             if (batch := batches.get(consumer)) is None:
                 batch = batches[consumer] = HintBatch(now)
