@@ -225,7 +225,7 @@ def test_one_that_watches_other_consumers_gets_theirs_from_the_reader() -> None:
             for name in (KEY.consumer, audit.consumer):
                 replicas.add(name, replace(SETTINGS, watch=(WatchSetting(KEY.stream, (name,)),))).start()
             await replicas.clock.run(5.0)
-            reader, (other,) = reader_and_others(replicas)
+            _, (other,) = reader_and_others(replicas)
             assert other.subscribed.streams == frozenset()
             acked = ConsumerKey(KEY.stream, other.name)
             for n in range(50):
