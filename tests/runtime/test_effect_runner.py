@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from nats_backpressure.core.model.event import Event
@@ -31,7 +32,7 @@ from nats_backpressure.core.subject.inputs import (
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from nats_backpressure.runtime.effect_runner import AT_ONCE, LAST_RETRY, LOGGED_AT, EffectRunner
+from nats_backpressure.runtime.effect_runner import ARRIVES_WITHIN, AT_ONCE, LAST_RETRY, LOGGED_AT, EffectRunner
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
@@ -274,23 +275,45 @@ class TestOutages:
         assert world.clock.now() == FakeClock().now()
 
 
-@pytest.mark.parametrize(
-    "effect",
-    [
-        pytest.param(WriteRecord(SUBJECT, Writing(RECORD, 0, "n")), id="write"),
-        pytest.param(PublishEvent(SUBJECT, event(1)), id="publish"),
-    ],
-)
-async def test_while_writes_or_publishes_fail_it_is_known_that_it_does_not_write(effect: Effect) -> None:
+EFFECTS = {
+    "load": LoadRecord(SUBJECT),
+    "write": WriteRecord(SUBJECT, Writing(RECORD, 0, "n")),
+    "publish": PublishEvent(SUBJECT, event(1)),
+    "remove": RemoveKey(SUBJECT, 1),
+}
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+async def test_while_anything_fails_for_long_it_is_known_that_it_does_not_write(effect: str) -> None:
     world = World()
+    world.subjects[SUBJECT] = replace(world.subjects[SUBJECT], removing=True)
     failing = True
     world.store.faults.before = world.publisher.faults.before = lambda: failing
     async with world.running() as runner:
-        runner.perform([effect])
-        await world.clock.run(0.2)
+        runner.perform([EFFECTS[effect]])
+        await world.clock.run(ARRIVES_WITHIN - 0.1)
         assert runner.writes, "one that fails for a moment is none"
-        await world.clock.run(10.0)
+        await world.clock.run(0.2)
         assert not runner.writes
         failing = False
         await world.clock.run(10.0)
         assert runner.writes
+
+
+async def test_while_a_write_hangs_it_is_known_and_those_that_wait_for_their_turn_count_from_then() -> None:
+    world = World()
+
+    async def hang(*given: object) -> int:
+        await world.clock.sleep(ARRIVES_WITHIN - 0.1)
+        return 1
+
+    world.store.write = hang  # type: ignore[method-assign,assignment]
+    async with world.running() as runner:
+        runner.perform([EFFECTS["write"]] * (2 * AT_ONCE))
+        for _ in range(2):
+            await world.clock.run(ARRIVES_WITHIN - 0.1)
+            assert runner.writes
+        world.store.write = lambda *given: world.clock.sleep(1e6)  # type: ignore[method-assign,assignment]
+        runner.perform([EFFECTS["write"]])
+        await world.clock.run(ARRIVES_WITHIN)
+        assert not runner.writes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.reading import sharing
 from nats_backpressure.core.subject.left_changes import LEFT_FOR
+from nats_backpressure.runtime.effect_runner import ARRIVES_WITHIN
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from tests.simulations.replicas import KEY, MARK, SETTINGS, SUBJECT, Replica, Replicas
 from tests.support.background import meanwhile
@@ -48,6 +50,37 @@ def judges_by(replica: Replica, factor: float) -> None:
         feed(subject, [(None, replace(one, pending=round(one.pending * factor))) for _, one in readings])
 
     registry.feed_readings = feed_other  # type: ignore[method-assign]
+
+
+def deny_writes(replica: Replica, after: float = 0.0) -> None:
+    """It may not write any more: an error comes after so many seconds."""
+    store = replica.service._effects._store
+
+    async def denied(*args: Any) -> int:
+        await replica.clock.sleep(after)
+        raise Unavailable("no rights")
+
+    store.write = denied  # type: ignore[method-assign]
+
+
+def deny_loads(replica: Replica) -> None:
+    """Its next write is in conflict with another one, and it may not load that any more."""
+    store = replica.service._effects._store
+    write = store.write
+
+    async def conflicts(*args: Any) -> int:
+        store.write = write  # type: ignore[method-assign]
+        raise Conflict
+
+    async def denied(*args: Any) -> Any:
+        raise Unavailable("no rights")
+
+    store.write, store.load = conflicts, denied  # type: ignore[method-assign]
+
+
+CANNOT = {"cannot write": deny_writes, "writes hang": partial(deny_writes, after=5.0), "cannot load": deny_loads}
+UNABLE_WITHIN = ARRIVES_WITHIN + 2.0
+"""Seconds until the others know that: a tick, a report, and who reads may change meanwhile."""
 
 
 def reader(replicas: Replicas) -> Replica:
@@ -126,11 +159,22 @@ async def test_one_that_has_just_started_takes_nothing_back(monkeypatch: pytest.
                 assert types(replicas) == ["backpressure_warning"]
 
 
+@pytest.mark.parametrize("how", CANNOT)
+async def test_where_the_writer_cannot_another_one_writes_within_seconds(how: str) -> None:
+    async with Replicas(settings=WARNS).running(3) as replicas:
+        await replicas.clock.run(3.0)
+        CANNOT[how](reader(replicas))
+        replicas.js.publish(KEY.stream, SUBJECT, MARK * 11)
+        await replicas.published("warning", ARRIVES_WITHIN + 1.5)  # a tick until it is reported, and one there
+        await replicas.clock.run(6.0)
+        assert types(replicas) == ["backpressure_warning"]
+
+
 @given(
     seed=st.integers(0, 2**16),
     factors=st.lists(st.sampled_from([0.1, 1.0, 1.0, 3.0]), min_size=3, max_size=3),
     after=st.floats(0.0, 1.0),
-    how=st.sampled_from(["kill", "suspend", "cut", "half_open", "cannot write"]),
+    how=st.sampled_from(["kill", "suspend", "cut", "half_open", *CANNOT]),
 )
 @settings(max_examples=examples(3))
 def test_whatever_becomes_of_the_writer_at_any_moment_the_change_is_published(
@@ -142,8 +186,8 @@ def test_whatever_becomes_of_the_writer_at_any_moment_the_change_is_published(
             await replica.kill()
         elif how == "suspend":
             replica.clock.suspend()
-        elif how == "cannot write":
-            deny(replica)
+        elif how in CANNOT:
+            CANNOT[how](replica)
         else:
             setattr(replica.link, how, True)
 
@@ -155,19 +199,9 @@ def test_whatever_becomes_of_the_writer_at_any_moment_the_change_is_published(
             async with meanwhile(strike(replicas, reader(replicas))):
                 replicas.js.publish(KEY.stream, SUBJECT, MARK * 11)  # an overload to all of them
                 replicas.overloads += 1
-                bound = PUBLISHED_WITHIN + after + (4.0 if how == "cannot write" else 0.0)
+                bound = PUBLISHED_WITHIN + after + (UNABLE_WITHIN if how in CANNOT else 0.0)
                 await replicas.published("warning", bound)
             await replicas.clock.run(10.0)
             assert types(replicas) == ["backpressure_warning"]
 
     asyncio.run(run())
-
-
-def deny(replica: Replica) -> None:
-    """It may not write any more."""
-    store = replica.service._effects._store
-
-    async def denied(*args: Any) -> int:
-        raise Unavailable("no rights")
-
-    store.write = denied  # type: ignore[method-assign]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
@@ -53,6 +55,9 @@ AT_ONCE = 48
 has under way, so that the heartbeat finds a place beside writes that hang."""
 LOAD_TRIES = 4
 """Readings of a record at most, while events about its subject are published."""
+ARRIVES_WITHIN = 2.0
+"""Seconds, from its turn, within which an effect ends where this replica can write; a reply that is slow, or gets lost
+once, is no reason that another one writes."""
 LOGGED_AT = 5
 """The try at which an outage is logged as a warning, some two seconds into it."""
 DROPPED = "no client receives it; the next event has its number, in a new epoch"
@@ -92,15 +97,17 @@ class EffectRunner:
         self._registry: SubjectRegistry
         self._tasks: asyncio.TaskGroup
         self._running: set[asyncio.Task[None]] = set()
-        self._failing: set[asyncio.Task[Any]] = set()
-        """Of those, the writes and publishes that failed LOGGED_AT times."""
+        self._tried_since: OrderedDict[asyncio.Task[Any], float] = OrderedDict()
+        """Of those, the ones that had their turn, with the monotonic time since when; the oldest first."""
         self._differing = Once()
         """Marks of other policies that differ from ours, and subjects that are judged otherwise under our own."""
 
     @property
     def writes(self) -> bool:
-        """Whether what is written and published arrives: false while any of it has failed for some two seconds."""
-        return not self._failing
+        """Whether what is loaded, written and published arrives: false while any of it has failed, or hung, for
+        ARRIVES_WITHIN."""
+        oldest = next(iter(self._tried_since.values()), math.inf)
+        return self._clock.now().mono - oldest < ARRIVES_WITHIN
 
     def start(self, registry: SubjectRegistry, tasks: asyncio.TaskGroup) -> None:
         """Feed outcomes to `registry`, and run as tasks of `tasks`; to be called before `perform`."""
@@ -114,7 +121,11 @@ class EffectRunner:
                 continue
             task = self._tasks.create_task(self._retry(effect), name=f"{VERBS[type(effect)]} {effect.subject}")
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._discard)
+
+    def _discard(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._tried_since.pop(task, None)
 
     def _report_difference(self, effect: ReportDifference) -> None:
         self._counts.dropped("judged_otherwise")
@@ -153,11 +164,10 @@ class EffectRunner:
         for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
             try:
                 async with self._turns[type(effect)]:
+                    self._note_turn()
                     await self._attempt(effect)
                 return
             except Unavailable as error:
-                if tries == LOGGED_AT:
-                    self._note_failing(effect)
                 self._counts.dropped(f"{VERBS[type(effect)]}_retry")
                 report = log.warning if tries == LOGGED_AT else log.debug
                 report(
@@ -167,11 +177,10 @@ class EffectRunner:
                 self._registry.feed(effect.subject, WriteFailing(effect.writing.nonce))
             await self._clock.sleep(delay)
 
-    def _note_failing(self, effect: Effect) -> None:
-        """The task that performs this has failed LOGGED_AT times; that counts until it ends."""
-        if isinstance(effect, WriteRecord | PublishEvent) and (task := asyncio.current_task()) is not None:
-            self._failing.add(task)
-            task.add_done_callback(self._failing.discard)
+    def _note_turn(self) -> None:
+        """The task that runs now has a turn; from its first one on, the time counts until it ends."""
+        if (task := asyncio.current_task()) is not None:
+            self._tried_since.setdefault(task, self._clock.now().mono)
 
     async def _attempt(self, effect: Effect) -> None:
         match effect:

@@ -80,7 +80,7 @@ class Replicas:
         self.on_change: Callable[[], None] = lambda: None
         self._channel, self._clock, self._counts = channel, clock, counts
         self._started_at, self._early, self._leaving = clock.now().mono, True, False
-        self._due = asyncio.Event()
+        self._due, self._wrote = asyncio.Event(), True
         self._share, self._marks = ALONE, frozenset[str]()
         channel.listen(PRESENCE, self._receive)
 
@@ -103,6 +103,11 @@ class Replicas:
         """A connection was made: report our presence soon, so that the others answer."""
         self._due.set()
 
+    def announce_change(self) -> None:
+        """Report our presence soon if what this replica writes arrives no more, or again; to be called often."""
+        if self.writes() != self._wrote:
+            self._due.set()
+
     def leave(self) -> None:
         """Report that this replica stops."""
         self._leaving = True
@@ -110,12 +115,13 @@ class Replicas:
 
     def publish(self) -> None:
         """Report our presence now."""
+        self._wrote = self.writes()
         ours = Presence(
             SCHEMA,
             self.id,
             self.instance,
             self.policies,
-            self.writes(),
+            self._wrote,
             self._leaving,
             shares=self.shares,
             hints=self.hints(),

@@ -147,6 +147,7 @@ class Service:
             await self._clock.sleep(self._tick_every)
             self.poller.shared.pulse()
             self.updates.expire()
+            self._replicas.announce_change()
             slices = Slices(self._clock)
             for _ in self.registry.tick_in_slices():
                 await slices.pause()
