@@ -30,6 +30,8 @@ SILENT_INTERVALS = 2.0
 """Intervals without a heartbeat after which a replica that does not read the list of streams writes one."""
 APART = 0.5
 """Intervals over which such replicas are spread, so that the first one's heartbeat is there before the next is due."""
+AS_LAST = 1.1
+"""Intervals after which one that wrote the last heartbeat writes the next: one that reads the list is before it."""
 LEAVE_WITHIN = 1.0
 """Seconds for the last heartbeat of the last replica."""
 
@@ -71,8 +73,9 @@ class Heartbeat:
     def _due_at(self) -> float:
         """When this replica writes the next one."""
         wait = self._every
-        if self._replicas.others and not self._is_ours and not self._shared.reads(ALL_STREAMS):
-            wait *= SILENT_INTERVALS + APART * self._shared.position(ALL_STREAMS).share
+        if self._replicas.others and not self._shared.reads(ALL_STREAMS):
+            spread = APART * self._shared.position(ALL_STREAMS).share
+            wait *= AS_LAST if self._is_ours else SILENT_INTERVALS + spread
         return max(self._proved_at + wait, self._tried_at + self._every)
 
     async def _write(self) -> None:
