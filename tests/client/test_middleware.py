@@ -227,16 +227,18 @@ async def test_a_gateway_may_answer_in_its_own_way(
         "plain": lambda refusal: PlainTextResponse("busy", refusal.status_code),
         "later": lambda refusal: PlainTextResponse("busy", 429, {"Retry-After": "7"}),
         "broken": lambda refusal: {}["missing"],
+        "none": lambda refusal: None,
     }
 
     def on_shed(scope: Any, refusal: Refusal) -> Any:
         return answers[scope["path"][1:]](refusal)
 
     async with gateway(overloaded, [Route("/{which}", SUBJECT)], on_shed=on_shed) as http:
-        plain, later, broken = [await http.get(f"/{which}") for which in answers]
+        plain, later, broken, none = [await http.get(f"/{which}") for which in answers]
     assert (plain.text, plain.status_code, plain.headers["cache-control"]) == ("busy", 503, "no-store")
     assert int(plain.headers["retry-after"]) >= 30
     assert (later.status_code, later.headers["retry-after"]) == (429, "7")
+    assert (none.status_code, none.json()["code"]) == (503, "service_overloaded")
     assert (broken.status_code, broken.json()["code"]) == (503, "service_overloaded")
     assert any("on_shed raised" in record.message and record.exc_info for record in caplog.records)
 

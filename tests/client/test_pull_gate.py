@@ -58,7 +58,7 @@ async def test_it_pulls_what_is_granted_and_no_more(
         assert [len(await gate.fetch(10)) for _ in range(3)] == [3, 10, 10]
     assert service.requests[0] == (
         f"consumer.{SUBJECT}",
-        {"max_messages": 10, "stream": "ORDERS", "consumer": "router", "unused": 0, "held": 0},
+        {"max_messages": 10, "stream": "ORDERS", "consumer": "router", "unused": 0, "held": 0, "lost": 0},
     )
     assert client.stats.pulled == 23
 
@@ -132,24 +132,31 @@ async def test_the_first_message_is_returned_at_once_though_more_were_asked_for(
             left -= len(await gate.fetch(50, timeout=60))
 
 
-async def test_it_reports_what_it_holds_and_gives_back_what_it_did_not_pull(
+async def test_it_reports_what_it_holds_what_it_lost_and_what_it_did_not_pull(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
-    await publish(nc, 3)
     gate = PullGate(client, subscription, SUBJECT)
+
+    async def ask() -> None:
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(4, timeout=0.2)
+
     async with FakeDecisionService(nc, grants(2, 4, 0)) as service:
+        await publish(nc, 5)
         messages = await gate.fetch(2)
         await messages[0].ack()
         messages += await gate.fetch(4)
-        with pytest.raises(NatsTimeoutError):
-            await gate.fetch(4, timeout=0.2)
+        await ask()
+        assert len(messages) == 5
+        await messages.pop().nak(delay=60)
+        del messages[-1]  # dropped
+        await ask()
         await messages[1].nak()
-        del messages[2]
-        with pytest.raises(NatsTimeoutError):
-            await gate.fetch(4, timeout=0.2)
-    reported = [(request["held"], request["unused"]) for _, request in service.requests]
-    assert reported[:3] == [(0, 0), (1, 0), (2, 3)], "what was granted, less what was pulled"
-    assert reported[-1] == (0, 0)
+        await messages[2].term()
+        await ask()
+    reported = [(each["held"], each["lost"], each["unused"]) for _, each in service.requests]
+    changes = [one for one, before in zip(reported, [None, *reported], strict=False) if one != before]
+    assert changes == [(0, 0, 0), (1, 0, 0), (4, 0, 1), (4, 0, 0), (2, 2, 0), (2, 0, 0), (0, 0, 0)]
 
 
 async def test_each_gate_asks_as_an_asker_of_its_own(

@@ -19,6 +19,8 @@ from tests.simulations.state_bucket import SUBJECT, wait_until
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 
+REPORTS: dict[str, Any] = {"unused": 0, "held": None, "lost": 0}
+
 
 async def test_a_request_returns_the_sidecars_answer(client: BackpressureClient, nc: Client) -> None:
     async with FakeDecisionService(nc) as service:
@@ -28,7 +30,7 @@ async def test_a_request_returns_the_sidecars_answer(client: BackpressureClient,
         await client.decide("orders.*", "consumer", max_messages=7, consumer="router")
     gateway, consumer = service.requests
     assert gateway == (f"gateway.{SUBJECT}", {"attempt": 3, "priority": "low"})
-    assert consumer == ("consumer.orders.=2A", {"max_messages": 7, "stream": None, "consumer": "router"})
+    assert consumer == ("consumer.orders.=2A", {"max_messages": 7, "stream": None, "consumer": "router"} | REPORTS)
 
 
 async def test_a_gateways_answer_is_reused_while_valid_and_only_for_the_same_request(

@@ -58,6 +58,12 @@ def test_the_path_is_the_one_that_routers_see(root: str, path: str) -> None:
     assert theirs in ([route_path(scope)], []), "with `/` where nothing is left"
 
 
+@pytest.mark.parametrize("path", ["/orders\n", "/t/7\n", "/t/" + "7" * 5000])
+def test_no_odd_path_goes_around_a_route_or_raises(path: str) -> None:
+    """Starlette's own routes match a newline at the end."""
+    assert Routes([Route("/orders", "s"), Route("/t/{id:int}", "s"), Route("/t/{name}", "s")], ()).match(path, "GET")
+
+
 def test_inside_a_mount_it_is_the_rest() -> None:
     seen = {}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nats_backpressure.core.admission.grant_shares import Share
-from nats_backpressure.core.admission.pull_grants import Asked, Grant, GrantTracker
+from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.member import Member
 
 
@@ -18,8 +19,9 @@ class GrantingTracker(GrantTracker):
         jitter: float,
         held: int | None = None,
         unused: int = 0,
+        lost: int = 0,
     ) -> Grant:
-        offer = self.offer(member, Asked(n, asker, unused, held), now, Share(replicas, 0), jitter)
+        offer = self.offer(member, Asked(n, asker, unused, held, lost), now, Share(replicas, 0), jitter)
         if offer.n:
             self.add(offer.n, asker, now)
         return offer

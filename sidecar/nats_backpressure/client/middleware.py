@@ -80,6 +80,8 @@ class BackpressureMiddleware:
         if self._on_shed is not None:
             try:
                 answer = self._on_shed(scope, refusal)
+                if not callable(answer):
+                    raise TypeError(f"on_shed returned {type(answer).__name__}, which is no ASGI application")
             except Exception:  # a bug of the gateway's own function: the plain answer is right too
                 log.exception("on_shed raised: answered with the problem in its place")
             else:

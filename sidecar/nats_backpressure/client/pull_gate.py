@@ -7,7 +7,8 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from weakref import ref
+from functools import partial
+from sys import getrefcount
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -24,6 +25,8 @@ MIN_WAIT, MAX_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing is granted, whatever the answer says."""
 MOST_HELD = 65_536
 """Messages that count as held at most; then the oldest do no more."""
+ONLY_OURS = 3
+"""References to a message that nobody else has: a variable, the argument of getrefcount, and its own `nak`."""
 BATCH_WAIT = 0.02
 """Seconds for which the first message of a pull waits for the others; a slower one is late."""
 KEEPS_SIZE = 30.0
@@ -49,7 +52,7 @@ class PullGate:
         grant_seconds: float = GRANT_SECONDS,
         batch_wait: float = BATCH_WAIT,
     ) -> None:
-        """`stream` and `consumer` name the consumer that is pulled from, where the subject has several.
+        """`stream` and `consumer` name the consumer that is pulled from; the subscription knows them.
         `grant_seconds` and `batch_wait` are for tests. Raises TypeError for a subscription that does not pull."""
         if not isinstance(subscription, JetStreamContext.PullSubscription):
             raise TypeError(
@@ -57,14 +60,16 @@ class PullGate:
                 "to a push or ordered consumer the server sends without being asked"
             )
         self._client, self._subscription, self._subject = client, subscription, subject
-        self._stream, self._consumer = stream, consumer
+        self._stream, self._consumer = stream or subscription._stream, consumer or subscription._consumer
         self._grant_seconds, self._batch_wait = grant_seconds, batch_wait
         self._turn = asyncio.Lock()
         self._inbox = Inbox(subscription._nc)
         self._unused = 0
         """What is left of the last grant."""
-        self._held: deque[ref[Msg]] = deque(maxlen=MOST_HELD)
-        """Messages that were returned; those that are not acknowledged yet are held."""
+        self._held: deque[Msg] = deque(maxlen=MOST_HELD)
+        """Messages that were returned and not acknowledged when that was last looked at."""
+        self._returned = 0
+        """Messages that were returned with a delay since the last question: they are in flight until that is over."""
         self._size, self._answered_at = 0, -math.inf
         """The last grant that was not 0, and when it was given."""
         self._waiting: list[Msg] = []
@@ -107,6 +112,7 @@ class PullGate:
 
     async def unsubscribe(self) -> None:
         await self._subscription.unsubscribe()
+        await self._inbox.close()
 
     @property
     def pending_msgs(self) -> int:
@@ -147,6 +153,7 @@ class PullGate:
         if late := await self._take_late(batch):
             return late, 0.0
         asked_at, unused, self._unused = time.monotonic(), self._unused, 0
+        lost = self._forget_ended()
         decision = await self._client.decide(
             self._subject,
             "consumer",
@@ -154,7 +161,8 @@ class PullGate:
             stream=self._stream,
             consumer=self._consumer,
             unused=unused,
-            held=self._count_held(),
+            held=len(self._held) + len(self._waiting),
+            lost=lost,
             inbox=self._inbox,
         )
         self._unused, wait = self._grant(decision, batch)
@@ -217,15 +225,30 @@ class PullGate:
             self._size, self._answered_at = n, now
         return n, min(MAX_WAIT, max(MIN_WAIT, decision.pull.wait_ms / 1000))
 
-    def _count_held(self) -> int:
-        """Messages that were pulled and are not acknowledged."""
-        alive = [(reference, message) for reference in self._held if (message := reference()) is not None]
-        self._held = deque((reference for reference, message in alive if not message._ackd), MOST_HELD)
-        return len(self._held) + len(self._waiting)
+    def _forget_ended(self) -> int:
+        """Forget the messages that are acknowledged, and those that nobody but us has any more. Returns how many of
+        these are in flight still: they were dropped without an ack, or returned with a delay."""
+        lost, self._returned = self._returned, 0
+        for _ in range(len(self._held)):
+            message = self._held.popleft()
+            if message._ackd:
+                continue
+            if getrefcount(message) <= ONLY_OURS:
+                lost += 1
+            else:
+                self._held.append(message)
+        return lost
+
+    async def _nak(self, message: Msg, delay: float | None = None) -> None:
+        await Msg.nak(message, delay)
+        if delay:
+            self._returned += 1
 
     def _count(self, messages: list[Msg]) -> list[Msg]:
         self._unused = max(0, self._unused - len(messages))
-        self._held.extend(map(ref, messages))
+        for message in messages:
+            message.nak = partial(self._nak, message)  # type: ignore[method-assign]  # only this tells a delayed one
+        self._held.extend(messages)
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages

@@ -74,9 +74,9 @@ class _Compiled(NamedTuple):
     convertors: dict[str, str]
 
     def match(self, path: str) -> dict[str, Any] | None:
-        if (match := self.pattern.fullmatch(path)) is None:
+        if (match := self.pattern.match(path)) is None:
             return None
-        return {name: CONVERTORS[self.convertors[name]][1](value) for name, value in match.groupdict().items()}
+        return {name: _converted(self.convertors[name], value) for name, value in match.groupdict().items()}
 
 
 class Routes:
@@ -107,6 +107,13 @@ def route_path(scope: Scope) -> str:
     return (path[len(root) :] or "/") if root and (path == root or path.startswith(f"{root}/")) else path
 
 
+def _converted(convertor: str, value: str) -> Any:
+    try:
+        return CONVERTORS[convertor][1](value)
+    except ValueError:  # for example an integer with more digits than Python converts
+        return value
+
+
 def checked_priority(priority: Priority) -> Priority:
     """Raises ValueError for one that there is not."""
     if priority not in PRIORITIES:
@@ -135,4 +142,4 @@ def _compile(path: str) -> _Compiled:
     for match in parameters:
         pieces += [re.escape(path[end : match.start()]), f"(?P<{match[1]}>{CONVERTORS[convertors[match[1]]][0]})"]
         end = match.end()
-    return _Compiled(re.compile("".join(pieces) + re.escape(path[end:])), convertors)
+    return _Compiled(re.compile("".join(pieces) + re.escape(path[end:]) + "$"), convertors)  # `$` as Starlette has it

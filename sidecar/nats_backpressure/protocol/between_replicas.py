@@ -55,6 +55,10 @@ class SharedGrant(Struct, frozen=True):
     asker: Annotated[str, Meta(max_length=256)] = ""
     held: Annotated[int, Meta(ge=0)] | None = None
     """What the asker reported to hold."""
+    wants: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    """How many messages it asked for."""
+    lost: Annotated[int, Meta(ge=0)] = 0
+    """What the asker reported as lost."""
 
 
 class Grants(Struct, frozen=True):

@@ -50,6 +50,14 @@ class ConsumerRequest(Struct, frozen=True):
             "acknowledged. One that reports it each time is granted an equal part, and waits for no reading."
         ),
     ] = None
+    lost: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How many messages the asker holds no more since its last question though they are not "
+            "acknowledged: dropped, or returned with a delay.",
+        ),
+    ] = 0
 
 
 class ListRequest(Struct, frozen=True):

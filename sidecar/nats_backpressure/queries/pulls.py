@@ -7,7 +7,8 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from nats_backpressure.core.admission.grant_shares import ALONE, Share
-from nats_backpressure.core.admission.pull_grants import Asked, Grant, GrantTracker
+from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
+from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
@@ -78,7 +79,7 @@ class PullGrants:
     def grant(self, pull: PullRequest, requester: str, now: float) -> Granted:
         """Grant what all consumers have room for; it is counted with each of them."""
         request = pull.asked
-        asked = Asked(request.max_messages, requester[-LONGEST_REQUESTER:], request.unused, request.held)
+        asked = Asked(request.max_messages, requester[-LONGEST_REQUESTER:], request.unused, request.held, request.lost)
         grant = self._grant(pull.enforced, asked, now)
         would = None
         if pull.observed is not None:
@@ -88,7 +89,8 @@ class PullGrants:
     def add_foreign(self, replica: str, grant: SharedGrant, reading: Reading, now: float) -> None:
         """Count what another replica granted; `reading` is the newest one of the consumer."""
         tracker = self._tracker(ConsumerKey(grant.stream, grant.consumer))
-        tracker.add_foreign(replica, grant.n, grant.asker, grant.held, reading, now)
+        asked = Asked(max(grant.n, grant.wants), grant.asker, held=grant.held, lost=grant.lost)
+        tracker.add_foreign(replica, grant.n, asked, reading, now)
 
     def _grant(self, members: tuple[Member, ...], asked: Asked, now: float) -> Grant:
         smallest, trackers = Grant(asked.n, 0.0), {}

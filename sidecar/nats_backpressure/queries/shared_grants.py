@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from nats_backpressure.core.admission.pull_grants import Asked
+from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.between_replicas import GRANTS, MOST_GRANTS, SCHEMA, Grants, SharedGrant, read
 from nats_backpressure.protocol.values import ConsumerKey
@@ -41,7 +41,7 @@ class SharedGrants:
             return
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent.append(SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held))
+        self._unsent.append(SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held, asked.n, asked.lost))
         if len(self._unsent) == MOST_GRANTS:
             self._send()
 

@@ -12,9 +12,9 @@ from nats_backpressure.core.admission.pull_grants import (
     LONGEST_WAIT,
     SHORTEST_WAIT,
     UNSEEN_LIFE,
-    Asked,
     Grant,
 )
+from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.member import Latch, Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
+from nats_backpressure.core.admission.requesters import level_of
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
@@ -97,6 +98,9 @@ class Worker:
     reports: bool = False
     """Whether it reports what it holds, and gives back what it did not pull."""
     unused: int = 0
+    drops: bool = False
+    """Whether it drops each message without an ack: it holds none, and all are in flight."""
+    lost: int = 0
     holding: deque[int] = field(default_factory=deque)
     asks_at: float = 0.0
     pulls: tuple[float, int] | None = None
@@ -128,7 +132,7 @@ class Simulation:
         """Until everything is acknowledged; the seconds it took."""
         while self.js.acked < self.js.messages and self.now < self.began + seconds:
             step = round((self.now - self.began) / self.tick)
-            if step % 2 == 0:
+            if step % round(0.1 / self.tick) == 0:
                 self.sample()
             for worker in self.workers:
                 if self.now - self.began < worker.dies:
@@ -162,7 +166,8 @@ class Simulation:
             if self.now >= worker.pulls[0]:
                 self.pull(worker, worker.pulls[1])
         elif self.now >= worker.asks_at:
-            report = (len(worker.holding), worker.unused) if worker.reports else (None, 0)
+            report = (len(worker.holding), worker.unused, worker.lost) if worker.reports else (None, 0, 0)
+            worker.lost = 0
             grant = self.decisions.grant(
                 self.member, worker.batch, worker.name, self.now, 1, next(self.jitters), *report
             )
@@ -191,7 +196,10 @@ class Simulation:
     def pull(self, worker: Worker, n: int) -> None:
         before = len(self.js.inflight)
         pulled = self.js.pull(n, self.now)
-        worker.holding.extend(pulled)
+        if worker.drops:
+            worker.lost = len(pulled)
+        else:
+            worker.holding.extend(pulled)
         worker.unused = n - len(pulled)
         worker.pulls, worker.asks_at = None, self.now + self.tick
         worker.done_at = self.now + worker.service
@@ -303,13 +311,62 @@ def test_workers_that_report_what_they_hold_lose_no_capacity_to_the_mark(mark: i
     assert drained_in(10.0, mark, batch) >= 0.93 * one_each
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_worker_that_drops_messages_without_an_ack_does_not_take_in_flight_past_its_mark(others: int) -> None:
+    policy = Policy(inflight=InflightRule(20, 20, 20))
+    workers = [Worker(f"w{i}", 2, 0.2, 0.0, reports=True) for i in range(others)]
+    dropping = Worker("dropping", 10, 0.0, 0.0, reports=True, drops=True)
+    simulation = Simulation(JetStream(10_000, 10_000, 60.0), [dropping, *workers], policy, tick=0.01)
+    simulation.run(20.0)
+    assert not simulation.too_many
+
+
+def test_workers_that_replace_others_get_their_part_at_once() -> None:
+    """A rolling update every few seconds: those that ended want nothing."""
+    policy = Policy(inflight=InflightRule(20, 20, 20))
+    simulation = Simulation(JetStream(10_000, 10_000, 60.0), [], policy, tick=0.01)
+    acked = []
+    for generation in range(4):
+        before = simulation.js.acked
+        simulation.workers = [Worker(f"{generation}.{i}", 10, 0.1, 0.0, reports=True) for i in range(4)]
+        simulation.run(10.0 * (generation + 1))
+        for worker in simulation.workers:  # an orderly end
+            for message in worker.holding:
+                simulation.js.ack(message, simulation.now)
+        acked.append(simulation.js.acked - before)
+    assert min(acked) >= 0.75 * max(acked), acked
+    assert not simulation.too_many
+
+
+def test_what_one_does_not_want_goes_to_the_others() -> None:
+    policy = Policy(inflight=InflightRule(40, 40, 40))
+    small = [Worker(f"small {i}", 1, 0.2, 0.0, reports=True) for i in range(9)]
+    many = [Worker("many", 100, 0.0, 0.0, reports=True)]
+    simulation = Simulation(JetStream(10_000, 10_000, 60.0), [*small, *many], policy, tick=0.01)
+    simulation.run(10.0)
+    assert level_of(40, [1] * 9 + [100]) == 31
+    assert many[0].handled >= 2 * sum(worker.handled for worker in small)
+
+
+@given(st.integers(1, 100), st.lists(st.integers(0, 200), min_size=1, max_size=30))
+def test_the_level_gives_each_the_most_that_all_can_have(target: int, wants: list[int]) -> None:
+    level = level_of(target, wants)
+    assert level >= 1
+    granted = [min(want, level) for want in wants]
+    if len(wants) <= target:
+        assert sum(granted) <= target
+    if any(want > level for want in wants):
+        assert sum(min(want, level + 1) for want in wants) > target
+
+
 def test_who_asks_and_never_pulls_takes_nothing_from_the_others() -> None:
     policy, tracker = Policy(inflight=InflightRule(40, 40, 40)), GrantingTracker()
     reading = Reading(KEY, Now(100.0, 100.0), 1000, 0, None, None)
     consumer = Member(KEY, policy, reading=reading, proof=100.0, marks=thresholds.marks(policy, reading))
-    granted = []
+    granted: list[int] = []
+    unused = 0
     for n in range(100):
-        tracker.grant(consumer, 100, "greedy", 100.0 + n / 100, 1, 0.5, held=0)
+        unused = tracker.grant(consumer, 100, "greedy", 100.0 + n / 100, 1, 0.5, held=0, unused=unused).n
         if n >= 50:
             granted.append(tracker.grant(consumer, 100, "other", 100.0 + n / 100, 1, 0.5, held=0).n)
     assert granted[0] == 0 and set(granted[1:]) == {20}

@@ -11,7 +11,7 @@ from collections import deque
 from msgspec import Struct
 
 from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
-from nats_backpressure.core.admission.requesters import Requesters
+from nats_backpressure.core.admission.requesters import Asked, Requesters
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 
@@ -46,18 +46,6 @@ class Grant(Struct, frozen=True):
     """Whether more may be granted once the other replicas know that this one is asked."""
 
 
-class Asked(Struct, frozen=True):
-    """What one request asks for."""
-
-    n: int
-    """Messages."""
-    requester: str
-    unused: int = 0
-    """Messages of its last grant that it did not pull and gives back."""
-    held: int | None = None
-    """Messages that it pulled and that are not acknowledged yet; None if it does not report that."""
-
-
 class GrantTracker:
     """The grants of one consumer, of all replicas. They are forgotten within seconds and never stored."""
 
@@ -78,7 +66,7 @@ class GrantTracker:
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked.n, 0.0)
         target = _target(member, member.marks.inflight.overload)
-        self._requesters.ask(asked.requester, asked.held, reading, now)
+        self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
         room = target - self._requesters.inflight(reading.inflight + granted, now)
@@ -119,14 +107,14 @@ class GrantTracker:
         self._asked.add_own(now)
         return True
 
-    def add_foreign(self, replica: str, n: int, requester: str, held: int | None, reading: Reading, now: float) -> None:
+    def add_foreign(self, replica: str, n: int, asked: Asked, reading: Reading, now: float) -> None:
         """Count `n` messages that another replica granted, or that it claims (0); `reading` is the newest one."""
         self._grants.outstanding(reading, now)  # what was delivered until then belongs to earlier grants
-        self._recent.alone(requester, now)
-        self._requesters.ask(requester, held, reading, now)
+        self._recent.alone(asked.requester, now)
+        self._requesters.ask(asked, reading, now)
         self._asked.add_other(replica, now)
         if n > 0:
-            self._count(n, requester, now)
+            self._count(n, asked.requester, now)
 
     def _count(self, n: int, requester: str, now: float) -> None:
         self._revival.record_grant(now)

@@ -1,4 +1,4 @@
-"""Requesters: what those that report it hold of a consumer, exactly, between two readings.
+"""Requesters: what those that report it hold of a consumer, between two readings, and what each may hold.
 
 A reading is up to an interval old: the acks since are not in it, and would leave no room where the mark is little above
 what the workers need. Requesters that report how many messages they hold show them with their next request.
@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from nats_backpressure.core.model.reading import Reading
 
-ACTIVE_FOR = 3.0
-"""Seconds after its last request for which a requester that holds nothing counts as one that wants its part: those
-whose pull found nothing ask once a second."""
-REPORT_LIFE = 60.0
-"""Seconds for which a report counts; then what it held is taken from readings, as for those that report nothing."""
+REPORT_LIFE = 3.0
+"""Seconds for which a report counts: those whose pull found nothing ask once a second. Then what it held is known from
+readings, as for those that report nothing."""
+KNOWN_FOR = 60.0
+"""Seconds for which a requester is known after its last request."""
 PLAIN_FOR = 60.0
 """Seconds after the request of one that reports nothing in which only readings show what is in flight."""
 OTHERS_FOR = 2.0
@@ -27,12 +27,29 @@ KNOWN_AFTER = 0.03
 SLOT = 0.02
 """Seconds of a slot in which sums are remembered, so that their number is bounded."""
 MOST_REQUESTERS = 1024
-"""Requesters that are remembered; beyond, the one that asked least recently is forgotten as if REPORT_LIFE was over."""
+"""Requesters that are remembered; beyond, the one that asked least recently is forgotten."""
+
+
+class Asked(Struct, frozen=True):
+    """What one request asks for."""
+
+    n: int
+    """Messages."""
+    requester: str
+    unused: int = 0
+    """Messages of its last grant that it did not pull and gives back."""
+    held: int | None = None
+    """Messages that it pulled and that are not acknowledged yet; None if it does not report that."""
+    lost: int = 0
+    """Messages that it holds no more since its last request, though they are not acknowledged: dropped, or returned
+    with a delay."""
 
 
 class _Report(Struct):
     most: int
     """What it may hold at most: what it reported, and what it was granted since."""
+    wants: int
+    """What it would hold if it was granted all it asked for."""
     at: float
 
 
@@ -42,26 +59,44 @@ class Requesters:
     def __init__(self) -> None:
         self._reports: dict[str, _Report] = {}
         """The one that asked least recently first."""
+        self._known: dict[str, float] = {}
+        """When each asked last, the oldest first."""
         self._sum = 0
         self._sums: deque[list[float]] = deque()
         """[time, highest sum] of the slots of the last OTHERS_FOR seconds."""
         self._others: deque[tuple[float, int]] = deque()
         """(time, excess) of the readings of the last OTHERS_FOR seconds."""
+        self._unread: tuple[float, int] | None = None
+        """Time and in flight of the newest reading, until it is known what was granted until then."""
         self._seen = -math.inf
         """The time of the newest reading."""
         self._plain_until = -math.inf
         self._new = ""
-        """The one that asks now, if it never asked before."""
-        self._active, self._active_until = 1, -math.inf
+        """The one that asks now, if it is not known."""
+        self._level: tuple[int, int, bool] = (0, 0, False)
+        """Of a target: the most that one may hold, and whether all parts together are no more than it."""
+        self._level_until = -math.inf
 
-    def ask(self, requester: str, held: int | None, reading: Reading, now: float) -> None:
+    def ask(self, asked: Asked, reading: Reading, now: float) -> None:
         """A request comes: what was granted before to this requester is pulled or given back."""
         self._read(reading, now)
+        requester, n, held = asked.requester, asked.n, asked.held
+        if asked.lost:  # in flight, until a reading shows whether they still are
+            self._others.append((now, self._excess(now) + asked.lost))
         if held is None:
             self._plain_until = now + PLAIN_FOR
             return
-        self._replace(requester, held, now)
+        known = self._known.pop(requester, -math.inf)
+        self._new = "" if now - known < KNOWN_FOR else requester
+        self._known[requester] = now
+        if len(self._known) > MOST_REQUESTERS:
+            del self._known[next(iter(self._known))]
         self._forget(now)
+        report = self._reports.pop(requester, None)
+        if report is None or held + n > report.wants:
+            self._level_until = -math.inf
+        self._reports[requester] = _Report(held, held + n, now)
+        self._add(held - (report.most if report else 0), now)
 
     def grant(self, requester: str, n: int, now: float) -> None:
         """`n` messages are granted, after `ask`."""
@@ -69,60 +104,53 @@ class Requesters:
             report.most += n
             self._add(n, now)
 
-    def held_by(self, requester: str) -> int:
-        return report.most if (report := self._reports.get(requester)) else 0
-
     def inflight(self, read: int, now: float) -> int:
         """How many messages are in flight at most; `read`: by the newest reading and the grants since."""
         if now < self._plain_until or not self._reports:
             return read
         return min(read, self._sum + self._excess(now))
 
-    def _excess(self, now: float) -> int:
-        """Messages that others hold."""
-        return max((n for at, n in self._others if now - at <= OTHERS_FOR), default=0)
-
     def part_of(self, target: int, requester: str, now: float) -> int:
-        """How many messages of the target one requester may hold: as many as any other, so that none waits for what
-        another works off slowly. The first time just one: who else asks is not known yet."""
-        return 1 if requester == self._new else max(1, target // self._active_ones(now))
+        """How many messages of the target one requester may hold: as many as any other that wants as many, so that none
+        waits for what another works off slowly. The first time just one: who else asks is not known yet."""
+        return 1 if requester == self._new else self._levels(target, now)[1]
 
     def is_shared_out(self, target: int, requester: str, now: float) -> bool:
         """Whether nobody holds more than its part and the parts are no more than the target: then each may be granted
         its part by any replica at any moment, whatever another one grants."""
         if now < self._plain_until or requester == self._new or self._excess(now) > 0:
             return False
-        active = self._active_ones(now)
-        part = max(1, target // active)
-        return active * part <= target and all(report.most <= part for report in self._reports.values())
+        _, level, fits = self._levels(target, now)
+        return fits and all(report.most <= level for report in self._reports.values())
 
-    def _active_ones(self, now: float) -> int:
-        """How many requesters hold something or asked lately, at least 1."""
-        if now >= self._active_until:
-            reports = self._reports.values()
-            self._active = max(1, sum(report.most > 0 or now - report.at < ACTIVE_FOR for report in reports))
-            self._active_until = now + SLOT
-        return self._active
+    def _levels(self, target: int, now: float) -> tuple[int, int, bool]:
+        if now >= self._level_until or self._level[0] != target:
+            level = level_of(target, [report.wants for report in self._reports.values()])
+            fits = sum(min(report.wants, level) for report in self._reports.values()) <= target
+            self._level, self._level_until = (target, level, fits), now + SLOT
+        return self._level
+
+    def _excess(self, now: float) -> int:
+        """Messages that others hold."""
+        return max((n for at, n in self._others if now - at <= OTHERS_FOR), default=0)
 
     def _read(self, reading: Reading, now: float) -> None:
         """A reading shows what others hold: what is more than the requesters held at most when it was made. That is
         known once what other replicas granted until then has come."""
-        if (at := reading.at.mono) <= self._seen or now - at < KNOWN_AFTER or reading.inflight is None:
-            return
-        self._seen = at
+        if reading.at.mono > self._seen and reading.inflight is not None:
+            if self._unread is not None:
+                self._add_excess(*self._unread, now)
+            self._seen, self._unread = reading.at.mono, (reading.at.mono, reading.inflight)
+        if self._unread is not None and now - self._unread[0] >= KNOWN_AFTER:
+            self._add_excess(*self._unread, now)
+            self._unread = None
+
+    def _add_excess(self, at: float, inflight: int, now: float) -> None:
         held = [most for since, most in self._sums if at - SLOT <= since + SLOT and since <= at + KNOWN_AFTER]
-        if (excess := reading.inflight - int(max(held, default=self._sum))) > 0:
+        if (excess := inflight - int(max(held, default=self._sum))) > 0:
             self._others.append((now, excess))
         while self._others and now - self._others[0][0] > OTHERS_FOR:
             self._others.popleft()
-
-    def _replace(self, requester: str, held: int, now: float) -> None:
-        report = self._reports.pop(requester, None)
-        self._new = requester if report is None else ""
-        if report is None or now - report.at >= ACTIVE_FOR:
-            self._active_until = -math.inf
-        self._reports[requester] = _Report(held, now)
-        self._add(held - (report.most if report else 0), now)
 
     def _add(self, n: int, now: float) -> None:
         """Change the sum; a slot has the highest one of its time, which begins with the one before."""
@@ -134,12 +162,26 @@ class Requesters:
             self._sums.popleft()
 
     def _forget(self, now: float) -> None:
+        """Drop reports that are over; what they held counts as held by others until readings show that."""
         while self._reports:
             oldest = next(iter(self._reports))
             report = self._reports[oldest]
-            if now - report.at < REPORT_LIFE and len(self._reports) <= MOST_REQUESTERS:
+            if now - report.at < REPORT_LIFE and len(self._reports) < MOST_REQUESTERS:
                 return
             del self._reports[oldest]
+            self._level_until = -math.inf
             self._add(-report.most, now)
             if report.most:
                 self._others.append((now, report.most))
+
+
+def level_of(target: int, wants: list[int]) -> int:
+    """The most that each may have of the target, at least 1: what one does not want goes to the others (max-min
+    fairness, Bertsekas and Gallager, Data Networks, 6.5)."""
+    left = target
+    for place, want in enumerate(sorted(wants)):
+        share = left // (len(wants) - place)
+        if want > share:
+            return max(1, share)
+        left -= want
+    return target
