@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import pytest
@@ -159,6 +160,17 @@ async def test_under_which_policies_others_write() -> None:
         b.set_policies("new")
         await world.clock.run(0.2)
         assert a.marks() == {"new"}
+
+
+async def test_the_others_know_at_once_that_it_cannot_write_any_more() -> None:
+    async with running() as world:
+        a, b = world.start("a"), world.start("b")
+        await world.clock.run(FIRST_ANSWERS + 0.2)
+        for writes in (False, True):
+            b.writes = partial(bool, writes)
+            b.announce_change()
+            await world.clock.run(0.1)
+            assert a.marks() == ({"m"} if writes else set())
 
 
 async def test_what_cannot_be_read_counts_as_silence() -> None:

@@ -7,6 +7,8 @@ import pytest
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.core.reading.budget import Budget
+from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.core.subject.inputs import (
     ConsumerLeft,
     ConsumerRead,
@@ -209,3 +211,22 @@ def test_a_tick_checks_a_calm_subject_again_only_when_time_may_change_it(monkeyp
     world.clock.advance(1.0)  # no proof for 10 s
     registry.tick()
     assert fed == ["s"]
+
+
+async def test_however_often_unread_streams_are_asked_for_they_are_looked_for_ten_times_a_second() -> None:
+    world, searches = World(), list[float]()
+    search = world.registry._unread_of
+
+    def counted(late: float) -> tuple[str, ...]:
+        searches.append(late)
+        return search(late)
+
+    world.registry._unread_of = counted  # type: ignore[method-assign]
+    world.registry.listed = True
+    world.follow("S").plan = plan = StreamPlan(Budget(0.1, 2.0, 100, 0.1))
+    assert world.registry.unread_streams() == ("S",)
+    plan.answered = True
+    for _ in range(100):
+        world.registry.unread_streams()
+        await world.clock.run(0.01)
+    assert world.registry.unread_streams() == () and len(searches) <= 11
