@@ -116,17 +116,18 @@ def as_of_a_later_build(chunk: str) -> bytes:
     return "\n".join((header, '{"t":"later","n":[1]}', *changed_lines, '{"t":"later"}', "")).encode()
 
 
+TOPICS = {"stream": "reading.ROUTER", "streams": "reading.=streams", "chunks": "reading.S"}
+
+
 async def received(which: str, change: Callable[[str], bytes]) -> list[Any]:
     """What a replica of today's build receives of recorded readings."""
     shown: list[Any] = []
     receiver = BroadcastReceiver(FakeClock(), "me", lambda received: shown.append(received.shown), pytest.fail)
     chunks = msgspec.json.decode(recorded("readings.json"))[which]
     async with meanwhile(receiver.run()):
-        hello = '{"t":"broadcast","version":1,"sender":"%s","sent":0.5,"n":0,"rests":0}\n{"t":"list"}\n'
-        sender = msgspec.json.decode(chunks[0].split("\n")[0])["sender"]
-        receiver.receive("reading.=streams" if which != "streams" else "reading.S", (hello % sender).encode())
+        receiver.add_report(msgspec.json.decode(chunks[0].split("\n")[0])["sender"], 0.5)
         for chunk in chunks:
-            receiver.receive("reading.=streams" if which == "streams" else "reading.S", change(chunk))
+            receiver.receive(TOPICS[which], change(chunk))
             await settled()
     return shown
 

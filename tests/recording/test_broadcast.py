@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
-from nats_backpressure.core.reading.sharing import Position
+from nats_backpressure.core.reading.sharing import ALL_STREAMS, Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
@@ -149,7 +149,7 @@ def later(reading: ConsumersReading, at: float) -> ConsumersReading:
 def test_what_is_decoded_equals_what_was_read(
     sequence: list[tuple[ConsumersReading, float, StreamLook | None]],
 ) -> None:
-    encoder, decoder, at = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(), 0.0
+    encoder, decoder, at = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name), 0.0
     for reading, after, base in sequence:
         at += after
         read = later(reading, at)
@@ -171,7 +171,7 @@ def test_what_is_decoded_equals_what_was_read(
 def test_a_message_that_is_lost_doubled_or_late_is_noticed(
     sequence: list[tuple[ConsumersReading, float, StreamLook | None]], fates: list[str]
 ) -> None:
-    encoder, decoder, at = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(), 0.0
+    encoder, decoder, at = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name), 0.0
     messages: list[tuple[ConsumersReading, list[bytes]]] = []
     for reading, after, base in sequence:
         at += after
@@ -205,7 +205,7 @@ long_names = [f"{name}{'x' * 700}" for name in "abcd"]
 def test_a_chunk_that_is_lost_doubled_or_late_is_noticed(
     sequence: list[list[str]], fates: list[str], whole: set[int]
 ) -> None:
-    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     arriving: list[tuple[float, bytes]] = []
     readings: dict[int, ConsumersReading] = {}
     for n, shown in enumerate(sequence):
@@ -229,7 +229,7 @@ def test_a_chunk_that_is_lost_doubled_or_late_is_noticed(
 
 
 def test_a_late_message_is_not_used_on_the_beginning_of_the_next_one_that_shows_all() -> None:
-    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     many = [sample(0.0, name) for name in long_names]
     first, late, whole = (sent(encoder.reading(seen(*many), Asked(0.0), HERE, now(at)), 1000) for at in (0.0, 0.1, 6.0))
     decode(decoder, first)
@@ -239,7 +239,7 @@ def test_a_late_message_is_not_used_on_the_beginning_of_the_next_one_that_shows_
 
 
 def test_after_a_loss_nothing_is_used_until_the_next_whole_message() -> None:
-    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     messages = [
         sent(encoder.reading(seen(sample(at, pending=n)), Asked(0.0), HERE, now(at)))
         for n, at in enumerate((0.0, 1.0, 2.0, 3.0, 6.0))
@@ -261,7 +261,7 @@ def test_only_what_changed_is_sent() -> None:
 
 
 def test_a_whole_message_comes_at_once_where_it_is_wanted() -> None:
-    encoder, newcomer = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, newcomer = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     encoder.reading(seen(sample()), Asked(0.0), HERE, now(0.0))
     encoder.messages.whole_wanted = True
     read = seen(sample(0.1), partial=True)
@@ -269,13 +269,13 @@ def test_a_whole_message_comes_at_once_where_it_is_wanted() -> None:
 
 
 def test_a_long_message_comes_in_chunks_and_a_lost_chunk_is_noticed() -> None:
-    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     read = seen(*(sample(0.0, f"consumer-{n:05}", pending=n) for n in range(2000)))
     chunks = sent(encoder.reading(read, Asked(0.0), HERE, now(0.0)))
     assert len(chunks) > 2
     assert max(map(len, chunks)) <= LONGEST
     with pytest.raises(UnreadableMessage):
-        decode(BroadcastDecoder(), [chunks[0], *chunks[2:]])
+        decode(BroadcastDecoder(LOOK.name), [chunks[0], *chunks[2:]])
     assert_same(read, decode(decoder, chunks))
     header, _ = decode_chunk(chunks[-1])
     with pytest.raises(UnreadableMessage):
@@ -283,7 +283,7 @@ def test_a_long_message_comes_in_chunks_and_a_lost_chunk_is_noticed() -> None:
 
 
 def test_a_consumer_that_was_read_alone() -> None:
-    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     assert sent(encoder.sample(sample(), Asked(0.0), HERE, now(0.0))) == [], "it rests on a reading of the stream"
     decode(decoder, sent(encoder.reading(seen(sample()), Asked(0.0), HERE, now(0.0))))
     other = sample(1.0, "other", pending=3)
@@ -305,7 +305,7 @@ looks = st.builds(
 
 @given(st.lists(st.tuples(st.lists(looks, unique_by=lambda look: look.name), st.booleans()), max_size=8))
 def test_lists_of_streams_and_looks_at_one(sequence: list[tuple[list[StreamLook], bool]]) -> None:
-    encoder, decoder = ListEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ListEncoder("me", WHOLE_EVERY), BroadcastDecoder(ALL_STREAMS)
     for n, (shown, single) in enumerate(sequence):
         if single and shown:
             read = StreamsReading((shown[0],), False, 0.001, 1)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nats_backpressure.core.reading.sharing import ALL_STREAMS, Position, share_of
 from nats_backpressure.recording import broadcast_receiver
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
-from nats_backpressure.recording.broadcast_format import chunks_of, stream_of, topic_of
+from nats_backpressure.recording.broadcast_format import (
+    VERSION,
+    BodyLine,
+    BroadcastLine,
+    ListLine,
+    LookLine,
+    UnreadLine,
+    chunks_of,
+    stream_of,
+    topic_of,
+)
 from nats_backpressure.recording.broadcast_numbers import Asked
 from nats_backpressure.recording.broadcast_receiver import UNUSED_FOR, BroadcastReceiver
-from nats_backpressure.recording.format import LONGEST_LINE
+from nats_backpressure.recording.format import (
+    LONGEST_LINE,
+    ConsumerLine,
+    ReadLine,
+    SampleLine,
+    StreamLine,
+    StreamNumbers,
+)
 from nats_backpressure.runtime.observations import ConsumersReading, Received
 from tests.fakes.clock import FakeClock, settled
 from tests.recording.observations import now, sample, seen
@@ -45,6 +66,10 @@ HEADER = b'{"t":"broadcast","version":1,"sender":"x","sent":1,"n":0,"rests":0}'
         HEADER + b'\nnot JSON\n{"t":"list"}\n',
         HEADER + b"\nnot JSON\n",
         HEADER + b'\n["t","new"]\n',
+        HEADER + b'\n{"t":"read","s":0,"at":[1,1]}\n',
+        HEADER + b'\n{"t":"stream","s":1,"name":"S","created":""}\n{"t":"read","s":1,"at":[1,1]}\n',
+        HEADER + b'\n{"t":"stream","s":0,"name":"T","created":""}\n{"t":"read","s":0,"at":[1,1]}\n',
+        HEADER + b'\n{"t":"list"}\n',
     ],
 )
 async def test_what_cannot_be_read_is_counted(payload: bytes) -> None:
@@ -55,6 +80,42 @@ async def test_what_cannot_be_read_is_counted(payload: bytes) -> None:
             receiver.receive("reading.S", payload)
             await settled()
     assert counted == ["reading_unusable"] * 2
+
+
+numbers = st.integers(0, 2)
+numbers_left = st.lists(numbers, max_size=2).map(tuple)
+times = st.tuples(st.floats(0, 100), st.floats(0, 100))
+lines = st.one_of(
+    st.builds(StreamLine, numbers, st.sampled_from(["S", "S", "S", "T"]), st.just("t")),
+    st.builds(ConsumerLine, numbers, numbers, st.sampled_from(["a", "b"]), st.just("t")),
+    st.builds(SampleLine, numbers, st.floats(0, 100), st.one_of(st.none(), st.none(), times)),
+    st.builds(LookLine, numbers, st.builds(StreamNumbers, numbers)),
+    st.just(UnreadLine(("a",), ("b",))),
+)
+ends = st.one_of(
+    st.builds(ReadLine, numbers, times, st.none(), numbers_left, numbers_left, st.booleans(), st.booleans()),
+    st.builds(ListLine, numbers_left, st.booleans(), st.booleans()),
+)
+FIRST = (StreamLine(0, "S", "t"), ConsumerLine(0, 0, "a", "t"), ConsumerLine(1, 0, "b", "t"))
+bodies = st.tuples(st.sampled_from([(), FIRST, FIRST]), st.lists(lines, max_size=4)).map(lambda two: [*two[0], *two[1]])
+messages = st.tuples(st.sampled_from(["S", "S", ALL_STREAMS]), st.booleans(), bodies, ends)
+
+
+@given(st.lists(messages, max_size=6))
+def test_lines_in_any_order_are_used_or_counted(sequence: list[tuple[str, bool, list[BodyLine], BodyLine]]) -> None:
+    async def scenario() -> None:
+        between = Between()
+        for sent_at in (0.0, 1.0):
+            between.receiver.add_report("x", sent_at)
+        async with meanwhile(between.receiver.run()):
+            for n, (stream, whole, body, end) in enumerate(sequence):
+                header = BroadcastLine(VERSION, "x", 1.0, n, n if whole else 0, base=StreamNumbers() if whole else None)
+                payload = b"".join(msgspec.json.encode(line) + b"\n" for line in (header, *body, end))
+                between.receiver.receive(topic_of(stream), payload)
+                await settled()
+                assert len(between.received) + len(between.counted) == n + 1
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("stream", ["S", "a_b-c", "with=sign", "ü", ALL_STREAMS])

@@ -78,7 +78,7 @@ class Sending:
         """What others can use of what was sent since the last call."""
         usable = []
         for stream, chunk in self.channel.sent:
-            decoder = self._decoders.setdefault(stream, BroadcastDecoder())
+            decoder = self._decoders.setdefault(stream, BroadcastDecoder(stream))
             try:
                 if decoder.take(*decode_chunk(chunk)):
                     usable.append(at_once(decoder.shown(now)))

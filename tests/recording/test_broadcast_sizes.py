@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
 from nats_backpressure.recording.broadcast_format import SHORTEST_CHUNK
@@ -50,7 +51,7 @@ SIZES: dict[str, ConsumersReading] = {
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_reading_of_any_size_arrives(size: str) -> None:
-    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     for at in (0.0, 0.1):
         chunks = sent(encoder.reading(SIZES[size], ASKED, HERE, now(at)))
         assert max(map(len, chunks)) <= LONGEST
@@ -59,7 +60,7 @@ def test_a_reading_of_any_size_arrives(size: str) -> None:
 
 @pytest.mark.parametrize("subjects", [1, 2500, 20_000])
 def test_a_list_in_which_one_stream_has_many_subjects_arrives(subjects: int) -> None:
-    encoder, decoder = ListEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ListEncoder("me", WHOLE_EVERY), BroadcastDecoder(ALL_STREAMS)
     looks = tuple(replace(LOOK, name=f"s{n}", subjects=many(subjects if n == 5 else 1)) for n in range(1000))
     for at in (0.0, 0.1):
         got = decode(decoder, sent(encoder.streams(StreamsReading(looks, True, 0.001, 1), ASKED, HERE, now(at))))
@@ -73,7 +74,7 @@ def names(got: Any) -> set[str]:
 
 
 def test_a_stream_whose_line_is_too_long_is_left_out_and_the_list_is_not_complete() -> None:
-    encoder, decoder = ListEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ListEncoder("me", WHOLE_EVERY), BroadcastDecoder(ALL_STREAMS)
 
     def share(at: float, *looks: StreamLook, partial: bool = False) -> Any:
         reading = StreamsReading(looks, not partial, 0.001, 1, partial)
@@ -94,7 +95,7 @@ def test_a_stream_whose_line_is_too_long_is_left_out_and_the_list_is_not_complet
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_consumer_whose_line_is_too_long_exists_and_is_not_read(partial: bool) -> None:
-    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder()
+    encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
 
     def share(at: float, *samples: Sample) -> Any:
         reading = seen(*samples, partial=partial)
@@ -120,7 +121,7 @@ def test_lines_of_any_length_are_cut_anywhere(consumers: list[tuple[int, int]], 
     )
     chunks = sent(ReadingEncoder("me", WHOLE_EVERY).reading(reading, ASKED, HERE, now(0.0)), chunk)
     assert max(map(len, chunks)) <= max(chunk, SHORTEST_CHUNK)
-    assert_same(reading, decode(BroadcastDecoder(), chunks))
+    assert_same(reading, decode(BroadcastDecoder(LOOK.name), chunks))
 
 
 @given(st.data())
@@ -135,4 +136,4 @@ def test_kinds_of_lines_and_fields_that_a_later_build_adds_are_skipped(data: st.
     position = data.draw(st.integers(0, len(lines) - 1))
     lines[position] = msgspec.json.encode(msgspec.json.decode(lines[position]) | {"added": data.draw(values)})
     header = msgspec.json.encode(msgspec.json.decode(header) | {"added": data.draw(values)})
-    assert_same(reading, decode(BroadcastDecoder(), [b"\n".join((header, *lines, rest))]))
+    assert_same(reading, decode(BroadcastDecoder(LOOK.name), [b"\n".join((header, *lines, rest))]))

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.samples import Sample, StreamLook
+from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.broadcast_format import (
@@ -73,9 +74,11 @@ class _Body(Struct):
 
 
 class BroadcastDecoder:
-    """Its memory depends only on what the sender reads: at most CONSUMERS_LIMIT consumers, and as many streams."""
+    """`stream`: the one that the messages are about, or ALL_STREAMS. Its memory depends only on what the sender reads:
+    at most CONSUMERS_LIMIT consumers, and as many streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
         self._n = self._rests = -1
         self._body: _Body | None = None
         """The newest message, if all of its chunks came so far."""
@@ -128,10 +131,16 @@ class BroadcastDecoder:
             raise UnreadableMessage(f"more than {CONSUMERS_LIMIT:,} consumers or streams")
         if not body.header.more and (body.rest or body.end is None):
             raise UnreadableMessage(f"message {body.header.n} has no end")
+        if not body.header.more and isinstance(body.end, ListLine) != (self._stream == ALL_STREAMS):
+            raise UnreadableMessage(f"message {body.header.n} is not about {self._stream}")
+        if isinstance(body.end, ReadLine) and 0 not in self._streams:
+            raise UnreadableMessage(f"message {body.header.n} is a reading of no stream")
 
     def _take_line(self, body: _Body, line: BodyLine) -> None:
         match line:
             case StreamLine():
+                if self._stream not in (ALL_STREAMS, line.name):
+                    raise UnreadableMessage(f"message {body.header.n} is about another stream than {self._stream}")
                 self._streams[line.s] = _to_stream(line)
             case LookLine():
                 body.looked.append(self._streams[line.s])

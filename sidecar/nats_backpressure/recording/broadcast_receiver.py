@@ -194,7 +194,7 @@ class BroadcastReceiver:
 
     def _source(self, stream: str, sender: str, now: float) -> _Source:
         if (source := self._sources.get((stream, sender))) is None:
-            source = self._sources[stream, sender] = _Source(stream, sender, BroadcastDecoder(), deque())
+            source = self._sources[stream, sender] = _Source(stream, sender, BroadcastDecoder(stream), deque())
         self._sources.move_to_end((stream, sender))
         source.used_at = now
         return source
