@@ -364,6 +364,34 @@ async def test_without_a_right_what_the_list_shows_is_read_and_the_right_is_name
         )
 
 
+async def test_an_outage_is_no_missing_right(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it lasts; after it the stream is followed at once."""
+    monkeypatch.setattr(stream_follower, "LAST_RETRY", 0.01)
+    away = True
+
+    def client() -> Client:
+        if away:
+            raise Unavailable("not connected to NATS")
+        return followed.client
+
+    monkeypatch.setattr(followed.follower, "_client", client)
+
+    async def tried_often() -> bool:
+        return len(logged) > 2 * stream_follower.LOGGED_AT
+
+    async def was_read() -> bool:
+        return bool(followed.read)
+
+    with capture_logs() as logged:
+        async with meanwhile(followed.follower.run()):
+            await eventually(tried_often, "many tries")
+            away = False
+            await eventually(was_read, "the first reading")
+            await followed.publish("one")
+            await followed.took("one")
+    assert {line["log_level"] for line in logged} == {"debug"}
+
+
 async def test_without_rights_another_stream_is_read_from_its_beginning(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

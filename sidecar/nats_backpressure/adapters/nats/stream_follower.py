@@ -101,17 +101,23 @@ class StreamFollower:
         except Unavailable:
             return False
 
+    def _is_connected(self) -> bool:
+        try:
+            return self._client().is_connected
+        except Unavailable:
+            return False
+
     async def run(self) -> None:
         """Follow until cancelled."""
         delays, failed = backoff(self._clock, FIRST_RETRY, LAST_RETRY), 0
         while True:
             raise_if_cancelled()
             started, error = self._clock.now().mono, await self._try_to_follow()
-            failed = 0 if error is None else failed + 1
+            failed = 0 if error is None or not self._is_connected() else failed + 1  # an outage says nothing of rights
             if error is None and self._clock.now().mono - started >= LAST_RETRY:
                 delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
-            if failed:
-                self._report(error or "", log.warning if failed == LOGGED_AT else log.debug)
+            if error is not None:
+                self._report(error, log.warning if failed == LOGGED_AT else log.debug)
             delay = RARELY if failed >= LOGGED_AT else next(delays)
             await (self._read_singly(delay) if failed > 1 else self._clock.sleep(delay))
 
