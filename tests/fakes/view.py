@@ -52,6 +52,9 @@ class FakeServiceView:
     def covering(self, subject: str) -> list[str]:
         return [name for name in self.subjects if ("*" in name or ">" in name) and covers(name, subject)]
 
+    def is_proved_elsewhere(self, subject: str) -> bool:
+        return False
+
     def unread(self, subject: str) -> bool:
         return False
 

@@ -51,6 +51,9 @@ class StubServiceView(ServiceView):
     def reads(self, stream: str) -> bool:  # type: ignore[override]
         return stream == "S"
 
+    def is_proved_elsewhere(self, subject: str) -> bool:
+        return False
+
     def interval(self, subject: str) -> float:
         return 0.1
 

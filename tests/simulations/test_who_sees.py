@@ -50,6 +50,12 @@ async def started(replicas: Replicas, name: str, settings: Settings) -> Replica:
     return replica
 
 
+def answers(replicas: Replicas) -> set[tuple[str, str, str]]:
+    """Status, action and freshness, as each replica answers them."""
+    decisions = [decision for replica in replicas.all.values() if (decision := replica.answer()) is not None]
+    return {(decision["status"], decision["action"], decision["freshness"]) for decision in decisions}
+
+
 @pytest.mark.parametrize("watch", WATCHES, ids=str)
 @pytest.mark.parametrize("first", ["r0", "r1"])
 async def test_one_that_watches_something_else_changes_nothing(watch: str, first: str) -> None:
@@ -61,8 +67,10 @@ async def test_one_that_watches_something_else_changes_nothing(watch: str, first
             await started(replicas, name, files[name])
         await replicas.clock.run(3 * UNKNOWN)
         assert types(replicas) == []
+        assert answers(replicas) == {("inactive", "continue", "known")}
         await replicas.overload()
         await replicas.clock.run(3.0)
+        assert {(status, freshness) for status, _, freshness in answers(replicas)} == {("warning", "known")}
         replicas.work()  # one of the two consumers is done, the other one is not
         await replicas.clock.run(8.0)
         over = first == "r1" and watch == "one of two consumers"  # those judge that wrote first

@@ -103,11 +103,16 @@ def age_starts_at(view: SubjectView, limits: Limits, now: Now) -> float:
     return last
 
 
-def current_freshness(view: SubjectView, limits: Limits, now: Now) -> tuple[Freshness, StaleReason | None]:
-    """The freshness, and the reason if it is stale. A status that was never stored is unknown."""
+def current_freshness(
+    view: SubjectView, limits: Limits, now: Now, elsewhere: bool = False
+) -> tuple[Freshness, StaleReason | None]:
+    """The freshness, and the reason if it is stale. A status that was never stored is unknown. `elsewhere`: whether
+    another replica proves the status, and none of our readings does."""
     state = view.state
     if state.record is None or state.record.unknown or state.unstored:
         return Freshness.UNKNOWN, None
+    if elsewhere:
+        return (Freshness.STALE, "age") if state.record.stale else (Freshness.KNOWN, None)
     freshness = subject_freshness(view.since_proof, now.mono, limits)
     if freshness is not Freshness.KNOWN:
         return freshness, "age" if freshness is Freshness.STALE else None
@@ -168,7 +173,8 @@ class SubjectLookup:
         record, member = state.record, view.worst_member
         policy = member.policy if member else state.policy
         limits = freshness_limits(state, self._service)
-        freshness, stale_reason = current_freshness(view, limits, now)
+        elsewhere = view.since_proof is None and self._service.is_proved_elsewhere(state.subject)
+        freshness, stale_reason = current_freshness(view, limits, now, elsewhere)
         hold = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
         opens_at = age_starts_at(view, limits, now) + hold
         last = record.admission if record else Admission()
@@ -176,7 +182,7 @@ class SubjectLookup:
         admission = gateway_admission.current_admission(
             policy, status, freshness, last, now.mono - opens_at, state.shedding
         )
-        if freshness is Freshness.KNOWN and is_foreign(record, self._service.policies.mark):
+        if freshness is Freshness.KNOWN and (elsewhere or is_foreign(record, self._service.policies.mark)):
             admission = last  # as its writer judged it, like the status
         override = in_force(policy, now)
         admission = gateway_admission.with_override(admission, override, policy)

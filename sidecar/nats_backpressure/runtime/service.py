@@ -232,7 +232,8 @@ def build_service(
         on_policies(sources)
 
     registry.other_marks = replicas.marks
-    registry.writer_seen_at = SubjectWriters(replicas, poller.shared, sharing=settings.sharing.enabled).seen_at
+    writers = SubjectWriters(replicas, poller.shared, sharing=settings.sharing.enabled)
+    registry.writer_seen_at, registry.proves = writers.seen_at, writers.proves
     replicas.writes, replicas.unread = lambda: effects.writes, registry.unread_streams
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared)

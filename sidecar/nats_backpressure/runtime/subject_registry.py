@@ -136,6 +136,8 @@ class SubjectRegistry:
         """Is called with members that something else than a reading may have moved above a mark."""
         self.other_marks: Callable[[], frozenset[str] | None] = frozenset
         """The marks of the policies of the other replicas that can write; None while it is too early to know."""
+        self.proves: Callable[[str, Iterable[str]], bool] = lambda mark, streams: False
+        """See `SubjectWriters.proves`."""
         self.writer_seen_at: Callable[[str, Iterable[str], bool], float | None] = lambda subject, streams, any_: None
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
         where this one does. The last argument: whether that may be one with other policies."""
@@ -308,6 +310,10 @@ class SubjectRegistry:
             other_marks=self.other_marks(),
             writer_seen_at=self.writer_seen_at(subject, self._members.streams_of(subject), self._is_no_ones(subject)),
         )
+
+    def is_proved_elsewhere(self, subject: str) -> bool:
+        record = self.subjects[subject].record
+        return record is not None and self.proves(record.policy_mark, self._members.streams_of(subject))
 
     def _is_no_ones(self, subject: str) -> bool:
         """Whether nothing proves a subject here, and other policies than ours judged it: whoever has a proof, under

@@ -42,6 +42,13 @@ class SubjectWriters:
                 return max(one.received_at, received_at)
         return self._first_seen_at(subject, stream, able)
 
+    def proves(self, mark: str, streams: Iterable[str]) -> bool:
+        """Whether another replica has readings of a subject with members in these streams, and keeps what is stored of
+        it, under policies with this mark."""
+        stream = min(streams, default="")
+        present = (one.presence for one in self._replicas.others.values())
+        return any(one.writes and one.policies == mark and sees(one.unread, stream) for one in present)
+
     def _is_able(self, other: Presence, any_policies: bool) -> bool:
         return other.writes and (any_policies or other.policies == self._replicas.policies)
 

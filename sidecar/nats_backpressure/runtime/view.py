@@ -42,6 +42,9 @@ class ServiceView(Protocol):
     def observing(self) -> bool:
         """Whether every stream was read or tried: there is something to answer."""
 
+    def is_proved_elsewhere(self, subject: str) -> bool:
+        """Whether another replica, which runs and can write, has readings of a subject that is stored."""
+
     def unread(self, subject: str) -> bool:
         """Whether a consumer may count under a subject without our knowing it yet."""
 
