@@ -194,7 +194,7 @@ def test_a_reader_that_fails_is_replaced_after_one_silence(how: str, seed: int) 
     asyncio.run(run_with(3, scenario, seed=seed))
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_one_silence_is_enough_for_all_streams_of_a_reader_that_fails(seed: int) -> None:
     """The stream is at rest when the reader of it and of the list of streams is killed, and moves at once."""
 

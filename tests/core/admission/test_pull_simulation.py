@@ -303,8 +303,8 @@ def drained_in(seconds: float, mark: int, batch: int, n: int = 20) -> int:
     return simulation.js.acked
 
 
-@pytest.mark.parametrize("batch", [1, 2, 10, 100])
-@pytest.mark.parametrize("mark", [20, 21, 30, 40, 200, 1000])
+@pytest.mark.parametrize("batch", [1, 10, 100])
+@pytest.mark.parametrize("mark", [20, 21, 40, 1000])
 def test_workers_that_report_what_they_hold_lose_no_capacity_to_the_mark(mark: int, batch: int) -> None:
     """While the mark lets each have one message: neither to a reading that is old, nor to one that takes all."""
     one_each = 10.0 * 20 / (0.2 + 3 * 0.01)  # a tick each to finish, to ask and to pull
