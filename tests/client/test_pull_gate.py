@@ -285,6 +285,7 @@ async def test_messages_come_one_after_another_and_none_is_lost_where_the_loop_e
                 if len(received) == 6:
                     break
         assert gate.pending_msgs == 2
+        assert not {*map(id, gate._held)} & {*map(id, gate._waiting)}, "none counts as held twice"
         while len(received) < 10:
             received += [message.data for message in await gate.fetch(4)]
     assert received == [str(n).encode() for n in range(10)]

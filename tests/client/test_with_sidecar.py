@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from nats_backpressure.client import BackpressureClient, PullGate
+from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.simulations.state_bucket import wait_for_admission
 from tests.support.router import CONSUMER, drain, publish, take
 from tests.support.servers import NatsServer
@@ -99,4 +101,40 @@ async def test_a_pull_gate_stops_at_the_mark_and_goes_on_as_acks_come(
                 await message.ack()
             held = await gate.fetch(200, timeout=10)
             taken += len(held)
+    assert client.stats.failed_open == 0
+
+
+async def test_workers_that_share_a_small_mark_handle_everything_and_keep_it(
+    tmp_path: Path, server: NatsServer, nc: Client, client: BackpressureClient
+) -> None:
+    """Each asks for more than its part, some messages are dropped or returned; all share one connection."""
+    mark, total, handled = 4, 200, set[bytes]()
+    js = nc.jetstream()
+    await js.add_stream(name="ROUTER", subjects=[SUBJECT])
+    config = ConsumerConfig(durable_name="router", ack_policy=AckPolicy.EXPLICIT, ack_wait=1, max_ack_pending=1000)
+    await js.add_consumer("ROUTER", config)
+    inflight = {"warn": mark, "critical": mark, "overload": mark}
+    policy = {"subjects": [">"], "inflight": inflight, "latency_p95": {"overload": 1_000_000}}
+    await publish(nc, total)
+    most = 0
+
+    async def work() -> None:
+        gate = PullGate(client, await js.pull_subscribe_bind("router", "ROUTER"), SUBJECT)
+        async for message in gate.messages(batch=10):
+            if message.metadata.num_delivered == 1 and message.metadata.sequence.stream % 20 == 0:
+                continue  # dropped: it comes again after the ack wait
+            handled.add(message.data + str(message.metadata.sequence.stream).encode())
+            await message.ack()
+
+    async def look() -> bool:
+        nonlocal most
+        most = max(most, (await js.consumer_info("ROUTER", "router")).num_ack_pending)
+        return len(handled) == total
+
+    async with Sidecar(tmp_path, server.url, QUICK | {"policies": [policy]}) as process:
+        await process.observing()
+        workers = [asyncio.create_task(work()) for _ in range(4)]
+        await eventually(look, "all messages", 60)
+        await cancel_and_wait(workers)
+    assert most <= mark
     assert client.stats.failed_open == 0

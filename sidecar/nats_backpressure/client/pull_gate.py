@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
 from sys import getrefcount
+from weakref import ref
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -25,8 +26,8 @@ MIN_WAIT, MAX_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing is granted, whatever the answer says."""
 MOST_HELD = 65_536
 """Messages that count as held at most; then the oldest do no more."""
-ONLY_OURS = 3
-"""References to a message that nobody else has: a variable, the argument of getrefcount, and its own `nak`."""
+ONLY_OURS = 2
+"""References to a message that nobody else has: a variable, and the argument of getrefcount."""
 BATCH_WAIT = 0.02
 """Seconds for which the first message of a pull waits for the others; a slower one is late."""
 KEEPS_SIZE = 30.0
@@ -105,7 +106,7 @@ class PullGate:
                 while pulled:
                     yield pulled.pop(0)
             finally:
-                self._waiting = pulled + self._waiting
+                self._take_back(pulled)
 
     async def consumer_info(self) -> ConsumerInfo:
         return await self._subscription.consumer_info()
@@ -239,15 +240,22 @@ class PullGate:
                 self._held.append(message)
         return lost
 
-    async def _nak(self, message: Msg, delay: float | None = None) -> None:
-        await Msg.nak(message, delay)
-        if delay:
-            self._returned += 1
+    def _take_back(self, messages: list[Msg]) -> None:
+        """Keep messages that were pulled for the next fetch."""
+        back = set(map(id, messages))
+        self._held = deque((message for message in self._held if id(message) not in back), MOST_HELD)
+        self._waiting = messages + self._waiting
+
+    async def _nak(self, reference: ref[Msg], delay: float | None = None) -> None:
+        if (message := reference()) is not None:
+            await Msg.nak(message, delay)
+            self._returned += bool(delay)
 
     def _count(self, messages: list[Msg]) -> list[Msg]:
         self._unused = max(0, self._unused - len(messages))
         for message in messages:
-            message.nak = partial(self._nak, message)  # type: ignore[method-assign]  # only this tells a delayed one
+            # Only this tells a delayed one. Without a reference of its own, or it would stay in memory for a while.
+            message.nak = partial(self._nak, ref(message))  # type: ignore[method-assign]
         self._held.extend(messages)
         for _ in messages:
             self._client.stats.count("pulled", self._subject)

@@ -66,7 +66,7 @@ class BroadcastSender:
         """The one that was read least recently first."""
         self._busy: dict[str, _Stream] = {}
         self._messages = 0
-        """How many were begun: no message of any stream has a higher number."""
+        """How many were started: no message of any stream has a higher number."""
         self._added = asyncio.Event()
 
     @property

@@ -316,7 +316,7 @@ class SubjectRegistry:
         return record is not None and self.proves(record.policy_mark, self._members.streams_of(subject))
 
     def _is_no_ones(self, subject: str) -> bool:
-        """Whether nothing proves a subject here, and other policies than ours judged it: whoever has a proof, under
+        """Whether nothing proves a subject here, and other policies than ours judged it: one that has a proof, under
         whichever policies, is its writer."""
         state = self.subjects[subject]
         judged_here = state.record is not None and state.record.policy_mark == self.policies.mark

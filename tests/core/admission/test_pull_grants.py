@@ -192,6 +192,30 @@ def test_without_acks_it_is_one_message_per_wait() -> None:
     assert granted == [pytest.approx(100.0 + n) for n in range(6)]
 
 
+def test_of_a_consumer_that_acknowledges_all_before_what_a_worker_holds_is_not_known() -> None:
+    """It does not see that a later ack was one of the earlier messages, too."""
+    policy = Policy(inflight=InflightRule(10, 10, 10))
+    tracker = GrantingTracker()
+    granted = [
+        tracker.grant(member(reading(0, 100.0 + n, acks_all=True), policy=policy), 4, "a", 100.0 + n, 1, 0.5, held=9).n
+        for n in range(5)
+    ]
+    assert granted == [4] * 5
+
+
+def test_somebody_must_pull_once_no_ack_moves_also_where_all_hold_their_part() -> None:
+    """Or nothing that they hold and forgot is ever delivered again."""
+    policy = Policy(inflight=InflightRule(5, 5, 5))
+    tracker = GrantingTracker()
+    granted = dict.fromkeys("ab", 0)
+    for n in range(40):
+        at = 100.0 + n / 4
+        consumer = member(reading(4, at, ack_rate=0.0, stall=1000.0 * n / 4), policy=policy)
+        for asker in granted:
+            granted[asker] += tracker.grant(consumer, 10, asker, at, 1, 0.5, held=2).n
+    assert sum(granted.values()) >= 1
+
+
 def test_a_quote_counts_nothing() -> None:
     tracker, consumer = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
     assert [tracker.offer(consumer, Asked(10, "a"), 100.0, ALONE, 0.5).n for _ in range(3)] == [1, 1, 1]

@@ -322,7 +322,8 @@ def test_a_worker_that_drops_messages_without_an_ack_does_not_take_in_flight_pas
 
 
 def test_workers_that_replace_others_get_their_part_at_once() -> None:
-    """A rolling update every few seconds: those that ended want nothing."""
+    """A rolling update every few seconds: those that ended want nothing; but what they held last may be in flight, so
+    that readings alone count for an ack wait."""
     policy = Policy(inflight=InflightRule(20, 20, 20))
     simulation = Simulation(JetStream(10_000, 10_000, 60.0), [], policy, tick=0.01)
     acked = []
@@ -334,7 +335,7 @@ def test_workers_that_replace_others_get_their_part_at_once() -> None:
             for message in worker.holding:
                 simulation.js.ack(message, simulation.now)
         acked.append(simulation.js.acked - before)
-    assert min(acked) >= 0.75 * max(acked), acked
+    assert min(acked) >= 0.7 * max(acked), acked
     assert not simulation.too_many
 
 

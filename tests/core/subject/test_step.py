@@ -572,15 +572,21 @@ def test_a_purge_is_a_recovery_with_its_reason() -> None:
     assert world.stream[-1].reasons == ("purged",)
 
 
-def test_a_conflicting_writer_wins_and_the_difference_is_published_once() -> None:
+def lost_to_another() -> World:
+    """Another replica stored the same change first."""
     world = World()
     world.settled(pending=0)
     world.read(pending=1500)
     (write,) = world.todo
     assert isinstance(write, WriteRecord)
     world.todo.clear()
-    world.apply(write)  # another replica stored the same change
+    world.apply(write)
     world.feed(WriteConflict(write.writing.nonce))
+    return world
+
+
+def test_a_conflicting_writer_wins_and_the_difference_is_published_once() -> None:
+    world = lost_to_another()
     world.perform()
     assert world.published == [], "left to its writer at first"
     world.at += UNSENT_WAIT
@@ -591,14 +597,7 @@ def test_a_conflicting_writer_wins_and_the_difference_is_published_once() -> Non
 
 
 def test_a_write_of_ones_own_does_not_publish_what_another_replica_is_publishing() -> None:
-    world = World()
-    world.settled(pending=0)
-    world.read(pending=1500)
-    (write,) = world.todo
-    assert isinstance(write, WriteRecord)
-    world.todo.clear()
-    world.apply(write)  # another replica stored the same change
-    world.feed(WriteConflict(write.writing.nonce))
+    world = lost_to_another()
     world.settled(pending=1500, inflight=600)
     assert world.stored is not None and [event.seq for event in world.stored.unsent] == [1, 2]
     assert world.published == []

@@ -1,1 +1,1 @@
-"""What fits the client into one framework or library each; imported by name, by whoever has that library."""
+"""What fits the client into one framework or library each; imported by name by users of that library."""

@@ -9,6 +9,7 @@ import math
 from collections import deque
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
 from nats_backpressure.core.admission.requesters import Asked, Requesters
@@ -65,13 +66,15 @@ class GrantTracker:
         reading = member.reading
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked.n, 0.0)
+        if reading.acks_all:  # who pulled a message does not see that it is acknowledged by a later one
+            asked = replace(asked, held=None, lost=0)
         target = _target(member, member.marks.inflight.overload)
         self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
         room = target - self._requesters.inflight(reading.inflight + granted, now)
         fair = self._fair_part(asked, target, room, now)
-        if room > 0:
+        if fair > 0:
             self._revival.end(reading)
             own = self._own.sum(now)
             n = fair

@@ -26,6 +26,8 @@ KNOWN_AFTER = 0.03
 """Seconds after which all replicas know what one of them granted."""
 SLOT = 0.02
 """Seconds of a slot in which sums are remembered, so that their number is bounded."""
+GONE_PARTS = 100
+"""Parts of the ack wait in which numbers of such messages are summed up, so that these are bounded."""
 MOST_REQUESTERS = 1024
 """Requesters that are remembered; beyond, the one that asked least recently is forgotten."""
 
@@ -66,6 +68,8 @@ class Requesters:
         """[time, highest sum] of the slots of the last OTHERS_FOR seconds."""
         self._others: deque[tuple[float, int]] = deque()
         """(time, excess) of the readings of the last OTHERS_FOR seconds."""
+        self._gone: deque[tuple[float, int]] = deque()
+        """(end, number) of messages that nobody holds any more and that were not acknowledged: in flight until then."""
         self._unread: tuple[float, int] | None = None
         """Time and in flight of the newest reading, until it is known what was granted until then."""
         self._seen = -math.inf
@@ -81,8 +85,7 @@ class Requesters:
         """A request comes: what was granted before to this requester is pulled or given back."""
         self._read(reading, now)
         requester, n, held = asked.requester, asked.n, asked.held
-        if asked.lost:  # in flight, until a reading shows whether they still are
-            self._others.append((now, self._excess(now) + asked.lost))
+        self._add_gone(asked.lost, reading, now)
         if held is None:
             self._plain_until = now + PLAIN_FOR
             return
@@ -91,7 +94,7 @@ class Requesters:
         self._known[requester] = now
         if len(self._known) > MOST_REQUESTERS:
             del self._known[next(iter(self._known))]
-        self._forget(now)
+        self._forget(reading, now)
         report = self._reports.pop(requester, None)
         if report is None or held + n > report.wants:
             self._level_until = -math.inf
@@ -131,8 +134,20 @@ class Requesters:
         return self._level
 
     def _excess(self, now: float) -> int:
-        """Messages that others hold."""
-        return max((n for at, n in self._others if now - at <= OTHERS_FOR), default=0)
+        """Messages that others hold, or nobody."""
+        while self._gone and self._gone[0][0] <= now:
+            self._gone.popleft()
+        gone = sum(n for _, n in self._gone)
+        return max(gone, max((n for at, n in self._others if now - at <= OTHERS_FOR), default=0))
+
+    def _add_gone(self, n: int, reading: Reading, now: float) -> None:
+        """They are delivered again after the ack wait, and then held by somebody who reports them."""
+        if n <= 0:
+            return
+        ends = now + max(OTHERS_FOR, reading.ack_wait)
+        if self._gone and ends - self._gone[-1][0] < reading.ack_wait / GONE_PARTS:
+            n += self._gone.pop()[1]
+        self._gone.append((ends, n))
 
     def _read(self, reading: Reading, now: float) -> None:
         """A reading shows what others hold: what is more than the requesters held at most when it was made. That is
@@ -161,8 +176,8 @@ class Requesters:
         while now - self._sums[0][0] > OTHERS_FOR:
             self._sums.popleft()
 
-    def _forget(self, now: float) -> None:
-        """Drop reports that are over; what they held counts as held by others until readings show that."""
+    def _forget(self, reading: Reading, now: float) -> None:
+        """Drop reports that are over; what they held may be in flight until the ack wait is over."""
         while self._reports:
             oldest = next(iter(self._reports))
             report = self._reports[oldest]
@@ -171,8 +186,7 @@ class Requesters:
             del self._reports[oldest]
             self._level_until = -math.inf
             self._add(-report.most, now)
-            if report.most:
-                self._others.append((now, report.most))
+            self._add_gone(report.most, reading, now)
 
 
 def level_of(target: int, wants: list[int]) -> int:

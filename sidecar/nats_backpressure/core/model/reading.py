@@ -63,6 +63,8 @@ class Reading(Struct, frozen=True):
     redelivery_ratio: float | None = None
     cap: int | None = None
     ack_wait: float = 30.0
+    acks_all: bool = False
+    """Whether an ack is one of all messages before it, too."""
     delivered_consumer: int = 0
     waiting: int = 0
     """Pull requests that wait at the server."""
