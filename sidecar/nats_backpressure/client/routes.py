@@ -16,7 +16,7 @@ Scope = MutableMapping[str, Any]
 """An ASGI scope."""
 CONVERTORS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "str": (r"[^/]+", str),
-    "path": (r".+", str),
+    "path": (r".*", str),
     "int": (r"[0-9]+", int),
     "float": (r"[0-9]+(?:\.[0-9]+)?", float),
     "uuid": (r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", UUID),
