@@ -109,8 +109,10 @@ def test_a_newcomer_does_not_replace_a_reader_until_it_has_followed_for_a_minute
 def test_who_reads_unopposed_for_a_silence_is_settled() -> None:
     turn = follower(0.1, since=100.0)
     turn.start(100.0)
+    turn.start(100.8)
     assert not turn.position(True, 1.0, 100.9).settled
     assert turn.position(True, 1.0, 101.0).settled
+    assert not turn.position(True, 1.0, 101.8).settled, "it reads no more"
 
 
 def test_an_old_message_makes_nobody_silent() -> None:

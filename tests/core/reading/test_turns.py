@@ -39,9 +39,9 @@ Needs = Mapping[str, bool]
 """The consumers that a replica watches, by name, and whether each may be above a mark."""
 
 
-def turns(now: float = 0.0) -> Turns:
-    """Of a replica that has followed the stream for long, and is told of each level once."""
-    one = Turns(0.5, LEAST, now - 100.0)
+def turns(now: float = 0.0, followed_for: float = 100.0) -> Turns:
+    """Of a replica that is asked for each level once."""
+    one = Turns(0.5, LEAST, now - followed_for)
     for level in Level:
         one.starts_at(level, now, BUDGET.interval(level), TOOK)
     return one
@@ -91,6 +91,14 @@ def test_the_lists_are_left_to_one_that_stands_before_and_reads_all() -> None:
     assert one.starts_at(Level.ALL, 5.0, 5.0, TOOK) == 5.0
     receive(one, [Level.HOT, Level.QUIET], reading_of(Level.HOT), 0.2)
     assert one.starts_at(Level.ALL, 5.0, 5.0, TOOK) > 20.0
+    assert not one.reads and one.receives
+
+
+def test_a_level_at_which_nothing_was_due_for_long_goes_with_the_rest_of_the_stream() -> None:
+    one = turns(followed_for=0.0)
+    one.start(Level.ALL, Level.ALL, 5.0, 0.0)
+    settled = Position(True, True, 0.9, Level.ALL, 5.0)
+    receive(one, list(Level), settled, 5.0)
     assert not one.reads and one.receives
 
 

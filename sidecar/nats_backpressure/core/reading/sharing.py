@@ -106,7 +106,8 @@ class Turn:
 
     def position(self, writes: bool, silent_for: float, now: float) -> Position:
         """Where it stands; `silent_for`: the silence in force."""
-        reads_alone = self._read_since is not None and now - self._read_since >= silent_for
+        read_since = now if self._read_since is None or now - self._started_at >= silent_for else self._read_since
+        reads_alone = now - read_since >= silent_for
         return Position(writes, reads_alone or now - self._followed_since >= SETTLED_AFTER, self.share)
 
     def starts_at(self, due_at: float, silent_for: float) -> float:
