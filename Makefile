@@ -41,6 +41,7 @@ test: venv ## run the tests and print their branch coverage; needs only Python (
 docs: venv ## write the generated parts of docs/ (settings, metrics, diagnoses, protocol) from the code
 	PYTHONPATH=. $(BIN)/python -m docs.generate
 	$(BIN)/nats-backpressure schema --out docs/schemas
+	$(BIN)/nats-backpressure permissions > deploy/nats/users.conf
 
 examples: venv ## record the examples of docs/protocol.md from a run on a real server, and write them into the page
 	$(BIN)/python -m tests.docs.examples

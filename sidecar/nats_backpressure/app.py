@@ -33,11 +33,13 @@ from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListene
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
+from nats_backpressure.adapters.nats.remedies import remedy
 from nats_backpressure.adapters.nats.replica_channel import NatsReplicaChannel
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
+from nats_backpressure.config.nats import variables_in
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.subject.inputs import GatewayReported
@@ -56,7 +58,9 @@ from nats_backpressure.recording.reading_exchange import ReadingExchange
 from nats_backpressure.recording.recorder import RecordingFile, RecordingObserver
 from nats_backpressure.runtime.captured_subjects import CapturedSubjects
 from nats_backpressure.runtime.clock import SystemClock
+from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.garbage import keep_collections_short
+from nats_backpressure.runtime.noting_observer import NotingObserver
 from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.readiness import ReadinessCheck
 from nats_backpressure.runtime.replicas import Replicas
@@ -125,6 +129,8 @@ async def _run(
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, _stop, stop)
+    # The command may have held back those that came before.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     if embedded is None:
         await _serve(build(settings, settings.nats.servers, recording), stop, read_again)
         return
@@ -139,6 +145,7 @@ async def _run(
 
 async def _serve(app: App, stop: asyncio.Event, read_again: Callable[[], Settings]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: app.reload(read_again))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
     await app.run(stop)
 
 
@@ -178,7 +185,14 @@ class App:
         """Serve the probes at once, observe, and answer once something is known; until `stop`."""
         self._probes.start()
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        log.info("started", version=__version__, http=self._probes.port, servers=self._servers, loop=loop)
+        log.info(
+            "started",
+            version=__version__,
+            http=self._probes.port,
+            servers=self._servers,
+            environment=variables_in(os.environ),
+            loop=loop,
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 loops = [
@@ -244,12 +258,13 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         on_rebuild=lambda: counters.rebuilt("observe"),
         echo=False,
     )
+    failures = Failures(clock, partial(remedy, nats))
     channel = NatsReplicaChannel(names, lambda: observing.client, observing.listening_time, counters.dropped)
     # One for each store and stream: what hangs at one of them uses up no turn of another.
     states, policies, events_api = (JetStreamApi(observing, nats.api_prefix) for _ in range(3))
     resources = Resources(states, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources)
     requests = RequestBudget(settings.observe.api_requests_per_second)
-    observer = JetStreamObserver(
+    reader = JetStreamObserver(
         observing,
         clock,
         count=counters.dropped,
@@ -257,6 +272,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         prefix=nats.api_prefix,
         budget=requests,
     )
+    observer = NotingObserver(reader, failures)
     publisher = JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance))
     events = JetStreamEventReader(events_api, lambda: observing.client, names, parse_event, counters.dropped, clock)
     recorder = RecordingObserver(observer, clock, recording, settings, counters.dropped) if recording else None
@@ -270,7 +286,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         exchange.observer,
         JetStreamStateStore(states, names, counters.dropped, lambda: observing.client, clock),
         publisher,
-        JetStreamPolicyStore(policies, names, counters.dropped, lambda: observing.client, clock),
+        JetStreamPolicyStore(policies, names, counters.dropped, lambda: observing.client, clock, failures),
         resources.ensure,
         counters,
         writer=f"{instance}.{secrets.token_hex(4)}",
@@ -282,6 +298,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         requests=requests,
         replicas=replicas,
         shared=exchange.shared,
+        failures=failures,
     )
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
     exchange.connect(service.poller, recorder.record_received if recorder else lambda received: None, hint)
@@ -289,7 +306,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     exchange.share_hints(advisories.subscriptions)
     registry = service.registry
     decisions, lookup = DecisionService(registry, clock), SubjectLookup(registry)
-    history = HistoryQueries(decisions, registry, EventCache(), events, clock)
+    history = HistoryQueries(decisions, registry, EventCache(), events, clock, failures)
     SharedGrants(decisions.grants, replicas, channel, clock, counters, registry.reading_of)
     tally, p = DecisionTally(counters), names.prefix
     kept = (decisions, registry, clock.now, clock.mono, tally)

@@ -17,7 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.adapters import logs
-from nats_backpressure.adapters.logs import REPEATS, Limiter, set_up
+from nats_backpressure.adapters.logs import (
+    NAME_LINES,
+    NAME_PERIOD,
+    REPEATS,
+    SUBJECT_LINES,
+    SUBJECT_PERIOD,
+    Limiter,
+    set_up,
+)
 
 SEED = "SUAEL6RG3WBX4CVPGVWCSIDIBVQYGZXKJQ3ZQ7VDXCYDUJ6NKWTQCWF7ZE"
 JWT = "eyJ0eXAiOiJqd3QifQ.eyJqdGkiOiJXIn0.c2lnbmF0dXJl"
@@ -177,7 +185,7 @@ def test_a_reader_that_is_gone_does_not_end_the_service() -> None:
 def test_repeated_lines_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     to = io.StringIO()
-    monkeypatch.setattr(logs, "Limiter", lambda n, seconds: Limiter(n, seconds, clock=lambda: now))
+    monkeypatch.setattr(logs, "Limiter", lambda n, seconds, **more: Limiter(n, seconds, clock=lambda: now))
     set_up("info", "json", to)
     log = structlog.get_logger()
     for _ in range(REPEATS + 5):
@@ -209,3 +217,55 @@ def test_a_limiter_remembers_only_so_many_keys(keys: list[str]) -> None:
         limiter.refused(key)
         assert limiter.refused(key) is None
     assert len(limiter._allowances) <= 5
+
+
+class Flapping:
+    """Lines about subjects, on a clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._limit = logs.limit_subjects(lambda: self.now)
+
+    def passes(self, level: str = "info", **facts: Any) -> bool:
+        return self.line(level, **facts) is not None
+
+    def line(self, level: str = "info", **facts: Any) -> Any:
+        try:
+            return self._limit(None, level, {"event": "status.changed", "level": level, **facts})
+        except structlog.DropEvent:
+            return None
+
+
+def test_a_subject_that_changes_all_the_time_fills_no_disk() -> None:
+    log = Flapping()
+    passed = 0
+    for _ in range(4500, 86_400_000, 4500):  # a day
+        log.now += 4.5
+        passed += log.passes(subject="a")
+    assert passed <= (86_400 / SUBJECT_PERIOD + 1) * SUBJECT_LINES
+    log.now += SUBJECT_PERIOD
+    assert log.line(subject="a")["left_out"] > 0
+
+
+def test_many_subjects_are_bounded_together_and_one_of_them_hides_no_other() -> None:
+    log = Flapping()
+    assert sum(log.passes(subject="one") for _ in range(100)) == SUBJECT_LINES
+    assert log.passes(subject="other") and log.passes(consumer="c")
+    assert sum(log.passes(subject=f"s{n}") for n in range(1000)) == NAME_LINES - SUBJECT_LINES - 2
+    log.now += NAME_PERIOD
+    assert log.line(subject="s1")["left_out"] > 900
+
+
+def test_what_is_no_line_about_a_subject_is_not_limited_by_that() -> None:
+    log = Flapping()
+    assert all(log.passes() for _ in range(1000))
+    assert all(log.passes("warning", subject="a") for _ in range(1000)), "those have a limit of their own"
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", SUBJECT_LINES), ("debug", 100)])
+def test_at_debug_every_line_is_shown(level: str, shown: int) -> None:
+    to = io.StringIO()
+    set_up(level, "json", to)
+    for _ in range(100):
+        structlog.get_logger().info("status.changed", subject="a")
+    assert len(lines(to)) == shown

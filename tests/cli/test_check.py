@@ -88,3 +88,15 @@ def test_a_missing_file_prints_one_line(tmp_path: Path) -> None:
     ran = CliRunner().invoke(check, [str(tmp_path / "none.yaml")])
     assert ran.exit_code == 78
     assert ran.stderr == f"{tmp_path}/none.yaml: cannot be read: no such file or directory\n"
+
+
+def test_files_that_are_not_there_are_mistakes_unless_one_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("nats: {credentials_file: /missing/a.creds, tls: {ca_file: /missing/ca.pem}}\n")
+    ran = CliRunner().invoke(check, [str(file)])
+    assert ran.exit_code == 78 and not ran.stdout
+    assert ran.stderr.splitlines() == [
+        f"{file}: nats: /missing/a.creds: No such file or directory",
+        f"{file}: nats: TLS files /missing/ca.pem: No such file or directory",
+    ]
+    assert CliRunner().invoke(check, [str(file), "--without-secrets"]).exit_code == 0

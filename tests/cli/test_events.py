@@ -55,3 +55,9 @@ async def test_follow_prints_each_event_once_across_a_server_restart_until_inter
         following.send_signal(signal.SIGINT)
         rest, _ = await following.communicate()
     assert (following.returncode, rest) == (130, b"")
+
+
+async def test_a_name_that_nobody_has_is_an_error(command: Command, sidecar: Sidecar) -> None:
+    for more in ((), ("--follow",)):
+        error = await command.failed("events", "--name", "backpresure", *more)
+        assert "there is no stream BACKPRESURE_EVENTS" in error and "is --name right?" in error

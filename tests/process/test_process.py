@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +146,26 @@ def test_a_crash_in_a_loop_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Service, "_tick", crash)
     settings = Settings(http=Http(host="127.0.0.1", port=0))
     assert app.start(settings, None, lambda: settings) == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_that_comes_while_it_loads_is_handled_later(tmp_path: Path, how: signal.Signals) -> None:
+    """Its settings come through a pipe, so that it is surely loading when the signal comes."""
+    pipe = tmp_path / "settings"
+    os.mkfifo(pipe)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "nats_backpressure", "run", "--config", str(pipe)),
+        env={name: value for name, value in os.environ.items() if not name.startswith("NATS_")},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    writer = await asyncio.to_thread(pipe.open, "w")  # returns when it opens it to read
+    process.send_signal(how)
+    with writer:
+        writer.write("{http: {port: 0}, nats: {servers: [127.0.0.1:1]}}")
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        while b"started" not in (line := await process.stderr.readline()):
+            assert line, "it ended before it started"
+        if how is signal.SIGHUP:
+            process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0

@@ -20,6 +20,8 @@ from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from nats_backpressure.runtime import tasks
+from nats_backpressure.runtime.failures import Failures
+from nats_backpressure.runtime.noting_observer import NotingObserver
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from tests.fakes.clock import settled
@@ -259,14 +261,48 @@ async def test_others_have_turns_while_many_states_are_loaded(monkeypatch: pytes
         assert list(service.registry.covering("tenant.7.a")) == ["tenant.7.*"]
 
 
-async def test_states_that_cannot_be_loaded_are_reported_once_an_outage() -> None:
+async def test_states_that_cannot_be_loaded_are_reported_after_a_while_and_when_they_are() -> None:
     world = World()
     world.store.faults.before = lambda: True
     with capture_logs() as lines:
-        async with world.living():
+        async with world.living() as service:
             await world.clock.run(60)
-    reported = [line["log_level"] for line in lines if line["event"] == "state.unavailable"]
-    assert len(reported) > 10 and reported.count("warning") == 1
+            world.store.faults.before = lambda: False
+            await world.known(service)
+            await world.clock.run(1)
+    reported = [(line["event"], line["stage"]) for line in lines if "stage" in line]
+    assert reported == [("stage.failing", "load states"), ("stage.works", "load states")]
+
+
+@pytest.mark.parametrize(("part", "stages"), [("store", {"write", "heartbeat"}), ("publisher", {"publish"})])
+async def test_what_cannot_be_written_is_reported_though_all_is_read(part: str, stages: set[str]) -> None:
+    world = World()
+    async with world.living() as service:
+        await world.published(service, Status.INACTIVE)
+        with capture_logs() as lines:
+            getattr(world, part).faults.before = lambda: True
+            world.load()
+            await world.clock.run(12)
+    failing = {line["stage"]: line for line in lines if line["event"] == "stage.failing"}
+    assert failing.keys() == stages
+    assert all(failing[stage]["of"] == [SUBJECT] for stage in stages - {"heartbeat"})
+    assert all(line["cost"] and line["error"] for line in failing.values())
+
+
+async def test_a_list_of_streams_that_is_denied_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    failures = Failures(world.clock)
+    observer = NotingObserver(world.js, failures)
+
+    async def denied() -> Any:
+        raise Unavailable("Permissions Violation")
+
+    monkeypatch.setattr(world.js, "streams", denied)
+    monkeypatch.setattr(world, "js", observer)
+    with capture_logs() as lines:
+        async with world.living(failures=failures):
+            await world.clock.run(30)
+    assert [line["stage"] for line in lines if line["event"] == "stage.failing"] == ["list streams"]
 
 
 async def test_nothing_is_answered_while_the_first_states_cannot_be_stored() -> None:

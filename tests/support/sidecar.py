@@ -150,12 +150,12 @@ class Wire:
         self.live: list[dict[str, Any]] = []
 
     async def listen(self) -> Self:
-        async def receive(message: Msg) -> None:
-            self.live.append(json.loads(message.data))
-
-        await self.nc.subscribe(f"{self.name}.v1.event.>", cb=receive)
+        await self.nc.subscribe(f"{self.name}.v1.event.>", cb=self.take)
         await self.nc.request("$JS.API.INFO")  # proof that the server knows the subscription; a flush is none
         return self
+
+    async def take(self, message: Msg) -> None:
+        self.live.append(json.loads(message.data))
 
     async def raw(self, endpoint: str, payload: bytes = b"") -> Msg:
         return await self.nc.request(f"{self.name}.v1.{endpoint}", payload, timeout=2)

@@ -33,6 +33,11 @@ SECRETS_IN_TEXT = [
 ]
 REPEATS = 10
 """Warnings and errors of one name per minute; the next line of that name has the number of those left out."""
+SUBJECT_LINES, SUBJECT_PERIOD = 10, 600.0
+"""Info lines of one name about one subject or consumer in so many seconds: one that changes every few seconds would
+write 22 MB a day. The next line has the number of those left out; metrics count all."""
+NAME_LINES, NAME_PERIOD = 60, 60.0
+"""Info lines of one name about any subject or consumer in so many seconds."""
 LONGEST_MESSAGE = 500
 """Characters of a message from a library."""
 DEEPEST = 4
@@ -53,6 +58,7 @@ def set_up(level: str, form: str, to: TextIO = sys.stderr) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             limit_repeats(Limiter(REPEATS, 60.0)),
+            *([] if level == "debug" else [limit_subjects()]),
             stamp,
             structlog.processors.format_exc_info,
             redact,
@@ -134,6 +140,27 @@ def limit_repeats(limiter: Limiter) -> Processor:
             raise structlog.DropEvent
         if refused:
             event["left_out"] = refused
+        return event
+
+    return limit
+
+
+def limit_subjects(clock: Callable[[], float] = time.monotonic) -> Processor:
+    """Drop info lines about a subject or consumer that come too often: its status may change all the time."""
+    one = Limiter(SUBJECT_LINES, SUBJECT_PERIOD, keys=10_000, clock=clock)
+    all_of_a_name = Limiter(NAME_LINES, NAME_PERIOD, clock=clock)
+
+    def limit(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        what = event.get("subject") or event.get("consumer")
+        if event.get("level") != "info" or not what:
+            return event
+        name = str(event.get("event"))
+        refused = one.refused(f"{name} {what}")
+        others = None if refused is None else all_of_a_name.refused(name)
+        if refused is None or others is None:
+            raise structlog.DropEvent
+        if refused or others:
+            event["left_out"] = refused or others
         return event
 
     return limit

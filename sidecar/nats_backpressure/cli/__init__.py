@@ -8,7 +8,20 @@ import click
 
 from nats_backpressure import __version__
 
-COMMANDS = ("run", "record", "replay", "check", "demo", "status", "decide", "events", "policy", "override", "schema")
+COMMANDS = (
+    "run",
+    "record",
+    "replay",
+    "check",
+    "demo",
+    "status",
+    "decide",
+    "events",
+    "policy",
+    "override",
+    "permissions",
+    "schema",
+)
 """Each is in the module of its name, which is imported when it is needed: `run` needs 3 MiB less without the others."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from nats_backpressure.cli.output import POLICY_HEADERS, policy_rows, print_table
-from nats_backpressure.cli.settings_file import load_or_exit
+from nats_backpressure.cli.settings_file import EX_CONFIG, load_or_exit
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.policy.parse import PolicyEntry, over_default, policy_document
 from nats_backpressure.policy.schema import Effective
@@ -17,16 +17,34 @@ from nats_backpressure.policy.schema import Effective
 
 @click.command(short_help="Validate a settings file.")
 @click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> None:
+@click.option(
+    "--without-secrets",
+    is_flag=True,
+    help="Do not read the files that `nats` names: for a machine that does not have them.",
+)
+def check(file: Path, without_secrets: bool) -> None:
     """Validate FILE with the NATS_* environment variables applied, and print the policies that would apply.
 
-    Exits with 0, or with 78 and one line for each mistake.
+    The files that `nats` names (logins, certificates) are read, too. Exits with 0, or with 78 and one line for each
+    mistake.
     """
     settings = load_or_exit(file)
+    if not without_secrets:
+        _exit_with_file_problems(file, settings)
     if sys.stdout.isatty():
         _print_tables(settings)
     else:
         _print_text(settings)
+
+
+def _exit_with_file_problems(file: Path, settings: Settings) -> None:
+    from nats_backpressure.adapters.nats.credentials import file_problems
+
+    problems = file_problems(settings.nats)
+    for problem in problems:
+        click.echo(f"{file}: nats: {problem}", err=True)
+    if problems:
+        sys.exit(EX_CONFIG)
 
 
 def _policies_by_pattern(settings: Settings) -> Iterator[tuple[str, Effective]]:

@@ -65,6 +65,8 @@ def events(
     query = _EventQuery(target, watched, kind, limit)
 
     async def print_events(service: ServiceClient) -> None:
+        if watched is None:
+            await _require_stream(target, service, follow=follow)
         if follow:
             await _follow(service, query, since, as_json)
             return
@@ -78,6 +80,20 @@ def events(
             print_note(f"these are the newest {len(stored.events)} events; there are more (--limit, --since)")
 
     run_command(target, print_events)
+
+
+async def _require_stream(target: Target, service: ServiceClient, *, follow: bool) -> None:
+    """Raises Unavailable if there is no events stream of this name. Who follows may have no right to ask for it."""
+    stream = service.names.events_stream
+    try:
+        info = await jetstream_api(target, service).stream(stream)
+    except Unavailable:
+        if follow:
+            return
+        raise
+    if info is None:
+        name = service.names.name
+        raise Unavailable(f"there is no stream {stream}: a sidecar of the name `{name}` creates it (is --name right?)")
 
 
 class _EventQuery:

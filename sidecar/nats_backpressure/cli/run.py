@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from nats_backpressure.config.settings import load_settings
 
 if TYPE_CHECKING:
     from nats_backpressure.recording.recorder import RecordingFile
+
+HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @click.command(short_help="Run the sidecar.")
@@ -73,6 +76,18 @@ def run(
     Exits with 0 after SIGTERM; with 78 if the settings, the HTTP port or the file of --record cannot be used; with 1
     after an internal error, or if the embedded server does not start.
     """
+    with _signals_held():
+        _run(path, embedded, embedded_port, embedded_store, record, record_limit)
+
+
+def _run(
+    path: Path | None,
+    embedded: bool,
+    embedded_port: int,
+    embedded_store: Path | None,
+    record: Path | None,
+    record_limit: int,
+) -> None:
     settings = load_or_exit(path)
     # Imported late: a mistake in the settings file is reported without loading the server.
     with _without_rich():
@@ -80,6 +95,16 @@ def run(
 
     own = EmbeddedOptions(embedded_port, embedded_store) if embedded else None
     sys.exit(start(settings, own, lambda: load_settings(path, os.environ), _recording_file(record, record_limit)))
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that come while it loads wait until `start` handles them: before, they would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class Nats(Struct, frozen=True, forbid_unknown_fields=True):
     token_file: Text | None = None
     """A file that holds a token."""
     tls: Tls = Tls()
-    """Certificates for TLS."""
+    """Certificates for TLS. With a CA, a certificate or a `tls://` URL, a server that offers no TLS gets no login."""
     js_domain: Text | None = None
     """JetStream domain; not together with `js_api_prefix`."""
     js_api_prefix: Text | None = None
@@ -109,9 +109,14 @@ def _without_user(server: str) -> str:
     return scheme + mark + rest.rpartition("@")[2]
 
 
+def variables_in(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that are set, and so replace what the file has."""
+    return tuple(name for name in VARIABLES if env.get(name, "").strip())
+
+
 def with_environment(nats: Nats, env: Mapping[str, str], problems: Problems) -> Nats:
     """The settings with the usual NATS variables over them; a login in the environment replaces that of the file."""
-    given = {name: value for name in VARIABLES if (value := env.get(name, "").strip())}
+    given = {name: env[name].strip() for name in variables_in(env)}
     nats = replace(nats, tls=replace(nats.tls, **_renamed(given, _TLS)))
     if any(name in given for name in _LOGIN):
         same = "NATS_USER" in given or "NATS_PASSWORD" in given

@@ -50,6 +50,15 @@ def is_name_watched(key: ConsumerKey, watch: Sequence[WatchEntry], ours: Collect
     )
 
 
+def why_left_out(key: ConsumerKey, config: ConsumerConfig, watch: Sequence[WatchEntry], ours: Collection[str]) -> str:
+    """Why a consumer counts under no subject, in a word or two."""
+    if not is_name_watched(key, watch, ours):
+        return "not in watch"
+    if not is_consumer_watched(key, config, watch, ours):
+        return "without acks" if config.durable else "ephemeral"
+    return "subjects"
+
+
 def counted_subjects(
     key: ConsumerKey,
     config: ConsumerConfig,

@@ -22,6 +22,7 @@ from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EVENTS, EventCache
+from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.ports import (
     CachedEvent,
     Clock,
@@ -41,9 +42,6 @@ DAY = 86_400_000
 """Milliseconds before now from which events are returned without `since`, and loaded into memory at the start."""
 FIRST_RETRY, LAST_RETRY = 0.1, 10.0
 """Seconds between two attempts to load them."""
-LOGGED_AT = 5
-"""The try that is logged as a warning if it fails."""
-HINT = "check that the events stream exists, and the rights to read it"
 FEWEST_LOADED = 1000
 """Events that an attempt loads at least; after one that fails half-way the next loads half as many."""
 STATUS_CHANGES = frozenset({EventType.ACTIVE.value, EventType.WARNING.value, EventType.RECOVERY.value})
@@ -58,7 +56,13 @@ class HistoryQueries:
     """
 
     def __init__(
-        self, decisions: DecisionService, service: ServiceView, cache: EventCache, reader: EventReader, clock: Clock
+        self,
+        decisions: DecisionService,
+        service: ServiceView,
+        cache: EventCache,
+        reader: EventReader,
+        clock: Clock,
+        failures: Failures | None = None,
     ) -> None:
         self._decisions, self._service, self._cache, self._reader, self._clock = (
             decisions,
@@ -67,7 +71,7 @@ class HistoryQueries:
             reader,
             clock,
         )
-        self._reads = 0
+        self._failures, self._reads = failures or Failures(clock), 0
 
     async def follow_events(self) -> None:
         """Cache the events of the last day, then each new one of any replica."""
@@ -77,14 +81,14 @@ class HistoryQueries:
     async def load_recent_events(self) -> None:
         """Load the events of the last day into memory; tries until it succeeds. Until then requests read the stream."""
         most = EVENTS
-        for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
+        for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
             older = EventCache(0)
             try:
                 since = _ms(self._clock.now().wall) - DAY
-                older.set_complete_since(await self._reader.recall(since, most, older.add))
+                with self._failures.stage("events"):
+                    older.set_complete_since(await self._reader.recall(since, most, older.add))
             except Unavailable as error:
-                report = log.warning if tries == LOGGED_AT else log.debug
-                report("history.unavailable", error=str(error), cost="events in windows are not counted", hint=HINT)
+                log.debug("history.unavailable", error=str(error))
                 most = max(most // 2, FEWEST_LOADED) if len(older) else most
                 await self._clock.sleep(delay)
             else:

@@ -33,6 +33,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.ports import (
     Clock,
     Conflict,
@@ -58,8 +59,6 @@ LOAD_TRIES = 4
 ARRIVES_WITHIN = 2.0
 """Seconds, from its turn, within which an effect ends where this replica can write; a reply that is slow, or gets lost
 once, is no reason that another one writes."""
-LOGGED_AT = 5
-"""The try at which an outage is logged as a warning, some two seconds into it."""
 DROPPED = "no client receives it; the next event has its number, in a new epoch"
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, doubling, with jitter."""
@@ -83,8 +82,10 @@ class EffectRunner:
         clock: Clock,
         render_state: Callable[[SubjectState, Writing, ServiceView, Now], bytes],
         counts: ServiceCounts,
+        failures: Failures | None = None,
     ) -> None:
         self._store, self._publisher, self._clock = store, publisher, clock
+        self._failures = failures or Failures(clock)
         self._render_state, self._counts = render_state, counts
         # One store or stream that hangs does not delay the other.
         loads, writes, publishes = (asyncio.Semaphore(AT_ONCE) for _ in range(3))
@@ -160,19 +161,19 @@ class EffectRunner:
         await cancel_and_wait(self._running)
 
     async def _retry(self, effect: Effect) -> None:
-        """Try until the outcome is certain. NATS may be away for long: that is logged once, and fed to the subject."""
-        for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
+        """Try until the outcome is certain. NATS may be away for long: that is fed to the subject."""
+        act, began = VERBS[type(effect)], self._clock.now().mono
+        for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
             try:
                 async with self._turns[type(effect)]:
                     self._note_turn()
                     await self._attempt(effect)
+                self._failures.works(act, effect.subject)
                 return
             except Unavailable as error:
-                self._counts.dropped(f"{VERBS[type(effect)]}_retry")
-                report = log.warning if tries == LOGGED_AT else log.debug
-                report(
-                    "act.unavailable", act=VERBS[type(effect)], subject=effect.subject, error=str(error), tries=tries
-                )
+                self._counts.dropped(f"{act}_retry")
+                self._failures.failed(act, error, effect.subject, began)
+                log.debug("act.unavailable", act=act, subject=effect.subject, error=str(error))
             if isinstance(effect, WriteRecord):
                 self._registry.feed(effect.subject, WriteFailing(effect.writing.nonce))
             await self._clock.sleep(delay)
@@ -256,7 +257,9 @@ class EffectRunner:
         now = "unknown" if record.unknown else record.status.word
         if was != now:
             self._counts.transition(record.subject, was, now)
-            log.info("status.changed", subject=record.subject, was=was, now=now, reasons=list(record.reasons))
+            # Of each subject that is calm at the first start there would be a line; `watching` counts them.
+            report = log.debug if old is None and now == "inactive" else log.info
+            report("status.changed", subject=record.subject, was=was, now=now, reasons=list(record.reasons))
 
     async def _publish(self, subject: str, event: Event) -> None:
         state = self._registry.subjects.get(subject)

@@ -15,6 +15,7 @@ import structlog
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.ports import Clock, ServiceCounts, StateStore, Unavailable
 from nats_backpressure.runtime.replicas import MOST_REPLICAS, Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
@@ -48,9 +49,11 @@ class Heartbeat:
         counts: ServiceCounts,
         replicas: Replicas,
         shared: SharedReading,
+        failures: Failures | None = None,
     ) -> None:
         self._store, self._clock, self._registry = store, clock, registry
         self._render, self._counts, self._replicas, self._shared = render, counts, replicas, shared
+        self._failures = failures or Failures(clock)
         self._every = registry.settings.publish.heartbeat_seconds
         self._proved_at = self._tried_at = -math.inf
         """When the last heartbeat that proves something was stored by anybody, and when we last tried to write one."""
@@ -81,7 +84,9 @@ class Heartbeat:
     async def _write(self) -> None:
         self._tried_at = self._clock.now().mono
         try:
-            if await self._store.write_heartbeat(self._value(leaving=False)):
+            with self._failures.stage("heartbeat"):
+                written = await self._store.write_heartbeat(self._value(leaving=False))
+            if written:
                 self._proved_at, self._is_ours = self._tried_at, True
         except Unavailable as error:
             self._counts.dropped("heartbeat")
@@ -100,6 +105,7 @@ class Heartbeat:
         self._sampled[heartbeat.instance] = heartbeat.sampled_at
         if moved and heartbeat.schema >= messages.SCHEMA:
             self._proved_at, self._is_ours = self._clock.now().mono, False
+            self._failures.works("heartbeat")
 
     async def leave(self) -> None:
         """As the last replica, write a last heartbeat: clients then open rejected subjects by themselves."""

@@ -5,6 +5,7 @@ The poller and a replay both use it, so that both evaluate in the same way.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
@@ -99,6 +100,11 @@ class Intake:
         for subject in subjects:
             self._feed(subject, (repeated, reading))
         return subjects
+
+    def count_left_out(self, stream: FollowedStream, samples: Sequence[Sample]) -> None:
+        """Count the consumers of a whole list that count under no subject."""
+        keys = ((each.key, each.config) for each in samples if each.key not in stream.under)
+        stream.left_out = dict(Counter(watch_filter.why_left_out(*each, self.watch, self.ours) for each in keys))
 
     def flush(self) -> None:
         """Feed the readings that wait for others of their subject."""

@@ -9,6 +9,7 @@ import structlog
 
 from nats_backpressure.core.subject.inputs import RecordMissing
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -21,9 +22,15 @@ class OwnResources:
     """Compares every complete list of streams with the one before. `ensure` creates what is missing."""
 
     def __init__(
-        self, names: Names, registry: SubjectRegistry, clock: Clock, ensure: Callable[[], Awaitable[None]]
+        self,
+        names: Names,
+        registry: SubjectRegistry,
+        clock: Clock,
+        ensure: Callable[[], Awaitable[None]],
+        failures: Failures | None = None,
     ) -> None:
         self._names, self._registry, self._clock, self.ensure = names, registry, clock, ensure
+        self._failures = failures or Failures(clock)
         self._state = f"KV_{names.state_bucket}"
         self._needed = (self._state, names.events_stream, f"KV_{names.policy_bucket}")
         self._created: dict[str, str] = {}
@@ -56,6 +63,7 @@ class OwnResources:
 
     async def _create(self) -> None:
         try:
-            await self.ensure()
+            with self._failures.stage("resources"):
+                await self.ensure()
         except Unavailable as error:
             log.debug("resources.unavailable", error=str(error))

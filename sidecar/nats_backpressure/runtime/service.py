@@ -21,7 +21,8 @@ from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, LOGGED_AT, EffectRunner
+from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, EffectRunner
+from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.heartbeat import Heartbeat
 from nats_backpressure.runtime.intake import Intake, log_and_count
 from nats_backpressure.runtime.observations import StreamsReading
@@ -46,6 +47,7 @@ from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 from nats_backpressure.runtime.subject_writers import SubjectWriters
 from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
 from nats_backpressure.runtime.view import ServiceView
+from nats_backpressure.runtime.watched_summary import WatchedSummary
 
 log = structlog.get_logger()
 
@@ -69,12 +71,14 @@ class Service:
         resources: OwnResources,
         heartbeat: Heartbeat,
         replicas: Replicas,
+        failures: Failures,
         tick: float = TICK,
     ) -> None:
         self._clock, self._store, self._policy_store = clock, store, policy_store
         self.registry, self.poller, self.updates = registry, poller, updates
         self._effects, self._resources, self._heartbeat = effects, resources, heartbeat
-        self._replicas = replicas
+        self._replicas, self._failures = replicas, failures
+        self._summary = WatchedSummary(registry, clock)
         self._tick_every = tick
         self._loaded, self.known = asyncio.Event(), asyncio.Event()
 
@@ -110,14 +114,15 @@ class Service:
 
     async def _load(self) -> None:
         """Start from what is stored: without it a restart would publish everything again."""
-        for tries, delay in enumerate(backoff(self._clock, FIRST_RETRY, LAST_RETRY), start=1):
+        for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
             try:
-                await self._resources.ensure()
-                stored = await self._store.load_all()
+                with self._failures.stage("resources"):
+                    await self._resources.ensure()
+                with self._failures.stage("load states"):
+                    stored = await self._store.load_all()
                 break
             except Unavailable as error:
-                report = log.warning if tries == LOGGED_AT else log.debug
-                report("state.unavailable", error=str(error), hint="nothing is read or answered before it is")
+                log.debug("state.unavailable", error=str(error))
                 await self._clock.sleep(delay)
         log.info("state.loaded", subjects=len(stored))
         slices = Slices(self._clock)
@@ -146,6 +151,8 @@ class Service:
         while True:
             await self._clock.sleep(self._tick_every)
             self.poller.shared.pulse()
+            self._failures.report()
+            self._summary.report()
             self.updates.expire()
             self._replicas.announce_change()
             slices = Slices(self._clock)
@@ -178,6 +185,7 @@ def build_service(
     requests: RequestBudget | None = None,
     replicas: Replicas | None = None,
     shared: SharedReading | None = None,
+    failures: Failures | None = None,
 ) -> Service:
     """Wire the parts of a service to its ports. `on_looks` gets a list of streams every `discover_every` seconds and
     when there are others, `on_list` every one; `on_policies` the policies in force at the start and after every change;
@@ -187,10 +195,11 @@ def build_service(
     policies = ActivePolicies(
         settings.policies, settings.policy_guard, settings.trust_consumer_metadata, repr(settings.watch)
     )
-    effects = EffectRunner(store, publisher, clock, render_state, counts)
+    failures = failures or Failures(clock)
+    effects = EffectRunner(store, publisher, clock, render_state, counts, failures)
     heartbeat_seconds = settings.publish.heartbeat_seconds
     registry = SubjectRegistry(settings, clock, policies, writer, effects.perform, heartbeat_seconds)
-    resources = OwnResources(names, registry, clock, ensure)
+    resources = OwnResources(names, registry, clock, ensure, failures)
     watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
 
     def on_streams(reading: StreamsReading) -> None:
@@ -236,6 +245,8 @@ def build_service(
     registry.writer_seen_at, registry.proves = writers.seen_at, writers.proves
     replicas.writes, replicas.unread = lambda: effects.writes, registry.unread_streams
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
-    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared)
+    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)
     on_change(policies.sources)
-    return Service(clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, replicas, tick)
+    return Service(
+        clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, replicas, failures, tick
+    )

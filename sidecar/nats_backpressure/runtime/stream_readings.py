@@ -124,6 +124,7 @@ class StreamReadings:
         poll.plan.listed = len(reading.samples) + len(reading.unread) + reading.unnamed
         poll.plan.listed_seconds = reading.took
         under = await self._take_samples(poll, reading, base, asked_at, members)
+        self._intake.count_left_out(poll.stream, reading.samples)
         poll.stream.seen, poll.stream.whole = True, reading.whole and not reading.unread
         shown = ReadState(under, reading.unread, reading.whole, asked_at)
         poll.silent = self._intake.remove_uncounted_members(poll.stream, shown).unread

@@ -75,6 +75,8 @@ class FollowedStream(Struct, eq=False):
     """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
     under: dict[ConsumerKey, tuple[str, ...]] = {}
     """Consumers that were read, with the subjects they count under."""
+    left_out: dict[str, int] = {}
+    """How many consumers of it count under no subject, by the reason."""
     absent: dict[ConsumerKey, float] = {}
     """Members that the last reading lacked, with the monotonic time since when."""
     ages: MessageAges = field(default_factory=MessageAges)

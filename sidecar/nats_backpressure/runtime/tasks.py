@@ -69,6 +69,27 @@ class Once:
         self._known.pop(key, None)
 
 
+class OnceIn:
+    """Whether something comes for the first time in some seconds, for what is logged again while it lasts. Bounded."""
+
+    def __init__(self, seconds: float, most: int = ONCE_KEYS) -> None:
+        self._seconds = seconds
+        self._at: Bounded[tuple[str, str], float] = Bounded(most)
+
+    def first(self, now: float, group: str, key: str) -> bool:
+        """True the first time it is called with `key`, again after `forget`, and when the seconds are over."""
+        at = self._at.get((group, key))
+        if at is not None and now - at < self._seconds:
+            return False
+        self._at[group, key] = now
+        return True
+
+    def forget(self, group: str) -> None:
+        """What was logged of a group is over: the next time is the first again."""
+        for key in [key for key in self._at if key[0] == group]:
+            del self._at[key]
+
+
 class Slices:
     """Divides a long loop into slices of some SLICE seconds, between which other tasks have a turn."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -13,8 +14,10 @@ import nkeys
 import pytest
 import trustme
 from nats.aio.client import Client as PlainClient
+from nats.aio.transport import TcpTransport
 
 from nats_backpressure.adapters.nats.credentials import BadCredentials, credentials
+from nats_backpressure.adapters.nats.patched_client import NoTls, PatchedClient, discard
 from nats_backpressure.config.nats import Nats, Secret, Tls
 from tests.conftest import StartServer
 from tests.support.connected import connected, options, up
@@ -158,3 +161,53 @@ def test_a_seed_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         credentials(Nats(("nats://x",), nkey_seed_file=str(path)))
     with pytest.raises(BadCredentials, match=r"^nkey_seed: its nkey seed is damaged"):
         credentials(Nats(("nats://x",), nkey_seed=Secret("SUAHIDDEN")))
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A directory with a CA and a server's certificate of it."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = ca.issue_cert("127.0.0.1", "localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "server.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    return tmp_path
+
+
+async def test_a_server_without_tls_gets_no_password_from_who_asks_for_tls(certificates: Path) -> None:
+    received: list[bytes] = []
+    ca = str(certificates / "ca.pem")
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.10.0","max_payload":1048576,"auth_required":true}\r\n')
+        received.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    login = {"user": "u", "password": Secret("HIDDEN")}
+    for nats in (
+        Nats((f"tls://{place}",), **login),  # type: ignore[arg-type]  # the two fields
+        Nats((f"nats://{place}",), tls=Tls(ca_file=ca), **login),  # type: ignore[arg-type]
+        Nats((f"tls://u:HIDDEN@{place}",)),
+    ):
+        client = PatchedClient(None, lambda kind, text: None)
+        with pytest.raises(NoTls, match="offers no TLS"):
+            await client.open(nats, "test", 5.0)
+        await discard(client)
+    server.close()
+    await server.wait_closed()
+    assert received == [b""] * 3
+
+
+async def test_tls_that_a_server_only_offers_is_used(start_server: StartServer, certificates: Path) -> None:
+    files = f'cert_file: "{certificates}/server.pem", key_file: "{certificates}/server.key"'
+    server = await start_server(
+        config=f'tls {{ {files} }}\nallow_non_tls: true\nauthorization {{user: "u", password: "p"}}'
+    )
+    nats = Nats((server.url,), user="u", password=Secret("p"), tls=Tls(ca_file=str(certificates / "ca.pem")))
+    async with connected(nats) as (connection, _):
+        await up(connection)
+        transport = connection.client._transport
+        assert isinstance(transport, TcpTransport) and transport._io_writer is not None
+        assert transport._io_writer.get_extra_info("ssl_object") is not None

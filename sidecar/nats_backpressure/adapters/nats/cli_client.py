@@ -12,6 +12,7 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.credentials import BadCredentials, explain
+from nats_backpressure.adapters.nats.denied_rights import Denied
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, check_size, discard, settled
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import Names
@@ -19,6 +20,8 @@ from nats_backpressure.runtime.ports import Unavailable
 
 WAITING = 10_000
 """Messages that may wait in `subscribe`; further ones are dropped."""
+
+MISSING_RIGHT = "`nats-backpressure permissions --role operator` prints the rights that commands need"
 
 
 class ServiceError(Unavailable):
@@ -70,6 +73,8 @@ class ServiceClient:
                 return await client.request(subject, payload, timeout=self._seconds, headers=headers)
         except nats.errors.NoRespondersError:
             raise Unavailable(self._no_responder(subject)) from None
+        except Denied as denied:
+            raise Unavailable(f"{self._where}: {denied}; {MISSING_RIGHT}") from None
         except Exception as error:  # a client that closes meanwhile raises many types
             raise Unavailable(self._no_answer(client, error)) from None
 
@@ -101,8 +106,8 @@ class ServiceClient:
                     await settled(client)
             except Exception as error:
                 raise Unavailable(self._no_answer(client, error)) from None
-            if client.denied:
-                raise Unavailable(f"{self._where}: {client.because}")
+            if client.rights.subscriptions:
+                raise Unavailable(f"{self._where}: {client.because}; {MISSING_RIGHT}")
             yield queue
         finally:
             end.cancel()

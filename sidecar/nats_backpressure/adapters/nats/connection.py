@@ -16,10 +16,13 @@ import structlog
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.credentials import explain
+from nats_backpressure.adapters.nats.denial_log import DenialLog
+from nats_backpressure.adapters.nats.login import describe_login, login_hint
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, discard
 from nats_backpressure.config.nats import Nats
+from nats_backpressure.runtime.failures import NOT_CONNECTED
 from nats_backpressure.runtime.ports import Clock, Unavailable
-from nats_backpressure.runtime.tasks import Once, backoff, raise_if_cancelled, sleep_until
+from nats_backpressure.runtime.tasks import OnceIn, backoff, raise_if_cancelled, sleep_until
 
 log = structlog.get_logger()
 
@@ -32,7 +35,10 @@ PROBE_EVERY = PROBE_TIMEOUT = 2.0
 SET_UP_WITHIN = 15.0
 """Seconds for connecting and for all subscriptions."""
 FIRST_DENIED, LAST_DENIED = 5.0, 300.0
-"""Seconds with a refused subscription before the next client, doubling: only a new one sees a permission come back."""
+"""Seconds before refused subscriptions are tried again on the same client, doubling: the server does not report that a
+right was given."""
+UNREACHABLE_AGAIN = 300.0
+"""Seconds after which the same reason for no connection is logged again."""
 LOG_EVERY = 60.0
 """Seconds between two warnings of the same kind; nats-py reports a slow consumer once per message."""
 
@@ -62,13 +68,14 @@ class Connection:
         self._set_up, self._count, self._on_rebuild = set_up, count, on_rebuild
         self._may_publish, self._echo = may_publish, echo
         self._probe_every, self._probe_timeout = probe_every, probe_timeout
-        self._first_denied = self._denied_again = denied_again
+        self._first_denied = denied_again
         self._client: PatchedClient | None = None
         self._connected_at = self._answered_at = -math.inf
         """Monotonic times: when the present client was set up, and when the last PING that was answered was sent."""
-        self._unreachable = Once()
+        self._unreachable = OnceIn(UNREACHABLE_AGAIN)
         self._logged: dict[str, float] = {}
         """When each kind of error was last logged as a warning."""
+        self._denials = DenialLog(name)
 
     @property
     def connected(self) -> bool:
@@ -78,7 +85,7 @@ class Connection:
     def client(self) -> PatchedClient:
         """The present client. Raises Unavailable while there is none."""
         if self._client is None or not self._client.is_connected:
-            raise Unavailable("not connected to NATS")
+            raise Unavailable(NOT_CONNECTED)
         return self._client
 
     def listening_time(self, since: float) -> float:
@@ -111,11 +118,10 @@ class Connection:
             await discard(client)
         log.warning("nats.lost", connection=self.name, because=client.because or "closed")
         self._on_rebuild()
-        self._denied_again = min(2 * self._denied_again, LAST_DENIED) if client.denied else self._first_denied
         return True
 
     async def _build(self) -> PatchedClient | None:
-        """A client that is connected and set up, or None, which is logged once per outage."""
+        """A client that is connected and set up. None is logged: again for another reason, and while it lasts."""
         client = PatchedClient(self._may_publish, self._note)
         try:
             async with asyncio.timeout(SET_UP_WITHIN):
@@ -131,47 +137,66 @@ class Connection:
             if not isinstance(error, Exception):
                 raise
             raise_if_cancelled()
-            if self._unreachable.first():
-                log.warning(
-                    "nats.unreachable",
-                    connection=self.name,
-                    servers=self._nats.shown_servers,
-                    error=client.because or str(error) or type(error).__name__,
-                    hint="it keeps trying",
-                )
+            self._report_unreachable(client, error)
             return None
-        self._unreachable.forget()
+        self._unreachable.forget("")
         log.info("nats.connected", connection=self.name, epoch=self.epoch)
         return client
+
+    def _report_unreachable(self, client: PatchedClient, error: BaseException) -> None:
+        text = (client.because or explain(error)).removeprefix("nats: ").strip("'")
+        if self._unreachable.first(self._clock.now().mono, "", text):
+            log.warning(
+                "nats.unreachable",
+                connection=self.name,
+                servers=self._nats.shown_servers,
+                login=describe_login(self._nats),
+                error=text,
+                cost="without a connection statuses become stale, then unknown; it keeps trying",
+                hint=login_hint(self._nats, text, client._server_info),
+            )
 
     def _note(self, kind: str, text: str) -> None:
         """Count an error, and log it once per LOG_EVERY. Never raises: nats-py's read loop calls it."""
         with suppress(Exception):
             self._count(kind)
             now = self._clock.now().mono
-            quiet = kind == "nats_error" or now - self._logged.get(kind, -LOG_EVERY) < LOG_EVERY
+            if kind == "permission_denied":
+                self._denials.add(text, now)
+            quiet = kind in ("nats_error", "permission_denied") or now - self._logged.get(kind, -LOG_EVERY) < LOG_EVERY
             if not quiet:
                 self._logged[kind] = now
             (log.debug if quiet else log.warning)("nats.error", connection=self.name, kind=kind, error=text)
 
     async def _watch(self, client: PatchedClient) -> None:
         """Return once the client is of no use any more. Only a round trip proves that it is."""
-        failures, denied_at = 0, None
+        failures, wait, try_at = 0, self._first_denied, math.inf
         while not client.ended.is_set() and client.is_connected:
             raise_if_cancelled()
             if failures >= 2:
                 client.because = "no answer to a round trip"
                 return
             now = self._clock.now().mono
-            if client.denied:
-                denied_at = now if denied_at is None else denied_at
-                if now - denied_at >= self._denied_again:
-                    return
+            self._denials.report(now)
+            if not client.rights.subscriptions:
+                wait, try_at = self._first_denied, math.inf
+            elif try_at == math.inf:
+                try_at = now + wait
+            elif now >= try_at:
+                await self._subscribe_again(client)
+                wait = min(2 * wait, LAST_DENIED)
+                try_at = self._clock.now().mono + wait
             replies = client.requests.replies
             if not await sleep_until(client.ended, self._clock, self._probe_every):
                 # A reply to a request of our own proves as much as a PONG.
                 answers = client.requests.replies > replies or await self._answers(client)
                 failures = 0 if answers else failures + 1
+
+    async def _subscribe_again(self, client: PatchedClient) -> None:
+        """Try what was refused; a failure of the link shows in the next round trip."""
+        with suppress(Exception):
+            async with asyncio.timeout(self._probe_timeout):
+                await client.rights.subscribe_again()
 
     async def _answers(self, client: PatchedClient) -> bool:
         """Whether a PING is answered in time. Not `rtt`: it cancels a future that a late PONG then meets, and the read

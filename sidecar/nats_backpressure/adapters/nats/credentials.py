@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from nats.aio.client import RawCredentials
 
 from nats_backpressure.config.nats import Nats, Secret, Tls
@@ -20,14 +21,14 @@ def credentials(nats: Nats) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if nats.credentials_file:
         # Text, not the path: nats-py loops forever on an empty or truncated file.
-        text = _read(nats.credentials_file)
-        token, seed = _line_after(text, "BEGIN NATS USER JWT"), _line_after(text, "BEGIN USER NKEY SEED")
+        text = read_text(nats.credentials_file)
+        token, seed = line_after(text, "BEGIN NATS USER JWT"), line_after(text, "BEGIN USER NKEY SEED")
         if token.count(".") != 2 or not seed:
             raise BadCredentials(f"{nats.credentials_file}: no user JWT with its seed in it")
         _check_seed(nats.credentials_file, seed)
         arguments["user_credentials"] = RawCredentials(text + "\n")  # nats-py always drops the last byte of the line
     if nats.nkey_seed_file:
-        arguments["nkeys_seed_str"] = _check_seed(nats.nkey_seed_file, _read(nats.nkey_seed_file).strip())
+        arguments["nkeys_seed_str"] = _check_seed(nats.nkey_seed_file, read_text(nats.nkey_seed_file).strip())
     elif nats.nkey_seed:
         arguments["nkeys_seed_str"] = _check_seed("nkey_seed", nats.nkey_seed.reveal().strip())
     if nats.user:
@@ -40,6 +41,17 @@ def credentials(nats: Nats) -> dict[str, Any]:
     return arguments
 
 
+def file_problems(nats: Nats) -> list[str]:
+    """What is wrong with the files of the login and of TLS, one line for each of the two."""
+    problems = []
+    for part in (replace(nats, servers=("nats://localhost",), tls=Tls()), Nats(tls=nats.tls)):
+        try:
+            credentials(part)
+        except BadCredentials as problem:
+            problems.append(str(problem))
+    return problems
+
+
 def explain(error: BaseException) -> str:
     """The text of an error: what the operating system says, else the error's own text, else its type."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -47,7 +59,7 @@ def explain(error: BaseException) -> str:
 
 def _secret(path: str | None, secret: Secret | None) -> str | None:
     if path:
-        return _read(path).strip()
+        return read_text(path).strip()
     return secret.reveal() if secret else None
 
 
@@ -62,7 +74,8 @@ def _tls(files: Tls) -> ssl.SSLContext:
     return context
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of a file. Raises BadCredentials where it cannot be read, or is empty."""
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -72,7 +85,7 @@ def _read(path: str) -> str:
     return text
 
 
-def _line_after(text: str, mark: str) -> str:
+def line_after(text: str, mark: str) -> str:
     """The line after the one that contains `mark`, or nothing."""
     lines = iter(text.splitlines())
     return next(lines, "") if any(mark in line for line in lines) else ""

@@ -18,8 +18,8 @@ from nats.aio.msg import Msg
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.patched_client import PatchedClient
 
-Waiting = tuple["asyncio.Future[tuple[bytes, bytes]]", float]
-"""Gets the data and the headers of the reply; and the time of the loop at which it is too late."""
+Waiting = tuple["asyncio.Future[tuple[bytes, bytes]]", float, str]
+"""Gets the data and the headers of the reply; the time of the loop at which it is too late; what it was sent to."""
 NO_RESPONDERS = "503"
 SOONEST = 0.002
 """Seconds between two looks at what is too late, at least: timers may run a millisecond early."""
@@ -41,7 +41,8 @@ class DirectRequests:
         """Monotonic time at which the newest request that was answered was sent."""
 
     async def send(self, subject: str, payload: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
-        """Send a request and wait for its reply. Raises TimeoutError, NoRespondersError, and what `publish` raises."""
+        """Send a request and wait for its reply. Raises TimeoutError, NoRespondersError, what `publish` raises, and
+        what `end_denied` is given."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         if not self._inbox:  # set before anything waits, so that there is one subscription
@@ -50,7 +51,7 @@ class DirectRequests:
                 self._subscription = (await self._client.subscribe(f"{self._inbox}.*"))._id
         inbox = f"{self._inbox}.{next(self._number)}"
         key, reply = inbox.encode(), loop.create_future()
-        self.waiting[key] = reply, deadline
+        self.waiting[key] = reply, deadline, subject
         asked_at = time.monotonic()
         try:
             if headers is not None or not self._write(subject, inbox, payload):
@@ -76,11 +77,17 @@ class DirectRequests:
 
     def _end_late(self) -> None:
         now, self._timer = asyncio.get_running_loop().time(), None
-        for reply, deadline in self.waiting.values():
+        for reply, deadline, _ in self.waiting.values():
             if deadline <= now and not reply.done():
                 reply.set_exception(TimeoutError())
-        if left := [deadline for reply, deadline in self.waiting.values() if not reply.done()]:
+        if left := [deadline for reply, deadline, _ in self.waiting.values() if not reply.done()]:
             self._end_at(max(min(left), now + SOONEST))
+
+    def end_denied(self, subject: str, error: Exception) -> None:
+        """The server refuses what is sent to a subject: no reply will come."""
+        for reply, _, sent_to in self.waiting.values():
+            if sent_to == subject and not reply.done():
+                reply.set_exception(error)
 
     def _write(self, subject: str, inbox: str, payload: bytes) -> bool:
         """Write a request to the socket, without the task that nats-py has for that; False where anything is unusual:

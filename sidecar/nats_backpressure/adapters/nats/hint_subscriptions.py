@@ -60,8 +60,8 @@ class HintSubscriptions:
             self._updating = asyncio.ensure_future(self._update_later(self._client))
 
     def allowed(self) -> bool:
-        refused = self._client.refused if isinstance(self._client, PatchedClient) else ()
-        return not any(start in text.upper() for text in refused for start in COUNTED)
+        refused = self._client.rights.subscriptions if isinstance(self._client, PatchedClient) else {}
+        return not any(subject.startswith(COUNTED) for subject in refused.values())
 
     async def listen(self, client: Client) -> None:
         """Subscribe on a new client."""

@@ -16,6 +16,7 @@ from nats.aio.transport import TcpTransport
 from nats.protocol import parser
 
 from nats_backpressure.adapters.nats.credentials import credentials, explain
+from nats_backpressure.adapters.nats.denied_rights import DeniedRights, denial
 from nats_backpressure.adapters.nats.direct_replies import DirectReplies
 from nats_backpressure.adapters.nats.direct_requests import DirectRequests
 from nats_backpressure.config.nats import Nats
@@ -25,8 +26,6 @@ CONTROL_LINE, INBOX = 4000, 200
 """Bytes of subject and reply, and of a request's own inbox; with the lengths, the server closes at 4,096."""
 UNSENT = 2 * 1024 * 1024
 """Bytes that may wait to be sent."""
-REFUSED = 64
-"""Refused subscriptions that are remembered."""
 USUAL = re.compile(r"[!-~]{1,1000}")
 """Subjects that need no further check."""
 
@@ -36,6 +35,10 @@ parser.MSG_RE = re.compile(rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(
 parser.HMSG_RE = re.compile(
     rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
 )
+
+
+class NoTls(nats.errors.Error):
+    """The server does not offer the TLS that is asked for."""
 
 
 class PatchedClient(NatsClient):
@@ -49,13 +52,15 @@ class PatchedClient(NatsClient):
         self.ended = asyncio.Event()  # one per client: a late callback of one client must not end the next
         self.because = ""
         """The text of the last error."""
-        self.denied = False
-        """Whether the server refused a subscription: a permission that comes back is seen by a new client only."""
-        self.refused: list[str] = []
-        """The errors in which it did so, at most REFUSED."""
+        self.rights = DeniedRights(self)
+        self._spelt = ""
+        """The last error line of the server, in its own spelling."""
+        self._needs_tls = False
 
     async def open(self, nats: Nats, name: str, seconds: float, **more: Any) -> None:
         """Connect, without nats-py's own reconnect. Raises BadCredentials, and anything that nats-py raises."""
+        login = credentials(nats)
+        self._needs_tls = "tls" in login
         await self.connect(
             servers=list(nats.servers),
             name=name,
@@ -70,9 +75,28 @@ class PatchedClient(NatsClient):
             error_cb=self.on_error,
             closed_cb=self.on_end,
             disconnected_cb=self.on_end,
-            **credentials(nats),
+            **login,
             **more,
         )
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # nats-py uses TLS only where the server requires it, not where it offers it.
+        if initial_connection and self._needs_tls and info.get("tls_available"):
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+    def _connect_command(self) -> bytes:
+        # What it returns is sent next, and may hold a password.
+        if self._needs_tls and not self._server_info.get("tls_required"):
+            raise NoTls("the server offers no TLS, which a tls:// URL or nats.tls asks for; no login was sent to it")
+        return super()._connect_command()
+
+    async def _process_err(self, err_msg: str) -> None:
+        # nats-py passes the text in lower case, in which no subject can be used; the line is still in its buffer.
+        line = parser.ERR_RE.match(self._ps.buf)
+        self._spelt = line[1].decode(errors="replace").strip("'") if line and line[1] else err_msg
+        self.because = self._spelt
+        await super()._process_err(err_msg)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         if self.direct.reply(sid, subject, reply, data):
@@ -125,7 +149,7 @@ class PatchedClient(NatsClient):
         False where anything is unusual, or more than `most_waiting` bytes wait at the socket: nothing is sent then."""
         if self._status != NatsClient.CONNECTED or not self.publishes_freely:
             return False
-        if len(payload) > self.max_payload or not USUAL.fullmatch(subject):
+        if len(payload) > self.max_payload or not USUAL.fullmatch(subject) or self.rights.denies(subject):
             return False
         socket = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
         if socket is None or socket.transport.is_closing() or self.bytes_waiting > most_waiting:
@@ -144,14 +168,18 @@ class PatchedClient(NatsClient):
         old_style: bool = False,
         headers: dict[str, str] | None = None,
     ) -> Msg:
+        if (denied := self.rights.denies(subject)) is not None:
+            raise denied
         return await self.requests.send(subject, payload, headers, timeout)
 
     async def on_error(self, error: Exception) -> None:
         # Must never raise: an exception here ends nats-py's read loop.
         self.because = explain(error)
-        if "permissions violation" in self.because:
-            if "for subscription" in self.because:
-                self.denied, self.refused = True, [*self.refused, self.because][:REFUSED]
+        if self.because == f"nats: {self._spelt.lower()}":
+            self.because = self._spelt
+        if (denied := denial(self.because)) is not None:
+            with suppress(Exception):
+                self.rights.add(denied, self.because)
             self._note("permission_denied", self.because)
         else:
             slow = isinstance(error, nats.errors.SlowConsumerError)

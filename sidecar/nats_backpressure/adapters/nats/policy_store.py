@@ -20,6 +20,7 @@ from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.tasks import Once, sleep_until
 
@@ -46,7 +47,9 @@ class JetStreamPolicyStore:
         count: Callable[[str], None],
         client: Callable[[], Client],
         clock: Clock,
+        failures: Failures | None = None,
     ) -> None:
+        self._failures = failures or Failures(clock)
         self._bucket, self._count, self._clock = Bucket(js, client, names.policy_bucket), count, clock
         self._too_many = Once()
         self._listed: tuple[tuple[str, int, int], float] | None = None
@@ -90,7 +93,9 @@ class JetStreamPolicyStore:
                         if snapshot != last:
                             on_change(snapshot)
                             last = snapshot
+                self._failures.works("policies")
             except Unavailable as error:
+                self._failures.failed("policies", error)
                 log.debug("policies.unavailable", error=str(error))
             await self._clock.sleep(POLL_EVERY)
 

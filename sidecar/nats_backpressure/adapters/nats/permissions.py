@@ -1,0 +1,161 @@
+"""The rights that each kind of program needs on a NATS server, generated from the subjects that the code uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from nats_backpressure.adapters.nats.api import PLAIN
+from nats_backpressure.adapters.nats.hint_subscriptions import ANY_STREAM, WAKING, counted
+from nats_backpressure.protocol import reports
+from nats_backpressure.protocol.endpoints import ENDPOINTS
+from nats_backpressure.protocol.subjects import Names
+
+SERVICE_VERBS: Final = ("PING", "INFO", "STATS")
+"""What the framework of NATS services answers on `$SRV`."""
+REPLY_INBOXES: Final = ("_INBOX", "_R_")
+"""What the reply subjects of requests begin with; `service.reply_prefixes` adds others."""
+
+
+class Permissions(Struct, frozen=True):
+    """The subjects that one user may publish and subscribe to; everything else is denied."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+class Installation(Struct, frozen=True):
+    """What the subjects depend on."""
+
+    names: Names = Names()
+    api: str = PLAIN
+    """The prefix of the JetStream API."""
+    inbox: str = "_INBOX"
+    """The prefix of the inboxes of the sidecar and of commands."""
+    reply_prefixes: tuple[str, ...] = ()
+    alias: str | None = None
+    """The subject of `service.status_alias`."""
+    stream: str = "ROUTER"
+    consumer: str = "router"
+    """The consumer that pulls from that stream, and asks before."""
+    subject: str = "beamline.router.v1.decide"
+    """What gateways publish into that stream."""
+
+    @property
+    def kv(self) -> str:
+        """The prefix of a write to a bucket."""
+        return "" if self.api == PLAIN else f"{self.api}."
+
+
+def sidecar(about: Installation) -> Permissions:
+    """Reads all streams and consumers, has its own streams, answers requests. It cannot read a watched message."""
+    names, api = about.names, about.api
+    own = sorted(names.ours)
+    inboxes = (*REPLY_INBOXES, *about.reply_prefixes)
+    return Permissions(
+        (
+            *(f"{api}.{each}" for each in ("STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*")),
+            *(f"{api}.{each}" for each in ("CONSUMER.LIST.*", "CONSUMER.INFO.*.*")),
+            *(f"{api}.STREAM.CREATE.{stream}" for stream in own),
+            *(f"{api}.STREAM.MSG.GET.{stream}" for stream in own),
+            *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT", "DELETE") for stream in own),
+            f"{api}.DIRECT.GET.{names.events_stream}",
+            f"{about.kv}$KV.{names.state_bucket}.>",
+            f"{names.prefix}.event.>",
+            f"{names.internal}.>",
+            *(f"{prefix}.>" for prefix in inboxes),
+        ),
+        (
+            f"{about.inbox}.>",
+            *(f"{names.prefix}.{endpoint.subject}" for endpoint in ENDPOINTS),
+            reports.everywhere(names.prefix),
+            *([about.alias] if about.alias else []),
+            *_service(names, SERVICE_VERBS),
+            f"{names.internal}.>",
+            *WAKING,
+            *counted(ANY_STREAM),
+        ),
+    )
+
+
+def gateway(about: Installation) -> Permissions:
+    """Publishes requests of callers, asks or watches. It creates no consumer: one could deliver into any stream."""
+    names = about.names
+    bucket = f"KV_{names.state_bucket}"
+    return Permissions(
+        (
+            about.subject,
+            f"{names.prefix}.decide.gateway.>",
+            f"{names.prefix}.report.gateway.>",
+            f"{about.api}.DIRECT.GET.{bucket}",
+            f"{about.api}.STREAM.MSG.GET.{bucket}",
+            f"{about.api}.CONSUMER.CREATE.{bucket}.*",
+        ),
+        ("_INBOX.>", f"$KV.{names.state_bucket}.>", f"{names.prefix}.event.>"),
+    )
+
+
+def consumer(about: Installation) -> Permissions:
+    """Asks before each pull, pulls from one consumer, and acknowledges."""
+    place = f"{about.stream}.{about.consumer}"
+    return Permissions(
+        (
+            f"{about.names.prefix}.decide.consumer.>",
+            f"{about.api}.CONSUMER.INFO.{place}",
+            f"{about.api}.CONSUMER.MSG.NEXT.{place}",
+            f"$JS.ACK.{place}.>",
+        ),
+        ("_INBOX.>",),
+    )
+
+
+def operator(about: Installation) -> Permissions:
+    """Runs the commands: reads everything of the sidecar, changes policies and overrides, records."""
+    names, api = about.names, about.api
+    read = (f"KV_{names.policy_bucket}", names.events_stream)
+    return Permissions(
+        (
+            *(f"{names.prefix}.{each}" for each in ("get.>", "validate.policy", "decide.>")),
+            *_service(names, SERVICE_VERBS),
+            f"{about.kv}$KV.{names.policy_bucket}.>",
+            *(f"{api}.{each}.{stream}" for each in ("STREAM.INFO", "STREAM.MSG.GET") for stream in read),
+            f"{api}.DIRECT.GET.{names.events_stream}",
+            *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT") for stream in read),
+        ),
+        (f"{about.inbox}.>", f"{names.prefix}.event.>", f"{names.internal}.>"),
+    )
+
+
+def _service(names: Names, verbs: Iterable[str]) -> Iterator[str]:
+    for verb in verbs:
+        yield from (f"$SRV.{verb}", f"$SRV.{verb}.{names.name}", f"$SRV.{verb}.{names.name}.*")
+
+
+ROLES: Final[dict[str, Callable[[Installation], Permissions]]] = {
+    "sidecar": sidecar,
+    "gateway": gateway,
+    "consumer": consumer,
+    "operator": operator,
+}
+
+
+def server_configuration(about: Installation, roles: Iterable[str] = tuple(ROLES)) -> str:
+    """The users of these roles as nats-server reads them; passwords come from its environment."""
+    users = "\n".join(_user(role, ROLES[role](about)) for role in roles)
+    return f"authorization {{\n  users: [\n{users}\n  ]\n}}\n"
+
+
+def _user(role: str, rights: Permissions) -> str:
+    lists = "\n".join(_list(kind, getattr(rights, kind)) for kind in ("publish", "subscribe"))
+    what = (ROLES[role].__doc__ or "").strip()
+    return (
+        f"    # {what}\n    {{\n      user: {role}, password: $BACKPRESSURE_{role.upper()}_PASSWORD\n"
+        f"      permissions: {{\n{lists}\n      }}\n    }}"
+    )
+
+
+def _list(kind: str, subjects: Iterable[str]) -> str:
+    lines = "\n".join(f'          "{subject}"' for subject in subjects)
+    return f"        {kind}: [\n{lines}\n        ]"

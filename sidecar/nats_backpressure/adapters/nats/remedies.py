@@ -1,0 +1,55 @@
+"""What to do about an error of JetStream: one line for the log."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from nats_backpressure.adapters.nats.denied_rights import ALL_RIGHTS, denial
+from nats_backpressure.config.nats import Nats
+
+BY_CODE: Final = {
+    10039: "enable JetStream for this account: `jetstream: enabled` in its configuration, or limits in its JWT",
+    10076: "enable JetStream on the server: `jetstream {}` in its configuration",
+    10074: "set publish.replicas to 1, or run the server in a cluster",
+    10005: "the cluster has too few servers for publish.replicas: add servers, or lower it",
+    10023: "the server or the account has too little memory or disk left: raise the limits of JetStream",
+    10047: "the server has no storage left: raise the limits of JetStream, or free some",
+    10028: "the account has no storage left: raise its limits, or remove streams",
+    10026: "the account may have no more streams: raise its limit",
+    10027: "the account may have no more consumers: raise its limit",
+    10077: "the stream is full: raise its max_bytes, or free some",
+    10054: "the stream takes no message of this size: raise its max_msg_size",
+    10109: "the stream is sealed: it must be removed, it is then created again",
+    10008: "JetStream has no leader at this moment: look at `nats server report jetstream`",
+}
+"""By the server's error code, which ends the text of an error."""
+CODE: Final = re.compile(r"\(\d+, (\d+)\)|\d+ \((\d+)\)")
+TRIED: Final = "it is tried again; look at the server's log if it stays so"
+
+
+def remedy(nats: Nats, error: str) -> str:
+    """What an operator can do about an error."""
+    if (denied := denial(error)) is not None:
+        return f"allow it to {denied.kind} {denied.subject}; {ALL_RIGHTS}"
+    if (match := CODE.search(error)) and (known := BY_CODE.get(int(match[1] or match[2]))) is not None:
+        return known
+    if "no responders" in error:
+        return _nobody_answers(nats, error)
+    if "in time" in error:
+        return "the server is slow, has no leader for a stream, or cannot reply: look at `nats server report jetstream`"
+    if "manage_resources" in error:
+        return "run the command of the line `resources.missing`, or set publish.manage_resources to true"
+    return TRIED
+
+
+def _nobody_answers(nats: Nats, error: str) -> str:
+    if not error.startswith(nats.api_prefix):
+        return "the stream or bucket of this subject is missing, or has other subjects"
+    if nats.js_domain:
+        return f"no JetStream of the domain `{nats.js_domain}` can be reached: correct or remove nats.js_domain"
+    if nats.js_api_prefix:
+        return f"nobody answers under `{nats.js_api_prefix}`: correct nats.js_api_prefix, or the account's imports"
+    return (
+        "enable JetStream on the server (`jetstream {}`) and for this account; if it runs elsewhere, set nats.js_domain"
+    )
