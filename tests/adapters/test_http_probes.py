@@ -27,11 +27,12 @@ READY = Readiness(
 class World:
     """A probe server with its readiness and metrics page."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
+        """`timeout`: seconds after which a connection without progress is ended."""
         self.truth, self.clock = READY, FakeClock()
         self.pieces = [b"asked_total 2.0\n", b"", b"gr\xc3\xb6\xc3\x9fe 1.0\n"]
         self.before_scrape: Callable[[], object] = lambda: None
-        self.page = HttpProbes("127.0.0.1", 0, lambda: self.truth, self.scraped, self.clock, timeout=0.5)
+        self.page = HttpProbes("127.0.0.1", 0, lambda: self.truth, self.scraped, self.clock, timeout=timeout)
 
     def scraped(self) -> list[bytes]:
         self.before_scrape()
@@ -43,8 +44,8 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    world = World(getattr(request, "param", 2.0))
     world.page.start()
     yield world
     world.page.stop(3.0)
@@ -139,6 +140,7 @@ async def test_bytes_that_are_not_a_request_do_no_harm(world: World, http: httpx
         assert (await http.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize("world", [0.5], indirect=True)
 async def test_silent_and_slow_connections_are_ended(world: World, http: httpx.AsyncClient) -> None:
     streams = [await asyncio.open_connection("127.0.0.1", world.page.port) for _ in range(20)]
     for n, (_, writer) in enumerate(streams):
@@ -152,9 +154,10 @@ async def test_silent_and_slow_connections_are_ended(world: World, http: httpx.A
     assert (await http.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize("world", [1.0], indirect=True)
 async def test_a_connection_that_sends_requests_stays_open(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.page.port)
-    deadline = time.monotonic() + 2 * 0.5  # twice the time that a connection without progress has
+    deadline = time.monotonic() + 2 * 1.0  # twice the time that a connection without progress has
     while time.monotonic() < deadline:
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")

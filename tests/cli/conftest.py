@@ -12,7 +12,7 @@ from tests.process.conftest import router, sidecar, wire
 from tests.support.command import Command
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, Sidecar
+from tests.support.sidecar import UNHURRIED, Sidecar
 
 __all__ = ["router", "sidecar", "wire"]
 
@@ -24,7 +24,7 @@ async def command(server: NatsServer) -> AsyncIterator[Command]:
     await command.close()
 
 
-GUARDED = QUICK | {"policy_guard": {"max_pending_overload": 5000}}
+GUARDED = UNHURRIED | {"policy_guard": {"max_pending_overload": 5000}}
 
 
 @pytest.fixture
@@ -47,6 +47,6 @@ async def orders(nc: Client, server: NatsServer, tmp_path: Path) -> AsyncIterato
     for name in ("created", "paid", "shipped"):
         own = CONSUMER.evolve(durable_name=f"router-{name}", filter_subject=f"orders.{name}")
         await nc.jetstream().add_consumer("ORDERS", own)
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await process.observing()
         yield process

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from tests.support.command import Command
 from tests.support.router import drain, publish
 from tests.support.servers import NatsServer
-from tests.support.sidecar import SUBJECT, Sidecar, Wire
+from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
 
 
 async def test_events_of_one_or_all_subjects_are_printed_the_newest_last(
@@ -20,9 +20,18 @@ async def test_events_of_one_or_all_subjects_are_printed_the_newest_last(
     await publish(nc, 1500)
     await wire.event("backpressure_warning")
     await drain(nc, [])
-    await wire.event("recovery")
+    await wire.status(status="inactive")
+    types: list[str] = []
+
+    async def over() -> bool:
+        stored = await wire.stored()
+        types[:] = [event["type"] for event in stored]
+        return bool(stored[-1]["to"] == "inactive")
+
+    await eventually(over, "the recovery to be stored")
     for asked in ((), (SUBJECT,)):
-        rose, fell = (await command.good("events", *asked)).splitlines()
+        rose, *between, fell = (await command.good("events", *asked)).splitlines()  # a slow drain is a second signal
+        assert [line.split()[2] for line in (rose, *between, fell)] == types
         assert f"{SUBJECT}  backpressure_warning  inactive -> warning  [pending" in rose and "  pending 1," in rose
         assert "recovery  warning -> inactive" in fell
         newest = await command.json("events", *asked, "--limit", 1)

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
 
+import pytest
 from nats.aio.client import Client
 
 from tests.support.command import Command
 from tests.support.router import publish
-from tests.support.sidecar import SUBJECT, Sidecar, Wire
+from tests.support.servers import NatsServer
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire
+
+
+@pytest.fixture
+async def backlog(tmp_path: Path, server: NatsServer, router: None) -> AsyncIterator[Sidecar]:
+    """It shows a backlog that nobody pulls as what it is by its size, however long that lasts."""
+    policy = {"subjects": [">"], "stall_seconds": 3600}
+    async with Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [policy]}) as process:
+        yield await process.observing()
 
 
 async def test_the_list_starts_with_the_worst_and_one_subject_has_signals_marks_and_consumers(
-    command: Command, nc: Client, sidecar: Sidecar, wire: Wire
+    command: Command, nc: Client, backlog: Sidecar, wire: Wire
 ) -> None:
     await nc.jetstream().add_stream(name="CALM", subjects=["a.calm"])
     await nc.jetstream().add_consumer("CALM", durable_name="calm")
     await publish(nc, 1500)
     await wire.status("a.calm", status="inactive")
     await wire.status(status="warning")
+    await wire.waiting(1500)
     headers, first, second = (await command.good("status")).splitlines()
     assert headers.split()[:3] == ["subject", "status", "pressure"]
     assert first.split()[:4] == [SUBJECT, "warning", "1.5", "1,500"] and "  pending" in first

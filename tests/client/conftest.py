@@ -11,6 +11,13 @@ from nats_backpressure.client import BackpressureClient
 from tests.simulations.state_bucket import States
 
 
+@pytest.fixture(autouse=True)
+def patient_askers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks waits for an answer longer than the default of 0.25 s: an answer that a busy machine delays is none of
+    what these tests are about. Where nobody answers, the test says for how long to wait."""
+    monkeypatch.setitem(BackpressureClient.decide.__kwdefaults__, "timeout", 10.0)
+
+
 @pytest.fixture
 async def states(nc: Client) -> States:
     bucket = States(nc)

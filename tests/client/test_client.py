@@ -172,5 +172,5 @@ async def test_on_event_passes_on_the_events_of_one_subject_until_the_client_is_
     assert received == [event]
     await client.close()
     await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", b"{}")
-    await nc.request("$JS.API.INFO")
+    await nc.request("$JS.API.INFO", timeout=10)
     assert client.stats.events_dropped == 1

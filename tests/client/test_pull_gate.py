@@ -19,6 +19,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 from nats_backpressure.client import BackpressureClient, PullGate
+from nats_backpressure.client.requests import TIMEOUT
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.simulations.decision_service import Answer, FakeDecisionService
 from tests.simulations.state_bucket import SUBJECT, wait_until
@@ -135,7 +136,7 @@ async def test_the_first_message_is_returned_at_once_though_more_were_asked_for(
 async def test_it_reports_what_it_holds_what_it_lost_and_what_it_did_not_pull(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
-    gate = PullGate(client, subscription, SUBJECT)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=5)
 
     async def ask() -> None:
         with pytest.raises(NatsTimeoutError):
@@ -277,7 +278,7 @@ async def test_messages_come_one_after_another_and_none_is_lost_where_the_loop_e
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
     await publish(nc, 10)
-    gate, received = PullGate(client, subscription, SUBJECT), []
+    gate, received = PullGate(client, subscription, SUBJECT, batch_wait=5), []
     async with FakeDecisionService(nc, grants(4)), asyncio.timeout(30):
         async with aclosing(gate.messages(batch=4)) as messages:
             async for message in messages:
@@ -304,8 +305,9 @@ async def test_without_answers_it_pulls_as_many_as_it_was_granted_last_for_a_whi
 
 
 async def test_without_a_sidecar_it_pulls_everything_and_waits_for_one_answer_only(
-    client: BackpressureClient, nc: Client, subscription: Subscription
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(BackpressureClient.decide.__kwdefaults__, "timeout", TIMEOUT)
     await publish(nc, 50)
     gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
     async with FakeDecisionService(nc, lambda _: None) as service:

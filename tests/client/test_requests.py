@@ -120,7 +120,7 @@ async def test_a_stalled_link_costs_one_timeout_and_the_answer_comes_back_with_i
         async with FakeDecisionService(far), BackpressureClient(near) as client:
             assert (await client.decide(SUBJECT)).action == "reject"
             proxy.black_hole()
-            reasons = [(await client.decide(SUBJECT)).failed_open for _ in range(20)]
+            reasons = [(await client.decide(SUBJECT, timeout=0.25)).failed_open for _ in range(20)]
             assert reasons == ["timeout"] + ["outage"] * 19, "an outage waits for nothing"
             proxy.forward()
             await until_answered(client)

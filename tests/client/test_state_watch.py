@@ -89,10 +89,10 @@ async def test_it_survives_a_bucket_deleted_and_created_again(client: Backpressu
     await states.put(*(state(f"s{n}") for n in range(20)), active())
     await states.heartbeat()
     await client.watch()
+    snapshots = client.stats.snapshots
     await states.remove()
     await states.make()
     await states.heartbeat()
-    snapshots = client.stats.snapshots
     await wait_until(lambda: client.stats.snapshots > snapshots, "another snapshot")
     # nats-py's watcher would receive nothing until the new bucket's sequence has passed the old one's
     assert client.admit(SUBJECT).action == "reject", "vanished is not deleted"

@@ -17,16 +17,20 @@ from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.simulations.state_bucket import wait_for_admission
 from tests.support.router import CONSUMER, drain, publish, take
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, eventually
 
-CONFIG = QUICK | {"publish": {"heartbeat_seconds": 0.2}, "policies": [{"subjects": [">"], "hold_seconds": 1}]}
+CONFIG = UNHURRIED | {"publish": {"heartbeat_seconds": 0.2}, "policies": [{"subjects": [">"], "hold_seconds": 1}]}
+STAGES = {"observe": {"min_interval_ms": 50, "stale_after_seconds": 1, "unknown_after_seconds": 3}}
+"""Each stage of a sidecar's absence lasts 2 s or more, to be seen on a busy machine, too."""
 
 
 @pytest.fixture
-async def sidecar(tmp_path: Path, server: NatsServer, nc: Client) -> AsyncIterator[Sidecar]:
+async def sidecar(
+    tmp_path: Path, server: NatsServer, nc: Client, request: pytest.FixtureRequest
+) -> AsyncIterator[Sidecar]:
     await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
     await nc.jetstream().add_consumer("ROUTER", CONSUMER)
-    async with Sidecar(tmp_path, server.url, CONFIG) as process:
+    async with Sidecar(tmp_path, server.url, CONFIG | getattr(request, "param", {})) as process:
         yield await process.observing()
 
 
@@ -54,6 +58,7 @@ async def test_a_burst_is_refused_and_after_it_requests_are_admitted_again(
     assert client.stats.malformed_state == client.stats.malformed_heartbeat == client.stats.malformed_reply == 0
 
 
+@pytest.mark.parametrize("sidecar", [STAGES], indirect=True, ids=["short stages"])
 async def test_a_sidecar_that_dies_is_believed_for_a_while_and_again_when_it_is_back(
     nc: Client, sidecar: Sidecar, client: BackpressureClient
 ) -> None:
@@ -131,7 +136,7 @@ async def test_workers_that_share_a_small_mark_handle_everything_and_keep_it(
         most = max(most, (await js.consumer_info("ROUTER", "router")).num_ack_pending)
         return len(handled) == total
 
-    async with Sidecar(tmp_path, server.url, QUICK | {"policies": [policy]}) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [policy]}) as process:
         await process.observing()
         workers = [asyncio.create_task(work()) for _ in range(4)]
         await eventually(look, "all messages", 60)

@@ -19,7 +19,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), 45)
+        out, err = await asyncio.wait_for(process.communicate(), 150)
     finally:
         if process.returncode is None:
             process.kill()

@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire
 
 
 @pytest.fixture
@@ -27,6 +27,6 @@ async def wire(nc: Client) -> Wire:
 
 @pytest.fixture
 async def sidecar(tmp_path: Path, server: NatsServer, router: None) -> AsyncIterator[Sidecar]:
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await process.observing()
         yield process

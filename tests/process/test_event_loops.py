@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire
 
 LOOPS = ["uvloop", "asyncio"]
 HIDDEN = "import sys; sys.modules['uvloop'] = None\n"
@@ -25,7 +25,7 @@ def test_the_tests_have_uvloop() -> None:
 
 async def with_loop(tmp_path: Path, server: NatsServer, loop: str) -> Sidecar:
     """A sidecar that finds uvloop, or one that finds none."""
-    sidecar = Sidecar(tmp_path, server.url, QUICK)
+    sidecar = Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [{"subjects": [">"], "stall_seconds": 3600}]})
     if loop == "asyncio":
         (tmp_path / "sitecustomize.py").write_text(HIDDEN)
         sidecar.environment["PYTHONPATH"] = str(tmp_path)

@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from tests.support.router import CONSUMER, drain, publish, take
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 
 async def test_the_history_of_a_burst_is_the_same_after_a_restart(nc: Client, sidecar: Sidecar, wire: Wire) -> None:
@@ -64,7 +64,9 @@ async def test_a_subject_has_its_own_history_beside_an_audit_consumer_that_cover
     await js.add_consumer("ROUTER", audit)
     wire = await Wire(nc).listen()
     policy = {"subjects": ["beamline.router.v1.>"], "pending": {"overload": 100_000}}
-    async with Sidecar(tmp_path, server.url, QUICK | {"policies": [policy, {"subjects": [SUBJECT]}]}) as process:
+    pending_only = {"drain_seconds": {"overload": 1e6}, "latency_p95": {"overload": 1e6}, "stall_seconds": 3600}
+    policies = [policy, {"subjects": [SUBJECT]} | pending_only]
+    async with Sidecar(tmp_path, server.url, UNHURRIED | {"policies": policies}) as process:
         await process.observing()
         await publish(nc, 1500)
         await wire.status(status="warning")

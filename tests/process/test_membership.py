@@ -12,7 +12,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from tests.support.router import CONSUMER, publish
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 AUDIT = ConsumerConfig(
     durable_name="audit", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=20_000, filter_subject=SUBJECT
@@ -58,11 +58,11 @@ class TestConsumersThatNoLongerCount:
         self, nc: Client, server: NatsServer, overloaded: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
-        async with Sidecar(tmp_path, server.url, QUICK) as process:
+        async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
             await process.observing()
             await active(wire)
             await process.kill()
-            process.configure(QUICK | {"watch": [{"stream": "*", "consumers": ["router*"]}]})
+            process.configure(UNHURRIED | {"watch": [{"stream": "*", "consumers": ["router*"]}]})
             await process.start()
             await process.observing()
             await calm(wire)
@@ -72,7 +72,7 @@ class TestConsumersThatNoLongerCount:
         self, nc: Client, server: NatsServer, overloaded: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
-        async with Sidecar(tmp_path, server.url, QUICK) as process:
+        async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
             await process.observing()
             await active(wire)
             await process.kill()
@@ -92,7 +92,7 @@ class TestConsumersThatNoLongerCount:
         if kind == "ephemeral":
             config |= {"ack_policy": "explicit", "inactive_threshold": 60_000_000_000}
             del config["durable_name"]
-        async with Sidecar(tmp_path, server.url, QUICK) as process:
+        async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
             await process.observing()
             await active(wire)
             await js.delete_consumer("ROUTER", "audit")
@@ -109,11 +109,11 @@ class TestConsumersThatNoLongerCount:
         await js.add_stream(name="COPY", mirror={"name": "ROUTER"})  # type: ignore[arg-type]
         await js.add_consumer("COPY", AUDIT)
         await js.delete_consumer("ROUTER", "audit")
-        async with Sidecar(tmp_path, server.url, QUICK) as process:
+        async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
             await process.observing()
             await active(wire)
             await process.kill()
-            process.configure(QUICK | {"watch": [{"stream": "ROUTER", "consumers": ["*"]}]})
+            process.configure(UNHURRIED | {"watch": [{"stream": "ROUTER", "consumers": ["*"]}]})
             await process.start()
             await process.observing()
             await calm(wire)

@@ -19,7 +19,7 @@ from tests.process.waits import SLACK
 from tests.support.background import meanwhile
 from tests.support.router import override, publish, work
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 WITHIN = 1.0 + SLACK
 """Seconds within which a stored policy is in force: 1 by the contract, and some for a busy machine."""
@@ -115,7 +115,9 @@ class TestPoliciesInTheBucket:
         self, nc: Client, server: NatsServer, router: None, tmp_path: Path
     ) -> None:
         wire = await Wire(nc).listen()
-        async with Sidecar(tmp_path, server.url, QUICK | {"policy_guard": {"max_pending_overload": 5000}}) as process:
+        async with Sidecar(
+            tmp_path, server.url, UNHURRIED | {"policy_guard": {"max_pending_overload": 5000}}
+        ) as process:
             await process.observing()
             await put(nc, SUBJECT, {"pending": {"overload": 6000}})
             assert (await rejected(wire, SUBJECT))["errors"][0]["path"] == "pending.overload"
@@ -141,7 +143,7 @@ class TestOverrides:
         self, nc: Client, sidecar: Sidecar, wire: Wire
     ) -> None:
         await wire.status(status="inactive")
-        put_ = await override(nc, SUBJECT, "reject", 2)
+        put_ = await override(nc, SUBJECT, "reject", 60)
         status = await wire.status(override=put_)
         assert status["status"] == "inactive"
         decision = await wire.ask(f"decide.gateway.{SUBJECT}")
@@ -155,6 +157,7 @@ class TestOverrides:
             return (await wire.state())["action"] == "reject"
 
         await eventually(stored, "the state to say so")
+        await override(nc, SUBJECT, "reject", 2)
         await wire.status(override=None)
         assert (await wire.ask(f"decide.gateway.{SUBJECT}"))["action"] == "continue"
 
@@ -266,7 +269,7 @@ async def three_subjects(
         for _ in range(1499):
             await nc.publish(f"orders.{name}", b"x")
         await js.publish(f"orders.{name}", b"x")
-    async with Sidecar(tmp_path, server.url, QUICK | (config or {})) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED | (config or {})) as process:
         await process.observing()
         yield await Wire(nc).listen()
 
@@ -275,14 +278,14 @@ async def test_sighup_loads_a_changed_file_and_reports_an_invalid_one(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
     wire = await Wire(nc).listen()
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await process.observing()
         assert process.process is not None
-        process.configure(QUICK | {"policies": [{"subjects": [">"], "retry_after_seconds": 7}]})
+        process.configure(UNHURRIED | {"policies": [{"subjects": [">"], "retry_after_seconds": 7}]})
         process.process.send_signal(signal.SIGHUP)
         policy = await _asked(wire, "retry_after_seconds", 7)
         assert policy["sources"]["retry_after_seconds"] == "file"
-        process.configure(QUICK | {"policies": [{"subjects": [">"], "retry_after_seconds": -7}]})
+        process.configure(UNHURRIED | {"policies": [{"subjects": [">"], "retry_after_seconds": -7}]})
         process.process.send_signal(signal.SIGHUP)
         event = await rejected(wire, "_file")
         assert event["errors"][0]["path"] == "policies[0].retry_after_seconds"
@@ -304,7 +307,7 @@ async def test_consumer_metadata_counts_only_where_it_is_trusted(
     if not (info.config.metadata or {}).get("backpressure.retry_after_seconds"):
         pytest.skip("not with this server: consumers have no metadata")
     for trusted in (False, True):
-        async with Sidecar(tmp_path, server.url, QUICK | {"trust_consumer_metadata": trusted}) as process:
+        async with Sidecar(tmp_path, server.url, UNHURRIED | {"trust_consumer_metadata": trusted}) as process:
             await process.observing()
             result = await wire.ask(f"get.policy.{SUBJECT}")
             assert [c["consumer"] for c in result["consumers"]] == (["own"] if trusted else [])
@@ -323,7 +326,7 @@ async def test_a_consumer_with_huge_metadata_disturbs_no_other(
     await js.add_consumer("ROUTER", guest)
     if not (await js.consumer_info("ROUTER", "guest")).config.metadata:
         pytest.skip("not with this server: consumers have no metadata")
-    async with Sidecar(tmp_path, server.url, QUICK | {"trust_consumer_metadata": True}) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED | {"trust_consumer_metadata": True}) as process:
         await process.observing()
         await publish(nc, 20_001)
         await wire.event("backpressure_active")
@@ -362,6 +365,6 @@ async def test_dynamic_marks_follow_the_measured_rate(nc: Client, sidecar: Sidec
     async with meanwhile(work(nc, per_second=200)):
         status = await eventually(derived, "a mark from the measured rate")
         assert status["thresholds_from"]["pending"].startswith("2 s of work at ")
-        assert 40 <= status["thresholds"]["queue_overload"] <= 1200
+        assert 10 < status["thresholds"]["queue_overload"] <= 1200
         assert status["thresholds_from"]["inflight"] == "0.2 x max_ack_pending 1000"
         assert status["thresholds"]["inflight_overload"] == 200

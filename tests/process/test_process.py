@@ -18,7 +18,7 @@ from nats_backpressure import app
 from nats_backpressure.config.settings import Http, Settings
 from nats_backpressure.runtime.service import Service
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 
 async def says(process: Sidecar, text: str) -> None:
@@ -38,12 +38,13 @@ async def test_the_metrics_page_has_each_subject_under_the_names_of_the_contract
     nc: Client, server: NatsServer, tmp_path: Path
 ) -> None:
     await add_router(nc)
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await process.observing()
         wire = Wire(nc)
         for _ in range(1500):
             await nc.publish(SUBJECT, b"x")
         await wire.status(status="warning")
+        await wire.waiting(1500)
         await wire.ask(f"decide.gateway.{SUBJECT}")
         _, text = await process.get("/metrics")
     series = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
@@ -69,7 +70,7 @@ async def test_the_metrics_page_has_each_subject_under_the_names_of_the_contract
 
 
 async def test_a_missing_watched_stream_is_logged_and_awaited(nc: Client, server: NatsServer, tmp_path: Path) -> None:
-    async with Sidecar(tmp_path, server.url, QUICK | {"watch": [{"stream": "ROUTER"}]}) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED | {"watch": [{"stream": "ROUTER"}]}) as process:
         await says(process, "watch.stream_missing")
         await add_router(nc)
         await Wire(nc).status(status="inactive")
@@ -81,7 +82,7 @@ async def test_a_stream_that_captures_our_subjects_is_named_and_awaited(
 ) -> None:
     await add_router(nc)
     await nc.jetstream().add_stream(name="GREEDY", subjects=["backpressure.>"])
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await says(process, '"subjects_held_by": ["GREEDY"]')
         assert (await process.ready(observing=False))["nats"] == "connected"
         await nc.jetstream().delete_stream("GREEDY")
@@ -95,7 +96,7 @@ async def test_only_durable_consumers_with_acks_are_watched(nc: Client, server: 
     await js.add_consumer("AUDIT", ConsumerConfig(durable_name="silent", ack_policy=AckPolicy.NONE))
     await js.add_stream(name="SPY", subjects=["spy"])
     await js.add_consumer("SPY", ConsumerConfig(name="tail", ack_policy=AckPolicy.EXPLICIT, inactive_threshold=60))
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await process.observing()
         await Wire(nc).status(status="inactive")
         assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == [SUBJECT]
@@ -112,7 +113,7 @@ async def test_a_consumer_with_several_filters_belongs_to_each_subject(
     await js.add_consumer(
         "ORDERS", ConsumerConfig(durable_name="both", ack_policy=AckPolicy.EXPLICIT, filter_subjects=filters)
     )
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await process.observing()
         assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == filters
 
@@ -124,7 +125,7 @@ async def test_a_consumer_of_a_mirror_belongs_to_the_subjects_of_its_origin(
     await js.add_stream(name="ORIGIN", subjects=["origin.>"])
     await js.add_stream(StreamConfig(name="COPY", mirror=StreamSource(name="ORIGIN")))
     await js.add_consumer("COPY", ConsumerConfig(durable_name="reader", ack_policy=AckPolicy.EXPLICIT))
-    async with Sidecar(tmp_path, server.url, QUICK) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
         await process.observing()
         assert [s["subject"] for s in (await Wire(nc).ask("get.status"))["subjects"]] == ["origin.>"]
 

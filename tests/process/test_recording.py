@@ -19,7 +19,7 @@ from tests.conftest import StartServer
 from tests.support.command import Command
 from tests.support.router import CONSUMER, drain, override, publish, take
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import STARTS_WITHIN, SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 SLOW_WRITE = 0.5
 """Seconds by which published events may lag behind those that a replay computes at once."""
@@ -55,7 +55,10 @@ async def test_a_recorded_burst_gives_the_same_events_again(
     nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
 ) -> None:
     file = tmp_path / "burst.jsonl"
-    async with Sidecar(tmp_path, server.url, QUICK, "--record", str(file)) as process:
+    # A slow drain is no signal of its own: it would be a second rise to active.
+    backlog = {"subjects": [">"], "drain_seconds": {"overload": 1e6}, "latency_p95": {"overload": 1e6}}
+    settings = UNHURRIED | {"policies": [backlog | {"stall_seconds": 3600}]}
+    async with Sidecar(tmp_path, server.url, settings, "--record", str(file)) as process:
         await process.observing()
         for incident in (1, 2):
             await publish(nc, 2100)
@@ -85,7 +88,7 @@ async def test_without_settings_the_recorded_policies_are_used(
     """seed.md D17: of the file, of the bucket while it changed, and an override."""
     file = tmp_path / "policies.jsonl"
     mild = {"subjects": [">"], "pending": {"overload": 50_000}, "inflight": {"overload": 50_000}}
-    settings = QUICK | {"policies": [mild], "watch": [{"stream": "ROUTER", "consumers": ["router"]}]}
+    settings = UNHURRIED | {"policies": [mild], "watch": [{"stream": "ROUTER", "consumers": ["router"]}]}
     async with Sidecar(tmp_path, server.url, settings, "--record", str(file)) as process:
         await process.observing()
         await nc.jetstream().add_consumer("ROUTER", CONSUMER.evolve(durable_name="audit"))
@@ -120,7 +123,7 @@ async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
 ) -> None:
     server = await start_server(LISTENER)
     file, settings = tmp_path / "heard.jsonl", tmp_path / "settings.yaml"
-    settings.write_text(json.dumps({"policies": [FAST], **QUICK}))
+    settings.write_text(json.dumps({"policies": [FAST], **UNHURRIED}))
     async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
         for name in ("i0", "i1"):
             await (await installation.add(name, login="all:all@")).sidecar.observing()
@@ -151,7 +154,7 @@ async def test_the_recording_of_a_killed_process_is_continued_by_the_next(
     nc: Client, server: NatsServer, router: None, wire: Wire, tmp_path: Path
 ) -> None:
     file = tmp_path / "crash.jsonl"
-    async with Sidecar(tmp_path, server.url, QUICK, "--record", str(file)) as process:
+    async with Sidecar(tmp_path, server.url, UNHURRIED, "--record", str(file)) as process:
         await process.observing()
         await process.kill()
         with file.open("ab") as recording:
@@ -169,7 +172,7 @@ async def test_the_recording_of_a_killed_process_is_continued_by_the_next(
 
 
 async def test_a_recording_that_cannot_be_written_is_reported_before_the_start(tmp_path: Path) -> None:
-    async with Sidecar(tmp_path, None, QUICK, "--record", str(tmp_path / "none" / "file")) as process:
+    async with Sidecar(tmp_path, None, UNHURRIED, "--record", str(tmp_path / "none" / "file")) as process:
         assert process.process is not None
-        assert await asyncio.wait_for(process.process.wait(), 15) == 78
+        assert await asyncio.wait_for(process.process.wait(), STARTS_WITHIN) == 78
         assert process.log.strip() == f"--record: {tmp_path}/none/file: cannot be written: no such file or directory"

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.client import BackpressureClient
-from tests.process.waits import SLACK, heartbeats, observed_for
+from tests.process.waits import FIRES_WITHIN, SLACK, STOPS_WITHIN, heartbeats, observed_for
 from tests.simulations.state_bucket import wait_for_admission
 from tests.support.background import meanwhile
 from tests.support.router import drain, publish, take, work
@@ -70,8 +70,8 @@ async def test_after_a_kill_a_gateway_is_open_within_14_s(
         held = await overloaded(nc, gateway)
         killed = time.monotonic()
         await process.kill()
-        await drain(nc, held)
-        began, opened = await opening(gateway, killed, 14 + SLACK)
+        async with meanwhile(drain(nc, held)):
+            began, opened = await opening(gateway, killed, 14 + SLACK)
     assert began >= 7 and began + 2.5 <= opened <= 14 + SLACK, "it is held for a while, and then opens step by step"
 
 
@@ -83,17 +83,18 @@ async def test_after_an_orderly_stop_of_the_last_replica_a_gateway_is_open_withi
         await overloaded(nc, gateway)
         await heartbeats(nc)
         asked = time.monotonic()
-        code, seconds = await process.end()
-        began, opened = await opening(gateway, asked, 5 + SLACK)
-    assert (code, seconds < 5 + SLACK) == (0, True)
-    assert began < 2 and began + 2.5 <= opened <= 5 + SLACK
+        (code, seconds), (began, opened) = await asyncio.gather(process.end(), opening(gateway, asked, 5 + SLACK))
+    assert (code, seconds < STOPS_WITHIN) == (0, True)
+    assert began < 2 + SLACK and began + 2.5 <= opened <= 5 + SLACK
     assert gateway.admit(SUBJECT).freshness == "stale"
 
 
 async def test_only_the_stop_of_the_last_of_two_replicas_opens_the_gateway(
     nc: Client, server: NatsServer, router: None, gateway: BackpressureClient, tmp_path: Path
 ) -> None:
-    one, two = (Sidecar(tmp_path, server.url, QUICK | {"instance": name}) for name in ("one", "two"))
+    # Known for longer than a heartbeat may be late; the gateway would open by age after unknown_after_seconds only.
+    settings = QUICK | {"observe": {"min_interval_ms": 50, "stale_after_seconds": 10, "unknown_after_seconds": 20}}
+    one, two = (Sidecar(tmp_path, server.url, settings | {"instance": name}) for name in ("one", "two"))
     async with one, two:
         await asyncio.gather(one.observing(), two.observing())
         await overloaded(nc, gateway)
@@ -106,9 +107,8 @@ async def test_only_the_stop_of_the_last_of_two_replicas_opens_the_gateway(
             assert (admission.action, admission.freshness) == ("reject", "known")
             await asyncio.sleep(0.02)
         asked = time.monotonic()
-        await two.end()
-        began, _ = await opening(gateway, asked, 5 + SLACK)
-        assert began < 2
+        _, (began, _) = await asyncio.gather(two.end(), opening(gateway, asked, 5 + SLACK))
+        assert began < 2 + SLACK
 
 
 async def test_a_restarted_sidecar_is_used_again_at_once(
@@ -186,7 +186,7 @@ async def test_a_stop_takes_less_than_5_s_without_nats(
         code, seconds = await process.end()
         if how == "paused":
             server.resume()
-    assert code == 0 and seconds < 5 + SLACK, (code, seconds)
+    assert code == 0 and seconds < STOPS_WITHIN, (code, seconds)
 
 
 async def test_a_start_under_load_fires_no_alert_for_the_time_before(
@@ -194,18 +194,18 @@ async def test_a_start_under_load_fires_no_alert_for_the_time_before(
 ) -> None:
     """While no sidecar runs, messages go on being published, and in flight exceeds its mark."""
     rule = {"name": "queue", "when": {"pending_above": 1000}, "severity": "critical"}
-    await publish(nc, 2100)
+    await publish(nc, 1700)
     held = await take(nc, 600)
     async with Sidecar(tmp_path, server.url, under({"alert_on_warning": True, "alerts": [rule]})) as process:
         await process.observing()
         await wire.event("backpressure_active")
         pending = await wire.ask(f"get.alerts.{SUBJECT}")
         assert {alert["state"] for alert in pending["alerts"]} == {"pending"}
-        await observed_for(wire, 2)
+        await observed_for(wire, 1)
         await drain(nc, held)
         await wire.event("recovery")
         await observed_for(wire, 9)
         # It may fall in one step or in two; what counts is that no alert fired.
         assert {event["type"] for event in wire.live} == {"backpressure_active", "recovery"}
         await publish(nc, 11_000)
-        await wire.event("alert_firing")
+        await wire.event("alert_firing", seconds=FIRES_WITHIN)

@@ -14,9 +14,14 @@ from nats.aio.msg import Msg
 
 from tests.support.router import publish
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, eventually
 
 ASKERS, ASKED, MARK = 24, 100, 500
+COUNTS_FOR = 1.2
+"""Seconds after which a grant that was not used counts no more: one, and some for an answer on its way."""
+TRIES = 4
+"""Grants are exact while a message between replicas takes less than 15 ms. Where a busy machine takes longer in one
+try, the next one counts; replicas that share nothing, or round up, grant too much in each."""
 ASK = json.dumps({"max_messages": ASKED}).encode()
 
 
@@ -39,24 +44,32 @@ async def granted_at_once(nc: Client, asks: int, first: int) -> list[int]:
     return [answer["pull"]["max_messages"] for answer in answers]
 
 
+async def granted_in_a_second(nc: Client, first: int) -> list[int]:
+    totals: list[int] = []
+    began = time.monotonic()
+    while time.monotonic() - began < 0.6:
+        # Nobody pulls: what is granted counts for a second, and every asker is another one.
+        total = sum(await granted_at_once(nc, ASKERS, first + ASKERS * len(totals)))
+        if not totals or time.monotonic() - began < 1.0:
+            totals.append(total)
+        await asyncio.sleep(0.1)
+    return totals
+
+
 @pytest.mark.parametrize("count", [1, 3])
 async def test_24_askers_of_100_get_no_more_than_the_mark_together(
     nc: Client, server: NatsServer, router: None, tmp_path: Path, count: int
 ) -> None:
     async with AsyncExitStack() as stack:
-        sidecars = [Sidecar(tmp_path, server.url, QUICK | {"instance": f"pod-{n}"}) for n in range(count)]
+        sidecars = [Sidecar(tmp_path, server.url, UNHURRIED | {"instance": f"pod-{n}"}) for n in range(count)]
         for sidecar in sidecars:
             await stack.enter_async_context(sidecar)
         for sidecar in sidecars:
             await sidecar.observing()
         await know_each_other(sidecars)
         await publish(nc, 10)
-        totals: list[int] = []
-        began = time.monotonic()
-        while time.monotonic() - began < 0.6:
-            # Nobody pulls: what is granted counts for a second, and every asker is another one.
-            total = sum(await granted_at_once(nc, ASKERS, ASKERS * len(totals)))
-            if not totals or time.monotonic() - began < 1.0:
-                totals.append(total)
-            await asyncio.sleep(0.1)
-        assert MARK * 0.9 <= sum(totals) <= MARK, totals
+        rounds: list[list[int]] = []
+        while not rounds or not MARK * 0.9 <= sum(rounds[-1]) <= MARK:
+            assert len(rounds) < TRIES, rounds
+            await asyncio.sleep(COUNTS_FOR if rounds else 0.0)  # until nothing of the last try counts
+            rounds.append(await granted_in_a_second(nc, ASKERS * 100 * len(rounds)))

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from tests.process.waits import observed_for
 from tests.support.router import drain, publish
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 BETWEEN = 90
 """Messages above the mark of LOW and below that at which HIGH releases."""
@@ -21,8 +21,9 @@ BETWEEN = 90
 
 def file(overload: int) -> dict[str, Any]:
     marks = {"warn": 1, "critical": 2, "overload": overload}
-    quick = {"recovery_hold_seconds": 0.2, "drain_seconds": {"overload": 1_000_000}, "alert_on_active": False}
-    return QUICK | {"policies": [{"subjects": [SUBJECT], "pending": marks, **quick}]}
+    quick = {"recovery_hold_seconds": 0.2, "alert_on_active": False}
+    pending_only = {"drain_seconds": {"overload": 1_000_000}, "stall_seconds": 3600}
+    return UNHURRIED | {"policies": [{"subjects": [SUBJECT], "pending": marks, **quick, **pending_only}]}
 
 
 LOW, HIGH = file(20), file(200)

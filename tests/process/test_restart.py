@@ -8,16 +8,11 @@ from signal import SIGKILL, SIGTERM, Signals
 import pytest
 from nats.aio.client import Client
 
-from tests.process.waits import observed_for
+from tests.process.waits import FIRES_WITHIN, observed_for
 from tests.support.router import drain, publish
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, Sidecar, Wire
+from tests.support.sidecar import UNHURRIED, Sidecar, Wire
 
-UNHURRIED = {"observe": QUICK["observe"] | {"stale_after_seconds": 10, "unknown_after_seconds": 30}}
-"""On a busy machine a new process needs some seconds until it reads; within these limits that is no loss of
-monitoring."""
-FIRES_WITHIN = 40.0
-"""Seconds: a backlog this soon after the start must hold for 10 s, and is seen as nobody pulling after some 5 s."""
 PAST_ALL_EVIDENCE = 8.0
 """Seconds: longer than a diagnosis needs (5 s if it waits), its minimum duration, and the hold of a latch."""
 

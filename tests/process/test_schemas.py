@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from nats.aio.client import Client
 
 from nats_backpressure.protocol.subjects import HEARTBEAT
+from tests.process.waits import FIRES_WITHIN
 from tests.support.router import drain, publish, take
 from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
 
@@ -64,7 +65,7 @@ async def test_all_messages_are_valid_while_calm_while_active_and_after(
     await check_all(nc, wire)
     await publish(nc, 2100)
     held = await take(nc, 600)
-    await wire.event("alert_firing")
+    await wire.event("alert_firing", seconds=FIRES_WITHIN)
     await wire.status(status="active")
     await check_all(nc, wire)
     await drain(nc, held)

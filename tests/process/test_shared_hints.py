@@ -21,6 +21,8 @@ USERS = """accounts { A { jetstream: enabled, users: [
   {user: all, password: p}, {user: blind, password: p, permissions: {subscribe: {deny: "$JS.EVENT.>"}}}] } }"""
 CONFIG = {
     "observe": {"min_interval_ms": 100},
+    # The first goes on reading: nobody takes over from one that is silent for a moment.
+    "sharing": {"silence_ms": 5000},
     # It is hot all the time: the mark is below what waits.
     "policies": [{"subjects": [">"], "pending": {"warn": 1, "critical": 1, "overload": 1}}],
 }

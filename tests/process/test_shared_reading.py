@@ -19,7 +19,8 @@ STREAMS = ("A", "B")
 CONFIG = {
     "observe": {"min_interval_ms": 100},
     # All are hot all the time: the mark is below what waits.
-    "policies": [{"subjects": [">"], "pending": {"warn": 1, "critical": 1, "overload": 1}}],
+    # That nobody pulls is no signal: with it they would be active some 12 s after the start.
+    "policies": [{"subjects": [">"], "pending": {"warn": 1, "critical": 1, "overload": 1}, "stall_seconds": 3600}],
 }
 COUNTED_FOR = 3.0
 """Seconds over which requests are counted."""
@@ -87,12 +88,16 @@ async def test_three_read_what_one_reads(three: list[Sidecar], nc: Client) -> No
     wire = await Wire(nc).listen()
     for stream in STREAMS:
         await wire.status(f"{stream.lower()}.x", status="warning", freshness="known")
-    body = [await sidecar.ready(streams=2) for sidecar in three]
-    assert sum(each["reads"] for each in body) == 2
+
+    async def two_are_read() -> bool:
+        return sum([(await sidecar.ready(streams=2))["reads"] for sidecar in three]) == 2
+
+    await eventually(two_are_read, "each stream to be read by one")
     for sidecar in three[1:]:
         await sidecar.end()
+    await until_one_reads_each(three[0])
     alone = await requests_per_second(three[0])
-    assert together < 1.5 * alone, "three times as many without sharing"
+    assert together < 2 * alone, "three times as many without sharing"
 
 
 async def test_a_reader_that_is_killed_or_stands_still_is_replaced(three: list[Sidecar], nc: Client) -> None:

@@ -15,11 +15,12 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
+from tests.process.waits import FIRES_WITHIN
 from tests.support.background import meanwhile
 from tests.support.parts import need_server
 from tests.support.router import CONSUMER, drain, publish, take, work
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 
 async def test_alerts_become_pending_fire_and_resolve_across_a_restart(
@@ -30,7 +31,9 @@ async def test_alerts_become_pending_fire_and_resolve_across_a_restart(
         {"name": "patient", "when": {"pending_above": 400}, "for_seconds": 600},
     ]
     wire = await Wire(nc).listen()
-    async with Sidecar(tmp_path, server.url, QUICK | {"policies": [{"subjects": [">"], "alerts": rules}]}) as process:
+    async with Sidecar(
+        tmp_path, server.url, UNHURRIED | {"policies": [{"subjects": [">"], "alerts": rules}]}
+    ) as process:
         await process.observing()
 
         async def standing(**states: str) -> dict[str, Any]:
@@ -43,7 +46,7 @@ async def test_alerts_become_pending_fire_and_resolve_across_a_restart(
 
         await publish(nc, 500)
         await standing(**{"long-queue": "pending"})
-        fired = await wire.event("alert_firing")
+        fired = await wire.event("alert_firing", seconds=FIRES_WITHIN)
         assert (fired["alert"]["name"], fired["alert"]["severity"], fired["alert"]["value"]) == (
             "long-queue",
             "critical",
@@ -143,7 +146,7 @@ class TestDiagnoses:
     ) -> None:
         wire = await Wire(nc).listen()
         policy = {"subjects": [">"], "stall_seconds": 1}
-        async with Sidecar(tmp_path, server.url, QUICK | {"policies": [policy]}) as process:
+        async with Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [policy]}) as process:
             await self.diagnosed(wire, "idle")
             await publish(nc, 1500)
             await self.diagnosed(wire, "nobody_pulling")
@@ -155,9 +158,13 @@ class TestDiagnoses:
     async def test_a_hanging_worker_reaches_max_ack_pending(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await publish(nc, 1500)
         held = await take(nc, 1000)
-        async with meanwhile(take(nc, 1)):
-            status = await self.diagnosed(wire, "cap_reached")
-            assert status["metrics"]["latency_source"] == "stall"
+
+        async def stalled() -> bool:
+            status = await wire.ask(f"get.status.{SUBJECT}")
+            return (status["diagnosis"], status["metrics"]["latency_source"]) == ("cap_reached", "stall")
+
+        async with meanwhile(_keep_asking(await nc.jetstream().pull_subscribe_bind("router", "ROUTER"))):
+            await eventually(stalled, "the cap reached, and the stall as its latency")
         assert held
 
     async def test_falling_behind_and_draining(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
@@ -217,7 +224,7 @@ class TestDiagnoses:
         policy = {"subjects": [">"], "consumers": ["audit"], "count_backfill": False}
         await publish(nc, 3000)
         await drain(nc, [])
-        async with Sidecar(tmp_path, server.url, QUICK | {"policies": [policy]}) as process:
+        async with Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [policy]}) as process:
             await process.observing()
             await nc.jetstream().add_consumer(
                 "ROUTER", ConsumerConfig(durable_name="audit", ack_policy=AckPolicy.EXPLICIT)
@@ -254,10 +261,10 @@ class TestLatency:
 
         async def measured() -> dict[str, Any] | None:
             metrics: dict[str, Any] = (await wire.ask("get.status.sampled"))["metrics"]
-            return metrics if metrics["latency_source"] == "sampled" and metrics["latency_p99_ms"] > 450 else None
+            return metrics if metrics["latency_source"] == "sampled" and metrics["latency_p95_ms"] > 450 else None
 
-        metrics = await eventually(measured, "a sampled latency")
-        assert metrics["latency_p50_ms"] < 450 < metrics["latency_p95_ms"]
+        metrics = await eventually(measured, "a sampled p95 of the tail")
+        assert metrics["latency_p50_ms"] < 450 < metrics["latency_p95_ms"] <= metrics["latency_p99_ms"]
 
     async def test_without_samples_latency_is_estimated_and_null_during_redeliveries(
         self, nc: Client, sidecar: Sidecar, wire: Wire

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from tests.process.waits import observed_for
 from tests.support.router import CONSUMER, drain, override, publish, take
 from tests.support.servers import NatsServer
-from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 BILLING = "billing.orders"
 FAST = {
@@ -31,8 +31,8 @@ def marks(overload: int) -> dict[str, Any]:
     return {"policies": [{"subjects": [">"], "pending": {"warn": 1, "critical": 2, "overload": overload}, **FAST}]}
 
 
-ONE = QUICK | marks(20) | {"name": "one", "instance": "pod", "watch": [{"stream": "ROUTER"}]}
-TWO = QUICK | marks(200) | {"name": "two", "instance": "pod"}
+ONE = UNHURRIED | marks(20) | {"name": "one", "instance": "pod", "watch": [{"stream": "ROUTER"}]}
+TWO = UNHURRIED | marks(200) | {"name": "two", "instance": "pod"}
 """The first watches one stream, the second one all; their marks differ, their instances have the same name."""
 
 

@@ -11,6 +11,11 @@ from tests.support.sidecar import SUBJECT, Wire, eventually
 
 SLACK = 2.0
 """Seconds added to a limit of the contract, for a machine that does other things as well."""
+STOPS_WITHIN = 10.0
+"""Seconds within which a process ends: 5 by the contract, and as many for its own exit on a busy machine."""
+FIRES_WITHIN = 40.0
+"""Seconds within which an alert fires. At best it takes 12 s: in the first 10 s after a start or a gap none fires, and
+what it is about must last or be seen before."""
 
 
 async def heartbeats(nc: Client, n: int = 2) -> None:

@@ -30,7 +30,7 @@ class FakeDecisionService:
 
     async def __aenter__(self) -> Self:
         self._subscription = await self.nc.subscribe("backpressure.v1.decide.>", cb=self._receive)
-        await self.nc.request("$JS.API.INFO")  # proof that the server knows the subscription
+        await self.nc.request("$JS.API.INFO", timeout=10)  # proof that the server knows the subscription
         return self
 
     async def __aexit__(self, *exc: object) -> None:

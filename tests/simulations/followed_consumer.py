@@ -110,7 +110,7 @@ async def following(server: NatsServer) -> AsyncIterator[Following]:
     publisher, subscriber = await nats.connect(server.url), await nats.connect(server.url)
     followed = Following(server, publisher)
     await AdvisoryListener(followed.clock, followed.hear, lambda what: None).listen(subscriber)
-    await subscriber.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
+    await subscriber.request("$JS.API.INFO", timeout=10)  # a flush would not do: its PING overtakes the subscriptions
     yield followed
     for client in (publisher, subscriber):
         await client.close()

@@ -44,8 +44,13 @@ class Listener:
 
 @asynccontextmanager
 async def connected(
-    options: Nats, may_publish: Callable[[str], bool] | None = None, probe_every: float = 0.1, **more: Any
+    options: Nats,
+    may_publish: Callable[[str], bool] | None = None,
+    probe_every: float = 0.1,
+    probe_timeout: float = 2.0,
+    **more: Any,
 ) -> AsyncIterator[tuple[Connection, Listener]]:
+    """`probe_timeout` is short only where a link falls silent: a busy server that is slow twice would lose it."""
     listener = Listener()
     connection = Connection(
         "test",
@@ -56,7 +61,7 @@ async def connected(
         on_rebuild=listener.rebuilt,
         may_publish=may_publish,
         probe_every=probe_every,
-        probe_timeout=0.2,
+        probe_timeout=probe_timeout,
         **more,
     )
     async with meanwhile(connection.run()):

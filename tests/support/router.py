@@ -57,10 +57,10 @@ async def take(nc: Client, n: int, consumer: str = "router") -> list[Msg]:
     """Exactly `n` messages, unacknowledged; a fetch may give fewer, and waiting for the rest would be a stall."""
     subscription = await nc.jetstream().pull_subscribe_bind(consumer, "ROUTER")
     taken: list[Msg] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(taken) < n:
-            with suppress(TimeoutError):
-                taken += await subscription.fetch(n - len(taken), timeout=0.2)
+            with suppress(TimeoutError):  # a short one would end before a busy server has sent all: more in flight
+                taken += await subscription.fetch(n - len(taken), timeout=2.0)
     return taken
 
 

@@ -17,14 +17,22 @@ from typing import Any, Self
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
 
 from tests.support.servers import free_port
 
 SUBJECT = "beamline.router.v1.decide"
 WAIT_SECONDS = 15.0
 """Seconds a test waits for an event; it usually comes much faster."""
+STARTS_WITHIN = 60.0
+"""Seconds a test waits for a process that starts or ends; a busy machine takes more than 15 for it."""
 QUICK = {"observe": {"min_interval_ms": 50, "stale_after_seconds": 1, "unknown_after_seconds": 2}}
-"""Settings under which what takes half a minute by default takes seconds."""
+"""Settings under which a status is stale or unknown within seconds: for tests that wait for that. On a busy machine a
+process may read nothing for 2 s, which adds `monitoring_lost` and `monitoring_restored` to the events."""
+UNHURRIED = {"observe": {"min_interval_ms": 50, "stale_after_seconds": 10, "unknown_after_seconds": 30}}
+"""Settings for all other tests: a process that reads nothing for some seconds, or starts slowly, publishes no event
+about that."""
 
 
 class Sidecar:
@@ -77,7 +85,7 @@ class Sidecar:
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(how)
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(STARTS_WITHIN):
             return await self.process.wait(), time.monotonic() - began
 
     @property
@@ -113,7 +121,7 @@ class Sidecar:
                     return readiness
             return None
 
-        result: dict[str, Any] = await eventually(look, f"/readyz with {facts}")
+        result: dict[str, Any] = await eventually(look, f"/readyz with {facts}", STARTS_WITHIN)
         return result
 
     async def observing(self) -> Self:
@@ -131,13 +139,18 @@ def _get(url: str) -> tuple[int, str]:
 
 
 async def eventually(look: Any, what: str, seconds: float = WAIT_SECONDS) -> Any:
-    """The first true thing `look` gives; fails after `seconds` with what was waited for."""
+    """The first true thing `look` gives; fails after `seconds` with what was waited for. A request of `look` that is
+    not answered is sent again."""
     deadline = time.monotonic() + seconds
     result: Any = None
     while time.monotonic() < deadline:
-        result = await look()
-        if result:
-            return result
+        try:
+            result = await look()
+        except (NatsTimeoutError, NoRespondersError) as error:
+            result = error
+        else:
+            if result:
+                return result
         await asyncio.sleep(0.02)
     raise AssertionError(f"waited {seconds} s for {what}; last: {result!r}")
 
@@ -151,14 +164,14 @@ class Wire:
 
     async def listen(self) -> Self:
         await self.nc.subscribe(f"{self.name}.v1.event.>", cb=self.take)
-        await self.nc.request("$JS.API.INFO")  # proof that the server knows the subscription; a flush is none
+        await self.nc.request("$JS.API.INFO", timeout=10)  # proof that the server knows it; a flush is none
         return self
 
     async def take(self, message: Msg) -> None:
         self.live.append(json.loads(message.data))
 
     async def raw(self, endpoint: str, payload: bytes = b"") -> Msg:
-        return await self.nc.request(f"{self.name}.v1.{endpoint}", payload, timeout=2)
+        return await self.nc.request(f"{self.name}.v1.{endpoint}", payload, timeout=5)
 
     async def ask(self, endpoint: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
         reply = await self.raw(endpoint, b"" if payload is None else json.dumps(payload).encode())
@@ -196,12 +209,29 @@ class Wire:
         return result
 
     async def stored(self) -> list[dict[str, Any]]:
-        """Every event in the stream, in order."""
+        """Every event in the stream, in order; one that came live may be stored a moment later."""
         js = self.nc.jetstream()
         stream = f"{self.name.upper()}_EVENTS"
-        info = await js.stream_info(stream)
-        first, last = info.state.first_seq, info.state.last_seq
-        return [json.loads((await js.get_msg(stream, n)).data or b"") for n in range(max(1, first), last + 1)]
+        received = {event["id"] for event in self.live}
+        events: list[dict[str, Any]] = []
+
+        async def look() -> bool:
+            info = await js.stream_info(stream)
+            first, last = info.state.first_seq, info.state.last_seq
+            events[:] = [json.loads((await js.get_msg(stream, n)).data or b"") for n in range(max(1, first), last + 1)]
+            return received <= {event["id"] for event in events}
+
+        await eventually(look, "what came live to be stored")
+        return events
+
+    async def waiting(self, n: int, subject: str = SUBJECT) -> None:
+        """Wait until the sidecar has seen so many messages wait: its first reading may come in the middle of them."""
+
+        async def look() -> bool:
+            status = await self.ask(f"get.status.{subject}")
+            return bool(status["metrics"]["pending_messages"] == n)
+
+        await eventually(look, f"{n} messages seen waiting")
 
     async def state(self, subject: str = SUBJECT) -> dict[str, Any]:
         kv = await self.nc.jetstream().key_value(f"{self.name}_state")

@@ -136,7 +136,7 @@ def test_the_audits_of_our_own_requests_are_not_listened_to() -> None:
 async def listening(server: NatsServer, recorder: Recorder) -> Client:
     listener = await nats.connect(server.url)
     await recorder.advisories.listen(listener)
-    await listener.request("$JS.API.INFO")  # a flush would not do: its PING overtakes the subscriptions
+    await listener.request("$JS.API.INFO", timeout=10)  # a flush would not do: its PING overtakes the subscriptions
     return listener
 
 

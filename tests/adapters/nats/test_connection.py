@@ -41,7 +41,7 @@ async def test_subscriptions_come_back_after_a_killed_server_restarts(server: Na
 
 
 async def test_a_silent_network_is_noticed_by_the_round_trip(server: NatsServer) -> None:
-    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,))) as (connection, _):
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_timeout=0.2) as (connection, _):
         await up(connection)
         proxy.black_hole()
 
@@ -90,18 +90,21 @@ async def test_an_answered_request_proves_that_messages_come(server: NatsServer)
 
 
 async def test_one_late_pong_does_not_end_the_connection(server: NatsServer, nc: PlainClient) -> None:
-    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, listener):
+    async with (
+        Proxy(server.port) as proxy,
+        connected(Nats((proxy.url,)), probe_every=60, probe_timeout=0.2) as (connection, listener),
+    ):
         await up(connection)
         proxy.delay = 0.15  # each way: a round trip takes longer than the 0.2 s it is given
         assert not await connection._answers(connection.client)
         proxy.delay = 0.0
         await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
-        assert await connection._answers(connection.client)
+        await eventually(lambda: connection._answers(connection.client), "a pong in time")
         assert connection.epoch == 1
 
 
 async def test_a_dead_read_loop_is_noticed_though_it_looks_connected(server: NatsServer, nc: PlainClient) -> None:
-    async with connected(options(server)) as (connection, listener):
+    async with connected(options(server), probe_timeout=0.2) as (connection, listener):
         await up(connection)
         reader = connection.client._reading_task
         assert reader is not None
@@ -111,7 +114,7 @@ async def test_a_dead_read_loop_is_noticed_though_it_looks_connected(server: Nat
 
 
 async def test_a_busy_event_loop_does_not_end_the_connection(server: NatsServer) -> None:
-    async with connected(options(server)) as (connection, _):
+    async with connected(options(server), probe_timeout=0.4) as (connection, _):
         await up(connection)
         for _ in range(3):
             time.sleep(0.5)  # noqa: ASYNC251  # the loop is blocked for longer than a round trip may take

@@ -101,10 +101,13 @@ async def test_each_ends_after_its_own_time(server: NatsServer, nc: PlainClient)
         first = await asked.get()
         seconds = (0.2, 0.1, 0.3)
         waiting = [asyncio.ensure_future(client.request("slow", b"", each)) for each in seconds]
-        ended: list[float] = []
+        now, ended = asyncio.get_running_loop().time, dict[float, float]()
+        began = now()
         for each, request in zip(seconds, waiting, strict=True):
-            request.add_done_callback(lambda done, each=each: ended.append(each))
+            request.add_done_callback(lambda done, each=each: ended.update({each: now() - began}))
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert ended == [0.1, 0.2, 0.3] and all(isinstance(result, TimeoutError) for result in results)
+        assert all(isinstance(result, TimeoutError) for result in results)
+        assert all(after >= each - 0.01 for each, after in ended.items()), "none ends before its time"
+        assert ended[0.1] <= ended[0.3] and ended[0.2] <= ended[0.3], "and none waits for a longer one"
         await first.respond(b"at last")
         assert (await long).data == b"at last" and not client.requests.waiting

@@ -514,7 +514,7 @@ async def test_a_flood_is_bounded_and_other_requests_are_answered(server: NatsSe
             await asyncio.sleep(0)
 
     turning = asyncio.ensure_future(turn())
-    flood = 20 * WAITING
+    flood = 5 * WAITING
     inbox = nc.new_inbox()
     for _ in range(flood):
         await nc.publish(f"{P}.decide.gateway.orders.new", b"", reply=inbox)

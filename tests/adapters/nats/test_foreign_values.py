@@ -87,7 +87,7 @@ async def test_the_state_bucket_is_read_without_the_foreign_value(
         if last:
             await raw(server, poison % STATE)
         with capture_logs() as lines:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(10):  # a poison that is waited for costs 5 s each time
                 loaded = [await store.load_all() for _ in range(3)]
         assert [set(one) for one in loaded] == [{"before", "after"}] * 3
         assert counted.count("state_malformed") == 3

@@ -43,7 +43,7 @@ class Listening:
     async def publish(self) -> list[tuple[str, str]]:
         """An ack metric and a NAK of each of two streams; returns what of them was received."""
         self.received.clear()
-        await self.client.request("$JS.API.INFO")  # the server has what was sent before
+        await self.client.request("$JS.API.INFO", timeout=10)  # the server has what was sent before
         for stream in ("S", "T"):
             ack = {"type": "io.nats.jetstream.metric.v1.consumer_ack", "ack_time": 1, "deliveries": 1}
             nak = {"type": "io.nats.jetstream.advisory.v1.nak"}

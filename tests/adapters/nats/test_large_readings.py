@@ -43,6 +43,7 @@ class Replica:
             count=self.count,
             on_rebuild=lambda: None,
             echo=False,
+            probe_every=600.0,  # a link that takes nothing is no lost one here
         )
         listening_time = self.connection.listening_time
         self.channel = NatsReplicaChannel(Names(), lambda: self.connection.client, listening_time, self.count)
@@ -67,7 +68,7 @@ class Replica:
         async def came() -> bool:
             return len(self.received) >= n
 
-        await eventually(came, f"{n} readings")
+        await eventually(came, f"{n} readings", 60)
         return self.received[n - 1]
 
 
@@ -138,6 +139,6 @@ async def test_what_is_short_does_not_wait_behind_a_large_reading(replicas: tupl
     async def newest() -> bool:
         return bool(follower.received) and shown(follower.received[-1]) == ({n}, CONSUMERS)
 
-    await eventually(newest, "the newest reading")
+    await eventually(newest, "the newest reading", 60)
     assert follower.short == [b"%d" % sent for sent in range(1, n + 1)]
     assert set(reader.counted) <= {"reading_unsent"}

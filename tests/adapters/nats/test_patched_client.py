@@ -41,7 +41,7 @@ async def test_bytes_that_are_not_text_do_not_end_the_read_loop(server: NatsServ
     async with connected(options(server)) as (connection, listener):
         await up(connection)
         await connection.client.subscribe("x.>")
-        await connection.client.request("$JS.API.INFO")
+        await connection.client.request("$JS.API.INFO", timeout=10)
         with capture_logs() as lines:
             await raw(
                 server,
@@ -61,7 +61,7 @@ async def test_a_counter_that_fails_does_not_end_the_read_loop(server: NatsServe
         await up(connection)
         connection._count = lambda what: exec("raise RuntimeError(what)")
         await connection.client.subscribe("x.>")
-        await connection.client.request("$JS.API.INFO")
+        await connection.client.request("$JS.API.INFO", timeout=10)
         await raw(server, b"PUB x.\xff\xfe 2\r\nhi\r\n")
         await connection.client.on_error(nats.errors.Error("anything"))
         await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
@@ -111,7 +111,7 @@ async def test_the_answering_client_publishes_only_where_it_may(server: NatsServ
         await up(connection)
         forbidden = await nc.subscribe("forbidden")
         inbox = await nc.subscribe("inbox")
-        await nc.request("$JS.API.INFO")  # proof that the server knows them; a flush is none
+        await nc.request("$JS.API.INFO", timeout=10)  # proof that the server knows them; a flush is none
         await connection.client.publish("forbidden", b"x")
         await connection.client.publish("inbox", b"y")
         assert (await inbox.next_msg()).data == b"y"
@@ -120,7 +120,7 @@ async def test_the_answering_client_publishes_only_where_it_may(server: NatsServ
 
 
 async def test_a_client_stuck_in_its_writes_is_closed(server: NatsServer) -> None:
-    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,))) as (connection, _):
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_timeout=0.2) as (connection, _):
         await up(connection)
         client = connection.client
         subscriptions = [subscription._wait_for_msgs_task for subscription in client._subs.values()]
