@@ -13,10 +13,11 @@ from nats_backpressure.core.subject.left_changes import LEFT_FOR, UNSURE_FOR
 from nats_backpressure.core.subject.other_policies import REPORTED_AFTER
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Status
+from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
 from tests.core.subject.test_two_replicas import KEY, Replica, Store, types
 
 POLICY = Policy(alert_on_active=False)
+SECOND = ConsumerKey("S", "second")
 HIGH, LOW = 6000.0, 1500.0
 """Latencies above the mark, and below half of it."""
 
@@ -116,3 +117,56 @@ def test_a_loss_of_a_consumer_that_is_gone_is_reported_by_one() -> None:
     for later in (20.0, 40.0):
         read(other, at + later, LOW)
     assert [event.lost for event in store.events if event.lost] == [3, 2] and other.state.departed_lost == 0
+
+
+def with_two_consumers() -> tuple[Store, Replica, Replica]:
+    """One is active, the other one warning; both replicas know that."""
+    store, writer, other = pair()
+    other.writer_seen_at = 1000.0
+    for replica in (writer, other):
+        follow(replica, 1000.0)
+        for key in (KEY, SECOND):
+            replica.feed(ConsumerJoined(key, POLICY), 1000.0)
+            measure(replica, 1000.0, key, pending=1500, inflight=600 if key == KEY else 0)
+    assert types(store) == ["backpressure_active"]
+    return store, writer, other
+
+
+def measure(replica: Replica, at: float, key: ConsumerKey, pending: int, inflight: int = 0) -> None:
+    follow(replica, at)
+    replica.feed(ConsumerRead(Reading(key, Now(at, at), pending, inflight, 0.0, None, latency_evidence=True)), at)
+
+
+def recoveries(store: Store) -> list[tuple[str, ...]]:
+    return [event.reasons for event in store.events if event.type is EventType.RECOVERY]
+
+
+@pytest.mark.parametrize("calm", [False, True])
+def test_a_deletion_that_the_writer_announced_is_no_cause_of_the_next_recovery(calm: bool) -> None:
+    """`calm`: the next reading of the other one that is left is already calm."""
+    store, writer, other = with_two_consumers()
+    other.feed(ConsumerLeft(KEY), 1001.0)
+    writer.feed(ConsumerLeft(KEY), 1001.0)
+    assert recoveries(store) == [("pending", "consumer_deleted")]
+    other.writer_seen_at = None  # the writer is gone
+    if not calm:
+        measure(other, 1001.1, SECOND, pending=1500)
+    for at in (1002.0, 1004.0):
+        measure(other, at, SECOND, pending=0)
+    assert recoveries(store) == [("pending", "consumer_deleted"), ()]
+
+
+def test_a_deletion_after_which_the_status_rose_again_is_no_cause_of_the_next_recovery() -> None:
+    store, _, other = with_two_consumers()
+    other.feed(ConsumerLeft(KEY), 1001.0)
+    measure(other, 1001.1, SECOND, pending=1500, inflight=600)
+    for at in (1002.0, 1004.0, 1006.0):
+        measure(other, at, SECOND, pending=0)
+    assert recoveries(store) == [()]
+
+
+def test_a_deletion_whose_fall_the_dead_writer_left_is_its_cause() -> None:
+    store, _, other = with_two_consumers()
+    other.feed(ConsumerLeft(KEY), 1001.0)
+    measure(other, 1001.1 + LEFT_FOR, SECOND, pending=1500)
+    assert recoveries(store) == [("pending", "consumer_deleted")]

@@ -297,6 +297,15 @@ def test_a_deleted_worst_consumer_is_a_recovery_with_its_cause() -> None:
     assert world.stream[-1].reasons == ("consumer_deleted",)
 
 
+def test_a_deleted_consumer_that_was_not_the_worst_is_no_cause_of_the_next_recovery() -> None:
+    world = World()
+    world.settled(pending=0, key=TWO)
+    world.settled(pending=1500, inflight=600)
+    world.feed(ConsumerLeft(TWO))
+    world.settled(pending=0)
+    assert (world.stream[-1].type, world.stream[-1].reasons) == (EventType.RECOVERY, ())
+
+
 def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open() -> None:
     world = World()
     world.settled(pending=1500, inflight=600)

@@ -29,7 +29,7 @@ from nats_backpressure.core.subject.other_policies import (
     is_unseen_elsewhere,
     with_difference,
 )
-from nats_backpressure.core.subject.state import SubjectState, Writing, newest_of
+from nats_backpressure.core.subject.state import SubjectState, Writing, judged_status, newest_of
 from nats_backpressure.protocol.timestamps import Now
 
 REMOVE_AFTER = 3600.0
@@ -83,6 +83,8 @@ def plan_writes(
 
 def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) -> tuple[SubjectState, list[Effect]]:
     """Write what has changed, unless that is left to another replica."""
+    if state.member_deleted and state.record is not None and judged_status(state) >= state.record.announced:
+        state = replace(state, member_deleted=False)  # nothing fell, or it rose again
     removal = state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER
     change = None
     if not removal:

@@ -21,6 +21,7 @@ from nats_backpressure.core.subject.state import (
     SubjectState,
     Totals,
     deciding_policy,
+    judged_status,
 )
 from nats_backpressure.policy.schema import Rejection, in_force
 from nats_backpressure.protocol.patterns import encode
@@ -94,9 +95,7 @@ class RecordBuilder:
         """Move to the worst member's status with one event; while the list is full, the next event covers the change
         too."""
         assert self.member is not None, "a proof comes from a member that was evaluated"
-        status = self.member.status
-        if self.state.shedding.shedding:  # no request is refused without a warning
-            status = max(status, Status.WARNING)
+        status = judged_status(self.state)
         reasons = self._reasons()
         latched = tuple((m.key, m.latches.names) for m in self.state.members.values() if m.latches.names)
         if status is not self.record.status:

@@ -183,7 +183,7 @@ class SubjectState(Struct, frozen=True):
     unproved_at_load: bool = False
     """Whether nothing proved the record even when it was loaded at the start, and no member was read since."""
     member_deleted: bool = False
-    """Whether a member was deleted since the last write."""
+    """Whether the deletion of a member made the status fall, and that is not announced yet."""
     left_since: float | None = None
     """While a change is left to the replica that writes the subject: monotonic time since which it is due."""
     differs_since: float | None = None
@@ -208,6 +208,14 @@ def worst_member(members: Iterable[Member]) -> Member | None:
     cannot."""
     evaluated = (member for member in members if member.status is not Status.UNKNOWN)
     return min(evaluated, key=lambda member: (-member.status, -member.pressure, member.key), default=None)
+
+
+def judged_status(state: SubjectState) -> Status:
+    """The status by the members as they are now; UNKNOWN while none was evaluated."""
+    if state.worst is None:
+        return Status.UNKNOWN
+    # No request is refused without a warning.
+    return max(state.worst.status, Status.WARNING) if state.shedding.shedding else state.worst.status
 
 
 def newest_of(state: SubjectState, proofs: Proofs) -> float | None:

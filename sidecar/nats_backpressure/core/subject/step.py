@@ -55,6 +55,7 @@ from nats_backpressure.core.subject.restart_facts import (
 from nats_backpressure.core.subject.state import (
     SubjectState,
     deciding_policy,
+    judged_status,
     newest_of,
     with_member,
     with_members,
@@ -120,8 +121,10 @@ def _(input_: ConsumerLeft, state: SubjectState, now: Now) -> SubjectState:
     members = {key: member for key, member in state.members.items() if key != input_.key}
     lost = state.departed_lost + state.members[input_.key].unreported
     carried = {key: one for key, one in state.carried.items() if key != input_.key}
-    deleted = state.member_deleted or not input_.exists
-    state = with_members(replace(state, carried=carried, departed_lost=lost, member_deleted=deleted), members)
+    before = judged_status(state)
+    state = with_members(replace(state, carried=carried, departed_lost=lost), members)
+    if members and not input_.exists and judged_status(state) < before:
+        state = replace(state, member_deleted=True)
     return state if members else replace(state, unread_since=-math.inf, empty_since=now.mono)
 
 
@@ -213,7 +216,9 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
         carried=carried,
         departed_lost=int(max(0, state.departed_lost - reported)),
         left_since=None,
-        member_deleted=state.member_deleted and record.status is not Status.INACTIVE,
+        member_deleted=state.member_deleted
+        and state.record is not None
+        and record.announced is state.record.announced,  # else its writer has announced the fall
         written_at=now.mono,
         record=record,
         revision=revision,
