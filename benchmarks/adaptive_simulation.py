@@ -10,6 +10,7 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from nats_backpressure.client.cached_admission import WatchedState
 from nats_backpressure.core.admission import adaptive
 from nats_backpressure.core.admission.offered_load import OfferedLoad, with_report
 from nats_backpressure.core.model.member import Latches
@@ -17,6 +18,7 @@ from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamL
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import AdmissionRule, Policy
+from nats_backpressure.protocol.messages import State
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Priority, Status
 
@@ -36,6 +38,8 @@ class Scenario:
     target: float = 2.0
     floor: float = 0.01
     gateways: int = 1
+    watching: bool = False
+    """Whether they watch the state and decide as our client does, or ask."""
     reports: float = 0.0
     """The share of the gateways that report, each once a second."""
     direct: float = 0.0
@@ -117,6 +121,8 @@ ROUGH = {
 @dataclass
 class Gateway:
     report: bool
+    watched: WatchedState | None = None
+    """What it decides by, where it watches the state itself."""
     known: adaptive.Shedding = adaptive.OPEN
     until: float = -math.inf
     saved: defaultdict[Priority, float] = field(default_factory=lambda: defaultdict(float))
@@ -137,7 +143,14 @@ class Simulation:
         self.done_at = math.inf
         self.delivered = self.acked = self.published = self.arrived = 0
         self.was_down = False
-        self.gateways = [Gateway(n < s.reports * s.gateways, due=n / s.gateways) for n in range(s.gateways)]
+        self.gateways = [
+            Gateway(
+                n < s.reports * s.gateways,
+                WatchedState("s", State("s", "inactive", action="continue")) if s.watching else None,
+                due=n / s.gateways,
+            )
+            for n in range(s.gateways)
+        ]
         self.returning: dict[int, Counter[tuple[int, Priority]]] = {}
         self.track = ConsumerTracker()
         self.offered: OfferedLoad | None = None
@@ -148,6 +161,8 @@ class Simulation:
         self.acks_at: list[float] = []
         self.backlogs: list[tuple[float, int]] = []
         self.statuses: list[tuple[float, Status]] = [(0.0, Status.INACTIVE)]
+        self.shed: list[float] = []
+        """When a request was refused."""
         self.ratios: list[tuple[float, float]] = []
         self.retry_afters: list[tuple[float, int]] = []
 
@@ -190,16 +205,24 @@ class Simulation:
             )
             gateway.until = self.now + self.s.interval
         gateway.offered += 1
-        known = gateway.known
-        share = adaptive.priority_share(known.ratio, priority, self.s.floor)
-        gateway.saved[priority] += share
-        if gateway.saved[priority] >= 1 - 1e-9:
-            gateway.saved[priority] -= 1
+        if self.admits(gateway, priority):
             gateway.admitted += 1
             self.publish(1)
-        elif attempt < self.s.retries:
-            after = known.retry_after * self.random_numbers.uniform(1.0, 1.5)
+            return
+        self.shed.append(self.now)
+        if attempt < self.s.retries:
+            after = gateway.known.retry_after * self.random_numbers.uniform(1.0, 1.5)
             self.returning.setdefault(round((self.now + after) / TICK) + 1, Counter())[attempt + 1, priority] += 1
+
+    def admits(self, gateway: Gateway, priority: Priority) -> bool:
+        ratio = gateway.known.ratio
+        if gateway.watched is not None:
+            return ratio >= 1 or gateway.watched.admit(ratio, priority, EPOCH + self.now)
+        gateway.saved[priority] += adaptive.priority_share(ratio, priority, self.s.floor)
+        if gateway.saved[priority] < 1 - 1e-9:
+            return False
+        gateway.saved[priority] -= 1
+        return True
 
     def publish(self, n: int) -> None:
         self.published += n

@@ -17,13 +17,13 @@ from nats.errors import Error as NatsError
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as StarletteRoute
 
-from nats_backpressure.client import BackpressureClient
+from nats_backpressure.client import BackpressureClient, PullGate
 from tests.simulations.decision_service import GATEWAY, FakeDecisionService
 from tests.simulations.state_bucket import States, active, state, wait_until
 from tests.support.background import meanwhile
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
-from tests.support.sidecar import SUBJECT
+from tests.support.sidecar import SUBJECT, eventually
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -38,7 +38,7 @@ def example(title: str, **before: Any) -> dict[str, Any]:
 
 
 def test_every_example_of_the_page_is_run_here() -> None:
-    assert len(EXAMPLES) == PAGE.read_text().count("```python") == 6
+    assert len(EXAMPLES) == PAGE.read_text().count("```python") == 7
     assert {title for title, _ in EXAMPLES} <= set(re.findall(r'example\("([^"]+)"', Path(__file__).read_text()))
 
 
@@ -103,6 +103,26 @@ async def test_asking(nc: Client) -> None:
     assert await ask(nc) == "go on"
     async with FakeDecisionService(nc, lambda _: GATEWAY):
         assert await ask(nc) == "reject"
+
+
+async def test_the_next_stage(nc: Client) -> None:
+    js = nc.jetstream()
+    await js.add_stream(name="ROUTER", subjects=[SUBJECT])
+    await js.add_consumer("ROUTER", CONSUMER)
+    await js.add_stream(name="NEXT", subjects=["next.>"])
+
+    async def handle(message: Any) -> bytes:
+        return bytes(message.data)
+
+    async def published() -> bool:
+        return (await js.stream_info("NEXT")).state.messages == 3
+
+    async with BackpressureClient.fixed() as client:
+        gate = PullGate(client, await js.pull_subscribe_bind("router", "ROUTER"), SUBJECT)
+        async with meanwhile(example("The next stage of a chain")["stage"](client, js, gate, handle)):
+            for n in range(3):
+                await js.publish(SUBJECT, str(n).encode())
+            await eventually(published, "all of them in the next stage")
 
 
 async def test_the_consumer(nc: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.routing import Route as StarletteRoute
 
-from nats_backpressure.client import BackpressureClient, BackpressureMiddleware, Route
+from nats_backpressure.client import BackpressureClient, BackpressureMiddleware, Route, held_rate
 from nats_backpressure.client.refusal import Refusal, jittered
 from nats_backpressure.client.shedder import BAND
 from nats_backpressure.client.stats import MAX_REPORTED
@@ -80,11 +81,19 @@ async def test_a_calm_an_exempt_and_an_unknown_route_are_admitted(
     assert (client.stats.exempt, client.stats.unknown_route, client.stats.admitted) == (2, 3, 1)
 
 
+@pytest.fixture
+def share_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause of the machine is no load that fell."""
+    monkeypatch.setattr(held_rate, "ENOUGH", math.inf)
+
+
+@pytest.mark.usefixtures("share_alone")
 async def test_a_share_is_admitted_and_spread_evenly(http: httpx.AsyncClient) -> None:
     codes = [(await http.get("/thin")).status_code for _ in range(20)]
     assert codes == [202, 503] * 10
 
 
+@pytest.mark.usefixtures("share_alone")
 async def test_critical_is_never_shed_and_the_low_ones_are_first(overloaded: BackpressureClient) -> None:
     routes = [
         Route("/orders", SUBJECT, priority=lambda scope: dict(scope["headers"])[b"x-priority"].decode()),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import nats
 import pytest
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.js.errors import NotFoundError
 
-from nats_backpressure.client import BackpressureClient
-from nats_backpressure.client.state_mirror import StateMirror
-from nats_backpressure.client.state_watch import StateWatch
-from nats_backpressure.client.stats import OnceLogger, Stats
-from nats_backpressure.protocol.subjects import HEARTBEAT, Names
+from nats_backpressure.client import BackpressureClient, bucket_reader
+from nats_backpressure.protocol.subjects import HEARTBEAT
 from tests.simulations.state_bucket import BUCKET, SUBJECT, States, active, state, wait_for_admission, wait_until
-from tests.support.background import meanwhile
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
-from tests.support.sidecar import eventually
 
 
 async def test_a_watch_knows_every_state_when_it_returns_and_every_change_after(
@@ -146,40 +141,101 @@ async def test_a_link_that_is_cut_for_a_moment_loses_no_change(server: NatsServe
         await nc.close()
 
 
-async def test_a_consumer_that_is_taken_away_is_created_again(
-    client: BackpressureClient, nc: Client, states: States
-) -> None:
-    await client.watch([SUBJECT])
-    jsm = nc.jetstream()
-    for consumer in await jsm.consumers_info(f"KV_{BUCKET}"):
-        await jsm.delete_consumer(f"KV_{BUCKET}", consumer.name)
-    await states.put(active())
-    await wait_for_admission(client, status="active")
-
-
-async def test_a_watch_without_heartbeats_is_opened_again_though_the_server_answers(
-    nc: Client, states: States, caplog: pytest.LogCaptureFixture
+async def test_states_without_heartbeats_are_reported_once_and_followed_all_the_same(
+    client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
 ) -> None:
     await states.put(active())
     await states.heartbeat(stale_after_ms=200, heartbeat_ms=50)
-    stats = Stats()
-    watch = StateWatch(nc, Names(), "$JS.API", StateMirror(), stats, OnceLogger(), first_reopen=0.5)
-    async with meanwhile(watch.run()):
-        await wait_until(lambda: stats.snapshots >= 2, "another snapshot")
-    assert watch.reopen_after > 0.5, "each time later"
-    assert stats.watch_lost == 0
-    assert ["heartbeats are missing" in record.message for record in caplog.records] == [True]
-
-
-async def test_a_message_lost_on_the_way_restarts_the_watch(client: BackpressureClient, states: States) -> None:
     await client.watch([SUBJECT])
-    dropped: list[Msg | None] = []
-    client._watch._queue.put_nowait = dropped.append  # type: ignore[method-assign]
+    await wait_until(lambda: "heartbeats are missing" in caplog.text, "the warning")
+    await states.put(state(status="warning"))
+    await wait_for_admission(client, admitted=True)
+    assert [client.stats.snapshots, client.stats.watch_lost] == [1, 0]
+    assert sum("heartbeats are missing" in record.message for record in caplog.records) == 1
+
+
+async def test_a_write_that_the_subscription_misses_is_found(
+    client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.watch([SUBJECT])
+    for subscription in client._nc._subs.values():
+        if subscription.subject == f"$KV.{BUCKET}.>":
+            await client._nc._send_unsubscribe(subscription._id)
+    for status in ("active", "warning", "active", "warning"):
+        await states.put(state(status=status))
+        await wait_for_admission(client, status=status)
+    assert client.stats.watch_lost == 0
+    assert sum("nothing comes on" in record.message for record in caplog.records) == 1
+
+
+async def test_a_write_that_the_bucket_refuses_is_not_believed(client: BackpressureClient, states: States) -> None:
+    """A subscriber gets it all the same: it is the way in which replicas write."""
+    await states.put(state())
+    await client.watch([SUBJECT, "b"])
+    await client._nc.publish(
+        f"$KV.{BUCKET}.{SUBJECT}",
+        json.dumps(active()).encode(),
+        headers={"Nats-Expected-Last-Subject-Sequence": "99"},
+    )
+    await states.put(active("b"))
+    await wait_for_admission(client, "b", status="active")
+    assert client.admit(SUBJECT).status == "inactive"
+
+
+async def test_a_bucket_with_more_history_and_without_direct_access_is_read_too(
+    client: BackpressureClient, nc: Client
+) -> None:
+    states = States(nc)
+    await nc.jetstream().add_stream(name=f"KV_{BUCKET}", subjects=[f"$KV.{BUCKET}.>"], allow_direct=False)
+    await states.put(active(), state("a"), state("b"), state())
+    await states.delete("a")
+    await client.watch()
+    assert client.admit(SUBJECT).status == "inactive"
+    assert client.admit("a").status == "unknown"
     await states.put(active())
-    await wait_until(lambda: any(m and m.data for m in dropped), "the loss")
-    del client._watch._queue.put_nowait  # type: ignore[attr-defined]
     await wait_for_admission(client, status="active")
-    assert client.stats.watch_lost == 1
+
+
+async def test_more_states_than_one_reply_has_are_all_read(
+    client: BackpressureClient, states: States, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_reader, "MOST", 10)
+    await states.put(*(active(f"s{n}") for n in range(25)))
+    await client.watch()
+    assert not any(client.admit(f"s{n}") for n in range(25))
+    assert client.stats.watch_lost == 0
+
+
+async def test_it_makes_no_consumer(client: BackpressureClient, states: States) -> None:
+    await states.put(active())
+    await client.watch([SUBJECT])
+    info = await states.nc.jetstream().stream_info(f"KV_{BUCKET}")
+    assert not client.admit(SUBJECT) and info.state.consumer_count == 0
+
+
+async def test_a_key_that_is_no_text_ends_no_connection(
+    client: BackpressureClient, server: NatsServer, states: States, caplog: pytest.LogCaptureFixture
+) -> None:
+    await states.put(state())
+    await client.watch()
+    events: list[object] = []
+    await client.on_event(events.append)
+    await states.nc.rtt()
+    key = f"$KV.{BUCKET}.x".encode()
+    await server.send_raw(
+        b"PUB " + key + b"\xff\xfe 2\r\nhi\r\n",
+        b"HPUB " + key + b" 20 22\r\nNATS/1.0 \xff\xff\xff\r\n\r\nxxxxhi\r\n",
+        b"HPUB " + key + b" 8 10\r\nNATS/1.0hi\r\n",
+        b"PUB backpressure.v1.event.\xff 2\r\nhi\r\n",
+    )
+    await states.put(active())
+    await wait_for_admission(client, action="reject")
+    assert client._nc.stats["reconnects"] == 0 and client.stats.watch_lost == 0
+    assert sum("cannot be decoded is dropped" in record.message for record in caplog.records) == 1
+    fresh = BackpressureClient(await nats.connect(server.url), report_every=None)
+    async with fresh:
+        assert await fresh.watch() and not fresh.admit(SUBJECT), "those keys are read over too"
+    await fresh._nc.close()
 
 
 async def test_what_cannot_be_decoded_admits_and_is_logged_once(
@@ -196,18 +252,3 @@ async def test_what_cannot_be_decoded_admits_and_is_logged_once(
     await wait_until(lambda: client.stats.malformed_heartbeat == 1, "all of it")
     assert client.admit(SUBJECT) and not client.admit("another")
     assert sum(f"key {SUBJECT} of the state bucket" in r.message for r in caplog.records) == 1
-
-
-async def test_many_watches_leave_nothing_in_the_bucket(nc: Client, states: States) -> None:
-    async def one_consumer() -> bool:
-        try:
-            return len(await nc.jetstream().consumers_info(f"KV_{BUCKET}")) == 1
-        except NotFoundError:
-            return False
-
-    watch = StateWatch(nc, Names(), "$JS.API", StateMirror(), Stats(), OnceLogger(), inactive_threshold=0.1)
-    async with meanwhile(watch.run()):
-        for _ in range(5):
-            watch.restart()
-            await watch.ready.wait()
-        await eventually(one_consumer, "one consumer")

@@ -240,16 +240,11 @@ async def test_hostile_messages_on_our_subjects_do_no_harm(
     nc: Client, server: NatsServer, sidecar: Sidecar, wire: Wire
 ) -> None:
     await wire.status(status="inactive")
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    await reader.readline()
-    writer.write(b'CONNECT {"verbose":false}\r\n')
-    for subject in (b"$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.\xff\xfe.c", b"backpressure.v1.decide.gateway.\xff\xfe"):
-        writer.write(b"PUB " + subject + b" 2\r\nhi\r\n")
-    writer.write(b"PUB $JS.EVENT.METRIC.CONSUMER.ACK.ROUTER.router 3\r\n{]}\r\nPING\r\n")
-    await writer.drain()
-    while b"PONG" not in await reader.readline():
-        pass
-    writer.close()
+    await server.send_raw(
+        b"PUB $JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.\xff\xfe.c 2\r\nhi\r\n",
+        b"PUB backpressure.v1.decide.gateway.\xff\xfe 2\r\nhi\r\n",
+        b"PUB $JS.EVENT.METRIC.CONSUMER.ACK.ROUTER.router 3\r\n{]}\r\n",
+    )
     await publish(nc, 1500)
     await wire.event("backpressure_warning")
     await wire.status(status="warning")

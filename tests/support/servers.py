@@ -125,6 +125,16 @@ class NatsServer:
         self._write_config()
         os.kill(self.pid, signal.SIGHUP)
 
+    async def send_raw(self, *lines: bytes) -> None:
+        """Send what no client library would, and return once the server has read it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        await reader.readline()
+        writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + b"".join(lines) + b"PING\r\n")
+        await writer.drain()
+        while (line := await reader.readline()) and b"PONG" not in line:
+            pass
+        writer.close()
+
     def lame_duck(self) -> None:
         os.kill(self.pid, signal.SIGUSR2)
 

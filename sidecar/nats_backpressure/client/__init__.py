@@ -11,6 +11,7 @@ from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.event_deduplicator import Event
 from nats_backpressure.client.middleware import BackpressureMiddleware
+from nats_backpressure.client.overloaded import Overloaded
 from nats_backpressure.client.pull_gate import PullGate
 from nats_backpressure.client.refusal import Refusal
 from nats_backpressure.client.requests import Answer
@@ -26,6 +27,7 @@ __all__ = [
     "BackpressureMiddleware",
     "Decision",
     "Event",
+    "Overloaded",
     "Priority",
     "Pull",
     "PullGate",

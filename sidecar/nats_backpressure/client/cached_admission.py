@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from nats_backpressure.client.admission import OPEN, Admission, LocalDecision
+from nats_backpressure.client.held_rate import HeldRate
 from nats_backpressure.client.shedder import Shedder
 from nats_backpressure.protocol.messages import State
 from nats_backpressure.protocol.values import ActionName
@@ -15,7 +16,7 @@ NEVER = -math.inf
 class WatchedState:
     """One state of the bucket. It sheds and counts for every literal subject that it governs."""
 
-    __slots__ = ("admitted", "offered", "orphan", "proof", "shedder", "subject", "value", "written")
+    __slots__ = ("admitted", "held", "offered", "orphan", "proof", "shedder", "subject", "value", "written")
 
     def __init__(self, subject: str, value: State) -> None:
         self.subject, self.value = subject, value
@@ -24,9 +25,15 @@ class WatchedState:
         self.written = NEVER
         self.orphan = False
         """Gone without a deletion (the bucket was made again): heartbeats prove nothing about it any more."""
-        self.shedder = Shedder()
+        self.shedder, self.held = Shedder(), HeldRate()
         self.offered = self.admitted = 0
         """Requests since the last report."""
+
+    def admit(self, ratio: float, priority: str, now: float) -> bool:
+        """Whether one request goes through where a share is admitted."""
+        if ratio <= 0:
+            return False
+        return self.held.admit(ratio, self.shedder.admit(ratio, priority), now)
 
 
 class CachedAdmission:

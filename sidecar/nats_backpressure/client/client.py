@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
-import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.js import JetStreamContext
+from nats.js.api import PubAck
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.event_deduplicator import EventDeduplicator, EventHandler
+from nats_backpressure.client.fixed import FixedAnswers, fixed_state
 from nats_backpressure.client.inbox import Inbox
+from nats_backpressure.client.load_reports import LoadReports
+from nats_backpressure.client.overloaded import Overloaded
+from nats_backpressure.client.read_loop_guard import guard_read_loop
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import CRITICAL, NORMAL
 from nats_backpressure.client.state_mirror import StateMirror
@@ -24,7 +31,7 @@ from nats_backpressure.client.state_watch import LINK_POLL, StateWatch
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.requests import MOST_ATTEMPTS, MOST_MESSAGES
 from nats_backpressure.protocol.subjects import Names, encode
-from nats_backpressure.protocol.values import PRIORITIES, ROLES, Priority, Role
+from nats_backpressure.protocol.values import PRIORITIES, ROLES, ActionName, Priority, Role
 
 MAX_SUBJECTS = 10_000
 """Subjects given to `admit` whose answers are cached; the oldest makes room, and is computed again on the next call."""
@@ -33,6 +40,8 @@ WATCH_TIMEOUT = 5.0
 REPORT_INTERVAL = 1.0
 """Seconds between two reports of offered and admitted requests."""
 _INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FIRST_PAUSE, LAST_PAUSE = 0.1, 1.0
+"""Seconds between two tries of a publish that waits, doubling, with jitter."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for each step of closing."""
 
@@ -58,18 +67,36 @@ class BackpressureClient:
         for a name that no installation can have."""
         if not _INSTALLATION.fullmatch(name):
             raise ValueError(f"the name {name[:120]!r} is none: letters, digits, `-` and `_` are possible")
+        self.name = name
         self.stats = Stats(on_count=on_count)
         self.logger = OnceLogger()
         self._nc, self._names, self._report_every = nc, Names(name), report_every
+        guard_read_loop(nc, self.logger)
         self._max_subjects = max_subjects
         self._mirror = StateMirror()
         self._cached: dict[str, CachedAdmission] = {}
         self._requests = RequestSender(nc, self._names, self.stats, self.logger)
         self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger)
+        self._reports = LoadReports(nc, self._names, self.stats, self.logger)
         self._started = False
         """Whether it follows the states."""
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
+
+    @classmethod
+    def fixed(
+        cls, action: ActionName = "continue", *, admit_ratio: float = 0.5, retry_after_seconds: int = 30
+    ) -> BackpressureClient:
+        """A client for the tests of an application: without a connection, it decides the same for every subject, as
+        `admit` and as `decide`. `admit_ratio` is the share of `throttle`. Raises ValueError for what there is not."""
+        client = cls(Client(), report_every=None)
+        state = fixed_state(action, admit_ratio, retry_after_seconds)
+        client._mirror.fix(state)
+        client._requests = answers = FixedAnswers(client._nc, client._names, client.stats, client.logger)
+        answers.fix(state)
+        client._started = True
+        client._watch.ready.set()
+        return client
 
     async def __aenter__(self) -> BackpressureClient:
         return self
@@ -153,7 +180,7 @@ class BackpressureClient:
         if cached is None or cached.version != self._mirror.version or now >= cached.until:
             cached = self._refreshed(subject, now)
         cached.offered += 1
-        stats, admitted = self.stats, cached.always or self._admits(cached, priority)
+        stats, admitted = self.stats, cached.always or self._admits(cached, priority, now)
         if admitted:
             cached.admitted += 1
             stats.admitted += 1
@@ -162,6 +189,30 @@ class BackpressureClient:
         if stats.on_count is not None:
             stats.notify("admitted" if admitted else "shed", cached.subject)
         return cached.yes if admitted else cached.no
+
+    async def publish(
+        self,
+        js: JetStreamContext,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        priority: Priority = NORMAL,
+        wait: float = 0.0,
+        **options: Any,
+    ) -> PubAck:
+        """Publish to a stream that others drain, unless its consumers are overloaded: for a worker in a chain.
+        `options` are those of `js.publish`: `timeout`, `stream`, `headers` and the like.
+
+        Where `admit` refuses, it tries again for up to `wait` seconds, and then raises Overloaded; every try counts
+        as a request. Raises what `js.publish` raises.
+        """
+        deadline, pause = time.monotonic() + wait, FIRST_PAUSE
+        while not (admission := self.admit(subject, priority)):
+            if (left := deadline - time.monotonic()) <= 0:
+                raise Overloaded(subject, admission)
+            await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))
+            pause = min(2 * pause, LAST_PAUSE)
+        return await js.publish(subject, payload, **options)
 
     async def on_event(self, handler: EventHandler, subject: str | None = None) -> None:
         """Call `handler` once with each event (of one subject) as it happens; for dashboards and logs. It may be a
@@ -205,7 +256,8 @@ class BackpressureClient:
         self._started = True
         self._tasks.append(asyncio.create_task(self._watch.run(), name="backpressure watch"))
         if self._report_every is not None:
-            self._tasks.append(asyncio.create_task(self._report(self._report_every), name="backpressure reports"))
+            reports = self._reports.run(self._report_every, self._cached, self._mirror)
+            self._tasks.append(asyncio.create_task(reports, name="backpressure reports"))
 
     def _refreshed(self, subject: str | None, now: float) -> CachedAdmission:
         """The answer for a subject, computed as of now."""
@@ -219,7 +271,7 @@ class BackpressureClient:
         self._mirror.refresh(cached, now)
         return cached
 
-    def _admits(self, cached: CachedAdmission, priority: str) -> bool:
+    def _admits(self, cached: CachedAdmission, priority: str, now: float) -> bool:
         """Whether to admit one request where not every request is admitted."""
         if cached.deciding is None:
             self._count_unwatched(cached.subject)
@@ -229,7 +281,7 @@ class BackpressureClient:
             return True
         if priority == CRITICAL:
             return True
-        return cached.deciding.shedder.admit(cached.decision.ratio, self._known(priority, cached.subject))
+        return cached.deciding.admit(cached.decision.ratio, self._known(priority, cached.subject), now)
 
     def _known(self, priority: str, subject: str) -> str:
         """The priority, or `normal` for one that there is not."""
@@ -248,25 +300,3 @@ class BackpressureClient:
         if self._watch.ready.is_set():
             hint = "" if self._mirror.filter.covers(subject) else " (it was not given to watch())"
             self.logger.warn("unwatched", subject, f"{subject[:200]}: watched by nobody, admitted{hint}")
-
-    async def _report(self, interval: float) -> None:
-        """Publish what was offered and admitted: the sidecar itself sees only the admitted."""
-        last = time.monotonic()
-        while True:
-            await asyncio.sleep(interval)
-            now = time.monotonic()
-            for cached in self._cached.values():
-                cached.flush_counts()
-            for state in tuple(self._mirror.states.values()):
-                if state.offered and self._nc.is_connected:
-                    report = {"offered": state.offered, "admitted": state.admitted, "seconds": round(now - last, 3)}
-                    state.offered = state.admitted = 0
-                    await self._publish(f"{self._names.prefix}.report.gateway.{encode(state.subject)}", report)
-            last = now
-
-    async def _publish(self, subject: str, report: dict[str, float]) -> None:
-        try:
-            await self._nc.publish(subject, msgspec.json.encode(report))
-            self.stats.count("reports")
-        except Exception as error:  # whatever nats-py raises, the next report is a second away
-            self.logger.warn("report", "", f"offered and admitted requests cannot be reported: {error}")

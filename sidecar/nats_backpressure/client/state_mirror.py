@@ -120,6 +120,11 @@ class StateMirror:
             return "malformed_state"
         return self._put_state(subject, state_value, written)
 
+    def fix(self, value: State) -> None:
+        """Add a state that never ages."""
+        self.filter.add([value.subject])
+        self._put_state(value.subject, value, math.inf)
+
     def delete(self, key: str) -> None:
         try:
             self._remove(decode(key))

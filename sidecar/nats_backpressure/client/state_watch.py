@@ -1,106 +1,67 @@
 """Follows the state bucket: reads every state, then each change, and starts again after any loss.
 
-It uses an ephemeral consumer of our own, not nats-py's KV watcher: after the bucket was deleted and created again, that
-one receives nothing and reports no error, and after a restart of the server it is late. A missed idle heartbeat, a gap
-in its sequence, a reconnect, or missing heartbeats of the sidecar end it, and the next one reads every state again."""
+It needs no consumer, and so no right to create one. A plain subscription to the bucket's subjects only wakes it: what
+comes there may be lost, or be a write that the bucket refused. The states themselves are read from the bucket, by their
+revision; so nothing is missed, whatever the subscription misses.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
-from typing import Any
 
-import msgspec
-from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from nats_backpressure.client.bucket_reader import BucketReader, Write
 from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.stats import OnceLogger, Stats
-from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.subjects import Names
 
-IDLE_HEARTBEAT = 1.0
-"""Seconds without a message after which the server sends an idle heartbeat."""
-SILENCE_LIMIT = 2.5
-"""Seconds without anything from the server after which the watch counts as lost."""
-STEP_TIMEOUT = 3.0
-"""Seconds for each step of starting a watch."""
+POLL, UNHEARD_POLL = 2.5, 0.5
+"""Seconds without a write of the bucket after which it is read all the same; and the same while none was heard of by
+the subscription (a JetStream domain does not pass them on)."""
+LOOKS = (0.005, 0.015, 0.045, 0.135)
+"""Seconds before each further look for a write that was heard of and is not stored yet. Then it was refused, or
+UNHEARD_POLL finds it."""
+UNHEARD = 3
+"""Writes in a row that were found without being heard of, after which that is logged."""
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds before the next watch, growing, with jitter: many gateways come back at once."""
-FIRST_REOPEN, LAST_REOPEN = 10.0, 60.0
-"""Seconds after which a watch without the sidecar's heartbeats is opened again, growing: most likely the sidecar is
-away, and the next watch will receive no more than this one."""
+STEP_TIMEOUT = 3.0
+"""Seconds for each step of starting and ending a watch."""
 LINK_POLL = 0.1
 """Seconds between two looks at a connection that is down."""
-MAX_QUEUED = 65_536
-"""Messages waiting to be processed; a further one is dropped, which shows as a gap."""
-INACTIVE_THRESHOLD = 10.0
-"""Seconds after which the server removes a consumer without a subscriber."""
 
 
 class WatchLost(Exception):
     """The watch ended; the text says why."""
 
 
-class WatchRestart(WatchLost):
+class WatchRestart(Exception):
     """The watch is replaced by another one though nothing is wrong with it."""
-
-
-class _Error(Struct, frozen=True):
-    err_code: int = 0
-    description: str = ""
-
-
-class _Delivered(Struct, frozen=True):
-    consumer_seq: int = 0
-
-
-class _ConsumerCreated(Struct, frozen=True):
-    """The server's reply to CONSUMER.CREATE; `created` is the server's own time."""
-
-    error: _Error | None = None
-    created: datetime | None = None
-    num_pending: int = 0
-    delivered: _Delivered = _Delivered()
 
 
 class StateWatch:
     """Keeps `mirror` equal to the bucket; `ready` is set once every state was read."""
 
     def __init__(
-        self,
-        nc: Client,
-        names: Names,
-        api_prefix: str,
-        mirror: StateMirror,
-        stats: Stats,
-        logger: OnceLogger,
-        *,
-        first_reopen: float = FIRST_REOPEN,
-        inactive_threshold: float = INACTIVE_THRESHOLD,
+        self, nc: Client, names: Names, api_prefix: str, mirror: StateMirror, stats: Stats, logger: OnceLogger
     ) -> None:
         self.nc, self.mirror, self.stats, self.logger = nc, mirror, stats, logger
-        self._bucket, self._api, self._inactive_threshold = names.state_bucket, api_prefix, inactive_threshold
-        self.prefix = f"$KV.{names.state_bucket}."
-        self.complete = False
-        """Whether the present watch has read every state."""
-        self._queue: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self._first_reopen = self.reopen_after = first_reopen
+        self._reader = BucketReader(nc, api_prefix, names.state_bucket)
         self.ready = asyncio.Event()
+        self.wakeups = Wakeups()
+        self._complete = False
+        """Whether the present watch has read every state."""
 
     def restart(self) -> None:
         """Read every state again: the filter has grown."""
         self.ready.clear()
-        with suppress(asyncio.QueueFull):
-            self._queue.put_nowait(None)
-
-    def heartbeats_came(self) -> None:
-        self.reopen_after = self._first_reopen
+        self.wakeups.restart()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -110,7 +71,7 @@ class StateWatch:
                 self._warn("not connected to NATS")
                 await asyncio.sleep(LINK_POLL)
                 continue
-            self.complete, began = False, time.monotonic()
+            self._complete, began = False, time.monotonic()
             try:
                 await self._follow()
             except WatchRestart:
@@ -118,148 +79,181 @@ class StateWatch:
             except Exception as error:  # a client that closes meanwhile makes nats-py raise many things
                 self.stats.count("watch_lost")
                 self._warn(str(error) or type(error).__name__)
-            lasted = self.complete and time.monotonic() - began >= LAST_RETRY
+            lasted = self._complete and time.monotonic() - began >= LAST_RETRY
             delay = FIRST_RETRY if lasted else min(delay * 2, LAST_RETRY)
             await asyncio.sleep(random.uniform(0.3, 1.0) * delay)
 
+    def snapshot_read(self) -> None:
+        self._complete = True
+        self.stats.count("snapshots")
+        self.logger.resolve("watch", "", "the backpressure states are watched again")
+        self.ready.set()
+
     async def _follow(self) -> None:
         """One watch from start to end. Raises what ended it."""
-        queue = self._queue = asyncio.Queue(maxsize=MAX_QUEUED)
-
-        async def enqueue(message: Msg) -> None:
-            with suppress(asyncio.QueueFull):
-                queue.put_nowait(message)
-
-        inbox = self.nc.new_inbox()
-        async with asyncio.timeout(STEP_TIMEOUT):
-            subscription = await self.nc.subscribe(inbox, cb=enqueue)
+        self.wakeups = wakeups = Wakeups()
+        reader = self._reader
+        async with asyncio.timeout(STEP_TIMEOUT):  # before the first reading, so that no write is between the two
+            subscription = await self.nc.subscribe(f"{reader.prefix}>", cb=wakeups.receive)
         try:
-            requested_at = time.monotonic()
-            created = await self._create_consumer(inbox)
-            await _ConsumerReader(self, created, requested_at, queue).run()
+            async with reader.open():
+                await _Follower(self, reader, wakeups).run()
         finally:
-            with suppress(Exception):  # without a subscriber the server removes the consumer by itself
+            with suppress(Exception):  # the connection may be gone
                 async with asyncio.timeout(STEP_TIMEOUT):
                     await subscription.unsubscribe()
-
-    async def _create_consumer(self, inbox: str) -> _ConsumerCreated:
-        name = secrets.token_hex(8)
-        config: dict[str, Any] = {
-            "name": name,
-            "deliver_subject": inbox,
-            "deliver_policy": "last_per_subject",
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": int(self._inactive_threshold * 1e9),
-            "idle_heartbeat": int(IDLE_HEARTBEAT * 1e9),
-            "filter_subject": f"{self.prefix}>",
-        }
-        stream = f"KV_{self._bucket}"
-        body = msgspec.json.encode({"stream_name": stream, "config": config})
-        async with asyncio.timeout(STEP_TIMEOUT):
-            reply = await self.nc.request(f"{self._api}.CONSUMER.CREATE.{stream}.{name}", body, timeout=STEP_TIMEOUT)
-        created = read_message(reply.data, _ConsumerCreated)
-        if created is None:
-            raise WatchLost("the server's reply to CONSUMER.CREATE cannot be decoded")
-        if created.error is not None:
-            raise WatchLost(f"bucket {self._bucket}: {created.error.description[:200]}")
-        return created
 
     def _warn(self, why: str) -> None:
         self.logger.warn("watch", "", f"the watch of the backpressure states is lost, retrying: {why}")
 
 
-class _ConsumerReader:
-    """The messages of one consumer, in order and without a gap."""
+class Wakeups:
+    """What the subscription heard of since the last look, and whether to begin again."""
 
-    def __init__(
-        self, watch: StateWatch, created: _ConsumerCreated, requested_at: float, queue: asyncio.Queue[Msg | None]
-    ) -> None:
-        self._watch, self._queue, self._requested_at = watch, queue, requested_at
-        self._mirror = watch.mirror
-        self._created = created.created.timestamp() if created.created else None
-        self._states = created.num_pending + created.delivered.consumer_seq
-        self._received = 0
-        self._in_snapshot = True
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._heard_at: float | None = None
+        self._restart = False
+
+    async def receive(self, _: Msg) -> None:
+        if self._heard_at is None:
+            self._heard_at = time.monotonic()
+            self._event.set()
+
+    def restart(self) -> None:
+        self._restart = True
+        self._event.set()
+
+    def check_restart(self) -> None:
+        """Raises WatchRestart."""
+        if self._restart:
+            raise WatchRestart
+
+    async def wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+
+    def take(self) -> float | None:
+        """When a write was first heard of since the last call; None if none was."""
+        heard_at, self._heard_at = self._heard_at, None
+        self._event.clear()
+        return heard_at
+
+
+class _Known:
+    """The last write of each key that was read, and whether the bucket may still be the one they were read from."""
+
+    def __init__(self) -> None:
+        self.newest = 0
+        """The highest revision."""
+        self._writes: dict[str, tuple[int, float]] = {}
+        """Revision and time (the server's clock) by key, the oldest first; as many as the bucket has keys."""
+
+    def add(self, write: Write) -> None:
+        self._writes.pop(write.key, None)
+        self._writes[write.key] = write.revision, write.stamp
+        self.newest = write.revision
+
+    def agrees_with(self, first: Write | None) -> bool:
+        """Whether this can be the oldest write in the bucket. Where the bucket was created again, revisions count from
+        1 again: its oldest write is one that was not read, or later than what was read of that key."""
+        if first is None or not self._writes:
+            return first is None and not self._writes
+        revision, stamp = self._writes.get(first.key, (0, 0.0))
+        oldest, _ = next(iter(self._writes.values()))
+        return first.revision <= min(revision, oldest) and first.stamp <= stamp
+
+
+class _Follower:
+    """One watch: every state, then each change."""
+
+    def __init__(self, watch: StateWatch, reader: BucketReader, wakeups: Wakeups) -> None:
+        self._watch, self._reader, self._wakeups, self._mirror = watch, reader, wakeups, watch.mirror
         self._reconnects = watch.nc.stats["reconnects"]
+        self._known = _Known()
+        self._looked_at = 0.0
+        """When it last asked for later writes."""
+        self._unheard = 0
+        """Readings in a row that found what was not heard of."""
+        self._poll = UNHEARD_POLL
 
     async def run(self) -> None:
-        """Ends by raising WatchLost."""
-        self._mirror.begin_snapshot()
-        if not self._states:
-            self._end_snapshot()
+        """Ends by raising what ended it."""
+        await self._read_all()
         while True:
-            message = await self._next()
-            if self._watch.nc.stats["reconnects"] != self._reconnects:
-                raise WatchLost("the connection was replaced in between")
-            if not message.reply.startswith("$JS.ACK."):
-                self._check_idle_heartbeat(message)
-            else:
-                self._store(message)
+            await self._wakeups.wait(self._poll)
+            await self._read_changes()
             self._check_heartbeats()
 
-    async def _next(self) -> Msg:
-        try:
-            async with asyncio.timeout(SILENCE_LIMIT):
-                message = await self._queue.get()
-        except TimeoutError:
-            raise WatchLost(f"nothing from the server for {SILENCE_LIMIT} s") from None
-        if message is None:
-            raise WatchRestart("the filter has grown")
-        return message
-
-    def _store(self, message: Msg) -> None:
-        metadata = message.metadata
-        self._received += 1
-        if metadata.sequence.consumer != self._received:
-            raise WatchLost("a message was lost on the way")
-        now, stamp = time.monotonic(), metadata.timestamp.timestamp()
-        # The age of a state of the snapshot is by the server's clock alone; a live one was written just now.
-        age = max(0.0, (self._created or time.time()) - stamp)
-        written = self._requested_at - age if self._in_snapshot else now
-        key = message.subject.removeprefix(self._watch.prefix)
-        headers = message.headers or {}
-        if headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in headers:
-            self._mirror.delete(key)
-        elif problem := self._mirror.put(key, message.data, written, stamp):
-            self._watch.stats.count(problem, key)
-            self._watch.logger.warn(problem, key, f"key {key} of the state bucket is ignored: {problem}")
-        if self._in_snapshot and metadata.num_pending == 0:
-            self._end_snapshot()
-
-    def _check_idle_heartbeat(self, message: Msg) -> None:
-        """The server has nothing to send: then everything it sent must be here."""
-        headers = message.headers or {}
-        if (status := headers.get("Status")) is None:
-            return  # not from the server
-        if status != "100":
-            raise WatchLost(f"the server ended it: {headers.get('Description', '')[:200]}")
-        if headers.get("Nats-Last-Consumer", str(self._received)) != str(self._received):
-            raise WatchLost("a message was lost on the way")
-        if self._in_snapshot:
-            self._end_snapshot()
-
-    def _end_snapshot(self) -> None:
-        self._in_snapshot = False
+    async def _read_all(self) -> None:
+        """The age of a state is the time since by our own clock, and at least the time to the newest write."""
+        self._mirror.begin_snapshot()
+        asked_at, newest = time.monotonic(), await self._reader.newest()
+        server_time = max(time.time(), newest.stamp if newest else 0.0)
+        await self._read_on(lambda write: asked_at - max(0.0, server_time - write.stamp))
+        await self._check_bucket(asked_at)
         self._mirror.end_snapshot(time.monotonic())
-        watch = self._watch
-        watch.complete = True
-        watch.stats.count("snapshots")
-        watch.logger.resolve("watch", "", "the backpressure states are watched again")
-        watch.ready.set()
+        self._watch.snapshot_read()
+
+    async def _read_changes(self) -> None:
+        """Read what was written since. Without having heard of it, it may be as old as the last look."""
+        before, heard_at = self._known.newest, self._wakeups.take()
+        written = self._looked_at if heard_at is None else heard_at
+        await self._read_on(lambda _: written)
+        for wait in LOOKS if heard_at is not None else ():
+            if self._known.newest != before:
+                break
+            await asyncio.sleep(wait)
+            await self._read_on(lambda _: written)
+        self._note_hearing(heard_at is not None, self._known.newest != before)
+        await self._check_bucket(written)
+
+    async def _check_bucket(self, written: float) -> None:
+        """Raises WatchLost where the bucket was created again. The oldest write may have been replaced just now, or the
+        server that answers may be late."""
+        for wait in LOOKS:
+            if self._known.agrees_with(await self._reader.first()):
+                return
+            await asyncio.sleep(wait)
+            await self._read_on(lambda _: written)
+        raise WatchLost("the bucket was created again")
+
+    async def _read_on(self, written: Callable[[Write], float]) -> None:
+        """Read and store all later writes, each written at a time of our monotonic clock."""
+        more = True
+        while more:
+            self._looked_at = time.monotonic()
+            writes, more = await self._reader.after(self._known.newest)
+            self._wakeups.check_restart()
+            if self._watch.nc.stats["reconnects"] != self._reconnects:
+                raise WatchLost("the connection was replaced in between")
+            for write in writes:
+                self._store(write, written(write))
+                self._known.add(write)
+
+    def _store(self, write: Write, written: float) -> None:
+        if write.deleted:
+            self._mirror.delete(write.key)
+        elif problem := self._mirror.put(write.key, write.value, written, write.stamp):
+            self._watch.stats.count(problem, write.key)
+            text = f"key {write.key} of the state bucket is ignored: {problem}"
+            self._watch.logger.warn(problem, write.key, text)
+
+    def _note_hearing(self, heard: bool, found: bool) -> None:
+        if heard:
+            self._poll, self._unheard = POLL if found else UNHEARD_POLL, 0
+            self._watch.logger.resolve("unheard", "", "writes of the state bucket are heard of")
+        elif found:
+            self._poll, self._unheard = UNHEARD_POLL, self._unheard + 1
+        if self._unheard == UNHEARD:
+            subjects = f"{self._reader.prefix}>"
+            text = f"nothing comes on {subjects} (no right?): states are read {1 / UNHEARD_POLL:g} times a second"
+            self._watch.logger.warn("unheard", "", text)
 
     def _check_heartbeats(self) -> None:
-        """The server answers but the sidecar's heartbeats are missing: another watch shows whether the fault is ours,
-        each time later."""
-        now = time.monotonic()
-        watch = self._watch
-        if not self._mirror.heartbeats_missing(now):
-            watch.heartbeats_came()
-            watch.logger.resolve("heartbeats", "", "the backpressure sidecar's heartbeats are back")
-            return
-        watch.logger.warn("heartbeats", "", "the backpressure sidecar's heartbeats are missing: its states grow old")
-        if not self._in_snapshot and now - self._requested_at >= watch.reopen_after:
-            watch.reopen_after = min(2 * watch.reopen_after, LAST_REOPEN)
-            raise WatchRestart("the sidecar's heartbeats are missing")
+        if self._mirror.heartbeats_missing(time.monotonic()):
+            text = "the backpressure sidecar's heartbeats are missing: its states grow old"
+            self._watch.logger.warn("heartbeats", "", text)
+        else:
+            self._watch.logger.resolve("heartbeats", "", "the backpressure sidecar's heartbeats are back")

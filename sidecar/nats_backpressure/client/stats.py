@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 
 log = logging.getLogger("nats_backpressure.client")
 
@@ -70,6 +70,10 @@ class Stats:
     """Reports of offered and admitted requests that were published."""
     on_count: Callable[[str, str], None] | None = field(default=None, repr=False)
 
+    def counts(self) -> dict[str, int]:
+        """All counters by name, for a metrics library."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "on_count"}
+
     def count(self, name: str, subject: str = "") -> None:
         setattr(self, name, getattr(self, name) + 1)
         if self.on_count is not None:
@@ -83,6 +87,15 @@ class Stats:
         except Exception:
             self.on_count = None
             log.exception("on_count raised and is not called any more")
+
+
+def summed(stats: Iterable[tuple[str, Stats]]) -> dict[tuple[str, str], int]:
+    """The counts by installation and name of the counter; those of several clients of one installation are added."""
+    sums: dict[tuple[str, str], int] = {}
+    for installation, one in stats:
+        for name, n in one.counts().items():
+            sums[installation, name] = sums.get((installation, name), 0) + n
+    return sums
 
 
 class OnceLogger:

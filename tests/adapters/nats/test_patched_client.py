@@ -43,8 +43,7 @@ async def test_bytes_that_are_not_text_do_not_end_the_read_loop(server: NatsServ
         await connection.client.subscribe("x.>")
         await connection.client.request("$JS.API.INFO", timeout=10)
         with capture_logs() as lines:
-            await raw(
-                server,
+            await server.send_raw(
                 b"PUB x.\xff\xfe 2\r\nhi\r\n",
                 b"HPUB x.y 20 22\r\nNATS/1.0 \xff\xff\xff\r\n\r\nxxxxhi\r\n",
                 b"HPUB x.y 8 10\r\nNATS/1.0hi\r\n",
@@ -62,21 +61,10 @@ async def test_a_counter_that_fails_does_not_end_the_read_loop(server: NatsServe
         connection._count = lambda what: exec("raise RuntimeError(what)")
         await connection.client.subscribe("x.>")
         await connection.client.request("$JS.API.INFO", timeout=10)
-        await raw(server, b"PUB x.\xff\xfe 2\r\nhi\r\n")
+        await server.send_raw(b"PUB x.\xff\xfe 2\r\nhi\r\n")
         await connection.client.on_error(nats.errors.Error("anything"))
         await receives(listener, lambda: nc.publish("news", b"still here"), b"still here")
         assert connection.epoch == 1
-
-
-async def raw(server: NatsServer, *lines: bytes) -> None:
-    """Say something to the server that no client library would."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    await reader.readline()
-    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + b"".join(lines) + b"PING\r\n")
-    await writer.drain()
-    while (line := await reader.readline()) and b"PONG" not in line:
-        pass
-    writer.close()
 
 
 async def test_a_message_that_is_too_large_is_refused_before_the_server_closes_the_connection(

@@ -1,0 +1,17 @@
+"""Overloaded: raised where a message is not published because the next stage is overloaded."""
+
+from __future__ import annotations
+
+from nats_backpressure.client.admission import Admission
+
+
+class Overloaded(Exception):
+    """The message was not published. `admission` has what was decided; `retry_after_seconds` is without jitter."""
+
+    def __init__(self, subject: str, admission: Admission) -> None:
+        super().__init__(
+            f"not published to {subject[:200]}: its consumers are overloaded ({admission.status}); "
+            f"try again in {admission.retry_after_seconds:g} s"
+        )
+        self.subject, self.admission = subject, admission
+        self.retry_after_seconds = admission.retry_after_seconds
