@@ -158,7 +158,7 @@ HARM = {
     "write a policy": (f"$KV.backpressure_policy.{SUBJECT}", ("sidecar", "gateway", "consumer")),
     "have states delivered elsewhere": (
         f"{API}.CONSUMER.CREATE.KV_backpressure_state.x",
-        ("consumer", "operator"),
+        ("gateway", "consumer", "operator"),
     ),
     "the same with a filter": (
         f"{API}.CONSUMER.CREATE.KV_backpressure_state.x.$KV.backpressure_state.>",

@@ -91,7 +91,6 @@ def gateway(about: Installation) -> Permissions:
             f"{names.prefix}.report.gateway.>",
             f"{about.api}.DIRECT.GET.{bucket}",
             f"{about.api}.STREAM.MSG.GET.{bucket}",
-            f"{about.api}.CONSUMER.CREATE.{bucket}.*",
         ),
         ("_INBOX.>", f"$KV.{names.state_bucket}.>", f"{names.prefix}.event.>"),
     )
