@@ -216,6 +216,22 @@ def test_somebody_must_pull_once_no_ack_moves_also_where_all_hold_their_part() -
     assert sum(granted.values()) >= 1
 
 
+@pytest.mark.parametrize(("inflight", "n"), [(0, 4), (3, 2), (5, 0)])
+def test_what_a_worker_holds_is_no_more_than_what_is_in_flight(inflight: int, n: int) -> None:
+    """Or one that keeps messages that were purged, or that reached max_deliver, is granted nothing any more."""
+    policy, tracker = Policy(inflight=InflightRule(5, 5, 5)), GrantingTracker()
+    for at in (100.0, 103.0):
+        grant = tracker.grant(member(reading(inflight, at, ack_rate=1.0), policy=policy), 4, "a", at, 1, 0.5, held=100)
+    assert grant.n == n
+
+
+def test_with_nothing_in_flight_and_an_old_reading_one_message_is_granted_whatever_a_worker_holds() -> None:
+    """What it pulled lately may not be in the reading, and not in what is granted any more."""
+    consumer, tracker = member(reading(0, 100.0), policy=Policy(inflight=InflightRule(5, 5, 5))), GrantingTracker()
+    granted = [tracker.grant(consumer, 4, "a", at, 1, 0.5, held=5).n for at in (103.0, 104.0, 105.1, 106.0)]
+    assert granted == [1, 0, 1, 0]
+
+
 def test_a_quote_counts_nothing() -> None:
     tracker, consumer = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
     assert [tracker.offer(consumer, Asked(10, "a"), 100.0, ALONE, 0.5).n for _ in range(3)] == [1, 1, 1]

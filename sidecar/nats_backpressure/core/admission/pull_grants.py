@@ -72,15 +72,16 @@ class GrantTracker:
         self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
-        room = target - self._requesters.inflight(reading.inflight + granted, now)
-        fair = self._fair_part(asked, target, room, now)
-        if fair > 0:
+        read = reading.inflight + granted
+        room = target - self._requesters.inflight(read, now)
+        fair = self._fair_part(_with_possible_held(asked, read, now - reading.at.mono), target, room, now)
+        if fair > 0 or read == 0:
             self._revival.end(reading)
             own = self._own.sum(now)
             n = fair
             if asked.held is None or not self._requesters.is_shared_out(target, asked.requester, now):
                 n = min(n, self._asked.share_of(share, room + own, now) - own)
-            if n <= 0 and reading.inflight == 0 and granted == 0:
+            if n <= 0 and read == 0:
                 n = 1
             return Grant(min(asked.n, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)
         wait = _wait(reading, room, jitter)
@@ -123,6 +124,12 @@ class GrantTracker:
         self._revival.record_grant(now)
         self._grants.add(n, requester, now)
         self._requesters.grant(requester, n, now)
+
+
+def _with_possible_held(asked: Asked, read: int, age: float) -> Asked:
+    """It may hold more than is in flight: messages that a purge removed, or that reached max_deliver, are never
+    acknowledged. `age` of the reading: `read` has all grants since, as long as none of them is over."""
+    return asked if asked.held is None or age >= GRANT_LIFE else replace(asked, held=min(asked.held, read))
 
 
 def _target(member: Member, mark: float) -> int:
