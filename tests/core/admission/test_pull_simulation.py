@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
-from nats_backpressure.core.admission.requesters import level_of
+from nats_backpressure.core.admission.requesters import level_of, parts_of
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
@@ -358,6 +358,32 @@ def test_the_level_gives_each_the_most_that_all_can_have(target: int, wants: lis
         assert sum(granted) <= target
     if any(want > level for want in wants):
         assert sum(min(want, level + 1) for want in wants) > target
+
+
+@given(st.integers(1, 100), st.dictionaries(st.text(max_size=2), st.integers(0, 200), min_size=1, max_size=30))
+def test_the_parts_use_all_of_the_mark_that_is_wanted(target: int, wants: dict[str, int]) -> None:
+    parts = parts_of(target, wants)
+    held = [min(want, parts.of(name)) for name, want in wants.items()]
+    if len(wants) <= target:
+        assert sum(held) == min(target, sum(wants.values())) and parts.fit
+        assert max(parts.of(name) for name in wants) <= parts.level + 1
+    else:
+        assert not parts.more
+
+
+@pytest.mark.parametrize(("mark", "n"), [(9, 5), (3, 2), (500, 24)])
+def test_workers_that_handle_messages_side_by_side_use_all_of_the_mark(mark: int, n: int) -> None:
+    policy, tracker = Policy(inflight=InflightRule(mark, mark, mark)), GrantingTracker()
+    held = dict.fromkeys((f"w{i}" for i in range(n)), 0)
+    for tenth in range(30):
+        at = 100.0 + tenth / 10
+        reading = Reading(
+            KEY, Now(at, at), 1000, sum(held.values()), None, None, ack_rate=1.0, delivered_consumer=sum(held.values())
+        )
+        consumer = Member(KEY, policy, reading=reading, proof=at, marks=thresholds.marks(policy, reading))
+        for name in held:
+            held[name] += tracker.grant(consumer, mark, name, at, 3, 0.5, held=held[name]).n
+    assert sum(held.values()) == mark
 
 
 def test_who_asks_and_never_pulls_takes_nothing_from_the_others() -> None:

@@ -77,9 +77,8 @@ class Requesters:
         self._plain_until = -math.inf
         self._new = ""
         """The one that asks now, if it is not known."""
-        self._level: tuple[int, int, bool] = (0, 0, False)
-        """Of a target: the most that one may hold, and whether all parts together are no more than it."""
-        self._level_until = -math.inf
+        self._parts = Parts(0, 0)
+        self._parts_until = -math.inf
 
     def ask(self, asked: Asked, reading: Reading, now: float) -> None:
         """A request comes: what was granted before to this requester is pulled or given back."""
@@ -97,7 +96,7 @@ class Requesters:
         self._forget(reading, now)
         report = self._reports.pop(requester, None)
         if report is None or held + n > report.wants:
-            self._level_until = -math.inf
+            self._parts_until = -math.inf
         self._reports[requester] = _Report(held, held + n, now)
         self._add(held - (report.most if report else 0), now)
 
@@ -116,22 +115,21 @@ class Requesters:
     def part_of(self, target: int, requester: str, now: float) -> int:
         """How many messages of the target one requester may hold: as many as any other that wants as many, so that none
         waits for what another works off slowly. The first time just one: who else asks is not known yet."""
-        return 1 if requester == self._new else self._levels(target, now)[1]
+        return 1 if requester == self._new else self._parts_of(target, now).of(requester)
 
     def is_shared_out(self, target: int, requester: str, now: float) -> bool:
         """Whether nobody holds more than its part and the parts are no more than the target: then each may be granted
         its part by any replica at any moment, whatever another one grants."""
         if now < self._plain_until or requester == self._new or self._excess(now) > 0:
             return False
-        _, level, fits = self._levels(target, now)
-        return fits and all(report.most <= level for report in self._reports.values())
+        parts = self._parts_of(target, now)
+        return parts.fit and all(report.most <= parts.of(name) for name, report in self._reports.items())
 
-    def _levels(self, target: int, now: float) -> tuple[int, int, bool]:
-        if now >= self._level_until or self._level[0] != target:
-            level = level_of(target, [report.wants for report in self._reports.values()])
-            fits = sum(min(report.wants, level) for report in self._reports.values()) <= target
-            self._level, self._level_until = (target, level, fits), now + SLOT
-        return self._level
+    def _parts_of(self, target: int, now: float) -> Parts:
+        if now >= self._parts_until or self._parts.target != target:
+            self._parts = parts_of(target, {name: report.wants for name, report in self._reports.items()})
+            self._parts_until = now + SLOT
+        return self._parts
 
     def _excess(self, now: float) -> int:
         """Messages that others hold, or nobody."""
@@ -184,9 +182,33 @@ class Requesters:
             if now - report.at < REPORT_LIFE and len(self._reports) < MOST_REQUESTERS:
                 return
             del self._reports[oldest]
-            self._level_until = -math.inf
+            self._parts_until = -math.inf
             self._add(-report.most, now)
             self._add_gone(report.most, reading, now)
+
+
+class Parts(Struct, frozen=True):
+    """What each requester may hold of a target."""
+
+    target: int
+    level: int
+    """The most that each may hold."""
+    more: frozenset[str] = frozenset()
+    """Those that may hold one more, as the target is no multiple of their number."""
+    fit: bool = False
+    """Whether all parts together are no more than the target."""
+
+    def of(self, requester: str) -> int:
+        return self.level + (requester in self.more)
+
+
+def parts_of(target: int, wants: dict[str, int]) -> Parts:
+    """The parts of all requesters, by what each wants; what the level leaves goes to the first of them by name, which
+    are the same in all replicas."""
+    level = level_of(target, [*wants.values()])
+    left = target - sum(min(want, level) for want in wants.values())
+    more = sorted(name for name, want in wants.items() if want > level)[: max(0, left)]
+    return Parts(target, level, frozenset(more), left >= 0)
 
 
 def level_of(target: int, wants: list[int]) -> int:
