@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -15,8 +16,11 @@ from nats.aio.client import Client
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from nats_backpressure.adapters.nats.patched_client import settled
+from nats_backpressure.adapters.nats.permissions import ROLES as RIGHTS
+from nats_backpressure.adapters.nats.permissions import Installation
 from nats_backpressure.cli import main
 from nats_backpressure.client import BackpressureClient, PullGate
+from nats_backpressure.protocol.patterns import covers
 from tests.conftest import StartServer
 from tests.support.command import Command
 from tests.support.router import CONSUMER
@@ -24,6 +28,7 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import QUICK, SUBJECT, Sidecar, Wire, eventually
 
 FILE = Path(__file__).resolve().parents[2] / "deploy/nats/users.conf"
+API, OURS, STREAM = "$JS.API", "backpressure.v1", "ROUTER"
 ROLES = ("sidecar", "gateway", "consumer", "operator")
 
 
@@ -42,7 +47,7 @@ async def guarded(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) ->
     await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
     await nc.jetstream().add_consumer("ROUTER", CONSUMER)
     await nc.close()
-    server.config = FILE.read_text()
+    server.config = f"{FILE.read_text()}\ntrace: true\n"
     await server.restart()
     return server
 
@@ -100,6 +105,7 @@ async def test_each_does_all_of_its_work_without_one_violation(
     await wire.event("recovery")
     assert {"backpressure_warning", "recovery"} <= set(seen)
     assert (await operator.request("$SRV.PING.backpressure")).data
+    assert (await wire.ask("validate.policy", {}))["valid"]
     await client.close()
     recording.terminate()
     await recording.wait()
@@ -109,6 +115,27 @@ async def test_each_does_all_of_its_work_without_one_violation(
     for each in (gateway, consumer, operator):
         await each.close()
     assert "Violation" not in guarded.log
+    assert unused(guarded.log) == RARELY_USED
+
+
+def unused(log: str) -> set[str]:
+    """The subjects of the file that nobody has published or subscribed to, by the server's trace."""
+    used = {kind: set(re.findall(rf"<<- \[H?{kind} (\S+)", log)) for kind in ("PUB", "SUB")}
+    listed = [rights(Installation()) for rights in RIGHTS.values()]
+    pairs = [("PUB", each) for role in listed for each in role.publish]
+    pairs += [("SUB", each) for role in listed for each in role.subscribe]
+    return {pattern for kind, pattern in pairs if not any(covers(pattern, subject) for subject in used[kind])}
+
+
+RARELY_USED = {
+    "$JS.API.STREAM.NAMES",  # to name the stream that holds our subjects already
+    f"{API}.DIRECT.GET.BACKPRESSURE_EVENTS",  # for more events than are read one by one
+    "_R_.>",  # requests of other accounts
+    *(f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".backpressure", ".backpressure.*")),
+    f"{API}.DIRECT.GET.KV_backpressure_state",
+    "$KV.backpressure_state.>",
+} - {"$SRV.PING.backpressure"}
+"""What the test does not do: other ways of asking for the service's figures."""
 
 
 async def operate(command: Command) -> None:
@@ -121,6 +148,7 @@ async def operate(command: Command) -> None:
         ("decide", "consumer", SUBJECT),
         ("events",),
         ("events", SUBJECT),
+        ("events", SUBJECT, "--since", "48h"),
         ("override", SUBJECT, "open", "--for", "1m"),
         ("override", SUBJECT, "auto"),
         ("policy", "get", SUBJECT),
@@ -139,7 +167,6 @@ async def drain(gate: PullGate) -> None:
                     await message.ack()
 
 
-API, OURS, STREAM = "$JS.API", "backpressure.v1", "ROUTER"
 HARM = {
     "delete a consumer": (f"{API}.CONSUMER.DELETE.{STREAM}.router", ROLES),
     "create a consumer": (f"{API}.CONSUMER.CREATE.{STREAM}.x", ROLES),

@@ -107,3 +107,15 @@ def test_a_try_that_hung_counts_from_its_beginning() -> None:
             pass
         world.failures.report()
     assert [line["event"] for line in lines] == ["stage.failing", "stage.works"]
+
+
+def test_what_cannot_work_before_the_first_stages_do_is_not_logged() -> None:
+    world = World()
+    lines = world.lines(30, events="off", resources="off", policies="off")
+    assert [line["stage"] for line in lines] == ["resources"]
+    world.failures.works("resources")
+    assert {line["stage"] for line in world.lines(30, events="denied", policies="denied")} == {
+        "resources",
+        "events",
+        "policies",
+    }

@@ -44,6 +44,9 @@ COSTS: Final = {
 }
 """What it costs while a stage fails, by the name of the stage."""
 
+FIRST: Final = frozenset({"resources", "load states"})
+"""Stages before which no other one can work: while they fail, the others are not logged."""
+
 
 class _Failing(Struct):
     """The monotonic times of the first and of the last try that failed, and the last error."""
@@ -98,9 +101,10 @@ class Failures:
                 del self._failing[stage, what]
             elif now - each.since >= AFTER:
                 failing.setdefault(stage, []).append((what, each))
-        for stage, each_one in failing.items():
-            self._report_stage(stage, each_one, now)
         present = {stage for stage, _ in self._failing}
+        for stage, each_one in failing.items():
+            if stage in FIRST or not present & FIRST:
+                self._report_stage(stage, each_one, now)
         for stage in self._reported - present:
             self._logged.forget(stage)
             log.info("stage.works", stage=stage)

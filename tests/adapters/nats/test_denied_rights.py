@@ -124,6 +124,9 @@ def test_what_is_no_denial_is_left_alone() -> None:
         ("_INBOX.abc.1", "_INBOX.>"),
         ("_INBOX_team.abc.1", "_INBOX_team.>"),
         ("$JS.API.CONSUMER.CREATE.S.0123456789abcdef", "$JS.API.CONSUMER.CREATE.S.*"),
+        ("$KV.backpressure_state.orders.created", "$KV.backpressure_state.>"),
+        ("backpressure.v1.event.recovery.orders", "backpressure.v1.event.>"),
+        ("backpressure.v1.internal.presence", "backpressure.v1.internal.>"),
         ("orders.created", "orders.created"),
     ],
 )

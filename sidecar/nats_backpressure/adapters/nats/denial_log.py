@@ -22,8 +22,8 @@ REMEMBERED = 500
 """Subjects of one connection; the oldest is dropped first."""
 RANDOM = re.compile(r"\.[0-9a-f]{16}(?=\.|$)")
 """The name of a consumer that we make, which differs each time."""
-INBOX = re.compile(r"^(_[^.]*)\..+$")
-"""A reply subject, which differs each time."""
+OURS = re.compile(r"^(_[^.]*|\$KV\.[^.]+|[^.$]+\.v1\.(?:event|internal))\..+$")
+"""A reply subject, a key of a bucket, an event or a message to other replicas: there are many of each."""
 
 
 class DenialLog:
@@ -64,4 +64,4 @@ class DenialLog:
 
 def pattern(subject: str) -> str:
     """A subject as one would allow it: without what differs each time."""
-    return RANDOM.sub(".*", INBOX.sub(r"\1.>", subject))
+    return RANDOM.sub(".*", OURS.sub(r"\1.>", subject))

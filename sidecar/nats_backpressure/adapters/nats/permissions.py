@@ -53,6 +53,7 @@ def sidecar(about: Installation) -> Permissions:
     """Reads all streams and consumers, has its own streams, answers requests. It cannot read a watched message."""
     names, api = about.names, about.api
     own = sorted(names.ours)
+    followed = (names.events_stream, f"KV_{names.state_bucket}")
     inboxes = (*REPLY_INBOXES, *about.reply_prefixes)
     return Permissions(
         (
@@ -60,7 +61,8 @@ def sidecar(about: Installation) -> Permissions:
             *(f"{api}.{each}" for each in ("CONSUMER.LIST.*", "CONSUMER.INFO.*.*")),
             *(f"{api}.STREAM.CREATE.{stream}" for stream in own),
             *(f"{api}.STREAM.MSG.GET.{stream}" for stream in own),
-            *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT", "DELETE") for stream in own),
+            *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT") for stream in own),
+            *(f"{api}.CONSUMER.DELETE.{stream}.*" for stream in followed),
             f"{api}.DIRECT.GET.{names.events_stream}",
             f"{about.kv}$KV.{names.state_bucket}.>",
             f"{names.prefix}.event.>",
@@ -120,7 +122,6 @@ def operator(about: Installation) -> Permissions:
             *_service(names, SERVICE_VERBS),
             f"{about.kv}$KV.{names.policy_bucket}.>",
             *(f"{api}.{each}.{stream}" for each in ("STREAM.INFO", "STREAM.MSG.GET") for stream in read),
-            f"{api}.DIRECT.GET.{names.events_stream}",
             *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT") for stream in read),
         ),
         (f"{about.inbox}.>", f"{names.prefix}.event.>", f"{names.internal}.>"),
