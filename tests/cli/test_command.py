@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from nats.aio.client import Client
 
+from nats_backpressure.adapters.nats.cli_client import MISSING_RIGHT, ServiceClient
+from nats_backpressure.adapters.nats.patched_client import settled
+from nats_backpressure.config.nats import Nats, Secret
+from nats_backpressure.protocol.subjects import Names
 from tests.conftest import StartServer
 from tests.support.command import Command
 from tests.support.servers import NatsServer, free_port
@@ -58,3 +62,32 @@ async def test_a_service_error_is_printed_as_the_service_returned_it(
     for asked in (("status", "no.such"), ("decide", "gateway", "no.such"), ("policy", "get", "no.such")):
         output = await command.failed(*asked)
         assert output.startswith("Error: ") and "(404)" in output and output.count("\n") == 1
+
+
+async def test_a_right_that_is_missing_is_named_at_once_as_the_server_spells_it(start_server: StartServer) -> None:
+    server = await start_server(
+        'authorization { users: [{ user: u, password: p, permissions: { publish: { deny: ["*.v1.get.>", "$JS.>"] }, '
+        'subscribe: { deny: ["*.v1.event.>"] } } }] }'
+    )
+    limited = Command(f"nats://u:p@127.0.0.1:{server.port}")
+    hint = "`nats-backpressure permissions --role operator` prints the rights that commands need"
+    for arguments, denied in (
+        (("status", "--name", "Team"), 'Publish to "Team.v1.get.status"'),
+        (("events", "--name", "Team"), 'Publish to "$JS.API.STREAM.INFO.TEAM_EVENTS"'),
+        (("events", "--name", "Team", "--follow"), 'Subscription to "Team.v1.event.*.>"'),
+    ):
+        output = await limited.failed(*arguments, "--timeout", "60s")
+        assert f"Permissions Violation for {denied}" in output and output.endswith(f"; {hint}\n")
+
+
+async def test_a_right_whose_lack_has_no_other_sign_is_named_too(start_server: StartServer) -> None:
+    server = await start_server(
+        'authorization { users: [{ user: u, password: p, permissions: { publish: { deny: "x" } } }] }'
+    )
+    service = ServiceClient(Nats((server.url,), user="u", password=Secret("p")), Names(), 5.0)
+    client = await service.connect()
+    await client.publish("x", b"", reply="inbox")
+    await settled(client)
+    text = service.with_missing_rights("no reply")
+    assert text == f'no reply; Permissions Violation for Publish to "x"; {MISSING_RIGHT}'
+    await service.close()

@@ -77,6 +77,7 @@ async def replicas(guarded: NatsServer, tmp_path: Path) -> AsyncIterator[list[Si
         yield both
 
 
+@pytest.mark.slow
 async def test_each_does_all_of_its_work_without_one_violation(
     guarded: NatsServer, replicas: list[Sidecar], tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ async def test_every_harm_is_denied(guarded: NatsServer) -> None:
     assert allowed == []
 
 
+@pytest.mark.slow
 async def test_a_foreign_reply_subject_gets_no_answer(guarded: NatsServer, replicas: list[Sidecar]) -> None:
     gateway, operator = await login(guarded, "gateway"), await login(guarded, "operator")
     for reply in (f"{API}.STREAM.DELETE.{STREAM}", SUBJECT, f"{OURS}.event.recovery.x", "$KV.backpressure_policy.x"):

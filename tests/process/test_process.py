@@ -149,7 +149,7 @@ def test_a_crash_in_a_loop_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None
     assert app.start(settings, None, lambda: settings) == 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_that_comes_while_it_loads_is_handled_later(tmp_path: Path, how: signal.Signals) -> None:
     """Its settings come through a pipe, so that it is surely loading when the signal comes."""
     pipe = tmp_path / "settings"

@@ -46,6 +46,8 @@ async def _run_connected(target: Target, body: Callable[[ServiceClient], Awaitab
     try:
         await service.connect()
         await body(service)
+    except Unavailable as error:
+        raise Unavailable(service.with_missing_rights(str(error))) from None
     finally:
         await service.close()
 

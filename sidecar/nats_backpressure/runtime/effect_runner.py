@@ -171,7 +171,7 @@ class EffectRunner:
                 self._failures.works(act, effect.subject)
                 return
             except Unavailable as error:
-                self._counts.dropped(f"{act}_retry")
+                self._counts.dropped(f"{VERBS[type(effect)]}_retry")
                 self._failures.failed(act, error, effect.subject, began)
                 log.debug("act.unavailable", act=act, subject=effect.subject, error=str(error))
             if isinstance(effect, WriteRecord):

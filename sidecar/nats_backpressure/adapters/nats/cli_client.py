@@ -21,6 +21,8 @@ from nats_backpressure.runtime.ports import Unavailable
 WAITING = 10_000
 """Messages that may wait in `subscribe`; further ones are dropped."""
 
+SHOWN = 3
+"""Denied subjects that an error names."""
 MISSING_RIGHT = "`nats-backpressure permissions --role operator` prints the rights that commands need"
 
 
@@ -74,7 +76,7 @@ class ServiceClient:
         except nats.errors.NoRespondersError:
             raise Unavailable(self._no_responder(subject)) from None
         except Denied as denied:
-            raise Unavailable(f"{self._where}: {denied}; {MISSING_RIGHT}") from None
+            raise Unavailable(f"{self._where}: {denied}") from None
         except Exception as error:  # a client that closes meanwhile raises many types
             raise Unavailable(self._no_answer(client, error)) from None
 
@@ -107,7 +109,7 @@ class ServiceClient:
             except Exception as error:
                 raise Unavailable(self._no_answer(client, error)) from None
             if client.rights.subscriptions:
-                raise Unavailable(f"{self._where}: {client.because}; {MISSING_RIGHT}")
+                raise Unavailable(f"{self._where}: {client.because}")
             yield queue
         finally:
             end.cancel()
@@ -119,6 +121,13 @@ class ServiceClient:
         client, self._client = self._client, None
         if client is not None:
             await discard(client)
+
+    def with_missing_rights(self, error: str) -> str:
+        """The text of an error, with what the server has denied: a reply that does not come has no reason."""
+        if self._client is None or not (self._client.rights.texts or self._client.rights.subscriptions):
+            return error
+        others = [text for text in self._client.rights.texts if text not in error]
+        return "; ".join((error, *others[:SHOWN], MISSING_RIGHT))
 
     def _no_responder(self, subject: str) -> str:
         if subject.startswith(f"{self.names.prefix}."):

@@ -68,6 +68,11 @@ class DeniedRights:
         self._subscriptions = self.subscriptions | dict.fromkeys(refused, what.subject)
         self._refused_again.update(refused)
 
+    @property
+    def texts(self) -> list[str]:
+        """The server's texts about subjects that may not be published to."""
+        return [text for _, text in self._publish.values()]
+
     def denies(self, subject: str) -> Denied | None:
         """The error with which a subject was refused a moment ago; None where a message may be sent there."""
         if (denied := self._publish.get(subject)) is None:
