@@ -133,8 +133,6 @@ RARELY_USED = {
     f"{API}.DIRECT.GET.BACKPRESSURE_EVENTS",  # for more events than are read one by one
     "_R_.>",  # requests of other accounts
     *(f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".backpressure", ".backpressure.*")),
-    f"{API}.DIRECT.GET.KV_backpressure_state",
-    "$KV.backpressure_state.>",
 } - {"$SRV.PING.backpressure"}
 """What the test does not do: other ways of asking for the service's figures."""
 
