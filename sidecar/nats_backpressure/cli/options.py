@@ -116,7 +116,9 @@ _OPTIONS: Final = (
     click.option(
         "--user", metavar="NAME", help="User name. If no password is given, it is used as a token. [NATS_USER]"
     ),
-    click.option("--password", metavar="TEXT", help="Password. [NATS_PASSWORD]"),
+    click.option(
+        "--password", metavar="TEXT", help="Password. Others on this machine can see it: better [NATS_PASSWORD]"
+    ),
     click.option("--nkey", metavar="FILE", help="File with an nkey seed. [NATS_NKEY]"),
     click.option("--tlsca", metavar="FILE", help="CA certificates. [NATS_CA]"),
     click.option("--tlscert", metavar="FILE", help="TLS certificate. [NATS_CERT]"),

@@ -35,8 +35,10 @@ async def test_a_stream_on_our_subjects_is_named(nc: Client) -> None:
 
 
 async def test_without_the_right_to_manage_nothing_is_made(nc: Client) -> None:
-    with pytest.raises(Unavailable, match="BACKPRESSURE_EVENTS is missing"):
-        await Resources(JetStreamApi(Requests(nc)), NAMES, 1, 604_800, False).ensure()
+    with capture_logs() as logs, pytest.raises(Unavailable, match="BACKPRESSURE_EVENTS is missing"):
+        await resources(nc, manage=False).ensure()
+    missing = [line["make_it"].split()[:3] for line in logs if line["event"] == "resources.missing"]
+    assert missing == [["nats", "stream", "add"], ["nats", "kv", "add"], ["nats", "kv", "add"]], "all of them at once"
     assert await nc.jetstream().streams_info() == []
 
 
@@ -82,7 +84,9 @@ async def test_a_bucket_with_a_max_age_is_logged_once(nc: Client) -> None:
         await ours.ensure()
         await ours.ensure()
     differing = [line for line in logs if line["event"] == "resources.differ"]
-    assert [(line["stream"], line["has"]["max_age"]) for line in differing] == [("KV_backpressure_state", 60 * 10**9)]
+    (line,) = differing
+    assert line["stream"] == "KV_backpressure_state" and line["has"]["max_age"] == 60 * 10**9
+    assert line["wanted"]["max_age"] == 0 and line["cost"] and "nats stream edit KV_backpressure_state" in line["hint"]
 
 
 DIFFERENT: dict[str, tuple[dict[str, Any], set[str]]] = {

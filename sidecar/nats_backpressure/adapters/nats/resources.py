@@ -22,6 +22,10 @@ HISTORY = 1
 NAME_IN_USE = 10058
 
 
+class Missing(Unavailable):
+    """A stream that is missing, and is not ours to create."""
+
+
 class Resources:
     """The events stream, the state bucket and the policy bucket; the last is optional."""
 
@@ -48,8 +52,17 @@ class Resources:
     async def ensure(self) -> None:
         """Create what is missing, and log once how an existing one differs. Raises Unavailable if something cannot be
         created."""
+        missing: Missing | None = None
         for wanted in self._wanted:
-            await self._ensure(wanted)
+            try:
+                await self._ensure(wanted)
+            except Missing as error:  # the others may be missing too: all are logged
+                missing = missing or error
+        await self._ensure_optional()
+        if missing is not None:
+            raise missing
+
+    async def _ensure_optional(self) -> None:
         try:
             await self._ensure(self._optional)
         except Unavailable as error:
@@ -61,13 +74,21 @@ class Resources:
         if info is None:
             await self._create(wanted)
         elif other := differences(wanted, info.config):
-            self._log_once(f"{wanted['name']} {other}", "resources.differ", stream=wanted["name"], has=other)
+            self._log_once(
+                f"{wanted['name']} {other}",
+                "resources.differ",
+                stream=wanted["name"],
+                has=other,
+                wanted={key: wanted.get(key, DEFAULTS[key]) for key in other},
+                cost="it is used as it is; where it drops or refuses what is stored there, states or events are lost",
+                hint=f"`nats stream edit {wanted['name']}`; storage and retention can only be changed by a new stream",
+            )
 
     async def _create(self, wanted: dict[str, Any]) -> None:
         name = wanted["name"]
         if not self._manage:
             self._log_once(name, "resources.missing", stream=name, make_it=command(wanted, self._names))
-            raise Unavailable(f"stream {name} is missing and manage_resources is false")
+            raise Missing(f"stream {name} is missing and manage_resources is false")
         try:
             await self._js.api(f"STREAM.CREATE.{name}", _Created, wanted)
         except ApiError as error:
