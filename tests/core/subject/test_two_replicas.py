@@ -58,12 +58,14 @@ class Replica:
         self.state = SubjectState("s", policy, unread_since=1000.0)
         self.writer_seen_at: float | None = None
         self.reports: list[ReportDifference] = []
+        self.ahead = 0.0
+        """Seconds by which its wall clock is ahead."""
 
     def feed(self, input_: Input, at: float) -> None:
         context = Context(
             10.0, 30.0, writer=self.name, newest_read_at=at, policy_mark="m", writer_seen_at=self.writer_seen_at
         )
-        self.state, effects = step(self.state, input_, Now(at, at), context)
+        self.state, effects = step(self.state, input_, Now(at, at + self.ahead), context)
         for effect in effects:
             self._perform(effect, at)
 

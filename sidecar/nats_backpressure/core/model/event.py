@@ -22,6 +22,8 @@ class Alert(Struct, frozen=True):
     """Unix seconds since which it has this state."""
     value: float | str | None = None
     """The value that met the condition."""
+    held: float = 0.0
+    """While it is pending: seconds for which the condition had held when this was stored."""
 
 
 class Event(Struct, frozen=True):

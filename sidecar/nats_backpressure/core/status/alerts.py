@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -32,6 +32,8 @@ LIMITS = {
 RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 
 Value = float | str
+PendingKey = tuple[str, str, float]
+"""The name, the condition and the `since` of a pending alert: the same in all replicas."""
 
 
 class Undecided(Enum):
@@ -52,12 +54,11 @@ def next_alerts(
     awaited: bool = False,
     watched_for: float = math.inf,
 ) -> tuple[Alert, ...]:
-    """The alerts of a subject now, by rule; equal to `was` while none changes its state.
+    """The alerts of a subject now, by rule; those of `was`, which are `aged`, while none changes its state.
 
     `awaited`: a consumer that was known before a restart was not read again yet. `watched_for`: seconds for which the
     subject has been read, since the start of the process or the last gap. A firing alert whose rule is gone, or has
-    another condition, is resolved first. Time is the wall clock, since it must outlast a restart: where that jumped
-    back to before `since`, the condition counts as holding from now.
+    another condition, is resolved first. The wall clock is only shown: that of the replica before us may be another.
     """
     before = {alert.name: alert for alert in was}
     readings = [member.reading for member in members if member.reading is not None]
@@ -80,6 +81,30 @@ def changed_alerts(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, .
     before = {alert.name: alert.state for alert in was}
     announced = ("firing", "resolved")
     return tuple(alert for alert in now if alert.state in announced and before.get(alert.name) != alert.state)
+
+
+def pending_since(
+    alerts: Sequence[Alert], known: Mapping[PendingKey, float], stored_at: float
+) -> dict[PendingKey, float]:
+    """Monotonic time since which the condition of each pending alert has held: as is `known`, or as was stored then."""
+    pending = ((_key(alert), alert.held) for alert in alerts if alert.state == "pending")
+    return {key: known.get(key, stored_at - held) for key, held in pending}
+
+
+def aged(alerts: Sequence[Alert], since: Mapping[PendingKey, float], now: float) -> tuple[Alert, ...]:
+    """The alerts, with how long the condition of each pending one has held by `now`, monotonic time."""
+    if not since:
+        return tuple(alerts)
+    return tuple(
+        replace(alert, held=max(0.0, now - since[_key(alert)]))
+        if alert.state == "pending" and _key(alert) in since
+        else alert
+        for alert in alerts
+    )
+
+
+def _key(alert: Alert) -> PendingKey:
+    return alert.name, alert.when, alert.since
 
 
 def _rules(policy: Policy) -> Iterable[AlertRule]:
@@ -105,13 +130,10 @@ def _next(
         alert = Alert(rule.name, rule.severity, _condition(rule.when), "pending", now.wall, value)
     elif state == "firing":
         return alert
-    elif alert.since > now.wall:
-        alert = replace(alert, since=now.wall)
-    held = now.wall - alert.since
-    early = watched_for - held < GRACE
-    if held < rule.for_seconds or (early and min(held, watched_for) < GRACE):
+    early = watched_for - alert.held < GRACE
+    if alert.held < rule.for_seconds or (early and min(alert.held, watched_for) < GRACE):
         return alert
-    return replace(alert, state="firing", since=now.wall, value=value)
+    return replace(alert, state="firing", since=now.wall, value=value, held=0.0)
 
 
 def _value(when: When, status: Status, readings: Sequence[Reading], awaited: bool) -> Value | Undecided | None:

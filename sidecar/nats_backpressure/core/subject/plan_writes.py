@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
+from nats_backpressure.core.status.alerts import aged
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import (
@@ -139,7 +140,11 @@ def _with_write(
     state: SubjectState, change: next_record.Change, now: Now, context: Context
 ) -> tuple[SubjectState, Writing]:
     writing = Writing(
-        replace(change.record, policy_mark=context.policy_mark),
+        replace(
+            change.record,
+            policy_mark=context.policy_mark,
+            alerts=aged(change.record.alerts, state.pending_since, now.mono),
+        ),
         state.revision,
         nonce=f"{context.writer}.{state.write_count}",
         losses=change.losses,

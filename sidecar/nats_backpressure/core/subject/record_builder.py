@@ -115,17 +115,19 @@ class RecordBuilder:
         """Move the alerts; those for whose event there is no room stay as they were until there is."""
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
+        was = alerts.aged(self.record.alerts, self.state.pending_since, self.now.mono)
         awaited = awaits_reading(self.state, self.now, limits)
         watched = 0.0 if self.state.watched_since is None else self.now.mono - self.state.watched_since
-        after = alerts.next_alerts(
-            self.record.alerts, self.policy, self.record.status, members, self.now, awaited, watched
-        )
-        changed = alerts.changed_alerts(self.record.alerts, after)
-        late = {alert.name for alert in changed[self.room :]}
+        after = alerts.next_alerts(was, self.policy, self.record.status, members, self.now, awaited, watched)
+        changed = alerts.changed_alerts(was, after)
+        unchanged = set(map(id, was))
+        same = {alert.name for alert in after if id(alert) in unchanged} | {
+            alert.name for alert in changed[self.room :]
+        }
         for one in changed[: self.room]:
             kind = EventType.ALERT_FIRING if one.state == "firing" else EventType.ALERT_RESOLVED
             self._add_event(kind, self.record.status, self.record.status, self.record.reasons, alert=one)
-        shown = [before.get(alert.name) if alert.name in late else alert for alert in after]
+        shown = [before.get(alert.name) if alert.name in same else alert for alert in after]
         self.record = replace(self.record, alerts=tuple(alert for alert in shown if alert is not None))
 
     def report_rejection(self) -> None:

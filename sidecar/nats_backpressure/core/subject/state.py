@@ -15,6 +15,7 @@ from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.model.member import Carried, Member
 from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.model.reading import Account
+from nats_backpressure.core.status.alerts import PendingKey
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
@@ -154,6 +155,8 @@ class SubjectState(Struct, frozen=True):
     """While `record` is of a newer version: monotonic time of the newest sign of such a replica. Nothing is written."""
     loading: bool = False
     writing: Writing | None = None
+    pending_since: dict[PendingKey, float] = {}
+    """Monotonic time since which the condition of each pending alert of `record` has held. Treated as frozen."""
     written_at: float = 0.0
     """Monotonic time at which the newest write was requested, or the record was loaded."""
     publishing: str | None = None

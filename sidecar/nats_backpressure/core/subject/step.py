@@ -17,6 +17,7 @@ from nats_backpressure.core.admission.offered_load import with_report
 from nats_backpressure.core.model.member import NOTHING_CARRIED
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
+from nats_backpressure.core.status.alerts import pending_since
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import (
@@ -216,6 +217,7 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
         carried=carried,
         departed_lost=int(max(0, state.departed_lost - reported)),
         left_since=None,
+        pending_since=pending_since(record.alerts, state.pending_since, now.mono),
         member_deleted=state.member_deleted
         and state.record is not None
         and record.announced is state.record.announced,  # else its writer has announced the fall
@@ -306,6 +308,7 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
         departed_lost=state.departed_lost - state.writing.departed_lost,
         record=record,
         revision=input_.revision,
+        pending_since=pending_since(record.alerts, state.pending_since, state.writing.started_at),
         writing=None,
         unstored=False,
         overwritten=False,

@@ -1,0 +1,106 @@
+"""A pending alert fires after its time, whichever replica goes on with it and whatever its wall clock shows."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, RecordFollowed, RecordMissing, Tick
+from nats_backpressure.core.subject.restart_facts import CARRY_EVERY
+from nats_backpressure.policy.schema import AlertRule, Policy, When
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import EventType
+from tests.core.subject.test_two_replicas import KEY, Replica, Store
+
+WAIT = 600.0
+POLICY = Policy(alert_on_active=False, alerts=(AlertRule("long", When(pending_above=5), for_seconds=WAIT),))
+CLOCKS = pytest.mark.parametrize("ahead", [-600.0, 0.0, 600.0])
+
+
+def replica(name: str, store: Store, ahead: float = 0.0) -> Replica:
+    one = Replica(name, store, POLICY)
+    one.ahead = ahead
+    return one
+
+
+def read(one: Replica, at: float, pending: int = 50) -> None:
+    store = one.store
+    if store.record is not None and one.state.record is not None and one.state.revision != store.revision:
+        one.feed(RecordFollowed(store.record, store.revision), at)
+    one.feed(ConsumerJoined(KEY, POLICY), at)
+    one.feed(ConsumerRead(Reading(KEY, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)), at)
+    one.feed(Tick(), at)
+
+
+def fired_at(one: Replica, at: float) -> float:
+    """When it fires, if this replica goes on alone."""
+    while not one.store.events:
+        at += 0.5
+        read(one, at)
+        assert at < 1000.0 + 3 * WAIT
+    assert [event.type for event in one.store.events] == [EventType.ALERT_FIRING]
+    return at
+
+
+def begun(store: Store, *replicas: Replica) -> None:
+    """The replicas run for a while, then the condition of the alert begins to hold at 1000."""
+    for one in replicas:
+        for at in (970.0, 980.0, 990.0):
+            read(one, at, pending=0)
+    for at in (1000.0, 1005.0):
+        for one in replicas:
+            read(one, at)
+    assert store.record is not None and [alert.state for alert in store.record.alerts] == ["pending"]
+
+
+@CLOCKS
+def test_another_replica_goes_on_with_it_by_its_own_clock(ahead: float) -> None:
+    store = Store()
+    writer, other = replica("writer", store), replica("other", store, ahead)
+    other.writer_seen_at = 2000.0
+    begun(store, writer, other)
+    other.writer_seen_at = None
+    assert fired_at(other, 1005.0) == 1000.0 + WAIT
+
+
+@CLOCKS
+def test_a_wall_clock_that_is_set_moves_it_not(ahead: float) -> None:
+    store = Store()
+    only = replica("only", store)
+    begun(store, only)
+    only.ahead = ahead
+    assert fired_at(only, 1005.0) == 1000.0 + WAIT
+
+
+@CLOCKS
+def test_a_new_process_goes_on_from_how_long_it_was_stored_to_have_held(ahead: float) -> None:
+    store = Store()
+    first = replica("first", store)
+    begun(store, first)
+    for n in range(600):
+        read(first, 1005.5 + n / 2)
+    second = replica("second", store, ahead)
+    second.state = replace(second.state, unread_since=1305.5)
+    at = fired_at(second, 1305.5)
+    assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + CARRY_EVERY + 1.0
+
+
+def test_what_is_read_again_goes_on_as_it_was() -> None:
+    store = Store()
+    only = replica("only", store)
+    begun(store, only)
+    for second in range(20):
+        read(only, 1006.0 + second)
+    only.feed(RecordMissing(recreated=False), 1026.5)
+    assert store.record is not None
+    assert fired_at(only, 1026.5) == 1000.0 + WAIT
+
+
+def test_one_that_begins_again_waits_its_whole_time() -> None:
+    store = Store()
+    only = replica("only", store)
+    begun(store, only)
+    read(only, 1010.0, pending=0)
+    read(only, 1012.0, pending=50)
+    assert fired_at(only, 1012.0) == 1012.0 + WAIT
