@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -10,17 +11,33 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
-# Below the ephemeral range: a client that redials a dead server could otherwise connect to its own socket. Those that
-# run in parallel have ranges of their own: a free port is not used at once.
-SIDE_BY_SIDE, EACH = 8, 1500
-FIRST = 20000 + EACH * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % SIDE_BY_SIDE)
-PORTS = itertools.cycle(range(FIRST, FIRST + EACH))
+# Below the ephemeral range: a client that redials a dead server could otherwise connect to its own socket.
+FIRST, RANGES, EACH = 20000, 48, 250
+READY_WITHIN = 30.0
+
+
+def own_ports() -> range:
+    """A range of ports that no other process of tests on this machine uses, of this run or another: a lock on a file
+    shows it, until this process ends. A free port alone does not: it is not used at once, and the server of another
+    run would be taken for the own one."""
+    for n in range(RANGES):
+        lock = os.open(f"{tempfile.gettempdir()}/nats-backpressure-ports-{n}", os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+        else:
+            return range(FIRST + n * EACH, FIRST + (n + 1) * EACH)
+    raise RuntimeError(f"{RANGES} processes of tests use all ports from {FIRST} on")
+
+
+PORTS = itertools.cycle(own_ports())
 for _ in range(os.getpid() % EACH):
     next(PORTS)
-READY_WITHIN = 10.0
 
 
 def server_binary() -> str:

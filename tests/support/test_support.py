@@ -10,6 +10,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
+from tests.support import servers
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 
@@ -99,3 +100,8 @@ async def test_a_refusing_proxy_accepts_no_connection_until_it_forwards(server: 
         proxy.forward()
         async with await nats.connect(proxy.url) as client:
             await ask(client)
+
+
+def test_no_two_processes_use_the_same_ports() -> None:
+    others = servers.own_ports()  # what another process would get while this one runs
+    assert not {servers.free_port() for _ in range(servers.EACH)} & set(others)
