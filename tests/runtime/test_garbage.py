@@ -10,6 +10,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from nats_backpressure.adapters.nats.api_types import ConsumerInfo
+from nats_backpressure.core.model.marks import Marks
+from nats_backpressure.core.model.member import Latches, Member
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.runtime import garbage
 from nats_backpressure.runtime.garbage import EVERY, SETTLE, keep_collections_short
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -68,3 +74,8 @@ async def test_growth_at_the_start_makes_no_full_collection(clock: FakeClock) ->
     growth = [Node() for _ in range(sys.getallocatedblocks())]
     await clock.run(SETTLE)
     assert gone() is not None and growth
+
+
+def test_what_each_sample_makes_is_never_looked_at() -> None:
+    made = [Sample, ConsumerConfig, StreamLook, Reading, Member, Latches, Marks, SubjectState, Record, ConsumerInfo]
+    assert [kind.__name__ for kind in made if kind.__struct_config__.gc] == []

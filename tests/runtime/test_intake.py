@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model.samples import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig, Sample
 from nats_backpressure.core.subject.membership import GONE_AFTER, ReadState
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
@@ -64,6 +64,31 @@ class World:
 
 
 class TestSamples:
+    def test_what_samples_have_in_common_is_remembered_once(self) -> None:
+        world = World()
+
+        def config() -> ConsumerConfig:
+            return ConsumerConfig(filters=("orders",), max_ack_pending=7)
+
+        def last() -> Sample:
+            sample = world.intake._trackers[KEY].last
+            assert sample is not None
+            return sample
+
+        world.read(config=config())
+        first = last()
+        world.read(config=config())
+        assert last() is not first
+        assert (last().key, last().config) == (first.key, first.config)
+        assert last().key is first.key and last().config is first.config and last().created is first.created
+
+    def test_a_configuration_that_changed_is_that_of_the_newest_sample(self) -> None:
+        world = World()
+        world.read(config=ConsumerConfig(filters=("orders",), max_ack_pending=7))
+        world.read(config=ConsumerConfig(filters=("orders",), max_ack_pending=8))
+        sample = world.intake._trackers[KEY].last
+        assert sample is not None and sample.config.max_ack_pending == 8
+
     def test_a_consumer_becomes_a_member_of_the_subjects_it_takes(self) -> None:
         world = World()
         world.js.publish("S", "orders", 7)

@@ -73,11 +73,13 @@ def measures_of(reading: Reading | None) -> Values:
 class TimeWindows:
     """The windows of one subject. Add every change of its status or its measures, in the order of time."""
 
-    __slots__ = ("_at", "_status", "_tiers", "values")
+    __slots__ = ("_at", "_is_new", "_status", "_tiers", "values")
 
     def __init__(self) -> None:
         self._tiers = tuple(_Tier(width, slots) for width, slots in TIERS)
         self._at: float | None = None
+        self._is_new = False
+        """Whether the status and the measures that hold now are not in any slot yet."""
         self._status = 0
         self.values = NOTHING
         """The measures that hold now."""
@@ -85,9 +87,7 @@ class TimeWindows:
     def add(self, now: float, status: Status, values: Values = NOTHING) -> None:
         """The status and the measures from now on. `now` is monotonic time."""
         self._count_until(now)
-        self._at, self._status, self.values = now, STATUSES.index(status), values
-        for tier in self._tiers:
-            tier.count(now, now, self._status, values)
+        self._at, self._is_new, self._status, self.values = now, True, STATUSES.index(status), values
 
     def window(self, now: float, seconds: float) -> WindowSummary:
         """The sums of the last `seconds` up to now."""
@@ -105,9 +105,9 @@ class TimeWindows:
         return WindowSummary(min(1.0, known / seconds), spent, measures)
 
     def _count_until(self, now: float) -> None:
-        """Count what has held since the last change."""
-        if self._at is not None and now > self._at:
-            since, self._at = max(self._at, now - LONGEST), now
+        """Count what has held since the last change, if only for a moment."""
+        if self._at is not None and (now > self._at or (self._is_new and now == self._at)):
+            since, self._at, self._is_new = max(self._at, now - LONGEST), now, False
             for tier in self._tiers:
                 tier.count(since, now, self._status, self.values)
 

@@ -59,7 +59,7 @@ class StreamLine(Struct, frozen=True, tag_field="t", tag="stream", omit_defaults
     """None in older recordings."""
 
 
-class ConsumerLine(Struct, frozen=True, tag_field="t", tag="consumer", omit_defaults=True):
+class ConsumerLine(Struct, frozen=True, gc=False, tag_field="t", tag="consumer", omit_defaults=True):
     """A consumer, and its number from here on; written again when its configuration changes."""
 
     c: Count
@@ -69,7 +69,7 @@ class ConsumerLine(Struct, frozen=True, tag_field="t", tag="consumer", omit_defa
     config: ConsumerConfig = ConsumerConfig()
 
 
-class SampleLine(Struct, frozen=True, tag_field="t", tag="sample", omit_defaults=True):
+class SampleLine(Struct, frozen=True, gc=False, tag_field="t", tag="sample", omit_defaults=True):
     """A consumer that changed since its last line; an omitted field has its default."""
 
     c: Count
@@ -90,7 +90,7 @@ class SampleLine(Struct, frozen=True, tag_field="t", tag="sample", omit_defaults
     bound: bool = True
 
 
-class StreamNumbers(Struct, frozen=True, omit_defaults=True):
+class StreamNumbers(Struct, frozen=True, gc=False, omit_defaults=True):
     """The numbers of a stream that change."""
 
     first: Count = 0

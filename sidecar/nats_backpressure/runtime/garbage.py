@@ -2,6 +2,9 @@
 
 A full collection looks at every object: at 10,000 subjects it takes 90 ms, and at their changes it took place every two
 seconds. Objects of ours do not need it: they are dropped when nothing refers to them, and cycles are found young.
+
+What each sample makes is not looked at either (`gc=False`, also in pages of consumers): values that refer to values
+only, never in a cycle. To look at them was an eighth of what a process at rest did.
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ class StreamReadings:
         poll.evaluating += 1
         try:
             for sample in reading.samples:
-                await slices.pause()
+                if slices.over:
+                    await slices.pause()
                 newest = plan.consumers.get(sample.key)
                 if newest is not None and newest.is_newer(sample, asked_at):  # it was read by itself meanwhile
                     under[sample.key] = stream.under.get(sample.key, ())
@@ -201,7 +202,8 @@ class StreamReadings:
                 under[sample.key] = self._intake.sample(stream, sample, members.get(sample.key, ()))
             self._intake.flush()
             for sample in reading.samples:
-                await slices.pause()
+                if slices.over:
+                    await slices.pause()
                 self._plan_sample(poll, sample, base, asked_at)
         finally:
             poll.evaluating -= 1

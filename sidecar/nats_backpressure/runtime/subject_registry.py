@@ -96,6 +96,8 @@ class TimeInStatus(Struct):
     calm: SubjectState | None = None
     """The state of the subject, if time alone changes nothing of it before `calm_until`, which is monotonic."""
     calm_until: float = 0.0
+    facts_due: float = 0.0
+    """The monotonic time from which on the carried facts of `calm` may be worth a write."""
 
 
 class SubjectRegistry:
@@ -369,12 +371,14 @@ class SubjectRegistry:
         newest = status_proof(state.members.values(), self.proofs(subject))
         quiescent = times.calm is state or is_quiescent(state)
         mark = is_to_be_marked(state.record, self.policies.mark, self.other_marks())
-        if newest is None or now.mono - newest >= sure or not quiescent or mark or carried_write_due(state, now):
+        compared = times.calm is state and now.mono < times.facts_due
+        due = not compared and carried_write_due(state, now)
+        if newest is None or now.mono - newest >= sure or not quiescent or mark or due:
             self.feed(subject, Tick())
             return
         later = (state.written_at + every for every in (ACCOUNT_EVERY, CARRY_EVERY))
-        times.calm = state
-        times.calm_until = min([newest + sure, *(moment for moment in later if moment > now.mono)])
+        times.calm, times.facts_due = state, min((moment for moment in later if moment > now.mono), default=math.inf)
+        times.calm_until = min(newest + sure, times.facts_due)
 
     def feed_newer_heartbeat(self) -> None:
         """A replica of a newer version is there: the states that it stores stay its own."""

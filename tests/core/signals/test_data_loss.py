@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
+from nats_backpressure.core.signals import data_loss
 from nats_backpressure.core.signals.data_loss import CHECKPOINTS, LossAccount
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
@@ -250,6 +251,53 @@ def test_of_the_whole_stream_every_lost_message_is_counted(kind: str, run: Any) 
     world.read()
     for name in BY_SEQUENCE:
         assert world.counted(name) == world.lost(name), name
+
+
+Step = tuple[tuple[str, Any], int, int, int]
+"""What changes: the consumer's filter, or the kind, creation time or subjects of the stream; and messages that arrive,
+go and are delivered."""
+changes = st.one_of(
+    st.just(("nothing", None)),
+    st.tuples(st.just("filter"), st.sampled_from(["all", "a"])),
+    st.tuples(st.just("kind"), st.sampled_from(["without limits", "max_msgs", "work queue"])),
+    st.tuples(st.just("created"), st.sampled_from(["then", "later"])),
+    st.tuples(st.just("subjects"), st.sampled_from([("s.>",), ("s.a",)])),
+)
+steps = st.lists(st.tuples(changes, *[st.integers(0, 6)] * 3), min_size=3, max_size=15)
+
+
+def accounts(steps: list[Step]) -> list[tuple[int, bool, bool, object]]:
+    """What is counted after each step."""
+    losses, fake, counted = LossAccount(), FakeJetStream(), []
+    fake.add_stream("S", ("s.>",))
+    fake.add_consumer(keys()[0], ConsumerConfig())
+    first, last, given = 1, 0, 0
+    now: dict[str, Any] = {"filter": "a", "kind": "max_msgs", "created": "then", "subjects": ("s.>",)}
+    for (what, value), arrived, gone, delivered in steps:
+        now[what] = value
+        last += arrived
+        first = min(last + 1, first + gone)
+        given = min(last, given + delivered)
+        sample = replace(
+            fake.sample(keys()[0]),
+            config=ConsumerConfig(filters=FILTERS[now["filter"]]),
+            pending=last - given,
+            delivered_stream=given,
+            delivered_consumer=given,
+        )
+        held = last - first + 1
+        look = StreamLook("S", now["created"], first, last, held, now["subjects"], retention=KINDS[now["kind"]])
+        losses.add_sample(sample, look)
+        counted.append((losses.total, losses.losing, losses.purged, losses.account))
+    return counted
+
+
+@given(steps)
+def test_what_is_computed_only_where_it_may_have_changed_is_never_out_of_date(steps: list[Step]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_loss, "_same_kind", lambda *one: False)
+        expected = accounts(steps)
+    assert accounts(steps) == expected
 
 
 def test_checkpoints_are_bounded() -> None:

@@ -64,7 +64,7 @@ class MessageReply(Struct, frozen=True):
     message: StoredMessage
 
 
-class ConsumerPosition(Struct):
+class ConsumerPosition(Struct, gc=False):
     """How far a consumer is, in its own sequence and in that of its stream."""
 
     consumer_seq: Count
@@ -79,7 +79,7 @@ class ConsumerCreated(Struct, frozen=True):
     delivered: ConsumerPosition
 
 
-class ConsumerInfoConfig(Struct):
+class ConsumerInfoConfig(Struct, gc=False):
     """The settings of a consumer; `ack_wait` in nanoseconds."""
 
     ack_policy: Text
@@ -97,7 +97,7 @@ class ConsumerInfoConfig(Struct):
     metadata: dict[str, str] | None = None
 
 
-class ConsumerInfo(Struct):
+class ConsumerInfo(Struct, gc=False):
     """One consumer; `ts` is the server's time of the reply (from 2.10 on)."""
 
     name: str
@@ -114,11 +114,11 @@ class ConsumerInfo(Struct):
     ts: Moment | None = None
 
 
-class Mirror(Struct):
+class Mirror(Struct, gc=False):
     name: str = ""
 
 
-class StreamInfoConfig(Struct):
+class StreamInfoConfig(Struct, gc=False):
     """The settings of a stream; `max_age` in nanoseconds."""
 
     name: str
@@ -134,7 +134,7 @@ class StreamInfoConfig(Struct):
     mirror: Mirror | None = None
 
 
-class StreamState(Struct):
+class StreamState(Struct, gc=False):
     """What a stream holds."""
 
     messages: Count

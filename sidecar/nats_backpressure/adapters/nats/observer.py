@@ -143,7 +143,8 @@ class JetStreamObserver:
         samples, slices = list[Sample](), Slices(self._clock)
         for consumer, at in listed.items.values():
             samples.append(self._sample(stream, consumer, at))
-            await slices.pause()
+            if slices.over:
+                await slices.pause()
         missing = tuple(sorted(listed.missing - listed.items.keys()))
         malformed = tuple(sorted(listed.malformed - listed.items.keys()))
         took += listed.seconds

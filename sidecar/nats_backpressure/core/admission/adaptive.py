@@ -43,7 +43,7 @@ MAX_GAIN = 3.0
 POWERS = {"low": 2.0, "normal": 1.0, "high": 0.5}
 
 
-class Shedding(Struct, frozen=True):
+class Shedding(Struct, frozen=True, gc=False):
     """The state of adaptive admission of a subject. `Shedding(ratio, retry_after)` continues what another replica
     stored."""
 

@@ -10,7 +10,7 @@ SMALL_CAP_STALL = 5_000.0
 """Milliseconds without an ack after which in flight counts at such a cap too."""
 
 
-class MarkSet(Struct, frozen=True):
+class MarkSet(Struct, frozen=True, gc=False):
     """Three marks of one signal; a value must be above a mark, not at it, to exceed it."""
 
     warn: float
@@ -18,7 +18,7 @@ class MarkSet(Struct, frozen=True):
     overload: float
 
 
-class Marks(Struct, frozen=True):
+class Marks(Struct, frozen=True, gc=False):
     """The marks in force for one consumer, after its cap; `inflight` is None where the signal is absent."""
 
     pending: MarkSet

@@ -16,7 +16,7 @@ PURGED = "purged"
 """What else than work may lower pending."""
 
 
-class Latch(Struct, frozen=True):
+class Latch(Struct, frozen=True, gc=False):
     """A flag between two marks; `calm_since` is when its value was first seen at or below the release mark. A released
     one remembers it until the release is stored: a write of another replica may come first, which has the latch set."""
 
@@ -24,7 +24,7 @@ class Latch(Struct, frozen=True):
     calm_since: float | None = None
 
 
-class Latches(Struct, frozen=True):
+class Latches(Struct, frozen=True, gc=False):
     """All latches of one member; `_alone` ones have a higher mark, above which one signal is enough."""
 
     pending: Latch = Latch()
@@ -50,7 +50,7 @@ class Latches(Struct, frozen=True):
 NO_LATCHES = Latches()
 
 
-class Member(Struct, frozen=True):
+class Member(Struct, frozen=True, gc=False):
     """One consumer under one subject: its policy, newest reading, latches and status there."""
 
     key: ConsumerKey
@@ -87,7 +87,7 @@ class Member(Struct, frozen=True):
         return max(0, self.lost - self.lost_reported)
 
 
-class Carried(Struct, frozen=True, omit_defaults=True):
+class Carried(Struct, frozen=True, omit_defaults=True, gc=False):
     """What is stored of one consumer so that a new process continues where this one was. It is stored with the next
     write; see `subject.restart_facts` for when it is worth a write of its own."""
 

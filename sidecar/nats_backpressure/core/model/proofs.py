@@ -12,7 +12,7 @@ from nats_backpressure.core.model.member import Member
 from nats_backpressure.protocol.values import ConsumerKey
 
 
-class StreamProof(Struct, frozen=True):
+class StreamProof(Struct, frozen=True, gc=False):
     """What looks at one stream prove of its consumers: one that was idle is idle still while the stream did not move.
     Times are monotonic; the two sets are those of a plan, to be used at once."""
 

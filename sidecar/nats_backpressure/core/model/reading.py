@@ -27,7 +27,7 @@ class Account(Struct, frozen=True, gc=False):
     """Whether sequences cannot count them: messages were missing between the first and the last one."""
 
 
-class Reading(Struct, frozen=True):
+class Reading(Struct, frozen=True, gc=False):
     """What the samples of one consumer mean: its signals and rates, each None where the evidence is missing."""
 
     key: ConsumerKey

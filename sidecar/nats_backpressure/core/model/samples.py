@@ -8,7 +8,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 
 
-class Retention(Struct, frozen=True):
+class Retention(Struct, frozen=True, gc=False):
     """How a stream drops messages by itself; 0 is no limit."""
 
     policy: str = "limits"
@@ -37,7 +37,7 @@ class Retention(Struct, frozen=True):
         return self.rollup or (self.per_subject > 0 and not 0 < self.max_msgs <= self.per_subject)
 
 
-class StreamLook(Struct, frozen=True):
+class StreamLook(Struct, frozen=True, gc=False):
     """What the server returned about one stream in one reply."""
 
     name: str
@@ -60,7 +60,7 @@ class StreamLook(Struct, frozen=True):
     """How many consumers it has; 0 in a recording."""
 
 
-class ConsumerConfig(Struct, frozen=True):
+class ConsumerConfig(Struct, frozen=True, gc=False):
     """The part of a consumer's configuration that the evaluation needs."""
 
     durable: bool = True
@@ -82,7 +82,7 @@ class ConsumerConfig(Struct, frozen=True):
     """The part of its metadata that is for us, by key: `backpressure.*` and `io.nats.monitor.*`."""
 
 
-class Sample(Struct, frozen=True):
+class Sample(Struct, frozen=True, gc=False):
     """What the server returned about one consumer in one reply; counts are messages or sequences."""
 
     key: ConsumerKey

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from nats_backpressure.core.model.marks import SMALL_CAP
-from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.member import NO_LATCHES, Member
 from nats_backpressure.protocol.values import Status
 
 
@@ -17,7 +17,9 @@ def headroom(member: Member, shedding: bool = False) -> float:
     In flight at a small cap counts only after a stall, and latency by time alone: both can wait QUIET_INTERVAL.
     """
     reading, marks, policy = member.reading, member.marks, member.policy
-    if reading is None or marks is None or shedding or member.status is not Status.INACTIVE or member.latches.names:
+    if reading is None or marks is None or shedding or member.status is not Status.INACTIVE:
+        return 0.0
+    if member.latches != NO_LATCHES and member.latches.names:
         return 0.0
     pending, inflight, cap = reading.pending, reading.inflight or 0, reading.cap
     room = _room(pending, min(marks.pending.critical, marks.pending.overload))

@@ -84,6 +84,7 @@ class LossAccount:
         "_removed_now",
         "_settled",
         "_waiting",
+        "_whole",
         "account",
         "losing",
         "purged",
@@ -111,7 +112,8 @@ class LossAccount:
         """First deliveries so far, at most: each moves the place, redeliveries do not."""
         self._clean = MIN_CLEAN_LOOKS
         """Looks in a row that showed no holes."""
-        self._kind = 0
+        self._kind, self._whole = 0, False
+        """See `_kind`; and whether it gets the whole stream: of the newest sample and look."""
         self._number = 0
         self._passed = -1
         """Number of the newest checkpoint that the first sequence passed while the stream may have dropped messages."""
@@ -136,23 +138,24 @@ class LossAccount:
             sample = waiting[0]
         last, before = self._last, self._look
         if last is not None and before is not None:
-            unmoved = not self._moved and _same(last, sample, before, look)
-            self._moved = not _same_look(before, look)
-            if unmoved:
+            moved, self._moved = self._moved, not _same_look(before, look)
+            if not (moved or self._moved) and _same(last, sample):
                 return
         self._number += 1
         self._clean = 0 if has_holes(look) else self._clean + 1
-        kind, stored = _kind(sample, look), self._account
+        kind, stored, whole = self._kind, self._account, self._whole
+        if last is None or before is None or not _same_kind(last, sample, before, look):
+            kind, whole = _kind(sample, look), gets_whole_stream(sample, look)
         if last is None and stored is not None and _fits(stored, sample, look, kind):
             self._resume(stored)
-            self._compare(sample, before, look, None)
+            self._compare(sample, before, look, None, whole)
         elif last is None or kind != self._kind:
             self._start(look)
         else:
-            self._compare(sample, before, look, at - self._looked)
+            self._compare(sample, before, look, at - self._looked, whole)
         self._looked = at
-        self._kind = kind
-        self._add_checkpoint(sample, before, look)
+        self._kind, self._whole = kind, whole
+        self._add_checkpoint(sample, before, look, whole)
         self._last, self._look = sample, look
 
     @property
@@ -178,7 +181,9 @@ class LossAccount:
         self._checkpoints.append(checkpoint)
         self._number += 1
 
-    def _compare(self, sample: Sample, before: StreamLook | None, look: StreamLook, elapsed: float | None) -> None:
+    def _compare(
+        self, sample: Sample, before: StreamLook | None, look: StreamLook, elapsed: float | None, whole: bool
+    ) -> None:
         # Between two samples lie parts of the last two intervals between looks.
         dropped, self._dropped = self._dropped, may_drop(before, look, elapsed)
         drops = dropped or self._dropped
@@ -197,18 +202,13 @@ class LossAccount:
             self._passed = self._number - 1
             return
         counted = self.total
-        if (
-            gets_whole_stream(sample, look)
-            and self._clean >= MIN_CLEAN_LOOKS
-            and not has_life_times(look)
-            and look.origin is None
-        ):
+        if whole and self._clean >= MIN_CLEAN_LOOKS and not has_life_times(look) and look.origin is None:
             self._count_sequences(sample, before, look, drops)
             self.losing = self.total > counted or (passed and fell > 0)
             return
         if passed:
             self._passed = max(self._passed, self._number - 1)
-        self._count_checkpoints(sample, before, look)
+        self._count_checkpoints(sample, before, look, whole and look.origin is None)
         self._settled = max(self._settled, look.first_seq - 1)
         self.losing = self.total > counted
 
@@ -224,8 +224,7 @@ class LossAccount:
             self.total += min(gone - start, skipped + max(0, gone - at))
         self._settled = max(self._settled, gone)
 
-    def _count_checkpoints(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
-        whole = gets_whole_stream(sample, look) and look.origin is None
+    def _count_checkpoints(self, sample: Sample, before: StreamLook | None, look: StreamLook, whole: bool) -> None:
         useful = []
         for then in self._checkpoints:
             left, arrived = sample.pending, 0
@@ -243,10 +242,10 @@ class LossAccount:
             useful.append(then)
         self._checkpoints = useful
 
-    def _add_checkpoint(self, sample: Sample, before: StreamLook | None, look: StreamLook) -> None:
+    def _add_checkpoint(self, sample: Sample, before: StreamLook | None, look: StreamLook, whole: bool) -> None:
         place, given, pending = sample.delivered_stream, sample.delivered_consumer, sample.pending
         self._from = (place, given, pending)
-        self._drop_useless(gets_whole_stream(sample, look), before)
+        self._drop_useless(whole, before)
         ahead, held = (None, 0) if before is None else (before.last_seq, before.messages)
         counted = (self.total, self._removed)
         then = Checkpoint(self._number, place, self._given, pending, look.last_seq, ahead, held, *counted)
@@ -304,14 +303,24 @@ def _fits(stored: Account, sample: Sample, look: StreamLook, kind: int) -> bool:
     )
 
 
-def _same(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> bool:
-    """Whether nothing moved that loss depends on."""
+def _same_kind(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> bool:
+    """Whether nothing changed that `_kind` and `gets_whole_stream` depend on."""
+    return (
+        sample.created == last.created
+        and sample.config == last.config
+        and look.created == before.created
+        and look.subjects == before.subjects
+        and look.retention == before.retention
+    )
+
+
+def _same(last: Sample, sample: Sample) -> bool:
+    """Whether nothing of the consumer moved that loss depends on."""
     return (
         sample.pending == last.pending
         and sample.delivered_consumer == last.delivered_consumer
         and sample.delivered_stream == last.delivered_stream
         and sample.config.filters == last.config.filters
-        and _same_look(before, look)
     )
 
 

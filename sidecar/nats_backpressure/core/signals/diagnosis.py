@@ -54,7 +54,7 @@ class Point(Struct, frozen=True, gc=False):
     acked: float
 
 
-class Facts(Struct, frozen=True):
+class Facts(Struct, frozen=True, gc=False):
     """The facts of the newest reply besides the numbers."""
 
     config: ConsumerConfig = ConsumerConfig()

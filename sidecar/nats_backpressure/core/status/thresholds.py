@@ -119,9 +119,10 @@ def level(value: float | None, marks: MarkSet | None) -> Level:
 
 def pressure(reading: Reading, marks: Marks) -> float:
     """The largest signal divided by its overload mark; 1.0 is at the mark."""
-    shares = [0.0]
-    for signal in Signal:
-        current, mark = value_of(reading, marks, signal), mark_of(marks, signal)
-        if current is not None and mark is not None:
-            shares.append(current / mark.overload)
-    return max(shares)
+    inflight, drain = value_of(reading, marks, Signal.INFLIGHT), value_of(reading, marks, Signal.DRAIN)
+    pressure = max(reading.pending / marks.pending.overload, 0.0)
+    if inflight is not None and marks.inflight is not None:
+        pressure = max(pressure, inflight / marks.inflight.overload)
+    if reading.latency is not None:
+        pressure = max(pressure, reading.latency / marks.latency.overload)
+    return pressure if drain is None else max(pressure, drain / marks.drain.overload)

@@ -28,7 +28,7 @@ LOSS_INTERVAL = 10.0
 """Seconds between two reports of one loss that goes on; what is lost in between is added up."""
 
 
-class Recoveries(Struct, frozen=True):
+class Recoveries(Struct, frozen=True, gc=False):
     """The last incident and the sum of all that ended; times are Unix seconds, counted per incident."""
 
     incident: str | None = None
@@ -38,7 +38,7 @@ class Recoveries(Struct, frozen=True):
     total_seconds: float = 0.0
 
 
-class Totals(Struct, frozen=True):
+class Totals(Struct, frozen=True, gc=False):
     """Changes of status ever announced of a subject."""
 
     active: int = 0
@@ -48,7 +48,7 @@ class Totals(Struct, frozen=True):
     """Unix seconds of the newest of them."""
 
 
-class Record(Struct, frozen=True, omit_defaults=True):
+class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     """What is stored of a subject under its key."""
 
     subject: str
@@ -111,7 +111,7 @@ class Writing(Struct, frozen=True):
     """Monotonic time at which it started."""
 
 
-class SubjectState(Struct, frozen=True):
+class SubjectState(Struct, frozen=True, gc=False):
     """Everything the core knows about one subject at one moment. Only `step` returns a new one."""
 
     subject: str
