@@ -269,3 +269,11 @@ def test_at_debug_every_line_is_shown(level: str, shown: int) -> None:
     for _ in range(100):
         structlog.get_logger().info("status.changed", subject="a")
     assert len(lines(to)) == shown
+
+
+def test_what_asyncio_logs_at_each_end_of_a_tls_connection_is_left_out() -> None:
+    to = io.StringIO()
+    set_up("info", "json", to)
+    logging.getLogger("asyncio").warning("returning true from eof_received() has no effect when using ssl")
+    logging.getLogger("asyncio").warning("something else")
+    assert [line["message"] for line in lines(to)] == ["something else"]

@@ -40,6 +40,8 @@ NAME_LINES, NAME_PERIOD = 60, 60.0
 """Info lines of one name about any subject or consumer in so many seconds."""
 LONGEST_MESSAGE = 500
 """Characters of a message from a library."""
+HARMLESS = "returning true from eof_received() has no effect when using ssl"
+"""What asyncio logs whenever a TLS connection ends; it means nothing."""
 DEEPEST = 4
 """Levels of nested values that are searched for secrets; deeper ones are logged as text."""
 
@@ -187,6 +189,8 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            if HARMLESS in record.getMessage():
+                return
             error = record.exc_info[1] if record.exc_info else None
             facts = {"error": f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]} if error else {}
             name = f"{record.name.split('.')[0]}.log"

@@ -50,6 +50,23 @@ async def test_a_subscription_that_is_denied_does_not_cost_the_connection(start_
     await it.close()
 
 
+async def test_a_connection_is_not_lost_because_of_what_is_denied(start_server: StartServer) -> None:
+    server = await start_server(users(subscribe='"b"'))
+    with capture_logs() as lines:
+        async with connected(options(server, user="us", password="p")) as (connection, listener):
+            await up(connection)
+            await connection.client.subscribe("b")
+
+            async def denied() -> bool:
+                return listener.counted["permission_denied"] > 0
+
+            await eventually(denied, "the subscription to be denied")
+            await server.restart()
+            await up(connection, 2)
+    reasons = [line["because"] for line in lines if line["event"] == "nats.lost"]
+    assert reasons and not any("Violation" in reason for reason in reasons)
+
+
 async def test_a_request_that_is_denied_fails_at_once_in_the_words_of_the_server(start_server: StartServer) -> None:
     server = await start_server(users(publish='"$JS.API.STREAM.INFO.Orders"'))
     async with connected(options(server, user="us", password="p")) as (connection, _):

@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.credentials import explain
 from nats_backpressure.adapters.nats.denial_log import DenialLog
+from nats_backpressure.adapters.nats.denied_rights import denial
 from nats_backpressure.adapters.nats.login import describe_login, login_hint
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, discard
 from nats_backpressure.config.nats import Nats
@@ -116,7 +117,9 @@ class Connection:
         finally:
             self._client = None
             await discard(client)
-        log.warning("nats.lost", connection=self.name, because=client.because or "closed")
+        # What is denied does not end a connection.
+        because = client.because if denial(client.because) is None else ""
+        log.warning("nats.lost", connection=self.name, because=because or "closed")
         self._on_rebuild()
         return True
 
