@@ -87,6 +87,18 @@ def test_an_override_ends_by_itself() -> None:
     assert active.effective("a.b").policy.override == ()
 
 
+def test_a_clock_that_jumped_ahead_and_back_ends_no_override_for_good() -> None:
+    active = policies()
+    open_, reject = (value({"action": action, "until": format_rfc3339(NOW + 60)}) for action in ("open", "reject"))
+    active.set_bucket(PolicySnapshot("b", {f"{OVERRIDES}a.b": open_}))
+    assert not active.expire(NOW) and active.expire(NOW + 3600)
+    active.set_bucket(PolicySnapshot("b", {f"{OVERRIDES}a.b": open_, f"{OVERRIDES}a.c": reject}))
+    assert active.effective("a.b").policy.override == active.effective("a.c").policy.override == ()
+    assert active.expire(NOW + 1) and not active.expire(NOW + 1)
+    assert [active.effective(subject).policy.override[0].action for subject in ("a.b", "a.c")] == ["open", "reject"]
+    assert active.expire(NOW + 60) and active.effective("a.b").policy.override == ()
+
+
 def test_a_new_file_is_below_the_same_bucket_which_is_checked_again() -> None:
     active = policies()
     active.set_bucket(snapshot(a_b=value({"pending": {"critical": 4000}})))

@@ -119,12 +119,14 @@ class ActivePolicies:
         self._layer()
 
     def expire(self, wall: float) -> bool:
-        """Leave out the overrides that ended by `wall` (Unix seconds). True if there are any: policies change then."""
-        if not any(self._ended < one.override.until <= wall for one in self._overrides()):
-            return False
+        """Leave out the overrides that ended by `wall` (Unix seconds), and take back those that did not: the clock may
+        have been set back. Returns whether policies change by that."""
+        earlier, later = sorted((self._ended, wall))
         self._ended = wall
-        self._layer()
-        return True
+        changed = any(earlier < one.override.until <= later for one in self._overrides())
+        if changed:
+            self._layer()
+        return changed
 
     def _layer(self) -> None:
         policies = [last.good for last in self._bucket.values() if isinstance(last.good, PolicyEntry)]
