@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from nats.aio.msg import Msg
 
 from tests.examples.conftest import LONGEST_INTERVAL_MS
 from tests.examples.program import Program
+from tests.simulations.decision_service import FakeDecisionService
 from tests.simulations.state_bucket import States, active, state
 from tests.support.background import meanwhile
 from tests.support.proxy import Proxy
@@ -27,6 +29,7 @@ from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
+USERS = Path(__file__).parents[2] / "deploy" / "nats" / "users.conf"
 OPEN_AGAIN = 20
 """Requests in a row that are admitted before a gateway counts as open: an opening one admits a share of them."""
 
@@ -178,6 +181,54 @@ async def test_what_changed_while_its_connection_was_down_is_loaded_with_the_nex
         await states.put(active(SUBJECT, freshness="known"))
         link.forward()
         await gateway.answers(503, OPEN_AGAIN)
+
+
+async def test_it_asks_until_a_heartbeat_proves_the_state_that_it_loaded(
+    nc: Client, server: NatsServer, gateway_binary: Path, tmp_path: Path, stream: None
+) -> None:
+    states = States(nc)
+    await states.make()
+    await states.put(active(SUBJECT, freshness="known"))
+    async with running(gateway_binary, server.url, tmp_path) as gateway:
+        assert await gateway.post() == 202  # nobody answers, and nothing proves the refusal
+        async with FakeDecisionService(nc) as service:
+            await gateway.answers(503, OPEN_AGAIN)
+            asked = len(service.requests)
+            assert asked >= OPEN_AGAIN  # this answer may not be used again
+            await states.heartbeat(sampled_at="2026-01-01T00:00:00.000Z")
+            await states.heartbeat(sampled_at="2026-01-01T00:00:01.000Z")
+
+            async def unasked() -> bool:
+                before = len(service.requests)
+                return [await gateway.post() for _ in range(5)] == [503] * 5 and len(service.requests) == before
+
+            await eventually(unasked, "503 without a question")
+
+
+async def test_it_prints_each_event_once(nc: Client, gateway: Gateway) -> None:
+    subject = f"backpressure.v1.event.recovery.{SUBJECT}"
+    for epoch, seq in (("a", 1), ("a", 1), ("a", 2), ("a", 1), ("b", 3)):
+        await nc.publish(subject, json.dumps({"epoch": epoch, "seq": seq}).encode())
+    await gateway.program.printed(f"{subject} seq 3\n")
+    assert gateway.program.output == "".join(f"{subject} seq {seq}\n" for seq in (1, 2, 3))
+
+
+async def test_it_does_all_of_this_with_the_rights_of_a_gateway(
+    nc: Client, sidecar: Sidecar, server: NatsServer, gateway_binary: Path, tmp_path: Path, questions: list[Msg]
+) -> None:
+    block = re.search(r"\{\s+user: gateway,.*?\n    \}", USERS.read_text(), re.DOTALL)
+    assert block
+    user = block.group().replace("$BACKPRESSURE_GATEWAY_PASSWORD", "secret")
+    server.reload(f"authorization {{ users: [{user}, {{user: all, password: all}}] }}\nno_auth_user: all")
+    held = await overload(nc)
+    async with running(gateway_binary, f"nats://gateway:secret@127.0.0.1:{server.port}", tmp_path) as gateway:
+        await gateway.answers(503)
+        await decides_by_itself(nc, gateway, questions, 503)
+        await drain(nc, held)
+        await gateway.answers(202, OPEN_AGAIN)
+        await gateway.program.printed(".recovery.")
+    assert "ermissions" not in gateway.program.output
+    assert "Permissions Violation" not in server.log
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

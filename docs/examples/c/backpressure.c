@@ -18,7 +18,7 @@
 struct backpressure {
     natsConnection *nc;
     natsSubscription *states, *heartbeats;
-    char load_state[LONGEST_SUBJECT], question[LONGEST_SUBJECT];
+    char load_from[256], load_request[LONGEST_SUBJECT], question[LONGEST_SUBJECT];
     pthread_mutex_t lock;  // NATS calls back in threads of its own
     watched watched;
     unsigned received;  // states that arrived
@@ -51,7 +51,7 @@ static bool load(backpressure *bp) {
     pthread_mutex_lock(&bp->lock);
     unsigned received = bp->received;
     pthread_mutex_unlock(&bp->lock);
-    if (natsConnection_RequestString(&reply, bp->nc, bp->load_state, "", ASK_MS) != NATS_OK) return false;
+    if (natsConnection_RequestString(&reply, bp->nc, bp->load_from, bp->load_request, ASK_MS) != NATS_OK) return false;
     natsMsgHeader_Get(reply, "Nats-Sequence", &sequence);  // none: there is no such key, so keep what was there
     pthread_mutex_lock(&bp->lock);
     if (sequence != NULL && received == bp->received && strcmp(sequence, bp->sequence) != 0) {
@@ -96,7 +96,8 @@ backpressure *backpressure_open(natsConnection *nc, const char *name, const char
     pthread_mutex_init(&bp->lock, NULL);
     snprintf(bp->question, sizeof bp->question, "%s.v1.decide.gateway.%s", name, key);
     snprintf(subscribed, sizeof subscribed, "$KV.%s_state.%s", name, key);
-    snprintf(bp->load_state, sizeof bp->load_state, "$JS.API.DIRECT.GET.KV_%s_state.$KV.%s_state.%s", name, name, key);
+    snprintf(bp->load_from, sizeof bp->load_from, "$JS.API.DIRECT.GET.KV_%s_state", name);
+    snprintf(bp->load_request, sizeof bp->load_request, "{\"last_by_subj\":\"$KV.%s_state.%s\"}", name, key);
     if (natsConnection_Subscribe(&bp->states, nc, subscribed, on_state, bp) != NATS_OK) return NULL;
     snprintf(subscribed, sizeof subscribed, "$KV.%s_state.=heartbeat", name);
     if (natsConnection_Subscribe(&bp->heartbeats, nc, subscribed, on_heartbeat, bp) != NATS_OK) return NULL;
