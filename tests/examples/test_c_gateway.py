@@ -183,6 +183,25 @@ async def test_what_changed_while_its_connection_was_down_is_loaded_with_the_nex
         await gateway.answers(503, OPEN_AGAIN)
 
 
+async def test_a_write_that_the_bucket_refuses_is_no_state(nc: Client, gateway: Gateway, questions: list[Msg]) -> None:
+    states = States(nc)
+    await states.make()
+    await states.put(state(SUBJECT, freshness="known"))
+
+    async def heartbeats() -> None:
+        while True:
+            await states.heartbeat()
+            await asyncio.sleep(0.1)
+
+    async with meanwhile(heartbeats()):
+        await decides_by_itself(nc, gateway, questions, 202)
+        value = json.dumps(active(SUBJECT, freshness="known")).encode()
+        refused = {"Nats-Expected-Last-Subject-Sequence": "1000"}
+        await nc.publish(f"$KV.backpressure_state.{SUBJECT}", value, headers=refused)
+        await nc.flush()
+        assert [await gateway.post() for _ in range(OPEN_AGAIN)] == [202] * OPEN_AGAIN
+
+
 async def test_it_asks_until_a_heartbeat_proves_the_state_that_it_loaded(
     nc: Client, server: NatsServer, gateway_binary: Path, tmp_path: Path, stream: None
 ) -> None:

@@ -21,9 +21,8 @@ struct backpressure {
     char load_from[256], load_request[LONGEST_SUBJECT], question[LONGEST_SUBJECT];
     pthread_mutex_t lock;  // NATS calls back in threads of its own
     watched watched;
-    unsigned received;  // states that arrived
-    char sequence[24];  // of the state that was loaded last
-    cJSON *answer;      // of decide.gateway
+    char written[64];  // when the state was, by the server's clock: which one it is
+    cJSON *answer;     // of decide.gateway
     double valid_until, ask_at;
     double credit;  // admissions saved up
 };
@@ -44,41 +43,38 @@ bool backpressure_encode(char out[MAX_KEY], const char *subject) {
     return true;
 }
 
-// Loads what the subscription missed: before it began, or while the connection was down. False if nobody answers.
-static bool load(backpressure *bp) {
+// Reads the stored state, which arrived at `at` if it is a new one. -1: nobody answers, 1: it is new, 0: it is not.
+static int load(backpressure *bp, double at) {
     natsMsg *reply = NULL;
-    const char *sequence = NULL;
+    const char *written = NULL;
+    if (natsConnection_RequestString(&reply, bp->nc, bp->load_from, bp->load_request, ASK_MS) != NATS_OK) return -1;
     pthread_mutex_lock(&bp->lock);
-    unsigned received = bp->received;
-    pthread_mutex_unlock(&bp->lock);
-    if (natsConnection_RequestString(&reply, bp->nc, bp->load_from, bp->load_request, ASK_MS) != NATS_OK) return false;
-    natsMsgHeader_Get(reply, "Nats-Sequence", &sequence);  // none: there is no such key, so keep what was there
-    pthread_mutex_lock(&bp->lock);
-    if (sequence != NULL && received == bp->received && strcmp(sequence, bp->sequence) != 0) {
-        snprintf(bp->sequence, sizeof bp->sequence, "%s", sequence);
-        put_state(&bp->watched, natsMsg_GetData(reply), (size_t)natsMsg_GetDataLength(reply), NEVER);
+    natsMsgHeader_Get(reply, "Nats-Time-Stamp", &written);  // none: there is no such key, so keep what was there
+    bool new = written != NULL && strcmp(written, bp->written) != 0;
+    if (new) {
+        snprintf(bp->written, sizeof bp->written, "%s", written);
+        put_state(&bp->watched, natsMsg_GetData(reply), (size_t)natsMsg_GetDataLength(reply), at);
     }
     pthread_mutex_unlock(&bp->lock);
     natsMsg_Destroy(reply);
-    return true;
+    return new;
 }
 
+// What arrives may not be stored yet, or never: replicas write with an expected revision. So it only wakes.
 static void on_state(natsConnection *nc, natsSubscription *sub, natsMsg *msg, void *closure) {
     (void)nc, (void)sub;
-    backpressure *bp = closure;
-    pthread_mutex_lock(&bp->lock);
-    bp->received++;
-    put_state(&bp->watched, natsMsg_GetData(msg), (size_t)natsMsg_GetDataLength(msg), now());
-    pthread_mutex_unlock(&bp->lock);
+    double at = now();
+    const int pauses_ms[] = {5, 15, 45, 135, 0};
+    for (int i = 0; load(closure, at) != 1 && pauses_ms[i] > 0; i++) nats_Sleep(pauses_ms[i]);
     natsMsg_Destroy(msg);
 }
 
-// It proves the last state: so that one must be here first.
+// It proves the last state: so that one must be here first, also where the subscription missed it.
 static void on_heartbeat(natsConnection *nc, natsSubscription *sub, natsMsg *msg, void *closure) {
     (void)nc, (void)sub;
     backpressure *bp = closure;
     double at = now();
-    if (load(bp)) {
+    if (load(bp, NEVER) >= 0) {
         pthread_mutex_lock(&bp->lock);
         put_heartbeat(&bp->watched, natsMsg_GetData(msg), (size_t)natsMsg_GetDataLength(msg), at);
         pthread_mutex_unlock(&bp->lock);
@@ -101,7 +97,7 @@ backpressure *backpressure_open(natsConnection *nc, const char *name, const char
     if (natsConnection_Subscribe(&bp->states, nc, subscribed, on_state, bp) != NATS_OK) return NULL;
     snprintf(subscribed, sizeof subscribed, "$KV.%s_state.=heartbeat", name);
     if (natsConnection_Subscribe(&bp->heartbeats, nc, subscribed, on_heartbeat, bp) != NATS_OK) return NULL;
-    load(bp);
+    load(bp, NEVER);
     return bp;
 }
 
