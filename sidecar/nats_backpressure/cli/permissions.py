@@ -54,14 +54,14 @@ def permissions(
 ) -> None:
     """Print the users of a nats-server with all rights that they need, and no others; passwords come from variables
     of the server's environment, such as BACKPRESSURE_SIDECAR_PASSWORD."""
-    from nats_backpressure.adapters.nats.permissions import ROLES as RIGHTS
+    from nats_backpressure.adapters.nats.permissions import permissions as rights_of
     from nats_backpressure.adapters.nats.permissions import server_configuration
 
     given = {"stream": stream, "consumer": consumer, "subject": subject}
     about = replace(_installation(config, name), **{key: value for key, value in given.items() if value is not None})
     roles = (role,) if role else ROLES
     if as_json:
-        print_json({each: asdict(RIGHTS[each](about)) for each in roles})
+        print_json({each: asdict(rights_of(each, about)) for each in roles})
     else:
         click.echo(HEADER + server_configuration(about, roles), nl=False)
 

@@ -81,6 +81,20 @@ async def test_a_request_that_is_denied_fails_at_once_in_the_words_of_the_server
         assert (await connection.request("$JS.API.STREAM.NAMES", b"", 5.0)).data
 
 
+async def test_a_request_to_a_domain_is_denied_under_the_plain_subject(start_server: StartServer) -> None:
+    server = await start_server(users(publish='"$JS.API.STREAM.INFO.*"'))
+    server.config = users(publish='"$JS.API.STREAM.INFO.*"').replace(
+        "authorization", "jetstream: {domain: hub}\nauthorization"
+    )
+    await server.restart()
+    async with connected(options(server, user="us", password="p")) as (connection, _):
+        await up(connection)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r'Publish to "\$JS\.API\.STREAM\.INFO\.S"'):
+                await connection.request("$JS.hub.API.STREAM.INFO.S", b"", 60.0)
+        assert violations(server) == 1
+
+
 async def test_all_missing_rights_are_one_line(start_server: StartServer) -> None:
     server = await start_server(users(publish='"a.>"', subscribe='"b.>"'))
     with capture_logs() as lines:

@@ -41,6 +41,14 @@ def denial(text: str) -> Denial | None:
     return Denial("publish" if match[1].lower() == "publish" else "subscribe", match[2])
 
 
+def without_domain(subject: str) -> str:
+    """A subject as the server of a JetStream domain checks it: it maps `$JS.<domain>.API.>` first."""
+    tokens = subject.split(".", 3)
+    if len(tokens) < 4 or tokens[0] != "$JS" or tokens[2] != "API":
+        return subject
+    return tokens[3] if tokens[3].startswith("$KV.") else f"$JS.API.{tokens[3]}"
+
+
 class DeniedRights:
     """Of one client. A refused subscription is asked for again on the same client, so that what works goes on."""
 
@@ -61,8 +69,9 @@ class DeniedRights:
     def add(self, what: Denial, text: str) -> None:
         """The server has refused this."""
         if what.kind == "publish":
-            self._publish[what.subject] = asyncio.get_running_loop().time() + DENIED_FOR, text
-            self._client.requests.end_denied(what.subject, Denied(text))
+            subject = without_domain(what.subject)
+            self._publish[subject] = asyncio.get_running_loop().time() + DENIED_FOR, text
+            self._client.requests.end_denied(lambda sent_to: without_domain(sent_to) == subject, Denied(text))
             return
         refused = [sid for sid, subscription in self._client._subs.items() if subscription.subject == what.subject]
         self._subscriptions = self.subscriptions | dict.fromkeys(refused, what.subject)
@@ -75,7 +84,7 @@ class DeniedRights:
 
     def denies(self, subject: str) -> Denied | None:
         """The error with which a subject was refused a moment ago; None where a message may be sent there."""
-        if (denied := self._publish.get(subject)) is None:
+        if not self._publish or (denied := self._publish.get(subject := without_domain(subject))) is None:
             return None
         until, text = denied
         if asyncio.get_running_loop().time() < until:

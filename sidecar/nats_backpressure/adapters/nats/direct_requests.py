@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,10 @@ class DirectRequests:
         if left := [deadline for reply, deadline, _ in self.waiting.values() if not reply.done()]:
             self._end_at(max(min(left), now + SOONEST))
 
-    def end_denied(self, subject: str, error: Exception) -> None:
-        """The server refuses what is sent to a subject: no reply will come."""
+    def end_denied(self, denies: Callable[[str], bool], error: Exception) -> None:
+        """The server refuses what is sent to some subjects: no reply will come."""
         for reply, _, sent_to in self.waiting.values():
-            if sent_to == subject and not reply.done():
+            if denies(sent_to) and not reply.done():
                 reply.set_exception(error)
 
     def _write(self, subject: str, inbox: str, payload: bytes) -> bool:

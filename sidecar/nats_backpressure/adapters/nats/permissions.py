@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats.api import PLAIN
+from nats_backpressure.adapters.nats.denied_rights import without_domain
 from nats_backpressure.adapters.nats.hint_subscriptions import ANY_STREAM, WAKING, counted
 from nats_backpressure.protocol import reports
 from nats_backpressure.protocol.endpoints import ENDPOINTS
@@ -141,9 +142,17 @@ ROLES: Final[dict[str, Callable[[Installation], Permissions]]] = {
 }
 
 
+def permissions(role: str, about: Installation) -> Permissions:
+    """The rights of a role. With a JetStream domain in both forms: the server of the domain itself maps its subjects
+    before it checks them, others do not."""
+    rights = ROLES[role](about)
+    publish = dict.fromkeys(each for subject in rights.publish for each in (subject, without_domain(subject)))
+    return Permissions(tuple(publish), rights.subscribe)
+
+
 def server_configuration(about: Installation, roles: Iterable[str] = tuple(ROLES)) -> str:
     """The users of these roles as nats-server reads them; passwords come from its environment."""
-    users = "\n".join(_user(role, ROLES[role](about)) for role in roles)
+    users = "\n".join(_user(role, permissions(role, about)) for role in roles)
     return f"authorization {{\n  users: [\n{users}\n  ]\n}}\n"
 
 
