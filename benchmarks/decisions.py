@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -59,9 +60,18 @@ def decide(role: str, n: int, payload: dict[str, Any] | None = None) -> tuple[st
 PAYLOADS: tuple[dict[str, Any], ...] = tuple(
     {"attempt": attempt, "priority": priority} for attempt in (1, 2, 3, 4) for priority in ("normal", "high")
 )
+
+
+def at_random() -> Requests:
+    """Each payload for each subject, in an order without any system; the same in every run."""
+    requests = [decide("gateway", n, payload) for n in range(SUBJECTS) for payload in PAYLOADS]
+    random.Random(1).shuffle(requests)
+    return requests
+
+
 SCENARIOS: dict[str, tuple[Requests, bool]] = {
     "one subject": ([decide("gateway", 0)], False),
-    "1,000 subjects, 8 payloads": ([decide("gateway", n, PAYLOADS[n % 8]) for n in range(SUBJECTS)], False),
+    "1,000 subjects, 8 payloads": (at_random(), False),
     "one subject, samples come in": ([decide("gateway", 0)], True),
     "consumer, room": ([decide("consumer", 1, {"max_messages": 1})], False),
     "consumer, no room": ([decide("consumer", 2, {"max_messages": 1000})], False),

@@ -49,7 +49,7 @@ from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decision_tally import DecisionTally
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.dispatch import answers
-from nats_backpressure.queries.encoded_decisions import ConsumerDecisions, GatewayDecisions
+from nats_backpressure.queries.encoded_replies import ConsumerDecisions, GatewayDecisions
 from nats_backpressure.queries.event_cache import EventCache, parse_event
 from nats_backpressure.queries.history import HistoryQueries
 from nats_backpressure.queries.lookup import SubjectLookup
@@ -325,7 +325,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         },
     )
     readiness = ReadinessCheck(registry, clock, lambda: observing.connected)
-    reports = GatewayReportListener(names.prefix, clock, _report_sink(lookup, registry, clock), counters.dropped)
+    reports = GatewayReportListener(names.prefix, clock, _report_sink(lookup, registry), counters.dropped)
 
     async def serve(client: PatchedClient) -> None:
         await endpoints.serve(client)
@@ -346,15 +346,12 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     return App(nats.shown_servers, clock, service, history, endpoints, exchange, observing, answering, probes, recorder)
 
 
-def _report_sink(
-    lookup: SubjectLookup, registry: SubjectRegistry, clock: Clock
-) -> Callable[[str, GatewayReport], None]:
+def _report_sink(lookup: SubjectLookup, registry: SubjectRegistry) -> Callable[[str, GatewayReport], None]:
     """Feeds a gateway's report to every watched subject that covers its subject; there may be none."""
 
     def sink(subject: str, report: GatewayReport) -> None:
-        for answer in lookup.find(subject, clock.now()):
-            reported = GatewayReported(report.offered, report.admitted, report.seconds)
-            registry.feed(answer.state.subject, reported)
+        for name in lookup.names(subject):
+            registry.feed(name, GatewayReported(report.offered, report.admitted, report.seconds))
 
     return sink
 

@@ -46,6 +46,10 @@ class FakeServiceView:
         self.reads: Callable[[str], bool] = lambda stream: True
 
     @property
+    def watched_changes(self) -> int:
+        return hash(tuple(self.subjects))
+
+    @property
     def observing(self) -> bool:
         return self.newest_read_at is not None
 

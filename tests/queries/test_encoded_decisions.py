@@ -11,29 +11,49 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from nats_backpressure.core.admission.adaptive import OPEN
 from nats_backpressure.core.subject.state import SubjectState
-from nats_backpressure.policy.schema import Override, Policy
+from nats_backpressure.policy.schema import AdmissionRule, Override, Policy
 from nats_backpressure.protocol.patterns import BadTail, covers
 from nats_backpressure.protocol.requests import BadRequest, ConsumerRequest, GatewayRequest, RequestRefused, parse
+from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.queries import decision_tally, encoded_decisions
 from nats_backpressure.queries.decision_tally import DecisionTally
 from nats_backpressure.queries.decisions import DecisionService
-from nats_backpressure.queries.encoded_decisions import LIFE, ConsumerDecisions, EncodedDecisions, GatewayDecisions
+from nats_backpressure.queries.encoded_decisions import CALM_LIFE, LIFE, EncodedDecisions
+from nats_backpressure.queries.encoded_replies import ConsumerDecisions, GatewayDecisions
 from tests.fakes.clock import FakeClock
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, WATCHING, FakeServiceView, decision_service, member, subject
 from tests.queries.test_lookup import states
 
 ASKED = ["a.b", "a.c"]
-REQUESTS = [b"", b'{"attempt": 2}', b'{"priority": "critical"}', b'{"priority": "low"}']
-PULLS = [b"", b'{"max_messages": 1}', b'{"max_messages": 7, "stream": "S"}', b'{"max_messages": 10000}']
+REQUESTS = [
+    b"",
+    b'{"attempt": 2}',
+    b'{"priority": "critical"}',
+    b'{"priority": "low"}',
+    b'{"attempt":2, "priority":"high"}',
+]
+PULLS = [b"", b'{"max_messages": 1}', b'{"max_messages": 7, "stream": "S"}', b'{"max_messages": 10000}', b"{}"]
+INPUTS: list[dict[str, Any]] = [
+    {},
+    {"pending": 5},
+    {"pending": 1500},
+    OVERLOADED,
+    OVERLOADED | {"incident": "another"},
+    OVERLOADED | {"policy": Policy(retry_after_seconds=7)},
+]
+PATIENT, ADAPTIVE = Policy(max_retry_attempts=9), Policy(admission=AdmissionRule("adaptive"))
+OPEN_LONG = Policy(override=(Override("open", NOW.wall + 3600),))
 OLD_ENOUGH = st.sampled_from([0.01, 9.98, 12.0, 14.9, 29.99, 40.0])
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.sampled_from(ASKED), st.sampled_from([0, 0, 0, 1, 2, 3])),
+        st.tuples(st.just("ask"), st.sampled_from(ASKED), st.sampled_from([0, 0, 0, 1, 2, 3, 4])),
         st.tuples(st.just("ask"), st.just("a.b"), st.just(0)),
         st.tuples(st.just("pass"), st.sampled_from([LIFE, 0.3]), st.none()),
-        st.tuples(st.just("input"), st.sampled_from([{}, {"pending": 1500}, OVERLOADED]), OLD_ENOUGH),
+        st.tuples(st.just("input"), st.sampled_from(INPUTS), OLD_ENOUGH),
         st.tuples(st.just("forget"), st.none(), st.none()),
     ),
     min_size=10,
@@ -93,6 +113,13 @@ def evaluated(world: World, of: str, payload: bytes) -> Any:
     return json.loads(msgspec.json.encode(decision))
 
 
+def read(name: str, age: float, incident: str | None = None, **values: Any) -> SubjectState:
+    """A watched subject after a reading."""
+    state = subject(member(age=age, **values), name=name)
+    assert state.record is not None
+    return state if incident is None else replace(state, record=replace(state.record, incident=incident))
+
+
 def without_validity(answer: Any) -> Any:
     return answer if isinstance(answer, int) else {k: v for k, v in answer.items() if k != "valid_for_ms"}
 
@@ -110,7 +137,7 @@ def test_a_kept_answer_is_one_of_the_last_moment_and_newer_than_the_last_input(
         elif what in ("input", "forget"):
             name = "a.*" if more == 40.0 else "a.b"
             if what == "input":
-                world.put(subject(member(age=NOW.mono - now + more, **value), name=name))
+                world.put(read(name, NOW.mono - now + more, **value))
             elif name in world.view.subjects:
                 world.forget(name)
             else:  # nothing happened, and the kept answers may be repeated
@@ -162,13 +189,73 @@ def test_an_input_is_seen_at_once(role: str) -> None:
     assert len(ask(answers)["matched"]) == 2
 
 
-def test_what_age_changes_is_seen_after_a_life() -> None:
-    world = World(subject(member(age=9.98)))
-    assert ask(world.gateway)["freshness"] == "known"
-    world.clock.advance(0.03)
-    assert ask(world.gateway)["freshness"] == "known"
-    world.clock.advance(LIFE - 0.03)
-    assert ask(world.gateway)["freshness"] == "stale"
+def shedding(ratio: float) -> SubjectState:
+    return replace(subject(member(policy=ADAPTIVE), policy=ADAPTIVE), shedding=replace(OPEN, ratio=ratio))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (read(SUBJECT, 0.01), read(SUBJECT, 0.0)),
+        (read(SUBJECT, 0.01), read(SUBJECT, 12.0)),
+        (read(SUBJECT, 0.01), read(SUBJECT, 0.01, pending=5)),
+        (read(SUBJECT, 0.01, pending=1500), read(SUBJECT, 0.01, **OVERLOADED)),
+        (read(SUBJECT, 0.01, **OVERLOADED), read(SUBJECT, 0.01, "another", **OVERLOADED)),
+        (read(SUBJECT, 0.01), subject(member(policy=PATIENT), policy=PATIENT)),
+        (shedding(0.5), shedding(0.4)),
+    ],
+    ids=["sampled_at", "freshness", "pressure", "status", "incident", "policy", "admit_ratio"],
+)
+def test_whatever_an_input_changes_is_shown_at_once(before: SubjectState, after: SubjectState) -> None:
+    world = World(before)
+    world.view.next = NOW.mono  # the validity is the shortest one
+    first = ask(world.gateway)
+    world.put(after)
+    assert ask(world.gateway) == evaluated(world, SUBJECT, b"") != first
+
+
+@pytest.mark.parametrize("role", ["gateway", "consumer"])
+@pytest.mark.parametrize("left", [0.02, CALM_LIFE - 0.01, CALM_LIFE + 0.01])
+def test_age_makes_an_answer_stale_at_its_moment(left: float, role: str) -> None:
+    world = World(subject(member(age=10 - left)))
+    answers: EncodedDecisions[Any] = world.gateway if role == "gateway" else world.consumer
+    assert ask(answers)["freshness"] == "known"
+    world.clock.advance(left - 0.01)
+    assert ask(answers)["freshness"] == "known"
+    world.clock.advance(0.01)
+    assert ask(answers)["freshness"] == "stale"
+
+
+@pytest.mark.parametrize(
+    ("state", "life"),
+    [
+        (subject(member()), CALM_LIFE),
+        (subject(member(**OVERLOADED)), CALM_LIFE),
+        (subject(member(age=12.0)), LIFE),
+        (subject(member(age=12.0, **OVERLOADED)), LIFE),
+        (subject(member(age=40.0)), LIFE),
+        (subject(member(policy=OPEN_LONG), policy=OPEN_LONG), LIFE),
+    ],
+    ids=["inactive", "active", "stale", "stale and active", "unknown", "an override"],
+)
+def test_only_what_nothing_but_an_input_changes_is_repeated_for_long(state: SubjectState, life: float) -> None:
+    world = World(state)
+    evaluated_at: list[list[Any]] = []
+    for seconds in (0.0, life - 0.001, 0.001, life - 0.001, 0.001):
+        world.clock.advance(seconds)
+        ask(world.gateway)
+        evaluated_at += [entry.answers for entry in world.gateway._entries.values()]
+    first, repeated, second, again, third = evaluated_at
+    assert repeated is first is not second and again is second is not third
+
+
+def test_how_long_an_answer_is_valid_is_computed_after_a_life() -> None:
+    world = World(subject(member()))
+    world.view.next = NOW.mono + 9
+    assert ask(world.gateway)["valid_for_ms"] == 5000
+    world.view.next = NOW.mono + 1
+    world.clock.advance(LIFE)
+    assert ask(world.gateway)["valid_for_ms"] == 900
 
 
 def test_an_override_ends_a_life_late_at_most() -> None:
@@ -240,15 +327,73 @@ def test_nothing_is_lost_when_the_counts_begin_again(monkeypatch: pytest.MonkeyP
     assert counted == {(f"s{n}", role): 8 for n in range(5) for role in ("gateway", "consumer")}
 
 
-@pytest.mark.parametrize("bound", ["MOST_ANSWERS", "MOST_BYTES"])
-def test_the_oldest_answers_are_dropped(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoded_decisions, bound, 3 if bound == "MOST_ANSWERS" else 1800)
+@pytest.mark.parametrize("bound", ["MOST_ENTRIES", "MOST_BYTES"])
+@pytest.mark.parametrize("role", ["gateway", "consumer"])
+def test_the_oldest_entries_are_dropped(role: str, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 3 if bound == "MOST_ENTRIES" else 3200 if role == "gateway" else 2900
+    monkeypatch.setattr(encoded_decisions, bound, most)
     world = World(*(subject(member(), name=f"s{n}") for n in range(9)))
+    answers: EncodedDecisions[Any] = world.gateway if role == "gateway" else world.consumer
     for n in range(9):
-        ask(world.gateway, f"s{n}")
-    kept = [key.decode() for key, _ in world.gateway._entries]
-    assert kept == ["p.gateway.s6", "p.gateway.s7", "p.gateway.s8"]
-    assert world.gateway._size == sum(entry.size for entry in world.gateway._entries.values())
+        ask(answers, f"s{n}")
+    assert list(answers._entries) == [f"p.{role}.s{n}".encode() for n in (6, 7, 8)]
+    world.clock.advance(CALM_LIFE)
+    ask(answers, "s6")
+    ask(answers, "s1")
+    assert list(answers._entries) == [f"p.{role}.s{n}".encode() for n in (8, 6, 1)]
+    assert answers._size == sum(entry.size for entry in answers._entries.values()) <= 3200
+
+
+def test_one_subject_has_a_bounded_number_of_payloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded_decisions, "MOST_PAYLOADS", 3)
+    world = World(subject(member(**OVERLOADED)))
+    for n in range(1, 9):
+        payload = b'{"attempt": %d}' % n
+        assert without_validity(ask(world.gateway, payload=payload)) == without_validity(
+            evaluated(world, SUBJECT, payload)
+        )
+    (entry,) = world.gateway._entries.values()
+    assert list(entry.replies) == [b'{"attempt": 7}', b'{"attempt": 8}']
+    assert world.gateway._size == entry.size < 3 * 1024
+
+
+def test_payloads_that_make_no_difference_have_one_text_in_common() -> None:
+    world = World(subject(member()))
+    asked = [b'{"attempt": %d, "priority": "%b"}' % (n, p) for n in (1, 2, 3, 4) for p in (b"normal", b"high")]
+    assert len({msgspec.json.encode(ask(world.gateway, payload=payload)) for payload in asked}) == 1
+    (entry,) = world.gateway._entries.values()
+    assert len(entry.replies) == 8 and len(entry.shared) == 1
+
+
+def test_after_a_life_the_times_are_those_of_now_and_nothing_else_is_made_again() -> None:
+    world = World(subject(member()))
+    world.view.next = NOW.mono + 3
+    first = ask(world.gateway)
+    (entry,) = world.gateway._entries.values()
+    (reply,) = entry.replies.values()
+    world.clock.advance(1.0)
+    world.put(subject(member(age=-0.9)))
+    second = ask(world.gateway)
+    assert (first["sampled_at"], second["sampled_at"]) == ("2025-12-31T23:59:59.990Z", "2026-01-01T00:00:00.900Z")
+    assert (first["valid_for_ms"], second["valid_for_ms"]) == (2950, 1950)
+    (entry,) = world.gateway._entries.values()
+    assert entry.replies == {b"": reply}
+
+
+@pytest.mark.parametrize(
+    "name", ["orders.987654321", "0", 'a."sampled_at":null,"valid_for_ms":0', 'a."wait_ms":0,', "a\\", 'a"b.\u00e9']
+)
+def test_no_name_of_a_subject_spoils_a_reply(name: str) -> None:
+    world = World(subject(member(inflight=500), name=name))
+    tail = encode(name).encode()
+    gateway, consumer = (
+        world.gateway(b"p.gateway." + tail, b"", "_INBOX.a"),
+        world.consumer(b"p.consumer." + tail, b"", "_INBOX.a"),
+    )
+    assert gateway is not None and consumer is not None
+    assert without_validity(json.loads(gateway)) == without_validity(evaluated(world, name, b""))
+    pull = world.plain.decide_consumer(name, ConsumerRequest(), "_INBOX.a", world.clock.now())
+    assert json.loads(consumer) == json.loads(msgspec.json.encode(pull))
 
 
 def test_what_is_large_is_left_to_the_ordinary_way_and_granted_nothing() -> None:

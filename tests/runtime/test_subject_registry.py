@@ -72,6 +72,19 @@ def test_the_outcome_of_an_effect_moves_the_state_on() -> None:
     assert (state.record, state.revision) == (record, 4)
 
 
+def test_it_counts_how_often_other_subjects_are_watched() -> None:
+    registry = World().registry
+    counted = [registry.watched_changes]
+    for change in (registry.get_or_create, registry.forget):
+        change("s")
+        counted.append(registry.watched_changes)
+        change("s")
+        assert registry.watched_changes == counted[-1]
+    registry.join("s", KEY)
+    registry.feed("s", Tick())
+    assert [*counted, registry.watched_changes] == [0, 1, 2, 3]
+
+
 def test_patterns_are_known_until_they_are_forgotten() -> None:
     world = World()
     for subject in ("a.*", "a.>", "a.b"):

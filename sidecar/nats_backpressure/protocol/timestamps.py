@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 EXAMPLE: Final = "2026-11-23T14:05:00.000Z"
@@ -25,7 +26,12 @@ def parse_rfc3339(text: str) -> float | None:
 
 def format_rfc3339(unix: float) -> str:
     """A time from 1970 on, to the millisecond."""
-    time = _UNIX + timedelta(milliseconds=round(unix * 1000))
+    return _format_milliseconds(round(unix * 1000))
+
+
+@lru_cache(maxsize=1024)  # many subjects are read at the same moment
+def _format_milliseconds(milliseconds: int) -> str:
+    time = _UNIX + timedelta(milliseconds=milliseconds)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

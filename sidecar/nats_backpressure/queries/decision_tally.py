@@ -16,6 +16,13 @@ class BatchMetrics(Protocol):
     def durations(self, n: int, seconds: float) -> None: ...
 
 
+class Answers(Protocol):
+    """What counts itself how many decisions it made, and how long they took together."""
+
+    answered: int
+    seconds: float
+
+
 class Count:
     """Decisions with the same labels, since the process started to count them."""
 
@@ -34,10 +41,12 @@ class DecisionTally:
         self._counts: dict[tuple[str, str, str, str | None], Count] = {}
         self.generation = 0
         """Rises when the counts begin again; counts of an earlier one must not be used."""
-        self.durations = Count()
-        self.seconds = 0.0
-        """Spent on all decisions that `durations` counts."""
-        self._seconds_passed_on = 0.0
+        self._timed: list[Answers] = []
+        self._passed_on, self._seconds_passed_on = 0, 0.0
+
+    def add(self, answers: Answers) -> None:
+        """Pass on the durations of these too."""
+        self._timed.append(answers)
 
     def count_of(self, subject: str, role: str, action: str, would: str | None) -> Count:
         """The count for these labels, to be raised at each such decision."""
@@ -58,10 +67,11 @@ class DecisionTally:
         """Count with the metrics what was decided since the last time."""
         with self._lock:
             self._pass_on_counts()
-            n, seconds = self.durations.n - self.durations.passed_on, self.seconds - self._seconds_passed_on
+            n = sum(each.answered for each in self._timed) - self._passed_on
+            seconds = sum(each.seconds for each in self._timed) - self._seconds_passed_on
             if n:
                 self._metrics.durations(n, seconds)
-                self.durations.passed_on += n
+                self._passed_on += n
                 self._seconds_passed_on += seconds
 
     def _pass_on_counts(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy,
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Freshness, Priority, Role, Status
+from nats_backpressure.protocol.values import Freshness, Role, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
 from nats_backpressure.queries.pulls import Granted, PullGrants, PullRequest, pull_action, pull_request
@@ -24,15 +25,26 @@ from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.tasks import Slices
 from nats_backpressure.runtime.view import ServiceView
 
-SHORTEST_VALID, LONGEST_VALID = 100, 5000
-"""Milliseconds for which a gateway may reuse a decision, at least and at most."""
+SHORTEST_VALID, LONGEST_VALID = 0.1, 5.0
+"""Seconds for which a gateway may reuse a decision, at least and at most."""
 MATCHED_SHOWN = 256
 """Matching subjects listed in a reply; all of them are evaluated."""
 LARGEST_LIST = 1024 * 1024
 """Bytes after which a page of statuses ends: no message is larger."""
 
 
+NORMAL = GatewayRequest()
+
 Texts = tuple[str, ...]
+
+
+class GatewayChoice(NamedTuple):
+    """What a decision for a gateway depends on, besides the answers."""
+
+    decisive: int
+    """The position of the answer that decides."""
+    admission: Admission
+    retry_delay_ms: int | None
 
 
 class DecisionService:
@@ -41,19 +53,22 @@ class DecisionService:
     def __init__(self, service: ServiceView, clock: Clock) -> None:
         self._service, self._clock = service, clock
         self._prefix = Names(service.settings.name).prefix
-        self._lookup = SubjectLookup(service)
+        self.lookup = SubjectLookup(service)
         self.grants = PullGrants(clock.random)
 
     def decide_gateway(self, subject: str, request: GatewayRequest, now: Now) -> messages.Decision:
-        return self.gateway_decision(subject, self.find(subject, now), request, now)
+        answers = self.find(subject, now)
+        choice = gateway_choice(answers, request)
+        valid = milliseconds_valid(self.valid_until(answers, choice.decisive), now.mono)
+        return self.gateway_decision(subject, answers, choice, valid)
 
     def gateway_decision(
-        self, subject: str, answers: list[SubjectAnswer], request: GatewayRequest, now: Now
+        self, subject: str, answers: list[SubjectAnswer], choice: GatewayChoice, valid_for_ms: int = 0
     ) -> messages.Decision:
-        decisive, admission = _strictest(answers, request.priority)
-        delay = gateway_admission.retry_delay(decisive.policy, request.attempt, admission.retry_after)
-        valid = 0 if decisive.freshness is Freshness.UNKNOWN else self._milliseconds_valid(answers, now)
-        return self._decision("gateway", subject, answers, decisive, admission, delay, valid)
+        decisive = answers[choice.decisive]
+        return self._decision(
+            "gateway", subject, answers, decisive, choice.admission, choice.retry_delay_ms, valid_for_ms
+        )
 
     def decide_consumer(self, subject: str, request: ConsumerRequest, client: str, now: Now) -> messages.Decision:
         answers = self.find(subject, now)
@@ -64,7 +79,7 @@ class DecisionService:
         self, subject: str, answers: list[SubjectAnswer], pull: PullRequest, granted: Granted
     ) -> messages.Decision:
         admission = Admission(pull_action(granted.n, pull.asked.max_messages), granted.would)
-        decisive, _ = _strictest(pull.chosen or answers)
+        decisive = _strictest(pull.chosen or answers)
         return self._decision(
             "consumer", subject, answers, decisive, admission, pull_=messages.Pull(granted.n, granted.wait_ms)
         )
@@ -87,7 +102,7 @@ class DecisionService:
             end += 1
             if (state := states.get(name)) is None:
                 continue
-            shown.append(self._status(self._lookup.answer(state, now), now))
+            shown.append(self._status(self.lookup.answer(state, now), now))
             size += len(msgspec.json.encode(shown[-1]))
             if size > LARGEST_LIST:
                 break
@@ -163,9 +178,13 @@ class DecisionService:
 
     def find(self, subject: str, now: Now) -> list[SubjectAnswer]:
         """The answers of all watched subjects that match, the subject itself first. Raises RequestRefused."""
+        return self.lookup.answers(self.names(subject), now)
+
+    def names(self, subject: str) -> list[str]:
+        """The watched subjects that match, the subject itself first. Raises RequestRefused."""
         self.require_observed()
-        if answers := self._lookup.find(subject, now):
-            return answers
+        if names := self.lookup.names(subject):
+            return names
         if self._service.unread(subject):
             why = "a stream that may have its consumers was not read yet"
             raise RequestRefused(503, f"nothing is known yet about {subject[:120]}: {why}")
@@ -176,10 +195,12 @@ class DecisionService:
         record, reasons = answer.state.record, answer.reasons
         return serialize.status_message(answer.view, record, answer.admission, reasons, freshness, self._service, now)
 
-    def _milliseconds_valid(self, answers: list[SubjectAnswer], now: Now) -> int:
-        """Milliseconds until the next planned reading of a stream it depends on, or until age changes the decision."""
-        left = min(min(self._service.next_reading(a.state.subject), a.changes_at) for a in answers) - now.mono
-        return round(1000 * min(LONGEST_VALID / 1000, max(SHORTEST_VALID / 1000, left)))
+    def valid_until(self, answers: list[SubjectAnswer], decisive: int) -> float:
+        """Monotonic time of the next planned reading of a stream it depends on, or at which age changes the decision;
+        -inf while the answer that decides is unknown."""
+        if answers[decisive].freshness is Freshness.UNKNOWN:
+            return -math.inf
+        return min([min(self._service.next_reading(a.state.subject), a.changes_at) for a in answers])
 
     def _keys_and_subjects(self, answers: list[SubjectAnswer]) -> tuple[Texts, Texts, Texts]:
         """The matched subjects, their state keys and their event subjects."""
@@ -233,15 +254,34 @@ def validate_policy(document: dict[str, Any]) -> PolicyValidation:
     return PolicyValidation(not errors, errors, effective)
 
 
-def _strictest(answers: list[SubjectAnswer], priority: Priority = "normal") -> tuple[SubjectAnswer, Admission]:
-    """The strictest answer to a request of this priority; the first of equal ones."""
-    admissions = [(a, gateway_admission.for_priority(a.admission, a.policy, priority)) for a in answers]
-    return max(admissions, key=lambda pair: pair[0].rank(pair[1])) if len(admissions) > 1 else admissions[0]
+def milliseconds_valid(until: float, now: float) -> int:
+    """Milliseconds for which a gateway may reuse a decision, from its `valid_until`."""
+    if until == -math.inf:
+        return 0
+    left = until - now
+    return round(1000 * (SHORTEST_VALID if left < SHORTEST_VALID else min(left, LONGEST_VALID)))
+
+
+def gateway_choice(answers: list[SubjectAnswer], request: GatewayRequest) -> GatewayChoice:
+    """The strictest answer to a request of this priority decides; the first of equal ones."""
+    admissions = [gateway_admission.for_priority(a.admission, a.policy, request.priority) for a in answers]
+    decisive = 0
+    if len(answers) > 1:
+        decisive = max(range(len(answers)), key=lambda n: answers[n].rank(admissions[n]))
+    policy, admission = answers[decisive].policy, admissions[decisive]
+    return GatewayChoice(
+        decisive, admission, gateway_admission.retry_delay(policy, request.attempt, admission.retry_after)
+    )
+
+
+def _strictest(answers: list[SubjectAnswer]) -> SubjectAnswer:
+    """The strictest answer to a request of normal priority."""
+    return answers[gateway_choice(answers, NORMAL).decisive]
 
 
 def _choose_shown(subject: str, answers: list[SubjectAnswer]) -> SubjectAnswer:
     """The subject itself if it is watched, whatever else covers it; otherwise the strictest that covers it."""
-    return answers[0] if answers[0].state.subject == subject else _strictest(answers)[0]
+    return answers[0] if answers[0].state.subject == subject else _strictest(answers)
 
 
 def _wants_alert(fields: Policy, status: Status) -> bool:

@@ -1,80 +1,73 @@
-"""EncodedDecisions: keeps the decisions of the last moment encoded, so that the same question costs a look-up.
+"""EncodedDecisions: keeps decisions encoded by subject, so that a question whose answer did not change is a look-up.
 
-An answer is good until an input changes one of the states it rests on, and for LIFE at most: until then it differs
-from a new one in nothing but `valid_for_ms`, what age alone changes, and the end of an override. What is granted to a
-consumer is never repeated: only how the answer looks for that number of messages is.
+The answers of the watched subjects that match are computed again at the first request after an input of one of them.
+Without an input, one that age or an override may change is repeated for LIFE at most; any other for CALM_LIFE, and not
+beyond the moment at which age may change it. Where the new answers say the same, the replies are used again, with other
+times. `queries/encoded_replies.py` has how replies are made of answers.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
-
-import msgspec
-from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol import messages
-from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, parse
 from nats_backpressure.protocol.subjects import decode
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action
 from nats_backpressure.queries.decision_tally import Count, DecisionTally
-from nats_backpressure.queries.decisions import SHORTEST_VALID, DecisionService
+from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.dispatch import label
 from nats_backpressure.queries.lookup import SubjectAnswer
-from nats_backpressure.queries.pulls import Granted, PullRequest, pull_request
 from nats_backpressure.runtime.view import ServiceView
 
-LIFE = 0.05
-"""Seconds for which an answer is repeated at most."""
-MOST_ANSWERS, MOST_BYTES = 4096, 4 * 1024 * 1024
-"""Answers per endpoint, and bytes of them with their requests; beyond, the oldest are dropped. More than 4,096 in LIFE
-are more than one process answers."""
+LIFE, CALM_LIFE = 0.05, 0.5
+"""Seconds for which an answer is repeated at most: one that age or an override may change, and any other. Looks at the
+streams may have proved that one later than its `sampled_at` says. `valid_for_ms` is computed again after LIFE."""
+MOST_ENTRIES, MOST_BYTES = 4096, 4 * 1024 * 1024
+"""Subjects per endpoint, and bytes of their replies and requests; beyond, those computed longest ago are dropped."""
 LARGEST_ANSWER, LARGEST_REQUEST = 16 * 1024, 1024
 """Bytes; what is larger is not kept, and answered in the ordinary way."""
-MOST_LOOKS = 4
-"""Numbers of granted messages per answer of a consumer, as which it is kept."""
-WAIT_PLACE = 987_654_321
-"""Stands for the milliseconds of a wait, which are drawn for each request."""
+OVERHEAD = 150
+"""Bytes that each entry and each reply takes, about, besides its text."""
+MOST_PAYLOADS = 64
+"""Payloads per subject whose replies are kept; at more, all of them are dropped."""
 
-E = TypeVar("E", bound="_Entry")
+R = TypeVar("R")
 
 
-class _Entry:
-    """What an answer rests on."""
+class Entry(Generic[R]):
+    """The answers to requests about one subject, and the replies made from them."""
 
-    __slots__ = ("generation", "size", "states", "until", "watched")
+    __slots__ = (
+        "answers",
+        "asked",
+        "generation",
+        "replies",
+        "shared",
+        "size",
+        "smallest",
+        "states",
+        "until",
+        "watched",
+    )
 
-    def __init__(self) -> None:
-        self.states: tuple[tuple[str, SubjectState | None], ...] = ()
-        self.watched: tuple[int, str] = 0, ""
-        """How many subjects there were, and the newest: another one may cover this one too."""
+    def __init__(self, asked: str, size: int, generation: int) -> None:
+        self.asked, self.smallest, self.size, self.generation = asked, size, size, generation
+        self.answers: list[SubjectAnswer] = []
+        self.states: tuple[tuple[str, SubjectState], ...] = ()
+        """The subjects and states of the answers."""
+        self.watched = 0
+        """`watched_changes` of that time."""
         self.until = 0.0
-        self.generation = 0
-        self.size = 0
+        self.replies: dict[bytes, R] = {}
+        """By payload."""
+        self.shared: dict[Hashable, R] = {}
+        """By what they depend on: several payloads may have one in common."""
 
 
-class _GatewayEntry(_Entry):
-    __slots__ = ("body", "count")
-
-    def __init__(self, body: bytes, count: Count) -> None:
-        super().__init__()
-        self.body, self.count = body, count
-
-
-class _ConsumerEntry(_Entry):
-    __slots__ = ("answers", "bodies", "pull", "subject")
-
-    def __init__(self, subject: str, answers: list[SubjectAnswer], pull: PullRequest) -> None:
-        super().__init__()
-        self.subject, self.answers, self.pull = subject, answers, pull
-        self.bodies: dict[tuple[int, Action | None], tuple[bytes, bytes, Count]] = {}
-        """By what is granted: the answer before and after its wait."""
-
-
-class EncodedDecisions(Generic[E]):
+class EncodedDecisions(Generic[R]):
     """Answers requests of one endpoint. Raises RequestRefused, BadTail and BadRequest; returns None for what is too
     large to be kept."""
 
@@ -93,127 +86,92 @@ class EncodedDecisions(Generic[E]):
         self._start = len(endpoint.encode())
         self._decisions, self._service, self._tally = decisions, service, tally
         self._now, self._mono = now, mono
-        self._entries: dict[tuple[bytes, bytes], E] = {}
+        self._entries: dict[bytes, Entry[R]] = {}
+        """By the subject of the request."""
         self._size = 0
-        self._subjects: dict[bytes, str] = {}
-        """What the tails of requests decode to."""
         self.answered, self.seconds = 0, 0.0
+        tally.add(self)
 
     def __call__(self, subject: bytes, payload: bytes, requester: str) -> bytes | None:
         started = self._mono()
-        entry = self._entries.get((subject, payload))
-        if entry is None or not self._is_current(entry, started):
-            entry = self._renewed(subject, payload)
-            if entry is None:
-                return None
-        body = self._body(entry, requester, started)
-        seconds = self._mono() - started
+        entry = self._entries.get(subject)
+        if entry is None or started >= entry.until or not self._is_current(entry):
+            entry = self._renewed(subject, entry)
+        reply = entry.replies.get(payload)
+        if reply is None and (reply := self._new_reply(entry, payload)) is None:
+            return None
+        body = self._body(entry, reply, requester, started)
         self.answered += 1
-        self.seconds += seconds
-        self._tally.durations.n += 1
-        self._tally.seconds += seconds
+        self.seconds += self._mono() - started
         return body
 
-    def _is_current(self, entry: E, mono: float) -> bool:
-        if mono >= entry.until or entry.generation != self._tally.generation:
-            return False
+    def _is_current(self, entry: Entry[R]) -> bool:
+        """Whether no input came since."""
         subjects = self._service.subjects
         for name, state in entry.states:
             if subjects.get(name) is not state:
                 return False
-        return entry.watched == self._watched
+        # Where other subjects are watched, another one may cover this one too.
+        return entry.watched == self._service.watched_changes and entry.generation == self._tally.generation
 
-    @property
-    def _watched(self) -> tuple[int, str]:
-        subjects = self._service.subjects
-        return len(subjects), next(reversed(subjects), "")  # type: ignore[arg-type]  # a dict: the newest is last
-
-    def _renewed(self, subject: bytes, payload: bytes) -> E | None:
-        now = self._now()
-        self._drop((subject, payload))
-        asked = self._decoded(subject)
-        answers = self._decisions.find(asked, now)
-        entry = self._made(asked, payload, answers, now)
-        entry.until = now.mono + LIFE
-        entry.generation, entry.watched = self._tally.generation, self._watched
-        states: dict[str, SubjectState | None] = {asked: None} | {a.state.subject: a.state for a in answers}
-        entry.states = tuple(states.items())
-        entry.size += len(subject) + len(payload)
-        if entry.size > LARGEST_ANSWER or len(payload) > LARGEST_REQUEST:
-            return None
+    def _renewed(self, subject: bytes, old: Entry[R] | None) -> Entry[R]:
+        """An entry with new answers; the old one where they say the same."""
+        now, watched, generation = self._now(), self._service.watched_changes, self._tally.generation
+        if old is not None:
+            self._drop(subject)
+        asked = old.asked if old is not None else decode(subject[self._start :].decode())
+        same_names = old is not None and old.watched == watched
+        names = [name for name, _ in old.states] if old is not None and same_names else self._decisions.names(asked)
+        answers = self._decisions.lookup.answers(names, now)
+        if old is not None and old.generation == generation and self._is_repeated(old.answers, answers):
+            entry = old
+        else:
+            entry = Entry(asked, OVERHEAD + len(subject), generation)
+        entry.answers, entry.watched = answers, watched
+        calm = min([answer.calm_until for answer in answers])
+        entry.until = min(now.mono + CALM_LIFE, calm) if calm > now.mono else now.mono + LIFE
+        entry.states = tuple([(answer.state.subject, answer.state) for answer in answers])
+        self._entries[subject] = entry
         self._size += entry.size
-        self._entries[subject, payload] = entry
-        while len(self._entries) > MOST_ANSWERS or self._size > MOST_BYTES:
-            self._drop(next(iter(self._entries)))
+        self._drop_oldest()
         return entry
 
-    def _decoded(self, subject: bytes) -> str:
-        if (decoded := self._subjects.get(subject)) is None:
-            decoded = decode(subject[self._start :].decode())
-            if len(self._subjects) >= MOST_ANSWERS:
-                del self._subjects[next(iter(self._subjects))]
-            self._subjects[subject] = decoded
-        return decoded
+    def _new_reply(self, entry: Entry[R], payload: bytes) -> R | None:
+        if len(payload) > LARGEST_REQUEST:
+            return None
+        if len(entry.replies) >= MOST_PAYLOADS:
+            entry.replies.clear()
+            entry.shared.clear()
+            self._resize(entry, entry.smallest - entry.size)
+        if (reply := self._made(entry, payload, self._now())) is not None:
+            entry.replies[payload] = reply
+            self._resize(entry, OVERHEAD + len(payload))
+            self._drop_oldest()
+        return reply
 
-    def _drop(self, key: tuple[bytes, bytes]) -> None:
-        if (entry := self._entries.pop(key, None)) is not None:
-            self._size -= entry.size
+    def _resize(self, entry: Entry[R], more: int) -> None:
+        entry.size += more
+        self._size += more
+
+    def _drop_oldest(self) -> None:
+        while len(self._entries) > MOST_ENTRIES or (self._size > MOST_BYTES and len(self._entries) > 1):
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, subject: bytes) -> None:
+        self._size -= self._entries.pop(subject).size
 
     def _count(self, decision: messages.Decision, now: Now) -> Count:
         subject = label(decision, self._decisions, now)
         return self._tally.count_of(subject, decision.role, decision.action, decision.would)
 
     @abstractmethod
-    def _made(self, subject: str, payload: bytes, answers: list[SubjectAnswer], now: Now) -> E:
-        """A new entry."""
+    def _is_repeated(self, old: list[SubjectAnswer], new: list[SubjectAnswer]) -> bool:
+        """Whether the replies made from the old answers are those to the new ones too."""
 
     @abstractmethod
-    def _body(self, entry: E, requester: str, mono: float) -> bytes:
-        """The answer to one request; it is counted."""
+    def _made(self, entry: Entry[R], payload: bytes, now: Now) -> R | None:
+        """A new reply to this payload; None where it is too large to be kept."""
 
-
-class GatewayDecisions(EncodedDecisions[_GatewayEntry]):
-    """Answers of `decide.gateway`. They say how long they are valid as they will at the end of their life."""
-
-    def _made(self, subject: str, payload: bytes, answers: list[SubjectAnswer], now: Now) -> _GatewayEntry:
-        decision = self._decisions.gateway_decision(subject, answers, parse(payload, GatewayRequest), now)
-        valid = decision.valid_for_ms
-        decision = replace(decision, valid_for_ms=valid and max(SHORTEST_VALID, valid - round(1000 * LIFE)))
-        entry = _GatewayEntry(msgspec.json.encode(decision), self._count(decision, now))
-        entry.size = len(entry.body)
-        return entry
-
-    def _body(self, entry: _GatewayEntry, requester: str, mono: float) -> bytes:
-        entry.count.n += 1
-        return entry.body
-
-
-class ConsumerDecisions(EncodedDecisions[_ConsumerEntry]):
-    """Answers of `decide.consumer`: the grant is made for each request."""
-
-    def _made(self, subject: str, payload: bytes, answers: list[SubjectAnswer], now: Now) -> _ConsumerEntry:
-        request = parse(payload, ConsumerRequest)
-        entry = _ConsumerEntry(subject, answers, pull_request(subject, answers, request, now))
-        # Of the size of all others, nearly; it is measured before anything is granted.
-        before, after, _ = self._look(entry, request.max_messages, None, now)
-        entry.size = len(before) + len(after)
-        return entry
-
-    def _body(self, entry: _ConsumerEntry, requester: str, mono: float) -> bytes:
-        granted = self._decisions.grants.grant(entry.pull, requester, mono)
-        look = entry.bodies.get((granted.n, granted.would))
-        if look is None:
-            look = self._look(entry, granted.n, granted.would, self._now())
-        before, after, count = look
-        count.n += 1
-        return b"%b%d%b" % (before, granted.wait_ms, after)
-
-    def _look(self, entry: _ConsumerEntry, n: int, would: Action | None, now: Now) -> tuple[bytes, bytes, Count]:
-        """How the answer looks when `n` messages are granted: before and after its wait."""
-        granted = Granted(n, WAIT_PLACE, would)
-        decision = self._decisions.consumer_decision(entry.subject, entry.answers, entry.pull, granted)
-        before, _, after = msgspec.json.encode(decision).rpartition(b"%d" % WAIT_PLACE)
-        look = before, after, self._count(decision, now)
-        if len(entry.bodies) < MOST_LOOKS:
-            entry.bodies[n, would] = look
-        return look
+    @abstractmethod
+    def _body(self, entry: Entry[R], reply: R, requester: str, mono: float) -> bytes:
+        """The reply to one request; it is counted."""

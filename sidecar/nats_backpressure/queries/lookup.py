@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
@@ -15,6 +15,7 @@ from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs, newest_proof
 from nats_backpressure.core.status.freshness import (
     Limits,
     SinceProof,
+    known_until,
     limits,
     since_proof,
     status_proof,
@@ -56,20 +57,21 @@ class SubjectView(Struct, frozen=True):
     """When the newest of these looks were answered."""
 
 
-def subject_view(state: SubjectState, proofs: Proofs = NO_PROOFS) -> SubjectView:
+def subject_view(state: SubjectState, proofs: Proofs = NO_PROOFS, last: SubjectView | None = None) -> SubjectView:
+    """`last`: the view before, which may be of the same state."""
     members = state.members.values()
-    pairs = ((newest_proof(m, proofs), m.reading) for m in members)
-    proved = [(proof, reading) for proof, reading in pairs if proof is not None and reading is not None]
+    proved = [(proof, m.reading) for m in members if m.reading and (proof := newest_proof(m, proofs)) is not None]
     oldest, reading = min(proved, key=lambda pair: pair[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
     since, status = since_proof(members, proofs), status_proof(members, proofs)
-    return SubjectView(state, state.worst, since, at, oldest, status, _fullest(members), proofs, looked_at(proofs))
+    fullest = last.fullest if last is not None and last.state is state else _fullest(members)
+    return SubjectView(state, state.worst, since, at, oldest, status, fullest, proofs, looked_at(proofs))
 
 
 def looked_at(proofs: Proofs) -> tuple[float, ...]:
     """When the looks were answered that prove anything."""
-    return tuple(proof.at for proof in proofs.values())
+    return tuple([proof.at for proof in proofs.values()])
 
 
 def _fullest(members: Collection[Member]) -> tuple[Member, ...]:
@@ -135,6 +137,8 @@ class SubjectAnswer(Struct, frozen=True):
     reasons: tuple[str, ...]
     changes_at: float
     """Monotonic time at which age alone changes the answer."""
+    calm_until: float = -math.inf
+    """Monotonic time until which nothing but an input changes more than its times, by what is known now."""
 
     @property
     def state(self) -> SubjectState:
@@ -148,6 +152,22 @@ class SubjectAnswer(Struct, frozen=True):
     def pressure(self) -> float:
         return self.view.worst_member.pressure if self.view.worst_member else 0.0
 
+    @property
+    def incident(self) -> str | None:
+        return self.state.record.incident if self.state.record else None
+
+    def decides_as(self, other: SubjectAnswer) -> bool:
+        """Whether a decision shows the same of this subject, but for its times."""
+        return (
+            self.policy is other.policy
+            and self.status is other.status
+            and self.freshness is other.freshness
+            and self.admission == other.admission
+            and self.reasons == other.reasons
+            and self.pressure == other.pressure
+            and self.incident == other.incident
+        )
+
     def rank(self, admission: Admission) -> Rank:
         enforced = self.policy.mode == "enforce"
         return rank(admission.action, admission.admit_ratio, self.status, self.pressure, enforced)
@@ -160,13 +180,17 @@ class SubjectLookup:
         self._service = service
         self._views: dict[str, SubjectView] = {}
 
-    def find(self, subject: str, now: Now) -> list[SubjectAnswer]:
+    def names(self, subject: str) -> list[str]:
         """Every watched subject that covers a literal subject: itself first, then by name. For a pattern: itself."""
         states = self._service.subjects
         names = [subject] if subject in states else []
         if is_literal(subject):
             names += sorted(self._service.covering(subject))
-        return [self.answer(states[name], now) for name in names if name in states]
+        return [name for name in names if name in states]
+
+    def answers(self, names: Iterable[str], now: Now) -> list[SubjectAnswer]:
+        """The answers of watched subjects."""
+        return [self.answer(self._service.subjects[name], now) for name in names]
 
     def answer(self, state: SubjectState, now: Now) -> SubjectAnswer:
         view = self._view(state)
@@ -188,16 +212,22 @@ class SubjectLookup:
         admission = gateway_admission.with_override(admission, override, policy)
         # The stored reasons follow with the next write; an override is named exactly while it is in force.
         reasons = record.reasons if record and status is not Status.UNKNOWN else ()
-        reasons = (*(reason for reason in reasons if reason != OVERRIDE), *([OVERRIDE] if override else []))
+        if override is not None or OVERRIDE in reasons:
+            reasons = (*(reason for reason in reasons if reason != OVERRIDE), *([OVERRIDE] if override else []))
         changes_at = math.inf
         if admission.action is not Action.CONTINUE and override is None:
             changes_at = max(opens_at, now.mono + OPENING_STEP)
-        return SubjectAnswer(view, limits, policy, status, freshness, stale_reason, admission, reasons, changes_at)
+        calm_until = -math.inf
+        if freshness is Freshness.KNOWN and not elsewhere and not policy.override and now.mono < opens_at:
+            calm_until = min(opens_at, known_until(view.since_proof, limits))
+        return SubjectAnswer(
+            view, limits, policy, status, freshness, stale_reason, admission, reasons, changes_at, calm_until
+        )
 
     def _view(self, state: SubjectState) -> SubjectView:
         view, proofs = self._views.get(state.subject), self._service.proofs(state.subject)
         if view is None or view.state is not state or view.looked_at != looked_at(proofs):
             if len(self._views) > 2 * len(self._service.subjects):
                 self._views.clear()  # many belong to subjects that were removed
-            view = self._views[state.subject] = subject_view(state, proofs)
+            view = self._views[state.subject] = subject_view(state, proofs, view)
         return view

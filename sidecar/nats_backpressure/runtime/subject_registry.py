@@ -118,6 +118,8 @@ class SubjectRegistry:
     ) -> None:
         self.settings, self.policies = settings, policies
         self.subjects: dict[str, SubjectState] = {}
+        self.watched_changes = 0
+        """How often a subject was added or dropped."""
         self._patterns: PatternIndex[str] = PatternIndex()
         """Watched subjects that are patterns."""
         self.streams: dict[str, FollowedStream] = {}
@@ -165,8 +167,8 @@ class SubjectRegistry:
     def interval(self, subject: str) -> float:
         """Seconds between two readings of the subject's streams, as planned now."""
         shortest = self._observe.min_interval_ms / 1000
-        followed = (self.streams.get(name) for name in self._members.streams_of(subject))
-        interval = max((stream.interval if stream else shortest for stream in followed), default=TICK)
+        followed = [self.streams.get(name) for name in self._members.streams_of(subject)]
+        interval = max([stream.interval if stream else shortest for stream in followed], default=TICK)
         state = self.subjects.get(subject)
         # What is stored does not name each consumer, so any stream may be the one whose turn it waits for.
         return interval if state is None or state.newest_proof is not None else max(interval, self.first_readings)
@@ -182,8 +184,12 @@ class SubjectRegistry:
 
     def proofs(self, subject: str) -> Proofs:
         """What looks at the subject's streams prove."""
-        followed = {name: self.streams.get(name) for name in self._members.streams_of(subject)}
-        return {name: stream.plan.proof() for name, stream in followed.items() if stream and stream.plan}
+        proofs = {}
+        for name in self._members.streams_of(subject):
+            stream = self.streams.get(name)
+            if stream is not None and stream.plan is not None:
+                proofs[name] = stream.plan.proof()
+        return proofs
 
     def headroom(self, sample: Sample, subjects: Iterable[str]) -> float:
         """How many messages must arrive before a consumer can be above a mark under any of these subjects, given its
@@ -201,9 +207,9 @@ class SubjectRegistry:
 
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading of any of the subject's streams."""
-        followed = (self.streams.get(name) for name in self._members.streams_of(subject))
-        planned = min((stream.next for stream in followed if stream), default=None)
-        return self._clock.now().mono + self.interval(subject) if planned is None else planned
+        followed = [self.streams.get(name) for name in self._members.streams_of(subject)]
+        planned = [stream.next for stream in followed if stream]
+        return min(planned) if planned else self._clock.now().mono + self.interval(subject)
 
     def unread(self, subject: str) -> bool:
         """Whether a consumer may count under a subject without our knowing it yet: a stream there was never read."""
@@ -233,6 +239,7 @@ class SubjectRegistry:
             policy = self.policies.effective(subject).policy
             state = SubjectState(subject=subject, policy=policy, unread_since=now.mono)
             self.subjects[subject] = state
+            self.watched_changes += 1
             self._times[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
             if not is_literal(subject):
                 self._patterns.add(subject, subject)
@@ -389,6 +396,7 @@ class SubjectRegistry:
     def forget(self, subject: str) -> None:
         """Drop a subject and all that is known of it."""
         if (state := self.subjects.pop(subject, None)) is not None:
+            self.watched_changes += 1
             self._members.remove_all(subject, state.members)
             if not is_literal(subject):
                 self._patterns.remove(subject, subject)

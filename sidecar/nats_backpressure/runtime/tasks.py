@@ -17,8 +17,9 @@ ONCE_KEYS = 10_000
 """Keys that `Once` knows; the oldest is dropped first, and counts as new afterwards."""
 
 
-SLICE = 0.002
-"""Seconds of work after which a long loop lets other tasks have a turn."""
+SLICE = 0.001
+"""Seconds of work after which a long loop lets other tasks have a turn. A request waits for up to three slices: to be
+received, read and answered."""
 
 K = TypeVar("K")
 V = TypeVar("V")

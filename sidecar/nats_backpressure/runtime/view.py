@@ -23,6 +23,10 @@ class ServiceView(Protocol):
     @property
     def subjects(self) -> Mapping[str, SubjectState]: ...
 
+    @property
+    def watched_changes(self) -> int:
+        """A number that is another one whenever other subjects are watched."""
+
     def covering(self, subject: str) -> Iterable[str]:
         """The watched patterns that cover a literal subject, in any order."""
 

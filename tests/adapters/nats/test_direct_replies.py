@@ -21,7 +21,8 @@ from nats_backpressure.adapters.nats.patched_client import PatchedClient, settle
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries.decision_tally import DecisionTally
 from nats_backpressure.queries.dispatch import answers
-from nats_backpressure.queries.encoded_decisions import LARGEST_ANSWER, ConsumerDecisions, GatewayDecisions
+from nats_backpressure.queries.encoded_decisions import LARGEST_ANSWER
+from nats_backpressure.queries.encoded_replies import ConsumerDecisions, GatewayDecisions
 from nats_backpressure.runtime.clock import SystemClock
 from tests.adapters.nats.test_endpoints import Clock, Counts, P
 from tests.fakes.view import OVERLOADED, SUBJECT, FakeServiceView, decision_service, member, subject

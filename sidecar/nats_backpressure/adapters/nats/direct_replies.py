@@ -52,16 +52,19 @@ class DirectReplies:
             return False
         size = len(body)
         command = b"PUB %b %d\r\n%b\r\n" % (inbox, size, body)
-        client._pending.append(command)
-        client._pending_data_size += len(command)
+        if first:
+            self._in_turn, self._turn_ends = 0, time.monotonic() + SECONDS_AT_ONCE
+        # One that came alone waits for no others: the flusher would write it a turn of the event loop later.
+        if not (first and not client._ps.buf and not client._pending and client.write_command(command)):
+            client._pending.append(command)
+            client._pending_data_size += len(command)
+            if first:
+                queue.put_nowait(asyncio.get_running_loop().create_future())
         stats = client.stats
         stats["in_msgs"] += 1
         stats["in_bytes"] += len(payload)
         stats["out_msgs"] += 1
         stats["out_bytes"] += size
-        if first:
-            queue.put_nowait(asyncio.get_running_loop().create_future())
-            self._in_turn, self._turn_ends = 0, time.monotonic() + SECONDS_AT_ONCE
         self._in_turn += 1
         return True
 

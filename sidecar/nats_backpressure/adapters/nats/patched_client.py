@@ -151,13 +151,22 @@ class PatchedClient(NatsClient):
             return False
         if len(payload) > self.max_payload or not USUAL.fullmatch(subject) or self.rights.denies(subject):
             return False
+        size = len(payload)
+        if not self.write_command(
+            b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), size, payload), most_waiting
+        ):
+            return False
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += size
+        return True
+
+    def write_command(self, command: bytes, most_waiting: int = 0) -> bool:
+        """Write a command to the socket, before all that waits for nats-py's task. False where more than `most_waiting`
+        bytes wait at the socket, or there is none: nothing is sent then."""
         socket = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
         if socket is None or socket.transport.is_closing() or self.bytes_waiting > most_waiting:
             return False
-        size = len(payload)
-        socket.write(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), size, payload))
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += size
+        socket.write(command)
         return True
 
     async def request(

@@ -62,7 +62,7 @@ def status_proof(members: Iterable[Member], proofs: Proofs = NO_PROOFS) -> float
     from when it was restored.
     """
     evaluated = [member for member in members if member.status is not Status.UNKNOWN]
-    top = max((member.status for member in evaluated), default=Status.UNKNOWN)
+    top = max([member.status for member in evaluated], default=Status.UNKNOWN)
     times = [
         member.joined_at if (proof := newest_proof(member, proofs)) is None else proof
         for member in evaluated
@@ -78,3 +78,8 @@ def subject_freshness(since: SinceProof | None, now: float, limits: Limits) -> F
     if since is None or freshness(since.newest, now, limits) is Freshness.UNKNOWN:
         return Freshness.UNKNOWN
     return Freshness.KNOWN if freshness(since.oldest, now, limits) is Freshness.KNOWN else Freshness.STALE
+
+
+def known_until(since: SinceProof | None, limits: Limits) -> float:
+    """Monotonic time at which a subject that is known is not any more, unless there is another proof."""
+    return -math.inf if since is None else since.oldest + min(limits.stale_after, limits.unknown_after)
