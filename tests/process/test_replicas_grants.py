@@ -17,11 +17,11 @@ from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, eventually
 
 ASKERS, ASKED, MARK = 24, 100, 500
-COUNTS_FOR = 1.2
-"""Seconds after which a grant that was not used counts no more: one, and some for an answer on its way."""
+COUNTS_FOR = 2.0
+"""Seconds after which a grant that was not used counts no more: one, and another for a busy machine."""
 TRIES = 4
-"""Grants are exact while a message between replicas takes less than 15 ms. Where a busy machine takes longer in one
-try, the next one counts; replicas that share nothing, or round up, grant too much in each."""
+"""Grants are exact while a message between replicas takes under 15 ms. Where a busy machine takes longer in one try, the
+next one counts. Replicas that round up grant too much in each; those that share nothing, three times as much."""
 ASK = json.dumps({"max_messages": ASKED}).encode()
 
 
@@ -73,3 +73,4 @@ async def test_24_askers_of_100_get_no_more_than_the_mark_together(
             assert len(rounds) < TRIES, rounds
             await asyncio.sleep(COUNTS_FOR if rounds else 0.0)  # until nothing of the last try counts
             rounds.append(await granted_in_a_second(nc, ASKERS * 100 * len(rounds)))
+            assert sum(rounds[-1]) <= 1.5 * MARK, rounds
