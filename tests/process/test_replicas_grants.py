@@ -20,7 +20,7 @@ ASKERS, ASKED, MARK = 24, 100, 500
 COUNTS_FOR = 2.0
 """Seconds after which a grant that was not used counts no more: one, and another for a busy machine."""
 TRIES = 4
-"""Grants are exact while a message between replicas takes under 15 ms. Where a busy machine takes longer in one try, the
+"""Grants are exact while a message between replicas takes under 15 ms. Where a busy machine needs more in one try, the
 next one counts. Replicas that round up grant too much in each; those that share nothing, three times as much."""
 ASK = json.dumps({"max_messages": ASKED}).encode()
 
