@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nats_backpressure.core.reading.budget import Level
 from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.recording.broadcast_receiver import Received
 from nats_backpressure.runtime.shared_reading import SharedReading
 from tests.fakes.clock import FakeClock
 
@@ -49,3 +52,26 @@ def test_a_reading_is_wanted_unless_the_own_one_counts_more() -> None:
     assert shared.wants("S", FIRST) and not shared.wants("S", LAST)
     shared.end("S", Level.ALL, failed=True)
     assert shared.wants("S", LAST), "its own readings fail"
+
+
+@pytest.mark.parametrize(("last_of_another_stream", "silent"), [(0.0, True), (0.3, True), (0.65, False)])
+def test_who_was_silent_on_one_stream_is_replaced_on_all_once_nothing_of_it_is_received_for_a_silence(
+    last_of_another_stream: float, silent: bool
+) -> None:
+    shared, replaced = SharedReading(clock := FakeClock(), "me", 0.6), list[str]()
+    shared.on_silent = replaced.append
+    receive(shared, clock, "S")
+    clock.advance(last_of_another_stream)
+    receive(shared, clock, "T")
+    clock.advance(0.65 - last_of_another_stream)
+    shared.start("S", Level.HOT, Level.ALL, 0.1)
+    if last_of_another_stream == 0.65:
+        receive(shared, clock, "T")
+    clock.advance(last_of_another_stream)
+    shared.start("S", Level.HOT, Level.ALL, 0.1)
+    assert replaced == (["other"] if silent else [])
+
+
+def receive(shared: SharedReading, clock: FakeClock, stream: str) -> None:
+    now = clock.now().mono
+    shared.receive(Received(stream, "other", FIRST, now, now, None, None), tuple(Level))  # type: ignore[arg-type]

@@ -75,7 +75,18 @@ async def test_one_that_reads_writes_once_nobody_else_turned_out_to_read() -> No
     await world.start(b=one("b"))
     world.shared.start("S", Level.HOT, Level.ALL, 0.1)
     assert world.writer("S") == -math.inf
+    for _ in range(10):
+        await world.clock.run(0.1)
+        world.shared.start("S", Level.HOT, Level.ALL, 0.1)
+    assert world.writer("S") is None
+
+
+async def test_the_next_in_line_writes_from_its_first_reading() -> None:
+    world = World()
+    await world.start(b=one("b"))
+    world.receive("S", "b")
     await world.clock.run(1.0)
+    world.shared.start("S", Level.HOT, Level.ALL, 0.1)
     assert world.writer("S") is None
 
 

@@ -45,6 +45,9 @@ class SharedReading:
         self._streams: dict[str, Turns] = {}
         self._newest_from: Bounded[str, float] = Bounded(MOST_SENDERS)
         """When the newest reading was received from each other process."""
+        self._replaced: Bounded[str, float] = Bounded(MOST_SENDERS)
+        """Processes that this one replaced on a stream, and that sent nothing since: the silence after which that
+        holds for all that they read."""
         self._alive_at = self._gap_at = clock.now().mono
         self._ahead = clock.now().wall - clock.now().mono
         """The wall clock beside the monotonic one, which stands still while the whole machine does."""
@@ -64,8 +67,12 @@ class SharedReading:
         not wait as long once more."""
         turns, now = self._of(stream), self._clock.now().mono
         replaced = turns.start(due, highest, every, now)
-        if replaced and now - self._newest_from.get(replaced, -math.inf) >= turns.silent_for(due):
-            self.on_silent(replaced)
+        if replaced:
+            self._replaced[replaced] = turns.silent_for(due)
+        for sender, silent_for in tuple(self._replaced.items()):
+            if now - self._newest_from.get(sender, -math.inf) >= silent_for:
+                del self._replaced[sender]
+                self.on_silent(sender)
 
     def end(self, stream: str, highest: Level, *, failed: bool) -> None:
         """It was answered, or failed."""
@@ -77,6 +84,7 @@ class SharedReading:
         where, now = received.position, self._clock.now().mono
         self._newest_from[received.sender] = now
         self._newest_from.move_to_end(received.sender)
+        self._replaced.pop(received.sender, None)
         turns = self._of(received.stream)
         return turns.receive(levels, received.sender, where, received.sent_at, self._writes(), now)
 
@@ -98,7 +106,7 @@ class SharedReading:
         return stream in self._streams and self._streams[stream].reads_all
 
     def is_settled(self, stream: str) -> bool:
-        """Whether it has followed the stream for a while, or reads it unopposed."""
+        """Whether it reads the stream, and has followed it for a while, reads it unopposed, or was the next in line."""
         return stream in self._streams and self._streams[stream].is_settled(self._clock.now().mono)
 
     def receives(self, stream: str) -> bool:

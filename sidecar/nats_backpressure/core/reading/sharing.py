@@ -75,6 +75,7 @@ class Turn:
         "_read_since",
         "_received_at",
         "_started_at",
+        "_succeeds",
         "share",
     )
 
@@ -82,6 +83,8 @@ class Turn:
         """`now`: it follows the stream from now on."""
         self.share, self._followed_since = share, now
         self._read_since: float | None = None
+        self._succeeds = False
+        """Whether it reads because those that did are silent, or stopped."""
         self._started_at = -math.inf
         """When the last own reading started."""
         self._blind = False
@@ -103,6 +106,11 @@ class Turn:
         """Whether others read for it."""
         received = self._received_at is not None or self._behind_at is not None
         return received and self._read_since is None
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether it reads because it was the next in line when those that did fell silent, or stopped."""
+        return self.reads and self._succeeds
 
     def position(self, writes: bool, silent_for: float, now: float) -> Position:
         """Where it stands; `silent_for`: the silence in force."""
@@ -126,7 +134,7 @@ class Turn:
     def start(self, now: float) -> None:
         """It starts a reading."""
         if self._read_since is None:
-            self._read_since = now
+            self._read_since, self._succeeds = now, self.receives or self._left_at is not None
         self._started_at = now
         self._behind_at = self._left_at = None
 

@@ -62,9 +62,12 @@ class Turns:
         return self._turns[Level.ALL].reads
 
     def is_settled(self, now: float) -> bool:
-        """Whether it has followed the stream for a while, or reads any of it unopposed."""
+        """Whether it reads any of the stream, and has followed it for a while, reads it unopposed, or was the next in
+        line for it."""
         turns = zip(self._turns, self._silent_for, strict=True)
-        return any(turn.reads and turn.position(True, silent_for, now).settled for turn, silent_for in turns)
+        return any(
+            turn.succeeds or (turn.reads and turn.position(True, silent_for, now).settled) for turn, silent_for in turns
+        )
 
     def position(self, partial: bool, writes: bool, now: float) -> Position:
         """Where it stands with its newest reading of all, or of a part."""
