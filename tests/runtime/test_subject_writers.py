@@ -10,7 +10,7 @@ from nats_backpressure.core.reading.budget import Level
 from nats_backpressure.core.reading.sharing import Position, share_of
 from nats_backpressure.protocol.between_replicas import SCHEMA, Presence
 from nats_backpressure.runtime.observations import Received
-from nats_backpressure.runtime.replicas import FIRST_ANSWERS, Replica, Replicas
+from nats_backpressure.runtime.replicas import FIRST_ANSWERS, PRESENT_FOR, Replica, Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.subject_writers import SubjectWriters
 from tests.fakes.clock import FakeClock
@@ -27,7 +27,7 @@ class World:
         self.replicas = Replicas(bus.channel("a"), self.clock, "pod-a", "a", Quiet())
         self.replicas.policies = "mark"
         self.shared = SharedReading(self.clock, "a", 0.6)
-        self.writers = SubjectWriters(self.replicas, self.shared, sharing=sharing)
+        self.writers = SubjectWriters(self.clock, self.replicas, self.shared, sharing=sharing)
 
     async def start(self, **others: Presence) -> None:
         await self.clock.run(FIRST_ANSWERS)
@@ -144,3 +144,11 @@ async def test_one_that_has_asked_for_its_first_reading_is_no_writer_beside_one_
     assert world.writer("S") == world.clock.now().mono
     world.replicas.unread = tuple
     assert world.writer("S") == -math.inf
+
+
+async def test_what_a_replica_proves_holds_no_longer_than_its_last_report() -> None:
+    world = World()
+    await world.start(b=one("b"))
+    assert world.writers.proves("mark", ["S"])
+    await world.clock.run(PRESENT_FOR + 0.1)  # no report comes, nor a sign that it should have
+    assert not world.writers.proves("mark", ["S"])

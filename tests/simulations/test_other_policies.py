@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings
@@ -45,6 +47,19 @@ async def test_beside_old_policies_new_ones_change_nothing_and_after_them_each_s
         await replicas.published("inactive")
         await replicas.agree(10.0)
         assert [event["type"] for event in replicas.events()] == 2 * ["backpressure_warning", "recovery"]
+
+
+async def test_where_no_event_can_be_published_they_do_not_take_back_what_the_other_wrote() -> None:
+    async with Replicas(2, settings=OLD).running(2) as replicas:
+        await restart(replicas, "r1", NEW)
+        replicas.publisher.faults.before = lambda: True
+        statuses = []
+        replicas.js.publish(KEY.stream, SUBJECT, BETWEEN)
+        for _ in range(100):
+            await replicas.clock.run(0.2)
+            state = replicas.state()
+            statuses.append(state["status"] if state else "")
+        assert sum(a != b for a, b in itertools.pairwise(statuses)) <= 1
 
 
 async def test_one_with_old_policies_that_dies_is_replaced_by_those_with_new_ones() -> None:

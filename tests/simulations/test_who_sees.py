@@ -9,12 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Observe, Settings, Sharing, WatchSetting
+from nats_backpressure.core.reading.sharing import SETTLED_AFTER
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Unavailable
 from tests.simulations import replicas as simulated
 from tests.simulations.replicas import KEY, SUBJECT, Replica, Replicas
+from tests.simulations.test_replicas import KINDS
+from tests.support.background import meanwhile
 
 AUDIT = ConsumerKey(KEY.stream, "audit")
 UNKNOWN = 5.0
@@ -103,6 +106,24 @@ async def test_one_that_may_not_read_the_stream_any_more_changes_nothing(setting
             if load:
                 await replicas.calm()
                 replicas.check()
+
+
+@pytest.mark.parametrize("how", ["suspend", "hang", "cut"])
+@pytest.mark.parametrize("settings", [SETTINGS, pytest.param(ALONE, marks=pytest.mark.slow)], ids=["shared", "alone"])
+@pytest.mark.parametrize("load", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at rest", "overload"])
+async def test_one_that_was_away_for_longer_than_a_status_holds_changes_nothing(
+    how: str, settings: Settings, load: bool
+) -> None:
+    async with Replicas(settings=settings).running(3) as replicas:
+        await replicas.clock.run(SETTLED_AFTER + 1.0)
+        if load:
+            await replicas.overload()
+        for replica in replicas.all.values():
+            async with meanwhile(KINDS[how](replica, replicas.clock.sleep(3 * UNKNOWN))):
+                await replicas.clock.run(3 * UNKNOWN)
+            await replicas.clock.run(8.0)
+            assert types(replicas) == ["backpressure_warning"] * load
+            assert answers(replicas) == {("warning" if load else "inactive", "continue", "known")}
 
 
 async def test_one_that_never_could_read_the_stream_changes_nothing() -> None:

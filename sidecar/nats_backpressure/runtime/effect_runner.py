@@ -105,8 +105,9 @@ class EffectRunner:
 
     @property
     def writes(self) -> bool:
-        """Whether what is loaded, written and published arrives: false while any of it has failed, or hung, for
-        ARRIVES_WITHIN."""
+        """Whether what is loaded and written to the state bucket arrives: false while any of it has failed, or hung,
+        for ARRIVES_WITHIN. An event that cannot be published is published by any other replica, and where none can
+        publish it, one of them is to write all the same."""
         oldest = next(iter(self._tried_since.values()), math.inf)
         return self._clock.now().mono - oldest < ARRIVES_WITHIN
 
@@ -166,7 +167,8 @@ class EffectRunner:
         for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
             try:
                 async with self._turns[type(effect)]:
-                    self._note_turn()
+                    if not isinstance(effect, PublishEvent):
+                        self._note_turn()
                     await self._attempt(effect)
                 self._failures.works(act, effect.subject)
                 return

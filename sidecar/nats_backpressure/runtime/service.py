@@ -241,8 +241,9 @@ def build_service(
         on_policies(sources)
 
     registry.other_marks = replicas.marks
-    writers = SubjectWriters(replicas, poller.shared, sharing=settings.sharing.enabled)
+    writers = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
     registry.writer_seen_at, registry.proves = writers.seen_at, writers.proves
+    registry.others_are_cut_off = writers.are_cut_off
     replicas.writes, replicas.unread = lambda: effects.writes, registry.unread_streams
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)

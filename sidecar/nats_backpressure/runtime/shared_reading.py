@@ -134,6 +134,11 @@ class SharedReading:
         now = self._clock.now().mono
         return [name for name, turns in self._streams.items() if turns.forget(sender, now)]
 
+    @property
+    def gap_at(self) -> float:
+        """When the loop ran again after it did not for GAP; the start if it always did."""
+        return self._gap_at
+
     def pulse(self) -> None:
         """The loop runs; to be called more often than every GAP seconds."""
         now = self._clock.now()
@@ -145,8 +150,12 @@ class SharedReading:
     def believes(self) -> bool:
         """Whether what is received now may be used: after a gap in our own running, a reconnect, or a time without
         answers, not before a round trip shows that nothing older waits on the way."""
+        return self.received_for(UNPROVED) > 0
+
+    def received_for(self, last: float) -> float:
+        """For how many of these last seconds all that the others sent has surely come."""
         self.pulse()
-        return self._listening_time(max(self._gap_at, self._alive_at - UNPROVED)) > 0
+        return self._listening_time(max(self._gap_at, self._alive_at - last))
 
     def _of(self, stream: str) -> Turns:
         if (turns := self._streams.get(stream)) is None:

@@ -144,6 +144,8 @@ class SubjectRegistry:
         """The marks of the policies of the other replicas that can write; None while it is too early to know."""
         self.proves: Callable[[str, Iterable[str]], bool] = lambda mark, streams: False
         """See `SubjectWriters.proves`."""
+        self.others_are_cut_off: Callable[[], bool] = lambda: False
+        """See `SubjectWriters.are_cut_off`."""
         self.writer_seen_at: Callable[[str, Iterable[str], bool], float | None] = lambda subject, streams, any_: None
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
         where this one does. The last argument: whether that may be one with other policies."""
@@ -320,6 +322,7 @@ class SubjectRegistry:
             policy_mark=self.policies.mark,
             other_marks=self.other_marks(),
             writer_seen_at=self.writer_seen_at(subject, self._members.streams_of(subject), self._is_no_ones(subject)),
+            others_are_cut_off=self.others_are_cut_off(),
         )
 
     def is_proved_elsewhere(self, subject: str) -> bool:

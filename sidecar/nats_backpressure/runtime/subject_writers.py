@@ -7,8 +7,18 @@ from collections.abc import Iterable, Sequence
 
 from nats_backpressure.core.reading.sharing import share_of
 from nats_backpressure.protocol.between_replicas import ALL_UNREAD, Presence
-from nats_backpressure.runtime.replicas import Replica, Replicas
+from nats_backpressure.runtime.ports import TimeSource
+from nats_backpressure.runtime.replicas import PRESENT_FOR, Replica, Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
+
+CUT_OFF_FOR = 300.0
+"""Seconds without anything of the others after which one that sees nothing itself takes it that nobody does."""
+BACK_AFTER = 1.5
+"""Seconds after which a replica that was cut off, or stood still, has received what the others read meanwhile."""
+CHECK_EVERY = 0.1
+"""Seconds."""
+UNPROVED = 4.0
+"""Seconds without a completed round trip after which that may not come any more; there is one every two."""
 
 
 class SubjectWriters:
@@ -19,8 +29,9 @@ class SubjectWriters:
     Two that think of themselves as the writer, or none that does for a moment, is no error.
     """
 
-    def __init__(self, replicas: Replicas, shared: SharedReading, *, sharing: bool) -> None:
-        self._replicas, self._shared, self._sharing = replicas, shared, sharing
+    def __init__(self, clock: TimeSource, replicas: Replicas, shared: SharedReading, *, sharing: bool) -> None:
+        self._clock, self._replicas, self._shared, self._sharing = clock, replicas, shared, sharing
+        self._cut_off, self._checked_at = False, -math.inf
 
     def seen_at(self, subject: str, streams: Iterable[str], any_policies: bool) -> float | None:
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
@@ -42,11 +53,25 @@ class SubjectWriters:
                 return max(one.received_at, received_at)
         return self._first_seen_at(subject, stream, able)
 
+    def are_cut_off(self) -> bool:
+        """Whether there are other replicas, and what they read may not have come: they may see what this one does not.
+        As it was CHECK_EVERY ago at most, since it is asked for each input."""
+        now = self._clock.now().mono
+        if now - self._checked_at >= CHECK_EVERY:
+            self._cut_off, self._checked_at = self._are_cut_off(now), now
+        return self._cut_off
+
+    def _are_cut_off(self, now: float) -> bool:
+        others = self._replicas.others.values()
+        if not others or self._shared.received_for(UNPROVED + BACK_AFTER) >= BACK_AFTER:
+            return False
+        return now - max(self._shared.gap_at, *(one.received_at for one in others)) < CUT_OFF_FOR
+
     def proves(self, mark: str, streams: Iterable[str]) -> bool:
         """Whether another replica has readings of a subject with members in these streams, and keeps what is stored of
         it, under policies with this mark."""
-        stream = min(streams, default="")
-        present = (one.presence for one in self._replicas.others.values())
+        stream, since = min(streams, default=""), self._clock.now().mono - PRESENT_FOR
+        present = (one.presence for one in self._replicas.others.values() if one.received_at >= since)
         return any(one.writes and one.policies == mark and sees(one.unread, stream) for one in present)
 
     def _is_able(self, other: Presence, any_policies: bool) -> bool:

@@ -56,6 +56,8 @@ class Context(Limits, frozen=True):
     writer_seen_at: float | None = None
     """Monotonic time of the newest sign of the replica to which changes of the subject are left, see `left_changes`;
     -inf where it is not known yet which one that is, None where this replica writes them."""
+    others_are_cut_off: bool = False
+    """Whether other replicas may see what this one does not, and it would not know."""
 
 
 def plan_writes(
@@ -104,7 +106,8 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     if change is None and not removal:
         return with_difference(without_left_change(state), None, now)[0], []
     effects: list[Effect] = []
-    if is_left_to_writer(state, now, context.writer_seen_at):
+    unproved = change is not None and change.record.unknown and context.others_are_cut_off
+    if unproved or is_left_to_writer(state, now, context.writer_seen_at):
         state, reports = with_difference(with_left_change(state, now), change, now)
         effects += reports
         change = next_record.restored_record(state, now) if is_restored_here(state, now) else None
