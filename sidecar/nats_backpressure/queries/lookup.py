@@ -206,7 +206,8 @@ class SubjectLookup:
         admission = gateway_admission.current_admission(
             policy, status, freshness, last, now.mono - opens_at, state.shedding
         )
-        if freshness is Freshness.KNOWN and (elsewhere or is_foreign(record, self._service.policies.mark)):
+        left = elsewhere or state.left_since is not None or is_foreign(record, self._service.policies.mark)
+        if freshness is Freshness.KNOWN and left:
             admission = last  # as its writer judged it, like the status
         override = in_force(policy, now)
         admission = gateway_admission.with_override(admission, override, policy)

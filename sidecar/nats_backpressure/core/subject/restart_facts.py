@@ -215,8 +215,20 @@ def _with_latches(member: Member, latches: Latches, counted: Diagnosis | None, s
     )
 
 
-def stored_shedding(record: Record, now: Now) -> Shedding:
-    """The stored admit ratio goes on; where a request was refused recently, `shedding` lasts a while longer."""
-    shedding = SHEDDING in record.reasons
-    stored = record.admission
-    return Shedding(stored.admit_ratio, stored.retry_after, shedding, refused_at=now.mono if shedding else None)
+def stored_shedding(record: Record, now: Now, was: Shedding) -> Shedding:
+    """The stored admit ratio goes on, with what was measured here; where a request was refused recently, `shedding`
+    lasts a while longer."""
+    shedding, stored = SHEDDING in record.reasons, record.admission
+    refused_at = now.mono if shedding else None
+    if was.at is None:
+        return Shedding(stored.admit_ratio, stored.retry_after, shedding, refused_at=refused_at)
+    if stored.would is not None:  # under `observe` no ratio is stored
+        return replace(was, shedding=shedding, refused_at=refused_at)
+    return replace(
+        was,
+        ratio=stored.admit_ratio,
+        unstepped_ratio=stored.admit_ratio,
+        retry_after=stored.retry_after,
+        shedding=shedding,
+        refused_at=refused_at,
+    )

@@ -234,7 +234,7 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
         # Its writer has numbered its events; if the stream is ahead of these, the next publish shows it.
         renumber_from=state.renumber_from if revision == state.revision else None,
         empty_since=None if members else now.mono,
-        shedding=stored_shedding(record, now),
+        shedding=stored_shedding(record, now, state.shedding),
     )
 
 
