@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Observe, Settings, Sharing, WatchSetting
-from nats_backpressure.core.reading.sharing import SETTLED_AFTER
 from nats_backpressure.core.model.samples import ConsumerConfig
+from nats_backpressure.core.reading.sharing import SETTLED_AFTER
 from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Unavailable
