@@ -67,6 +67,13 @@ def settings(where: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture
+async def command(guarded: NatsServer) -> AsyncIterator[Command]:
+    command = Command(f"nats://operator:secret-of-operator@127.0.0.1:{guarded.port}")
+    yield command
+    await command.close()
+
+
+@pytest.fixture
 async def replicas(guarded: NatsServer, tmp_path: Path) -> AsyncIterator[list[Sidecar]]:
     async with AsyncExitStack() as stack:
         both = [Sidecar(tmp_path, guarded.url, settings(tmp_path, name)) for name in ("one", "two")]
@@ -79,10 +86,9 @@ async def replicas(guarded: NatsServer, tmp_path: Path) -> AsyncIterator[list[Si
 
 @pytest.mark.slow
 async def test_each_does_all_of_its_work_without_one_violation(
-    guarded: NatsServer, replicas: list[Sidecar], tmp_path: Path
+    guarded: NatsServer, replicas: list[Sidecar], command: Command, tmp_path: Path
 ) -> None:
     gateway, consumer, operator = [await login(guarded, role) for role in ROLES[1:]]
-    command = Command(f"nats://operator:secret-of-operator@127.0.0.1:{guarded.port}")
     recording = await command.start("record", str(tmp_path / "recording"))
     wire = Wire(operator)
     await operator.subscribe(f"{OURS}.event.>", cb=wire.take)
@@ -110,7 +116,6 @@ async def test_each_does_all_of_its_work_without_one_violation(
     await client.close()
     recording.terminate()
     await recording.wait()
-    await command.close()
     for each in replicas:
         assert (await each.end())[0] == 0
     for each in (gateway, consumer, operator):
