@@ -22,7 +22,7 @@ async def test_nobody_pulling_survives_a_restart_without_an_event(
     nc: Client, server: NatsServer, router: None, tmp_path: Path, how: Signals
 ) -> None:
     wire = await Wire(nc).listen()
-    policy = {"subjects": [">"], "stall_seconds": 2}
+    policy = {"subjects": [">"], "stall_seconds": 2, "alert_for_seconds": 0}
     async with Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [policy]}) as process:
         await process.observing()
         await wire.status(status="inactive")

@@ -62,6 +62,8 @@ async def test_all_messages_are_valid_while_calm_while_active_and_after(
         return bool(await wire.state())
 
     await eventually(stored, "the first state")
+    policies = await nc.jetstream().key_value("backpressure_policy")
+    await policies.put(SUBJECT, b'{"alert_for_seconds": 0}')
     await check_all(nc, wire)
     await publish(nc, 2100)
     held = await take(nc, 600)
@@ -72,7 +74,6 @@ async def test_all_messages_are_valid_while_calm_while_active_and_after(
     await wire.status(status="inactive")
     await wire.event("alert_resolved")
     await check_all(nc, wire)
-    policies = await nc.jetstream().key_value("backpressure_policy")
     await policies.put(SUBJECT, b'{"pending": {"warn": 5000}}')
     assert (await wire.event("policy_rejected"))["errors"]
     await policies.put(f"=override.{SUBJECT}", b'{"action": "reject", "until": "2099-01-01T00:00:00Z"}')

@@ -93,10 +93,51 @@ def test_each_condition(when: When, status: Status, reading: dict[str, object], 
 
 def test_the_built_in_two_follow_the_policys_flags() -> None:
     for active, warning, names in ((True, False, ["active"]), (True, True, ["active", "warning"]), (False, False, [])):
-        policy = Policy(alert_on_active=active, alert_on_warning=warning)
+        policy = Policy(alert_on_active=active, alert_on_warning=warning, alert_for_seconds=0)
         fired = next_alerts((), policy, Status.ACTIVE, [member()], Now(0, 0))
         assert [alert.name for alert in fired] == [f"backpressure_{name}" for name in names]
         assert next_alerts((), policy, Status.INACTIVE, [member()], Now(0, 0)) == ()
+
+
+@pytest.mark.parametrize(("on", "off", "fires"), [(3, 2, 1), (1, 9, 1), (1, 11, 0), (9, 11, 0), (11, 11, 3)])
+def test_a_status_that_goes_up_and_down_pages_once(on: int, off: int, fires: int) -> None:
+    """`on` seconds active and `off` seconds not, three times and more, and then calm."""
+    world = World()
+    world.policy = Policy()
+    seconds = max(40, 3 * (on + off))
+    for at in range(seconds + 12):
+        busy = at < seconds and at % (on + off) < on
+        world.look(at, Status.ACTIVE if busy else Status.INACTIVE, member())
+    assert world.published == [("backpressure_active", state) for _ in range(fires) for state in ("firing", "resolved")]
+
+
+@given(st.lists(st.tuples(st.integers(1, 15), st.booleans()), max_size=30), st.integers(0, 20))
+def test_a_built_in_alert_fires_after_its_time_and_is_resolved_after_as_long_a_calm(
+    spans: list[tuple[int, bool]], for_seconds: int
+) -> None:
+    """Of any course of the status, and over restarts at any time: two of its events are that far apart too."""
+    world, last = World(), -math.inf
+    world.policy = Policy(alert_for_seconds=for_seconds)
+    course = [busy for seconds, busy in spans for _ in range(seconds)]
+    began, calm_since = None, 0
+    for at, busy in enumerate(course):
+        stored = msgspec.json.encode(world.standing)
+        world.standing = msgspec.json.decode(stored, type=tuple[Alert, ...])
+        before = len(world.published)
+        world.look(at, Status.ACTIVE if busy else Status.INACTIVE, member())
+        calm_since = at + 1 if busy else calm_since
+        if at - calm_since >= for_seconds and not busy:
+            began = None
+        elif busy and began is None:
+            began = at
+        for _ in world.published[before:]:
+            assert at - last >= for_seconds
+            last = at
+        firing = bool(world.standing) and world.standing[0].state == "firing"
+        if busy:
+            assert began is not None and firing is (at - began >= for_seconds)
+        elif at - calm_since >= for_seconds:
+            assert not firing
 
 
 def test_a_rule_that_goes_resolves_what_fired_by_it() -> None:

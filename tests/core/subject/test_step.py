@@ -62,7 +62,8 @@ from tests.support.exploring import examples
 ONE, TWO = ConsumerKey("S", "one"), ConsumerKey("T", "two")
 INSTANT = Policy(recovery_hold_seconds=0.0, alert_on_active=False)
 """Without the alert that every rise to active brings, but where a test is about alerts."""
-ALERTING = Policy(recovery_hold_seconds=0.0, alert_on_warning=True)
+AT_ONCE = Policy(recovery_hold_seconds=0.0, alert_for_seconds=0)
+ALERTING = Policy(recovery_hold_seconds=0.0, alert_on_warning=True, alert_for_seconds=0)
 STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 
 
@@ -986,18 +987,18 @@ class TestAlertsAfterAnAbsence:
         return [event.type.value for event in world.stream[before:]]
 
     def test_a_start_under_load_publishes_the_status_and_alerts_only_for_what_stays(self) -> None:
-        world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
+        world = World(AT_ONCE, graceful=True)
         assert self.published(world, 20_000, 9.8) == ["backpressure_active"]
         assert self.published(world, 20_000, 1.0) == ["alert_firing"]
 
     def test_what_went_meanwhile_pages_nobody(self) -> None:
-        world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
+        world = World(AT_ONCE, graceful=True)
         assert self.published(world, 20_000, 5) == ["backpressure_active"]
         assert self.published(world, 0, 20) == ["recovery"]
         assert self.published(world, 20_000, 0.3) == ["backpressure_active", "alert_firing"], "by now it is news"
 
     def test_after_a_restart_an_alert_that_fired_goes_on_and_another_one_waits(self) -> None:
-        world = World(Policy(recovery_hold_seconds=0.0, alert_on_warning=True), graceful=True)
+        world = World(ALERTING, graceful=True)
         self.published(world, 1500, 10.5)
         world.start()
         assert self.published(world, 20_000, 9.8) == ["backpressure_active"]
@@ -1006,7 +1007,7 @@ class TestAlertsAfterAnAbsence:
         assert self.published(world, 0, 1) == ["recovery", "alert_resolved", "alert_resolved"]
 
     def test_a_gap_in_what_is_read_is_an_absence_too(self) -> None:
-        world = World(Policy(recovery_hold_seconds=0.0), graceful=True)
+        world = World(AT_ONCE, graceful=True)
         self.published(world, 0, 30)
         world.at += 12.0
         assert self.published(world, 20_000, 9.8) == ["backpressure_active"]

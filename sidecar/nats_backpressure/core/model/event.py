@@ -24,6 +24,8 @@ class Alert(Struct, frozen=True):
     """The value that met the condition."""
     held: float = 0.0
     """While it is pending: seconds for which the condition had held when this was stored."""
+    over_since: float | None = None
+    """Of a built-in alert: Unix seconds since which its condition does not hold, though it is not over yet."""
 
 
 class Event(Struct, frozen=True):

@@ -18,7 +18,7 @@ from nats_backpressure.protocol.values import Status
 
 ACTIVE = AlertRule("backpressure_active", When(status="active"), severity="critical")
 WARNING = AlertRule("backpressure_warning", When(status="warning"), severity="warning")
-"""The two built-in rules, switched on by flags of the policy."""
+"""The two built-in rules, switched on by flags of the policy; `alert_for_seconds` is their `for_seconds`."""
 GRACE = 10.0
 """Seconds. A backlog found after a start or a gap grew while nobody limited the load. An alert whose condition began
 before, or this soon after, fires only once its condition was seen to hold for this time."""
@@ -70,7 +70,11 @@ def next_alerts(
                 continue
             alert = None
         before.pop(rule.name, None)
-        alert = _next(alert, rule, _value(rule.when, status, readings, awaited), now, watched_for)
+        value = _value(rule.when, status, readings, awaited)
+        if alert is not None and alert.state != "resolved" and value is None and rule not in policy.alerts:
+            alert = _in_break(alert, rule, now)
+        else:
+            alert = _next(alert, rule, value, now, watched_for)
         alerts += [alert] if alert is not None else []
     gone = (alert for alert in before.values() if alert.state == "firing")
     return (*alerts, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
@@ -109,10 +113,19 @@ def _key(alert: Alert) -> PendingKey:
 
 def _rules(policy: Policy) -> Iterable[AlertRule]:
     if policy.alert_on_active:
-        yield ACTIVE
+        yield replace(ACTIVE, for_seconds=policy.alert_for_seconds)
     if policy.alert_on_warning:
-        yield WARNING
+        yield replace(WARNING, for_seconds=policy.alert_for_seconds)
     yield from policy.alerts
+
+
+def _in_break(alert: Alert, rule: AlertRule, now: Now) -> Alert | None:
+    """A built-in alert whose condition does not hold: it ends once that has lasted `for_seconds` too, so that a status
+    that goes up and down fires once."""
+    began = now.wall if alert.over_since is None else min(alert.over_since, now.wall)
+    if now.wall - began >= rule.for_seconds:
+        return replace(alert, state="resolved", since=now.wall, over_since=None) if alert.state == "firing" else None
+    return alert if alert.over_since == began else replace(alert, over_since=began)
 
 
 def _next(
@@ -126,6 +139,8 @@ def _next(
         if alert is not None and state == "firing":
             return replace(alert, state="resolved", since=now.wall)
         return alert if state == "resolved" else None
+    if alert is not None and alert.over_since is not None:
+        alert = replace(alert, over_since=None)
     if alert is None or state == "resolved":
         alert = Alert(rule.name, rule.severity, _condition(rule.when), "pending", now.wall, value)
     elif state == "firing":

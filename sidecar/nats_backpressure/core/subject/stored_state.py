@@ -143,6 +143,7 @@ def _sane(record: Record) -> bool:
         and all(len(reason) <= LONGEST for reason in record.reasons)
         and len(record.alerts) <= MOST_ALERTS
         and all(_moment(alert.since) and _moment(alert.held) for alert in record.alerts)
+        and all(alert.over_since is None or _moment(alert.over_since) for alert in record.alerts)
         and len(record.announced_rejection) <= LONGEST
         and all(0 <= n < HIGHEST for n in (record.totals.active, record.totals.warning, record.totals.recovery))
         and (record.totals.last is None or _moment(record.totals.last))
