@@ -23,7 +23,7 @@ POLICY = {
 }
 """A backlog alone overloads a subject, however slow this machine is."""
 SETTINGS = {"observe": {"max_interval_ms": 30_000}, "policies": [POLICY]}
-"""Without the looks, a crossing would be seen, and what is idle proved, only after the longest interval."""
+"""What is read only once in the longest interval is read too late for BOUND."""
 
 
 @pytest.mark.parametrize("seed", [1, 2])
