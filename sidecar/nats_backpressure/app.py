@@ -247,7 +247,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     async def set_up(client: PatchedClient) -> None:
         await advisories.listen(client)
         await channel.subscribe(client)
-        replicas.announce()
+        service.announce()
 
     observing = Connection(
         f"{names.name}/{instance}/observe",

@@ -35,6 +35,8 @@ class FakeBus:
     sent: list[tuple[str, str, bytes]] = field(default_factory=list)
     """Sender, topic and payload of each message, the oldest first, if `record` is set."""
     record: bool = False
+    longest: int = LONGEST
+    """Bytes of the longest message that the server takes."""
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -95,14 +97,18 @@ class FakeReplicaChannel:
         self._connected, self._connected_at = connected, self._bus.clock.now().mono
 
     def publish(self, topic: str, payload: bytes) -> bool:
-        if not self.connected:
+        if not self.connected or len(payload) > self._bus.longest:
             self.counted[UNSENT] += 1
-        elif not self.suspended:  # a process that stands still sends nothing
+            return False
+        if not self.suspended:  # a process that stands still sends nothing
             self._bus.send(self, topic, payload)
-        return self.connected
+        return True
+
+    def longest(self) -> int:
+        return self._bus.longest
 
     def room(self) -> int:
-        return LONGEST
+        return self._bus.longest
 
     def listen(self, topic: str, receive: Receive) -> None:
         self._receivers.append((topic, receive))

@@ -60,6 +60,7 @@ class World:
         numbers: dict[str, Any] = {"ack_rate": 100.0, "delivered_consumer": self.delivered}
         reading = Reading(KEY, Now(now.mono, now.wall), 10_000, self.inflight, None, None, **numbers)
         marks = thresholds.marks(self.policy, reading)
+        self.reading = reading
         self.member = Member(KEY, self.policy, reading=reading, proof=now.mono, marks=marks)
 
     async def keep_reading(self) -> None:
@@ -195,6 +196,32 @@ async def test_many_grants_of_one_moment_go_out_in_few_messages() -> None:
         await world.clock.run(0.01)
         sent = [payload for _, topic, payload in world.bus.sent if topic == GRANTS]
         assert [len(msgspec.json.decode(payload)["grants"]) for payload in sent] == [64, 64, 64, 8]
+
+
+@pytest.mark.parametrize("longest", [512, 1024, 4096])
+async def test_on_a_server_that_takes_short_messages_the_grants_of_one_moment_go_out_in_more(longest: int) -> None:
+    async with running(2, mark=100_000) as world:
+        world.bus.record, world.bus.longest = True, longest
+        for n in range(200):
+            world.ask(0, f"asker-{n}", 1)
+        await world.clock.run(0.01)
+        sent = [payload for _, topic, payload in world.bus.sent if topic == GRANTS]
+        assert max(map(len, sent)) <= longest
+        assert sum(len(msgspec.json.decode(payload)["grants"]) for payload in sent) == 200
+        await world.clock.run(UNKNOWN_FOR)
+        others = world.pulls[1]._trackers[KEY]._grants.outstanding(world.reading, world.clock.now().mono)
+        assert others == 200, "all of them count at the other replica"
+
+
+async def test_a_replica_that_reports_a_full_mark_takes_the_share_that_the_others_leave_it() -> None:
+    """A report of one that is granted nothing counts as a claim there, and so here."""
+    async with running(2, mark=2, inflight=2) as world:
+        assert world.ask(0, "a", 5, held=1) == 0
+        await world.clock.run(0.05)
+        shares = [pulls._trackers[KEY]._asked for pulls in world.pulls]
+        share = [replicas.share(KEY.consumer) for replicas in world.replicas]
+        now = world.clock.now().mono
+        assert sum(shares[n].share_of(share[n], 2, now) for n in range(2)) == 2
 
 
 async def test_what_cannot_be_read_and_what_is_no_member_counts_nothing() -> None:

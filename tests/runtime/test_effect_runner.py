@@ -90,6 +90,9 @@ class World:
     def absent_members(self, subject: str) -> frozenset[ConsumerKey]:
         return frozenset()
 
+    def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
+        return frozenset()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EffectRunner]:
         async with asyncio.TaskGroup() as tasks:
@@ -226,6 +229,17 @@ class TestOutages:
         assert {(line["event"], line["log_level"]) for line in logged} == {("act.unavailable", "debug")}
         assert 3600 / LAST_RETRY < len(logged) < 2 * 3600 / LAST_RETRY
         assert len(world.fed) == 1
+
+    async def test_what_failed_is_tried_again_at_once_where_a_connection_is_made(self) -> None:
+        world, failing = World(), True
+        world.store.faults.before = lambda: failing
+        async with world.running() as runner:
+            runner.perform([LoadRecord(f"s{n}") for n in range(20)])
+            await world.clock.run(60)
+            failing = False
+            runner.retry_now()
+            await settled()
+            assert len(world.fed) == 20
 
     async def test_only_so_many_are_tried_at_a_time(self) -> None:
         world = World()

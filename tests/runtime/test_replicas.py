@@ -11,8 +11,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from nats_backpressure.protocol.between_replicas import PRESENCE
+from nats_backpressure.protocol.between_replicas import ALL_UNREAD, MOST_UNREAD, PRESENCE
 from nats_backpressure.runtime.replicas import EVERY, FIRST_ANSWERS, PRESENT_FOR, Replicas
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
@@ -171,6 +172,42 @@ async def test_the_others_know_at_once_that_it_cannot_write_any_more() -> None:
             b.announce_change()
             await world.clock.run(0.1)
             assert a.marks() == ({"m"} if writes else set())
+
+
+async def test_that_only_some_share_what_they_read_is_a_warning_once_at_each_of_them() -> None:
+    async with running() as world:
+        with capture_logs() as logged:
+            for name in "abc":
+                world.start(name).shares = name != "b"
+            await world.clock.run(10)
+            warnings = [line for line in logged if line["log_level"] == "warning"]
+            assert [line["event"] for line in warnings] == ["sharing.differs"] * 3
+            others = [(line["shares"], line["other"]) for line in warnings]
+            assert others.count((True, "pod-b")) == 2 and sum(not shares for shares, _ in others) == 1
+            await world.kill("b")
+            await world.clock.run(PRESENT_FOR + EVERY)
+            world.start("d").shares = False
+            await world.clock.run(2)
+        assert [line["event"] for line in logged].count("sharing.differs") == 6, "it was over meanwhile"
+
+
+async def test_where_all_share_or_none_nothing_is_logged() -> None:
+    for shares in (False, True):
+        async with running() as world:
+            with capture_logs() as logged:
+                for name in "abc":
+                    world.start(name).shares = shares
+                await world.clock.run(5)
+        assert {line["log_level"] for line in logged} == {"info"}
+
+
+async def test_a_report_with_many_long_names_is_as_short_as_the_server_takes() -> None:
+    async with running() as world:
+        world.bus.longest = 1024
+        a, b = world.start("a"), world.start("b")
+        b.unread = lambda: tuple(f"S{n}" * 50 for n in range(MOST_UNREAD))
+        await world.clock.run(3 * EVERY)
+        assert [one.presence.unread for one in a.others.values()] == [ALL_UNREAD]
 
 
 async def test_what_cannot_be_read_counts_as_silence() -> None:

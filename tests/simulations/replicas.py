@@ -22,7 +22,6 @@ import msgspec
 from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.observer import PROMPT
-from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
@@ -358,8 +357,11 @@ class RemoteChannel:
         self._link.carry(lambda: self._channel.publish(topic, payload))
         return not self._link.cut
 
+    def longest(self) -> int:
+        return self._channel.longest()
+
     def room(self) -> int:
-        return LONGEST
+        return self._channel.room()
 
     def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
         def arrived(topic: str, payload: bytes) -> None:

@@ -263,6 +263,27 @@ def test_beside_a_reader_of_an_older_version_each_counts_its_own() -> None:
     asyncio.run(run_with(3, scenario))
 
 
+def test_a_stream_that_is_gone_is_subscribed_to_by_nobody() -> None:
+    """Each has an end: otherwise temporary streams would use up the number of those that are subscribed to singly."""
+
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        def subscribed() -> set[str]:
+            return set[str]().union(*(replica.subscribed.streams or () for replica in replicas.all.values()))
+
+        temporary = ConsumerKey("TEMPORARY", "c")
+        replicas.js.add_stream(temporary.stream, ("temporary",))
+        replicas.js.add_consumer(temporary)
+        await replicas.clock.run(5.0)
+        assert subscribed() == {KEY.stream, temporary.stream}
+        replicas.hint(AckSeen(temporary, 0.02, 1, Now(UNREAD, UNREAD)))
+        replicas.js.delete_stream(temporary.stream)
+        await replicas.clock.run(15.0)
+        assert subscribed() == {KEY.stream}
+        assert not any(replica.hints._batches for replica in replicas.all.values())
+
+    asyncio.run(run_with(2, scenario))
+
+
 @pytest.mark.parametrize(("n", "enabled"), [(1, True), (2, False)])
 def test_alone_or_without_sharing_each_hint_counts_at_once(n: int, enabled: bool) -> None:
     async def scenario(replicas: Replicas, server: Server) -> None:

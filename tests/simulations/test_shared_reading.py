@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Sharing
 from nats_backpressure.core.model.proofs import newest_proof
-from nats_backpressure.core.reading.sharing import ALL_STREAMS, APART
+from nats_backpressure.core.reading.sharing import ALL_STREAMS, APART, SETTLED_AFTER
+from nats_backpressure.runtime.replicas import PRESENT_FOR
 from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replica, Replicas
 from tests.simulations.test_replicas import KINDS, LONGEST, Fault, strike
 from tests.support.background import meanwhile
@@ -22,6 +23,7 @@ from tests.support.exploring import examples
 
 LEAST, LAST, INTERVAL = 0.6, 0.6 + APART, 0.1
 """Seconds: the shortest and the longest silence of a stream that is hot, and its interval."""
+LONGEST_INTERVAL = SETTINGS.observe.max_interval_ms / 1000
 SLACK = 0.05
 """Seconds for messages, requests and ticks of the simulation."""
 
@@ -112,6 +114,23 @@ def test_together_they_request_what_one_does(n: int) -> None:
     (requests, heartbeats), (requests_of_one, heartbeats_of_one) = counted[n], counted[1]
     assert requests <= 1.2 * requests_of_one
     assert heartbeats == heartbeats_of_one == 10
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_new_replica_soon_reads_nothing_of_an_idle_stream_that_another_one_reads(seed: int) -> None:
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        await replicas.clock.run(SETTLED_AFTER)
+        reader = next(filter(reads, replicas.all.values()))
+        await reader.kill()
+        await replicas.clock.run(PRESENT_FOR + 2 * LONGEST_INTERVAL)  # another one reads what it read
+        reader.start()
+        await replicas.clock.run(LONGEST_INTERVAL + 1.0)
+        since = replicas.clock.now().mono
+        await replicas.clock.run(LONGEST_INTERVAL + 1.0)
+        assert sum(map(reads, replicas.all.values())) == 1
+        assert reads(reader) or server.count(since, "consumers", "consumer") <= 2
+
+    asyncio.run(run_with(3, scenario, seed=seed))
 
 
 def test_alone_a_replica_reads_as_without_sharing() -> None:

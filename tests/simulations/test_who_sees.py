@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Settings, Sharing, WatchSetting
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.reading.sharing import SETTLED_AFTER
+from nats_backpressure.core.reading.stream_plan import MISSED_READINGS
 from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Unavailable
@@ -21,6 +23,8 @@ from tests.support.background import meanwhile
 
 AUDIT = ConsumerKey(KEY.stream, "audit")
 UNKNOWN = 5.0
+PROVED_BY_LOOKS = MISSED_READINGS * simulated.SETTINGS.observe.max_interval_ms / 1000
+"""Seconds for which an idle consumer is proved while its stream is looked at and not read."""
 SETTINGS = replace(
     simulated.SETTINGS, observe=Observe(min_interval_ms=100, stale_after_seconds=2, unknown_after_seconds=UNKNOWN)
 )
@@ -78,6 +82,23 @@ async def test_one_that_watches_something_else_changes_nothing(watch: str, first
         await replicas.clock.run(8.0)
         over = first == "r1" and watch == "one of two consumers"  # those judge that wrote first
         assert types(replicas) == ["backpressure_warning", *["recovery"] * over]
+
+
+@pytest.mark.parametrize("watch", ["another stream", "other consumers"])
+async def test_what_only_others_watch_is_neither_read_nor_logged_with_each_change(watch: str) -> None:
+    narrow = replace(SETTINGS, watch=WATCHES[watch])
+    async with Replicas(settings=SETTINGS).running(1) as replicas:
+        other = await started(replicas, "r1", narrow)
+        with capture_logs() as logged:
+            for _ in range(4):
+                await replicas.overload()
+                await replicas.clock.run(3.0)
+                assert answers(replicas) == {("warning", "continue", "known")}
+                assert other.service.registry.member_streams() == set()
+                await replicas.calm()
+                await replicas.clock.run(3.0)
+        seen = {line["event"] for line in logged}
+        assert not seen & {"consumer.out", "stream.gone", "policies.differ", "replicas.differ"}, seen
 
 
 async def test_one_that_watches_something_else_beside_a_record_of_a_file_that_is_gone_changes_nothing() -> None:
@@ -152,7 +173,7 @@ async def test_what_nobody_sees_becomes_unknown_once(happens: Callable[[Replicas
     async with Replicas(settings=settings).running(3) as replicas:
         await replicas.clock.run(2.0)
         happens(replicas)
-        await replicas.clock.run(3 * UNKNOWN)
+        await replicas.clock.run(3 * UNKNOWN + PROVED_BY_LOOKS)
         assert types(replicas) == ["monitoring_lost"]
         state = replicas.state()
         assert state is not None and state["status"] == "unknown"

@@ -15,7 +15,7 @@ SCHEMA = 1
 PRESENCE, GRANTS = "presence", "grants"
 """Topics: the subjects behind `NAME.v1.internal.`."""
 MOST_GRANTS = 64
-"""Grants in one message, so that it stays below 64 KiB."""
+"""Grants in one message."""
 MOST_UNREAD = 16
 ALL_UNREAD = ("*",)
 
@@ -67,6 +67,14 @@ class Grants(Struct, frozen=True):
     schema: int
     id: Id
     grants: Annotated[tuple[SharedGrant, ...], Meta(max_length=MOST_GRANTS)] = ()
+
+
+def grants_messages(id_: str, grants: tuple[SharedGrant, ...], longest: int) -> list[bytes]:
+    """The messages with these grants, none longer than `longest` bytes unless it has only one."""
+    message, half = msgspec.json.encode(Grants(SCHEMA, id_, grants)), len(grants) // 2
+    if len(message) <= longest or not half:
+        return [message]
+    return [*grants_messages(id_, grants[:half], longest), *grants_messages(id_, grants[half:], longest)]
 
 
 M = TypeVar("M", Presence, Grants)

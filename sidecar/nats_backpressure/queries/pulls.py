@@ -97,7 +97,8 @@ class PullGrants:
         for member in members:
             tracker = trackers[member.key] = self._tracker(member.key)
             one = tracker.offer(member, asked, now, self.share(member.key.consumer), self._random())
-            if (one.claim and tracker.claim(now)) or (one.n == 0 and asked.held is not None):
+            if (one.claim and tracker.claim_due(now)) or (one.n == 0 and asked.held is not None):
+                tracker.claim(now)
                 self.on_grant(member.key, 0, asked)
             if one.n < smallest.n or (one.n == smallest.n and one.wait > smallest.wait):
                 smallest = one

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
 from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.protocol.between_replicas import GRANTS, MOST_GRANTS, SCHEMA, Grants, SharedGrant, read
+from nats_backpressure.protocol.between_replicas import (
+    GRANTS,
+    MOST_GRANTS,
+    Grants,
+    SharedGrant,
+    grants_messages,
+    read,
+)
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries.pulls import PullGrants
 from nats_backpressure.runtime.ports import ReplicaChannel, ServiceCounts, TimeSource
@@ -47,8 +52,8 @@ class SharedGrants:
 
     def _send(self) -> None:
         unsent, self._unsent = tuple(self._unsent), []
-        if unsent:
-            self._channel.publish(GRANTS, msgspec.json.encode(Grants(SCHEMA, self._replicas.id, unsent)))
+        for message in grants_messages(self._replicas.id, unsent, self._channel.longest()) if unsent else ():
+            self._channel.publish(GRANTS, message)
 
     def _receive(self, topic: str, payload: bytes) -> None:
         message = read(payload, Grants)

@@ -22,8 +22,6 @@ from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_poll import StreamPoll
 
-LONGEST = 64 * 1024
-"""Bytes of one message where it is not known how many the server takes."""
 MOST_CONSUMERS = 1000
 """Consumers in one batch; one more ends it."""
 SUBSCRIBED_SINGLY = 100
@@ -114,8 +112,7 @@ class HintExchange:
             for hint in hints_of(ConsumerKey(stream, name), line, now):
                 self._sink(hint)
         times = min(batch.started_at for batch in batches.values()), now.mono
-        room = self._channel.room() or LONGEST  # it is small, and does not wait behind readings
-        for message in encode_hints(self._replicas.id, self._numbers, times, lines, room):
+        for message in encode_hints(self._replicas.id, self._numbers, times, lines, self._channel.longest()):
             self._channel.publish(topic_of(stream), message)
 
     def _wants(self, stream: str, sender: str, source: str) -> bool:

@@ -80,6 +80,7 @@ class ReadingExchange:
         count (without it: the poller)."""
         self._poller, self._on_taken = poller, on_taken
         self.hints.connect(poller.polls, sink or poller.hint)
+        self.shared.on_forget = self.hints.update
 
     def share_hints(self, source: HintSource) -> None:
         """Share the hints of `source` with the other replicas, too."""

@@ -97,6 +97,8 @@ class EffectRunner:
         }
         self._registry: SubjectRegistry
         self._tasks: asyncio.TaskGroup
+        self._retry_due = asyncio.Event()
+        """Replaced by another one once it is set."""
         self._running: set[asyncio.Task[None]] = set()
         self._tried_since: OrderedDict[asyncio.Task[Any], float] = OrderedDict()
         """Of those, the ones that had their turn, with the monotonic time since when; the oldest first."""
@@ -136,16 +138,16 @@ class EffectRunner:
                 log.info(
                     "replicas.differ",
                     subject=effect.subject,
-                    stored=effect.stored.status.word,
-                    ours=effect.ours.status.word,
+                    stored=shown_status(effect.stored),
+                    ours=shown_status(effect.ours),
                     hint="normal for a minute after a start; what the reader of its streams has stored holds",
                 )
         elif self._differing.first(effect.stored.policy_mark):
             log.warning(
                 "policies.differ",
                 subject=effect.subject,
-                stored=effect.stored.status.word,
-                ours=effect.ours.status.word,
+                stored=shown_status(effect.stored),
+                ours=shown_status(effect.ours),
                 policies_of_stored=effect.stored.policy_mark,
                 hint="replicas have different settings files; what is stored holds until those that wrote it are gone",
             )
@@ -178,7 +180,12 @@ class EffectRunner:
                 log.debug("act.unavailable", act=act, subject=effect.subject, error=str(error))
             if isinstance(effect, WriteRecord):
                 self._registry.feed(effect.subject, WriteFailing(effect.writing.nonce))
-            await self._clock.sleep(delay)
+            await self._clock.wait(self._retry_due, delay)
+
+    def retry_now(self) -> None:
+        """A connection was made: what failed is tried again at once."""
+        before, self._retry_due = self._retry_due, asyncio.Event()
+        before.set()
 
     def _note_turn(self) -> None:
         """The task that runs now has a turn; from its first one on, the time counts until it ends."""
@@ -209,7 +216,8 @@ class EffectRunner:
             instead = structs.replace(instead, revision=stored.revision)
         if stored.record is not None and not replaced:
             absent = self._registry.absent_members(subject)
-            loaded = RecordLoaded(stored.record, stored.revision, stored.newer, absent, instead)
+            unwatched = self._registry.unwatched_members(stored.record)
+            loaded = RecordLoaded(stored.record, stored.revision, stored.newer, absent, unwatched, instead)
             self._registry.feed(subject, loaded)
         elif instead is not None:
             self._registry.feed(subject, instead)
@@ -254,9 +262,8 @@ class EffectRunner:
 
     def _report_written(self, record: Record) -> None:
         state = self._registry.subjects.get(record.subject)
-        old = state.record if state else None
-        was = "unknown" if old is None or old.unknown or (state and state.unstored) else old.status.word
-        now = "unknown" if record.unknown else record.status.word
+        old = state.record if state and not state.unstored else None
+        was, now = shown_status(old), shown_status(record)
         if was != now:
             self._counts.transition(record.subject, was, now)
             # Of each subject that is calm at the first start there would be a line; `watching` counts them.
@@ -293,6 +300,11 @@ class EffectRunner:
             conflict = True
             self._counts.dropped("state_conflict")
         self._registry.feed(subject, KeyRemoved(conflict))
+
+
+def shown_status(record: Record | None) -> str:
+    """The status of a record in logs and metrics."""
+    return "unknown" if record is None or record.unknown else record.status.word
 
 
 def new_epoch() -> str:

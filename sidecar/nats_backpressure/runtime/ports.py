@@ -219,11 +219,15 @@ class ReplicaChannel(Protocol):
 
     def publish(self, topic: str, payload: bytes) -> bool:
         """Send to the other replicas and return at once; while it cannot be sent, it is dropped and counted, and False
-        returned. `topic` is a part of a subject, with dots but without wildcards; a payload has 64 KiB at most."""
+        returned. `topic` is a part of a subject, with dots but without wildcards; a payload is no longer than
+        `longest`."""
+
+    def longest(self) -> int:
+        """Bytes of the longest message that the server takes, 64 KiB at most."""
 
     def room(self) -> int:
-        """Bytes of the longest message that may be sent now by who has many to send; 0 while much waits to be sent. Who
-        has few messages does not ask, and so never waits behind them for long."""
+        """The same for who has many messages to send: 0 while much waits to be sent. Who has few does not ask, and so
+        never waits behind them for long."""
 
     def listen(self, topic: str, receive: Callable[[str, bytes], None]) -> None:
         """Call `receive` with the topic and payload of each message of the others; it must be quick and must not raise.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nats_backpressure.core.subject.inputs import RecordFollowed, RecordLoaded, RecordMissing
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Stored
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
@@ -16,13 +17,15 @@ class RecordFollower:
     def take(self, subject: str, stored: Stored) -> None:
         """A write was seen, or everything was read again."""
         state, record = self._registry.subjects.get(subject), stored.record
+        unwatched = self._registry.unwatched_members(record) if record is not None else frozenset[ConsumerKey]()
         if state is None:
             if record is not None:
                 self._registry.get_or_create(subject)
-                self._registry.feed(subject, RecordLoaded(record, stored.revision, stored.newer))
+                loaded = RecordLoaded(record, stored.revision, stored.newer, unwatched=unwatched)
+                self._registry.feed(subject, loaded)
         elif record is not None and stored.revision > state.revision:
             absent = self._registry.absent_members(subject)
-            followed = RecordFollowed(record, stored.revision, stored.nonce, stored.newer, absent)
+            followed = RecordFollowed(record, stored.revision, stored.nonce, stored.newer, absent, unwatched)
             self._registry.feed(subject, followed)
         elif state.record is not None and (record, stored.revision) != (state.record, state.revision):
             self._registry.feed(subject, RecordMissing())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 import msgspec
@@ -13,9 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.grant_shares import ALONE, Share
-from nats_backpressure.protocol.between_replicas import PRESENCE, SCHEMA, Presence, read
+from nats_backpressure.protocol.between_replicas import ALL_UNREAD, PRESENCE, SCHEMA, Presence, read
 from nats_backpressure.runtime.ports import Clock, ReplicaChannel, ServiceCounts
-from nats_backpressure.runtime.tasks import Bounded
+from nats_backpressure.runtime.tasks import Bounded, Once
 
 log = structlog.get_logger()
 
@@ -36,6 +36,9 @@ class NoReplicas:
 
     def publish(self, topic: str, payload: bytes) -> bool:
         return True
+
+    def longest(self) -> int:
+        return 0
 
     def room(self) -> int:
         return 0
@@ -82,6 +85,7 @@ class Replicas:
         self._started_at, self._early, self._leaving = clock.now().mono, True, False
         self._due, self._wrote = asyncio.Event(), True
         self._share, self._marks = ALONE, frozenset[str]()
+        self._sharing_differs = Once()
         channel.listen(PRESENCE, self._receive)
 
     async def run(self) -> None:
@@ -128,7 +132,10 @@ class Replicas:
             unread=self.unread(),
             sent=self._clock.now().mono,
         )
-        self._channel.publish(PRESENCE, msgspec.json.encode(ours))
+        message = msgspec.json.encode(ours)
+        if len(message) > self._channel.longest() and ours.unread:
+            message = msgspec.json.encode(replace(ours, unread=ALL_UNREAD))
+        self._channel.publish(PRESENCE, message)
 
     def update(self) -> None:
         """Drop those that are gone."""
@@ -183,4 +190,20 @@ class Replicas:
         presences = [one.presence for one in self.others.values()]
         self.have_sharing = any(presence.shares for presence in presences)
         self._marks = frozenset(presence.policies for presence in presences if presence.writes)
+        self._report_sharing(presences)
         self.on_change()
+
+    def _report_sharing(self, presences: Sequence[Presence]) -> None:
+        """Log once that some share what they read and some do not, as long as that is so."""
+        differing = [presence.instance for presence in presences if presence.shares != self.shares]
+        if not differing:
+            self._sharing_differs.forget()
+        elif self._sharing_differs.first():
+            log.warning(
+                "sharing.differs",
+                shares=self.shares,
+                other=differing[0],
+                cost="each replica with `sharing.enabled: false` reads every stream for itself, beside the others and "
+                "with a limit of requests of its own; what is stored and answered stays right",
+                hint="set `sharing.enabled` alike on all replicas",
+            )

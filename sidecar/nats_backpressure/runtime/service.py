@@ -15,7 +15,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
 from nats_backpressure.core.subject.inputs import RecordLoaded
 from nats_backpressure.core.subject.state import SubjectState, Writing
-from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.core.watch_filter import WatchEntry, is_name_watched
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.protocol.refusal_expiry import MISSED
@@ -104,6 +104,11 @@ class Service:
             await self._effects.finish(finish_within)
             await self._effects.abandon()
             await self._heartbeat.leave()
+
+    def announce(self) -> None:
+        """A connection was made."""
+        self._replicas.announce()
+        self._effects.retry_now()
 
     async def _observe(self) -> None:
         await self._load()
@@ -234,6 +239,7 @@ def build_service(
         on_received=counts.received,
     )
     registry.reads = poller.shared.reads
+    registry.watches = lambda key: is_name_watched(key, watch, names.ours)
     replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
 
     def on_change(sources: Sources) -> None:

@@ -53,6 +53,8 @@ class SharedReading:
         """The wall clock beside the monotonic one, which stands still while the whole machine does."""
         self.look_of: Callable[[str], StreamLook | None] = lambda stream: None
         """The newest look at a stream."""
+        self.on_forget: Callable[[str], None] = lambda stream: None
+        """Called with each stream that is not followed any more."""
         self.on_silent: Callable[[str], None] = lambda sender: None
         """Called with the process that this replica replaced, if nothing else was received from it lately either."""
 
@@ -128,6 +130,7 @@ class SharedReading:
     def forget(self, stream: str) -> None:
         """The stream is not followed any more."""
         self._streams.pop(stream, None)
+        self.on_forget(stream)
 
     def leave(self, sender: str) -> list[str]:
         """Another process reported that it stops; returns the streams that it read."""

@@ -34,7 +34,7 @@ from nats_backpressure.core.subject.other_policies import is_to_be_marked
 from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
 from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
-from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.time_windows import NOTHING, TimeWindows, WindowSummary, measures_of
 from nats_backpressure.policy.active import ActivePolicies
@@ -142,6 +142,8 @@ class SubjectRegistry:
         """Is called with members that something else than a reading may have moved above a mark."""
         self.other_marks: Callable[[], frozenset[str] | None] = frozenset
         """The marks of the policies of the other replicas that can write; None while it is too early to know."""
+        self.watches: Callable[[ConsumerKey], bool] = lambda key: True
+        """Whether a consumer of this name may be watched here."""
         self.proves: Callable[[str, Iterable[str]], bool] = lambda mark, streams: False
         """See `SubjectWriters.proves`."""
         self.others_are_cut_off: Callable[[], bool] = lambda: False
@@ -326,8 +328,10 @@ class SubjectRegistry:
         )
 
     def is_proved_elsewhere(self, subject: str) -> bool:
-        record = self.subjects[subject].record
-        return record is not None and self.proves(record.policy_mark, self._members.streams_of(subject))
+        if (record := self.subjects[subject].record) is None:
+            return False
+        stored = {key.stream for key, _ in (*record.latched, *record.carried)}  # where only others watch its consumers
+        return self.proves(record.policy_mark, self._members.streams_of(subject) or stored)
 
     def _is_no_ones(self, subject: str) -> bool:
         """Whether nothing proves a subject here, and other policies than ours judged it: one that has a proof, under
@@ -434,6 +438,10 @@ class SubjectRegistry:
         followed = (self.streams.get(name) for name in self._members.streams_of(subject))
         absent = [key for stream in followed if stream and stream.absent for key in stream.absent]
         return frozenset(absent)
+
+    def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
+        """The consumers with latches in a record that only other replicas watch."""
+        return frozenset(key for key, _ in record.latched if not self.watches(key))
 
     def reading_of(self, key: ConsumerKey) -> Reading | None:
         """The newest reading of a member of any subject; None where there is none."""

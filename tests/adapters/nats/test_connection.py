@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import patched_client
-from nats_backpressure.adapters.nats.connection import Connection
+from nats_backpressure.adapters.nats.connection import LAST_RETRY, LAST_UNREACHED, Connection
 from nats_backpressure.adapters.nats.credentials import credentials
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.config.nats import Nats
@@ -131,6 +131,37 @@ async def test_a_lame_duck_is_left_at_once(server: NatsServer) -> None:
             return not connection.connected
 
         await eventually(left, "the server that is going to be left", 5)  # it would keep us for 10 s
+
+
+@pytest.mark.parametrize(
+    ("reached", "longest"), [(False, LAST_UNREACHED), (True, LAST_RETRY)], ids=["nobody answers", "it refuses"]
+)
+async def test_pauses_are_short_only_while_no_server_answers(
+    reached: bool, longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that refuses each client is left alone for longer."""
+
+    async def refuse(self: PatchedClient, *given: object, **more: object) -> None:
+        self._server_info = {"version": "2.11.0"} if reached else {}
+        raise OSError("refused")
+
+    class Clock(SystemClock):
+        async def sleep(self, seconds: float) -> None:
+            pauses.append(seconds)
+            await asyncio.sleep(0)
+
+    pauses: list[float] = []
+    monkeypatch.setattr(PatchedClient, "open", refuse)
+    connection = Connection("c", Nats(), Clock(), set_up=_nothing, count=lambda kind: None, on_rebuild=lambda: None)
+    running = asyncio.create_task(connection.run())
+    while len(pauses) < 200:
+        await asyncio.sleep(0)
+    await cancel_and_wait([running])
+    assert longest / 2 < max(pauses) <= longest
+    assert len({round(pause, 6) for pause in pauses[10:]}) > 100, "each at a moment of its own"
+
+
+async def _nothing(client: PatchedClient) -> None: ...
 
 
 async def test_a_server_that_closes_at_once_is_retried_with_pauses() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import cast
 
 import nats
 from nats.aio.client import Client
@@ -61,6 +62,36 @@ class Listening:
             await asyncio.sleep(0)
         counted_ones = [hint for hint in self.received if isinstance(hint, AckSeen | Nak)]
         return sorted((type(hint).__name__, hint.key.stream) for hint in counted_ones)
+
+
+async def test_what_is_wanted_while_a_new_client_subscribes_comes_once() -> None:
+    """`subscribe` waits where much is to be sent: two changes of what is wanted at once would each subscribe."""
+
+    class Subscribed:
+        def __init__(self, subject: str) -> None:
+            self.subject = subject
+
+        async def unsubscribe(self) -> None:
+            await asyncio.sleep(0)
+            open_ones.remove(self.subject)
+
+    class Slow:
+        async def subscribe(self, subject: str, **more: object) -> Subscribed:
+            await asyncio.sleep(0)
+            open_ones.append(subject)
+            return Subscribed(subject)
+
+    open_ones = list[str]()
+    advisories = AdvisoryListener(FakeClock(), lambda hint: None, lambda what: None, lambda stream: True)
+    listening = asyncio.create_task(advisories.listen(cast("Client", Slow())))
+    for n in range(60):
+        advisories.subscriptions.follow(frozenset("S" if n % 3 else "T"))
+        await asyncio.sleep(0)
+    advisories.subscriptions.follow(frozenset("S"))
+    await listening
+    for _ in range(60):
+        await asyncio.sleep(0)
+    assert sorted(open_ones) == sorted((*WAKING, *counted("S")))
 
 
 BOTH = [("AckSeen", "S"), ("AckSeen", "T"), ("Nak", "S"), ("Nak", "T")]

@@ -102,6 +102,24 @@ class TestLevels:
         plan.add_sample(sample(), base, 101, 2 * SETTLE_SECONDS)
         assert not plan.idle
 
+    def test_a_new_replica_takes_from_the_one_that_reads_what_is_idle(self) -> None:
+        """Otherwise it would read each idle stream once a second for ten seconds after its start."""
+        plan = plan_with(room=101)
+        plan.add_sample(sample(), plan.base_of(look(10)), 101, 0.5)
+        assert plan.idle == {KEY}
+
+    @pytest.mark.parametrize("moves", ["the stream", "the consumer", "another look"])
+    def test_what_was_seen_to_move_is_idle_only_once_it_has_settled_here(self, moves: str) -> None:
+        plan = plan_with(room=101)
+        if moves == "the stream":
+            plan.add_look(look(11), 0.2)
+        elif moves == "the consumer":
+            plan.add_sample(sample(inflight=1), plan.base_of(look(10)), 101, 0.2)
+        last = 11 if moves == "the stream" else 10
+        seen = look(9) if moves == "another look" else look(last)
+        plan.add_sample(sample(), plan.base_of(seen), 101, 0.5)
+        assert not plan.idle
+
     def test_looks_prove_idle_consumers_until_the_stream_moves_or_is_not_read_for_long(self) -> None:
         plan, one = plan_with(room=101), replace(member(), proof=SETTLE_SECONDS)
         plan.add_sample(sample(), plan.base, 101, SETTLE_SECONDS)
@@ -157,11 +175,16 @@ class TestReceived:
             plan.receive(self.keys("c", "e"), n / 10, took)
         assert plan.due(LOAD).at == pytest.approx(0.1)
 
-    def test_as_many_as_one_reading_shows_are_enough_only_where_they_are_the_hot_ones(self) -> None:
+    @pytest.mark.parametrize("slow", [False, True])
+    def test_as_many_as_one_reading_shows_are_enough_where_they_are_hot_and_lists_are_slow(self, slow: bool) -> None:
+        """Otherwise the sender reads no others: so many are listed where they are hot there too."""
         here = [f"b{n}" for n in range(SINGLES_LIMIT + 6)]
         others = [f"a{n}" for n in range(SINGLES_LIMIT)]
-        assert Level.HOT not in self.hot(*here).covered(self.keys(*others))
-        assert Level.HOT in self.hot(*here).covered(self.keys(*here[:SINGLES_LIMIT]))
+        plan = self.hot(*here)
+        plan.listed_seconds = SLOW_LIST if slow else 0.0
+        assert Level.HOT not in plan.covered(self.keys(*others))
+        assert (Level.HOT in plan.covered(self.keys(*here[:SINGLES_LIMIT]))) is slow
+        assert Level.HOT in plan.covered(self.keys(*here))
 
 
 class TestSchedule:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +29,9 @@ log = structlog.get_logger()
 
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds before the next client, doubling with jitter; a client that lived for LAST_RETRY resets them."""
+LAST_UNREACHED = 1.0
+"""The longest such pause where no server answered at all: then a try costs none of them anything, and after a restart
+of the server all replicas are back within a second, each at a moment of its own."""
 CONNECT_TIMEOUT = 2.0
 """Seconds for connecting to one server."""
 PROBE_EVERY = PROBE_TIMEOUT = 2.0
@@ -74,6 +77,8 @@ class Connection:
         self._connected_at = self._answered_at = -math.inf
         """Monotonic times: when the present client was set up, and when the last PING that was answered was sent."""
         self._unreachable = OnceIn(UNREACHABLE_AGAIN)
+        self._reached = False
+        """Whether a server answered the last client."""
         self._logged: dict[str, float] = {}
         """When each kind of error was last logged as a warning."""
         self._denials = DenialLog(name)
@@ -98,14 +103,19 @@ class Connection:
 
     async def run(self) -> None:
         """Always have one client, until cancelled."""
-        delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
+        delays, unreached = self._delays()
         while True:
             raise_if_cancelled()
             started = self._clock.now().mono
             if await self._live() and self._clock.now().mono - started >= LAST_RETRY:
-                delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
+                delays, unreached = self._delays()
             # Also after a client that did connect: what ended it may end the next one at once.
-            await self._clock.sleep(next(delays))
+            await self._clock.sleep(next(delays if self._reached else unreached))
+
+    def _delays(self) -> tuple[Iterator[float], Iterator[float]]:
+        """The pauses after clients that a server answered, and after others."""
+        answered, unreached = (backoff(self._clock, FIRST_RETRY, last) for last in (LAST_RETRY, LAST_UNREACHED))
+        return answered, unreached
 
     async def _live(self) -> bool:
         """The whole life of one client; returns whether it connected."""
@@ -135,13 +145,14 @@ class Connection:
                 await self._set_up(client)
                 self._connected_at = self._clock.now().mono
         except BaseException as error:  # after any error comes another client; a cancellation leaves none behind
-            self._client = None
+            self._client, self._reached = None, client.was_answered
             await discard(client)
             if not isinstance(error, Exception):
                 raise
             raise_if_cancelled()
             self._report_unreachable(client, error)
             return None
+        self._reached = True
         self._unreachable.forget("")
         log.info("nats.connected", connection=self.name, epoch=self.epoch)
         return client

@@ -53,6 +53,8 @@ class HintSubscriptions:
         self._open: dict[str, list[Subscription]] = {}
         """What is subscribed to on this client, by stream."""
         self._updating: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        """Of the subscriptions of this client."""
 
     def follow(self, streams: frozenset[str] | None) -> None:
         self._wanted = frozenset((ANY_STREAM,)) if streams is None else streams
@@ -67,7 +69,7 @@ class HintSubscriptions:
         """Subscribe on a new client."""
         for subject in WAKING:
             await self._subscribe(client, subject, self._receive)
-        self._client, self._open = client, {}
+        self._client, self._open, self._one_at_a_time = client, {}, asyncio.Lock()
         await self._update(client)
 
     async def _update_later(self, client: Client) -> None:
@@ -82,7 +84,11 @@ class HintSubscriptions:
 
     async def _update(self, client: Client) -> None:
         """Subscribe to what is wanted. What is not wanted ends first: twice would be worse than a moment of nothing."""
-        subscribed = self._open
+        if client is self._client:
+            async with self._one_at_a_time:
+                await self._update_open(client, self._open)
+
+    async def _update_open(self, client: Client, subscribed: dict[str, list[Subscription]]) -> None:
         while client is self._client and (other := subscribed.keys() ^ self._wanted):
             ending = other & subscribed.keys()
             for stream in ending:

@@ -125,6 +125,11 @@ class PatchedClient(NatsClient):
         await super()._process_pong()
 
     @property
+    def was_answered(self) -> bool:
+        """Whether a server sent anything since it was opened."""
+        return bool(self._server_info)
+
+    @property
     def publishes_freely(self) -> bool:
         """Whether it may publish to any subject."""
         return self._may_publish is None

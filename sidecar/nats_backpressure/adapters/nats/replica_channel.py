@@ -48,12 +48,18 @@ class NatsReplicaChannel:
             self._count(UNSENT)
         return sent
 
-    def room(self) -> int:
+    def longest(self) -> int:
         try:
-            client = self._client()
+            return min(LONGEST, self._client().max_payload)
         except Unavailable:
             return LONGEST  # what is published now is dropped and counted
-        return min(LONGEST, client.max_payload) if client.bytes_waiting <= ROOM else 0
+
+    def room(self) -> int:
+        try:
+            waiting = self._client().bytes_waiting
+        except Unavailable:
+            waiting = 0
+        return self.longest() if waiting <= ROOM else 0
 
     def listen(self, topic: str, receive: Receive) -> None:
         self._receivers.append((topic, receive))

@@ -104,12 +104,13 @@ class GrantTracker:
         self._asked.add_own(now)
         self._count(n, requester, now)
 
-    def claim(self, now: float) -> bool:
+    def claim_due(self, now: float) -> bool:
         """We are asked, and grant nothing for want of a share; returns whether the others are to learn that now."""
-        if not self._asked.claim_due(now):
-            return False
+        return self._asked.claim_due(now)
+
+    def claim(self, now: float) -> None:
+        """The others learn now that we are asked, and grant nothing."""
         self._asked.add_own(now)
-        return True
 
     def add_foreign(self, replica: str, n: int, asked: Asked, reading: Reading, now: float) -> None:
         """Count `n` messages that another replica granted, or that it claims (0); `reading` is the newest one."""

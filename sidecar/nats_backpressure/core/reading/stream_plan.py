@@ -44,6 +44,8 @@ class Base(Struct, frozen=True):
     series: int
     """Looks of one series show the stream unmoved."""
     last_seq: float
+    followed: bool = False
+    """Whether another replica asked for the sample."""
 
 
 class ConsumerPlan(Struct, gc=False):
@@ -67,6 +69,7 @@ class StreamPlan:
     """What is planned for one stream. All times are monotonic; a look takes O(1) unless something may have crossed."""
 
     __slots__ = (
+        "_began_at",
         "_crossing",
         "_look",
         "_moved_at",
@@ -110,6 +113,8 @@ class StreamPlan:
         self.missing: set[ConsumerKey] = set()
         """Those that exist and do not answer: they are not planned until they are shown again."""
         self.earlier_at = self.looked_at = self._moved_at = -math.inf
+        self._began_at = -math.inf
+        """When the first sample was asked for, or the stream moved last before: nothing was seen to move until then."""
         self._look: StreamLook | None = None
         self._series = 0
         self._crossing = math.inf
@@ -149,8 +154,8 @@ class StreamPlan:
     def base_of(self, look: StreamLook | None) -> Base:
         """The same for samples that another replica asked for after this look, None where it had none."""
         if look is None or self._look is None or look.created != self._look.created:
-            return Base(-1, -math.inf)
-        return Base(self._series if is_unmoved(look, self._look) else -1, look.last_seq)
+            return Base(-1, -math.inf, followed=True)
+        return Base(self._series if is_unmoved(look, self._look) else -1, look.last_seq, followed=True)
 
     def is_older(self, look: StreamLook, at: float) -> bool:
         """Whether a look that another replica received `at` is older than the newest one: its times are not exact."""
@@ -197,7 +202,7 @@ class StreamPlan:
         before = self.consumers.get(key)
         active_at = before.active_at if before is not None and still else asked_at
         self.consumers[key] = ConsumerPlan(crossing, active_at, asked_at, sample.at.mono)
-        settled = asked_at - max(active_at, self._moved_at) >= SETTLE_SECONDS
+        settled = self._is_settled(max(active_at, self._moved_at), asked_at, base.followed)
         idle = still and settled and base.series == self._series
         if room <= 0 or (self._look is not None and self._look.last_seq >= crossing):
             self.hot.add(key)
@@ -206,6 +211,13 @@ class StreamPlan:
             self.hot.discard(key)
             self._crossing = min(self._crossing, crossing)
         (self.idle.add if idle else self.idle.discard)(key)
+
+    def _is_settled(self, moved_at: float, asked_at: float, followed: bool) -> bool:
+        """Whether a consumer that is still has been so for long enough. A new replica has seen nothing move: while
+        another one reads the stream for it, it does not read once more what is idle there."""
+        if self._began_at == -math.inf:
+            self._began_at = moved_at
+        return asked_at - moved_at >= SETTLE_SECONDS or (followed and moved_at <= self._began_at)
 
     def heat(self, keys: Iterable[ConsumerKey], at: float) -> bool:
         """Something else than a sample may have moved these above a mark: their policy, or what is stored of them.
@@ -362,9 +374,10 @@ class StreamPlan:
         """The levels that a reading of these consumers covers; None: of all there are."""
         if keys is None:
             return list(Level)
-        # No reading of single ones shows more than SINGLES_LIMIT.
-        levels = [Level.HOT] if len(keys & self.hot) >= min(len(self.hot), SINGLES_LIMIT) else []
-        busy = min(len(self.consumers) - len(self.idle), SINGLES_LIMIT)
+        # No reading of single ones shows more than SINGLES_LIMIT: more of them are listed, unless lists are slow.
+        most = SINGLES_LIMIT if self.slow else len(self.consumers)
+        levels = [Level.HOT] if len(keys & self.hot) >= min(len(self.hot), most) else []
+        busy = min(len(self.consumers) - len(self.idle), most)
         if len(keys) >= busy and sum(key in self.consumers and key not in self.idle for key in keys) >= busy:
             levels.append(Level.QUIET)
         return levels

@@ -85,6 +85,8 @@ class RecordLoaded(Struct, frozen=True):
     """Whether a newer version stored it, in a schema that this one cannot write."""
     absent: frozenset[ConsumerKey] = frozenset()
     """Members that the newest list of their stream lacks."""
+    unwatched: frozenset[ConsumerKey] = frozenset()
+    """Consumers with latches that only other replicas watch: they do not become members here."""
     instead: RecordCreated | None = None
     """What holds if the record is not the newest one; the events were read before it. None where that was not read."""
 
@@ -98,6 +100,8 @@ class RecordFollowed(Struct, frozen=True):
     newer: bool = False
     absent: frozenset[ConsumerKey] = frozenset()
     """Members that the newest list of their stream lacks."""
+    unwatched: frozenset[ConsumerKey] = frozenset()
+    """Consumers with latches that only other replicas watch: they do not become members here."""
 
 
 class NewerHeartbeat(Struct, frozen=True):

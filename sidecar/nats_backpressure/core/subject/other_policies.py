@@ -67,7 +67,8 @@ def with_difference(
     """The state while the subject is left to others, given the change that our policies would make; with a report, once
     each time they begin to differ in status or action."""
     stored, ours = state.record, None if change is None else change.record
-    if stored is None or ours is None or _judgement(ours) == _judgement(stored):
+    judged = ours is not None and not (ours.unknown and state.newest_proof is None)  # what is not read is not judged
+    if stored is None or ours is None or not judged or _judgement(ours) == _judgement(stored):
         if state.differs_since is None:
             return state, []
         return replace(state, differs_since=None, difference_reported=False), []

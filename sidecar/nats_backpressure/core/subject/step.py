@@ -185,7 +185,8 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
     record, revision = stored_as.record, stored_as.revision
     carried, stored = dict(record.carried), dict(record.latched)
     members = {key: with_reported_losses(member, carried.get(key), now) for key, member in state.members.items()}
-    members |= {key: new_member(key, state.policy, carried, now) for key in stored.keys() - members.keys()}
+    joining = stored.keys() - members.keys() - stored_as.unwatched
+    members |= {key: new_member(key, state.policy, carried, now) for key in joining}
     other = state.record is not None and record.incident not in (None, state.record.incident)
     members = {
         key: with_latches_of(
