@@ -17,7 +17,7 @@ CORE_FLOOR := 99
 ALL_FLOOR := 94
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs examples test lint test-all test-slow test-containers test-versions chaos bench bench-gate bench-overload bench-replicas clean
+.PHONY: help venv demo docs examples test lint test-all test-slow test-long test-properties test-containers test-versions chaos bench bench-gate bench-overload bench-replicas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,9 +54,13 @@ lint: venv ## ruff and mypy
 
 test-all: test test-slow test-containers test-versions ## everything: also the slow, the containers and every server version
 
-test-slow: venv ## only the slow ones: whole overloads, chaos, and 25 times the examples with a fresh seed (SEED, TIMES)
-	@echo "properties: seed $(FRESH); repeat: make test-slow SEED=$(FRESH) TIMES=$(TIMES)"
-	CHAOS_SEED=$(FRESH) CHAOS_ROUNDS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]  # 5: there are none
+test-slow: test-long test-properties ## only the slow ones: test-long and test-properties
+
+test-long: venv ## whole overloads, chaos, examples in other languages, long simulations (SEED)
+	CHAOS_SEED=$(FRESH) CHAOS_ROUNDS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
+
+test-properties: venv ## every property, with 25 times the examples and a fresh seed (SEED, TIMES)
+	@echo "properties: seed $(FRESH); repeat: make test-properties SEED=$(FRESH) TIMES=$(TIMES)"
 	EXPLORE=$(TIMES) $(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis and not real_server" \
 		--timeout=900 --durations=10 --hypothesis-seed=$(FRESH) $(PYTEST_ARGS)
 

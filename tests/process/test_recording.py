@@ -117,6 +117,10 @@ LISTENER = """authorization { users: [
   {user: listener, password: l, permissions: {publish: {deny: ">"}, subscribe: "backpressure.v1.internal.>"}} ]}"""
 
 
+async def _exists(file: Path) -> bool:
+    return file.exists()
+
+
 @pytest.mark.slow
 async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
     start_server: StartServer, tmp_path: Path
@@ -125,15 +129,16 @@ async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
     file, settings = tmp_path / "heard.jsonl", tmp_path / "settings.yaml"
     settings.write_text(json.dumps({"policies": [FAST], **UNHURRIED}))
     async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
-        for name in ("i0", "i1"):
-            await (await installation.add(name, login="all:all@")).sidecar.observing()
-        command = Command(server.url)
+        command = Command(server.url)  # it listens from the start: later it waits for a message that shows all
         listener = await command.start(
             *("record", str(file), "--config", str(settings), "--user", "listener", "--password", "l")
         )
+        await eventually(lambda: _exists(file), "the recording to begin", STARTS_WITHIN)
+        for name in ("i0", "i1"):
+            await (await installation.add(name, login="all:all@")).sidecar.observing()
 
         async def listens() -> bool:
-            return file.exists() and b'"t":"read"' in file.read_bytes()
+            return b'"t":"read"' in file.read_bytes()
 
         await eventually(listens, "the first reading that is recorded")
         for _ in range(2):
