@@ -117,10 +117,6 @@ LISTENER = """authorization { users: [
   {user: listener, password: l, permissions: {publish: {deny: ">"}, subscribe: "backpressure.v1.internal.>"}} ]}"""
 
 
-async def _exists(file: Path) -> bool:
-    return file.exists()
-
-
 @pytest.mark.slow
 async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
     start_server: StartServer, tmp_path: Path
@@ -133,7 +129,7 @@ async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
         listener = await command.start(
             *("record", str(file), "--config", str(settings), "--user", "listener", "--password", "l")
         )
-        await eventually(lambda: _exists(file), "the recording to begin", STARTS_WITHIN)
+        await eventually(lambda: asyncio.to_thread(file.exists), "the recording to begin", STARTS_WITHIN)
         for name in ("i0", "i1"):
             await (await installation.add(name, login="all:all@")).sidecar.observing()
 
