@@ -414,3 +414,11 @@ def test_mistakes_are_left_to_the_ordinary_way() -> None:
     assert ask(world.consumer, payload=b'{"stream": "X"}') == 404
     world.tally.pass_on()
     assert world.metrics.counted == {}
+
+
+def test_a_reply_names_the_subject_that_is_watched_now() -> None:
+    world = World(read("a.*", 0.01, pending=5))
+    assert ask(world.gateway, "a.b")["matched"] == ["a.*"]
+    world.forget("a.*")
+    world.put(read("a.>", 0.01, pending=5))
+    assert ask(world.gateway, "a.b")["matched"] == ["a.>"]

@@ -147,6 +147,19 @@ async def test_one_that_was_away_for_longer_than_a_status_holds_changes_nothing(
             assert answers(replicas) == {("warning" if load else "inactive", "continue", "known")}
 
 
+async def test_what_one_concluded_while_it_was_cut_off_is_not_stored_once_it_is_back() -> None:
+    async with Replicas(settings=SETTINGS).running(2) as replicas:
+        await replicas.clock.run(2.0)
+        for replica in replicas.all.values():
+            replica.link.cut = True
+        await replicas.clock.run(400.0)
+        for replica in replicas.all.values():
+            replica.link.heal()
+            await replicas.clock.run(8.0)
+        assert types(replicas) == []
+        assert answers(replicas) == {("inactive", "continue", "known")}
+
+
 async def test_one_that_never_could_read_the_stream_changes_nothing() -> None:
     for seed in range(2):
         async with Replicas(seed, settings=ALONE).running(1) as replicas:

@@ -30,9 +30,11 @@ class LoadReports:
             for admission in cached.values():
                 admission.flush_counts()
             for state in tuple(mirror.states.values()):
-                if state.offered and self._nc.is_connected:
-                    report = {"offered": state.offered, "admitted": state.admitted, "seconds": round(now - last, 3)}
-                    state.offered = state.admitted = 0
+                if not state.offered:
+                    continue
+                report = {"offered": state.offered, "admitted": state.admitted, "seconds": round(now - last, 3)}
+                state.offered = state.admitted = 0
+                if self._nc.is_connected:  # what came without a connection would look like the load of one interval
                     await self._publish(f"{self._prefix}.report.gateway.{encode(state.subject)}", report)
             last = now
 

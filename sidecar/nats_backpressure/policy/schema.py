@@ -82,7 +82,8 @@ class When(Struct, frozen=True, forbid_unknown_fields=True):
 
 class AlertRule(Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
-    """Name of the alert; different from all others of the policy."""
+    """Name of the alert; different from all others of the policy. One named `backpressure_active` or
+    `backpressure_warning` replaces the built-in one."""
     when: When
     """The condition."""
     for_seconds: Seconds = 0

@@ -157,9 +157,10 @@ class SubjectAnswer(Struct, frozen=True):
         return self.state.record.incident if self.state.record else None
 
     def decides_as(self, other: SubjectAnswer) -> bool:
-        """Whether a decision shows the same of this subject, but for its times."""
+        """Whether a decision shows the same subject and the same of it, but for its times."""
         return (
-            self.policy is other.policy
+            self.state.subject == other.state.subject
+            and self.policy is other.policy
             and self.status is other.status
             and self.freshness is other.freshness
             and self.admission == other.admission

@@ -245,6 +245,9 @@ class EffectRunner:
     async def _write(self, subject: str, writing: Writing) -> None:
         if (state := self._registry.subjects.get(subject)) is None:
             return
+        if writing.record.unknown and self._registry.others_are_cut_off():  # concluded before, and tried again now
+            self._registry.feed(subject, WriteConflict(writing.nonce))
+            return
         value = self._render_state(state, writing, self._registry, self._clock.now())
         try:
             revision = await self._store.write(subject, value, writing.expected, writing.nonce)

@@ -137,11 +137,6 @@ class SharedReading:
         now = self._clock.now().mono
         return [name for name, turns in self._streams.items() if turns.forget(sender, now)]
 
-    @property
-    def gap_at(self) -> float:
-        """When the loop ran again after it did not for GAP; the start if it always did."""
-        return self._gap_at
-
     def pulse(self) -> None:
         """The loop runs; to be called more often than every GAP seconds."""
         now = self._clock.now()

@@ -11,8 +11,6 @@ from nats_backpressure.runtime.ports import TimeSource
 from nats_backpressure.runtime.replicas import PRESENT_FOR, Replica, Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 
-CUT_OFF_FOR = 300.0
-"""Seconds without anything of the others after which one that sees nothing itself takes it that nobody does."""
 BACK_AFTER = 1.5
 """Seconds after which a replica that was cut off, or stood still, has received what the others read meanwhile."""
 CHECK_EVERY = 0.1
@@ -58,14 +56,9 @@ class SubjectWriters:
         As it was CHECK_EVERY ago at most, since it is asked for each input."""
         now = self._clock.now().mono
         if now - self._checked_at >= CHECK_EVERY:
-            self._cut_off, self._checked_at = self._are_cut_off(now), now
+            received_for = self._shared.received_for(UNPROVED + BACK_AFTER)
+            self._cut_off, self._checked_at = bool(self._replicas.others) and received_for < BACK_AFTER, now
         return self._cut_off
-
-    def _are_cut_off(self, now: float) -> bool:
-        others = self._replicas.others.values()
-        if not others or self._shared.received_for(UNPROVED + BACK_AFTER) >= BACK_AFTER:
-            return False
-        return now - max(self._shared.gap_at, *(one.received_at for one in others)) < CUT_OFF_FOR
 
     def proves(self, mark: str, streams: Iterable[str]) -> bool:
         """Whether another replica has readings of a subject with members in these streams, and keeps what is stored of

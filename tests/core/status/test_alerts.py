@@ -99,6 +99,17 @@ def test_the_built_in_two_follow_the_policys_flags() -> None:
         assert next_alerts((), policy, Status.INACTIVE, [member()], Now(0, 0)) == ()
 
 
+def test_a_rule_with_the_name_of_a_built_in_one_replaces_it() -> None:
+    world = World(AlertRule("backpressure_active", When(status="active"), for_seconds=60, severity="critical"))
+    world.policy = msgspec.structs.replace(world.policy, alert_on_active=True)
+    for at in range(0, 100, 5):
+        world.look(at, Status.ACTIVE, member())
+    assert world.published == [("backpressure_active", "firing")]
+    for at in range(100, 200, 5):
+        world.look(at, Status.INACTIVE, member())
+    assert world.published == [("backpressure_active", "firing"), ("backpressure_active", "resolved")]
+
+
 @pytest.mark.parametrize(("on", "off", "fires"), [(3, 2, 1), (1, 9, 1), (1, 11, 0), (9, 11, 0), (11, 11, 3)])
 def test_a_status_that_goes_up_and_down_pages_once(on: int, off: int, fires: int) -> None:
     """`on` seconds active and `off` seconds not, three times and more, and then calm."""

@@ -112,10 +112,10 @@ def _key(alert: Alert) -> PendingKey:
 
 
 def _rules(policy: Policy) -> Iterable[AlertRule]:
-    if policy.alert_on_active:
-        yield replace(ACTIVE, for_seconds=policy.alert_for_seconds)
-    if policy.alert_on_warning:
-        yield replace(WARNING, for_seconds=policy.alert_for_seconds)
+    names = [rule.name for rule in policy.alerts]
+    for rule, wanted in ((ACTIVE, policy.alert_on_active), (WARNING, policy.alert_on_warning)):
+        if wanted and rule.name not in names:  # one's own rule of that name stands for it
+            yield replace(rule, for_seconds=policy.alert_for_seconds)
     yield from policy.alerts
 
 
