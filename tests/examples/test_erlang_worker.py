@@ -1,4 +1,4 @@
-"""docs/examples/erlang: the worker pulls what a real sidecar grants, waits where it is told to, and fails open."""
+"""docs/examples/erlang: the worker pulls what a real sidecar grants, waits where it is asked to, and fails open."""
 
 from __future__ import annotations
 

@@ -68,17 +68,17 @@ async def run_with(n: int, scenario: Callable[[Replicas, Server], Coroutine[Any,
     replicas = Replicas(**more)
     async with replicas.running(n):
         if replicas.settings.sharing.enabled:
-            await replicas.clock.until(lambda: sum(map(reads_whole, replicas.all.values())) == 1, "one reader")
+            await replicas.clock.until(lambda: sum(map(reads_all, replicas.all.values())) == 1, "one reader")
         await replicas.clock.run(1.5)  # each knows the presence of all others
         await scenario(replicas, Server(replicas))
 
 
-def reads_whole(replica: Replica) -> bool:
-    return replica.service.poller.shared.reads_whole(KEY.stream)
+def reads_all(replica: Replica) -> bool:
+    return replica.service.poller.shared.reads_all(KEY.stream)
 
 
 def reader_and_others(replicas: Replicas) -> tuple[Replica, list[Replica]]:
-    (reader,) = (replica for replica in replicas.all.values() if replica.alive and reads_whole(replica))
+    (reader,) = (replica for replica in replicas.all.values() if replica.alive and reads_all(replica))
     return reader, [replica for replica in replicas.all.values() if replica is not reader]
 
 

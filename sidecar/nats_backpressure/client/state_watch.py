@@ -21,14 +21,14 @@ from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.subjects import Names
 
-POLL, UNHEARD_POLL = 2.5, 0.5
-"""Seconds without a write of the bucket after which it is read all the same; and the same while none was heard of by
+POLL, UNNOTICED_POLL = 2.5, 0.5
+"""Seconds without a write of the bucket after which it is read all the same; and the same while none was noticed by
 the subscription (a JetStream domain does not pass them on)."""
 LOOKS = (0.005, 0.015, 0.045, 0.135)
-"""Seconds before each further look for a write that was heard of and is not stored yet. Then it was refused, or
-UNHEARD_POLL finds it."""
-UNHEARD = 3
-"""Writes in a row that were found without being heard of, after which that is logged."""
+"""Seconds before each further look for a write that was noticed and is not stored yet. Then it was refused, or
+UNNOTICED_POLL finds it."""
+UNNOTICED = 3
+"""Writes in a row that were found without being noticed, after which that is logged."""
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds before the next watch, growing, with jitter: many gateways come back at once."""
 STEP_TIMEOUT = 3.0
@@ -108,16 +108,16 @@ class StateWatch:
 
 
 class Wakeups:
-    """What the subscription heard of since the last look, and whether to begin again."""
+    """What the subscription noticed since the last look, and whether to begin again."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._heard_at: float | None = None
+        self._noticed_at: float | None = None
         self._restart = False
 
     async def receive(self, _: Msg) -> None:
-        if self._heard_at is None:
-            self._heard_at = time.monotonic()
+        if self._noticed_at is None:
+            self._noticed_at = time.monotonic()
             self._event.set()
 
     def restart(self) -> None:
@@ -135,10 +135,10 @@ class Wakeups:
                 await self._event.wait()
 
     def take(self) -> float | None:
-        """When a write was first heard of since the last call; None if none was."""
-        heard_at, self._heard_at = self._heard_at, None
+        """When a write was first noticed since the last call; None if none was."""
+        noticed_at, self._noticed_at = self._noticed_at, None
         self._event.clear()
-        return heard_at
+        return noticed_at
 
 
 class _Known:
@@ -174,9 +174,9 @@ class _Follower:
         self._known = _Known()
         self._looked_at = 0.0
         """When it last asked for later writes."""
-        self._unheard = 0
-        """Readings in a row that found what was not heard of."""
-        self._poll = UNHEARD_POLL
+        self._unnoticed = 0
+        """Readings in a row that found what was not noticed."""
+        self._poll = UNNOTICED_POLL
 
     async def run(self) -> None:
         """Ends by raising what ended it."""
@@ -197,16 +197,16 @@ class _Follower:
         self._watch.snapshot_read()
 
     async def _read_changes(self) -> None:
-        """Read what was written since. Without having heard of it, it may be as old as the last look."""
-        before, heard_at = self._known.newest, self._wakeups.take()
-        written = self._looked_at if heard_at is None else heard_at
+        """Read what was written since. Where none was noticed, it may be as old as the last look."""
+        before, noticed_at = self._known.newest, self._wakeups.take()
+        written = self._looked_at if noticed_at is None else noticed_at
         await self._read_on(lambda _: written)
-        for wait in LOOKS if heard_at is not None else ():
+        for wait in LOOKS if noticed_at is not None else ():
             if self._known.newest != before:
                 break
             await asyncio.sleep(wait)
             await self._read_on(lambda _: written)
-        self._note_hearing(heard_at is not None, self._known.newest != before)
+        self._count_unnoticed(noticed_at is not None, self._known.newest != before)
         await self._check_bucket(written)
 
     async def _check_bucket(self, written: float) -> None:
@@ -240,16 +240,16 @@ class _Follower:
             text = f"key {write.key} of the state bucket is ignored: {problem}"
             self._watch.logger.warn(problem, write.key, text)
 
-    def _note_hearing(self, heard: bool, found: bool) -> None:
-        if heard:
-            self._poll, self._unheard = POLL if found else UNHEARD_POLL, 0
-            self._watch.logger.resolve("unheard", "", "writes of the state bucket are heard of")
+    def _count_unnoticed(self, noticed: bool, found: bool) -> None:
+        if noticed:
+            self._poll, self._unnoticed = POLL if found else UNNOTICED_POLL, 0
+            self._watch.logger.resolve("unnoticed", "", "writes of the state bucket are noticed")
         elif found:
-            self._poll, self._unheard = UNHEARD_POLL, self._unheard + 1
-        if self._unheard == UNHEARD:
+            self._poll, self._unnoticed = UNNOTICED_POLL, self._unnoticed + 1
+        if self._unnoticed == UNNOTICED:
             subjects = f"{self._reader.prefix}>"
-            text = f"nothing comes on {subjects} (no right?): states are read {1 / UNHEARD_POLL:g} times a second"
-            self._watch.logger.warn("unheard", "", text)
+            text = f"nothing comes on {subjects} (no right?): states are read {1 / UNNOTICED_POLL:g} times a second"
+            self._watch.logger.warn("unnoticed", "", text)
 
     def _check_heartbeats(self) -> None:
         if self._mirror.heartbeats_missing(time.monotonic()):

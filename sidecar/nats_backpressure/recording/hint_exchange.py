@@ -100,7 +100,7 @@ class HintExchange:
         others may have counted that."""
         if self._source is None or not self._replicas.have_sharing:
             return False
-        return self._shared.reads_whole(stream) and self._shared.believes()
+        return self._shared.reads_all(stream) and self._shared.believes()
 
     def flush(self, stream: str) -> None:
         """Count and publish what came of a stream: it was just read, here or elsewhere."""

@@ -115,10 +115,6 @@ class SharedReading:
         """Whether other replicas read all of the stream for this one."""
         return stream in self._streams and self._streams[stream].receives
 
-    def reads_whole(self, stream: str) -> bool:
-        """Whether this replica reads all of the stream."""
-        return stream in self._streams and self._streams[stream].reads_whole
-
     def sender(self, stream: str) -> str:
         """The process that reads all of the stream for this one; empty if there is none."""
         return self._streams[stream].sender if stream in self._streams else ""

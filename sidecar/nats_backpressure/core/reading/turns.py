@@ -42,11 +42,6 @@ class Turns:
         return any(turn.reads for turn in self._turns)
 
     @property
-    def reads_whole(self) -> bool:
-        """Whether it reads all of the stream."""
-        return self._turns[Level.ALL].reads
-
-    @property
     def sender(self) -> str:
         """Who reads all of the stream for this one, whatever it reads more often itself; empty if nobody does."""
         return self._senders[Level.ALL] if self._turns[Level.ALL].receives else ""
