@@ -35,12 +35,12 @@ async def test_once_looks_prove_nothing_more_the_stream_is_planned_again() -> No
     async with world.running():
         await world.clock.run(30)
         poll = world.poller.polls["S"]
-        assert poll.plan.idle
+        assert poll.plan.crossings.idle
         poll.plan.read_at[2] = world.clock.now().mono - 1000  # nothing came of what was planned
         poll.due = before = poll.plan.due(world.poller.load)
         poll.plan.retry = 3600.0
         await world.clock.run(2)
-        assert not poll.plan.idle and poll.due is not before
+        assert not poll.plan.crossings.idle and poll.due is not before
 
 
 @pytest.mark.parametrize(

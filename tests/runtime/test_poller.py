@@ -13,8 +13,8 @@ from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
+from nats_backpressure.core.reading.crossings import SETTLE_SECONDS
 from nats_backpressure.core.reading.load import EMPTY_INTERVAL
-from nats_backpressure.core.reading.stream_plan import SETTLE_SECONDS
 from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies

@@ -87,9 +87,9 @@ class World:
 
     def look(self, stream: str, last: int | None = None) -> StreamLook | None:
         poll = self.poller.polls.get(stream)
-        if poll is None or poll.plan.look is None:
+        if poll is None or poll.plan.crossings.look is None:
             return None
-        look = poll.plan.look
+        look = poll.plan.crossings.look
         return look if last is None else StreamLook(stream, look.created, 1, last, last, look.subjects, consumers=12)
 
     def list(self, last: int, asked_at: float) -> bool:
@@ -224,7 +224,7 @@ async def test_a_look_that_took_long_is_as_old_as_its_request() -> None:
         assert look is not None
         plan = world.poller.polls["T"].plan
         await world.clock.run(3.0)
-        before = plan.looked_at
+        before = plan.crossings.looked_at
         reading = StreamsReading((look,), True, 4.0, 0)
         world.poller.receive(Received(ALL_STREAMS, "another", FIRST, world.now + 9.0, world.now + 5.0, reading))
-        assert before < plan.looked_at == pytest.approx(world.now + 5.0 + PROMPT)
+        assert before < plan.crossings.looked_at == pytest.approx(world.now + 5.0 + PROMPT)

@@ -116,7 +116,7 @@ class Poller:
         )
         self._received = ReceivedReadings(self.readings, self.rounds, self.shared, self._plan)
         self.shared.on_silent = self.leave
-        self.shared.look_of = lambda stream: poll.plan.look if (poll := self.polls.get(stream)) else None
+        self.shared.look_of = lambda stream: poll.plan.crossings.look if (poll := self.polls.get(stream)) else None
         self._registry.on_attention = self._attend
 
     async def run(self) -> None:
@@ -204,14 +204,14 @@ class Poller:
         if (poll := self.polls.get(name)) is None:
             return
         stream, plan = poll.stream, poll.plan
-        if self.shared.receives(ALL_STREAMS) and plan.is_older(look, at):
+        if self.shared.receives(ALL_STREAMS) and plan.crossings.is_older(look, at):
             return
-        before, planned = stream.look, (plan.woken, len(plan.idle))
+        before, planned = stream.look, (plan.woken, len(plan.crossings.idle))
         crossed = plan.add_look(look, at)
         if not poll.evaluating and look.created == before.created and look.last_seq >= before.last_seq:
             stream.look = look
         self.rounds.was_read(at)
-        if crossed or planned != (plan.woken, len(plan.idle)):
+        if crossed or planned != (plan.woken, len(plan.crossings.idle)):
             self._plan(poll)
         stream.next = min(poll.planned.at, self.looks.next())
 
@@ -346,7 +346,7 @@ class Poller:
     def _start(self, poll: StreamPoll, due: Due, now: float, tasks: asyncio.TaskGroup) -> None:
         plan, listing = poll.plan, poll.listing_since < math.inf
         n = 0 if plan.retry else plan.singles(due.level)
-        n = n or (min(SINGLES_LIMIT, len(plan.consumers)) if listing else 0)
+        n = n or (min(SINGLES_LIMIT, len(plan.crossings.consumers)) if listing else 0)
         names = plan.names(due.level, n) if n else ()
         every = plan.interval(due.level, self.load) * self.load.stretch
         if not self.shared.reads(poll.name):  # its requests are ours from now on
@@ -376,10 +376,10 @@ class Poller:
         self._registry.first_readings = max([self._registry.first_readings, *waiting]) if waiting else 0.0
         replan = (before.factor, before.empty_interval) != (self.load.factor, self.load.empty_interval)
         for poll in self.polls.values():
-            idle = len(poll.plan.idle)
+            idle = len(poll.plan.crossings.idle)
             poll.plan.expire(now, self.load.stretch)
             poll.stream.interval = poll.plan.proof_interval(self.load)
-            if replan or len(poll.plan.idle) != idle:
+            if replan or len(poll.plan.crossings.idle) != idle:
                 self._plan(poll)
         self._report_stretch(now)
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from nats_backpressure.core.model.samples import Sample
-from nats_backpressure.core.reading.stream_plan import Base
+from nats_backpressure.core.reading.crossings import Base
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumersReading, Received, answer_time
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
@@ -58,16 +58,16 @@ class ReceivedReadings:
             if isinstance(received.shown, ConsumersReading):
                 await self._take(poll, received, received.shown)
             elif isinstance(received.shown, Sample):
-                base = poll.plan.base_of(received.base)
+                base = poll.plan.crossings.base_of(received.base)
                 self._readings.take_single(poll, received.shown, base, received.asked_at)
             self._rounds.tried(poll.name)
         self._replan(poll)
 
     async def _take(self, poll: StreamPoll, received: Received, reading: ConsumersReading) -> None:
         at = answer_time(received.asked_at, received.sent_at, reading.took)
-        if not poll.plan.is_older(reading.look, at):
+        if not poll.plan.crossings.is_older(reading.look, at):
             self._readings.take_look(poll, reading.look, at)
-        base: Base = poll.plan.base_of(received.base)
+        base: Base = poll.plan.crossings.base_of(received.base)
         if reading.partial:
             await self._readings.take_some(poll, reading, base, received.asked_at)
         else:

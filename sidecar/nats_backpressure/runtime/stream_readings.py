@@ -10,7 +10,7 @@ import structlog
 
 from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.reading.budget import Level
-from nats_backpressure.core.reading.stream_plan import Base
+from nats_backpressure.core.reading.crossings import Base
 from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.intake import Intake
@@ -110,7 +110,7 @@ class StreamReadings:
 
     async def read(self, poll: StreamPoll) -> None:
         """One list of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
-        base, asked_at = poll.plan.base, self._clock.now().mono
+        base, asked_at = poll.plan.crossings.base, self._clock.now().mono
         reading = await self._observer.consumers(poll.name)
         self._finish(poll, reading)
         if asked_at >= poll.whole_at:  # otherwise another replica has shown newer ones meanwhile
@@ -132,7 +132,7 @@ class StreamReadings:
 
     async def read_some(self, poll: StreamPoll, keys: Sequence[ConsumerKey]) -> None:
         """Read these consumers one by one."""
-        base, asked_at = poll.plan.base, self._clock.now().mono
+        base, asked_at = poll.plan.crossings.base, self._clock.now().mono
         try:
             reading = await self._observer.consumers(poll.name, [key.consumer for key in keys])
         except StreamGone:
@@ -161,7 +161,7 @@ class StreamReadings:
             self._forget_uncounted(poll)
         missing = [ConsumerKey(poll.name, name) for name in reading.missing]
         for key in missing:  # until it is shown again
-            poll.plan.miss(key)
+            poll.plan.crossings.miss(key)
         poll.silent |= frozenset(missing)
 
     def _finish(self, poll: StreamPoll, reading: ConsumersReading) -> None:
@@ -195,7 +195,7 @@ class StreamReadings:
             for sample in reading.samples:
                 if slices.over:
                     await slices.pause()
-                newest = plan.consumers.get(sample.key)
+                newest = plan.crossings.consumers.get(sample.key)
                 if newest is not None and newest.is_newer(sample, asked_at):  # it was read by itself meanwhile
                     under[sample.key] = stream.under.get(sample.key, ())
                     continue
@@ -210,13 +210,13 @@ class StreamReadings:
         return under
 
     def _plan_sample(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
-        subjects, newest = poll.stream.under.get(sample.key), poll.plan.consumers.get(sample.key)
+        subjects, newest = poll.stream.under.get(sample.key), poll.plan.crossings.consumers.get(sample.key)
         if subjects and (newest is None or not newest.is_newer(sample, asked_at)):
-            poll.plan.add_sample(sample, base, self._registry.headroom(sample, subjects), asked_at)
+            poll.plan.crossings.add_sample(sample, base, self._registry.headroom(sample, subjects), asked_at)
 
     def _forget_uncounted(self, poll: StreamPoll) -> None:
-        for key in (poll.plan.consumers.keys() | poll.plan.missing) - poll.stream.under.keys():
-            poll.plan.forget(key)
+        for key in (poll.plan.crossings.consumers.keys() | poll.plan.crossings.missing) - poll.stream.under.keys():
+            poll.plan.crossings.forget(key)
 
     def _read_silent(self, poll: StreamPoll) -> None:
         """Read one by one, beside the list, the members it left out: a node is down, or more came meanwhile."""
@@ -231,7 +231,7 @@ class StreamReadings:
     async def read_singly(self, poll: StreamPoll, chosen: Sequence[ConsumerKey]) -> None:
         """Ask about each of them; what a list that came meanwhile shows is newer."""
         for key in chosen:
-            base, asked_at = poll.plan.base, self._clock.now().mono
+            base, asked_at = poll.plan.crossings.base, self._clock.now().mono
             delay = poll.tries.get(key, (0.0, FIRST_RETRY))[1]
             poll.tries[key] = asked_at + delay, FIRST_RETRY
             try:

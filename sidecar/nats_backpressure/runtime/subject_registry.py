@@ -192,7 +192,7 @@ class SubjectRegistry:
         for name in self._members.streams_of(subject):
             stream = self.streams.get(name)
             if stream is not None and stream.plan is not None:
-                proofs[name] = stream.plan.proof()
+                proofs[name] = stream.plan.crossings.proof()
         return proofs
 
     def headroom(self, sample: Sample, subjects: Iterable[str]) -> float:

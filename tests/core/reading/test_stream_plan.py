@@ -18,16 +18,11 @@ from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level
+from nats_backpressure.core.reading.crossings import SETTLE_SECONDS
 from nats_backpressure.core.reading.due import Due
 from nats_backpressure.core.reading.headroom import headroom
 from nats_backpressure.core.reading.load import EMPTY_INTERVAL, LEAST_SHARE, LIMITED_FACTOR, Load, load_of, own_rate
-from nats_backpressure.core.reading.stream_plan import (
-    MISSED_READINGS,
-    SETTLE_SECONDS,
-    SINGLES_LIMIT,
-    SLOW_LIST,
-    StreamPlan,
-)
+from nats_backpressure.core.reading.stream_plan import MISSED_READINGS, SINGLES_LIMIT, SLOW_LIST, StreamPlan
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.policy.schema import InflightRule, PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -56,7 +51,7 @@ def plan_with(room: float, at: float = 0.0, last: int = 10, **numbers: int) -> S
     plan = StreamPlan(BUDGET)
     plan.answered = True
     plan.add_look(look(last), at)
-    plan.add_sample(sample(**numbers), plan.base, room, at)
+    plan.crossings.add_sample(sample(**numbers), plan.crossings.base, room, at)
     for level in Level:
         plan.read_at[level] = at
     return plan
@@ -65,48 +60,48 @@ def plan_with(room: float, at: float = 0.0, last: int = 10, **numbers: int) -> S
 class TestLevels:
     def test_a_look_that_reaches_the_crossing_makes_it_hot_and_due_at_once(self) -> None:
         plan = plan_with(room=101)
-        assert not plan.add_look(look(110), 1.0) and not plan.hot
-        assert plan.add_look(look(111), 1.1) and plan.hot == {KEY}
+        assert not plan.add_look(look(110), 1.0) and not plan.crossings.hot
+        assert plan.add_look(look(111), 1.1) and plan.crossings.hot == {KEY}
         due = plan.due(LOAD)
         assert (due.level, due.at, due.since) == (Level.HOT, 1.1, 1.0)
 
     def test_an_unfiltered_consumer_is_bounded_by_its_place_too(self) -> None:
         plan = StreamPlan(BUDGET)
         plan.add_look(look(10), 0.0)
-        base = plan.base
+        base = plan.crossings.base
         plan.add_look(look(1000), 0.5)
-        plan.add_sample(sample(delivered=1000, filters=()), base, 101, 0.1)
-        assert not plan.hot and not plan.add_look(look(1100), 1.0) and plan.add_look(look(1101), 1.0)
-        plan.add_sample(sample(delivered=1000), base, 101, 0.1)
-        assert plan.hot == {KEY}
+        plan.crossings.add_sample(sample(delivered=1000, filters=()), base, 101, 0.1)
+        assert not plan.crossings.hot and not plan.add_look(look(1100), 1.0) and plan.add_look(look(1101), 1.0)
+        plan.crossings.add_sample(sample(delivered=1000), base, 101, 0.1)
+        assert plan.crossings.hot == {KEY}
 
     @pytest.mark.parametrize("after", [look(5), look(200, created="u")], ids=["fewer messages", "created again"])
     def test_a_stream_that_was_replaced_makes_all_hot(self, after: StreamLook) -> None:
         plan = plan_with(room=math.inf)
-        assert plan.add_look(after, 1.0) and plan.hot == {KEY}
+        assert plan.add_look(after, 1.0) and plan.crossings.hot == {KEY}
 
     def test_idle_is_who_rests_on_a_stream_that_rests(self) -> None:
         plan = plan_with(room=101)
-        assert plan.quiet and not plan.idle
-        plan.add_sample(sample(), plan.base, 101, SETTLE_SECONDS)
+        assert plan.crossings.quiet and not plan.crossings.idle
+        plan.crossings.add_sample(sample(), plan.crossings.base, 101, SETTLE_SECONDS)
         plan.read_at = [SETTLE_SECONDS] * 3
-        assert plan.idle == {KEY} and not plan.quiet and plan.due(LOAD).level is Level.ALL
+        assert plan.crossings.idle == {KEY} and not plan.crossings.quiet and plan.due(LOAD).level is Level.ALL
         plan.add_look(look(11), SETTLE_SECONDS + 1)
-        assert not plan.idle and plan.quiet
+        assert not plan.crossings.idle and plan.crossings.quiet
         assert plan.due(LOAD).level is Level.QUIET and plan.due(LOAD).at == SETTLE_SECONDS + 2
 
     def test_a_sample_that_was_asked_for_before_the_stream_moved_proves_nothing(self) -> None:
         plan = plan_with(room=101)
-        base = plan.base
+        base = plan.crossings.base
         plan.add_look(look(11), 1.0)
-        plan.add_sample(sample(), base, 101, 2 * SETTLE_SECONDS)
-        assert not plan.idle
+        plan.crossings.add_sample(sample(), base, 101, 2 * SETTLE_SECONDS)
+        assert not plan.crossings.idle
 
     def test_a_new_replica_takes_from_the_one_that_reads_what_is_idle(self) -> None:
         """Otherwise it would read each idle stream once a second for ten seconds after its start."""
         plan = plan_with(room=101)
-        plan.add_sample(sample(), plan.base_of(look(10)), 101, 0.5)
-        assert plan.idle == {KEY}
+        plan.crossings.add_sample(sample(), plan.crossings.base_of(look(10)), 101, 0.5)
+        assert plan.crossings.idle == {KEY}
 
     @pytest.mark.parametrize("moves", ["the stream", "the consumer", "another look"])
     def test_what_was_seen_to_move_is_idle_only_once_it_has_settled_here(self, moves: str) -> None:
@@ -114,34 +109,36 @@ class TestLevels:
         if moves == "the stream":
             plan.add_look(look(11), 0.2)
         elif moves == "the consumer":
-            plan.add_sample(sample(inflight=1), plan.base_of(look(10)), 101, 0.2)
+            plan.crossings.add_sample(sample(inflight=1), plan.crossings.base_of(look(10)), 101, 0.2)
         last = 11 if moves == "the stream" else 10
         seen = look(9) if moves == "another look" else look(last)
-        plan.add_sample(sample(), plan.base_of(seen), 101, 0.5)
-        assert not plan.idle
+        plan.crossings.add_sample(sample(), plan.crossings.base_of(seen), 101, 0.5)
+        assert not plan.crossings.idle
 
     def test_looks_prove_idle_consumers_until_the_stream_moves_or_is_not_read_for_long(self) -> None:
         plan, one = plan_with(room=101), replace(member(), proof=SETTLE_SECONDS)
-        plan.add_sample(sample(), plan.base, 101, SETTLE_SECONDS)
+        plan.crossings.add_sample(sample(), plan.crossings.base, 101, SETTLE_SECONDS)
         plan.add_look(look(10), 30.0)
-        assert newest_proof(one, {"S": plan.proof()}) == 30.0
+        assert newest_proof(one, {"S": plan.crossings.proof()}) == 30.0
         plan.add_look(look(11), 31.0)
-        assert newest_proof(one, {"S": plan.proof()}) == 30.0
+        assert newest_proof(one, {"S": plan.crossings.proof()}) == 30.0
         plan = plan_with(room=101, at=SETTLE_SECONDS)
-        plan.idle.add(KEY)
+        plan.crossings.idle.add(KEY)
         plan.expire(SETTLE_SECONDS + MISSED_READINGS * BUDGET.max_interval)
-        assert plan.idle
+        assert plan.crossings.idle
         plan.expire(SETTLE_SECONDS + MISSED_READINGS * BUDGET.max_interval + 0.1)
-        assert not plan.idle
+        assert not plan.crossings.idle
 
     def test_what_else_moves_it_makes_it_hot_until_it_is_read(self) -> None:
         plan = plan_with(room=101)
-        assert plan.heat([KEY, ConsumerKey("S", "stranger")], 1.0) and plan.hot == {KEY}
-        plan.add_sample(sample(), plan.base, 101, 1.1)
-        assert not plan.hot
-        plan.miss(KEY)
-        assert not plan.consumers and plan.interval(Level.ALL, LOAD) == 5.0 and plan.proof_interval(LOAD) == 1.0
-        plan.forget(KEY)
+        assert plan.heat([KEY, ConsumerKey("S", "stranger")], 1.0) and plan.crossings.hot == {KEY}
+        plan.crossings.add_sample(sample(), plan.crossings.base, 101, 1.1)
+        assert not plan.crossings.hot
+        plan.crossings.miss(KEY)
+        assert (
+            not plan.crossings.consumers and plan.interval(Level.ALL, LOAD) == 5.0 and plan.proof_interval(LOAD) == 1.0
+        )
+        plan.crossings.forget(KEY)
         assert plan.interval(Level.ALL, LOAD) == EMPTY_INTERVAL
 
 
@@ -153,7 +150,7 @@ class TestReceived:
         plan = StreamPlan(BUDGET)
         plan.add_look(look(10), 0.0)
         for name in names:
-            plan.add_sample(replace(sample(), key=ConsumerKey("S", name)), plan.base, 0, 0.0)
+            plan.crossings.add_sample(replace(sample(), key=ConsumerKey("S", name)), plan.crossings.base, 0, 0.0)
         for level in Level:
             plan.read_at[level] = 0.0
         plan.answered = True
@@ -197,12 +194,12 @@ class TestSchedule:
         assert plan.interval(Level.ALL, LOAD) == 0.1
         plan.start(plan.due(LOAD), 1.0, LOAD)
         assert plan.woken is None
-        plan.forget(KEY)
+        plan.crossings.forget(KEY)
         assert plan.interval(Level.ALL, LOAD) == EMPTY_INTERVAL
 
     def test_another_number_of_consumers_is_listed_within_a_second(self) -> None:
         plan = plan_with(room=101)
-        plan.forget(KEY)
+        plan.crossings.forget(KEY)
         plan.add_look(look(10, consumers=2), 2.0)
         assert plan.due(LOAD).at == 1.0
 
@@ -227,7 +224,7 @@ class TestSchedule:
         plan.listed = 250
         for n in range(250):
             one = replace(sample(), key=ConsumerKey("S", f"c{n}"))
-            plan.add_sample(one, plan.base, 0 if n < 3 else 101, 0.0)
+            plan.crossings.add_sample(one, plan.crossings.base, 0 if n < 3 else 101, 0.0)
         assert plan.singles(Level.HOT) == 3 and plan.singles(Level.QUIET) == 0 and plan.singles(Level.ALL) == 0
         plan.listed_seconds = SLOW_LIST
         assert plan.singles(Level.QUIET) == 64 and len(plan.names(Level.QUIET, 64)) == 64
@@ -261,7 +258,7 @@ class TestSchedule:
         plan.finish(0.0, 0.0)
         assert plan.proof_interval(LOAD) == pytest.approx(30.0)
         plan.add_look(look(200), 40.0)
-        assert plan.hot and plan.proof_interval(LOAD) == pytest.approx(30.0)
+        assert plan.crossings.hot and plan.proof_interval(LOAD) == pytest.approx(30.0)
         for n in range(10):
             plan.start(plan.due(LOAD), 40.0 + n / 10, LOAD)
         assert plan.proof_interval(LOAD) < 0.2
@@ -269,9 +266,9 @@ class TestSchedule:
     def test_a_hot_reading_does_not_wait_behind_the_lateness_of_a_stretched_one(self) -> None:
         plan, others = plan_with(room=101), plan_with(room=101)
         for one in (plan, others):  # both are overdue as a whole
-            one.idle.add(KEY)
+            one.crossings.idle.add(KEY)
         plan.add_look(look(200), 20.0)
-        assert plan.hot and plan.due(LOAD).at < 20.0
+        assert plan.crossings.hot and plan.due(LOAD).at < 20.0
         assert plan.due(LOAD).lateness(20.5) == pytest.approx(6.0)
         assert others.due(LOAD).lateness(20.5) == pytest.approx(4.1)
 
@@ -373,7 +370,7 @@ class Simulation:
         n = self.plan.singles(due.level)
         names = self.plan.names(due.level, n) if n else tuple(key(n) for n in range(3))
         self.plan.start(due if n else replace(due, level=Level.ALL), self.now, LOAD)
-        base, asked = self.plan.base, self.now
+        base, asked = self.plan.crossings.base, self.now
         samples = [self.server.sample(int(name.consumer[1:]), self.now) for name in names]
         self.now += READ
         self.plan.add_look(self.server.look(), self.now)
@@ -381,7 +378,9 @@ class Simulation:
         for one in samples:
             n = int(one.key.consumer[1:])
             reading = Reading(one.key, one.at, one.pending, one.inflight, latency=0.0, drain=None, cap=1000)
-            self.plan.add_sample(one, base, headroom(evaluated(Member(one.key, POLICY, reading=reading))), asked)
+            self.plan.crossings.add_sample(
+                one, base, headroom(evaluated(Member(one.key, POLICY, reading=reading))), asked
+            )
             for what in ("pending", "inflight"):
                 if (since := self.above.pop((n, what), None)) is not None:
                     self.worst = max(self.worst, asked - since)
@@ -397,8 +396,8 @@ class Simulation:
                 else:
                     self.above.pop((n, what), None)
             moved = self.server.pending[n] or self.server.inflight[n]
-            unseen = self.server.look() != self.plan._look
-            self.idle_wrong |= bool(moved) and key(n) in self.plan.idle and not unseen
+            unseen = self.server.look() != self.plan.crossings.look
+            self.idle_wrong |= bool(moved) and key(n) in self.plan.crossings.idle and not unseen
 
     def move(self, what: str, n: int, amount: int) -> None:
         match what:
@@ -444,9 +443,9 @@ def test_no_stream_starves_and_all_stretch_alike(
         plan.add_look(look(1), 0.0)
         plan.listed = pages * 256
         if kind != "empty":
-            plan.add_sample(sample(), plan.base, 0 if kind == "hot" else 101, 0.0)
+            plan.crossings.add_sample(sample(), plan.crossings.base, 0 if kind == "hot" else 101, 0.0)
         if kind == "idle":
-            plan.idle.add(KEY)
+            plan.crossings.idle.add(KEY)
         for level in Level:
             plan.read_at[level] = 0.0
         plans.append(plan)
@@ -475,10 +474,10 @@ def test_no_stream_starves_and_all_stretch_alike(
 
 def test_a_look_is_older_by_its_time_and_within_the_disorder_of_times_by_what_it_shows() -> None:
     plan = plan_with(room=math.inf, at=100.0, last=10)
-    assert not plan.is_older(look(5), 101.5), "it is surely newer: the stream went back"
-    assert plan.is_older(look(9), 100.5) and not plan.is_older(look(10), 99.5)
-    assert not plan.is_older(look(1, created="u"), 99.5), "which of them is the older one does not show"
-    assert plan.is_older(look(1, created="u"), 98.5) and plan.is_older(look(20), 98.5)
+    assert not plan.crossings.is_older(look(5), 101.5), "it is surely newer: the stream went back"
+    assert plan.crossings.is_older(look(9), 100.5) and not plan.crossings.is_older(look(10), 99.5)
+    assert not plan.crossings.is_older(look(1, created="u"), 99.5), "which of them is the older one does not show"
+    assert plan.crossings.is_older(look(1, created="u"), 98.5) and plan.crossings.is_older(look(20), 98.5)
 
 
 def test_the_requests_are_those_of_all_replicas_where_they_are_too_few() -> None:

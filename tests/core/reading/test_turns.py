@@ -146,7 +146,7 @@ class Replica:
             if keys is None or key in keys:
                 config, at = ConsumerConfig(filters=("s",)), Now(asked_at, asked_at)
                 sample = Sample(key, "t", config, at, 1, 0, 0, 0, 0, 0, 0, 0)
-                self.plan.add_sample(sample, self.plan.base, 0.0 if hot else 1000.0, asked_at)
+                self.plan.crossings.add_sample(sample, self.plan.crossings.base, 0.0 if hot else 1000.0, asked_at)
 
 
 class World:
