@@ -326,6 +326,7 @@ def test_a_hung_worker_outweighs_its_fast_samples() -> None:
     reading = consumer.read(8.0)
     assert reading.latency_source == "stall"
     assert not reading.latency_evidence or reading.latency == reading.stall
+    assert (reading.p50, reading.p99) == (None, None), "beside the stall they would look calm"
 
 
 def test_old_samples_do_not_hold_an_idle_consumer() -> None:

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.signals import sample_checks
+from nats_backpressure.core.signals.ack_latency import AckLatency
 from nats_backpressure.core.signals.data_loss import LossAccount
 from nats_backpressure.core.signals.delayed_naks import DelayedNaks
 from nats_backpressure.core.signals.diagnosis import FULL, DiagnosisTracker, Facts, Point
 from nats_backpressure.core.signals.message_age import MessageAges
-from nats_backpressure.core.signals.rate_window import (
-    ENOUGH_TIME,
-    LATENCY_SPAN,
-    RATE_SPAN,
-    Capacity,
-    IntervalCounts,
-    Quantiles,
-    RateWindow,
-)
+from nats_backpressure.core.signals.rate_window import ENOUGH_TIME, RATE_SPAN, Capacity, IntervalCounts, RateWindow
 from nats_backpressure.core.signals.rest import Rest
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Diagnosis, LatencySource
+from nats_backpressure.protocol.values import Diagnosis
 
-P95_OF_MEAN = 3.0
-"""The 95th percentile of an exponential service time is ln(20), three times its mean."""
 CLOCK_SLACK = 0.1
 """Seconds by which the travel times of two replies may differ."""
-FRESH_ACKS = 10.0
-"""Seconds after which acks no longer show the latency of now."""
 STORM = 6
 """Redeliveries within RATE_SPAN per message in flight, above which the messages in flight are not returned."""
 
@@ -66,37 +53,21 @@ class ConsumerTracker:
     def _reset(self) -> None:
         """Start again for another incarnation: its counters have nothing to do with the old ones."""
         self._flow = RateWindow()
-        self._latency = Quantiles()
-        self._current = Quantiles()
-        """Of the messages delivered since last nothing was in flight and nothing waited: only they show the latency of
-        now. Older ones are only shown to people."""
-        self._idle_at = -math.inf
-        self._since: float | None = None
-        """When the first sample came: a window that is not full yet releases no latch."""
-        self._unbroken_since = math.inf
-        """Since when no two samples were more than RATE_SPAN apart: of the time before, ack metrics may be missing."""
+        self._latency = AckLatency()
         self._delayed_naks = DelayedNaks()
-        self._working = 0
-        """Messages in flight that are not returned."""
         self._capacity = Capacity()
         self._diagnosis = DiagnosisTracker()
         self._arrived = self._acked = 0.0
         self._given_up: float | None = None
         self._history = 0
         """The stream sequence up to which it reads messages older than itself; 0 if there are none, or none left."""
-        self._last_ack: float | None = None
-        self._inflight_since: float | None = None
-        self._rise_seen = True
-        """Whether in flight was seen to rise from 0, at the time above; otherwise it may have been long before."""
         self._naks = self._dropped = self._again = 0
         self._losses = LossAccount(self._carried.account)
 
     def ack_seen(self, seconds: float, deliveries: int, now: Now, times: int = 1) -> None:
         """So many ack metrics: `seconds` from delivery to ack, after `deliveries` deliveries."""
         self._end_rest()
-        self._latency.add(now.mono, seconds, times)
-        if now.mono - seconds >= self._idle_at:
-            self._current.add(now.mono, seconds, times)
+        self._latency.add_metrics(now.mono, seconds, times)
         if deliveries > 1:
             self._again += times
             self._flow.add(now.mono, IntervalCounts(redeliveries=(deliveries - 1) * times))
@@ -169,7 +140,7 @@ class ConsumerTracker:
             return False
         if reading.lost or reading.losing or reading.purged:
             return False
-        if not (self._flow.is_still(reading.at.mono) and self._latency.is_empty and self._current.is_empty):
+        if not (self._flow.is_still(reading.at.mono) and self._latency.is_empty):
             return False
         last = self.last
         return last is not None and self._diagnosis.is_steady(self._point(last), self._facts(last, look))
@@ -193,8 +164,8 @@ class ConsumerTracker:
             self._flow.add(until, IntervalCounts(time=seconds))
         if rest.look is not None:
             self._diagnosis.repeat_newest(rest.points[1:], self._facts(last, rest.look))
-        self._idle_at = rest.newest
-        self._time_acks(last, last)
+        self._latency.idle_at = rest.newest
+        self._latency.end_sample(last, last)
 
     def _start_again(self, sample: Sample, look: StreamLook) -> None:
         """Start again with the first sample of another incarnation; was it created while its stream existed?"""
@@ -236,24 +207,19 @@ class ConsumerTracker:
     def _compute(self, sample: Sample, look: StreamLook, counted: int) -> Reading:
         """The reading of a sample whose losses are counted; `counted`: how many there were before."""
         last = self.last
-        if self._since is None or (last is not None and sample.at.mono - last.at.mono > RATE_SPAN):
-            self._unbroken_since = sample.at.mono
-        self._since = sample.at.mono if self._since is None else self._since
         if last is None:
             self._start(sample, look)
             self._resume(sample, look)
-        was_working, restarted = self._working, self._delayed_naks.add_sample(last, sample)
+        was_working, restarted = self._latency.working, self._delayed_naks.add_sample(last, sample)
         returned = self._delayed_naks.count_in_flight(sample)
         if (returned or restarted) and self._storm(sample):
             returned, restarted = 0, False
-        self._working = sample.inflight - returned
-        if restarted:
-            self._inflight_since = None
+        self._latency.begin_sample(last, sample, sample.inflight - returned, restarted)
         if last is not None and not self._losses.purged:
             self._count(last, sample, was_working)
         if sample.delivered_stream >= self._history or not sample.pending:
             self._history = 0
-        self._time_acks(last, sample)
+        self._latency.end_sample(last, sample)
         self._naks = self._dropped = self._again = 0
         self.last, self._look = sample, look
         self._ages.add_look(look, sample.at.mono)
@@ -276,7 +242,7 @@ class ConsumerTracker:
             arrivals=max(0, sample.pending - last.pending + new),
             deliveries=given,
             redeliveries=max(0, sample.redelivered - last.redelivered, given - new),
-            held=(was_working + self._working) / 2 * time,
+            held=(was_working + self._latency.working) / 2 * time,
             waited_time=time if waited else 0.0,
             waited_acks=acks if waited else 0.0,
         )
@@ -287,19 +253,7 @@ class ConsumerTracker:
         if waited and not (again or last.paused or sample.paused) and time <= RATE_SPAN:
             self._capacity.learn(time, acks)
         if sample.since_ack is None and (acks > 0 or sample.floor_stream > last.floor_stream):
-            self._last_ack = sample.at.mono
-
-    def _time_acks(self, last: Sample | None, sample: Sample) -> None:
-        """Update the times that the stall counts from: the last ack, and when work in flight rose from 0."""
-        now = sample.at.mono
-        if sample.since_ack is not None:
-            self._last_ack = now - sample.since_ack
-        if self._working == 0:
-            self._inflight_since, self._rise_seen = None, True
-        elif last is None or self._inflight_since is None:
-            # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
-            self._inflight_since = now - (sample.since_delivery or 0.0)
-            self._rise_seen = last is not None
+            self._latency.add_acks(sample.at.mono)
 
     def _diagnose(self, sample: Sample, look: StreamLook) -> Diagnosis | None:
         """The lasting diagnosis, if this sample agrees."""
@@ -317,31 +271,24 @@ class ConsumerTracker:
         now = sample.at.mono
         flow = self._flow.total(now)
         acked = sample.config.ack_policy != "none"
-        stall = self._stall(sample)
-        quantiles = self._latency.at(now, 0.5, 0.95, 0.99)
-        estimate = None if quantiles or self._awaits_metrics(sample) else flow.estimate()
-        p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
-        source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
-        if self._working and (p95 is None or stall > p95):
-            p95, source = stall, "stall"
-        latency, stalled, evidence = self._compared_latency(sample, flow, stall)
+        latency = self._latency.latency(sample, self._flow, flow, self._delayed_naks.all_may_be(sample))
         known = flow.time >= ENOUGH_TIME
         return Reading(
             key=sample.key,
             at=sample.at,
             pending=sample.pending,
             inflight=sample.inflight if acked else None,
-            latency=None if latency is None else latency * 1000,
-            stalled=stalled,
+            latency=_ms(latency.compared),
+            stalled=latency.stalled,
             drain=flow.drain(sample.pending),
-            latency_source=source,
-            latency_evidence=evidence,
-            settled=self._settled(now),
-            p50=quantiles[0] * 1000 if quantiles else None,
-            p95=None if p95 is None else p95 * 1000,
-            p99=quantiles[2] * 1000 if quantiles else None,
-            stall=stall * 1000,
-            stall_known=not self._working or self._stall_known(),
+            latency_source=latency.source,
+            latency_evidence=latency.evidence,
+            settled=self._latency.is_settled(now),
+            p50=_ms(latency.p50),
+            p95=_ms(latency.p95),
+            p99=_ms(latency.p99),
+            stall=latency.stall * 1000,
+            stall_known=self._latency.stall_known,
             spare=self._delayed_naks.all_may_be(sample),
             arrival_rate=flow.arrivals / flow.time if known else None,
             ack_rate=flow.acks / flow.time if known else None,
@@ -367,59 +314,9 @@ class ConsumerTracker:
             oldest_age=self._ages.oldest_waiting(sample, look),
         )
 
-    def _compared_latency(self, sample: Sample, flow: IntervalCounts, stall: float) -> tuple[float | None, bool, bool]:
-        """The latency that is compared with its mark, in seconds: of messages delivered since there was last nothing to
-        do, by acks of the last FRESH_ACKS seconds; or the stall. Then whether it is the stall, and whether a latch may
-        be released on it."""
-        now = sample.at.mono
-        if sample.pending == 0 and self._working == 0:
-            self._idle_at = now
-            if not self._current.is_empty:
-                self._current = Quantiles()
-            return 0.0, False, True
-        p95 = self._measured_latency(sample, flow)
-        if self._working and not self._delayed_naks.all_may_be(sample) and (p95 is None or stall > p95):
-            return stall, True, p95 is not None and self._settled(now)
-        return p95, False, p95 is not None and self._settled(now)
-
-    def _measured_latency(self, sample: Sample, flow: IntervalCounts) -> float | None:
-        now = sample.at.mono
-        quantiles = self._current.at(now, 0.95)
-        newest = self._current.newest if quantiles else self._last_ack
-        if newest is None or now - newest > FRESH_ACKS:
-            return None
-        if quantiles:
-            return quantiles[0]
-        if self._awaits_metrics(sample):
-            return None
-        if now - self._idle_at < RATE_SPAN:
-            flow = self._flow.total(now, self._idle_at)
-        estimate = flow.rough_estimate()
-        # When work begins, many messages in flight and few acks pass for a long time in flight. But nothing is in
-        # flight for longer than since there was last nothing to do.
-        return None if estimate is None else min(P95_OF_MEAN * estimate, now - self._idle_at)
-
-    def _awaits_metrics(self, sample: Sample) -> bool:
-        """Whether ack metrics may come that show more than an estimate. After a restart, three times the mean of a
-        steady latency would be an overload that is none; where none came in LATENCY_SPAN, none are expected."""
-        return sample.config.sampled and sample.at.mono - self._unbroken_since < LATENCY_SPAN
-
-    def _settled(self, now: float) -> bool:
-        return self._since is not None and now - self._since >= FRESH_ACKS
-
-    def _stall(self, sample: Sample) -> float:
-        if not self._working or self._inflight_since is None:
-            return 0.0
-        since = self._inflight_since if self._last_ack is None else max(self._last_ack, self._inflight_since)
-        return max(0.0, sample.at.mono - since)
-
     def _storm(self, sample: Sample) -> bool:
         """Whether messages are redelivered all the time: then they are not returned with a delay."""
         return self._flow.total(sample.at.mono).redeliveries > STORM * sample.inflight
-
-    def _stall_known(self) -> bool:
-        acked, since = self._last_ack, self._inflight_since
-        return self._rise_seen or (acked is not None and since is not None and acked >= since)
 
 
 def _may_have_acked(sample: Sample, time: float) -> bool:
@@ -444,3 +341,7 @@ def _is_like(before: StreamLook, look: StreamLook) -> bool:
         oldest_age=look.oldest_age,
     )
     return moved == look
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

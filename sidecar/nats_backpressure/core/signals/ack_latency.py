@@ -1,0 +1,180 @@
+"""AckLatency: how long one consumer's messages are in flight, from ack metrics, an estimate, or the stall."""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.signals.rate_window import LATENCY_SPAN, RATE_SPAN, IntervalCounts, Quantiles, RateWindow
+from nats_backpressure.protocol.values import LatencySource
+
+P95_OF_MEAN = 3.0
+"""The 95th percentile of an exponential service time is ln(20), three times its mean."""
+FRESH_ACKS = 10.0
+"""Seconds after which acks no longer show the latency of now."""
+
+
+class Latency(Struct, frozen=True):
+    """The latency after one sample, in seconds; None where there is no evidence."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    source: LatencySource | None
+    """Where `p95` is from."""
+    stall: float
+    """Time without any ack while messages are in flight."""
+    compared: float | None
+    """What is compared with the mark: of messages delivered since there was last nothing to do, by acks of the last
+    FRESH_ACKS seconds; or the stall."""
+    stalled: bool
+    """Whether that is the stall."""
+    evidence: bool
+    """Whether a latch may be released on it."""
+
+
+class AckLatency:
+    """What is remembered of one consumer's acks. All times are monotonic."""
+
+    __slots__ = (
+        "_acked_at",
+        "_all",
+        "_current",
+        "_first_at",
+        "_inflight_since",
+        "_rise_seen",
+        "_unbroken_since",
+        "idle_at",
+        "working",
+    )
+
+    def __init__(self) -> None:
+        self._all = Quantiles()
+        self._current = Quantiles()
+        """Of the messages delivered since last nothing was in flight and nothing waited: only they show the latency of
+        now. Older ones are only shown to people."""
+        self.idle_at = -math.inf
+        """When there was last nothing to do."""
+        self.working = 0
+        """Messages in flight that are not returned."""
+        self._first_at: float | None = None
+        """When the first sample came: a window that is not full yet releases no latch."""
+        self._unbroken_since = math.inf
+        """Since when no two samples were more than RATE_SPAN apart: of the time before, ack metrics may be missing."""
+        self._acked_at: float | None = None
+        self._inflight_since: float | None = None
+        self._rise_seen = True
+        """Whether in flight was seen to rise from 0, at the time above; otherwise it may have been long before."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no ack metric could age out of it."""
+        return self._all.is_empty and self._current.is_empty
+
+    @property
+    def stall_known(self) -> bool:
+        """Whether the stall is as long as it is said to be, and not longer."""
+        acked, since = self._acked_at, self._inflight_since
+        return not self.working or self._rise_seen or (acked is not None and since is not None and acked >= since)
+
+    def is_settled(self, now: float) -> bool:
+        """Whether samples have come for long enough to release a latch on what they show."""
+        return self._first_at is not None and now - self._first_at >= FRESH_ACKS
+
+    def add_metrics(self, now: float, seconds: float, times: int) -> None:
+        """So many ack metrics of `seconds` from delivery to ack."""
+        self._all.add(now, seconds, times)
+        if now - seconds >= self.idle_at:
+            self._current.add(now, seconds, times)
+
+    def begin_sample(self, last: Sample | None, sample: Sample, working: int, restarted: bool) -> None:
+        """A sample came. `restarted`: what is in flight was all delivered again."""
+        now = sample.at.mono
+        if self._first_at is None or (last is not None and now - last.at.mono > RATE_SPAN):
+            self._unbroken_since = now
+        self._first_at = now if self._first_at is None else self._first_at
+        self.working = working
+        if restarted:
+            self._inflight_since = None
+
+    def add_acks(self, now: float) -> None:
+        """Messages were acknowledged between the last two samples of a server that does not report when."""
+        self._acked_at = now
+
+    def end_sample(self, last: Sample | None, sample: Sample) -> None:
+        """Update the times that the stall counts from: the last ack, and when work in flight rose from 0."""
+        now = sample.at.mono
+        if sample.since_ack is not None:
+            self._acked_at = now - sample.since_ack
+        if self.working == 0:
+            self._inflight_since, self._rise_seen = None, True
+        elif last is None or self._inflight_since is None:
+            # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
+            self._inflight_since = now - (sample.since_delivery or 0.0)
+            self._rise_seen = last is not None
+
+    def latency(self, sample: Sample, window: RateWindow, flow: IntervalCounts, all_returned: bool) -> Latency:
+        """The latency after this sample; `flow` is the sum of the `window`. `all_returned`: perhaps all that is in
+        flight was returned with a delay."""
+        now = sample.at.mono
+        stall = self._stall(now)
+        quantiles = self._all.at(now, 0.5, 0.95, 0.99)
+        estimate = None if quantiles or self._awaits_metrics(sample) else flow.estimate()
+        p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
+        source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
+        if self.working and (p95 is None or stall > p95):
+            p95, source = stall, "stall"
+        sampled = quantiles if source == "sampled" else None  # beside a stall a low p99 would look calm
+        return Latency(
+            sampled[0] if sampled else None,
+            p95,
+            sampled[2] if sampled else None,
+            source,
+            stall,
+            *self._compared(sample, window, flow, stall, all_returned),
+        )
+
+    def _compared(
+        self, sample: Sample, window: RateWindow, flow: IntervalCounts, stall: float, all_returned: bool
+    ) -> tuple[float | None, bool, bool]:
+        now = sample.at.mono
+        if sample.pending == 0 and self.working == 0:
+            self.idle_at = now
+            if not self._current.is_empty:
+                self._current = Quantiles()
+            return 0.0, False, True
+        p95 = self._measured(sample, window, flow)
+        evidence = p95 is not None and self.is_settled(now)
+        if self.working and not all_returned and (p95 is None or stall > p95):
+            return stall, True, evidence
+        return p95, False, evidence
+
+    def _measured(self, sample: Sample, window: RateWindow, flow: IntervalCounts) -> float | None:
+        now = sample.at.mono
+        quantiles = self._current.at(now, 0.95)
+        newest = self._current.newest if quantiles else self._acked_at
+        if newest is None or now - newest > FRESH_ACKS:
+            return None
+        if quantiles:
+            return quantiles[0]
+        if self._awaits_metrics(sample):
+            return None
+        if now - self.idle_at < RATE_SPAN:
+            flow = window.total(now, self.idle_at)
+        estimate = flow.rough_estimate()
+        # When work begins, many messages in flight and few acks pass for a long time in flight. But nothing is in
+        # flight for longer than since there was last nothing to do.
+        return None if estimate is None else min(P95_OF_MEAN * estimate, now - self.idle_at)
+
+    def _awaits_metrics(self, sample: Sample) -> bool:
+        """Whether ack metrics may come that show more than an estimate. After a restart, three times the mean of a
+        steady latency would be an overload that is none; where none came in LATENCY_SPAN, none are expected."""
+        return sample.config.sampled and sample.at.mono - self._unbroken_since < LATENCY_SPAN
+
+    def _stall(self, now: float) -> float:
+        if not self.working or self._inflight_since is None:
+            return 0.0
+        since = self._inflight_since if self._acked_at is None else max(self._acked_at, self._inflight_since)
+        return max(0.0, now - since)
