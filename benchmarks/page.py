@@ -78,10 +78,11 @@ def performance(part: str) -> str:
 def scale(part: str) -> str:
     """A generated part of docs/scale.md: `enough`, or a table of scale_page."""
     results = load(RESULTS)
-    run = results.runs.get("scale") if results is not None else None
-    if run is None:
+    if results is None or (run := results.runs.get("scale")) is None:
         return "Not computed yet: run `python -m benchmarks scale`."
-    return scale_page.enough(run.figures) if part == "enough" else markdown(*scale_page.part(part, run.figures))
+    measured = {name: figure for each in results.runs.values() for name, figure in each.figures.items()}
+    figures = scale_page.beside_newest(run.figures, measured)
+    return scale_page.enough(figures) if part == "enough" else markdown(*scale_page.part(part, figures))
 
 
 def _aims(results: Results, before: Results | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping
 
+from msgspec.structs import replace
+
 from benchmarks import performance_plots
 from benchmarks.figures import Figure, number
 from benchmarks.results import Results
@@ -19,6 +21,15 @@ COLOURS = ("#2e7d32", "#1565c0", "#c62828")
 def part(name: str, figures: Mapping[str, Figure]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one table: `measured`, `alone`, `replicas` or `costs`."""
     return {"measured": _measured, "alone": _alone, "replicas": _replicas, "costs": _costs}[name](figures)
+
+
+def beside_newest(figures: Mapping[str, Figure], measured: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Each computed figure beside what was measured last: the others may have run again since."""
+    names = {name: name.removeprefix("computed: ") for name, each in figures.items() if each.peer == "measured"}
+    newest = {name: measured.get(of) or measured.get(of.partition(" consumers, ")[2]) for name, of in names.items()}
+    return {
+        name: replace(each, beside=new.value) if (new := newest.get(name)) else each for name, each in figures.items()
+    }
 
 
 def _measured(figures: Mapping[str, Figure]) -> tuple[list[str], list[list[str]]]:

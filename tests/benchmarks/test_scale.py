@@ -106,6 +106,12 @@ def test_tables_have_a_cell_for_each_column(part: str) -> None:
     assert markdown(header, rows)
 
 
+def test_what_was_computed_stands_beside_what_was_measured_last() -> None:
+    figures = {f"computed: {name}": Figure(1.0, "s", 2.0, "measured") for name in ("1,000 consumers, seen", "3 idle")}
+    newest = scale_page.beside_newest(figures, {"seen": Figure(5.0, "s"), "3 idle": Figure(6.0, "s")})
+    assert [row[1] for row in scale_page.part("measured", newest)[1]] == ["5 s", "6 s"]
+
+
 def test_the_plot_is_drawn_with_and_without_results() -> None:
     figures = {case_name(1000, 4, "idle"): case(outcome(0.2))}
     nobody = Machine("a processor", 2, "Linux", "3.11", "v2", {})
