@@ -347,10 +347,10 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
 
 
 def _report_sink(lookup: SubjectLookup, registry: SubjectRegistry) -> Callable[[str, GatewayReport], None]:
-    """Feeds a gateway's report to every watched subject that covers its subject; there may be none."""
+    """Feeds a gateway's report to the watched subjects that it is about; there may be none."""
 
     def sink(subject: str, report: GatewayReport) -> None:
-        for name in lookup.names(subject):
+        for name in lookup.names_reported(subject):
             registry.feed(name, GatewayReported(report.offered, report.admitted, report.seconds))
 
     return sink

@@ -19,6 +19,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 from nats_backpressure.client import BackpressureClient, PullGate
+from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import TIMEOUT
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.simulations.decision_service import Answer, FakeDecisionService
@@ -178,6 +179,23 @@ async def test_each_gate_asks_as_an_asker_of_its_own(
     assert askers[:2] == askers[2:] and len(set(askers)) == 2
 
 
+async def test_first_requests_at_one_moment_share_one_subscription(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    subscribe = nc.subscribe
+
+    async def slowly(*args: Any, **more: Any) -> Any:  # as while much waits to be sent
+        await asyncio.sleep(0)
+        return await subscribe(*args, **more)
+
+    monkeypatch.setattr(nc, "subscribe", slowly)
+    inbox, before = Inbox(nc), len(nc._subs)
+    async with FakeDecisionService(nc, grants(1)):
+        serving = len(nc._subs) - before
+        subject = "backpressure.v1.decide.consumer.s"
+        await asyncio.gather(*(inbox.request(subject, b"{}", 30) for _ in range(5)))
+        assert len(nc._subs) - before - serving == 1
+        await inbox.close()
+
+
 async def test_without_responders_and_after_a_reconnect_its_inbox_still_works(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
@@ -295,13 +313,16 @@ async def test_messages_come_one_after_another_and_none_is_lost_where_the_loop_e
 async def test_without_answers_it_pulls_as_many_as_it_was_granted_last_for_a_while(
     client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await publish(nc, 40)
+    await publish(nc, 23)
     gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
     async with FakeDecisionService(nc, grants(3)):
         assert len(await gate.fetch(10)) == 3
     assert [len(await gate.fetch(10)) for _ in range(3)] == [3, 3, 3]
     monkeypatch.setattr("nats_backpressure.client.pull_gate.KEEPS_SIZE", 0.0)
     assert len(await gate.fetch(10)) == 10
+    gate._batch_wait = 0.1
+    assert len(await gate.fetch(10)) == 1
+    assert gate._unused == 0, "what was never granted is not given back"
 
 
 async def test_without_a_sidecar_it_pulls_everything_and_waits_for_one_answer_only(

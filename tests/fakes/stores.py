@@ -12,11 +12,8 @@ from nats_backpressure.core.subject.record_builder import rejection_event
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.messages import Heartbeat
-from nats_backpressure.protocol.values import EventType, Status
+from nats_backpressure.protocol.values import MONITORING_EVENTS, STATUS_EVENTS, EventType, Status
 from nats_backpressure.runtime.ports import Conflict, LastEvent, PublishConflict, Stored, Unavailable, Unpublishable
-
-STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
-MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
 
 
 class Faults:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.queries.event_cache import LARGEST, EventCache, parse_event
+from nats_backpressure.protocol.values import LARGEST_EVENT
+from nats_backpressure.queries.event_cache import EventCache, parse_event
 from tests.fakes.event_log import SUBJECT, T0, encoded_event, event
 
 
@@ -49,7 +50,7 @@ def test_an_event_added_twice_is_cached_once() -> None:
         pytest.param(encoded_event(0), id="before the first"),
         pytest.param(encoded_event(2**53), id="a number that is not exact"),
         pytest.param(encoded_event(1).replace(b'"pending"', b'"\xff"'), id="not UTF-8"),
-        pytest.param(encoded_event(1).replace(b'"pending"', b'"' + b"x" * LARGEST + b'"'), id="larger than any"),
+        pytest.param(encoded_event(1).replace(b'"pending"', b'"' + b"x" * LARGEST_EVENT + b'"'), id="larger than any"),
     ],
 )
 def test_a_message_that_is_not_an_event_is_not_parsed(payload: bytes) -> None:

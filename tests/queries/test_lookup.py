@@ -152,3 +152,11 @@ def test_what_other_policies_judged_is_answered_as_it_is_stored() -> None:
     ours = replace(foreign, record=replace(rejecting.record, policy_mark=FakeServiceView().policies.mark))
     decision = decision_service(FakeServiceView(ours)).decide_gateway(ours.subject, GatewayRequest(), NOW)
     assert (decision.action, decision.would) == ("continue", "reject")
+
+
+def test_a_report_counts_once_for_each_subject_that_it_is_about() -> None:
+    """A gateway reports a request for each state that governs it: for `a.b` and, in another report, for `a.*`."""
+    lookup = SubjectLookup(FakeServiceView(subject(name="a.b"), subject(name="a.*")))
+    assert lookup.names_reported("a.b") == ["a.b"]
+    assert lookup.names_reported("a.*") == lookup.names_reported("a.c") == ["a.*"]
+    assert lookup.names_reported("x") == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.protocol.endpoints import ENDPOINTS, Endpoint
 from nats_backpressure.runtime.captured_subjects import CapturedSubjects
 
 
@@ -30,6 +32,22 @@ def test_each_stream_and_subject_is_logged_once() -> None:
         ("A", "status"),
         ("B", "p.decide.gateway.x"),
     ]
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+def test_every_endpoint_is_checked(endpoint: Endpoint) -> None:
+    captured = CapturedSubjects("p", None, lambda: None)
+    with capture_logs() as logged:
+        captured.update([look("A", f"p.{endpoint.subject}")])
+    assert logged
+
+
+def test_a_capture_that_comes_back_is_logged_again() -> None:
+    captured = CapturedSubjects("p", None, lambda: None)
+    with capture_logs() as logged:
+        for subject in ("p.get.status", "other", "p.get.status"):
+            captured.update([look("A", subject)])
+    assert [line["subject"] for line in logged] == ["p.get.status"] * 2
 
 
 def test_only_an_alias_is_checked_after_a_list() -> None:

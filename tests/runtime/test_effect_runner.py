@@ -226,7 +226,7 @@ class TestOutages:
                 await world.clock.run(3600)
             world.store.faults.before = lambda: False
             await world.clock.run(LAST_RETRY)
-        assert {(line["event"], line["log_level"]) for line in logged} == {("act.unavailable", "debug")}
+        assert {(line["event"], line["log_level"]) for line in logged} == {("effect.failed", "debug")}
         assert 3600 / LAST_RETRY < len(logged) < 2 * 3600 / LAST_RETRY
         assert len(world.fed) == 1
 

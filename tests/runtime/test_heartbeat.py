@@ -72,6 +72,24 @@ async def test_they_come_at_their_interval() -> None:
     assert world.store.beats == [b"heartbeat"] * 6
 
 
+async def test_without_another_reading_it_shows_the_same_time_though_the_wall_clock_was_set() -> None:
+    """Another `sampled_at` proves a reading to those that follow."""
+    world = World()
+    registry, times = world.heartbeat._registry, list[float]()
+    registry.observing, registry.newest_reading = True, world.clock.now().mono
+    world.heartbeat._render = lambda view, now, leaving: (
+        times.append(round(now.wall - now.mono + (view.newest_read_at or 0.0), 3)) or b"heartbeat"
+    )
+    async with meanwhile(world.heartbeat.run()):
+        await world.clock.run(2 * EVERY)
+        world.clock._offset += 3600
+        await world.clock.run(2 * EVERY)
+        assert len(times) == 5 and len(set(times)) == 1
+        registry.newest_reading = world.clock.now().mono
+        await world.clock.run(EVERY)
+        assert times[-1] == pytest.approx(times[0] + 3600 + 4 * EVERY)
+
+
 async def test_one_that_fails_is_counted_and_the_next_comes_all_the_same() -> None:
     world = World()
     world.store.faults.before = iter([True, False]).__next__

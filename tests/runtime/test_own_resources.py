@@ -91,3 +91,14 @@ async def test_a_new_state_bucket_gets_every_state() -> None:
     world = World()
     await world.list(ALL, ALL | {STATE: "later"})
     assert world.fed == [("s", RecordMissing(recreated=True))]
+
+
+async def test_a_bucket_that_is_gone_gets_every_state_once_there_is_another() -> None:
+    world = World()
+    without = {name: at for name, at in ALL.items() if name != STATE}
+    await world.list(without, ALL)
+    assert world.fed == [], "the first bucket there is"
+    await world.list(without, without)
+    assert world.fed == []
+    await world.list(ALL | {STATE: "later"})
+    assert world.fed == [("s", RecordMissing(recreated=True))]

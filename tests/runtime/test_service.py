@@ -18,14 +18,13 @@ from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.messages import Heartbeat
-from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
+from nats_backpressure.protocol.values import MONITORING_EVENTS, STATUS_EVENTS, ConsumerKey, EventType, Status
 from nats_backpressure.runtime import tasks
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.noting_observer import NotingObserver
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from tests.fakes.clock import settled
-from tests.fakes.stores import MONITORING_EVENTS, STATUS_EVENTS
 from tests.simulations import stored_samples
 from tests.simulations.running_service import KEY, SETTINGS, SUBJECT, World
 

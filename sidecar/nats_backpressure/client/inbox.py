@@ -21,14 +21,16 @@ class Inbox:
     def __init__(self, nc: Client) -> None:
         self._nc, self._prefix = nc, nc.new_inbox()
         self._subscription: Subscription | None = None
+        self._subscribing = asyncio.Lock()
         self._sent = 0
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         """By reply subject; as many as requests are under way."""
 
     async def request(self, subject: str, payload: bytes, timeout: float) -> Msg:
         """Raises TimeoutError after `timeout` seconds, NoRespondersError, and what a publish raises."""
-        if self._subscription is None or self._subscription._closed:
-            self._subscription = await self._nc.subscribe(f"{self._prefix}.*", cb=self._receive)
+        async with self._subscribing:
+            if self._subscription is None or self._subscription._closed:
+                self._subscription = await self._nc.subscribe(f"{self._prefix}.*", cb=self._receive)
         self._sent += 1
         reply = f"{self._prefix}.{self._sent}"
         waiting = self._waiting[reply] = asyncio.get_running_loop().create_future()

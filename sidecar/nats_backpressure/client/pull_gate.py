@@ -26,8 +26,6 @@ MIN_WAIT, MAX_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing is granted, whatever the answer says."""
 MOST_HELD = 65_536
 """Messages that count as held at most; then the oldest do no more."""
-ONLY_OURS = 2
-"""References to a message that nobody else has: a variable, and the argument of getrefcount."""
 BATCH_WAIT = 0.02
 """Seconds for which the first message of a pull waits for the others; a slower one is late."""
 KEEPS_SIZE = 30.0
@@ -35,6 +33,15 @@ KEEPS_SIZE = 30.0
 would take in flight past its mark."""
 LATE_POLL = 0.05
 """Seconds between two looks for late messages while nothing is granted."""
+
+
+def _own_references() -> int:
+    message = object()
+    return getrefcount(message)
+
+
+ONLY_OURS = _own_references()
+"""References to an object that only one variable has, as this Python counts them."""
 
 
 class PullGate:
@@ -166,8 +173,9 @@ class PullGate:
             lost=lost,
             inbox=self._inbox,
         )
-        self._unused, wait = self._grant(decision, batch)
-        if not (n := self._unused):
+        n, wait = self._grant(decision, batch)
+        self._unused = n if decision.failed_open is None else 0  # what was never granted is not given back
+        if not n:
             self._client.stats.count("held_back", self._subject)
             return [], wait
         left = min(deadline, asked_at + self._grant_seconds) - time.monotonic()

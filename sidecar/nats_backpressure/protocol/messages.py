@@ -107,7 +107,10 @@ class Decision(Struct, frozen=True):
         FreshnessName, Meta(description="Whether the status is proven: `known`, `stale` or `unknown`.")
     ] = "unknown"
     sampled_at: Annotated[
-        Time | None, Meta(description="When the newest sample behind the answer was read. null before the first.")
+        Time | None,
+        Meta(
+            description="When all behind the answer was last proved: the oldest of its consumers counts. null: never."
+        ),
     ] = None
     valid_for_ms: Annotated[
         Count,
@@ -289,14 +292,14 @@ class Status(Struct, frozen=True):
     ] = "known"
     stale_reason: Annotated[
         StaleReason | None,
-        Meta(description="With `stale`: the newest proof is too old (`age`), or the server has no quorum."),
+        Meta(description="With `stale`: a consumer was not proved for too long (`age`), or the server has no quorum."),
     ] = None
     sampled_at: Annotated[
-        Time | None, Meta(description="When the newest sample behind it was read. null before the first.")
+        Time | None, Meta(description="When all its consumers were last proved: the oldest one counts. null: never.")
     ] = None
     age_ms: Annotated[
         Count | UnsetType | None,
-        Meta(description="Milliseconds since the newest proof. null without one; not in a stored state."),
+        Meta(description="Milliseconds since then. null without a proof; not in a stored state."),
     ] = UNSET
     thresholds_from: Annotated[
         dict[str, str], Meta(description="Signal to how its marks came about, where they are not simply the policy's.")

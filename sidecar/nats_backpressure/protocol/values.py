@@ -112,6 +112,15 @@ class EventType(StrEnum):
     POLICY_REJECTED = "policy_rejected"
 
 
+STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
+"""Those that report a change of the status."""
+MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
+LARGEST_EVENT = 64 * 1024
+"""Bytes of an event with its headers: none is published that is larger, and none is read."""
+LEAST_TOO_HIGH = 2**53
+"""No number of an event is as high: JSON numbers are exact below it."""
+
+
 class Diagnosis(StrEnum):
     """What is going on with a consumer, the most severe first."""
 

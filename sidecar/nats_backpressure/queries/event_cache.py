@@ -10,28 +10,25 @@ import msgspec
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.protocol import messages, timestamps
 from nats_backpressure.protocol.decoding import read_message
+from nats_backpressure.protocol.values import LARGEST_EVENT, LEAST_TOO_HIGH
 from nats_backpressure.runtime.ports import CachedEvent
 
 PER_SUBJECT = 256
 """Most events of one subject; beyond, its oldest is dropped."""
 EVENTS, BYTES = 100_000, 64 * 1024 * 1024
 """Most events of all subjects, and most encoded bytes (about 1.2 KB each); beyond either, the oldest is dropped."""
-LARGEST = 64 * 1024
-"""Bytes of an event; a sidecar publishes none that is larger."""
 NEVER = 2**62
 """Unix milliseconds since which a cache is complete that was not loaded yet."""
-HIGHEST = 2**53
-"""Every `seq` is lower: JSON numbers are exact below it."""
 
 
 def parse_event(payload: bytes) -> CachedEvent | None:
     """The event in a message; None if it is not one of ours: anyone may publish on these subjects."""
-    if len(payload) > LARGEST:
+    if len(payload) > LARGEST_EVENT:
         return None
     if (event := read_message(payload, messages.Event)) is None:
         return None
     at = timestamps.parse_rfc3339(event.timestamp)
-    if at is None or not 0 < event.seq < HIGHEST or event.id != event_id(event.subject, event.epoch, event.seq):
+    if at is None or not 0 < event.seq < LEAST_TOO_HIGH or event.id != event_id(event.subject, event.epoch, event.seq):
         return None
     # Encoded again: unknown fields were skipped unread, and may not even be UTF-8.
     body = msgspec.json.encode(event)

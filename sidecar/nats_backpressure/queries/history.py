@@ -18,7 +18,7 @@ from nats_backpressure.protocol import history as wire
 from nats_backpressure.protocol import metrics_windows
 from nats_backpressure.protocol.requests import EventsRequest, HistoryRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import EventType, Status
+from nats_backpressure.protocol.values import STATUS_EVENTS, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EVENTS, EventCache
@@ -44,8 +44,6 @@ FIRST_RETRY, LAST_RETRY = 0.1, 10.0
 """Seconds between two attempts to load them."""
 FEWEST_LOADED = 1000
 """Events that an attempt loads at least; after one that fails half-way the next loads half as many."""
-STATUS_CHANGES = frozenset({EventType.ACTIVE.value, EventType.WARNING.value, EventType.RECOVERY.value})
-"""The types of events that report a change of status."""
 ALERT_ORDER = ("firing", "pending", "resolved")
 
 
@@ -111,7 +109,7 @@ class HistoryQueries:
 
     async def history(self, subject: str, request: HistoryRequest, now: Now) -> wire.Transitions:
         state = self._shown(subject, now)
-        query = EventQuery(state.subject, request.limit + 1, STATUS_CHANGES)
+        query = EventQuery(state.subject, request.limit + 1, frozenset(STATUS_EVENTS))
         events, whole = await self._matching_events(query, state)
         transitions = tuple(_transitions(events))[: request.limit]
         return wire.Transitions((state.subject,), transitions, truncated=not whole or len(events) > request.limit)
@@ -134,7 +132,7 @@ class HistoryQueries:
         lengths = {window: metrics_windows.seconds(window) for window in request.windows}
         state = self._shown(subject, now)
         name, total = state.subject, state.record.totals if state.record else Totals()
-        changes = [event for event in self._cache.events_of(name) if event.type in STATUS_CHANGES]
+        changes = [event for event in self._cache.events_of(name) if event.type in STATUS_EVENTS]
         return metrics_windows.Windows(
             subject=subject,
             matched=(name,),

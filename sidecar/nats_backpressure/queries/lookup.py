@@ -189,6 +189,11 @@ class SubjectLookup:
             names += sorted(self._service.covering(subject))
         return [name for name in names if name in states]
 
+    def names_reported(self, subject: str) -> list[str]:
+        """The watched subjects that a gateway's report is about: its own; where that is unwatched, those that cover it.
+        A gateway reports a request once for each state that governs it."""
+        return [subject] if subject in self._service.subjects else self.names(subject)
+
     def answers(self, names: Iterable[str], now: Now) -> list[SubjectAnswer]:
         """The answers of watched subjects."""
         return [self.answer(self._service.subjects[name], now) for name in names]

@@ -104,7 +104,8 @@ class Recorder:
         """Record what another replica read."""
         match received.shown:
             case StreamsReading() as reading:
-                self._origins |= {look.name: look.subjects for look in reading.looks}
+                kept = self._origins if reading.partial else {}
+                self._origins = kept | {look.name: look.subjects for look in reading.looks}
             case ConsumersReading() as reading:
                 self._record(reading)
             case Sample() as sample:
@@ -160,7 +161,7 @@ class Recorder:
         self._write(self._encoder.flush())
         self._stop_on_error(self._file.rotate)
         self._start_part()
-        log.info("recording.turned", file=str(self._file.path), kept=f"{self._file.path}.1")
+        log.info("recording.rotated", file=str(self._file.path), kept=f"{self._file.path}.1")
 
     def _write(self, lines: Sequence[Line]) -> None:
         if lines and self.failed:

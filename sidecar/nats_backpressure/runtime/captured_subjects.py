@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.protocol.endpoints import ENDPOINTS
 from nats_backpressure.protocol.patterns import covers
-from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 
-REQUESTS = ("decide.gateway.x", "decide.consumer.x", "get.status.x", "validate.policy")
+REQUESTS = tuple(endpoint.subject.replace(">", "x") for endpoint in ENDPOINTS)
 """A subject of each kind of request, after the prefix."""
 
 
@@ -24,7 +24,8 @@ class CapturedSubjects:
         self._subjects = [*(f"{prefix}.{tail}" for tail in REQUESTS), *([alias] if alias else [])]
         self._on_update = on_update if alias else lambda: None
         self._looks: Sequence[StreamLook] = ()
-        self._logged = Once()
+        self._captured: set[tuple[str, str]] = set()
+        """Streams with the subject that each captures; as many as there are."""
 
     def update(self, looks: Sequence[StreamLook]) -> None:
         """A list of streams was read."""
@@ -35,15 +36,16 @@ class CapturedSubjects:
         self._on_update()
 
     def _log_captured(self) -> None:
-        for subject in self._subjects:
-            for stream in self.streams_of(subject):
-                if self._logged.first((stream, subject)):
-                    log.error(
-                        "subject.captured",
-                        subject=subject,
-                        stream=stream,
-                        hint="JetStream answers there first; take the subject out of the stream",
-                    )
+        before, now = self._captured, [(stream, each) for each in self._subjects for stream in self.streams_of(each)]
+        self._captured = set(now)
+        for stream, subject in now:
+            if (stream, subject) not in before:
+                log.error(
+                    "subject.captured",
+                    subject=subject,
+                    stream=stream,
+                    hint="JetStream answers there first; take the subject out of the stream",
+                )
 
     def streams_of(self, subject: str) -> list[str]:
         """The streams that store what is sent to `subject`, and would answer it with their own acknowledgement."""

@@ -177,7 +177,7 @@ class EffectRunner:
             except Unavailable as error:
                 self._counts.dropped(f"{VERBS[type(effect)]}_retry")
                 self._failures.failed(act, error, effect.subject, began)
-                log.debug("act.unavailable", act=act, subject=effect.subject, error=str(error))
+                log.debug("effect.failed", act=act, subject=effect.subject, error=str(error))
             if isinstance(effect, WriteRecord):
                 self._registry.feed(effect.subject, WriteFailing(effect.writing.nonce))
             await self._clock.wait(self._retry_due, delay)

@@ -57,6 +57,8 @@ class Heartbeat:
         self._every = registry.settings.publish.heartbeat_seconds
         self._proved_at = self._tried_at = -math.inf
         """When the last heartbeat that proves something was stored by anybody, and when we last tried to write one."""
+        self._read: tuple[float | None, Now] = (None, clock.now())
+        """The newest reading that a heartbeat showed, and the time of the first one that did."""
         self._is_ours = False
         """Whether this replica wrote the one that proves something."""
         self._sampled: Bounded[str, str | None] = Bounded(MOST_REPLICAS)
@@ -125,4 +127,7 @@ class Heartbeat:
             )
 
     def _value(self, *, leaving: bool) -> bytes:
-        return self._render(self._registry, self._clock.now(), leaving)
+        if (read_at := self._registry.newest_read_at) != self._read[0]:
+            self._read = (read_at, self._clock.now())
+        # Later the wall clock may have been set: another time would prove a reading that was not made.
+        return self._render(self._registry, self._read[1], leaving)

@@ -32,9 +32,9 @@ class OwnResources:
         self._names, self._registry, self._clock, self.ensure = names, registry, clock, ensure
         self._failures = failures or Failures(clock)
         self._state = f"KV_{names.state_bucket}"
-        self._needed = (self._state, names.events_stream, f"KV_{names.policy_bucket}")
-        self._created: dict[str, str] = {}
-        """When each was created, by the last complete list; empty where it is missing."""
+        self._needed = {self._state, names.events_stream, f"KV_{names.policy_bucket}"}
+        self._state_created = ""
+        """When the state bucket was created that was there last."""
         self._tasks: asyncio.TaskGroup
         self._ensuring: asyncio.Task[None] | None = None
 
@@ -47,12 +47,12 @@ class OwnResources:
         if not reading.complete:
             return
         listed = {look.name: look.created for look in reading.looks}
-        created = {name: listed.get(name, "") for name in self._needed}
-        if self._created and created[self._state] != self._created[self._state]:
-            log.warning("state.recreated", bucket=self._names.state_bucket)
-            self._tasks.create_task(self._write_again(), name="write all states again")
-        self._created = created
-        if not all(created.values()) and (self._ensuring is None or self._ensuring.done()):
+        if created := listed.get(self._state, ""):
+            if self._state_created not in ("", created):
+                log.warning("state.recreated", bucket=self._names.state_bucket)
+                self._tasks.create_task(self._write_again(), name="write all states again")
+            self._state_created = created
+        if not listed.keys() >= self._needed and (self._ensuring is None or self._ensuring.done()):
             self._ensuring = self._tasks.create_task(self._create(), name="ensure resources")
 
     async def _write_again(self) -> None:

@@ -138,7 +138,7 @@ class PolicyUpdates:
                 else:
                     await self._publisher.publish_rejection(subject, refusal.rejection, self._clock.now().wall)
             except Unavailable as error:
-                log.debug("policy.untold", subject=shorten(subject), error=str(error))
+                log.debug("policy.rejection_unpublished", subject=shorten(subject), error=str(error))
                 continue
             except Unpublishable as error:
                 self._counts.dropped("event_unpublishable")

@@ -6,16 +6,12 @@ import asyncio
 import math
 from collections import deque
 
-import structlog
-
 from nats_backpressure.core.reading.due import Due
 from nats_backpressure.core.reading.load import Load
 from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import Received
 from nats_backpressure.runtime.subject_registry import FollowedStream
-
-log = structlog.get_logger()
 
 
 class StreamPoll:

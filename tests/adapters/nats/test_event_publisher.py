@@ -188,7 +188,7 @@ async def test_an_event_beyond_the_cap_is_cut_to_fit(nc: Client, parts: dict[str
 
 
 async def test_an_event_that_fits_nowhere_is_called_so(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_publisher, "LARGEST", 100)
+    monkeypatch.setattr(event_publisher, "LARGEST_EVENT", 100)
     async with real(nc) as (requests, _, publisher):
         with pytest.raises(Unpublishable, match="100 bytes"):
             await publisher.publish(event(1))

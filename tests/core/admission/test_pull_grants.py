@@ -14,7 +14,7 @@ from nats_backpressure.core.admission.pull_grants import (
     UNSEEN_LIFE,
     Grant,
 )
-from nats_backpressure.core.admission.requesters import Asked
+from nats_backpressure.core.admission.requesters import OTHERS_FOR, Asked, Requesters
 from nats_backpressure.core.model.member import Latch, Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
@@ -230,6 +230,15 @@ def test_with_nothing_in_flight_and_an_old_reading_one_message_is_granted_whatev
     consumer, tracker = member(reading(0, 100.0), policy=Policy(inflight=InflightRule(5, 5, 5))), GrantingTracker()
     granted = [tracker.grant(consumer, 4, "a", at, 1, 0.5, held=5).n for at in (103.0, 104.0, 105.1, 106.0)]
     assert granted == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("ack_wait", [1.0, 30.0, 300.0])
+def test_messages_reported_as_lost_count_for_an_ack_wait_however_often_some_are_reported(ack_wait: float) -> None:
+    requesters = Requesters()
+    for n in range(int(10 * 3 * ack_wait)):
+        at = 100.0 + n / 10
+        requesters.ask(Asked(1, "a", held=0, lost=1), reading(0, at, ack_wait=ack_wait), at)
+    assert requesters._excess(at) == pytest.approx(10 * max(OTHERS_FOR, ack_wait), rel=0.05)
 
 
 def test_a_quote_counts_nothing() -> None:

@@ -56,7 +56,7 @@ from nats_backpressure.core.subject.state import (
 from nats_backpressure.core.subject.step import UNSENT_WAIT, apply, step
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
+from nats_backpressure.protocol.values import STATUS_EVENTS, Action, ConsumerKey, Diagnosis, EventType, Status
 from tests.support.exploring import examples
 
 ONE, TWO = ConsumerKey("S", "one"), ConsumerKey("T", "two")
@@ -64,7 +64,6 @@ INSTANT = Policy(recovery_hold_seconds=0.0, alert_on_active=False)
 """Without the alert that every rise to active brings, but where a test is about alerts."""
 AT_ONCE = Policy(recovery_hold_seconds=0.0, alert_for_seconds=0)
 ALERTING = Policy(recovery_hold_seconds=0.0, alert_on_warning=True, alert_for_seconds=0)
-STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
 
 
 @dataclass

@@ -28,10 +28,9 @@ from nats_backpressure.core.subject.inputs import (
 from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
-from nats_backpressure.core.subject.taking_over import STATUS_EVENTS
 from nats_backpressure.policy.schema import AdmissionRule, Policy, Rejection
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import STATUS_EVENTS, ConsumerKey, Status
 
 KEY = ConsumerKey("S", "c")
 POLICY = Policy(recovery_hold_seconds=5.0, alert_on_active=False)

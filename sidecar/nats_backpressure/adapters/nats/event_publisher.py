@@ -18,20 +18,23 @@ from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.subjects import Names, encode
-from nats_backpressure.protocol.values import EventType, Status
+from nats_backpressure.protocol.values import (
+    LARGEST_EVENT,
+    LEAST_TOO_HIGH,
+    MONITORING_EVENTS,
+    STATUS_EVENTS,
+    EventType,
+    Status,
+)
 from nats_backpressure.runtime.ports import LastEvent, PublishConflict, TooLarge, Unavailable, Unpublishable
 from nats_backpressure.runtime.tasks import Bounded, Once
 
 log = structlog.get_logger()
 
-STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
-MONITORING_EVENTS = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
 TRIES = 4
 """Publishes within one call; the caller retries later."""
 REMEMBERED = 4096
 """Ids of events that were tried without an answer; beyond, the oldest is dropped."""
-LARGEST = 64 * 1024
-"""Bytes of an event with its headers; a larger one is cut to fit."""
 MESSAGE_TOO_LARGE = 10054
 """The stream takes no message of this size."""
 ERRORS_SHOWN, REASONS_SHOWN, SHOWN = 10, 16, 120
@@ -40,8 +43,6 @@ TRANSIENT = {10008, 10158}
 """Errors of a cluster that end by themselves: no leader now; the same id is being stored at this moment."""
 STEPS = 256
 """Messages read when an event is searched for."""
-HIGHEST = 2**53
-"""No `seq` is as high: JSON numbers are exact below it."""
 
 
 class _StoredEvent(Struct, frozen=True):
@@ -163,7 +164,7 @@ class JetStreamEventPublisher:
         too_large: Unavailable | None = None
         for shorter in _shorter(rendered):
             body = msgspec.json.encode(shorter)
-            if len(body) + block > LARGEST:
+            if len(body) + block > LARGEST_EVENT:
                 continue
             try:
                 return await self._request(event, body, headers), body
@@ -174,7 +175,7 @@ class JetStreamEventPublisher:
         if isinstance(too_large, ApiError):  # the stream's limit may be raised
             self._log_once(too_large)
             raise too_large
-        raise Unpublishable(f"{event.id[:200]}: {too_large or f'more than {LARGEST} bytes, however short'}")
+        raise Unpublishable(f"{event.id[:200]}: {too_large or f'more than {LARGEST_EVENT} bytes, however short'}")
 
     async def _request(self, event: Event, body: bytes, headers: dict[str, str]) -> PublishStep:
         attempted = event.id in self._attempted
@@ -250,5 +251,5 @@ def _read(message: Message, subject: str) -> _StoredEvent:
         event = msgspec.json.decode(message.data, type=_StoredEvent)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _StoredEvent()
-    ours = 0 < event.seq < HIGHEST and event.id == event_id(subject, event.epoch, event.seq)
+    ours = 0 < event.seq < LEAST_TOO_HIGH and event.id == event_id(subject, event.epoch, event.seq)
     return event if ours else _StoredEvent()

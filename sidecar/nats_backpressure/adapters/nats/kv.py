@@ -79,6 +79,7 @@ class Bucket:
             raise Unavailable(f"reading {self.stream}: {error or 'it took too long'}") from error
         if not singly:
             self._refused = 0
+            self._logged.forget()
 
     def _add_refusal(self) -> None:
         """Nothing came: there may be no right to use a consumer, for which the server has no reply."""

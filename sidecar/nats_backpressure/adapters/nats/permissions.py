@@ -94,6 +94,7 @@ def gateway(about: Installation) -> Permissions:
             f"{names.prefix}.report.gateway.>",
             f"{about.api}.DIRECT.GET.{bucket}",
             f"{about.api}.STREAM.MSG.GET.{bucket}",
+            *([about.alias] if about.alias else []),
         ),
         ("_INBOX.>", f"$KV.{names.state_bucket}.>", f"{names.prefix}.event.>"),
     )

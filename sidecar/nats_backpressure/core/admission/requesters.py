@@ -142,9 +142,11 @@ class Requesters:
         """They are delivered again after the ack wait, and then held by somebody who reports them."""
         if n <= 0:
             return
-        ends = now + max(OTHERS_FOR, reading.ack_wait)
-        if self._gone and ends - self._gone[-1][0] < reading.ack_wait / GONE_PARTS:
-            n += self._gone.pop()[1]
+        part = max(reading.ack_wait / GONE_PARTS, SLOT)
+        ends = part * math.ceil((now + max(OTHERS_FOR, reading.ack_wait)) / part)
+        if self._gone and self._gone[-1][0] >= ends:  # one that ends later was made under a longer ack wait
+            ends, before = self._gone.pop()
+            n += before
         self._gone.append((ends, n))
 
     def _read(self, reading: Reading, now: float) -> None:

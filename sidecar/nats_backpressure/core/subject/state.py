@@ -73,7 +73,7 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
     carried: tuple[tuple[ConsumerKey, Carried], ...] = ()
-    """By consumer, CARRIED_LIMIT at most; a change here alone is worth a write only after `carried.CARRY_EVERY`."""
+    """By consumer, CARRIED_LIMIT at most; a change of these alone is written after `restart_facts.CARRY_EVERY`."""
     recoveries: Recoveries = Recoveries()
     totals: Totals = Totals()
     diagnosis: Diagnosis | None = None

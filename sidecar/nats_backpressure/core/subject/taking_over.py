@@ -7,9 +7,7 @@ import math
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.state import Record
-from nats_backpressure.protocol.values import EventType, Status
-
-STATUS_EVENTS = (EventType.ACTIVE, EventType.WARNING, EventType.RECOVERY)
+from nats_backpressure.protocol.values import STATUS_EVENTS, EventType, Status
 
 
 def continues(ours: Record, theirs: Record) -> bool:
