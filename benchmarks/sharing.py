@@ -18,7 +18,7 @@ from nats_backpressure.adapters.nats.replica_channel import LONGEST
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
 from nats_backpressure.recording.broadcast_sender import BroadcastSender, Unsent
 from nats_backpressure.runtime.clock import SystemClock
@@ -87,7 +87,7 @@ class Pair:
     async def send(self, reading: ConsumersReading) -> None:
         now = self.clock.now()
         self._chunks.clear()
-        self.sender.add("S", Unsent(reading, Asked(now.mono), HERE, now))
+        self.sender.add("S", Unsent(reading, AskedFor(now.mono), HERE, now))
         await _until(lambda: not self.sender.busy)
 
     async def receive(self) -> None:

@@ -23,7 +23,7 @@ from nats_backpressure.recording.broadcast_format import (
     decode_chunk,
 )
 from nats_backpressure.recording.broadcast_list_encoder import ListEncoder
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.recording.encoder import CLOCK_TOLERANCE
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from tests.recording.observations import LOOK, now, sample, seen
@@ -153,7 +153,7 @@ def test_what_is_decoded_equals_what_was_read(
     for reading, after, base in sequence:
         at += after
         read = later(reading, at)
-        chunks = sent(encoder.reading(read, Asked(now(at).mono - 0.5, base), HERE, now(at)))
+        chunks = sent(encoder.reading(read, AskedFor(now(at).mono - 0.5, base), HERE, now(at)))
         assert_same(read, decode(decoder, chunks))
         header, _ = decode_chunk(chunks[0])
         assert header.asked == now(at).mono - 0.5
@@ -176,7 +176,7 @@ def test_a_message_that_is_lost_doubled_or_late_is_noticed(
     for reading, after, base in sequence:
         at += after
         read = later(reading, at)
-        messages.append((read, sent(encoder.reading(read, Asked(0.0, base), HERE, now(at)))))
+        messages.append((read, sent(encoder.reading(read, AskedFor(0.0, base), HERE, now(at)))))
     arriving: list[tuple[float, ConsumersReading, list[bytes]]] = []
     for n, ((read, chunks), fate) in enumerate(zip(messages, fates, strict=False)):
         arriving += [(n + 1.5 * (fate == "late"), read, chunks)] * {"lost": 0, "twice": 2}.get(fate, 1)
@@ -211,7 +211,7 @@ def test_a_chunk_that_is_lost_doubled_or_late_is_noticed(
     for n, shown in enumerate(sequence):
         encoder.messages.whole_wanted |= n in whole
         readings[n] = seen(*(sample(n / 10, name, pending=len(name) + n % 2) for name in shown))
-        for chunk in sent(encoder.reading(readings[n], Asked(0.0), HERE, now(n / 10)), 1000):
+        for chunk in sent(encoder.reading(readings[n], AskedFor(0.0), HERE, now(n / 10)), 1000):
             fate, place = fates[len(arriving) % len(fates)], len(arriving)
             after = {"late": 1.5, "very late": 4.5}.get(fate, 0.0)
             arriving += [(place + after, chunk)] * {"lost": 0, "twice": 2}.get(fate, 1)
@@ -231,7 +231,9 @@ def test_a_chunk_that_is_lost_doubled_or_late_is_noticed(
 def test_a_late_message_is_not_used_on_the_beginning_of_the_next_one_that_shows_all() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     many = [sample(0.0, name) for name in long_names]
-    first, late, whole = (sent(encoder.reading(seen(*many), Asked(0.0), HERE, now(at)), 1000) for at in (0.0, 0.1, 6.0))
+    first, late, whole = (
+        sent(encoder.reading(seen(*many), AskedFor(0.0), HERE, now(at)), 1000) for at in (0.0, 0.1, 6.0)
+    )
     decode(decoder, first)
     decoder.take(*decode_chunk(whole[0]))
     with pytest.raises(UnreadableMessage):
@@ -241,7 +243,7 @@ def test_a_late_message_is_not_used_on_the_beginning_of_the_next_one_that_shows_
 def test_after_a_loss_nothing_is_used_until_the_next_whole_message() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     messages = [
-        sent(encoder.reading(seen(sample(at, pending=n)), Asked(0.0), HERE, now(at)))
+        sent(encoder.reading(seen(sample(at, pending=n)), AskedFor(0.0), HERE, now(at)))
         for n, at in enumerate((0.0, 1.0, 2.0, 3.0, 6.0))
     ]
     assert decode(decoder, messages[0]) is not None
@@ -254,24 +256,24 @@ def test_after_a_loss_nothing_is_used_until_the_next_whole_message() -> None:
 def test_only_what_changed_is_sent() -> None:
     encoder = ReadingEncoder("me", WHOLE_EVERY)
     many = [sample(0.0, f"c{n}") for n in range(100)]
-    first = sent(encoder.reading(seen(*many), Asked(0.0), HERE, now(0.0)))
+    first = sent(encoder.reading(seen(*many), AskedFor(0.0), HERE, now(0.0)))
     moved = [replace(each, at=now(0.1), pending=int(each is many[5])) for each in many]
-    (second,) = sent(encoder.reading(seen(*moved), Asked(0.0), HERE, now(0.1)))
+    (second,) = sent(encoder.reading(seen(*moved), AskedFor(0.0), HERE, now(0.1)))
     assert len(second) < 600 < len(b"".join(first))
 
 
 def test_a_whole_message_comes_at_once_where_it_is_wanted() -> None:
     encoder, newcomer = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
-    encoder.reading(seen(sample()), Asked(0.0), HERE, now(0.0))
+    encoder.reading(seen(sample()), AskedFor(0.0), HERE, now(0.0))
     encoder.messages.whole_wanted = True
     read = seen(sample(0.1), partial=True)
-    assert_same(read, decode(newcomer, sent(encoder.reading(read, Asked(0.0), HERE, now(0.1)))))
+    assert_same(read, decode(newcomer, sent(encoder.reading(read, AskedFor(0.0), HERE, now(0.1)))))
 
 
 def test_a_long_message_comes_in_chunks_and_a_lost_chunk_is_noticed() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
     read = seen(*(sample(0.0, f"consumer-{n:05}", pending=n) for n in range(2000)))
-    chunks = sent(encoder.reading(read, Asked(0.0), HERE, now(0.0)))
+    chunks = sent(encoder.reading(read, AskedFor(0.0), HERE, now(0.0)))
     assert len(chunks) > 2
     assert max(map(len, chunks)) <= LONGEST
     with pytest.raises(UnreadableMessage):
@@ -284,12 +286,12 @@ def test_a_long_message_comes_in_chunks_and_a_lost_chunk_is_noticed() -> None:
 
 def test_a_consumer_that_was_read_alone() -> None:
     encoder, decoder = ReadingEncoder("me", WHOLE_EVERY), BroadcastDecoder(LOOK.name)
-    assert sent(encoder.sample(sample(), Asked(0.0), HERE, now(0.0))) == [], "it rests on a reading of the stream"
-    decode(decoder, sent(encoder.reading(seen(sample()), Asked(0.0), HERE, now(0.0))))
+    assert sent(encoder.sample(sample(), AskedFor(0.0), HERE, now(0.0))) == [], "it rests on a reading of the stream"
+    decode(decoder, sent(encoder.reading(seen(sample()), AskedFor(0.0), HERE, now(0.0))))
     other = sample(1.0, "other", pending=3)
-    assert decode(decoder, sent(encoder.sample(other, Asked(0.0), HERE, now(1.1)))) == other
+    assert decode(decoder, sent(encoder.sample(other, AskedFor(0.0), HERE, now(1.1)))) == other
     read = seen(sample(2.0), sample(2.0, "other", pending=3))
-    assert_same(read, decode(decoder, sent(encoder.reading(read, Asked(0.0), HERE, now(2.0)))))
+    assert_same(read, decode(decoder, sent(encoder.reading(read, AskedFor(0.0), HERE, now(2.0)))))
 
 
 looks = st.builds(
@@ -309,12 +311,12 @@ def test_lists_of_streams_and_looks_at_one(sequence: list[tuple[list[StreamLook]
     for n, (shown, single) in enumerate(sequence):
         if single and shown:
             read = StreamsReading((shown[0],), False, 0.001, 1)
-            chunks = sent(encoder.look(read, Asked(0.0), HERE, now(n)))
+            chunks = sent(encoder.look(read, AskedFor(0.0), HERE, now(n)))
             if not chunks:
                 continue
         else:
             read = StreamsReading(tuple(shown), True, 0.001, 1)
-            chunks = sent(encoder.streams(read, Asked(0.0), HERE, now(n)))
+            chunks = sent(encoder.streams(read, AskedFor(0.0), HERE, now(n)))
         got = decode(decoder, chunks)
         assert isinstance(got, StreamsReading)
         assert got.complete == read.complete

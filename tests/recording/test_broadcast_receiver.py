@@ -25,7 +25,7 @@ from nats_backpressure.recording.broadcast_format import (
     stream_of,
     topic_of,
 )
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.recording.broadcast_receiver import UNUSED_FOR, BroadcastReceiver
 from nats_backpressure.recording.format import (
     LONGEST_LINE,
@@ -149,7 +149,7 @@ class Between:
     def send(self, at: float, consumers: int = 1) -> Callable[[float], None]:
         """Send a reading `at` the sender's time; the result lets it arrive at a time of the receiver."""
         read = seen(*(sample(at, f"c{n}", pending=n) for n in range(consumers)))
-        chunks = sent(self.encoder.reading(read, Asked(now(at).mono - 0.01), HERE, now(at)))
+        chunks = sent(self.encoder.reading(read, AskedFor(now(at).mono - 0.01), HERE, now(at)))
 
         def arrive(after: float) -> None:
             self.clock.advance(50_000.0 + after - self.clock.now().mono)
@@ -243,7 +243,7 @@ async def test_a_message_is_used_if_it_can_be_believed_when_its_last_chunk_comes
     """It was answered before its first chunk, so what a gap in the middle of it can hide shows in its age."""
     await between.exchange(0.0)
     read = seen(*(sample(0.1, f"c{n}") for n in range(50)))
-    first, *middle, last = sent(between.encoder.reading(read, Asked(0.0), HERE, now(0.1)), 4000)
+    first, *middle, last = sent(between.encoder.reading(read, AskedFor(0.0), HERE, now(0.1)), 4000)
     between.believed = which != "first"
     between.receiver.receive(topic_of("S"), first)
     between.believed = True
@@ -261,7 +261,7 @@ async def test_a_message_is_used_if_it_can_be_believed_when_its_last_chunk_comes
 async def test_the_first_message_of_a_sender_is_not_used_however_many_chunks_it_has(between: Between) -> None:
     read = seen(*(sample(0.0, f"c{n}") for n in range(50)))
     sent_at = iter(range(100))
-    chunks = chunks_of(between.encoder.reading(read, Asked(0.0), HERE, now(0.0)), 4000, lambda: next(sent_at) / 100)
+    chunks = chunks_of(between.encoder.reading(read, AskedFor(0.0), HERE, now(0.0)), 4000, lambda: next(sent_at) / 100)
     for chunk in filter(None, chunks):
         between.receiver.receive(topic_of("S"), chunk)
         await settled()
@@ -312,7 +312,7 @@ async def test_what_is_in_use_is_not_dropped_where_there_are_many(
     for n in range(10):
         await between.exchange(n / 10)
         stranger = ReadingEncoder(f"stranger {n}", WHOLE_EVERY)
-        for chunk in sent(stranger.reading(seen(sample()), Asked(0.0), HERE, now(n / 10))):
+        for chunk in sent(stranger.reading(seen(sample()), AskedFor(0.0), HERE, now(n / 10))):
             between.receiver.receive(topic_of("S"), chunk)
         await settled()
     assert len(between.received) == 9

@@ -13,7 +13,7 @@ from nats_backpressure.core.model.samples import ConsumerConfig, Sample
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
 from nats_backpressure.recording.broadcast_format import BroadcastLine, UnreadableMessage, decode_chunk, stream_of
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.recording.broadcast_sender import (
     MOST_UNSENT,
     UNUSED_FOR,
@@ -66,7 +66,7 @@ class Sending:
         self._read = 0
 
     def add(self, shown: Any, at: float = 0.0, stream: str = "S") -> None:
-        self.sender.add(stream, Unsent(shown, Asked(0.0), HERE, now(at)))
+        self.sender.add(stream, Unsent(shown, AskedFor(0.0), HERE, now(at)))
 
     def read(self, consumers: int, at: float = 0.0, stream: str = "S", **more: Any) -> None:
         """A reading in which all moved."""

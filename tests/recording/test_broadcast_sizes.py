@@ -17,13 +17,13 @@ from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
 from nats_backpressure.recording.broadcast_format import SHORTEST_CHUNK
 from nats_backpressure.recording.broadcast_list_encoder import ListEncoder
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.recording.format import LONGEST_LINE
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from tests.recording.observations import LOOK, now, sample, seen
 from tests.recording.test_broadcast import HERE, WHOLE_EVERY, assert_same, decode, is_same_look, sent
 
-ASKED = Asked(0.0)
+ASKED = AskedFor(0.0)
 LONG = "x" * LONGEST_LINE
 
 

@@ -23,7 +23,7 @@ from nats_backpressure.recording.broadcast_format import (
     encode_line,
     stream_line,
 )
-from nats_backpressure.recording.broadcast_numbers import Asked, MessageNumbers
+from nats_backpressure.recording.broadcast_numbers import AskedFor, MessageNumbers
 from nats_backpressure.recording.encoder import is_near, same_counts, same_look, stream_identity, stream_numbers
 from nats_backpressure.recording.format import (
     ConsumerLine,
@@ -58,7 +58,7 @@ class ReadingEncoder:
         self._consumers: dict[str, _Written] = {}
         self._numbers = count()
 
-    def reading(self, reading: ConsumersReading, asked: Asked, position: Position, now: Now) -> Message:
+    def reading(self, reading: ConsumersReading, asked: AskedFor, position: Position, now: Now) -> Message:
         """A reading that was answered `now`. Raises TooLong."""
         look = reading.look
         if self._look is None or stream_identity(self._look) != stream_identity(look):
@@ -80,7 +80,7 @@ class ReadingEncoder:
         )
         return Message(header, self._lines(lines, reading, now))
 
-    def sample(self, sample: Sample, asked: Asked, position: Position, now: Now) -> Message | None:
+    def sample(self, sample: Sample, asked: AskedFor, position: Position, now: Now) -> Message | None:
         """A consumer that was read alone; None before a reading of its stream, which it rests on."""
         if self._look is None or self.messages.whole_wanted:
             return None
@@ -89,7 +89,7 @@ class ReadingEncoder:
         header = replace(header, first=sample.at.mono, base=self._base(asked))
         return Message(header, iter(self._sample_lines(sample, None)))
 
-    def _base(self, asked: Asked) -> StreamNumbers | None:
+    def _base(self, asked: AskedFor) -> StreamNumbers | None:
         if asked.base is None or self._look is None or stream_identity(asked.base) != stream_identity(self._look):
             return None
         return stream_numbers(asked.base)

@@ -12,7 +12,7 @@ from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_encoder import PAUSE, PAUSE_AFTER
 from nats_backpressure.recording.broadcast_format import ListLine, LookLine, Message, TooLong, encode_line, stream_line
-from nats_backpressure.recording.broadcast_numbers import Asked, MessageNumbers
+from nats_backpressure.recording.broadcast_numbers import AskedFor, MessageNumbers
 from nats_backpressure.recording.encoder import same_look, stream_identity, stream_numbers
 from nats_backpressure.recording.format import idle_look
 from nats_backpressure.runtime.observations import StreamsReading
@@ -27,14 +27,14 @@ class ListEncoder:
         """The number of each, its last look that was written, and when that was."""
         self._numbers = count()
 
-    def look(self, reading: StreamsReading, asked: Asked, position: Position, now: Now) -> Message | None:
+    def look(self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now) -> Message | None:
         """A look at a single stream; None before a list, which it rests on."""
         if not self._streams or self.messages.whole_wanted:
             return None
         self.messages.begin_part()
         return self._message(reading, asked, position, now, ListLine(only=True))
 
-    def streams(self, reading: StreamsReading, asked: Asked, position: Position, now: Now) -> Message:
+    def streams(self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now) -> Message:
         """A list of streams that was answered `now`."""
         if self.messages.begin(now.mono, shows_all=True):
             self._streams, self._numbers = {}, count()
@@ -43,7 +43,9 @@ class ListEncoder:
         left = tuple(self._streams.pop(name)[0] for name in gone)
         return self._message(reading, asked, position, now, ListLine(left))
 
-    def _message(self, reading: StreamsReading, asked: Asked, position: Position, now: Now, end: ListLine) -> Message:
+    def _message(
+        self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now, end: ListLine
+    ) -> Message:
         header = replace(
             self.messages.header(asked, position, now.mono),
             first=now.mono,

@@ -9,7 +9,7 @@ from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.recording.broadcast_format import VERSION, BroadcastLine
 
 
-class Asked(Struct, frozen=True):
+class AskedFor(Struct, frozen=True):
     """What must be known of a reading beside what it showed."""
 
     at: float
@@ -41,7 +41,7 @@ class MessageNumbers:
         """Begin a message that is not whole."""
         self._n += 1
 
-    def header(self, asked: Asked, position: Position, answered: float) -> BroadcastLine:
+    def header(self, asked: AskedFor, position: Position, answered: float) -> BroadcastLine:
         return BroadcastLine(
             VERSION,
             self._sender,

@@ -14,7 +14,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
 from nats_backpressure.recording.broadcast_format import Message, TooLong, chunks_of, topic_of
 from nats_backpressure.recording.broadcast_list_encoder import ListEncoder
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from nats_backpressure.runtime.ports import Clock, ReplicaChannel
 from nats_backpressure.runtime.tasks import Bounded, Slices, drop_unused
@@ -34,7 +34,7 @@ class Unsent(Struct, frozen=True):
     """A reading that was answered `now`."""
 
     shown: ConsumersReading | StreamsReading | Sample
-    asked: Asked
+    asked: AskedFor
     position: Position
     now: Now
 

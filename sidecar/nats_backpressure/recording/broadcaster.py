@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.recording.broadcast_sender import Unsent
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from nats_backpressure.runtime.ports import Observer, TimeSource
@@ -54,10 +54,10 @@ class BroadcastingObserver:
         self._send(key.stream, sample, asked)
         return sample
 
-    def _asked(self, stream: str = "") -> Asked:
-        return Asked(self._clock.now().mono, self._shared.look_of(stream) if stream else None)
+    def _asked(self, stream: str = "") -> AskedFor:
+        return AskedFor(self._clock.now().mono, self._shared.look_of(stream) if stream else None)
 
-    def _send(self, stream: str, shown: ConsumersReading | StreamsReading | Sample, asked: Asked) -> None:
+    def _send(self, stream: str, shown: ConsumersReading | StreamsReading | Sample, asked: AskedFor) -> None:
         if self._are_wanted():
             position = self._shared.position(stream, partial=isinstance(shown, Sample) or shown.partial)
             self._send_reading(stream, Unsent(shown, asked, position, self._clock.now()))

@@ -14,7 +14,7 @@ from nats_backpressure.adapters.nats.connection import Connection
 from nats_backpressure.adapters.nats.replica_channel import LONGEST, ROOM, NatsReplicaChannel
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.recording.broadcast_numbers import Asked
+from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
 from nats_backpressure.recording.broadcast_sender import BroadcastSender, Unsent
 from nats_backpressure.runtime.clock import SystemClock
@@ -62,7 +62,7 @@ class Replica:
         now = self.clock.now()
         samples = (sample(0.0, f"consumer-{n:05}", pending=pending) for n in range(consumers))
         reading = ConsumersReading(LOOK, tuple(samples), (), True, (), 0.001, 1)
-        self.sender.add("S", Unsent(reading, Asked(now.mono), HERE, now))
+        self.sender.add("S", Unsent(reading, AskedFor(now.mono), HERE, now))
 
     async def receives(self, n: int) -> Received:
         async def came() -> bool:

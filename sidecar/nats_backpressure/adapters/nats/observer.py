@@ -25,8 +25,8 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamInfo,
     StreamInfoConfig,
 )
+from nats_backpressure.adapters.nats.concurrency_limit import ConcurrencyLimit
 from nats_backpressure.adapters.nats.repeated_list import RepeatedList
-from nats_backpressure.adapters.nats.turns import Turns
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.protocol.subjects import NAME
@@ -109,7 +109,7 @@ class JetStreamObserver:
         self._connection, self._clock, self._prefix, self._timeout = connection, clock, prefix, timeout
         self._count, self._count_request = count, count_request
         self._budget = budget
-        self._turns, self._repeated = Turns(CONCURRENT, HELD), RepeatedList()
+        self._limit, self._repeated = ConcurrencyLimit(CONCURRENT, HELD), RepeatedList()
         self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)
 
     async def stream(self, name: str) -> StreamsReading:
@@ -249,7 +249,7 @@ class JetStreamObserver:
         timeout = min(timeout, self._timeout)
         if self._budget is not None and (wait := self._budget.take(self._clock.now().mono)) > 0:
             await self._clock.sleep(wait)
-        turn = await self._turns.acquire()
+        turn = await self._limit.acquire()
         asked, outcome = self._clock.now(), "unavailable"
         try:
             answer = await self._connection.request(f"{self._prefix}.{op}", payload, timeout)
@@ -261,7 +261,7 @@ class JetStreamObserver:
         except (TimeoutError, ports.Unavailable) as cause:
             raise Unavailable(str(cause)[:200] or "no answer in time") from None
         finally:
-            self._turns.release(turn)
+            self._limit.release(turn)
             at = self._clock.now()
             took = at.mono - asked.mono
             self._count_request(".".join(op.split(".")[:2]), outcome, took)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from nats_backpressure.adapters.nats.turns import Turns
+from nats_backpressure.adapters.nats.concurrency_limit import ConcurrencyLimit
 
 
 async def test_as_many_at_once_as_allowed_and_the_others_in_order() -> None:
-    turns, order = Turns(2, held=3600.0), list[str]()
+    turns, order = ConcurrencyLimit(2, held=3600.0), list[str]()
     first, second = await turns.acquire(), await turns.acquire()
 
     async def take(name: str) -> None:
@@ -26,7 +26,7 @@ async def test_as_many_at_once_as_allowed_and_the_others_in_order() -> None:
 
 
 async def test_those_that_hang_are_not_waited_for_and_their_end_frees_nothing_twice() -> None:
-    turns = Turns(2, held=0.02)
+    turns = ConcurrencyLimit(2, held=0.02)
     hanging = [await turns.acquire() for _ in range(5)]
     for turn in hanging * 2:
         turns.release(turn)

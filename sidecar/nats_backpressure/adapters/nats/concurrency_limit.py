@@ -1,4 +1,4 @@
-"""Turns: limits how many do something at once, where one that hangs must not keep the others waiting."""
+"""ConcurrencyLimit: limits how many do something at once, where one that hangs must not keep the others waiting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from itertools import count
 
 
-class Turns:
+class ConcurrencyLimit:
     """At most `most` at once, in the order in which they ask; one that has had its turn for `held` seconds does not
     count any more. There is a timer only while somebody has to wait: most requests need none."""
 
