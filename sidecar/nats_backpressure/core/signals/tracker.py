@@ -31,6 +31,30 @@ class ConsumerTracker:
     shared by all consumers there. `carried`: what was stored of it before a restart.
     """
 
+    __slots__ = (
+        "_acked",
+        "_again",
+        "_ages",
+        "_appeared",
+        "_arrived",
+        "_capacity",
+        "_carried",
+        "_delayed_naks",
+        "_diagnosis",
+        "_dropped",
+        "_flow",
+        "_given_up",
+        "_history",
+        "_latency",
+        "_look",
+        "_losses",
+        "_naks",
+        "_unconfirmed",
+        "last",
+        "reading",
+        "rest",
+    )
+
     def __init__(
         self, appeared: bool = False, ages: MessageAges | None = None, carried: Carried = NOTHING_CARRIED
     ) -> None:
