@@ -15,9 +15,14 @@ SIDE_BY_SIDE := -n 4 --dist worksteal
 # Percent; a little below what is reached.
 CORE_FLOOR := 99
 ALL_FLOOR := 94
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/nats_backpressure/__init__.py)
+IMAGE ?= nats-backpressure:$(VERSION)
+SBOM := build/sbom/nats-backpressure.cdx.json
+CYCLONEDX := 7.5.0
+QUIETLY := --quiet --disable-pip-version-check
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs examples test lint test-all test-slow test-long test-properties test-containers test-versions chaos bench bench-gate bench-overload bench-replicas clean
+.PHONY: help venv demo image sbom docs examples test lint test-all test-slow test-long test-properties test-containers test-versions chaos bench bench-gate bench-overload bench-replicas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +42,20 @@ test: venv ## run the tests and print their branch coverage; needs only Python (
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(SEED),--hypothesis-seed=$(SEED)) --cov --cov-report= $(PYTEST_ARGS)
 	$(if $(PYTEST_ARGS),,@printf 'branch coverage, percent: core ' && $(BIN)/coverage report --format=total --include='*/core/*' --fail-under=$(CORE_FLOOR))
 	$(if $(PYTEST_ARGS),,@printf 'branch coverage, percent: all ' && $(BIN)/coverage report --format=total --fail-under=$(ALL_FLOOR))
+
+image: ## build the image nats-backpressure:VERSION with Docker (BASE=IMAGE@DIGEST, IMAGE=NAME:TAG, DOCKER_ARGS=...)
+	docker build -f deploy/Dockerfile $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg CREATED=$(shell date -u +%Y-%m-%dT%H:%M:%SZ) \
+		$(DOCKER_ARGS) -t $(IMAGE) .
+
+sbom: ## write what the image is made of to build/sbom/ (CycloneDX), and list the licence of each part
+	rm -rf build/sbom && $(PYTHON) -m venv build/sbom/image && $(PYTHON) -m venv build/sbom/tool
+	build/sbom/image/bin/python -m pip install $(QUIETLY) -c constraints.txt '.[speed]'
+	build/sbom/image/bin/python -m pip uninstall --quiet --yes pip setuptools
+	build/sbom/tool/bin/python -m pip install $(QUIETLY) 'cyclonedx-bom==$(CYCLONEDX)'
+	build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file $(SBOM) build/sbom/image/bin/python
+	$(PYTHON) deploy/licences.py $(SBOM) | tee build/sbom/licences.txt; exit $${PIPESTATUS[0]}
 
 docs: venv ## write the generated parts of docs/ (settings, metrics, diagnoses, protocol) from the code
 	PYTHONPATH=. $(BIN)/python -m docs.generate
@@ -65,7 +84,7 @@ test-properties: venv ## every property, with 25 times the examples and a fresh 
 		--timeout=900 --durations=10 --hypothesis-seed=$(FRESH) $(PYTEST_ARGS)
 
 test-containers: venv ## only the container story (Docker; installed with apt where missing)
-	tests/containers/run $(BIN)/python -m pytest -m containers $(PYTEST_ARGS)
+	tests/containers/run $(BIN)/python -m pytest tests/containers -n 2 --dist worksteal -m containers $(PYTEST_ARGS)
 
 test-versions: venv ## only the tests on real servers, against each server version
 	$(BIN)/python tests/versions/matrix.py $(SIDE_BY_SIDE) $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from nats_backpressure import app
+from nats_backpressure.adapters.followed_file import FollowedFile
 from nats_backpressure.cli import main
 from nats_backpressure.runtime.tasks import cancel_and_wait
 
@@ -50,10 +51,10 @@ async def probe(path: Path) -> None:
             wall, cpu = now, spent
 
 
-async def _run_with_probe(self: app.App, stop: asyncio.Event) -> None:
+async def _run_with_probe(self: app.App, stop: asyncio.Event, file: FollowedFile) -> None:
     task = asyncio.create_task(probe(Path(os.environ[VARIABLE])))
     try:
-        await _run(self, stop)
+        await _run(self, stop, file)
     finally:
         await cancel_and_wait([task])
 

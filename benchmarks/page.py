@@ -68,11 +68,11 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def performance(part: str) -> str:
-    """A generated part of docs/performance.md: `aims`, `machine` or `all`."""
+    """A generated part of docs/performance.md (`aims`, `machine` or `all`) or docs/operations.md (`size`)."""
     results, before = load(RESULTS), load(BEFORE)
     if results is None:
         return "Nothing was measured yet: run `make bench`."
-    return {"aims": _aims, "machine": _machine, "all": _all}[part](results, before)
+    return {"aims": _aims, "machine": _machine, "all": _all, "size": _size}[part](results, before)
 
 
 def scale(part: str) -> str:
@@ -126,6 +126,17 @@ def _all(results: Results, before: Results | None) -> str:
         title = f"`python -m benchmarks.{name}`: {run.started}, {run.seconds:.0f} s, load average {run.load[0]:.1f}."
         parts.append(f"{title}\n\n{markdown(['figure', 'before', 'now', 'beside', 'spread'], rows)}")
     return "\n\n".join(parts)
+
+
+SIZES = ("3 idle consumers in 1 stream", "1,000 idle consumers in 4 streams", "10,000 idle consumers in 20 streams")
+SIZED = ("sidecar", "memory (rss)", "API requests", "server, more than without us")
+
+
+def _size(results: Results, before: Results | None) -> str:
+    """What one replica takes, by the number of consumers."""
+    measured = figures(results)
+    rows = [[size, *(_value(measured.get(f"{size}: {what}")) for what in SIZED)] for size in SIZES]
+    return markdown(["consumers", "CPU", "memory", "JetStream API requests", "CPU of the server"], rows)
 
 
 def plots() -> dict[str, str]:

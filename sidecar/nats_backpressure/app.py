@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from nats_backpressure import __version__
 from nats_backpressure.adapters import logs
 from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
+from nats_backpressure.adapters.followed_file import FollowedFile
 from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken
 from nats_backpressure.adapters.nats.advisories import AdvisoryListener
 from nats_backpressure.adapters.nats.api import JetStreamApi
@@ -90,15 +91,15 @@ class EmbeddedOptions(Struct, frozen=True):
 def start(
     settings: Settings,
     embedded: EmbeddedOptions | None,
-    read_again: Callable[[], Settings],
+    file: FollowedFile,
     recording: RecordingFile | None = None,
 ) -> int:
-    """Run until a signal; returns the exit code. On SIGHUP the settings are read again, and their policies put in
-    force. What is observed is written to the recording, if there is one."""
+    """Run until a signal; returns the exit code. When the file changes, and on SIGHUP, it is read again, and its
+    policies are put in force. What is observed is written to the recording, if there is one."""
     logs.set_up(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-            runner.run(_run(settings, embedded, read_again, recording))
+            runner.run(_run(settings, embedded, file, recording))
     except (CannotEmbed, PortTaken) as error:
         log.error("start.failed", error=str(error))
         return EX_CONFIG if isinstance(error, PortTaken) else EX_UNAVAILABLE
@@ -122,7 +123,7 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _run(
     settings: Settings,
     embedded: EmbeddedOptions | None,
-    read_again: Callable[[], Settings],
+    file: FollowedFile,
     recording: RecordingFile | None,
 ) -> None:
     stop = asyncio.Event()
@@ -132,21 +133,21 @@ async def _run(
     # The command may have held back those that came before.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     if embedded is None:
-        await _serve(build(settings, settings.nats.servers, recording), stop, read_again)
+        await _serve(build(settings, settings.nats.servers, recording), stop, file)
         return
     server = EmbeddedServer(embedded.port, embedded.store)
     await server.start()
     log.info("embedded.started", url=server.url)
     try:
-        await _serve(build(settings, (server.url,), recording), stop, read_again)
+        await _serve(build(settings, (server.url,), recording), stop, file)
     finally:
         await server.stop()
 
 
-async def _serve(app: App, stop: asyncio.Event, read_again: Callable[[], Settings]) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: app.reload(read_again))
+async def _serve(app: App, stop: asyncio.Event, file: FollowedFile) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: app.reload(file))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
-    await app.run(stop)
+    await app.run(stop, file)
 
 
 def _stop(stop: asyncio.Event) -> None:
@@ -181,7 +182,7 @@ class App:
         self._probes, self._recorder = probes, recorder
         self._reloading, self._reloads = asyncio.Lock(), set[asyncio.Future[None]]()
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event, file: FollowedFile) -> None:
         """Serve the probes at once, observe, and answer once something is known; until `stop`."""
         self._probes.start()
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
@@ -202,6 +203,7 @@ class App:
                     tasks.create_task(self._answer(), name="answering connection"),
                     tasks.create_task(self._history.follow_events(), name="follow events"),
                     tasks.create_task(self._exchange.run(), name="exchange readings"),
+                    tasks.create_task(file.follow(self._clock, partial(self._reload, file)), name="follow settings"),
                 ]
                 service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
                 await stop.wait()
@@ -214,16 +216,16 @@ class App:
                 self._recorder.close()
             log.info("stopped")
 
-    def reload(self, read_again: Callable[[], Settings]) -> None:
+    def reload(self, file: FollowedFile) -> None:
         """Put the policies of a settings file that was changed in force, soon. It is read in another thread: a large
         file takes seconds."""
-        task = asyncio.ensure_future(self._reload(read_again))
+        task = asyncio.ensure_future(self._reload(file))
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
-    async def _reload(self, read_again: Callable[[], Settings]) -> None:
+    async def _reload(self, file: FollowedFile) -> None:
         async with self._reloading:
-            reading = asyncio.ensure_future(asyncio.to_thread(read_again))
+            reading = asyncio.ensure_future(asyncio.to_thread(file.read))
             await asyncio.wait({reading})
             self._service.updates.reload(reading.result)
 

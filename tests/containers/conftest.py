@@ -1,12 +1,17 @@
-"""Builds the images and starts the two containers of the container test."""
+"""Builds the images and starts the containers of the container tests."""
 
+import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
+import nats
 import pytest
+from nats.aio.client import Client
 
 from tests.containers.containers import Pair, running_pair
 from tests.support.parts import need_command
@@ -15,6 +20,9 @@ from tests.support.servers import server_binary
 ROOT = Path(__file__).resolve().parents[2]
 NATS_IMAGE = "nats-backpressure-test/nats:latest"
 SIDECAR_IMAGE = "nats-backpressure-test/sidecar:latest"
+
+StartPair = Callable[..., Pair]
+Connect = Callable[[Pair], Awaitable[Client]]
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +47,7 @@ def nats_image(docker: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 def sidecar_image(docker: str) -> str:
     """Our image as it ships, on the base that SIDECAR_BASE_IMAGE names."""
     base = os.environ.get("SIDECAR_BASE_IMAGE")
-    arguments = ["--build-arg", f"BASE={base}"] if base else []
+    arguments = ["--build-arg", "VERSION=test", *(["--build-arg", f"BASE={base}"] if base else [])]
     _build(docker, SIDECAR_IMAGE, ROOT, "--file", str(ROOT / "deploy" / "Dockerfile"), *arguments)
     return SIDECAR_IMAGE
 
@@ -52,8 +60,37 @@ def _build(docker: str, tag: str, context: Path, *arguments: str) -> None:
 
 
 @pytest.fixture
-def pair(nats_image: str, sidecar_image: str, tmp_path: Path) -> Iterator[Pair]:
-    """A NATS container and our sidecar's, on a network of their own."""
-    with running_pair(nats_image, sidecar_image, tmp_path) as pair:
-        yield pair
-        print(pair.logs())  # shown when the test failed
+def start_pair(nats_image: str, sidecar_image: str, tmp_path: Path) -> Iterator[StartPair]:
+    """A function that starts NATS and our sidecar beside it, on a network of their own."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Pair:
+            pair = stack.enter_context(running_pair(nats_image, sidecar_image, tmp_path / "config", **options))
+            stack.callback(lambda: print(pair.logs()))  # shown when the test failed
+            return pair
+
+        yield start
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """A function that connects a plain client to the servers of a pair, once they answer."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(pair: Pair) -> Client:
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        client = await nats.connect(pair.nats_urls, allow_reconnect=False, error_cb=_ignore)
+                    except (OSError, nats.errors.Error):
+                        await asyncio.sleep(0.05)
+                        continue
+                    stack.push_async_callback(client.close)
+                    with suppress(nats.errors.Error):
+                        await client.jetstream().account_info()
+                        return client
+
+        yield connect
+
+
+async def _ignore(error: Exception) -> None: ...

@@ -1,54 +1,32 @@
 """The README example with the shipped image: a burst, a rejection and the recovery, seen only from outside."""
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 
-import nats
 import pytest
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig
 
-from tests.containers.containers import Pair
-from tests.support.sidecar import SUBJECT, Wire
+from tests.containers.conftest import Connect, StartPair
+from tests.containers.containers import any_user, kill, start
+from tests.containers.router import create_router, publish, pull, take, work
+from tests.support.sidecar import SUBJECT, Wire, eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(500)]
 
-DURABLE = "router_decide_consumer"
-
-
-@pytest.fixture
-async def nc(pair: Pair) -> AsyncIterator[Client]:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                client = await nats.connect(pair.nats_url, allow_reconnect=False)
-                break
-            except (OSError, nats.errors.Error):
-                await asyncio.sleep(0.05)
-    yield client
-    await client.close()
-
 
 @pytest.mark.parametrize("interrupted", [False, True], ids=["undisturbed", "sidecar killed while active"])
-async def test_a_burst_is_rejected_and_its_recovery_is_published(pair: Pair, nc: Client, interrupted: bool) -> None:
-    js = nc.jetstream()
-    await js.add_stream(name="ROUTER", subjects=[SUBJECT])
-    consumer = ConsumerConfig(
-        durable_name=DURABLE,
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=300,
-        max_ack_pending=1000,
-        filter_subject=SUBJECT,
-    )
-    await js.add_consumer("ROUTER", consumer)
+async def test_a_burst_is_rejected_and_its_recovery_is_published(
+    start_pair: StartPair, connect: Connect, interrupted: bool
+) -> None:
+    pair = start_pair(user=any_user())
+    nc = await connect(pair)
+    await create_router(nc)
     assert (await pair.until_ready(observing=True))["nats"] == "connected"
     wire = await Wire(nc).listen()
 
-    await asyncio.gather(*(js.publish(SUBJECT, b"decide") for _ in range(2100)))
-    router = await js.pull_subscribe_bind(durable=DURABLE, stream="ROUTER")
-    held = await _take(router, 600)
+    await publish(nc, 2100)
+    router = await pull(nc)
+    held = await take(router, 600)
 
     active = await wire.event("backpressure_active")
     assert (active["subject"], active["to"]) == (SUBJECT, "active")
@@ -60,15 +38,13 @@ async def test_a_burst_is_rejected_and_its_recovery_is_published(pair: Pair, nc:
     assert f'router_backpressure_status{{subject="{SUBJECT}"}} 2.0' in (await pair.probe("/metrics")).text
 
     if interrupted:
-        await asyncio.to_thread(pair.kill_sidecar)
-        await asyncio.to_thread(pair.start_sidecar)
+        await asyncio.to_thread(kill, pair.sidecar)
+        await asyncio.to_thread(start, pair.sidecar)
         await pair.until_ready(observing=True)
 
     for message in held:
         await message.ack()
-    for _ in range(15):
-        for message in await _take(router, 100):
-            await message.ack()
+    await work(router, 1500)
 
     await wire.status(status="inactive", freshness="known")
     recovery = await wire.event("recovery")
@@ -84,13 +60,18 @@ async def test_a_burst_is_rejected_and_its_recovery_is_published(pair: Pair, nc:
     assert (changes[-1]["type"], changes[-1]["to"]) == ("recovery", "inactive")
 
 
-async def test_the_container_stops_on_request(pair: Pair, nc: Client) -> None:
+async def test_it_follows_its_mounted_settings_and_stops_on_request(start_pair: StartPair, connect: Connect) -> None:
+    """As the user of the image. The settings change as those of a ConfigMap do; nothing is restarted for it."""
+    pair = start_pair()
+    nc = await connect(pair)
+    await create_router(nc)
     await pair.until_ready(observing=True)
+    wire = Wire(nc)
+    pair.configure({"policies": [{"subjects": [">"], "retry_after_seconds": 7}]})
+
+    async def followed() -> bool:
+        policy = await wire.ask(f"get.policy.{SUBJECT}")
+        return bool(policy["policy"]["retry_after_seconds"] == 7)
+
+    await eventually(followed, "the changed settings to be in force")
     assert await asyncio.to_thread(pair.stop_sidecar, 5) == 0
-
-
-async def _take(router: Any, count: int) -> list[Msg]:
-    held: list[Msg] = []
-    while len(held) < count:
-        held += await router.fetch(min(100, count - len(held)), timeout=10)
-    return held

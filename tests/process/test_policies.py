@@ -292,6 +292,22 @@ async def test_sighup_loads_a_changed_file_and_reports_an_invalid_one(
         await _effective(wire, "retry_after_seconds", 7)
 
 
+async def test_a_changed_file_is_followed_and_the_log_names_what_needs_a_restart(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
+    wire = await Wire(nc).listen()
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
+        await process.observing()
+        policies = [{"subjects": [">"], "retry_after_seconds": 7}]
+        process.configure(UNHURRIED | {"policies": policies, "sharing": {"silence_ms": 700}})
+        await _asked(wire, "retry_after_seconds", 7)
+        lines = [json.loads(line) for line in process.log.splitlines() if "config.reloaded" in line]
+        assert [line["needs_a_restart"] for line in lines] == [["sharing"]]
+        process.configure({"policies": 5})
+        await rejected(wire, "_file")
+        await _effective(wire, "retry_after_seconds", 7)
+
+
 async def test_consumer_metadata_counts_only_where_it_is_trusted(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig, StreamSource
 from prometheus_client.parser import text_string_to_metric_families
 
 from nats_backpressure import app
+from nats_backpressure.adapters.followed_file import FollowedFile
 from nats_backpressure.config.settings import Http, Settings
 from nats_backpressure.runtime.service import Service
 from tests.support.servers import NatsServer
@@ -146,7 +147,7 @@ def test_a_crash_in_a_loop_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Service, "_tick", crash)
     settings = Settings(http=Http(host="127.0.0.1", port=0))
-    assert app.start(settings, None, lambda: settings) == 1
+    assert app.start(settings, None, FollowedFile(None, lambda: settings)) == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])

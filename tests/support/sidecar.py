@@ -50,7 +50,7 @@ class Sidecar:
         self.process: asyncio.subprocess.Process | None = None
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Write its file; a running one takes it on SIGHUP."""
+        """Write its file; a running one follows it, and takes it at once on SIGHUP."""
         http = {"host": "127.0.0.1", "port": self.port}
         self._config.write_text(json.dumps({"http": http, "log": {"level": "debug", "format": "json"}} | config))
 

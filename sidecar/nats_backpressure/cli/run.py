@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nats_backpressure.cli.settings_file import EX_CONFIG, load_or_exit
+from nats_backpressure.adapters.followed_file import FollowedFile
+from nats_backpressure.cli.settings_file import EX_CONFIG, settings_or_exit
 from nats_backpressure.config.settings import load_settings
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def run(
     record: Path | None,
     record_limit: int,
 ) -> None:
-    """Watch consumers, publish events and answer requests, until SIGTERM. SIGHUP reloads the policies.
+    """Watch consumers, publish events and answer requests, until SIGTERM. The policies are read again when the
+    file changes, and on SIGHUP.
 
     Exits with 0 after SIGTERM; with 78 if the settings, the HTTP port or the file of --record cannot be used; with 1
     after an internal error, or if the embedded server does not start.
@@ -88,13 +90,14 @@ def _run(
     record: Path | None,
     record_limit: int,
 ) -> None:
-    settings = load_or_exit(path)
+    file = FollowedFile(path, lambda: load_settings(path, os.environ))
+    settings = settings_or_exit(file.read)
     # Imported late: a mistake in the settings file is reported without loading the server.
     with _without_rich():
         from nats_backpressure.app import EmbeddedOptions, start
 
     own = EmbeddedOptions(embedded_port, embedded_store) if embedded else None
-    sys.exit(start(settings, own, lambda: load_settings(path, os.environ), _recording_file(record, record_limit)))
+    sys.exit(start(settings, own, file, _recording_file(record, record_limit)))
 
 
 @contextmanager

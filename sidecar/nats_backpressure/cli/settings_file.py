@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,8 +16,12 @@ EX_CONFIG = 78
 
 
 def load_or_exit(path: Path | None) -> Settings:
+    return settings_or_exit(lambda: load_settings(path, os.environ))
+
+
+def settings_or_exit(load: Callable[[], Settings]) -> Settings:
     try:
-        return load_settings(path, os.environ)
+        return load()
     except BadSettings as bad:
         for line in bad.lines:
             click.echo(line, err=True)

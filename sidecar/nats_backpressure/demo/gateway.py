@@ -63,14 +63,15 @@ class PollingMiddleware:
             return ""
 
 
-async def main(scenario: Scenario, url: str, page: str, port: int) -> None:
-    nc = await nats.connect(url)
+async def main(scenario: Scenario, url: str, page: str, port: int, host: str = "127.0.0.1") -> None:
+    nc = await nats.connect(url, max_reconnect_attempts=-1)
     js = nc.jetstream()
     client = BackpressureClient(nc)
 
     async def decide(request: Request) -> Response:
+        sent_at = request.headers.get(SENT_AT) or str(time.monotonic())
         try:
-            await js.publish(SUBJECT, b"decide", headers={SENT_AT: request.headers[SENT_AT]}, timeout=5)
+            await js.publish(SUBJECT, b"decide", headers={SENT_AT: sent_at}, timeout=5)
         except (TimeoutError, Error) as error:
             return Response(str(error), 500)
         return Response(status_code=202)
@@ -92,7 +93,7 @@ async def main(scenario: Scenario, url: str, page: str, port: int) -> None:
     elif scenario.mode == "polling":
         app = polled
     config = uvicorn.Config(
-        app, port=port, host="127.0.0.1", log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE
+        app, port=port, host=host, log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE
     )
     await uvicorn.Server(config).serve()
 

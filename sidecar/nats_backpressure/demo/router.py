@@ -64,8 +64,8 @@ class Worker:
             print_report(**self.counts, latencies=[round(took, 4) for took in latencies])
 
 
-async def main(scenario: Scenario, url: str) -> None:
-    async with await nats.connect(url) as nc:
+async def main(scenario: Scenario, url: str, report: bool = True) -> None:
+    async with await nats.connect(url, max_reconnect_attempts=-1) as nc:
         subscription = await nc.jetstream().pull_subscribe_bind(CONSUMER, STREAM)
 
         async def fetch_directly(n: int) -> list[Msg]:
@@ -79,7 +79,8 @@ async def main(scenario: Scenario, url: str) -> None:
         worker = Worker(nc, scenario, fetch)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
-            tasks.create_task(worker.report())
+            if report:
+                tasks.create_task(worker.report())
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from nats.js.api import AckPolicy, ConsumerConfig
 
 from nats_backpressure.demo.processes import DemoProcesses
 from nats_backpressure.demo.scenario import CONSUMER, PREFIX, REPORT_INTERVAL, STREAM, SUBJECT, Scenario
+from nats_backpressure.demo.stream import create_stream
 from nats_backpressure.demo.summary import Row, RunData
 
 ROW_INTERVAL = 0.25
@@ -60,15 +60,7 @@ class DemoRun:
     async def run(self) -> RunData:
         scenario = self._scenario
         js = self._nc.jetstream()
-        await js.add_stream(name=STREAM, subjects=[SUBJECT])
-        config = ConsumerConfig(
-            durable_name=CONSUMER,
-            ack_policy=AckPolicy.EXPLICIT,
-            max_ack_pending=1000,
-            ack_wait=scenario.ack_wait,
-            max_deliver=scenario.max_deliver,
-        )
-        await js.add_consumer(STREAM, config)
+        await create_stream(js, scenario)
         await self._nc.subscribe(f"{PREFIX}.event.*.{SUBJECT}", cb=self._on_event)
         await self._nc.subscribe(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{STREAM}.>", cb=self._on_max_deliveries)
         await self._processes.sidecar()

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import structlog
-from msgspec.structs import replace
 
 from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.core.subject.inputs import PolicyRefused
@@ -24,6 +23,8 @@ log = structlog.get_logger()
 
 THE_FILE = "_file"
 """What `policy_rejected` calls the settings file, which has no key in the bucket."""
+TAKEN = ("policies", "policy_guard")
+"""The settings that a file which is read again puts in force; all others need a restart."""
 
 
 class PolicyUpdates:
@@ -89,9 +90,9 @@ class PolicyUpdates:
 
     def _log_reloaded(self, settings: Settings) -> None:
         before = self._registry.settings
-        same = replace(settings, policies=(), policy_guard=before.policy_guard)
-        restart = same != replace(before, policies=())
-        log.info("config.reloaded", policies=len(settings.policies), other_changes_need_a_restart=restart)
+        names = (name for name in Settings.__struct_fields__ if name not in TAKEN)
+        waiting = [name for name in names if getattr(settings, name) != getattr(before, name)]
+        log.info("config.reloaded", policies=len(settings.policies), needs_a_restart=waiting)
 
     def refuse_file(self, problems: Sequence[Problem]) -> None:
         """A settings file that was read again cannot be used: the last good policies stay in force."""
