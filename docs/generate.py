@@ -18,13 +18,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+import click
 from msgspec import NODEFAULT, UNSET, Struct, to_builtins
 from msgspec import inspect as types
 
 from benchmarks.page import performance, plots, scale
 from nats_backpressure.adapters.prometheus import definitions
+from nats_backpressure.cli import COMMANDS
+from nats_backpressure.cli.options import CONNECTION_OPTIONS
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.signals.diagnosis import RULES
+from nats_backpressure.doctor.examination import CHECKS
 
 P: Final = definitions.P
 DOCS: Final = Path(__file__).parent
@@ -255,6 +259,37 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) and value != "*" else json.dumps(value)
 
 
+def commands() -> str:
+    """Every command: its arguments, its own options, and what it is for."""
+    return table("command, options, what for", (row for name in COMMANDS for row in _commands(name, _command(name))))
+
+
+def _command(name: str) -> click.Command:
+    command: click.Command = getattr(import_module(f"nats_backpressure.cli.{name}"), name)
+    return command
+
+
+def _commands(name: str, command: click.Command) -> Iterator[list[str]]:
+    if isinstance(command, click.Group):
+        for each, inner in command.commands.items():
+            yield from _commands(f"{name} {each}", inner)
+        return
+    shown = [param for param in command.params if not getattr(param, "hidden", False)]
+    arguments = [param.make_metavar(click.Context(command)) for param in shown if isinstance(param, click.Argument)]
+    options = [
+        f"`{max(param.opts, key=len)}`"
+        for param in shown
+        if isinstance(param, click.Option) and param.name not in CONNECTION_OPTIONS
+    ]
+    yield [f"`{' '.join([name, *arguments])}`", ", ".join(options), command.short_help or ""]
+
+
+def checks() -> str:
+    """Every check of `doctor`: its name, what it is about, and whether a sidecar that starts runs it."""
+    rows = ([f"`{each.name}`", inspect.getdoc(each.find) or "", "yes" if each.at_start else ""] for each in CHECKS)
+    return table("check, finds out, at a start", rows)
+
+
 def metrics() -> str:
     """Every metric of `/metrics`: its name, type, labels and help text."""
     spent, spent_text, spent_labels = definitions.TIME_IN_STATUS
@@ -277,6 +312,8 @@ def rule(name: str) -> str:
 
 
 PARTS: Final[dict[str, Callable[..., str]]] = {
+    "checks": checks,
+    "commands": commands,
     "example": example,
     "fields": fields,
     "message": message,

@@ -11,7 +11,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sidecar" / "nats_backpressure"
 OURS = "nats_backpressure"
 
-LAYERS = [{"cli"}, {"app"}, {"adapters", "queries", "recording"}, {"runtime"}, {"core"}, {"config"}, {"policy"}]
+LAYERS = [
+    {"cli"},
+    {"app"},
+    {"adapters", "queries", "recording"},
+    {"doctor"},
+    {"runtime"},
+    {"core"},
+    {"config"},
+    {"policy"},
+]
 """From the top down. A folder imports itself and what is below it; folders side by side do not import each other.
 `app` hands the adapters the queries they need.
 Settings carry policies, so `config` is above `policy`. `protocol` is below all; `client` knows it only, and
@@ -23,6 +32,7 @@ PURE = {
         "collections",
         "dataclasses",
         "datetime",
+        "difflib",
         "enum",
         "functools",
         "hashlib",
@@ -36,7 +46,7 @@ PURE = {
 NATS_BOTTOM = {
     *("patched_client", "direct_replies", "direct_requests", "reply_guard", "credentials", "bounded_client"),
     *("api", "api_types", "kv", "concurrency_limit", "repeated_list", "stream_follower", "stream_position"),
-    *("hint_subscriptions", "denied_rights", "denial_log", "login"),
+    *("hint_subscriptions", "denied_rights", "denial_log", "login", "own_streams"),
 }
 """What the NATS adapters have in common."""
 KEPT_TO = {
@@ -89,6 +99,10 @@ def folder(name: str) -> str:
     return name.split(".")[0]
 
 
+CHECKS = [path for path in under("doctor") if name_of(path) != "doctor.at_start"]
+"""From facts to findings, as pure as the core; `at_start` reads the facts of a sidecar that starts, and logs."""
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_run_downwards(path: Path) -> None:
     me = folder(name_of(path))
@@ -108,7 +122,7 @@ def test_signals_status_and_admission_know_each_other_by_the_model_only(path: Pa
     assert not wrong, f"{name_of(path)} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("path", under("protocol", "policy", "core"), ids=name_of)
+@pytest.mark.parametrize("path", [*under("protocol", "policy", "core"), *CHECKS], ids=name_of)
 def test_what_decides_knows_no_world(path: Path) -> None:
     assert outside(path) <= PURE, f"{name_of(path)} imports {sorted(outside(path) - PURE)}"
     calls = {

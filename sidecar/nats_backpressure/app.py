@@ -30,7 +30,9 @@ from nats_backpressure.adapters.nats.connection import Connection
 from nats_backpressure.adapters.nats.endpoints import ServiceEndpoints
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
+from nats_backpressure.adapters.nats.fact_reader import FactReader
 from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListener
+from nats_backpressure.adapters.nats.login import jwt_expiry
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
@@ -44,6 +46,7 @@ from nats_backpressure.config.nats import variables_in
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.subject.inputs import GatewayReported
+from nats_backpressure.doctor.at_start import StartCheck
 from nats_backpressure.protocol.reports import GatewayReport
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.queries import serialize
@@ -175,11 +178,12 @@ class App:
         answering: Connection,
         probes: HttpProbes,
         recorder: RecordingObserver | None,
+        start_check: StartCheck,
     ) -> None:
         self._servers, self._clock, self._service, self._history = servers, clock, service, history
         self._endpoints, self._observing, self._answering = endpoints, observing, answering
         self._exchange = exchange
-        self._probes, self._recorder = probes, recorder
+        self._probes, self._recorder, self._start_check = probes, recorder, start_check
         self._reloading, self._reloads = asyncio.Lock(), set[asyncio.Future[None]]()
 
     async def run(self, stop: asyncio.Event, file: FollowedFile) -> None:
@@ -204,6 +208,7 @@ class App:
                     tasks.create_task(self._history.follow_events(), name="follow events"),
                     tasks.create_task(self._exchange.run(), name="exchange readings"),
                     tasks.create_task(file.follow(self._clock, partial(self._reload, file)), name="follow settings"),
+                    tasks.create_task(self._start_check.run(self._service.known), name="check at the start"),
                 ]
                 service = tasks.create_task(self._service.run(stop, FINISH_WITHIN), name="service")
                 await stop.wait()
@@ -345,7 +350,16 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     )
     counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock).text, tally.pass_on)
     probes = HttpProbes(settings.http.host, settings.http.port, readiness, counters.page, clock)
-    return App(nats.shown_servers, clock, service, history, endpoints, exchange, observing, answering, probes, recorder)
+    facts = FactReader(
+        replace(settings, nats=nats),
+        JetStreamApi(observing, nats.api_prefix),
+        lambda: observing.client,
+        partial(remedy, nats),
+    )
+    check = StartCheck(settings, registry, clock, facts, reader.streams, partial(jwt_expiry, nats))
+    return App(
+        nats.shown_servers, clock, service, history, endpoints, exchange, observing, answering, probes, recorder, check
+    )
 
 
 def _report_sink(lookup: SubjectLookup, registry: SubjectRegistry) -> Callable[[str, GatewayReport], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.cli_client import MISSING_RIGHT, ServiceClient
@@ -20,7 +22,7 @@ NOWHERE = Command("nats://127.0.0.1:1")
 
 async def test_a_missing_server_prints_one_line_with_its_address_but_not_its_password() -> None:
     port = free_port()
-    output = await NOWHERE.failed("status", "-s", f"nats://operator:s3cret@127.0.0.1:{port}")
+    output = await NOWHERE.failed("status", NATS_URL=f"nats://operator:s3cret@127.0.0.1:{port}")
     assert output == f"Error: cannot connect to nats://127.0.0.1:{port}: connection refused\n"
 
 
@@ -41,14 +43,15 @@ async def test_a_silent_server_ends_the_command_after_the_timeout(command: Comma
 
 
 async def test_flags_replace_the_environment_login_and_a_wrong_password_is_not_printed(
-    start_server: StartServer,
+    start_server: StartServer, tmp_path: Path
 ) -> None:
     command = Command((await start_server(LOGIN)).url)
-    right = await command.failed("status", "--user", "operator", "--password", "s3cret", NATS_TOKEN="another")
+    password = tmp_path / "password"
+    password.write_text("s3cret")
+    right = await command.failed("status", "--user", "operator", "--password-file", password, NATS_TOKEN="another")
     assert "nobody answers" in right
-    wrong = await command.failed("status", "--user", "operator", "--password", "wr0ng")
-    assert "authorization violation" in wrong.lower()
-    assert "wr0ng" not in wrong and "wr0ng" not in (await command.failed("status", "--user", "wr0ng"))
+    wrong = await command.failed("status", "--user", "operator", NATS_PASSWORD="wr0ng", NATS_TOKEN="another")
+    assert "authorization violation" in wrong.lower() and "wr0ng" not in wrong
 
 
 async def test_a_missing_credentials_file_is_named() -> None:

@@ -18,6 +18,9 @@ async def test_decisions_of_both_roles_are_printed_as_the_service_returns_them(
     assert (lines["action"], lines["status"], lines["freshness"]) == ("continue", "inactive", "known")
     wanted = await command.json("decide", "consumer", SUBJECT, "--max-messages", 7)
     assert (wanted["role"], wanted["pull"]["max_messages"]) == ("consumer", 7)
+    _, page = await sidecar.get("/metrics")
+    counts = [line for line in page.splitlines() if line.startswith("router_backpressure_decisions_total{")]
+    assert all(line.endswith(" 0.0") for line in counts), "an operator's question is no gateway's"
     put = await override(nc, SUBJECT, "reject", 600)
     await wire.status(override=put)
     refused = await command.json("decide", "gateway", SUBJECT, "--attempt", 2)

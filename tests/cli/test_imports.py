@@ -38,6 +38,7 @@ print(json.dumps([name for name in {SERVER!r} if name in sys.modules]))
         pytest.param(["policy", "get", "orders", *NOBODY], id="policy get"),
         pytest.param(["override", "orders", "open", "--for", "1m", *NOBODY], id="override"),
         pytest.param(["schema", "Decision"], id="schema"),
+        pytest.param(["doctor", "--timeout", "0.1s"], id="doctor"),
         pytest.param(["check", "sidecar.yaml"], id="check"),
     ],
 )

@@ -19,6 +19,10 @@ async def test_a_policy_is_set_shown_with_its_source_and_removed(
     file.write_text("retry_after_seconds: 7\n")
     assert await command.good("policy", "set", SUBJECT, file) == f"{SUBJECT}: stored as revision 1; {ALL}\n"
     assert "7" in (await source(command, "retry_after_seconds", "bucket")).split()
+    ran = await command("policy", "set", SUBJECT, "-", "--dry-run", data="{retry_after_seconds: 9}")
+    assert ran.stderr == "retry_after_seconds: 7 -> 9\n" and ran.stdout.startswith(f"{SUBJECT}: nothing was changed")
+    (entry,) = (await command.json("policy", "ls"))["policies"]
+    assert (entry["pattern"], entry["value"], entry["governs"]) == (SUBJECT, {"retry_after_seconds": 7}, [SUBJECT])
     assert (await command.json("policy", "get", SUBJECT))["sources"]["max_retry_attempts"] == "default"
     output = await command.failed("policy", "set", "beamline.*.>", "-", data="{mode: observe}")
     assert f"it governs none of the watched subjects that it covers: {SUBJECT} (it has its own). Use --force" in output

@@ -33,12 +33,17 @@ async def test_the_list_starts_with_the_worst_and_one_subject_has_signals_marks_
     await wire.status("a.calm", status="inactive")
     await wire.status(status="warning")
     await wire.waiting(1500)
-    headers, first, second = (await command.good("status")).splitlines()
+    headers, first, second, totals = (await command.good("status")).splitlines()
+    assert totals == "2 subjects: 0 active, 1 warning, 0 unknown, 1 inactive"
+    headers, only, totals = (await command.good("status", "beamline.>", "--status", "warning")).splitlines()
+    assert only == first and totals.endswith("; 1 match")
     assert headers.split()[:3] == ["subject", "status", "pressure"]
     assert first.split()[:4] == [SUBJECT, "warning", "1.5", "1,500"] and "  pending" in first
     assert second.split()[:2] == ["a.calm", "inactive"]
     result = await command.json("status")
     assert {each["subject"] for each in result["subjects"]} == {SUBJECT, "a.calm"} and result["total"] == 2
+    result = await command.json("status", "--sort", "subject", "--limit", "1")
+    assert [each["subject"] for each in result["subjects"]] == ["a.calm"] and result["total"] == 2
     lines = [line.split() for line in (await command.good("status", SUBJECT)).splitlines()]
     assert ["subject", SUBJECT] in lines
     assert ["pending", "1,500", "overload", "10", "100", "1,000"] in [line[:6] for line in lines]
@@ -46,12 +51,20 @@ async def test_the_list_starts_with_the_worst_and_one_subject_has_signals_marks_
     assert (await command.json("status", SUBJECT))["metrics"]["pending_messages"] == 1500
 
 
-async def test_watch_repeats_until_interrupted(command: Command, sidecar: Sidecar, wire: Wire) -> None:
+async def test_watch_repeats_until_interrupted_also_after_a_loss_of_nats(
+    command: Command, server: NatsServer, sidecar: Sidecar, wire: Wire
+) -> None:
     await wire.status(status="inactive")
     watching = await command.start("status", SUBJECT, "--watch", "--json")
     assert watching.stdout is not None
     for _ in range(2):
         assert json.loads(await watching.stdout.readline())["subject"] == SUBJECT
+    await server.kill()
+    assert watching.stderr is not None
+    assert b"; trying again" in await watching.stderr.readline(), "a loss of NATS does not end it"
+    await server.start()
+    while json.loads(await watching.stdout.readline())["freshness"] != "known":
+        pass
     watching.send_signal(signal.SIGINT)
     _, text = await watching.communicate()
     assert (watching.returncode, text) == (130, b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -120,8 +121,12 @@ async def test_each_does_all_of_its_work_without_one_violation(
         assert (await each.end())[0] == 0
     for each in (gateway, consumer, operator):
         await each.close()
-    assert "Violation" not in guarded.log
     assert unused(guarded.log) == RARELY_USED
+    as_sidecar = f"nats://sidecar:secret-of-sidecar@127.0.0.1:{guarded.port}"
+    examined = await command("doctor", "-o", "json", NATS_URL=as_sidecar)
+    findings = json.loads(examined.stdout)["findings"]
+    assert {each["check"] for each in findings if each["level"] != "ok"} == {"sampling"}, findings
+    assert "Violation" not in guarded.log
 
 
 def unused(log: str) -> set[str]:
@@ -156,6 +161,8 @@ async def operate(command: Command) -> None:
         ("override", SUBJECT, "open", "--for", "1m"),
         ("override", SUBJECT, "auto"),
         ("policy", "get", SUBJECT),
+        ("policy", "ls"),
+        ("override", "ls"),
     ):
         await command.good(*arguments)
     await command.good("policy", "set", SUBJECT, "-", data=policy)

@@ -122,12 +122,13 @@ async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
     start_server: StartServer, tmp_path: Path
 ) -> None:
     server = await start_server(LISTENER)
-    file, settings = tmp_path / "heard.jsonl", tmp_path / "settings.yaml"
+    file, settings, password = (tmp_path / name for name in ("heard.jsonl", "settings.yaml", "password"))
     settings.write_text(json.dumps({"policies": [FAST], **UNHURRIED}))
     async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
+        password.write_text("l")
         command = Command(server.url)  # it listens from the start: later it waits for a message that shows all
         listener = await command.start(
-            *("record", str(file), "--config", str(settings), "--user", "listener", "--password", "l")
+            *("record", str(file), "--config", str(settings), "--user", "listener", "--password-file", str(password))
         )
         await eventually(lambda: asyncio.to_thread(file.exists), "the recording to begin", STARTS_WITHIN)
         for name in ("i0", "i1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest
@@ -41,6 +42,8 @@ def test_a_decision_is_returned_and_counted(endpoint: str, request_: Any, role: 
     decision = decide(counted, endpoint, SUBJECT, request_, subject(member(**OVERLOADED)))
     assert (decision.role, decision.action) == (role, action)
     assert counted.decisions == [(SUBJECT, role, action, None)]
+    preview = decide(counted, endpoint, SUBJECT, replace(request_, preview=True), subject(member(**OVERLOADED)))
+    assert preview == decision and len(counted.decisions) == 1, "what only people look at is not counted"
 
 
 @pytest.mark.parametrize(

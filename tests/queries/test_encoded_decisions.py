@@ -405,6 +405,14 @@ def test_what_is_large_is_left_to_the_ordinary_way_and_granted_nothing() -> None
     assert ask(world.consumer, payload=b'{"max_messages": 50}')["pull"]["max_messages"] == 50
 
 
+def test_a_preview_is_left_to_the_ordinary_way_and_not_counted() -> None:
+    world = World(subject(member()))
+    for kept in (world.gateway, world.consumer):
+        assert ask(kept, payload=b'{"preview": true}') is None
+    world.tally.pass_on()
+    assert not world.metrics.counted
+
+
 def test_mistakes_are_left_to_the_ordinary_way() -> None:
     world = World(subject(member()))
     with pytest.raises(BadTail):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.messages import Pull
@@ -102,3 +103,16 @@ def test_of_many_consumers_the_fullest_limit_the_grant() -> None:
     state = subject(*(member(f"c{n}", inflight=n) for n in range(400)), member("full", inflight=495))
     assert consumer(state).pull.max_messages == 5
     assert consumer(state, request=ConsumerRequest(consumer="c1")).pull.max_messages == 100
+
+
+def test_a_preview_is_what_would_be_granted_and_reserves_nothing() -> None:
+    """An operator's `decide consumer` takes nothing from a worker."""
+    state = subject(member("c", inflight=450))
+    decisions, request = decision_service(FakeServiceView(state)), ConsumerRequest(max_messages=10_000)
+    shared: list[object] = []
+    decisions.grants.on_grant = lambda *grant: shared.append(grant)
+    previews = [
+        decisions.decide_consumer(SUBJECT, replace(request, preview=True), f"_INBOX.{n}", NOW).pull for n in range(3)
+    ]
+    assert not shared and previews[0] == Pull(50, 0)
+    assert previews == [decisions.decide_consumer(SUBJECT, request, "_INBOX.a", NOW).pull] * 3 and shared

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from nats_backpressure.cli.output import POLICY_HEADERS, policy_rows, print_table
+from nats_backpressure.cli.options import json_option
+from nats_backpressure.cli.output import POLICY_HEADERS, policy_rows, print_json, print_table
 from nats_backpressure.cli.settings_file import EX_CONFIG, load_or_exit
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.policy.parse import PolicyEntry, over_default, policy_document
@@ -22,7 +23,8 @@ from nats_backpressure.policy.schema import Effective
     is_flag=True,
     help="Do not read the files that `nats` names: for a machine that does not have them.",
 )
-def check(file: Path, without_secrets: bool) -> None:
+@json_option("Print the policies as one JSON document.")
+def check(file: Path, without_secrets: bool, as_json: bool) -> None:
     """Validate FILE with the NATS_* environment variables applied, and print the policies that would apply.
 
     The files that `nats` names (logins, certificates) are read, too. Exits with 0, or with 78 and one line for each
@@ -31,7 +33,9 @@ def check(file: Path, without_secrets: bool) -> None:
     settings = load_or_exit(file)
     if not without_secrets:
         _exit_with_file_problems(file, settings)
-    if sys.stdout.isatty():
+    if as_json:
+        _print_json(settings)
+    elif sys.stdout.isatty():
         _print_tables(settings)
     else:
         _print_text(settings)
@@ -57,6 +61,14 @@ def _policies_by_pattern(settings: Settings) -> Iterator[tuple[str, Effective]]:
 
 def _consumer_names(entry: PolicyEntry) -> str:
     return "" if entry.consumers == ("*",) else f"  (consumers {', '.join(entry.consumers)})"
+
+
+def _print_json(settings: Settings) -> None:
+    policies = [
+        {"pattern": title, "policy": policy_document(effective.policy), "sources": effective.sources}
+        for title, effective in _policies_by_pattern(settings)
+    ]
+    print_json({"policies": policies})
 
 
 def _print_tables(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nats_backpressure.cli.command import decode_reply, run_command
-from nats_backpressure.cli.options import Target, connection_flags, parse_subject
+from nats_backpressure.cli.options import Target, connection_flags, json_option, parse_subject
 from nats_backpressure.cli.output import Row, format_cell, print_json, print_table
 from nats_backpressure.protocol.messages import Decision
 from nats_backpressure.protocol.subjects import encode
@@ -20,7 +20,7 @@ PRIORITIES = ("low", "normal", "high", "critical")
 
 @click.group(short_help="Request a decision now.")
 def decide() -> None:
-    """Request a decision now, as a gateway or as a consumer does."""
+    """Print the decision that a gateway or a consumer would get now. It is not counted, and reserves nothing."""
 
 
 @decide.command()
@@ -35,7 +35,7 @@ def decide() -> None:
 @click.option(
     "--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="Priority of the message."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the reply as one JSON document.")
+@json_option("Print the reply as one JSON document.")
 @connection_flags
 def gateway(target: Target, subject: str, attempt: int, priority: str, as_json: bool) -> None:
     """Request whether to admit a message for SUBJECT."""
@@ -53,20 +53,19 @@ def gateway(target: Target, subject: str, attempt: int, priority: str, as_json: 
 )
 @click.option("--stream", help="Only for the consumers of this stream.")
 @click.option("--consumer", help="Only for this consumer.")
-@click.option("--json", "as_json", is_flag=True, help="Print the reply as one JSON document.")
+@json_option("Print the reply as one JSON document.")
 @connection_flags
 def consumer(
     target: Target, subject: str, max_messages: int, stream: str | None, consumer: str | None, as_json: bool
 ) -> None:
-    """Request how many messages of SUBJECT to pull. This reserves the granted messages for one second, as for a real
-    worker."""
+    """Request how many messages of SUBJECT to pull. Nothing is reserved: a worker may be granted the same messages."""
     body = {"max_messages": max_messages, "stream": stream, "consumer": consumer}
     _print_decision(target, "consumer", subject, body, as_json)
 
 
 def _print_decision(target: Target, role: str, subject: str, body: dict[str, Any], as_json: bool) -> None:
     async def query(service: ServiceClient) -> None:
-        document = await service.query(f"decide.{role}.{encode(subject)}", body)
+        document = await service.query(f"decide.{role}.{encode(subject)}", body | {"preview": True})
         if as_json:
             print_json(document)
         else:

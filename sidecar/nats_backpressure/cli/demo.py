@@ -10,6 +10,8 @@ import click
 import msgspec
 from rich.console import Console
 
+from nats_backpressure.cli.options import json_option
+
 MODES = ("none", "binary", "adaptive")
 
 
@@ -31,7 +33,7 @@ MODES = ("none", "binary", "adaptive")
 @click.option(
     "--seconds", type=click.FloatRange(1, 600), default=8.0, show_default=True, help="Seconds that the overload lasts."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print only the summary, as one JSON object.")
+@json_option("Print only the summary, as one JSON object.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the run to this HTML file.")
 def demo(mode: str, overload: float, seconds: float, as_json: bool, report: Path | None) -> None:
     """Run a gateway, a worker (router), a sidecar and a load generator as processes, on an embedded NATS server."""

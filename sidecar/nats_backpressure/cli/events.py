@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from nats_backpressure.cli.command import decode_reply, jetstream_api, run_command
-from nats_backpressure.cli.options import Target, connection_flags, parse_since, parse_subject
+from nats_backpressure.cli.options import Target, connection_flags, json_option, parse_since, parse_subject
 from nats_backpressure.cli.output import format_cell, format_reasons, print_json, print_note, printable
 from nats_backpressure.protocol.history import Events
 from nats_backpressure.protocol.messages import Event, Status
@@ -53,7 +53,7 @@ READ_LIMIT = 100_000
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Print only the newest N events."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; with --follow one event per line.")
+@json_option("Print one JSON document; with --follow one event per line.")
 @connection_flags
 def events(
     target: Target, watched: str | None, follow: bool, since: float | None, kind: str | None, limit: int, as_json: bool

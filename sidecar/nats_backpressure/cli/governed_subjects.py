@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,13 @@ async def find_governed(
     except Unavailable as error:
         print_note(f"it is not known which subjects this governs: {error}")
         return None
-    index = _layer_index({**bucket, key.name: PolicyValue(value, 0)}, key.is_override, key.name)
+    return governed_by(statuses, key, {**bucket, key.name: PolicyValue(value, 0)})
+
+
+def governed_by(statuses: Iterable[Status], key: PolicyKey, bucket: Mapping[str, PolicyValue]) -> GovernedSubjects:
+    """What the entry under this key of the bucket governs."""
+    index = _layer_index(bucket, key.is_override, key.name)
+    statuses = tuple(statuses)
     governed: list[str] = []
     not_governed: dict[str, str] = {}
     for status in statuses:
@@ -102,7 +108,7 @@ def stricter_pattern(subjects: GovernedSubjects) -> str | None:
 def overrides_covering(bucket: Mapping[str, PolicyValue], pattern: str) -> list[OverrideEntry]:
     """The overrides in force that cover a pattern, the most specific first."""
     now = time.time()
-    entries = [_parse_override(key, value) for key, value in bucket.items() if key.startswith(OVERRIDES)]
+    entries = [parse_stored_override(key, value) for key, value in bucket.items() if key.startswith(OVERRIDES)]
     in_force = [entry for entry in entries if entry is not None and entry.override.until > now]
     return list(PatternIndex((entry.pattern, entry) for entry in in_force).covering(pattern))
 
@@ -114,12 +120,12 @@ def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str) -
         if key.startswith(OVERRIDES) is not overrides:
             continue
         if overrides:
-            override = _parse_override(key, value)
+            override = parse_stored_override(key, value)
             if override is not None and (key == own or override.override.until > time.time()):
                 entries.append(PolicyEntry((override.pattern,)))
         else:
             with suppress(BadTail):
-                entry = _parse_policy(value.value)
+                entry = parse_policy(value.value)
                 if entry is None and key == own:  # the sidecar keeps the last good one in force
                     entry = PolicyEntry()
                 if entry is not None:
@@ -127,14 +133,14 @@ def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str) -
     return index_entries(entries)
 
 
-def _parse_policy(value: bytes) -> PolicyEntry | None:
+def parse_policy(value: bytes) -> PolicyEntry | None:
     try:
         return parse_entry(msgspec.json.decode(value), need_subjects=False)[0]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def _parse_override(key: str, value: PolicyValue) -> OverrideEntry | None:
+def parse_stored_override(key: str, value: PolicyValue) -> OverrideEntry | None:
     entry = parse_override(key, value.value, value.at or time.time(), NO_GUARD)
     return entry if isinstance(entry, OverrideEntry) else None
 

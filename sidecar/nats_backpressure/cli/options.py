@@ -1,4 +1,4 @@
-"""Command-line options that the querying commands share: how to reach NATS, which installation, which timeout.
+"""Command-line options that commands share: how to reach NATS, which installation, which timeout, which output.
 
 Also the parsers of durations, times and subjects that arguments use.
 """
@@ -17,11 +17,13 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.config.nats import Nats, check_nats, with_environment
+from nats_backpressure.cli.contexts import load_context
+from nats_backpressure.config.nats import VARIABLES, Nats, check_nats, with_environment
 from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.protocol.subjects import Names
 
+VISIBLE: Final = "a secret in an argument can be seen by everybody on this machine"
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.1, 60.0
 """Seconds to connect, and seconds to wait for each reply."""
 _LOGIN_VARIABLES: Final = ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN")
@@ -29,7 +31,6 @@ _FLAG_OF: Final = {
     "NATS_URL": "--server",
     "NATS_CREDS": "--creds",
     "NATS_USER": "--user",
-    "NATS_PASSWORD": "--password",
     "NATS_NKEY": "--nkey",
     "NATS_CA": "--tlsca",
     "NATS_CERT": "--tlscert",
@@ -97,12 +98,27 @@ def _format_duration(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
+def json_option(text: str) -> Callable[[F], F]:
+    """Adds `-o json` and `--json`; the command gets `as_json`."""
+
+    def add(command: F) -> F:
+        @functools.wraps(command)
+        def with_output(output: str, as_json: bool, **arguments: Any) -> Any:
+            return command(as_json=as_json or output == "json", **arguments)
+
+        with_output = click.option("--json", "as_json", is_flag=True, help="The same as `-o json`.")(with_output)
+        kinds = click.Choice(("text", "json"))
+        return cast(F, click.option("--output", "-o", type=kinds, default="text", help=f"json: {text}")(with_output))
+
+    return add
+
+
 def connection_flags(command: F) -> F:
     """Adds the options of every querying command, named as in the `nats` command; the command gets them as `target`."""
 
     @functools.wraps(command)
     def with_target(**arguments: Any) -> Any:
-        flags = {name: arguments.pop(name) for name in _OPTION_NAMES}
+        flags = {name: arguments.pop(name) for name in CONNECTION_OPTIONS}
         return command(target=_read_target(flags), **arguments)
 
     for option in reversed(_OPTIONS):
@@ -110,15 +126,23 @@ def connection_flags(command: F) -> F:
     return cast(F, with_target)
 
 
+def _refuse_password(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(f"--password: {VISIBLE}; set NATS_PASSWORD, or give --password-file FILE")
+
+
 _OPTIONS: Final = (
     click.option("--server", "-s", metavar="URL", help="NATS servers, separated by commas. [NATS_URL]"),
+    click.option(
+        "--context",
+        metavar="NAME",
+        help="A context of the `nats` command, in place of the variables of the environment. [NATS_CONTEXT]",
+    ),
     click.option("--creds", metavar="FILE", help="Credentials file. [NATS_CREDS]"),
-    click.option(
-        "--user", metavar="NAME", help="User name. If no password is given, it is used as a token. [NATS_USER]"
-    ),
-    click.option(
-        "--password", metavar="TEXT", help="Password. Others on this machine can see it: better [NATS_PASSWORD]"
-    ),
+    click.option("--user", metavar="NAME", help="User name; its password is in NATS_PASSWORD or a file. [NATS_USER]"),
+    click.option("--password-file", metavar="FILE", help="File with the password of the user."),
+    click.option("--token-file", metavar="FILE", help="File with a token; else it is in NATS_TOKEN."),
+    click.option("--password", hidden=True, expose_value=False, callback=_refuse_password),
     click.option("--nkey", metavar="FILE", help="File with an nkey seed. [NATS_NKEY]"),
     click.option("--tlsca", metavar="FILE", help="CA certificates. [NATS_CA]"),
     click.option("--tlscert", metavar="FILE", help="TLS certificate. [NATS_CERT]"),
@@ -144,16 +168,18 @@ _OPTIONS: Final = (
         help="Time to connect, and to wait for each reply, from 0.1s to 60s.",
     ),
 )
-_OPTION_NAMES: Final = (
-    "server", "creds", "user", "password", "nkey", "tlsca", "tlscert", "tlskey",
+CONNECTION_OPTIONS: Final = (
+    "server", "context", "creds", "user", "password_file", "token_file", "nkey", "tlsca", "tlscert", "tlskey",
     "js_domain", "inbox_prefix", "name", "timeout",
 )  # fmt: skip
 
 
 def _read_target(flags: Mapping[str, Any]) -> Target:
     problems = Problems()
-    nats = with_environment(Nats(), _environment_with_flags(flags, os.environ), problems)
-    nats = replace(nats, **{name: flags[name] for name in ("js_domain", "inbox_prefix") if flags[name] is not None})
+    if "@" in (flags["server"] or ""):
+        raise click.UsageError(f"--server: {VISIBLE}; put a URL with a login into NATS_URL")
+    env, base = _environment(flags, os.environ)
+    nats = with_environment(base, env, problems)
     check_nats(nats, problems)
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", flags["name"]):
         problems.add("--name", "must match [A-Za-z0-9_-]{1,64}")
@@ -162,24 +188,29 @@ def _read_target(flags: Mapping[str, Any]) -> Target:
     return Target(nats, Names(flags["name"]), flags["timeout"])
 
 
-def _environment_with_flags(flags: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables, replaced by the flags that were given; a flag that logs in replaces every login
-    variable of the environment."""
+def _environment(flags: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict[str, str], Nats]:
+    """The environment variables, replaced by those of a context and then by the flags that were given; and what has no
+    variable. A flag or context that logs in replaces every login of what it replaces."""
+    variables, base = dict(env), Nats()
+    if name := flags["context"] or env.get("NATS_CONTEXT"):
+        context = load_context(name, env)
+        # All of it: what a context leaves out is not taken from somewhere else.
+        variables = {key: value for key, value in variables.items() if key not in VARIABLES} | context.variables
+        base = context.base
     given = {variable: flags[flag.removeprefix("--")] for variable, flag in _FLAG_OF.items()}
     given = {variable: value for variable, value in given.items() if value is not None}
-    if (user := given.get("NATS_USER")) is not None:
-        if password := given.get("NATS_PASSWORD") or env.get("NATS_PASSWORD"):
-            given["NATS_PASSWORD"] = password
-        else:
-            given["NATS_TOKEN"] = user
-            del given["NATS_USER"]
-    elif "NATS_PASSWORD" in given and env.get("NATS_USER"):
-        given["NATS_USER"] = env["NATS_USER"]
-    login_given = any(name in given for name in _LOGIN_VARIABLES)
-    return {name: value for name, value in env.items() if not (login_given and name in _LOGIN_VARIABLES)} | given
+    files = {field: flags[field] for field in ("password_file", "token_file") if flags[field] is not None}
+    if "NATS_USER" in given or "password_file" in files:  # one of them completes the other
+        given = {key: variables[key] for key in ("NATS_USER", "NATS_PASSWORD") if key in variables} | given
+    if "password_file" in files:
+        given.pop("NATS_PASSWORD", None)
+    if files or any(name in given for name in _LOGIN_VARIABLES):
+        variables = {key: value for key, value in variables.items() if key not in _LOGIN_VARIABLES}
+    others = {field: flags[field] for field in ("js_domain", "inbox_prefix") if flags[field] is not None}
+    return variables | given, replace(base, **files, **others)
 
 
 def _under_flag(path: str, message: str) -> str:
     """A problem, under the flag (or the variable) that caused it."""
-    name = {"nats.user": "--user", "nats.password_file": "--password", "nats.tls": "--tlscert"}.get(path, path)
+    name = {"nats.user": "--user", "nats.password_file": "--password-file", "nats.tls": "--tlscert"}.get(path, path)
     return f"{_FLAG_OF.get(name, name.replace('nats.', '--').replace('_', '-'))}: {message}"

@@ -30,7 +30,9 @@ def print_table(headers: Row, rows: Sequence[Row], title: str = "", dim_if: str 
 
 
 def rich_table(headers: Row, rows: Sequence[Row], title: str = "", dim_if: str = "") -> Table:
-    table = Table(*headers, title=Text(printable(title)) if title else None, title_justify="left", title_style="bold")
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left", title_style="bold")
+    for header in headers:
+        table.add_column(header, overflow="fold")
     for row in rows:
         # As Text: a value from outside may look like rich's own markup.
         table.add_row(*(Text(printable(cell)) for cell in row), style="dim" if dim_if and row[-1] == dim_if else "")
@@ -92,4 +94,5 @@ def format_cell(value: float | str | None) -> str:
 
 
 def format_reasons(reasons: Sequence[str], diagnosis: str | None) -> str:
-    return ", ".join([*reasons, *([f"({diagnosis})"] if diagnosis else [])])
+    """The diagnosis stands last, in parentheses, unless it is one of the reasons."""
+    return ", ".join([*reasons, *([f"({diagnosis})"] if diagnosis and diagnosis not in reasons else [])])

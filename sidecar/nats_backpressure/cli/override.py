@@ -15,9 +15,10 @@ from nats_backpressure.cli.governed_subjects import (
     require_governed,
     stricter_pattern,
 )
-from nats_backpressure.cli.options import Target, connection_flags, duration_between, parse_subject
+from nats_backpressure.cli.options import Target, connection_flags, duration_between, json_option, parse_subject
 from nats_backpressure.cli.output import print_note
 from nats_backpressure.cli.policy_bucket import PolicyKey, read_bucket, write_change
+from nats_backpressure.cli.policy_output import print_change, print_listed
 from nats_backpressure.policy.external import LONGEST_OVERRIDE
 from nats_backpressure.policy.parse import OverrideEntry
 from nats_backpressure.protocol.timestamps import format_rfc3339
@@ -26,7 +27,32 @@ if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
 
-@click.command(short_help="Admit or reject all requests for some time.")
+class _SetByDefault(click.Group):
+    """`override PATTERN ...` is `override set PATTERN ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["set", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_SetByDefault, short_help="Admit or reject all requests for some time.")
+def override() -> None:
+    """Admit or reject all requests for some subjects for some time: `override PATTERN open|reject --for 10m`, which is
+    short for `override set`; `override PATTERN auto` ends it, `override ls` lists them."""
+
+
+@override.command("ls", short_help="List the overrides.")
+@click.argument("pattern", required=False, type=parse_subject)
+@json_option("Print the list as one JSON document.")
+@connection_flags
+def ls(target: Target, pattern: str | None, as_json: bool) -> None:
+    """List the overrides in the policy bucket in NATS (KV), those that have ended too: what each does, until when, and
+    how many watched subjects it governs. With PATTERN: those that it covers, or that cover it."""
+    run_command(target, lambda service: print_listed(target, service, pattern, as_json, overrides=True))
+
+
+@override.command("set", short_help="Start an override, or end it.")
 @click.argument("subject", metavar="PATTERN", type=parse_subject)
 @click.argument("action", type=click.Choice(("open", "reject", "auto")))
 @click.option(
@@ -37,8 +63,9 @@ if TYPE_CHECKING:
     help="Required with open and reject: how long it is in force, such as 10m; at most 7d.",
 )
 @click.option("--force", is_flag=True, help="Write it even if it would apply to no watched subject now.")
+@json_option("Print the result as one JSON document.")
 @connection_flags
-def override(target: Target, subject: str, action: str, duration: float | None, force: bool) -> None:
+def set_(target: Target, subject: str, action: str, duration: float | None, force: bool, as_json: bool) -> None:
     """Admit (`open`) or reject all requests for the subject PATTERN, or for all subjects that it matches, for the time
     --for. Measurements and policies do not change this. `auto` removes the override now.
 
@@ -55,7 +82,7 @@ def override(target: Target, subject: str, action: str, duration: float | None, 
         subjects = await find_governed(service, key, await read_bucket(target, service), value)
         require_governed(key, subjects, force)
         await write_change(target, service, key, value)
-        click.echo(f"{subject}: {action} until {until}" + (f"; {subjects.sentence()}" if subjects else ""))
+        print_change(subject, f"{action} until {until}", subjects, as_json, action=action, until=until)
         if subjects and action == "open" and (note := stricter_pattern(subjects)):
             print_note(note)
 
@@ -67,7 +94,7 @@ def override(target: Target, subject: str, action: str, duration: float | None, 
             raise click.ClickException(f"there is no override for {subject}{others}")
         subjects = await find_governed(service, key, bucket, bucket[key.name].value)
         await write_change(target, service, key, b"")
-        click.echo(f"{subject}: auto" + (f"; {subjects.sentence('governed')}" if subjects else ""))
+        print_change(subject, "auto", subjects, as_json, "governed", action="auto")
         if wider:
             print_note(f"{_format_override(wider[0])}, which now governs {subject}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import asdict, replace
 
-from nats_backpressure.cli.options import parse_subject
+from nats_backpressure.cli.options import json_option, parse_subject
 from nats_backpressure.cli.output import print_json
 from nats_backpressure.cli.settings_file import load_or_exit
 from nats_backpressure.config.settings import Settings
@@ -42,7 +42,7 @@ HEADER = """\
     type=parse_subject,
     help="What gateways publish.  [default: beamline.router.v1.decide]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a user's JWT or another tool.")
+@json_option("Print JSON, for a user's JWT or another tool.")
 def permissions(
     role: str | None,
     config: Path | None,

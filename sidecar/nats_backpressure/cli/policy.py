@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nats_backpressure.cli.bucket_list import changes
 from nats_backpressure.cli.command import decode_reply, run_command
 from nats_backpressure.cli.governed_subjects import find_governed, require_governed
-from nats_backpressure.cli.options import Target, connection_flags, parse_subject
-from nats_backpressure.cli.output import POLICY_HEADERS, policy_rows, print_json, print_table
+from nats_backpressure.cli.options import Target, connection_flags, json_option, parse_subject
+from nats_backpressure.cli.output import POLICY_HEADERS, policy_rows, print_json, print_note, print_table
 from nats_backpressure.cli.policy_bucket import (
     PolicyKey,
     encode_policy,
@@ -19,6 +20,7 @@ from nats_backpressure.cli.policy_bucket import (
     read_bucket,
     write_change,
 )
+from nats_backpressure.cli.policy_output import print_change, print_listed
 from nats_backpressure.config import yaml_source
 from nats_backpressure.config.settings import problem_line
 from nats_backpressure.policy.validation import Problem, Problems
@@ -36,7 +38,7 @@ def policy() -> None:
 
 @policy.command(short_help="Show the policy that applies to SUBJECT.")
 @click.argument("subject", type=parse_subject)
-@click.option("--json", "as_json", is_flag=True, help="Print the reply as one JSON document.")
+@json_option("Print the reply as one JSON document.")
 @connection_flags
 def get(target: Target, subject: str, as_json: bool) -> None:
     """Show the policy that applies to SUBJECT, and where each field comes from (default, file, bucket or consumer
@@ -59,14 +61,27 @@ def _print_policy(title: str, policy: Mapping[str, Any], sources: Mapping[str, s
     print_table(POLICY_HEADERS, list(policy_rows(policy, sources)), title, dim_if="default")
 
 
+@policy.command("ls", short_help="List the stored policies.")
+@click.argument("pattern", required=False, type=parse_subject)
+@json_option("Print the list as one JSON document.")
+@connection_flags
+def ls(target: Target, pattern: str | None, as_json: bool) -> None:
+    """List the policies of the policy bucket in NATS (KV): what each sets, when it was stored, and how many watched
+    subjects it governs. With PATTERN: those that it covers, or that cover it. The policies of settings files are not
+    there: `policy get SUBJECT` shows what is in force."""
+    run_command(target, lambda service: print_listed(target, service, pattern, as_json))
+
+
 @policy.command("set", short_help="Store the policy in FILE for PATTERN.")
 @click.argument("pattern", type=parse_subject)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--force", is_flag=True, help="Write it even if it would apply to no watched subject now.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@json_option("Print the result as one JSON document.")
 @connection_flags
-def set_(target: Target, pattern: str, file: Path, force: bool) -> None:
+def set_(target: Target, pattern: str, file: Path, force: bool, dry_run: bool, as_json: bool) -> None:
     """Store the policy in FILE (YAML or JSON, `-` for standard input) for PATTERN in the policy bucket in NATS
-    (KV). It replaces the stored policy for PATTERN.
+    (KV). It replaces the stored policy for PATTERN; what that changes is printed before, on standard error.
 
     Exits with 1 and one line for each mistake, also if it would apply to no watched subject now (unless --force is
     given); the bucket is then unchanged.
@@ -74,12 +89,23 @@ def set_(target: Target, pattern: str, file: Path, force: bool) -> None:
     key, value = PolicyKey(pattern), _read_policy_file(file)
 
     async def put(service: ServiceClient) -> None:
-        subjects = await find_governed(service, key, await read_bucket(target, service), value)
+        bucket = await read_bucket(target, service)
+        _print_changes(bucket[key.name].value if key.name in bucket else None, value)
+        subjects = await find_governed(service, key, bucket, value)
         require_governed(key, subjects, force)
-        revision = await write_change(target, service, key, value)
-        click.echo(f"{pattern}: stored as revision {revision}" + (f"; {subjects.sentence()}" if subjects else ""))
+        revision = None if dry_run else await write_change(target, service, key, value)
+        what = "nothing was changed (--dry-run)" if revision is None else f"stored as revision {revision}"
+        print_change(pattern, what, subjects, as_json, revision=revision)
 
     run_command(target, put)
+
+
+def _print_changes(before: bytes | None, after: bytes) -> None:
+    lines = changes(before, after)
+    for line in lines if before is not None else [f"{line} (new)" for line in lines]:
+        print_note(line)
+    if not lines:
+        print_note("it is what is stored already")
 
 
 def _read_policy_file(file: Path) -> bytes:
@@ -105,8 +131,9 @@ def _read_policy_file(file: Path) -> bytes:
 @policy.command(short_help="Remove the stored policy for PATTERN.")
 @click.argument("pattern", type=parse_subject)
 @click.option("--force", is_flag=True, help="Remove it even if no watched subject uses it.")
+@json_option("Print the result as one JSON document.")
 @connection_flags
-def rm(target: Target, pattern: str, force: bool) -> None:
+def rm(target: Target, pattern: str, force: bool, as_json: bool) -> None:
     """Remove the policy for PATTERN from the policy bucket in NATS (KV). Exits with 1 if no watched subject uses it,
     unless --force is given. It does not remove an override: use `override PATTERN auto`."""
     key = PolicyKey(pattern)
@@ -118,6 +145,6 @@ def rm(target: Target, pattern: str, force: bool) -> None:
         subjects = await find_governed(service, key, bucket, bucket[key.name].value)
         require_governed(key, subjects, force)
         await write_change(target, service, key, b"")
-        click.echo(f"{pattern}: removed" + (f"; {subjects.sentence('governed')}" if subjects else ""))
+        print_change(pattern, "removed", subjects, as_json, "governed")
 
     run_command(target, remove)

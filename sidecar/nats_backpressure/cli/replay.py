@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 import click
 import msgspec
 
+from nats_backpressure.cli.options import json_option
 from nats_backpressure.cli.settings_file import load_or_exit
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.protocol.patterns import pattern_problem
@@ -51,7 +52,7 @@ TimeIn = Mapping[str, Mapping[str, float]]
     help="Second settings file: print only where its statuses differ from those of the first.",
 )
 @click.option("--subject", metavar="PATTERN", help="Evaluate only subjects that match this pattern.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the summary goes to standard error.")
+@json_option("One JSON object per line; the summary goes to standard error.")
 def replay(file: Path, config: Path | None, compare: Path | None, subject: str | None, as_json: bool) -> None:
     """Evaluate a recording again: print the events that would be published, and why. `run --record` and `record`
     write FILE.

@@ -30,6 +30,9 @@ class GatewayRequest(Struct, frozen=True):
     priority: Annotated[
         Priority, Meta(description="`critical` is always admitted; the low ones are shed first in adaptive mode.")
     ] = "normal"
+    preview: Annotated[
+        bool, Meta(description="For people who look: the answer is not counted, and what it grants is not reserved.")
+    ] = False
 
 
 class ConsumerRequest(Struct, frozen=True):
@@ -58,6 +61,9 @@ class ConsumerRequest(Struct, frozen=True):
             "acknowledged: dropped, or returned with a delay.",
         ),
     ] = 0
+    preview: Annotated[
+        bool, Meta(description="For people who look: the answer is not counted, and what it grants is not reserved.")
+    ] = False
 
 
 class ListRequest(Struct, frozen=True):

@@ -73,7 +73,8 @@ class DecisionService:
     def decide_consumer(self, subject: str, request: ConsumerRequest, client: str, now: Now) -> messages.Decision:
         answers = self.find(subject, now)
         pull = pull_request(subject, answers, request, now)
-        return self.consumer_decision(subject, answers, pull, self.grants.grant(pull, client, now.mono))
+        grant = self.grants.preview if request.preview else self.grants.grant
+        return self.consumer_decision(subject, answers, pull, grant(pull, client, now.mono))
 
     def consumer_decision(
         self, subject: str, answers: list[SubjectAnswer], pull: PullRequest, granted: Granted

@@ -32,10 +32,12 @@ def answers(decisions: DecisionService, history: HistoryQueries, metrics: Decisi
     """The answer of each endpoint, by its name."""
 
     def decide(function: Callable[..., Decision], subject: str, now: Now, *arguments: Any) -> Decision:
+        """`arguments`: the request, and who asks."""
         started = time.perf_counter()
         decision = function(subject, *arguments, now)
         seconds = time.perf_counter() - started
-        metrics.decision(label(decision, decisions, now), decision.role, decision.action, seconds, decision.would)
+        if not arguments[0].preview:
+            metrics.decision(label(decision, decisions, now), decision.role, decision.action, seconds, decision.would)
         return decision
 
     return {

@@ -69,7 +69,7 @@ class Entry(Generic[R]):
 
 class EncodedDecisions(Generic[R]):
     """Answers requests of one endpoint. Raises RequestRefused, BadTail and BadRequest; returns None for what is too
-    large to be kept."""
+    large to be kept, and for a preview."""
 
     largest = LARGEST_ANSWER
 
@@ -170,7 +170,7 @@ class EncodedDecisions(Generic[R]):
 
     @abstractmethod
     def _made(self, entry: Entry[R], payload: bytes, now: Now) -> R | None:
-        """A new reply to this payload; None where it is too large to be kept."""
+        """A new reply to this payload; None where it is too large to be kept, or is not counted."""
 
     @abstractmethod
     def _body(self, entry: Entry[R], reply: R, requester: str, mono: float) -> bytes:

@@ -56,7 +56,10 @@ class GatewayDecisions(EncodedDecisions[_GatewayReply]):
         return len(old) == len(new) and all(map(SubjectAnswer.decides_as, old, new))
 
     def _made(self, entry: Entry[_GatewayReply], payload: bytes, now: Now) -> _GatewayReply | None:
-        choice = gateway_choice(entry.answers, parse(payload, GatewayRequest))
+        request = parse(payload, GatewayRequest)
+        if request.preview:
+            return None  # not counted: the ordinary way answers it
+        choice = gateway_choice(entry.answers, request)
         if (shared := entry.shared.get(choice)) is not None:
             return shared
         decision = self._decisions.gateway_decision(entry.asked, entry.answers, choice)
@@ -90,6 +93,8 @@ class ConsumerDecisions(EncodedDecisions[_ConsumerReply]):
 
     def _made(self, entry: Entry[_ConsumerReply], payload: bytes, now: Now) -> _ConsumerReply | None:
         request = parse(payload, ConsumerRequest)
+        if request.preview:
+            return None
         reply = _ConsumerReply(pull_request(entry.asked, entry.answers, request, now))
         # Of the size of all others, nearly; it is measured before anything is granted.
         before, after, _ = self._look(entry, reply, request.max_messages, None, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 from msgspec import Struct
 
@@ -85,6 +86,14 @@ class PullGrants:
         if pull.observed is not None:
             would = pull_action(self._grant(pull.observed, asked, now).n, asked.n)
         return Granted(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0, would)
+
+    def preview(self, pull: PullRequest, requester: str, now: float) -> Granted:
+        """What `grant` would return; nothing is counted, and nobody else learns of it."""
+        copy = PullGrants(self._random)
+        copy.share = self.share
+        members = (*pull.enforced, *(pull.observed or ()))
+        copy._trackers = {m.key: deepcopy(self._trackers[m.key]) for m in members if m.key in self._trackers}
+        return copy.grant(pull, requester, now)
 
     def add_foreign(self, replica: str, grant: SharedGrant, reading: Reading, now: float) -> None:
         """Count what another replica granted; `reading` is the newest one of the consumer."""

@@ -38,6 +38,7 @@ from nats_backpressure.runtime.ports import (
     StateStore,
     Unavailable,
 )
+from nats_backpressure.runtime.reading_gap import ReadingGap
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import NoReplicas, Replicas
@@ -78,7 +79,7 @@ class Service:
         self.registry, self.poller, self.updates = registry, poller, updates
         self._effects, self._resources, self._heartbeat = effects, resources, heartbeat
         self._replicas, self._failures = replicas, failures
-        self._summary = WatchedSummary(registry, clock)
+        self._summary, self._gap = WatchedSummary(registry, clock), ReadingGap(registry, clock)
         self._tick_every = tick
         self._loaded, self.known = asyncio.Event(), asyncio.Event()
 
@@ -158,6 +159,7 @@ class Service:
             self.poller.shared.pulse()
             self._failures.report()
             self._summary.report()
+            self._gap.report()
             self.updates.expire()
             self._replicas.announce_change()
             slices = Slices(self._clock)

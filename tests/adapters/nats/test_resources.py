@@ -10,7 +10,8 @@ from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
-from nats_backpressure.adapters.nats.resources import Resources, command, differences
+from nats_backpressure.adapters.nats.own_streams import command, differences
+from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.runtime.ports import Unavailable
 from tests.simulations.stored_samples import NAMES, Requests, real
 

@@ -50,7 +50,7 @@ def login_hint(nats: Nats, error: str, server: Mapping[str, Any]) -> str:
     text = error.lower()
     if server.get("tls_verify") and not nats.tls.cert_file:
         return "the server wants a client certificate: set nats.tls.cert_file and nats.tls.key_file"
-    if (expired := _expiry(nats)) is not None and expired < time.time():
+    if (expired := jwt_expiry(nats)) is not None and expired < time.time():
         return f"its JWT expired at {_moment(expired)}: put a new one into {nats.credentials_file}"
     if "offers no tls" in text:
         return "let the server offer TLS; or use a nats:// URL and no nats.tls, where the network is trusted"
@@ -63,6 +63,12 @@ def login_hint(nats: Nats, error: str, server: Mapping[str, Any]) -> str:
     if "refused" in text or "no servers" in text:
         return "no NATS server listens there: check nats.servers (and NATS_URL)"
     return "it keeps trying"
+
+
+def jwt_expiry(nats: Nats) -> float | None:
+    """Unix seconds at which the JWT of the login ends; None without one, or where it does not end."""
+    claims = _claims(nats) if nats.credentials_file else None
+    return claims.exp if claims is not None and claims.exp else None
 
 
 def _user_of(nats: Nats) -> str:
@@ -82,11 +88,6 @@ def _public_key(nats: Nats) -> str:
         return f" (public key {keys.public_key.decode()})"
     except Exception:  # nkeys and nacl raise many types; the error itself is reported when it connects
         return ""
-
-
-def _expiry(nats: Nats) -> float | None:
-    claims = _claims(nats) if nats.credentials_file else None
-    return claims.exp if claims is not None and claims.exp else None
 
 
 def _claims(nats: Nats) -> _Claims | None:

@@ -8,17 +8,13 @@ import structlog
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi
+from nats_backpressure.adapters.nats.own_streams import DEFAULTS, bucket, command, differences, events_stream
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 
-DUPLICATE_WINDOW = 3600
-"""Seconds for which the server recognises an event's id again."""
-NANOSECONDS = 1_000_000_000
-HISTORY = 1
-"""Values that a bucket stores per key."""
 NAME_IN_USE = 10058
 
 
@@ -31,21 +27,8 @@ class Resources:
 
     def __init__(self, js: JetStreamApi, names: Names, replicas: int, max_age: float, manage: bool) -> None:
         self._js, self._names, self._manage = js, names, manage
-        self._wanted: tuple[dict[str, Any], ...] = (
-            {
-                "name": names.events_stream,
-                "subjects": [f"{names.prefix}.event.>"],
-                "retention": "limits",
-                "storage": "file",
-                "discard": "old",
-                "num_replicas": replicas,
-                "max_age": int(max_age * NANOSECONDS),
-                "duplicate_window": int(min(DUPLICATE_WINDOW, max_age) * NANOSECONDS),
-                "allow_direct": True,
-            },
-            _bucket(names.state_bucket, replicas),
-        )
-        self._optional = _bucket(names.policy_bucket, replicas)
+        self._wanted = (events_stream(names, replicas, max_age), bucket(names.state_bucket, replicas))
+        self._optional = bucket(names.policy_bucket, replicas)
         """Without it only the policies of the file are in force."""
         self._logged = Once()
 
@@ -114,66 +97,9 @@ class Resources:
             log.warning(event, **facts)
 
 
-def _bucket(name: str, replicas: int) -> dict[str, Any]:
-    """A bucket as the KV of every client creates it."""
-    return {
-        "name": f"KV_{name}",
-        "subjects": [f"$KV.{name}.>"],
-        "retention": "limits",
-        "storage": "file",
-        "discard": "new",
-        "num_replicas": replicas,
-        "max_msgs_per_subject": HISTORY,
-        "allow_rollup_hdrs": True,
-        "deny_delete": True,
-        "allow_direct": True,
-    }
-
-
 class _Created(Struct, frozen=True):
     created: str = ""
 
 
 class _Names(Struct, frozen=True):
     streams: list[str] | None = None
-
-
-DEFAULTS: dict[str, object] = {
-    "subjects": [],
-    "num_replicas": 1,
-    "retention": "limits",
-    "storage": "file",
-    "max_age": 0,
-    "max_msgs": -1,
-    "max_bytes": -1,
-    "max_msgs_per_subject": -1,
-    "max_msg_size": -1,
-    "allow_rollup_hdrs": False,
-    "no_ack": False,
-    "sealed": False,
-    "mirror": None,
-}
-"""Settings of an existing stream that matter to us, with the server's defaults."""
-
-
-def differences(wanted: dict[str, Any], config: dict[str, Any]) -> dict[str, object]:
-    """The settings in which an existing stream differs from the wanted one, as far as they matter."""
-    # Servers return "no limit" as -1, 0 or not at all.
-    unlimited = {key: plain for key, plain in DEFAULTS.items() if plain == -1}
-
-    def value(source: dict[str, Any], key: str) -> object:
-        setting = source.get(key, DEFAULTS[key])
-        return -1 if key in unlimited and setting in (0, None) else setting
-
-    return {key: value(config, key) for key in DEFAULTS if value(wanted, key) != value(config, key)}
-
-
-def command(wanted: dict[str, Any], names: Names) -> str:
-    """The command line that creates a stream or bucket."""
-    if wanted["name"] == names.events_stream:
-        age, window = wanted["max_age"] // NANOSECONDS, wanted["duplicate_window"] // NANOSECONDS
-        return (
-            f"nats stream add {wanted['name']} --subjects '{wanted['subjects'][0]}' --storage file --retention limits "
-            f"--discard old --max-age {age}s --dupe-window {window}s --replicas {wanted['num_replicas']} --defaults"
-        )
-    return f"nats kv add {wanted['name'].removeprefix('KV_')} --history {HISTORY} --replicas {wanted['num_replicas']}"

@@ -1,0 +1,204 @@
+"""FactReader: reads what `doctor` checks from a server, and tries each right without changing anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStreamApi
+from nats_backpressure.adapters.nats.api_types import Moment, StreamInfo
+from nats_backpressure.adapters.nats.login import describe_login
+from nats_backpressure.adapters.nats.own_streams import DEFAULTS, bucket, command, differences, events_stream
+from nats_backpressure.adapters.nats.patched_client import PatchedClient, settled
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.doctor.facts import Failure, OtherInstallation, OwnStream, Right, Server
+from nats_backpressure.protocol.patterns import BadTail, decode
+from nats_backpressure.protocol.subjects import HEARTBEAT, Names
+from nats_backpressure.runtime.ports import Unavailable
+
+TRIAL: Final = "doctor-trial"
+"""The token that stands for a wildcard of a right that is tried. No stream, consumer or watched subject is named so."""
+TRIAL_PAYLOAD: Final = b"a trial of nats-backpressure doctor"
+"""No JSON: the JetStream API refuses it before it does anything."""
+NEVER_STORED: Final = {"Nats-Expected-Stream": TRIAL, "Nats-Expected-Last-Sequence": "9007199254740991"}
+"""Headers with which no stream stores a message."""
+OTHER_STREAM: Final = 10060
+"""The error code of a write that expects another stream."""
+RUNS_WITHIN: Final = 60.0
+"""Seconds since its last write within which another installation counts as running: its heartbeat comes often."""
+MOST_OTHERS: Final = 20
+"""Other installations that are looked at."""
+EVENTS: Final = ".v1.event.>"
+"""How the subjects of each installation's events end."""
+
+
+class _Copy(Struct, frozen=True):
+    """A server that follows the leader of a stream."""
+
+    name: str = ""
+    current: bool = True
+    offline: bool = False
+
+
+class _Cluster(Struct, frozen=True):
+    leader: str = ""
+    replicas: tuple[_Copy, ...] | None = None
+
+
+class _State(Struct, frozen=True):
+    last_ts: Moment | None = None
+    subjects: dict[str, int] | None = None
+
+
+class _Details(Struct, frozen=True):
+    """A stream with what StreamInfo leaves out."""
+
+    config: dict[str, Any]
+    state: _State
+    cluster: _Cluster | None = None
+    ts: Moment | None = None
+
+
+class FactReader:
+    """Over one connection. Methods raise Unavailable only where they say so."""
+
+    def __init__(
+        self, settings: Settings, js: JetStreamApi, client: Callable[[], PatchedClient], remedy: Callable[[str], str]
+    ) -> None:
+        """`remedy` returns what to do about an error of JetStream."""
+        self._settings, self._js, self._client, self._remedy = settings, js, client, remedy
+        self._names = Names(settings.name)
+
+    def failure(self, error: Exception) -> Failure:
+        return Failure(str(error), self._remedy(str(error)))
+
+    async def server(self) -> Server:
+        """What the server says about itself. Raises Unavailable without a connection."""
+        client, nats = self._client(), self._settings.nats
+        began = time.monotonic()
+        await settled(client)
+        about = client._server_info
+        return Server(
+            urls=nats.shown_servers,
+            login=describe_login(nats),
+            version=str(about.get("version", "")),
+            round_trip=time.monotonic() - began,
+            cluster=str(about.get("cluster", "")),
+            addresses=len(about.get("connect_urls") or ()),
+        )
+
+    async def clock_ahead(self, stream: str) -> float | None:
+        """Seconds by which the server's clock is ahead of ours, from its reply about a stream; None if it says none."""
+        before = time.time()
+        try:
+            at = (await self._js.api(f"STREAM.INFO.{stream}", StreamInfo[dict[str, Any]])).ts
+        except Unavailable:
+            return None
+        return None if at is None else at.timestamp() - (before + time.time()) / 2
+
+    async def own_streams(self) -> tuple[OwnStream, ...]:
+        """The events stream and the two buckets, of which that of the policies is optional."""
+        names, publish = self._names, self._settings.publish
+        return (
+            await self._own(events_stream(names, publish.replicas, publish.events_max_age_seconds)),
+            await self._own(bucket(names.state_bucket, publish.replicas)),
+            await self._own(bucket(names.policy_bucket, publish.replicas), optional=True),
+        )
+
+    async def _own(self, wanted: dict[str, Any], optional: bool = False) -> OwnStream:
+        name, make_it = wanted["name"], command(wanted, self._names)
+        try:
+            details = await self._js.api(f"STREAM.INFO.{name}", _Details)
+        except Unavailable as error:
+            missing = isinstance(error, ApiError) and error.err_code == NO_STREAM
+            return OwnStream(name, make_it, optional, failure=None if missing else self.failure(error))
+        has, cluster = differences(wanted, details.config), details.cluster
+        return OwnStream(
+            name,
+            make_it,
+            optional,
+            exists=True,
+            differs={key: (wanted.get(key, DEFAULTS[key]), value) for key, value in has.items()},
+            replicas=int(details.config.get("num_replicas", 1)),
+            leader=cluster is None or bool(cluster.leader),
+            absent=tuple(c.name for c in (cluster and cluster.replicas) or () if c.offline or not c.current),
+        )
+
+    async def state_write(self) -> Failure | None:
+        """Why a write to the state bucket has no answer. The write is one that is never stored."""
+        subject = f"{self._js.kv_prefix}$KV.{self._names.state_bucket}.{TRIAL}"
+        try:
+            await self._js.publish(subject, TRIAL_PAYLOAD, NEVER_STORED)
+        except ApiError as error:
+            expected = error.err_code in WRONG_SEQUENCE or error.err_code == OTHER_STREAM
+            return None if expected else self.failure(error)
+        except Unavailable as error:
+            return self.failure(error)
+        return None
+
+    async def others(self, looks: Sequence[StreamLook]) -> tuple[OtherInstallation, ...]:
+        """The other installations among these streams that write now, with the subjects that they watch."""
+        subjects = [subject for look in looks for subject in look.subjects if subject.endswith(EVENTS)]
+        found = sorted({subject.removesuffix(EVENTS) for subject in subjects} - {self._names.name})
+        existing = {look.name for look in looks}
+        others = [await self._other(name) for name in found[:MOST_OTHERS] if f"KV_{name}_state" in existing]
+        return tuple(other for other in others if other is not None)
+
+    async def _other(self, name: str) -> OtherInstallation | None:
+        prefix = f"$KV.{Names(name).state_bucket}."
+        try:
+            details = await self._js.api(
+                f"STREAM.INFO.KV_{Names(name).state_bucket}", _Details, {"subjects_filter": f"{prefix}>"}
+            )
+        except Unavailable:
+            return None
+        if not _is_recent(details.state.last_ts, details.ts):
+            return None
+        return OtherInstallation(name, tuple(sorted(_decoded(details.state.subjects or {}, prefix))))
+
+    async def rights(self, publish: Sequence[str], subscribe: Sequence[str]) -> tuple[Right, ...]:
+        """Whether the server lets us publish and subscribe to these. Each is tried with a message that no API and no
+        stream takes. Raises Unavailable without a connection."""
+        client = self._client()
+        tried = {subject: _literal(subject) for subject in publish}
+        for subject in tried.values():
+            await client.publish(subject, TRIAL_PAYLOAD, reply=client.new_inbox(), headers=NEVER_STORED)
+        subscriptions = [await client.subscribe(subject, cb=_ignore) for subject in subscribe]
+        await settled(client)  # the server has reported what it refuses
+        refused = set(client.rights.subscriptions.values())
+        rights = [Right("publish", right, client.rights.denies(subject) is None) for right, subject in tried.items()]
+        rights += [Right("subscribe", subject, subject not in refused) for subject in subscribe]
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
+        return tuple(rights)
+
+
+async def _ignore(message: Msg) -> None:
+    pass
+
+
+def _literal(right: str) -> str:
+    """A subject that a right allows."""
+    return ".".join(TRIAL if token in ("*", ">") else token for token in right.split("."))
+
+
+def _is_recent(last: datetime | None, now: datetime | None) -> bool:
+    if last is None:
+        return False
+    return (now.timestamp() if now else time.time()) - last.timestamp() < RUNS_WITHIN
+
+
+def _decoded(keys: dict[str, int], prefix: str) -> Iterator[str]:
+    for key in keys:
+        tail = key.removeprefix(prefix)
+        try:
+            if tail != HEARTBEAT:
+                yield decode(tail)
+        except BadTail:
+            continue

@@ -1,0 +1,85 @@
+"""What our stream and buckets should be: their settings, how an existing one differs, the command that creates one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nats_backpressure.protocol.subjects import Names
+
+DUPLICATE_WINDOW = 3600
+"""Seconds for which the server recognises an event's id again."""
+NANOSECONDS = 1_000_000_000
+HISTORY = 1
+"""Values that a bucket stores per key."""
+
+
+def events_stream(names: Names, replicas: int, max_age: float) -> dict[str, Any]:
+    """`max_age`: seconds for which it keeps an event."""
+    return {
+        "name": names.events_stream,
+        "subjects": [f"{names.prefix}.event.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "num_replicas": replicas,
+        "max_age": int(max_age * NANOSECONDS),
+        "duplicate_window": int(min(DUPLICATE_WINDOW, max_age) * NANOSECONDS),
+        "allow_direct": True,
+    }
+
+
+def bucket(name: str, replicas: int) -> dict[str, Any]:
+    """A bucket as the KV of every client creates it."""
+    return {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": HISTORY,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+    }
+
+
+DEFAULTS: dict[str, object] = {
+    "subjects": [],
+    "num_replicas": 1,
+    "retention": "limits",
+    "storage": "file",
+    "max_age": 0,
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_msgs_per_subject": -1,
+    "max_msg_size": -1,
+    "allow_rollup_hdrs": False,
+    "no_ack": False,
+    "sealed": False,
+    "mirror": None,
+}
+"""Settings of an existing stream that matter to us, with the server's defaults."""
+
+
+def differences(wanted: dict[str, Any], config: dict[str, Any]) -> dict[str, object]:
+    """The settings in which an existing stream differs from the wanted one, as far as they matter."""
+    # Servers return "no limit" as -1, 0 or not at all.
+    unlimited = {key: plain for key, plain in DEFAULTS.items() if plain == -1}
+
+    def value(source: dict[str, Any], key: str) -> object:
+        setting = source.get(key, DEFAULTS[key])
+        return -1 if key in unlimited and setting in (0, None) else setting
+
+    return {key: value(config, key) for key in DEFAULTS if value(wanted, key) != value(config, key)}
+
+
+def command(wanted: dict[str, Any], names: Names) -> str:
+    """The command line that creates a stream or bucket."""
+    if wanted["name"] == names.events_stream:
+        age, window = wanted["max_age"] // NANOSECONDS, wanted["duplicate_window"] // NANOSECONDS
+        return (
+            f"nats stream add {wanted['name']} --subjects '{wanted['subjects'][0]}' --storage file --retention limits "
+            f"--discard old --max-age {age}s --dupe-window {window}s --replicas {wanted['num_replicas']} --defaults"
+        )
+    return f"nats kv add {wanted['name'].removeprefix('KV_')} --history {HISTORY} --replicas {wanted['num_replicas']}"

@@ -1,0 +1,138 @@
+"""Reads the facts that `doctor` checks, over one connection with the login of the sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+from msgspec.structs import replace
+
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.fact_reader import FactReader
+from nats_backpressure.adapters.nats.login import describe_login, jwt_expiry
+from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.permissions import Installation, sidecar
+from nats_backpressure.adapters.nats.policy_store import PolicyBucket
+from nats_backpressure.adapters.nats.remedies import remedy
+from nats_backpressure.adapters.nats.single_connection import SingleConnection
+from nats_backpressure.config.settings import Settings
+from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.core.reading.budget import RequestBudget
+from nats_backpressure.core.watch_filter import WatchEntry, counted_subjects, is_stream_watched, why_left_out
+from nats_backpressure.doctor.facts import Consumer, Facts, Failure, Server, subjects_of
+from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.clock import SystemClock
+from nats_backpressure.runtime.observations import StreamGone
+from nats_backpressure.runtime.ports import Unavailable
+
+AT_ONCE = 8
+"""Streams whose consumers are read at the same time."""
+
+
+async def read_facts(settings: Settings, replaced_by: tuple[str, ...], seconds: float) -> Facts:
+    """All that can be read now; `seconds`: to connect."""
+    nats = settings.nats
+    connection = SingleConnection(nats, f"{settings.name}/doctor", seconds)
+    facts = Facts(
+        settings=settings,
+        server=Server(nats.shown_servers, describe_login(nats)),
+        wall=time.time(),
+        replaced_by=replaced_by,
+        jwt_expires_at=jwt_expiry(nats),
+    )
+    try:
+        if (failed := await connection.open()) is not None:
+            return replace(facts, server=replace(facts.server, failure=Failure(*failed)))
+        return await _Gathering(settings, connection).add_to(facts)
+    finally:
+        await connection.close()
+
+
+class _Gathering:
+    """Of one connection."""
+
+    def __init__(self, settings: Settings, connection: SingleConnection) -> None:
+        self._settings, self._names = settings, Names(settings.name)
+        self._connection = connection
+        self._js = JetStreamApi(connection, settings.nats.api_prefix)
+        self._reader = FactReader(settings, self._js, connection.client, partial(remedy, settings.nats))
+        self._observer = JetStreamObserver(
+            connection,
+            SystemClock(),
+            count=lambda what: None,
+            count_request=lambda op, outcome, seconds: None,
+            prefix=settings.nats.api_prefix,
+            budget=RequestBudget(settings.observe.api_requests_per_second),
+        )
+        self._watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
+
+    async def add_to(self, facts: Facts) -> Facts:
+        try:
+            needed = sidecar(self._installation())
+            facts = replace(facts, server=await self._reader.server())
+            facts = replace(facts, rights=await self._reader.rights(needed.publish, needed.subscribe))
+            looks = (await self._observer.streams()).looks
+            return await self._with_streams(facts, looks)
+        except Unavailable as error:  # JetStream does not answer, or the connection was lost meanwhile
+            return replace(facts, unlisted=self._reader.failure(error))
+
+    def _installation(self) -> Installation:
+        nats, service = self._settings.nats, self._settings.service
+        return Installation(
+            self._names, nats.api_prefix, nats.inbox_prefix, service.reply_prefixes, service.status_alias
+        )
+
+    async def _with_streams(self, facts: Facts, looks: tuple[StreamLook, ...]) -> Facts:
+        watched = [look for look in looks if is_stream_watched(look.name, self._watch, self._names.ours)]
+        unread: dict[str, Failure] = {}
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def read(look: StreamLook) -> list[Consumer]:
+            async with turns:
+                try:
+                    return await self._consumers(look, looks)
+                except StreamGone:
+                    return []
+                except Unavailable as error:
+                    unread[look.name] = self._reader.failure(error)
+                    return []
+
+        consumers = tuple(each for some in await asyncio.gather(*map(read, watched)) for each in some)
+        own = await self._reader.own_streams()
+        policies = ActivePolicies(
+            self._settings.policies, self._settings.policy_guard, self._settings.trust_consumer_metadata
+        )
+        refused = policies.set_bucket(
+            PolicySnapshot(
+                "", await PolicyBucket(self._js, self._names, self._connection.client).all() if own[2].exists else {}
+            )
+        )
+        return replace(
+            facts,
+            streams=tuple(look.name for look in looks),
+            clock_ahead=await self._reader.clock_ahead(looks[0].name) if looks else None,
+            unread=unread,
+            consumers=consumers,
+            watched=subjects_of(consumers),
+            own=own,
+            state_write=await self._reader.state_write() if own[1].exists else None,
+            entries=dict(policies.sources.bucket),
+            refused=tuple(refused),
+            others=await self._reader.others(looks),
+        )
+
+    async def _consumers(self, look: StreamLook, looks: tuple[StreamLook, ...]) -> list[Consumer]:
+        """The consumers of a stream; a mirror has the subjects of its origin."""
+        subjects = look.subjects or next((each.subjects for each in looks if each.name == look.origin), ())
+        consumers = []
+        for sample in (await self._observer.consumers(look.name)).samples:
+            key, config = sample.key, sample.config
+            counted = counted_subjects(key, config, subjects, self._watch, self._names.ours)
+            if counted and not isinstance(counted, str):
+                consumers.append(Consumer(key, counted, sampled=config.sampled))
+            else:
+                why = counted if isinstance(counted, str) else why_left_out(key, config, self._watch, self._names.ours)
+                consumers.append(Consumer(key, (), why or "not in watch", config.sampled))
+        return consumers

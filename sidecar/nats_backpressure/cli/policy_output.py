@@ -1,0 +1,55 @@
+"""Prints what `policy` and `override` have in common: the list of a kind of entry, and what a change did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import to_builtins
+
+from nats_backpressure.cli.bucket_list import OVERRIDE_LIST, POLICY_LIST, listed, override_row, policy_row
+from nats_backpressure.cli.command import all_statuses
+from nats_backpressure.cli.governed_subjects import GovernedSubjects
+from nats_backpressure.cli.options import Target
+from nats_backpressure.cli.output import print_json, print_note, print_table
+from nats_backpressure.cli.policy_bucket import read_bucket
+from nats_backpressure.runtime.ports import Unavailable
+
+if TYPE_CHECKING:
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient
+
+
+async def print_listed(
+    target: Target, service: ServiceClient, pattern: str | None, as_json: bool, *, overrides: bool = False
+) -> None:
+    """Print the policies, or the overrides, of the bucket."""
+    bucket = await read_bucket(target, service)
+    try:
+        statuses = await all_statuses(service)
+    except Unavailable as error:
+        statuses = None
+        print_note(f"it is not known which subjects these govern: {error}")
+    entries = list(listed(bucket, statuses, pattern, overrides=overrides))
+    if as_json:
+        print_json({"overrides" if overrides else "policies": entries})
+    elif not entries:
+        print_note(f"the bucket has no {'override' if overrides else 'policy'}" + (" of these" if pattern else ""))
+    elif overrides:
+        print_table(OVERRIDE_LIST, [override_row(each, len(statuses or ())) for each in entries])
+    else:
+        print_table(POLICY_LIST, [policy_row(each, len(statuses or ())) for each in entries])
+
+
+def print_change(
+    pattern: str,
+    what: str,
+    subjects: GovernedSubjects | None,
+    as_json: bool,
+    verb: str = "governs",
+    **facts: object,
+) -> None:
+    """Print what a change did, and what its entry governs; `facts` are for the JSON document."""
+    if as_json:
+        print_json({"pattern": pattern, "result": what, **facts, "subjects": to_builtins(subjects)})
+    else:
+        click.echo(f"{pattern}: {what}" + (f"; {subjects.sentence(verb)}" if subjects else ""))

@@ -1,0 +1,137 @@
+"""Checks of the server and the login: connection, environment, version, JetStream, rights, JWT and clocks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from nats_backpressure.doctor.facts import Facts, Right
+from nats_backpressure.doctor.findings import Finding, error, warning
+from nats_backpressure.doctor.text import moment, names
+
+NOTHING: Final = "nothing is read, no status is known, and no request is answered"
+OLDEST: Final = (2, 9)
+"""The oldest server version that the tests run on."""
+WITH_TIME: Final = (2, 10)
+"""From this version on replies have the time of the server."""
+JWT_SOON: Final = 7 * 86_400.0
+"""Seconds before the end of a JWT from which on it is a warning."""
+CLOCKS_APART: Final = 2.0
+"""Seconds that two clocks may differ; a reply takes some time too."""
+DONE_WITHOUT: Final = (
+    "$JS.EVENT.",
+    ".CONSUMER.",
+    ".DIRECT.GET.",
+    ".STREAM.NAMES",
+    ".STREAM.CREATE.",
+    ".internal.",
+    "$SRV.",
+)
+"""Parts of subjects that the sidecar does without, more slowly or with less."""
+NEEDED: Final = (".CONSUMER.LIST.", ".CONSUMER.INFO.")
+"""Parts of subjects that it needs, of those."""
+
+
+def connection(facts: Facts) -> Iterator[Finding]:
+    """Whether a server can be reached and accepts the login."""
+    server = facts.server
+    where = f"{', '.join(server.urls)} (login: {server.login})"
+    if server.failure is not None:
+        yield error(f"cannot connect to {where}: {server.failure.error}", NOTHING, server.failure.remedy)
+    else:
+        yield Finding("ok", f"{where}, answers in {1000 * server.round_trip:.1f} ms")
+
+
+def environment(facts: Facts) -> Iterator[Finding]:
+    """Whether variables of the environment replace what the file says about NATS."""
+    if facts.replaced_by:
+        yield warning(
+            f"{names(facts.replaced_by)} of the environment replace what the file has under `nats`",
+            "it may talk to another server, or with another login, than the file says",
+            f"unset {' '.join(facts.replaced_by)}, or take the same out of the file",
+        )
+
+
+def version(facts: Facts) -> Iterator[Finding]:
+    """Whether the server is new enough."""
+    match = re.match(r"v?(\d+)\.(\d+)", facts.server.version)
+    if match is None:
+        return
+    number = int(match[1]), int(match[2])
+    if number < OLDEST:
+        yield error(
+            f"the server has version {facts.server.version}; none before 2.9 was tried",
+            "requests that it does not know fail",
+            "update the server, to 2.10 or later",
+        )
+    elif number < WITH_TIME:
+        yield warning(
+            f"the server has version {facts.server.version}, whose replies have no time",
+            "after a start a stall counts from then on only, and the age of what waits is not known",
+            "update the server, to 2.10 or later",
+        )
+    else:
+        yield Finding("ok", f"the server has version {facts.server.version}")
+
+
+def jwt(facts: Facts) -> Iterator[Finding]:
+    """Whether the JWT of the login ends soon."""
+    if (end := facts.jwt_expires_at) is None or end - facts.wall > JWT_SOON:
+        return
+    remedy = f"put a new one into {facts.settings.nats.credentials_file}: it is read again for each connection"
+    if end <= facts.wall:
+        yield error(f"the JWT of the login expired at {moment(end)}", NOTHING, remedy)
+    else:
+        cost = "from then on the server closes the connections, and statuses become unknown"
+        yield warning(f"the JWT of the login expires at {moment(end)}", cost, remedy)
+
+
+def clock(facts: Facts) -> Iterator[Finding]:
+    """Whether our clock and the server's show the same time."""
+    ahead = facts.clock_ahead
+    if ahead is not None and abs(ahead) > CLOCKS_APART:
+        yield warning(
+            f"the server's clock is {abs(ahead):,.1f} s {'ahead of' if ahead > 0 else 'behind'} the clock here",
+            "overrides end that much too early or too late, and times in events are wrong",
+            "synchronize both machines (NTP): `chronyc tracking` or `timedatectl` shows which one is wrong",
+        )
+
+
+def jetstream(facts: Facts) -> Iterator[Finding]:
+    """Whether JetStream answers."""
+    if facts.unlisted is not None:
+        yield error(f"JetStream cannot be read: {facts.unlisted.error}", NOTHING, facts.unlisted.remedy)
+    for stream, failure in facts.unread.items():
+        cost = "the subjects of its consumers become unknown, and no gateway is held back for them"
+        yield error(f"the consumers of {stream} cannot be read: {failure.error}", cost, failure.remedy)
+
+
+def rights(facts: Facts) -> Iterator[Finding]:
+    """Whether the server lets the sidecar publish and subscribe to all that it uses."""
+    denied = [right for right in facts.rights if not right.allowed]
+    without = [right for right in denied if _is_done_without(right)]
+    needed = [right for right in denied if right not in without]
+    if needed:
+        yield error(f"the server denies {_shown(needed)}", "what needs these does not work", _allowing(needed))
+    if without:
+        cost = "it works without, with more requests, later, or by estimates; the log line `rights.missing` names them"
+        yield warning(f"the server denies {_shown(without)}", cost, _allowing(without))
+
+
+def _is_done_without(right: Right) -> bool:
+    parts = any(part in right.subject for part in DONE_WITHOUT)
+    return parts and not any(part in right.subject for part in NEEDED)
+
+
+def _shown(denied: list[Right]) -> str:
+    return names(f"to {right.kind} {right.subject}" for right in denied)
+
+
+def _allowing(denied: list[Right]) -> str:
+    """What to add to the permissions of the user, as a server's configuration spells it."""
+    lists = []
+    for kind in ("publish", "subscribe"):
+        subjects = [f'"{right.subject}"' for right in denied if right.kind == kind]
+        lists += [f"{kind}: [{', '.join(subjects)}]"] if subjects else []
+    return f"allow {', '.join(lists)}; `nats-backpressure permissions --role sidecar` prints all"

@@ -1,0 +1,81 @@
+"""Checks of our own stream and buckets: that they exist as the settings say, fit the cluster, and take writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from nats_backpressure.doctor.facts import Facts, OwnStream
+from nats_backpressure.doctor.findings import Finding, error, warning
+from nats_backpressure.doctor.text import names
+
+NOT_STORED: Final = "no state and no event can be stored: gateways that watch learn nothing"
+LOSING: Final = frozenset({"subjects", "retention", "mirror", "sealed", "no_ack", "max_msgs"})
+"""Settings with which a stream of ours does not take or keep what is stored in it."""
+SAFE_FROM: Final = 3
+"""Servers of a cluster from which on copies survive the loss of one."""
+
+
+def resources(facts: Facts) -> Iterator[Finding]:
+    """Whether the stream and the buckets exist, with the settings that they should have."""
+    for stream in facts.own:
+        if stream.failure is not None:
+            yield error(f"{stream.name} cannot be read: {stream.failure.error}", NOT_STORED, stream.failure.remedy)
+        elif not stream.exists:
+            yield _missing(facts, stream)
+        elif stream.differs:
+            yield _differing(stream)
+
+
+def _missing(facts: Facts, stream: OwnStream) -> Finding:
+    manages = facts.settings.publish.manage_resources
+    make = warning if manages or stream.optional else error
+    cost = "only the policies of the file are in force" if stream.optional else NOT_STORED
+    remedy = f"start the sidecar, which creates it; or run: {stream.make_it}" if manages else f"run: {stream.make_it}"
+    return make(f"{stream.name} does not exist", cost, remedy)
+
+
+def _differing(stream: OwnStream) -> Finding:
+    parts = [f"{key} is {has}, and should be {wanted}" for key, (wanted, has) in stream.differs.items()]
+    make = error if LOSING & stream.differs.keys() else warning
+    return make(
+        f"{stream.name} has other settings: {'; '.join(parts)}",
+        "it is used as it is; where it drops or refuses what is stored there, states or events are lost",
+        f"nats stream edit {stream.name}; storage and retention can only be changed by a new stream",
+    )
+
+
+def copies(facts: Facts) -> Iterator[Finding]:
+    """Whether the number of copies fits the cluster, and all copies follow."""
+    wanted, server = facts.settings.publish.replicas, facts.server
+    known = server.addresses if server.cluster else 1
+    if 0 < known < wanted and not all(stream.exists for stream in facts.own):
+        yield error(
+            f"publish.replicas is {wanted}, and there {'is 1 server' if known == 1 else f'are {known} servers'}",
+            NOT_STORED,
+            f"set publish.replicas to {min(wanted, known)}, or add servers to the cluster",
+        )
+    existing = [stream for stream in facts.own if stream.exists]
+    if alone := [stream.name for stream in existing if known >= SAFE_FROM and stream.replicas < SAFE_FROM]:
+        edits = "; ".join(f"nats stream edit {name} --replicas {SAFE_FROM}" for name in alone)
+        yield warning(
+            f"{names(alone)}: fewer than {SAFE_FROM} copies, in a cluster",
+            "while a server that has them is down, no change is stored or published",
+            f"set publish.replicas to {SAFE_FROM}; {edits}",
+        )
+    for stream in existing:
+        if not stream.leader:
+            yield error(f"{stream.name} has no leader", NOT_STORED, f"nats stream info {stream.name}")
+        elif stream.absent:
+            yield warning(
+                f"{stream.name}: the copies at {names(stream.absent)} do not follow",
+                "if one more server is lost, nothing can be stored there",
+                f"start these servers; or: nats stream cluster peer-remove {stream.name}",
+            )
+
+
+def state(facts: Facts) -> Iterator[Finding]:
+    """Whether the state bucket takes writes."""
+    if facts.state_write is not None and any(each.exists and not each.optional for each in facts.own):
+        failure = facts.state_write
+        yield error(f"the state bucket takes no writes: {failure.error}", NOT_STORED, failure.remedy)

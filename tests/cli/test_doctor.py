@@ -1,0 +1,128 @@
+"""`doctor`: several broken installations on one real server, each found with the line that ends it; nothing changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from click.testing import CliRunner
+from nats.aio.client import Client
+
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.resources import Resources
+from nats_backpressure.cli import main
+from nats_backpressure.protocol.subjects import Names
+from tests.conftest import StartServer
+from tests.simulations.stored_samples import Requests
+from tests.support.command import Command
+from tests.support.router import override
+from tests.support.servers import NatsServer
+
+ACCOUNTS = """
+accounts {
+  FULL: { jetstream: enabled, users: [
+    { user: full, password: p },
+    { user: limited, password: p, permissions: {
+      publish: { deny: ["$JS.API.CONSUMER.LIST.>", "$KV.backpressure_state.>", "$JS.API.STREAM.CREATE.>"] },
+      subscribe: { deny: "$JS.EVENT.METRIC.>" } } } ] }
+  BARE: { users: [{ user: bare, password: p }] }
+}
+"""
+
+
+class Doctor:
+    """The command with the login of a user, and what it finds."""
+
+    def __init__(self, server: NatsServer, where: Path) -> None:
+        self._command, self._server = Command(server.url), server
+        self._file = where / "sidecar.yaml"
+
+    async def findings(self, user: str, code: int, settings: str = "") -> dict[str, list[dict[str, Any]]]:
+        """All but the right ones, by check."""
+        self._file.write_text(settings or "{}")
+        url = f"nats://{user}:p@127.0.0.1:{self._server.port}"
+        ran = await self._command("doctor", "--config", self._file, "-o", "json", NATS_URL=url)
+        assert ran.exit_code == code, ran.output
+        by_check: dict[str, list[dict[str, Any]]] = {}
+        for each in json.loads(ran.stdout)["findings"]:
+            if each["level"] != "ok":
+                assert each["cost"] and each["remedy"], each
+                by_check.setdefault(each["check"], []).append(each)
+        return by_check
+
+
+async def installed(nc: Client) -> None:
+    """A complete installation, an override, and another installation that watches one of its subjects."""
+    js = nc.jetstream()
+    await js.add_stream(name="ORDERS", subjects=["orders.>"])
+    for name, sampled in (("created", "100"), ("paid", None)):
+        await js.add_consumer("ORDERS", durable_name=name, filter_subject=f"orders.{name}", sample_freq=sampled)
+    for names in (Names(), Names("team")):
+        await Resources(JetStreamApi(Requests(nc)), names, 1, 604_800, True).ensure()
+    await override(nc, "orders.paid", "open", 600)
+    await (await js.key_value("team_state")).put("orders.paid", b"{}")
+
+
+async def stored(nc: Client) -> dict[str, int]:
+    return {info.config.name or "": info.state.messages for info in await nc.jetstream().streams_info()}
+
+
+async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: StartServer, tmp_path: Path) -> None:
+    server = await start_server(ACCOUNTS)
+    doctor = Doctor(server, tmp_path)
+    (wrong,) = (await doctor.findings("nobody", 2)).values()
+    assert "Authorization Violation" in wrong[0]["problem"] and "refuses this login" in wrong[0]["remedy"]
+    bare = await doctor.findings("bare", 2)
+    assert bare.keys() == {"jetstream"} and "enable JetStream" in bare["jetstream"][0]["remedy"]
+    empty = await doctor.findings("full", 1)
+    assert empty.keys() == {"resources", "watch"}
+    assert [each["problem"].split()[0] for each in empty["resources"]] == [
+        "BACKPRESSURE_EVENTS",
+        "KV_backpressure_state",
+        "KV_backpressure_policy",
+    ]
+
+    nc = await nats.connect(server.url, user="full", password="p")
+    try:
+        await installed(nc)
+        before = await stored(nc)
+        found = await doctor.findings("full", 1)
+        assert found.keys() == {"overrides", "sampling", "installations"}, found
+        assert found["sampling"][0]["remedy"].startswith("nats consumer edit ORDERS paid --sample 100")
+        assert "`team` watches 1 subject of this one: orders.paid" in found["installations"][0]["problem"]
+        assert found["overrides"][0]["remedy"] == "nats-backpressure override 'orders.paid' auto"
+        odd = await doctor.findings(
+            "full",
+            2,
+            "watch: [{stream: ORDERS}, {stream: ORDRES}]\npublish: {replicas: 3}\npolicies: [{subjects: [x.>]}]",
+        )
+        assert odd.keys() >= {"watch", "policies"} and "did you mean ORDERS?" in odd["watch"][0]["problem"]
+        assert "num_replicas is 1, and should be 3" in odd["resources"][0]["problem"]
+        limited = await doctor.findings("limited", 2)
+        assert limited.keys() >= {"rights", "jetstream", "state"}
+        denied, without = limited["rights"]
+        assert denied["level"] == "error" and without["level"] == "warning"
+        assert "to publish $KV.backpressure_state.>" in denied["problem"] and "CONSUMER.LIST" in denied["remedy"]
+        assert "to subscribe $JS.EVENT.METRIC.CONSUMER.ACK" in without["problem"]
+        assert "STREAM.CREATE.BACKPRESSURE_EVENTS" in without["problem"]
+        assert "Permissions Violation" in limited["state"][0]["problem"]
+        assert await stored(nc) == before
+    finally:
+        await nc.close()
+
+
+def test_a_server_that_is_away_is_an_error_with_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("nats: {servers: ['nats://127.0.0.1:2']}\n")
+    environment = {"NATS_URL": "nats://127.0.0.1:1"}
+    ran = CliRunner().invoke(main, ["doctor", "--config", str(file), "--timeout", "1s"], env=environment)
+    first, cost, remedy, second, *_ = ran.stdout.splitlines()
+    assert ran.exit_code == 2
+    assert first.startswith("ERROR    connection") and "nats://127.0.0.1:1 (login: none)" in first
+    assert cost.strip().startswith("cost: nothing is read") and remedy.strip().startswith(
+        "do:   no NATS server listens"
+    )
+    assert second.startswith("warning  environment") and "NATS_URL" in second

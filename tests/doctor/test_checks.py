@@ -1,0 +1,315 @@
+"""Each check finds what is wrong in the facts, with what it costs and the line that ends it, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.config.nats import Nats
+from nats_backpressure.config.settings import Publish, Settings, WatchSetting
+from nats_backpressure.doctor.examination import CHECKS, MOST, examine
+from nats_backpressure.doctor.facts import Consumer, Facts, Failure, OtherInstallation, Right, subjects_of
+from nats_backpressure.doctor.findings import exit_code
+from nats_backpressure.policy.active import Refusal
+from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
+from nats_backpressure.policy.schema import Override, Rejection
+from nats_backpressure.protocol.values import ConsumerKey
+from tests.doctor.worlds import CONSUMERS, FINE, NOW, OWN, SERVER
+
+FAILED = Failure("503 (10039): JetStream not enabled for account", "enable JetStream")
+EPHEMERAL = Consumer(ConsumerKey("ORDERS", "ui"), (), "ephemeral", False)
+
+
+def override(pattern: str, action: str = "reject", until: float = NOW + 60) -> OverrideEntry:
+    return OverrideEntry(pattern, Override(action, until))  # type: ignore[arg-type]
+
+
+def watching(*entries: WatchSetting) -> Settings:
+    return Settings(watch=entries)
+
+
+def own(n: int, **changes: Any) -> Any:
+    return (*OWN[:n], replace(OWN[n], **changes), *OWN[n + 1 :])
+
+
+def found(check: str, **changes: Any) -> list[tuple[str, str, str, str]]:
+    """What is not as it should be in a world that is fine but for these facts."""
+    findings = [each for each in examine(replace(FINE, **changes)) if each.level != "ok"]
+    assert all(each.check == check and each.cost and each.remedy for each in findings), findings
+    return [(each.level, each.problem, each.cost, each.remedy) for each in findings]
+
+
+def test_in_a_fine_world_every_check_is_ok() -> None:
+    findings = examine(FINE)
+    assert [(each.check, each.level) for each in findings] == [(check.name, "ok") for check in CHECKS]
+    assert all(each.problem for each in findings) and exit_code(findings) == 0
+    assert findings[0].problem == "nats://nats:4222 (login: none), answers in 0.4 ms"
+    assert {each.check: each.problem for each in findings}["watch"] == "watches 3 subjects of 3 consumers"
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "level", "problem", "remedy"),
+    [
+        pytest.param(
+            *(
+                "environment",
+                {"replaced_by": ("NATS_URL",)},
+                "warning",
+                "NATS_URL of the environment",
+                "unset NATS_URL",
+            ),
+            id="the environment replaces the file",
+        ),
+        pytest.param(
+            *("version", {"server": replace(SERVER, version="2.8.4")}, "error", "2.8.4; none before 2.9", "2.10"),
+            id="a server that is too old",
+        ),
+        pytest.param(
+            *("version", {"server": replace(SERVER, version="2.9.10")}, "warning", "replies have no time", "2.10"),
+            id="a server without times",
+        ),
+        pytest.param(
+            *("jwt", {"jwt_expires_at": NOW + 86_400}, "warning", "JWT of the login expires at 2027-", "put a new one"),
+            id="a JWT that ends tomorrow",
+        ),
+        pytest.param(
+            *("jwt", {"jwt_expires_at": NOW - 1}, "error", "JWT of the login expired at 2027-", "put a new one"),
+            id="a JWT that has ended",
+        ),
+        pytest.param(
+            *("clock", {"clock_ahead": -7.0}, "warning", "server's clock is 7.0 s behind the clock here", "NTP"),
+            id="clocks apart",
+        ),
+        pytest.param(
+            *(
+                "jetstream",
+                {"unread": {"ORDERS": FAILED}},
+                "error",
+                "the consumers of ORDERS cannot",
+                "enable JetStream",
+            ),
+            id="a stream that cannot be read",
+        ),
+        pytest.param(
+            "rights",
+            {"rights": (Right("publish", "$JS.API.CONSUMER.LIST.*", False),)},
+            "error",
+            "to publish $JS.API.CONSUMER.LIST.*",
+            'allow publish: ["$JS.API.CONSUMER.LIST.*"]; `nats-backpressure permissions --role sidecar`',
+            id="a right that is needed",
+        ),
+        pytest.param(
+            "rights",
+            {"rights": (Right("subscribe", "$JS.EVENT.ADVISORY.API.LIMIT_REACHED", False),)},
+            "warning",
+            "to subscribe $JS.EVENT.ADVISORY.API.LIMIT_REACHED",
+            'allow subscribe: ["$JS.EVENT',
+            id="a right that it does without",
+        ),
+        pytest.param(
+            *("resources", {"own": own(0, exists=False)}, "warning", "BACKPRESSURE_EVENTS does not exist"),
+            "start the sidecar, which creates it; or run: nats stream add",
+            id="a stream that it will create",
+        ),
+        pytest.param(
+            "resources",
+            {"own": own(1, exists=False), "settings": Settings(publish=Publish(manage_resources=False))},
+            "error",
+            "KV_backpressure_state does not exist",
+            "run: nats kv add backpressure_state",
+            id="a bucket that it may not create",
+        ),
+        pytest.param(
+            *("resources", {"own": own(0, differs={"max_msgs": (-1, 1)})}, "error", "max_msgs is 1, and should be -1"),
+            "nats stream edit BACKPRESSURE_EVENTS",
+            id="a stream that drops events",
+        ),
+        pytest.param(
+            *("resources", {"own": own(0, differs={"max_age": (9, 5)})}, "warning", "max_age is 5, and should be 9"),
+            "nats stream edit BACKPRESSURE_EVENTS",
+            id="a stream with other settings",
+        ),
+        pytest.param(
+            *("resources", {"own": own(1, exists=False, failure=FAILED)}, "error", "cannot be read: 503 (10039)"),
+            "enable JetStream",
+            id="a bucket that cannot be read",
+        ),
+        pytest.param(
+            "copies",
+            {"own": OWN, "server": replace(SERVER, cluster="c", addresses=3)},
+            "warning",
+            "fewer than 3 copies, in a cluster",
+            "set publish.replicas to 3; nats stream edit BACKPRESSURE_EVENTS --replicas 3",
+            id="one copy in a cluster",
+        ),
+        pytest.param(
+            *(
+                "copies",
+                {"own": own(1, leader=False)},
+                "error",
+                "KV_backpressure_state has no leader",
+                "nats stream info",
+            ),
+            id="a bucket without a leader",
+        ),
+        pytest.param(
+            *(
+                "copies",
+                {"own": own(1, absent=("n2",))},
+                "warning",
+                "the copies at n2 do not follow",
+                "start these servers",
+            ),
+            id="a copy that is down",
+        ),
+        pytest.param(
+            *("state", {"state_write": FAILED}, "error", "the state bucket takes no writes: 503", "enable JetStream"),
+            id="an unwritable state",
+        ),
+        pytest.param(
+            "watch",
+            {"settings": watching(WatchSetting("ORDRES"), WatchSetting("*"))},
+            "warning",
+            "watch[0].stream: `ORDRES` matches none of 2 streams (did you mean ORDERS?)",
+            "correct it",
+            id="a stream that is misspelt",
+        ),
+        pytest.param(
+            "watch",
+            {"settings": watching(WatchSetting("ORDERS", ("*", "rooter-*")))},
+            "warning",
+            "watch[0].consumers[1]: `rooter-*` of ORDERS matches none of 3 consumers",
+            "correct it",
+            id="a glob that matches nothing",
+        ),
+        pytest.param(
+            "watch",
+            {"settings": watching(WatchSetting("*", ("router*", "u*"))), "consumers": (*CONSUMERS, EPHEMERAL)},
+            "warning",
+            "`u*` of * matches 1 consumer, none of which counts (1 ephemeral)",
+            "consumers: [ui]",
+            id="a glob of consumers that do not count",
+        ),
+        pytest.param(
+            "policies",
+            {"settings": Settings(policies=(PolicyEntry(("odrers.*", "orders.>")),))},
+            "warning",
+            "policies[0] `odrers.*` covers none of 3 watched subjects",
+            "settings file",
+            id="a policy of the file that is misspelt",
+        ),
+        pytest.param(
+            "policies",
+            {"settings": Settings(policies=(PolicyEntry(("orders.>",)), PolicyEntry(("orders.*",))))},
+            "warning",
+            "policies[0] `orders.>` covers orders.created, orders.paid, orders.shipped, where others are more specific",
+            "settings file",
+            id="a policy that others hide",
+        ),
+        pytest.param(
+            "policies",
+            {"entries": {"orders.=2A": PolicyEntry(("orders.*",), consumers=("none",))}},
+            "warning",
+            "the policy `orders.*` of the bucket covers",
+            "nats-backpressure policy rm 'orders.*'",
+            id="a policy of the bucket whose consumers match none",
+        ),
+        pytest.param(
+            "policies",
+            {"refused": (Refusal("orders.paid", Rejection("m", (("pending.warn", "must not be above critical"),))),)},
+            "error",
+            "refused entry, orders.paid: pending.warn: must not be above critical",
+            "policy set 'orders.paid' FILE",
+            id="a policy that is refused",
+        ),
+        pytest.param(
+            "overrides",
+            {"entries": {"a": override("orders.paid", "open")}},
+            "warning",
+            "the override `orders.paid` (open until 2027-01-15T08:01:00.000Z) governs orders.paid",
+            "nats-backpressure override 'orders.paid' auto",
+            id="an override in force",
+        ),
+        pytest.param(
+            *(
+                "overrides",
+                {"entries": {"a": override("odrers.paid")}},
+                "warning",
+                "covers no watched subject (did you",
+            ),
+            "nats-backpressure override 'odrers.paid' auto",
+            id="an override that is misspelt",
+        ),
+        pytest.param(
+            "sampling",
+            {"consumers": (replace(CONSUMERS[0], sampled=False), *CONSUMERS[1:])},
+            "warning",
+            "1 watched consumer without `sample_freq`: ORDERS > router-created",
+            "nats consumer edit ORDERS router-created --sample 100",
+            id="a consumer without ack metrics",
+        ),
+        pytest.param(
+            "installations",
+            {"others": (OtherInstallation("team", ("orders.paid", "else")), OtherInstallation("far", ("else",)))},
+            "warning",
+            "the installation `team` watches 1 subject of this one: orders.paid",
+            "narrow `watch` of one of them",
+            id="a second installation",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found_alone(check: str, changes: Any, level: str, problem: str, remedy: str) -> None:
+    ((has_level, has_problem, _, has_remedy),) = found(check, **changes)
+    assert has_level == level and problem in has_problem and remedy in has_remedy, (has_problem, has_remedy)
+
+
+def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> None:
+    facts = replace(FINE, settings=Settings(publish=Publish(replicas=3)), own=own(0, exists=False))
+    problems = [each.problem for each in examine(facts) if each.check == "copies"]
+    assert problems == ["publish.replicas is 3, and there is 1 server"]
+
+
+def test_an_override_says_which_others_hide_it() -> None:
+    entries = {
+        "a": override("orders.*"),
+        "b": override("orders.paid", "open"),
+        "c": override("orders.*", until=NOW - 1),
+    }
+    first, second = found("overrides", entries=entries)
+    assert "governs orders.created, orders.shipped; not orders.paid, where another is more specific" in first[1]
+    assert "every request is refused" in first[2] and "an overload is not held back" in second[2]
+    (hidden, *_) = found(
+        "overrides",
+        consumers=CONSUMERS[:1],
+        watched=subjects_of(CONSUMERS[:1]),
+        entries={"a": override("orders.*"), "b": override("orders.created")},
+    )
+    assert "is hidden by more specific ones at orders.created" in hidden[1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "last"),
+    [
+        (replace(FINE, server=replace(SERVER, failure=Failure("connection refused", "start it"))), "jwt"),
+        (replace(FINE, unlisted=FAILED), "jetstream"),
+    ],
+    ids=["no connection", "no JetStream"],
+)
+def test_what_could_not_be_read_is_not_checked(facts: Facts, last: str) -> None:
+    findings = examine(facts)
+    assert findings[-1].check == last and [each.level for each in findings].count("error") == 1
+    assert exit_code(findings) == 2
+
+
+def test_the_findings_of_a_check_are_bounded() -> None:
+    policies = tuple(PolicyEntry((f"nobody.{n}",)) for n in range(10_000))
+    findings = found("policies", settings=Settings(policies=policies))
+    assert len(findings) == MOST + 1 and findings[-1][1] == f"there are more than {MOST} of these"
+
+
+def test_the_login_is_named() -> None:
+    settings = Settings(nats=Nats(credentials_file="/etc/team.creds"))
+    ((_, _, _, remedy),) = found("jwt", settings=settings, jwt_expires_at=NOW + 1)
+    assert "/etc/team.creds" in remedy
