@@ -279,9 +279,9 @@ def _commands(name: str, command: click.Command) -> Iterator[list[str]]:
     options = [
         f"`{max(param.opts, key=len)}`"
         for param in shown
-        if isinstance(param, click.Option) and param.name not in CONNECTION_OPTIONS
+        if isinstance(param, click.Option) and param.name not in (*CONNECTION_OPTIONS, "output", "as_json")
     ]
-    yield [f"`{' '.join([name, *arguments])}`", ", ".join(options), command.short_help or ""]
+    yield [f"`{' '.join([name, *arguments])}`", ", ".join(options), command.get_short_help_str(200)]
 
 
 def checks() -> str:

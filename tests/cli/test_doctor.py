@@ -96,7 +96,7 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
         assert found["overrides"][0]["remedy"] == "nats-backpressure override 'orders.paid' auto"
         odd = await doctor.findings(
             "full",
-            2,
+            1,
             "watch: [{stream: ORDERS}, {stream: ORDRES}]\npublish: {replicas: 3}\npolicies: [{subjects: [x.>]}]",
         )
         assert odd.keys() >= {"watch", "policies"} and "did you mean ORDERS?" in odd["watch"][0]["problem"]

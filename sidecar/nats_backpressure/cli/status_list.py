@@ -15,8 +15,9 @@ from nats_backpressure.protocol.patterns import covers
 STATUSES: Final = ("active", "warning", "unknown", "inactive")
 """Most urgent first."""
 HEADERS: Final = ("subject", "status", "pressure", "pending", "inflight", "p95 ms", "drain s", "freshness", "why")
-DROPPED_FIRST: Final = ("drain s", "p95 ms", "inflight", "freshness", "pending", "pressure", "why")
-"""Columns that a narrow screen does without, in this order; subject and status stay."""
+ALWAYS: Final = ("subject", "status")
+BY_IMPORTANCE: Final = ("why", "pressure", "pending", "freshness", "inflight", "p95 ms", "drain s")
+"""The other columns: a narrow screen has the first of them for which there is room."""
 USUAL: Final = {"freshness": "known"}
 """What a column has where there is nothing to see, if it is not `-` or empty."""
 FOLDED: Final = {"why": 24}
@@ -81,18 +82,22 @@ def totals_line(all_statuses: Sequence[Status], matching: Sequence[Status], show
 
 
 def fitting(headers: Row, rows: Sequence[Row], width: int, between: int = 2) -> tuple[Row, list[Row]]:
-    """The columns that fit into so many characters, with `between` of them beside each: first those go in which there
-    is nothing to see, then the least important ones."""
-    unseen = {"-", ""}
-    present = [n for n, name in enumerate(headers) if any(row[n] not in unseen | {USUAL.get(name)} for row in rows)]
-    kept = [n for n, name in enumerate(headers) if n in present or name not in DROPPED_FIRST]
-    sizes = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
-    sizes = [min(size, FOLDED.get(name, size)) for name, size in zip(headers, sizes, strict=True)]
-    for name in DROPPED_FIRST:
-        if sum(sizes[n] + between for n in kept) <= width:
-            break
-        kept = [n for n in kept if headers[n] != name]
-    return [headers[n] for n in kept], [[row[n] for n in kept] for row in rows]
+    """The columns that fit into so many characters, with `between` of them beside each: the important ones first, and
+    none in which there is nothing to see."""
+    sizes = {
+        name: min(FOLDED.get(name, width), max(map(len, column), default=0))
+        for name, *column in zip(headers, *rows, strict=True)
+        if name in ALWAYS or any(cell not in ("-", "", USUAL.get(name)) for cell in column)
+    }
+    sizes = {name: max(len(name), size) + between for name, size in sizes.items()}
+    room = width - sum(sizes[name] for name in ALWAYS)
+    kept = set(ALWAYS)
+    for name in BY_IMPORTANCE:
+        if sizes.get(name, width) <= room:
+            kept.add(name)
+            room -= sizes[name]
+    columns = [n for n, name in enumerate(headers) if name in kept]
+    return [headers[n] for n in columns], [[row[n] for n in columns] for row in rows]
 
 
 def _urgency(status: Status) -> int:

@@ -71,6 +71,7 @@ def test_credentials_are_named_with_their_user_and_when_they_expire(tmp_path: Pa
         (Nats(), "the server offers no TLS, which", {}, "let the server offer TLS"),
         (Nats(), "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", {}, "signed by a CA"),
         (Nats(), "[Errno 111] Connection refused", {}, "no NATS server listens"),
+        (Nats(), "Connect call failed ('127.0.0.1', 4222)", {}, "no NATS server listens"),
         (Nats(), "something else", {}, "it keeps trying"),
     ],
 )

@@ -60,7 +60,7 @@ def login_hint(nats: Nats, error: str, server: Mapping[str, Any]) -> str:
         if describe_login(nats) == NO_LOGIN:
             return "the server wants a login: set one of nats.credentials_file, nkey_seed_file, user or token_file"
         return "the server refuses this login: compare it with the users that the server knows; its log says why"
-    if "refused" in text or "no servers" in text:
+    if any(part in text for part in ("refused", "connect call failed", "no servers")):
         return "no NATS server listens there: check nats.servers (and NATS_URL)"
     return "it keeps trying"
 
