@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.embedded_server import EmbeddedServer
-from nats_backpressure.client import BackpressureClient
+from nats_backpressure.client import BackpressureClient, ThreadedClient
 from nats_backpressure.protocol.subjects import Names
 
 CALLS, REQUESTS = 200_000, 1_000
@@ -48,7 +48,7 @@ async def time_per_request(client: BackpressureClient) -> float:
     return (time.perf_counter_ns() - start) / REQUESTS
 
 
-async def measure(nc: Client) -> None:
+async def measure(nc: Client, url: str) -> None:
     bucket = await nc.jetstream().create_key_value(bucket=Names().state_bucket)
     for subject, fields in STATES.items():
         await bucket.put(subject, json.dumps({"subject": subject, **fields}).encode())
@@ -56,9 +56,12 @@ async def measure(nc: Client) -> None:
     async with BackpressureClient(nc, report_every=None) as client:
         assert await client.watch(), "the states cannot be read"
         rows = {f"admit, {name}": nanoseconds(partial(client.admit, name)) for name in ("calm", "full", "thin")}
+        with ThreadedClient(url) as threaded:
+            assert threaded.start(wait=5), "the states cannot be read"
+            rows["admit, calm, ThreadedClient"] = nanoseconds(partial(threaded.admit, "calm"))
         rows["decide, one request each"] = await time_per_request(client)
     for name, took in rows.items():
-        print(f"{name:26} {took:12,.0f} ns {took / rows['admit, calm']:10,.1f} times admit, calm")
+        print(f"{name:28} {took:12,.0f} ns {took / rows['admit, calm']:10,.1f} times admit, calm")
 
 
 async def main() -> None:
@@ -66,7 +69,7 @@ async def main() -> None:
     await server.start()
     try:
         async with await nats.connect(server.url) as nc:
-            await measure(nc)
+            await measure(nc, server.url)
     finally:
         await server.stop()
 

@@ -38,7 +38,7 @@ def example(title: str, **before: Any) -> dict[str, Any]:
 
 
 def test_every_example_of_the_page_is_run_here() -> None:
-    assert len(EXAMPLES) == PAGE.read_text().count("```python") == 7
+    assert len(EXAMPLES) == PAGE.read_text().count("```python") == 8
     assert {title for title, _ in EXAMPLES} <= set(re.findall(r'example\("([^"]+)"', Path(__file__).read_text()))
 
 
@@ -78,6 +78,17 @@ async def test_fastapi(client: BackpressureClient, states: States) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://g") as http:
         codes = [(await http.post(f"/tenants/{tenant}/orders")).status_code for tenant in ("full", "calm")]
     assert codes == [503, 200]
+
+
+async def test_without_an_event_loop(server: NatsServer, states: States, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", server.url)
+    await states.put(active(SUBJECT))
+    defined = example("Without an event loop")
+    with defined["backpressure"] as threaded:
+        assert threaded.start(wait=10)
+        answers = [defined["handle"](SimpleNamespace(priority=priority)) for priority in ("normal", "critical")]
+    assert [status for status, _, _ in answers] == [503, 202]
+    assert 30 <= int(answers[0][1]["retry-after"]) <= 45
 
 
 async def test_without_a_framework(nc: Client, states: States) -> None:

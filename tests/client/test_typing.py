@@ -17,6 +17,8 @@ MISTAKES = {
     "await client.on_event(show)": "await client.on_event(subject_of)",
     'priority="critical")': 'priority="hi")',
     "priority=priority_of": "priority=busy",
+    'fixed("continue"': 'fixed("drop"',
+    "client.start(wait=2.0)": "client.start(wait='2 s')",
     'priority="normal", wait': 'priority="no", wait',
 }
 

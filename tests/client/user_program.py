@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nats.aio.client import Client
 from opentelemetry.metrics import get_meter
 from prometheus_client import REGISTRY
@@ -23,6 +25,7 @@ from nats_backpressure.client import (
     Route,
     Scope,
     Stats,
+    ThreadedClient,
 )
 from nats_backpressure.client.integrations.opentelemetry import observe_stats
 from nats_backpressure.client.integrations.prometheus import StatsCollector
@@ -77,6 +80,18 @@ async def worker(nc: Client, client: BackpressureClient) -> None:
             print(refused.retry_after_seconds, refused.admission.status)
         else:
             print(ack.seq)
+
+
+def threads(subject: str) -> tuple[int, dict[str, str], str, bytes] | None:
+    make = partial(BackpressureClient, name="eu")
+    with ThreadedClient(["nats://localhost:4222"], ["orders.>"], make=make, user_credentials="gateway.creds") as client:
+        ready: bool = client.start(wait=2.0)
+        REGISTRY.register(StatsCollector(client, ThreadedClient.fixed("continue")))
+        admission: Admission = client.admit(subject, priority="low")
+        if admission or not ready:
+            return None
+        refusal = Refusal.of(admission, 429)
+        return refusal.status_code, refusal.headers, refusal.content_type, refusal.body
 
 
 def application() -> Starlette:

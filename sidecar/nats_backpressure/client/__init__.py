@@ -1,6 +1,7 @@
 """The public API of the client: what a gateway or a consumer imports. Needs nats-py and msgspec only.
 
     BackpressureClient    decide() asks the sidecar; watch() follows its states, and admit() then decides without asking
+    ThreadedClient        admit() for gateways without an event loop, from any thread
     PullGate              a pull subscription that asks before each pull and pulls no more than the sidecar grants
     BackpressureMiddleware, Route    ASGI: answers 503 with Retry-After while the subject is overloaded
 
@@ -17,6 +18,7 @@ from nats_backpressure.client.refusal import Refusal
 from nats_backpressure.client.requests import Answer
 from nats_backpressure.client.routes import Route, Scope
 from nats_backpressure.client.stats import Stats
+from nats_backpressure.client.threaded_client import ThreadedClient
 from nats_backpressure.protocol.messages import Decision, Pull
 from nats_backpressure.protocol.values import Priority, Role
 
@@ -36,4 +38,5 @@ __all__ = [
     "Route",
     "Scope",
     "Stats",
+    "ThreadedClient",
 ]

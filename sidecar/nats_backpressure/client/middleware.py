@@ -87,7 +87,7 @@ class BackpressureMiddleware:
             else:
                 await answer(scope, receive, _with_headers(refusal, send))
                 return
-        headers = {"content-type": "application/problem+json", "content-length": str(len(refusal.body))}
+        headers = {"content-type": refusal.content_type, "content-length": str(len(refusal.body))}
         await send(_start(refusal.status_code, headers | refusal.headers))
         await send({"type": "http.response.body", "body": refusal.body})
 

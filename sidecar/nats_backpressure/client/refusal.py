@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
 import msgspec
 
@@ -26,8 +27,11 @@ class Refusal:
     retry_after: int
     """Whole seconds, with jitter."""
 
+    content_type: ClassVar[str] = "application/problem+json"
+    """Of the body."""
+
     @classmethod
-    def of(cls, admission: Admission, status_code: int) -> Refusal:
+    def of(cls, admission: Admission, status_code: int = 503) -> Refusal:
         return cls(status_code, jittered(admission.retry_after_seconds))
 
     @property
@@ -41,7 +45,7 @@ class Refusal:
 
     @property
     def body(self) -> bytes:
-        """JSON, `application/problem+json`."""
+        """JSON."""
         return msgspec.json.encode(
             {
                 "type": "about:blank",

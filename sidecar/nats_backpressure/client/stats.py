@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from typing import Protocol
 
 log = logging.getLogger("nats_backpressure.client")
 
@@ -89,12 +90,22 @@ class Stats:
             log.exception("on_count raised and is not called any more")
 
 
-def summed(stats: Iterable[tuple[str, Stats]]) -> dict[tuple[str, str], int]:
+class Counted(Protocol):
+    """What has counters: a client of either kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stats(self) -> Stats: ...
+
+
+def summed(clients: Iterable[Counted]) -> dict[tuple[str, str], int]:
     """The counts by installation and name of the counter; those of several clients of one installation are added."""
     sums: dict[tuple[str, str], int] = {}
-    for installation, one in stats:
-        for name, n in one.counts().items():
-            sums[installation, name] = sums.get((installation, name), 0) + n
+    for client in clients:
+        for name, n in client.stats.counts().items():
+            sums[client.name, name] = sums.get((client.name, name), 0) + n
     return sums
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.stats import summed
+from nats_backpressure.client.stats import Counted, summed
 
 METRIC = "nats_backpressure_client"
 HELP = "What a backpressure client counted since it was made, by the name of the counter in client.stats."
@@ -21,7 +20,7 @@ class StatsCollector(Collector):
     are bounded: the installations, and the counters of `Stats`.
     """
 
-    def __init__(self, *clients: BackpressureClient) -> None:
+    def __init__(self, *clients: Counted) -> None:
         self._clients = clients
 
     def describe(self) -> Iterator[CounterMetricFamily]:
@@ -30,6 +29,6 @@ class StatsCollector(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(METRIC, HELP, labels=("installation", "count"))
-        for labels, n in summed((client.name, client.stats) for client in self._clients).items():
+        for labels, n in summed(self._clients).items():
             family.add_metric(labels, n)
         yield family

@@ -1,0 +1,39 @@
+"""A worker in FastStream whose pull subscriber asks the sidecar before each pull."""
+
+import asyncio
+import os
+
+from faststream import FastStream
+from faststream.nats import JStream, NatsBroker, PullSub
+
+from nats_backpressure.client import BackpressureClient, PullGate
+
+SUBJECT = "beamline.router.v1.decide"
+
+broker = NatsBroker(os.environ["NATS_URL"])
+app = FastStream(broker)
+subscriber = broker.subscriber(
+    SUBJECT,
+    stream=JStream("ROUTER", declare=False),
+    durable="router",
+    pull_sub=PullSub(batch_size=10, timeout=1.0),
+)
+
+
+@subscriber
+async def decide(body: str) -> None:
+    await asyncio.sleep(0.05)  # the work; FastStream acknowledges after it
+    print(f"handled {body}", flush=True)
+
+
+@app.after_startup
+async def ask_before_each_pull() -> None:
+    """FastStream has started its first pull already: that one, of a batch at most, is not asked for."""
+    client, subscription = BackpressureClient(await broker.connect()), subscriber.subscription
+    assert subscription is not None
+    # FastStream only calls `fetch` and `unsubscribe`.
+    subscriber.subscription = PullGate(client, subscription, SUBJECT)  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    asyncio.run(app.run())

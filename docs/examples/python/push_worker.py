@@ -1,0 +1,38 @@
+"""A worker with a push subscription of nats-py: the server itself stops at `max_ack_pending`."""
+
+import asyncio
+import os
+
+import nats
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig
+
+IN_FLIGHT = 20
+"""Messages that are delivered and not acknowledged, of all workers together."""
+ACK_WAIT = 60
+"""Seconds. They run from the delivery on: longer than it takes to work off all that is in flight."""
+
+
+async def receive(message: Msg) -> None:
+    await asyncio.sleep(0.02)  # the work; nats-py waits for it before the next message
+    await message.ack()
+    print(f"handled {message.data.decode()}", flush=True)
+
+
+async def work() -> None:
+    nc = await nats.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1)
+    js = nc.jetstream()
+    config = ConsumerConfig(
+        durable_name="router",
+        deliver_subject="deliver.router",
+        deliver_group="router",  # several such workers share the messages
+        max_ack_pending=IN_FLIGHT,
+        ack_wait=ACK_WAIT,
+    )
+    await js.add_consumer("ROUTER", config)  # or change `max_ack_pending` of the one that is there
+    await js.subscribe_bind("ROUTER", config, "router", cb=receive, manual_ack=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(work())

@@ -1,0 +1,65 @@
+"""LoopThread: an event loop in a thread of its own, which holds a lock except while it waits for the network."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from selectors import DefaultSelector, SelectorKey
+from typing import Any
+
+from nats_backpressure.client.stats import log
+
+
+class UnlockedWait(DefaultSelector):
+    """What an event loop waits with; the lock is free meanwhile."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        self._lock.release()
+        try:
+            return super().select(timeout)
+        finally:
+            self._lock.acquire()
+
+
+class LoopThread:
+    """Runs `main(stop)` until `stop` is set. What it runs and who holds the lock never run at the same time, as if all
+    were one thread: so nothing that the loop changes has to know of threads. Who wants the lock waits for one step of
+    the loop at most, and never for the network."""
+
+    def __init__(self, lock: threading.RLock, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        self._lock, self._main = lock, main
+        self._loop, self._stop = asyncio.SelectorEventLoop(UnlockedWait(lock)), asyncio.Event()
+        # A daemon: a process that ends without `stop` does not wait for it.
+        self._thread = threading.Thread(target=self._run, name="backpressure", daemon=True)
+
+    def start(self) -> None:
+        """Raises RuntimeError where the process may have no more threads."""
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
+
+    def stop(self, timeout: float) -> bool:
+        """End it; whether it has ended within `timeout` seconds. Not with the lock held."""
+        with suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        with self._lock, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
+                runner.run(self._main(self._stop))
+            except Exception:
+                log.exception(
+                    "the thread of the backpressure client ended: the states it has grow old, and then every request "
+                    "is admitted until the process is started again"
+                )
