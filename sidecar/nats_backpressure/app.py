@@ -45,6 +45,7 @@ from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.nats import variables_in
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.reading.budget import RequestBudget
+from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.subject.inputs import GatewayReported
 from nats_backpressure.doctor.at_start import StartCheck
 from nats_backpressure.protocol.reports import GatewayReport
@@ -247,7 +248,8 @@ class App:
 
 def build(settings: Settings, servers: Sequence[str], recording: RecordingFile | None = None) -> App:
     """Wire settings, adapters and service. Nothing runs yet, but the HTTP port is taken. Raises PortTaken."""
-    clock, names, publish = SystemClock(), Names(settings.name), settings.publish
+    server_time = ServerTime()
+    clock, names, publish = SystemClock(server_time), Names(settings.name), settings.publish
     instance, counters = settings.instance or "unknown", Counters(settings.metrics.max_subjects)
     nats = replace(settings.nats, servers=tuple(servers))
 
@@ -286,7 +288,9 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     alias = settings.service.status_alias
     captured = CapturedSubjects(names.prefix, alias, lambda: _in_background(endpoints.check_alias()))
     replicas = Replicas(channel, clock, instance, secrets.token_hex(8), counters)
-    exchange = ReadingExchange(settings, clock, recorder or observer, channel, replicas, counters.dropped)
+    exchange = ReadingExchange(
+        settings, clock, recorder or observer, channel, replicas, counters.dropped, SystemClock()
+    )
     service = build_service(
         settings,
         clock,
@@ -306,6 +310,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         replicas=replicas,
         shared=exchange.shared,
         failures=failures,
+        server_time=server_time,
     )
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
     exchange.connect(service.poller, recorder.record_received if recorder else lambda received: None, hint)

@@ -1,13 +1,21 @@
-"""Wall clocks that differ by minutes, and jump over a restart: no event comes from the time of day."""
+"""Wall clocks that differ by minutes, and jump over a restart: no event comes from the time of day, and an override
+ends at all replicas at the same moment."""
 
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
+from nats_backpressure.protocol.timestamps import parse_rfc3339
 from tests.chaos.installation import Installation
 from tests.support.parts import need_command
+from tests.support.router import override
 from tests.support.servers import NatsServer
+from tests.support.sidecar import SUBJECT, eventually
+
+LASTS = 8.0
+"""Seconds of an override."""
 
 
 def clock(file: Path, offset: str) -> dict[str, str]:
@@ -42,4 +50,25 @@ async def test_clocks_that_differ_and_jump(
                 files[i].write_text(dice.choice(["+3600s", "-3600s", "+0s"]))
                 await victim.restart()
                 await victim.sidecar.observing()
+        await overridden(installation)
         await installation.check()
+
+
+async def overridden(installation: Installation) -> None:
+    """An override begins and ends, in what all replicas answer and in what is stored."""
+
+    async def shown() -> set[bool]:
+        state, answers = await installation.state(), (await installation.decisions()).values()
+        reasons = {answer is not None and "override" in answer["reasons"] for answer in answers}
+        return {*reasons, state is not None and state["override"] is not None}
+
+    async def everywhere() -> bool:
+        return await shown() == {True}
+
+    async def nowhere() -> bool:
+        return await shown() == {False}
+
+    until = parse_rfc3339((await override(installation.nc, SUBJECT, "reject", LASTS))["until"]) or 0.0
+    await eventually(everywhere, "the override to be in force everywhere", LASTS)
+    await eventually(nowhere, "the override to be over everywhere", LASTS + 15)
+    assert time.time() >= until

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
 from nats.aio.client import Client
 
+from nats_backpressure.adapters.nats import policy_store
+from nats_backpressure.protocol.timestamps import parse_rfc3339
 from tests.cli.policy_commands import ALL, bucket, source
 from tests.support.command import Command
 from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
@@ -62,3 +68,15 @@ async def test_without_a_sidecar_an_override_is_written_with_a_note(command: Com
         "it is not known which subjects this governs: nobody answers under the name `backpressure`"
     )
     assert isinstance(value := await bucket(nc, "=override.a.=2A"), dict) and value["action"] == "open"
+
+
+async def test_it_lasts_as_long_as_asked_by_the_servers_clock(
+    command: Command, nc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await nc.jetstream().create_key_value(bucket="backpressure_policy")
+    monkeypatch.setattr(policy_store, "time", SimpleNamespace(time=lambda: 5.0))
+    began = datetime.now(UTC).timestamp()
+    await command.good("override", "a", "open", "--for", "10m")
+    value = await bucket(nc, "=override.a")
+    assert isinstance(value, dict)
+    assert -1 < (parse_rfc3339(value["until"]) or 0.0) - 600 - began < 60

@@ -166,6 +166,8 @@ class FakeJetStream:
         self.all: dict[str, FakeStream] = {}
         self.epoch = 1
         self.took = 0.001
+        self.shows_time = True
+        """Whether lists show the server's time, as from 2.10 on."""
         self.down: str | None = None
         self.hidden: set[ConsumerKey] = set()
         self.silent: set[ConsumerKey] = set()
@@ -182,7 +184,8 @@ class FakeJetStream:
 
     async def streams(self) -> StreamsReading:
         self._ask("streams")
-        return StreamsReading(tuple(self.look(name) for name in self.all), not self.incomplete, self.took, self.epoch)
+        looks, at = tuple(self.look(name) for name in self.all), self.clock.now().wall if self.shows_time else None
+        return StreamsReading(looks, not self.incomplete, self.took, self.epoch, server_time=at)
 
     async def stream(self, name: str) -> StreamsReading:
         self._ask(f"stream {name}")

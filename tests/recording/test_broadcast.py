@@ -315,11 +315,11 @@ def test_lists_of_streams_and_looks_at_one(sequence: list[tuple[list[StreamLook]
             if not chunks:
                 continue
         else:
-            read = StreamsReading(tuple(shown), True, 0.001, 1)
+            read = StreamsReading(tuple(shown), True, 0.001, 1, server_time=None if n == 2 else 1.8e9 + n)
             chunks = sent(encoder.streams(read, AskedFor(0.0), HERE, now(n)))
         got = decode(decoder, chunks)
         assert isinstance(got, StreamsReading)
-        assert got.complete == read.complete
+        assert (got.complete, got.server_time) == (read.complete, read.server_time)
         by_name = {look.name: look for look in got.looks}
         assert by_name.keys() == {look.name for look in read.looks}
         assert all(is_same_look(look, by_name[look.name]) for look in read.looks)

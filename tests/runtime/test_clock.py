@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.runtime import clock as clock_module
 from nats_backpressure.runtime.clock import LATER, LONG, SystemClock
 
@@ -51,3 +52,13 @@ async def test_a_wait_ends_as_soon_as_its_event_is_set_or_it_is_cancelled() -> N
     await asyncio.gather(*waiting[:2])
     await clock.wait(event, 3600.0)  # it is set already
     assert not clock._sleepers and not event._waiters
+
+
+def test_it_shows_the_servers_time_of_day_once_that_is_known() -> None:
+    server = ServerTime()
+    clock, began = SystemClock(server), time.time()
+    assert began <= clock.now().wall
+    asked_at = time.monotonic()
+    server.add(1000.0, asked_at, asked_at)
+    now = clock.now()
+    assert now.wall == pytest.approx(1000.0 + now.mono - asked_at)

@@ -210,6 +210,12 @@ class TestRemoving:
         assert await world.perform(RemoveKey(SUBJECT, expected)) == [KeyRemoved(expected != 1)]
         assert (SUBJECT in world.store.values) is (expected != 1)
 
+    async def test_what_was_never_stored_leaves_no_mark_of_a_deletion(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World()
+        monkeypatch.setattr(world.store, "remove", lambda *args: pytest.fail("deleted"))
+        world.subjects[SUBJECT] = SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, removing=True)
+        assert await world.perform(RemoveKey(SUBJECT, 0)) == [KeyRemoved()]
+
     async def test_a_subject_that_is_needed_again_keeps_its_key(self) -> None:
         world = World()
         await world.store.write(SUBJECT, b"{}", 0, "n")

@@ -25,6 +25,7 @@ from nats_backpressure.adapters.nats.observer import PROMPT
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
+from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.requests import GatewayRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
@@ -76,13 +77,24 @@ OVERLOAD, MARK = 60, 20
 """Messages of an overload, and the mark above which they are one."""
 
 
-class Clock(FakeClock):
-    """The clock of one process: it has a start of its own, may show a wrong time of day, and its sleepers do not wake
-    while the process is suspended."""
+class MachineClock:
+    """The clocks of one machine: one that began at some time, and one that may show a wrong time of day."""
 
-    def __init__(self, shared: FakeClock, boot: float, wall: float, seed: int) -> None:
-        super().__init__(seed=seed)
+    def __init__(self, shared: FakeClock, boot: float, wall: float) -> None:
         self._shared, self._boot, self.wall = shared, boot, wall
+
+    def now(self) -> Now:
+        now = self._shared.now()
+        return Now(now.mono + self._boot, now.wall + self.wall)
+
+
+class Clock(FakeClock):
+    """The clock of one process: it goes by its machine's clocks, and its sleepers do not wake while the process is
+    suspended."""
+
+    def __init__(self, shared: FakeClock, machine: MachineClock, seed: int) -> None:
+        super().__init__(seed=seed)
+        self._shared, self.machine, self.server_time = shared, machine, ServerTime()
         self._running = asyncio.Event()
         self._running.set()
         self._waiting: list[Callable[[], object]] = []
@@ -114,8 +126,8 @@ class Clock(FakeClock):
         await self._running.wait()
 
     def now(self) -> Now:
-        now = self._shared.now()
-        return Now(now.mono + self._boot, now.wall + self.wall)
+        now = self.machine.now()
+        return Now(now.mono, self.server_time.wall(now.mono, now.wall))
 
     async def sleep(self, seconds: float) -> None:
         # Nobody wakes early: the two clocks round differently.
@@ -406,7 +418,8 @@ class Replica:
         assert not self.alive, f"{self.name} runs already"
         replicas = self._replicas
         dice = replicas.dice
-        self.clock = Clock(replicas.clock, dice.uniform(0, 1e5), replicas.skew(self.name), dice.randrange(2**32))
+        machine = MachineClock(replicas.clock, dice.uniform(0, 1e5), replicas.skew(self.name))
+        self.clock = Clock(replicas.clock, machine, dice.randrange(2**32))
         self.link = Link(self.clock, replicas.clock, dice, replicas.served)
         self.channel = RemoteChannel(replicas.bus.channel(self.name), self.link, self.clock)
         counts = Quiet()
@@ -415,7 +428,9 @@ class Replica:
         limit = self.settings.observe.api_requests_per_second if replicas.limited else None
         requests = None if limit is None else RequestBudget(limit)
         observer = RemoteObserver(replicas, self.link, self.clock, requests)
-        exchange = ReadingExchange(self.settings, self.clock, observer, self.channel, self.others, counts.dropped)
+        exchange = ReadingExchange(
+            self.settings, self.clock, observer, self.channel, self.others, counts.dropped, machine
+        )
         self.service = build_service(
             self.settings,
             self.clock,
@@ -431,6 +446,7 @@ class Replica:
             replicas=self.others,
             shared=exchange.shared,
             requests=requests,
+            server_time=self.clock.server_time,
             **replicas.more(self),
         )
         exchange.connect(self.service.poller, sink=self._count)

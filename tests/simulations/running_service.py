@@ -45,8 +45,9 @@ class FakePolicies:
 
     def take_looks(self, looks: Sequence[StreamLook]) -> None: ...
 
-    def put(self, key: str, value: bytes) -> None:
-        self.entries[key] = PolicyValue(value, len(self.entries) + 1)
+    def put(self, key: str, value: bytes, at: float = 0.0) -> None:
+        """`at`: Unix seconds at which the server stores it."""
+        self.entries[key] = PolicyValue(value, len(self.entries) + 1, at)
         for on_change in self._followers:
             on_change(PolicySnapshot("b", dict(self.entries)))
 

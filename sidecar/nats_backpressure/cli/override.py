@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +16,7 @@ from nats_backpressure.cli.governed_subjects import (
 )
 from nats_backpressure.cli.options import Target, connection_flags, duration_between, json_option, parse_subject
 from nats_backpressure.cli.output import print_note
-from nats_backpressure.cli.policy_bucket import PolicyKey, read_bucket, write_change
+from nats_backpressure.cli.policy_bucket import PolicyKey, read_bucket, server_time, write_change
 from nats_backpressure.cli.policy_output import print_change, print_listed
 from nats_backpressure.policy.external import LONGEST_OVERRIDE
 from nats_backpressure.policy.parse import OverrideEntry
@@ -67,7 +66,8 @@ def ls(target: Target, pattern: str | None, as_json: bool) -> None:
 @connection_flags
 def set_(target: Target, subject: str, action: str, duration: float | None, force: bool, as_json: bool) -> None:
     """Admit (`open`) or reject all requests for the subject PATTERN, or for all subjects that it matches, for the time
-    --for. Measurements and policies do not change this. `auto` removes the override now.
+    --for, by the clock of the NATS server. Measurements and policies do not change this. `auto` removes the override
+    now.
 
     If several overrides match a subject, the most specific one applies. Exits with 1 if it would apply to no watched
     subject now, unless --force is given.
@@ -77,7 +77,7 @@ def set_(target: Target, subject: str, action: str, duration: float | None, forc
     key = PolicyKey(subject, is_override=True)
 
     async def put(service: ServiceClient, seconds: float) -> None:
-        until = format_rfc3339(time.time() + seconds)
+        until = format_rfc3339(await server_time(target, service) + seconds)
         value = msgspec.json.encode({"action": action, "until": until})
         subjects = await find_governed(service, key, await read_bucket(target, service), value)
         require_governed(key, subjects, force)

@@ -63,6 +63,12 @@ async def read_bucket(target: Target, service: ServiceClient) -> dict[str, Polic
     return await _policy_bucket(target, service).all()
 
 
+async def server_time(target: Target, service: ServiceClient) -> float:
+    """The time of day at the server that has the bucket, in Unix seconds: the sidecars end overrides by that clock.
+    This machine's where the server shows none (before 2.10)."""
+    return await _policy_bucket(target, service).server_time()
+
+
 async def write_change(target: Target, service: ServiceClient, key: PolicyKey, value: bytes) -> int:
     """Write a value, or remove the key if it is empty. Returns the revision that was written or removed; 0 if there
     was nothing to remove."""

@@ -18,7 +18,7 @@ from nats_backpressure.protocol.values import ConsumerKey
 MOST_ERRORS, LONGEST_ERROR = 20, 300
 """Of a refused policy: problems that are reported, and characters of the path or message of each."""
 
-JUDGING_RULES = 2
+JUDGING_RULES = 3
 """The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
 Replicas of two versions that judge differently would take back what the other one writes."""
 

@@ -130,7 +130,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether the built-in alert `backpressure_warning` exists."""
     alert_for_seconds: Seconds = 10
     """Of the built-in alerts: seconds for which the status must be reached before one fires, and left before it is
-    resolved. Shorter breaks do not count, so a status that goes up and down fires once."""
+    resolved. Shorter breaks do not count (before it fires: those of at most 10 s), so a status that goes up and down
+    fires once."""
     on_unknown: Literal["hold", "continue", "reject"] = "hold"
     """What happens to an answer without proof: see [Freshness](#freshness)."""
     hold_seconds: Seconds = 10

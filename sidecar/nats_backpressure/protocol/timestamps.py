@@ -36,7 +36,8 @@ def _format_milliseconds(milliseconds: int) -> str:
 
 
 class Now(NamedTuple):
-    """One time on two clocks: `mono` (seconds) measures durations, `wall` (Unix seconds) is shown to people."""
+    """One time on two clocks: `mono` (seconds) measures durations, `wall` (Unix seconds) is shown to people, and what
+    ends at a given time of day is compared with it."""
 
     mono: float
     wall: float

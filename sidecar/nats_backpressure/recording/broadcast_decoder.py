@@ -212,7 +212,8 @@ class BroadcastDecoder:
             looks.append(idle_look(stream.look, body.header.answered - stream.looked_at))
             if n % PAUSE_AFTER == 0:
                 yield
-        return StreamsReading(tuple(looks), body.header.complete and not end.partly, body.header.took, 0, end.only)
+        complete = body.header.complete and not end.partly
+        return StreamsReading(tuple(looks), complete, body.header.took, 0, end.only, body.header.server_time)
 
     def base(self) -> StreamLook | None:
         """The look that was answered before the reading of the last message was asked for."""

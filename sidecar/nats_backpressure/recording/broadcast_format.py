@@ -76,6 +76,8 @@ class BroadcastLine(Struct, frozen=True, tag_field="t", tag="broadcast", omit_de
     unnamed: Count = 0
     base: StreamNumbers | None = None
     """The newest look at the stream that was answered before the reading was asked for."""
+    server_time: Seconds | None = None
+    """With a list of streams: Unix seconds on the server's clock when it answered."""
 
 
 class UnreadLine(Struct, frozen=True, tag_field="t", tag="unread", omit_defaults=True):

@@ -51,6 +51,7 @@ class ListEncoder:
             first=now.mono,
             took=reading.took,
             complete=reading.complete,
+            server_time=reading.server_time,
         )
         return Message(header, self._lines(reading, now, end))
 

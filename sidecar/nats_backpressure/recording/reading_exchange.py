@@ -14,7 +14,7 @@ from nats_backpressure.recording.hint_exchange import HintExchange
 from nats_backpressure.recording.hint_observer import HintObserver
 from nats_backpressure.runtime.observations import Hint, Received
 from nats_backpressure.runtime.poller import Poller
-from nats_backpressure.runtime.ports import Clock, HintSource, Observer, ReplicaChannel
+from nats_backpressure.runtime.ports import Clock, HintSource, Observer, ReplicaChannel, TimeSource
 from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 
@@ -31,7 +31,9 @@ class ReadingExchange:
         channel: ReplicaChannel,
         replicas: Replicas,
         count: Callable[[str], None],
+        machine: TimeSource | None = None,
     ) -> None:
+        """`machine`: see SharedReading."""
         self._replicas, self._known = replicas, frozenset[str]()
         self._poller: Poller | None = None
         self._on_taken: Callable[[Received], None] = lambda received: None
@@ -41,6 +43,7 @@ class ReadingExchange:
             settings.sharing.silence_ms / 1000,
             writes=lambda: replicas.writes(),
             listening_time=channel.listening_time,
+            machine=machine,
         )
         self._sender = BroadcastSender(
             clock,

@@ -1,4 +1,4 @@
-"""The real clock: the only place where the service reads time, sleeps and draws random numbers."""
+"""The real clock: the only place where the service reads the time, sleeps and draws random numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 
+from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.protocol.timestamps import Now
 
 LONG, LATER = 0.4, 0.15
@@ -16,14 +17,16 @@ Waiter = asyncio.Future[bool]
 
 
 class SystemClock:
-    """The Clock of the operating system and of the event loop."""
+    """The Clock of the operating system and of the event loop. With `server` it shows the server's time of day."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: ServerTime | None = None) -> None:
+        self._server = server or ServerTime()
         self._sleepers: dict[Waiter, float] = {}
         """Long sleeps, with the monotonic time at which each should end."""
 
     def now(self) -> Now:
-        return Now(time.monotonic(), time.time())
+        mono = time.monotonic()
+        return Now(mono, self._server.wall(mono, time.time()))
 
     def mono(self) -> float:
         """The monotonic part of `now`."""

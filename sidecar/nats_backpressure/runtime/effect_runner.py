@@ -298,7 +298,8 @@ class EffectRunner:
             return
         conflict = False
         try:
-            await self._store.remove(subject, revision)
+            if revision:  # else nothing is stored: removing it would leave a mark of a deletion for ever
+                await self._store.remove(subject, revision)
         except Conflict:
             conflict = True
             self._counts.dropped("state_conflict")

@@ -45,6 +45,8 @@ class StreamsReading(Struct, frozen=True):
     """The connection it was read on."""
     partial: bool = False
     """Whether another replica looked at these streams only."""
+    server_time: float | None = None
+    """Unix seconds on the server's clock when it answered; None where the reply does not show it."""
 
 
 class ConsumersReading(Struct, frozen=True):

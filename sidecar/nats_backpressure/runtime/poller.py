@@ -19,6 +19,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level, RequestBudget
 from nats_backpressure.core.reading.due import NEVER, Due, at_level, not_before, order
 from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Load, load_of, own_rate
+from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
@@ -73,11 +74,12 @@ class Poller:
         requests: RequestBudget | None = None,
         shared: SharedReading | None = None,
         on_received: Callable[[str], None] = lambda stream: None,
+        server_time: ServerTime | None = None,
     ) -> None:
         """`on_streams` gets a list of streams every `discover_every` seconds, and when there are others; `on_list` each
         one. `requests`: what the observer may still request; without it all that is due begins at once. `shared`: which
         streams other replicas read; without it this one reads all. `on_received` counts readings of others, by
-        stream."""
+        stream; `server_time` gets what lists show of it."""
         self._observer, self._clock, self._budget, self._stale_after = observer, clock, budget, stale_after
         self._intake, self._registry, self._requests = intake, intake.registry, requests
         self._on_streams, self._on_list, self._on_received = on_streams, on_list, on_received
@@ -99,7 +101,15 @@ class Poller:
         self._stretched_since: float | None = None
         self._limited_until = -math.inf
         self.looks = StreamLooks(
-            observer, clock, budget, discover_every, count, self._take_list, self._take_look, self.shared
+            observer,
+            clock,
+            budget,
+            discover_every,
+            count,
+            self._take_list,
+            self._take_look,
+            self.shared,
+            server_time or ServerTime(),
         )
         self.rounds = ReadingRounds(self._registry, clock, stale_after, self._outage, self._read_all)
         self.complete = self.rounds.complete

@@ -272,7 +272,8 @@ class TimeSource(Protocol):
     """What time it is."""
 
     def now(self) -> Now:
-        """The present moment: monotonic seconds to measure with, and Unix seconds to show."""
+        """The present moment: monotonic seconds to measure with, and Unix seconds to show (by the server's clock, once
+        it is known)."""
 
 
 class Clock(TimeSource, Protocol):

@@ -13,6 +13,7 @@ import structlog
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
+from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.subject.inputs import RecordLoaded
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.core.watch_filter import WatchEntry, is_name_watched
@@ -193,11 +194,12 @@ def build_service(
     replicas: Replicas | None = None,
     shared: SharedReading | None = None,
     failures: Failures | None = None,
+    server_time: ServerTime | None = None,
 ) -> Service:
     """Wire the parts of a service to its ports. `on_looks` gets a list of streams every `discover_every` seconds and
     when there are others, `on_list` every one; `on_policies` the policies in force at the start and after every change;
-    `requests` limits what the observer requests. Without `replicas` it has no others; without
-    `shared` it reads all streams itself."""
+    `requests` limits what the observer requests. Without `replicas` it has no others; without `shared` it reads all
+    streams itself. `server_time`: that of the clock, if it shows the server's time of day."""
     observe, names = settings.observe, Names(settings.name)
     policies = ActivePolicies(
         settings.policies, settings.policy_guard, settings.trust_consumer_metadata, repr(settings.watch)
@@ -239,6 +241,7 @@ def build_service(
         requests=requests,
         shared=shared,
         on_received=counts.received,
+        server_time=server_time,
     )
     registry.reads = poller.shared.reads
     registry.watches = lambda key: is_name_watched(key, watch, names.ours)

@@ -38,8 +38,10 @@ class SharedReading:
         *,
         writes: Callable[[], bool] = lambda: True,
         listening_time: Callable[[float], float] = lambda since: math.inf,
+        machine: TimeSource | None = None,
     ) -> None:
-        """`replica`: a name of this process that no other has; `listening_time`: that of the ReplicaChannel."""
+        """`replica`: a name of this process that no other has; `listening_time`: that of the ReplicaChannel. `machine`:
+        the clock with the machine's own time of day, where `clock` shows the server's."""
         self._clock, self._replica, self._least = clock, replica, least_silence
         self._writes, self._listening_time = writes, listening_time
         self._streams: dict[str, Turns] = {}
@@ -48,8 +50,9 @@ class SharedReading:
         self._replaced: Bounded[str, float] = Bounded(MOST_SENDERS)
         """Processes that this one replaced on a stream, and that sent nothing since: the silence after which that
         holds for all that they read."""
+        self._machine = machine or clock
         self._alive_at = self._gap_at = clock.now().mono
-        self._ahead = clock.now().wall - clock.now().mono
+        self._ahead = self._machine.now().wall - self._machine.now().mono
         """The wall clock beside the monotonic one, which stands still while the whole machine does."""
         self.look_of: Callable[[str], StreamLook | None] = lambda stream: None
         """The newest look at a stream."""
@@ -135,7 +138,7 @@ class SharedReading:
 
     def pulse(self) -> None:
         """The loop runs; to be called more often than every GAP seconds."""
-        now = self._clock.now()
+        now = self._machine.now()
         ahead = now.wall - now.mono
         if now.mono - self._alive_at > GAP or abs(ahead - self._ahead) > GAP:
             self._gap_at = now.mono

@@ -11,6 +11,7 @@ import structlog
 
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import Budget, Level
+from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.reading.sharing import ALL_STREAMS, LISTS, LOOKS
 from nats_backpressure.core.reading.stream_plan import PAGE, SLOW_LIST
 from nats_backpressure.runtime.observations import Received, StreamGone, StreamsReading, Unavailable, answer_time
@@ -63,10 +64,11 @@ class StreamLooks:
         on_list: Callable[[StreamsReading, float, float], None],
         on_look: Callable[[str, StreamLook, float], None],
         shared: SharedReading,
+        server_time: ServerTime,
     ) -> None:
         self._observer, self._clock, self._budget, self._discover_every = observer, clock, budget, discover_every
         self._count, self._on_list, self._on_look = count, on_list, on_look
-        self._shared = shared
+        self._shared, self._server_time = shared, server_time
         self.reached = budget.min_interval
         """Seconds between two looks at a stream, as it was lately; an outage does not count."""
         self.requests_per_second = 0.0
@@ -221,10 +223,16 @@ class StreamLooks:
             self._retry = 0.0
             self._shared.end(ALL_STREAMS, LISTS, failed=False)
             self._measure_list(reading)
-            self._take_list(reading, asked_at, answer_time(asked_at, self._clock.now().mono, reading.took))
+            came_at = self._clock.now().mono
+            self._take_time(reading, asked_at, came_at)
+            self._take_list(reading, asked_at, answer_time(asked_at, came_at, reading.took))
         finally:
             self._listing_since = math.inf
         self._plan(self._clock.now().mono)
+
+    def _take_time(self, reading: StreamsReading, asked_at: float, came_at: float) -> None:
+        if reading.server_time is not None:
+            self._server_time.add(reading.server_time, asked_at, came_at)
 
     def _take_list(self, reading: StreamsReading, asked_at: float, answered_at: float, late: float = 0.0) -> None:
         if asked_at >= self._newest_list:
@@ -249,6 +257,7 @@ class StreamLooks:
         self._listed_at = max(received.asked_at, self._listed_at)
         self._hurried = self._hurried and received.asked_at < self._hurried_at
         self._measure_list(reading)
+        self._take_time(reading, received.asked_at, received.sent_at)
         answered_at = answer_time(received.asked_at, received.sent_at, reading.took)
         self._take_list(reading, received.asked_at, answered_at, LATE)
         return True

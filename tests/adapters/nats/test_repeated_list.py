@@ -56,7 +56,8 @@ async def test_a_reader_that_reads_on_returns_what_a_new_one_returns(
         at += later
         script._answers["STREAM_LIST"] = reply(streams, at)
         reading, new = await reader.streams(), await Reader(script).streams()
-        assert reading.complete == new.complete
+        assert (reading.complete, reading.server_time) == (new.complete, new.server_time)
+        assert reading.server_time == pytest.approx(START.timestamp() + at, abs=1e-5)
         for look, fresh in zip(reading.looks, new.looks, strict=True):
             assert look.oldest_age == pytest.approx(fresh.oldest_age, abs=1e-5)
             assert replace(look, oldest_age=fresh.oldest_age) == fresh

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
@@ -13,7 +15,15 @@ from hypothesis import strategies as st
 from nats_backpressure.core.model.event import Alert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.status.alerts import PendingKey, aged, changed_alerts, next_alerts, pending_since
+from nats_backpressure.core.status.alerts import (
+    FORGIVEN,
+    RunKey,
+    aged,
+    changed_alerts,
+    next_alerts,
+    running_since,
+    unwatched,
+)
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -24,11 +34,11 @@ QUARTERS = st.integers(1, 32).map(lambda n: n / 4)
 LONG = AlertRule("long", When(pending_above=100), for_seconds=10, severity="critical")
 
 
-def member(name: str = "c", **reading: object) -> Member:
+def member(name: str = "c", policy: Policy = QUIET, status: Status = Status.UNKNOWN, **reading: object) -> Member:
     measured = Reading(
         ConsumerKey("S", name), Now(0, 0), **{"pending": 0, "inflight": 0, "latency": None, "drain": None, **reading}
     )
-    return Member(measured.key, QUIET, reading=measured)
+    return Member(measured.key, policy, reading=measured, status=status)
 
 
 class World:
@@ -36,17 +46,27 @@ class World:
         self.policy = msgspec.structs.replace(QUIET, alerts=rules)
         self.standing: tuple[Alert, ...] = ()
         self.published: list[tuple[str, str]] = []
-        self.since: dict[PendingKey, float] = {}
+        self.since: dict[RunKey, float] = {}
         self.at = self.ahead = 0.0
         """When it was last seen, and how far the wall clock is ahead."""
 
     def look(self, at: float, status: Status = Status.INACTIVE, *members: Member) -> dict[str, str]:
+        return self.look_at(at, status, [msgspec.structs.replace(one, policy=self.policy) for one in members])
+
+    def look_at(self, at: float, status: Status, members: Sequence[Member]) -> dict[str, str]:
+        """The members have policies of their own."""
         was = aged(self.standing, self.since, at)
-        now = next_alerts(was, self.policy, status, members, Now(at, at + self.ahead))
+        now = next_alerts(was, status, members, Now(at, at + self.ahead))
         self.published += [(alert.name, alert.state) for alert in changed_alerts(was, now)]
-        self.standing, self.since = now, pending_since(now, self.since, at)
+        self.standing, self.since = now, running_since(now, self.since, at)
         self.at = at
         return {alert.name: alert.state for alert in now}
+
+    def restart(self, after: float = 0.0) -> None:
+        """A new process goes on with what is stored; for so long nobody looked."""
+        self.standing = aged(self.standing, self.since, self.at)
+        self.standing = msgspec.json.decode(msgspec.json.encode(self.standing), type=tuple[Alert, ...])
+        self.since = running_since(self.standing, {}, self.at + after)
 
 
 def test_it_is_pending_until_it_has_held_long_enough_then_fires_then_is_resolved() -> None:
@@ -94,9 +114,9 @@ def test_each_condition(when: When, status: Status, reading: dict[str, object], 
 def test_the_built_in_two_follow_the_policys_flags() -> None:
     for active, warning, names in ((True, False, ["active"]), (True, True, ["active", "warning"]), (False, False, [])):
         policy = Policy(alert_on_active=active, alert_on_warning=warning, alert_for_seconds=0)
-        fired = next_alerts((), policy, Status.ACTIVE, [member()], Now(0, 0))
+        fired = next_alerts((), Status.ACTIVE, [member(policy=policy)], Now(0, 0))
         assert [alert.name for alert in fired] == [f"backpressure_{name}" for name in names]
-        assert next_alerts((), policy, Status.INACTIVE, [member()], Now(0, 0)) == ()
+        assert next_alerts((), Status.INACTIVE, [member(policy=policy)], Now(0, 0)) == ()
 
 
 def test_a_rule_with_the_name_of_a_built_in_one_replaces_it() -> None:
@@ -122,22 +142,25 @@ def test_a_status_that_goes_up_and_down_pages_once(on: int, off: int, fires: int
     assert world.published == [("backpressure_active", state) for _ in range(fires) for state in ("firing", "resolved")]
 
 
-@given(st.lists(st.tuples(st.integers(1, 15), st.booleans()), max_size=30), st.integers(0, 20))
+@given(st.lists(st.tuples(st.integers(1, 15), st.booleans()), max_size=30), st.integers(0, 20), st.randoms())
 def test_a_built_in_alert_fires_after_its_time_and_is_resolved_after_as_long_a_calm(
-    spans: list[tuple[int, bool]], for_seconds: int
+    spans: list[tuple[int, bool]], for_seconds: int, dice: random.Random
 ) -> None:
-    """Of any course of the status, and over restarts at any time: two of its events are that far apart too."""
+    """Of any course of the status, with restarts at any time and a wall clock that jumps: two of its events are that
+    far apart too. While it is pending, no break of more than ten seconds is forgiven."""
     world, last = World(), -math.inf
     world.policy = Policy(alert_for_seconds=for_seconds)
     course = [busy for seconds, busy in spans for _ in range(seconds)]
-    began, calm_since = None, 0
+    began, calm_since, firing = None, 0, False
     for at, busy in enumerate(course):
-        stored = msgspec.json.encode(world.standing)
-        world.standing = msgspec.json.decode(stored, type=tuple[Alert, ...])
+        world.ahead = dice.choice([world.ahead, 1e5, 2e5])
+        if dice.random() < 0.3:
+            world.restart()
         before = len(world.published)
         world.look(at, Status.ACTIVE if busy else Status.INACTIVE, member())
         calm_since = at + 1 if busy else calm_since
-        if at - calm_since >= for_seconds and not busy:
+        forgiven = for_seconds if firing else min(for_seconds, FORGIVEN)
+        if at - calm_since >= forgiven and not busy:
             began = None
         elif busy and began is None:
             began = at
@@ -187,9 +210,7 @@ def test_firing_and_resolved_alternate_and_a_restart_anywhere_changes_nothing(
     for seconds, pending, restart in moves:
         at += seconds
         if restart:
-            stored = msgspec.json.encode(world.standing)
-            world.standing = msgspec.json.decode(stored, type=tuple[Alert, ...])
-            world.since = pending_since(world.standing, {}, world.at)
+            world.restart()
         before = world.standing
         for one in (world, steady):
             one.look(at, Status.INACTIVE, member(pending=pending))
@@ -221,10 +242,118 @@ def test_what_an_absence_has_left_does_not_page(for_seconds: float, began: int, 
     rule = AlertRule("one", When(pending_above=100), for_seconds=for_seconds, severity="critical")
     policy = msgspec.structs.replace(QUIET, alerts=(rule,))
     standing = (Alert("one", "critical", "pending_above: 100", "pending", began, 101),)
-    since = pending_since(standing, {}, began)
+    since = running_since(standing, {}, began)
     for at in range(max(began, 100), fires + 1):
         now = Now(at, at)
         standing = next_alerts(
-            aged(standing, since, at), policy, Status.ACTIVE, [member(pending=101)], now, False, at - watched
+            aged(standing, since, at), Status.ACTIVE, [member(policy=policy, pending=101)], now, False, at - watched
         )
         assert (standing[0].state == "firing") is (at == fires), at
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_wall_clock_that_jumps_ends_no_break_and_prolongs_none(jump: float) -> None:
+    """The product's dips of a second: nothing is published in them, whatever the clock is set to."""
+    world = World()
+    world.policy, world.ahead = Policy(), 10_000.0
+    for at in range(12):
+        world.look(at, Status.ACTIVE, member())
+    assert world.published == [("backpressure_active", "firing")]
+    for at in (12, 12.5, 13):
+        world.look(at, Status.INACTIVE, member())
+        world.ahead += jump if at == 12 else 0.0
+    world.look(14, Status.ACTIVE, member())
+    assert world.published == [("backpressure_active", "firing")]
+    for at in range(20, 31):
+        world.ahead += jump * (-1) ** at
+        world.look(at, Status.INACTIVE, member())
+        assert len(world.published) == (2 if at == 30 else 1), at
+
+
+@pytest.mark.parametrize("on", [3.0, 12.0], ids=["pending", "firing"])
+def test_time_without_a_look_counts_neither_for_a_break_nor_for_what_is_pending(on: float) -> None:
+    world = World()
+    world.policy = Policy()
+    for at in (0.0, on / 2, on):
+        world.look(at, Status.ACTIVE, member())
+    published = [*world.published]
+    world.look(on + 1, Status.INACTIVE, member())
+    world.since = unwatched(world.since, 600.0)
+    world.look(on + 601.5, Status.INACTIVE, member())
+    assert world.published == published and world.standing[0].over_for == 0.5
+    world.restart(600.0)
+    world.look(on + 1202, Status.INACTIVE, member())
+    assert world.published == published and world.standing[0].over_for == 1.0
+    assert world.standing[0].held == (0.0 if published else on + 2)
+
+
+def test_what_another_replica_watched_counts() -> None:
+    stored = (Alert("it", "warning", "pending_above: 5", "pending", 7.0, held=50.0),)
+    known = running_since((msgspec.structs.replace(stored[0], held=2.0),), {}, 100.0)
+    assert running_since(stored, known, 110.0) == {("it", "pending_above: 5", "held", 7.0): 60.0}
+    assert running_since((msgspec.structs.replace(stored[0], held=5.0),), known, 110.0) == known
+
+
+def test_an_alert_that_was_stored_before_breaks_had_seconds_goes_on() -> None:
+    stored = b'[{"name":"a","severity":"s","when":"status: active","state":"firing","since":1.0,"over_since":5.0}]'
+    (alert,) = msgspec.json.decode(stored, type=tuple[Alert, ...])
+    assert running_since((alert,), {}, 100.0) == {("a", "status: active", "over_for", 5.0): 100.0}
+
+
+def test_two_short_overloads_do_not_page_after_minutes() -> None:
+    world = World()
+    world.policy = Policy(alert_for_seconds=300)
+    for at in range(610):
+        world.look(at, Status.ACTIVE if at % 300 == 0 else Status.INACTIVE, member())
+    assert not world.published
+    for at in range(610, 1300):  # with breaks of nine seconds it does
+        world.look(at, Status.ACTIVE if at % 10 == 0 else Status.INACTIVE, member())
+    assert world.published == [("backpressure_active", "firing")]
+
+
+SILENT, LOUD = Policy(alert_on_active=False), Policy(alert_for_seconds=10)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["silent last", "silent first"])
+def test_a_consumer_without_an_alert_that_becomes_the_worst_ends_none_of_another(order: int) -> None:
+    """The one with the alert has dips of a second, in which the other one has the most pressure."""
+    world = World()
+    for at in range(100):
+        status = Status.INACTIVE if at % 5 == 4 or at >= 80 else Status.ACTIVE
+        members = [member("a", LOUD, status), member("b", SILENT, Status.INACTIVE)]
+        world.look_at(at, status, members[::order])
+    assert world.published == [("backpressure_active", "firing"), ("backpressure_active", "resolved")]
+
+
+def test_an_alert_is_for_the_consumers_whose_policy_has_it() -> None:
+    world = World()
+    for at in range(30):
+        worst = member("b", SILENT, Status.ACTIVE, pending=50)
+        world.look_at(at, Status.ACTIVE, [member("a", LOUD, Status.WARNING), worst])
+    assert not world.published
+    wide = msgspec.structs.replace(SILENT, alerts=(AlertRule("q", When(pending_above=100)),))
+    near = msgspec.structs.replace(SILENT, alerts=(AlertRule("q", When(pending_above=5)),))
+    for pending in (50, 101, 50):
+        world.look_at(world.at + 1, Status.INACTIVE, [member("a", wide, pending=pending), member("b", near)])
+    assert world.published == [("q", "firing"), ("q", "resolved")]
+    for at in range(100, 130, 10):
+        world.look_at(at, Status.INACTIVE, [member("a", wide, pending=50), member("b", near, pending=50)])
+    assert world.published[2:] == [("q", "firing")] and world.standing[0].when == "pending_above: 5"
+
+
+@pytest.mark.parametrize("busy", [("a",), ("b",), ("a", "b")], ids="".join)
+def test_of_two_waits_the_one_of_the_consumer_that_is_active_counts(busy: tuple[str, ...]) -> None:
+    world = World()
+    policies = {"a": Policy(alert_for_seconds=30), "b": Policy(alert_for_seconds=5)}
+
+    def look(at: int, active: bool) -> None:
+        statuses = {name: Status.ACTIVE if active and name in busy else Status.INACTIVE for name in policies}
+        members = [member(name, policy, statuses[name]) for name, policy in policies.items()]
+        world.look_at(at, max(statuses.values()), members)
+
+    for at in range(31):
+        look(at, True)
+        assert len(world.published) == (at >= (30 if busy == ("a",) else 5))
+    for at in range(31, 62):
+        look(at, False)
+        assert len(world.published) == (2 if at == 61 else 1)

@@ -15,6 +15,7 @@ from tests.core.subject.test_two_replicas import KEY, Replica, Store
 
 WAIT = 600.0
 POLICY = Policy(alert_on_active=False, alerts=(AlertRule("long", When(pending_above=5), for_seconds=WAIT),))
+MONITORING = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)
 CLOCKS = pytest.mark.parametrize("ahead", [-600.0, 0.0, 600.0])
 
 
@@ -35,11 +36,11 @@ def read(one: Replica, at: float, pending: int = 50) -> None:
 
 def fired_at(one: Replica, at: float) -> float:
     """When it fires, if this replica goes on alone."""
-    while not one.store.events:
+    while not (fired := [event.type for event in one.store.events if event.type not in MONITORING]):
         at += 0.5
         read(one, at)
         assert at < 1000.0 + 3 * WAIT
-    assert [event.type for event in one.store.events] == [EventType.ALERT_FIRING]
+    assert fired == [EventType.ALERT_FIRING]
     return at
 
 
@@ -104,3 +105,40 @@ def test_one_that_begins_again_waits_its_whole_time() -> None:
     read(only, 1010.0, pending=0)
     read(only, 1012.0, pending=50)
     assert fired_at(only, 1012.0) == 1012.0 + WAIT
+
+
+def away(one: Replica, at: float, to: float) -> None:
+    """Nobody looks from here to there; time passes all the same."""
+    while at < to:
+        at += 5.0
+        one.feed(Tick(), at)
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["connection lost", "restarted"])
+def test_time_in_which_nobody_looked_counts_for_nothing(restart: bool) -> None:
+    """Twenty seconds of a condition do not become ten minutes of it while the server is away."""
+    store, gap = Store(), 620.0
+    only = replica("only", store)
+    begun(store, only)
+    for n in range(40):
+        read(only, 1005.5 + n / 2)
+    if restart:
+        only = replica("next", store)
+        only.feed(RecordFollowed(store.record, store.revision), 1026.0)  # type: ignore[arg-type]
+    away(only, 1025.0, 1025.0 + gap)
+    assert store.record is not None and store.record.alerts[0].held <= 25.0
+    at = fired_at(only, 1025.0 + gap)
+    assert 1000.0 + WAIT + gap - 10.0 <= at <= 1000.0 + WAIT + gap + CARRY_EVERY + 1.0
+
+
+def test_what_another_replica_saw_meanwhile_counts() -> None:
+    """The one that goes on was cut off for most of the time."""
+    store = Store()
+    writer, other = replica("writer", store), replica("other", store)
+    other.writer_seen_at = 5000.0
+    begun(store, writer, other)
+    for n in range(1000):
+        read(writer, 1005.5 + n / 2)
+    other.writer_seen_at = None
+    at = fired_at(other, 1505.5)
+    assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + CARRY_EVERY + 1.0

@@ -46,6 +46,7 @@ from nats_backpressure.core.subject.next_record import build_record, is_quiescen
 from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, Context
 from nats_backpressure.core.subject.state import (
     LOSS_INTERVAL,
+    MOST_REJECTIONS,
     UNSENT_LIMIT,
     Loss,
     Record,
@@ -738,6 +739,25 @@ def test_a_policy_refused_is_published_once_and_numbered_with_the_rest() -> None
     rejected = world.stream[1]
     assert (rejected.seq, rejected.errors, rejected.policy_revision) == (2, refusal.errors, "b:7")
     assert (rejected.was, rejected.now) == (Status.ACTIVE, Status.ACTIVE)
+
+
+def test_several_refused_policies_are_published_once_each_also_after_restarts() -> None:
+    """Of the bucket, and of the metadata of two consumers: each start refuses all of them again."""
+    world = World()
+    world.settled(pending=5)
+    refusals = [Rejection(mark, ()) for mark in ("b:7", "m1", "m2")]
+    for order in (refusals, refusals[::-1], [*refusals, *refusals]):
+        for refusal in order:
+            world.feed(PolicyRefused(refusal))
+        world.settled(pending=5)
+        world.start()
+    assert world.published == ["policy_rejected"] * 3
+    assert {event.policy_revision for event in world.stream} == {"b:7", "m1", "m2"}
+    for n in range(2 * UNSENT_LIMIT):
+        world.feed(PolicyRefused(Rejection(f"many {n}", ())))
+        world.settled(pending=5)
+    assert len(world.published) == 3 + 2 * UNSENT_LIMIT and world.stored is not None
+    assert world.stored.announced_rejections == tuple(f"many {n}" for n in range(MOST_REJECTIONS))
 
 
 def test_an_override_is_stored_at_once_and_gone_when_it_expires() -> None:

@@ -37,7 +37,7 @@ WHOLE = replace(
     diagnosis=Diagnosis.FALLING_BEHIND,
     override=Override("reject", 1_800_003_600.0),
     alerts=(Alert("deep", "critical", "pending_above: 5000", "firing", 1_800_000_000.0, 6000),),
-    announced_rejection="m1",
+    announced_rejections=("m1",),
 )
 
 
@@ -67,6 +67,11 @@ def test_what_we_wrote_is_read_back_as_it_was(record: Record) -> None:
     assert record_of(changed({})) == (RECORD, "n1")
 
 
+def test_the_one_refused_policy_that_earlier_builds_stored_is_read() -> None:
+    assert record_of(changed({"announced_rejection": "m7"})) == (replace(RECORD, announced_rejections=("m7",)), "n1")
+
+
+ALERT = {"name": "a", "severity": "s", "when": "status: active", "state": "pending", "since": 1.0}
 FOREIGN: dict[str, dict[str, Any]] = {
     "a time no calendar has ends the process when shown": {"since": 1e300},
     "a time before all time": {"since": -1.0},
@@ -85,6 +90,10 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "a recovery in no calendar": {"recoveries": {"began": 1e18}},
     "a novel for a reason": {"reasons": ["r" * 300]},
     "an action that is none": {"admission": {"action": "explode"}},
+    "an alert that has held for longer than time": {"alerts": [ALERT | {"held": 1e300}]},
+    "a break of one that lasts as long": {"alerts": [ALERT | {"over_since": 1.0, "over_for": 1e300}]},
+    "more refused policies than are remembered": {"announced_rejections": ["m"] * 100},
+    "a refused policy without end": {"announced_rejections": ["m" * 300]},
 }
 
 

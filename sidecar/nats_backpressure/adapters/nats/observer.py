@@ -26,7 +26,7 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamInfoConfig,
 )
 from nats_backpressure.adapters.nats.concurrency_limit import ConcurrencyLimit
-from nats_backpressure.adapters.nats.repeated_list import RepeatedList
+from nats_backpressure.adapters.nats.repeated_list import RepeatedList, server_time
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.protocol.subjects import NAME
@@ -122,14 +122,15 @@ class JetStreamObserver:
         epoch = self._connection.epoch
         first = await self._ask("STREAM.LIST", FIRST_PAGE)
         self._check_connection(epoch)
+        at = server_time(first[0])
         if (looks := self._repeated.looks(first[0])) is not None:
-            return StreamsReading(looks, True, first[1], epoch)
+            return StreamsReading(looks, True, first[1], epoch, server_time=at)
         listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name, first)
         self._check_connection(epoch)
         looks = tuple(api_types.stream_look(stream) for stream, _ in listed.items.values())
         complete = listed.complete and not (listed.missing or listed.malformed or listed.unnamed)
         self._repeated.remember(first[0], looks if complete and listed.pages == 1 else None)
-        return StreamsReading(looks, complete, listed.seconds, epoch)
+        return StreamsReading(looks, complete, listed.seconds, epoch, server_time=at)
 
     async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
         """The consumers first, then the stream: in this order the pending messages are within what the stream holds."""

@@ -8,6 +8,7 @@ LISTED_WITHIN, a small request every POLL_EVERY returns them. When either change
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -146,6 +147,11 @@ class PolicyBucket:
         except ApiError as error:
             raise self._named(error) from None
         return policies
+
+    async def server_time(self) -> float:
+        """Unix seconds by the server's clock, or by our own where it shows none."""
+        info = await self._bucket.info()
+        return time.time() if info is None or info.ts is None else info.ts.timestamp()
 
     async def write(self, key: str, value: bytes, expected: int) -> int:
         """Returns the new revision. Raises Conflict if the key was changed since it was read."""

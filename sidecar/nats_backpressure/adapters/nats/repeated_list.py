@@ -16,6 +16,8 @@ from nats_backpressure.core.model.samples import StreamLook
 VARIES = re.compile(rb'"(?:ts":"[^"]*"|active":\d+)')
 """What differs in each reply: its time, and in a cluster when each replica was last active."""
 TIME = b'"ts":"'
+LATEST = 32_503_680_000
+"""Unix seconds of the year 3000; a later time is none."""
 LONGEST = 256 * 1024
 """Bytes of a reply that is remembered; a page of 256 streams has some 180 KB."""
 
@@ -26,33 +28,34 @@ class RepeatedList:
     def __init__(self) -> None:
         self._looks: tuple[StreamLook, ...] | None = None
         self._same = b""
-        self._at: datetime | None = None
+        self._at: float | None = None
 
     def remember(self, reply: bytes, looks: tuple[StreamLook, ...] | None) -> None:
         """`looks` is what `reply` shows; None where a reply alone does not show the whole list."""
         self._looks = looks if len(reply) <= LONGEST else None
         if self._looks is not None:
-            self._same, self._at = VARIES.sub(b"", reply), _time(reply)
+            self._same, self._at = VARIES.sub(b"", reply), server_time(reply)
 
     def looks(self, reply: bytes) -> tuple[StreamLook, ...] | None:
         """What a list shows, if that is the same as remembered, but for the ages of the oldest messages."""
         if self._looks is None or VARIES.sub(b"", reply) != self._same:
             return None
-        later, at = 0.0, _time(reply)
+        later, at = 0.0, server_time(reply)
         if at is not None and self._at is not None:
-            later = (at - self._at).total_seconds()
+            later = at - self._at
         return tuple(
             look if look.oldest_age is None else replace(look, oldest_age=max(0.0, look.oldest_age + later))
             for look in self._looks
         )
 
 
-def _time(reply: bytes) -> datetime | None:
-    """The server's time at the last stream of a reply; None if it has none (2.9)."""
+def server_time(reply: bytes) -> float | None:
+    """The server's time at the last stream of a reply, in Unix seconds; None if it has none (2.9)."""
     start = reply.rfind(TIME) + len(TIME)
     if start < len(TIME):
         return None
     try:
-        return msgspec.json.decode(reply[start - 1 : reply.index(b'"', start) + 1], type=datetime)
+        at = msgspec.json.decode(reply[start - 1 : reply.index(b'"', start) + 1], type=datetime).timestamp()
     except (msgspec.MsgspecError, ValueError):
         return None
+    return at if 0 < at < LATEST else None

@@ -23,9 +23,12 @@ class Alert(Struct, frozen=True):
     value: float | str | None = None
     """The value that met the condition."""
     held: float = 0.0
-    """While it is pending: seconds for which the condition had held when this was stored."""
+    """While it is pending: seconds for which the condition had held when this was stored, as far as anybody looked."""
     over_since: float | None = None
-    """Of a built-in alert: Unix seconds since which its condition does not hold, though it is not over yet."""
+    """Of a built-in alert in a break (its condition does not hold, though it is not over yet): when that began, in Unix
+    seconds. It names the break; nothing is measured from it."""
+    over_for: float = 0.0
+    """Seconds for which the break had lasted when this was stored, as far as anybody looked."""
 
 
 class Event(Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -12,13 +12,14 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.event import Alert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.policy.schema import AlertRule, Policy, When
+from nats_backpressure.core.status.alert_rules import AppliedRule, applied_rules
+from nats_backpressure.policy.schema import AlertRule, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Status
 
-ACTIVE = AlertRule("backpressure_active", When(status="active"), severity="critical")
-WARNING = AlertRule("backpressure_warning", When(status="warning"), severity="warning")
-"""The two built-in rules, switched on by flags of the policy; `alert_for_seconds` is their `for_seconds`."""
+FORGIVEN = 10.0
+"""Seconds of the longest break that does not count while a built-in alert is pending: with the `for_seconds` of a
+policy that waits for minutes, two short overloads would page."""
 GRACE = 10.0
 """Seconds. A backlog found after a start or a gap grew while nobody limited the load. An alert whose condition began
 before, or this soon after, fires only once its condition was seen to hold for this time."""
@@ -32,8 +33,9 @@ LIMITS = {
 RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 
 Value = float | str
-PendingKey = tuple[str, str, float]
-"""The name, the condition and the `since` of a pending alert: the same in all replicas."""
+RunKey = tuple[str, str, str, float]
+"""What runs of an alert: its name, its condition, the field that counts its seconds (`held`, `over_for`), and when it
+began, in Unix seconds: the same in all replicas."""
 
 
 class Undecided(Enum):
@@ -47,31 +49,32 @@ UNSURE: Final = Undecided.UNSURE
 
 def next_alerts(
     was: Sequence[Alert],
-    policy: Policy,
     status: Status,
     members: Sequence[Member],
     now: Now,
     awaited: bool = False,
     watched_for: float = math.inf,
 ) -> tuple[Alert, ...]:
-    """The alerts of a subject now, by rule; those of `was`, which are `aged`, while none changes its state.
+    """The alerts of a subject of this status now, by rule; those of `was`, which are `aged`, while none changes its
+    state.
 
     `awaited`: a consumer that was known before a restart was not read again yet. `watched_for`: seconds for which the
     subject has been read, since the start of the process or the last gap. A firing alert whose rule is gone, or has
     another condition, is resolved first. The wall clock is only shown: that of the replica before us may be another.
     """
     before = {alert.name: alert for alert in was}
-    readings = [member.reading for member in members if member.reading is not None]
+    worst = max((member.status for member in members), default=status)
     alerts: list[Alert] = []
-    for rule in _rules(policy):
-        alert = before.get(rule.name)
+    for name, candidates in applied_rules(members).items():
+        alert = before.get(name)
+        applied, value = _deciding(candidates, None if alert is None else alert.when, status, worst, awaited)
+        rule = applied.rule
         if alert is not None and alert.when != _condition(rule.when):
             if alert.state == "firing":
                 continue
             alert = None
-        before.pop(rule.name, None)
-        value = _value(rule.when, status, readings, awaited)
-        if alert is not None and alert.state != "resolved" and value is None and rule not in policy.alerts:
+        before.pop(name, None)
+        if alert is not None and alert.state != "resolved" and value is None and applied.built_in:
             alert = _in_break(alert, rule, now)
         else:
             alert = _next(alert, rule, value, now, watched_for)
@@ -87,45 +90,70 @@ def changed_alerts(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, .
     return tuple(alert for alert in now if alert.state in announced and before.get(alert.name) != alert.state)
 
 
-def pending_since(
-    alerts: Sequence[Alert], known: Mapping[PendingKey, float], stored_at: float
-) -> dict[PendingKey, float]:
-    """Monotonic time since which the condition of each pending alert has held: as is `known`, or as was stored then."""
-    pending = ((_key(alert), alert.held) for alert in alerts if alert.state == "pending")
-    return {key: known.get(key, stored_at - held) for key, held in pending}
+def running_since(alerts: Sequence[Alert], known: Mapping[RunKey, float], stored_at: float) -> dict[RunKey, float]:
+    """Monotonic time since which the condition of each pending alert has held, and each break has lasted, if somebody
+    had looked all the time: as is `known`, or as was stored at that time where that is earlier, since another replica
+    may have looked when this one did not."""
+    stored = {key: stored_at - seconds for alert in alerts for key, seconds in _running(alert).items()}
+    return {key: min(known.get(key, at), at) for key, at in stored.items()}
 
 
-def aged(alerts: Sequence[Alert], since: Mapping[PendingKey, float], now: float) -> tuple[Alert, ...]:
-    """The alerts, with how long the condition of each pending one has held by `now`, monotonic time."""
-    if not since:
-        return tuple(alerts)
-    return tuple(
-        replace(alert, held=max(0.0, now - since[_key(alert)]))
-        if alert.state == "pending" and _key(alert) in since
-        else alert
-        for alert in alerts
+def unwatched(since: Mapping[RunKey, float], seconds: float) -> dict[RunKey, float]:
+    """The same after so many seconds in which nobody looked: they count for nothing."""
+    return {key: at + seconds for key, at in since.items()}
+
+
+def aged(alerts: Sequence[Alert], since: Mapping[RunKey, float], watched_to: float) -> tuple[Alert, ...]:
+    """The alerts, with how long each that is pending has held, and each break has lasted, by that monotonic time."""
+    return tuple(_aged(alert, since, watched_to) for alert in alerts) if since else tuple(alerts)
+
+
+def _aged(alert: Alert, since: Mapping[RunKey, float], watched_to: float) -> Alert:
+    running = _running(alert).items()
+    lasted = {key[2]: max(seconds, watched_to - since[key]) for key, seconds in running if key in since}
+    return replace(alert, **lasted) if lasted else alert
+
+
+def _running(alert: Alert) -> dict[RunKey, float]:
+    """What runs of an alert, with its seconds."""
+    running: dict[RunKey, float] = {}
+    if alert.state == "pending":
+        running[alert.name, alert.when, "held", alert.since] = alert.held
+    if alert.over_since is not None:
+        running[alert.name, alert.when, "over_for", alert.over_since] = alert.over_for
+    return running
+
+
+def _deciding(
+    candidates: Sequence[AppliedRule], when: str | None, status: Status, worst: Status, awaited: bool
+) -> tuple[AppliedRule, Value | Undecided | None]:
+    """The rule of a name that counts now, and the value that meets its condition: of several one that holds, first that
+    with the condition `when` of the alert; of two alike the one that waits less, and forgives the longer break."""
+    values = [(one, _value(one.rule.when, _status(one, status, worst), one.members, awaited)) for one in candidates]
+    if len(values) == 1:
+        return values[0]
+    holding = [pair for pair in values if pair[1] is not None]
+    sooner = 1 if holding else -1
+    return min(
+        holding or values,
+        key=lambda pair: (_condition(pair[0].rule.when) != when, pair[1] is UNSURE, sooner * pair[0].rule.for_seconds),
     )
 
 
-def _key(alert: Alert) -> PendingKey:
-    return alert.name, alert.when, alert.since
-
-
-def _rules(policy: Policy) -> Iterable[AlertRule]:
-    names = [rule.name for rule in policy.alerts]
-    for rule, wanted in ((ACTIVE, policy.alert_on_active), (WARNING, policy.alert_on_warning)):
-        if wanted and rule.name not in names:  # one's own rule of that name stands for it
-            yield replace(rule, for_seconds=policy.alert_for_seconds)
-    yield from policy.alerts
+def _status(applied: AppliedRule, status: Status, worst: Status) -> Status:
+    """The status of the consumers that a rule is for: that of the subject, if the worst ones are among them."""
+    own = max((member.status for member in applied.members), default=status)
+    return status if own == worst else own
 
 
 def _in_break(alert: Alert, rule: AlertRule, now: Now) -> Alert | None:
     """A built-in alert whose condition does not hold: it ends once that has lasted `for_seconds` too, so that a status
     that goes up and down fires once."""
-    began = now.wall if alert.over_since is None else min(alert.over_since, now.wall)
-    if now.wall - began >= rule.for_seconds:
-        return replace(alert, state="resolved", since=now.wall, over_since=None) if alert.state == "firing" else None
-    return alert if alert.over_since == began else replace(alert, over_since=began)
+    firing = alert.state == "firing"
+    lasted = 0.0 if alert.over_since is None else alert.over_for
+    if lasted >= (rule.for_seconds if firing else min(rule.for_seconds, FORGIVEN)):
+        return replace(alert, state="resolved", since=now.wall, over_since=None, over_for=0.0) if firing else None
+    return alert if alert.over_since is not None else replace(alert, over_since=now.wall, over_for=0.0)
 
 
 def _next(
@@ -140,7 +168,7 @@ def _next(
             return replace(alert, state="resolved", since=now.wall)
         return alert if state == "resolved" else None
     if alert is not None and alert.over_since is not None:
-        alert = replace(alert, over_since=None)
+        alert = replace(alert, over_since=None, over_for=0.0)
     if alert is None or state == "resolved":
         alert = Alert(rule.name, rule.severity, _condition(rule.when), "pending", now.wall, value)
     elif state == "firing":
@@ -151,10 +179,11 @@ def _next(
     return replace(alert, state="firing", since=now.wall, value=value, held=0.0)
 
 
-def _value(when: When, status: Status, readings: Sequence[Reading], awaited: bool) -> Value | Undecided | None:
-    """The value that meets the condition, the largest of all consumers; None where it certainly does not hold."""
+def _value(when: When, status: Status, members: Sequence[Member], awaited: bool) -> Value | Undecided | None:
+    """The value that meets the condition, the largest of these consumers; None where it certainly does not hold."""
     if when.status is not None:
         return status.word if status >= RANK[when.status] else None
+    readings = [member.reading for member in members if member.reading is not None]
     if (value := _holds(when, readings)) is not None:
         return value
     thin = when.diagnosis is not None and any(r.diagnosis is None for r in readings)

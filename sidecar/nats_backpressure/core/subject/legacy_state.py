@@ -41,7 +41,7 @@ def record_fields(state: dict[str, Any]) -> dict[str, Any]:
         "latched": [[[one["stream"], one["consumer"]], one["latched"]] for one in state.get("latches", ())],
         "carried": [[[one["stream"], one["consumer"]], one["facts"]] for one in state.get("carried", ())],
         "unsent": [event | {"reading": None, "marks": None} for event in state.get("unsent", ())],
-        "announced_rejection": state.get("rejected", ""),
+        "announced_rejections": [state["rejected"]] if state.get("rejected") else [],
         "override": _override(state.get("override")),
     }
 

@@ -93,7 +93,7 @@ def is_quiescent(state: SubjectState) -> bool:
         or state.overwritten
         or state.newer_seen_at is not None
         or state.renumber_from is not None
-        or (state.rejection is not None and state.rejection.mark != record.announced_rejection)
+        or state.rejections
         or any(alert.state != "resolved" for alert in record.alerts)
     ):
         return False
@@ -163,7 +163,7 @@ def build_record(
         ):  # else time alone must change no alert
             builder.update_alerts(limits)
     builder.mark_stale(is_stale_alone(state, limits, newest_read_at, proofs))
-    builder.report_rejection()
+    builder.report_rejections()
     builder.update_diagnosis()
     record = replace(builder.record, admission=_admission(state, builder.record))
     if record.unsent and all(event.id in state.published for event in record.unsent):

@@ -30,7 +30,7 @@ from nats_backpressure.core.subject.other_policies import (
     is_unseen_elsewhere,
     with_difference,
 )
-from nats_backpressure.core.subject.state import SubjectState, Writing, judged_status, newest_of
+from nats_backpressure.core.subject.state import SubjectState, Writing, judged_status, newest_of, proved_at
 from nats_backpressure.protocol.timestamps import Now
 
 REMOVE_AFTER = 3600.0
@@ -146,7 +146,7 @@ def _with_write(
         replace(
             change.record,
             policy_mark=context.policy_mark,
-            alerts=aged(change.record.alerts, state.pending_since, now.mono),
+            alerts=aged(change.record.alerts, state.running_since, proved_at(state, context.proofs)),
         ),
         state.revision,
         nonce=f"{context.writer}.{state.write_count}",

@@ -14,6 +14,7 @@ from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.member_update import loss_report_due
 from nats_backpressure.core.subject.restart_facts import awaits_reading
 from nats_backpressure.core.subject.state import (
+    MOST_REJECTIONS,
     UNSENT_LIMIT,
     Loss,
     Record,
@@ -115,10 +116,10 @@ class RecordBuilder:
         """Move the alerts; those for whose event there is no room stay as they were until there is."""
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
-        was = alerts.aged(self.record.alerts, self.state.pending_since, self.now.mono)
+        was = alerts.aged(self.record.alerts, self.state.running_since, self.now.mono)
         awaited = awaits_reading(self.state, self.now, limits)
         watched = 0.0 if self.state.watched_since is None else self.now.mono - self.state.watched_since
-        after = alerts.next_alerts(was, self.policy, self.record.status, members, self.now, awaited, watched)
+        after = alerts.next_alerts(was, self.record.status, members, self.now, awaited, watched)
         changed = alerts.changed_alerts(was, after)
         unchanged = set(map(id, was))
         same = {alert.name for alert in after if id(alert) in unchanged} | {
@@ -130,14 +131,15 @@ class RecordBuilder:
         shown = [before.get(alert.name) if alert.name in same else alert for alert in after]
         self.record = replace(self.record, alerts=tuple(alert for alert in shown if alert is not None))
 
-    def report_rejection(self) -> None:
-        """Add a `policy_rejected` event, once per refused policy."""
-        refused = self.state.rejection
-        if refused is None or refused.mark == self.record.announced_rejection or not self.room or self.state.unstored:
-            return
-        status = self.record.status
-        self._add_event(EventType.POLICY_REJECTED, status, status, self.record.reasons, refused=refused)
-        self.record = replace(self.record, announced_rejection=refused.mark)
+    def report_rejections(self) -> None:
+        """Add a `policy_rejected` event for each refused policy that has none; without room it waits."""
+        for refused in self.state.rejections:
+            announced, status = self.record.announced_rejections, self.record.status
+            if refused.mark in announced or not self.room or self.state.unstored:
+                continue
+            self._add_event(EventType.POLICY_REJECTED, status, status, self.record.reasons, refused=refused)
+            announced = (*announced, refused.mark)[-MOST_REJECTIONS:]
+            self.record = replace(self.record, announced_rejections=announced)
 
     def update_diagnosis(self) -> None:
         """Store the diagnosis, and the override in force."""

@@ -29,8 +29,9 @@ CAPACITY_STEP = 1.2
 
 
 def carried_write_due(state: SubjectState, now: Now) -> bool:
-    """Whether the carried facts alone are worth a write: after CARRY_EVERY any change, and how long a pending
-    alert has held; after ACCOUNT_EVERY a backlog that grew, or a message that was returned with a delayed NAK."""
+    """Whether the carried facts alone are worth a write: after CARRY_EVERY any change, and how long a pending alert has
+    held, or a break of one has lasted; after ACCOUNT_EVERY a backlog that grew, or a message that
+    was returned with a delayed NAK."""
     record = state.record
     if record is None or record.unknown or now.mono - state.written_at < ACCOUNT_EVERY:
         return False
@@ -44,7 +45,7 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
         return True
     if not every:
         return False
-    if any(alert.state == "pending" for alert in record.alerts):
+    if any(alert.state == "pending" or alert.over_since is not None for alert in record.alerts):
         return True
     reading = state.worst.reading if state.worst else None
     if reading is not None and confirmed(reading.lasting_diagnosis, record.status) is not record.diagnosis:

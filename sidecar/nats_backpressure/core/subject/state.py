@@ -15,7 +15,7 @@ from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.model.member import Carried, Member
 from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.model.reading import Account
-from nats_backpressure.core.status.alerts import PendingKey
+from nats_backpressure.core.status.alerts import RunKey
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
@@ -24,6 +24,9 @@ CARRIED_LIMIT = 256
 them; the others start from nothing after a restart."""
 UNSENT_LIMIT = 8
 """Events that wait in a stored record; at the limit, further changes are folded into the next event."""
+MOST_REJECTIONS = 16
+"""Refused policies of a subject (of the bucket, and of the metadata of each consumer) that are remembered as announced;
+one more drops the oldest, which is announced again after a restart."""
 LOSS_INTERVAL = 10.0
 """Seconds between two reports of one loss that goes on; what is lost in between is added up."""
 
@@ -80,8 +83,8 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     override: Override | None = None
     """The override in force when this was stored."""
     alerts: tuple[Alert, ...] = ()
-    announced_rejection: str = ""
-    """The mark of the last refused policy that was announced."""
+    announced_rejections: tuple[str, ...] = ()
+    """The marks of the newest refused policies that were announced, MOST_REJECTIONS at most."""
     unsent: tuple[Event, ...] = ()
     """Events to publish, in order of seq: UNSENT_LIMIT at most."""
     policy_mark: str = ""
@@ -155,8 +158,9 @@ class SubjectState(Struct, frozen=True, gc=False):
     """While `record` is of a newer version: monotonic time of the newest sign of such a replica. Nothing is written."""
     loading: bool = False
     writing: Writing | None = None
-    pending_since: dict[PendingKey, float] = {}
-    """Monotonic time since which the condition of each pending alert of `record` has held. Treated as frozen."""
+    running_since: dict[RunKey, float] = {}
+    """Monotonic time since which each pending alert of `record` has held, and each break of one has lasted, see
+    `running_since` of `core.status.alerts`. Treated as frozen."""
     written_at: float = 0.0
     """Monotonic time at which the newest write was requested, or the record was loaded."""
     publishing: str | None = None
@@ -179,8 +183,8 @@ class SubjectState(Struct, frozen=True, gc=False):
     """The result of adaptive admission; OPEN in binary mode."""
     offered_load: OfferedLoad | None = None
     """The sum of what gateways report; None where none does."""
-    rejection: Rejection | None = None
-    """The last policy that was refused."""
+    rejections: tuple[Rejection, ...] = ()
+    """Refused policies that are not announced yet, MOST_REJECTIONS at most."""
     departed_lost: int = 0
     """Lost messages of consumers that are gone, not reported yet."""
     unproved_at_load: bool = False
@@ -232,6 +236,19 @@ def newest_of(state: SubjectState, proofs: Proofs) -> float | None:
     return max(
         (proof for m in state.members.values() if (proof := newest_proof(m, proofs)) is not None), default=newest
     )
+
+
+def without_announced_rejections(state: SubjectState) -> SubjectState:
+    """The state with those refused policies only that its record does not have as announced."""
+    if not state.rejections or state.record is None:
+        return state
+    announced = state.record.announced_rejections
+    return replace(state, rejections=tuple(one for one in state.rejections if one.mark not in announced))
+
+
+def proved_at(state: SubjectState, proofs: Proofs) -> float:
+    """Monotonic time at which any member was last read, or a look proved the same; -inf if never."""
+    return max(state.read_at or -math.inf, newest_of(state, proofs) or -math.inf)
 
 
 def deciding_policy(state: SubjectState) -> Policy:

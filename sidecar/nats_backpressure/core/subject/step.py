@@ -17,7 +17,7 @@ from nats_backpressure.core.admission.offered_load import with_report
 from nats_backpressure.core.model.member import NOTHING_CARRIED
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
-from nats_backpressure.core.status.alerts import pending_since
+from nats_backpressure.core.status.alerts import running_since, unwatched
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import (
@@ -54,12 +54,14 @@ from nats_backpressure.core.subject.restart_facts import (
     with_reported_losses,
 )
 from nats_backpressure.core.subject.state import (
+    MOST_REJECTIONS,
     SubjectState,
     deciding_policy,
     judged_status,
-    newest_of,
+    proved_at,
     with_member,
     with_members,
+    without_announced_rejections,
 )
 from nats_backpressure.core.subject.taking_over import agrees, continues, is_lost, is_newest, lost_since
 from nats_backpressure.protocol.refusal_expiry import aged, holds_for
@@ -75,9 +77,7 @@ UNSENT_WAIT = 0.3
 def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
     """The state after an input, and the effects to perform. Their results come back as inputs."""
     if isinstance(input_, ConsumerRead | ConsumersRead):
-        gap = state.read_at is not None and now.mono - _proved_at(state, context) >= context.stale_after
-        watched = now.mono if gap or state.watched_since is None else state.watched_since
-        state = replace(_reopened(state, now, context) if gap else state, read_at=now.mono, watched_since=watched)
+        state = _watched(state, now, context)
     # What another replica stored is answered to by the next reading or tick: two that evaluate differently would write
     # in turn, as fast as they hear from each other.
     conclude = not isinstance(input_, RecordFollowed)
@@ -136,7 +136,9 @@ def _(input_: PolicyChanged, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: PolicyRefused, state: SubjectState, now: Now) -> SubjectState:
-    return replace(state, rejection=input_.rejection)
+    rejections = {one.mark: one for one in (*state.rejections, input_.rejection)}
+    newest = tuple(rejections.values())[-MOST_REJECTIONS:]
+    return without_announced_rejections(replace(state, rejections=newest))
 
 
 @apply.register
@@ -213,12 +215,12 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
             unknown_elsewhere_at=now.mono if record.unknown else -math.inf,
         )
     seen_at = state.newer_seen_at if revision == state.revision else None
-    return replace(
+    state = replace(
         with_members(state, members),
         carried=carried,
         departed_lost=int(max(0, state.departed_lost - reported)),
         left_since=None,
-        pending_since=pending_since(record.alerts, state.pending_since, now.mono),
+        running_since=running_since(record.alerts, state.running_since, now.mono),
         member_deleted=state.member_deleted
         and state.record is not None
         and record.announced is state.record.announced,  # else its writer has announced the fall
@@ -237,6 +239,7 @@ def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, n
         empty_since=None if members else now.mono,
         shedding=stored_shedding(record, now, state.shedding),
     )
+    return without_announced_rejections(state)
 
 
 @apply.register
@@ -304,12 +307,12 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
             members[loss.key] = replace(
                 member, lost_reported=loss.lost, lost_reported_at=now.mono, account=loss.account
             )
-    return replace(
+    state = replace(
         with_members(state, members),
         departed_lost=state.departed_lost - state.writing.departed_lost,
         record=record,
         revision=input_.revision,
-        pending_since=pending_since(record.alerts, state.pending_since, state.writing.started_at),
+        running_since=running_since(record.alerts, state.running_since, state.writing.started_at),
         writing=None,
         unstored=False,
         overwritten=False,
@@ -317,6 +320,7 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
         published=state.published & unsent,
         publishing=state.publishing if state.publishing in unsent else None,
     )
+    return without_announced_rejections(state)
 
 
 @apply.register
@@ -377,9 +381,17 @@ def _(input_: EventDropped, state: SubjectState, now: Now) -> SubjectState:
     )
 
 
-def _proved_at(state: SubjectState, context: Context) -> float:
-    """Monotonic time at which any member was last read, or a look proved the same."""
-    return max(state.read_at or -math.inf, newest_of(state, context.proofs) or -math.inf)
+def _watched(state: SubjectState, now: Now, context: Context) -> SubjectState:
+    """The state when a reading comes: the first one, or the first one after a gap, before which nobody looked."""
+    first, proved = state.read_at is None, proved_at(state, context.proofs)
+    gap = not first and now.mono - proved >= context.stale_after
+    if gap:
+        state = _reopened(state, now, context)
+    if (gap or first) and state.record is not None:
+        later = unwatched(state.running_since, now.mono - proved)
+        state = replace(state, running_since=running_since(state.record.alerts, later, now.mono))
+    watched = now.mono if gap or state.watched_since is None else state.watched_since
+    return replace(state, read_at=now.mono, watched_since=watched)
 
 
 def _reopened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:

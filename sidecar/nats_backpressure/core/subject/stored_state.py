@@ -14,7 +14,7 @@ from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.subject import legacy_state
 from nats_backpressure.core.subject.record_builder import event_id
-from nats_backpressure.core.subject.state import CARRIED_LIMIT, UNSENT_LIMIT, Record, Recoveries
+from nats_backpressure.core.subject.state import CARRIED_LIMIT, MOST_REJECTIONS, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import SCHEMA, State
@@ -78,6 +78,8 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
             fields = msgspec.json.decode(outer.record, type=dict[str, Any])
         else:
             return None
+        if mark := fields.pop("announced_rejection", ""):  # of an earlier build
+            fields.setdefault("announced_rejections", [mark])
         lenient = msgspec.convert(fields, _Read)
         strict = {name: stored for name, stored in fields.items() if name not in ("carried", "diagnosis", "override")}
         record = msgspec.convert(
@@ -142,9 +144,10 @@ def _sane(record: Record) -> bool:
         and len(record.incident or "") <= LONGEST
         and all(len(reason) <= LONGEST for reason in record.reasons)
         and len(record.alerts) <= MOST_ALERTS
-        and all(_moment(alert.since) and _moment(alert.held) for alert in record.alerts)
+        and all(_moment(one) for alert in record.alerts for one in (alert.since, alert.held, alert.over_for))
         and all(alert.over_since is None or _moment(alert.over_since) for alert in record.alerts)
-        and len(record.announced_rejection) <= LONGEST
+        and len(record.announced_rejections) <= MOST_REJECTIONS
+        and all(len(mark) <= LONGEST for mark in record.announced_rejections)
         and all(0 <= n < HIGHEST for n in (record.totals.active, record.totals.warning, record.totals.recovery))
         and (record.totals.last is None or _moment(record.totals.last))
         and _recovered(record.recoveries)
