@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import yaml
 from msgspec import NODEFAULT, UNSET, Struct, to_builtins
 from msgspec import inspect as types
 
 from benchmarks.page import performance, plots, scale
 from nats_backpressure.adapters.prometheus import definitions
+from nats_backpressure.adapters.prometheus.dropped import DROPPED
 from nats_backpressure.cli import COMMANDS
 from nats_backpressure.cli.options import CONNECTION_OPTIONS
 from nats_backpressure.config.settings import Settings
@@ -305,6 +307,37 @@ def metrics() -> str:
     )
 
 
+def process_metrics() -> str:
+    """The metrics of the process, under the names of all exporters."""
+    metrics = definitions.PROCESS.items()
+    rows = ([_code(name), kind, ", ".join(map(_code, labels)), text] for name, (kind, text, labels) in metrics)
+    return table("metric, type, labels, meaning", rows)
+
+
+def _code(name: str) -> str:
+    return f"`{name}`"
+
+
+def dropped() -> str:
+    """What `dropped_total` counts."""
+    return table("what, what it means, what to do", ([_code(what), *texts] for what, texts in DROPPED.items()))
+
+
+def alerts() -> str:
+    """A section for each alert of deploy/prometheus/rules.yaml, with the heading that its `runbook_url` leads to."""
+    groups = yaml.safe_load((DOCS.parent / "deploy/prometheus/rules.yaml").read_text())["groups"]
+    return "\n\n".join(_alert(rule) for group in groups for rule in group["rules"] if "alert" in rule)
+
+
+def _alert(rule: dict[str, Any]) -> str:
+    texts, severity = rule["annotations"], rule["labels"]["severity"]
+    after = "at once" if rule["for"] == "0m" else f"after {rule['for']}"
+    return (
+        f"### {rule['alert']}\n\n{texts['summary']} *{severity}, {after}*\n\n"
+        f"- When: `{rule['expr']}`\n- What it costs: {texts['cost']}\n- What to do: {texts['action']}"
+    )
+
+
 def rule(name: str) -> str:
     """The sentence of the rule that finds a diagnosis."""
     text = next(holds.__doc__ for diagnosis, holds in RULES if diagnosis == name)
@@ -312,6 +345,8 @@ def rule(name: str) -> str:
 
 
 PARTS: Final[dict[str, Callable[..., str]]] = {
+    "alerts": alerts,
+    "dropped": dropped,
     "checks": checks,
     "commands": commands,
     "example": example,
@@ -319,6 +354,7 @@ PARTS: Final[dict[str, Callable[..., str]]] = {
     "message": message,
     "metrics": metrics,
     "performance": performance,
+    "process_metrics": process_metrics,
     "rule": rule,
     "scale": scale,
     "settings": settings,

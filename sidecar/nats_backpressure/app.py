@@ -65,6 +65,8 @@ from nats_backpressure.runtime.captured_subjects import CapturedSubjects
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.garbage import keep_collections_short
+from nats_backpressure.runtime.health import HealthCheck
+from nats_backpressure.runtime.loop_lag import measure_loop_lag
 from nats_backpressure.runtime.noting_observer import NotingObserver
 from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.readiness import ReadinessCheck
@@ -180,7 +182,9 @@ class App:
         probes: HttpProbes,
         recorder: RecordingObserver | None,
         start_check: StartCheck,
+        report_lag: Callable[[float], None],
     ) -> None:
+        self._report_lag = report_lag
         self._servers, self._clock, self._service, self._history = servers, clock, service, history
         self._endpoints, self._observing, self._answering = endpoints, observing, answering
         self._exchange = exchange
@@ -204,6 +208,7 @@ class App:
                 loops = [
                     tasks.create_task(self._pulse(), name="pulse"),
                     tasks.create_task(keep_collections_short(self._clock), name="garbage"),
+                    tasks.create_task(measure_loop_lag(self._clock, self._report_lag), name="loop lag"),
                     tasks.create_task(self._observing.run(), name="observing connection"),
                     tasks.create_task(self._answer(), name="answering connection"),
                     tasks.create_task(self._history.follow_events(), name="follow events"),
@@ -323,7 +328,7 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     tally, p = DecisionTally(counters), names.prefix
     kept = (decisions, registry, clock.now, clock.mono, tally)
     endpoints = ServiceEndpoints(
-        answers(decisions, history, tally),
+        answers(decisions, history, tally, registry),
         decisions.alias,
         clock,
         names,
@@ -353,7 +358,10 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
         on_rebuild=lambda: counters.rebuilt("answer"),
         may_publish=endpoints.may_reply,
     )
-    counters.expose(StateCollector(registry, SubjectLookup(registry).answer, counters, clock).text, tally.pass_on)
+    connected = {"observe": lambda: observing.connected, "answer": lambda: answering.connected}
+    health = HealthCheck(service, readiness, connected)
+    states_page = StateCollector(registry, SubjectLookup(registry).answer, counters, clock, health).text
+    counters.expose(states_page, tally.pass_on)
     probes = HttpProbes(settings.http.host, settings.http.port, readiness, counters.page, clock)
     facts = FactReader(
         replace(settings, nats=nats),
@@ -363,7 +371,18 @@ def build(settings: Settings, servers: Sequence[str], recording: RecordingFile |
     )
     check = StartCheck(settings, registry, clock, facts, reader.streams, partial(jwt_expiry, nats))
     return App(
-        nats.shown_servers, clock, service, history, endpoints, exchange, observing, answering, probes, recorder, check
+        nats.shown_servers,
+        clock,
+        service,
+        history,
+        endpoints,
+        exchange,
+        observing,
+        answering,
+        probes,
+        recorder,
+        check,
+        counters.lagged,
     )
 
 

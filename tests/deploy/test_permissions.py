@@ -167,6 +167,7 @@ async def operate(command: Command) -> None:
         await command.good(*arguments)
     await command.good("policy", "set", SUBJECT, "-", data=policy)
     await command.good("policy", "rm", SUBJECT)
+    assert "has consumers" in await command.failed("forget", SUBJECT)
 
 
 async def drain(gate: PullGate) -> None:
@@ -206,6 +207,7 @@ HARM = {
     "send readings": (f"{OURS}.internal.presence", ("gateway", "consumer", "operator")),
     "forge an ack metric": (f"$JS.EVENT.METRIC.CONSUMER.ACK.{STREAM}.router", ROLES),
     "forge an advisory": (f"$JS.EVENT.ADVISORY.CONSUMER.DELETED.{STREAM}.router", ROLES),
+    "forget a subject": (f"{OURS}.forget.{SUBJECT}", ("sidecar", "gateway", "consumer")),
     "forge a report": (f"{OURS}.report.gateway.{SUBJECT}", ("sidecar", "consumer", "operator")),
 }
 LISTENING = {

@@ -43,6 +43,7 @@ class FakeServiceView:
         self.newest_read_at: float | None = NOW.mono
         self.next = NOW.mono + 0.5
         self.stretch = 1.0
+        self.gone = set[str]()
         self.reads: Callable[[str], bool] = lambda stream: True
 
     @property
@@ -58,6 +59,14 @@ class FakeServiceView:
 
     def is_proved_elsewhere(self, subject: str) -> bool:
         return False
+
+    def is_gone(self, subject: str) -> bool:
+        return subject in self.gone
+
+    def dismiss(self, subject: str) -> bool:
+        if gone := self.is_gone(subject):
+            del self.subjects[subject]
+        return gone
 
     def unread(self, subject: str) -> bool:
         return False

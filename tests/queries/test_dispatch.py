@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState
-from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest
+from nats_backpressure.protocol.messages import Forgotten
+from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, RequestRefused
 from nats_backpressure.queries.dispatch import answers
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, decision_service, member, subject
 
@@ -26,7 +27,8 @@ class Counted:
 
 def decide(counted: Counted, endpoint: str, of: str, request: Any, *states: SubjectState) -> Any:
     history: Any = None
-    table = answers(decision_service(FakeServiceView(*states)), history, counted)
+    view = FakeServiceView(*states)
+    table = answers(decision_service(view), history, counted, view)
     return table[endpoint](of, request, "client", NOW)
 
 
@@ -62,8 +64,23 @@ def test_a_decision_for_an_unwatched_subject_counts_for_a_watched_one(watched: l
 
 def test_every_endpoint_has_an_answer() -> None:
     history: Any = None
-    table = answers(decision_service(FakeServiceView()), history, Counted())
+    table = answers(decision_service(FakeServiceView()), history, Counted(), FakeServiceView())
     assert set(table) == {
         *("decide-gateway", "decide-consumer", "status", "status-list", "policy", "validate-policy", "events"),
-        *("history", "metrics", "recovery", "alerts", "alerts-list"),
+        *("history", "metrics", "recovery", "alerts", "alerts-list", "forget"),
     }
+
+
+def test_only_a_subject_without_consumers_is_forgotten() -> None:
+    history: Any = None
+    view = FakeServiceView(subject(member()), subject(name="gone"))
+    view.gone.add("gone")
+    forget = answers(decision_service(view), history, Counted(), view)["forget"]
+    assert forget("gone", None, "client", NOW) == Forgotten("gone")
+    with pytest.raises(RequestRefused, match="has consumers") as refused:
+        forget(SUBJECT, None, "client", NOW)
+    assert refused.value.code == 409
+    with pytest.raises(RequestRefused, match="is not watched") as refused:
+        forget("gone", None, "client", NOW)
+    assert refused.value.code == 404
+    assert list(view.subjects) == [SUBJECT]

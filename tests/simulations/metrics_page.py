@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from nats_backpressure.adapters.prometheus.collector import StateCollector
@@ -16,18 +17,23 @@ from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.core.status.thresholds import marks
 from nats_backpressure.core.subject.state import Record, SubjectState, with_members
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, Status
 from nats_backpressure.queries.lookup import SubjectLookup
+from nats_backpressure.runtime.health import Health
 from nats_backpressure.runtime.view import ServiceView
 
 NOW = Now(1000.0, 1_767_225_600.0)
 
 
 P = "router_backpressure_"
+HEALTHY = Health(
+    {"observe": True, "answer": True}, True, 0.05, 0.1, 1.5, 0.0, 2, 3, {"ephemeral": 4}, 0, True, NOW.wall
+)
 
 
 class Clock:
@@ -38,11 +44,13 @@ class Clock:
 class StubServiceView(ServiceView):
     def __init__(self) -> None:
         self.states: dict[str, SubjectState] = {}
+        self.gone = set[str]()
 
     settings = Settings()  # type: ignore[assignment]
     looks: Mapping[str, StreamLook] = {}  # type: ignore[assignment]
     policies = ActivePolicies((), Guard(), trust_metadata=False)  # type: ignore[assignment]
     newest_read_at = NOW.mono  # type: ignore[assignment]
+    stretch = 1.0  # type: ignore[assignment]
 
     @property
     def subjects(self) -> Mapping[str, SubjectState]:
@@ -53,6 +61,9 @@ class StubServiceView(ServiceView):
 
     def is_proved_elsewhere(self, subject: str) -> bool:
         return False
+
+    def is_gone(self, subject: str) -> bool:
+        return subject in self.gone
 
     def interval(self, subject: str) -> float:
         return 0.1
@@ -90,7 +101,11 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
 class World:
     def __init__(self, max_subjects: int = 1000) -> None:
         self.view, self.metrics = StubServiceView(), Counters(max_subjects)
-        self.metrics.expose(StateCollector(self.view, SubjectLookup(self.view).answer, self.metrics, Clock()).text)
+        self.health = HEALTHY
+        page = StateCollector(
+            self.view, SubjectLookup(self.view).answer, self.metrics, Clock(), lambda now: self.health
+        )
+        self.metrics.expose(page.text)
 
     def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None = None) -> None:
         self.metrics.decisions(subject, role, action, would, 1)
@@ -117,7 +132,10 @@ class World:
 
 def everything(world: World) -> None:
     firing = Alert("long-queue", "critical", "pending_above: 5000", "firing", NOW.wall)
-    stuck = member(p50=1.0, p95=2.0, p99=3.0, drain=4.0, diagnosis=Diagnosis.NOBODY_PULLING)
+    rates = {"arrival_rate": 7.0, "ack_rate": 5.0}
+    stuck = member(p50=1.0, p95=2.0, p99=3.0, drain=4.0, diagnosis=Diagnosis.NOBODY_PULLING, **rates)
+    assert stuck.reading is not None
+    stuck = replace(stuck, marks=marks(stuck.policy, stuck.reading))
     world.watch(state("a.b", stuck, alerts=(firing,)))
     world.view.looks = {"S": StreamLook("S", "c", 1, 9, 9, fill=0.25), "T": StreamLook("T", "c", 1, 9, 9)}
     world.metrics.event("a.b", "backpressure_active")

@@ -23,6 +23,7 @@ COMMANDS = (
     "events",
     "policy",
     "override",
+    "forget",
     "doctor",
     "permissions",
     "schema",
@@ -74,8 +75,8 @@ class Commands(click.Group):
 def main() -> None:
     """Watches JetStream consumers and tells gateways and workers when to slow down.
 
-    record, status, decide, events, policy and override need NATS and a running sidecar; doctor needs NATS; the others
-    need neither.
+    record, status, decide, events, policy, override and forget need NATS and a running sidecar; doctor needs NATS;
+    the others need neither.
 
     Exit codes: 0 done; 1 something is wrong, with one line on standard error (doctor: warnings); 2 the command line is
     wrong (doctor: errors); 65 the recording cannot be read; 78 the settings cannot be used; 130 interrupted; 141 the

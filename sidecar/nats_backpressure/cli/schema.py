@@ -27,6 +27,7 @@ SENT: Final = (
     *(messages.Decision, messages.Status, messages.StatusList, history.Events, history.Transitions),
     *(metrics_windows.Windows, history.Recovered, history.Alerts, policies.EffectivePolicy),
     *(policies.PolicyValidation, messages.Event, messages.State, messages.Heartbeat, status_alias.AliasReply),
+    messages.Forgotten,
 )
 """What the sidecar sends: every field is there, but for those that are only in some of them."""
 

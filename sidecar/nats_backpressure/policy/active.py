@@ -38,6 +38,8 @@ class _LastGood(Struct):
 
     mark: str
     good: LayerEntry | None
+    refused: bool = False
+    """Whether the value that was read last is refused."""
 
 
 class ActivePolicies:
@@ -70,6 +72,11 @@ class ActivePolicies:
         """What is in force now, in the form that `restore` takes."""
         bucket = {key: last.good for key, last in self._bucket.items() if last.good is not None}
         return Sources(self._file, bucket, self._guard, self._trust)
+
+    @property
+    def refused(self) -> int:
+        """Keys of the bucket whose value is refused. May be called on another thread."""
+        return sum(last.refused for last in tuple(self._bucket.values()))
 
     def restore(self, sources: Sources) -> None:
         """Put in force what `sources` returned earlier."""
@@ -108,7 +115,7 @@ class ActivePolicies:
             problems: tuple[Problem, ...] = ()
             if again or last.mark != mark:
                 good, problems = _parse_value(key, value, below, guard)
-                last = _LastGood(mark, last.good if problems else good)
+                last = _LastGood(mark, last.good if problems else good, bool(problems))
             bucket[key] = last
             yield Refusal(_subject(key), Rejection(mark, _bounded(problems))) if problems else None
         self._file, self._guard, self._snapshot, self._bucket = file, guard, snapshot, bucket

@@ -36,6 +36,7 @@ ENDPOINTS = (
     Endpoint("status-list", "get.status", ListRequest),
     Endpoint("policy", "get.policy.>", NoRequest),
     Endpoint("validate-policy", "validate.policy", dict),
+    Endpoint("forget", "forget.>", NoRequest),
     Endpoint("events", "get.events.>", EventsRequest, reads_stream=True),
     Endpoint("history", "get.history.>", HistoryRequest, reads_stream=True),
     Endpoint("metrics", "get.metrics.>", MetricsRequest),

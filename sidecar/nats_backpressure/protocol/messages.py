@@ -388,6 +388,12 @@ class Event(Struct, frozen=True):
     ] = UNSET
 
 
+class Forgotten(Struct, frozen=True):
+    """The answer to `forget`."""
+
+    subject: Annotated[str, Meta(description="The subject without consumers whose state is removed now.")]
+
+
 class Heartbeat(Struct, frozen=True):
     """Value of the key `=heartbeat` in the state bucket: the stored states were still true at `sampled_at`."""
 

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from nats_backpressure.protocol.messages import Decision
+from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.protocol.messages import Decision, Forgotten
+from nats_backpressure.protocol.requests import RequestRefused
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.decisions import DecisionService, validate_policy
 from nats_backpressure.queries.history import HistoryQueries
@@ -21,6 +23,15 @@ class DecisionMetrics(Protocol):
     def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None) -> None: ...
 
 
+class Dismissing(Protocol):
+    """The subjects that are known, see SubjectRegistry."""
+
+    @property
+    def subjects(self) -> Mapping[str, SubjectState]: ...
+
+    def dismiss(self, subject: str) -> bool: ...
+
+
 def label(decision: Decision, decisions: DecisionService, now: Now) -> str:
     """The subject a decision is counted for: a watched one, the asked one or the one that decides. Names that callers
     invent must not fill the memory."""
@@ -28,7 +39,18 @@ def label(decision: Decision, decisions: DecisionService, now: Now) -> str:
     return decision.matched[0] if own else decisions.shown(decision.subject, now).state.subject
 
 
-def answers(decisions: DecisionService, history: HistoryQueries, metrics: DecisionMetrics) -> Mapping[str, Answer]:
+def forgotten(registry: Dismissing, subject: str) -> Forgotten:
+    """Have a subject without consumers removed. Raises RequestRefused where it has some, or is not known."""
+    if subject not in registry.subjects:
+        raise RequestRefused(404, f"{subject[:120]} is not watched")
+    if not registry.dismiss(subject):
+        raise RequestRefused(409, f"{subject[:120]} has consumers, or they cannot be read now: nothing is removed")
+    return Forgotten(subject)
+
+
+def answers(
+    decisions: DecisionService, history: HistoryQueries, metrics: DecisionMetrics, registry: Dismissing
+) -> Mapping[str, Answer]:
     """The answer of each endpoint, by its name."""
 
     def decide(function: Callable[..., Decision], subject: str, now: Now, *arguments: Any) -> Decision:
@@ -49,6 +71,7 @@ def answers(decisions: DecisionService, history: HistoryQueries, metrics: Decisi
         "status-list": lambda _, request, __, now: decisions.status_list(request, now),
         "policy": lambda subject, _, __, now: decisions.policy(subject, now),
         "validate-policy": lambda _, document, __, ___: validate_policy(document),
+        "forget": lambda subject, _, __, ___: forgotten(registry, subject),
         "events": lambda subject, request, _, now: history.events(subject, request, now),
         "history": lambda subject, request, _, now: history.history(subject, request, now),
         "metrics": lambda subject, request, _, now: history.metrics(subject, request, now),

@@ -113,6 +113,11 @@ class EffectRunner:
         oldest = next(iter(self._tried_since.values()), math.inf)
         return self._clock.now().mono - oldest < ARRIVES_WITHIN
 
+    def delay(self, now: float) -> float:
+        """Seconds since the oldest of these had its first turn, at a monotonic time; 0 where there is none. May be
+        called on another thread."""
+        return max(0.0, now - min(tuple(self._tried_since.values()), default=now))
+
     def start(self, registry: SubjectRegistry, tasks: asyncio.TaskGroup) -> None:
         """Feed outcomes to `registry`, and run as tasks of `tasks`; to be called before `perform`."""
         self._registry, self._tasks = registry, tasks

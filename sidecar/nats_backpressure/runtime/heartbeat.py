@@ -55,7 +55,7 @@ class Heartbeat:
         self._render, self._counts, self._replicas, self._shared = render, counts, replicas, shared
         self._failures = failures or Failures(clock)
         self._every = registry.settings.publish.heartbeat_seconds
-        self._proved_at = self._tried_at = -math.inf
+        self.proved_at = self._tried_at = -math.inf
         """When the last heartbeat that proves something was stored by anybody, and when we last tried to write one."""
         self._read: tuple[float | None, Now] = (None, clock.now())
         """The newest reading that a heartbeat showed, and the time of the first one that did."""
@@ -81,7 +81,7 @@ class Heartbeat:
         if self._replicas.others and not self._shared.reads(ALL_STREAMS):
             spread = APART * self._shared.position(ALL_STREAMS).share
             wait *= AS_LAST if self._is_ours else SILENT_INTERVALS + spread
-        return max(self._proved_at + wait, self._tried_at + self._every)
+        return max(self.proved_at + wait, self._tried_at + self._every)
 
     async def _write(self) -> None:
         self._tried_at = self._clock.now().mono
@@ -89,7 +89,7 @@ class Heartbeat:
             with self._failures.stage("heartbeat"):
                 written = await self._store.write_heartbeat(self._value(leaving=False))
             if written:
-                self._proved_at, self._is_ours = self._tried_at, True
+                self.proved_at, self._is_ours = self._tried_at, True
         except Unavailable as error:
             self._counts.dropped("heartbeat")
             log.debug("heartbeat.unavailable", error=str(error))
@@ -100,13 +100,13 @@ class Heartbeat:
         if heartbeat.schema > messages.SCHEMA:
             self._registry.feed_newer_heartbeat()
         if heartbeat.leaving:  # it did not know this replica: clients open what is refused unless it writes now
-            self._proved_at = self._tried_at = -math.inf
+            self.proved_at = self._tried_at = -math.inf
             self._woken.set()
             return
         moved = heartbeat.sampled_at not in (None, self._sampled.get(heartbeat.instance))
         self._sampled[heartbeat.instance] = heartbeat.sampled_at
         if moved and heartbeat.schema >= messages.SCHEMA:
-            self._proved_at, self._is_ours = self._clock.now().mono, False
+            self.proved_at, self._is_ours = self._clock.now().mono, False
             self._failures.works("heartbeat")
 
     async def leave(self) -> None:

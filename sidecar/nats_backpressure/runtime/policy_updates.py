@@ -43,6 +43,9 @@ class PolicyUpdates:
         self._unreported: dict[str, Refusal] = {}
         """Refused policies that are still to be reported, the newest of each subject."""
         self.changed = asyncio.Event()
+        self.file_is_good, self.file_taken_at = True, clock.now().wall
+        """Whether the settings file was good when it was last read; and when the policies in force were read from it,
+        in Unix seconds."""
         self._settings: Settings | None = None
         self._snapshot: PolicySnapshot | None = None
         """The newest of those that are still to be put in force."""
@@ -54,10 +57,12 @@ class PolicyUpdates:
         try:
             settings = read()
         except BadSettings as bad:
+            self.file_is_good = False
+            self._counts.reloaded("rejected")
             log.error("config.rejected", errors=bad.lines, hint="the last good policies stay in force")
             self.refuse_file(bad.problems)
             return
-        self._settings = settings
+        self.file_is_good, self._settings = True, settings
         self._given.set()
 
     def take_bucket(self, snapshot: PolicySnapshot) -> None:
@@ -89,6 +94,8 @@ class PolicyUpdates:
         self.changed.set()
 
     def _log_reloaded(self, settings: Settings) -> None:
+        self.file_taken_at = self._clock.now().wall
+        self._counts.reloaded("ok")
         before = self._registry.settings
         names = (name for name in Settings.__struct_fields__ if name not in TAKEN)
         waiting = [name for name in names if getattr(settings, name) != getattr(before, name)]

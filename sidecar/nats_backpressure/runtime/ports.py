@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -263,6 +263,9 @@ class ServiceCounts(Protocol):
 
     def received(self, stream: str) -> None:
         """A reading of a stream was received from another replica, and taken in."""
+
+    def reloaded(self, outcome: Literal["ok", "rejected"]) -> None:
+        """The settings file was read again."""
 
     def observed(self, seconds: float) -> None:
         """A stream was read, which took the server so long."""

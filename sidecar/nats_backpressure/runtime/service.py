@@ -81,7 +81,7 @@ class Service:
         self._effects, self._resources, self._heartbeat = effects, resources, heartbeat
         self._replicas, self._failures = replicas, failures
         self._summary, self._gap = WatchedSummary(registry, clock), ReadingGap(registry, clock)
-        self._tick_every = tick
+        self._tick_every, self._started_at = tick, clock.now().mono
         self._loaded, self.known = asyncio.Event(), asyncio.Event()
 
     async def run(self, stop: asyncio.Event, finish_within: float) -> None:
@@ -111,6 +111,16 @@ class Service:
         """A connection was made."""
         self._replicas.announce()
         self._effects.retry_now()
+
+    def heartbeat_age(self, now: Now) -> float:
+        """Seconds since the newest heartbeat of any replica that proves something; since the start if there was
+        none. May be called on another thread."""
+        return max(0.0, now.mono - max(self._started_at, self._heartbeat.proved_at))
+
+    def write_delay(self, now: Now) -> float:
+        """Seconds since the oldest load or write of a state that is under way began; 0 if there is none. May be called
+        on another thread."""
+        return self._effects.delay(now.mono)
 
     async def _observe(self) -> None:
         await self._load()

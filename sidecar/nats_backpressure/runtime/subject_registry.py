@@ -20,6 +20,7 @@ from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
     ConsumersRead,
+    Dismissed,
     DropSubject,
     Effect,
     Input,
@@ -332,6 +333,24 @@ class SubjectRegistry:
             return False
         stored = {key.stream for key, _ in (*record.latched, *record.carried)}  # where only others watch its consumers
         return self.proves(record.policy_mark, self._members.streams_of(subject) or stored)
+
+    def is_gone(self, subject: str) -> bool:
+        state = self.subjects.get(subject)
+        if state is None or state.record is None or state.members:
+            return False
+        # A consumer that was there and could not be read since a restart is no member yet.
+        shown = self.listed and all(
+            stream.whole
+            for stream in tuple(self.streams.values())
+            if stream.watched and self._may_hold(stream.look, subject)
+        )
+        return (shown or state.unread_since == -math.inf) and not self.is_proved_elsewhere(subject)
+
+    def dismiss(self, subject: str) -> bool:
+        """Remove what is stored of a subject that is gone, now and not after an hour; returns whether it is gone."""
+        if gone := self.is_gone(subject):
+            self.feed(subject, Dismissed())
+        return gone
 
     def _is_no_ones(self, subject: str) -> bool:
         """Whether nothing proves a subject here, and other policies than ours judged it: one that has a proof, under

@@ -49,6 +49,9 @@ class ServiceView(Protocol):
     def is_proved_elsewhere(self, subject: str) -> bool:
         """Whether another replica, which runs and can write, has readings of a subject that is stored."""
 
+    def is_gone(self, subject: str) -> bool:
+        """Whether no consumer counts under a subject any more, as far as all streams show that were read."""
+
     def unread(self, subject: str) -> bool:
         """Whether a consumer may count under a subject without our knowing it yet."""
 

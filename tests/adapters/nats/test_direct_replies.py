@@ -54,7 +54,7 @@ class Service:
         self.consumer = ConsumerDecisions(f"{P}.decide.consumer.", *more)
         history: Any = None  # nobody asks it
         self.endpoints = ServiceEndpoints(
-            answers(decisions, history, self.metrics),
+            answers(decisions, history, self.metrics, self.view),
             decisions.alias,
             Clock(),
             Names(),

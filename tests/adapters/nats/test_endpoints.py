@@ -180,7 +180,12 @@ async def serving(server: NatsServer, nc: Client, **given: Any) -> Asker:
     decisions, counts, stream = StubDecisions(), Counts(), SlowLog()
     ours = await nats.connect(server.url, allow_reconnect=False)
     responder = ServiceEndpoints(
-        answers(decisions, past_of(stream), counts), decisions.alias, Clock(), Names(), counts.dropped, **given
+        answers(decisions, past_of(stream), counts, FakeServiceView()),
+        decisions.alias,
+        Clock(),
+        Names(),
+        counts.dropped,
+        **given,
     )
     await responder.serve(ours)
     return Asker(nc, ours, responder, decisions, counts, stream)
@@ -384,6 +389,7 @@ async def test_any_tool_can_discover_the_service(asker: Asker) -> None:
         ("status-list", f"{P}.get.status", "q"),
         ("policy", f"{P}.get.policy.>", "q"),
         ("validate-policy", f"{P}.validate.policy", "q"),
+        ("forget", f"{P}.forget.>", "q"),
         *((e.removeprefix("get."), f"{P}.{e}.>", "q") for e in PAST),
         ("alerts-list", f"{P}.get.alerts", "q"),
     }
@@ -502,7 +508,11 @@ async def test_a_flood_is_bounded_and_other_requests_are_answered(server: NatsSe
     ours = await nats.connect(server.url, error_cb=on_error)
     stream = SlowLog()
     responder = ServiceEndpoints(
-        answers(decisions, past_of(stream), counts), decisions.alias, Clock(), Names(), counts.dropped
+        answers(decisions, past_of(stream), counts, FakeServiceView()),
+        decisions.alias,
+        Clock(),
+        Names(),
+        counts.dropped,
     )
     await responder.serve(ours)
     turns = 0

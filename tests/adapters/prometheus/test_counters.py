@@ -7,7 +7,9 @@ from itertools import permutations, product
 from msgspec.structs import replace
 
 from nats_backpressure.adapters.prometheus.counters import Counters
-from nats_backpressure.adapters.prometheus.definitions import COUNTERS, DROPPED
+from nats_backpressure.adapters.prometheus.definitions import COUNTERS
+from nats_backpressure.adapters.prometheus.dropped import DROPPED
+from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Action, EventType
 from tests.simulations.metrics_page import P, World, everything, member, state
@@ -73,6 +75,7 @@ def test_beyond_the_bound_the_rest_is_one(world: World) -> None:
 
 def test_readings_of_others_are_counted_by_stream_and_beyond_the_limit_together(world: World) -> None:
     world = World(2)
+    world.view.looks = {name: StreamLook(name, "c", 1, 9, 9) for name in ("S", 'T"', "U", "V")}
     for stream in ("S", "S", 'T"', "U", "V", "S"):
         world.metrics.received(stream)
     assert world.values(P + "readings_heard_total") == {("S",): 3, ('T"',): 1, ("_other",): 2}
@@ -106,6 +109,7 @@ def test_the_first_step_of_every_counter_is_seen(world: World) -> None:
     assert set(world.values(P + "api_requests_total")) == set(requests)
     assert set(world.values(P + "connection_rebuilds_total")) == {("observe",), ("answer",)}
     assert {name for (name,) in world.values(P + "dropped_total")} == set(DROPPED)
+    assert set(world.values(P + "reloads_total")) == {("ok",), ("rejected",)}
     for name in COUNTERS:
         assert not world.counted(P + name + "_total")
 

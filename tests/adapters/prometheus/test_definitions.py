@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nats_backpressure.adapters.nats import gateway_reports, replica_channel
 from nats_backpressure.adapters.prometheus import collector
-from nats_backpressure.adapters.prometheus.definitions import DROPPED
+from nats_backpressure.adapters.prometheus.definitions import PROCESS
+from nats_backpressure.adapters.prometheus.dropped import DROPPED
 from nats_backpressure.core.subject.inputs import LoadRecord, PublishEvent, RemoveKey, WriteRecord
 from nats_backpressure.runtime.effect_runner import VERBS
 from tests.simulations.metrics_page import P, World, everything
@@ -24,9 +25,18 @@ def test_names_types_and_labels_are_those_of_the_contract(world: World) -> None:
             "status", "pressure", "admit_ratio", "pending_messages",
             "inflight_messages", "latency_seconds", "drain_seconds", "decisions_total", "sample_age_seconds",
             "transitions_total", "time_in_status_seconds_total", "api_requests_total", "dropped_total",
-            "connection_rebuilds_total", "build_info", "reading", "readings_heard_total",
+            "connection_rebuilds_total", "build_info", "reading", "readings_heard_total", "read_stretch",
+            "arrival_rate", "ack_rate", "overload_mark", "freshness", "subjects", "streams", "consumers",
+            "consumers_left_out", "connected", "observing", "reading_age_seconds", "reading_interval_seconds",
+            "heartbeat_age_seconds", "write_delay_seconds", "unsent_events", "policies_refused", "reloads_total",
+            "reload_successful", "reload_timestamp_seconds",
         )),
-        *(P + h + "_duration_seconds" + s for h in ("decision", "observe") for s in ("_bucket", "_count", "_sum")),
+        *(
+            P + h + "_seconds" + s
+            for h in ("decision_duration", "observe_duration", "loop_lag")
+            for s in ("_bucket", "_count", "_sum")
+        ),
+        *PROCESS,
         "router_intake_backpressure_active", "router_jetstream_pending_messages",
         "router_intake_processing_latency_p95", "router_intake_inflight_messages",
     }  # fmt: skip
@@ -47,7 +57,7 @@ def test_every_family_has_a_help_and_a_name_by_the_rules_of_prometheus(world: Wo
 
 
 def test_every_kind_that_is_dropped_anywhere_is_known() -> None:
-    """A new one belongs in `definitions.DROPPED`."""
+    """A new one belongs in `dropped.DROPPED`."""
     calls = re.compile(r"(?:_count|dropped|_note)\((.*)")
     reasons = {gateway_reports.MALFORMED, gateway_reports.TOO_MANY, replica_channel.UNSENT}
     for path in Path(collector.__file__).parents[2].rglob("*.py"):

@@ -20,6 +20,7 @@ from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
     ConsumerRead,
+    Dismissed,
     DropSubject,
     Effect,
     EventConflict,
@@ -342,6 +343,36 @@ def test_the_state_of_a_subject_without_consumers_goes_after_an_hour() -> None:
     world.at += REMOVE_AFTER
     world.feed(Tick())
     assert [type(a) for a in world.todo] == [RemoveKey]
+
+
+def test_a_subject_without_consumers_goes_at_once_when_an_operator_wants_it() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.feed(Dismissed())
+    world.perform()
+    assert world.stored is not None and not world.state.dismissed, "it has a consumer"
+    world.feed(ConsumerLeft(ONE))
+    world.feed(Dismissed())
+    world.perform()
+    assert world.stored is None and world.dropped
+    assert [event.type for event in world.stream] == [EventType.MONITORING_LOST], "what was to be published is"
+
+
+def test_a_consumer_that_returns_calls_a_removal_off() -> None:
+    world = World()
+    world.settled(pending=0)
+    world.feed(ConsumerLeft(ONE))
+    world.publishing = False
+    world.feed(Dismissed())
+    world.perform()
+    assert world.stored is not None, "an event waits to be published"
+    world.publishing = True
+    world.read()
+    world.perform()
+    world.at += 1
+    world.feed(Tick())
+    world.perform()
+    assert world.stored is not None and not world.state.dismissed
 
 
 def emptied_for_an_hour() -> World:

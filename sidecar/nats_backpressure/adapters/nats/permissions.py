@@ -120,7 +120,7 @@ def operator(about: Installation) -> Permissions:
     read = (f"KV_{names.policy_bucket}", names.events_stream)
     return Permissions(
         (
-            *(f"{names.prefix}.{each}" for each in ("get.>", "validate.policy", "decide.>")),
+            *(f"{names.prefix}.{each}" for each in ("get.>", "validate.policy", "decide.>", "forget.>")),
             *_service(names, SERVICE_VERBS),
             f"{about.kv}$KV.{names.policy_bucket}.>",
             *(f"{api}.{each}.{stream}" for each in ("STREAM.INFO", "STREAM.MSG.GET") for stream in read),

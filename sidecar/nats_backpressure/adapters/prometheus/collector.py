@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Protocol
 
 from nats_backpressure import __version__
 from nats_backpressure.adapters.prometheus.definitions import (
     ACTIVE,
     CONSUMERS_PER_SUBJECT,
-    GAUGES,
+    FRESHNESS,
+    LEFT_OUT,
     OTHER,
     TIME_IN_STATUS,
     P,
+    own_label,
 )
-from nats_backpressure.adapters.prometheus.exposition import Labels, Series, escape, header, joined
+from nats_backpressure.adapters.prometheus.exposition import escape
+from nats_backpressure.adapters.prometheus.page import Page
+from nats_backpressure.adapters.prometheus.shared_time import SharedTime
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import SubjectState, newest_of
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import ConsumerKey, Freshness, Signal, StaleReason, Status
+from nats_backpressure.runtime.health import Health
 from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.view import ServiceView
 
@@ -42,6 +45,9 @@ class SubjectLabels(Protocol):
 
     def dry_run(self, label: str) -> None: ...
 
+    def give_back(self, subjects: Container[str], streams: Container[str]) -> None:
+        """Drop the labels and series of all others: they are not watched any more."""
+
 
 class Answer(Protocol):
     """What a gateway would get for a subject now."""
@@ -52,6 +58,10 @@ class Answer(Protocol):
     def policy(self) -> Policy: ...
     @property
     def status(self) -> Status: ...
+    @property
+    def freshness(self) -> Freshness: ...
+    @property
+    def stale_reason(self) -> StaleReason | None: ...
     @property
     def admission(self) -> Admission: ...
     @property
@@ -65,20 +75,38 @@ class StateCollector:
     """Reads the service from another thread: it copies every mapping first, and every value in it is frozen."""
 
     def __init__(
-        self, service: ServiceView, answer: Callable[[SubjectState, Now], Answer], labels: SubjectLabels, clock: Clock
+        self,
+        service: ServiceView,
+        answer: Callable[[SubjectState, Now], Answer],
+        labels: SubjectLabels,
+        clock: Clock,
+        health: Callable[[Now], Health],
     ) -> None:
-        """`answer` is called in the thread of the scrape."""
+        """`answer` and `health` are called in the thread of the scrape."""
         self._service, self._answer, self._labels, self._clock = service, answer, labels, clock
+        self._health = health
         self._consumers = set[tuple[str, ConsumerKey]]()
         """Consumers with series of their own, by subject."""
+        self._shared_time = SharedTime()
 
     def text(self, pause: Callable[[], None]) -> Iterator[str]:
         """The page of the states, in pieces. `pause` is called between two short pieces of work."""
         now = self._clock.now()
-        states = dict(self._service.subjects)
-        page = _Page()
+        self._labels.give_back(self._service.subjects, self._service.looks)
+        states, page = dict(self._service.subjects), Page()
         if self._full:  # consumers that are gone make room for others
             self._consumers &= {(name, key) for name, state in states.items() for key in state.members}
+        self._add_subjects(page, states, now, pause)
+        self._add_streams(page)
+        _add_health(page, self._health(now))
+        for piece in page.text():
+            yield piece
+            pause()
+
+    def _add_subjects(
+        self, page: Page, states: Mapping[str, SubjectState], now: Now, pause: Callable[[], None]
+    ) -> None:
+        freshness, unsent, shared = Counter[tuple[str, str]](), 0, dict[str, Mapping[str, float]]()
         for n, (name, state) in enumerate(states.items(), start=1):
             if n % SUBJECTS_AT_ONCE == 0:
                 pause()
@@ -86,21 +114,31 @@ class StateCollector:
             answer = self._answer(state, now)
             if answer.policy.mode == "observe":
                 self._labels.dry_run(label)
-            self._add_status(page, label, answer)
+            freshness[self._add_freshness(page, name, label, answer)] += 1
             self._add_readings(page, label, answer, now)
             self._add_consumers(page, name, label, state)
-            for status, seconds in self._service.time_in(name, now).items():
-                page.add(TIME_IN_STATUS[0], (label, status), seconds)
-        for look in list(self._service.looks.values())[: self._labels.max_subjects]:
-            page.maximum(P + "stream_fill", (escape(look.name),), look.fill)
-            page.maximum(P + "reading", (escape(look.name),), float(self._service.reads(look.name)))
-        page.add(P + "read_stretch", (), self._service.stretch)
-        page.add(P + "build_info", (__version__,), 1.0)
-        for piece in page.text():
-            yield piece
-            pause()
+            unsent += _unsent(state)
+            spent = self._service.time_in(name, now)
+            if label == OTHER:
+                shared[name] = spent
+            else:
+                _add_time(page, label, spent)
+        _add_time(page, OTHER, self._shared_time.total(shared))
+        for pair in FRESHNESS:
+            page.add(P + "subjects", pair, freshness[pair])
+        page.add(P + "unsent_events", (), unsent)
 
-    def _add_status(self, page: _Page, label: str, answer: Answer) -> None:
+    def _add_freshness(self, page: Page, name: str, label: str, answer: Answer) -> tuple[str, str]:
+        """How sure the status is, and the status; returns the former, with the reason. A subject without consumers has
+        no status that could be lost."""
+        gone = answer.freshness is Freshness.UNKNOWN and self._service.is_gone(name)
+        freshness = answer.freshness.value, "gone" if gone else _reason(answer)
+        page.maximum(P + "freshness", (label, *freshness), 1.0)
+        if not gone:
+            self._add_status(page, label, answer)
+        return freshness
+
+    def _add_status(self, page: Page, label: str, answer: Answer) -> None:
         """What a gateway would get now; of subjects that share a label, the worst."""
         page.maximum(P + "status", (label,), float(answer.status))
         page.maximum(ACTIVE, (label,), float(answer.status is Status.ACTIVE))
@@ -117,7 +155,7 @@ class StateCollector:
         for alert in record.alerts if label != OTHER else ():
             page.maximum(P + "alerts", (label, escape(alert.name), alert.state), 1.0)
 
-    def _add_readings(self, page: _Page, label: str, answer: Answer, now: Now) -> None:
+    def _add_readings(self, page: Page, label: str, answer: Answer, now: Now) -> None:
         """The newest reading of the worst member; a value that is not known has no series."""
         if (newest := newest_of(answer.state, self._service.proofs(answer.state.subject))) is not None:
             page.maximum(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
@@ -128,8 +166,14 @@ class StateCollector:
             page.maximum(P + "latency_seconds", (label, percentile), None if value is None else value / 1000)
         page.maximum("router_intake_processing_latency_p95", (label,), reading.p95)
         page.add("router_intake_inflight_messages", (label,), reading.inflight)
+        page.add(P + "arrival_rate", (label,), reading.arrival_rate)
+        page.add(P + "ack_rate", (label,), reading.ack_rate)
+        if (marks := answer.member.marks) is not None and label != OTHER:
+            each = (marks.pending, marks.inflight, marks.latency, marks.drain)
+            for signal, mark in zip(Signal, each, strict=True):
+                page.add(P + "overload_mark", (label, signal.value), None if mark is None else mark.overload)
 
-    def _add_consumers(self, page: _Page, name: str, label: str, state: SubjectState) -> None:
+    def _add_consumers(self, page: Page, name: str, label: str, state: SubjectState) -> None:
         pending = dict[str, int]()
         for key, member in state.members.items():
             if member.reading is None:
@@ -155,57 +199,54 @@ class StateCollector:
             if self._full:
                 return ConsumerKey(OTHER, OTHER)
             self._consumers.add((name, key))
-        return ConsumerKey(escape(key.stream), escape(key.consumer))
+        return ConsumerKey(own_label(key.stream), own_label(key.consumer))
+
+    def _add_streams(self, page: Page) -> None:
+        for look in list(self._service.looks.values())[: self._labels.max_subjects]:
+            page.maximum(P + "stream_fill", (own_label(look.name),), look.fill)
+            page.maximum(P + "reading", (own_label(look.name),), float(self._service.reads(look.name)))
+        page.add(P + "read_stretch", (), self._service.stretch)
+        page.add(P + "build_info", (__version__,), 1.0)
 
 
-class _Page:
-    """The lines of one scrape. Values of subjects or consumers that share the label `_other` become one: their sum,
-    maximum or minimum."""
-
-    def __init__(self) -> None:
-        # Text, and no tuples of labels: 100,000 of those would start a full garbage collection.
-        self._lines: dict[str, list[str]] = {name: [] for name in _SERIES}
-        self._shared: dict[str, dict[Labels, float]] = {name: {} for name in _SERIES}
-        self._active: list[str] = []
-        """The lines of the subjects that are active."""
-
-    def add(self, name: str, labels: Labels, value: float | None) -> None:
-        self._put(name, labels, value, operator.add)
-
-    def maximum(self, name: str, labels: Labels, value: float | None) -> None:
-        self._put(name, labels, value, max)
-
-    def minimum(self, name: str, labels: Labels, value: float | None) -> None:
-        self._put(name, labels, value, min)
-
-    def _put(self, name: str, labels: Labels, value: float | None, merge: Callable[[float, float], float]) -> None:
-        if value is None or not math.isfinite(value):
-            return
-        if OTHER in labels:
-            shared = self._shared[name]
-            shared[labels] = merge(shared[labels], value) if labels in shared else value
-        else:
-            self._put_line(name, labels, value)
-
-    def text(self) -> Iterator[str]:
-        for name, shared in self._shared.items():
-            for labels, value in shared.items():
-                self._put_line(name, labels, value)
-        # The largest first: the router's C gateway reads the number after the first occurrence of the metric's name,
-        # which would be in its HELP; a comment before it, which Prometheus ignores, has that number.
-        if self._active or self._lines[ACTIVE]:
-            yield f"# {ACTIVE} {bool(self._active):d} is the largest of all subjects\n"
-        for name, (help_text, _) in GAUGES.items():
-            yield header(name, "gauge", help_text)
-            yield from joined(chain(self._active if name == ACTIVE else (), self._lines[name]))
-        yield header(TIME_IN_STATUS[0] + "_total", "counter", TIME_IN_STATUS[1])
-        yield from joined(self._lines[TIME_IN_STATUS[0]])
-
-    def _put_line(self, name: str, labels: Labels, value: float) -> None:
-        lines = self._active if value and name == ACTIVE else self._lines[name]
-        lines.append(_SERIES[name](labels, value))
+def _reason(answer: Answer) -> str:
+    """Why the status is not known; none where it is."""
+    if answer.freshness is not Freshness.UNKNOWN:
+        return answer.stale_reason or "none"
+    if answer.state.record is None or answer.state.unstored:
+        return "unstored"
+    return "unread" if answer.state.newest_proof is None else "age"
 
 
-_SERIES = {name: Series(name, names).line for name, (_, names) in GAUGES.items()} | {
-    TIME_IN_STATUS[0]: Series(TIME_IN_STATUS[0] + "_total", TIME_IN_STATUS[2]).line
-}
+def _add_time(page: Page, label: str, seconds: Mapping[str, float]) -> None:
+    for status, spent in seconds.items():
+        page.add(TIME_IN_STATUS[0], (label, status), spent)
+
+
+def _unsent(state: SubjectState) -> int:
+    """Events of the subject that are not published yet."""
+    if (record := state.record) is None or not record.unsent:
+        return 0
+    return sum(event.id not in state.published for event in record.unsent)
+
+
+def _add_health(page: Page, health: Health) -> None:
+    """What is known of the process as a whole."""
+    for connection, connected in health.connected.items():
+        page.add(P + "connected", (connection,), float(connected))
+    for reason in LEFT_OUT:
+        page.add(P + "consumers_left_out", (reason,), float(health.left_out.get(reason, 0)))
+    values = {
+        "streams": health.streams,
+        "consumers": health.consumers,
+        "observing": health.observing,
+        "reading_age_seconds": health.reading_age,
+        "reading_interval_seconds": health.interval,
+        "heartbeat_age_seconds": health.heartbeat_age,
+        "write_delay_seconds": health.write_delay,
+        "policies_refused": health.policies_refused,
+        "reload_successful": health.file_is_good,
+        "reload_timestamp_seconds": health.file_taken_at,
+    }
+    for name, value in values.items():
+        page.add(P + name, (), None if value is None else float(value))

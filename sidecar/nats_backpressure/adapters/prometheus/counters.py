@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import product
 from threading import Lock
 
 from nats_backpressure.adapters.prometheus.definitions import (
     CONNECTIONS,
     COUNTERS,
-    DROPPED,
     HISTOGRAMS,
     OPS,
     OTHER,
     OUTCOMES,
+    RELOADS,
     ROLES,
+    SUBJECT_COUNTERS,
     TRANSITIONS,
     P,
+    own_label,
 )
-from nats_backpressure.adapters.prometheus.exposition import Histogram, Labels, Series, escape, header, joined
+from nats_backpressure.adapters.prometheus.dropped import DROPPED
+from nats_backpressure.adapters.prometheus.exposition import Histogram, Labels, Series, header, joined
+from nats_backpressure.adapters.prometheus.process import process_text
+from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.protocol.values import Action, EventType
 
 WORK, PAUSE = 0.001, 0.0002
@@ -39,16 +44,19 @@ class Counters:
         self._gauges: Text = lambda pause: iter(())
         self._labels, self._lock = dict[str, str](), Lock()
         """Subjects with labels of their own, with the text of the label."""
+        self._streams = dict[str, str]()
+        """Labels of streams with series of their own, with the name of the stream."""
         self._shared = False
         """Whether a subject has the label `_other`."""
         self._counters: dict[str, dict[Labels, float]] = {name: {} for name in COUNTERS}
-        self._decided, self._observed = (
+        self._decided, self._observed, self._lag = (
             Histogram(P + name, text, buckets) for name, (text, buckets) in HISTOGRAMS.items()
         )
         self._prepare: Callable[[], None] = lambda: None
         self._zero("dropped", *((what,) for what in DROPPED))
         self._zero("api_requests", *product(OPS, OUTCOMES))
         self._zero("connection_rebuilds", *((name,) for name in CONNECTIONS))
+        self._zero("reloads", *((outcome,) for outcome in RELOADS))
 
     def expose(self, gauges: Text, prepare: Callable[[], None] = lambda: None) -> None:
         """Put the gauges on the page, above everything that is counted here. `prepare` is called before each page, in
@@ -69,7 +77,8 @@ class Counters:
             for piece in joined(line(labels, value) for labels, value in series.items()):
                 yield piece
                 pause()
-        yield self._decided.text() + self._observed.text()
+        yield self._decided.text() + self._observed.text() + self._lag.text()
+        yield from process_text()
 
     def label(self, subject: str) -> str:
         """The subject itself, escaped, for the first `max_subjects`, `_other` for the rest. Two threads call it."""
@@ -77,13 +86,28 @@ class Counters:
             return known
         with self._lock:
             own = subject in self._labels or len(self._labels) < self.max_subjects
-            label = escape(subject) if own else OTHER
+            label = own_label(subject) if own else OTHER
             if label != OTHER:
                 self._labels[subject] = label
             if label != OTHER or not self._shared:
                 self._start_series(label)
                 self._shared = label == OTHER
             return label
+
+    def give_back(self, subjects: Container[str], streams: Container[str]) -> None:
+        """Drop the labels and series of all others, so that new ones find room. What is counted under `_other`
+        stays."""
+        for label, stream in tuple(self._streams.items()):
+            if stream not in streams and stream != ALL_STREAMS:
+                del self._streams[label]
+                self._counters["readings_heard"].pop((label,), None)
+        with self._lock:
+            gone = {label for subject, label in self._labels.items() if subject not in subjects}
+            self._labels = {subject: label for subject, label in self._labels.items() if label not in gone}
+        for name in SUBJECT_COUNTERS if gone else ():
+            for key in tuple(self._counters[name]):
+                if key[0] in gone:
+                    self._counters[name].pop(key, None)
 
     def dry_run(self, label: str) -> None:
         """Start the series of what policies with mode `observe` would have returned for a subject."""
@@ -133,9 +157,16 @@ class Counters:
         self._add("connection_rebuilds", (connection,))
 
     def received(self, stream: str) -> None:
-        series = self._counters["readings_heard"]
-        known = (escape(stream),) in series or len(series) < self.max_subjects
-        self._add("readings_heard", (escape(stream) if known else OTHER,))
+        label = own_label(stream)
+        if label in self._streams or len(self._streams) < self.max_subjects:
+            self._streams[label] = stream
+        self._add("readings_heard", (label if label in self._streams else OTHER,))
+
+    def reloaded(self, outcome: str) -> None:
+        self._add("reloads", (outcome,))
+
+    def lagged(self, seconds: float) -> None:
+        self._lag.observe(seconds)
 
     def observed(self, seconds: float) -> None:
         self._observed.observe(seconds)

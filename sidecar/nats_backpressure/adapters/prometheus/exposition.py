@@ -33,7 +33,7 @@ class Series:
         # In the text the labels are sorted by name.
         order = sorted(range(len(names)), key=names.__getitem__)
         labels = ",".join(f'{names[at]}="%s"' for at in order)
-        self._format = f"{name}{{{labels}}} %s\n"
+        self._format = f"{name}{{{labels}}} %s\n" if names else f"{name} %s\n"
         self._sorted: Callable[[Labels], Labels] = itemgetter(*order) if len(order) > 1 else tuple
 
     def line(self, labels: Labels, value: float) -> str:

@@ -57,6 +57,10 @@ class GatewayReported(Struct, frozen=True):
     seconds: float
 
 
+class Dismissed(Struct, frozen=True):
+    """An operator wants a subject without consumers removed now."""
+
+
 class Tick(Struct, frozen=True):
     """Time passed."""
 
@@ -169,6 +173,7 @@ Input = (
     | PolicyChanged
     | PolicyRefused
     | GatewayReported
+    | Dismissed
     | Tick
     | RecordLoaded
     | RecordFollowed

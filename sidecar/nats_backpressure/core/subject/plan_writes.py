@@ -88,6 +88,8 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     """Write what has changed, unless that is left to another replica."""
     if state.member_deleted and state.record is not None and judged_status(state) >= state.record.announced:
         state = replace(state, member_deleted=False)  # nothing fell, or it rose again
+    if state.dismissed and state.record is not None and not state.record.unsent:
+        return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]  # whichever replica was asked
     removal = state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER
     change = None
     if not removal:

@@ -171,6 +171,8 @@ class SubjectState(Struct, frozen=True, gc=False):
     """Writes so far; makes each nonce another one."""
     empty_since: float | None = None
     """Monotonic time at which the last member left."""
+    dismissed: bool = False
+    """Whether an operator wants it removed; a member that joins cancels that."""
     read_at: float | None = None
     """Monotonic time at which any member was last read."""
     watched_since: float | None = None

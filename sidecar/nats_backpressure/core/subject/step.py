@@ -25,6 +25,7 @@ from nats_backpressure.core.subject.inputs import (
     ConsumerLeft,
     ConsumerRead,
     ConsumersRead,
+    Dismissed,
     Effect,
     EventConflict,
     EventDropped,
@@ -99,7 +100,7 @@ def _(input_: ConsumerJoined, state: SubjectState, now: Now) -> SubjectState:
         return state
     else:
         member = evaluated(replace(member, policy=input_.policy))
-    state = replace(state, empty_since=None, removing=False)
+    state = replace(state, empty_since=None, removing=False, dismissed=False)
     if member.status is Status.UNKNOWN:  # it decides nothing yet: very many may join at the start
         return replace(state, members={**state.members, member.key: member})
     return with_member(state, member)
@@ -145,6 +146,11 @@ def _(input_: PolicyRefused, state: SubjectState, now: Now) -> SubjectState:
 def _(input_: GatewayReported, state: SubjectState, now: Now) -> SubjectState:
     offered = with_report(state.offered_load, input_.offered, input_.admitted, input_.seconds, now.mono)
     return replace(state, offered_load=offered)
+
+
+@apply.register
+def _(input_: Dismissed, state: SubjectState, now: Now) -> SubjectState:
+    return state if state.members else replace(state, dismissed=True, empty_since=state.empty_since or now.mono)
 
 
 @apply.register
