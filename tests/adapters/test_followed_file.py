@@ -95,13 +95,21 @@ def test_a_file_that_cannot_be_used_is_refused_once(file: Path, bad: str) -> Non
     assert [settings.changed() for _ in range(3)] == [False, False, False]
 
 
-def test_a_pipe_and_no_file_are_not_followed(tmp_path: Path) -> None:
+def test_a_pipe_is_not_followed_since_it_can_be_read_only_once(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for path in (pipe, None):
-        settings = FollowedFile(path, Settings)
-        settings.read()
-        assert [settings.changed() for _ in range(3)] == [False, False, False]
+    settings = FollowedFile(pipe, Settings)
+    settings.read()
+    end = os.open(pipe, os.O_RDWR)
+    os.write(end, b"name: other")
+    assert [settings.changed() for _ in range(3)] == [False, False, False]
+    os.close(end)
+
+
+def test_without_a_file_nothing_is_followed() -> None:
+    settings = FollowedFile(None, Settings)
+    settings.read()
+    assert not settings.changed()
 
 
 STEPS = st.lists(st.sampled_from(["in place", "swap", "look", "look", "look"]), max_size=12)
