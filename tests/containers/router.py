@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
@@ -47,10 +48,14 @@ async def pull(nc: Client) -> Any:
 
 
 async def take(router: Any, count: int) -> list[Msg]:
-    """Take so many messages, without an ack."""
+    """Take so many messages, without an ack; also while a cluster elects the leader of the consumer."""
     messages: list[Msg] = []
-    while len(messages) < count:
-        messages += await router.fetch(min(100, count - len(messages)), timeout=10)
+    async with asyncio.timeout(60):
+        while len(messages) < count:
+            try:
+                messages += await router.fetch(min(100, count - len(messages)), timeout=10)
+            except nats.errors.Error:
+                await asyncio.sleep(0.05)
     return messages
 
 
