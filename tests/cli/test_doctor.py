@@ -41,14 +41,14 @@ class Doctor:
         self._file = where / "sidecar.yaml"
 
     async def findings(self, user: str, code: int, settings: str = "") -> dict[str, list[dict[str, Any]]]:
-        """All but the right ones, by check."""
+        """All but the right ones, by check, whatever the version of the server is."""
         self._file.write_text(settings or "{}")
         url = f"nats://{user}:p@127.0.0.1:{self._server.port}"
         ran = await self._command("doctor", "--config", self._file, "-o", "json", NATS_URL=url)
         assert ran.exit_code == code, ran.output
         by_check: dict[str, list[dict[str, Any]]] = {}
         for each in json.loads(ran.stdout)["findings"]:
-            if each["level"] != "ok":
+            if each["level"] != "ok" and each["check"] != "version":
                 assert each["cost"] and each["remedy"], each
                 by_check.setdefault(each["check"], []).append(each)
         return by_check

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from structlog.testing import capture_logs
 
-from nats_backpressure.config.settings import Settings
+from nats_backpressure.config.settings import Settings, WatchSetting
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.doctor.at_start import AFTER, StartCheck
 from nats_backpressure.doctor.facts import OtherInstallation, OwnStream, Server
@@ -22,7 +22,10 @@ from tests.doctor.worlds import OWN, SERVER
 from tests.fakes.clock import FakeClock
 
 LOOK = StreamLook("ORDERS", "created", 1, 1, 1, ("orders.>",))
-SETTINGS = Settings(policies=(PolicyEntry(("odrers.*",)),))
+SETTINGS = Settings(
+    policies=(PolicyEntry(("odrers.*",)),),
+    watch=(WatchSetting("*"), WatchSetting("ORDRES"), WatchSetting("billing-*")),
+)
 
 
 class Source:
@@ -65,9 +68,11 @@ async def test_findings_become_log_lines() -> None:
     lines = await checked()
     assert [(line["event"], line["check"]) for line in lines] == [
         ("doctor.warning", "clock"),
+        ("doctor.warning", "watch"),
         ("doctor.warning", "policies"),
         ("doctor.warning", "installations"),
     ]
+    assert "watch[2].stream: `billing-*`" in str(lines[1]["problem"]), "a stream that is named has its own line"
     assert all(line["log_level"] == "warning" and line["cost"] and line["hint"] for line in lines)
 
 

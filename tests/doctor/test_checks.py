@@ -57,7 +57,7 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
                 "environment",
                 {"replaced_by": ("NATS_URL",)},
                 "warning",
-                "NATS_URL of the environment",
+                "under `nats`: NATS_URL",
                 "unset NATS_URL",
             ),
             id="the environment replaces the file",

@@ -107,12 +107,14 @@ def test_of_many_consumers_the_fullest_limit_the_grant() -> None:
 
 def test_a_preview_is_what_would_be_granted_and_reserves_nothing() -> None:
     """An operator's `decide consumer` takes nothing from a worker."""
-    state = subject(member("c", inflight=450))
-    decisions, request = decision_service(FakeServiceView(state)), ConsumerRequest(max_messages=10_000)
+    decisions = decision_service(FakeServiceView(subject(member("c", inflight=450))))
+    request = ConsumerRequest(max_messages=10_000)
+    decisions.decide_consumer(SUBJECT, ConsumerRequest(max_messages=10), "_INBOX.b", NOW)
     shared: list[object] = []
     decisions.grants.on_grant = lambda *grant: shared.append(grant)
     previews = [
-        decisions.decide_consumer(SUBJECT, replace(request, preview=True), f"_INBOX.{n}", NOW).pull for n in range(3)
+        decisions.decide_consumer(SUBJECT, replace(request, preview=True), f"_INBOX.{asker}", NOW).pull
+        for asker in "bxyb"
     ]
-    assert not shared and previews[0] == Pull(50, 0)
-    assert previews == [decisions.decide_consumer(SUBJECT, request, "_INBOX.a", NOW).pull] * 3 and shared
+    assert not shared and previews[0] == previews[3] == Pull(40, 0)
+    assert decisions.decide_consumer(SUBJECT, request, "_INBOX.b", NOW).pull == Pull(40, 0) and shared

@@ -52,7 +52,7 @@ def doctor(path: Path | None, timeout: float, as_json: bool) -> None:
 
     settings = load_or_exit(path)
     try:
-        facts = asyncio.run(read_facts(settings, _replaced_by(path), timeout))
+        facts = asyncio.run(read_facts(settings, _replaced_by(path, settings.nats), timeout))
     except KeyboardInterrupt:
         sys.exit(130)
     findings = examine(facts)
@@ -75,11 +75,11 @@ def _print_findings(findings: Sequence[Checked]) -> None:
             click.echo(printable(f"{indent}do:   {each.remedy}"))
 
 
-def _replaced_by(path: Path | None) -> tuple[str, ...]:
-    """The variables of the environment that replace what the file has about NATS."""
+def _replaced_by(path: Path | None, used: Nats) -> tuple[str, ...]:
+    """The variables of the environment that replace what the file has about NATS; `used`: what both come to."""
     file = path or (Path(given) if (given := os.environ.get("BACKPRESSURE_CONFIG")) else None)
     try:
-        has_own = file is not None and load_settings(file, {}).nats != Nats()
-    except BadSettings:  # complete only with the environment
-        has_own = True
-    return variables_in(os.environ) if has_own else ()
+        own = load_settings(file, {}).nats if file is not None else Nats()
+    except BadSettings:  # it is complete with the environment only
+        return ()
+    return () if own in (Nats(), used) else variables_in(os.environ)

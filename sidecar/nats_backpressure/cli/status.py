@@ -48,7 +48,7 @@ SIGNAL_FIELDS = (
 
 
 BORDER = 3
-"""Characters that a drawn table needs beside each column."""
+"""Characters that a drawn table needs beside each column, and one more in all."""
 AROUND = 6
 """Lines around the rows of a drawn table: its headers, its lines, the totals, and an error."""
 
@@ -145,7 +145,7 @@ def _print_content(content: Content) -> None:
     for section in content:
         headers, rows = section.headers, section.rows
         if section.footer and sys.stdout.isatty():
-            headers, rows = fitting(headers, rows, Console().width, BORDER)
+            headers, rows = fitting(headers, rows, Console().width - 1, BORDER)
         if rows:
             print_table(headers, rows, section.title)
         if section.footer:
@@ -174,7 +174,7 @@ def _drawn(section: Section, console: Console) -> list[RenderableType]:
     if not section.footer:
         return [rich_table(*section[:3])]
     room = max(1, console.height - AROUND)
-    headers, rows = fitting(section.headers, section.rows[:room], console.width, BORDER)
+    headers, rows = fitting(section.headers, section.rows[:room], console.width - 1, BORDER)
     hidden = len(section.rows) - len(rows)
     more = f"; {hidden:,} more below" if hidden else ""
     return [rich_table(headers, rows), Text(section.footer + more)]

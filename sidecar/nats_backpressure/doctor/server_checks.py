@@ -47,7 +47,7 @@ def environment(facts: Facts) -> Iterator[Finding]:
     """Whether variables of the environment replace what the file says about NATS."""
     if facts.replaced_by:
         yield warning(
-            f"{names(facts.replaced_by)} of the environment replace what the file has under `nats`",
+            f"the environment replaces what the file has under `nats`: {names(facts.replaced_by)}",
             "it may talk to another server, or with another login, than the file says",
             f"unset {' '.join(facts.replaced_by)}, or take the same out of the file",
         )

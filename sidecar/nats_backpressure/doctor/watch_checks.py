@@ -25,6 +25,8 @@ def watch(facts: Facts) -> Iterator[Finding]:
     for i, entry in enumerate(facts.settings.watch):
         streams = {name for name in facts.streams if is_stream_watched(name, [WatchEntry(entry.stream)], ours)}
         consumers = [each for each in facts.consumers if each.key.stream in streams]
+        if not streams and not facts.all_consumers and "*" not in entry.stream:
+            continue  # at a start, it has a log line of its own
         if not streams:
             hint = closest(entry.stream, facts.streams)
             yield warning(
