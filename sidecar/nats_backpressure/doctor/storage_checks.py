@@ -56,7 +56,8 @@ def copies(facts: Facts) -> Iterator[Finding]:
             f"set publish.replicas to {min(wanted, known)}, or add servers to the cluster",
         )
     existing = [stream for stream in facts.own if stream.exists]
-    if alone := [stream.name for stream in existing if known >= SAFE_FROM and stream.replicas < SAFE_FROM]:
+    large = bool(server.cluster) and (known == 0 or known >= SAFE_FROM)
+    if alone := [stream.name for stream in existing if large and stream.replicas < SAFE_FROM]:
         edits = "; ".join(f"nats stream edit {name} --replicas {SAFE_FROM}" for name in alone)
         yield warning(
             f"{names(alone)}: fewer than {SAFE_FROM} copies, in a cluster",

@@ -18,19 +18,23 @@ from nats_backpressure.protocol.subjects import Names
 
 UNUSED: Final = "it changes nothing; what it was written for has other marks"
 
+ANY: Final = (WatchEntry("*"),)
+"""Matches every stream that is no bucket, no object store and not ours."""
+
 
 def watch(facts: Facts) -> Iterator[Finding]:
     """Whether each glob of `watch` matches a consumer that counts."""
     ours, found = Names(facts.settings.name).ours, False
+    ordinary = [name for name in facts.streams if is_stream_watched(name, ANY, ours)]
     for i, entry in enumerate(facts.settings.watch):
         streams = {name for name in facts.streams if is_stream_watched(name, [WatchEntry(entry.stream)], ours)}
         consumers = [each for each in facts.consumers if each.key.stream in streams]
         if not streams and not facts.all_consumers and "*" not in entry.stream:
             continue  # at a start, it has a log line of its own
         if not streams:
-            hint = closest(entry.stream, facts.streams)
+            hint = closest(entry.stream, ordinary)
             yield warning(
-                f"watch[{i}].stream: `{entry.stream}` matches none of {count(len(facts.streams), 'stream')}{hint}",
+                f"watch[{i}].stream: `{entry.stream}` matches none of {count(len(ordinary), 'stream')}{hint}",
                 "nothing is watched by it, until there is such a stream",
                 "correct it in the settings file, or create the stream",
             )
