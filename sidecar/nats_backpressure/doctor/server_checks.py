@@ -93,7 +93,7 @@ def clock(facts: Facts) -> Iterator[Finding]:
     if ahead is not None and abs(ahead) > CLOCKS_APART:
         yield warning(
             f"the server's clock is {abs(ahead):,.1f} s {'ahead of' if ahead > 0 else 'behind'} the clock here",
-            "overrides end that much too early or too late, and times in events are wrong",
+            "times in the log differ from those in events, which are the server's; TLS and JWTs go by both clocks",
             "synchronize both machines (NTP): `chronyc tracking` or `timedatectl` shows which one is wrong",
         )
 
