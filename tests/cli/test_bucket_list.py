@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from nats_backpressure.cli.bucket_list import changes, listed, override_row, policy_row
@@ -11,14 +9,15 @@ from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.protocol.messages import Status
 from nats_backpressure.protocol.timestamps import format_rfc3339
 
-AT = 1_800_000_000.0
-SOON, LONG_AGO = format_rfc3339(time.time() + 600), format_rfc3339(time.time() - 600)
+AT = 1_900_000_000.0
+"""The time at the server; that of this machine is another."""
+SOON, LONG_AGO = format_rfc3339(AT + 600), format_rfc3339(AT - 600)
 BUCKET = {
     "orders.paid": PolicyValue(b'{"mode":"observe","pending":{"overload":500}}', 7, AT),
     "orders.=2A": PolicyValue(b'{"retry_after_seconds":5}', 3, AT),
     "bad": PolicyValue(b"[", 4, AT),
-    "=override.orders.=3E": PolicyValue(b'{"action":"open","until":"%s"}' % SOON.encode(), 9, time.time()),
-    "=override.orders.paid": PolicyValue(b'{"action":"reject","until":"%s"}' % LONG_AGO.encode(), 8, time.time()),
+    "=override.orders.=3E": PolicyValue(b'{"action":"open","until":"%s"}' % SOON.encode(), 9, AT),
+    "=override.orders.paid": PolicyValue(b'{"action":"reject","until":"%s"}' % LONG_AGO.encode(), 8, AT),
 }
 STATUSES = (Status("orders.paid", "active"), Status("orders.created", "inactive"), Status("x", "inactive"))
 
@@ -36,12 +35,12 @@ def test_each_policy_shows_what_it_sets_and_governs() -> None:
 
 
 def test_each_override_shows_its_end_and_whether_it_is_in_force() -> None:
-    rows = [override_row(each, 3) for each in listed(BUCKET, STATUSES, None, overrides=True)]
+    rows = [override_row(each, 3) for each in listed(BUCKET, STATUSES, None, overrides=True, now=AT)]
     assert [(row[0], row[1], row[2], row[3], row[5]) for row in rows] == [
         ("orders.>", "open", SOON, "in force", "2 of 3"),
         ("orders.paid", "reject", LONG_AGO, "ended", "1 of 3"),
     ]
-    unknown = list(listed(BUCKET, None, "orders.paid", overrides=True))
+    unknown = list(listed(BUCKET, None, "orders.paid", overrides=True, now=AT))
     assert [override_row(each, 0)[5] for each in unknown] == ["?", "?"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -40,21 +39,26 @@ class Listed(Struct, frozen=True):
 
 
 def listed(
-    bucket: Mapping[str, PolicyValue], statuses: Sequence[Status] | None, covered_by: str | None, *, overrides: bool
+    bucket: Mapping[str, PolicyValue],
+    statuses: Sequence[Status] | None,
+    covered_by: str | None,
+    *,
+    overrides: bool,
+    now: float = 0.0,
 ) -> Iterator[Listed]:
     """The policies or the overrides in a bucket, by pattern; with `covered_by` those that it covers, or that cover
-    it."""
+    it. `now`: for overrides, the server's time."""
     for key, value in sorted(bucket.items()):
         if key.startswith(OVERRIDES) is not overrides:
             continue
         with suppress(BadTail):
             pattern = decode(key.removeprefix(OVERRIDES))
             if covered_by is None or covers(covered_by, pattern) or covers(pattern, covered_by):
-                governed = statuses and governed_by(statuses, PolicyKey(pattern, overrides), bucket).governed
+                governed = statuses and governed_by(statuses, PolicyKey(pattern, overrides), bucket, now).governed
                 yield Listed(
                     pattern,
                     _decoded(value.value),
-                    _state(key, value, overrides),
+                    _state(key, value, overrides, now),
                     format_rfc3339(value.at),
                     value.revision,
                     None if statuses is None else tuple(governed or ()),
@@ -92,13 +96,13 @@ def _fields(value: bytes | None) -> dict[str, Any]:
     return consumers | {name: to_builtins(field) for name, field in entry.fields}
 
 
-def _state(key: str, value: PolicyValue, is_override: bool) -> str:
+def _state(key: str, value: PolicyValue, is_override: bool, now: float) -> str:
     if not is_override:
         return "in force" if parse_policy(value.value) is not None else UNREADABLE
-    entry = parse_stored_override(key, value)
+    entry = parse_stored_override(key, value, now)
     if entry is None:
         return UNREADABLE
-    return "in force" if entry.override.until > time.time() else "ended"
+    return "in force" if entry.override.until > now else "ended"
 
 
 def _decoded(value: bytes) -> Any:

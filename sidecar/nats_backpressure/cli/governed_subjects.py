@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -45,21 +44,23 @@ class GovernedSubjects(Struct, frozen=True):
 
 
 async def find_governed(
-    service: ServiceClient, key: PolicyKey, bucket: Mapping[str, PolicyValue], value: bytes
+    service: ServiceClient, key: PolicyKey, bucket: Mapping[str, PolicyValue], value: bytes, now: float = 0.0
 ) -> GovernedSubjects | None:
-    """What `value` would govern under this key of the bucket. None, and a note, if no sidecar answers which subjects
-    are watched."""
+    """What `value` would govern under this key of the bucket. `now`: for an override, the server's time. None, and a
+    note, if no sidecar answers which subjects are watched."""
     try:
         statuses = await all_statuses(service)
     except Unavailable as error:
         print_note(f"it is not known which subjects this governs: {error}")
         return None
-    return governed_by(statuses, key, {**bucket, key.name: PolicyValue(value, 0)})
+    return governed_by(statuses, key, {**bucket, key.name: PolicyValue(value, 0)}, now)
 
 
-def governed_by(statuses: Iterable[Status], key: PolicyKey, bucket: Mapping[str, PolicyValue]) -> GovernedSubjects:
-    """What the entry under this key of the bucket governs."""
-    index = _layer_index(bucket, key.is_override, key.name)
+def governed_by(
+    statuses: Iterable[Status], key: PolicyKey, bucket: Mapping[str, PolicyValue], now: float = 0.0
+) -> GovernedSubjects:
+    """What the entry under this key of the bucket governs. `now`: for an override, the server's time."""
+    index = _layer_index(bucket, key.is_override, key.name, now)
     statuses = tuple(statuses)
     governed: list[str] = []
     not_governed: dict[str, str] = {}
@@ -105,23 +106,22 @@ def stricter_pattern(subjects: GovernedSubjects) -> str | None:
     return None
 
 
-def overrides_covering(bucket: Mapping[str, PolicyValue], pattern: str) -> list[OverrideEntry]:
-    """The overrides in force that cover a pattern, the most specific first."""
-    now = time.time()
-    entries = [parse_stored_override(key, value) for key, value in bucket.items() if key.startswith(OVERRIDES)]
+def overrides_covering(bucket: Mapping[str, PolicyValue], pattern: str, now: float) -> list[OverrideEntry]:
+    """The overrides in force that cover a pattern, the most specific first. `now`: the server's time."""
+    entries = [parse_stored_override(key, value, now) for key, value in bucket.items() if key.startswith(OVERRIDES)]
     in_force = [entry for entry in entries if entry is not None and entry.override.until > now]
     return list(PatternIndex((entry.pattern, entry) for entry in in_force).covering(pattern))
 
 
-def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str) -> PatternIndex[PolicyEntry]:
+def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str, now: float) -> PatternIndex[PolicyEntry]:
     """The overrides that have not ended, or else the policies. A value that cannot be read governs nothing."""
     entries: list[PolicyEntry] = []
     for key, value in bucket.items():
         if key.startswith(OVERRIDES) is not overrides:
             continue
         if overrides:
-            override = parse_stored_override(key, value)
-            if override is not None and (key == own or override.override.until > time.time()):
+            override = parse_stored_override(key, value, now)
+            if override is not None and (key == own or override.override.until > now):
                 entries.append(PolicyEntry((override.pattern,)))
         else:
             with suppress(BadTail):
@@ -140,8 +140,9 @@ def parse_policy(value: bytes) -> PolicyEntry | None:
         return None
 
 
-def parse_stored_override(key: str, value: PolicyValue) -> OverrideEntry | None:
-    entry = parse_override(key, value.value, value.at or time.time(), NO_GUARD)
+def parse_stored_override(key: str, value: PolicyValue, now: float) -> OverrideEntry | None:
+    """None where it is not valid. One that is not stored yet counts as stored `now`."""
+    entry = parse_override(key, value.value, value.at or now, NO_GUARD)
     return entry if isinstance(entry, OverrideEntry) else None
 
 

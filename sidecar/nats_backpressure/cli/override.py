@@ -77,9 +77,10 @@ def set_(target: Target, subject: str, action: str, duration: float | None, forc
     key = PolicyKey(subject, is_override=True)
 
     async def put(service: ServiceClient, seconds: float) -> None:
-        until = format_rfc3339(await server_time(target, service) + seconds)
+        now = await server_time(target, service)
+        until = format_rfc3339(now + seconds)
         value = msgspec.json.encode({"action": action, "until": until})
-        subjects = await find_governed(service, key, await read_bucket(target, service), value)
+        subjects = await find_governed(service, key, await read_bucket(target, service), value, now)
         require_governed(key, subjects, force)
         await write_change(target, service, key, value)
         print_change(subject, f"{action} until {until}", subjects, as_json, action=action, until=until)
@@ -87,12 +88,12 @@ def set_(target: Target, subject: str, action: str, duration: float | None, forc
             print_note(note)
 
     async def end(service: ServiceClient) -> None:
-        bucket = await read_bucket(target, service)
-        wider = [entry for entry in overrides_covering(bucket, subject) if entry.pattern != subject]
+        bucket, now = await read_bucket(target, service), await server_time(target, service)
+        wider = [entry for entry in overrides_covering(bucket, subject, now) if entry.pattern != subject]
         if key.name not in bucket:
             others = f"; {_format_override(wider[0])}: end that one" if wider else ""
             raise click.ClickException(f"there is no override for {subject}{others}")
-        subjects = await find_governed(service, key, bucket, bucket[key.name].value)
+        subjects = await find_governed(service, key, bucket, bucket[key.name].value, now)
         await write_change(target, service, key, b"")
         print_change(subject, "auto", subjects, as_json, "governed", action="auto")
         if wider:

@@ -12,7 +12,7 @@ from nats_backpressure.cli.command import all_statuses
 from nats_backpressure.cli.governed_subjects import GovernedSubjects
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import print_json, print_note, print_table
-from nats_backpressure.cli.policy_bucket import read_bucket
+from nats_backpressure.cli.policy_bucket import read_bucket, server_time
 from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ async def print_listed(
 ) -> None:
     """Print the policies, or the overrides, of the bucket."""
     bucket = await read_bucket(target, service)
+    now = await server_time(target, service) if overrides else 0.0
     try:
         statuses = await all_statuses(service)
     except Unavailable as error:
         statuses = None
         print_note(f"it is not known which subjects these govern: {error}")
-    entries = list(listed(bucket, statuses, pattern, overrides=overrides))
+    entries = list(listed(bucket, statuses, pattern, overrides=overrides, now=now))
     if as_json:
         print_json({"overrides" if overrides else "policies": entries})
     elif not entries:

@@ -775,14 +775,14 @@ def test_a_policy_refused_is_published_once_and_numbered_with_the_rest() -> None
 def test_several_refused_policies_are_published_once_each_also_after_restarts() -> None:
     """Of the bucket, and of the metadata of two consumers: each start refuses all of them again."""
     world = World()
-    world.settled(pending=5)
     refusals = [Rejection(mark, ()) for mark in ("b:7", "m1", "m2")]
     for order in (refusals, refusals[::-1], [*refusals, *refusals]):
         for refusal in order:
             world.feed(PolicyRefused(refusal))
         world.settled(pending=5)
+        world.settled(pending=5)
+        assert world.published == ["policy_rejected"] * 3
         world.start()
-    assert world.published == ["policy_rejected"] * 3
     assert {event.policy_revision for event in world.stream} == {"b:7", "m1", "m2"}
     for n in range(2 * UNSENT_LIMIT):
         world.feed(PolicyRefused(Rejection(f"many {n}", ())))
