@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -33,6 +35,9 @@ class LoopThread:
     the loop at most, and never for the network."""
 
     def __init__(self, lock: threading.RLock, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        """Raises RuntimeError where threads are replaced (gevent, eventlet): an event loop would stop the process."""
+        if not inspect.isbuiltin(_thread.start_new_thread):
+            raise RuntimeError("gevent or eventlet replaces the threads of this process: use workers with threads")
         self._lock, self._main = lock, main
         self._loop, self._stop = asyncio.SelectorEventLoop(UnlockedWait(lock)), asyncio.Event()
         # A daemon: a process that ends without `stop` does not wait for it.

@@ -15,6 +15,7 @@ from weakref import WeakSet
 from nats.aio.client import Client
 
 from nats_backpressure.client.admission import Admission
+from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.loop_thread import LoopThread
 from nats_backpressure.client.own_connection import checked_options, stay_connected
@@ -26,6 +27,9 @@ from nats_backpressure.protocol.values import ActionName
 CLOSE_TIMEOUT = 5.0
 """Seconds that `close` waits for the thread; one that hangs then ends with the process."""
 
+LOCK_SECONDS = 0.25
+"""Seconds that `admit` waits for a step of the loop, at most; then it admits. A step takes far less, unless `on_count`
+or a handler of log lines blocks."""
 RETRY_SECONDS = 1.0
 """Seconds before the next try to start a thread, where the process could have no more."""
 
@@ -38,7 +42,7 @@ class ThreadedClient:
 
     Making one opens nothing: the thread starts with the first `admit` (or `start`) of the process, and admits until the
     states are read. So it may be made before a server forks its workers. A process that forks after that is followed by
-    its child with a thread, a connection and counters of the child's own. Not tested with gevent and eventlet.
+    its child with a thread, a connection and counters of the child's own. With gevent or eventlet it admits everything.
     """
 
     def __init__(
@@ -102,8 +106,13 @@ class ThreadedClient:
         After `close` the states that it has grow old, and then it admits."""
         if not self._started:
             self._start()
-        with self._lock:
+        lock = self._lock
+        if not lock.acquire(timeout=LOCK_SECONDS):
+            return self._admitted_unasked()
+        try:
             return self._client.admit(subject, priority)
+        finally:
+            lock.release()
 
     def start(self, wait: float = 0.0) -> bool:
         """Start following the states, where the first `admit` should not be what does. Returns whether every state was
@@ -115,7 +124,7 @@ class ThreadedClient:
 
     def close(self) -> None:
         """End the thread and the connection, within 5 s."""
-        with self._lock:
+        with self._starting:
             thread, self._thread = self._thread, None
             self._started = self._closed = True
         if thread is not None and not thread.stop(CLOSE_TIMEOUT):
@@ -123,7 +132,8 @@ class ThreadedClient:
 
     def _reset(self) -> None:
         """As before the first use in a process."""
-        self._lock, self._ready = threading.RLock(), threading.Event()  # an RLock: `on_count` may call us again
+        # RLocks: `on_count` and handlers of log lines may call us again.
+        self._lock, self._starting, self._ready = threading.RLock(), threading.RLock(), threading.Event()
         self._nc, self._thread, self._next_try = Client(), None, 0.0
         self._client = self._make(self._nc)
         self._started = self._closed or not self._needs_thread
@@ -131,19 +141,25 @@ class ThreadedClient:
             self._ready.set()
 
     def _start(self) -> None:
-        with self._lock:
+        with self._starting:
             if self._started or (now := time.monotonic()) < self._next_try:
                 return
             try:
                 thread = LoopThread(self._lock, self._follow)
                 thread.start()
-            except (RuntimeError, OSError) as error:  # no more threads, or no more open files
+            except (RuntimeError, OSError) as error:  # no more threads or open files, or threads that are none
                 self._next_try = now + RETRY_SECONDS
                 text = f"no thread for the backpressure client: every request is admitted, until there is one: {error}"
                 self._client.logger.warn("no_thread", "", text)
             else:
                 self._thread, self._started = thread, True
                 self._client.logger.resolve("no_thread", "", "there is a thread for the backpressure client")
+
+    def _admitted_unasked(self) -> Admission:
+        self.stats.failed_open += 1  # not `count`: `on_count` may be what hangs
+        text = f"admit waited {LOCK_SECONDS:g} s for the thread of the backpressure client: such requests are admitted"
+        self._client.logger.warn("hangs", "", text)
+        return CachedAdmission("").yes
 
     async def _follow(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
