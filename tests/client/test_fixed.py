@@ -20,12 +20,40 @@ async def test_it_decides_the_same_for_every_subject_and_never_ages() -> None:
 
 
 async def test_it_answers_what_it_decides() -> None:
-    reject, some, proceed = (BackpressureClient.fixed(action) for action in ("reject", "throttle", "continue"))
+    reject, proceed = BackpressureClient.fixed("reject"), BackpressureClient.fixed("continue")
     assert (await reject.decide("a")).action == "reject"
     assert (await reject.decide("a", priority="critical")).action == "continue"
-    pulls = [(await client.decide("a", "consumer", max_messages=5)).pull for client in (reject, some, proceed)]
-    assert [pull and pull.max_messages for pull in pulls] == [0, 3, 5]
     assert (await proceed.decide("a")).failed_open is None
+
+
+@pytest.mark.parametrize(
+    ("client", "wanted", "pulled", "action"),
+    [
+        (BackpressureClient.fixed("reject"), 5, 0, "reject"),
+        (BackpressureClient.fixed("throttle"), 5, 3, "throttle"),
+        (BackpressureClient.fixed("throttle"), 1, 1, "continue"),
+        (BackpressureClient.fixed("throttle", admit_ratio=0.0), 5, 0, "reject"),
+        (BackpressureClient.fixed("continue"), 5, 5, "continue"),
+    ],
+)
+async def test_a_consumer_is_answered_by_what_it_is_granted_as_by_the_sidecar(
+    client: BackpressureClient, wanted: int, pulled: int, action: str
+) -> None:
+    answer = await client.decide("a", "consumer", max_messages=wanted)
+    assert answer.pull is not None and (answer.pull.max_messages, answer.action) == (pulled, action)
+    assert (answer.pull.wait_ms > 0) == (pulled == 0)
+    assert (answer.admit_ratio, answer.retry_after_seconds) == (1.0, 0)
+
+
+async def test_it_can_be_used_again_after_it_was_closed() -> None:
+    """Two tests with one application, each with its lifespan."""
+    client = BackpressureClient.fixed("reject")
+    for _ in range(2):
+        async with client:
+            await client.on_event(lambda event: None)
+            assert await client.watch(["a"]) and not client.admit("a")
+            assert {task.get_name() for task in client._tasks} == {"backpressure events"}
+    assert client.stats.watch_lost == 0
 
 
 async def test_a_share_is_admitted_evenly() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from itertools import accumulate
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.adaptive_simulation import Scenario, Simulation
 from nats_backpressure.client.cached_admission import WatchedState
 from nats_backpressure.client.held_rate import LEAST_MARGIN, MARGIN_SECONDS
+from nats_backpressure.client.shedder import RANKS
 from nats_backpressure.protocol.messages import State
 
 FALL = 40.0
@@ -32,12 +34,12 @@ def test_where_the_load_falls_to_half_of_the_capacity_hardly_anybody_is_shed(gat
 
 
 @given(
-    seconds=st.lists(st.floats(0.0001, 0.3), min_size=1, max_size=300),
+    requests=st.lists(st.tuples(st.floats(0.0001, 0.3), st.sampled_from(list(RANKS))), min_size=1, max_size=300),
     ratios=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=10),
     load=st.integers(20, 2000),
 )
 def test_it_admits_what_the_share_admits_and_never_more_per_second_than_the_share_came_to(
-    seconds: list[float], ratios: list[float], load: int
+    requests: list[tuple[float, str]], ratios: list[float], load: int
 ) -> None:
     """After a load of `load` requests a second: whatever comes then, in bursts or not, and whatever share is chosen."""
     state, alone, ratio = watched(), watched(), ratios[0]
@@ -45,13 +47,36 @@ def test_it_admits_what_the_share_admits_and_never_more_per_second_than_the_shar
         state.admit(ratio, "normal", n / load)
         alone.shedder.admit(ratio)
     more, most = 0, max(ratios) * load * 1.01 + 1
-    times = list(accumulate(seconds, initial=3.0))[1:]
-    for n, now in enumerate(times):
-        ratio = ratios[n * len(ratios) // len(times)]
-        shared, admitted = alone.shedder.admit(ratio), state.admit(ratio, "normal", now)
+    now = 3.0
+    for n, (pause, priority) in enumerate(requests):
+        now, ratio = now + pause, ratios[n * len(ratios) // len(requests)]
+        shared, admitted = alone.shedder.admit(ratio, priority), state.admit(ratio, priority, now)
         assert admitted or not shared
         more += admitted and not shared
         assert more <= most * (now - 3.0) + 2 * max(LEAST_MARGIN, most * MARGIN_SECONDS) + 1
+
+
+@pytest.mark.parametrize("rates", [{"high": 65, "low": 65}, {"high": 30, "normal": 50, "low": 150}, {"low": 130}])
+def test_of_a_load_that_fell_the_high_ones_are_admitted_first_and_the_low_ones_get_the_rest(
+    rates: dict[str, int],
+) -> None:
+    """A share of 0.1 was right for ten times as many, 100 a second. Counted is from half a second after the fall on."""
+    dice, state, now = random.Random(1), watched(), 0.0
+    offered, admitted = Counter[str](), Counter[str]()
+    for rate, until, from_ in ((1000, 10.0, math.inf), (sum(rates.values()), 14.0, 10.5)):
+        while now < until:
+            now += dice.expovariate(rate)
+            priority = dice.choices(list(rates), list(rates.values()))[0]
+            passes = state.admit(0.1, priority, now)
+            if now >= from_:
+                offered[priority] += 1
+                admitted[priority] += passes
+    room = sum(admitted.values())
+    assert room >= 0.8 * 3.5 * 100
+    for priority in rates:  # the highest first
+        wanted = min(offered[priority], room)
+        assert admitted[priority] == pytest.approx(wanted, abs=0.15 * offered[priority] + 5), priority
+        room -= wanted
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.3, 0.8])

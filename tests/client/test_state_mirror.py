@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.client.cached_admission import CachedAdmission
-from nats_backpressure.client.state_mirror import MAX_INSTANCES, ORPHAN_SECONDS, StateMirror
+from nats_backpressure.client.state_mirror import MAX_INSTANCES, VANISHED_SECONDS, StateMirror
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
 from tests.simulations.state_bucket import SUBJECT, active, state
 
@@ -143,14 +143,25 @@ def test_a_state_that_vanished_stays_and_ages_despite_heartbeats(mirror: Mirror)
 
 
 def test_a_state_that_vanished_long_ago_is_removed(mirror: Mirror) -> None:
+    """Without another snapshot: there may be none for days."""
+    mirror.put(active(), active("calls"))
+    mirror.states.begin_snapshot()
+    mirror.put(active("calls"))
+    mirror.states.end_snapshot(mirror.now)
+    mirror.now += VANISHED_SECONDS
+    mirror.states.remove_vanished(mirror.now)
+    assert set(mirror.states.states) == {SUBJECT, "calls"}
+    mirror.states.remove_vanished(mirror.now + 1)
+    assert set(mirror.states.states) == {"calls"}
+
+
+def test_a_state_that_vanished_and_was_written_again_is_not_removed(mirror: Mirror) -> None:
     mirror.put(active())
-    for _ in range(2):
-        mirror.states.begin_snapshot()
-        mirror.states.end_snapshot(mirror.now)
-        mirror.now += ORPHAN_SECONDS + 1
     mirror.states.begin_snapshot()
     mirror.states.end_snapshot(mirror.now)
-    assert not mirror.states.states
+    mirror.put(active())
+    mirror.states.remove_vanished(mirror.now + 2 * VANISHED_SECONDS)
+    assert set(mirror.states.states) == {SUBJECT}
 
 
 def test_a_state_that_was_deleted_is_gone_at_once(mirror: Mirror) -> None:

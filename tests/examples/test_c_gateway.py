@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -202,6 +204,64 @@ async def test_a_write_that_the_bucket_refuses_is_no_state(nc: Client, gateway: 
         assert [await gateway.post() for _ in range(OPEN_AGAIN)] == [202] * OPEN_AGAIN
 
 
+async def test_heartbeats_that_the_bucket_refuses_prove_nothing(nc: Client, gateway: Gateway) -> None:
+    """Without a quorum a replica still sends them, and they come to the subscription."""
+    states = States(nc)
+    await states.make()
+    await states.put(active(SUBJECT, freshness="known", hold_seconds=1))
+    limits = {"heartbeat_ms": 200, "stale_after_ms": 1000, "unknown_after_ms": 2000}
+
+    async def refused_heartbeats() -> None:
+        for n in itertools.count():
+            value = {"schema": 1, "instance": "i", "sampled_at": f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}.000Z"}
+            refused = {"Nats-Expected-Last-Subject-Sequence": "1000"}
+            payload = json.dumps(value | limits).encode()
+            await nc.publish("$KV.backpressure_state.=heartbeat", payload, headers=refused)
+            await asyncio.sleep(0.1)
+
+    async def proved() -> bool:
+        await states.heartbeat(**limits)
+        return await gateway.post() == 503
+
+    await eventually(proved, "a refusal")
+    async with meanwhile(refused_heartbeats()):
+        await gateway.answers(202, OPEN_AGAIN)
+
+
+async def test_an_older_state_of_a_server_that_is_late_is_not_taken(
+    nc: Client, gateway_binary: Path, server: NatsServer, tmp_path: Path, stream: None
+) -> None:
+    """The test answers the direct gets: there is no bucket."""
+    revision, at, action, sampled = 10, "2026-01-01T00:00:10.5Z", "reject", itertools.count()
+
+    async def answer(message: Msg) -> None:
+        value: dict[str, Any] = {"subject": SUBJECT, "action": action, "freshness": "known", "hold_seconds": 600}
+        headers = {"Nats-Sequence": str(revision), "Nats-Time-Stamp": at}
+        if b"=heartbeat" in message.data:
+            n = next(sampled)
+            value = {"schema": 1, "instance": "i", "sampled_at": f"2026-01-01T00:00:00.{n:06}Z"}
+            headers = {"Nats-Sequence": str(1000 + n), "Nats-Time-Stamp": "2026-01-01T00:00:00Z"}
+        await nc.publish(message.reply, json.dumps(value).encode(), headers=headers)
+
+    async def noticed() -> None:
+        while True:
+            for key in (SUBJECT, "=heartbeat"):
+                await nc.publish(f"$KV.backpressure_state.{key}", b"")
+            await asyncio.sleep(0.05)
+
+    await nc.subscribe("$JS.API.DIRECT.GET.KV_backpressure_state", cb=answer)
+    async with running(gateway_binary, server.url, tmp_path) as gateway, meanwhile(noticed()):
+        await gateway.answers(503, OPEN_AGAIN)
+        revision, at, action = 9, "2026-01-01T00:00:10.49Z", "continue"
+        for _ in range(20):
+            assert await gateway.post() == 503
+            await asyncio.sleep(0.02)
+        revision, at = 11, "2026-01-01T00:00:10.49Z"
+        await gateway.answers(202, OPEN_AGAIN)
+        revision, at, action = 1, "2026-01-01T00:00:10.51Z", "reject"  # of a bucket that was created again
+        await gateway.answers(503, OPEN_AGAIN)
+
+
 async def test_it_asks_until_a_heartbeat_proves_the_state_that_it_loaded(
     nc: Client, server: NatsServer, gateway_binary: Path, tmp_path: Path, stream: None
 ) -> None:
@@ -214,10 +274,9 @@ async def test_it_asks_until_a_heartbeat_proves_the_state_that_it_loaded(
             await gateway.answers(503, OPEN_AGAIN)
             asked = len(service.requests)
             assert asked >= OPEN_AGAIN  # this answer may not be used again
-            await states.heartbeat(sampled_at="2026-01-01T00:00:00.000Z")
-            await states.heartbeat(sampled_at="2026-01-01T00:00:01.000Z")
 
             async def unasked() -> bool:
+                await states.heartbeat()  # two that it loads, each with another `sampled_at`, prove the state
                 before = len(service.requests)
                 return [await gateway.post() for _ in range(5)] == [503] * 5 and len(service.requests) == before
 

@@ -330,7 +330,7 @@ def test_nothing_is_lost_when_the_counts_begin_again(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("bound", ["MOST_ENTRIES", "MOST_BYTES"])
 @pytest.mark.parametrize("role", ["gateway", "consumer"])
 def test_the_oldest_entries_are_dropped(role: str, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 3 if bound == "MOST_ENTRIES" else 3200 if role == "gateway" else 2900
+    most = 3 if bound == "MOST_ENTRIES" else 3200 if role == "gateway" else 6600
     monkeypatch.setattr(encoded_decisions, bound, most)
     world = World(*(subject(member(), name=f"s{n}") for n in range(9)))
     answers: EncodedDecisions[Any] = world.gateway if role == "gateway" else world.consumer
@@ -341,7 +341,18 @@ def test_the_oldest_entries_are_dropped(role: str, bound: str, monkeypatch: pyte
     ask(answers, "s6")
     ask(answers, "s1")
     assert list(answers._entries) == [f"p.{role}.s{n}".encode() for n in (8, 6, 1)]
-    assert answers._size == sum(entry.size for entry in answers._entries.values()) <= 3200
+    assert answers._size == sum(entry.size for entry in answers._entries.values()) <= 6600
+
+
+def test_all_texts_of_a_consumer_s_reply_are_counted() -> None:
+    world = World(subject(member(inflight=450)))
+    for _ in range(4):
+        ask(world.consumer, payload=b'{"max_messages": 20}')
+    (entry,) = world.consumer._entries.values()
+    (reply,) = entry.replies.values()
+    assert len(reply.bodies) == 3
+    texts = sum(len(before) + len(after) for before, after, _ in reply.bodies.values())
+    assert texts <= entry.size == world.consumer._size
 
 
 def test_one_subject_has_a_bounded_number_of_payloads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,22 @@
 #define ASK_MS 250
 #define LONGEST_SUBJECT (2 * MAX_KEY)
 #define DEFAULT_RETRY_AFTER 30
+#define LAST "{\"last_by_subj\":\"$KV.%s_state.%s\"}"
+
+// A key of the bucket: how to ask for it, and its last write that was loaded.
+typedef struct {
+    char request[LONGEST_SUBJECT];
+    unsigned long long revision;
+    char written[64];  // by the server's clock
+} stored;
 
 struct backpressure {
     natsConnection *nc;
     natsSubscription *states, *heartbeats;
-    char load_from[256], load_request[LONGEST_SUBJECT], question[LONGEST_SUBJECT];
+    char load_from[256], question[LONGEST_SUBJECT];
     pthread_mutex_t lock;  // NATS calls back in threads of its own
+    stored state, heartbeat;
     watched watched;
-    char written[64];  // when the state was, by the server's clock: which one it is
     cJSON *answer;     // of decide.gateway
     double valid_until, ask_at;
     double credit;  // admissions saved up
@@ -43,29 +51,54 @@ bool backpressure_encode(char out[MAX_KEY], const char *subject) {
     return true;
 }
 
-// Reads the stored state, which arrived at `at` if it is a new one. -1: nobody answers, 1: it is new, 0: it is not.
-static int load(backpressure *bp, double at) {
+// Whether one time of the server is after another: `2026-11-26T09:00:00.12Z`, with as many decimals as it needs.
+static bool is_later(const char *time, const char *than) {
+    const size_t seconds = strlen("2026-11-26T09:00:00");
+    if (strlen(time) < seconds || strlen(than) < seconds) return strlen(time) >= seconds;
+    int order = strncmp(time, than, seconds);
+    return order != 0 ? order > 0 : strtod(time + seconds, NULL) > strtod(than + seconds, NULL);
+}
+
+// Whether a reply has a newer write of this key than the last one. A server that is late answers with an older one;
+// one of a bucket that was created again has a lower revision and a later time.
+static bool is_newer(stored *key, natsMsg *reply) {
+    const char *revision = NULL, *written = NULL;
+    natsMsgHeader_Get(reply, "Nats-Sequence", &revision);
+    natsMsgHeader_Get(reply, "Nats-Time-Stamp", &written);
+    if (revision == NULL || written == NULL) return false;  // there is no such key: keep what was there
+    if (strtoull(revision, NULL, 10) <= key->revision && !is_later(written, key->written)) return false;
+    key->revision = strtoull(revision, NULL, 10);
+    snprintf(key->written, sizeof key->written, "%s", written);
+    return true;
+}
+
+typedef enum { NO_ANSWER, NOTHING_NEW, LOADED } loading;
+
+// Reads the stored value of a key, and stores it as one that arrived at `at` if it is a newer one.
+static loading load(backpressure *bp, stored *key, double at) {
     natsMsg *reply = NULL;
-    const char *written = NULL;
-    if (natsConnection_RequestString(&reply, bp->nc, bp->load_from, bp->load_request, ASK_MS) != NATS_OK) return -1;
+    if (natsConnection_RequestString(&reply, bp->nc, bp->load_from, key->request, ASK_MS) != NATS_OK) return NO_ANSWER;
     pthread_mutex_lock(&bp->lock);
-    natsMsgHeader_Get(reply, "Nats-Time-Stamp", &written);  // none: there is no such key, so keep what was there
-    bool new = written != NULL && strcmp(written, bp->written) != 0;
-    if (new) {
-        snprintf(bp->written, sizeof bp->written, "%s", written);
-        put_state(&bp->watched, natsMsg_GetData(reply), (size_t)natsMsg_GetDataLength(reply), at);
+    loading result = is_newer(key, reply) ? LOADED : NOTHING_NEW;
+    if (result == LOADED) {
+        void (*put)(watched *, const char *, size_t, double) = key == &bp->state ? put_state : put_heartbeat;
+        put(&bp->watched, natsMsg_GetData(reply), (size_t)natsMsg_GetDataLength(reply), at);
     }
     pthread_mutex_unlock(&bp->lock);
     natsMsg_Destroy(reply);
-    return new;
+    return result;
 }
 
 // What arrives may not be stored yet, or never: replicas write with an expected revision. So it only wakes.
+static void load_soon(backpressure *bp, stored *key, double at) {
+    const int pauses_ms[] = {5, 15, 45, 135, 0};
+    for (int i = 0; load(bp, key, at) != LOADED && pauses_ms[i] > 0; i++) nats_Sleep(pauses_ms[i]);
+}
+
 static void on_state(natsConnection *nc, natsSubscription *sub, natsMsg *msg, void *closure) {
     (void)nc, (void)sub;
-    double at = now();
-    const int pauses_ms[] = {5, 15, 45, 135, 0};
-    for (int i = 0; load(closure, at) != 1 && pauses_ms[i] > 0; i++) nats_Sleep(pauses_ms[i]);
+    backpressure *bp = closure;
+    load_soon(bp, &bp->state, now());
     natsMsg_Destroy(msg);
 }
 
@@ -74,11 +107,7 @@ static void on_heartbeat(natsConnection *nc, natsSubscription *sub, natsMsg *msg
     (void)nc, (void)sub;
     backpressure *bp = closure;
     double at = now();
-    if (load(bp, NEVER) >= 0) {
-        pthread_mutex_lock(&bp->lock);
-        put_heartbeat(&bp->watched, natsMsg_GetData(msg), (size_t)natsMsg_GetDataLength(msg), at);
-        pthread_mutex_unlock(&bp->lock);
-    }
+    if (load(bp, &bp->state, NEVER) != NO_ANSWER) load_soon(bp, &bp->heartbeat, at);
     natsMsg_Destroy(msg);
 }
 
@@ -93,11 +122,12 @@ backpressure *backpressure_open(natsConnection *nc, const char *name, const char
     snprintf(bp->question, sizeof bp->question, "%s.v1.decide.gateway.%s", name, key);
     snprintf(subscribed, sizeof subscribed, "$KV.%s_state.%s", name, key);
     snprintf(bp->load_from, sizeof bp->load_from, "$JS.API.DIRECT.GET.KV_%s_state", name);
-    snprintf(bp->load_request, sizeof bp->load_request, "{\"last_by_subj\":\"$KV.%s_state.%s\"}", name, key);
+    snprintf(bp->state.request, sizeof bp->state.request, LAST, name, key);
+    snprintf(bp->heartbeat.request, sizeof bp->heartbeat.request, LAST, name, "=heartbeat");
     if (natsConnection_Subscribe(&bp->states, nc, subscribed, on_state, bp) != NATS_OK) return NULL;
     snprintf(subscribed, sizeof subscribed, "$KV.%s_state.=heartbeat", name);
     if (natsConnection_Subscribe(&bp->heartbeats, nc, subscribed, on_heartbeat, bp) != NATS_OK) return NULL;
-    load(bp, NEVER);
+    load(bp, &bp->state, NEVER);
     return bp;
 }
 

@@ -16,15 +16,13 @@ NEVER = -math.inf
 class WatchedState:
     """One state of the bucket. It sheds and counts for every literal subject that it governs."""
 
-    __slots__ = ("admitted", "held", "offered", "orphan", "proof", "shedder", "subject", "value", "written")
+    __slots__ = ("admitted", "held", "offered", "proof", "shedder", "subject", "value", "written")
 
     def __init__(self, subject: str, value: State) -> None:
         self.subject, self.value = subject, value
         self.proof = NEVER
         """When it was last proved to hold, by the value itself."""
         self.written = NEVER
-        self.orphan = False
-        """Gone without a deletion (the bucket was made again): heartbeats prove nothing about it any more."""
         self.shedder, self.held = Shedder(), HeldRate()
         self.offered = self.admitted = 0
         """Requests since the last report."""
@@ -33,7 +31,7 @@ class WatchedState:
         """Whether one request goes through where a share is admitted."""
         if ratio <= 0:
             return False
-        return self.held.admit(ratio, self.shedder.admit(ratio, priority), now)
+        return self.held.admit(ratio, self.shedder.admit(ratio, priority), now, priority)
 
 
 class CachedAdmission:

@@ -78,8 +78,8 @@ class BackpressureClient:
         self._requests = RequestSender(nc, self._names, self.stats, self.logger)
         self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger)
         self._reports = LoadReports(nc, self._names, self.stats, self.logger)
-        self._started = False
-        """Whether it follows the states."""
+        self._started = self._is_fixed = False
+        """Whether it follows the states, and whether it never does."""
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
 
@@ -94,7 +94,7 @@ class BackpressureClient:
         client._mirror.fix(state)
         client._requests = answers = FixedAnswers(client._nc, client._names, client.stats, client.logger)
         answers.fix(state)
-        client._started = True
+        client._is_fixed = True
         client._watch.ready.set()
         return client
 
@@ -251,7 +251,7 @@ class BackpressureClient:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
 
     def _start(self) -> None:
-        if self._started:
+        if self._started or self._is_fixed:
             return
         self._started = True
         self._tasks.append(asyncio.create_task(self._watch.run(), name="backpressure watch"))

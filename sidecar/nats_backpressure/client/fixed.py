@@ -42,11 +42,13 @@ class FixedAnswers(RequestSender):
         state = self._state
         pull, action = None, state.action
         if role == "consumer":
-            n = math.ceil(state.admit_ratio * fields["max_messages"])
+            wanted = fields["max_messages"]
+            n = math.ceil(state.admit_ratio * wanted)
             pull = Pull(n, 0 if n else WAIT_MS)
+            action = "reject" if n == 0 else "throttle" if n < wanted else "continue"  # as the sidecar
         elif fields["priority"] == "critical":
             action = "continue"
-        refused = action != "continue"
+        refused = role == "gateway" and action != "continue"
         return Answer(
             subject,
             role,

@@ -25,7 +25,7 @@ MAX_INSTANCES = 64
 a gateway outlives many rollouts."""
 MAX_SCHEMAS = 4
 """Schemas of heartbeats whose last proof is remembered; the lowest makes room."""
-ORPHAN_SECONDS = 3600.0
+VANISHED_SECONDS = 3600.0
 """Seconds for which a state is kept that vanished without being deleted."""
 
 
@@ -84,6 +84,9 @@ class StateMirror:
         self._snapshot: set[str] | None = None
         """The subjects of the snapshot under way; None while live."""
         self._snapshot_heartbeats: list[tuple[Heartbeat, float, float]] = []
+        self._vanished: dict[str, float] = {}
+        """The subjects whose state is gone without a deletion (the bucket was created again), and when it was proved
+        last: heartbeats prove nothing about it any more."""
 
     def begin_snapshot(self) -> None:
         """The heartbeats of a snapshot prove nothing before the last of its states is in."""
@@ -93,15 +96,19 @@ class StateMirror:
         """A state that the snapshot lacks was not deleted, it vanished: it stays, and ages, since a gap must not look
         like calm."""
         present, self._snapshot = self._snapshot or set(), None
-        for subject, state in tuple(self.states.items()):
-            if subject not in present and not state.orphan:
-                state.proof, state.orphan = self._proof(state), True
-            if state.orphan and now - state.proof > ORPHAN_SECONDS:
-                self._remove(subject)
+        for subject in self.states.keys() - present - self._vanished.keys():
+            self._vanished[subject] = self.states[subject].proof = self._proof(self.states[subject])
+        self.remove_vanished(now)
         for heartbeat in self._snapshot_heartbeats:
             self._add_heartbeat(*heartbeat)
         self._snapshot_heartbeats = []
         self.version += 1
+
+    def remove_vanished(self, now: float) -> None:
+        """Remove the states that vanished and were proved last VANISHED_SECONDS ago."""
+        for subject, proof in tuple(self._vanished.items()):
+            if now - proof > VANISHED_SECONDS:
+                self._remove(subject)
 
     def put(self, key: str, value: bytes, written: float, stamp: float) -> str | None:
         """Store a key's value, written at `written` by our clock and at `stamp` (Unix seconds) by the server's. Returns
@@ -153,7 +160,7 @@ class StateMirror:
         return local_decision(state.value, self._proof(state), limits, left, now)
 
     def _proof(self, state: WatchedState) -> float:
-        if self._heartbeats is None or state.orphan or not state.value.renewed:
+        if self._heartbeats is None or state.subject in self._vanished or not state.value.renewed:
             return state.proof
         return max(state.proof, self._heartbeats.proof(state.value.schema))
 
@@ -178,13 +185,15 @@ class StateMirror:
             self.keys_version += 1
         self.states[subject] = state  # the last one: the first was written longest ago
         state.proof = self._proof_of_write(state, value, written)
-        state.value, state.written, state.orphan = value, written, False
+        state.value, state.written = value, written
+        self._vanished.pop(subject, None)
         self.version += 1
         return problem
 
     def _remove(self, subject: str) -> None:
         if self._snapshot is not None:
             self._snapshot.discard(subject)
+        self._vanished.pop(subject, None)
         if (state := self.states.pop(subject, None)) is not None:
             self._index.remove(subject, state)
             self.keys_version += 1

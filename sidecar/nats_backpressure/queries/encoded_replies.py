@@ -101,7 +101,7 @@ class ConsumerDecisions(EncodedDecisions[_ConsumerReply]):
         size = len(before) + len(after)
         if size > LARGEST_ANSWER - OVERHEAD:
             return None
-        self._resize(entry, size)
+        self._resize(entry, MOST_LOOKS * size)  # at once: the entry may be dropped before it has them
         return reply
 
     def _body(self, entry: Entry[_ConsumerReply], reply: _ConsumerReply, requester: str, mono: float) -> bytes:
