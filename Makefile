@@ -49,10 +49,9 @@ image: ## build the image nats-backpressure:VERSION with Docker (BASE=IMAGE@DIGE
 		$(DOCKER_ARGS) -t $(IMAGE) .
 
 sbom: ## write what the image is made of to build/sbom/ (CycloneDX), and list the licence of each part
-	rm -rf build/sbom && $(PYTHON) -m venv build/sbom/image && $(PYTHON) -m venv build/sbom/tool
-	build/sbom/image/bin/python -m pip install $(QUIETLY) -c constraints.txt '.[speed]'
-	build/sbom/image/bin/python -m pip uninstall --quiet --yes pip setuptools
+	rm -rf build/sbom && $(PYTHON) -m venv build/sbom/tool && $(PYTHON) -m venv --without-pip build/sbom/image
 	build/sbom/tool/bin/python -m pip install $(QUIETLY) 'cyclonedx-bom==$(CYCLONEDX)'
+	build/sbom/tool/bin/python -m pip --python build/sbom/image install $(QUIETLY) -c constraints.txt '.[speed]'
 	build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 		--output-file $(SBOM) build/sbom/image/bin/python
 	$(PYTHON) deploy/licences.py $(SBOM) | tee build/sbom/licences.txt; exit $${PIPESTATUS[0]}

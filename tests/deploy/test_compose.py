@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +27,7 @@ def test_a_service(name: str) -> None:
     assert set(service.get("depends_on", [])) <= SERVICES.keys()
     for volume in service.get("volumes", []):
         source = volume.split(":")[0]
-        made_soon = source in ("./prometheus", "./grafana")
-        exists = (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
-        assert exists or made_soon, source
+        assert (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], source
 
 
 @pytest.mark.parametrize("name", ["sidecar", "router", "gateway", "load"])
@@ -59,3 +58,14 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     (provider,) = yaml.safe_load((provisioning / "dashboards/files.yaml").read_text())["providers"]
     targets = dict(volume.split(":")[1::-1] for volume in SERVICES["grafana"]["volumes"])
     assert targets[provider["options"]["path"]] == "./grafana"
+
+
+def test_prometheus_finds_its_file_and_scrapes_the_sidecar() -> None:
+    command = next(part for part in SERVICES["prometheus"]["command"] if part.startswith("--config.file="))
+    assert f"./prometheus:{Path(command.partition('=')[2]).parent}:ro" in SERVICES["prometheus"]["volumes"]
+    config = yaml.safe_load((DEPLOY / "prometheus" / Path(command).name).read_text())
+    assert all((DEPLOY / "prometheus" / file).exists() for file in config["rule_files"])
+    (job,) = config["scrape_configs"]
+    (targets,) = job["dns_sd_configs"]
+    assert set(targets["names"]) <= SERVICES.keys()
+    assert all(SERVICES[name]["ports"][0].endswith(f":{targets['port']}") for name in targets["names"])
