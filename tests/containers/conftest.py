@@ -39,7 +39,7 @@ def nats_image(docker: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     context = tmp_path_factory.mktemp("nats-image")
     shutil.copy(server_binary(), context / "nats-server")
     (context / "Dockerfile").write_text('FROM scratch\nCOPY nats-server /nats-server\nENTRYPOINT ["/nats-server"]\n')
-    _build(docker, NATS_IMAGE, context)
+    build(docker, NATS_IMAGE, context)
     return NATS_IMAGE
 
 
@@ -48,11 +48,11 @@ def sidecar_image(docker: str) -> str:
     """Our image as it ships, on the base that SIDECAR_BASE_IMAGE names."""
     base = os.environ.get("SIDECAR_BASE_IMAGE")
     arguments = ["--build-arg", "VERSION=test", *(["--build-arg", f"BASE={base}"] if base else [])]
-    _build(docker, SIDECAR_IMAGE, ROOT, "--file", str(ROOT / "deploy" / "Dockerfile"), *arguments)
+    build(docker, SIDECAR_IMAGE, ROOT, "--file", str(ROOT / "deploy" / "Dockerfile"), *arguments)
     return SIDECAR_IMAGE
 
 
-def _build(docker: str, tag: str, context: Path, *arguments: str) -> None:
+def build(docker: str, tag: str, context: Path, *arguments: str) -> None:
     # The host's network: a package mirror that only the host can reach is then reachable from the build, too.
     command = [docker, "build", "--network=host", "--tag", tag, *arguments, str(context)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
