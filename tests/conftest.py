@@ -63,8 +63,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     seed, times = config.getoption("--hypothesis-seed"), exploring.TIMES
-    again = f"make test SEED={seed}" if times == 1 else f"make test-slow SEED={seed} TIMES={times}"
-    terminalreporter.write_line(f"properties: seed {seed}, {times} times the examples; the same again: {again}")
+    again = f"make test SEED={seed}" if times < 1 else f"make test-slow SEED={seed} TIMES={times:g}"
+    terminalreporter.write_line(f"properties: seed {seed}, {times:g} times the examples; the same again: {again}")
 
 
 @pytest.hookimpl(wrapper=True)

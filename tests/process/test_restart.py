@@ -17,7 +17,7 @@ PAST_ALL_EVIDENCE = 8.0
 """Seconds: longer than a diagnosis needs (5 s if it waits), its minimum duration, and the hold of a latch."""
 
 
-@pytest.mark.parametrize("how", [SIGTERM, SIGKILL], ids=lambda how: how.name)
+@pytest.mark.parametrize("how", [pytest.param(SIGTERM, marks=pytest.mark.slow), SIGKILL], ids=lambda how: how.name)
 async def test_nobody_pulling_survives_a_restart_without_an_event(
     nc: Client, server: NatsServer, router: None, tmp_path: Path, how: Signals
 ) -> None:

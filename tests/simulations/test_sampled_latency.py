@@ -68,7 +68,7 @@ async def replace_each(replicas: Replicas, worker: Worker, n: int, seconds: floa
         pytest.param(1, BELOW, True, 5.0, 0, id="below the mark"),
         pytest.param(2, BELOW, True, 5.0, 0, id="below the mark, two replicas"),
         pytest.param(1, ABOVE, True, 15.0, 1, id="above the mark"),
-        pytest.param(1, BELOW, False, 65.0, 1, id="estimated for want of ack metrics"),
+        pytest.param(1, BELOW, False, 65.0, 1, id="estimated for want of ack metrics", marks=pytest.mark.slow),
     ],
 )
 def test_a_steady_latency_is_judged_the_same_after_each_replacement(

@@ -57,7 +57,9 @@ class ConsumersRead:
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(10, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("hot", [("hot",), ("hot-1", "hot-2")], ids=["one by one", "by list"])
+@pytest.mark.parametrize(
+    "hot", [("hot",), pytest.param(("hot-1", "hot-2"), marks=pytest.mark.slow)], ids=["one by one", "by list"]
+)
 def test_together_they_request_what_one_does(n: int, hot: Sequence[str]) -> None:
     counted: dict[int, int] = {}
 
@@ -200,7 +202,9 @@ def test_whatever_each_watches_and_reads_none_shows_what_was_not_so(
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("n", "streams"), [pytest.param(10, 1, marks=pytest.mark.slow), (4, 6)])
+@pytest.mark.parametrize(
+    ("n", "streams"), [(2, 6), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((10, 1), (4, 6)))]
+)
 def test_with_too_small_a_budget_all_together_request_what_is_allowed(n: int, streams: int) -> None:
     counted: dict[int, int] = {}
     observe = replace(SETTINGS.observe, api_requests_per_second=10)

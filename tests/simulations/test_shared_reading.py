@@ -97,7 +97,7 @@ async def overloaded(replicas: Replicas, server: Server) -> None:
     await replicas.clock.run(2.0)
 
 
-@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("n", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6))])
 def test_together_they_request_what_one_does(n: int) -> None:
     counted: dict[int, tuple[int, int]] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import pkgutil
 
@@ -11,18 +12,20 @@ import hypothesis
 import benchmarks
 import nats_backpressure
 
-TIMES = int(os.environ.get("EXPLORE", "1"))
+TIMES = float(os.environ.get("EXPLORE", "0.5"))
 """How many times the usual number of examples; `make test-slow` sets it."""
 
 
 def examples(usual: int = 100, *, most: int | None = None, why: str = "") -> int:
-    """The `max_examples` of a property: `usual`, or TIMES as many when exploring.
+    """The `max_examples` of a property: TIMES as many as `usual`, half of them in `make test`.
 
     `most` limits that where an example costs too much; `why` has the cost.
     """
     if most is not None and not why:
         raise ValueError("a property with fewer examples than the others needs `why`")
-    return max(usual, min(TIMES * usual, most or TIMES * usual))
+    if TIMES < 1:
+        return math.ceil(TIMES * usual)
+    return round(max(usual, min(TIMES * usual, most or TIMES * usual)))
 
 
 def register() -> None:

@@ -21,9 +21,12 @@ def test_no_property_sets_a_number_of_its_own() -> None:
             )
 
 
-@pytest.mark.parametrize(("times", "most", "n"), [(1, None, 50), (100, None, 5000), (100, 700, 700), (1, 10, 50)])
+@pytest.mark.parametrize(
+    ("times", "most", "n"),
+    [(0.5, None, 25), (0.5, 10, 25), (1, None, 50), (100, None, 5000), (100, 700, 700), (1, 10, 50)],
+)
 def test_exploring_multiplies_the_examples_or_uses_a_given_number(
-    monkeypatch: pytest.MonkeyPatch, times: int, most: int | None, n: int
+    monkeypatch: pytest.MonkeyPatch, times: float, most: int | None, n: int
 ) -> None:
     monkeypatch.setattr(exploring, "TIMES", times)
     assert exploring.examples(50, most=most, why="each takes a second") == n

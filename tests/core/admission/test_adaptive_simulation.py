@@ -14,6 +14,8 @@ from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario
 from nats_backpressure.core.admission.adaptive import RISE, SHARE_STEP
 from nats_backpressure.protocol.values import Status
 
+QUICK = ("3x", "10x", "10x, 3 retries")
+"""Those of `make test`."""
 SETTLED = 15.0
 """Seconds after which nothing of the onset is left."""
 
@@ -25,7 +27,7 @@ def test_a_load_below_the_capacity_is_never_refused(name: str) -> None:
     assert simulation.statuses == [(0.0, Status.INACTIVE)]
 
 
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in HELD])
 def test_the_backlog_is_held(name: str) -> None:
     """Nothing is lost, the worker is never idle for want of admitted work, and who is admitted waits no longer than
     twice the target, the onset included."""
