@@ -49,7 +49,8 @@ CLOSE_TIMEOUT = 1.0
 class BackpressureClient:
     """Asks the sidecar (`decide`), or follows its states and decides without asking (`watch`, then `admit`).
 
-    Not thread-safe. `nc` stays the caller's: it may be connected later, reconnect, or be used for anything else.
+    Not thread-safe: ThreadedClient is. `nc` stays the caller's: it may be connected later, reconnect, or be used for
+    anything else.
     """
 
     def __init__(
