@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ OTHER = ROUTER.replace("name: router\n  labels: {nats-backpressure: sidecar}", "
 """A Deployment that did not ask for the sidecar."""
 
 
+@cache
 def rendered(directory: Path) -> list[Manifest]:
     command = [need_command("kubectl"), "kustomize", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
