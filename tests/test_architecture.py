@@ -14,6 +14,7 @@ OURS = "nats_backpressure"
 LAYERS = [
     {"cli"},
     {"app"},
+    {"wiring"},
     {"adapters", "queries", "recording"},
     {"doctor"},
     {"runtime"},
@@ -22,7 +23,7 @@ LAYERS = [
     {"policy"},
 ]
 """From the top down. A folder imports itself and what is below it; folders side by side do not import each other.
-`app` hands the adapters the queries they need.
+`wiring` gives the adapters the queries that they need.
 Settings carry policies, so `config` is above `policy`. `protocol` is below all; `client` knows it only, and
 `demo` only these two."""
 RANK = {folder: rank for rank, folders in enumerate(LAYERS) for folder in folders}
@@ -167,5 +168,5 @@ def test_benchmarks_import_no_tests(path: Path) -> None:
     assert "tests" not in outside(path), f"{path.name} imports tests: move what both need to benchmarks/"
 
 
-def test_there_are_three_loose_files() -> None:
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "app.py"}
+def test_there_are_four_loose_files() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "app.py", "wiring.py"}

@@ -15,13 +15,13 @@ def look(name: str, *subjects: str) -> StreamLook:
 
 
 def test_a_stream_that_stores_a_subject_captures_it() -> None:
-    captured = CapturedSubjects("p", None, lambda: None)
+    captured = CapturedSubjects("p", None)
     captured.update([look("A", "a.>"), look("B", "a.b"), look("C")])
     assert captured.streams_of("a.b") == ["A", "B"]
 
 
 def test_each_stream_and_subject_is_logged_once() -> None:
-    captured = CapturedSubjects("p", "status", lambda: None)
+    captured = CapturedSubjects("p", "status")
     with capture_logs() as logged:
         captured.update([look("A", "other")])
         captured.update([look("A", "p.decide.>", "status")])
@@ -36,14 +36,14 @@ def test_each_stream_and_subject_is_logged_once() -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 def test_every_endpoint_is_checked(endpoint: Endpoint) -> None:
-    captured = CapturedSubjects("p", None, lambda: None)
+    captured = CapturedSubjects("p", None)
     with capture_logs() as logged:
         captured.update([look("A", f"p.{endpoint.subject}")])
     assert logged
 
 
 def test_a_capture_that_comes_back_is_logged_again() -> None:
-    captured = CapturedSubjects("p", None, lambda: None)
+    captured = CapturedSubjects("p", None)
     with capture_logs() as logged:
         for subject in ("p.get.status", "other", "p.get.status"):
             captured.update([look("A", subject)])
@@ -53,5 +53,7 @@ def test_a_capture_that_comes_back_is_logged_again() -> None:
 def test_only_an_alias_is_checked_after_a_list() -> None:
     checks: list[str] = []
     for alias in ("status", None):
-        CapturedSubjects("p", alias, lambda: checks.append("check")).update([])
+        captured = CapturedSubjects("p", alias)
+        captured.on_update = lambda: checks.append("check")
+        captured.update([])
     assert checks == ["check"]

@@ -20,9 +20,10 @@ class CapturedSubjects:
     """Knows the streams of the newest list; logs each captured request subject once. `on_update` is called after every
     list, when there is an alias that may have to be left or taken again."""
 
-    def __init__(self, prefix: str, alias: str | None, on_update: Callable[[], object]) -> None:
+    def __init__(self, prefix: str, alias: str | None) -> None:
         self._subjects = [*(f"{prefix}.{tail}" for tail in REQUESTS), *([alias] if alias else [])]
-        self._on_update = on_update if alias else lambda: None
+        self._has_alias = alias is not None
+        self.on_update: Callable[[], object] = lambda: None
         self._looks: Sequence[StreamLook] = ()
         self._captured: set[tuple[str, str]] = set()
         """Streams with the subject that each captures; as many as there are."""
@@ -33,7 +34,8 @@ class CapturedSubjects:
         # Lists come ten times a second, and hardly ever show other subjects.
         if [(look.name, look.subjects) for look in looks] != [(look.name, look.subjects) for look in before]:
             self._log_captured()
-        self._on_update()
+        if self._has_alias:
+            self.on_update()
 
     def _log_captured(self) -> None:
         before, now = self._captured, [(stream, each) for each in self._subjects for stream in self.streams_of(each)]
