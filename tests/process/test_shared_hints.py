@@ -72,8 +72,6 @@ async def test_both_show_the_latency_that_the_reader_measured(two: list[Sidecar]
     work = await nc.jetstream().pull_subscribe_bind("worker", "A")
     for message in await work.fetch(ACKED, timeout=5):
         await message.ack_sync()
-    for message in await work.fetch(2, timeout=5):
-        await message.nak(delay=60)
 
     shown: list[list[str]] = []
 
