@@ -124,6 +124,6 @@ async def test_a_deleted_consumer_is_gone_and_pages_nobody(watched: tuple[Promet
     await Wire(nc).ask("forget.old")
 
     async def no_series() -> bool:
-        return not await prometheus.query('{subject="old"}')
+        return not await prometheus.query('{subject="old",job="nats-backpressure"}')
 
     await eventually(no_series, "every series of it to end", ROWS_WITHIN)
