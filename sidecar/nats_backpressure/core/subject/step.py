@@ -388,13 +388,14 @@ def _(input_: EventDropped, state: SubjectState, now: Now) -> SubjectState:
 
 
 def _watched(state: SubjectState, now: Now, context: Context) -> SubjectState:
-    """The state when a reading comes: the first one, or the first one after a gap, before which nobody looked."""
+    """The state when a reading comes: after a gap (before the first one too) nothing is counted as watched."""
     first, proved = state.read_at is None, proved_at(state, context.proofs)
     gap = not first and now.mono - proved >= context.stale_after
     if gap:
         state = _reopened(state, now, context)
-    if (gap or first) and state.record is not None:
-        later = unwatched(state.running_since, now.mono - proved)
+    unseen_for = now.mono - max(proved, state.unread_since)
+    if unseen_for >= context.stale_after and state.record is not None:
+        later = unwatched(state.running_since, unseen_for)
         state = replace(state, running_since=running_since(state.record.alerts, later, now.mono))
     watched = now.mono if gap or state.watched_since is None else state.watched_since
     return replace(state, read_at=now.mono, watched_since=watched)
