@@ -58,6 +58,7 @@ from nats_backpressure.runtime.health import HealthCheck
 from nats_backpressure.runtime.noting_observer import NotingObserver
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.readiness import ReadinessCheck
+from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.service import Service, build_service
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -180,7 +181,8 @@ def build_answering(shared: Common, observing: Observing) -> Answering:
     names, clock, counters = shared.names, shared.clock, shared.counters
     registry, service, prefix = observing.service.registry, shared.settings.service, shared.names.prefix
     decisions, lookup = DecisionService(registry, clock), SubjectLookup(registry)
-    history = HistoryQueries(decisions, registry, EventCache(), observing.events, clock, shared.failures)
+    take_event = RecordFollower(registry).take_event
+    history = HistoryQueries(decisions, registry, EventCache(), observing.events, clock, shared.failures, take_event)
     SharedGrants(decisions.grants, observing.replicas, observing.channel, clock, counters, registry.reading_of)
     tally = DecisionTally(counters)
     kept = (decisions, registry, clock.now, clock.mono, tally)

@@ -72,6 +72,33 @@ def test_who_was_silent_on_one_stream_is_replaced_on_all_once_nothing_of_it_is_r
     assert replaced == (["other"] if silent else [])
 
 
-def receive(shared: SharedReading, clock: FakeClock, stream: str) -> None:
+@pytest.mark.parametrize("after_another", [False, True])
+def test_one_that_stands_behind_is_not_silent_because_it_is_replaced(after_another: bool) -> None:
+    shared, replaced = SharedReading(clock := FakeClock(), "me", 0.6), list[str]()
+    shared.on_silent = replaced.append
+    if after_another:
+        receive(shared, clock, "S", FIRST)
+    receive(shared, clock, "S", Position(writes=True, settled=False, share=1.0))
+    clock.advance(0.7)
+    shared.start("S", Level.HOT, Level.ALL, 0.1)
+    shared.start("S", Level.HOT, Level.ALL, 0.1)
+    assert replaced == []
+
+
+def test_one_that_did_not_listen_itself_takes_nobody_for_silent() -> None:
+    listening = 0.0
+    shared = SharedReading(clock := FakeClock(), "me", 0.6, listening_time=lambda since: listening)
+    replaced = list[str]()
+    shared.on_silent = replaced.append
+    receive(shared, clock, "S")
+    clock.advance(0.7)
+    shared.start("S", Level.HOT, Level.ALL, 0.1)
+    assert not shared.is_settled("S"), "it is not the next in line"
+    clock.advance(0.7)
+    shared.start("S", Level.HOT, Level.ALL, 0.1)
+    assert replaced == []
+
+
+def receive(shared: SharedReading, clock: FakeClock, stream: str, sender: Position = FIRST) -> None:
     now = clock.now().mono
-    shared.receive(Received(stream, "other", FIRST, now, now, None, None), tuple(Level))  # type: ignore[arg-type]
+    shared.receive(Received(stream, "other", sender, now, now, None, None), tuple(Level))  # type: ignore[arg-type]

@@ -148,6 +148,8 @@ class Link:
         """Seconds of one way."""
         self.lost = 0.0
         """Share of the replies that are lost."""
+        self.on_made: Callable[[], object] = lambda: None
+        """Called when a connection is made again."""
         self.made_at, self.broken_at = clock.now().mono, math.inf
         self._stuck: list[Callable[[], object]] = []
 
@@ -159,9 +161,10 @@ class Link:
     def cut(self, cut: bool) -> None:
         if cut:
             self._stuck = []
-        elif self._cut:
+        made, self._cut = self._cut and not cut, cut
+        if made:
             self.made_at = self._clock.now().mono
-        self._cut = cut
+            self.on_made()
 
     @property
     def half_open(self) -> bool:
@@ -449,6 +452,7 @@ class Replica:
             server_time=self.clock.server_time,
             **replicas.more(self),
         )
+        self.link.on_made = self.service.announce
         exchange.connect(self.service.poller, sink=self._count)
         self.hints, self.counted = exchange.hints, []
         exchange.share_hints(self.subscribed)

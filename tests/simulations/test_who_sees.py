@@ -13,6 +13,7 @@ from nats_backpressure.config.settings import Observe, Settings, Sharing, WatchS
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.reading.sharing import SETTLED_AFTER
 from nats_backpressure.core.reading.stream_plan import MISSED_READINGS
+from nats_backpressure.core.subject.left_changes import KEPT_BACK_FOR
 from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Unavailable
@@ -158,6 +159,17 @@ async def test_what_one_concluded_while_it_was_cut_off_is_not_stored_once_it_is_
             await replicas.clock.run(8.0)
         assert types(replicas) == []
         assert answers(replicas) == {("inactive", "continue", "known")}
+
+
+async def test_what_nobody_sees_becomes_unknown_though_no_clock_of_any_replica_can_be_relied_on() -> None:
+    async with Replicas(settings=SETTINGS).running(2) as replicas:
+        await replicas.clock.run(2.0)
+        deny_all(replicas)
+        for _ in range(round(UNKNOWN + PROVED_BY_LOOKS + KEPT_BACK_FOR + 5.0)):
+            for replica in replicas.all.values():
+                replica.clock.wall += 10.0  # as if each stood still all the time, and gave its signs all the same
+            await replicas.clock.run(1.0)
+        assert types(replicas) == ["monitoring_lost"]
 
 
 async def test_one_that_never_could_read_the_stream_changes_nothing() -> None:

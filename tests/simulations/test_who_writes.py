@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -13,12 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from nats_backpressure.config.settings import Sharing
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.reading import sharing
+from nats_backpressure.core.reading.sharing import share_of
 from nats_backpressure.core.subject.left_changes import LEFT_FOR
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.effect_runner import ARRIVES_WITHIN
 from nats_backpressure.runtime.ports import Conflict, Unavailable
-from tests.simulations.replicas import KEY, MARK, SETTINGS, SUBJECT, Replica, Replicas
+from tests.simulations.replicas import KEY, MARK, OVERLOAD, SETTINGS, SUBJECT, Replica, Replicas
+from tests.simulations.test_replicas import KINDS
 from tests.support.background import meanwhile
 from tests.support.exploring import examples
 from tests.support.policies import entry
@@ -157,6 +163,88 @@ async def test_one_that_has_just_started_takes_nothing_back(monkeypatch: pytest.
                 judges_by(replicas.all[name], 0.1)
                 await replicas.clock.run(3.0)
                 assert types(replicas) == ["backpressure_warning"]
+
+
+@pytest.mark.parametrize("how", ["suspend", "cut"])
+async def test_one_that_was_away_itself_takes_nothing_back(how: str) -> None:
+    for seed in range(2):
+        async with Replicas(seed).running(2) as replicas:
+            await replicas.clock.run(10.0)
+            await replicas.overload()
+            await replicas.clock.run(1.0)
+            other = next(one for one in replicas.all.values() if one is not reader(replicas))
+            judges_by(other, 0.1)
+            for _ in range(3):
+                async with meanwhile(KINDS[how](other, replicas.clock.sleep(2.0))):
+                    await replicas.clock.run(2.0)
+                await replicas.clock.run(3.0)
+                assert types(replicas) == ["backpressure_warning"]
+
+
+def writers(replicas: Replicas) -> list[str]:
+    """The names of those that write the subject, as each of them knows it."""
+    registries = {name: one.service.registry for name, one in replicas.all.items() if one.alive}
+    return [
+        name
+        for name, registry in registries.items()
+        if SUBJECT in registry.subjects and registry._context(SUBJECT).writer_seen_at is None
+    ]
+
+
+@pytest.mark.parametrize("alone", ["r0", "r1", "r2"])
+async def test_where_only_some_share_what_they_read_one_writes(alone: str) -> None:
+    for seed in range(2):
+        async with Replicas(seed).running(0) as replicas:
+            for name in ("r0", "r1", "r2"):
+                file = replace(SETTINGS, sharing=Sharing(enabled=name != alone))
+                replicas.add(name, file).start()
+            await replicas.clock.run(5.0)
+            await replicas.overload()
+            for _ in range(50):
+                await replicas.clock.run(0.1)
+                assert len(writers(replicas)) == 1
+            for replica in replicas.all.values():
+                if replica.name not in writers(replicas):
+                    judges_by(replica, 0.1)
+            await replicas.clock.run(5.0)
+            assert types(replicas) == ["backpressure_warning"]
+
+
+HIDDEN = ConsumerKey("FIRST", "hidden")
+"""In a stream that comes before the other one by name."""
+
+
+async def test_those_that_know_different_consumers_of_a_subject_do_not_leave_it_to_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node is down, and with it a consumer; a replica that started since does not know it. It reads the stream of
+    that consumer, and the other one reads the other stream."""
+    monkeypatch.setattr(sharing, "SETTLED_AFTER", 4.0)
+    replicas = Replicas()
+    replicas.js.add_stream(HIDDEN.stream, (SUBJECT, "another"))
+    replicas.js.add_consumer(HIDDEN, ConsumerConfig(filters=(SUBJECT,)))
+    replicas.js.add_consumer(ConsumerKey(HIDDEN.stream, "seen"), ConsumerConfig(filters=("another",)))
+    async with replicas.running(2):
+        new, old = replicas.all.values()
+        await replicas.clock.run(35.0)  # by then the record names the consumers
+        replicas.js.hidden.add(HIDDEN)
+        replicas.js.silent.add(HIDDEN)
+        await new.kill()
+        replicas._lives = next(
+            life - 1
+            for life in itertools.count(3)
+            if [share_of(stream, f"r0.{life}") < share_of(stream, "r1.2") for stream in (HIDDEN.stream, KEY.stream)]
+            == [True, False]
+        )
+        await replicas.clock.run(4.0)
+        new.start()
+        await replicas.clock.run(6.0)
+        async with meanwhile(KINDS["cut"](old, replicas.clock.sleep(8.0))):
+            await replicas.clock.run(25.0)
+        assert new.service.poller.shared.reads_all(HIDDEN.stream) and old.service.poller.shared.reads_all(KEY.stream)
+        assert len(writers(replicas)) == 1
+        replicas.js.publish(KEY.stream, SUBJECT, OVERLOAD)
+        await replicas.published("warning", LEFT_FOR + 1.0)
 
 
 @pytest.mark.parametrize("how", CANNOT)

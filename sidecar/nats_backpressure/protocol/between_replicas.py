@@ -42,6 +42,8 @@ class Presence(Struct, frozen=True, omit_defaults=True):
     """Whether it shares the ack metrics and advisories of the streams that it reads."""
     unread: Annotated[tuple[Name, ...], Meta(max_length=MOST_UNREAD)] = ()
     """The watched streams that it can neither read nor receive; ALL_UNREAD for all, or for more than MOST_UNREAD."""
+    missed: bool = False
+    """Whether it has just connected, and did not receive what was sent before."""
     sent: Annotated[float, Meta(ge=0, le=32_503_680_000)] = 0.0
     """When it was sent, by the monotonic clock of that process."""
 

@@ -6,7 +6,7 @@ Recent events come from memory, older ones from the stream, for a few requests a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 from msgspec import Raw
@@ -61,7 +61,10 @@ class HistoryQueries:
         reader: EventReader,
         clock: Clock,
         failures: Failures | None = None,
+        on_event: Callable[[CachedEvent], object] = lambda event: None,
     ) -> None:
+        """`on_event` gets each new event of any replica."""
+        self._on_event = on_event
         self._decisions, self._service, self._cache, self._reader, self._clock = (
             decisions,
             service,
@@ -74,7 +77,11 @@ class HistoryQueries:
     async def follow_events(self) -> None:
         """Cache the events of the last day, then each new one of any replica."""
         await self.load_recent_events()
-        await self._reader.follow(self._cache.add)
+        await self._reader.follow(self._take)
+
+    def _take(self, event: CachedEvent) -> None:
+        self._cache.add(event)
+        self._on_event(event)
 
     async def load_recent_events(self) -> None:
         """Load the events of the last day into memory; tries until it succeeds. Until then requests read the stream."""

@@ -63,6 +63,7 @@ class BroadcastLine(Struct, frozen=True, tag_field="t", tag="broadcast", omit_de
     level: Level = Level.HOT
     every: Seconds = 0.0
     whole: bool = True
+    settled_for_all: bool | None = None
     """See `core.reading.sharing.Position`."""
     asked: Seconds = 0.0
     """When the reading was asked for."""

@@ -53,6 +53,7 @@ class MessageNumbers:
             level=position.level,
             every=position.every,
             whole=position.whole,
+            settled_for_all=position.settled_for_all,
             asked=asked.at,
             answered=answered,
         )

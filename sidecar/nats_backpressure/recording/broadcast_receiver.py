@@ -157,7 +157,15 @@ class BroadcastReceiver:
             self._count("reading_unusable")
             return
         share = share_of(source.stream, header.sender)
-        position = Position(header.writes, header.settled, share, header.level, header.every, header.whole)
+        position = Position(
+            header.writes,
+            header.settled,
+            share,
+            header.level,
+            header.every,
+            header.whole,
+            header.settled_for_all,
+        )
         if complete and source.known and chunk.believed and self._wants(source.stream, position):
             source.steps = self._pass_on(source, header, position)
 

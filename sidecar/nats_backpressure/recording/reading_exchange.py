@@ -70,7 +70,7 @@ class ReadingExchange:
                 HintObserver(observer, self.hints), clock, self.shared, self._sender.add, lambda: replicas.have_sharing
             )
             channel.listen(f"{TOPIC}>", self._receiver.receive)
-            replicas.on_change = self._update
+            replicas.on_change, replicas.on_missed = self._update, self._sender.send_whole
             replicas.on_report = self._receiver.add_report
 
     def connect(

@@ -59,6 +59,8 @@ LOAD_TRIES = 4
 ARRIVES_WITHIN = 2.0
 """Seconds, from its turn, within which an effect ends where this replica can write; a reply that is slow, or gets lost
 once, is no reason that another one writes."""
+AT_ONCE_WITHIN = 0.02
+"""Seconds after its conclusion within which the first try of a write begins; no second one does."""
 DROPPED = "no client receives it; the next event has its number, in a new epoch"
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 """Seconds between two tries, doubling, with jitter."""
@@ -250,7 +252,8 @@ class EffectRunner:
     async def _write(self, subject: str, writing: Writing) -> None:
         if (state := self._registry.subjects.get(subject)) is None:
             return
-        if writing.record.unknown and self._registry.others_are_cut_off():  # concluded before, and tried again now
+        late = self._clock.now().mono - writing.started_at >= AT_ONCE_WITHIN
+        if late and writing.record.unknown and self._registry.others_are_cut_off():  # it may be known by now
             self._registry.feed(subject, WriteConflict(writing.nonce))
             return
         value = self._render_state(state, writing, self._registry, self._clock.now())

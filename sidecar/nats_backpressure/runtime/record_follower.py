@@ -1,10 +1,11 @@
-"""Feeds the registry with what other replicas stored, and with what became of a stored record behind our back."""
+"""Feeds the registry with what other replicas stored and published, and with what became of a stored record behind our
+back."""
 
 from __future__ import annotations
 
-from nats_backpressure.core.subject.inputs import RecordFollowed, RecordLoaded, RecordMissing
+from nats_backpressure.core.subject.inputs import EventSent, RecordFollowed, RecordLoaded, RecordMissing
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.runtime.ports import Stored
+from nats_backpressure.runtime.ports import CachedEvent, Stored
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
 
@@ -29,3 +30,13 @@ class RecordFollower:
             self._registry.feed(subject, followed)
         elif state.record is not None and (record, stored.revision) != (state.record, state.revision):
             self._registry.feed(subject, RecordMissing())
+
+    def take_event(self, event: CachedEvent) -> None:
+        """An event is in the stream. Where this replica cannot publish it, another one did: the next one can follow."""
+        state = self._registry.subjects.get(event.subject)
+        if state is None or state.record is None or state.publishing is None:
+            return
+        ours = next((one for one in state.record.unsent if one.id == state.publishing), None)
+        # One with the same id and another time is another change.
+        if ours is not None and (ours.epoch, ours.seq, round(1000 * ours.at)) == (event.epoch, event.seq, event.at):
+            self._registry.feed(event.subject, EventSent(ours.id))

@@ -70,12 +70,14 @@ class Replicas:
         """The watched streams that this replica can neither read nor receive, see `Presence.unread`."""
         self.shares = True
         """Whether this replica uses the readings of others."""
-        self.have_sharing = False
-        """Whether one of the others uses readings of others."""
+        self.have_sharing, self.all_share = False, True
+        """Whether one of the others uses readings of others, and whether all of them do."""
         self.hints: Callable[[], bool] = lambda: False
         """Whether this replica shares the ack metrics and advisories of the streams that it reads."""
         self.on_report: Callable[[str, float], None] = lambda id_, sent: None
         """Called with the id of each other one that reports its presence, and the time of its own clock."""
+        self.on_missed: Callable[[], None] = lambda: None
+        """Called when one of the others, which was known before, did not receive what was sent to it."""
         self.others: Bounded[str, Replica] = Bounded(MOST_REPLICAS)
         """By id; only `update` and messages change it."""
         self.departed: Bounded[str, None] = Bounded(MOST_REPLICAS)
@@ -83,7 +85,7 @@ class Replicas:
         self.on_change: Callable[[], None] = lambda: None
         self._channel, self._clock, self._counts = channel, clock, counts
         self._started_at, self._early, self._leaving = clock.now().mono, True, False
-        self._due, self._wrote = asyncio.Event(), True
+        self._due, self._wrote, self._missed = asyncio.Event(), True, False
         self._share, self._marks = ALONE, frozenset[str]()
         self._sharing_differs = Once()
         channel.listen(PRESENCE, self._receive)
@@ -105,6 +107,7 @@ class Replicas:
 
     def announce(self) -> None:
         """A connection was made: report our presence soon, so that the others answer."""
+        self._missed = True
         self._due.set()
 
     def announce_change(self) -> None:
@@ -130,12 +133,14 @@ class Replicas:
             shares=self.shares,
             hints=self.hints(),
             unread=self.unread(),
+            missed=self._missed,
             sent=self._clock.now().mono,
         )
         message = msgspec.json.encode(ours)
         if len(message) > self._channel.longest() and ours.unread:
             message = msgspec.json.encode(replace(ours, unread=ALL_UNREAD))
-        self._channel.publish(PRESENCE, message)
+        if self._channel.publish(PRESENCE, message):
+            self._missed = False
 
     def update(self) -> None:
         """Drop those that are gone."""
@@ -170,12 +175,15 @@ class Replicas:
         if presence.id == self.id:
             return
         self.on_report(presence.id, presence.sent)
-        presence, before = replace(presence, sent=0.0), self.others.pop(presence.id, None)
+        missed, before = presence.missed, self.others.pop(presence.id, None)
+        presence = replace(presence, sent=0.0, missed=False)
         if presence.leaving:
             self.departed[presence.instance] = None
         else:
             self.departed.pop(presence.instance, None)
             self.others[presence.id] = Replica(presence, self._clock.now().mono)
+        if before is not None and missed:
+            self.on_missed()
         if before is None and not presence.leaving:
             log.info("replica.present", instance=presence.instance, policies=presence.policies)
             self._due.set()
@@ -189,6 +197,7 @@ class Replicas:
         self._share = Share(len(ids), ids.index(self.id))
         presences = [one.presence for one in self.others.values()]
         self.have_sharing = any(presence.shares for presence in presences)
+        self.all_share = all(presence.shares for presence in presences)
         self._marks = frozenset(presence.policies for presence in presences if presence.writes)
         self._report_sharing(presences)
         self.on_change()

@@ -264,7 +264,7 @@ def build_service(
     registry.other_marks = replicas.marks
     writers = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
     registry.writer_seen_at, registry.proves = writers.seen_at, writers.proves
-    registry.others_are_cut_off = writers.are_cut_off
+    registry.others_are_cut_off, registry.connected_for = writers.are_cut_off, poller.shared.connected_for
     replicas.writes, replicas.unread = lambda: effects.writes, registry.unread_streams
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)

@@ -21,8 +21,8 @@ GAP = 1.5
 received may be as old."""
 UNPROVED = 10.0
 """Seconds without a completed round trip after which a connection may be half open."""
-
-
+PROVED_EVERY = 4.0
+"""Seconds within which a round trip is completed on a connection that works; one begins every two."""
 MOST_SENDERS = 256
 """Other processes of which is known when they sent the newest reading; the one that sent least recently is dropped."""
 
@@ -71,9 +71,11 @@ class SharedReading:
         of its kind. Who read that until now was silent too long: if that holds for all it reads, its other streams do
         not wait as long once more."""
         turns, now = self._of(stream), self._clock.now().mono
-        replaced = turns.start(due, highest, every, now)
-        if replaced:
-            self._replaced[replaced] = turns.silent_for(due)
+        silent_for = turns.silent_for(due)
+        was_listening = self.received_for(silent_for + PROVED_EVERY) >= silent_for
+        replaced = turns.start(due, highest, every, now, was_listening)
+        if replaced and was_listening:
+            self._replaced[replaced] = silent_for
         for sender, silent_for in tuple(self._replaced.items()):
             if now - self._newest_from.get(sender, -math.inf) >= silent_for:
                 del self._replaced[sender]
@@ -153,6 +155,10 @@ class SharedReading:
         """For how many of these last seconds all that the others sent has surely come."""
         self.pulse()
         return self._listening_time(max(self._gap_at, self._alive_at - last))
+
+    def connected_for(self) -> float:
+        """Seconds for which the connection is there, as far as round trips prove it, whether our loop ran or not."""
+        return self._listening_time(-math.inf)
 
     def _of(self, stream: str) -> Turns:
         if (turns := self._streams.get(stream)) is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from msgspec import Struct, field
 
@@ -149,6 +150,8 @@ class SubjectRegistry:
         """See `SubjectWriters.proves`."""
         self.others_are_cut_off: Callable[[], bool] = lambda: False
         """See `SubjectWriters.are_cut_off`."""
+        self.connected_for: Callable[[], float] = lambda: math.inf
+        """Seconds for which the connection is there, as far as round trips prove it."""
         self.writer_seen_at: Callable[[str, Iterable[str], bool], float | None] = lambda subject, streams, any_: None
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
         where this one does. The last argument: whether that may be one with other policies."""
@@ -324,15 +327,23 @@ class SubjectRegistry:
             proofs=self.proofs(subject),
             policy_mark=self.policies.mark,
             other_marks=self.other_marks(),
-            writer_seen_at=self.writer_seen_at(subject, self._members.streams_of(subject), self._is_no_ones(subject)),
+            writer_seen_at=self.writer_seen_at(subject, self._shared_streams(subject), self._is_no_ones(subject)),
             others_are_cut_off=self.others_are_cut_off(),
+            connected_for=self.connected_for(),
         )
 
     def is_proved_elsewhere(self, subject: str) -> bool:
-        if (record := self.subjects[subject].record) is None:
-            return False
-        stored = {key.stream for key, _ in (*record.latched, *record.carried)}  # where only others watch its consumers
-        return self.proves(record.policy_mark, self._members.streams_of(subject) or stored)
+        record = self.subjects[subject].record
+        return record is not None and self.proves(record.policy_mark, self._shared_streams(subject))
+
+    def _shared_streams(self, subject: str) -> Iterable[str]:
+        """The streams of its members that all replicas know alike: those that its record names. Which consumers there
+        are may differ: one that started while a node is down does not see those that only that node has. While it
+        names none, the streams of the members that are known here."""
+        state = self.subjects[subject]
+        if state.record is None or not (state.record.latched or state.record.carried):
+            return self._members.streams_of(subject)
+        return (key.stream for key, _ in chain(state.record.latched, state.record.carried))
 
     def is_gone(self, subject: str) -> bool:
         state = self.subjects.get(subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from contextlib import suppress
@@ -87,6 +88,22 @@ async def test_an_answered_request_proves_that_messages_come(server: NatsServer)
         await connection.request("$JS.API.INFO", b"", 5.0)
         await connection.request("$JS.API.INFO", b"", 5.0)
         assert 0 < connection.listening_time(since) <= time.monotonic() - since
+
+
+async def test_nothing_counts_as_received_before_all_is_subscribed_to(server: NatsServer) -> None:
+    async with connected(options(server), probe_every=600) as (connection, _):
+        await up(connection)
+        set_up, listened = connection._set_up, list[float]()
+
+        async def noted(client: PatchedClient) -> None:
+            await connection.request("$JS.API.INFO", b"", 5.0)
+            listened.append(connection.listening_time(-math.inf))
+            await set_up(client)
+
+        connection._set_up = noted
+        await server.restart(kill=True)
+        await up(connection, 2)
+        assert listened and set(listened) == {0.0}
 
 
 async def test_one_late_pong_does_not_end_the_connection(server: NatsServer, nc: PlainClient) -> None:

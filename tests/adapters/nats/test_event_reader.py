@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import nats
@@ -461,3 +462,13 @@ async def test_a_replica_whose_clock_is_behind_hides_no_event(many: bool) -> Non
         search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data))  # type: ignore[arg-type]
         await search.run(1, 4)
         assert seqs(search.matches) == expected
+
+
+async def test_after_a_reconnect_what_a_node_that_lagged_did_not_deliver_is_read() -> None:
+    reader = JetStreamEventReader(None, None, NAMES, parse_event, print, SystemClock())  # type: ignore[arg-type]
+    position = reader._follower.position
+    position.start_at("born", 3)
+    position.reach(10)  # the node seemed to have no more
+    for created, last, expected in (("born", 10, 3), ("born", 12, 3), ("again", 12, 0), ("born", 9, 0)):
+        info = SimpleNamespace(created=created, state=SimpleNamespace(last_seq=last))
+        assert await reader._position_in(info) == expected  # type: ignore[arg-type]

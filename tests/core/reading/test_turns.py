@@ -102,6 +102,25 @@ def test_a_level_at_which_nothing_was_due_for_long_goes_with_the_rest_of_the_str
     assert not one.reads and one.receives
 
 
+def test_who_reads_all_is_not_replaced_by_a_new_one_that_reads_often_what_is_not_idle_to_it() -> None:
+    one = turns()
+    one.start(Level.ALL, Level.ALL, 5.0, 0.0)
+    new = Position(True, True, -1.0, Level.QUIET, 1.0, whole=False, settled_for_all=False)
+    receive(one, list(Level), new, 0.5)
+    assert one.reads_all and one.starts_at(Level.ALL, 5.0, 5.0, TOOK) == 5.0
+    assert one.position(False, True, 0.5).settled_for_all is None
+
+
+def test_a_new_one_that_reads_a_part_unopposed_is_settled_for_that_part_only() -> None:
+    one = turns(followed_for=0.0)
+    receive(one, list(Level), reading_of(Level.ALL, 5.0), 0.0)
+    for tenth in range(0, 50, 5):
+        one.start(Level.QUIET, Level.ALL, 1.0, tenth / 10)
+        receive(one, list(Level), reading_of(Level.ALL, 5.0), tenth / 10)
+    where = one.position(False, True, 5.0)
+    assert where.settled and where.settled_for_all is False and not where.at(Level.ALL).settled
+
+
 def test_a_reader_with_too_small_a_budget_is_waited_for() -> None:
     one = turns()
     receive(one, list(Level), reading_of(Level.HOT, every=2.0), 0.0)

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerLeft, ConsumerRead, RecordFollowed, Tick
-from nats_backpressure.core.subject.left_changes import LEFT_FOR, UNSURE_FOR
+from nats_backpressure.core.subject.left_changes import KEPT_BACK_FOR, LEFT_FOR, UNNAMED_FOR, UNSURE_FOR
 from nats_backpressure.core.subject.other_policies import REPORTED_AFTER
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, EventType, Status
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, EventType, Status
 from tests.core.subject.test_two_replicas import KEY, Replica, Store, types
 
 POLICY = Policy(alert_on_active=False)
@@ -170,3 +170,53 @@ def test_a_deletion_whose_fall_the_dead_writer_left_is_its_cause() -> None:
     other.feed(ConsumerLeft(KEY), 1001.0)
     measure(other, 1001.1 + LEFT_FOR, SECOND, pending=1500)
     assert recoveries(store) == [("pending", "consumer_deleted")]
+
+
+def tick_until_unknown(replica: Replica, since: float, seconds: float, connected_since: float = -math.inf) -> float:
+    """Nothing is read any more: the time at which that is stored, or the end."""
+    at = since
+    while at < since + seconds and "monitoring_lost" not in types(replica.store):
+        at += 0.5
+        replica.connected_for = max(0.0, at - connected_since)
+        replica.feed(Tick(), at)
+    return at
+
+
+def test_one_that_stands_still_again_and_again_keeps_unknown_back_for_a_bounded_time() -> None:
+    _, writer, _ = pair()
+    read(writer, 1000.0, LOW)
+    writer.others_are_cut_off = True
+    assert tick_until_unknown(writer, 1000.0, 200.0) == pytest.approx(1030.0 + KEPT_BACK_FOR, abs=1.0)
+
+
+def test_what_was_concluded_without_a_connection_is_kept_back_once_there_is_one_again() -> None:
+    store, writer, _ = pair()
+    read(writer, 1000.0, LOW)
+    writer.others_are_cut_off = True
+    assert tick_until_unknown(writer, 1000.0, 500.0, connected_since=math.inf) == 1500.0
+    tick_until_unknown(writer, 1500.0, 1.5, connected_since=1500.0)
+    assert types(store) == []
+    writer.feed(ConsumerRead(Reading(KEY, Now(1502.0, 1502.0), 5, 30, LOW, None, latency_evidence=True)), 1502.0)
+    assert types(store) == []
+
+
+def test_how_long_another_change_was_left_does_not_count() -> None:
+    store, writer, other = pair()
+    at = read_both(writer, other, 1000.0, (LOW, HIGH), 90.0)
+    other.others_are_cut_off = True
+    tick_until_unknown(other, at + 40.0, 2.0)
+    assert other.state.left_since is not None and types(store) == []
+
+
+def test_a_record_that_names_no_consumer_gets_its_names_from_one_that_does_not_write_it() -> None:
+    store, writer, other = pair()
+    at = read_both(writer, other, 1000.0, (LOW, LOW), 3.0)
+    assert store.record is not None and store.record.carried == ()
+    before = store.record
+    while not store.record.carried and at < 1020.0:
+        at = other.writer_seen_at = at + 0.1
+        follow(other, at)
+        reading = Reading(KEY, Now(at, at), 5, 30, HIGH, None, lasting_diagnosis=Diagnosis.HEALTHY)
+        other.feed(ConsumerRead(replace(reading, latency_evidence=True)), at)
+    assert at - 1003.1 == pytest.approx(UNNAMED_FOR, abs=0.11)
+    assert replace(store.record, carried=()) == before and types(store) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from msgspec.structs import replace
 
@@ -56,13 +58,21 @@ class Replica:
         self.name, self.store, self.policy = name, store, policy
         self.state = SubjectState("s", policy, unread_since=1000.0)
         self.writer_seen_at: float | None = None
+        self.others_are_cut_off, self.connected_for = False, math.inf
         self.reports: list[ReportDifference] = []
         self.ahead = 0.0
         """Seconds by which its wall clock is ahead."""
 
     def feed(self, input_: Input, at: float) -> None:
         context = Context(
-            10.0, 30.0, writer=self.name, newest_read_at=at, policy_mark="m", writer_seen_at=self.writer_seen_at
+            10.0,
+            30.0,
+            writer=self.name,
+            newest_read_at=at,
+            policy_mark="m",
+            writer_seen_at=self.writer_seen_at,
+            others_are_cut_off=self.others_are_cut_off,
+            connected_for=self.connected_for,
         )
         self.state, effects = step(self.state, input_, Now(at, at + self.ahead), context)
         for effect in effects:

@@ -75,7 +75,8 @@ class Connection:
         self._first_denied = denied_again
         self._client: PatchedClient | None = None
         self._connected_at = self._answered_at = -math.inf
-        """Monotonic times: when the present client was set up, and when the last PING that was answered was sent."""
+        """Monotonic times: when the present client was set up (infinite until it is), and when the last PING that was
+        answered was sent."""
         self._unreachable = OnceIn(UNREACHABLE_AGAIN)
         self._reached = False
         """Whether a server answered the last client."""
@@ -140,7 +141,7 @@ class Connection:
             async with asyncio.timeout(SET_UP_WITHIN):
                 more = {"ping_interval": 10, "lame_duck_mode_cb": client.on_end, "no_echo": not self._echo}
                 await client.open(self._nats, self.name, CONNECT_TIMEOUT, **more)
-                self._client = client
+                self._client, self._connected_at = client, math.inf  # nothing counts before all is subscribed to
                 self.epoch += 1
                 await self._set_up(client)
                 self._connected_at = self._clock.now().mono

@@ -137,10 +137,9 @@ class JetStreamEventReader:
 
     async def _position_in(self, info: Info) -> int:
         """After which sequence of a stream that may be another one events are new. One that went back has fewer."""
-        same = (
-            info.created == self._follower.position.created and info.state.last_seq >= self._follower.position.reached
-        )
-        return self._follower.position.reached if same else 0
+        position = self._follower.position
+        same = info.created == position.created and info.state.last_seq >= position.reached
+        return position.seen if same else 0  # what a node that lagged did not deliver is read as well
 
     async def _consumer(self, **start: object) -> tuple[str, int]:
         """The name of a new consumer, and how many messages it has to deliver."""

@@ -11,6 +11,7 @@ import math
 from hashlib import blake2b
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nats_backpressure.core.reading.budget import Level
 
@@ -35,7 +36,7 @@ class Position(Struct, frozen=True):
     writes: bool
     """Whether its writes and publishes succeed."""
     settled: bool
-    """Whether it has followed the stream for SETTLED_AFTER, or is the one that reads it."""
+    """Whether it has followed the stream for SETTLED_AFTER, or is the one that reads it, at this level."""
     share: float
     """See `share_of`."""
     level: Level = Level.HOT
@@ -44,6 +45,14 @@ class Position(Struct, frozen=True):
     """Seconds between two of its readings at this level, as far as its budget allows."""
     whole: bool = True
     """Whether it reads all of the stream, and not only this level."""
+    settled_for_all: bool | None = None
+    """`settled` for Level.ALL, where that differs; None where it does not, or an older version sent it."""
+
+    def at(self, level: Level) -> Position:
+        """Where it stands among those that may read a level."""
+        if level is not Level.ALL or self.settled_for_all is None:
+            return self
+        return replace(self, settled=self.settled_for_all)
 
     def is_before(self, other: Position) -> bool:
         """Whether this one is to read rather than the other."""
@@ -131,10 +140,17 @@ class Turn:
             waits_from = min(waits_from, max(received))
         return max(due_at, waits_from + silent_for)
 
-    def start(self, now: float) -> None:
-        """It starts a reading."""
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the one that reads stands before this one, so that it would read now unless it is gone."""
+        return self._received_at is not None and self._behind_at is None and self._read_since is None
+
+    def start(self, now: float, was_listening: bool = True) -> None:
+        """It starts a reading. `was_listening`: whether all that others sent for a silence has come: one that was away
+        itself is not the next in line."""
         if self._read_since is None:
-            self._read_since, self._succeeds = now, self.receives or self._left_at is not None
+            self._succeeds = self._left_at is not None or (was_listening and self.receives)
+            self._read_since = now
         self._started_at = now
         self._behind_at = self._left_at = None
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+from msgspec.structs import replace
+
 from nats_backpressure.core.reading.budget import Level
 from nats_backpressure.core.reading.sharing import Position, Turn, silence
 
@@ -59,16 +61,27 @@ class Turns:
     def is_settled(self, now: float) -> bool:
         """Whether it reads any of the stream, and has followed it for a while, reads it unopposed, or was the next in
         line for it."""
+        return any(turn.succeeds for turn in self._turns) or self._reads_settled(now)
+
+    def _reads_settled(self, now: float) -> bool:
         turns = zip(self._turns, self._silent_for, strict=True)
-        return any(
-            turn.succeeds or (turn.reads and turn.position(True, silent_for, now).settled) for turn, silent_for in turns
-        )
+        return any(turn.reads and turn.position(True, silent_for, now).settled for turn, silent_for in turns)
+
+    def _position_at(self, level: Level, writes: bool, now: float) -> Position:
+        """Where it stands among those that may read a level. Who reads all of the stream is settled for that as soon as
+        it is for any level, since it is read rarely."""
+        where = self._turns[level].position(writes, self._silent_for[level], now)
+        if level is Level.ALL and self.reads_all and not where.settled:
+            return replace(where, settled=self._reads_settled(now))
+        return where
 
     def position(self, partial: bool, writes: bool, now: float) -> Position:
         """Where it stands with its newest reading of all, or of a part."""
         level, every = self._own[partial]
-        where = self._turns[level].position(writes, self._silent_for[level], now)
-        return Position(where.writes, where.settled, where.share, level, every, self._turns[Level.ALL].reads)
+        where, of_all = (self._position_at(one, writes, now) for one in (level, Level.ALL))
+        settled_for_all = None if of_all.settled is where.settled else of_all.settled
+        whole = self._turns[Level.ALL].reads
+        return Position(writes, where.settled, where.share, level, every, whole, settled_for_all)
 
     def starts_at(self, level: Level, due_at: float, interval: float, took: float) -> float:
         """When a reading that is due at this level starts, unless one that covers it is received before. `interval`:
@@ -81,16 +94,17 @@ class Turns:
         """The silence in force."""
         return self._silent_for[level]
 
-    def start(self, due: Level, highest: Level, every: float, now: float) -> str:
+    def start(self, due: Level, highest: Level, every: float, now: float, was_listening: bool = True) -> str:
         """A reading starts that is due at one level, and covers all up to `highest`. `every`: seconds between two of
-        its kind. Returns the process that read it until now, if one did. Where nothing at all was received for a
-        silence, no other replica reads any level."""
-        replaced = self._senders[due] if self._turns[due].receives else ""
+        its kind; `was_listening`: whether all that was sent for a silence has come. Returns the process that is silent,
+        if one stood before this one and read it until now. Where nothing at all was received for a silence, no other
+        replica reads any level."""
+        replaced = self._senders[due] if self._turns[due].is_overdue else ""
         self._own[highest < Level.ALL] = due, every
         alone = now - self._received_at >= self._silent_for[due] - ROUNDING
         for level in Level:
             if alone or due <= level <= highest:
-                self._turns[level].start(now)
+                self._turns[level].start(now, was_listening)
                 self._every[level] = 0.0
         return replaced
 
@@ -107,21 +121,21 @@ class Turns:
         self, levels: Collection[Level], sender: str, position: Position, sent_at: float, writes: bool, now: float
     ) -> bool:
         """A reading of another replica came that covers these levels; returns whether it is to be taken in."""
-        own = self._turns[Level.ALL].position(writes, self._silent_for[Level.ALL], now)
-        if position.is_before(own) and now - sent_at < self._silent_for[Level.ALL]:
+        own = self._position_at(Level.ALL, writes, now)
+        if position.at(Level.ALL).is_before(own) and now - sent_at < self._silent_for[Level.ALL]:
             self._received_at = max(self._received_at, sent_at)
             if position.whole and Level.ALL not in levels:
                 self._turns[Level.ALL].leave_to_others(sent_at)
                 self._senders[Level.ALL] = sender
         for level in levels:
-            self._receive(level, sender, position, sent_at, writes, now)
+            self._receive(level, sender, position.at(level), sent_at, writes, now)
         return not all(turn.reads for turn in self._turns)
 
     def _receive(self, level: Level, sender: str, position: Position, sent_at: float, writes: bool, now: float) -> None:
         turn, silent_for = self._turns[level], self._silent_for[level]
         if position.level > level and turn.reads_now(silent_for, now):
             return  # it was due for other reasons: who reads this level does not show in it
-        own = turn.position(writes, silent_for, now)
+        own = self._position_at(level, writes, now)
         self._senders[level] = sender
         if position.is_before(own) and position.level <= level:
             self._every[level] = position.every

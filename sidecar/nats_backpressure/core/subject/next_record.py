@@ -28,6 +28,8 @@ class Change(Struct, frozen=True):
     """The losses that its events report."""
     departed_lost: int = 0
     """The same for consumers that are gone."""
+    restored: bool = False
+    """Whether nothing in it was judged here: it stays under the policies that judged it."""
 
 
 def first_record(state: SubjectState, created: RecordCreated, now: Now) -> Record:
@@ -183,7 +185,14 @@ def restored_record(state: SubjectState, now: Now) -> Change | None:
     if record.unsent and all(event.id in state.published for event in record.unsent):
         record = replace(record, unsent=())
     first = state.unstored and state.newest_proof is not None
-    return Change(record) if first or state.overwritten or record is not state.record else None
+    return Change(record, restored=True) if first or state.overwritten or record is not state.record else None
+
+
+def named_record(state: SubjectState) -> Change | None:
+    """Our last record, which names no consumers, with the facts of those; without anything that was judged since."""
+    assert state.record is not None
+    facts = facts_to_store(state, frozenset(), ())
+    return Change(replace(state.record, carried=facts), restored=True) if facts else None
 
 
 def records_differ(a: Record, b: Record) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.event import Event
@@ -18,8 +20,11 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.left_changes import (
+    is_kept_back,
     is_left_to_writer,
+    is_named_here,
     is_restored_here,
+    with_kept_back,
     with_left_change,
     without_left_change,
 )
@@ -58,6 +63,8 @@ class Context(Limits, frozen=True):
     -inf where it is not known yet which one that is, None where this replica writes them."""
     others_are_cut_off: bool = False
     """Whether other replicas may see what this one does not, and it would not know."""
+    connected_for: float = math.inf
+    """Seconds for which the connection is there, as far as round trips prove it."""
 
 
 def plan_writes(
@@ -91,16 +98,8 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     if state.dismissed and state.record is not None and not state.record.unsent:
         return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]  # whichever replica was asked
     removal = state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER
-    change = None
-    if not removal:
-        mark = on_tick and is_to_be_marked(state.record, context.policy_mark, context.other_marks)
-        change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs, mark)
-    if (
-        change is not None
-        and not change.record.unknown
-        and is_anybodys(state, context.policy_mark, context.other_marks)
-    ):
-        change = next_record.restored_record(state, now)
+    change = None if removal else _next_change(state, now, context, on_tick)
+    state = with_kept_back(state, now, change is not None and context.others_are_cut_off)
     others = is_left_to_others(state.record, context.policy_mark, context.other_marks)
     if others and not is_unseen_elsewhere(state, now):
         state, reports = with_difference(state, change, now)
@@ -108,17 +107,30 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     if change is None and not removal:
         return with_difference(without_left_change(state), None, now)[0], []
     effects: list[Effect] = []
-    unproved = change is not None and change.record.unknown and context.others_are_cut_off
-    if unproved or is_left_to_writer(state, now, context.writer_seen_at):
+    kept_back = is_kept_back(state, now, context.connected_for)
+    unproved = kept_back and change is not None and change.record.unknown
+    if unproved or is_left_to_writer(state, now, context.writer_seen_at, kept_back):
         state, reports = with_difference(with_left_change(state, now), change, now)
         effects += reports
         change = next_record.restored_record(state, now) if is_restored_here(state, now) else None
+        if change is None and is_named_here(state, now):
+            change = next_record.named_record(state)
         if change is None:
             return state, effects
     if change is None:
         return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
     state, writing = _with_write(state, change, now, context)
     return state, [*effects, WriteRecord(state.subject, writing)]
+
+
+def _next_change(state: SubjectState, now: Now, context: Context, on_tick: bool) -> next_record.Change | None:
+    """What is to be stored by what is known here, whichever replica stores it."""
+    mark = on_tick and is_to_be_marked(state.record, context.policy_mark, context.other_marks)
+    change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs, mark)
+    known = change is not None and not change.record.unknown
+    if known and is_anybodys(state, context.policy_mark, context.other_marks):
+        return next_record.restored_record(state, now)
+    return change
 
 
 def _is_older_than_rise(state: SubjectState, now: Now, context: Context) -> bool:
@@ -147,7 +159,7 @@ def _with_write(
     writing = Writing(
         replace(
             change.record,
-            policy_mark=context.policy_mark,
+            policy_mark=(change.restored and change.record.policy_mark) or context.policy_mark,
             alerts=aged(change.record.alerts, state.running_since, proved_at(state, context.proofs)),
         ),
         state.revision,

@@ -195,6 +195,8 @@ class SubjectState(Struct, frozen=True, gc=False):
     """Whether the deletion of a member made the status fall, and that is not announced yet."""
     left_since: float | None = None
     """While a change is left to the replica that writes the subject: monotonic time since which it is due."""
+    kept_back_since: float | None = None
+    """While a change is due and what other replicas send may not come: monotonic time since when."""
     differs_since: float | None = None
     """While it is left to other replicas: monotonic time since which ours would have another status or action."""
     difference_reported: bool = False
