@@ -167,7 +167,9 @@ async def test_what_nobody_sees_becomes_unknown_though_no_clock_of_any_replica_c
         deny_all(replicas)
         for _ in range(round(UNKNOWN + PROVED_BY_LOOKS + KEPT_BACK_FOR + 5.0)):
             for replica in replicas.all.values():
-                replica.clock.wall += 10.0  # as if each stood still all the time, and gave its signs all the same
+                replica.clock.machine.wall += (
+                    10.0  # as if each stood still all the time, and gave its signs all the same
+                )
             await replicas.clock.run(1.0)
         assert types(replicas) == ["monitoring_lost"]
 
