@@ -30,7 +30,7 @@ QUEUE, ACKS = 3000, 10
 """Messages of a queue that its worker does in minutes, and how many of them in a second."""
 SLOW_ACK = 0.5
 """Seconds after which a worker acknowledges, where the latency is the overload."""
-ALERT_AFTER, ALERT_WITHIN = 30.0, 15.0
+ALERT_AFTER, ALERT_WITHIN = 30.0, 25.0
 """Seconds for which an alert is pending, and by which it may fire late: what was measured since the last write of a
 state is measured again, and after a start alerts wait for 10 s."""
 SETTLE = 3.0

@@ -64,7 +64,8 @@ class Life:
     @property
     def shown(self) -> tuple[object, ...]:
         record = self.stored
-        return record.status, record.reasons, record.incident, record.alerts, record.override
+        alerts = tuple(replace(alert, held=0.0) for alert in record.alerts)  # that goes on with each write
+        return record.status, record.reasons, record.incident, alerts, record.override
 
 
 Step = Callable[[Consumer], None]

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, RecordFollowed, RecordMissing, Tick
-from nats_backpressure.core.subject.restart_facts import CARRY_EVERY
+from nats_backpressure.core.subject.restart_facts import ALERTS_EVERY
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType
@@ -84,7 +84,7 @@ def test_a_new_process_goes_on_from_how_long_it_was_stored_to_have_held(ahead: f
     second = replica("second", store, ahead)
     second.state = replace(second.state, unread_since=1305.5)
     at = fired_at(second, 1305.5)
-    assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + CARRY_EVERY + 1.0
+    assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + ALERTS_EVERY + 1.0
 
 
 def test_what_is_read_again_goes_on_as_it_was() -> None:
@@ -128,7 +128,7 @@ def test_time_in_which_nobody_looked_counts_for_nothing(restart: bool) -> None:
     away(only, 1025.0, 1025.0 + gap)
     assert store.record is not None and store.record.alerts[0].held <= 25.0
     at = fired_at(only, 1025.0 + gap)
-    assert 1000.0 + WAIT + gap - 10.0 <= at <= 1000.0 + WAIT + gap + CARRY_EVERY + 1.0
+    assert 1000.0 + WAIT + gap - 10.0 <= at <= 1000.0 + WAIT + gap + ALERTS_EVERY + 1.0
 
 
 def test_what_another_replica_saw_meanwhile_counts() -> None:
@@ -141,4 +141,4 @@ def test_what_another_replica_saw_meanwhile_counts() -> None:
         read(writer, 1005.5 + n / 2)
     other.writer_seen_at = None
     at = fired_at(other, 1505.5)
-    assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + CARRY_EVERY + 1.0
+    assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + ALERTS_EVERY + 1.0

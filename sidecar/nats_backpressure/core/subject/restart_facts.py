@@ -20,6 +20,8 @@ from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
 CARRY_EVERY = 30.0
 """Seconds without a write after which a change of the carried facts (a diagnosis above all) is written by itself."""
+ALERTS_EVERY = 10.0
+"""The same while an alert is pending, or in a break: what was measured since the last write is lost with a process."""
 ACCOUNT_EVERY = 2.0
 """The same for a backlog that grew: losses of it while no sidecar runs are counted from what was stored."""
 BACKLOG_STEP, BACKLOG_SLACK = 1.2, 10
@@ -29,12 +31,16 @@ CAPACITY_STEP = 1.2
 
 
 def carried_write_due(state: SubjectState, now: Now) -> bool:
-    """Whether the carried facts alone are worth a write: after CARRY_EVERY any change, and how long a pending alert has
-    held, or a break of one has lasted; after ACCOUNT_EVERY a backlog that grew, or a message that
-    was returned with a delayed NAK."""
+    """Whether the carried facts alone are worth a write: after CARRY_EVERY any change; after ALERTS_EVERY how long a
+    pending alert has held, or a break of one has lasted; after ACCOUNT_EVERY a backlog that grew, or a message that was
+    returned with a delayed NAK."""
     record = state.record
     if record is None or record.unknown or now.mono - state.written_at < ACCOUNT_EVERY:
         return False
+    if now.mono - state.written_at >= ALERTS_EVERY and any(
+        alert.state == "pending" or alert.over_since is not None for alert in record.alerts
+    ):
+        return True
     every = now.mono - state.written_at >= CARRY_EVERY
     if not every and not any(_may_be_due(member) for member in state.members.values()):
         return False
@@ -45,8 +51,6 @@ def carried_write_due(state: SubjectState, now: Now) -> bool:
         return True
     if not every:
         return False
-    if any(alert.state == "pending" or alert.over_since is not None for alert in record.alerts):
-        return True
     reading = state.worst.reading if state.worst else None
     if reading is not None and confirmed(reading.lasting_diagnosis, record.status) is not record.diagnosis:
         return True
