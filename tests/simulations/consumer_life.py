@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from nats_backpressure.core.model.member import NOTHING_CARRIED
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals.tracker import ConsumerTracker
