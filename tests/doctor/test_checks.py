@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.config.nats import Nats
-from nats_backpressure.config.settings import Publish, Settings, WatchSetting
+from nats_backpressure.config.settings import Publish, Serving, Settings, WatchSetting
 from nats_backpressure.doctor.examination import CHECKS, MOST, examine
 from nats_backpressure.doctor.facts import Consumer, Facts, Failure, OtherInstallation, Right, subjects_of
 from nats_backpressure.doctor.findings import exit_code
@@ -269,6 +269,13 @@ def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> 
     facts = replace(FINE, settings=Settings(publish=Publish(replicas=3)), own=own(0, exists=False))
     problems = [each.problem for each in examine(facts) if each.check == "copies"]
     assert problems == ["publish.replicas is 3, and there is 1 server"]
+
+
+@pytest.mark.parametrize("stored", ["backpressure.v1.decide.>", "backpressure.>", "my.alias"])
+def test_a_stream_that_stores_our_requests_is_an_error(stored: str) -> None:
+    settings = Settings(service=Serving(status_alias="my.alias"))
+    ((level, problem, _, remedy),) = found("requests", settings=settings, stored={"CAP": ("x.y", stored)})
+    assert level == "error" and "the stream CAP stores requests of ours" in problem and "stream edit CAP" in remedy
 
 
 def test_an_override_says_which_others_hide_it() -> None:

@@ -23,6 +23,7 @@ FINE = Facts(
     wall=NOW,
     clock_ahead=0.01,
     streams=("KV_backpressure_state", "ORDERS"),
+    stored={"KV_backpressure_state": ("$KV.backpressure_state.>",), "ORDERS": ("orders.>",)},
     consumers=CONSUMERS,
     watched=subjects_of(CONSUMERS),
     own=OWN,

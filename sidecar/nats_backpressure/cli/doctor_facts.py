@@ -112,6 +112,7 @@ class _Gathering:
         return replace(
             facts,
             streams=tuple(look.name for look in looks),
+            stored={look.name: look.subjects for look in looks},
             clock_ahead=await self._reader.clock_ahead(looks[0].name) if looks else None,
             unread=unread,
             consumers=consumers,

@@ -39,6 +39,7 @@ CHECKS: Final = (
     Check("resources", storage_checks.resources, "our stream and buckets are as they should be", needs="jetstream"),
     Check("copies", storage_checks.copies, "their copies fit the cluster", at_start=True, needs="jetstream"),
     Check("state", storage_checks.state, "the state bucket takes writes", needs="jetstream"),
+    Check("requests", storage_checks.requests, "no stream stores our requests", needs="jetstream"),
     Check("watch", watch_checks.watch, "there is nothing to watch yet", at_start=True, needs="jetstream"),
     Check("policies", watch_checks.policies, "each policy is in force somewhere", at_start=True, needs="jetstream"),
     Check("overrides", watch_checks.overrides, "none is in force", at_start=True, needs="jetstream"),

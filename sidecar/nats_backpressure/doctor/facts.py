@@ -100,6 +100,8 @@ class Facts(Struct, frozen=True):
     unlisted: Failure | None = None
     """Why the streams could not be listed."""
     streams: tuple[str, ...] = ()
+    stored: dict[str, tuple[str, ...]] = {}
+    """The subjects that each stream stores."""
     unread: dict[str, Failure] = {}
     """Watched streams whose consumers could not be read."""
     consumers: tuple[Consumer, ...] = ()

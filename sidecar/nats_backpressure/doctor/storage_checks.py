@@ -1,4 +1,4 @@
-"""Checks of our own stream and buckets: that they exist as the settings say, fit the cluster, and take writes."""
+"""Checks of streams: ours are as the settings say, fit the cluster and take writes; others store no request of ours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Final
 from nats_backpressure.doctor.facts import Facts, OwnStream
 from nats_backpressure.doctor.findings import Finding, error, warning
 from nats_backpressure.doctor.text import names
+from nats_backpressure.protocol.patterns import covers
+from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.captured_subjects import request_subjects
 
 NOT_STORED: Final = "no state and no event can be stored: gateways that watch learn nothing"
 LOSING: Final = frozenset({"subjects", "retention", "mirror", "sealed", "no_ack", "max_msgs"})
@@ -80,3 +83,16 @@ def state(facts: Facts) -> Iterator[Finding]:
     if facts.state_write is not None and any(each.exists and not each.optional for each in facts.own):
         failure = facts.state_write
         yield error(f"the state bucket takes no writes: {failure.error}", NOT_STORED, failure.remedy)
+
+
+def requests(facts: Facts) -> Iterator[Finding]:
+    """Whether a stream stores our request subjects: its own reply reaches the caller before ours."""
+    subjects = request_subjects(Names(facts.settings.name).prefix, facts.settings.service.status_alias)
+    for stream, patterns in facts.stored.items():
+        captured = [subject for subject in subjects if any(covers(pattern, subject) for pattern in patterns)]
+        if captured:
+            yield error(
+                f"the stream {stream} stores requests of ours, as {names(captured)}",
+                "JetStream answers them first, and gateways and commands cannot read its reply",
+                f"take the subject out of the stream: nats stream edit {stream} --subjects ...",
+            )

@@ -16,12 +16,17 @@ REQUESTS = tuple(endpoint.subject.replace(">", "x") for endpoint in ENDPOINTS)
 """A subject of each kind of request, after the prefix."""
 
 
+def request_subjects(prefix: str, alias: str | None) -> tuple[str, ...]:
+    """A subject of each kind of request, and the alias where there is one."""
+    return (*(f"{prefix}.{tail}" for tail in REQUESTS), *([alias] if alias else []))
+
+
 class CapturedSubjects:
     """Knows the streams of the newest list; logs each captured request subject once. `on_update` is called after every
     list, when there is an alias that may have to be left or taken again."""
 
     def __init__(self, prefix: str, alias: str | None) -> None:
-        self._subjects = [*(f"{prefix}.{tail}" for tail in REQUESTS), *([alias] if alias else [])]
+        self._subjects = request_subjects(prefix, alias)
         self._has_alias = alias is not None
         self.on_update: Callable[[], object] = lambda: None
         self._looks: Sequence[StreamLook] = ()
