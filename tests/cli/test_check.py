@@ -60,7 +60,7 @@ def test_dynamic_marks_and_alerts_are_printed_too(tmp_path: Path) -> None:
 
 def test_unset_fields_are_printed_as_none(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text("")
+    file.write_text("{}")
     lines = CliRunner().invoke(check, [str(file)]).stdout.splitlines()
     printed = {line.split()[0]: line.split()[1:] for line in lines}
     assert printed["alerts"] == printed["override"] == ["none", "default"]
@@ -69,7 +69,7 @@ def test_unset_fields_are_printed_as_none(tmp_path: Path) -> None:
 
 def test_a_file_without_policies_prints_one_policy_for_all_subjects(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text("")
+    file.write_text("{}")
     assert CliRunner().invoke(check, [str(file)]).stdout.splitlines()[0] == "(all subjects)"
 
 

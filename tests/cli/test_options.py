@@ -15,7 +15,7 @@ NOWHERE = Command("nats://127.0.0.1:1")
     [
         (["status", "a..b"], "[SUBJECT]"),
         (["status", "-s", "http://x"], "--server: must be nats://HOST:PORT or tls://HOST:PORT"),
-        (["status", "--creds", "a", "--nkey", "b"], "several logins"),
+        (["status", "--creds", "a", "--nkey", "./b"], "several logins"),
         (["status", "--tlscert", "a"], "--tlscert: cert_file and key_file must be set together"),
         (["status", "--timeout", "2h"], "must be from 100ms to 1m"),
         (["status", "--timeout", "soon"], "is not a duration; write it like 30s"),

@@ -24,7 +24,7 @@ def lines(text: str | bytes, **env: str) -> list[str]:
     return list(bad.value.lines)
 
 
-def nats(text: str = "", **env: str) -> Nats:
+def nats(text: str = "{}", **env: str) -> Nats:
     return parse_settings(text.encode(), env, "f").nats
 
 
@@ -246,7 +246,7 @@ def test_an_nkey_is_a_seed_or_a_file_of_one() -> None:
 
 @pytest.mark.parametrize("nkey", [SEED[:-1], "U" + "A" * 55], ids=["cut short", "a public key"])
 def test_a_broken_seed_is_neither_taken_for_a_file_nor_shown(nkey: str) -> None:
-    (line,) = lines("", NATS_NKEY=nkey)
+    (line,) = lines("{}", NATS_NKEY=nkey)
     assert line.startswith("environment: NATS_NKEY: must be a seed") and nkey not in line
 
 
@@ -265,7 +265,7 @@ def test_a_broken_seed_is_neither_taken_for_a_file_nor_shown(nkey: str) -> None:
     ids=lambda env: " ".join(f"{k}={v}" for k, v in env.items()),
 )
 def test_an_environment_that_cannot_work_is_reported(env: dict[str, str]) -> None:
-    assert lines("", **env)
+    assert lines("{}", **env)
 
 
 def test_no_secret_is_ever_shown() -> None:
@@ -308,3 +308,40 @@ def test_no_value_anywhere_does_worse_than_bad_settings(document: dict[str, Any]
 @given(st.binary(max_size=80) | st.text("{}[]:-,&*!|>'\"%@` \n\tabc1.", max_size=60).map(str.encode))
 def test_no_bytes_do_worse_than_bad_settings(data: bytes) -> None:
     assert all(line.isprintable() for line in error_lines(data))
+
+
+@pytest.mark.parametrize("wrap", ["'{}'", '"{}"', " {}\n"])
+def test_a_seed_in_the_environment_may_stand_in_quotes(wrap: str) -> None:
+    found = nats(NATS_NKEY=wrap.format(SEED))
+    assert found.nkey_seed is not None and found.nkey_seed.reveal() == SEED and found.nkey_seed_file is None
+
+
+@pytest.mark.parametrize("name", ["NATS_NKEY", "NATS_CREDS", "NATS_CERT", "NATS_KEY", "NATS_CA"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        SEED[:50],
+        SEED.lower(),
+        f"seed={SEED}",
+        f"{SEED} {SEED}",
+        f"-----BEGIN USER NKEY SEED-----\n{SEED}",
+        f"/tmp/{SEED}",
+    ],
+)
+def test_a_secret_in_place_of_a_path_is_refused_and_not_shown(name: str, value: str) -> None:
+    with pytest.raises(BadSettings) as bad:
+        nats(**{name: value})
+    assert SEED[:20].lower() not in "".join(bad.value.lines).lower()
+
+
+def test_a_secret_in_place_of_a_path_in_the_file_is_refused_and_not_shown() -> None:
+    for field in ("credentials_file", "nkey_seed_file", "token_file"):
+        with pytest.raises(BadSettings, match=f"nats.{field}: must be the path of a file") as bad:
+            nats(f"nats: {{{field}: {SEED}}}")
+        assert SEED not in "".join(bad.value.lines)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "null\n"])
+def test_an_empty_file_is_a_mistake_since_it_puts_all_policies_out_of_force(text: str) -> None:
+    with pytest.raises(BadSettings, match="is empty: write"):
+        nats(text)

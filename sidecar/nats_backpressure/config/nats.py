@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 _TLS: Final = {"NATS_CA": "ca_file", "NATS_CERT": "cert_file", "NATS_KEY": "key_file"}
 _LOGIN: Final = ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN")
+CONTENT: Final = re.compile(r"\n|-----BEGIN|(?i:\bS[A-Z2-7]{40,})|\beyJ\w{20,}")
+"""What the content of a file has and its path has not: more than one line, PEM, a seed, a JWT."""
 VARIABLES: Final = ("NATS_URL", *_LOGIN, *_TLS)
 
 
@@ -134,13 +137,13 @@ def with_environment(nats: Nats, env: Mapping[str, str], problems: Problems) -> 
         nats = replace(nats, password=Secret(given["NATS_PASSWORD"]))
     if "NATS_TOKEN" in given:
         nats = replace(nats, token=Secret(given["NATS_TOKEN"]))
-    if (nkey := given.get("NATS_NKEY")) is not None:
+    if nkey := given.get("NATS_NKEY", "").strip("\"'"):
         if re.fullmatch(r"S[A-Z2-7]{57}", nkey):
             nats = replace(nats, nkey_seed=Secret(nkey))
-        elif re.fullmatch(r"[A-Z2-7]{40,}", nkey):
-            problems.add("NATS_NKEY", "must be a seed (58 characters, beginning with S) or a file that holds one")
-        else:
+        elif "/" in nkey or Path(nkey).is_file():
             nats = replace(nats, nkey_seed_file=nkey)
+        else:  # the value is not repeated: it may be a damaged seed
+            problems.add("NATS_NKEY", "must be a seed (58 characters, beginning with S) or the path of a file with one")
     return replace(nats, servers=_servers(nats, given.get("NATS_URL"), problems))
 
 
@@ -160,6 +163,16 @@ def _servers(nats: Nats, url: str | None, problems: Problems) -> tuple[str, ...]
     return whole
 
 
+def _check_files(nats: Nats, problems: Problems) -> None:
+    """A secret in place of the path of its file must not be shown as a file that is missing."""
+    logins = ("credentials_file", "nkey_seed_file", "password_file", "token_file")
+    files = {name: getattr(nats, name) for name in logins}
+    files |= {f"tls.{name}": getattr(nats.tls, name) for name in ("ca_file", "cert_file", "key_file")}
+    for name, path in files.items():
+        if path is not None and CONTENT.search(path):
+            problems.add(f"nats.{name}", "must be the path of a file, and not what is in it")
+
+
 def _is_server(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -171,7 +184,8 @@ def _is_server(url: str) -> bool:
 
 
 def check_nats(nats: Nats, problems: Problems) -> None:
-    """Add a problem for each combination of fields that cannot work."""
+    """Add a problem for each field and combination of fields that cannot work."""
+    _check_files(nats, problems)
     password = nats.password or nats.password_file
     if nats.user and not password:
         problems.add("nats.user", "needs a password: nats.password_file or NATS_PASSWORD")

@@ -19,6 +19,7 @@ from nats_backpressure.policy.validation import Problem, Problems, read_with_def
 from nats_backpressure.protocol.patterns import glob_problem, literal_problem
 
 LONGEST_PATH: Final = 4096
+NO_FILE: Final = b"{}"
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Globs = Annotated[tuple[str, ...], Meta(min_length=1, max_length=1000)]
@@ -168,7 +169,7 @@ def load_settings(path: Path | None, env: Mapping[str, str]) -> Settings:
     if path is None and env.get("BACKPRESSURE_CONFIG"):
         path = Path(env["BACKPRESSURE_CONFIG"])
     if path is None:
-        return parse_settings(b"", env, "settings")
+        return parse_settings(NO_FILE, env, "settings")
     name = shorten(str(path), LONGEST_PATH)
     try:
         with path.open("rb") as file:
@@ -191,6 +192,8 @@ def parse_settings(data: bytes, env: Mapping[str, str], name: str) -> Settings:
         settings = _read(document, problems)
     elif document is not None:
         problems.add("", "must be a mapping of settings")
+    elif not problems:  # emptied by accident, it would put all policies out of force
+        problems.add("", "is empty: write {} for a file without settings")
     settings = replace(settings, nats=nats.with_environment(settings.nats, env, problems))
     _check(settings, problems)
     if problems:

@@ -34,7 +34,7 @@ class Installation(Struct, frozen=True):
     api: str = PLAIN
     """The prefix of the JetStream API."""
     inbox: str = "_INBOX"
-    """The prefix of the inboxes of the sidecar and of commands."""
+    """The prefix of the sidecar's own inboxes."""
     reply_prefixes: tuple[str, ...] = ()
     alias: str | None = None
     """The subject of `service.status_alias`."""
@@ -126,7 +126,7 @@ def operator(about: Installation) -> Permissions:
             *(f"{api}.{each}.{stream}" for each in ("STREAM.INFO", "STREAM.MSG.GET") for stream in read),
             *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT") for stream in read),
         ),
-        (f"{about.inbox}.>", f"{names.prefix}.event.>", f"{names.internal}.>"),
+        ("_INBOX.>", f"{names.prefix}.event.>", f"{names.internal}.>"),
     )
 
 
