@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from structlog.testing import capture_logs
@@ -44,10 +45,10 @@ class Source:
         return (OtherInstallation("team", ("orders.paid",)),)
 
 
-async def checked(error: Exception | None = None) -> list[dict[str, object]]:
+async def checked(error: Exception | None = None, shown_at: float = 0.0) -> list[dict[str, object]]:
     clock, known = FakeClock(), asyncio.Event()
     registry = SubjectRegistry(SETTINGS, clock, ActivePolicies((), Guard(), False), "w", lambda effects: None)
-    stream = FollowedStream(LOOK, 0.0, under={ConsumerKey("ORDERS", "router"): ("orders.paid",)})
+    stream = FollowedStream(LOOK, 0.0, shown_at=shown_at, under={ConsumerKey("ORDERS", "router"): ("orders.paid",)})
     registry.streams["ORDERS"] = stream
 
     async def list_streams() -> StreamsReading:
@@ -74,6 +75,10 @@ async def test_findings_become_log_lines() -> None:
     ]
     assert "watch[2].stream: `billing-*`" in str(lines[1]["problem"]), "a stream that is named has its own line"
     assert all(line["log_level"] == "warning" and line["cost"] and line["hint"] for line in lines)
+
+
+async def test_a_stream_that_was_not_read_yet_gives_no_warning() -> None:
+    assert [line["check"] for line in await checked(shown_at=-math.inf)] == ["clock", "watch", "installations"]
 
 
 async def test_nothing_that_fails_here_ends_the_sidecar() -> None:

@@ -36,7 +36,7 @@ def own(n: int, **changes: Any) -> Any:
 
 def found(check: str, **changes: Any) -> list[tuple[str, str, str, str]]:
     """What is not as it should be in a world that is fine but for these facts."""
-    findings = [each for each in examine(replace(FINE, **changes)) if each.level != "ok"]
+    findings = [each for each in examine(replace(FINE, **changes)) if each.level not in ("ok", "unknown")]
     assert all(each.check == check and each.cost and each.remedy for each in findings), findings
     return [(each.level, each.problem, each.cost, each.remedy) for each in findings]
 
@@ -308,6 +308,37 @@ def test_what_could_not_be_read_is_not_checked(facts: Facts, last: str) -> None:
     findings = examine(facts)
     assert findings[-1].check == last and [each.level for each in findings].count("error") == 1
     assert exit_code(findings) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "unknown"),
+    [
+        ({"server": replace(SERVER, version="")}, {"version"}),
+        ({"server": replace(SERVER, failure=FAILED)}, {"jwt"}),
+        ({"rights": ()}, {"rights"}),
+        ({"clock_ahead": None}, {"clock"}),
+        ({"own": own(1, exists=False)}, {"copies", "state"}),
+        ({"own": own(2, exists=False)}, set()),
+        ({"own": own(2, exists=False, failure=FAILED)}, {"copies", "policies", "overrides"}),
+        (
+            {"unread": {"ORDERS": FAILED}, "consumers": (), "watched": ()},
+            {"watch", "policies", "overrides", "sampling", "installations"},
+        ),
+        ({"others": (OtherInstallation("team", (), FAILED),)}, {"installations"}),
+    ],
+)
+def test_what_was_not_looked_at_is_not_ok(changes: Any, unknown: set[str]) -> None:
+    findings = [each for each in examine(replace(FINE, **changes)) if each.level == "unknown"]
+    assert {each.check for each in findings} == unknown
+    assert all(each.problem.startswith("not looked at: ") for each in findings) and exit_code(findings) == 0
+
+
+def test_nothing_is_said_to_match_nothing_while_consumers_are_unread() -> None:
+    settings = Settings(policies=(PolicyEntry(("odrers.*",)),), watch=(WatchSetting("ORDERS", ("nobody",)),))
+    facts = replace(FINE, settings=settings, unread={"ORDERS": FAILED}, entries={"a": override("nobody.*")})
+    levels = {(each.check, each.level) for each in examine(facts)}
+    assert levels >= {(check, "unknown") for check in ("watch", "policies", "overrides")}
+    assert "warning" not in {level for check, level in levels if check != "jetstream"}
 
 
 def test_the_findings_of_a_check_are_bounded() -> None:

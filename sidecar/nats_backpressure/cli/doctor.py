@@ -18,7 +18,7 @@ from nats_backpressure.config.settings import BadSettings, load_settings
 from nats_backpressure.doctor.examination import examine
 from nats_backpressure.doctor.findings import Checked, exit_code
 
-MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
+MARKS = {"ok": "ok     ", "unknown": "unknown", "warning": "warning", "error": "ERROR  "}
 
 
 @click.command(short_help="Check an installation.")

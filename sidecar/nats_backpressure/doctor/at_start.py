@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
@@ -12,7 +13,7 @@ from msgspec import Struct
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.doctor.examination import CHECKS, examine
-from nats_backpressure.doctor.facts import Consumer, Facts, OtherInstallation, OwnStream, Server, subjects_of
+from nats_backpressure.doctor.facts import Consumer, Facts, Failure, OtherInstallation, OwnStream, Server, subjects_of
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Clock
@@ -55,7 +56,7 @@ class StartCheck(Struct, frozen=True):
             return
         # In a thread: with 10,000 policies it takes a while.
         for finding in await asyncio.to_thread(examine, facts, AT_START):
-            if finding.level != "ok":
+            if finding.level in ("warning", "error"):
                 log.warning(
                     "doctor.error" if finding.level == "error" else "doctor.warning",
                     check=finding.check,
@@ -67,6 +68,7 @@ class StartCheck(Struct, frozen=True):
     async def _facts(self) -> Facts:
         looks = (await self.list_streams()).looks
         consumers = self._consumers()
+        unread = [name for name, each in self.registry.streams.items() if each.watched and each.shown_at == -math.inf]
         return Facts(
             settings=self.settings,
             server=await self.source.server(),
@@ -74,6 +76,7 @@ class StartCheck(Struct, frozen=True):
             jwt_expires_at=await asyncio.to_thread(self.jwt_expires_at),
             clock_ahead=await self.source.clock_ahead(f"KV_{Names(self.settings.name).state_bucket}"),
             streams=tuple(look.name for look in looks),
+            unread={name: Failure("not read yet", "wait") for name in unread},
             consumers=consumers,
             all_consumers=False,
             watched=subjects_of(consumers),

@@ -82,6 +82,8 @@ class OtherInstallation(Struct, frozen=True):
     name: str
     subjects: tuple[str, ...]
     """Those that it watches."""
+    failure: Failure | None = None
+    """Why they could not be read."""
 
 
 class Facts(Struct, frozen=True):

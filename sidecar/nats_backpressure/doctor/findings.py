@@ -7,8 +7,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-Level = Literal["ok", "warning", "error"]
-EXIT_CODES: Final[dict[Level, int]] = {"ok": 0, "warning": 1, "error": 2}
+Level = Literal["ok", "unknown", "warning", "error"]
+"""`unknown`: it could not be looked at; another finding has the cause."""
+EXIT_CODES: Final[dict[Level, int]] = {"ok": 0, "unknown": 0, "warning": 1, "error": 2}
 
 
 class Finding(Struct, frozen=True):
@@ -39,6 +40,10 @@ def warning(problem: str, cost: str, remedy: str) -> Finding:
 
 def error(problem: str, cost: str, remedy: str) -> Finding:
     return Finding("error", problem, cost, remedy)
+
+
+def unknown(why: str) -> Finding:
+    return Finding("unknown", f"not looked at: {why}")
 
 
 def exit_code(findings: Iterable[Checked]) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 from nats_backpressure.config.settings import WatchSetting
 from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
 from nats_backpressure.doctor.facts import Consumer, Facts
-from nats_backpressure.doctor.findings import Finding, error, warning
+from nats_backpressure.doctor.findings import Finding, error, unknown, warning
 from nats_backpressure.doctor.text import closest, count, moment, names
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.protocol.patterns import PatternIndex, covers, glob
@@ -52,7 +52,9 @@ def _consumer_globs(facts: Facts, i: int, entry: WatchSetting, consumers: Sequen
         if any(each.subjects for each in matching):
             continue
         where = f"watch[{i}].consumers[{j}]: `{pattern}` of {entry.stream}"
-        if matching:
+        if unread := [name for name in facts.unread if glob(entry.stream, name)]:
+            yield unknown(f"{where}, as the consumers of {names(unread)} were not read")
+        elif matching:
             reasons = Counter(each.left_out or "not in watch" for each in matching)
             why = ", ".join(f"{n:,} {reason}" for reason, n in reasons.items())
             yield warning(
@@ -94,6 +96,9 @@ def _unused(facts: Facts, entries: Sequence[PolicyEntry], layer: str) -> Iterato
         for pattern in entry.subjects:
             if (id(entry), pattern) not in used:
                 where = f"policies[{i}] `{pattern}`" if layer == "file" else f"the policy `{pattern}` of the bucket"
+                if facts.unread:
+                    yield unknown(f"{where}, as the consumers of {names(facts.unread)} were not read")
+                    continue
                 in_file = "correct or remove it in the settings file"
                 remedy = in_file if layer == "file" else f"nats-backpressure policy rm '{pattern}'"
                 yield warning(f"{where} {_why_unused(facts, pattern)}", UNUSED, remedy)
@@ -126,6 +131,8 @@ def overrides(facts: Facts) -> Iterator[Finding]:
         elif hidden:
             cost = "it has no effect where it was meant to have one"
             yield warning(f"{what} is hidden by more specific ones at {names(hidden)}", cost, remedy)
+        elif facts.unread:
+            yield unknown(f"{what}, as the consumers of {names(facts.unread)} were not read")
         else:
             hint = closest(entry.pattern, facts.watched)
             yield warning(f"{what} covers no watched subject{hint}", "it has no effect", remedy)
@@ -147,7 +154,9 @@ def installations(facts: Facts) -> Iterator[Finding]:
     """Which other installations watch the same subjects."""
     watched = set(facts.watched)
     for other in facts.others:
-        if common := sorted(watched.intersection(other.subjects)):
+        if other.failure is not None:
+            yield unknown(f"what the installation `{other.name}` watches cannot be read: {other.failure.error}")
+        elif common := sorted(watched.intersection(other.subjects)):
             yield warning(
                 f"the installation `{other.name}` watches {count(len(common), 'subject')} of this one: {names(common)}",
                 "each publishes events and states of its own, reads all again, and gateways of one ignore the other's "

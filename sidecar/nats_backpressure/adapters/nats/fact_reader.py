@@ -156,8 +156,8 @@ class FactReader:
             details = await self._js.api(
                 f"STREAM.INFO.KV_{Names(name).state_bucket}", _Details, {"subjects_filter": f"{prefix}>"}
             )
-        except Unavailable:
-            return None
+        except Unavailable as error:
+            return OtherInstallation(name, (), self.failure(error))
         if not _is_recent(details.state.last_ts, details.ts):
             return None
         return OtherInstallation(name, tuple(sorted(_decoded(details.state.subjects or {}, prefix))))

@@ -1,0 +1,50 @@
+"""Why a check that found nothing wrong has not looked at all that it judges; empty where it has."""
+
+from __future__ import annotations
+
+from nats_backpressure.doctor.facts import Facts, OwnStream
+from nats_backpressure.doctor.text import names
+from nats_backpressure.protocol.subjects import Names
+
+
+def version(facts: Facts) -> str:
+    return "the server does not say its version"
+
+
+def jwt(facts: Facts) -> str:
+    return "there is no connection" if facts.server.failure is not None and facts.jwt_expires_at is None else ""
+
+
+def rights(facts: Facts) -> str:
+    return "" if facts.rights else "no right could be tried"
+
+
+def clock(facts: Facts) -> str:
+    return "no reply of a stream shows the time of the server" if facts.clock_ahead is None else ""
+
+
+def copies(facts: Facts) -> str:
+    needed = (stream for stream in facts.own if stream.failure is not None or not stream.optional)
+    return names(why for stream in needed if (why := _why_unread(stream)))
+
+
+def state(facts: Facts) -> str:
+    bucket = f"KV_{Names(facts.settings.name).state_bucket}"
+    return names(why for stream in facts.own if stream.name == bucket and (why := _why_unread(stream)))
+
+
+def consumers(facts: Facts) -> str:
+    return f"the consumers of {names(facts.unread)} were not read" if facts.unread else ""
+
+
+def entries(facts: Facts) -> str:
+    """What the policy bucket has, and what its entries govern."""
+    bucket = f"KV_{Names(facts.settings.name).policy_bucket}"
+    unread = any(stream.name == bucket and stream.failure is not None for stream in facts.own)
+    return f"{bucket} cannot be read" if unread else consumers(facts)
+
+
+def _why_unread(stream: OwnStream) -> str:
+    if stream.failure is not None:
+        return f"{stream.name} cannot be read"
+    return "" if stream.exists else f"{stream.name} does not exist"
