@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,27 @@ def test_the_rest_of_the_pod_stays_as_it_was(manifests: list[Manifest], componen
         spec[key] = [entry for entry in spec[key] if not entry["name"].startswith(prefix)]
     assert router == yaml.safe_load(ROUTER)
     assert one(manifests, "Deployment", "other") == yaml.safe_load(OTHER)
+
+
+def test_what_the_readme_says_is_not_touched_stays_as_it_was(tmp_path: Path) -> None:
+    """And a copy of the component for StatefulSets, made as the page says, adds the sidecar to one."""
+    stateful = yaml.safe_load(ROUTER) | {"kind": "StatefulSet"}
+    labelled = yaml.safe_load(OTHER)
+    labelled["spec"]["template"]["metadata"]["labels"][OURS] = "sidecar"
+    copied = tmp_path / "component"
+    shutil.copytree(KUSTOMIZE / "components" / NATIVE, copied)
+    (tmp_path / "workloads.yaml").write_text(yaml.safe_dump_all([stateful, labelled]))
+    overlay = {"resources": ["workloads.yaml"], "components": ["component"]}
+    for kind in ("Deployment", "StatefulSet"):
+        for file in copied.iterdir():
+            file.write_text(file.read_text().replace("kind: Deployment", f"kind: {kind}"))
+        where = tmp_path / kind
+        shutil.copytree(tmp_path, where, ignore=shutil.ignore_patterns("Deployment", "StatefulSet"))
+        (where / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+        manifests = rendered(where)
+        assert one(manifests, "Deployment", "other") == labelled
+        assert (one(manifests, "StatefulSet", "router") == stateful) == (kind == "Deployment")
+    assert sidecar_of(one(manifests, "StatefulSet", "router")["spec"]["template"])
 
 
 def test_it_starts_before_everything_else_where_kubernetes_can(template: Manifest, component: str) -> None:
