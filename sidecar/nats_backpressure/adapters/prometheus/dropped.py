@@ -63,7 +63,10 @@ DROPPED: dict[str, tuple[str, str]] = {
         "The policy bucket holds more keys than are read; the rest has no effect.",
         "Use patterns instead of single subjects.",
     ),
-    "policy_rejected": ("A policy was refused; the last good one stays.", "See NatsBackpressurePolicyRefused."),
+    "policy_rejected": (
+        "A policy was refused; the last good one stays. With the subject `_file` it is the settings file.",
+        "See NatsBackpressurePolicyRefused.",
+    ),
     "publish_retry": (
         "An event could not be published; it is tried again.",
         "If it goes on: NatsBackpressureEventsUnsent.",
