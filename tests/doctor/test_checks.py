@@ -271,6 +271,26 @@ def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> 
     assert problems == ["publish.replicas is 3, and there is 1 server"]
 
 
+@pytest.mark.parametrize(("addresses", "warned"), [(0, True), (2, False), (3, True)])
+@pytest.mark.parametrize(("replicas", "few"), [(1, True), (3, False)])
+def test_too_few_copies_in_a_cluster_are_a_warning_before_the_streams_are_made(
+    addresses: int, warned: bool, replicas: int, few: bool
+) -> None:
+    facts = replace(
+        FINE,
+        server=replace(SERVER, cluster="c", addresses=addresses),
+        settings=Settings(publish=Publish(replicas=replicas)),
+        own=tuple(replace(each, exists=False) for each in OWN),
+    )
+    findings = [each for each in examine(facts) if each.check == "copies" and each.level == "warning"]
+    assert len(findings) == (warned and few)
+    if findings:
+        assert f"publish.replicas is {replicas}, in a cluster" in findings[0].problem
+        assert "set publish.replicas to 3" in findings[0].remedy
+    remedies = [each.remedy for each in examine(facts) if each.check == "resources"]
+    assert all(("set publish.replicas to 3 first" in each) == (warned and few) for each in remedies) and remedies
+
+
 @pytest.mark.parametrize("stored", ["backpressure.v1.decide.>", "backpressure.>", "my.alias"])
 def test_a_stream_that_stores_our_requests_is_an_error(stored: str) -> None:
     settings = Settings(service=Serving(status_alias="my.alias"))

@@ -15,6 +15,7 @@ from nats_backpressure.runtime.captured_subjects import request_subjects
 NOT_STORED: Final = "no state and no event can be stored: gateways that watch learn nothing"
 LOSING: Final = frozenset({"subjects", "retention", "mirror", "sealed", "no_ack", "max_msgs"})
 """Settings with which a stream of ours does not take or keep what is stored in it."""
+FEW_COPIES: Final = "while a server that has them is down, no change is stored or published"
 SAFE_FROM: Final = 3
 """Servers of a cluster from which on copies survive the loss of one."""
 
@@ -35,6 +36,8 @@ def _missing(facts: Facts, stream: OwnStream) -> Finding:
     make = warning if manages or stream.optional else error
     cost = "only the policies of the file are in force" if stream.optional else NOT_STORED
     remedy = f"start the sidecar, which creates it; or run: {stream.make_it}" if manages else f"run: {stream.make_it}"
+    if _is_large(facts) and facts.settings.publish.replicas < SAFE_FROM:
+        remedy = f"set publish.replicas to {SAFE_FROM} first (see `copies`), here too: {remedy}"
     return make(f"{stream.name} does not exist", cost, remedy)
 
 
@@ -50,21 +53,13 @@ def _differing(stream: OwnStream) -> Finding:
 
 def copies(facts: Facts) -> Iterator[Finding]:
     """Whether the number of copies fits the cluster, and all copies follow."""
-    wanted, server = facts.settings.publish.replicas, facts.server
-    known = server.addresses if server.cluster else 1
-    if 0 < known < wanted and not all(stream.exists for stream in facts.own):
-        yield error(
-            f"publish.replicas is {wanted}, and there {'is 1 server' if known == 1 else f'are {known} servers'}",
-            NOT_STORED,
-            f"set publish.replicas to {min(wanted, known)}, or add servers to the cluster",
-        )
+    yield from _copies_to_make(facts)
     existing = [stream for stream in facts.own if stream.exists]
-    large = bool(server.cluster) and (known == 0 or known >= SAFE_FROM)
-    if alone := [stream.name for stream in existing if large and stream.replicas < SAFE_FROM]:
+    if alone := [stream.name for stream in existing if _is_large(facts) and stream.replicas < SAFE_FROM]:
         edits = "; ".join(f"nats stream edit {name} --replicas {SAFE_FROM}" for name in alone)
         yield warning(
             f"{names(alone)}: fewer than {SAFE_FROM} copies, in a cluster",
-            "while a server that has them is down, no change is stored or published",
+            FEW_COPIES,
             f"set publish.replicas to {SAFE_FROM}; {edits}",
         )
     for stream in existing:
@@ -76,6 +71,32 @@ def copies(facts: Facts) -> Iterator[Finding]:
                 "if one more server is lost, nothing can be stored there",
                 f"start these servers; or: nats stream cluster peer-remove {stream.name}",
             )
+
+
+def _copies_to_make(facts: Facts) -> Iterator[Finding]:
+    """Whether the copies of what is created next fit the cluster."""
+    wanted, server = facts.settings.publish.replicas, facts.server
+    known = server.addresses if server.cluster else 1
+    if 0 < known < wanted and not all(stream.exists for stream in facts.own):
+        yield error(
+            f"publish.replicas is {wanted}, and there {'is 1 server' if known == 1 else f'are {known} servers'}",
+            NOT_STORED,
+            f"set publish.replicas to {min(wanted, known)}, or add servers to the cluster",
+        )
+    missing = [stream.name for stream in facts.own if not stream.exists and stream.failure is None]
+    if missing and _is_large(facts) and wanted < SAFE_FROM:
+        yield warning(
+            f"publish.replicas is {wanted}, in a cluster{f' of {known} servers' if known else ''}: {names(missing)} "
+            f"would have fewer than {SAFE_FROM} copies",
+            FEW_COPIES,
+            f"set publish.replicas to {SAFE_FROM} before the sidecar creates them",
+        )
+
+
+def _is_large(facts: Facts) -> bool:
+    """Whether the cluster has, or may have, servers for safe copies."""
+    server = facts.server
+    return bool(server.cluster) and (server.addresses == 0 or server.addresses >= SAFE_FROM)
 
 
 def state(facts: Facts) -> Iterator[Finding]:
