@@ -15,6 +15,7 @@ from nats_backpressure.policy.external import (
     parse_bucket_policy,
     parse_metadata,
     parse_override,
+    validate_document,
 )
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import Layers
@@ -322,3 +323,20 @@ def test_no_metadata_stops_the_reader(metadata: dict[str, str]) -> None:
     parsed = parse_metadata(tuple(metadata.items()), FILE, BOUND, ["a.b"])
     assert parsed is None or isinstance(parsed, PolicyEntry) or all(isinstance(p, Problem) for p in parsed)
     assert parsed != ()
+
+
+@pytest.mark.parametrize(
+    ("document", "guard", "paths"),
+    [
+        ({"pending": {"overload": 6000}}, Guard(), []),
+        ({"pending": {"overload": 6000}}, Guard(max_pending_overload=5000), ["pending.overload"]),
+        ({"pending": {"overload": 6000}, "subjects": ["a"]}, Guard(max_pending_overload=5000), []),
+        ({"pending": {"overload": -1}}, Guard(max_pending_overload=5000), ["pending.overload"]),
+        ({}, Guard(allow_bucket=False), [""]),
+    ],
+)
+def test_a_document_is_valid_where_the_guard_allows_it_in_the_bucket(
+    document: dict[str, Any], guard: Guard, paths: list[str]
+) -> None:
+    problems, effective = validate_document(document, guard)
+    assert [problem.path for problem in problems] == paths and (effective is None) is bool(paths)

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.policy.parse import PolicyEntry
-from nats_backpressure.policy.schema import Override
+from nats_backpressure.policy.schema import Guard, Override
 from nats_backpressure.protocol.requests import ListRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.decisions import DecisionService, validate_policy
@@ -102,7 +102,10 @@ def test_a_policy_has_its_sources_and_the_consumers_that_differ() -> None:
 
 
 def test_a_policy_is_validated_over_the_default() -> None:
-    good, bad = validate_policy({"retry_after_seconds": 7}), validate_policy({"pending": {"warn": 5000}})
+    good, bad = (
+        validate_policy({"retry_after_seconds": 7}, Guard()),
+        validate_policy({"pending": {"warn": 5000}}, Guard()),
+    )
     assert good.effective is not None
     assert (good.valid, good.errors, good.effective["retry_after_seconds"]) == (True, (), 7)
     assert (bad.valid, bad.effective, [problem.path for problem in bad.errors]) == (False, None, ["pending.warn"])

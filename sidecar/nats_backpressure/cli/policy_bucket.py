@@ -23,8 +23,9 @@ from nats_backpressure.policy.external import LARGEST_VALUE, OVERRIDES
 from nats_backpressure.policy.parse import parse_entry
 from nats_backpressure.policy.validation import Problem
 from nats_backpressure.protocol.messages import Event
+from nats_backpressure.protocol.policies import PolicyValidation
 from nats_backpressure.protocol.subjects import encode
-from nats_backpressure.runtime.ports import Conflict
+from nats_backpressure.runtime.ports import Conflict, Unavailable
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
@@ -96,6 +97,16 @@ def encode_policy(policy: dict[str, Any], where: Callable[[Problem], str] = lamb
         problems = (Problem("", f"is larger than {LARGEST_VALUE:,} bytes"),)
     exit_with_problems(map(where, problems))
     return value
+
+
+async def require_allowed(service: ServiceClient, value: bytes) -> None:
+    """Exits with 1 if the sidecar would reject this policy: only it knows its guard. A note if none answers."""
+    try:
+        reply = decode_reply(await service.query("validate.policy", msgspec.json.decode(value)), PolicyValidation)
+    except Unavailable as error:
+        print_note(f"it is not known whether the sidecar would reject it: {error}")
+        return
+    exit_with_problems(f"the sidecar would reject it: {Problem(p.path, p.message).line}" for p in reply.errors)
 
 
 def exit_with_problems(lines: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, json
 
+from nats_backpressure.policy import parse
 from nats_backpressure.policy.guard import guard_violations
 from nats_backpressure.policy.parse import (
     OverrideEntry,
@@ -95,6 +96,20 @@ def parse_bucket_policy(key: str, value: bytes, below: Layers, guard: Guard) -> 
         _check_guard(dict(entry.fields), guard, "", problems)
         return problems.listed() or entry
     return problems.listed()
+
+
+def validate_document(document: dict[str, Any], guard: Guard) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
+    """The problems of a policy above the default, and the policy that results where there are none. The guard is for
+    the bucket: a document with `subjects` can only be one of a file."""
+    problems, effective = parse.validate_document(document)
+    entry, _ = parse_entry(document, need_subjects=False)
+    if problems or entry is None or "subjects" in document:
+        return problems, effective
+    refused = Problems()
+    if not guard.allow_bucket:
+        refused.add("", SWITCHED_OFF.format("policies"))
+    _check_guard(dict(entry.fields), guard, "", refused)
+    return refused.listed(), None if refused else effective
 
 
 def parse_metadata(

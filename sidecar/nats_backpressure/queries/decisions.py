@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.policy import external
 from nats_backpressure.policy import parse as policy
-from nats_backpressure.policy.schema import Policy
+from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol import messages, status_alias
 from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy, PolicyValidation
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
@@ -69,6 +70,11 @@ class DecisionService:
         return self._decision(
             "gateway", subject, answers, decisive, choice.admission, choice.retry_delay_ms, valid_for_ms
         )
+
+    @property
+    def guard(self) -> Guard:
+        """What the settings file allows policies of the bucket."""
+        return self._service.policies.sources.guard
 
     def decide_consumer(self, subject: str, request: ConsumerRequest, client: str, now: Now) -> messages.Decision:
         answers = self.find(subject, now)
@@ -248,9 +254,9 @@ class DecisionService:
         )
 
 
-def validate_policy(document: dict[str, Any]) -> PolicyValidation:
-    """Whether a policy is valid, its mistakes, and what it would be over the default policy."""
-    problems, effective = policy.validate_document(document)
+def validate_policy(document: dict[str, Any], guard: Guard) -> PolicyValidation:
+    """Whether a policy could be put in force, its mistakes, and what it would be over the default policy."""
+    problems, effective = external.validate_document(document, guard)
     errors = tuple(messages.Problem(problem.path, problem.message) for problem in problems)
     return PolicyValidation(not errors, errors, effective)
 

@@ -70,7 +70,7 @@ def answers(
         "status": lambda subject, _, __, now: decisions.status(subject, now),
         "status-list": lambda _, request, __, now: decisions.status_list(request, now),
         "policy": lambda subject, _, __, now: decisions.policy(subject, now),
-        "validate-policy": lambda _, document, __, ___: validate_policy(document),
+        "validate-policy": lambda _, document, __, ___: validate_policy(document, decisions.guard),
         "forget": lambda subject, _, __, ___: forgotten(registry, subject),
         "events": lambda subject, request, _, now: history.events(subject, request, now),
         "history": lambda subject, request, _, now: history.history(subject, request, now),
