@@ -21,8 +21,10 @@ from nats_backpressure.adapters import logs
 from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
 from nats_backpressure.adapters.followed_file import FollowedFile
 from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken
+from nats_backpressure.adapters.nats.credentials import file_problems
 from nats_backpressure.config.nats import variables_in
-from nats_backpressure.config.settings import Settings
+from nats_backpressure.config.settings import BadSettings, Settings
+from nats_backpressure.policy.validation import Problem
 from nats_backpressure.recording.recorder import RecordingFile
 from nats_backpressure.runtime.garbage import keep_collections_short
 from nats_backpressure.runtime.loop_lag import measure_loop_lag
@@ -183,9 +185,19 @@ class App:
 
     async def _reload(self, file: FollowedFile) -> None:
         async with self._reloading:
-            reading = asyncio.ensure_future(asyncio.to_thread(file.read))
+            reading = asyncio.ensure_future(asyncio.to_thread(self._read, file))
             await asyncio.wait({reading})
             self._service.updates.reload(reading.result)
+
+    def _read(self, file: FollowedFile) -> Settings:
+        """Read the settings file. Raises BadSettings, also where `nats` was changed and the files that it names cannot
+        be used: the connection would fail after the restart that it needs."""
+        settings = file.read()
+        changed = settings.nats != self._shared.settings.nats
+        problems = [Problem("nats", text) for text in file_problems(settings.nats)] if changed else []
+        if problems:
+            raise BadSettings(problems, (problem.line for problem in problems))
+        return settings
 
     async def _pulse(self) -> None:
         while True:

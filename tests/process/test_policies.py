@@ -292,6 +292,25 @@ async def test_sighup_loads_a_changed_file_and_reports_an_invalid_one(
         await _effective(wire, "retry_after_seconds", 7)
 
 
+async def test_a_changed_login_whose_file_is_missing_is_a_mistake_of_the_file(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
+    wire = await Wire(nc).listen()
+    login = {"user": "u", "password_file": str(tmp_path / "password")}
+    changed = UNHURRIED | {"policies": [{"subjects": [">"], "retry_after_seconds": 7}], "nats": login}
+    async with Sidecar(tmp_path, server.url, UNHURRIED) as process:
+        await process.observing()
+        assert process.process is not None
+        process.configure(changed)
+        process.process.send_signal(signal.SIGHUP)
+        (error,) = (await rejected(wire, "_file"))["errors"]
+        assert error["path"] == "nats" and login["password_file"] in error["message"]
+        assert (await wire.ask(f"get.policy.{SUBJECT}"))["policy"]["retry_after_seconds"] != 7
+        (tmp_path / "password").write_text("secret")
+        process.process.send_signal(signal.SIGHUP)
+        await _asked(wire, "retry_after_seconds", 7)
+
+
 async def test_a_changed_file_is_followed_and_the_log_names_what_needs_a_restart(
     nc: Client, server: NatsServer, router: None, tmp_path: Path
 ) -> None:
