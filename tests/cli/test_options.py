@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nats_backpressure.cli.options import duration_between, parse_since
+from nats_backpressure.cli.options import duration_between, parse_since, parse_timeout
 from tests.support.command import Command
 
 NOWHERE = Command("nats://127.0.0.1:1")
@@ -18,6 +18,7 @@ NOWHERE = Command("nats://127.0.0.1:1")
         (["status", "--creds", "a", "--nkey", "./b"], "several logins"),
         (["status", "--tlscert", "a"], "--tlscert: cert_file and key_file must be set together"),
         (["status", "--timeout", "2h"], "must be from 100ms to 1m"),
+        (["status", "--timeout", "61"], "must be from 100ms to 1m"),
         (["status", "--timeout", "soon"], "is not a duration; write it like 30s"),
         (["status", "--name", "a.b"], "--name: must match"),
         (["status", "--password", "s3cret"], "--password: a secret in an argument can be seen by everybody"),
@@ -47,5 +48,6 @@ async def test_usage_errors_exit_with_2_before_any_request(arguments: list[str],
 
 
 def test_durations_and_times_are_parsed_as_people_write_them() -> None:
+    assert [parse_timeout(text) for text in ("3", "0.5", "3s", "1m")] == [3, 0.5, 3, 60]
     assert duration_between(0, 1e6)("1h30m") == 5400 and duration_between(0, 1e6)("250ms") == 0.25
     assert parse_since("1970-01-01T01:00:10+01:00") == 10

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from nats_backpressure.cli.options import LONGEST_TIMEOUT, SHORTEST_TIMEOUT, duration_between, json_option
+from nats_backpressure.cli.options import json_option, parse_timeout
 from nats_backpressure.cli.output import print_json, printable
 from nats_backpressure.cli.settings_file import load_or_exit
 from nats_backpressure.config.nats import Nats, variables_in
@@ -32,7 +32,7 @@ MARKS = {"ok": "ok     ", "unknown": "unknown", "warning": "warning", "error": "
 )
 @click.option(
     "--timeout",
-    type=duration_between(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
+    type=parse_timeout,
     metavar="DURATION",
     default="5s",
     show_default=True,

@@ -65,6 +65,12 @@ def duration_between(shortest: float, longest: float) -> Callable[[str], float]:
     return parse
 
 
+def parse_timeout(text: str) -> float:
+    """Seconds of a timeout; a bare number counts as seconds, as most tools take it."""
+    seconds = f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    return duration_between(SHORTEST_TIMEOUT, LONGEST_TIMEOUT)(seconds)
+
+
 def parse_since(text: str) -> float:
     """A time in the past, in Unix seconds: from RFC 3339, or from a duration before now."""
     if (ago := parse_duration(text)) is not None:
@@ -161,7 +167,7 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--timeout",
-        type=duration_between(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
+        type=parse_timeout,
         metavar="DURATION",
         default="5s",
         show_default=True,
