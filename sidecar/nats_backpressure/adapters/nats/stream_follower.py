@@ -136,7 +136,8 @@ class StreamFollower:
             stream=self.stream,
             error=error,
             cost="what other replicas store is read by one request each, and late",
-            hint=f"if it stays so, allow it to publish {api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
+            hint="correct what `error` names; where that is a right, or nothing is answered or delivered, allow it to "
+            f"publish {api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
         )
 
     async def _read_singly(self, seconds: float) -> None:
