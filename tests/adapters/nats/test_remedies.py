@@ -16,6 +16,18 @@ ROWS = [
     pytest.param(
         Nats(), 'Permissions Violation for Publish to "$JS.API.X"', "allow it to publish $JS.API.X", id="no right"
     ),
+    pytest.param(
+        Nats(),
+        'Permissions Violation for Publish to "$JS.API.CONSUMER.LIST.S"',
+        "$JS.API.CONSUMER.LIST.*;",
+        id="each stream",
+    ),
+    pytest.param(
+        Nats(),
+        'Permissions Violation for Publish to "$JS.hub.API.$KV.b.=heartbeat"',
+        "$JS.hub.API.$KV.b.>;",
+        id="each key",
+    ),
     pytest.param(Nats(), "JetStream not enabled for account (503, 10039)", "for this account", id="error of an API"),
     pytest.param(Nats(), "503 (10076): not enabled", "on the server", id="error of a reading"),
     pytest.param(Nats(), "$JS.API.STREAM.LIST: no reply in time", "the server is slow", id="no reply"),

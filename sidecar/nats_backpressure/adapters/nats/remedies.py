@@ -31,7 +31,7 @@ TRIED: Final = "it is tried again; look at the server's log if it stays so"
 def remedy(nats: Nats, error: str) -> str:
     """What an operator can do about an error."""
     if (denied := denial(error)) is not None:
-        return f"allow it to {denied.kind} {denied.subject}; {ALL_RIGHTS}"
+        return f"allow it to {denied.kind} {_all_like(denied.subject)}; {ALL_RIGHTS}"
     if (match := CODE.search(error)) and (known := BY_CODE.get(int(match[1] or match[2]))) is not None:
         return known
     if "no responders" in error:
@@ -41,6 +41,12 @@ def remedy(nats: Nats, error: str) -> str:
     if "manage_resources" in error:
         return "run the command of the line `resources.missing`, or set publish.manage_resources to true"
     return TRIED
+
+
+def _all_like(subject: str) -> str:
+    """The right that is needed for this subject and all like it: each stream's consumers, each key of a bucket."""
+    subject = re.sub(r"(\.CONSUMER\.LIST)\.[^.]+$", r"\1.*", subject)
+    return re.sub(r"(\$KV\.[^.]+)\..+$", r"\1.>", subject)
 
 
 def _nobody_answers(nats: Nats, error: str) -> str:
