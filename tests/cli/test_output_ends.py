@@ -11,17 +11,20 @@ import pytest
 
 from nats_backpressure.cli import BROKEN_PIPE, main
 
-PROGRAM = [sys.executable, "-m", "nats_backpressure", "schema"]
+PROGRAM = [sys.executable, "-m", "nats_backpressure"]
+PRINTING = pytest.mark.parametrize("printing", ["schema", "--help"])
 
 
-def test_a_reader_that_has_ended_ends_the_command_as_sigpipe_does() -> None:
+@PRINTING
+def test_a_reader_that_has_ended_ends_the_command_as_sigpipe_does(printing: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    ran = subprocess.run(PROGRAM, stdout=writing, stderr=subprocess.PIPE, text=True)
+    ran = subprocess.run([*PROGRAM, printing], stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (ran.returncode, ran.stderr) == (BROKEN_PIPE, "")
 
 
+@PRINTING
 @pytest.mark.parametrize(
     ("output", "code", "error"),
     [
@@ -29,8 +32,8 @@ def test_a_reader_that_has_ended_ends_the_command_as_sigpipe_does() -> None:
         pytest.param(">&-", 0, "", id="closed"),
     ],
 )
-def test_output_that_cannot_be_written_has_no_traceback(output: str, code: int, error: str) -> None:
-    ran = subprocess.run(["bash", "-c", f"{' '.join(PROGRAM)} {output}"], capture_output=True, text=True)
+def test_output_that_cannot_be_written_has_no_traceback(printing: str, output: str, code: int, error: str) -> None:
+    ran = subprocess.run(["bash", "-c", f"{' '.join(PROGRAM)} {printing} {output}"], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (code, error)
 
 

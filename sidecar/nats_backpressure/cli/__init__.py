@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -36,6 +38,24 @@ BROKEN_PIPE = 141
 """The exit code where the reader of the output has ended, as of a program that SIGPIPE ends."""
 
 
+@contextmanager
+def _written() -> Iterator[None]:
+    """Ends the program with one line at most where its output cannot be written."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, where an error of it has a handler
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        # What is still in the buffer would be written again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            sys.exit(BROKEN_PIPE)
+        raise click.ClickException(f"the output cannot be written: {(error.strerror or '').lower()}") from None
+
+
 class Commands(click.Group):
     """The commands, in the order of COMMANDS. Output that cannot be written ends a command without a traceback."""
 
@@ -45,20 +65,13 @@ class Commands(click.Group):
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the process ends
         return super().main(*args, **kwargs)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _written():  # --help and --version print here
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            try:
-                return super().invoke(ctx)
-            finally:
-                sys.stdout.flush()  # here, where an error of it has a handler
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF):
-                raise
-            # What is still in the buffer would be written again at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if error.errno == errno.EPIPE:
-                sys.exit(BROKEN_PIPE)
-            raise click.ClickException(f"the output cannot be written: {(error.strerror or '').lower()}") from None
+        with _written():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
