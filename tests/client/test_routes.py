@@ -98,19 +98,3 @@ def test_inside_a_mount_it_is_the_rest() -> None:
 def test_what_could_never_match_is_refused(wrong: dict[str, Any], hint: str) -> None:
     with pytest.raises(ValueError, match=hint.replace("*", r"\*").replace("{", r"\{")):
         Route(**{"path": "/t/{id}", "subject": "orders"} | wrong)
-
-
-@pytest.mark.parametrize(
-    ("value", "subject"),
-    [
-        ("acme", "orders.acme"),
-        ("a-1_é", "orders.a-1_é"),
-        ("a.b", None),
-        ("*", None),
-        (">", None),
-        ("a b", None),
-        ("x" * 257, None),
-    ],
-)
-def test_a_value_that_is_no_token_gives_no_subject(value: str, subject: str | None) -> None:
-    assert Route("/{tenant}", "orders.{tenant}").subject_of({}, {"tenant": value}) == subject

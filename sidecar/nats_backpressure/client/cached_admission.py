@@ -35,15 +35,16 @@ class WatchedState:
 
 
 class CachedAdmission:
-    """One requested subject, with its two answers ready until a state changes or ages."""
+    """One requested subject, with its two answers ready until a state changes or ages. With `overlapping` it is a
+    pattern that stands for one unknown subject: any state that overlaps it may govern that."""
 
     __slots__ = (
-        "admitted", "always", "deciding", "decision", "keys_version", "no", "offered", "states", "subject", "until",
-        "version", "yes",
+        "admitted", "always", "deciding", "decision", "keys_version", "no", "offered", "overlapping", "states",
+        "subject", "until", "version", "yes",
     )  # fmt: skip
 
-    def __init__(self, subject: str) -> None:
-        self.subject = subject
+    def __init__(self, subject: str, *, overlapping: bool = False) -> None:
+        self.subject, self.overlapping = subject, overlapping
         self.states: tuple[WatchedState, ...] = ()
         """The states that govern it."""
         self.version = self.keys_version = -1

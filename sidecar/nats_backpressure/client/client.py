@@ -76,6 +76,8 @@ class BackpressureClient:
         self._max_subjects = max_subjects
         self._mirror = StateMirror()
         self._cached: dict[str, CachedAdmission] = {}
+        self._patterns: dict[str, CachedAdmission] = {}
+        """Those given to `admit_overlapping`, as many as subjects at most."""
         self._requests = RequestSender(nc, self._names, self.stats, self.logger)
         self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger)
         self._reports = LoadReports(nc, self._names, self.stats, self.logger)
@@ -190,6 +192,19 @@ class BackpressureClient:
         if stats.on_count is not None:
             stats.notify("admitted" if admitted else "shed", cached.subject)
         return cached.yes if admitted else cached.no
+
+    def admit_overlapping(self, pattern: str, priority: str = NORMAL) -> Admission:
+        """As `admit`, for a subject of which only a pattern is known: the strictest of the states decides that overlap
+        it, and the request counts for that one."""
+        now = time.monotonic()
+        cached = self._patterns.get(pattern)
+        if cached is None:
+            if len(self._patterns) >= self._max_subjects:
+                self._patterns.pop(next(iter(self._patterns)))
+            cached = self._patterns[pattern] = CachedAdmission(pattern, overlapping=True)
+        if cached.version != self._mirror.version or now >= cached.until:
+            self._mirror.refresh(cached, now)
+        return self.admit(pattern if cached.deciding is None else cached.deciding.subject, priority)
 
     async def publish(
         self,

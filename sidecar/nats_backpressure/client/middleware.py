@@ -13,6 +13,7 @@ from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.refusal import Refusal, checked_status_code
 from nats_backpressure.client.routes import Match, Route, Routes, Scope, route_path
 from nats_backpressure.client.stats import log
+from nats_backpressure.client.template_admission import admit_template
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -96,7 +97,10 @@ def _admit(client: BackpressureClient, match: Match, scope: Scope) -> Admission 
     route = match.route
     scope = {**scope, "path_params": {**scope.get("path_params", {}), **match.parameters}}
     try:
-        return client.admit(route.subject_of(scope, match.parameters), route.priority_of(scope))
+        priority = route.priority_of(scope)
+        if isinstance(route.subject, str):
+            return admit_template(client, route.subject, match.parameters, priority, route.path)
+        return client.admit(route.subject(scope), priority)
     except Exception:  # the gateway's own function: backpressure must not turn its bug into an outage
         client.stats.count("route_error")
         client.logger.warn("route_error", route.path, f"route {route.path} raised: admitted", exc_info=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from nats_backpressure.client.shedder import NORMAL
-from nats_backpressure.client.subject_template import filled_in, template_names
+from nats_backpressure.client.subject_template import template_names
 from nats_backpressure.protocol.values import PRIORITIES, Priority
 
 Scope = MutableMapping[str, Any]
@@ -32,9 +32,10 @@ class Route:
     `{name:int}`, `float` and `uuid` as in Starlette. The path is the one that the application's own routes have, after
     `root_path` and mounts.
 
-    `subject` may use them: `orders.{tenant}.created`; a value that is no token of a subject makes the request one
-    without a subject, which is admitted. `subject` and `priority` may also be functions of the ASGI scope, which has
-    `path_params`. Believe a priority that a caller sends only as far as you trust the caller.
+    `subject` may use them: `orders.{tenant}.created`, with the dots that a value has. Where a value makes no plain
+    subject (blanks, `*`, `>`, empty), the strictest watched state decides that the template overlaps. `subject` and
+    `priority` may also be functions of the ASGI scope, which has `path_params`. Believe a priority that a caller sends
+    only as far as you trust the caller.
 
     Raises ValueError for what could never match.
     """
@@ -53,10 +54,6 @@ class Route:
             checked_priority(self.priority)
         if isinstance(self.subject, str) and (missing := set(template_names(self.subject)) - set(compiled.convertors)):
             raise ValueError(f"route {self.path}: no {{{min(missing)}}}, which its subject {self.subject!r} names")
-
-    def subject_of(self, scope: Scope, parameters: Mapping[str, Any]) -> str | None:
-        """The subject of a request; None if a value of its path is no token of a subject."""
-        return filled_in(self.subject, parameters) if isinstance(self.subject, str) else self.subject(scope)
 
     def priority_of(self, scope: Scope) -> str:
         return self.priority if isinstance(self.priority, str) else self.priority(scope)

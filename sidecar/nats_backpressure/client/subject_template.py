@@ -9,6 +9,8 @@ from typing import Any
 from nats_backpressure.protocol.patterns import literal_problem
 from nats_backpressure.protocol.subjects import NAME
 
+LONGEST_VALUE = 256
+"""Characters of a value; a longer one makes no subject."""
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -20,10 +22,31 @@ def template_names(template: str) -> list[str]:
 
 
 def filled_in(template: str, parameters: Mapping[str, Any]) -> str | None:
-    """The subject; None if a value is missing, or no single token of a subject."""
+    """The subject, with the dots that the values have; None if a value is missing, or makes no plain subject."""
     if "{" not in template:
         return template
-    values = {name: str(parameters.get(name, "")) for name in _PARAMETER.findall(template)}
-    if not all(map(NAME.fullmatch, values.values())):
+    values = _values(template, parameters)
+    if not all(map(_is_plain, values.values())):
         return None
     return _PARAMETER.sub(lambda match: values[match[1]], template)
+
+
+def pattern_of(template: str, parameters: Mapping[str, Any]) -> str:
+    """A pattern that matches what the template can become: `*` for a token with parameters, and `>` from one on whose
+    value has dots."""
+    values = _values(template, parameters)
+    tokens: list[str] = []
+    for token in template.split("."):
+        names = _PARAMETER.findall(token)
+        if any("." in values[name] for name in names):
+            return ".".join([*tokens, ">"])
+        tokens.append("*" if names else token)
+    return ".".join(tokens)
+
+
+def _values(template: str, parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(parameters.get(name, "")) for name in _PARAMETER.findall(template)}
+
+
+def _is_plain(value: str) -> bool:
+    return len(value) <= LONGEST_VALUE and all(map(NAME.fullmatch, value.split(".")))

@@ -14,7 +14,8 @@ from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.refusal import Refusal, checked_status_code
 from nats_backpressure.client.routes import checked_priority
 from nats_backpressure.client.shedder import NORMAL
-from nats_backpressure.client.subject_template import filled_in, template_names
+from nats_backpressure.client.subject_template import template_names
+from nats_backpressure.client.template_admission import admit_template
 from nats_backpressure.protocol.values import Priority
 
 
@@ -38,7 +39,8 @@ class Admit:
         if self._client is None:
             return None
         parameters: Mapping[str, Any] = connection.path_params
-        admission = self._client.admit(filled_in(self._subject, parameters), self._priority)
+        route = str(getattr(connection.scope.get("route"), "path", self._subject))
+        admission = admit_template(self._client, self._subject, parameters, self._priority, route)
         if not admission:
             refusal = Refusal.of(admission, self._status_code)
             raise HTTPException(refusal.status_code, refusal.detail, refusal.headers)

@@ -1,0 +1,24 @@
+"""admit_template: decides about a request whose subject is filled in with the values of its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nats_backpressure.client.admission import Admission
+from nats_backpressure.client.client import BackpressureClient
+from nats_backpressure.client.subject_template import filled_in, pattern_of
+
+
+def admit_template(
+    client: BackpressureClient, template: str, parameters: Mapping[str, Any], priority: str, route: str
+) -> Admission:
+    """As `client.admit`. The caller chooses the values, so one that makes no subject must not be a way around: then
+    the strictest watched state decides that any value could lead to. Logged once for each route."""
+    if (subject := filled_in(template, parameters)) is not None:
+        return client.admit(subject, priority)
+    pattern = pattern_of(template, parameters)
+    text = f"route {route[:200]}: {dict(parameters)!r:.200} makes no subject of {template[:200]!r}: "
+    text += f"the strictest watched state that overlaps {pattern[:200]} decides"
+    client.logger.warn("bad_value", route[:200], text)
+    return client.admit_overlapping(pattern, priority)
