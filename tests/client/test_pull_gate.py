@@ -14,7 +14,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import BadSubscriptionError
+from nats.errors import BadSubscriptionError, ConnectionClosedError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
@@ -227,6 +227,46 @@ async def test_what_a_cancelled_fetch_pulls_is_returned_by_the_next_one(
         await cancel_and_wait([fetching])
         await publish(nc, 1)
         assert [message.data for message in await gate.fetch(5)] == [b"0"]
+
+
+@pytest.mark.parametrize("end", ["unsubscribe", "client", "connection"])
+async def test_the_pull_of_a_cancelled_fetch_ends_with_its_worker_and_without_an_error(
+    server: NatsServer, nc: Client, subscription: Subscription, end: str
+) -> None:
+    own, problems = await nats.connect(server.url), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    async with FakeDecisionService(nc, grants(5)), asyncio.timeout(30):
+        async with BackpressureClient(own, report_every=None) as client:
+            bound = await own.jetstream().pull_subscribe_bind("router", "ORDERS")
+            gate = PullGate(client, bound, SUBJECT, grant_seconds=60)
+            fetching = asyncio.create_task(gate.fetch(5, timeout=60))
+            while not (await subscription.consumer_info()).num_waiting:
+                await asyncio.sleep(0.01)
+            (pull,) = (task for task in asyncio.all_tasks() if task.get_name().startswith("pull "))
+            await cancel_and_wait([fetching])
+            assert not pull.done(), "it may have messages already"
+            if end == "unsubscribe":
+                await gate.unsubscribe()
+            if end == "connection":
+                await own.close()
+                await asyncio.wait({pull})
+        assert pull.done() and (pull.cancelled() or pull.exception() is None)
+    await own.close()
+    assert not problems
+
+
+async def test_a_pull_that_is_waited_for_goes_on_and_raises(server: NatsServer, nc: Client, subscription: Any) -> None:
+    own = await nats.connect(server.url)
+    bound = await own.jetstream().pull_subscribe_bind("router", "ORDERS")
+    async with FakeDecisionService(nc, grants(5)), asyncio.timeout(30):
+        async with BackpressureClient(own, report_every=None) as client:
+            fetching = asyncio.create_task(PullGate(client, bound, SUBJECT, grant_seconds=60).fetch(5, timeout=60))
+            while not (await subscription.consumer_info()).num_waiting:
+                await asyncio.sleep(0.01)
+        assert not fetching.done()
+        await own.close()
+        with pytest.raises(ConnectionClosedError):
+            await fetching
 
 
 async def test_no_cancelled_fetch_loses_a_message(

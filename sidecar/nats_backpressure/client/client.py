@@ -85,6 +85,8 @@ class BackpressureClient:
         """Whether it follows the states, and whether it never does."""
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
+        self._pulls: set[asyncio.Task[Any]] = set()
+        """Of pull gates whose fetch was cancelled: one for each gate at most."""
 
     @classmethod
     def fixed(
@@ -252,9 +254,14 @@ class BackpressureClient:
         else:
             self._tasks.append(asyncio.create_task(subscribe_once_connected(), name="backpressure events"))
 
+    def cancel_at_close(self, pull: asyncio.Task[Any]) -> None:
+        """For a task that nobody waits for: `close` cancels it, if it goes on until then."""
+        self._pulls.add(pull)
+        pull.add_done_callback(self._pulls.discard)
+
     async def close(self) -> None:
         """Stop following and asking; `admit` goes on with the states it has, as they age."""
-        tasks, self._tasks, self._started = self._tasks, [], False
+        tasks, self._tasks, self._started = [*self._tasks, *self._pulls], [], False
         for task in tasks:
             task.cancel()
         self._requests.cancel()

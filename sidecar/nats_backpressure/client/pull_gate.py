@@ -16,7 +16,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
-from nats_backpressure.client.client import BackpressureClient
+from nats_backpressure.client.client import CLOSE_TIMEOUT, BackpressureClient
 from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import Answer
 
@@ -82,6 +82,8 @@ class PullGate:
         """The last grant that was not 0, and when it was given."""
         self._waiting: list[Msg] = []
         """Messages of a fetch that was cancelled, for the next one."""
+        self._abandoned: asyncio.Task[tuple[list[Msg], float]] | None = None
+        """The pull of a fetch that was cancelled, while it goes on."""
 
     async def fetch(self, batch: int = 1, timeout: float | None = 5.0, heartbeat: float | None = None) -> list[Msg]:
         """At most `batch` messages, and no more than the sidecar grants. What a cancelled fetch had is returned by the
@@ -119,6 +121,10 @@ class PullGate:
         return await self._subscription.consumer_info()
 
     async def unsubscribe(self) -> None:
+        """Ends a pull that nobody waits for any more, too. Raises what the subscription's own does."""
+        if (pull := self._abandoned) is not None:
+            pull.cancel()
+            await asyncio.wait({pull}, timeout=CLOSE_TIMEOUT)
         await self._subscription.unsubscribe()
         await self._inbox.close()
 
@@ -144,15 +150,27 @@ class PullGate:
                 await self._turn.acquire()
         except TimeoutError:
             return [], 0.0
-        pull = asyncio.create_task(self._pull(batch, deadline), name=f"pull {self._subject[:80]}")
+        pull = asyncio.create_task(self._pull_unless_abandoned(batch, deadline), name=f"pull {self._subject[:80]}")
         pull.add_done_callback(lambda _: self._turn.release())
         try:
             return await asyncio.shield(pull)
         except asyncio.CancelledError:
+            self._abandoned = pull
+            self._client.cancel_at_close(pull)
             pull.add_done_callback(self._keep)
             raise
 
+    async def _pull_unless_abandoned(self, batch: int, deadline: float) -> tuple[list[Msg], float]:
+        """As `_pull`. An error that nobody waits for, such as of a connection that is closed, is none."""
+        try:
+            return await self._pull(batch, deadline)
+        except Exception:
+            if self._abandoned is asyncio.current_task():
+                return [], 0.0
+            raise
+
     def _keep(self, pull: asyncio.Task[tuple[list[Msg], float]]) -> None:
+        self._abandoned = None
         if not pull.cancelled() and pull.exception() is None:
             self._waiting += pull.result()[0]
 
