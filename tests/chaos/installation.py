@@ -292,7 +292,7 @@ class Installation:
             *(
                 f"{name} shows {status}, stored is {state['status']}"
                 for name, status in gauges
-                if status != state["status"]
+                if (status or "unknown") != state["status"]  # a subject whose consumers are gone has none
             ),
         ]
 

@@ -26,10 +26,10 @@ def replica(name: str, store: Store, ahead: float = 0.0) -> Replica:
 
 
 def read(one: Replica, at: float, pending: int = 50) -> None:
-    store = one.store
+    store, policy = one.store, one.policy
     if store.record is not None and one.state.record is not None and one.state.revision != store.revision:
         one.feed(RecordFollowed(store.record, store.revision), at)
-    one.feed(ConsumerJoined(KEY, POLICY), at)
+    one.feed(ConsumerJoined(KEY, policy), at)
     one.feed(ConsumerRead(Reading(KEY, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)), at)
     one.feed(Tick(), at)
 
@@ -49,9 +49,9 @@ def begun(store: Store, *replicas: Replica) -> None:
     for one in replicas:
         for at in (970.0, 980.0, 990.0):
             read(one, at, pending=0)
-    for at in (1000.0, 1005.0):
+    for at in range(1000, 1006):
         for one in replicas:
-            read(one, at)
+            read(one, float(at))
     assert store.record is not None and [alert.state for alert in store.record.alerts] == ["pending"]
 
 
@@ -142,3 +142,22 @@ def test_what_another_replica_saw_meanwhile_counts() -> None:
     other.writer_seen_at = None
     at = fired_at(other, 1505.5)
     assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + ALERTS_EVERY + 1.0
+
+
+@pytest.mark.parametrize("gap", [3.0, 9.0, 20.0, 45.0])
+def test_a_gap_right_after_the_rise_fires_nothing_though_it_is_as_long_as_the_alert_waits(gap: float) -> None:
+    """The process stood still, or the server: the condition was seen before and after, and not in between."""
+    policy = Policy(alert_on_active=False, alerts=(AlertRule("soon", When(pending_above=5), for_seconds=8.0),))
+    store = Store()
+    only = Replica("only", store, policy)
+    for n in range(60):
+        read(only, 970.0 + n / 2, pending=0)
+    for at in (1000.0, 1000.1):
+        read(only, at)
+    only.feed(Tick(), 1000.1 + gap)
+    for n in range(50):
+        read(only, 1000.1 + gap + n / 10)
+    assert EventType.ALERT_FIRING not in [event.type for event in store.events]
+    for n in range(50, 120):
+        read(only, 1000.1 + gap + n / 10)
+    assert EventType.ALERT_FIRING in [event.type for event in store.events]

@@ -203,7 +203,10 @@ class StreamPlan:
                 break
             late = max(0.0, now - max(due.at, self.read_at[level] + self.interval(level, load)))
             if not self.retry and late < math.inf and level in self._levels():
-                self.reached[level] = max(self.interval(level, load) + late, self.reached[level] / 2)
+                # A process that stood still was late for another reason than its budget.
+                interval = self.interval(level, load)
+                late = min(late, max(0.0, self.budget.max_interval * load.stretch - interval))
+                self.reached[level] = max(interval + late, self.reached[level] / 2)
             self.read_at[level] = now
 
     def took(self, level: Level) -> float:

@@ -112,11 +112,12 @@ class RecordBuilder:
             self.record = replace(self.record, announced=status)
         self._close_incident()
 
-    def update_alerts(self, limits: Limits) -> None:
-        """Move the alerts; those for whose event there is no room stay as they were until there is."""
+    def update_alerts(self, limits: Limits, proved: float) -> None:
+        """Move the alerts by what was seen up to the monotonic time `proved`; those for whose event there is no room
+        stay as they were until there is."""
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
-        was = alerts.aged(self.record.alerts, self.state.running_since, self.now.mono)
+        was = alerts.aged(self.record.alerts, self.state.running_since, proved)
         awaited = awaits_reading(self.state, self.now, limits)
         watched = 0.0 if self.state.watched_since is None else self.now.mono - self.state.watched_since
         after = alerts.next_alerts(was, self.record.status, members, self.now, awaited, watched)

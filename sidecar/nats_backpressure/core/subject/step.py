@@ -71,6 +71,8 @@ from nats_backpressure.protocol.values import Status
 
 ANY_REVISION = 2**64
 """Above every revision."""
+COUNTED = 2.0
+"""Seconds between two readings, at most, that count as watched for alerts; an interval, if that is longer."""
 UNSENT_WAIT = 0.3
 """Seconds for which the unsent events of another replica's record are left to it; then each replica publishes them."""
 
@@ -394,8 +396,9 @@ def _watched(state: SubjectState, now: Now, context: Context) -> SubjectState:
     if gap:
         state = _reopened(state, now, context)
     unseen_for = now.mono - max(proved, state.unread_since)
-    if unseen_for >= context.stale_after and state.record is not None:
-        later = unwatched(state.running_since, unseen_for)
+    counted = 0.0 if unseen_for >= context.stale_after else max(COUNTED, context.interval)
+    if unseen_for > counted and state.record is not None:
+        later = unwatched(state.running_since, unseen_for - counted)
         state = replace(state, running_since=running_since(state.record.alerts, later, now.mono))
     watched = now.mono if gap or state.watched_since is None else state.watched_since
     return replace(state, read_at=now.mono, watched_since=watched)
