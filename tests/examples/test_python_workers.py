@@ -46,14 +46,14 @@ async def most_in_flight(nc: Client, programs: list[Program], total: int) -> int
             await asyncio.sleep(0.01)
 
     def handled() -> list[str]:
-        return re.findall(r"handled message-(\d+)\n", "".join(program.output for program in programs))
+        return re.findall(r"handled (\d+)\n", "".join(program.output for program in programs))
 
     async def look() -> bool:
         return len(handled()) >= total
 
     async with meanwhile(observe()):
         for n in range(total):
-            await nc.jetstream().publish(SUBJECT, b"message-%d" % n)
+            await nc.jetstream().publish(SUBJECT, b"%d" % n)  # JSON, too
         await eventually(look, f"{total} messages handled", 60)
     assert sorted(map(int, handled())) == list(range(total))
     assert all(program.count("handled") for program in programs), "all work"
