@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from nats.aio.client import Client
@@ -37,3 +38,20 @@ async def test_what_nobody_watches_is_published_and_errors_are_the_streams(
     with pytest.raises(NoStreamResponseError):
         await client.publish(nc.jetstream(), "nowhere", b"1")
     assert client.stats.unwatched == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"override": {"action": "reject", "until": "2999-01-01T00:00:00Z"}}, "an operator's override refuses; try"),
+        ({"status": "unknown", "on_unknown": "reject"}, "nothing is known of its consumers now"),
+    ],
+)
+async def test_the_error_gives_the_reason(
+    client: BackpressureClient, nc: Client, states: States, fields: dict[str, Any], reason: str
+) -> None:
+    await states.put(state(action="reject", retry_after_seconds=30, **fields))
+    await client.watch()
+    with pytest.raises(Overloaded, match=reason) as refused:
+        await client.publish(nc.jetstream(), SUBJECT)
+    assert refused.value.admission.override == ("override" in fields)

@@ -34,6 +34,8 @@ class Admission(Struct, frozen=True):
     """`known`, `stale` or `unknown`."""
     would: ActionName | None
     """Under `mode: observe`, the action that enforcement would take."""
+    override: bool = False
+    """Whether an operator's override decides, whatever the status is."""
 
     def __bool__(self) -> bool:
         return self.admitted
@@ -62,6 +64,7 @@ class LocalDecision(Struct, frozen=True):
     enforced: bool
     until: float
     """When it must be computed again although nothing was received."""
+    override: bool = False
 
     @property
     def rank(self) -> Rank:
@@ -99,6 +102,7 @@ def local_decision(
         pressure=0.0 if unknown else state.pressure or 0.0,
         enforced=state.mode == "enforce",
         until=min(changes, default=math.inf),
+        override=state.override is not None and not expired,
     )
 
 

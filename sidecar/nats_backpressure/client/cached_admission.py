@@ -54,7 +54,7 @@ class CachedAdmission:
     def set(self, decision: LocalDecision, deciding: WatchedState | None, until: float) -> None:
         """`deciding` is the state that the decision comes from; None if nobody watches the subject."""
         self.decision, self.deciding, self.until = decision, deciding, until
-        rest = (decision.ratio, decision.freshness, decision.would)
+        rest = (decision.ratio, decision.freshness, decision.would, decision.override)
         admitted_as: ActionName = "throttle" if decision.action == "throttle" else "continue"
         self.yes = Admission(True, decision.status, admitted_as, 0.0, *rest)
         self.no = Admission(False, decision.status, decision.action, decision.retry_after, *rest)

@@ -10,8 +10,15 @@ class Overloaded(Exception):
 
     def __init__(self, subject: str, admission: Admission) -> None:
         super().__init__(
-            f"not published to {subject[:200]}: its consumers are overloaded ({admission.status}); "
-            f"try again in {admission.retry_after_seconds:g} s"
+            f"not published to {subject[:200]}: {_reason(admission)}; try again in {admission.retry_after_seconds:g} s"
         )
         self.subject, self.admission = subject, admission
         self.retry_after_seconds = admission.retry_after_seconds
+
+
+def _reason(admission: Admission) -> str:
+    if admission.override:
+        return "an operator's override refuses"
+    if admission.status == "unknown":
+        return "nothing is known of its consumers now"
+    return f"its consumers are overloaded ({admission.status})"
