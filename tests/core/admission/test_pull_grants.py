@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.grant_shares import ALONE
 from nats_backpressure.core.admission.pull_grants import (
-    GRANT_LIFE,
     LONGEST_WAIT,
     SHORTEST_WAIT,
     UNSEEN_LIFE,
     Grant,
 )
-from nats_backpressure.core.admission.requesters import OTHERS_FOR, Asked, Requesters
+from nats_backpressure.core.admission.requesters import GRANT_LIFE, OTHERS_FOR, Asked, Requesters
 from nats_backpressure.core.model.member import Latch, Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
@@ -237,7 +236,7 @@ def test_messages_reported_as_lost_count_for_an_ack_wait_however_often_some_are_
     requesters = Requesters()
     for n in range(int(10 * 3 * ack_wait)):
         at = 100.0 + n / 10
-        requesters.ask(Asked(1, "a", held=0, lost=1), reading(0, at, ack_wait=ack_wait), at)
+        requesters.ask(Asked(1, "a", held=0, lost=1), reading(0, ack_wait=ack_wait), at)
     assert requesters._excess(at) == pytest.approx(10 * max(OTHERS_FOR, ack_wait), rel=0.05)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
-from nats_backpressure.core.admission.requesters import level_of, parts_of
+from nats_backpressure.core.admission.requesters import REPORT_LIFE, level_of, parts_of
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
@@ -115,6 +115,8 @@ class Simulation:
     policy: Policy
     tick: float = 0.05
     now: float = 1000.0
+    reads_every: float = 0.1
+    """Seconds between two readings."""
 
     def __post_init__(self) -> None:
         self.decisions = GrantingTracker()
@@ -132,7 +134,7 @@ class Simulation:
         """Until everything is acknowledged; the seconds it took."""
         while self.js.acked < self.js.messages and self.now < self.began + seconds:
             step = round((self.now - self.began) / self.tick)
-            if step % round(0.1 / self.tick) == 0:
+            if step % round(self.reads_every / self.tick) == 0:
                 self.sample()
             for worker in self.workers:
                 if self.now - self.began < worker.dies:
@@ -337,6 +339,58 @@ def test_workers_that_replace_others_get_their_part_at_once() -> None:
         acked.append(simulation.js.acked - before)
     assert min(acked) >= 0.7 * max(acked), acked
     assert not simulation.too_many
+
+
+@pytest.mark.parametrize("pause", [1.5, 3.5, 10.0, 35.0])
+def test_workers_that_come_after_others_ended_lose_no_capacity(pause: float) -> None:
+    """What the others held or were granted at their end is not in flight, as readings show. Until their reports are
+    over, the others have their parts of the mark."""
+    policy = Policy(inflight=InflightRule(8, 8, 8))
+    simulation = Simulation(JetStream(0, 1000, 60.0), [], policy, tick=0.01, reads_every=1.0)
+    took = []
+    for generation in range(3):
+        simulation.js.messages += 150
+        simulation.workers = []
+        simulation.run(simulation.now - simulation.began + pause)
+        simulation.workers = [Worker(f"{generation}.{i}", 10, 0.02, 0.0, reports=True) for i in range(3)]
+        started = simulation.now
+        took.append(simulation.run(started - simulation.began + 30.0) - (started - simulation.began))
+    assert simulation.js.acked == simulation.js.messages
+    assert max(took) < 1.2 * took[0] + max(0.0, REPORT_LIFE - pause) / 2, took
+    assert not simulation.too_many
+
+
+@given(
+    past=st.lists(
+        st.tuples(st.floats(0, 2), st.sampled_from("abcd"), st.integers(1, 20), st.integers(0, 20), st.integers(0, 9)),
+        max_size=30,
+    ),
+    mark=st.integers(4, 30),
+)
+def test_whatever_others_held_none_of_it_counts_once_a_later_reading_shows_nothing_in_flight(
+    past: list[tuple[float, str, int, int, int]], mark: int
+) -> None:
+    policy, tracker, at = Policy(inflight=InflightRule(mark, mark, mark)), GrantingTracker(), 100.0
+
+    def ask(name: str, inflight: int, held: int, n: int = mark, lost: int = 0, age: float = 0.0) -> int:
+        read = at - age
+        reading = Reading(
+            KEY, Now(read, read), 1000, inflight, None, None, ack_rate=1.0, ack_wait=60.0, delivered_consumer=int(read)
+        )
+        consumer = Member(KEY, policy, reading=reading, proof=at, marks=thresholds.marks(policy, reading))
+        return tracker.grant(consumer, n, name, at, 1, 0.5, held=held, lost=lost).n
+
+    for pause, name, n, was_held, lost in past:
+        at += pause
+        ask(name, mark, was_held, n, lost)
+    at += REPORT_LIFE + 0.1
+    held = {name: ask(name, 0, 0) for name in ("new 1", "new 2")}
+    held = {name: n + ask(name, 0, n) for name, n in held.items()}
+    assert sum(held.values()) == mark
+    at += 2.1  # all was pulled, as a reading shows, and is acknowledged since
+    assert [ask(name, mark, n, 1) for name, n in held.items()] == [0, 0]
+    at += 0.1
+    assert sum(ask(name, mark, 0, age=0.1) for name in held) == mark
 
 
 def test_what_one_does_not_want_goes_to_the_others() -> None:

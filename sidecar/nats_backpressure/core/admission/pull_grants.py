@@ -12,12 +12,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
-from nats_backpressure.core.admission.requesters import Asked, Requesters
+from nats_backpressure.core.admission.requesters import GRANT_LIFE, Asked, Requesters
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 
-GRANT_LIFE = 1.0
-"""Seconds for which a grant counts although no delivery was seen: a later pull is not covered by it."""
 UNSEEN_LIFE = 2.0
 """Seconds for which a grant counts at most until the next reading shows a pull at its very end."""
 MOST_GRANTS = 64

@@ -13,6 +13,8 @@ from msgspec import Struct
 
 from nats_backpressure.core.model.reading import Reading
 
+GRANT_LIFE = 1.0
+"""Seconds after a grant in which it may be pulled."""
 REPORT_LIFE = 3.0
 """Seconds for which a report counts: those whose pull found nothing ask once a second. Then what it held is known from
 readings, as for those that report nothing."""
@@ -70,6 +72,8 @@ class Requesters:
         """(time, excess) of the readings of the last OTHERS_FOR seconds."""
         self._gone: deque[tuple[float, int]] = deque()
         """(end, number) of messages that nobody holds any more and that were not acknowledged: in flight until then."""
+        self._gone_unread: deque[tuple[float, int]] = deque()
+        """(since, number) of those that a reading may not show yet: one made after `since` shows them."""
         self._unread: tuple[float, int] | None = None
         """Time and in flight of the newest reading, until it is known what was granted until then."""
         self._seen = -math.inf
@@ -84,7 +88,7 @@ class Requesters:
         """A request comes: what was granted before to this requester is pulled or given back."""
         self._read(reading, now)
         requester, n, held = asked.requester, asked.n, asked.held
-        self._add_gone(asked.lost, reading, now)
+        self._add_gone(asked.lost, now, reading, now)
         if held is None:
             self._plain_until = now + PLAIN_FOR
             return
@@ -138,10 +142,18 @@ class Requesters:
         gone = sum(n for _, n in self._gone)
         return max(gone, max((n for at, n in self._others if now - at <= OTHERS_FOR), default=0))
 
-    def _add_gone(self, n: int, reading: Reading, now: float) -> None:
-        """They are delivered again after the ack wait, and then held by somebody who reports them."""
+    def _add_gone(self, n: int, since: float, reading: Reading, now: float) -> None:
+        """They are delivered again after the ack wait, and then held by somebody who reports them. At `since` they were
+        delivered, if ever."""
         if n <= 0:
             return
+        if since >= self._seen:
+            unread = self._gone_unread
+            if unread and (since - unread[-1][0] < SLOT or len(unread) >= GONE_PARTS):
+                last = unread.pop()
+                unread.append((max(since, last[0]), n + last[1]))
+            else:
+                unread.append((since, n))
         part = max(reading.ack_wait / GONE_PARTS, SLOT)
         ends = part * math.ceil((now + max(OTHERS_FOR, reading.ack_wait)) / part)
         if self._gone and self._gone[-1][0] >= ends:  # one that ends later was made under a longer ack wait
@@ -156,9 +168,27 @@ class Requesters:
             if self._unread is not None:
                 self._add_excess(*self._unread, now)
             self._seen, self._unread = reading.at.mono, (reading.at.mono, reading.inflight)
+            self._limit(reading.at.mono, reading.inflight, now)
         if self._unread is not None and now - self._unread[0] >= KNOWN_AFTER:
             self._add_excess(*self._unread, now)
             self._unread = None
+
+    def _limit(self, at: float, inflight: int, now: float) -> None:
+        """Who was granted nothing lately holds no more than a reading shows in flight, and nobody has no more of it."""
+        for report in self._reports.values():  # the one that asked least recently first
+            if report.at + GRANT_LIFE >= at:
+                break
+            if (less := report.most - inflight) > 0:
+                report.most = inflight
+                self._add(-less, now)
+        while self._gone_unread and self._gone_unread[0][0] < at:
+            self._gone_unread.popleft()
+        over = sum(n for _, n in self._gone) - inflight - sum(n for _, n in self._gone_unread)
+        while over > 0:  # those that end last may be the ones that are left
+            ends, n = self._gone.popleft()
+            if n > over:
+                self._gone.appendleft((ends, n - over))
+            over -= n
 
     def _add_excess(self, at: float, inflight: int, now: float) -> None:
         held = [most for since, most in self._sums if at - SLOT <= since + SLOT and since <= at + KNOWN_AFTER]
@@ -186,7 +216,7 @@ class Requesters:
             del self._reports[oldest]
             self._parts_until = -math.inf
             self._add(-report.most, now)
-            self._add_gone(report.most, reading, now)
+            self._add_gone(report.most, report.at + GRANT_LIFE, reading, now)
 
 
 class Parts(Struct, frozen=True):
