@@ -94,8 +94,7 @@ def set_(target: Target, pattern: str, file: Path, force: bool, dry_run: bool, a
         _print_changes(bucket[key.name].value if key.name in bucket else None, value)
         subjects = await find_governed(service, key, bucket, value)
         require_governed(key, subjects, force)
-        if dry_run:
-            await require_allowed(service, value)
+        await require_allowed(service, value, note=dry_run)
         revision = None if dry_run else await write_change(target, service, key, value)
         what = "nothing was changed (--dry-run)" if revision is None else f"stored as revision {revision}"
         print_change(pattern, what, subjects, as_json, revision=revision)

@@ -99,12 +99,13 @@ def encode_policy(policy: dict[str, Any], where: Callable[[Problem], str] = lamb
     return value
 
 
-async def require_allowed(service: ServiceClient, value: bytes) -> None:
-    """Exits with 1 if the sidecar would reject this policy: only it knows its guard. A note if none answers."""
+async def require_allowed(service: ServiceClient, value: bytes, *, note: bool) -> None:
+    """Exits with 1 if the sidecar would reject this policy: only it knows its guard. `note`: say so if none answers."""
     try:
         reply = decode_reply(await service.query("validate.policy", msgspec.json.decode(value)), PolicyValidation)
     except Unavailable as error:
-        print_note(f"it is not known whether the sidecar would reject it: {error}")
+        if note:
+            print_note(f"it is not known whether the sidecar would reject it: {error}")
         return
     exit_with_problems(f"the sidecar would reject it: {Problem(p.path, p.message).line}" for p in reply.errors)
 

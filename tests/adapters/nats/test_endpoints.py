@@ -19,6 +19,7 @@ from nats_backpressure.adapters.nats.bounded_client import WAITING
 from nats_backpressure.adapters.nats.direct_replies import AT_ONCE
 from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, ServiceEndpoints
 from nats_backpressure.adapters.nats.patched_client import settled
+from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
@@ -74,6 +75,8 @@ def status(subject: str, consumers: int = 0) -> messages.Status:
 
 class StubDecisions(DecisionService):
     """Watches `orders.new` and a few patterns; `big` statuses are larger than any message."""
+
+    guard = Guard()
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
