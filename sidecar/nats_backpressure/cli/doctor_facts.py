@@ -21,7 +21,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.watch_filter import WatchEntry, counted_subjects, is_stream_watched, why_left_out
 from nats_backpressure.doctor.facts import Consumer, Facts, Failure, Server, subjects_of
-from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot
+from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.observations import StreamGone
@@ -78,6 +78,13 @@ class _Gathering:
         except Unavailable as error:  # JetStream does not answer, or the connection was lost meanwhile
             return replace(facts, unlisted=self._reader.failure(error))
 
+    async def _entries(self) -> tuple[dict[str, PolicyValue], Failure | None]:
+        """What the policy bucket has. A sidecar without the right to a consumer there reads it another way."""
+        try:
+            return await PolicyBucket(self._js, self._names, self._connection.client).all(), None
+        except Unavailable as error:
+            return {}, self._reader.failure(error)
+
     def _installation(self) -> Installation:
         nats, service = self._settings.nats, self._settings.service
         return Installation(
@@ -104,11 +111,8 @@ class _Gathering:
         policies = ActivePolicies(
             self._settings.policies, self._settings.policy_guard, self._settings.trust_consumer_metadata
         )
-        refused = policies.set_bucket(
-            PolicySnapshot(
-                "", await PolicyBucket(self._js, self._names, self._connection.client).all() if own[2].exists else {}
-            )
-        )
+        entries, entries_unread = await self._entries() if own[2].exists else ({}, None)
+        refused = policies.set_bucket(PolicySnapshot("", entries))
         return replace(
             facts,
             streams=tuple(look.name for look in looks),
@@ -120,6 +124,7 @@ class _Gathering:
             own=own,
             state_write=await self._reader.state_write() if own[1].exists else None,
             entries=dict(policies.sources.bucket),
+            entries_unread=entries_unread,
             refused=tuple(refused),
             others=await self._reader.others(looks),
         )

@@ -20,7 +20,7 @@ from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import print_note
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import LARGEST_VALUE, OVERRIDES
-from nats_backpressure.policy.parse import parse_entry
+from nats_backpressure.policy.parse import parse_entry, validate_document
 from nats_backpressure.policy.validation import Problem
 from nats_backpressure.protocol.messages import Event
 from nats_backpressure.protocol.policies import PolicyValidation
@@ -100,14 +100,19 @@ def encode_policy(policy: dict[str, Any], where: Callable[[Problem], str] = lamb
 
 
 async def require_allowed(service: ServiceClient, value: bytes, *, note: bool) -> None:
-    """Exits with 1 if the sidecar would reject this policy: only it knows its guard. `note`: say so if none answers."""
+    """Exits with 1 if the guard of the sidecar would reject this policy: only it knows that. `note`: say so if none
+    answers. What the policy would inherit is known once it is stored: a mark that fits the default policy may not fit
+    that of the file, and the other way round."""
+    document = msgspec.json.decode(value)
     try:
-        reply = decode_reply(await service.query("validate.policy", msgspec.json.decode(value)), PolicyValidation)
+        reply = decode_reply(await service.query("validate.policy", document), PolicyValidation)
     except Unavailable as error:
         if note:
             print_note(f"it is not known whether the sidecar would reject it: {error}")
         return
-    exit_with_problems(f"the sidecar would reject it: {Problem(p.path, p.message).line}" for p in reply.errors)
+    above_default = set(validate_document(document)[0])
+    problems = [problem for p in reply.errors if (problem := Problem(p.path, p.message)) not in above_default]
+    exit_with_problems(f"the sidecar would reject it: {problem.line}" for problem in problems)
 
 
 def exit_with_problems(lines: Iterable[str]) -> None:

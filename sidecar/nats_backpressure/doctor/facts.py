@@ -118,6 +118,8 @@ class Facts(Struct, frozen=True):
     rights: tuple[Right, ...] = ()
     entries: dict[str, LayerEntry] = {}
     """What the policy bucket has and is accepted, by key."""
+    entries_unread: Failure | None = None
+    """Why the entries of the bucket were not read, though it exists."""
     refused: tuple[Refusal, ...] = ()
     """What of the policy bucket is refused."""
     others: tuple[OtherInstallation, ...] = ()

@@ -40,7 +40,7 @@ def consumers(facts: Facts) -> str:
 def entries(facts: Facts) -> str:
     """What the policy bucket has, and what its entries govern."""
     bucket = f"KV_{Names(facts.settings.name).policy_bucket}"
-    unread = any(stream.name == bucket and stream.failure is not None for stream in facts.own)
+    unread = facts.entries_unread or any(each.name == bucket and each.failure is not None for each in facts.own)
     return f"{bucket} cannot be read" if unread else consumers(facts)
 
 

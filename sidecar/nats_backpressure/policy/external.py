@@ -103,13 +103,13 @@ def validate_document(document: dict[str, Any], guard: Guard) -> tuple[tuple[Pro
     the bucket: a document with `subjects` can only be one of a file."""
     problems, effective = parse.validate_document(document)
     entry, _ = parse_entry(document, need_subjects=False)
-    if problems or entry is None or "subjects" in document:
+    if entry is None or "subjects" in document:
         return problems, effective
     refused = Problems()
     if not guard.allow_bucket:
         refused.add("", SWITCHED_OFF.format("policies"))
     _check_guard(dict(entry.fields), guard, "", refused)
-    return refused.listed(), None if refused else effective
+    return (*problems, *refused.listed()), None if refused else effective
 
 
 def parse_metadata(
