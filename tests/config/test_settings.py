@@ -326,6 +326,7 @@ def test_a_seed_in_the_environment_may_stand_in_quotes(wrap: str) -> None:
         f"{SEED} {SEED}",
         f"-----BEGIN USER NKEY SEED-----\n{SEED}",
         f"/tmp/{SEED}",
+        6 * SEED,
     ],
 )
 def test_a_secret_in_place_of_a_path_is_refused_and_not_shown(name: str, value: str) -> None:

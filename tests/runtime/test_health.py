@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nats_backpressure.config.settings import BadSettings, Settings
+from nats_backpressure.core.model.member import Carried
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.health import Health, HealthCheck
 from nats_backpressure.runtime.loop_lag import EVERY, TIMER, measure_loop_lag
 from nats_backpressure.runtime.readiness import ReadinessCheck
@@ -91,6 +95,20 @@ async def test_a_subject_is_gone_once_its_consumer_is_and_can_be_dismissed() -> 
         await world.clock.until(lambda: SUBJECT not in service.registry.subjects, "the subject to be dropped")
         assert SUBJECT not in world.store.values
         assert [event.type.value for event in world.publisher.events] == ["monitoring_lost"]
+
+
+async def test_a_subject_whose_consumers_only_another_replica_watches_is_not_gone() -> None:
+    world = World()
+    async with world.living() as service:
+        await world.known(service)
+        world.js.delete_consumer(KEY)
+        await world.clock.until(lambda: service.registry.is_gone(SUBJECT), "the consumer to be gone")
+        state = service.registry.subjects[SUBJECT]
+        assert state.record is not None
+        elsewhere = replace(state.record, carried=((ConsumerKey("T", "other"), Carried()),))
+        service.registry.watches = lambda key: key == KEY
+        service.registry.subjects[SUBJECT] = replace(state, record=elsewhere)
+        assert not service.registry.is_gone(SUBJECT) and not service.registry.dismiss(SUBJECT)
 
 
 async def test_after_a_restart_a_subject_is_gone_only_once_its_streams_were_read_whole() -> None:

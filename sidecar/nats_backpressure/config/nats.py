@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -140,7 +140,7 @@ def with_environment(nats: Nats, env: Mapping[str, str], problems: Problems) -> 
     if nkey := given.get("NATS_NKEY", "").strip("\"'"):
         if re.fullmatch(r"S[A-Z2-7]{57}", nkey):
             nats = replace(nats, nkey_seed=Secret(nkey))
-        elif "/" in nkey or Path(nkey).is_file():
+        elif "/" in nkey or os.path.isfile(nkey):  # Path.is_file raises for a name that is too long
             nats = replace(nats, nkey_seed_file=nkey)
         else:  # the value is not repeated: it may be a damaged seed
             problems.add("NATS_NKEY", "must be a seed (58 characters, beginning with S) or the path of a file with one")

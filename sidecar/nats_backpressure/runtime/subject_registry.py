@@ -349,6 +349,8 @@ class SubjectRegistry:
         state = self.subjects.get(subject)
         if state is None or state.record is None or state.members:
             return False
+        if not all(self.watches(key) for key, _ in chain(state.record.latched, state.record.carried)):
+            return False  # another replica watches it
         # A consumer that was there and could not be read since a restart is no member yet.
         shown = self.listed and all(
             stream.whole

@@ -183,6 +183,16 @@ def test_a_rule_that_goes_resolves_what_fired_by_it() -> None:
     assert world.published == [("it", "firing"), ("it", "resolved")]
 
 
+def test_a_rule_whose_consumer_is_not_read_yet_after_a_restart_resolves_nothing() -> None:
+    over = member("a", msgspec.structs.replace(QUIET, alerts=(LONG,)), pending=101)
+    fired = Alert("long", "critical", "pending_above: 100", "firing", 0.0, 101.0)
+    other = member("b")
+    kept = next_alerts((fired,), Status.INACTIVE, [other], Now(9, 9), awaited=True)
+    assert kept == (fired,)
+    assert [one.state for one in next_alerts(kept, Status.INACTIVE, [other, over], Now(10, 10))] == ["firing"]
+    assert [one.state for one in next_alerts(kept, Status.INACTIVE, [other], Now(10, 10))] == ["resolved"]
+
+
 def test_another_condition_of_the_same_name_is_another_alert() -> None:
     world = World(AlertRule("it", When(pending_above=5)))
     world.look(0, Status.INACTIVE, member(pending=20))

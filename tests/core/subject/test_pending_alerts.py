@@ -6,7 +6,15 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, RecordFollowed, RecordMissing, Tick
+from nats_backpressure.core.subject.inputs import (
+    ConsumerJoined,
+    ConsumerRead,
+    Effect,
+    RecordFollowed,
+    RecordMissing,
+    Tick,
+    WriteRecord,
+)
 from nats_backpressure.core.subject.restart_facts import ALERTS_EVERY
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
@@ -161,3 +169,39 @@ def test_a_gap_right_after_the_rise_fires_nothing_though_it_is_as_long_as_the_al
     for n in range(50, 120):
         read(only, 1000.1 + gap + n / 10)
     assert EventType.ALERT_FIRING in [event.type for event in store.events]
+
+
+class SlowWriter(Replica):
+    """Its writes are done only when `finish` is called, while `slow`."""
+
+    slow = False
+    under_way: WriteRecord | None = None
+
+    def _perform(self, effect: Effect, at: float) -> None:
+        if self.slow and isinstance(effect, WriteRecord):
+            self.under_way = effect
+        else:
+            super()._perform(effect, at)
+
+    def finish(self, at: float) -> None:
+        assert self.under_way is not None
+        self.slow = False
+        self._perform(self.under_way, at)
+
+
+def test_the_time_of_a_slow_write_counts_for_nothing() -> None:
+    """Nothing is evaluated meanwhile: the condition may have ended and begun again."""
+    policy = Policy(alert_on_active=False, alerts=(AlertRule("soon", When(pending_above=5), for_seconds=8.0),))
+    store = Store()
+    only = SlowWriter("only", store, policy)
+    for n in range(60):
+        read(only, 970.0 + n / 2, pending=0)
+    only.slow = True
+    read(only, 1000.0)
+    for n in range(1, 119):
+        read(only, 1000.0 + n / 2, pending=0)
+    only.finish(1059.9)
+    for n in range(40):
+        read(only, 1060.0 + n / 10)
+    assert store.record is not None and [alert.state for alert in store.record.alerts] == ["pending"]
+    assert EventType.ALERT_FIRING not in [event.type for event in store.events]

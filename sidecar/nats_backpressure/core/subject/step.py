@@ -315,12 +315,15 @@ def _(input_: WriteDone, state: SubjectState, now: Now) -> SubjectState:
             members[loss.key] = replace(
                 member, lost_reported=loss.lost, lost_reported_at=now.mono, account=loss.account
             )
+    started_at = state.writing.started_at
+    unseen_for = max(0.0, now.mono - started_at - COUNTED)  # nothing is evaluated while a write is under way
+    since = running_since(record.alerts, unwatched(state.running_since, unseen_for), started_at + unseen_for)
     state = replace(
         with_members(state, members),
         departed_lost=state.departed_lost - state.writing.departed_lost,
         record=record,
         revision=input_.revision,
-        running_since=running_since(record.alerts, state.running_since, state.writing.started_at),
+        running_since=since,
         writing=None,
         unstored=False,
         overwritten=False,
@@ -396,7 +399,7 @@ def _watched(state: SubjectState, now: Now, context: Context) -> SubjectState:
     if gap:
         state = _reopened(state, now, context)
     unseen_for = now.mono - max(proved, state.unread_since)
-    counted = 0.0 if unseen_for >= context.stale_after else max(COUNTED, context.interval)
+    counted = 0.0 if first or unseen_for >= context.stale_after else max(COUNTED, context.interval)
     if unseen_for > counted and state.record is not None:
         later = unwatched(state.running_since, unseen_for - counted)
         state = replace(state, running_since=running_since(state.record.alerts, later, now.mono))
