@@ -18,7 +18,8 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
 )
 from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, Context
-from nats_backpressure.core.subject.step import UNSENT_WAIT, step
+from nats_backpressure.core.subject.step import step
+from nats_backpressure.core.subject.taking_over import UNSENT_WAIT
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
 from tests.core.subject.test_two_replicas import KEY, Replica, Store, types

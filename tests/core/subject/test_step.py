@@ -55,7 +55,8 @@ from nats_backpressure.core.subject.state import (
     Writing,
     worst_member,
 )
-from nats_backpressure.core.subject.step import UNSENT_WAIT, apply, step
+from nats_backpressure.core.subject.step import apply, step
+from nats_backpressure.core.subject.taking_over import UNSENT_WAIT
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import STATUS_EVENTS, Action, ConsumerKey, Diagnosis, EventType, Status

@@ -14,12 +14,10 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, next_shedding
 from nats_backpressure.core.admission.offered_load import with_report
-from nats_backpressure.core.model.member import NOTHING_CARRIED
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
 from nats_backpressure.core.status.alerts import running_since, unwatched
 from nats_backpressure.core.status.freshness import Limits
-from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
@@ -46,13 +44,11 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
 )
 from nats_backpressure.core.subject.member_update import evaluated, with_losses, with_reading
+from nats_backpressure.core.subject.newest_record import continues, is_newest
 from nats_backpressure.core.subject.plan_writes import Context, plan_writes
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
-    stored_shedding,
-    with_latches_of,
     with_released_latches_stored,
-    with_reported_losses,
 )
 from nats_backpressure.core.subject.state import (
     MOST_REJECTIONS,
@@ -64,7 +60,7 @@ from nats_backpressure.core.subject.state import (
     with_members,
     without_announced_rejections,
 )
-from nats_backpressure.core.subject.taking_over import agrees, continues, is_lost, is_newest, lost_since
+from nats_backpressure.core.subject.taking_over import taken_over, with_created
 from nats_backpressure.protocol.refusal_expiry import aged, holds_for
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Status
@@ -73,8 +69,6 @@ ANY_REVISION = 2**64
 """Above every revision."""
 COUNTED = 2.0
 """Seconds between two readings, at most, that count as watched for alerts; an interval, if that is longer."""
-UNSENT_WAIT = 0.3
-"""Seconds for which the unsent events of another replica's record are left to it; then each replica publishes them."""
 
 
 def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
@@ -170,8 +164,8 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
             return replace(state, must_reload=True, doubted=True)
         newer = input_.revision > state.revision > 0
         if instead is not None and not is_newest(ours, input_.record, instead, newer):
-            return _with_created(state, instead, now, stored=True)
-    state = _taken_over(state, input_, now)
+            return with_created(state, instead, now, stored=True)
+    state = taken_over(state, input_, now)
     return replace(state, must_reload=True, doubted=True) if missed else state
 
 
@@ -185,69 +179,8 @@ def _(input_: RecordFollowed, state: SubjectState, now: Now) -> SubjectState:
     free = ours is None or state.unstored or input_.newer or state.newer_seen_at is not None
     if free or (ours is not None and continues(ours, input_.record)):
         state = replace(state, writing=None, removing=False)
-        return _taken_over(state, input_, now)
+        return taken_over(state, input_, now)
     return replace(state, must_reload=True, doubted=True, writing=None)
-
-
-def _taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, now: Now) -> SubjectState:
-    """The state with a stored record as its own: status, reasons and incident are the record's; metrics and grants stay
-    its own, and of the latches that the record lacks those whose value is above the mark now."""
-    record, revision = stored_as.record, stored_as.revision
-    carried, stored = dict(record.carried), dict(record.latched)
-    members = {key: with_reported_losses(member, carried.get(key), now) for key, member in state.members.items()}
-    joining = stored.keys() - members.keys() - stored_as.unwatched
-    members |= {key: new_member(key, state.policy, carried, now) for key in joining}
-    other = state.record is not None and record.incident not in (None, state.record.incident)
-    members = {
-        key: with_latches_of(
-            member,
-            stored.get(key, ()),
-            carried.get(key, NOTHING_CARRIED),
-            now,
-            other_incident=other,
-            gone=key in stored_as.absent,
-        )
-        for key, member in members.items()
-    }
-    unproved = record.unknown or record.stale
-    reported = 0 if state.record is None else lost_since(record, state.record.seq)
-    before = () if state.record is None else state.record.unsent
-    known = frozenset(event.id for event in record.unsent if event in before)
-    if state.record is None:
-        state = replace(state, unproved_at_load=unproved)
-    else:  # another replica stored it
-        state = replace(
-            state,
-            publish_after=state.publish_after if len(known) == len(record.unsent) else now.mono + UNSENT_WAIT,
-            proved_elsewhere_at=state.proved_elsewhere_at if unproved else now.mono,
-            unknown_elsewhere_at=now.mono if record.unknown else -math.inf,
-        )
-    seen_at = state.newer_seen_at if revision == state.revision else None
-    state = replace(
-        with_members(state, members),
-        carried=carried,
-        departed_lost=int(max(0, state.departed_lost - reported)),
-        left_since=None,
-        running_since=running_since(record.alerts, state.running_since, now.mono),
-        member_deleted=state.member_deleted
-        and state.record is not None
-        and record.announced is state.record.announced,  # else its writer has announced the fall
-        written_at=now.mono,
-        record=record,
-        revision=revision,
-        newer_seen_at=None if not stored_as.newer else now.mono if seen_at is None else seen_at,
-        unstored=False,
-        must_reload=False,
-        doubted=False,
-        overwritten=False,
-        publishing=state.publishing if state.publishing in known else None,
-        published=state.published & known,
-        # Its writer has numbered its events; if the stream is ahead of these, the next publish shows it.
-        renumber_from=state.renumber_from if revision == state.revision else None,
-        empty_since=None if members else now.mono,
-        shedding=stored_shedding(record, now, state.shedding),
-    )
-    return without_announced_rejections(state)
 
 
 @apply.register
@@ -257,47 +190,7 @@ def _(input_: NewerHeartbeat, state: SubjectState, now: Now) -> SubjectState:
 
 @apply.register
 def _(input_: RecordCreated, state: SubjectState, now: Now) -> SubjectState:
-    return _with_created(state, input_, now, stored=False)
-
-
-def _with_created(state: SubjectState, input_: RecordCreated, now: Now, *, stored: bool) -> SubjectState:
-    """The state where what is stored is not the newest record. `stored`: there is one, which is to be replaced."""
-    ours, missed = state.record, state.followed > input_.revision
-    if state.newer_seen_at is not None or state.unstored:
-        ours = None  # of a newer version whose replicas are gone, or not stored at all
-    state = replace(
-        state,
-        loading=False,
-        must_reload=missed,
-        doubted=missed,
-        followed=0,
-        newer_seen_at=None,
-        publishing=None,
-        published=frozenset() if ours is None else state.published,
-    )
-    if ours is not None:
-        published = frozenset(event.id for event in ours.unsent if event.id in state.published)
-        if agrees(ours, input_):  # those that the stream has, of any replica, are not published again
-            published |= {event.id for event in ours.unsent if event.seq <= input_.seq}
-        unpublished = len(ours.unsent) - len(published)
-        if not unpublished and not state.members and not stored:  # another replica has removed the key
-            return replace(state, record=None, removing=True)
-        older = input_.revision < state.revision or not state.revision
-        if agrees(ours, input_) and not (older and is_lost(ours, input_)):
-            renumber_from = (input_.epoch, ours.seq - unpublished) if older else state.renumber_from
-            return replace(
-                state, revision=input_.revision, overwritten=True, renumber_from=renumber_from, published=published
-            )
-    return replace(
-        state,
-        record=next_record.first_record(state, input_, now),
-        revision=input_.revision,
-        unstored=True,
-        risen_elsewhere_at=now.mono if ours is not None and input_.status > ours.status else -math.inf,
-        overwritten=False,
-        published=frozenset(),
-        publish_after=-math.inf,
-    )
+    return with_created(state, input_, now, stored=False)
 
 
 @apply.register

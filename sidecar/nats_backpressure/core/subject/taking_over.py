@@ -1,62 +1,125 @@
-"""Decides whether a stored record is the newest one: whether to take it over, or to store our own again."""
+"""The state of a subject after another replica's record was read, or what is stored was found not to be the newest."""
 
 from __future__ import annotations
 
 import math
 
-from nats_backpressure.core.model.event import Event
-from nats_backpressure.core.subject.inputs import RecordCreated
-from nats_backpressure.core.subject.state import Record
-from nats_backpressure.protocol.values import STATUS_EVENTS, EventType, Status
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.member import NOTHING_CARRIED
+from nats_backpressure.core.status.alerts import running_since
+from nats_backpressure.core.subject import next_record
+from nats_backpressure.core.subject.inputs import RecordCreated, RecordFollowed, RecordLoaded
+from nats_backpressure.core.subject.newest_record import agrees, is_lost, lost_since
+from nats_backpressure.core.subject.restart_facts import (
+    new_member,
+    stored_shedding,
+    with_latches_of,
+    with_reported_losses,
+)
+from nats_backpressure.core.subject.state import SubjectState, with_members, without_announced_rejections
+from nats_backpressure.protocol.timestamps import Now
+
+UNSENT_WAIT = 0.3
+"""Seconds for which the unsent events of another replica's record are left to it; then each replica publishes them."""
 
 
-def continues(ours: Record, theirs: Record) -> bool:
-    """Whether a record surely follows ours: the same epoch, with every event since ours among its unsent ones."""
-    if theirs.epoch != ours.epoch or theirs.seq < ours.seq:
-        return False
-    events = _after(theirs, ours.seq)
-    return len(events) == theirs.seq - ours.seq and theirs.announced is _announced(events, ours.announced)
+def taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, now: Now) -> SubjectState:
+    """The state with a stored record as its own: status, reasons and incident are the record's; metrics and grants stay
+    its own, and of the latches that the record lacks those whose value is above the mark now."""
+    record, revision = stored_as.record, stored_as.revision
+    carried, stored = dict(record.carried), dict(record.latched)
+    members = {key: with_reported_losses(member, carried.get(key), now) for key, member in state.members.items()}
+    joining = stored.keys() - members.keys() - stored_as.unwatched
+    members |= {key: new_member(key, state.policy, carried, now) for key in joining}
+    other = state.record is not None and record.incident not in (None, state.record.incident)
+    members = {
+        key: with_latches_of(
+            member,
+            stored.get(key, ()),
+            carried.get(key, NOTHING_CARRIED),
+            now,
+            other_incident=other,
+            gone=key in stored_as.absent,
+        )
+        for key, member in members.items()
+    }
+    unproved = record.unknown or record.stale
+    reported = 0 if state.record is None else lost_since(record, state.record.seq)
+    before = () if state.record is None else state.record.unsent
+    known = frozenset(event.id for event in record.unsent if event in before)
+    if state.record is None:
+        state = replace(state, unproved_at_load=unproved)
+    else:  # another replica stored it
+        state = replace(
+            state,
+            publish_after=state.publish_after if len(known) == len(record.unsent) else now.mono + UNSENT_WAIT,
+            proved_elsewhere_at=state.proved_elsewhere_at if unproved else now.mono,
+            unknown_elsewhere_at=now.mono if record.unknown else -math.inf,
+        )
+    seen_at = state.newer_seen_at if revision == state.revision else None
+    state = replace(
+        with_members(state, members),
+        carried=carried,
+        departed_lost=int(max(0, state.departed_lost - reported)),
+        left_since=None,
+        running_since=running_since(record.alerts, state.running_since, now.mono),
+        member_deleted=state.member_deleted
+        and state.record is not None
+        and record.announced is state.record.announced,  # else its writer has announced the fall
+        written_at=now.mono,
+        record=record,
+        revision=revision,
+        newer_seen_at=None if not stored_as.newer else now.mono if seen_at is None else seen_at,
+        unstored=False,
+        must_reload=False,
+        doubted=False,
+        overwritten=False,
+        publishing=state.publishing if state.publishing in known else None,
+        published=state.published & known,
+        # Its writer has numbered its events; if the stream is ahead of these, the next publish shows it.
+        renumber_from=state.renumber_from if revision == state.revision else None,
+        empty_since=None if members else now.mono,
+        shedding=stored_shedding(record, now, state.shedding),
+    )
+    return without_announced_rejections(state)
 
 
-def is_newest(ours: Record, theirs: Record, published: RecordCreated, later: bool = False) -> bool:
-    """Whether a stored record that differs from ours is the newest one, by what was published: its last status is that
-    of the newest event, or of one that it lists as unsent. An older record of our epoch never is. Where nothing was
-    published it is the newest one if it was stored `later`: two replicas would store their own in turn."""
-    if theirs.epoch == ours.epoch and theirs.seq < ours.seq:
-        return False
-    continued = theirs.epoch == ours.epoch and theirs.seq > ours.seq  # the stream may have lost its events since
-    known = continued or published.moved or any(event.type in STATUS_EVENTS for event in theirs.unsent)
-    return agrees(theirs, published) and (known or later or theirs.announced is ours.announced)
-
-
-def agrees(record: Record, published: RecordCreated) -> bool:
-    """Whether what was published does not contradict a record. Old events may be gone from the stream."""
-    if record.seq < published.seq:
-        return False
-    events = _after(record, published.seq)
-    if not published.moved and not any(event.type in STATUS_EVENTS for event in events):
-        return True
-    return record.announced is _announced(events, published.status)
-
-
-def is_lost(record: Record, published: RecordCreated) -> bool:
-    """Whether the stream lacks the newest event of a record that is not among its unsent ones."""
-    return published.seq < record.seq - len(record.unsent)
-
-
-def lost_since(record: Record, seq: int) -> float:
-    """The lost messages that the events of a record after `seq` report. Some of them may be published, and listed no
-    more: then any loss may have been in them, since its writer has the same readings."""
-    events = _after(record, seq)
-    if len(events) < record.seq - seq:
-        return math.inf
-    return sum(event.lost or 0 for event in events if event.type is EventType.DATA_LOSS)
-
-
-def _after(record: Record, seq: int) -> list[Event]:
-    return [event for event in record.unsent if event.seq > seq]
-
-
-def _announced(events: list[Event], before: Status) -> Status:
-    """The status that the events lead to."""
-    return next((event.now for event in reversed(events) if event.type in STATUS_EVENTS), before)
+def with_created(state: SubjectState, input_: RecordCreated, now: Now, *, stored: bool) -> SubjectState:
+    """The state where what is stored is not the newest record. `stored`: there is one, which is to be replaced."""
+    ours, missed = state.record, state.followed > input_.revision
+    if state.newer_seen_at is not None or state.unstored:
+        ours = None  # of a newer version whose replicas are gone, or not stored at all
+    state = replace(
+        state,
+        loading=False,
+        must_reload=missed,
+        doubted=missed,
+        followed=0,
+        newer_seen_at=None,
+        publishing=None,
+        published=frozenset() if ours is None else state.published,
+    )
+    if ours is not None:
+        published = frozenset(event.id for event in ours.unsent if event.id in state.published)
+        if agrees(ours, input_):  # those that the stream has, of any replica, are not published again
+            published |= {event.id for event in ours.unsent if event.seq <= input_.seq}
+        unpublished = len(ours.unsent) - len(published)
+        if not unpublished and not state.members and not stored:  # another replica has removed the key
+            return replace(state, record=None, removing=True)
+        older = input_.revision < state.revision or not state.revision
+        if agrees(ours, input_) and not (older and is_lost(ours, input_)):
+            renumber_from = (input_.epoch, ours.seq - unpublished) if older else state.renumber_from
+            return replace(
+                state, revision=input_.revision, overwritten=True, renumber_from=renumber_from, published=published
+            )
+    return replace(
+        state,
+        record=next_record.first_record(state, input_, now),
+        revision=input_.revision,
+        unstored=True,
+        risen_elsewhere_at=now.mono if ours is not None and input_.status > ours.status else -math.inf,
+        overwritten=False,
+        published=frozenset(),
+        publish_after=-math.inf,
+    )

@@ -1,0 +1,62 @@
+"""Decides whether a stored record is the newest one: whether to take it over, or to store our own again."""
+
+from __future__ import annotations
+
+import math
+
+from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.subject.inputs import RecordCreated
+from nats_backpressure.core.subject.state import Record
+from nats_backpressure.protocol.values import STATUS_EVENTS, EventType, Status
+
+
+def continues(ours: Record, theirs: Record) -> bool:
+    """Whether a record surely follows ours: the same epoch, with every event since ours among its unsent ones."""
+    if theirs.epoch != ours.epoch or theirs.seq < ours.seq:
+        return False
+    events = _after(theirs, ours.seq)
+    return len(events) == theirs.seq - ours.seq and theirs.announced is _announced(events, ours.announced)
+
+
+def is_newest(ours: Record, theirs: Record, published: RecordCreated, later: bool = False) -> bool:
+    """Whether a stored record that differs from ours is the newest one, by what was published: its last status is that
+    of the newest event, or of one that it lists as unsent. An older record of our epoch never is. Where nothing was
+    published it is the newest one if it was stored `later`: two replicas would store their own in turn."""
+    if theirs.epoch == ours.epoch and theirs.seq < ours.seq:
+        return False
+    continued = theirs.epoch == ours.epoch and theirs.seq > ours.seq  # the stream may have lost its events since
+    known = continued or published.moved or any(event.type in STATUS_EVENTS for event in theirs.unsent)
+    return agrees(theirs, published) and (known or later or theirs.announced is ours.announced)
+
+
+def agrees(record: Record, published: RecordCreated) -> bool:
+    """Whether what was published does not contradict a record. Old events may be gone from the stream."""
+    if record.seq < published.seq:
+        return False
+    events = _after(record, published.seq)
+    if not published.moved and not any(event.type in STATUS_EVENTS for event in events):
+        return True
+    return record.announced is _announced(events, published.status)
+
+
+def is_lost(record: Record, published: RecordCreated) -> bool:
+    """Whether the stream lacks the newest event of a record that is not among its unsent ones."""
+    return published.seq < record.seq - len(record.unsent)
+
+
+def lost_since(record: Record, seq: int) -> float:
+    """The lost messages that the events of a record after `seq` report. Some of them may be published, and listed no
+    more: then any loss may have been in them, since its writer has the same readings."""
+    events = _after(record, seq)
+    if len(events) < record.seq - seq:
+        return math.inf
+    return sum(event.lost or 0 for event in events if event.type is EventType.DATA_LOSS)
+
+
+def _after(record: Record, seq: int) -> list[Event]:
+    return [event for event in record.unsent if event.seq > seq]
+
+
+def _announced(events: list[Event], before: Status) -> Status:
+    """The status that the events lead to."""
+    return next((event.now for event in reversed(events) if event.type in STATUS_EVENTS), before)
