@@ -12,6 +12,8 @@ from nats_backpressure.adapters.nats import policy_store
 from nats_backpressure.protocol.timestamps import parse_rfc3339
 from tests.cli.policy_commands import ALL, bucket, source
 from tests.support.command import Command
+from tests.support.parts import need_server
+from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
 
 
@@ -71,8 +73,9 @@ async def test_without_a_sidecar_an_override_is_written_with_a_note(command: Com
 
 
 async def test_it_lasts_as_long_as_asked_by_the_servers_clock(
-    command: Command, nc: Client, monkeypatch: pytest.MonkeyPatch
+    command: Command, nc: Client, server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    need_server(server.version, (2, 10), "the time of a stream")
     await nc.jetstream().create_key_value(bucket="backpressure_policy")
     monkeypatch.setattr(policy_store, "time", SimpleNamespace(time=lambda: 5.0))
     began = datetime.now(UTC).timestamp()
