@@ -75,7 +75,7 @@ class AckLatency:
 
     @property
     def stall_known(self) -> bool:
-        """Whether the stall is as long as it is said to be, and not longer."""
+        """Whether the stall is certainly no longer than measured."""
         acked, since = self._acked_at, self._inflight_since
         return not self.working or self._rise_seen or (acked is not None and since is not None and acked >= since)
 

@@ -79,7 +79,7 @@ def next_alerts(
         else:
             alert = _next(alert, rule, value, now, watched_for)
         alerts += [alert] if alert is not None else []
-    if awaited:  # whoever has the rules that are not there may be read soon
+    if awaited:  # a consumer with the rules that are missing may be read soon
         return (*alerts, *before.values())
     gone = (alert for alert in before.values() if alert.state == "firing")
     return (*alerts, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
