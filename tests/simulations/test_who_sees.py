@@ -81,8 +81,40 @@ async def test_one_that_watches_something_else_changes_nothing(watch: str, first
         assert {(status, freshness) for status, _, freshness in answers(replicas)} == {("warning", "known")}
         replicas.work()  # one of the two consumers is done, the other one is not
         await replicas.clock.run(8.0)
-        over = first == "r1" and watch == "one of two consumers"  # those judge that wrote first
-        assert types(replicas) == ["backpressure_warning", *["recovery"] * over]
+        assert types(replicas) == ["backpressure_warning"]
+
+
+async def test_one_that_watches_all_writes_again_after_each_restart() -> None:
+    narrow = replace(SETTINGS, watch=WATCHES["one of two consumers"])
+    for seed in range(3):
+        replicas = Replicas(seed, settings=SETTINGS)
+        replicas.js.add_consumer(AUDIT, ConsumerConfig())
+        async with replicas.running(1):
+            await started(replicas, "r1", narrow)
+            await replicas.clock.run(2.0)
+            await replicas.all["r0"].kill()
+            await replicas.overload()  # the other one judges now, and the record still names both consumers
+            await started(replicas, "r2", SETTINGS)
+            await replicas.clock.run(3.0)
+            replicas.work()
+            await replicas.clock.run(8.0)
+            assert types(replicas) == ["backpressure_warning"], seed
+            await replicas.agree()
+
+
+async def test_of_two_that_watch_other_consumers_neither_takes_the_subject_from_the_other() -> None:
+    narrow = {name: replace(SETTINGS, watch=(WatchSetting(KEY.stream, (name,)),)) for name in ("router", "audit")}
+    replicas = Replicas(settings=SETTINGS)
+    replicas.js.add_consumer(AUDIT, ConsumerConfig())
+    async with replicas.running(0):
+        for name in narrow:
+            await started(replicas, name, narrow[name])
+        await replicas.overload()
+        await replicas.clock.run(3.0)
+        written = replicas.store.values[SUBJECT]
+        await replicas.clock.run(10.0)
+        assert types(replicas) == ["backpressure_warning"]
+        assert replicas.store.values[SUBJECT] == written
 
 
 @pytest.mark.parametrize("watch", ["another stream", "other consumers"])

@@ -18,10 +18,19 @@ MOST_GRANTS = 64
 """Grants in one message."""
 MOST_UNREAD = 16
 ALL_UNREAD = ("*",)
+MOST_WATCHED = 64
+"""Entries of `watch` in a report of presence, and names in each; a longer `watch` is not reported."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
 """Random, of one process."""
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Watched(Struct, frozen=True):
+    """One entry of `watch` in the settings file of a replica."""
+
+    stream: Name
+    consumers: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)]
 
 
 class Presence(Struct, frozen=True, omit_defaults=True):
@@ -42,6 +51,8 @@ class Presence(Struct, frozen=True, omit_defaults=True):
     """Whether it shares the ack metrics and advisories of the streams that it reads."""
     unread: Annotated[tuple[Name, ...], Meta(max_length=MOST_UNREAD)] = ()
     """The watched streams that it can neither read nor receive; ALL_UNREAD for all, or for more than MOST_UNREAD."""
+    watch: Annotated[tuple[Watched, ...], Meta(max_length=MOST_WATCHED)] = ()
+    """What it watches; empty where that is too long to report, or an older version does not."""
     missed: bool = False
     """Whether it has just connected, and did not receive what was sent before."""
     sent: Annotated[float, Meta(ge=0, le=32_503_680_000)] = 0.0

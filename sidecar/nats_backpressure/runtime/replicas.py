@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from zlib import crc32
 
 import msgspec
@@ -13,7 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.grant_shares import ALONE, Share
-from nats_backpressure.protocol.between_replicas import ALL_UNREAD, PRESENCE, SCHEMA, Presence, read
+from nats_backpressure.core.watch_filter import WatchEntry, is_name_watched
+from nats_backpressure.protocol.between_replicas import ALL_UNREAD, PRESENCE, SCHEMA, Presence, Watched, read
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Clock, ReplicaChannel, ServiceCounts
 from nats_backpressure.runtime.tasks import Bounded, Once
 
@@ -68,6 +70,8 @@ class Replicas:
         """Whether what this replica writes and publishes arrives."""
         self.unread: Callable[[], tuple[str, ...]] = tuple
         """The watched streams that this replica can neither read nor receive, see `Presence.unread`."""
+        self.watch: tuple[Watched, ...] = ()
+        """What this replica watches, as it is reported; empty where that is too long."""
         self.shares = True
         """Whether this replica uses the readings of others."""
         self.have_sharing, self.all_share = False, True
@@ -87,7 +91,7 @@ class Replicas:
         self._started_at, self._early, self._leaving = clock.now().mono, True, False
         self._due, self._wrote, self._missed = asyncio.Event(), True, False
         self._share, self._marks = ALONE, frozenset[str]()
-        self._sharing_differs = Once()
+        self._sharing_differs, self._watch_differs = Once(), False
         channel.listen(PRESENCE, self._receive)
 
     async def run(self) -> None:
@@ -133,12 +137,13 @@ class Replicas:
             shares=self.shares,
             hints=self.hints(),
             unread=self.unread(),
+            watch=self.watch,
             missed=self._missed,
             sent=self._clock.now().mono,
         )
         message = msgspec.json.encode(ours)
-        if len(message) > self._channel.longest() and ours.unread:
-            message = msgspec.json.encode(replace(ours, unread=ALL_UNREAD))
+        if len(message) > self._channel.longest():
+            message = msgspec.json.encode(replace(ours, unread=ours.unread and ALL_UNREAD, watch=()))
         if self._channel.publish(PRESENCE, message):
             self._missed = False
 
@@ -163,6 +168,15 @@ class Replicas:
             return None
         self._early = False
         return self._marks
+
+    def marks_that_lack(self, consumers: Collection[ConsumerKey]) -> frozenset[str]:
+        """The marks of the policies of those that can write and do not watch one of these consumers, by its name, where
+        that is so of all with this mark."""
+        if not self._watch_differs:
+            return frozenset()
+        able = [one.presence for one in self.others.values() if one.presence.writes]
+        all_ = frozenset(one.policies for one in able if one.watch == self.watch or not _lacks(one.watch, consumers))
+        return frozenset(one.policies for one in able) - all_
 
     def _silence(self, since: float) -> float:
         return self._channel.listening_time(since)
@@ -196,6 +210,7 @@ class Replicas:
         ids = sorted([self.id, *self.others])
         self._share = Share(len(ids), ids.index(self.id))
         presences = [one.presence for one in self.others.values()]
+        self._watch_differs = any(presence.watch not in ((), self.watch) for presence in presences)
         self.have_sharing = any(presence.shares for presence in presences)
         self.all_share = all(presence.shares for presence in presences)
         self._marks = frozenset(presence.policies for presence in presences if presence.writes)
@@ -216,3 +231,9 @@ class Replicas:
                 "with a limit of requests of its own; what is stored and answered stays right",
                 hint="set `sharing.enabled` alike on all replicas",
             )
+
+
+def _lacks(watch: Sequence[Watched], consumers: Collection[ConsumerKey]) -> bool:
+    """Whether what a replica watches is known, and is not all of these consumers."""
+    entries = [WatchEntry(one.stream, one.consumers) for one in watch]
+    return bool(entries) and not all(is_name_watched(key, entries, ()) for key in consumers)

@@ -19,6 +19,7 @@ from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.core.watch_filter import WatchEntry, is_name_watched
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.precedence import Sources
+from nats_backpressure.protocol.between_replicas import MOST_WATCHED, Watched
 from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
@@ -256,12 +257,14 @@ def build_service(
     registry.reads = poller.shared.reads
     registry.watches = lambda key: is_name_watched(key, watch, names.ours)
     replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
+    if max(len(watch), *(len(entry.consumers) for entry in watch)) <= MOST_WATCHED:
+        replicas.watch = tuple(Watched(entry.stream, entry.consumers) for entry in watch)
 
     def on_change(sources: Sources) -> None:
         replicas.set_policies(policies.mark)
         on_policies(sources)
 
-    registry.other_marks = replicas.marks
+    registry.other_marks, registry.marks_that_lack = replicas.marks, replicas.marks_that_lack
     writers = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
     registry.writer_seen_at, registry.proves = writers.seen_at, writers.proves
     registry.others_are_cut_off, registry.connected_for = writers.are_cut_off, poller.shared.connected_for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from msgspec import Struct, field
@@ -32,7 +32,7 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
 )
 from nats_backpressure.core.subject.next_record import is_quiescent
-from nats_backpressure.core.subject.other_policies import is_to_be_marked
+from nats_backpressure.core.subject.other_policies import is_foreign, is_seen_whole, is_to_be_marked
 from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
 from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
@@ -144,6 +144,8 @@ class SubjectRegistry:
         """Is called with members that something else than a reading may have moved above a mark."""
         self.other_marks: Callable[[], frozenset[str] | None] = frozenset
         """The marks of the policies of the other replicas that can write; None while it is too early to know."""
+        self.marks_that_lack: Callable[[Collection[ConsumerKey]], frozenset[str]] = lambda consumers: frozenset()
+        """See `Replicas.marks_that_lack`."""
         self.watches: Callable[[ConsumerKey], bool] = lambda key: True
         """Whether a consumer of this name may be watched here."""
         self.proves: Callable[[str, Iterable[str]], bool] = lambda mark, streams: False
@@ -327,10 +329,19 @@ class SubjectRegistry:
             proofs=self.proofs(subject),
             policy_mark=self.policies.mark,
             other_marks=self.other_marks(),
+            narrower_marks=self._narrower_marks(subject, bounds),
             writer_seen_at=self.writer_seen_at(subject, self._shared_streams(subject), self._is_no_ones(subject)),
             others_are_cut_off=self.others_are_cut_off(),
             connected_for=self.connected_for(),
         )
+
+    def _narrower_marks(self, subject: str, limits: Limits) -> frozenset[str]:
+        """See `Context.narrower_marks`."""
+        state = self.subjects[subject]
+        if not is_foreign(state.record, self.policies.mark) or not (lacking := self.marks_that_lack(state.members)):
+            return frozenset()
+        whole = is_seen_whole(state, self.watches, self._clock.now(), limits, self.proofs(subject))
+        return lacking if whole else frozenset()
 
     def is_proved_elsewhere(self, subject: str) -> bool:
         record = self.subjects[subject].record
@@ -416,7 +427,8 @@ class SubjectRegistry:
         now, sure = self._clock.now(), self._observe.stale_after_seconds
         newest = status_proof(state.members.values(), self.proofs(subject))
         quiescent = times.calm is state or is_quiescent(state)
-        mark = is_to_be_marked(state.record, self.policies.mark, self.other_marks())
+        narrower = self._narrower_marks(subject, self.limits(subject))
+        mark = is_to_be_marked(state.record, self.policies.mark, self.other_marks(), narrower)
         compared = times.calm is state and now.mono < times.facts_due
         due = not compared and carried_write_due(state, now)
         if newest is None or now.mono - newest >= sure or not quiescent or mark or due:

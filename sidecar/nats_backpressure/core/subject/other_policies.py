@@ -7,14 +7,19 @@ them is left, the first change under other policies hands the subject over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.proofs import Proofs
+from nats_backpressure.core.status.freshness import Limits, freshness
 from nats_backpressure.core.subject.inputs import ReportDifference
 from nats_backpressure.core.subject.next_record import Change
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.restart_facts import awaits_reading
+from nats_backpressure.core.subject.state import CARRIED_LIMIT, Record, SubjectState, newest_of
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Action, Status
+from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Status
 
 REPORTED_AFTER = 1.0
 """Seconds for which policies must differ about a subject before that is reported: by then every replica has written and
@@ -30,9 +35,12 @@ def is_foreign(record: Record | None, mark: str) -> bool:
     return record is not None and record.policy_mark not in ("", mark)
 
 
-def is_left_to_others(record: Record | None, mark: str, other_marks: frozenset[str] | None) -> bool:
-    """Whether other replicas, of these marks, write the subject, and this one does not; None: too early to know."""
-    if record is None or not is_foreign(record, mark):
+def is_left_to_others(
+    record: Record | None, mark: str, other_marks: frozenset[str] | None, narrower_marks: frozenset[str] = frozenset()
+) -> bool:
+    """Whether other replicas, of these marks, write the subject, and this one does not; None: too early to know. Those
+    with `narrower_marks` see fewer of its consumers than this one, which takes the subject over."""
+    if record is None or not is_foreign(record, mark) or record.policy_mark in narrower_marks:
         return False
     return other_marks is None or record.policy_mark in other_marks
 
@@ -44,6 +52,19 @@ def is_unseen_elsewhere(state: SubjectState, now: Now) -> bool:
     return unknown and state.differs_since is not None and now.mono - state.differs_since >= HANDED_OVER_AFTER
 
 
+def is_seen_whole(
+    state: SubjectState, watches: Callable[[ConsumerKey], bool], now: Now, limits: Limits, proofs: Proofs
+) -> bool:
+    """Whether this replica sees all that those who judged the record see: it watches each consumer that the record
+    names, and has read all of them. A record with as many as it can hold may leave some out."""
+    record = state.record
+    if record is None or len(record.carried) >= CARRIED_LIMIT or awaits_reading(state, now, limits):
+        return False
+    if freshness(newest_of(state, proofs), now.mono, limits) is not Freshness.KNOWN:
+        return False
+    return all(watches(key) for key, _ in (*record.latched, *record.carried))
+
+
 def is_anybodys(state: SubjectState, mark: str, other_marks: frozenset[str] | None) -> bool:
     """Whether a subject of which nothing is known here may be the one of another replica, which has a proof: then it
     becomes unknown here in time, but is not stored as stale."""
@@ -53,12 +74,14 @@ def is_anybodys(state: SubjectState, mark: str, other_marks: frozenset[str] | No
     )
 
 
-def is_to_be_marked(record: Record | None, mark: str, other_marks: frozenset[str] | None) -> bool:
-    """Whether none of those that judged a record is left, and replicas with other policies than ours run: the next one
-    of them that has no reading of the subject must find that it is ours."""
+def is_to_be_marked(
+    record: Record | None, mark: str, other_marks: frozenset[str] | None, narrower_marks: frozenset[str] = frozenset()
+) -> bool:
+    """Whether those that judged a record are gone, or see less than this replica, and replicas with other policies
+    than ours run: the next one of them that has no reading of the subject must find that it is ours."""
     if record is None or other_marks is None or not other_marks - {mark}:
         return False
-    return record.policy_mark != mark and record.policy_mark not in other_marks
+    return record.policy_mark != mark and record.policy_mark not in other_marks - narrower_marks
 
 
 def with_difference(

@@ -58,6 +58,9 @@ class Context(Limits, frozen=True):
     """Of the settings file whose policies are in force here."""
     other_marks: frozenset[str] | None = frozenset()
     """Those of the other replicas that can write; None while it is too early to know."""
+    narrower_marks: frozenset[str] = frozenset()
+    """Those of them whose replicas do not watch all consumers of the subject that this one has read, while this one
+    sees all that the record names."""
     writer_seen_at: float | None = None
     """Monotonic time of the newest sign of the replica to which changes of the subject are left, see `left_changes`;
     -inf where it is not known yet which one that is, None where this replica writes them."""
@@ -100,7 +103,7 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     removal = state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER
     change = None if removal else _next_change(state, now, context, on_tick)
     state = with_kept_back(state, now, change is not None and context.others_are_cut_off)
-    others = is_left_to_others(state.record, context.policy_mark, context.other_marks)
+    others = is_left_to_others(state.record, context.policy_mark, context.other_marks, context.narrower_marks)
     if others and not is_unseen_elsewhere(state, now):
         state, reports = with_difference(state, change, now)
         return state, [*reports]
@@ -125,7 +128,8 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
 
 def _next_change(state: SubjectState, now: Now, context: Context, on_tick: bool) -> next_record.Change | None:
     """What is to be stored by what is known here, whichever replica stores it."""
-    mark = on_tick and is_to_be_marked(state.record, context.policy_mark, context.other_marks)
+    marks = context.other_marks, context.narrower_marks
+    mark = on_tick and is_to_be_marked(state.record, context.policy_mark, *marks)
     change = next_record.next_record(state, now, context, context.newest_read_at, on_tick, context.proofs, mark)
     known = change is not None and not change.record.unknown
     if known and is_anybodys(state, context.policy_mark, context.other_marks):
