@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import nats.errors
 import pytest
 from nats.aio.client import Client as PlainClient
 from nats.aio.msg import Msg
 
+from nats_backpressure.adapters.nats.direct_requests import AT_ONCE
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.runtime.observations import Unavailable
 from tests.support.connected import connected, options, up
@@ -111,3 +113,31 @@ async def test_each_ends_after_its_own_time(server: NatsServer, nc: PlainClient)
         assert ended[0.1] <= ended[0.3] and ended[0.2] <= ended[0.3], "and none waits for a longer one"
         await first.respond(b"at last")
         assert (await long).data == b"at last" and not client.requests.waiting
+
+
+async def test_those_whose_replies_come_together_do_not_run_in_one_turn(server: NatsServer, nc: PlainClient) -> None:
+    """Each works for a while with what it got, as those do that store a state: together they held the event loop."""
+    asked = await nc.subscribe("together.>")
+    await nc.flush()
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        turn, of_turn = 0, list[int]()
+
+        async def one(n: int) -> None:
+            await connection.client.request(f"together.{n}", timeout=5)
+            of_turn.append(turn)
+
+        async def turns() -> None:
+            nonlocal turn
+            while True:
+                await asyncio.sleep(0)
+                turn += 1
+
+        async with asyncio.TaskGroup() as tasks:
+            counting = tasks.create_task(turns())
+            waiting = [tasks.create_task(one(n)) for n in range(40)]
+            for message in [await asked.next_msg(5) for _ in range(40)]:
+                await message.respond(b"")
+            await asyncio.wait(waiting)
+            counting.cancel()
+        assert max(Counter(of_turn).values()) <= AT_ONCE < 40

@@ -104,6 +104,8 @@ class PatchedClient(NatsClient):
                 await asyncio.sleep(0)
             return
         if self.requests.take(sid, subject, data, headers):
+            if self.requests.pause_due:
+                await asyncio.sleep(0)
             return
         # An exception here would end the read loop and leave a client that only looks connected (nats.py PR 914).
         # Any peer can cause one: UnicodeDecodeError by its subject, IndexError by a header block without a line end.
