@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -193,9 +194,21 @@ def test_what_the_guard_does_not_let_through_is_not_in_force(guard: Guard) -> No
 
 def test_thousands_of_consumers_under_one_policy_share_one_object() -> None:
     layers = Layers([entry(">", retry_after_seconds=9)])
-    again = Layers([entry("a.>", retry_after_seconds=9)])
     effective = [layers.effective(f"a.{i}", ConsumerKey("S", f"c{i}")) for i in range(1000)]
-    assert len({id(one) for one in (*effective, again.effective("a.b"))}) == 1
+    assert len({id(one) for one in effective}) == 1
+
+
+def test_what_replaced_layers_resulted_in_is_not_kept() -> None:
+    class Word(str):
+        """A text that shows whether it still exists."""
+
+    def merged() -> weakref.ref[Word]:
+        word = Word("observe")
+        assert Layers([PolicyEntry((">",), fields=(("mode", word),))]).effective("a").policy.mode == "observe"
+        return weakref.ref(word)
+
+    word = merged()
+    assert word() is None
 
 
 def test_a_look_up_among_ten_thousand_patterns_looks_at_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Final, cast
 
@@ -155,13 +154,12 @@ def check_inherited(entry: PolicyEntry, inherited: Policy, path: str, problems: 
                 break
 
 
-@lru_cache(maxsize=4096)
 def merge_layers(chosen: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]) -> Effective:
     """Merge (layer, fields) pairs over the default: the fields of each replace those of the pairs before it.
 
     Then a mark above the next higher one is lowered to it, so that warn <= critical <= overload always holds: overload
     alone moves the status, and only a layer that sets overload moves overload. A lowered mark gets the source of the
-    mark it was lowered to. Cached, since thousands of consumers share a few policies: each is one object in memory.
+    mark it was lowered to.
     """
     values = dict(flat_fields({name: getattr(_DEFAULT, name) for name in Policy.__struct_fields__}))
     sources: dict[str, PolicySource] = dict.fromkeys(values, "default")

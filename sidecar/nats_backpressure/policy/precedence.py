@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Final
 
 from msgspec import Struct
 
@@ -13,6 +15,8 @@ from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.values import ConsumerKey
 
 LayerEntry = PolicyEntry | OverrideEntry
+MOST_MERGED: Final = 4096
+"""Resulting policies that one Layers remembers: thousands of consumers share a few, each one object in memory."""
 
 
 class Sources(Struct, frozen=True):
@@ -32,7 +36,7 @@ class Layers:
     Bucket entries that break the guard are ignored, even if they were accepted earlier.
     """
 
-    __slots__ = ("_layers", "_overrides")
+    __slots__ = ("_layers", "_merged", "_overrides")
 
     def __init__(
         self,
@@ -43,6 +47,8 @@ class Layers:
     ) -> None:
         allowed = [entry for entry in bucket if guard.allow_bucket and guard_allows(entry.fields, guard)]
         self._layers = (("file", index_entries(file)), ("bucket", index_entries(allowed)))
+        # Of these layers alone: what a policy that was replaced resulted in is not kept.
+        self._merged = lru_cache(maxsize=MOST_MERGED)(merge_layers)
         self._overrides = PatternIndex(
             (entry.pattern, entry.override) for entry in (overrides if guard.allow_bucket else ())
         )
@@ -60,7 +66,7 @@ class Layers:
         chosen = [(layer, entry.fields) for layer, entry in entries if entry is not None and entry.fields]
         if overrides := self._active_overrides(subject):
             chosen.append(("bucket", (("override", overrides),)))
-        return merge_layers(tuple(chosen))
+        return self._merged(tuple(chosen))
 
     def _active_overrides(self, subject: str) -> tuple[Override, ...]:
         """The most specific one first. One that ends no later than a more specific one is never in force."""

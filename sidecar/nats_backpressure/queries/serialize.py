@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from functools import lru_cache
 from typing import cast
 
 import msgspec
@@ -65,7 +64,6 @@ def diagnosis_name(diagnosis: Diagnosis | None) -> DiagnosisName | None:
     return None if diagnosis is None else diagnosis.value
 
 
-@lru_cache(maxsize=65_536)
 def state_key_and_event_subject(prefix: str, subject: str) -> tuple[str, str]:
     """The key in the state bucket and the event subject that a client would watch."""
     tail = encode(subject)
