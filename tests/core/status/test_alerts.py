@@ -15,15 +15,8 @@ from hypothesis import strategies as st
 from nats_backpressure.core.model.event import Alert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.status.alerts import (
-    FORGIVEN,
-    RunKey,
-    aged,
-    changed_alerts,
-    next_alerts,
-    running_since,
-    unwatched,
-)
+from nats_backpressure.core.status.alert_times import RunKey, aged, running_since, unwatched
+from nats_backpressure.core.status.alerts import FORGIVEN, changed_alerts, next_alerts
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -50,12 +43,16 @@ class World:
         self.at = self.ahead = 0.0
         """When it was last seen, and how far the wall clock is ahead."""
 
+    @property
+    def names(self) -> list[str]:
+        return [alert.name for alert in self.standing]
+
     def look(self, at: float, status: Status = Status.INACTIVE, *members: Member) -> dict[str, str]:
         return self.look_at(at, status, [msgspec.structs.replace(one, policy=self.policy) for one in members])
 
     def look_at(self, at: float, status: Status, members: Sequence[Member]) -> dict[str, str]:
         """The members have policies of their own."""
-        was = aged(self.standing, self.since, at)
+        was = aged(self.standing, self.since, dict.fromkeys(self.names, at))
         now = next_alerts(was, status, members, Now(at, at + self.ahead))
         self.published += [(alert.name, alert.state) for alert in changed_alerts(was, now)]
         self.standing, self.since = now, running_since(now, self.since, at)
@@ -64,7 +61,7 @@ class World:
 
     def restart(self, after: float = 0.0) -> None:
         """A new process goes on with what is stored; for so long nobody looked."""
-        self.standing = aged(self.standing, self.since, self.at)
+        self.standing = aged(self.standing, self.since, dict.fromkeys(self.names, self.at))
         self.standing = msgspec.json.decode(msgspec.json.encode(self.standing), type=tuple[Alert, ...])
         self.since = running_since(self.standing, {}, self.at + after)
 
@@ -256,7 +253,12 @@ def test_what_an_absence_has_left_does_not_page(for_seconds: float, began: int, 
     for at in range(max(began, 100), fires + 1):
         now = Now(at, at)
         standing = next_alerts(
-            aged(standing, since, at), Status.ACTIVE, [member(policy=policy, pending=101)], now, False, at - watched
+            aged(standing, since, {"one": at}),
+            Status.ACTIVE,
+            [member(policy=policy, pending=101)],
+            now,
+            False,
+            at - watched,
         )
         assert (standing[0].state == "firing") is (at == fires), at
 

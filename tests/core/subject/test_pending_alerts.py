@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.status.alert_times import COUNTED
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerRead,
@@ -16,9 +19,9 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.restart_facts import ALERTS_EVERY
-from nats_backpressure.policy.schema import AlertRule, Policy, When
+from nats_backpressure.policy.schema import AlertRule, PendingRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import EventType
+from nats_backpressure.protocol.values import ConsumerKey, EventType
 from tests.core.subject.test_two_replicas import KEY, Replica, Store
 
 WAIT = 600.0
@@ -205,3 +208,70 @@ def test_the_time_of_a_slow_write_counts_for_nothing() -> None:
         read(only, 1060.0 + n / 10)
     assert store.record is not None and [alert.state for alert in store.record.alerts] == ["pending"]
     assert EventType.ALERT_FIRING not in [event.type for event in store.events]
+
+
+OTHER = ConsumerKey("OTHER", "other")
+HOT = AlertRule("hot", When(status="warning"), for_seconds=8.0)
+GAPS = st.lists(st.sampled_from([0.1, 0.5, 1.9, 4.0, 7.0, 9.5, 12.0, 25.0]), min_size=1, max_size=12)
+"""Seconds between two readings of one consumer; the other one of its subject is read all the time."""
+
+
+class TwoConsumers:
+    """A subject with two consumers: one is calm, and read twice a second."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.store, self.policy, self.at = Store(), policy, 1000.0
+        self.only = Replica("only", self.store, policy)
+        for _ in range(20):
+            self.read(0, 0.5)
+
+    def read(self, pending: int, gap: float) -> None:
+        """The busy one is read after so many seconds."""
+        for n in range(1, round(gap * 2) + 1):
+            self._feed(OTHER, self.at + n / 2, 0)
+        self.at += gap
+        self._feed(KEY, self.at, pending)
+
+    def _feed(self, key: ConsumerKey, at: float, pending: int) -> None:
+        self.only.feed(ConsumerJoined(key, self.policy), at)
+        self.only.feed(ConsumerRead(Reading(key, Now(at, at), pending, 0, 0.0, None, latency_evidence=True)), at)
+        self.only.feed(Tick(), at)
+
+    def states(self) -> list[str]:
+        assert self.store.record is not None
+        return [alert.state for alert in self.store.record.alerts]
+
+
+def counted(gap: float) -> float:
+    """Seconds of a gap that may count as watched."""
+    return min(gap, COUNTED) if gap < 10.0 else 0.0
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(Policy(alert_on_active=False, alerts=(replace(HOT, when=When(pending_above=5)),)), id="own"),
+        pytest.param(
+            Policy(pending=PendingRule(1, 2, 5), alert_on_active=False, alert_on_warning=True, alert_for_seconds=8.0),
+            id="built in",
+        ),
+    ],
+)
+@given(gaps=GAPS)
+def test_seconds_in_which_only_another_consumer_was_read_count_for_nothing(policy: Policy, gaps: list[float]) -> None:
+    world, watched = TwoConsumers(policy), 0.0
+    world.read(50, 0.1)
+    for gap in gaps:
+        world.read(50, gap)
+        watched += counted(gap)
+        assert watched >= 8.0 - 0.01 or "firing" not in world.states(), watched
+    for _ in range(24):
+        world.read(50, 0.5)
+    assert world.states() == ["firing"]
+    if not policy.alerts:  # a break is as long as it was seen
+        watched = 0.0
+        world.read(0, 0.1)
+        for gap in gaps:
+            world.read(0, gap)
+            watched += counted(gap)
+            assert watched >= 8.0 - 0.01 or "firing" in world.states(), watched

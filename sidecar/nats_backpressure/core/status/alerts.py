@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -33,9 +33,6 @@ LIMITS = {
 RANK = {"warning": Status.WARNING, "active": Status.ACTIVE}
 
 Value = float | str
-RunKey = tuple[str, str, str, float]
-"""What runs of an alert: its name, its condition, the field that counts its seconds (`held`, `over_for`), and when it
-began, in Unix seconds: the same in all replicas."""
 
 
 class Undecided(Enum):
@@ -69,7 +66,7 @@ def next_alerts(
         alert = before.get(name)
         applied, value = _deciding(candidates, None if alert is None else alert.when, status, worst, awaited)
         rule = applied.rule
-        if alert is not None and alert.when != _condition(rule.when):
+        if alert is not None and alert.when != condition(rule.when):
             if alert.state == "firing":
                 continue
             alert = None
@@ -92,40 +89,6 @@ def changed_alerts(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, .
     return tuple(alert for alert in now if alert.state in announced and before.get(alert.name) != alert.state)
 
 
-def running_since(alerts: Sequence[Alert], known: Mapping[RunKey, float], stored_at: float) -> dict[RunKey, float]:
-    """Monotonic time since which the condition of each pending alert has held, and each break has lasted, if somebody
-    had looked all the time: as is `known`, or as was stored at that time where that is earlier, since another replica
-    may have looked when this one did not."""
-    stored = {key: stored_at - seconds for alert in alerts for key, seconds in _running(alert).items()}
-    return {key: min(known.get(key, at), at) for key, at in stored.items()}
-
-
-def unwatched(since: Mapping[RunKey, float], seconds: float) -> dict[RunKey, float]:
-    """The same after so many seconds in which nobody looked: they count for nothing."""
-    return {key: at + seconds for key, at in since.items()}
-
-
-def aged(alerts: Sequence[Alert], since: Mapping[RunKey, float], watched_to: float) -> tuple[Alert, ...]:
-    """The alerts, with how long each that is pending has held, and each break has lasted, by that monotonic time."""
-    return tuple(_aged(alert, since, watched_to) for alert in alerts) if since else tuple(alerts)
-
-
-def _aged(alert: Alert, since: Mapping[RunKey, float], watched_to: float) -> Alert:
-    running = _running(alert).items()
-    lasted = {key[2]: max(seconds, watched_to - since[key]) for key, seconds in running if key in since}
-    return replace(alert, **lasted) if lasted else alert
-
-
-def _running(alert: Alert) -> dict[RunKey, float]:
-    """What runs of an alert, with its seconds."""
-    running: dict[RunKey, float] = {}
-    if alert.state == "pending":
-        running[alert.name, alert.when, "held", alert.since] = alert.held
-    if alert.over_since is not None:
-        running[alert.name, alert.when, "over_for", alert.over_since] = alert.over_for
-    return running
-
-
 def _deciding(
     candidates: Sequence[AppliedRule], when: str | None, status: Status, worst: Status, awaited: bool
 ) -> tuple[AppliedRule, Value | Undecided | None]:
@@ -138,7 +101,7 @@ def _deciding(
     sooner = 1 if holding else -1
     return min(
         holding or values,
-        key=lambda pair: (_condition(pair[0].rule.when) != when, pair[1] is UNSURE, sooner * pair[0].rule.for_seconds),
+        key=lambda pair: (condition(pair[0].rule.when) != when, pair[1] is UNSURE, sooner * pair[0].rule.for_seconds),
     )
 
 
@@ -172,7 +135,7 @@ def _next(
     if alert is not None and alert.over_since is not None:
         alert = replace(alert, over_since=None, over_for=0.0)
     if alert is None or state == "resolved":
-        alert = Alert(rule.name, rule.severity, _condition(rule.when), "pending", now.wall, value)
+        alert = Alert(rule.name, rule.severity, condition(rule.when), "pending", now.wall, value)
     elif state == "firing":
         return alert
     early = watched_for - alert.held < GRACE
@@ -201,7 +164,14 @@ def _holds(when: When, readings: Sequence[Reading]) -> Value | None:
     return max((value for value in values if value is not None and value > limit), default=None)
 
 
-def _condition(when: When) -> str:
+def meets(when: When, member: Member) -> bool:
+    """Whether one consumer meets a condition, by its newest reading."""
+    if when.status is not None:
+        return member.status >= RANK[when.status]
+    return member.reading is not None and _holds(when, (member.reading,)) is not None
+
+
+def condition(when: When) -> str:
     """The condition as text: `pending_above: 5000`."""
     name, value = next((name, value) for name in when.__struct_fields__ if (value := getattr(when, name)) is not None)
     return f"{name}: {value:g}" if isinstance(value, int | float) else f"{name}: {value}"

@@ -15,7 +15,7 @@ from nats_backpressure.core.status.freshness import Limits, freshness, status_pr
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.record_builder import RecordBuilder
 from nats_backpressure.core.subject.restart_facts import carried_write_due, facts_to_store
-from nats_backpressure.core.subject.state import Loss, Record, SubjectState, deciding_policy, newest_of, proved_at
+from nats_backpressure.core.subject.state import Loss, Record, SubjectState, alerts_seen_to, deciding_policy, newest_of
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Freshness, Status
 
@@ -163,7 +163,7 @@ def build_record(
         if (
             freshness(newest_of(state, proofs), now.mono, limits) is Freshness.KNOWN
         ):  # else time alone must change no alert
-            builder.update_alerts(limits, proved_at(state, proofs))
+            builder.update_alerts(limits, alerts_seen_to(state, now, limits, proofs))
     builder.mark_stale(is_stale_alone(state, limits, newest_read_at, proofs))
     builder.report_rejections()
     builder.update_diagnosis()

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
-from nats_backpressure.core.status.alerts import aged
+from nats_backpressure.core.status.alert_times import aged
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import (
@@ -35,7 +35,7 @@ from nats_backpressure.core.subject.other_policies import (
     is_unseen_elsewhere,
     with_difference,
 )
-from nats_backpressure.core.subject.state import SubjectState, Writing, judged_status, newest_of, proved_at
+from nats_backpressure.core.subject.state import SubjectState, Writing, alerts_seen_to, judged_status, newest_of
 from nats_backpressure.protocol.timestamps import Now
 
 REMOVE_AFTER = 3600.0
@@ -164,7 +164,7 @@ def _with_write(
         replace(
             change.record,
             policy_mark=(change.restored and change.record.policy_mark) or context.policy_mark,
-            alerts=aged(change.record.alerts, state.running_since, proved_at(state, context.proofs)),
+            alerts=aged(change.record.alerts, state.running_since, alerts_seen_to(state, now, context, context.proofs)),
         ),
         state.revision,
         nonce=f"{context.writer}.{state.write_count}",

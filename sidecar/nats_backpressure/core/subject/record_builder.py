@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
@@ -10,6 +12,7 @@ from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.model.member import DATA_LOSS, PURGED, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
+from nats_backpressure.core.status.alert_times import aged
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.member_update import loss_report_due
 from nats_backpressure.core.subject.restart_facts import awaits_reading
@@ -112,12 +115,12 @@ class RecordBuilder:
             self.record = replace(self.record, announced=status)
         self._close_incident()
 
-    def update_alerts(self, limits: Limits, proved: float) -> None:
-        """Move the alerts by what was seen up to the monotonic time `proved`; those for whose event there is no room
+    def update_alerts(self, limits: Limits, seen_to: Mapping[str, float]) -> None:
+        """Move the alerts by what was seen of each, up to that monotonic time; those for whose event there is no room
         stay as they were until there is."""
         members = tuple(self.state.members.values())
         before = {alert.name: alert for alert in self.record.alerts}
-        was = alerts.aged(self.record.alerts, self.state.running_since, proved)
+        was = aged(self.record.alerts, self.state.running_since, seen_to)
         awaited = awaits_reading(self.state, self.now, limits)
         watched = 0.0 if self.state.watched_since is None else self.now.mono - self.state.watched_since
         after = alerts.next_alerts(was, self.record.status, members, self.now, awaited, watched)

@@ -15,8 +15,10 @@ from nats_backpressure.core.model.event import Alert, Event
 from nats_backpressure.core.model.member import Carried, Member
 from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.model.reading import Account
-from nats_backpressure.core.status.alerts import RunKey
+from nats_backpressure.core.status.alert_times import RunKey, seen_to
+from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.policy.schema import Override, Policy, Rejection
+from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 
 CARRIED_LIMIT = 256
@@ -160,7 +162,7 @@ class SubjectState(Struct, frozen=True, gc=False):
     writing: Writing | None = None
     running_since: dict[RunKey, float] = {}
     """Monotonic time since which each pending alert of `record` has held, and each break of one has lasted, see
-    `running_since` of `core.status.alerts`. Treated as frozen."""
+    `running_since` of `core.status.alert_times`. Treated as frozen."""
     written_at: float = 0.0
     """Monotonic time at which the newest write was requested, or the record was loaded."""
     publishing: str | None = None
@@ -253,6 +255,13 @@ def without_announced_rejections(state: SubjectState) -> SubjectState:
 def proved_at(state: SubjectState, proofs: Proofs) -> float:
     """Monotonic time at which any member was last read, or a look proved the same; -inf if never."""
     return max(state.read_at or -math.inf, newest_of(state, proofs) or -math.inf)
+
+
+def alerts_seen_to(state: SubjectState, now: Now, limits: Limits, proofs: Proofs) -> dict[str, float]:
+    """Monotonic time to which each running alert of the record was seen, by its name."""
+    if state.record is None or not state.record.alerts:
+        return {}
+    return seen_to(state.record.alerts, tuple(state.members.values()), proofs, now.mono - limits.unknown_after)
 
 
 def deciding_policy(state: SubjectState) -> Policy:

@@ -16,7 +16,7 @@ from nats_backpressure.core.admission.adaptive import OPEN, next_shedding
 from nats_backpressure.core.admission.offered_load import with_report
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
-from nats_backpressure.core.status.alerts import running_since, unwatched
+from nats_backpressure.core.status.alert_times import COUNTED, running_since, unwatched, without_unseen
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
@@ -53,6 +53,7 @@ from nats_backpressure.core.subject.restart_facts import (
 from nats_backpressure.core.subject.state import (
     MOST_REJECTIONS,
     SubjectState,
+    alerts_seen_to,
     deciding_policy,
     judged_status,
     proved_at,
@@ -67,18 +68,20 @@ from nats_backpressure.protocol.values import Status
 
 ANY_REVISION = 2**64
 """Above every revision."""
-COUNTED = 2.0
-"""Seconds between two readings, at most, that count as watched for alerts; an interval, if that is longer."""
 
 
 def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
     """The state after an input, and the effects to perform. Their results come back as inputs."""
-    if isinstance(input_, ConsumerRead | ConsumersRead):
+    before, is_read = state, isinstance(input_, ConsumerRead | ConsumersRead)
+    if is_read:
         state = _watched(state, now, context)
+    state = apply(input_, state, now)
+    if is_read and state.running_since:
+        state = _without_unseen(before, state, now, context)
     # What another replica stored is answered to by the next reading or tick: two that evaluate differently would write
     # in turn, as fast as they hear from each other.
     conclude = not isinstance(input_, RecordFollowed)
-    return plan_writes(apply(input_, state, now), now, context, isinstance(input_, Tick), conclude)
+    return plan_writes(state, now, context, isinstance(input_, Tick), conclude)
 
 
 @singledispatch
@@ -286,18 +289,20 @@ def _(input_: EventDropped, state: SubjectState, now: Now) -> SubjectState:
 
 
 def _watched(state: SubjectState, now: Now, context: Context) -> SubjectState:
-    """The state when a reading comes: after a gap (before the first one too) nothing is counted as watched."""
-    first, proved = state.read_at is None, proved_at(state, context.proofs)
-    gap = not first and now.mono - proved >= context.stale_after
+    """The state when a reading comes: after a gap it is watched anew."""
+    gap = state.read_at is not None and now.mono - proved_at(state, context.proofs) >= context.stale_after
     if gap:
         state = _reopened(state, now, context)
-    unseen_for = now.mono - max(proved, state.unread_since)
-    counted = 0.0 if first or unseen_for >= context.stale_after else max(COUNTED, context.interval)
-    if unseen_for > counted and state.record is not None:
-        later = unwatched(state.running_since, unseen_for - counted)
-        state = replace(state, running_since=running_since(state.record.alerts, later, now.mono))
     watched = now.mono if gap or state.watched_since is None else state.watched_since
     return replace(state, read_at=now.mono, watched_since=watched)
+
+
+def _without_unseen(before: SubjectState, state: SubjectState, now: Now, context: Context) -> SubjectState:
+    """The state after a reading, with what its alerts were not watched for since the one before left out."""
+    alerts = () if state.record is None else state.record.alerts
+    was, to = (alerts_seen_to(one, now, context, context.proofs) for one in (before, state))
+    since = without_unseen(state.running_since, was, to, state.unread_since, context)
+    return replace(state, running_since=running_since(alerts, since, now.mono))
 
 
 def _reopened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:

@@ -7,7 +7,7 @@ import math
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.member import NOTHING_CARRIED
-from nats_backpressure.core.status.alerts import running_since
+from nats_backpressure.core.status.alert_times import running_since
 from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import RecordCreated, RecordFollowed, RecordLoaded
 from nats_backpressure.core.subject.newest_record import agrees, is_lost, lost_since
