@@ -1,25 +1,21 @@
-"""The HTTP server for /healthz, /readyz and /metrics, in its own thread to answer while the event loop hangs."""
+"""The HTTP server for /healthz, /readyz and /metrics, in its own thread to answer while the event loop hangs.
+
+Own code because of what a server for everything takes in each pod: 5 MiB, and 90 modules at each start.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
-from typing import Any
+from http import HTTPStatus
 
 import structlog
-import uvicorn
-from msgspec import json
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
+from msgspec import Struct, json
 
 from nats_backpressure.runtime.ports import TimeSource
 from nats_backpressure.runtime.readiness import Readiness
@@ -31,14 +27,45 @@ STUCK_AFTER = 10.0
 CONNECTIONS = 256
 """Connections served at once; further ones get 503."""
 CONNECTION_TIMEOUT = 10.0
-"""Seconds for a connection to send its request, and to read the answer."""
+"""Seconds for a connection to send its request, and as many to get and read the answer."""
+KEEP_ALIVE = 5.0
+"""Seconds for which a connection stays open between two requests."""
+END_WITHIN = 1.0
+"""Seconds for the answers that are under way at the end."""
+LARGEST_REQUEST = 16 * 1024
+"""Bytes of a request line and its headers."""
+TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-Answer = Callable[[Request], Awaitable[Response]]
+REQUEST = re.compile(rb"([A-Z]{1,20}) (?:http://[^/ ]+)?(/[^ ?]*)(?:\?[^ ]*)? HTTP/1\.([01])\r\n")
+LAST = re.compile(rb"\r\n(?:connection:[^\r]*close|content-length:|transfer-encoding:)", re.IGNORECASE)
+"""After such a request the connection is closed: it says so, or has a body, which is not read."""
 
 
 class PortTaken(Exception):
     """The address cannot be listened on; the text has the address and what to do."""
+
+
+class Answer(Struct, frozen=True):
+    """What is answered, its body in pieces."""
+
+    status: int
+    body: Sequence[bytes]
+    type: str = TEXT
+
+    def head(self, last: bool) -> bytes:
+        """`last`: whether the connection is closed after it."""
+        lines = (
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
+            f"date: {formatdate(usegmt=True)}",
+            f"content-type: {self.type}",
+            f"content-length: {sum(map(len, self.body))}",
+            *(["connection: close"] if last else []),
+        )
+        return "\r\n".join((*lines, "\r\n")).encode()
+
+
+def _refusal(status: HTTPStatus) -> Answer:
+    return Answer(status, [f"{status.phrase.lower()}\n".encode()])
 
 
 class HttpProbes:
@@ -57,28 +84,21 @@ class HttpProbes:
         """Raises PortTaken. `readiness` is called in the thread of the HTTP server, `metrics`, which returns the
         pieces of a page, in another one."""
         self._readiness, self._metrics_page, self._stuck_after = readiness, metrics, stuck_after
-        self._clock = clock
+        self._clock, self._timeout = clock, timeout
         self.pulse()
-        self._scraping = asyncio.Lock()
+        self._scraping, self._ending = asyncio.Lock(), asyncio.Event()
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
-        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
-        config = uvicorn.Config(
-            Starlette(routes=[Route(path, _guarded(answer)) for path, answer in pages.items()]),
-            loop="asyncio",
-            http=type("TimedProtocol", (_TimedProtocol,), {"timeout": timeout}),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = _Server(config)
-        self._thread = threading.Thread(target=self._serve, name="probes", daemon=True)
+        self._pages: dict[bytes, Callable[[], Awaitable[Answer]]] = {
+            b"/healthz": self._healthz,
+            b"/readyz": self._readyz,
+            b"/metrics": self._metrics,
+        }
+        self._connections: dict[asyncio.Task[None], bool] = {}
+        """Whether each answers a request now."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
 
     def start(self) -> None:
         self.pulse()
@@ -90,108 +110,119 @@ class HttpProbes:
 
     def stop(self, seconds: float) -> None:
         """Answer the requests that have arrived, within `seconds`; blocks meanwhile."""
-        self._server.end()
+        self._stopping = True
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._ending.set)
         if self._thread.is_alive():
             self._thread.join(seconds)
         self._socket.close()
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         try:
-            self._server.run(sockets=[self._socket])
+            asyncio.run(self._serve())
         except Exception as error:  # Kubernetes restarts a process without probes; the log has the reason
             log.error("http.failed", error=f"{type(error).__name__}: {error}", exc_info=error)
 
-    async def _healthz(self, request: Request) -> Response:
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._stopping:
+            return
+        server = await asyncio.start_server(self._connected, sock=self._socket, limit=LARGEST_REQUEST)
+        await self._ending.wait()
+        server.close()
+        for task, answers in self._connections.items():
+            if not answers:
+                task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=END_WITHIN)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = False
+        wait, last = self._timeout, False
+        try:
+            while not last:
+                async with asyncio.timeout(wait):
+                    request = await reader.readuntil(b"\r\n\r\n")
+                self._connections[task] = True
+                async with asyncio.timeout(self._timeout):
+                    last = await self._reply(request, writer)
+                self._connections[task], wait = False, min(KEEP_ALIVE, self._timeout)
+        except asyncio.LimitOverrunError:
+            writer.write(_refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE).head(last=True))
+        except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
+            # Silent ones must not use up the connections that the kubelet needs.
+            writer.transport.abort()
+        finally:
+            del self._connections[task]
+            writer.close()
+
+    async def _reply(self, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Answer a request; returns whether it is the last one of its connection."""
+        line, crowded = REQUEST.match(request), len(self._connections) > CONNECTIONS
+        answer = _refusal(HTTPStatus.SERVICE_UNAVAILABLE) if crowded else await self._answer(line)
+        last = crowded or line is None or line[3] == b"0" or LAST.search(request) is not None or self._ending.is_set()
+        writer.write(answer.head(last))
+        for piece in answer.body if line is None or line[1] != b"HEAD" else ():
+            writer.write(piece)
+            await writer.drain()
+        return last
+
+    async def _answer(self, line: re.Match[bytes] | None) -> Answer:
+        if line is None:
+            return _refusal(HTTPStatus.BAD_REQUEST)
+        if (page := self._pages.get(line[2])) is None:
+            return _refusal(HTTPStatus.NOT_FOUND)
+        if line[1] not in (b"GET", b"HEAD"):
+            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED)
+        try:
+            return await page()
+        except Exception as error:  # only the log gets the details
+            log.error("http.failed", path=line[2].decode(), error=type(error).__name__, exc_info=error)
+            return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, [b"internal error; see the log\n"])
+
+    async def _healthz(self) -> Answer:
         stuck = self._clock.now().mono - self._pulse
         if stuck >= self._stuck_after:
-            return PlainTextResponse(f"the event loop has been stuck for {stuck:.0f} s\n", 503)
-        return PlainTextResponse("ok\n")
+            return Answer(503, [f"the event loop has been stuck for {stuck:.0f} s\n".encode()])
+        return Answer(200, [b"ok\n"])
 
-    async def _readyz(self, request: Request) -> Response:
+    async def _readyz(self) -> Answer:
         readiness = self._readiness()
-        return Response(json.encode(readiness), 200 if readiness.ready else 503, media_type="application/json")
+        return Answer(200 if readiness.ready else 503, [json.encode(readiness)], JSON)
 
-    async def _metrics(self, request: Request) -> Response:
+    async def _metrics(self) -> Answer:
         # One scrape at a time, in another thread: neither a slow nor a frequent scraper delays /healthz.
         async with self._scraping:
-            page = await run_in_threadpool(self._metrics_page)
-        return StreamingResponse(
-            _each(page), media_type=METRICS_TYPE, headers={"content-length": str(sum(map(len, page)))}
-        )
+            return Answer(200, await _in_a_thread(self._metrics_page), METRICS_TYPE)
 
 
-async def _each(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
+async def _in_a_thread(work: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
+    """Its result, from a thread of its own that the process does not wait for at its end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Sequence[bytes]] = loop.create_future()
 
-
-def _guarded(answer: Answer) -> Answer:
-    """Answers an exception with a plain 500; only the log gets its details."""
-
-    async def guarded(request: Request) -> Response:
+    def run() -> None:
         try:
-            return await answer(request)
-        except Exception as error:
-            log.error("http.failed", path=request.url.path, error=type(error).__name__, exc_info=error)
-            return PlainTextResponse("internal error; see the log\n", 500)
+            result, error = work(), None
+        except Exception as failure:
+            result, error = (), failure
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(_set, done, result, error)
 
-    return guarded
-
-
-class _Headers(ServerState):
-    """Computes the date when it is sent, where uvicorn does ten times a second."""
-
-    @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        return [(b"date", formatdate(usegmt=True).encode())]
-
-    @default_headers.setter
-    def default_headers(self, headers: object) -> None: ...
+    threading.Thread(target=run, name="metrics page", daemon=True).start()
+    return await done
 
 
-class _Server(uvicorn.Server):
-    """Sleeps until it ends: a process at rest should not wake up for its probes."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.server_state = _Headers()
-        self._ending = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def end(self) -> None:
-        """Stop serving; any thread may call it."""
-        self.should_exit = True
-        with contextlib.suppress(RuntimeError):  # it has ended already
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._ending.set)
-
-    async def main_loop(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        if not self.should_exit:
-            await self._ending.wait()
-
-
-class _TimedProtocol(H11Protocol):
-    """Closes a connection without progress: silent ones must not use up the connections that the kubelet needs."""
-
-    timeout = CONNECTION_TIMEOUT
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._seen: Any = None
-        self._check = self.loop.call_later(self.timeout, self._check_progress)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._check.cancel()
-        super().connection_lost(exc)
-
-    def _check_progress(self) -> None:
-        # uvicorn makes a new cycle for each request, and closes a connection that idles after one by itself.
-        if self.cycle is self._seen:
-            self.transport.abort()
-            return
-        self._seen = self.cycle
-        self._check = self.loop.call_later(self.timeout, self._check_progress)
+def _set(done: asyncio.Future[Sequence[bytes]], result: Sequence[bytes], error: Exception | None) -> None:
+    if done.done():
+        return  # whoever waited was cancelled
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(result)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,6 +19,9 @@ from nats_backpressure.config.settings import load_settings
 if TYPE_CHECKING:
     from nats_backpressure.recording.recorder import RecordingFile
 
+UNUSED = ("rich", "aiohttp")
+"""What others import where it is installed, for what we do not use: structlog for a form of tracebacks (4 MiB), nats-py
+for WebSockets (11 MiB)."""
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -93,7 +96,7 @@ def _run(
     file = FollowedFile(path, lambda: load_settings(path, os.environ))
     settings = settings_or_exit(file.read)
     # Imported late: a mistake in the settings file is reported without loading the server.
-    with _without_rich():
+    with _without_unused():
         from nats_backpressure.app import EmbeddedOptions, start
 
     own = EmbeddedOptions(embedded_port, embedded_store) if embedded else None
@@ -111,16 +114,16 @@ def _signals_held() -> Iterator[None]:
 
 
 @contextmanager
-def _without_rich() -> Iterator[None]:
-    """structlog imports rich, where it is installed, for a form of tracebacks that we do not log: 4 MiB and 0.1 s."""
-    if "rich" in sys.modules or "structlog" in sys.modules:
-        yield
-        return
-    sys.modules["rich"] = None  # type: ignore[assignment]  # it cannot be imported now
+def _without_unused() -> Iterator[None]:
+    """While it loads, what is UNUSED cannot be imported."""
+    hidden = [module for module in UNUSED if module not in sys.modules]
+    for module in hidden:
+        sys.modules[module] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        del sys.modules["rich"]
+        for module in hidden:
+            del sys.modules[module]
 
 
 def _recording_file(record: Path | None, limit: int) -> RecordingFile | None:
