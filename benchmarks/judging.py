@@ -40,9 +40,10 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import AckSeen
-from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
 T = TypeVar("T")
 

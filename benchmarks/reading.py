@@ -21,8 +21,8 @@ from benchmarks.judging import INTERVAL, World
 from benchmarks.processes import cpu_seconds, nats_server
 from nats_backpressure.adapters.nats.observer import JetStreamObserver, Response
 from nats_backpressure.runtime.clock import SystemClock
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.observations import ConsumersReading
-from nats_backpressure.runtime.subject_registry import FollowedStream
 
 PEER = "one js.consumer_info each"
 WARM_UP = 8

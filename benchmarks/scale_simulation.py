@@ -32,10 +32,11 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from nats_backpressure.runtime.poller import Poller
-from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
 
 OBSERVE = Settings().observe

@@ -16,9 +16,10 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Unavailable
-from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.doctor.worlds import OWN, SERVER
 from tests.fakes.clock import FakeClock
 

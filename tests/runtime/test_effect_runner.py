@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.model.event import Event
 from nats_backpressure.core.subject.inputs import (
     Effect,
@@ -33,6 +34,8 @@ from nats_backpressure.core.subject.state import Record, SubjectState, Writing
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.effect_runner import ARRIVES_WITHIN, AT_ONCE, LAST_RETRY, EffectRunner
+from nats_backpressure.runtime.followed_streams import FollowedStreams
+from nats_backpressure.runtime.member_index import MemberIndex
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
@@ -69,6 +72,7 @@ class World:
         self.clock, self.counts = FakeClock(), Counts()
         self.store, self.publisher = FakeStateStore(), FakeEventPublisher()
         self.subjects: dict[str, SubjectState] = {}
+        self.streams = FollowedStreams(MemberIndex(), self.clock, Observe())
         self.publishes(event(1))
         self.fed: list[Input] = []
         self.runner = EffectRunner(
@@ -87,9 +91,6 @@ class World:
 
     def feed(self, subject: str, input_: Input) -> None:
         self.fed.append(input_)
-
-    def absent_members(self, subject: str) -> frozenset[ConsumerKey]:
-        return frozenset()
 
     def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
         return frozenset()

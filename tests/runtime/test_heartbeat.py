@@ -76,7 +76,7 @@ async def test_without_another_reading_it_shows_the_same_time_though_the_wall_cl
     """Another `sampled_at` proves a reading to those that follow."""
     world = World()
     registry, times = world.heartbeat._registry, list[float]()
-    registry.observing, registry.newest_reading = True, world.clock.now().mono
+    registry.observing, registry.streams.newest_reading = True, world.clock.now().mono
     world.heartbeat._render = lambda view, now, leaving: (
         times.append(round(now.wall - now.mono + (view.newest_read_at or 0.0), 3)) or b"heartbeat"
     )
@@ -85,7 +85,7 @@ async def test_without_another_reading_it_shows_the_same_time_though_the_wall_cl
         world.clock._offset += 3600
         await world.clock.run(2 * EVERY)
         assert len(times) == 5 and len(set(times)) == 1
-        registry.newest_reading = world.clock.now().mono
+        registry.streams.newest_reading = world.clock.now().mono
         await world.clock.run(EVERY)
         assert times[-1] == pytest.approx(times[0] + 3600 + 4 * EVERY)
 

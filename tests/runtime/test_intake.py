@@ -15,9 +15,10 @@ from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.intake import Intake, log_and_count
 from nats_backpressure.runtime.observations import Nak, Terminated
-from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock
 from tests.fakes.observer import FakeJetStream
 

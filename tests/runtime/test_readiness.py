@@ -23,7 +23,7 @@ def test_without_readings_only_a_process_that_needs_them_is_not_ready(needs_nats
     clock = FakeClock()
     ready, registry = check(clock, needs_nats=needs_nats, connected=False)
     assert (ready().ready, ready().nats, ready().last_sweep_age_ms) == (not needs_nats, "connecting", None)
-    registry.observing, registry.newest_reading = True, clock.now().mono
+    registry.observing, registry.streams.newest_reading = True, clock.now().mono
     clock.advance(READY_TIMEOUT - 1)
     assert (ready().ready, ready().last_sweep_age_ms) == (True, round(1000 * (READY_TIMEOUT - 1)))
     clock.advance(1)

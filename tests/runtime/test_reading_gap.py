@@ -19,7 +19,7 @@ def test_each_step_of_a_gap_is_one_line() -> None:
     with capture_logs() as lines:
         for second in range(100):
             if second in (5, 50, 51):
-                registry.observing, registry.newest_reading = True, clock.now().mono
+                registry.observing, registry.streams.newest_reading = True, clock.now().mono
             gap.report()
             clock.advance(1)
     steps = [(line["event"], line.get("statuses"), line["seconds"]) for line in lines]

@@ -36,9 +36,10 @@ from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.intake import AT_ONCE, FEW_MEMBERS, Intake
 from nats_backpressure.runtime.observations import AckSeen, Nak
-from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock
 from tests.support.exploring import examples
 from tests.support.policies import entry
@@ -68,7 +69,7 @@ class World:
         self.repeated = 0
         active = ActivePolicies(policies, Guard(), False)
         self.registry = kind(Settings(), clock, active, "w", self.perform)
-        self.registry.observing, self.registry.listed = True, True
+        self.registry.observing, self.registry.streams.listed = True, True
         self.intake = Intake(self.registry, clock, (WatchEntry("*"),), (), lambda what, key, why: None)
         self.stream = FollowedStream(LOOK, 0.0, interval=1.0)
         self.registry.streams["S"] = self.stream
@@ -92,7 +93,7 @@ class World:
 
     def read(self, samples: Sequence[Sample], look: StreamLook, now: Now) -> None:
         self.stream.look = look
-        self.registry.newest_reading = now.mono
+        self.registry.streams.newest_reading = now.mono
         members = self.registry.members("S")
         under = {}
         for sample in samples:

@@ -7,8 +7,6 @@ import pytest
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.reading.budget import Budget
-from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.core.subject.inputs import (
     ConsumerLeft,
     ConsumerRead,
@@ -22,7 +20,8 @@ from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from nats_backpressure.runtime.subject_registry import TICK, FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.followed_streams import FollowedStream
+from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 from tests.fakes.clock import FakeClock
 
 KEY, OTHER = ConsumerKey("S", "a"), ConsumerKey("T", "a")
@@ -46,8 +45,8 @@ class World:
         return stream
 
 
-def look(name: str, *subjects: str, origin: str | None = None) -> StreamLook:
-    return StreamLook(name, "t", 0, 0, 0, subjects, origin=origin)
+def look(name: str, *subjects: str) -> StreamLook:
+    return StreamLook(name, "t", 0, 0, 0, subjects)
 
 
 def test_an_input_of_an_unknown_subject_changes_nothing() -> None:
@@ -143,34 +142,10 @@ def test_limits_are_never_shorter_than_three_readings() -> None:
 
 def test_a_reading_counts_as_proof_once_there_is_something_to_answer() -> None:
     registry = World().registry
-    registry.newest_reading = 5.0
+    registry.streams.newest_reading = 5.0
     assert registry.newest_read_at is None
     registry.observing = True
     assert registry.newest_read_at == 5.0
-
-
-def test_a_subject_may_be_unread_until_each_stream_that_may_hold_it_was_read() -> None:
-    world = World()
-    registry = world.registry
-    assert registry.unread("orders.x")  # no list of streams was complete yet
-    registry.listed = True
-    assert not registry.unread("orders.x")
-    stream = world.follow("S", "orders.>")
-    stream.seen = False
-    assert registry.unread("orders.x") and not registry.unread("bills.x")
-    stream.watched = False  # only the store knows members of it
-    assert not registry.unread("orders.x")
-
-
-def test_a_mirror_holds_the_subjects_of_its_origin() -> None:
-    world = World()
-    world.registry.listed = True
-    stream = world.follow("M")
-    stream.seen, stream.look = False, look("M", origin="S")
-    assert world.registry.unread("bills.x")  # its origin is not listed: it may hold anything
-    world.registry.origins = {"S": ("orders.>",)}
-    assert world.registry.subjects_of(stream.look) == ("orders.>",)
-    assert world.registry.unread("orders.x") and not world.registry.unread("bills.x")
 
 
 def test_members_are_found_by_stream() -> None:
@@ -198,12 +173,6 @@ def test_time_is_accounted_by_status() -> None:
     assert world.registry.window("nobody", world.clock.now(), 60) is None
 
 
-def test_looks_are_those_of_the_followed_streams() -> None:
-    world = World()
-    stream = world.follow("S", "a")
-    assert world.registry.looks == {"S": stream.look}
-
-
 def test_a_tick_checks_a_calm_subject_again_only_when_time_may_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     registry = world.registry
@@ -224,22 +193,3 @@ def test_a_tick_checks_a_calm_subject_again_only_when_time_may_change_it(monkeyp
     world.clock.advance(1.0)  # no proof for 10 s
     registry.tick()
     assert fed == ["s"]
-
-
-async def test_however_often_unread_streams_are_asked_for_they_are_looked_for_ten_times_a_second() -> None:
-    world, searches = World(), list[float]()
-    search = world.registry._unread_of
-
-    def counted(late: float) -> tuple[str, ...]:
-        searches.append(late)
-        return search(late)
-
-    world.registry._unread_of = counted  # type: ignore[method-assign]
-    world.registry.listed = True
-    world.follow("S").plan = plan = StreamPlan(Budget(0.1, 2.0, 100, 0.1))
-    assert world.registry.unread_streams() == ("S",)
-    plan.answered = True
-    for _ in range(100):
-        world.registry.unread_streams()
-        await world.clock.run(0.01)
-    assert world.registry.unread_streams() == () and len(searches) <= 11

@@ -41,9 +41,10 @@ from nats_backpressure.recording.decoder import (
 )
 from nats_backpressure.recording.policies import PoliciesDecoded
 from nats_backpressure.recording.tick_search import TimeGap
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.intake import Intake, Occurrence
 from nats_backpressure.runtime.observations import AckSeen, Nak, Terminated
-from nats_backpressure.runtime.subject_registry import TICK, FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
 
 
 class _RecordedTime:

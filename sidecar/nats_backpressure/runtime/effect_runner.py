@@ -222,7 +222,7 @@ class EffectRunner:
         if instead is not None:
             instead = structs.replace(instead, revision=stored.revision)
         if stored.record is not None and not replaced:
-            absent = self._registry.absent_members(subject)
+            absent = self._registry.streams.absent_members(subject)
             unwatched = self._registry.unwatched_members(stored.record)
             loaded = RecordLoaded(stored.record, stored.revision, stored.newer, absent, unwatched, instead)
             self._registry.feed(subject, loaded)

@@ -23,9 +23,10 @@ from nats_backpressure.core.subject.membership import Membership, ReadState
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.observations import AckSeen, ConsumerHint, MaxDeliveries, Nak, Terminated
 from nats_backpressure.runtime.ports import TimeSource
-from nats_backpressure.runtime.subject_registry import FollowedStream, SubjectRegistry
+from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
@@ -200,7 +201,7 @@ class Intake:
 
     def _subjects(self, stream: FollowedStream, sample: Sample) -> tuple[str, ...]:
         """The subjects a consumer counts under; found again only when what they depend on has changed."""
-        own, last = self.registry.subjects_of(stream.look), self._counted.get(sample.key)
+        own, last = self.registry.streams.subjects_of(stream.look), self._counted.get(sample.key)
         if last is not None and last.watch is self.watch and last.config == sample.config and last.own == own:
             return last.subjects
         subjects = watch_filter.counted_subjects(sample.key, sample.config, own, self.watch, self.ours)

@@ -23,6 +23,7 @@ from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import (
     ApiLimited,
@@ -39,7 +40,6 @@ from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY, SHORTEST_SLEEP, StreamLooks
 from nats_backpressure.runtime.stream_poll import StreamPoll
 from nats_backpressure.runtime.stream_readings import StreamReadings
-from nats_backpressure.runtime.subject_registry import FollowedStream
 from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
@@ -173,8 +173,8 @@ class Poller:
 
     def discover(self, reading: StreamsReading) -> list[StreamPoll]:
         """Take in a list of streams; returns those that are new, each to be followed."""
-        self._registry.origins = {look.name: look.subjects for look in reading.looks}
-        self._registry.listed = self._registry.listed or reading.complete
+        self._registry.streams.origins = {look.name: look.subjects for look in reading.looks}
+        self._registry.streams.listed = self._registry.streams.listed or reading.complete
         now = self._clock.now().mono
         new = [
             StreamPoll(stream, StreamPlan(self._budget, now, self._is_consumed(stream.look)))
@@ -381,9 +381,10 @@ class Poller:
         plans = [poll.plan for poll in self.polls.values()]
         self.load = load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
         self._share_requests(now)
-        self._registry.stretch = self.load.stretch
+        streams = self._registry.streams
+        streams.stretch = self.load.stretch
         waiting = [plan.proof_interval(self.load) for plan in plans if not plan.answered and not plan.retry]
-        self._registry.first_readings = max([self._registry.first_readings, *waiting]) if waiting else 0.0
+        streams.first_readings = max([streams.first_readings, *waiting]) if waiting else 0.0
         replan = (before.factor, before.empty_interval) != (self.load.factor, self.load.empty_interval)
         for poll in self.polls.values():
             idle = len(poll.plan.crossings.idle)

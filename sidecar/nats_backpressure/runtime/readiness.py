@@ -49,7 +49,7 @@ class ReadinessCheck:
             nats="connected" if self._connected() else "connecting",
             observing=self._registry.observing and self.serving,
             streams=len(streams),
-            reads=sum(map(self._registry.reads, streams)),
+            reads=sum(map(self._registry.streams.reads, streams)),
             last_sweep_age_ms=None if age is None else round(1000 * age),
             version=__version__,
         )

@@ -50,7 +50,7 @@ class ReadingRounds:
         """A stream was read, or cannot be read."""
         if self._untried is not None:
             self._untried.discard(stream)
-            if self._registry.listed and not self._untried:
+            if self._registry.streams.listed and not self._untried:
                 self._end(self._number)
 
     def was_read(self, at: float | None = None) -> None:
@@ -63,7 +63,7 @@ class ReadingRounds:
         if self._untried is None and quiet >= self._no_outage and quiet >= self._outage():
             self._begin()
         if self._untried is None and self.complete.is_set():
-            self._registry.newest_reading = now
+            self._registry.streams.newest_reading = now
 
     def _begin(self) -> None:
         self._number += 1
@@ -79,5 +79,5 @@ class ReadingRounds:
     def _end(self, number: int) -> None:
         if self._untried is None or number != self._number:
             return
-        self._untried, self._registry.newest_reading = None, self._read_at
+        self._untried, self._registry.streams.newest_reading = None, self._read_at
         self.complete.set()

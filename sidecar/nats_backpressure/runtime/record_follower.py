@@ -25,7 +25,7 @@ class RecordFollower:
                 loaded = RecordLoaded(record, stored.revision, stored.newer, unwatched=unwatched)
                 self._registry.feed(subject, loaded)
         elif record is not None and stored.revision > state.revision:
-            absent = self._registry.absent_members(subject)
+            absent = self._registry.streams.absent_members(subject)
             followed = RecordFollowed(record, stored.revision, stored.nonce, stored.newer, absent, unwatched)
             self._registry.feed(subject, followed)
         elif state.record is not None and (record, stored.revision) != (state.record, state.revision):

@@ -254,7 +254,7 @@ def build_service(
         on_received=counts.received,
         server_time=server_time,
     )
-    registry.reads = poller.shared.reads
+    registry.streams.reads = poller.shared.reads
     registry.watches = lambda key: is_name_watched(key, watch, names.ours)
     replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
     if max(len(watch), *(len(entry.consumers) for entry in watch)) <= MOST_WATCHED:
@@ -268,7 +268,7 @@ def build_service(
     writers = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
     registry.writer_seen_at, registry.proves = writers.seen_at, writers.proves
     registry.others_are_cut_off, registry.connected_for = writers.are_cut_off, poller.shared.connected_for
-    replicas.writes, replicas.unread = lambda: effects.writes, registry.unread_streams
+    replicas.writes, replicas.unread = lambda: effects.writes, registry.streams.unread
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)
     on_change(policies.sources)

@@ -10,8 +10,8 @@ from nats_backpressure.core.reading.due import Due
 from nats_backpressure.core.reading.load import Load
 from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.observations import Received
-from nats_backpressure.runtime.subject_registry import FollowedStream
 
 
 class StreamPoll:

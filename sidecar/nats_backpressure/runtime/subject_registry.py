@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.member import Carried
@@ -14,8 +14,6 @@ from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.reading.headroom import headroom
-from nats_backpressure.core.reading.stream_plan import StreamPlan
-from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.status.freshness import Limits, limits, status_proof
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
@@ -40,50 +38,20 @@ from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.time_windows import NOTHING, TimeWindows, WindowSummary, measures_of
 from nats_backpressure.policy.active import ActivePolicies
-from nats_backpressure.protocol.between_replicas import ALL_UNREAD, MOST_UNREAD
-from nats_backpressure.protocol.patterns import PatternIndex, overlap
+from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.runtime.followed_streams import FollowedStreams
 from nats_backpressure.runtime.member_index import MemberIndex
 from nats_backpressure.runtime.ports import TimeSource
 
 TICK = 0.5
 """Seconds between two calls of `tick`: what time alone changes (freshness, holds, openings) is found by then."""
 
-UNREAD_EVERY = 0.1
-"""Seconds for which the unread streams count, so that 10,000 streams cost less than 1 % of a core."""
-
 CHECK, SLICE = 50, 500
 """What it takes to check a subject (10 µs, ten times as much where it changes), by what it takes to pass one by; and a
 slice of both."""
-
-
-class FollowedStream(Struct, eq=False):
-    """One stream that is read: what the last reading showed of it, and when the next one is planned."""
-
-    look: StreamLook
-    next: float
-    """Monotonic time of the next reading."""
-    watched: bool = True
-    """False where only the store knows members of it: it is read to find out whether they still count."""
-    interval: float = 0.0
-    """Seconds between two readings, as planned; an outage does not stretch it."""
-    seen: bool = False
-    """Whether it was ever read."""
-    shown_at: float = -math.inf
-    """Monotonic time at which its consumers, or some of them, were read or received last, or it was found gone."""
-    whole: bool = False
-    """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
-    under: dict[ConsumerKey, tuple[str, ...]] = {}
-    """Consumers that were read, with the subjects they count under."""
-    left_out: dict[str, int] = {}
-    """How many consumers of it count under no subject, by the reason."""
-    absent: dict[ConsumerKey, float] = {}
-    """Members that the last reading lacked, with the monotonic time since when."""
-    ages: MessageAges = field(default_factory=MessageAges)
-    plan: StreamPlan | None = None
-    """How it is read; None in a replay, where looks prove nothing."""
 
 
 class TimeInStatus(Struct):
@@ -124,22 +92,8 @@ class SubjectRegistry:
         """How often a subject was added or dropped."""
         self._patterns: PatternIndex[str] = PatternIndex()
         """Watched subjects that are patterns."""
-        self.streams: dict[str, FollowedStream] = {}
-        """Those that are followed, by name."""
-        self.origins: dict[str, tuple[str, ...]] = {}
-        """The subjects of every stream: a mirror's are those of its origin."""
-        self.listed = False
-        """Whether all streams there are were seen in one list."""
         self.observing = False
         """Whether there is something to answer: each stream was read or tried, and the first states are stored."""
-        self.newest_reading: float | None = None
-        """Monotonic time of the newest reading of any stream, as the poller counts it."""
-        self.stretch = 1.0
-        """The factor by which readings are rarer than planned because the budget is too small; 1 if it is not."""
-        self.first_readings = 0.0
-        """Seconds until each stream was read once, as planned under the present load; 0 where all were."""
-        self.reads: Callable[[str], bool] = lambda stream: True
-        """Whether this replica reads a stream itself, and does not receive its readings from another one."""
         self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
         """Is called with members that something else than a reading may have moved above a mark."""
         self.other_marks: Callable[[], frozenset[str] | None] = frozenset
@@ -161,45 +115,47 @@ class SubjectRegistry:
         self._writer, self._perform = writer, perform
         self._times: dict[str, TimeInStatus] = {}
         self._members = MemberIndex()
-        self._unread: tuple[str, ...] = ()
-        self._unread_at = -math.inf
+        self.streams = FollowedStreams(self._members, clock, settings.observe)
 
     @property
     def looks(self) -> Mapping[str, StreamLook]:
         """The newest look at each followed stream."""
-        return {name: stream.look for name, stream in tuple(self.streams.items())}
+        return self.streams.looks()
+
+    @property
+    def stretch(self) -> float:
+        return self.streams.stretch
+
+    @property
+    def reads(self) -> Callable[[str], bool]:
+        return self.streams.reads
 
     @property
     def newest_read_at(self) -> float | None:
         """Monotonic time of the newest reading of any stream; None while there is nothing to answer."""
-        return self.newest_reading if self.observing else None
+        return self.streams.newest_reading if self.observing else None
 
     def interval(self, subject: str) -> float:
         """Seconds between two readings of the subject's streams, as planned now."""
-        shortest = self._observe.min_interval_ms / 1000
-        followed = [self.streams.get(name) for name in self._members.streams_of(subject)]
-        interval = max([stream.interval if stream else shortest for stream in followed], default=TICK)
-        state = self.subjects.get(subject)
+        interval, state = self.streams.interval(subject, without_members=TICK), self.subjects.get(subject)
         # What is stored does not name each consumer, so any stream may be the one whose turn it waits for.
-        return interval if state is None or state.newest_proof is not None else max(interval, self.first_readings)
+        waits = state is not None and state.newest_proof is None
+        return max(interval, self.streams.first_readings) if waits else interval
 
     def longest_interval(self) -> float:
         """The longest `interval` of all subjects; the shortest that may be if there is none."""
-        shortest = self._observe.min_interval_ms / 1000
-        followed = (self.streams.get(name) for name in self._members.streams())
-        longest = max((stream.interval if stream else shortest for stream in followed), default=0.0)
+        if not self.subjects:
+            return self._observe.min_interval_ms / 1000
+        longest = self.streams.longest_interval()
         if len(self.subjects) > self._members.subjects:  # some have no members
             longest = max(longest, TICK)
-        return longest if self.subjects else shortest
+        return longest
 
     def proofs(self, subject: str) -> Proofs:
-        """What looks at the subject's streams prove."""
-        proofs = {}
-        for name in self._members.streams_of(subject):
-            stream = self.streams.get(name)
-            if stream is not None and stream.plan is not None:
-                proofs[name] = stream.plan.crossings.proof()
-        return proofs
+        return self.streams.proofs(subject)
+
+    def unread(self, subject: str) -> bool:
+        return self.streams.may_hold_unread(subject)
 
     def headroom(self, sample: Sample, subjects: Iterable[str]) -> float:
         """How many messages must arrive before a consumer can be above a mark under any of these subjects, given its
@@ -217,24 +173,8 @@ class SubjectRegistry:
 
     def next_reading(self, subject: str) -> float:
         """Monotonic time of the next planned reading of any of the subject's streams."""
-        followed = [self.streams.get(name) for name in self._members.streams_of(subject)]
-        planned = [stream.next for stream in followed if stream]
-        return min(planned) if planned else self._clock.now().mono + self.interval(subject)
-
-    def unread(self, subject: str) -> bool:
-        """Whether a consumer may count under a subject without our knowing it yet: a stream there was never read."""
-        return not self.listed or any(
-            stream.watched and not stream.seen and self._may_hold(stream.look, subject)
-            for stream in tuple(self.streams.values())
-        )
-
-    def subjects_of(self, look: StreamLook) -> tuple[str, ...]:
-        """The subjects of a stream; a mirror has those of its origin."""
-        return look.subjects or self.origins.get(look.origin or "", ())
-
-    def _may_hold(self, look: StreamLook, subject: str) -> bool:
-        subjects = self.subjects_of(look)
-        return not subjects or any(overlap(pattern, subject) for pattern in subjects)
+        planned = self.streams.next_reading(subject)
+        return self._clock.now().mono + self.interval(subject) if planned is None else planned
 
     def limits(self, subject: str) -> Limits:
         """The freshness limits in force for a subject, given how often it is read now."""
@@ -363,12 +303,8 @@ class SubjectRegistry:
         if not all(self.watches(key) for key, _ in chain(state.record.latched, state.record.carried)):
             return False  # another replica watches it
         # A consumer that was there and could not be read since a restart is no member yet.
-        shown = self.listed and all(
-            stream.whole
-            for stream in tuple(self.streams.values())
-            if stream.watched and self._may_hold(stream.look, subject)
-        )
-        return (shown or state.unread_since == -math.inf) and not self.is_proved_elsewhere(subject)
+        is_empty = self.streams.are_read_whole(subject) or state.unread_since == -math.inf
+        return is_empty and not self.is_proved_elsewhere(subject)
 
     def dismiss(self, subject: str) -> bool:
         """Remove what is stored of a subject that is gone, now and not after an hour; returns whether it is gone."""
@@ -382,27 +318,6 @@ class SubjectRegistry:
         state = self.subjects[subject]
         judged_here = state.record is not None and state.record.policy_mark == self.policies.mark
         return state.newest_proof is None and not judged_here
-
-    def unread_streams(self) -> tuple[str, ...]:
-        """The watched streams of which this replica has no recent reading and cannot get one, see `Presence.unread`; as
-        it was UNREAD_EVERY ago at most, since it may be asked for each input."""
-        if not self.listed:
-            return ALL_UNREAD
-        now = self._clock.now().mono
-        if now - self._unread_at >= UNREAD_EVERY:
-            self._unread, self._unread_at = self._unread_of(now - self._observe.stale_after_seconds), now
-        return self._unread
-
-    def _unread_of(self, late: float) -> tuple[str, ...]:
-        """The same; a reading before `late` is none."""
-        unread = [
-            name
-            for name, stream in self.streams.items()
-            if stream.watched
-            and stream.plan is not None
-            and (not stream.plan.answered or (stream.plan.retry and stream.shown_at < late))
-        ]
-        return tuple(sorted(unread)) if len(unread) <= MOST_UNREAD else ALL_UNREAD
 
     def tick(self) -> None:
         """Apply to every subject what time alone changes, where it may change anything."""
@@ -476,12 +391,6 @@ class SubjectRegistry:
             case RecordLoaded() | RecordFollowed():
                 for key in self.subjects[subject].members:
                     self._members.add(subject, key)
-
-    def absent_members(self, subject: str) -> frozenset[ConsumerKey]:
-        """The members of a subject that the newest list of their stream lacks."""
-        followed = (self.streams.get(name) for name in self._members.streams_of(subject))
-        absent = [key for stream in followed if stream and stream.absent for key in stream.absent]
-        return frozenset(absent)
 
     def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
         """The consumers with latches in a record that only other replicas watch."""
