@@ -102,10 +102,10 @@ class World:
     def __init__(self, max_subjects: int = 1000) -> None:
         self.view, self.metrics = StubServiceView(), Counters(max_subjects)
         self.health = HEALTHY
-        page = StateCollector(
+        self.page = StateCollector(
             self.view, SubjectLookup(self.view).answer, self.metrics, Clock(), lambda now: self.health
         )
-        self.metrics.expose(page.text)
+        self.metrics.expose(self.page.text)
 
     def decision(self, subject: str, role: str, action: str, seconds: float, would: str | None = None) -> None:
         self.metrics.decisions(subject, role, action, would, 1)

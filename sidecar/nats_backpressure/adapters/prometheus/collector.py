@@ -8,7 +8,6 @@ from typing import Protocol
 
 from nats_backpressure import __version__
 from nats_backpressure.adapters.prometheus.definitions import (
-    ACTIVE,
     CONSUMERS_PER_SUBJECT,
     FRESHNESS,
     LEFT_OUT,
@@ -17,16 +16,16 @@ from nats_backpressure.adapters.prometheus.definitions import (
     P,
     own_label,
 )
-from nats_backpressure.adapters.prometheus.exposition import escape
 from nats_backpressure.adapters.prometheus.page import Page
 from nats_backpressure.adapters.prometheus.shared_time import SharedTime
+from nats_backpressure.adapters.prometheus.shown import Consumed, Judged, Measured, Shown
 from nats_backpressure.core.model.admission import Admission
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import SubjectState, newest_of
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Freshness, Signal, StaleReason, Status
+from nats_backpressure.protocol.values import ConsumerKey, Freshness, StaleReason, Status
 from nats_backpressure.runtime.health import Health
 from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.view import ServiceView
@@ -87,126 +86,112 @@ class StateCollector:
         self._health = health
         self._consumers = set[tuple[str, ConsumerKey]]()
         """Consumers with series of their own, by subject."""
-        self._shared_time = SharedTime()
+        self._page, self._shared_time = Page(), SharedTime()
 
     def text(self, pause: Callable[[], None]) -> Iterator[str]:
-        """The page of the states, in pieces. `pause` is called between two short pieces of work."""
+        """The page of the states, in pieces. `pause` is called between two short pieces of work. One scrape at a time:
+        what does not change is kept for the next one."""
         now = self._clock.now()
         self._labels.give_back(self._service.subjects, self._service.looks)
-        states, page = dict(self._service.subjects), Page()
+        states = dict(self._service.subjects)
         if self._full:  # consumers that are gone make room for others
             self._consumers &= {(name, key) for name, state in states.items() for key in state.members}
-        self._add_subjects(page, states, now, pause)
-        self._add_streams(page)
-        _add_health(page, self._health(now))
-        for piece in page.text():
+        self._page.begin(states)
+        self._add_subjects(states, now, pause)
+        self._add_streams()
+        self._add_health(self._health(now))
+        for piece in self._page.text():
             yield piece
             pause()
 
-    def _add_subjects(
-        self, page: Page, states: Mapping[str, SubjectState], now: Now, pause: Callable[[], None]
-    ) -> None:
-        freshness, unsent, shared = Counter[tuple[str, str]](), 0, dict[str, Mapping[str, float]]()
+    def _add_subjects(self, states: Mapping[str, SubjectState], now: Now, pause: Callable[[], None]) -> None:
+        page, freshness, unsent = self._page, Counter[tuple[str, str]](), 0
+        shared = dict[str, Mapping[str, float]]()
         for n, (name, state) in enumerate(states.items(), start=1):
             if n % SUBJECTS_AT_ONCE == 0:
                 pause()
-            label = self._labels.label(name)
-            answer = self._answer(state, now)
+            label, answer = self._labels.label(name), self._answer(state, now)
             if answer.policy.mode == "observe":
                 self._labels.dry_run(label)
-            freshness[self._add_freshness(page, name, label, answer)] += 1
-            self._add_readings(page, label, answer, now)
-            self._add_consumers(page, name, label, state)
+            shown = self._shown(name, label, answer)
+            page.subject(name, shown)
+            freshness[shown.freshness] += 1
+            if (newest := newest_of(state, self._service.proofs(name))) is not None:
+                page.add(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
             unsent += _unsent(state)
             spent = self._service.time_in(name, now)
             if label == OTHER:
                 shared[name] = spent
             else:
-                _add_time(page, label, spent)
-        _add_time(page, OTHER, self._shared_time.total(shared))
+                self._add_time(label, spent)
+        self._add_time(OTHER, self._shared_time.total(shared))
         for pair in FRESHNESS:
             page.add(P + "subjects", pair, freshness[pair])
         page.add(P + "unsent_events", (), unsent)
 
-    def _add_freshness(self, page: Page, name: str, label: str, answer: Answer) -> tuple[str, str]:
-        """How sure the status is, and the status; returns the former, with the reason. A subject without consumers has
-        no status that could be lost."""
+    def _shown(self, name: str, label: str, answer: Answer) -> Shown:
         gone = answer.freshness is Freshness.UNKNOWN and self._service.is_gone(name)
-        freshness = answer.freshness.value, "gone" if gone else _reason(answer)
-        page.maximum(P + "freshness", (label, *freshness), 1.0)
-        if not gone:
-            self._add_status(page, label, answer)
-        return freshness
-
-    def _add_status(self, page: Page, label: str, answer: Answer) -> None:
-        """What a gateway would get now; of subjects that share a label, the worst."""
-        page.maximum(P + "status", (label,), float(answer.status))
-        page.maximum(ACTIVE, (label,), float(answer.status is Status.ACTIVE))
-        page.minimum(P + "admit_ratio", (label,), answer.admission.admit_ratio)
-        if answer.status is not Status.UNKNOWN and answer.member is not None:
-            page.maximum(P + "pressure", (label,), answer.pressure)
-        if (record := answer.state.record) is None:
-            return
-        if (
-            answer.status is not Status.UNKNOWN
-            and (diagnosis := reported_diagnosis(answer.member, answer.status)) is not None
-        ):
-            page.maximum(P + "diagnosis", (label, diagnosis.value), 1.0)
-        for alert in record.alerts if label != OTHER else ():
-            page.maximum(P + "alerts", (label, escape(alert.name), alert.state), 1.0)
-
-    def _add_readings(self, page: Page, label: str, answer: Answer, now: Now) -> None:
-        """The newest reading of the worst member; a value that is not known has no series."""
-        if (newest := newest_of(answer.state, self._service.proofs(answer.state.subject))) is not None:
-            page.maximum(P + "sample_age_seconds", (label,), max(0.0, now.mono - newest))
-        if answer.member is None or (reading := answer.member.reading) is None:
-            return
-        page.maximum(P + "drain_seconds", (label,), reading.drain)
-        for percentile, value in (("p50", reading.p50), ("p95", reading.p95), ("p99", reading.p99)):
-            page.maximum(P + "latency_seconds", (label, percentile), None if value is None else value / 1000)
-        page.maximum("router_intake_processing_latency_p95", (label,), reading.p95)
-        page.add("router_intake_inflight_messages", (label,), reading.inflight)
-        page.add(P + "arrival_rate", (label,), reading.arrival_rate)
-        page.add(P + "ack_rate", (label,), reading.ack_rate)
-        if (marks := answer.member.marks) is not None and label != OTHER:
-            each = (marks.pending, marks.inflight, marks.latency, marks.drain)
-            for signal, mark in zip(Signal, each, strict=True):
-                page.add(P + "overload_mark", (label, signal.value), None if mark is None else mark.overload)
-
-    def _add_consumers(self, page: Page, name: str, label: str, state: SubjectState) -> None:
-        pending = dict[str, int]()
-        for key, member in state.members.items():
-            if member.reading is None:
-                continue
-            stream, consumer = self._consumer_labels(name, label, key)
-            page.add(P + "pending_messages", (label, stream, consumer), member.reading.pending)
-            page.add(P + "inflight_messages", (label, stream, consumer), member.reading.inflight)
-            # Without the stream: consumers of one name in several streams are one series.
-            pending[consumer] = pending.get(consumer, 0) + member.reading.pending
-        for consumer, total in pending.items():
-            page.add("router_jetstream_pending_messages", (label, consumer), total)
+        consumers = tuple(
+            [
+                Consumed(key, label != OTHER and self._has_own_series(name, key), reading.pending, reading.inflight)
+                for key, member in answer.state.members.items()
+                if (reading := member.reading) is not None
+            ]
+        )
+        return Shown(
+            label,
+            (answer.freshness.value, "gone" if gone else _reason(answer)),
+            None if gone else _judged(answer),
+            _measured(answer.member),
+            consumers,
+        )
 
     @property
     def _full(self) -> bool:
         """Whether as many consumers as allowed have series of their own."""
         return len(self._consumers) >= CONSUMERS_PER_SUBJECT * self._labels.max_subjects
 
-    def _consumer_labels(self, name: str, label: str, key: ConsumerKey) -> ConsumerKey:
-        """The consumer itself, escaped, while there is room for its series, else `_other`."""
-        if label == OTHER:
-            return ConsumerKey(OTHER, OTHER)
+    def _has_own_series(self, name: str, key: ConsumerKey) -> bool:
+        """Whether there is room for the series of this consumer; else it is one of `_other`."""
         if (name, key) not in self._consumers:
             if self._full:
-                return ConsumerKey(OTHER, OTHER)
+                return False
             self._consumers.add((name, key))
-        return ConsumerKey(own_label(key.stream), own_label(key.consumer))
+        return True
 
-    def _add_streams(self, page: Page) -> None:
+    def _add_streams(self) -> None:
+        page = self._page
         for look in list(self._service.looks.values())[: self._labels.max_subjects]:
-            page.maximum(P + "stream_fill", (own_label(look.name),), look.fill)
-            page.maximum(P + "reading", (own_label(look.name),), float(self._service.reads(look.name)))
+            page.add(P + "stream_fill", (own_label(look.name),), look.fill)
+            page.add(P + "reading", (own_label(look.name),), float(self._service.reads(look.name)))
         page.add(P + "read_stretch", (), self._service.stretch)
         page.add(P + "build_info", (__version__,), 1.0)
+
+    def _add_time(self, label: str, seconds: Mapping[str, float]) -> None:
+        for status, spent in seconds.items():
+            self._page.add(TIME_IN_STATUS[0], (label, status), spent)
+
+    def _add_health(self, health: Health) -> None:
+        """What is known of the process as a whole."""
+        page = self._page
+        for connection, connected in health.connected.items():
+            page.add(P + "connected", (connection,), float(connected))
+        for reason in LEFT_OUT:
+            page.add(P + "consumers_left_out", (reason,), float(health.left_out.get(reason, 0)))
+        values = {
+            "streams": health.streams,
+            "consumers": health.consumers,
+            "observing": health.observing,
+            "reading_age_seconds": health.reading_age,
+            "reading_interval_seconds": health.interval,
+            "heartbeat_age_seconds": health.heartbeat_age,
+            "write_delay_seconds": health.write_delay,
+            "policies_refused": health.policies_refused,
+            "reload_successful": health.file_is_good,
+            "reload_timestamp_seconds": health.file_taken_at,
+        }
+        for name, value in values.items():
+            page.add(P + name, (), None if value is None else float(value))
 
 
 def _reason(answer: Answer) -> str:
@@ -218,9 +203,31 @@ def _reason(answer: Answer) -> str:
     return "unread" if answer.state.newest_proof is None else "age"
 
 
-def _add_time(page: Page, label: str, seconds: Mapping[str, float]) -> None:
-    for status, spent in seconds.items():
-        page.add(TIME_IN_STATUS[0], (label, status), spent)
+def _judged(answer: Answer) -> Judged:
+    """What a gateway would get now."""
+    record, known = answer.state.record, answer.status is not Status.UNKNOWN
+    return Judged(
+        answer.status,
+        answer.admission.admit_ratio,
+        answer.pressure if known and answer.member is not None else None,
+        reported_diagnosis(answer.member, answer.status) if known and record is not None else None,
+        () if record is None else record.alerts,
+    )
+
+
+def _measured(member: Member | None) -> Measured | None:
+    if member is None or (reading := member.reading) is None:
+        return None
+    return Measured(
+        reading.drain,
+        reading.p50,
+        reading.p95,
+        reading.p99,
+        reading.inflight,
+        reading.arrival_rate,
+        reading.ack_rate,
+        member.marks,
+    )
 
 
 def _unsent(state: SubjectState) -> int:
@@ -228,25 +235,3 @@ def _unsent(state: SubjectState) -> int:
     if (record := state.record) is None or not record.unsent:
         return 0
     return sum(event.id not in state.published for event in record.unsent)
-
-
-def _add_health(page: Page, health: Health) -> None:
-    """What is known of the process as a whole."""
-    for connection, connected in health.connected.items():
-        page.add(P + "connected", (connection,), float(connected))
-    for reason in LEFT_OUT:
-        page.add(P + "consumers_left_out", (reason,), float(health.left_out.get(reason, 0)))
-    values = {
-        "streams": health.streams,
-        "consumers": health.consumers,
-        "observing": health.observing,
-        "reading_age_seconds": health.reading_age,
-        "reading_interval_seconds": health.interval,
-        "heartbeat_age_seconds": health.heartbeat_age,
-        "write_delay_seconds": health.write_delay,
-        "policies_refused": health.policies_refused,
-        "reload_successful": health.file_is_good,
-        "reload_timestamp_seconds": health.file_taken_at,
-    }
-    for name, value in values.items():
-        page.add(P + name, (), None if value is None else float(value))

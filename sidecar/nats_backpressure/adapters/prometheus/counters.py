@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterator
 from itertools import product
 from threading import Lock
 
+from nats_backpressure.adapters.prometheus.counter_lines import CounterLines
 from nats_backpressure.adapters.prometheus.definitions import (
     CONNECTIONS,
     COUNTERS,
@@ -22,7 +23,7 @@ from nats_backpressure.adapters.prometheus.definitions import (
     own_label,
 )
 from nats_backpressure.adapters.prometheus.dropped import DROPPED
-from nats_backpressure.adapters.prometheus.exposition import Histogram, Labels, Series, header, joined
+from nats_backpressure.adapters.prometheus.exposition import Histogram, Labels, joined
 from nats_backpressure.adapters.prometheus.process import process_text
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.protocol.values import Action, EventType
@@ -48,11 +49,14 @@ class Counters:
         """Labels of streams with series of their own, with the name of the stream."""
         self._shared = False
         """Whether a subject has the label `_other`."""
-        self._counters: dict[str, dict[Labels, float]] = {name: {} for name in COUNTERS}
+        self._counters = {
+            name: CounterLines(f"{P}{name}_total", text, names) for name, (text, names) in COUNTERS.items()
+        }
         self._decided, self._observed, self._lag = (
             Histogram(P + name, text, buckets) for name, (text, buckets) in HISTOGRAMS.items()
         )
         self._prepare: Callable[[], None] = lambda: None
+        self._scraping = Lock()
         self._zero("dropped", *((what,) for what in DROPPED))
         self._zero("api_requests", *product(OPS, OUTCOMES))
         self._zero("connection_rebuilds", *((name,) for name in CONNECTIONS))
@@ -65,16 +69,16 @@ class Counters:
 
     def page(self) -> list[bytes]:
         """The metrics page in pieces of some 50 KiB: joined, many of them would hold the interpreter."""
-        self._prepare()
-        return [piece.encode() for piece in self._pieces()]
+        with self._scraping:
+            self._prepare()
+            return [piece.encode() for piece in self._pieces()]
 
     def _pieces(self) -> Iterator[str]:
         pause = _Pauses()
         yield from self._gauges(pause)
-        for name, (text, names) in COUNTERS.items():
-            yield header(f"{P}{name}_total", "counter", text)
-            line, series = Series(f"{P}{name}_total", names).line, dict(self._counters[name])
-            for piece in joined(line(labels, value) for labels, value in series.items()):
+        for counter in self._counters.values():
+            yield counter.header
+            for piece in joined(counter.texts()):
                 yield piece
                 pause()
         yield self._decided.text() + self._observed.text() + self._lag.text()
@@ -100,14 +104,12 @@ class Counters:
         for label, stream in tuple(self._streams.items()):
             if stream not in streams and stream != ALL_STREAMS:
                 del self._streams[label]
-                self._counters["readings_heard"].pop((label,), None)
+                self._counters["readings_heard"].drop(label)
         with self._lock:
             gone = {label for subject, label in self._labels.items() if subject not in subjects}
             self._labels = {subject: label for subject, label in self._labels.items() if label not in gone}
-        for name in SUBJECT_COUNTERS if gone else ():
-            for key in tuple(self._counters[name]):
-                if key[0] in gone:
-                    self._counters[name].pop(key, None)
+        for name, label in product(SUBJECT_COUNTERS, gone):
+            self._counters[name].drop(label)
 
     def dry_run(self, label: str) -> None:
         """Start the series of what policies with mode `observe` would have returned for a subject."""
@@ -121,11 +123,10 @@ class Counters:
 
     def _zero(self, name: str, *series: Labels) -> None:
         for labels in series:
-            self._counters[name].setdefault(labels, 0.0)
+            self._counters[name].add(labels, 0)
 
     def _add(self, name: str, labels: Labels, n: int = 1) -> None:
-        series = self._counters[name]
-        series[labels] = series.get(labels, 0.0) + n
+        self._counters[name].add(labels, n)
 
     def event(self, subject: str, type: str) -> None:
         label = self.label(subject)

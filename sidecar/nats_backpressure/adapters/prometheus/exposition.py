@@ -12,8 +12,8 @@ from math import inf, isfinite
 from operator import itemgetter
 
 Labels = tuple[str, ...]
-LINES_AT_ONCE = 500
-"""Lines in one piece of text, some 0.3 ms of work."""
+TEXTS_AT_ONCE = 250
+"""Lines in one piece of text, or the few lines of so many subjects: 0.1 ms of work."""
 
 
 def escape(label: str) -> str:
@@ -40,11 +40,11 @@ class Series:
         return self._format % (*self._sorted(labels), number(value))
 
 
-def joined(lines: Iterable[str]) -> Iterator[str]:
-    """The lines in pieces of LINES_AT_ONCE."""
-    lines = iter(lines)
-    while piece := "".join(islice(lines, LINES_AT_ONCE)):
-        yield piece
+def joined(texts: Iterable[str]) -> Iterator[str]:
+    """Lines in pieces of TEXTS_AT_ONCE."""
+    texts = iter(texts)
+    while some := tuple(islice(texts, TEXTS_AT_ONCE)):
+        yield "".join(some)
 
 
 def number(value: float) -> str:
