@@ -13,7 +13,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.client import BackpressureClient
+from nats_backpressure.client import BackpressureClient, ThreadedClient, startup
 from tests.simulations.decision_service import GATEWAY, FakeDecisionService
 from tests.simulations.state_bucket import SUBJECT, States, active, state, wait_until
 from tests.support.servers import NatsServer
@@ -39,8 +39,9 @@ async def test_a_client_may_be_made_before_its_connection(server: NatsServer, st
 
 
 async def test_unusable_requests_are_admitted_counted_and_logged_once(
-    client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
+    client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(startup, "QUIET_SECONDS", 0.0)
     await states.put(active("thin", action="throttle", admit_ratio=0.5))
     await client.watch()
     for _ in range(3):
@@ -52,6 +53,77 @@ async def test_unusable_requests_are_admitted_counted_and_logged_once(
     assert [r.levelno for r in caplog.records] == [logging.WARNING] * 4
 
 
+@pytest.mark.parametrize("late", ["the connection", "the sidecar"])
+async def test_a_start_beside_nats_or_the_sidecar_is_no_warning(
+    late: str, server: NatsServer, nc: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    states, own = States(nc), Client()
+    if late == "the connection":
+        await states.make()
+    else:
+        await own.connect(server.url)
+    async with BackpressureClient(own) as client:
+        assert not await client.watch([SUBJECT], timeout=0.3)
+        assert client.admit(SUBJECT)
+        if late == "the connection":
+            await own.connect(server.url)
+        else:
+            await states.make()
+        assert await client.watch([SUBJECT], timeout=10)
+        assert client.admit(SUBJECT), "its state is not there yet"
+        await states.put(active())
+        await wait_until(lambda: not client.admit(SUBJECT), "the state")
+    await own.close()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_a_client_that_watches_nothing_says_so(
+    client: BackpressureClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "QUIET_SECONDS", 0.0)
+    assert client.admit(SUBJECT) and client.admit("another")
+    (record,) = caplog.records
+    assert "admit() without watch()" in record.getMessage()
+
+
+BAD = [*(f"orders{end}" for end in (".*", ".>", ".a b", ". ", ".", "..", ".a\n", ".a*")), "*", ">", "a b", "x" * 5000]
+
+
+@pytest.mark.parametrize("subject", BAD)
+async def test_what_is_no_plain_subject_is_decided_by_the_strictest_that_it_could_mean(
+    subject: str, client: BackpressureClient, states: States, caplog: pytest.LogCaptureFixture
+) -> None:
+    await states.put(state("orders.calm"), active("orders.acme"), active("payments.a.b"), active("stock"))
+    await client.watch()
+    assert not client.admit(subject) and not client.admit(subject)
+    assert (client.stats.bad_subject, client.stats.shed, client.stats.unwatched) == (2, 2, 0)
+    (record,) = caplog.records
+    assert "no plain subject" in record.getMessage(), "once"
+    await states.put(state("orders.acme"), state("payments.a.b"), state("stock"))
+    await wait_until(lambda: bool(client.admit(subject)), "the calm states")
+
+
+@pytest.mark.parametrize("subject", [7, b"orders", [], {}, "orders.\ud800", "\x00", "other.*"])
+async def test_admit_and_decide_raise_nothing_whatever_the_subject_is(
+    subject: Any, client: BackpressureClient, states: States
+) -> None:
+    await states.put(state("orders.calm"))
+    await client.watch()
+    assert client.admit(subject)
+    await client.decide(subject, timeout=0.01)
+    assert ThreadedClient.fixed().admit(subject)
+
+
+async def test_a_pattern_that_is_watched_itself_is_decided_by_its_own_state(
+    client: BackpressureClient, states: States
+) -> None:
+    await states.put(state("orders.*"), active("orders.acme"))
+    await client.watch()
+    assert client.admit("orders.*") and client.stats.bad_subject == 0
+    await states.delete("orders.*")
+    await wait_until(lambda: not client.admit("orders.*"), "the state of the pattern to be gone")
+
+
 async def test_on_count_is_called_for_each_count(nc: Client, states: States) -> None:
     counts: list[tuple[str, str]] = []
     await states.put(active())
@@ -59,6 +131,14 @@ async def test_on_count_is_called_for_each_count(nc: Client, states: States) -> 
         await client.watch([SUBJECT])
         client.admit(SUBJECT)
         assert counts == [("snapshots", ""), ("shed", SUBJECT)]
+
+
+async def count(name: str, subject: str) -> None: ...
+
+
+def test_on_count_is_no_coroutine_function() -> None:
+    with pytest.raises(TypeError, match="on_count is an `async def`"):
+        BackpressureClient(Client(), on_count=count)  # type: ignore[arg-type]
 
 
 async def test_offered_and_admitted_requests_are_reported_for_the_watched_subject(nc: Client, states: States) -> None:

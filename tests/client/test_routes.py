@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from starlette.routing import Match, Mount
 from starlette.routing import Route as StarletteRoute
 
-from nats_backpressure.client.routes import CONVERTORS, Route, Routes, route_path
+from nats_backpressure.client.path_pattern import CONVERTORS, PathPattern
+from nats_backpressure.client.routes import Route, Routes, route_path
 
 NAMES = ("tenant", "id")
 pieces = st.one_of(
@@ -75,26 +78,125 @@ def test_inside_a_mount_it_is_the_rest() -> None:
     assert route_path(scope | more) == "/orders"
 
 
+async def later(scope: Any) -> str:
+    return "orders"
+
+
+class Later:
+    async def __call__(self, scope: Any) -> str:
+        return "orders"
+
+
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
         ({"path": "orders"}, "begins with `/`"),
+        ({"path": ""}, "begins with `/`"),
+        ({"path": None}, "begins with `/`"),
+        ({"path": "http://shop/orders"}, "begins with `/`"),
         ({"path": "/t/*"}, "one segment"),
         ({"path": "/t/{tenant"}, "one segment"),
         ({"path": "/t/{tenant:[a-z]+}"}, "one segment"),
+        ({"path": "/t?all=1"}, "one segment"),
+        ({"path": "/t#top"}, "one segment"),
         ({"path": "/t/{id:slug}"}, "slug is none of str, path, int"),
         ({"path": "/{id}/{id}"}, "each name once"),
+        ({"path": "/a%20b"}, "write it decoded"),
+        ({"path": "/t/../orders"}, "callers resolve"),
+        ({"path": "/./orders"}, "callers resolve"),
+        ({"path": "/orders "}, "blanks at an end"),
+        ({"path": "/orders\n"}, "blanks at an end"),
         ({"methods": "POST"}, "a list such as"),
-        ({"methods": ["PO ST"]}, "a list such as"),
-        ({"methods": [""]}, "a list such as"),
+        ({"methods": None}, "a list such as"),
+        ({"methods": ["PO ST"]}, "is no HTTP method"),
+        ({"methods": ["PSOT"]}, "is no HTTP method"),
+        ({"methods": ["GET", "GET,POST"]}, "is no HTTP method"),
+        ({"methods": [b"POST"]}, "is no HTTP method"),
+        ({"methods": [""]}, "is no HTTP method"),
         ({"priority": "hi"}, "none of low, normal, high, critical"),
+        ({"priority": later}, "is an `async def`"),
         ({"subject": ""}, "must not be empty"),
         ({"subject": "a b"}, "blanks"),
         ({"subject": "orders."}, "empty token"),
         ({"subject": "orders.*"}, "plain subject"),
         ({"subject": "orders.{tenant}"}, "no {tenant}"),
+        ({"subject": "orders.{id:int}"}, "no other braces"),
+        ({"subject": "orders.{}"}, "no other braces"),
+        ({"subject": "orders.{id"}, "no other braces"),
+        ({"subject": None}, "is no text"),
+        ({"subject": b"orders"}, "is no text"),
+        ({"subject": later}, "is an `async def`"),
+        ({"subject": Later()}, "is an `async def`"),
+        ({"subject": partial(later)}, "is an `async def`"),
     ],
 )
-def test_what_could_never_match_is_refused(wrong: dict[str, Any], hint: str) -> None:
-    with pytest.raises(ValueError, match=hint.replace("*", r"\*").replace("{", r"\{")):
+def test_what_could_never_match_or_never_decide_is_refused(wrong: dict[str, Any], hint: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(hint)):
         Route(**{"path": "/t/{id}", "subject": "orders"} | wrong)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "path", "methods"),
+    [
+        (["/orders"], "/orders", []),
+        (["/orders"], "/orders", ["POST"]),
+        (["/{a}"], "/orders", []),
+        (["/{a}"], "/{b}", []),
+        (["/{a}"], "/{b:int}", []),
+        (["/{a:float}"], "/{b:int}", []),
+        (["/{a:path}"], "/t/{b}/{c:uuid}", []),
+        (["/t/{a:path}"], "/t/{a:path}.json", []),
+        (["/{a}-{b}"], "/{a}-x-{c:int}", []),
+        ([("/orders", ["GET"])], "/orders", ["GET"]),
+        ([("/orders", ["get"])], "/orders", ["HEAD"]),
+        ([("/orders", ["GET"]), ("/{a}", ["POST"])], "/orders", ["GET", "POST"]),
+        (["/other", "/{a:path}"], "/orders", []),
+    ],
+)
+def test_a_route_of_which_earlier_ones_take_everything_is_refused(
+    earlier: list[Any], path: str, methods: list[str]
+) -> None:
+    before = [Route(one, "s") if isinstance(one, str) else Route(one[0], "s", one[1]) for one in earlier]
+    Routes(before, ())
+    with pytest.raises(ValueError, match="no request comes to it"):
+        Routes([*before, Route(path, "s", methods)], ())
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        ["/{a:int}", "/{a:float}", "/{a}", "/{a:path}"],
+        ["/orders", "/orders/", "/{a}/"],
+        [("/orders", ["GET"]), ("/orders", ["GET", "POST"]), "/orders"],
+        ["/{a}-{b}", "/{a}"],
+        ["/{a}/{b:path}", "/{b:path}"],
+        ["/{a:path}/{b:path}", "/{c:path}"],
+        ["/{a:uuid}", "/{a:int}"],
+    ],
+)
+def test_a_route_to_which_one_request_comes_is_taken(routes: list[Any]) -> None:
+    Routes([Route(one, "s") if isinstance(one, str) else Route(one[0], "s", one[1]) for one in routes], ())
+
+
+@given(templates, templates, st.lists(values, min_size=2, max_size=2))
+def test_a_pattern_covers_only_what_it_matches_all_of(one: str, two: str, chosen: list[str]) -> None:
+    covering, covered = PathPattern.of(one), PathPattern.of(two)
+    if not covering.covers(covered):
+        assert any(covered.match(s) is not None and covering.match(s) is None for s in covered._samples())
+        return
+    path = two
+    for name, value in zip(NAMES, chosen, strict=True):
+        for convertor in ("", *(f":{each}" for each in CONVERTORS)):
+            path = path.replace("{" + name + convertor + "}", value)
+    assert covered.match(path) is None or covering.match(path) is not None
+
+
+def test_a_route_on_an_exempt_path_is_refused_and_an_exempt_path_is_so_in_both_forms() -> None:
+    with pytest.raises(ValueError, match=r"route /metrics: no request comes to it, as /metrics is exempt"):
+        Routes([Route("/metrics", "s")], ["/metrics"])
+    with pytest.raises(ValueError, match="exempt path 'healthz'"):
+        Routes([], ["healthz"])
+    with pytest.raises(ValueError, match="a list such as"):
+        Routes([], "/healthz")
+    routes = Routes([Route("/{path:path}", "s")], ["/healthz"])
+    assert [routes.is_exempt(path) for path in ("/healthz", "/healthz/", "/healthz/x")] == [True, True, False]

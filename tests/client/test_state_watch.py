@@ -8,7 +8,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from nats_backpressure.client import BackpressureClient, bucket_reader
+from nats_backpressure.client import BackpressureClient, bucket_reader, startup
 from nats_backpressure.protocol.subjects import HEARTBEAT
 from tests.simulations.state_bucket import BUCKET, SUBJECT, States, active, state, wait_for_admission, wait_until
 from tests.support.proxy import Proxy
@@ -53,12 +53,13 @@ async def test_a_deleted_state_admits(client: BackpressureClient, states: States
 
 
 async def test_before_there_is_a_bucket_it_admits_and_it_begins_when_there_is(
-    client: BackpressureClient, nc: Client, caplog: pytest.LogCaptureFixture
+    client: BackpressureClient, nc: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(startup, "QUIET_SECONDS", 0.0)
     assert not await client.watch([SUBJECT], timeout=0.3)
     assert client.admit(SUBJECT)
     await wait_until(lambda: client.stats.watch_lost >= 2, "two tries")
-    assert sum("watch of the backpressure states" in r.message for r in caplog.records) == 1
+    assert sum("states cannot be read" in r.message for r in caplog.records) == 1
     states = States(nc)
     await states.make()
     await states.put(active())

@@ -8,6 +8,7 @@ from nats_backpressure.client.admission import OPEN, Admission, LocalDecision
 from nats_backpressure.client.held_rate import HeldRate
 from nats_backpressure.client.shedder import Shedder
 from nats_backpressure.protocol.messages import State
+from nats_backpressure.protocol.patterns import literal_problem
 from nats_backpressure.protocol.values import ActionName
 
 NEVER = -math.inf
@@ -35,16 +36,15 @@ class WatchedState:
 
 
 class CachedAdmission:
-    """One requested subject, with its two answers ready until a state changes or ages. With `overlapping` it is a
-    pattern that stands for one unknown subject: any state that overlaps it may govern that."""
+    """One requested subject, with its two answers ready until a state changes or ages."""
 
     __slots__ = (
-        "admitted", "always", "deciding", "decision", "keys_version", "no", "offered", "overlapping", "states",
-        "subject", "until", "version", "yes",
+        "admitted", "always", "deciding", "decision", "is_plain", "keys_version", "no", "offered", "states", "subject",
+        "until", "version", "yes",
     )  # fmt: skip
 
-    def __init__(self, subject: str, *, overlapping: bool = False) -> None:
-        self.subject, self.overlapping = subject, overlapping
+    def __init__(self, subject: str) -> None:
+        self.subject, self.is_plain = subject, literal_problem(subject) is None
         self.states: tuple[WatchedState, ...] = ()
         """The states that govern it."""
         self.version = self.keys_version = -1

@@ -16,25 +16,20 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
 
-from nats_backpressure.client.admission import Admission
-from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.event_deduplicator import EventDeduplicator, EventHandler
 from nats_backpressure.client.fixed import FixedAnswers, fixed_state
 from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.load_reports import LoadReports
+from nats_backpressure.client.local_admission import MAX_SUBJECTS, LocalAdmission
 from nats_backpressure.client.overloaded import Overloaded
 from nats_backpressure.client.read_loop_guard import guard_read_loop
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
-from nats_backpressure.client.shedder import CRITICAL, NORMAL
-from nats_backpressure.client.state_mirror import StateMirror
+from nats_backpressure.client.shedder import NORMAL
 from nats_backpressure.client.state_watch import LINK_POLL, StateWatch
-from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.requests import MOST_ATTEMPTS, MOST_MESSAGES
 from nats_backpressure.protocol.subjects import Names, encode
-from nats_backpressure.protocol.values import PRIORITIES, ROLES, ActionName, Priority, Role
+from nats_backpressure.protocol.values import ROLES, ActionName, Priority, Role
 
-MAX_SUBJECTS = 10_000
-"""Subjects given to `admit` whose answers are cached; the oldest makes room, and is computed again on the next call."""
 WATCH_TIMEOUT = 5.0
 """Seconds `watch` waits by default for the first snapshot."""
 REPORT_INTERVAL = 1.0
@@ -46,7 +41,7 @@ CLOSE_TIMEOUT = 1.0
 """Seconds for each step of closing."""
 
 
-class BackpressureClient:
+class BackpressureClient(LocalAdmission):
     """Asks the sidecar (`decide`), or follows its states and decides without asking (`watch`, then `admit`).
 
     Not thread-safe: ThreadedClient is. `nc` stays the caller's: it may be connected later, reconnect, or be used for
@@ -68,18 +63,12 @@ class BackpressureClient:
         for a name that no installation can have."""
         if not _INSTALLATION.fullmatch(name):
             raise ValueError(f"the name {name[:120]!r} is none: letters, digits, `-` and `_` are possible")
+        super().__init__(on_count, max_subjects)
         self.name = name
-        self.stats = Stats(on_count=on_count)
-        self.logger = OnceLogger()
         self._nc, self._names, self._report_every = nc, Names(name), report_every
         guard_read_loop(nc, self.logger)
-        self._max_subjects = max_subjects
-        self._mirror = StateMirror()
-        self._cached: dict[str, CachedAdmission] = {}
-        self._patterns: dict[str, CachedAdmission] = {}
-        """Those given to `admit_overlapping`, as many as subjects at most."""
         self._requests = RequestSender(nc, self._names, self.stats, self.logger)
-        self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger)
+        self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger, self._ready)
         self._reports = LoadReports(nc, self._names, self.stats, self.logger)
         self._started = self._is_fixed = False
         """Whether it follows the states, and whether it never does."""
@@ -100,7 +89,7 @@ class BackpressureClient:
         client._requests = answers = FixedAnswers(client._nc, client._names, client.stats, client.logger)
         answers.fix(state)
         client._is_fixed = True
-        client._watch.ready.set()
+        client._ready.set()
         return client
 
     async def __aenter__(self) -> BackpressureClient:
@@ -170,43 +159,10 @@ class BackpressureClient:
         self._start()
         try:
             async with asyncio.timeout(timeout):
-                await self._watch.ready.wait()
+                await self._ready.wait()
         except TimeoutError:
             return False
         return True
-
-    def admit(self, subject: str | None, priority: str = NORMAL) -> Admission:
-        """Whether to let one request through, decided without I/O. Every call counts as a request.
-
-        `priority` is `low`, `normal`, `high` or `critical`; the low ones are shed first, `critical` never.
-        """
-        cached = self._cached.get(subject)  # type: ignore[arg-type]  # None is never a key
-        now = time.monotonic()
-        if cached is None or cached.version != self._mirror.version or now >= cached.until:
-            cached = self._refreshed(subject, now)
-        cached.offered += 1
-        stats, admitted = self.stats, cached.always or self._admits(cached, priority, now)
-        if admitted:
-            cached.admitted += 1
-            stats.admitted += 1
-        else:
-            stats.shed += 1
-        if stats.on_count is not None:
-            stats.notify("admitted" if admitted else "shed", cached.subject)
-        return cached.yes if admitted else cached.no
-
-    def admit_overlapping(self, pattern: str, priority: str = NORMAL) -> Admission:
-        """As `admit`, for a subject of which only a pattern is known: the strictest of the states decides that overlap
-        it, and the request counts for that one."""
-        now = time.monotonic()
-        cached = self._patterns.get(pattern)
-        if cached is None:
-            if len(self._patterns) >= self._max_subjects:
-                self._patterns.pop(next(iter(self._patterns)))
-            cached = self._patterns[pattern] = CachedAdmission(pattern, overlapping=True)
-        if cached.version != self._mirror.version or now >= cached.until:
-            self._mirror.refresh(cached, now)
-        return self.admit(pattern if cached.deciding is None else cached.deciding.subject, priority)
 
     async def publish(
         self,
@@ -276,50 +232,8 @@ class BackpressureClient:
     def _start(self) -> None:
         if self._started or self._is_fixed:
             return
-        self._started = True
+        self._started = self._follows = True
         self._tasks.append(asyncio.create_task(self._watch.run(), name="backpressure watch"))
         if self._report_every is not None:
             reports = self._reports.run(self._report_every, self._cached, self._mirror)
             self._tasks.append(asyncio.create_task(reports, name="backpressure reports"))
-
-    def _refreshed(self, subject: str | None, now: float) -> CachedAdmission:
-        """The answer for a subject, computed as of now."""
-        if not subject:
-            return CachedAdmission("")
-        cached = self._cached.get(subject)
-        if cached is None:
-            if len(self._cached) >= self._max_subjects:
-                self._cached.pop(next(iter(self._cached))).flush_counts()
-            cached = self._cached[subject] = CachedAdmission(subject)
-        self._mirror.refresh(cached, now)
-        return cached
-
-    def _admits(self, cached: CachedAdmission, priority: str, now: float) -> bool:
-        """Whether to admit one request where not every request is admitted."""
-        if cached.deciding is None:
-            self._count_unwatched(cached.subject)
-            return True
-        if cached.decision.action == "continue":  # a dry run
-            self.stats.count("would", cached.subject)
-            return True
-        if priority == CRITICAL:
-            return True
-        return cached.deciding.admit(cached.decision.ratio, self._known(priority, cached.subject), now)
-
-    def _known(self, priority: str, subject: str) -> str:
-        """The priority, or `normal` for one that there is not."""
-        if priority in PRIORITIES:
-            return priority
-        self.stats.count("bad_priority", subject)
-        self.logger.warn("bad_priority", "", f"unknown priority {priority!r:.80}: treated as normal")
-        return NORMAL
-
-    def _count_unwatched(self, subject: str) -> None:
-        if not subject:
-            self.stats.count("no_subject")
-            self.logger.warn("no_subject", "admit", "admit() without a subject: admitted")
-            return
-        self.stats.count("unwatched", subject)
-        if self._watch.ready.is_set():
-            hint = "" if self._mirror.filter.covers(subject) else " (it was not given to watch())"
-            self.logger.warn("unwatched", subject, f"{subject[:200]}: watched by nobody, admitted{hint}")

@@ -5,6 +5,7 @@ Plain ASGI, for Starlette, FastAPI and any other framework; it imports none of t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
@@ -19,6 +20,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+OnShed = Callable[[Scope, Refusal], App | Awaitable[App]]
 
 EXEMPT = ("/health", "/healthz", "/livez", "/ready", "/readyz", "/metrics")
 """Routes that are never shed: health checks and metrics of the gateway itself."""
@@ -41,11 +43,11 @@ class BackpressureMiddleware:
         *,
         exempt: Iterable[str] = EXEMPT,
         status_code: int = 503,
-        on_shed: Callable[[Scope, Refusal], App] | None = None,
+        on_shed: OnShed | None = None,
     ) -> None:
-        """`client=None` turns it off. `on_shed` returns the ASGI application that answers in place of the problem, for
-        example a Starlette response; `Retry-After` is added to it. Raises ValueError for a route that never matches.
-        """
+        """`client=None` turns it off. `on_shed`, a function or a coroutine function, returns the ASGI application that
+        answers in place of the problem, for example a Starlette response; `Retry-After` is added to it. Raises
+        ValueError for a route that never matches."""
         self._app, self._client, self._on_shed = app, client, on_shed
         self._status_code = checked_status_code(status_code)
         self._routes = Routes(
@@ -79,18 +81,27 @@ class BackpressureMiddleware:
             await _close_websocket(refusal, scope, receive, send)
             return
         if self._on_shed is not None:
-            try:
-                answer = self._on_shed(scope, refusal)
-                if not callable(answer):
-                    raise TypeError(f"on_shed returned {type(answer).__name__}, which is no ASGI application")
-            except Exception:  # a bug of the gateway's own function: the plain answer is right too
-                log.exception("on_shed raised: answered with the problem in its place")
-            else:
+            answer = await self._own_answer(self._on_shed, scope, refusal)
+            if answer is not None:
                 await answer(scope, receive, _with_headers(refusal, send))
                 return
         headers = {"content-type": refusal.content_type, "content-length": str(len(refusal.body))}
         await send(_start(refusal.status_code, headers | refusal.headers))
         await send({"type": "http.response.body", "body": refusal.body})
+
+    async def _own_answer(self, on_shed: OnShed, scope: Scope, refusal: Refusal) -> App | None:
+        try:
+            answer = on_shed(scope, refusal)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if not callable(answer):
+                raise TypeError(f"on_shed returned {type(answer).__name__}, which is no ASGI application")
+        except Exception as error:  # a bug of the gateway's own function: the plain answer is right too
+            if self._client is not None:
+                text = f"on_shed raised {type(error).__name__}: answered with the problem in its place"
+                self._client.logger.warn("on_shed", type(error).__name__, text, exc_info=True)
+            return None
+        return answer
 
 
 def _admit(client: BackpressureClient, match: Match, scope: Scope) -> Admission | None:

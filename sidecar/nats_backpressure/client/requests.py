@@ -96,9 +96,9 @@ class RequestSender:
         self, subject: str, role: Role, fields: dict[str, Any], timeout: float, inbox: Inbox | None = None
     ) -> Answer:
         """The answer, or "continue" with `failed_open`. Raises nothing for a failure of NATS or of the sidecar."""
-        if not subject or len(tail := encode(subject)) > LONGEST_TAIL or "" in tail.split("."):
+        if not _is_usable(subject):
             self._stats.count("no_subject")
-            self._logger.warn("no_subject", "ask", f"decide() without a usable subject ({subject[:80]!r}): admitted")
+            self._logger.warn("no_subject", "ask", f"decide() without a usable subject ({subject!r:.80}): admitted")
             return self._open(subject, role, fields, "no_subject")
         key, began = RequestKey(subject, role, msgspec.json.encode(fields)), time.monotonic()
         if (cached := self._cache.get(key)) and began < cached[0]:
@@ -229,3 +229,13 @@ class RequestSender:
 
 def _failed(key: RequestKey, why: FailedOpen) -> Answer:
     return Answer(key.subject, key.role, failed_open=why)
+
+
+def _is_usable(subject: object) -> bool:
+    """Whether the sidecar can be asked about it."""
+    if not isinstance(subject, str) or "" in subject.split("."):
+        return False
+    try:
+        return len(encode(subject)) <= LONGEST_TAIL
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can have one
+        return False

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from uuid import UUID
 
+from nats_backpressure.client.not_async import check_not_async
+from nats_backpressure.client.path_pattern import PathPattern
 from nats_backpressure.client.shedder import NORMAL
 from nats_backpressure.client.subject_template import template_names
 from nats_backpressure.protocol.values import PRIORITIES, Priority
 
 Scope = MutableMapping[str, Any]
 """An ASGI scope."""
-CONVERTORS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "str": (r"[^/]+", str),
-    "path": (r".*", str),
-    "int": (r"[0-9]+", int),
-    "float": (r"[0-9]+(?:\.[0-9]+)?", float),
-    "uuid": (r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", UUID),
-}
-"""What `{name:convertor}` matches, and the type of its value: those of Starlette."""
-_PARAMETER = re.compile(r"\{(\w+)(?::(\w+))?\}")
-_METHOD = re.compile(r"[A-Za-z][A-Za-z-]*")
+_METHODS = """GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT QUERY
+ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT COPY LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF
+MKWORKSPACE MOVE ORDERPATCH PROPFIND PROPPATCH REBIND REPORT SEARCH UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE
+UPDATEREDIRECTREF VERSION-CONTROL M-SEARCH NOTIFY PURGE SOURCE SUBSCRIBE UNSUBSCRIBE"""
+METHODS = frozenset(_METHODS.split())
+"""Those of IANA's registry, and those that servers take besides."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +43,15 @@ class Route:
     priority: Priority | Callable[[Scope], str] = NORMAL
 
     def __post_init__(self) -> None:
-        compiled = _compile(self.path)
-        if isinstance(self.methods, str) or not all(_METHOD.fullmatch(method) for method in self.methods):
-            raise ValueError(f'methods of route {self.path}: a list such as ["POST"] is expected, not {self.methods!r}')
-        if not callable(self.priority):
+        pattern = PathPattern.of(self.path)
+        _check_methods(self)
+        if callable(self.priority):
+            check_not_async(self.priority, f"the priority of route {self.path}")
+        else:
             checked_priority(self.priority)
-        if isinstance(self.subject, str) and (missing := set(template_names(self.subject)) - set(compiled.convertors)):
+        if callable(self.subject):
+            check_not_async(self.subject, f"the subject of route {self.path}")
+        elif missing := set(template_names(self.subject)) - set(pattern.convertors):
             raise ValueError(f"route {self.path}: no {{{min(missing)}}}, which its subject {self.subject!r} names")
 
     def priority_of(self, scope: Scope) -> str:
@@ -66,36 +65,57 @@ class Match(NamedTuple):
     parameters: dict[str, Any]
 
 
-class _Compiled(NamedTuple):
-    pattern: re.Pattern[str]
-    convertors: dict[str, str]
-
-    def match(self, path: str) -> dict[str, Any] | None:
-        if (match := self.pattern.match(path)) is None:
-            return None
-        return {name: _converted(self.convertors[name], value) for name, value in match.groupdict().items()}
+class _Guarded(NamedTuple):
+    pattern: PathPattern
+    methods: frozenset[str]
+    """Empty: all."""
+    route: Route
 
 
 class Routes:
     """Finds the first route of a path and a method."""
 
     def __init__(self, routes: Iterable[Route], exempt: Iterable[str]) -> None:
-        """`exempt`: paths that no route is looked for. Raises ValueError, as Route does."""
-        self._routes = [(_compile(route.path), _methods(route), route) for route in routes]
-        self._exempt = [_compile(path) for path in exempt]
+        """`exempt`: paths that no route is looked for. Raises ValueError for a route that no request could come to: as
+        Route does, and where the exempt paths or the routes before it take all that it matches."""
+        if isinstance(exempt, str):
+            raise ValueError(f'exempt: a list such as ["/healthz"] is expected, not {exempt!r}')
+        self._exempt = [PathPattern.of(path, "exempt path") for path in exempt]
+        self._routes: list[_Guarded] = []
+        for route in routes:
+            guarded = _Guarded(PathPattern.of(route.path), _methods(route), route)
+            self._check_reachable(guarded)
+            self._routes.append(guarded)
 
     def is_exempt(self, path: str) -> bool:
-        return any(compiled.match(path) is not None for compiled in self._exempt)
+        forms = path, _other_form(path)
+        return any(pattern.regex.match(form) for pattern in self._exempt for form in forms)
 
     def match(self, path: str, method: str) -> Match | None:
         """The first route, with or without a slash at the end: routers redirect from one to the other, or take both."""
-        return self._match(path, method) or self._match(path.rstrip("/") if path.endswith("/") else f"{path}/", method)
+        return self._match(path, method) or self._match(_other_form(path), method)
 
     def _match(self, path: str, method: str) -> Match | None:
-        for compiled, methods, route in self._routes:
-            if (not methods or method in methods) and (parameters := compiled.match(path)) is not None:
+        for pattern, methods, route in self._routes:
+            if (not methods or method in methods) and (parameters := pattern.match(path)) is not None:
                 return Match(route, parameters)
         return None
+
+    def _check_reachable(self, one: _Guarded) -> None:
+        path = one.route.path
+        if exempt := [pattern.text for pattern in self._exempt if pattern.covers(one.pattern)]:
+            raise ValueError(
+                f"route {path}: no request comes to it, as {exempt[0]} is exempt: leave that out of `exempt`"
+            )
+        before = [earlier for earlier in self._routes if earlier.pattern.covers(one.pattern)]
+        taken = frozenset().union(*(earlier.methods for earlier in before))
+        if any(not earlier.methods for earlier in before) or (one.methods and one.methods <= taken):
+            methods = f" ({', '.join(one.route.methods)})" if one.route.methods else ""
+            earlier_paths = ", ".join(dict.fromkeys(earlier.route.path for earlier in before))
+            raise ValueError(
+                f"route {path}{methods}: no request comes to it, as the earlier {earlier_paths} takes them all: put it "
+                "before, or leave it out"
+            )
 
 
 def route_path(scope: Scope) -> str:
@@ -104,11 +124,9 @@ def route_path(scope: Scope) -> str:
     return (path[len(root) :] or "/") if root and (path == root or path.startswith(f"{root}/")) else path
 
 
-def _converted(convertor: str, value: str) -> Any:
-    try:
-        return CONVERTORS[convertor][1](value)
-    except ValueError:  # for example an integer with more digits than Python converts
-        return value
+def _other_form(path: str) -> str:
+    """Without the slash at the end, or with one."""
+    return path.rstrip("/") if path.endswith("/") else f"{path}/"
 
 
 def checked_priority(priority: Priority) -> Priority:
@@ -123,20 +141,10 @@ def _methods(route: Route) -> frozenset[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-def _compile(path: str) -> _Compiled:
-    """Raises ValueError for a path that could never match."""
-    parameters = list(_PARAMETER.finditer(path))
-    if not path.startswith("/"):
-        raise ValueError(f"route {path!r}: a path begins with `/`")
-    if set(_PARAMETER.sub("", path)) & set("{}*?#"):
-        raise ValueError(f"route {path}: {{name}} stands for one segment and {{name:path}} for the rest, nothing else")
-    convertors = {match[1]: match[2] or "str" for match in parameters}
-    if len(convertors) < len(parameters):
-        raise ValueError(f"route {path}: each name once")
-    if unknown := set(convertors.values()) - set(CONVERTORS):
-        raise ValueError(f"route {path}: {', '.join(sorted(unknown))} is none of {', '.join(CONVERTORS)}")
-    pieces, end = [], 0
-    for match in parameters:
-        pieces += [re.escape(path[end : match.start()]), f"(?P<{match[1]}>{CONVERTORS[convertors[match[1]]][0]})"]
-        end = match.end()
-    return _Compiled(re.compile("".join(pieces) + re.escape(path[end:]) + "$"), convertors)  # `$` as Starlette has it
+def _check_methods(route: Route) -> None:
+    """Raises ValueError for what is no list of methods."""
+    methods = route.methods
+    if isinstance(methods, str) or not isinstance(methods, Iterable):
+        raise ValueError(f'methods of route {route.path}: a list such as ["POST"] is expected, not {methods!r}')
+    if unknown := [method for method in methods if not isinstance(method, str) or method.upper() not in METHODS]:
+        raise ValueError(f"methods of route {route.path}: {unknown[0]!r} is no HTTP method")

@@ -14,7 +14,7 @@ from nats_backpressure.client.cached_admission import NEVER, CachedAdmission, Wa
 from nats_backpressure.client.subject_filter import SubjectFilter
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Heartbeat, State
-from nats_backpressure.protocol.patterns import PatternIndex, overlap
+from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, decode, is_literal
 
@@ -146,13 +146,14 @@ class StateMirror:
         """Compute the answer for a subject as of now."""
         if cached.keys_version != self.keys_version:
             cached.states, cached.keys_version = tuple(self._governing(cached)), self.keys_version
-        decisions = [self._decision(state, now) for state in cached.states]
+        decisions = [self.decision(state, now) for state in cached.states]
         decision = strictest(decisions)
         deciding = cached.states[decisions.index(decision)] if decisions else None
         cached.set(decision, deciding, min((one.until for one in decisions), default=math.inf))
         cached.version = self.version
 
-    def _decision(self, state: WatchedState, now: float) -> LocalDecision:
+    def decision(self, state: WatchedState, now: float) -> LocalDecision:
+        """What a state of the bucket means now."""
         heartbeats = self._heartbeats
         limits, left = (heartbeats.limits, heartbeats.left) if heartbeats else (FreshnessLimits(), None)
         if left is not None and left < state.written:  # a replica wrote it since
@@ -202,8 +203,6 @@ class StateMirror:
     def _governing(self, cached: CachedAdmission) -> list[WatchedState]:
         """The states that govern a subject; a pattern is governed by its own alone."""
         subject = cached.subject
-        if cached.overlapping:
-            return [state for state in self.states.values() if overlap(subject, state.subject)]
         if not is_literal(subject):
             return [self.states[subject]] if subject in self.states else []
         return list(self._index.covering(subject))

@@ -17,6 +17,7 @@ from nats.aio.client import Client
 
 from nats_backpressure.client.bucket_reader import BucketReader, Write
 from nats_backpressure.client.known_writes import KnownWrites
+from nats_backpressure.client.startup import Startup
 from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.client.wakeups import Wakeups, WatchRestart
@@ -48,14 +49,22 @@ class StateWatch:
     """Keeps `mirror` equal to the bucket; `ready` is set once every state was read."""
 
     def __init__(
-        self, nc: Client, names: Names, api_prefix: str, mirror: StateMirror, stats: Stats, logger: OnceLogger
+        self,
+        nc: Client,
+        names: Names,
+        api_prefix: str,
+        mirror: StateMirror,
+        stats: Stats,
+        logger: OnceLogger,
+        ready: asyncio.Event,
     ) -> None:
         self.nc, self.mirror, self.stats, self.logger = nc, mirror, stats, logger
         self._reader = BucketReader(nc, api_prefix, names.state_bucket)
-        self.ready = asyncio.Event()
+        self.ready, self._startup = ready, Startup()
         self.wakeups = Wakeups(self._reader.prefix)
         self._complete = False
         """Whether the present watch has read every state."""
+        self._read_once = False
 
     def restart(self) -> None:
         """Read every state again: the filter has grown."""
@@ -83,7 +92,7 @@ class StateWatch:
             await asyncio.sleep(random.uniform(0.3, 1.0) * delay)
 
     def snapshot_read(self) -> None:
-        self._complete = True
+        self._complete = self._read_once = True
         self.stats.count("snapshots")
         self.logger.resolve("watch", "", "the backpressure states are watched again")
         self.ready.set()
@@ -103,7 +112,9 @@ class StateWatch:
                     await subscription.unsubscribe()
 
     def _warn(self, why: str) -> None:
-        self.logger.warn("watch", "", f"the watch of the backpressure states is lost, retrying: {why}")
+        if self._read_once or self._startup.is_over(time.monotonic()):
+            text = f"the backpressure states cannot be read, trying again; those from before hold until they age: {why}"
+            self.logger.warn("watch", "", text)
 
 
 class _Follower:

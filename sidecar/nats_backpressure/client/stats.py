@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Protocol
 
 log = logging.getLogger("nats_backpressure.client")
 
@@ -31,6 +30,9 @@ class Stats:
     """Requests and questions about a subject that nobody watches or nothing is known of yet: admitted."""
     no_subject: int = 0
     """Requests and questions without a usable subject: admitted."""
+    bad_subject: int = 0
+    """Requests whose subject is no plain one (`*`, `>`, blanks, an empty token): decided by the strictest state that it
+    could mean."""
     bad_priority: int = 0
     """Requests with an unknown priority: treated as normal."""
     asked: int = 0
@@ -88,25 +90,6 @@ class Stats:
         except Exception:
             self.on_count = None
             log.exception("on_count raised and is not called any more")
-
-
-class Counted(Protocol):
-    """What has counters: a client of either kind."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def stats(self) -> Stats: ...
-
-
-def summed(clients: Iterable[Counted]) -> dict[tuple[str, str], int]:
-    """The counts by installation and name of the counter; those of several clients of one installation are added."""
-    sums: dict[tuple[str, str], int] = {}
-    for client in clients:
-        for name, n in client.stats.counts().items():
-            sums[client.name, name] = sums.get((client.name, name), 0) + n
-    return sums
 
 
 class OnceLogger:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
-from nats_backpressure.protocol.patterns import literal_problem
+from nats_backpressure.protocol.patterns import LONGEST_SUBJECT, literal_problem
 from nats_backpressure.protocol.subjects import NAME
 
 LONGEST_VALUE = 256
@@ -16,8 +17,13 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 def template_names(template: str) -> list[str]:
     """The names in it. Raises ValueError for what never becomes a subject."""
-    if problem := literal_problem(_PARAMETER.sub("x", template)):
+    if not isinstance(template, str):
+        raise ValueError(f"the subject {template!r} is no text")
+    literal = _PARAMETER.sub("x", template)
+    if problem := literal_problem(literal):
         raise ValueError(f"the subject {template!r} {problem}")
+    if "{" in literal or "}" in literal:
+        raise ValueError(f"the subject {template!r} may have {{name}} for a value of the path, and no other braces")
     return _PARAMETER.findall(template)
 
 
@@ -42,6 +48,14 @@ def pattern_of(template: str, parameters: Mapping[str, Any]) -> str:
             return ".".join([*tokens, ">"])
         tokens.append("*" if names else token)
     return ".".join(tokens)
+
+
+def widened(subject: str) -> str:
+    """A pattern that matches whatever was meant by what is no plain subject: `>` from the first token on that is
+    none."""
+    tokens = subject.split(".") if len(subject) <= LONGEST_SUBJECT else []
+    plain = takewhile(lambda token: literal_problem(token) is None, tokens)
+    return ".".join([*plain, ">"])
 
 
 def _values(template: str, parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -20,5 +20,6 @@ def admit_template(
     pattern = pattern_of(template, parameters)
     text = f"route {route[:200]}: {dict(parameters)!r:.200} makes no subject of {template[:200]!r}: "
     text += f"the strictest watched state that overlaps {pattern[:200]} decides"
+    client.stats.count("bad_subject", pattern)
     client.logger.warn("bad_value", route[:200], text)
     return client.admit_overlapping(pattern, priority)
