@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.support.sidecar import WAIT_SECONDS, eventually
+from tests.support.sidecar import STARTS_WITHIN, WAIT_SECONDS, eventually
 
 
 class Program:
@@ -40,6 +41,13 @@ class Program:
             await self._process.wait()
         if any(error):
             print(self.output[-4000:])  # shown with the failed test
+
+    async def end(self, how: signal.Signals) -> int:
+        """Its exit code after a signal."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        async with asyncio.timeout(STARTS_WITHIN):
+            return await self._process.wait()
 
     @property
     def output(self) -> str:

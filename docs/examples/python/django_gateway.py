@@ -1,8 +1,10 @@
 """A gateway in Django: its requests are answered with 503 and Retry-After while their subject is overloaded."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from wsgiref.simple_server import make_server
 
@@ -46,4 +48,6 @@ urlpatterns = [path("v1/decide", decide, name="decide")]
 
 if __name__ == "__main__":
     settings.configure(ROOT_URLCONF=__name__, MIDDLEWARE=[f"{__name__}.Backpressure"], ALLOWED_HOSTS=["127.0.0.1"])
-    make_server("127.0.0.1", int(sys.argv[1]), get_wsgi_application()).serve_forever()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    with suppress(KeyboardInterrupt), backpressure:  # in production: gunicorn, which needs neither
+        make_server("127.0.0.1", int(sys.argv[1]), get_wsgi_application()).serve_forever()

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+from contextlib import suppress
 
 from faststream import FastStream
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from nats.errors import ConnectionReconnectingError
 
 from nats_backpressure.client import BackpressureClient, PullGate
 
@@ -38,4 +40,5 @@ async def ask_before_each_pull() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(app.run())
+    with suppress(ConnectionReconnectingError):  # FastStream cannot end its connection while NATS is away
+        asyncio.run(app.run())

@@ -1,7 +1,9 @@
 """A gateway in Flask: its requests are answered with 503 and Retry-After while their subject is overloaded."""
 
 import os
+import signal
 import sys
+from contextlib import suppress
 
 from flask import Flask, Response, request
 
@@ -29,4 +31,6 @@ def decide() -> tuple[str, int]:
 
 
 if __name__ == "__main__":  # in production: gunicorn --threads 8 flask_gateway:app
-    app.run(port=int(sys.argv[1]), threaded=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    with suppress(KeyboardInterrupt), backpressure:
+        app.run(port=int(sys.argv[1]), threaded=True)

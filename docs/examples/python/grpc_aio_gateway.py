@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
@@ -43,6 +44,9 @@ async def decide(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
 
 
 async def serve(port: int) -> None:
+    stopping = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     nc = Client()
     connecting = asyncio.create_task(nc.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1))
     async with BackpressureClient(nc) as backpressure:
@@ -52,7 +56,8 @@ async def serve(port: int) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("router.Router", methods),))
         server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
-        await server.wait_for_termination()
+        await stopping.wait()
+        await server.stop(grace=5)
     connecting.cancel()
     await nc.close()
 

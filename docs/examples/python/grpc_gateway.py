@@ -1,7 +1,9 @@
 """A gateway in gRPC with threads: RESOURCE_EXHAUSTED, and when to try again, while the subject is overloaded."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,10 +44,14 @@ def decide(request: bytes, context: grpc.ServicerContext) -> bytes:
 
 
 if __name__ == "__main__":
+    stopping = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stopping.set())
     with ThreadedClient(os.environ["NATS_URL"], SUBJECTS.values()) as backpressure:
         server = grpc.server(ThreadPoolExecutor(8), interceptors=[Backpressure(backpressure, SUBJECTS)])
         methods = {"Decide": grpc.unary_unary_rpc_method_handler(decide)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("router.Router", methods),))
         server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
         server.start()
-        server.wait_for_termination()
+        stopping.wait()
+        server.stop(grace=5).wait()

@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import signal
+from contextlib import suppress
 
 import nats
 from nats.aio.msg import Msg
+from nats.errors import ConnectionReconnectingError
 from nats.js.api import ConsumerConfig
 
 IN_FLIGHT = 20
@@ -31,8 +34,20 @@ async def work() -> None:
     )
     await js.add_consumer("ROUTER", config)  # or change `max_ack_pending` of the one that is there
     await js.subscribe_bind("ROUTER", config, "router", cb=receive, manual_ack=True)
-    await asyncio.Event().wait()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        with suppress(ConnectionReconnectingError):  # NATS is away
+            await nc.drain()  # what is here already is worked off
+
+
+async def main() -> None:
+    working = asyncio.create_task(work())
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, working.cancel)
+    with suppress(asyncio.CancelledError):
+        await working
 
 
 if __name__ == "__main__":
-    asyncio.run(work())
+    asyncio.run(main())
