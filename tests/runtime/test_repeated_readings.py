@@ -100,8 +100,8 @@ class World:
             before = self.registry.subjects.get("orders.0")
             under[sample.key] = self.intake.sample(self.stream, sample, members.get(sample.key, ()))
             after = self.registry.subjects.get("orders.0")
-            times = self.registry._times.get("orders.0")
-            self.repeated += before is not after and times is not None and times.resting is after
+            at_rest = self.registry._calm._subjects.get("orders.0")
+            self.repeated += before is not after and at_rest is not None and at_rest.resting is after
         self.intake.remove_uncounted_members(self.stream, ReadState(under, (), len(samples) > 0))
 
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from msgspec import Struct
-
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.proofs import Proofs
@@ -29,22 +27,22 @@ from nats_backpressure.core.subject.inputs import (
     RecordLoaded,
     Tick,
 )
-from nats_backpressure.core.subject.next_record import is_quiescent
 from nats_backpressure.core.subject.other_policies import is_foreign, is_seen_whole, is_to_be_marked
 from nats_backpressure.core.subject.plan_writes import Context
-from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
-from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
+from nats_backpressure.core.subject.repeated_readings import with_repeated_readings
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
-from nats_backpressure.core.time_windows import NOTHING, TimeWindows, WindowSummary, measures_of
+from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.patterns import PatternIndex
 from nats_backpressure.protocol.subjects import is_literal
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.calm_subjects import CalmSubjects
 from nats_backpressure.runtime.followed_streams import FollowedStreams
 from nats_backpressure.runtime.member_index import MemberIndex
 from nats_backpressure.runtime.ports import TimeSource
+from nats_backpressure.runtime.time_in_status import TimeInStatus
 
 TICK = 0.5
 """Seconds between two calls of `tick`: what time alone changes (freshness, holds, openings) is found by then."""
@@ -52,22 +50,6 @@ TICK = 0.5
 CHECK, SLICE = 50, 500
 """What it takes to check a subject (10 µs, ten times as much where it changes), by what it takes to pass one by; and a
 slice of both."""
-
-
-class TimeInStatus(Struct):
-    """Seconds a subject has spent in each status since this process knew it, up to `at`."""
-
-    at: float
-    status: Status
-    seconds: dict[str, float]
-    windows: TimeWindows
-    resting: SubjectState | None = None
-    """The state of the subject, if it was found at rest: then readings that repeat the last ones move nothing."""
-    calm: SubjectState | None = None
-    """The state of the subject, if time alone changes nothing of it before `calm_until`, which is monotonic."""
-    calm_until: float = 0.0
-    facts_due: float = 0.0
-    """The monotonic time from which on the carried facts of `calm` may be worth a write."""
 
 
 class SubjectRegistry:
@@ -114,6 +96,7 @@ class SubjectRegistry:
         self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
         self._writer, self._perform = writer, perform
         self._times: dict[str, TimeInStatus] = {}
+        self._calm = CalmSubjects(self._observe.stale_after_seconds)
         self._members = MemberIndex()
         self.streams = FollowedStreams(self._members, clock, settings.observe)
 
@@ -190,7 +173,7 @@ class SubjectRegistry:
             state = SubjectState(subject=subject, policy=policy, unread_since=now.mono)
             self.subjects[subject] = state
             self.watched_changes += 1
-            self._times[subject] = TimeInStatus(now.mono, Status.UNKNOWN, {}, TimeWindows())
+            self._times[subject] = TimeInStatus(now.mono)
             if not is_literal(subject):
                 self._patterns.add(subject, subject)
         return state
@@ -218,7 +201,7 @@ class SubjectRegistry:
         now = self._clock.now()
         self.subjects[subject], effects = step(state, input_, now, self._context(subject))
         self._index(subject, input_)
-        self._account(subject, now.mono)
+        self._times[subject].account(self.subjects[subject], now.mono)
         if isinstance(input_, ConsumerJoined | RecordLoaded | RecordFollowed) and (
             keys := _with_latches(self.subjects[subject])
         ):
@@ -238,8 +221,7 @@ class SubjectRegistry:
         repeated = [(before, reading) for before, reading in readings if before is not None]
         if len(repeated) < len(readings) or (state := self.subjects.get(subject)) is None:
             return False
-        times = self._times[subject]
-        if times.resting is not state and not is_at_rest(state):
+        if not self._calm.is_at_rest(state):
             return False
         newest = self.newest_read_at
         after = with_repeated_readings(
@@ -247,9 +229,8 @@ class SubjectRegistry:
         )
         if after is None:
             return False
-        if times.calm is state:
-            times.calm = after
-        self.subjects[subject] = times.resting = after
+        self._calm.repeat(state, after)
+        self.subjects[subject] = after
         return True
 
     def is_unchanged_by_time(self, subject: str, at: Now) -> bool:
@@ -327,31 +308,23 @@ class SubjectRegistry:
     def tick_in_slices(self) -> Iterator[None]:
         """The same in short pieces of work, between which other tasks may have a turn."""
         at, work = self._clock.now().mono, 0
-        for subject in tuple(self._times):
-            state, times = self.subjects.get(subject), self._times.get(subject)
-            if state is None or times is None or (times.calm is state and at < times.calm_until):
+        for subject in tuple(self.subjects):
+            state = self.subjects.get(subject)
+            if state is None or self._calm.is_calm(state, at):
                 work += 1
             else:
-                self._tick(subject, state, times)
+                self._tick(subject, state)
                 work += CHECK
             if work >= SLICE:
                 work = 0
                 yield
 
-    def _tick(self, subject: str, state: SubjectState, times: TimeInStatus) -> None:
-        now, sure = self._clock.now(), self._observe.stale_after_seconds
-        newest = status_proof(state.members.values(), self.proofs(subject))
-        quiescent = times.calm is state or is_quiescent(state)
+    def _tick(self, subject: str, state: SubjectState) -> None:
+        now, newest = self._clock.now(), status_proof(state.members.values(), self.proofs(subject))
         narrower = self._narrower_marks(subject, self.limits(subject))
         mark = is_to_be_marked(state.record, self.policies.mark, self.other_marks(), narrower)
-        compared = times.calm is state and now.mono < times.facts_due
-        due = not compared and carried_write_due(state, now)
-        if newest is None or now.mono - newest >= sure or not quiescent or mark or due:
+        if mark or not self._calm.check(state, newest, now):
             self.feed(subject, Tick())
-            return
-        later = (state.written_at + every for every in (ACCOUNT_EVERY, CARRY_EVERY))
-        times.calm, times.facts_due = state, min((moment for moment in later if moment > now.mono), default=math.inf)
-        times.calm_until = min(newest + sure, times.facts_due)
 
     def feed_newer_heartbeat(self) -> None:
         """A replica of a newer version is there: the states that it stores stay its own."""
@@ -367,6 +340,7 @@ class SubjectRegistry:
             if not is_literal(subject):
                 self._patterns.remove(subject, subject)
         self._times.pop(subject, None)
+        self._calm.forget(subject)
 
     def covering(self, subject: str) -> Iterator[str]:
         """The watched patterns that cover a literal subject."""
@@ -409,29 +383,13 @@ class SubjectRegistry:
 
     def time_in(self, subject: str, now: Now) -> Mapping[str, float]:
         """Seconds spent in each status since this process first knew the subject."""
-        if (times := self._times.get(subject)) is None:
-            return {}
-        word = times.status.word
-        return {**times.seconds, word: times.seconds.get(word, 0.0) + max(0.0, now.mono - times.at)}
+        times = self._times.get(subject)
+        return times.seconds(now.mono) if times else {}
 
     def window(self, subject: str, now: Now, seconds: float) -> WindowSummary | None:
         """What the subject was like over the last `seconds`; None if this process does not know it."""
         times = self._times.get(subject)
-        return times.windows.window(now.mono, seconds) if times else None
-
-    def _account(self, subject: str, now: float) -> None:
-        """Count the status and the measures of the worst member, where they are others now."""
-        state, times = self.subjects[subject], self._times[subject]
-        known = state.record is not None and not state.record.unknown and state.revision > 0
-        status = state.record.status if state.record is not None and known else Status.UNKNOWN
-        values = measures_of(state.worst.reading) if known and state.worst is not None else NOTHING
-        if status is times.status and values == times.windows.values:
-            return
-        if status is not times.status:
-            word = times.status.word
-            times.seconds[word] = times.seconds.get(word, 0.0) + now - times.at
-            times.at, times.status = now, status
-        times.windows.add(now, status, values)
+        return times.window(now.mono, seconds) if times else None
 
 
 def _with_latches(state: SubjectState) -> list[ConsumerKey]:

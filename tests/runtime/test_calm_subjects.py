@@ -1,0 +1,55 @@
+"""Calm subjects: a tick passes one by only while time alone cannot change it."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY
+from nats_backpressure.core.subject.state import Record, SubjectState, with_member
+from nats_backpressure.policy.schema import Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.runtime.calm_subjects import CalmSubjects
+
+NOW = Now(100.0, 1_767_225_600.0)
+KEY = ConsumerKey("S", "c")
+MEMBER = Member(KEY, Policy(), status=Status.INACTIVE, reading=Reading(KEY, NOW, 0, 0, 0.0, None), proof=NOW.mono)
+STORED = SubjectState("s", Policy(), 0.0, record=Record("s", "e"), revision=1, written_at=NOW.mono)
+CALM = with_member(STORED, MEMBER)
+
+
+def test_a_subject_is_calm_until_its_proof_is_too_old() -> None:
+    subjects = CalmSubjects(stale_after=4.0)
+    assert not subjects.is_calm(CALM, NOW.mono), "nothing was found out yet"
+    assert subjects.check(CALM, NOW.mono - 2.0, NOW)
+    assert subjects.is_calm(CALM, NOW.mono + 1.9) and not subjects.is_calm(CALM, NOW.mono + 2.1)
+
+
+def test_a_subject_is_calm_until_its_stored_facts_may_be_worth_a_write() -> None:
+    subjects = CalmSubjects(stale_after=1e9)
+    assert subjects.check(CALM, NOW.mono, NOW)
+    due = NOW.mono + ACCOUNT_EVERY
+    assert subjects.is_calm(CALM, due - 0.1) and not subjects.is_calm(CALM, due)
+
+
+def test_a_subject_without_a_recent_proof_is_not_calm() -> None:
+    subjects = CalmSubjects(stale_after=10.0)
+    assert not subjects.check(CALM, None, NOW) and not subjects.check(CALM, NOW.mono - 10.0, NOW)
+
+
+def test_another_state_of_the_subject_is_not_calm_unless_readings_were_only_repeated() -> None:
+    subjects, after = CalmSubjects(stale_after=10.0), replace(CALM)
+    subjects.check(CALM, NOW.mono, NOW)
+    assert not subjects.is_calm(after, NOW.mono)
+    subjects.repeat(CALM, after)
+    assert subjects.is_calm(after, NOW.mono) and subjects.is_at_rest(after)
+
+
+def test_nothing_is_kept_of_a_subject_that_is_forgotten() -> None:
+    subjects = CalmSubjects(stale_after=10.0)
+    subjects.check(CALM, NOW.mono, NOW)
+    subjects.forget("s")
+    subjects.forget("s")
+    assert not subjects.is_calm(CALM, NOW.mono)
