@@ -21,10 +21,10 @@ CALM = with_member(STORED, MEMBER)
 
 
 def test_a_subject_is_calm_until_its_proof_is_too_old() -> None:
-    subjects = CalmSubjects(stale_after=4.0)
+    subjects = CalmSubjects(stale_after=3.0)
     assert not subjects.is_calm(CALM, NOW.mono), "nothing was found out yet"
     assert subjects.check(CALM, NOW.mono - 2.0, NOW)
-    assert subjects.is_calm(CALM, NOW.mono + 1.9) and not subjects.is_calm(CALM, NOW.mono + 2.1)
+    assert subjects.is_calm(CALM, NOW.mono + 0.9) and not subjects.is_calm(CALM, NOW.mono + 1.1)
 
 
 def test_a_subject_is_calm_until_its_stored_facts_may_be_worth_a_write() -> None:
