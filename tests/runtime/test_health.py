@@ -106,7 +106,7 @@ async def test_a_subject_whose_consumers_only_another_replica_watches_is_not_gon
         state = service.registry.subjects[SUBJECT]
         assert state.record is not None
         elsewhere = replace(state.record, carried=((ConsumerKey("T", "other"), Carried()),))
-        service.registry.watches = lambda key: key == KEY
+        service.registry.contexts.watches = lambda key: key == KEY
         service.registry.subjects[SUBJECT] = replace(state, record=elsewhere)
         assert not service.registry.is_gone(SUBJECT) and not service.registry.dismiss(SUBJECT)
 

@@ -43,7 +43,7 @@ async def test_all_answer_the_stored_share_also_after_the_writer_is_killed() -> 
                 (writer,) = (
                     one
                     for one in replicas.all.values()
-                    if one.service.registry.writer_seen_at(SUBJECT, [KEY.stream], False) is None
+                    if one.service.registry.contexts.others.seen_at(SUBJECT, [KEY.stream], False) is None
                 )
                 await writer.kill()
             await replicas.clock.run(STEP)

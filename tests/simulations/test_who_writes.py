@@ -187,7 +187,8 @@ def writers(replicas: Replicas) -> list[str]:
     return [
         name
         for name, registry in registries.items()
-        if SUBJECT in registry.subjects and registry._context(SUBJECT).writer_seen_at is None
+        if (state := registry.subjects.get(SUBJECT))
+        and registry._context(state, replicas.clock.now()).writer_seen_at is None
     ]
 
 

@@ -253,7 +253,7 @@ class EffectRunner:
         if (state := self._registry.subjects.get(subject)) is None:
             return
         late = self._clock.now().mono - writing.started_at >= AT_ONCE_WITHIN
-        if late and writing.record.unknown and self._registry.others_are_cut_off():  # it may be known by now
+        if late and writing.record.unknown and self._registry.contexts.others.are_cut_off():  # it may be known by now
             self._registry.feed(subject, WriteConflict(writing.nonce))
             return
         value = self._render_state(state, writing, self._registry, self._clock.now())

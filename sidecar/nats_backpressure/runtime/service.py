@@ -217,8 +217,8 @@ def build_service(
     )
     failures = failures or Failures(clock)
     effects = EffectRunner(store, publisher, clock, render_state, counts, failures)
-    heartbeat_seconds = settings.publish.heartbeat_seconds
-    registry = SubjectRegistry(settings, clock, policies, writer, effects.perform, heartbeat_seconds)
+    registry = SubjectRegistry(settings, clock, policies, writer, effects.perform)
+    registry.contexts.heartbeat = settings.publish.heartbeat_seconds
     resources = OwnResources(names, registry, clock, ensure, failures)
     watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
 
@@ -255,7 +255,7 @@ def build_service(
         server_time=server_time,
     )
     registry.streams.reads = poller.shared.reads
-    registry.watches = lambda key: is_name_watched(key, watch, names.ours)
+    registry.contexts.watches = lambda key: is_name_watched(key, watch, names.ours)
     replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
     if max(len(watch), *(len(entry.consumers) for entry in watch)) <= MOST_WATCHED:
         replicas.watch = tuple(Watched(entry.stream, entry.consumers) for entry in watch)
@@ -264,10 +264,7 @@ def build_service(
         replicas.set_policies(policies.mark)
         on_policies(sources)
 
-    registry.other_marks, registry.marks_that_lack = replicas.marks, replicas.marks_that_lack
-    writers = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
-    registry.writer_seen_at, registry.proves = writers.seen_at, writers.proves
-    registry.others_are_cut_off, registry.connected_for = writers.are_cut_off, poller.shared.connected_for
+    registry.contexts.others = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
     replicas.writes, replicas.unread = lambda: effects.writes, registry.streams.unread
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
     heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)

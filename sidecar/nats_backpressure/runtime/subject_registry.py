@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from nats_backpressure.config.settings import Settings
@@ -12,7 +12,7 @@ from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.reading.headroom import headroom
-from nats_backpressure.core.status.freshness import Limits, limits, status_proof
+from nats_backpressure.core.status.freshness import Limits, status_proof
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
@@ -27,7 +27,6 @@ from nats_backpressure.core.subject.inputs import (
     RecordLoaded,
     Tick,
 )
-from nats_backpressure.core.subject.other_policies import is_foreign, is_seen_whole, is_to_be_marked
 from nats_backpressure.core.subject.plan_writes import Context
 from nats_backpressure.core.subject.repeated_readings import with_repeated_readings
 from nats_backpressure.core.subject.state import Record, SubjectState
@@ -42,6 +41,7 @@ from nats_backpressure.runtime.calm_subjects import CalmSubjects
 from nats_backpressure.runtime.followed_streams import FollowedStreams
 from nats_backpressure.runtime.member_index import MemberIndex
 from nats_backpressure.runtime.ports import TimeSource
+from nats_backpressure.runtime.step_context import StepContexts
 from nats_backpressure.runtime.time_in_status import TimeInStatus
 
 TICK = 0.5
@@ -66,7 +66,6 @@ class SubjectRegistry:
         policies: ActivePolicies,
         writer: str,
         perform: Callable[[Sequence[Effect]], None],
-        heartbeat: float = 0.0,
     ) -> None:
         self.settings, self.policies = settings, policies
         self.subjects: dict[str, SubjectState] = {}
@@ -78,27 +77,12 @@ class SubjectRegistry:
         """Whether there is something to answer: each stream was read or tried, and the first states are stored."""
         self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
         """Is called with members that something else than a reading may have moved above a mark."""
-        self.other_marks: Callable[[], frozenset[str] | None] = frozenset
-        """The marks of the policies of the other replicas that can write; None while it is too early to know."""
-        self.marks_that_lack: Callable[[Collection[ConsumerKey]], frozenset[str]] = lambda consumers: frozenset()
-        """See `Replicas.marks_that_lack`."""
-        self.watches: Callable[[ConsumerKey], bool] = lambda key: True
-        """Whether a consumer of this name may be watched here."""
-        self.proves: Callable[[str, Iterable[str]], bool] = lambda mark, streams: False
-        """See `SubjectWriters.proves`."""
-        self.others_are_cut_off: Callable[[], bool] = lambda: False
-        """See `SubjectWriters.are_cut_off`."""
-        self.connected_for: Callable[[], float] = lambda: math.inf
-        """Seconds for which the connection is there, as far as round trips prove it."""
-        self.writer_seen_at: Callable[[str, Iterable[str], bool], float | None] = lambda subject, streams, any_: None
-        """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
-        where this one does. The last argument: whether that may be one with other policies."""
-        self._clock, self._observe, self._heartbeat = clock, settings.observe, heartbeat
-        self._writer, self._perform = writer, perform
+        self._clock, self._observe, self._perform = clock, settings.observe, perform
         self._times: dict[str, TimeInStatus] = {}
         self._calm = CalmSubjects(self._observe.stale_after_seconds)
         self._members = MemberIndex()
         self.streams = FollowedStreams(self._members, clock, settings.observe)
+        self.contexts = StepContexts(policies, self.streams, self._members, settings.observe, writer)
 
     @property
     def looks(self) -> Mapping[str, StreamLook]:
@@ -161,9 +145,7 @@ class SubjectRegistry:
 
     def limits(self, subject: str) -> Limits:
         """The freshness limits in force for a subject, given how often it is read now."""
-        observe = self._observe
-        interval = self.interval(subject)
-        return limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval, self._heartbeat)
+        return self.contexts.limits(self.interval(subject))
 
     def get_or_create(self, subject: str) -> SubjectState:
         """The subject's state; a new one where there was none."""
@@ -199,7 +181,7 @@ class SubjectRegistry:
         if (state := self.subjects.get(subject)) is None:
             return
         now = self._clock.now()
-        self.subjects[subject], effects = step(state, input_, now, self._context(subject))
+        self.subjects[subject], effects = step(state, input_, now, self._context(state, now))
         self._index(subject, input_)
         self._times[subject].account(self.subjects[subject], now.mono)
         if isinstance(input_, ConsumerJoined | RecordLoaded | RecordFollowed) and (
@@ -236,52 +218,20 @@ class SubjectRegistry:
     def is_unchanged_by_time(self, subject: str, at: Now) -> bool:
         """Whether a look at the time, `at` that moment, would leave the subject as it is."""
         state = self.subjects[subject]
-        after, effects = step(state, Tick(), at, self._context(subject))
+        after, effects = step(state, Tick(), at, self._context(state, at))
         return not effects and (after is state or after == state)
 
-    def _context(self, subject: str) -> Context:
-        bounds = self.limits(subject)
-        return Context(
-            bounds.stale_after,
-            bounds.unknown_after,
-            bounds.interval,
-            writer=self._writer,
-            newest_read_at=self.newest_read_at,
-            proofs=self.proofs(subject),
-            policy_mark=self.policies.mark,
-            other_marks=self.other_marks(),
-            narrower_marks=self._narrower_marks(subject, bounds),
-            writer_seen_at=self.writer_seen_at(subject, self._shared_streams(subject), self._is_no_ones(subject)),
-            others_are_cut_off=self.others_are_cut_off(),
-            connected_for=self.connected_for(),
-        )
-
-    def _narrower_marks(self, subject: str, limits: Limits) -> frozenset[str]:
-        """See `Context.narrower_marks`."""
-        state = self.subjects[subject]
-        if not is_foreign(state.record, self.policies.mark) or not (lacking := self.marks_that_lack(state.members)):
-            return frozenset()
-        whole = is_seen_whole(state, self.watches, self._clock.now(), limits, self.proofs(subject))
-        return lacking if whole else frozenset()
+    def _context(self, state: SubjectState, now: Now) -> Context:
+        return self.contexts.of(state, self.interval(state.subject), self.newest_read_at, now)
 
     def is_proved_elsewhere(self, subject: str) -> bool:
-        record = self.subjects[subject].record
-        return record is not None and self.proves(record.policy_mark, self._shared_streams(subject))
-
-    def _shared_streams(self, subject: str) -> Iterable[str]:
-        """The streams of its members that all replicas know alike: those that its record names. Which consumers there
-        are may differ: one that started while a node is down does not see those that only that node has. While it
-        names none, the streams of the members that are known here."""
-        state = self.subjects[subject]
-        if state.record is None or not (state.record.latched or state.record.carried):
-            return self._members.streams_of(subject)
-        return (key.stream for key, _ in chain(state.record.latched, state.record.carried))
+        return self.contexts.is_proved_elsewhere(self.subjects[subject])
 
     def is_gone(self, subject: str) -> bool:
         state = self.subjects.get(subject)
         if state is None or state.record is None or state.members:
             return False
-        if not all(self.watches(key) for key, _ in chain(state.record.latched, state.record.carried)):
+        if not all(self.contexts.watches(key) for key, _ in chain(state.record.latched, state.record.carried)):
             return False  # another replica watches it
         # A consumer that was there and could not be read since a restart is no member yet.
         is_empty = self.streams.are_read_whole(subject) or state.unread_since == -math.inf
@@ -292,13 +242,6 @@ class SubjectRegistry:
         if gone := self.is_gone(subject):
             self.feed(subject, Dismissed())
         return gone
-
-    def _is_no_ones(self, subject: str) -> bool:
-        """Whether nothing proves a subject here, and other policies than ours judged it: one that has a proof, under
-        whichever policies, is its writer."""
-        state = self.subjects[subject]
-        judged_here = state.record is not None and state.record.policy_mark == self.policies.mark
-        return state.newest_proof is None and not judged_here
 
     def tick(self) -> None:
         """Apply to every subject what time alone changes, where it may change anything."""
@@ -321,8 +264,7 @@ class SubjectRegistry:
 
     def _tick(self, subject: str, state: SubjectState) -> None:
         now, newest = self._clock.now(), status_proof(state.members.values(), self.proofs(subject))
-        narrower = self._narrower_marks(subject, self.limits(subject))
-        mark = is_to_be_marked(state.record, self.policies.mark, self.other_marks(), narrower)
+        mark = self.contexts.is_to_be_marked(state, self.interval(subject), now)
         if mark or not self._calm.check(state, newest, now):
             self.feed(subject, Tick())
 
@@ -368,7 +310,7 @@ class SubjectRegistry:
 
     def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
         """The consumers with latches in a record that only other replicas watch."""
-        return frozenset(key for key, _ in record.latched if not self.watches(key))
+        return frozenset(key for key, _ in record.latched if not self.contexts.watches(key))
 
     def reading_of(self, key: ConsumerKey) -> Reading | None:
         """The newest reading of a member of any subject; None where there is none."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from nats_backpressure.core.reading.sharing import share_of
 from nats_backpressure.protocol.between_replicas import ALL_UNREAD, Presence
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import TimeSource
 from nats_backpressure.runtime.replicas import PRESENT_FOR, Replicas
 from nats_backpressure.runtime.shared_reading import PROVED_EVERY, SharedReading
@@ -60,6 +61,15 @@ class SubjectWriters:
             received_for = self._shared.received_for(PROVED_EVERY + BACK_AFTER)
             self._cut_off, self._checked_at = bool(self._replicas.others) and received_for < BACK_AFTER, now
         return self._cut_off
+
+    def connected_for(self) -> float:
+        return self._shared.connected_for()
+
+    def marks(self) -> frozenset[str] | None:
+        return self._replicas.marks()
+
+    def marks_that_lack(self, consumers: Collection[ConsumerKey]) -> frozenset[str]:
+        return self._replicas.marks_that_lack(consumers)
 
     def proves(self, mark: str, streams: Iterable[str]) -> bool:
         """Whether another replica has readings of a subject with members in these streams, and keeps what is stored of
