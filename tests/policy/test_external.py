@@ -12,20 +12,21 @@ from hypothesis import strategies as st
 from nats_backpressure.policy.external import (
     LARGEST_VALUE,
     MONITOR_KEYS,
-    parse_bucket_policy,
+    check_bucket_entry,
     parse_metadata,
-    parse_override,
+    read_bucket_value,
     validate_document,
 )
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import Layers
 from nats_backpressure.policy.schema import Guard, Override, PendingRule, Policy
-from nats_backpressure.policy.validation import Problem
+from nats_backpressure.policy.validation import Problem, Problems
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.support.policies import entry
 
 FILE = Layers([entry("a.>", pending={"warn": 20, "critical": 300, "overload": 5000})])
 FREE = Guard()
+PUT_AT = 1_795_442_100.0
 BOUND = Guard(min_pending_overload=100, max_pending_overload=10_000)
 OUTSTANDING, UNPROCESSED = MONITOR_KEYS
 JSON = st.recursive(
@@ -35,8 +36,18 @@ JSON = st.recursive(
 )
 
 
+def parsed_value(key: str, value: bytes, guard: Guard = FREE, problems: Problems | None = None) -> Any:
+    """The entry under a key of the bucket, or the problems with it."""
+    problems = Problems() if problems is None else problems
+    read = read_bucket_value(key, value, PUT_AT, problems)
+    if read is not None:
+        check_bucket_entry(read, FILE, guard, problems)
+    return problems.listed() or read
+
+
 def put(document: object, key: str = "a.b", guard: Guard = FREE) -> PolicyEntry | tuple[Problem, ...]:
-    return parse_bucket_policy(key, msgspec.json.encode(document), FILE, guard)
+    result: PolicyEntry | tuple[Problem, ...] = parsed_value(key, msgspec.json.encode(document), guard)
+    return result
 
 
 def lines(parsed: PolicyEntry | tuple[Problem, ...] | None) -> list[str]:
@@ -49,17 +60,16 @@ def test_a_key_is_a_subject_or_a_pattern_and_its_value_a_policy() -> None:
     assert parsed == PolicyEntry(("a.*.>",), ("r*",), (("pending.overload", 800), ("mode", "observe")))
 
 
-PUT_AT = 1_795_442_100.0
 TEN_MINUTES = {"action": "open", "until": "2026-11-23T14:05:00.000Z"}
 
 
 def overriding(document: object, key: str = "=override.a.=2A", guard: Guard = FREE) -> Any:
     value = document if isinstance(document, bytes) else msgspec.json.encode(document)
-    return parse_override(key, value, PUT_AT, guard)
+    return parsed_value(key, value, guard)
 
 
 def test_an_override_stands_for_a_pattern_under_a_key_of_its_own() -> None:
-    assert overriding(TEN_MINUTES) == OverrideEntry("a.*", Override("open", 1_795_442_700.0))
+    assert overriding(TEN_MINUTES) == OverrideEntry("a.*", Override("open", 1_795_442_700.0), 600.0)
     assert overriding(TEN_MINUTES, "=override.=3E").pattern == ">"
     assert overriding({"action": "reject", "until": "2020-01-01T00:00:00Z"}).override.action == "reject", "it is over"
 
@@ -153,7 +163,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_key_or_value_is_refused_with_its_path_and_rule(case: str) -> None:
     key, value, expected = REFUSED[case]
-    (line,) = lines(parse_bucket_policy(key, value, FILE, FREE))
+    (line,) = lines(parsed_value(key, value))
     assert line.startswith(expected.removeprefix(": "))
 
 
@@ -309,7 +319,7 @@ def test_metadata_marks_upside_down_are_refused() -> None:
 
 @given(st.binary(max_size=60) | JSON.map(msgspec.json.encode))
 def test_no_value_in_the_bucket_stops_the_reader(value: bytes) -> None:
-    parsed = parse_bucket_policy("a.b", value, FILE, BOUND)
+    parsed = parsed_value("a.b", value, BOUND)
     assert parsed == () or isinstance(parsed, PolicyEntry | tuple)
     assert parsed != ()
 

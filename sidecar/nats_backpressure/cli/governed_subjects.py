@@ -15,10 +15,10 @@ from nats_backpressure.cli.command import all_statuses
 from nats_backpressure.cli.output import print_note
 from nats_backpressure.cli.policy_bucket import PolicyKey
 from nats_backpressure.policy.active import PolicyValue
-from nats_backpressure.policy.external import OVERRIDES, parse_override
-from nats_backpressure.policy.guard import NO_GUARD
+from nats_backpressure.policy.external import OVERRIDES, read_bucket_value
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, parse_entry
 from nats_backpressure.policy.precedence import index_entries, most_specific
+from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.messages import Status
 from nats_backpressure.protocol.patterns import BadTail, PatternIndex, covers, decode
 from nats_backpressure.runtime.ports import Unavailable
@@ -135,14 +135,15 @@ def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str, n
 
 def parse_policy(value: bytes) -> PolicyEntry | None:
     try:
-        return parse_entry(msgspec.json.decode(value), need_subjects=False)[0]
+        problems = Problems(newer_allowed=True)
+        return parse_entry(msgspec.json.decode(value), need_subjects=False, problems=problems)[0]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def parse_stored_override(key: str, value: PolicyValue, now: float) -> OverrideEntry | None:
     """None where it is not valid. One that is not stored yet counts as stored `now`."""
-    entry = parse_override(key, value.value, value.at or now, NO_GUARD)
+    entry = read_bucket_value(key, value.value, value.at or now, Problems())
     return entry if isinstance(entry, OverrideEntry) else None
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.config import nats, yaml_source
 from nats_backpressure.config.nats import Nats, Text
+from nats_backpressure.policy.guard import check_guard
 from nats_backpressure.policy.parse import PolicyEntry, parse_entries
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.policy.validation import Problem, Problems, read_with_defaults, shorten
@@ -235,14 +236,12 @@ def _check(settings: Settings, problems: Problems) -> None:
         _add(problems, f"watch[{i}].stream", glob_problem(entry.stream))
         for j, name in enumerate(entry.consumers):
             _add(problems, f"watch[{i}].consumers[{j}]", glob_problem(name))
-    observe, guard = settings.observe, settings.policy_guard
+    observe = settings.observe
     if observe.min_interval_ms > observe.max_interval_ms:
         problems.add("observe.min_interval_ms", "must not be above max_interval_ms")
     if observe.unknown_after_seconds < 2 * observe.stale_after_seconds:
         problems.add("observe.unknown_after_seconds", "must be at least twice stale_after_seconds")
-    least, most = guard.min_pending_overload, guard.max_pending_overload
-    if least is not None and most is not None and least > most:
-        problems.add("policy_guard.min_pending_overload", "must not be above max_pending_overload")
+    check_guard(settings.policy_guard, "policy_guard", problems)
 
 
 def _check_subjects(settings: Settings, problems: Problems) -> None:

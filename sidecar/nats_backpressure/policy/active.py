@@ -7,18 +7,19 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from nats_backpressure.policy.external import OVERRIDES, parse_bucket_policy, parse_metadata, parse_override
+from nats_backpressure.policy.external import OVERRIDES, check_bucket_entry, parse_metadata, read_bucket_value
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
-from nats_backpressure.policy.validation import Problem, shorten
+from nats_backpressure.policy.validation import Problem, Problems, shorten
 from nats_backpressure.protocol.subjects import BadTail, decode
 from nats_backpressure.protocol.values import ConsumerKey
 
 MOST_ERRORS, LONGEST_ERROR = 20, 300
 """Of a refused policy: problems that are reported, and characters of the path or message of each."""
 
-JUDGING_RULES = 3
+IGNORED = "ignored, the rest is in force"
+JUDGING_RULES = 4
 """The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
 Replicas of two versions that judge differently would take back what the other one writes."""
 
@@ -26,20 +27,24 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Refusal(Struct, frozen=True):
-    """A policy that was refused."""
+    """A policy that was refused, or of which something was ignored."""
 
     subject: str
     """The decoded key, see `_subject`."""
     rejection: Rejection
+    in_force: bool = False
+    """Whether the policy is in force but for what `rejection` names: a newer version knows that."""
 
 
-class _LastGood(Struct):
-    """For one key of the bucket: which value was read last, and the last good value."""
+class _LastGood(Struct, frozen=True):
+    """For one key of the bucket: which value was read last, and the last good value. The values are not kept."""
 
     mark: str
     good: LayerEntry | None
     refused: bool = False
     """Whether the value that was read last is refused."""
+    read: LayerEntry | None = None
+    """What that value says, where it is only refused because of the file above which it stands."""
 
 
 class ActivePolicies:
@@ -51,7 +56,6 @@ class ActivePolicies:
         self._bucket: dict[str, _LastGood] = {}
         self._ended = 0.0
         """Unix seconds; overrides that ended before are left out of the layers."""
-        self._snapshot = PolicySnapshot("", {})
         self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
         self.layers = Layers(self._file, (), guard)
         self.mark = self._file_mark()
@@ -81,7 +85,7 @@ class ActivePolicies:
     def restore(self, sources: Sources) -> None:
         """Put in force what `sources` returned earlier."""
         self._file, self._guard, self._trust = sources.file, sources.guard, sources.trust_metadata
-        self._bucket = {key: _LastGood("", good) for key, good in sources.bucket.items()}
+        self._bucket = {key: _LastGood("", good, read=good) for key, good in sources.bucket.items()}
         self.mark = self._file_mark()
         self._layer()
         own = self._own if self._trust else {}
@@ -98,32 +102,46 @@ class ActivePolicies:
     def file_steps(self, file: Sequence[PolicyEntry], guard: Guard) -> Iterator[Refusal | None]:
         """The same as `set_file` in short steps, of which each may return a refusal; the last one puts everything in
         force. Nothing else may be set before that."""
-        yield from self._steps(tuple(file), guard, self._snapshot, again=True)
+        below = Layers(tuple(file), (), guard)
+        bucket: dict[str, _LastGood] = {}
+        for key, last in self._bucket.items():
+            bucket[key], refusal = self._checked(key, last.mark, last.read, Problems(), below, guard)
+            yield refusal
+        self._file, self._guard, self._bucket = tuple(file), guard, bucket
+        self.mark = self._file_mark()
+        own = self._own.items()
+        self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own}
+        self._layer()
 
     def bucket_steps(self, snapshot: PolicySnapshot) -> Iterator[Refusal | None]:
         """The same as `set_bucket` in short steps, see `file_steps`."""
-        yield from self._steps(self._file, self._guard, snapshot, again=False)
-
-    def _steps(
-        self, file: tuple[PolicyEntry, ...], guard: Guard, snapshot: PolicySnapshot, *, again: bool
-    ) -> Iterator[Refusal | None]:
-        below = Layers(file, (), guard)
+        below = Layers(self._file, (), self._guard)
         bucket: dict[str, _LastGood] = {}
         for key, value in snapshot.entries.items():
             mark = f"{snapshot.bucket}:{value.revision}"
-            last = self._bucket.get(key) or _LastGood("", None)
-            problems: tuple[Problem, ...] = ()
-            if again or last.mark != mark:
-                good, problems = _parse_value(key, value, below, guard)
-                last = _LastGood(mark, last.good if problems else good, bool(problems))
-            bucket[key] = last
-            yield Refusal(_subject(key), Rejection(mark, _bounded(problems))) if problems else None
-        self._file, self._guard, self._snapshot, self._bucket = file, guard, snapshot, bucket
-        if again:
-            self.mark = self._file_mark()
-            own = self._own.items()
-            self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own}
+            if (last := self._bucket.get(key)) is not None and last.mark == mark:
+                bucket[key] = last
+                yield None
+                continue
+            problems = Problems(newer_allowed=True)
+            read = read_bucket_value(key, value.value, value.at, problems)
+            bucket[key], refusal = self._checked(key, mark, read, problems, below, self._guard)
+            yield refusal
+        self._bucket = bucket
         self._layer()
+
+    def _checked(
+        self, key: str, mark: str, read: LayerEntry | None, problems: Problems, below: Layers, guard: Guard
+    ) -> tuple[_LastGood, Refusal | None]:
+        """What a value that was read comes to above these layers, and what is to be reported about it."""
+        last = self._bucket.get(key)
+        good = last.good if last is not None else None
+        if read is not None:
+            check_bucket_entry(read, below, guard, problems)
+        refused = read is None or bool(problems)
+        errors = _errors(problems.listed() if refused else (), problems.ignored)
+        refusal = Refusal(_subject(key), Rejection(mark, errors), not refused) if errors else None
+        return _LastGood(mark, good if refused else read, refused, read), refusal
 
     def expire(self, wall: float) -> bool:
         """Leave out the overrides that ended by `wall` (Unix seconds), and take back those that did not: the clock may
@@ -146,16 +164,15 @@ class ActivePolicies:
     def set_metadata(
         self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
     ) -> tuple[bool, Rejection | None]:
-        """Whether the policy from the consumer's metadata is another now, and why it was refused if it was."""
+        """Whether the policy from the consumer's metadata is another now; and why it was refused if it was, or what is
+        ignored of it."""
         had = self._own.get(key)
         if not self._trust or (had[0] if had else ()) == metadata:
             return False, None
-        entry, problems = self._read_own(key, metadata, subjects)
-        if problems:
-            self._own[key] = (metadata, had[1] if had else None)
-            return False, Rejection(_mark(metadata), _bounded(problems))
-        self._own[key] = (metadata, entry)
-        return True, None
+        entry, problems, ignored = self._read_own(key, metadata, subjects)
+        self._own[key] = (metadata, (had[1] if had else None) if problems else entry)
+        errors = _errors(problems, ignored)
+        return not problems, Rejection(_mark(metadata), errors) if errors else None
 
     def forget(self, key: ConsumerKey) -> None:
         """Forget the metadata of a consumer that is gone."""
@@ -163,20 +180,11 @@ class ActivePolicies:
 
     def _read_own(
         self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
-    ) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
-        result = parse_metadata(metadata, self.layers, self._guard, subjects, key)
-        return (None, result) if isinstance(result, tuple) else (result, ())
-
-
-def _parse_value(
-    key: str, value: PolicyValue, below: Layers, guard: Guard
-) -> tuple[LayerEntry | None, tuple[Problem, ...]]:
-    result: LayerEntry | tuple[Problem, ...]
-    if key.startswith(OVERRIDES):
-        result = parse_override(key, value.value, value.at, guard)
-    else:
-        result = parse_bucket_policy(key, value.value, below, guard)
-    return (None, result) if isinstance(result, tuple) else (result, ())
+    ) -> tuple[PolicyEntry | None, tuple[Problem, ...], list[Problem]]:
+        """The policy, all problems with it, and what is ignored of it."""
+        problems = Problems(newer_allowed=True)
+        result = parse_metadata(metadata, self.layers, self._guard, subjects, key, problems)
+        return (None, result, problems.ignored) if isinstance(result, tuple) else (result, (), problems.ignored)
 
 
 def _subject(key: str) -> str:
@@ -186,6 +194,13 @@ def _subject(key: str) -> str:
         return prefix + decode(key.removeprefix(prefix))
     except BadTail:
         return key
+
+
+def _errors(problems: Sequence[Problem], ignored: Sequence[Problem]) -> tuple[tuple[str, str], ...]:
+    """What is reported about a policy that is refused, or in force without what is not known."""
+    if problems:
+        return _bounded((*problems, *ignored))
+    return _bounded([Problem(each.path, f"{each.message}; {IGNORED}") for each in ignored])
 
 
 def _bounded(problems: Sequence[Problem]) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct, json
 
 from nats_backpressure.policy import parse
-from nats_backpressure.policy.guard import guard_violations
+from nats_backpressure.policy.guard import CLOCKS_APART, guard_violations, override_violations
 from nats_backpressure.policy.parse import (
     OverrideEntry,
     PolicyEntry,
@@ -18,7 +18,7 @@ from nats_backpressure.policy.parse import (
     flat_fields,
     parse_entry,
 )
-from nats_backpressure.policy.precedence import Layers
+from nats_backpressure.policy.precedence import LayerEntry, Layers
 from nats_backpressure.policy.schema import LARGEST_MARK, Guard, Override, Policy
 from nats_backpressure.policy.validation import Problem, Problems, join_path, read_partial, read_struct, shorten
 from nats_backpressure.protocol import timestamps
@@ -31,8 +31,6 @@ OVERRIDES: Final = "=override."
 """How the keys of overrides in the policy bucket begin. No encoded subject begins so."""
 LONGEST_OVERRIDE: Final = 7 * 86_400.0
 """Seconds from the time it was stored to its end: a forgotten override must not last forever."""
-CLOCKS_APART: Final = 3600.0
-"""Seconds by which the clock of the writer may be ahead of the server's."""
 
 OUR_PREFIX: Final = "backpressure"
 """The first token of the keys in a consumer's metadata that are fields of its policy."""
@@ -53,21 +51,43 @@ class _Override(Struct, frozen=True, forbid_unknown_fields=True):
     until: Annotated[str, Meta(max_length=64)]
 
 
-def parse_override(key: str, value: bytes, stored_at: float, guard: Guard) -> OverrideEntry | tuple[Problem, ...]:
-    """The override under a key of the bucket that begins with OVERRIDES, or all problems with it.
+def read_bucket_value(key: str, value: bytes, stored_at: float, problems: Problems) -> LayerEntry | None:
+    """The policy or override under a key of the bucket, or None after adding all problems that it has by itself.
 
-    `stored_at`: Unix seconds at which it was stored; it must not last longer than LONGEST_OVERRIDE from then.
+    `stored_at`: Unix seconds at which it was stored; an override must not last longer than LONGEST_OVERRIDE from then.
     """
-    problems = Problems()
-    pattern = _subject(key.removeprefix(OVERRIDES), problems)
+    if key.startswith(OVERRIDES):
+        return _read_override(key, value, stored_at, problems)
+    subject = _subject(key, problems)
+    document = None if problems else _decoded(value, problems)
+    entry = None if problems else _document(document, problems)
+    if entry is not None and problems.ignored and not entry.fields:
+        problems.add("", "has no field that this version knows")
+    return None if entry is None or problems else PolicyEntry((subject,), entry.consumers, entry.fields)
+
+
+def check_bucket_entry(entry: LayerEntry, below: Layers, guard: Guard, problems: Problems) -> None:
+    """Add what is wrong with a policy or override of the bucket above the layers `below`, under this guard."""
+    override = isinstance(entry, OverrideEntry)
     if not guard.allow_bucket:
-        problems.add("", SWITCHED_OFF.format("overrides"))
-    elif len(value) > LARGEST_VALUE:
-        problems.add("", f"is larger than {LARGEST_VALUE:,} bytes")
+        problems.add("", SWITCHED_OFF.format("overrides" if override else "policies"))
+    elif isinstance(entry, OverrideEntry):
+        for field, rule in override_violations(entry, guard):
+            problems.add(field, rule)
+    else:
+        check_inherited(entry, below.effective(entry.subjects[0]).policy, "", problems)
+        _check_guard(dict(entry.fields), guard, "", problems)
+
+
+def _read_override(key: str, value: bytes, stored_at: float, problems: Problems) -> OverrideEntry | None:
+    pattern = _subject(key.removeprefix(OVERRIDES), problems)
     document = None if problems else _decoded(value, problems)
     given = None if problems else read_struct(_Override, document, "", problems)
     if given is None:
-        return problems.listed()
+        return None
+    if problems.ignored:  # what is not known may make it narrower
+        problems.add("", "an override with a field that is not known is refused, since it could apply to less")
+        return None
     until = timestamps.parse_rfc3339(given.until)
     if until is None:
         problems.add("until", f"must be a time in UTC, as {timestamps.EXAMPLE}")
@@ -78,24 +98,8 @@ def parse_override(key: str, value: bytes, stored_at: float, guard: Guard) -> Ov
             f"must be at most 7 days ahead, is {days:,.1f} days; give a shorter time, then renew it",
         )
     else:
-        return OverrideEntry(pattern, Override(given.action, until))
-    return problems.listed()
-
-
-def parse_bucket_policy(key: str, value: bytes, below: Layers, guard: Guard) -> PolicyEntry | tuple[Problem, ...]:
-    """The policy under a key of the bucket, or all problems with it. `below`: the layers under the bucket."""
-    problems = Problems()
-    subject = _subject(key, problems)
-    if not guard.allow_bucket:
-        problems.add("", SWITCHED_OFF.format("policies"))
-    elif len(value) > LARGEST_VALUE:
-        problems.add("", f"is larger than {LARGEST_VALUE:,} bytes")
-    elif not problems and (entry := _document(value, problems)) is not None:
-        entry = PolicyEntry((subject,), entry.consumers, entry.fields)
-        check_inherited(entry, below.effective(subject).policy, "", problems)
-        _check_guard(dict(entry.fields), guard, "", problems)
-        return problems.listed() or entry
-    return problems.listed()
+        return OverrideEntry(pattern, Override(given.action, until), until - stored_at)
+    return None
 
 
 def validate_document(document: dict[str, Any], guard: Guard) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
@@ -118,15 +122,16 @@ def parse_metadata(
     guard: Guard,
     subjects: Sequence[str] = (),
     key: ConsumerKey | None = None,
+    problems: Problems | None = None,
 ) -> PolicyEntry | tuple[Problem, ...] | None:
     """The policy in a consumer's metadata, or all problems with it, or None where the metadata holds no policy.
 
     `below`: the layers of file and bucket. Marks are compared with what the consumer inherits under `subjects`; a mark
     that is too high for a subject not in that list is lowered, like an inherited one. An override is refused here: it
-    would have priority over the operator's.
+    would have priority over the operator's. `problems`, where it is given, shows what is ignored.
     """
     values = dict(metadata)
-    problems = Problems()
+    problems = Problems() if problems is None else problems
     given = _monitor_marks(values, problems)
     named = {field: key for key, field in MONITOR_KEYS.items() if field in given}
     for name, text in values.items():
@@ -141,6 +146,8 @@ def parse_metadata(
         check_inherited(entry, below.effective(subject, key).policy, OUR_PREFIX, problems)
     paths = {join_path(OUR_PREFIX, field): name for field, name in named.items()}
     listed = tuple(Problem(paths.get(p.path, p.path), p.message) for p in problems.listed())
+    if problems.ignored and not given:
+        listed += (Problem("", "has no field that this version knows"),)
     return tuple(dict.fromkeys(listed)) or (entry if given else None)
 
 
@@ -156,6 +163,9 @@ def _subject(key: str, problems: Problems) -> str:
 
 
 def _decoded(value: bytes, problems: Problems) -> Any:
+    if len(value) > LARGEST_VALUE:
+        problems.add("", f"is larger than {LARGEST_VALUE:,} bytes")
+        return None
     try:
         return json.decode(value)
     # A UnicodeDecodeError is a ValueError, as a DecodeError is.
@@ -164,11 +174,7 @@ def _decoded(value: bytes, problems: Problems) -> Any:
         return None
 
 
-def _document(value: bytes, problems: Problems) -> PolicyEntry | None:
-    before = len(problems)
-    document = _decoded(value, problems)
-    if len(problems) > before:
-        return None
+def _document(document: object, problems: Problems) -> PolicyEntry | None:
     if isinstance(document, Mapping) and "subjects" in document:
         problems.add("subjects", "must not be here: the key says what the policy applies to; remove this field")
         document = {name: item for name, item in document.items() if name != "subjects"}

@@ -56,6 +56,8 @@ class OverrideEntry(Struct, frozen=True):
 
     pattern: str
     override: Override
+    seconds: float = 0.0
+    """From the time it was stored to its end."""
 
 
 class _Document(Policy, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from nats_backpressure.policy.guard import NO_GUARD, guard_allows
+from nats_backpressure.policy.guard import NO_GUARD, guard_allows, override_violations
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, merge_layers
 from nats_backpressure.policy.schema import Effective, Guard, Override
 from nats_backpressure.protocol.patterns import PatternIndex
@@ -50,7 +50,9 @@ class Layers:
         # Of these layers alone: what a policy that was replaced resulted in is not kept.
         self._merged = lru_cache(maxsize=MOST_MERGED)(merge_layers)
         self._overrides = PatternIndex(
-            (entry.pattern, entry.override) for entry in (overrides if guard.allow_bucket else ())
+            (entry.pattern, entry.override)
+            for entry in (overrides if guard.allow_bucket else ())
+            if next(override_violations(entry, guard), None) is None
         )
 
     def effective(self, subject: str, key: ConsumerKey | None = None, own: PolicyEntry | None = None) -> Effective:

@@ -154,6 +154,17 @@ def in_force(policy: Policy, now: Now) -> Override | None:
     return next((one for one in policy.override if now.wall < one.until), None)
 
 
+class FieldLimit(Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits for one field of policies from the bucket and from consumer metadata."""
+
+    field: Annotated[str, Meta(min_length=1, max_length=64)]
+    """A field with a number: `inflight.overload`, `alone_factor`."""
+    min: Annotated[float, Meta(ge=0, le=LARGEST_MARK)] | None = None
+    """Smallest value that they may set."""
+    max: Annotated[float, Meta(ge=0, le=LARGEST_MARK)] | None = None
+    """Largest value that they may set."""
+
+
 class Guard(Struct, frozen=True, forbid_unknown_fields=True):
     """Limits for policies from the bucket and from consumer metadata; can be set only in the settings file."""
 
@@ -163,6 +174,14 @@ class Guard(Struct, frozen=True, forbid_unknown_fields=True):
     """Smallest `pending.overload` that the bucket and metadata may set."""
     max_pending_overload: Mark | None = None
     """Largest `pending.overload` that the bucket and metadata may set."""
+    limits: Annotated[tuple[FieldLimit, ...], Meta(max_length=64)] = ()
+    """Limits for any other field with a number."""
+    fixed: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=64)] = ()
+    """Fields (`mode`, `on_unknown`) or groups of them (`admission`) that the bucket and metadata may not set."""
+    override_actions: Annotated[tuple[Literal["open", "reject"], ...], Meta(max_length=2)] = ("open", "reject")
+    """What an override may do; an empty list allows none."""
+    max_override_seconds: Annotated[float, Meta(ge=1, le=604_800)] = 604_800
+    """How long an override may last, from the time it was stored."""
 
 
 class Effective(Struct, frozen=True):

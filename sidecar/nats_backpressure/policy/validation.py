@@ -40,13 +40,18 @@ class Problem(Struct, frozen=True):
 class Problems:
     """Problems in the order in which they were problems: the first LIMIT in full, the others counted.
 
-    `suggest` returns the known key that an unknown one was probably meant to be, or None.
+    `suggest` returns the known key that an unknown one was probably meant to be, or None. With `newer_allowed` another
+    version may have written the document: a key, or a word of a closed list, that this one does not know is no problem.
+    It is left out, and listed in `ignored`.
     """
 
-    def __init__(self, suggest: Suggest = lambda key, known: None) -> None:
+    def __init__(self, suggest: Suggest = lambda key, known: None, newer_allowed: bool = False) -> None:
         self.suggest = suggest
+        self._newer_allowed = newer_allowed
         self._first: list[Problem] = []
         self._count = 0
+        self.ignored: list[Problem] = []
+        """The first LIMIT."""
 
     def __len__(self) -> int:
         return self._count
@@ -55,6 +60,13 @@ class Problems:
         self._count += 1
         if self._count <= LIMIT:
             self._first.append(Problem(path, message))
+
+    def add_unknown(self, path: str, message: str) -> None:
+        """Something that a newer version may know."""
+        if not self._newer_allowed:
+            self.add(path, message)
+        elif len(self.ignored) < LIMIT:
+            self.ignored.append(Problem(path, message))
 
     def has_path(self, path: str) -> bool:
         """Whether there is a problem at exactly this path."""
@@ -116,10 +128,13 @@ def _walk(shape: inspect.Type, value: object, path: str, problems: Problems, par
         case inspect.EnumType():
             return _member(shape.cls, value, path, problems)
     message = _leaf(shape, value)
-    if message is not None:
+    if message is None:
+        return value
+    if isinstance(shape, inspect.LiteralType) and isinstance(value, str):
+        problems.add_unknown(path, message)
+    else:
         problems.add(path, message)
-        return BAD
-    return value
+    return BAD
 
 
 def _other_than_none(shape: inspect.UnionType) -> inspect.Type:
@@ -130,6 +145,7 @@ def _struct(shape: inspect.StructType, value: object, path: str, problems: Probl
     if not isinstance(value, Mapping):
         problems.add(path, f"must be a mapping, not {_kind(value)}")
         return BAD
+    ignored = len(problems.ignored)
     given = _fields(shape, value, path, problems, partial)
     if partial:
         return {name: item for name, item in given.items() if item is not BAD}
@@ -141,7 +157,8 @@ def _struct(shape: inspect.StructType, value: object, path: str, problems: Probl
     try:
         return shape.cls(**given)
     except ValueError as broken:  # a rule between its fields, in __post_init__
-        problems.add(path, str(broken))
+        if len(problems.ignored) == ignored:  # otherwise it lacks what was left out, which is listed
+            problems.add(path, str(broken))
         return BAD
 
 
@@ -171,11 +188,11 @@ def _undocumented(shape: inspect.Type) -> bool:
 
 def _unknown(key: str, path: str, known: Sequence[str], problems: Problems) -> None:
     meant = problems.suggest(key[:LONGEST_SHOWN], known)
-    problems.add(join_path(path, shorten(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
+    problems.add_unknown(join_path(path, shorten(key)), "unknown key" + (f"; did you mean `{meant}`?" if meant else ""))
 
 
 def _sequence(shape: inspect.VarTupleType, value: object, path: str, problems: Problems) -> Any:
-    """A list; each entry must be complete."""
+    """A list; each entry must be complete. One that only a newer version can read is left out."""
     if not isinstance(value, list | tuple):
         problems.add(path, f"must be a list, not {_kind(value)}")
         return BAD
@@ -185,8 +202,9 @@ def _sequence(shape: inspect.VarTupleType, value: object, path: str, problems: P
     if shape.max_length is not None and len(value) > shape.max_length:
         problems.add(path, f"must have at most {shape.max_length} entries, has {len(value)}")
         return BAD
+    before = len(problems)
     items = tuple(_walk(shape.item_type, item, f"{path}[{i}]", problems, partial=False) for i, item in enumerate(value))
-    return BAD if any(item is BAD for item in items) else items
+    return BAD if len(problems) > before else tuple(item for item in items if item is not BAD)
 
 
 def _leaf(shape: inspect.Type, value: object) -> str | None:
@@ -213,7 +231,8 @@ def _member(cls: type[Enum], value: object, path: str, problems: Problems) -> An
     try:
         return cls(value)
     except ValueError:
-        problems.add(path, _not_one_of((member.value for member in cls), value))
+        add = problems.add_unknown if isinstance(value, str) else problems.add
+        add(path, _not_one_of((member.value for member in cls), value))
         return BAD
 
 

@@ -31,7 +31,14 @@ from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 
-Occurrence = Literal["consumer.not_watched", "policy.rejected", "sample.set_aside", "consumer.out", "consumer.gone"]
+Occurrence = Literal[
+    "consumer.not_watched",
+    "policy.rejected",
+    "policy.fields_ignored",
+    "sample.set_aside",
+    "consumer.out",
+    "consumer.gone",
+]
 Report = Callable[[Occurrence, ConsumerKey, object], None]
 """Is called with what happened to a consumer, and why (or what it was taken out of)."""
 
@@ -142,7 +149,7 @@ class Intake:
             if changed:
                 self.registry.apply_policies(subject)
             if refused is not None:
-                self._report("policy.rejected", key, refused.errors)
+                self._report("policy.fields_ignored" if changed else "policy.rejected", key, refused.errors)
                 self.registry.feed(subject, PolicyRefused(refused))
 
     def remove_uncounted_members(self, stream: FollowedStream, shown: ReadState) -> Membership:
@@ -238,6 +245,8 @@ def log_and_count(dropped: Callable[[str], None]) -> Report:
             case "policy.rejected":
                 log.warning(what, **place, errors=why)
                 dropped("policy_rejected")
+            case "policy.fields_ignored":
+                log.warning(what, **place, fields=why)
             case "sample.set_aside":
                 log.debug(what, **place, because=why)
                 dropped("sample_set_aside")

@@ -132,8 +132,11 @@ class PolicyUpdates:
 
     def _refuse(self, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
-            self._counts.dropped("policy_rejected")
-            log.warning("policy.rejected", subject=refusal.subject, errors=refusal.rejection.errors)
+            if refusal.in_force:
+                log.warning("policy.fields_ignored", subject=refusal.subject, fields=refusal.rejection.errors)
+            else:
+                self._counts.dropped("policy_rejected")
+                log.warning("policy.rejected", subject=refusal.subject, errors=refusal.rejection.errors)
             self._unreported[refusal.subject] = refusal
 
     async def _report(self) -> None:

@@ -12,11 +12,11 @@ from nats.aio.client import Client
 from nats.js.kv import KeyValue
 from structlog.testing import capture_logs
 
-from nats_backpressure.adapters.nats import policy_store
+from nats_backpressure.adapters.nats import policy_store, pull
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
-from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
+from nats_backpressure.adapters.nats.policy_store import TOO_LARGE, JetStreamPolicyStore
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
@@ -285,3 +285,43 @@ async def test_a_replica_that_never_catches_up_is_used_in_the_end(
 
             await eventually(logged, "the line in the log")
         assert follower.values == {"a": b"1"}
+
+
+async def test_values_that_are_no_policies_cost_neither_memory_nor_the_connection(nc: Client, bucket: KeyValue) -> None:
+    """80 MiB at once were too much for the server: it ended the connection that observes."""
+    for n in range(90):
+        await bucket.put(f"large.{n}", b"x" * 900_000)
+    await bucket.put("a", b"{}")
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
+        await follower.holds(a=b"{}", **{f"large.{n}": TOO_LARGE for n in range(90)})
+    assert len({id(value) for key, value in follower.values.items() if key != "a"}) == 1
+    assert nc.stats["reconnects"] == 0 and follower.dropped == []
+
+
+async def test_a_value_larger_than_what_is_asked_for_at_once_is_read_alone(
+    nc: Client, bucket: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "PULL_BYTES", 2000)
+    values = {str(n): b"%d" % n * size for n, size in enumerate([300, 300, 9000, 9000, 300] + [20] * 300)}
+    for key, value in values.items():
+        await bucket.put(key, value)
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
+        await follower.holds(**values)
+
+
+async def test_of_more_bytes_than_are_read_the_oldest_policies_count(
+    nc: Client, bucket: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_store, "MOST_BYTES", 100)
+    for key in "abc":
+        await bucket.put(key, key.encode() * 40)
+    follower = Follower(nc)
+    with capture_logs() as logs:
+        async with meanwhile(follower.store.follow(follower.snapshots.append)):
+            await follower.holds(a=b"a" * 40, b=b"b" * 40)
+    assert follower.dropped == ["policy_beyond_limit"]
+    assert [(line["event"], line["ignored"]) for line in logs if line["log_level"] == "warning"] == [
+        ("policies.too_many", "c")
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -202,31 +202,6 @@ class BatchReader:
             return None
         except nats.errors.Error as error:  # the client is closing
             raise Unavailable(f"reading {self._stream}: {error}") from error
-
-
-async def pull(
-    js: JetStreamApi, client: Client, stream: str, consumer: str, left: int, at_once: int, silence: float
-) -> AsyncIterator[Msg]:
-    """The messages of a pull consumer that has `left` to deliver, and what is stored meanwhile; `at_once` with one
-    request, so that no more wait in memory. Raises Unavailable, TimeoutError after `silence` seconds without one, and
-    what nats-py raises."""
-    inbox = client.new_inbox()
-    replies = await client.subscribe(inbox)
-    try:
-        while left > 0:
-            n = min(at_once, left)
-            ask = msgspec.json.encode({"batch": n, "expires": int(silence * 1e9)})
-            await client.publish(f"{js.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", ask, reply=inbox)
-            for _ in range(n):
-                raw = await replies.next_msg(timeout=silence)
-                if (status := (raw.headers or {}).get("Status")) is not None:
-                    raise Unavailable(f"reading {stream}: it ended early with status {status}")
-                yield raw
-                left = raw.metadata.num_pending
-                if left == 0:
-                    break
-    finally:
-        await replies.unsubscribe()
 
 
 def decoded(data: bytes, kind: type[R]) -> R:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import nats.errors
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message, pull
+from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
+from nats_backpressure.adapters.nats.pull import pull
 from nats_backpressure.adapters.nats.stream_follower import Info, StreamFollower
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.protocol.subjects import Names

@@ -11,8 +11,9 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message, pull
+from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
+from nats_backpressure.adapters.nats.pull import pull
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from nats_backpressure.runtime.tasks import Once
 

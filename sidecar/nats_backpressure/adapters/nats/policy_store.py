@@ -20,6 +20,8 @@ from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
+from nats_backpressure.policy.external import LARGEST_VALUE
+from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.ports import Clock, Unavailable
@@ -34,8 +36,13 @@ LISTED_WITHIN = 0.5
 BEHIND_LIMIT = 25
 """Incomplete readings in a row after which an incomplete one is used."""
 BEHIND_HINT = "a replica of the bucket lags, or cannot read a key; the policies that it returned are in force"
-MOST_KEYS = 10_000
-"""Policies in the bucket; further ones are ignored, counted and logged once."""
+MOST_KEYS, MOST_BYTES = 10_000, 8 * 1024 * 1024
+"""Policies in the bucket, and what they have together; further ones are ignored, counted and logged once. Nothing of
+them is kept but what they say, which takes some five times as much at most."""
+
+
+TOO_LARGE = b" " * (LARGEST_VALUE + 1)
+"""In place of every value that is larger than a policy may be: one object for all."""
 
 
 class JetStreamPolicyStore:
@@ -75,7 +82,7 @@ class JetStreamPolicyStore:
         return version == self._seen and self._clock.now().mono - at < LISTED_WITHIN
 
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
-        last: PolicySnapshot | None = None
+        last: tuple[str, dict[str, int]] | None = None
         behind = 0
         while True:
             while self._unmoved():
@@ -91,9 +98,11 @@ class JetStreamPolicyStore:
                             log.warning("policies.behind", stream=self._bucket.stream, hint=BEHIND_HINT)
                         snapshot = PolicySnapshot(version[0], policies)
                         self._seen, behind = version, 0
-                        if snapshot != last:
+                        revisions = {key: policy.revision for key, policy in policies.items()}
+                        if (snapshot.bucket, revisions) != last:
                             on_change(snapshot)
-                            last = snapshot
+                            last = snapshot.bucket, revisions
+                        del policies, snapshot  # they are large
                 self._failures.works("policies")
             except Unavailable as error:
                 self._failures.failed("policies", error)
@@ -107,18 +116,30 @@ class JetStreamPolicyStore:
         if info is None:
             return policies, True
         newest = await self._bucket.get(">")
-        keys, reached = 0, 0
+        keys, reached, size = 0, 0, 0
         async for key, message in self._bucket.entries():
             keys, reached = keys + 1, max(reached, message.seq)
             if message.deleted:
                 continue
-            if len(policies) >= MOST_KEYS:
-                self._count("policy_beyond_limit")
-                if self._too_many.first():
-                    log.warning("policies.too_many", stream=self._bucket.stream, limit=MOST_KEYS, hint="use patterns")
+            large = len(message.data) > LARGEST_VALUE
+            size += 0 if large else len(message.data)
+            if len(policies) >= MOST_KEYS or size > MOST_BYTES:
+                self._log_ignored(key)
                 continue
-            policies[key] = _value(message)
+            policies[key] = PolicyValue(TOO_LARGE, message.seq, message.at) if large else _value(message)
         return policies, keys >= info.state.num_subjects and (newest is None or reached >= newest.seq)
+
+    def _log_ignored(self, key: str) -> None:
+        self._count("policy_beyond_limit")
+        if self._too_many.first():
+            log.warning(
+                "policies.too_many",
+                stream=self._bucket.stream,
+                limit=MOST_KEYS,
+                limit_bytes=MOST_BYTES,
+                ignored=shorten(key),
+                hint="use patterns, and remove what is no policy",
+            )
 
 
 class PolicyBucket:

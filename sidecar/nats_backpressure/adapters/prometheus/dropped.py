@@ -60,8 +60,8 @@ DROPPED: dict[str, tuple[str, str]] = {
         "`rights.missing` in the log has all of them: [rights](#rights).",
     ),
     "policy_beyond_limit": (
-        "The policy bucket holds more keys than are read; the rest has no effect.",
-        "Use patterns instead of single subjects.",
+        "The policy bucket holds more keys or more bytes than are read; the rest has no effect.",
+        "Use patterns instead of single subjects, and remove what is no policy.",
     ),
     "policy_rejected": (
         "A policy was refused; the last good one stays. With the subject `_file` it is the settings file.",

@@ -1,0 +1,68 @@
+"""Reads what a pull consumer has, some at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.runtime.ports import Unavailable
+
+PULL_BYTES: Final = 4 * 1024 * 1024
+"""Of the messages that are asked for with one request."""
+MAX_BYTES, COMPLETED = "MaxBytes", "Batch Completed"
+"""Words of how the server describes the end of a pull: before a message that would exceed its bytes, and (since 2.10)
+behind its last message, where it had bytes left."""
+
+
+async def pull(
+    js: JetStreamApi, client: Client, stream: str, consumer: str, left: int, at_once: int, silence: float
+) -> AsyncIterator[Msg]:
+    """The messages of a pull consumer that has `left` to deliver, and what is stored meanwhile; `at_once` and some
+    PULL_BYTES with one request, so that no more wait in memory, and the server does not take this client for a slow
+    one. Raises Unavailable, TimeoutError after `silence` seconds without one, and what nats-py raises."""
+    inbox = client.new_inbox()
+    replies = await client.subscribe(inbox)
+    alone = False
+    try:
+        while left > 0:
+            wanted = 1 if alone else min(at_once, left)
+            ask = _request(wanted, silence, PULL_BYTES if not alone else None)
+            await client.publish(f"{js.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", ask, reply=inbox)
+            came, alone = 0, False
+            while came < wanted and left > 0:
+                raw = await replies.next_msg(timeout=silence)
+                ended = _ended(raw, stream)
+                if ended == MAX_BYTES:
+                    alone = came == 0  # it is larger than all of PULL_BYTES
+                    break
+                if ended is None:
+                    yield raw
+                    came, left = came + 1, raw.metadata.num_pending
+    finally:
+        await replies.unsubscribe()
+
+
+def _request(wanted: int, silence: float, most: int | None) -> bytes:
+    request: dict[str, int] = {"batch": wanted, "expires": int(silence * 1e9)}
+    if most is not None:
+        # Not always the same: a pull that is full to the byte may end without a word.
+        request["max_bytes"] = most + random.randrange(1024)
+    return msgspec.json.encode(request)
+
+
+def _ended(raw: Msg, stream: str) -> str | None:
+    """How the server says that a pull has ended as it may; None for a message. Raises Unavailable for another end."""
+    headers = raw.headers or {}
+    if (status := headers.get("Status")) is None:
+        return None
+    why = headers.get("Description", "")
+    for allowed in (MAX_BYTES, COMPLETED):
+        if allowed in why:
+            return allowed
+    raise Unavailable(f"reading {stream}: it ended early with status {status} {why}".rstrip())
