@@ -97,7 +97,8 @@ def test_the_page_explains_every_value(field: str, kind: Any) -> None:
         ("`matched`, `state_keys`, `event_subjects`", f"{decisions.MATCHED_SHOWN} listed; all count"),
         ("subjects of one consumer", f"{SUBJECTS_LIMIT} filters or stream subjects; one with more is not watched"),
         ("report", f"{reports.SIZE_LIMIT:,} bytes, 0.05 to 60 s, at most 1,000,000,000 requests"),
-        ("policy in the bucket", f"{LARGEST_VALUE // 1024} KiB, {MOST_KEYS:,} keys, {MOST_BYTES // 2**20} MiB together"),
+        ("policy in the bucket",
+         f"{LARGEST_VALUE // 1024} KiB, {MOST_KEYS:,} keys, {MOST_BYTES // 2**20} MiB together"),
     ],
 )  # fmt: skip
 def test_the_page_states_the_limits_of_the_code(what: str, limit: str) -> None:

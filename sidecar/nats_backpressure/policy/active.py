@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from nats_backpressure.policy.external import OVERRIDES, check_bucket_entry, parse_metadata, read_bucket_value
+from nats_backpressure.policy.guard import NO_GUARD
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
@@ -63,7 +65,9 @@ class ActivePolicies:
         of judging: all that replicas of one installation may have different. The bucket is common to all."""
 
     def _file_mark(self) -> str:
-        judged_by = (JUDGING_RULES, self._file, self._guard, self._trust, self._watched)
+        # Without the defaults: a version with another setting in the guard shares the mark where that is not used.
+        guard = [(name, value) for name, value in asdict(self._guard).items() if value != getattr(NO_GUARD, name)]
+        judged_by = (JUDGING_RULES, self._file, guard, self._trust, self._watched)
         return hashlib.sha256(repr(judged_by).encode()).hexdigest()[:12]
 
     def effective(self, subject: str, key: ConsumerKey | None = None) -> Effective:

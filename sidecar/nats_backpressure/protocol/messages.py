@@ -381,7 +381,8 @@ class Event(Struct, frozen=True):
         AlertChange | UnsetType, Meta(description="With `alert_firing` and `alert_resolved`: the alert.")
     ] = UNSET
     errors: Annotated[
-        tuple[Problem, ...] | UnsetType, Meta(description="With `policy_rejected`: what is wrong with the policy, or ignored.")
+        tuple[Problem, ...] | UnsetType,
+        Meta(description="With `policy_rejected`: what is wrong with the policy, or ignored."),
     ] = UNSET
     policy_revision: Annotated[
         str | UnsetType, Meta(description="With `policy_rejected`: identifies the refused policy.")
