@@ -76,9 +76,10 @@ class GrantTracker:
         if fair > 0 or read == 0:
             self._revival.end(reading)
             own = self._own.sum(now)
-            n = fair
-            if asked.held is None or not self._requesters.is_shared_out(target, asked.requester, now):
-                n = min(n, self._asked.share_of(share, room + own, now) - own)
+            held, sure = asked.held, 0
+            if held is not None:
+                sure = self._requesters.sure_part_of(target, asked.requester, now) - held
+            n = min(fair, max(sure, self._asked.share_of(share, room + own, now) - own))
             if n <= 0 and read == 0:
                 n = 1
             return Grant(min(asked.n, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 
 from msgspec import Struct
 
+from nats_backpressure.core.admission.mark_parts import Parts, parts_of
 from nats_backpressure.core.model.reading import Reading
 
 GRANT_LIFE = 1.0
@@ -18,6 +20,9 @@ GRANT_LIFE = 1.0
 REPORT_LIFE = 3.0
 """Seconds for which a report counts: those whose pull found nothing ask once a second. Then what it held is known from
 readings, as for those that report nothing."""
+WANTS_FOR = 1.5
+"""Seconds after its last request for which a requester has a part of the mark: one that wants more asks once a second.
+So others have all of it soon after workers ended, or while one works on what it has, which counts as in flight."""
 KNOWN_FOR = 60.0
 """Seconds for which a requester is known after its last request."""
 PLAIN_FOR = 60.0
@@ -81,8 +86,9 @@ class Requesters:
         self._plain_until = -math.inf
         self._new = ""
         """The one that asks now, if it is not known."""
-        self._parts = Parts(0, 0)
-        self._parts_until = -math.inf
+        self._parts = _CachedParts(WANTS_FOR)
+        self._sure_parts = _CachedParts(REPORT_LIFE)
+        """The same with all that may ask again: what they have is granted without a look at what others grant now."""
 
     def ask(self, asked: Asked, reading: Reading, now: float) -> None:
         """A request comes: what was granted before to this requester is pulled or given back."""
@@ -99,8 +105,8 @@ class Requesters:
             del self._known[next(iter(self._known))]
         self._forget(reading, now)
         report = self._reports.pop(requester, None)
-        if report is None or held + n > report.wants:
-            self._parts_until = -math.inf
+        if report is None or held + n > report.wants or now - report.at >= WANTS_FOR:
+            self._forget_parts()
         self._reports[requester] = _Report(held, held + n, now)
         self._add(held - (report.most if report else 0), now)
 
@@ -119,21 +125,19 @@ class Requesters:
     def part_of(self, target: int, requester: str, now: float) -> int:
         """How many messages of the target one requester may hold: as many as any other that wants as many, so that none
         waits for what another works off slowly. The first time just one: who else asks is not known yet."""
-        return 1 if requester == self._new else self._parts_of(target, now).of(requester)
+        return 1 if requester == self._new else self._parts.of(target, self._reports, now).of(requester)
 
-    def is_shared_out(self, target: int, requester: str, now: float) -> bool:
-        """Whether nobody holds more than its part and the parts are no more than the target: then each may be granted
-        its part by any replica at any moment, whatever another one grants."""
+    def sure_part_of(self, target: int, requester: str, now: float) -> int:
+        """How many messages it may hold whatever any replica grants at this moment: its part, where nobody holds more
+        than that and the parts of all are no more than the target; else none."""
         if now < self._plain_until or requester == self._new or self._excess(now) > 0:
-            return False
-        parts = self._parts_of(target, now)
-        return parts.fit and all(report.most <= parts.of(name) for name, report in self._reports.items())
+            return 0
+        parts = self._sure_parts.of(target, self._reports, now)
+        within = parts.fit and all(report.most <= parts.of(name) for name, report in self._reports.items())
+        return parts.of(requester) if within else 0
 
-    def _parts_of(self, target: int, now: float) -> Parts:
-        if now >= self._parts_until or self._parts.target != target:
-            self._parts = parts_of(target, {name: report.wants for name, report in self._reports.items()})
-            self._parts_until = now + SLOT
-        return self._parts
+    def _forget_parts(self) -> None:
+        self._parts.until = self._sure_parts.until = -math.inf
 
     def _excess(self, now: float) -> int:
         """Messages that others hold, or nobody."""
@@ -214,42 +218,20 @@ class Requesters:
             if now - report.at < REPORT_LIFE and len(self._reports) < MOST_REQUESTERS:
                 return
             del self._reports[oldest]
-            self._parts_until = -math.inf
+            self._forget_parts()
             self._add(-report.most, now)
             self._add_gone(report.most, report.at + GRANT_LIFE, reading, now)
 
 
-class Parts(Struct, frozen=True):
-    """What each requester may hold of a target."""
+class _CachedParts:
+    """The parts of those that asked in the last `wants_for` seconds, computed once in a slot."""
 
-    target: int
-    level: int
-    """The most that each may hold."""
-    more: frozenset[str] = frozenset()
-    """Those that may hold one more, as the target is no multiple of their number."""
-    fit: bool = False
-    """Whether all parts together are no more than the target."""
+    def __init__(self, wants_for: float) -> None:
+        self._wants_for, self._parts = wants_for, Parts(0, 0)
+        self.until = -math.inf
 
-    def of(self, requester: str) -> int:
-        return self.level + (requester in self.more)
-
-
-def parts_of(target: int, wants: dict[str, int]) -> Parts:
-    """The parts of all requesters, by what each wants; what the level leaves goes to the first of them by name, which
-    are the same in all replicas."""
-    level = level_of(target, [*wants.values()])
-    left = target - sum(min(want, level) for want in wants.values())
-    more = sorted(name for name, want in wants.items() if want > level)[: max(0, left)]
-    return Parts(target, level, frozenset(more), left >= 0)
-
-
-def level_of(target: int, wants: list[int]) -> int:
-    """The most that each may have of the target, at least 1: what one does not want goes to the others (max-min
-    fairness, Bertsekas and Gallager, Data Networks, 6.5)."""
-    left = target
-    for place, want in enumerate(sorted(wants)):
-        share = left // (len(wants) - place)
-        if want > share:
-            return max(1, share)
-        left -= want
-    return target
+    def of(self, target: int, reports: Mapping[str, _Report], now: float) -> Parts:
+        if now >= self.until or self._parts.target != target:
+            wants = {name: report.wants for name, report in reports.items() if now - report.at < self._wants_for}
+            self._parts, self.until = parts_of(target, wants), now + SLOT
+        return self._parts
