@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Raw, Struct
@@ -20,7 +20,7 @@ from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import SCHEMA, State
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import parse_rfc3339
-from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, Status
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, LatencySource, Status
 
 EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HIGHEST = 2**53
@@ -31,6 +31,8 @@ MOST_ALERTS = 256
 MOST_CONSUMERS, MOST_STREAMS = 10_000, 100
 """Consumers of which something is stored under one subject, and the streams that they belong to."""
 MOST_LATCHES = 32
+LENIENT = ("carried", "diagnosis", "override", "unsent")
+LATENCY_SOURCES = get_args(LatencySource)
 LONGEST = 256
 """Characters of a reason, an incident or a nonce."""
 
@@ -47,6 +49,7 @@ class _Read(Struct, frozen=True):
     carried: tuple[tuple[ConsumerKey, dict[str, Any]], ...] = ()
     diagnosis: str | None = None
     override: Any = None
+    unsent: tuple[dict[str, Any], ...] = ()
 
 
 class _Value(Struct, frozen=True):
@@ -81,13 +84,14 @@ def record_of(value: bytes) -> tuple[Record, str] | None:
         if mark := fields.pop("announced_rejection", ""):  # of an earlier build
             fields.setdefault("announced_rejections", [mark])
         lenient = msgspec.convert(fields, _Read)
-        strict = {name: stored for name, stored in fields.items() if name not in ("carried", "diagnosis", "override")}
+        strict = {name: stored for name, stored in fields.items() if name not in LENIENT}
         record = msgspec.convert(
             {
                 **strict,
                 "carried": _carried(lenient.carried),
                 "diagnosis": DIAGNOSES.get(lenient.diagnosis or ""),
                 "override": _override(lenient.override),
+                "unsent": [_readable(event) for event in lenient.unsent],
             },
             Record,
         )
@@ -172,9 +176,24 @@ def _members(record: Record) -> bool:
 def _override(stored: Any) -> Override | None:
     """One that cannot be read is none: what is in force comes from the policy anyway."""
     try:
-        return msgspec.convert(stored, Override | None)
-    except msgspec.ValidationError:
+        known = {name: stored[name] for name in Override.__struct_fields__ if name in stored}
+        return msgspec.convert(known, Override)
+    except (msgspec.ValidationError, TypeError):
         return None
+
+
+def _readable(event: dict[str, Any]) -> dict[str, Any]:
+    """An unpublished event without the words that this version does not know, where it can do without them."""
+    changed: dict[str, Any] = {"override": _override(event.get("override"))}
+    if not _known(event.get("diagnosis")):
+        changed["diagnosis"] = None
+    if isinstance(reading := event.get("reading"), dict):
+        words = ("diagnosis", "lasting_diagnosis")
+        unknown = {word: None for word in words if not _known(reading.get(word))}
+        if reading.get("latency_source") not in LATENCY_SOURCES:
+            unknown["latency_source"] = None
+        changed["reading"] = reading | unknown
+    return event | changed
 
 
 def _carried(stored: tuple[tuple[ConsumerKey, dict[str, Any]], ...]) -> tuple[tuple[ConsumerKey, Carried], ...]:
