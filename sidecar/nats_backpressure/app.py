@@ -24,7 +24,7 @@ from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken
 from nats_backpressure.adapters.nats.credentials import file_problems
 from nats_backpressure.config.nats import variables_in
 from nats_backpressure.config.settings import BadSettings, Settings
-from nats_backpressure.policy.validation import Problem
+from nats_backpressure.policy.validation import FieldProblem
 from nats_backpressure.recording.recorder import RecordingFile
 from nats_backpressure.runtime.garbage import keep_collections_short
 from nats_backpressure.runtime.loop_lag import measure_loop_lag
@@ -194,7 +194,7 @@ class App:
         be used: the connection would fail after the restart that it needs."""
         settings = file.read()
         changed = settings.nats != self._shared.settings.nats
-        problems = [Problem("nats", text) for text in file_problems(settings.nats)] if changed else []
+        problems = [FieldProblem("nats", text) for text in file_problems(settings.nats)] if changed else []
         if problems:
             raise BadSettings(problems, (problem.line for problem in problems))
         return settings

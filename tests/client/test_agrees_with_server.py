@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.client.admission import FreshnessLimits, local_decision
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.freshness import limits
 from nats_backpressure.core.subject.state import SubjectState, Writing, worst_member
@@ -67,9 +67,9 @@ def test_both_sides_agree_at_every_age(on_unknown: str, mode: str, interval: flo
         policy = Policy(on_unknown=on_unknown, mode=mode, hold_seconds=hold, admission=admission)  # type: ignore[arg-type]
         state = subject(member(age=0.0, policy=policy, **(OVERLOADED if loaded else {})))
         if admission is ADAPTIVE:
-            answer = Admission() if ratio == 1 else Admission(Action.THROTTLE, None, ratio, 5)
+            answer = GatewayAdmission() if ratio == 1 else GatewayAdmission(Action.THROTTLE, None, ratio, 5)
             if mode == "observe":
-                answer = Admission(would=answer.action)
+                answer = GatewayAdmission(would=answer.action)
             assert state.record is not None
             record = replace(state.record, admission=answer)
             state = replace(state, shedding=Shedding(ratio, 5 if ratio < 1 else 0), record=record)

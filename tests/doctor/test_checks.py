@@ -12,7 +12,7 @@ from nats_backpressure.config.settings import Publish, Serving, Settings, WatchS
 from nats_backpressure.doctor.examination import CHECKS, MOST, examine
 from nats_backpressure.doctor.facts import Consumer, Facts, Failure, OtherInstallation, Right, subjects_of
 from nats_backpressure.doctor.findings import exit_code
-from nats_backpressure.policy.active import Refusal
+from nats_backpressure.policy.active import RefusedPolicy
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.schema import Override, Rejection
 from nats_backpressure.protocol.values import ConsumerKey
@@ -218,7 +218,11 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
         ),
         pytest.param(
             "policies",
-            {"refused": (Refusal("orders.paid", Rejection("m", (("pending.warn", "must not be above critical"),))),)},
+            {
+                "refused": (
+                    RefusedPolicy("orders.paid", Rejection("m", (("pending.warn", "must not be above critical"),))),
+                )
+            },
             "error",
             "refused entry, orders.paid: pending.warn: must not be above critical",
             "policy set 'orders.paid' FILE",

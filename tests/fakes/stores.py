@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.record_builder import rejection_event
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
@@ -133,10 +133,10 @@ class FakeStateStore:
 class FakeEventPublisher:
     """The events stream in memory; `render` gives the bodies of events."""
 
-    def __init__(self, render: Callable[[Event], bytes] = lambda event: event.id.encode()) -> None:
+    def __init__(self, render: Callable[[SubjectEvent], bytes] = lambda event: event.id.encode()) -> None:
         self.faults = Faults()
         self._render = render
-        self.events: list[Event] = []
+        self.events: list[SubjectEvent] = []
         self.impossible: Callable[[str, EventType], bool] = lambda subject, kind: False
         """Of which subjects and types no event can ever be published."""
         self.refusing: set[str] = set()
@@ -154,7 +154,7 @@ class FakeEventPublisher:
         lost = monitoring[-1:] == [EventType.MONITORING_LOST]
         return LastEvent(max(event.seq for event in events), status, incident, lost, moved=bool(moves))
 
-    async def publish(self, event: Event) -> bytes:
+    async def publish(self, event: SubjectEvent) -> bytes:
         self.faults.strike(self.faults.before)
         if self.impossible(event.subject, event.type):
             raise Unpublishable(event.id)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
@@ -29,7 +29,7 @@ NOW = Now(1000.0, 1_767_225_600.0)
 SUBJECT = "beamline.router.v1.decide"
 POLICY = Policy()
 WATCHING = Policy(mode="observe")
-SHUT = Admission(Action.REJECT, None, 0.0, 30)
+SHUT = GatewayAdmission(Action.REJECT, None, 0.0, 30)
 
 
 class FakeServiceView:
@@ -128,9 +128,9 @@ def subject(*members: Member, name: str = SUBJECT, policy: Policy = POLICY, **mo
     status = worst.status if worst else Status.INACTIVE
     reasons = tuple(s.value for s in worst.latches.signals) if worst else ()
     fields = worst.policy if worst else policy
-    admission = SHUT if status is Status.ACTIVE else Admission()
+    admission = SHUT if status is Status.ACTIVE else GatewayAdmission()
     if fields.mode == "observe":
-        admission = Admission(would=admission.action)
+        admission = GatewayAdmission(would=admission.action)
     incident = "k3f9-1" if status > Status.INACTIVE else None
     record = Record(
         name, "k3f9", 1, status, status, since=NOW.wall - 60, incident=incident, reasons=reasons, admission=admission

@@ -20,7 +20,7 @@ from nats_backpressure.policy.external import (
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import Layers
 from nats_backpressure.policy.schema import Guard, Override, PendingRule, Policy
-from nats_backpressure.policy.validation import Problem, Problems
+from nats_backpressure.policy.validation import FieldProblem, Problems
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.support.policies import entry
 
@@ -45,12 +45,12 @@ def parsed_value(key: str, value: bytes, guard: Guard = FREE, problems: Problems
     return problems.listed() or read
 
 
-def put(document: object, key: str = "a.b", guard: Guard = FREE) -> PolicyEntry | tuple[Problem, ...]:
-    result: PolicyEntry | tuple[Problem, ...] = parsed_value(key, msgspec.json.encode(document), guard)
+def put(document: object, key: str = "a.b", guard: Guard = FREE) -> PolicyEntry | tuple[FieldProblem, ...]:
+    result: PolicyEntry | tuple[FieldProblem, ...] = parsed_value(key, msgspec.json.encode(document), guard)
     return result
 
 
-def lines(parsed: PolicyEntry | tuple[Problem, ...] | None) -> list[str]:
+def lines(parsed: PolicyEntry | tuple[FieldProblem, ...] | None) -> list[str]:
     assert isinstance(parsed, tuple), parsed
     return [problem.line for problem in parsed]
 
@@ -214,7 +214,7 @@ def test_the_rule_of_the_guard_is_named() -> None:
     assert line == "pending.overload: must be at most 10,000 (policy_guard.max_pending_overload), is 50,000"
 
 
-def own(guard: Guard = FREE, **metadata: str) -> PolicyEntry | tuple[Problem, ...] | None:
+def own(guard: Guard = FREE, **metadata: str) -> PolicyEntry | tuple[FieldProblem, ...] | None:
     return parse_metadata(tuple((f"backpressure.{key}", text) for key, text in metadata.items()), FILE, guard)
 
 
@@ -331,7 +331,7 @@ KEYS = st.sampled_from([*FIELDS, *MONITOR_KEYS]) | st.text(max_size=12).map("bac
 @given(st.dictionaries(KEYS, st.text(max_size=12) | JSON.map(lambda v: msgspec.json.encode(v).decode())))
 def test_no_metadata_stops_the_reader(metadata: dict[str, str]) -> None:
     parsed = parse_metadata(tuple(metadata.items()), FILE, BOUND, ["a.b"])
-    assert parsed is None or isinstance(parsed, PolicyEntry) or all(isinstance(p, Problem) for p in parsed)
+    assert parsed is None or isinstance(parsed, PolicyEntry) or all(isinstance(p, FieldProblem) for p in parsed)
     assert parsed != ()
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from nats_backpressure.policy.active import IGNORED, ActivePolicies, PolicySnapshot, PolicyValue, Refusal
+from nats_backpressure.policy.active import IGNORED, ActivePolicies, PolicySnapshot, PolicyValue, RefusedPolicy
 from nats_backpressure.policy.parse import flat_fields, parse_entry
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.values import ConsumerKey
@@ -33,7 +33,7 @@ WORDS = [
 """Fields that have a word of a closed list."""
 
 
-def put(document: Any, active: ActivePolicies | None = None, revision: int = 1) -> tuple[Policy, list[Refusal]]:
+def put(document: Any, active: ActivePolicies | None = None, revision: int = 1) -> tuple[Policy, list[RefusedPolicy]]:
     """The policy that results from a value of the bucket, and what is reported about it."""
     active = active or ActivePolicies((), Guard(), trust_metadata=True)
     value = PolicyValue(msgspec.json.encode(document), revision, NOW)

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
-from nats_backpressure.core.model.event import Alert, Event
+from nats_backpressure.core.model.event import SubjectAlert, SubjectEvent
 from nats_backpressure.core.subject.state import Recoveries, Totals
 from nats_backpressure.core.time_windows import Measure, WindowSummary
 from nats_backpressure.protocol import messages
@@ -243,14 +243,14 @@ def test_a_recovery_is_the_last_incident() -> None:
     }
 
 
-def alerting(name: str, *alerts: Alert) -> Any:
+def alerting(name: str, *alerts: SubjectAlert) -> Any:
     state = subject(member(), name=name)
     return replace(state, record=replace(state.record, alerts=alerts))
 
 
 def test_alerts_are_listed_the_most_urgent_first() -> None:
-    def alert(name: str, state: Any) -> Alert:
-        return Alert(name, "critical", "pending_above: 5000", state, NOW.wall - 1, 6000)
+    def alert(name: str, state: Any) -> SubjectAlert:
+        return SubjectAlert(name, "critical", "pending_above: 5000", state, NOW.wall - 1, 6000)
 
     view = FakeServiceView(
         alerting("a", alert("x", "resolved"), alert("y", "pending")),
@@ -344,7 +344,7 @@ async def test_the_history_is_the_same_after_a_restart(nc: Client) -> None:
     async with stored_samples.real(nc) as (requests, _, _):
         view = FakeServiceView(subject(member(), name=stored_samples.SUBJECT))
 
-        def rendered(concluded: Event) -> messages.Event:
+        def rendered(concluded: SubjectEvent) -> messages.Event:
             seq = concluded.seq
             return event(seq, T0 - 5000 + seq, subject=stored_samples.SUBJECT).event()
 

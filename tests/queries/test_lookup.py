@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.subject.state import Recoveries, SubjectState, Totals
 from nats_backpressure.policy.schema import AdmissionRule, Policy
@@ -62,7 +62,7 @@ def states(draw: st.DrawFn) -> list[SubjectState]:
             state.record,
             recoveries=Recoveries(f"i{n}", NOW.wall - 9, NOW.wall - 1, n, 8.0 * n),
             totals=Totals(n, 10 + n, 20 + n, NOW.wall - n),
-            alerts=(Alert(f"alert-{n}", "critical", "x", "firing", NOW.wall),),
+            alerts=(SubjectAlert(f"alert-{n}", "critical", "x", "firing", NOW.wall),),
         )
         answer.append(replace(state, record=record, shedding=replace(state.shedding, ratio=share)))
     return answer

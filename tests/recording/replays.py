@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.format import (
@@ -19,8 +19,10 @@ from tests.support.recordings import WALL, beginning, observed, reading
 KEY = ConsumerKey("ORDERS", "worker")
 
 
-def evaluated(lines: Iterable[Line], *policies: PolicyEntry, only: str | None = None, **settings: Any) -> list[Event]:
-    events: list[Event] = []
+def evaluated(
+    lines: Iterable[Line], *policies: PolicyEntry, only: str | None = None, **settings: Any
+) -> list[SubjectEvent]:
+    events: list[SubjectEvent] = []
     quiet = entry(">", alert_on_active=False)
     replay = Replay(Settings(policies=policies or (quiet,), **settings), events.append, only)
     for thing in observed(lines):
@@ -28,7 +30,7 @@ def evaluated(lines: Iterable[Line], *policies: PolicyEntry, only: str | None = 
     return events
 
 
-def steps(events: Iterable[Event]) -> list[tuple[float, str, str]]:
+def steps(events: Iterable[SubjectEvent]) -> list[tuple[float, str, str]]:
     """When (in seconds since the beginning), what, and where to."""
     return [(round(event.at - WALL, 3), event.type.value, event.now.word) for event in events]
 

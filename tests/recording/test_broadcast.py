@@ -17,7 +17,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_decoder import BroadcastDecoder
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
 from nats_backpressure.recording.broadcast_format import (
-    Message,
+    BroadcastMessage,
     UnreadableMessage,
     chunks_of,
     decode_chunk,
@@ -35,7 +35,7 @@ WHOLE_EVERY = 5.0
 T = TypeVar("T")
 
 
-def sent(message: Message | None, longest: int = LONGEST) -> list[bytes]:
+def sent(message: BroadcastMessage | None, longest: int = LONGEST) -> list[bytes]:
     """The chunks of a message, sent at once."""
     if message is None:
         return []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings, WatchSetting
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.parse import OverrideEntry, entry_document, parse_entry
@@ -116,8 +116,8 @@ def burst(*first: Line, during: Iterable[Line] = ()) -> list[Line]:
     return lines
 
 
-def evaluated(lines: Iterable[Line], settings: Settings | None = None) -> tuple[list[Event], Replay]:
-    events: list[Event] = []
+def evaluated(lines: Iterable[Line], settings: Settings | None = None) -> tuple[list[SubjectEvent], Replay]:
+    events: list[SubjectEvent] = []
     replay = Replay(settings, events.append)
     for thing in observed(lines):
         replay.process(thing)
@@ -131,7 +131,7 @@ def rule(
     return PolicyLineWriter(scope).lines(sources, Now(MONO + at, WALL + at))
 
 
-def words(events: Iterable[Event]) -> list[str]:
+def words(events: Iterable[SubjectEvent]) -> list[str]:
     return [event.now.word for event in events if event.was is not event.now]
 
 

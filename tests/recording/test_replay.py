@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings, WatchSetting
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import EventType, Status
@@ -83,7 +83,7 @@ class TestMembership:
 
     def test_a_stream_that_is_missing_twice_is_removed_with_its_consumers(self) -> None:
         gone = [MissingLine("ORDERS", (MONO + at, WALL + at)) for at in (2.0, 3.0)]
-        events: list[Event] = []
+        events: list[SubjectEvent] = []
         replay = Replay(Settings(), events.append)
         for thing in observed([*beginning(), *reading(0.0), *gone]):
             replay.process(thing)

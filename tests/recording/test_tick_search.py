@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, EventType
 from nats_backpressure.recording.decoder import HintsDecoded
@@ -57,7 +57,7 @@ class TestTimeGaps:
         fields = {"alerts": [{"name": "long", "when": {"pending_above": 10}, "for_seconds": 5, "severity": "warning"}]}
         ends = (*beginning(), *reading(0.0), *reading(1.0, 2000, 600), *reading(1.0 + gap))
         searched = evaluated(ends, entry(SUBJECT, **fields))
-        walked: list[Event] = []
+        walked: list[SubjectEvent] = []
         replay = Replay(Settings(policies=(entry(SUBJECT, **fields),)), walked.append)
         *before, last = observed(ends)
         for thing in before:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject.inputs import (
     Effect,
     EventConflict,
@@ -83,7 +83,7 @@ class World:
             self.counts,
         )
 
-    def publishes(self, one: Event | None) -> None:
+    def publishes(self, one: SubjectEvent | None) -> None:
         """The subject publishes this event, or none any more."""
         publishing = None if one is None else one.id
         state = SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, revision=1, publishing=publishing)

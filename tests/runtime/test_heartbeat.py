@@ -16,7 +16,7 @@ from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.messages import SCHEMA
 from nats_backpressure.protocol.timestamps import format_rfc3339
-from nats_backpressure.runtime.heartbeat import APART, LEAVE_WITHIN, OTHERS_LEAVE, SILENT_INTERVALS, Heartbeat
+from nats_backpressure.runtime.heartbeat import APART, LEAVE_WITHIN, OTHERS_LEAVE, SILENT_INTERVALS, HeartbeatWriter
 from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -41,7 +41,7 @@ class World:
         """It is there while it runs."""
         self.shared = SharedReading(self.clock, "a", 0.6)
         self.shared.start(ALL_STREAMS, LOOKS, LISTS, 0.1)
-        self.heartbeat = Heartbeat(
+        self.heartbeat = HeartbeatWriter(
             self.store,
             self.clock,
             registry,

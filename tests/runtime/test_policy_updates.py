@@ -13,7 +13,7 @@ from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
-from nats_backpressure.policy.validation import Problem
+from nats_backpressure.policy.validation import FieldProblem
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import tasks
 from nats_backpressure.runtime.policy_updates import THE_FILE, PolicyUpdates
@@ -117,7 +117,7 @@ async def test_a_bad_file_changes_nothing_and_is_reported_once() -> None:
     world = World()
 
     def bad() -> Settings:
-        raise BadSettings([Problem("policies", "is no list")], ["f: policies: is no list"])
+        raise BadSettings([FieldProblem("policies", "is no list")], ["f: policies: is no list"])
 
     async with world.running():
         world.updates.reload(lambda: Settings(policies=(OBSERVE,)))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject.inputs import EventSent, Input
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.policy.schema import Policy
@@ -42,7 +42,9 @@ class Registry:
     ],
     ids=["ours", "a later one", "none is tried", "another change", "another subject"],
 )
-def test_what_another_replica_published_is_published(published: Event, publishing: str | None, taken: bool) -> None:
+def test_what_another_replica_published_is_published(
+    published: SubjectEvent, publishing: str | None, taken: bool
+) -> None:
     registry, stored = Registry(publishing), parse_event(msgspec.json.encode(serialize.event_message(published, "i")))
     assert stored is not None
     RecordFollower(cast("SubjectRegistry", registry)).take_event(stored)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.subject.inputs import (
@@ -65,7 +65,7 @@ class World:
 
     def __init__(self, kind: type[SubjectRegistry], clock: FakeClock, policies: Sequence[PolicyEntry]) -> None:
         self.writes: list[Record] = []
-        self.events: list[Event] = []
+        self.events: list[SubjectEvent] = []
         self.repeated = 0
         active = ActivePolicies(policies, Guard(), False)
         self.registry = kind(Settings(), clock, active, "w", self.perform)

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from nats_backpressure.adapters.prometheus.collector import StateCollector
 from nats_backpressure.adapters.prometheus.counters import Counters
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model.admission import Admission
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.admission import GatewayAdmission
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
@@ -91,7 +91,7 @@ def state(subject: str, *members: Member, **record: Any) -> SubjectState:
         "epoch": "e",
         "seq": 1,
         "status": Status.ACTIVE,
-        "admission": Admission(Action.REJECT, None, 0.0, 30),
+        "admission": GatewayAdmission(Action.REJECT, None, 0.0, 30),
         **record,
     }
     state = SubjectState(subject, Policy(), NOW.mono, record=Record(subject=subject, **facts), revision=1)
@@ -131,7 +131,7 @@ class World:
 
 
 def everything(world: World) -> None:
-    firing = Alert("long-queue", "critical", "pending_above: 5000", "firing", NOW.wall)
+    firing = SubjectAlert("long-queue", "critical", "pending_above: 5000", "firing", NOW.wall)
     rates = {"arrival_rate": 7.0, "ack_rate": 5.0}
     stuck = member(p50=1.0, p95=2.0, p99=3.0, drain=4.0, diagnosis=Diagnosis.NOBODY_PULLING, **rates)
     assert stuck.reading is not None

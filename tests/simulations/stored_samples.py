@@ -15,7 +15,7 @@ from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublis
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.state import Record, SubjectState, Writing
@@ -81,8 +81,8 @@ def value(record: Record, nonce: str) -> bytes:
     return serialize.state_value(state, Writing(record, 0, nonce), MinimalView(), Now(1.0, 1.0))  # type: ignore[arg-type]
 
 
-def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: Status = Status.ACTIVE) -> Event:
-    return Event(
+def event(seq: int, kind: EventType = EventType.ACTIVE, epoch: str = "e", to: Status = Status.ACTIVE) -> SubjectEvent:
+    return SubjectEvent(
         id=event_id(SUBJECT, epoch, seq),
         type=kind,
         subject=SUBJECT,

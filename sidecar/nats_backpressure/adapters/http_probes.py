@@ -45,7 +45,7 @@ class PortTaken(Exception):
     """The address cannot be listened on; the text has the address and what to do."""
 
 
-class Answer(Struct, frozen=True):
+class HttpAnswer(Struct, frozen=True):
     """What is answered, its body in pieces."""
 
     status: int
@@ -64,8 +64,8 @@ class Answer(Struct, frozen=True):
         return "\r\n".join((*lines, "\r\n")).encode()
 
 
-def _refusal(status: HTTPStatus) -> Answer:
-    return Answer(status, [f"{status.phrase.lower()}\n".encode()])
+def _refusal(status: HTTPStatus) -> HttpAnswer:
+    return HttpAnswer(status, [f"{status.phrase.lower()}\n".encode()])
 
 
 class HttpProbes:
@@ -89,7 +89,7 @@ class HttpProbes:
         self._scraping, self._ending = asyncio.Lock(), asyncio.Event()
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._pages: dict[bytes, Callable[[], Awaitable[Answer]]] = {
+        self._pages: dict[bytes, Callable[[], Awaitable[HttpAnswer]]] = {
             b"/healthz": self._healthz,
             b"/readyz": self._readyz,
             b"/metrics": self._metrics,
@@ -170,7 +170,7 @@ class HttpProbes:
             await writer.drain()
         return last
 
-    async def _answer(self, line: re.Match[bytes] | None) -> Answer:
+    async def _answer(self, line: re.Match[bytes] | None) -> HttpAnswer:
         if line is None:
             return _refusal(HTTPStatus.BAD_REQUEST)
         if (page := self._pages.get(line[2])) is None:
@@ -181,22 +181,22 @@ class HttpProbes:
             return await page()
         except Exception as error:  # only the log gets the details
             log.error("http.failed", path=line[2].decode(), error=type(error).__name__, exc_info=error)
-            return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, [b"internal error; see the log\n"])
+            return HttpAnswer(HTTPStatus.INTERNAL_SERVER_ERROR, [b"internal error; see the log\n"])
 
-    async def _healthz(self) -> Answer:
+    async def _healthz(self) -> HttpAnswer:
         stuck = self._clock.now().mono - self._pulse
         if stuck >= self._stuck_after:
-            return Answer(503, [f"the event loop has been stuck for {stuck:.0f} s\n".encode()])
-        return Answer(200, [b"ok\n"])
+            return HttpAnswer(503, [f"the event loop has been stuck for {stuck:.0f} s\n".encode()])
+        return HttpAnswer(200, [b"ok\n"])
 
-    async def _readyz(self) -> Answer:
+    async def _readyz(self) -> HttpAnswer:
         readiness = self._readiness()
-        return Answer(200 if readiness.ready else 503, [json.encode(readiness)], JSON)
+        return HttpAnswer(200 if readiness.ready else 503, [json.encode(readiness)], JSON)
 
-    async def _metrics(self) -> Answer:
+    async def _metrics(self) -> HttpAnswer:
         # One scrape at a time, in another thread: neither a slow nor a frequent scraper delays /healthz.
         async with self._scraping:
-            return Answer(200, await _in_a_thread(self._metrics_page), METRICS_TYPE)
+            return HttpAnswer(200, await _in_a_thread(self._metrics_page), METRICS_TYPE)
 
 
 async def _in_a_thread(work: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:

@@ -24,7 +24,7 @@ from nats_backpressure.cli.policy_bucket import (
 from nats_backpressure.cli.policy_output import print_change, print_listed
 from nats_backpressure.config import yaml_source
 from nats_backpressure.config.settings import problem_line
-from nats_backpressure.policy.validation import Problem, Problems
+from nats_backpressure.policy.validation import FieldProblem, Problems
 from nats_backpressure.protocol.policies import EffectivePolicy
 from nats_backpressure.protocol.subjects import encode
 
@@ -121,7 +121,7 @@ def _read_policy_file(file: Path) -> bytes:
     problems = Problems()
     document = yaml_source.load_yaml(data, lines, problems)
 
-    def with_line(problem: Problem) -> str:
+    def with_line(problem: FieldProblem) -> str:
         return problem_line(problem, lines, str(file))
 
     exit_with_problems(map(with_line, problems.listed()))

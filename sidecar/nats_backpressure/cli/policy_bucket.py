@@ -21,7 +21,7 @@ from nats_backpressure.cli.output import print_note
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import LARGEST_VALUE, OVERRIDES
 from nats_backpressure.policy.parse import parse_entry, validate_document
-from nats_backpressure.policy.validation import Problem
+from nats_backpressure.policy.validation import FieldProblem
 from nats_backpressure.protocol.messages import Event
 from nats_backpressure.protocol.policies import PolicyValidation
 from nats_backpressure.protocol.subjects import encode
@@ -87,14 +87,14 @@ async def write_change(target: Target, service: ServiceClient, key: PolicyKey, v
     raise click.ClickException(f"others keep changing the entry for {key.pattern}: try again")
 
 
-def encode_policy(policy: dict[str, Any], where: Callable[[Problem], str] = lambda problem: problem.line) -> bytes:
+def encode_policy(policy: dict[str, Any], where: Callable[[FieldProblem], str] = lambda problem: problem.line) -> bytes:
     """The policy as it is stored. Exits with 1 and one line for each mistake, formatted by `where`."""
     problems = parse_entry(policy, need_subjects=False)[1]
     if "subjects" in policy:
-        problems += (Problem("subjects", "is not allowed here: the pattern is given on the command line"),)
+        problems += (FieldProblem("subjects", "is not allowed here: the pattern is given on the command line"),)
     value = b"" if problems else msgspec.json.encode(policy)
     if len(value) > LARGEST_VALUE:
-        problems = (Problem("", f"is larger than {LARGEST_VALUE:,} bytes"),)
+        problems = (FieldProblem("", f"is larger than {LARGEST_VALUE:,} bytes"),)
     exit_with_problems(map(where, problems))
     return value
 
@@ -111,7 +111,7 @@ async def require_allowed(service: ServiceClient, value: bytes, *, note: bool) -
             print_note(f"it is not known whether the sidecar would reject it: {error}")
         return
     above_default = set(validate_document(document)[0])
-    problems = [problem for p in reply.errors if (problem := Problem(p.path, p.message)) not in above_default]
+    problems = [problem for p in reply.errors if (problem := FieldProblem(p.path, p.message)) not in above_default]
     exit_with_problems(f"the sidecar would reject it: {problem.line}" for problem in problems)
 
 
@@ -143,5 +143,5 @@ async def _write_unless_rejected(
             else:
                 await bucket.remove(key.name, revision)
     problems = decode_reply(message.data, Event).errors or ()
-    exit_with_problems(f"the sidecar rejects it: {Problem(p.path, p.message).line}" for p in problems)
+    exit_with_problems(f"the sidecar rejects it: {FieldProblem(p.path, p.message).line}" for p in problems)
     raise click.ClickException("the sidecar rejects it; the bucket is unchanged")

@@ -16,7 +16,7 @@ import msgspec
 
 from nats_backpressure.cli.options import json_option
 from nats_backpressure.cli.settings_file import load_or_exit
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.queries.serialize import event_message as rendered
 from nats_backpressure.queries.serialize import format_time, metrics_message, round_finite
@@ -123,11 +123,11 @@ def _open_recording(path: Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def _print_event(as_json: bool, event: Event) -> None:
+def _print_event(as_json: bool, event: SubjectEvent) -> None:
     click.echo(msgspec.json.encode(rendered(event, "replay")) if as_json else _format_event(event))
 
 
-def _format_event(event: Event) -> str:
+def _format_event(event: SubjectEvent) -> str:
     """One line: time, subject, from and to, type, reasons, and what was measured."""
     shown = metrics_message(event.reading, event.marks)
     facts = {

@@ -16,7 +16,7 @@ from nats_backpressure.config.nats import Nats, Text
 from nats_backpressure.policy.guard import check_guard
 from nats_backpressure.policy.parse import PolicyEntry, parse_entries
 from nats_backpressure.policy.schema import Guard
-from nats_backpressure.policy.validation import Problem, Problems, read_with_defaults, shorten
+from nats_backpressure.policy.validation import FieldProblem, Problems, read_with_defaults, shorten
 from nats_backpressure.protocol.patterns import glob_problem, literal_problem
 
 LONGEST_PATH: Final = 4096
@@ -158,7 +158,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 class BadSettings(Exception):
     """Settings with problems; `lines` has one printable line for each."""
 
-    def __init__(self, problems: Iterable[Problem], lines: Iterable[str]) -> None:
+    def __init__(self, problems: Iterable[FieldProblem], lines: Iterable[str]) -> None:
         self.problems = tuple(problems)
         self.lines = tuple(lines)
         super().__init__("; ".join(self.lines))
@@ -177,7 +177,7 @@ def load_settings(path: Path | None, env: Mapping[str, str]) -> Settings:
             data = file.read(yaml_source.LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "not a valid path"
-        problem = Problem("", f"cannot be read: {why[0].lower()}{why[1:]}")
+        problem = FieldProblem("", f"cannot be read: {why[0].lower()}{why[1:]}")
         raise BadSettings([problem], [f"{name}: {problem.line}"]) from None
     return parse_settings(data, env, name)
 
@@ -219,7 +219,7 @@ def _suggest(key: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(key, list(known), n=1)), None)
 
 
-def problem_line(problem: Problem, lines: Mapping[str, int], name: str) -> str:
+def problem_line(problem: FieldProblem, lines: Mapping[str, int], name: str) -> str:
     """A problem in the form that editors understand: file, line, path, message."""
     path = problem.path
     if path in nats.VARIABLES:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.policy.active import Refusal
+from nats_backpressure.policy.active import RefusedPolicy
 from nats_backpressure.policy.precedence import LayerEntry
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -120,7 +120,7 @@ class Facts(Struct, frozen=True):
     """What the policy bucket has and is accepted, by key."""
     entries_unread: Failure | None = None
     """Why the entries of the bucket were not read, though it exists."""
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[RefusedPolicy, ...] = ()
     """What of the policy bucket is refused."""
     others: tuple[OtherInstallation, ...] = ()
 

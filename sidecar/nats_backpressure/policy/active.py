@@ -13,7 +13,7 @@ from nats_backpressure.policy.guard import NO_GUARD
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
-from nats_backpressure.policy.validation import Problem, Problems, shorten
+from nats_backpressure.policy.validation import FieldProblem, Problems, shorten
 from nats_backpressure.protocol.subjects import BadTail, decode
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -28,7 +28,7 @@ Replicas of two versions that judge differently would take back what the other o
 Metadata = tuple[tuple[str, str], ...]
 
 
-class Refusal(Struct, frozen=True):
+class RefusedPolicy(Struct, frozen=True):
     """A policy that was refused, or of which something was ignored."""
 
     subject: str
@@ -95,15 +95,15 @@ class ActivePolicies:
         own = self._own if self._trust else {}
         self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own.items()}
 
-    def set_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[Refusal]:
+    def set_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[RefusedPolicy]:
         """Replace the policies of the file; the layers above are checked again. Returns what is refused now."""
         return [refusal for refusal in self.file_steps(file, guard) if refusal is not None]
 
-    def set_bucket(self, snapshot: PolicySnapshot) -> list[Refusal]:
+    def set_bucket(self, snapshot: PolicySnapshot) -> list[RefusedPolicy]:
         """Replace the policies of the bucket. Returns what is refused, once for each value of a key."""
         return [refusal for refusal in self.bucket_steps(snapshot) if refusal is not None]
 
-    def file_steps(self, file: Sequence[PolicyEntry], guard: Guard) -> Iterator[Refusal | None]:
+    def file_steps(self, file: Sequence[PolicyEntry], guard: Guard) -> Iterator[RefusedPolicy | None]:
         """The same as `set_file` in short steps, of which each may return a refusal; the last one puts everything in
         force. Nothing else may be set before that."""
         below = Layers(tuple(file), (), guard)
@@ -117,7 +117,7 @@ class ActivePolicies:
         self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own}
         self._layer()
 
-    def bucket_steps(self, snapshot: PolicySnapshot) -> Iterator[Refusal | None]:
+    def bucket_steps(self, snapshot: PolicySnapshot) -> Iterator[RefusedPolicy | None]:
         """The same as `set_bucket` in short steps, see `file_steps`."""
         below = Layers(self._file, (), self._guard)
         bucket: dict[str, _LastGood] = {}
@@ -136,7 +136,7 @@ class ActivePolicies:
 
     def _checked(
         self, key: str, mark: str, read: LayerEntry | None, problems: Problems, below: Layers, guard: Guard
-    ) -> tuple[_LastGood, Refusal | None]:
+    ) -> tuple[_LastGood, RefusedPolicy | None]:
         """What a value that was read comes to above these layers, and what is to be reported about it."""
         last = self._bucket.get(key)
         good = last.good if last is not None else None
@@ -144,7 +144,7 @@ class ActivePolicies:
             check_bucket_entry(read, below, guard, problems)
         refused = read is None or bool(problems)
         errors = _errors(problems.listed() if refused else (), problems.ignored)
-        refusal = Refusal(_subject(key), Rejection(mark, errors), not refused) if errors else None
+        refusal = RefusedPolicy(_subject(key), Rejection(mark, errors), not refused) if errors else None
         return _LastGood(mark, good if refused else read, refused, read), refusal
 
     def expire(self, wall: float) -> bool:
@@ -184,7 +184,7 @@ class ActivePolicies:
 
     def _read_own(
         self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
-    ) -> tuple[PolicyEntry | None, tuple[Problem, ...], list[Problem]]:
+    ) -> tuple[PolicyEntry | None, tuple[FieldProblem, ...], list[FieldProblem]]:
         """The policy, all problems with it, and what is ignored of it."""
         problems = Problems(newer_allowed=True)
         result = parse_metadata(metadata, self.layers, self._guard, subjects, key, problems)
@@ -200,14 +200,14 @@ def _subject(key: str) -> str:
         return key
 
 
-def _errors(problems: Sequence[Problem], ignored: Sequence[Problem]) -> tuple[tuple[str, str], ...]:
+def _errors(problems: Sequence[FieldProblem], ignored: Sequence[FieldProblem]) -> tuple[tuple[str, str], ...]:
     """What is reported about a policy that is refused, or in force without what is not known."""
     if problems:
         return _bounded((*problems, *ignored))
-    return _bounded([Problem(each.path, f"{each.message}; {IGNORED}") for each in ignored])
+    return _bounded([FieldProblem(each.path, f"{each.message}; {IGNORED}") for each in ignored])
 
 
-def _bounded(problems: Sequence[Problem]) -> tuple[tuple[str, str], ...]:
+def _bounded(problems: Sequence[FieldProblem]) -> tuple[tuple[str, str], ...]:
     """As much of the problems as fits into a record and its event: the writer of the policy chose their length."""
     errors = tuple((_short(problem.path), _short(problem.message)) for problem in problems[:MOST_ERRORS])
     more = len(problems) - len(errors)

@@ -20,7 +20,7 @@ from nats_backpressure.policy.parse import (
 )
 from nats_backpressure.policy.precedence import LayerEntry, Layers
 from nats_backpressure.policy.schema import LARGEST_MARK, Guard, Override, Policy
-from nats_backpressure.policy.validation import Problem, Problems, join_path, read_partial, read_struct, shorten
+from nats_backpressure.policy.validation import FieldProblem, Problems, join_path, read_partial, read_struct, shorten
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import BadTail, decode, pattern_problem
 from nats_backpressure.protocol.values import ConsumerKey
@@ -102,7 +102,7 @@ def _read_override(key: str, value: bytes, stored_at: float, problems: Problems)
     return None
 
 
-def validate_document(document: dict[str, Any], guard: Guard) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
+def validate_document(document: dict[str, Any], guard: Guard) -> tuple[tuple[FieldProblem, ...], dict[str, Any] | None]:
     """The problems of a policy above the default, and the policy that results where there are none. The guard is for
     the bucket: a document with `subjects` can only be one of a file."""
     problems, effective = parse.validate_document(document)
@@ -123,7 +123,7 @@ def parse_metadata(
     subjects: Sequence[str] = (),
     key: ConsumerKey | None = None,
     problems: Problems | None = None,
-) -> PolicyEntry | tuple[Problem, ...] | None:
+) -> PolicyEntry | tuple[FieldProblem, ...] | None:
     """The policy in a consumer's metadata, or all problems with it, or None where the metadata holds no policy.
 
     `below`: the layers of file and bucket. Marks are compared with what the consumer inherits under `subjects`; a mark
@@ -145,9 +145,9 @@ def parse_metadata(
     for subject in subjects:
         check_inherited(entry, below.effective(subject, key).policy, OUR_PREFIX, problems)
     paths = {join_path(OUR_PREFIX, field): name for field, name in named.items()}
-    listed = tuple(Problem(paths.get(p.path, p.path), p.message) for p in problems.listed())
+    listed = tuple(FieldProblem(paths.get(p.path, p.path), p.message) for p in problems.listed())
     if problems.ignored and not given:
-        listed += (Problem("", "has no field that this version knows"),)
+        listed += (FieldProblem("", "has no field that this version knows"),)
     return tuple(dict.fromkeys(listed)) or (entry if given else None)
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, to_builtins
 
 from nats_backpressure.policy.conflicts import PatternClaims
 from nats_backpressure.policy.schema import AlertRule, Effective, MarkRule, Override, Policy, in_force
-from nats_backpressure.policy.validation import Problem, Problems, join_path, read_partial
+from nats_backpressure.policy.validation import FieldProblem, Problems, join_path, read_partial
 from nats_backpressure.protocol import timestamps
 from nats_backpressure.protocol.patterns import glob, glob_problem, pattern_problem
 from nats_backpressure.protocol.timestamps import Now
@@ -69,7 +69,7 @@ class _Document(Policy, frozen=True, forbid_unknown_fields=True):
 
 def parse_entry(
     document: object, path: str = "", need_subjects: bool = True, problems: Problems | None = None
-) -> tuple[PolicyEntry | None, tuple[Problem, ...]]:
+) -> tuple[PolicyEntry | None, tuple[FieldProblem, ...]]:
     """The entry, or None and all problems with it (added to `problems`, where that is given)."""
     problems = Problems() if problems is None else problems
     before = len(problems)
@@ -111,7 +111,7 @@ def parse_entries(value: object, path: str, problems: Problems) -> tuple[PolicyE
     return tuple(entries)
 
 
-def validate_document(document: object) -> tuple[tuple[Problem, ...], dict[str, Any] | None]:
+def validate_document(document: object) -> tuple[tuple[FieldProblem, ...], dict[str, Any] | None]:
     """The problems of a policy above the default, and the policy that results where there are none."""
     problems = Problems()
     entry = _parse(document, "", False, problems)

@@ -26,7 +26,7 @@ LONGEST_SHOWN: Final = 60
 BAD: Final = object()
 
 
-class Problem(Struct, frozen=True):
+class FieldProblem(Struct, frozen=True):
     """One problem: where it is (`policies[0].pending.warn`, empty for the whole document), and which rule is broken."""
 
     path: str
@@ -48,9 +48,9 @@ class Problems:
     def __init__(self, suggest: Suggest = lambda key, known: None, newer_allowed: bool = False) -> None:
         self.suggest = suggest
         self._newer_allowed = newer_allowed
-        self._first: list[Problem] = []
+        self._first: list[FieldProblem] = []
         self._count = 0
-        self.ignored: list[Problem] = []
+        self.ignored: list[FieldProblem] = []
         """The first LIMIT."""
 
     def __len__(self) -> int:
@@ -59,23 +59,23 @@ class Problems:
     def add(self, path: str, message: str) -> None:
         self._count += 1
         if self._count <= LIMIT:
-            self._first.append(Problem(path, message))
+            self._first.append(FieldProblem(path, message))
 
     def add_unknown(self, path: str, message: str) -> None:
         """Something that a newer version may know."""
         if not self._newer_allowed:
             self.add(path, message)
         elif len(self.ignored) < LIMIT:
-            self.ignored.append(Problem(path, message))
+            self.ignored.append(FieldProblem(path, message))
 
     def has_path(self, path: str) -> bool:
         """Whether there is a problem at exactly this path."""
         return any(problem.path == path for problem in self._first)
 
-    def listed(self) -> tuple[Problem, ...]:
+    def listed(self) -> tuple[FieldProblem, ...]:
         """The first LIMIT problems, and one more that counts the others."""
         more = self._count - LIMIT
-        return (*self._first, Problem("", f"and {more} more problems")) if more > 0 else tuple(self._first)
+        return (*self._first, FieldProblem("", f"and {more} more problems")) if more > 0 else tuple(self._first)
 
 
 def read_struct(cls: type[T], value: object, path: str, problems: Problems) -> T | None:

@@ -89,7 +89,7 @@ class Signal(StrEnum):
     DRAIN = "drain"
 
 
-class Level(StrEnum):
+class MarkLevel(StrEnum):
     """For display only: the highest mark that a value is above."""
 
     _value_: LevelName

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.policy import external
 from nats_backpressure.policy import parse as policy
 from nats_backpressure.policy.schema import Guard, Policy
@@ -44,7 +44,7 @@ class GatewayChoice(NamedTuple):
 
     decisive: int
     """The position of the answer that decides."""
-    admission: Admission
+    admission: GatewayAdmission
     retry_delay_ms: int | None
 
 
@@ -85,7 +85,7 @@ class DecisionService:
     def consumer_decision(
         self, subject: str, answers: list[SubjectAnswer], pull: PullRequest, granted: Granted
     ) -> messages.Decision:
-        admission = Admission(pull_action(granted.n, pull.asked.max_messages), granted.would)
+        admission = GatewayAdmission(pull_action(granted.n, pull.asked.max_messages), granted.would)
         decisive = _strictest(pull.chosen or answers)
         return self._decision(
             "consumer", subject, answers, decisive, admission, pull_=messages.Pull(granted.n, granted.wait_ms)
@@ -221,7 +221,7 @@ class DecisionService:
         subject: str,
         answers: list[SubjectAnswer],
         decisive: SubjectAnswer,
-        admission: Admission,
+        admission: GatewayAdmission,
         retry_delay_ms: int | None = None,
         valid_for_ms: int = 0,
         pull_: messages.Pull | None = None,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from msgspec import Struct
 
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs, newest_proof
 from nats_backpressure.core.status.freshness import (
@@ -133,7 +133,7 @@ class SubjectAnswer(Struct, frozen=True):
     status: Status
     freshness: Freshness
     stale_reason: StaleReason | None
-    admission: Admission
+    admission: GatewayAdmission
     reasons: tuple[str, ...]
     changes_at: float
     """Monotonic time at which age alone changes the answer."""
@@ -169,7 +169,7 @@ class SubjectAnswer(Struct, frozen=True):
             and self.incident == other.incident
         )
 
-    def rank(self, admission: Admission) -> Rank:
+    def rank(self, admission: GatewayAdmission) -> Rank:
         enforced = self.policy.mode == "enforce"
         return rank(admission.action, admission.admit_ratio, self.status, self.pressure, enforced)
 
@@ -207,7 +207,7 @@ class SubjectLookup:
         freshness, stale_reason = current_freshness(view, limits, now, elsewhere)
         hold = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
         opens_at = age_starts_at(view, limits, now) + hold
-        last = record.admission if record else Admission()
+        last = record.admission if record else GatewayAdmission()
         status = record.status if record and freshness is not Freshness.UNKNOWN else Status.UNKNOWN
         admission = gateway_admission.current_admission(
             policy, status, freshness, last, now.mono - opens_at, state.shedding

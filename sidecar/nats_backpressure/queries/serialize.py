@@ -11,8 +11,8 @@ from msgspec.structs import asdict
 
 from nats_backpressure import __version__
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.model.admission import Admission
-from nats_backpressure.core.model.event import Alert, Event
+from nats_backpressure.core.model.admission import GatewayAdmission
+from nats_backpressure.core.model.event import SubjectAlert, SubjectEvent
 from nats_backpressure.core.model.marks import Marks, MarkSet
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import Proofs, newest_proof
@@ -109,7 +109,7 @@ def override_message(override: Override | None) -> messages.Override | None:
     return None if override is None else messages.Override(override.action, format_time(override.until) or "")
 
 
-def alert_message(alert: Alert) -> messages.AlertChange:
+def alert_message(alert: SubjectAlert) -> messages.AlertChange:
     since = format_time(alert.since) or ""
     return messages.AlertChange(alert.name, alert.severity, alert.state, alert.when, alert.value, since)
 
@@ -167,7 +167,7 @@ def consumer_messages(
 def status_message(
     view: SubjectView,
     record: Record | None,
-    admission: Admission,
+    admission: GatewayAdmission,
     reasons: tuple[str, ...],
     freshness: tuple[Freshness, StaleReason | None],
     service: ServiceView,
@@ -244,7 +244,7 @@ def proof_age(view: SubjectView, limits: Limits, now: Now) -> int:
     return round(1000 * min(OLDEST_AGE, max(0.0, now.mono - age_starts_at(view, limits, now))))
 
 
-def event_message(event: Event, instance: str) -> messages.Event:
+def event_message(event: SubjectEvent, instance: str) -> messages.Event:
     return messages.Event(
         id=event.id,
         type=event.type.value,

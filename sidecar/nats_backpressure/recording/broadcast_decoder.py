@@ -54,7 +54,7 @@ class _Consumer(Struct):
     """The number of the message that it had its last line in."""
 
 
-class _Stream(Struct):
+class _LookedStream(Struct):
     look: StreamLook
     looked_at: float = 0.0
     """Monotonic time of the sender."""
@@ -64,7 +64,7 @@ class _Body(Struct):
     """What the lines of the last message came to, beside the streams and consumers."""
 
     header: BroadcastLine
-    looked: list[_Stream]
+    looked: list[_LookedStream]
     moved: list[_Consumer]
     missing: list[str]
     malformed: list[str]
@@ -82,7 +82,7 @@ class BroadcastDecoder:
         self._n = self._rests = -1
         self._body: _Body | None = None
         """The newest message, if all of its chunks came so far."""
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, _LookedStream] = {}
         self._consumers: dict[int, _Consumer] = {}
 
     def take(self, header: BroadcastLine, lines: bytes) -> bool:
@@ -206,7 +206,7 @@ class BroadcastDecoder:
         )
 
     def _list(self, body: _Body, end: ListLine) -> Generator[None, None, StreamsReading]:
-        streams: Sequence[_Stream] = body.looked if end.only else tuple(self._streams.values())
+        streams: Sequence[_LookedStream] = body.looked if end.only else tuple(self._streams.values())
         looks: list[StreamLook] = []
         for n, stream in enumerate(streams, 1):
             looks.append(idle_look(stream.look, body.header.answered - stream.looked_at))
@@ -229,10 +229,10 @@ def _sample_of(consumer: _Consumer, to_own: ToOwn) -> Sample:
     return consumer.sample
 
 
-def _to_stream(line: StreamLine) -> _Stream:
+def _to_stream(line: StreamLine) -> _LookedStream:
     look = StreamLook(line.name, line.created, 0, 0, 0, line.subjects, origin=line.origin, retention=line.retention)
-    return _Stream(look)
+    return _LookedStream(look)
 
 
-def _set_look(stream: _Stream, line: LookLine, at: float) -> None:
+def _set_look(stream: _LookedStream, line: LookLine, at: float) -> None:
     stream.look, stream.looked_at = replace(with_numbers(stream.look, line.look), consumers=line.consumers), at

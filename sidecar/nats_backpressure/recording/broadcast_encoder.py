@@ -16,8 +16,8 @@ from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_format import (
     NAMES_IN_LINE,
+    BroadcastMessage,
     LookLine,
-    Message,
     TooLong,
     UnreadLine,
     encode_line,
@@ -40,7 +40,7 @@ PAUSE_AFTER = 50
 PAUSE = b""
 
 
-class _Written(Struct):
+class _SentConsumer(Struct):
     """A consumer as in its last line."""
 
     number: int
@@ -55,10 +55,10 @@ class ReadingEncoder:
         self.messages = MessageNumbers(sender, whole_every, first)
         self._look: StreamLook | None = None
         self._looked_at = 0.0
-        self._consumers: dict[str, _Written] = {}
+        self._consumers: dict[str, _SentConsumer] = {}
         self._numbers = count()
 
-    def reading(self, reading: ConsumersReading, asked: AskedFor, position: Position, now: Now) -> Message:
+    def reading(self, reading: ConsumersReading, asked: AskedFor, position: Position, now: Now) -> BroadcastMessage:
         """A reading that was answered `now`. Raises TooLong."""
         look = reading.look
         if self._look is None or stream_identity(self._look) != stream_identity(look):
@@ -78,16 +78,16 @@ class ReadingEncoder:
             unnamed=reading.unnamed,
             base=self._base(asked),
         )
-        return Message(header, self._lines(lines, reading, now))
+        return BroadcastMessage(header, self._lines(lines, reading, now))
 
-    def sample(self, sample: Sample, asked: AskedFor, position: Position, now: Now) -> Message | None:
+    def sample(self, sample: Sample, asked: AskedFor, position: Position, now: Now) -> BroadcastMessage | None:
         """A consumer that was read alone; None before a reading of its stream, which it rests on."""
         if self._look is None or self.messages.whole_wanted:
             return None
         self.messages.begin_part()
         header = self.messages.header(asked, position, now.mono)
         header = replace(header, first=sample.at.mono, base=self._base(asked))
-        return Message(header, iter(self._sample_lines(sample, None)))
+        return BroadcastMessage(header, iter(self._sample_lines(sample, None)))
 
     def _base(self, asked: AskedFor) -> StreamNumbers | None:
         if asked.base is None or self._look is None or stream_identity(asked.base) != stream_identity(self._look):
@@ -129,7 +129,7 @@ class ReadingEncoder:
         it belongs to; None if the consumer was read alone. Raises TooLong; the consumer has no line then."""
         name, lines = sample.key.consumer, list[bytes]()
         if (written := self._consumers.get(name)) is None:
-            written = _Written(next(self._numbers), sample)
+            written = _SentConsumer(next(self._numbers), sample)
             lines.append(_consumer_line(written))
             self._consumers[name] = written
         elif (written.sample.created, written.sample.config) != (sample.created, sample.config):
@@ -153,7 +153,7 @@ def _has_moved(last: Sample, sample: Sample) -> bool:
     return not (is_near(later.since_delivery, sample.since_delivery) and is_near(later.since_ack, sample.since_ack))
 
 
-def _consumer_line(written: _Written) -> bytes:
+def _consumer_line(written: _SentConsumer) -> bytes:
     sample = written.sample
     return encode_line(ConsumerLine(written.number, 0, sample.key.consumer, sample.created, sample.config))
 

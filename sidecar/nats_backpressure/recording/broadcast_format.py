@@ -114,7 +114,7 @@ _KINDS = frozenset(kind.__struct_config__.tag for kind in get_args(BodyLine))
 _ENCODER = msgspec.json.Encoder()
 
 
-class Message(Struct):
+class BroadcastMessage(Struct):
     """A message that is encoded while it is sent: its header, and its lines. An empty line is a place to pause."""
 
     header: BroadcastLine
@@ -156,7 +156,7 @@ def encode_line(line: BodyLine) -> bytes:
     return data
 
 
-def chunks_of(message: Message, longest: int, mono: Callable[[], float]) -> Iterator[bytes]:
+def chunks_of(message: BroadcastMessage, longest: int, mono: Callable[[], float]) -> Iterator[bytes]:
     """The chunks, of `longest` bytes at most but not below SHORTEST_CHUNK, each with the time at which it is taken. An
     empty one is a place to pause. Raises TooLong."""
     header, waiting, part = message.header, bytearray(), 0

@@ -11,7 +11,14 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_encoder import PAUSE, PAUSE_AFTER
-from nats_backpressure.recording.broadcast_format import ListLine, LookLine, Message, TooLong, encode_line, stream_line
+from nats_backpressure.recording.broadcast_format import (
+    BroadcastMessage,
+    ListLine,
+    LookLine,
+    TooLong,
+    encode_line,
+    stream_line,
+)
 from nats_backpressure.recording.broadcast_numbers import AskedFor, MessageNumbers
 from nats_backpressure.recording.encoder import same_look, stream_identity, stream_numbers
 from nats_backpressure.recording.format import idle_look
@@ -27,14 +34,14 @@ class ListEncoder:
         """The number of each, its last look that was written, and when that was."""
         self._numbers = count()
 
-    def look(self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now) -> Message | None:
+    def look(self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now) -> BroadcastMessage | None:
         """A look at a single stream; None before a list, which it rests on."""
         if not self._streams or self.messages.whole_wanted:
             return None
         self.messages.begin_part()
         return self._message(reading, asked, position, now, ListLine(only=True))
 
-    def streams(self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now) -> Message:
+    def streams(self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now) -> BroadcastMessage:
         """A list of streams that was answered `now`."""
         if self.messages.begin(now.mono, shows_all=True):
             self._streams, self._numbers = {}, count()
@@ -45,7 +52,7 @@ class ListEncoder:
 
     def _message(
         self, reading: StreamsReading, asked: AskedFor, position: Position, now: Now, end: ListLine
-    ) -> Message:
+    ) -> BroadcastMessage:
         header = replace(
             self.messages.header(asked, position, now.mono),
             first=now.mono,
@@ -53,7 +60,7 @@ class ListEncoder:
             complete=reading.complete,
             server_time=reading.server_time,
         )
-        return Message(header, self._lines(reading, now, end))
+        return BroadcastMessage(header, self._lines(reading, now, end))
 
     def _lines(self, reading: StreamsReading, now: Now, end: ListLine) -> Iterator[bytes]:
         left = list(end.left)

@@ -12,7 +12,7 @@ from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.sharing import ALL_STREAMS, Position
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.recording.broadcast_encoder import ReadingEncoder
-from nats_backpressure.recording.broadcast_format import Message, TooLong, chunks_of, topic_of
+from nats_backpressure.recording.broadcast_format import BroadcastMessage, TooLong, chunks_of, topic_of
 from nats_backpressure.recording.broadcast_list_encoder import ListEncoder
 from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
@@ -39,7 +39,7 @@ class Unsent(Struct, frozen=True):
     now: Now
 
 
-class _Stream(Struct):
+class _SendingStream(Struct):
     name: str
     encoder: ReadingEncoder | ListEncoder
     unsent: deque[Unsent]
@@ -62,9 +62,9 @@ class BroadcastSender:
     ) -> None:
         self._clock, self._own, self._channel, self._count = clock, own, channel, count
         self._whole_every = whole_every
-        self._streams: Bounded[str, _Stream] = Bounded(MOST_STREAMS)
+        self._streams: Bounded[str, _SendingStream] = Bounded(MOST_STREAMS)
         """The one that was read least recently first."""
-        self._busy: dict[str, _Stream] = {}
+        self._busy: dict[str, _SendingStream] = {}
         self._messages = 0
         """How many were started: no message of any stream has a higher number."""
         self._added = asyncio.Event()
@@ -110,7 +110,7 @@ class BroadcastSender:
             await self._clock.wait(self._added, UNUSED_FOR)
             drop_unused(self._streams, self._clock.now().mono - UNUSED_FOR)
 
-    def _step(self, stream: _Stream, room: int) -> bool:
+    def _step(self, stream: _SendingStream, room: int) -> bool:
         """Send the next chunk of a stream, of a message of such chunks; returns whether there is more to send."""
         try:
             if stream.chunks is None:
@@ -125,31 +125,31 @@ class BroadcastSender:
                 self._give_up(stream)
         return stream.chunks is not None or bool(stream.unsent)
 
-    def _begin(self, stream: _Stream, unsent: Unsent, room: int) -> Iterator[bytes]:
+    def _begin(self, stream: _SendingStream, unsent: Unsent, room: int) -> Iterator[bytes]:
         self._messages += 1
         message = _encode(stream.encoder, unsent)
         return iter(()) if message is None else chunks_of(message, room, lambda: self._clock.now().mono)
 
-    def _give_up(self, stream: _Stream) -> None:
+    def _give_up(self, stream: _SendingStream) -> None:
         """The others do not get the whole message, and can use nothing that rests on it."""
         self._count("reading_unsent")
         stream.chunks, stream.encoder.messages.whole_wanted = None, True
 
-    def _drop(self, stream: _Stream, n: int) -> None:
+    def _drop(self, stream: _SendingStream, n: int) -> None:
         for _ in range(n):
             stream.unsent.popleft()
             self._count("reading_unsent")
 
-    def _stream(self, name: str) -> _Stream:
+    def _stream(self, name: str) -> _SendingStream:
         if (stream := self._streams.get(name)) is None:
             kind = ListEncoder if name == ALL_STREAMS else ReadingEncoder
             encoder = kind(self._own, self._whole_every, self._messages)
-            stream = self._streams[name] = _Stream(name, encoder, deque())
+            stream = self._streams[name] = _SendingStream(name, encoder, deque())
         self._streams.move_to_end(name)
         return stream
 
 
-def _encode(encoder: ReadingEncoder | ListEncoder, unsent: Unsent) -> Message | None:
+def _encode(encoder: ReadingEncoder | ListEncoder, unsent: Unsent) -> BroadcastMessage | None:
     """The message of a reading; None if what it rests on was not sent. Raises TooLong."""
     more = unsent.asked, unsent.position, unsent.now
     match unsent.shown:

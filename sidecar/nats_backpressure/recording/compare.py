@@ -8,7 +8,7 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.protocol.values import EventType, Status
 
 
@@ -38,10 +38,10 @@ class StatusComparison:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds for which the statuses differed, by subject."""
         self._on_difference = on_difference
-        self._events: list[tuple[int, Event]] = []
+        self._events: list[tuple[int, SubjectEvent]] = []
         self._statuses: dict[str, _BothStatuses] = {}
 
-    def add_event(self, which: int, event: Event) -> None:
+    def add_event(self, which: int, event: SubjectEvent) -> None:
         """An event of the first (0) or the second (1) replay."""
         self._events.append((which, event))
 
@@ -61,7 +61,7 @@ class StatusComparison:
                 self.seconds[subject] += at - both.differ_since
                 both.differ_since = at
 
-    def _apply_events(self, at: float, subject: str, events: list[tuple[int, Event]]) -> None:
+    def _apply_events(self, at: float, subject: str, events: list[tuple[int, SubjectEvent]]) -> None:
         both = self._statuses.setdefault(subject, _BothStatuses([Status.INACTIVE] * 2, [(), ()]))
         before = tuple(both.statuses)
         for which, event in events:
@@ -83,5 +83,5 @@ class StatusComparison:
             self._on_difference(Difference(at, subject, (one, other), reasons, lasted))
 
 
-def _time_and_subject(pair: tuple[int, Event]) -> tuple[float, str]:
+def _time_and_subject(pair: tuple[int, SubjectEvent]) -> tuple[float, str]:
     return pair[1].at, pair[1].subject

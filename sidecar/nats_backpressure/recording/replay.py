@@ -12,7 +12,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from nats_backpressure.config.settings import Observe, Settings
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.subject.inputs import (
     Effect,
@@ -61,7 +61,9 @@ class Replay:
     Without settings it uses the recorded policies; if the recording has none (`has_policies`), the defaults.
     """
 
-    def __init__(self, settings: Settings | None, on_event: Callable[[Event], None], only: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None, on_event: Callable[[SubjectEvent], None], only: str | None = None
+    ) -> None:
         self.has_policies = settings is not None
         """Whether policies were given or recorded."""
         self.samples = 0

@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 from msgspec import structs
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject.inputs import (
     Effect,
     EventConflict,
@@ -281,7 +281,7 @@ class EffectRunner:
             report = log.debug if old is None and now == "inactive" else log.info
             report("status.changed", subject=record.subject, was=was, now=now, reasons=list(record.reasons))
 
-    async def _publish(self, subject: str, event: Event) -> None:
+    async def _publish(self, subject: str, event: SubjectEvent) -> None:
         state = self._registry.subjects.get(subject)
         if state is not None and state.publishing != event.id:
             return  # it has another number now, or another replica has published it

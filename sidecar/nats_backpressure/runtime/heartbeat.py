@@ -37,7 +37,7 @@ LEAVE_WITHIN = 1.0
 """Seconds for the last heartbeat of the last replica."""
 
 
-class Heartbeat:
+class HeartbeatWriter:
     """Writes the heartbeat key every `publish.heartbeat_seconds`."""
 
     def __init__(

@@ -10,10 +10,10 @@ import structlog
 
 from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.core.subject.inputs import PolicyRefused
-from nats_backpressure.policy.active import PolicySnapshot, Refusal
+from nats_backpressure.policy.active import PolicySnapshot, RefusedPolicy
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.policy.schema import Rejection
-from nats_backpressure.policy.validation import Problem, shorten
+from nats_backpressure.policy.validation import FieldProblem, shorten
 from nats_backpressure.runtime.effect_runner import DROPPED, FIRST_RETRY, LAST_RETRY
 from nats_backpressure.runtime.ports import Clock, EventPublisher, ServiceCounts, Unavailable, Unpublishable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -40,7 +40,7 @@ class PolicyUpdates:
     ) -> None:
         self._registry, self._policies, self._publisher = registry, registry.policies, publisher
         self._clock, self._counts, self._on_change = clock, counts, on_change
-        self._unreported: dict[str, Refusal] = {}
+        self._unreported: dict[str, RefusedPolicy] = {}
         """Refused policies that are still to be reported, the newest of each subject."""
         self.changed = asyncio.Event()
         self.file_is_good, self.file_taken_at = True, clock.now().wall
@@ -83,8 +83,8 @@ class PolicyUpdates:
             if snapshot is not None:
                 await self._take(self._policies.bucket_steps(snapshot))
 
-    async def _take(self, steps: Iterator[Refusal | None]) -> None:
-        refusals: list[Refusal] = []
+    async def _take(self, steps: Iterator[RefusedPolicy | None]) -> None:
+        refusals: list[RefusedPolicy] = []
         slices = Slices(self._clock)
         for refusal in steps:
             refusals += [refusal] if refusal is not None else []
@@ -101,11 +101,11 @@ class PolicyUpdates:
         waiting = [name for name in names if getattr(settings, name) != getattr(before, name)]
         log.info("config.reloaded", policies=len(settings.policies), needs_a_restart=waiting)
 
-    def refuse_file(self, problems: Sequence[Problem]) -> None:
+    def refuse_file(self, problems: Sequence[FieldProblem]) -> None:
         """A settings file that was read again cannot be used: the last good policies stay in force."""
         errors = tuple((problem.path, problem.message) for problem in problems)
         mark = hashlib.sha256(repr(errors).encode()).hexdigest()[:16]
-        self._refuse([Refusal(THE_FILE, Rejection(mark, errors))])
+        self._refuse([RefusedPolicy(THE_FILE, Rejection(mark, errors))])
         self.changed.set()
 
     def expire(self) -> None:
@@ -130,7 +130,7 @@ class PolicyUpdates:
                     await slices.pause()
             await self._report()
 
-    def _refuse(self, refusals: Sequence[Refusal]) -> None:
+    def _refuse(self, refusals: Sequence[RefusedPolicy]) -> None:
         for refusal in refusals:
             if refusal.in_force:
                 log.warning("policy.fields_ignored", subject=refusal.subject, fields=refusal.rejection.errors)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.active import PolicySnapshot
@@ -153,7 +153,7 @@ class EventPublisher(Protocol):
     async def last(self, subject: str) -> LastEvent | None:
         """What the newest events of a subject show; None if there are none. Raises Unavailable."""
 
-    async def publish(self, event: Event) -> bytes:
+    async def publish(self, event: SubjectEvent) -> bytes:
         """Return the encoded event once it is in the stream exactly once. Raises PublishConflict, Unpublishable (drop
         it), or Unavailable (publish it again)."""
 

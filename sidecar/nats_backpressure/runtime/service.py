@@ -25,7 +25,7 @@ from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, EffectRunner
 from nats_backpressure.runtime.failures import Failures
-from nats_backpressure.runtime.heartbeat import Heartbeat
+from nats_backpressure.runtime.heartbeat import HeartbeatWriter
 from nats_backpressure.runtime.intake import Intake, log_and_count
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
@@ -72,7 +72,7 @@ class Service:
         effects: EffectRunner,
         updates: PolicyUpdates,
         resources: OwnResources,
-        heartbeat: Heartbeat,
+        heartbeat: HeartbeatWriter,
         replicas: Replicas,
         failures: Failures,
         tick: float = TICK,
@@ -267,7 +267,7 @@ def build_service(
     registry.contexts.others = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
     replicas.writes, replicas.unread = lambda: effects.writes, registry.streams.unread
     updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
-    heartbeat = Heartbeat(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)
+    heartbeat = HeartbeatWriter(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)
     on_change(policies.sources)
     return Service(
         clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, replicas, failures, tick

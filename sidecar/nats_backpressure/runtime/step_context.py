@@ -10,7 +10,7 @@ from typing import Protocol
 from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.status.freshness import Limits, limits
 from nats_backpressure.core.subject.other_policies import is_foreign, is_seen_whole, is_to_be_marked
-from nats_backpressure.core.subject.plan_writes import Context
+from nats_backpressure.core.subject.plan_writes import StepContext
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.timestamps import Now
@@ -86,9 +86,9 @@ class StepContexts:
         observe = self._observe
         return limits(observe.stale_after_seconds, observe.unknown_after_seconds, interval, self.heartbeat)
 
-    def of(self, state: SubjectState, interval: float, newest_read_at: float | None, now: Now) -> Context:
+    def of(self, state: SubjectState, interval: float, newest_read_at: float | None, now: Now) -> StepContext:
         bounds, subject = self.limits(interval), state.subject
-        return Context(
+        return StepContext(
             bounds.stale_after,
             bounds.unknown_after,
             bounds.interval,
@@ -113,7 +113,7 @@ class StepContexts:
         return state.record is not None and self.others.proves(state.record.policy_mark, self._shared_streams(state))
 
     def _narrower_marks(self, state: SubjectState, limits: Limits, now: Now) -> frozenset[str]:
-        """See `Context.narrower_marks`."""
+        """See `StepContext.narrower_marks`."""
         if not is_foreign(state.record, self._policies.mark):
             return frozenset()
         if not (lacking := self.others.marks_that_lack(state.members)):

@@ -27,7 +27,7 @@ from nats_backpressure.core.subject.inputs import (
     RecordLoaded,
     Tick,
 )
-from nats_backpressure.core.subject.plan_writes import Context
+from nats_backpressure.core.subject.plan_writes import StepContext
 from nats_backpressure.core.subject.repeated_readings import with_repeated_readings
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
@@ -221,7 +221,7 @@ class SubjectRegistry:
         after, effects = step(state, Tick(), at, self._context(state, at))
         return not effects and (after is state or after == state)
 
-    def _context(self, state: SubjectState, now: Now) -> Context:
+    def _context(self, state: SubjectState, now: Now) -> StepContext:
         return self.contexts.of(state, self.interval(state.subject), self.newest_read_at, now)
 
     def is_proved_elsewhere(self, subject: str) -> bool:

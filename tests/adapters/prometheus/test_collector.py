@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure import __version__
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.values import Status
 from tests.simulations.metrics_page import P, World, everything, member, state
@@ -66,7 +66,7 @@ def test_an_unknown_value_has_no_series(world: World) -> None:
 
 def test_the_worst_of_the_rest_stands_for_it() -> None:
     world = World(max_subjects=0)
-    calm = {"status": Status.INACTIVE, "admission": Admission()}
+    calm = {"status": Status.INACTIVE, "admission": GatewayAdmission()}
     world.watch(state("a", member(), **calm), state("b", member()), state("c", member(), **calm))
     assert world.values(P + "status") == {("_other",): 2}
     assert world.values(P + "admit_ratio") == {("_other",): 0}
@@ -129,7 +129,7 @@ def c_gateway(page: str) -> str:
 @pytest.mark.parametrize("p95", [None, 8000.0])
 def test_the_routers_c_gateway_reads_the_right_status(calm: int, p95: float | None) -> None:
     world = World()
-    quiet = {"status": Status.INACTIVE, "admission": Admission()}
+    quiet = {"status": Status.INACTIVE, "admission": GatewayAdmission()}
     world.watch(*(state(f"s.{n:03}", member(), **quiet) for n in range(calm)), state("z", member(p95=p95), **quiet))
     # A warning is what it says wherever it sees the router's other metrics and none is active.
     assert c_gateway(world.text()) == ("warning" if calm < 100 else "inactive")

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.adapters.prometheus import process
 from nats_backpressure.adapters.prometheus.definitions import FRESHNESS, LEFT_OUT
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.subject.state import SubjectState, Writing
 from nats_backpressure.core.watch_filter import WatchEntry, why_left_out
@@ -73,7 +73,7 @@ def test_rates_and_marks_of_the_worst_consumer_are_shown(world: World) -> None:
 
 
 def test_events_that_wait_are_counted(world: World) -> None:
-    events: tuple[Event, ...] = tuple(event(n) for n in (1, 2, 3))
+    events: tuple[SubjectEvent, ...] = tuple(event(n) for n in (1, 2, 3))
     world.watch(replace(state("s", member(), unsent=events), published=frozenset({events[0].id})), state("t", member()))
     assert world.values(P + "unsent_events") == {(): 2}
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.adapters.prometheus.collector import StateCollector
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Status
@@ -15,7 +15,7 @@ from nats_backpressure.queries.lookup import SubjectLookup
 from tests.simulations.metrics_page import NOW, Clock, P, World, member, state
 
 SUBJECTS = ("a", "b", 'c"d', "_other")
-FIRING = Alert("long", "critical", "pending_above: 5", "firing", NOW.wall)
+FIRING = SubjectAlert("long", "critical", "pending_above: 5", "firing", NOW.wall)
 STATES = st.builds(
     lambda pending, drain, gauges, status, alerts, mode: (pending, drain, gauges, status, alerts, mode),
     st.integers(0, 2),

@@ -16,18 +16,18 @@ from nats_backpressure.core.admission.gateway_admission import (
     for_priority,
     retry_delay,
 )
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.values import Action, Freshness, Status
 
 KNOWN, STALE, UNKNOWN = Freshness.KNOWN, Freshness.STALE, Freshness.UNKNOWN
 ACTIVE, WARNING, INACTIVE = Status.ACTIVE, Status.WARNING, Status.INACTIVE
 ENFORCE, OBSERVE = Policy(), Policy(mode="observe")
-OPEN, SHUT = Admission(), Admission(Action.REJECT, None, 0.0, 30)
+OPEN, SHUT = GatewayAdmission(), GatewayAdmission(Action.REJECT, None, 0.0, 30)
 
 
-def would(action: Action) -> Admission:
-    return Admission(would=action)
+def would(action: Action) -> GatewayAdmission:
+    return GatewayAdmission(would=action)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def would(action: Action) -> Admission:
             Policy(retry_after_seconds=7),
             ACTIVE,
             KNOWN,
-            Admission(Action.REJECT, None, 0.0, 7),
+            GatewayAdmission(Action.REJECT, None, 0.0, 7),
             id="the policy's seconds",
         ),
     ],
 )
-def test_binary_admission(policy: Policy, status: Status, freshness: Freshness, expected: Admission) -> None:
+def test_binary_admission(policy: Policy, status: Status, freshness: Freshness, expected: GatewayAdmission) -> None:
     assert current_admission(policy, status, freshness, OPEN, -1.0) == expected
 
 
@@ -63,7 +63,7 @@ WATCHED_REJECT = Policy(mode="observe", on_unknown="reject")
         pytest.param(ENFORCE, SHUT, -1.0, SHUT, id="hold repeats a rejection"),
         pytest.param(ENFORCE, SHUT, 0.0, SHUT, id="until its time is over"),
         pytest.param(
-            ENFORCE, SHUT, 2.0, Admission(Action.THROTTLE, None, 0.5, 30), id="then opens a quarter per second"
+            ENFORCE, SHUT, 2.0, GatewayAdmission(Action.THROTTLE, None, 0.5, 30), id="then opens a quarter per second"
         ),
         pytest.param(ENFORCE, SHUT, 4.0, OPEN, id="and is open after four"),
         pytest.param(ENFORCE, SHUT, math.inf, OPEN, id="for ever"),
@@ -80,13 +80,13 @@ WATCHED_REJECT = Policy(mode="observe", on_unknown="reject")
         pytest.param(ENFORCE, would(Action.REJECT), -1.0, SHUT, id="the mode changed to enforce meanwhile"),
     ],
 )
-def test_the_unknown(policy: Policy, last: Admission, opening: float, expected: Admission) -> None:
+def test_the_unknown(policy: Policy, last: GatewayAdmission, opening: float, expected: GatewayAdmission) -> None:
     assert current_admission(policy, ACTIVE, UNKNOWN, last, opening) == expected
 
 
 @pytest.mark.parametrize("freshness", [STALE, UNKNOWN])
 def test_a_share_opens_from_where_it_was_stale_or_unknown(freshness: Freshness) -> None:
-    adaptive, last = Policy(admission=AdmissionRule("adaptive")), Admission(Action.THROTTLE, None, 0.2, 3)
+    adaptive, last = Policy(admission=AdmissionRule("adaptive")), GatewayAdmission(Action.THROTTLE, None, 0.2, 3)
     admission = [
         current_admission(adaptive, WARNING, freshness, last, t, Shedding(0.2, 3)) for t in (-5.0, 0.0, 1.0, 3.0, 3.2)
     ]
@@ -102,7 +102,7 @@ def test_what_is_known_opens_once_its_hold_is_over() -> None:
 
 
 @pytest.mark.parametrize("admission", [OPEN, SHUT, would(Action.REJECT)], ids=["open", "shut", "observed"])
-def test_critical_requests_always_continue(admission: Admission) -> None:
+def test_critical_requests_always_continue(admission: GatewayAdmission) -> None:
     assert for_priority(admission, ENFORCE, "critical") == (OPEN if admission.would is None else would(Action.CONTINUE))
 
 
@@ -134,7 +134,7 @@ def test_no_delay_overflows(strategy: str, attempt: int, base: int) -> None:
     assert 1000 <= delay <= LONGEST_DELAY
 
 
-SHARE = Admission(Action.THROTTLE, None, 0.25, 3)
+SHARE = GatewayAdmission(Action.THROTTLE, None, 0.25, 3)
 ADAPTIVE = Policy(admission=AdmissionRule("adaptive"))
 
 
@@ -148,7 +148,9 @@ ADAPTIVE = Policy(admission=AdmissionRule("adaptive"))
         pytest.param(SHARE, ADAPTIVE, "normal", SHARE, id="normal is the share itself"),
     ],
 )
-def test_what_a_priority_changes(admission: Admission, policy: Policy, priority: Priority, expected: Admission) -> None:
+def test_what_a_priority_changes(
+    admission: GatewayAdmission, policy: Policy, priority: Priority, expected: GatewayAdmission
+) -> None:
     assert for_priority(admission, policy, priority) == expected
 
 

@@ -18,15 +18,15 @@ from nats_backpressure.core.signals.diagnosis import (
     SPAN,
     DiagnosisTracker,
     Evidence,
-    Facts,
     Point,
+    ReplyFacts,
     diagnose,
 )
 from nats_backpressure.protocol.values import Diagnosis
 
-CAP_100 = Facts(ConsumerConfig(max_ack_pending=100))
-CAP_1 = Facts(ConsumerConfig(max_ack_pending=1))
-PUSH = Facts(ConsumerConfig(push=True))
+CAP_100 = ReplyFacts(ConsumerConfig(max_ack_pending=100))
+CAP_1 = ReplyFacts(ConsumerConfig(max_ack_pending=1))
+PUSH = ReplyFacts(ConsumerConfig(push=True))
 
 
 class Row(NamedTuple):
@@ -41,7 +41,7 @@ class Row(NamedTuple):
     acked: float = 0
 
 
-def evidence(rows: list[Row], facts: Facts) -> Evidence:
+def evidence(rows: list[Row], facts: ReplyFacts) -> Evidence:
     seen = Evidence()
     for row in rows:
         seen.add(Point(*row), facts)
@@ -60,7 +60,7 @@ class Case:
     why: str
     rows: list[Row]
     says: str
-    facts: Facts = field(default_factory=Facts)
+    facts: ReplyFacts = field(default_factory=ReplyFacts)
 
 
 TABLE = [
@@ -68,12 +68,15 @@ TABLE = [
     Case("one message came and went", [Row(0, 0), Row(1, 0, 0, 1, 1, 1, 1), Row(2, 0, 0, 1, 1, 1, 1)], ""),
     Case("a worker keeps up", [Row(0, 0, 2, 1, 0, 0, 0), Row(1, 1, 2, 0, 9, 10, 9), Row(2, 0, 2, 1, 20, 20, 20)], ""),
     Case("a queue and pulls, and nothing is delivered", still(50, waiting=1), "server_stuck"),
-    Case("so with priority groups", still(50, waiting=1), "", Facts(ConsumerConfig(priority_groups=True))),
-    Case("so with a rate limit", still(50, waiting=1), "", Facts(ConsumerConfig(rate_limited=True))),
+    Case("so with priority groups", still(50, waiting=1), "", ReplyFacts(ConsumerConfig(priority_groups=True))),
+    Case("so with a rate limit", still(50, waiting=1), "", ReplyFacts(ConsumerConfig(rate_limited=True))),
     Case(
-        "so while history is replayed as it came", still(50, waiting=1), "", Facts(ConsumerConfig(original_replay=True))
+        "so while history is replayed as it came",
+        still(50, waiting=1),
+        "",
+        ReplyFacts(ConsumerConfig(original_replay=True)),
     ),
-    Case("so while paused", still(50, waiting=1), "paused", Facts(paused=True)),
+    Case("so while paused", still(50, waiting=1), "paused", ReplyFacts(paused=True)),
     Case("so by push, of which we see no pulls", still(50, waiting=1), "", PUSH),
     Case("so at the cap", still(50, 100, 1), "cap_reached", CAP_100),
     Case(
@@ -110,7 +113,7 @@ TABLE = [
         "and for longer than they may be held",
         still(50, 10),
         "nobody_pulling",
-        Facts(ConsumerConfig(ack_wait=1.0)),
+        ReplyFacts(ConsumerConfig(ack_wait=1.0)),
     ),
     Case(
         "a worker that acks what it has, and asks for no more yet",
@@ -123,20 +126,20 @@ TABLE = [
         "",
     ),
     Case("a worker that takes and has not acked yet", [Row(at, 50 - at, at, 0, at) for at in range(8)], ""),
-    Case("nobody there, and paused", still(50), "paused", Facts(paused=True)),
+    Case("nobody there, and paused", still(50), "paused", ReplyFacts(paused=True)),
     Case("push, and nobody subscribed", still(50), "nobody_pulling", PUSH),
-    Case("a message given up a minute ago", still(0), "poison idle", Facts(given_up=-57.0)),
-    Case("a message given up longer ago", still(0), "idle", Facts(given_up=-59.0)),
-    Case("poison, and nobody there", still(50), "nobody_pulling poison", Facts(given_up=0.0)),
-    Case("a stream that refuses what is new", still(0), "stream_full idle", Facts(fill=0.995)),
-    Case("a stream nearly full", still(0), "idle", Facts(fill=0.98)),
+    Case("a message given up a minute ago", still(0), "poison idle", ReplyFacts(given_up=-57.0)),
+    Case("a message given up longer ago", still(0), "idle", ReplyFacts(given_up=-59.0)),
+    Case("poison, and nobody there", still(50), "nobody_pulling poison", ReplyFacts(given_up=0.0)),
+    Case("a stream that refuses what is new", still(0), "stream_full idle", ReplyFacts(fill=0.995)),
+    Case("a stream nearly full", still(0), "idle", ReplyFacts(fill=0.98)),
     Case(
         "a stream that drops old ones, and a queue",
         [Row(0, 10, 0, 0, 0, 0, 0), Row(1, 10, 0, 0, 9, 9, 9), Row(2, 10, 0, 0, 18, 18, 18)],
         "stream_full",
-        Facts(pushes_out=True, fill=1.0),
+        ReplyFacts(pushes_out=True, fill=1.0),
     ),
-    Case("a stream that drops old ones, and no queue", still(0), "idle", Facts(pushes_out=True, fill=1.0)),
+    Case("a stream that drops old ones, and no queue", still(0), "idle", ReplyFacts(pushes_out=True, fill=1.0)),
     Case(
         "more comes than goes",
         [Row(0, 100, 5, 0, 0, 0, 0), Row(1, 150, 5, 0, 50, 100, 50), Row(2, 200, 5, 0, 100, 200, 100)],
@@ -161,7 +164,7 @@ TABLE = [
         "a queue that grows while paused",
         [Row(0, 100, 0, 1, 0, 0, 0), Row(1, 150, 0, 1, 0, 50, 0), Row(2, 200, 0, 1, 0, 100, 0)],
         "paused",
-        Facts(paused=True),
+        ReplyFacts(paused=True),
     ),
     Case(
         "a queue that grows with nobody there",
@@ -172,7 +175,7 @@ TABLE = [
         "history being read",
         [Row(0, 900, 9, 0, 0, 0, 0), Row(1, 800, 9, 0, 100, 0, 100), Row(2, 700, 9, 0, 200, 0, 200)],
         "backfilling draining",
-        Facts(backfilling=True),
+        ReplyFacts(backfilling=True),
     ),
     Case(
         "more goes than comes",
@@ -205,14 +208,14 @@ def test_the_rules_stand_in_the_order_of_severity() -> None:
 
 @pytest.mark.parametrize("rows", [[], still(50, until=2), [Row(0, 50), Row(0.5, 50), Row(1.9, 50)]], ids=len)
 def test_too_few_points_give_no_diagnosis(rows: list[Row]) -> None:
-    assert diagnose(evidence(rows, Facts())) is None
+    assert diagnose(evidence(rows, ReplyFacts())) is None
 
 
-def diagnoses(course: DiagnosisTracker, rows: list[Row], facts: Facts | None = None) -> list[str | None]:
+def diagnoses(course: DiagnosisTracker, rows: list[Row], facts: ReplyFacts | None = None) -> list[str | None]:
     for_each = []
     for row in rows:
         if course.due(row.at):
-            course.add_point(Point(*row), facts or Facts())
+            course.add_point(Point(*row), facts or ReplyFacts())
         for_each.append(course.lasting)
     return for_each
 
@@ -269,7 +272,7 @@ def test_a_verdict_that_fails_now_and_then_stays() -> None:
     course = DiagnosisTracker()
     diagnoses(course, still(50, until=5))
     for n in range(5, 30):
-        course.add_point(Point(float(n), 50, 0, 0, 0, 0, 0), Facts(paused=n % 2 == 0))
+        course.add_point(Point(float(n), 50, 0, 0, 0, 0, 0), ReplyFacts(paused=n % 2 == 0))
         assert (course.lasting, course.since) == (Diagnosis.NOBODY_PULLING, 2.0)
 
 
@@ -277,7 +280,7 @@ def test_two_verdicts_that_take_turns_do_not_keep_a_third() -> None:
     course = DiagnosisTracker()
     diagnoses(course, still(50, until=5))
     for n in range(5, 20):
-        course.add_point(Point(float(n), 50, 0, 0, n, 0, n), Facts(backfilling=n % 2 == 0))
+        course.add_point(Point(float(n), 50, 0, 0, n, 0, n), ReplyFacts(backfilling=n % 2 == 0))
     assert course.lasting in (Diagnosis.BACKFILLING, Diagnosis.HEALTHY)
 
 

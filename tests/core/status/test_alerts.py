@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.alert_times import RunKey, aged, running_since, unwatched
@@ -37,7 +37,7 @@ def member(name: str = "c", policy: Policy = QUIET, status: Status = Status.UNKN
 class World:
     def __init__(self, *rules: AlertRule) -> None:
         self.policy = msgspec.structs.replace(QUIET, alerts=rules)
-        self.standing: tuple[Alert, ...] = ()
+        self.standing: tuple[SubjectAlert, ...] = ()
         self.published: list[tuple[str, str]] = []
         self.since: dict[RunKey, float] = {}
         self.at = self.ahead = 0.0
@@ -62,7 +62,7 @@ class World:
     def restart(self, after: float = 0.0) -> None:
         """A new process goes on with what is stored; for so long nobody looked."""
         self.standing = aged(self.standing, self.since, dict.fromkeys(self.names, self.at))
-        self.standing = msgspec.json.decode(msgspec.json.encode(self.standing), type=tuple[Alert, ...])
+        self.standing = msgspec.json.decode(msgspec.json.encode(self.standing), type=tuple[SubjectAlert, ...])
         self.since = running_since(self.standing, {}, self.at + after)
 
 
@@ -182,7 +182,7 @@ def test_a_rule_that_goes_resolves_what_fired_by_it() -> None:
 
 def test_a_rule_whose_consumer_is_not_read_yet_after_a_restart_resolves_nothing() -> None:
     over = member("a", msgspec.structs.replace(QUIET, alerts=(LONG,)), pending=101)
-    fired = Alert("long", "critical", "pending_above: 100", "firing", 0.0, 101.0)
+    fired = SubjectAlert("long", "critical", "pending_above: 100", "firing", 0.0, 101.0)
     other = member("b")
     kept = next_alerts((fired,), Status.INACTIVE, [other], Now(9, 9), awaited=True)
     assert kept == (fired,)
@@ -248,7 +248,7 @@ def test_what_an_absence_has_left_does_not_page(for_seconds: float, began: int, 
     """`began`, `watched` and `fires` are seconds on the same clock."""
     rule = AlertRule("one", When(pending_above=100), for_seconds=for_seconds, severity="critical")
     policy = msgspec.structs.replace(QUIET, alerts=(rule,))
-    standing = (Alert("one", "critical", "pending_above: 100", "pending", began, 101),)
+    standing = (SubjectAlert("one", "critical", "pending_above: 100", "pending", began, 101),)
     since = running_since(standing, {}, began)
     for at in range(max(began, 100), fires + 1):
         now = Now(at, at)
@@ -300,7 +300,7 @@ def test_time_without_a_look_counts_neither_for_a_break_nor_for_what_is_pending(
 
 
 def test_what_another_replica_watched_counts() -> None:
-    stored = (Alert("it", "warning", "pending_above: 5", "pending", 7.0, held=50.0),)
+    stored = (SubjectAlert("it", "warning", "pending_above: 5", "pending", 7.0, held=50.0),)
     known = running_since((msgspec.structs.replace(stored[0], held=2.0),), {}, 100.0)
     assert running_since(stored, known, 110.0) == {("it", "pending_above: 5", "held", 7.0): 60.0}
     assert running_since((msgspec.structs.replace(stored[0], held=5.0),), known, 110.0) == known
@@ -308,7 +308,7 @@ def test_what_another_replica_watched_counts() -> None:
 
 def test_an_alert_that_was_stored_before_breaks_had_seconds_goes_on() -> None:
     stored = b'[{"name":"a","severity":"s","when":"status: active","state":"firing","since":1.0,"over_since":5.0}]'
-    (alert,) = msgspec.json.decode(stored, type=tuple[Alert, ...])
+    (alert,) = msgspec.json.decode(stored, type=tuple[SubjectAlert, ...])
     assert running_since((alert,), {}, 100.0) == {("a", "status: active", "over_for", 5.0): 100.0}
 
 

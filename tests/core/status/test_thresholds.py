@@ -13,7 +13,7 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Level, Signal
+from nats_backpressure.protocol.values import ConsumerKey, MarkLevel, Signal
 
 DEFAULT = MarkSet(10, 100, 1000)
 
@@ -123,16 +123,16 @@ def test_marks_are_in_order_and_no_value_divided_by_one_leaves_the_finite_number
 
 
 LEVELS = [
-    pytest.param(1001, Level.OVERLOAD, id="above overload"),
-    pytest.param(1000, Level.CRITICAL, id="at overload"),
-    pytest.param(100, Level.WARN, id="at critical"),
-    pytest.param(10, Level.NORMAL, id="at warn"),
-    pytest.param(None, Level.NORMAL, id="unknown"),
+    pytest.param(1001, MarkLevel.OVERLOAD, id="above overload"),
+    pytest.param(1000, MarkLevel.CRITICAL, id="at overload"),
+    pytest.param(100, MarkLevel.WARN, id="at critical"),
+    pytest.param(10, MarkLevel.NORMAL, id="at warn"),
+    pytest.param(None, MarkLevel.NORMAL, id="unknown"),
 ]
 
 
 @pytest.mark.parametrize(("value", "expected"), LEVELS)
-def test_a_level_is_the_highest_mark_the_value_is_above(value: float | None, expected: Level) -> None:
+def test_a_level_is_the_highest_mark_the_value_is_above(value: float | None, expected: MarkLevel) -> None:
     assert thresholds.level(value, DEFAULT) is expected
 
 

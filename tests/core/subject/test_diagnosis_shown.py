@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals.diagnosis import CALM_DIAGNOSES, SHORT_QUEUE
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
@@ -88,7 +88,7 @@ def test_whatever_happens_no_report_contradicts_what_it_stands_beside(seed: int)
                 _fits(shown, readings)
 
 
-def _borne_out(event: Event, readings: list[Reading]) -> None:
+def _borne_out(event: SubjectEvent, readings: list[Reading]) -> None:
     assert event.now is Status.INACTIVE or event.diagnosis not in CALM_DIAGNOSES
     if event.diagnosis is not None:
         _fits(event.diagnosis, readings)

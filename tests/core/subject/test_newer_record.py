@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.subject.inputs import (
     Effect,
     Input,
@@ -19,7 +19,7 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
     WriteRecord,
 )
-from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, Context
+from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, StepContext
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
@@ -44,7 +44,7 @@ class Replica:
 
     def feed(self, input_: Input, after: float = 0.0) -> None:
         self.at += after
-        self.state, self.effects = step(self.state, input_, Now(self.at, self.at), Context(10.0, 30.0, writer="w"))
+        self.state, self.effects = step(self.state, input_, Now(self.at, self.at), StepContext(10.0, 30.0, writer="w"))
 
     def pass_time(self, seconds: float) -> list[Effect]:
         """Tick and load for so long; the effects of all that."""
@@ -104,7 +104,7 @@ def test_it_is_answered_from_as_far_as_it_can_be_read() -> None:
     record = newer_record(newer(retry_after_seconds=9, action="reject", diagnosis="of_tomorrow"), RECORD.subject)
     assert record is not None and record_of(newer()) is None
     assert (record.status, record.seq, record.unknown) == (Status.ACTIVE, 1, False)
-    assert record.admission == Admission(Action.REJECT, None, 1.0, 9)
+    assert record.admission == GatewayAdmission(Action.REJECT, None, 1.0, 9)
     melting = newer_record(newer(status="melting", action="explode"), RECORD.subject)
     assert melting is not None and (melting.unknown, melting.admission.action) == (True, Action.CONTINUE)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.member import NO_LATCHES, NOTHING_CARRIED, Latch, Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
@@ -23,11 +23,11 @@ KEY = ConsumerKey("S", "c")
 POLICY = Policy(recovery_hold_seconds=1.0)
 
 
-def event(seq: int, to: Status, epoch: str = "e") -> Event:
+def event(seq: int, to: Status, epoch: str = "e") -> SubjectEvent:
     kind = EventType.RECOVERY if to is I else EventType.WARNING
     marks = {"reading": None, "marks": None, "pressure": None, "retry_after": 0, "admit_ratio": 1.0, "reasons": ()}
     was = W if to is I else I
-    return Event(
+    return SubjectEvent(
         id=event_id("s", epoch, seq),
         type=kind,
         subject="s",

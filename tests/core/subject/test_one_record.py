@@ -17,7 +17,7 @@ from nats_backpressure.core.subject.inputs import (
     RemoveKey,
     Tick,
 )
-from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, Context
+from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, StepContext
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.taking_over import UNSENT_WAIT
 from nats_backpressure.protocol.timestamps import Now
@@ -112,7 +112,7 @@ def test_a_key_that_another_replica_wrote_just_before_its_removal_is_read_again(
     replica.feed(ConsumerLeft(KEY), 1010.0)
     replica.feed(Tick(), 1011.0)
     at = 1010.0 + REMOVE_AFTER
-    context = Context(10.0, 30.0, writer="a", newest_read_at=at)
+    context = StepContext(10.0, 30.0, writer="a", newest_read_at=at)
     state, effects = step(replica.state, Tick(), Now(at, at), context)
     assert [type(effect) for effect in effects] == [RemoveKey]
     state, effects = step(state, KeyRemoved(conflict), Now(at, at), context)

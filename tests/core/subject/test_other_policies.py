@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
@@ -26,7 +26,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.other_policies import REPORTED_AFTER, is_foreign
-from nats_backpressure.core.subject.plan_writes import Context
+from nats_backpressure.core.subject.plan_writes import StepContext
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.policy.schema import PendingRule, Policy
@@ -56,7 +56,7 @@ class World:
         self.record: Record | None = None
         self.revision = 0
         self.events: list[str] = []
-        self.newest: Event | None = None
+        self.newest: SubjectEvent | None = None
         self.differences: list[ReportDifference] = []
         self.replicas: list[Replica] = []
         self.started = 0
@@ -103,7 +103,7 @@ class Replica:
     def feed(self, input_: Input) -> None:
         world = self.world
         others = frozenset(replica.mark for replica in world.replicas if replica is not self)
-        context = Context(
+        context = StepContext(
             10.0, 30.0, writer=self.writer, newest_read_at=world.at, policy_mark=self.mark, other_marks=others
         )
         self.state, effects = step(self.state, input_, Now(world.at, world.at), context)

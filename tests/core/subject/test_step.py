@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import Shedding
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.latches import COUNTED
@@ -44,7 +44,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.next_record import build_record, is_quiescent, is_stale_alone, is_unobserved
-from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, Context
+from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, StepContext
 from nats_backpressure.core.subject.state import (
     LOSS_INTERVAL,
     MOST_REJECTIONS,
@@ -77,7 +77,7 @@ class World:
     at: float = 1000.0
     stored: Record | None = None
     revision: int = 0
-    stream: list[Event] = field(default_factory=list)
+    stream: list[SubjectEvent] = field(default_factory=list)
     todo: list[Effect] = field(default_factory=list)
     starts: int = 0
     dropped: bool = False
@@ -102,7 +102,10 @@ class World:
             self.feed(RecordLoaded(self.stored, self.revision))
 
     def feed(self, input_: Input) -> None:
-        context, now = Context(10.0, 30.0, writer=f"w{self.starts}", newest_read_at=self.swept), Now(self.at, self.at)
+        context, now = (
+            StepContext(10.0, 30.0, writer=f"w{self.starts}", newest_read_at=self.swept),
+            Now(self.at, self.at),
+        )
         self.state, acts = step(self.state, input_, now, context)
         aging = is_stale_alone(self.state, context, self.swept)
         if is_quiescent(self.state) and not is_unobserved(self.state, now, context) and not aging:

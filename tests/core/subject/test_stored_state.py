@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.admission import Admission
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.admission import GatewayAdmission
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Account
 from nats_backpressure.core.subject.state import UNSENT_LIMIT, Record, Recoveries, Totals
@@ -24,7 +24,7 @@ WHOLE = replace(
     since=1_800_000_000.0,
     incident="e-1",
     reasons=("pending",),
-    admission=Admission(Action.REJECT, None, 0.0, 30),
+    admission=GatewayAdmission(Action.REJECT, None, 0.0, 30),
     latched=((ConsumerKey("ORDERS", "c"), ("pending", "latency_p95")),),
     carried=(
         (
@@ -36,7 +36,7 @@ WHOLE = replace(
     totals=Totals(1, 0, 0, 1_800_000_000.0),
     diagnosis=Diagnosis.FALLING_BEHIND,
     override=Override("reject", 1_800_003_600.0),
-    alerts=(Alert("deep", "critical", "pending_above: 5000", "firing", 1_800_000_000.0, 6000),),
+    alerts=(SubjectAlert("deep", "critical", "pending_above: 5000", "firing", 1_800_000_000.0, 6000),),
     announced_rejections=("m1",),
 )
 

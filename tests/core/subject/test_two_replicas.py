@@ -7,7 +7,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
@@ -27,7 +27,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteDone,
     WriteRecord,
 )
-from nats_backpressure.core.subject.plan_writes import Context
+from nats_backpressure.core.subject.plan_writes import StepContext
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.policy.schema import AdmissionRule, Policy, Rejection
@@ -44,7 +44,7 @@ class Store:
     def __init__(self) -> None:
         self.record: Record | None = None
         self.revision = 0
-        self.events: list[Event] = []
+        self.events: list[SubjectEvent] = []
 
     def created(self) -> RecordCreated:
         """What the events stream shows."""
@@ -64,7 +64,7 @@ class Replica:
         """Seconds by which its wall clock is ahead."""
 
     def feed(self, input_: Input, at: float) -> None:
-        context = Context(
+        context = StepContext(
             10.0,
             30.0,
             writer=self.name,

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject import publish_check
 from nats_backpressure.core.subject.publish_check import OwnEvent, PublishStep, StoredPosition
 from nats_backpressure.core.subject.record_builder import NO_EPOCH, event_id, rejection_event
@@ -60,7 +60,7 @@ class _StoredEvent(Struct, frozen=True):
 class JetStreamEventPublisher:
     """The EventPublisher of a JetStream stream: expected sequences and message ids keep out what is there already."""
 
-    def __init__(self, js: JetStreamApi, names: Names, render: Callable[[Event], messages.Event]) -> None:
+    def __init__(self, js: JetStreamApi, names: Names, render: Callable[[SubjectEvent], messages.Event]) -> None:
         self._js, self._names, self._render = js, names, render
         self._attempted: Bounded[str, None] = Bounded(REMEMBERED)
         self._logged = Once()
@@ -96,7 +96,7 @@ class JetStreamEventPublisher:
                 newest = last
         return newest
 
-    async def publish(self, event: Event) -> bytes:
+    async def publish(self, event: SubjectEvent) -> bytes:
         rendered = self._render(event)
         mine, body = OwnEvent(event.id, event.seq, rendered.timestamp), msgspec.json.encode(rendered)
         for _ in range(TRIES):
@@ -125,7 +125,7 @@ class JetStreamEventPublisher:
         except PublishConflict:
             raise Unavailable(f"{subject[:80]}: another program published there meanwhile; retry") from None
 
-    async def _look(self, event: Event, mine: OwnEvent) -> tuple[PublishStep, StoredPosition]:
+    async def _look(self, event: SubjectEvent, mine: OwnEvent) -> tuple[PublishStep, StoredPosition]:
         """The next step for an event by what the stream holds, and the newest message on its subject."""
         subject = self._names.event(event.type.value, event.subject)
         top = await self._top(event.subject)
@@ -138,7 +138,7 @@ class JetStreamEventPublisher:
             step = publish_check.step_after_search(mine, await self._search(subject, event, stored.stream_seq), top)
         return step, stored
 
-    async def _search(self, subject: str, event: Event, place: int) -> StoredPosition | None:
+    async def _search(self, subject: str, event: SubjectEvent, place: int) -> StoredPosition | None:
         """The first event on this subject whose `seq` is not below ours; the stream can only be read forwards."""
         back = 8
         while (start := max(1, place - back)) > 1:
@@ -156,7 +156,7 @@ class JetStreamEventPublisher:
             start = stored.stream_seq + 1
         raise Unavailable(f"{event.id}: not found among {STEPS} messages")
 
-    async def _publish_at(self, place: int, event: Event, rendered: messages.Event) -> tuple[PublishStep, bytes]:
+    async def _publish_at(self, place: int, event: SubjectEvent, rendered: messages.Event) -> tuple[PublishStep, bytes]:
         """Publish behind `place`, cut to what fits; returns what to do next (PUBLISH, after another look, if the place
         was taken meanwhile) and the body that was published."""
         headers = self._headers(event, rendered, place)
@@ -177,7 +177,7 @@ class JetStreamEventPublisher:
             raise too_large
         raise Unpublishable(f"{event.id[:200]}: {too_large or f'more than {LARGEST_EVENT} bytes, however short'}")
 
-    async def _request(self, event: Event, body: bytes, headers: dict[str, str]) -> PublishStep:
+    async def _request(self, event: SubjectEvent, body: bytes, headers: dict[str, str]) -> PublishStep:
         attempted = event.id in self._attempted
         self._attempted[event.id] = None
         try:
@@ -197,7 +197,7 @@ class JetStreamEventPublisher:
         if error.err_code not in TRANSIENT and self._logged.first(error.err_code):
             log.warning("event.refused", stream=self._names.events_stream, error=str(error), hint="it keeps trying")
 
-    def _headers(self, event: Event, rendered: messages.Event, place: int) -> dict[str, str]:
+    def _headers(self, event: SubjectEvent, rendered: messages.Event, place: int) -> dict[str, str]:
         return {
             "Nats-Msg-Id": event.id,
             "Nats-Expected-Stream": self._names.events_stream,

@@ -19,7 +19,7 @@ from nats_backpressure.adapters.prometheus.definitions import (
 from nats_backpressure.adapters.prometheus.page import Page
 from nats_backpressure.adapters.prometheus.shared_time import SharedTime
 from nats_backpressure.adapters.prometheus.shown import Consumed, Judged, Measured, Shown
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
 from nats_backpressure.core.subject.state import SubjectState, newest_of
@@ -48,7 +48,7 @@ class SubjectLabels(Protocol):
         """Drop the labels and series of all others: they are not watched any more."""
 
 
-class Answer(Protocol):
+class GatewayAnswer(Protocol):
     """What a gateway would get for a subject now."""
 
     @property
@@ -62,7 +62,7 @@ class Answer(Protocol):
     @property
     def stale_reason(self) -> StaleReason | None: ...
     @property
-    def admission(self) -> Admission: ...
+    def admission(self) -> GatewayAdmission: ...
     @property
     def pressure(self) -> float: ...
     @property
@@ -76,7 +76,7 @@ class StateCollector:
     def __init__(
         self,
         service: ServiceView,
-        answer: Callable[[SubjectState, Now], Answer],
+        answer: Callable[[SubjectState, Now], GatewayAnswer],
         labels: SubjectLabels,
         clock: Clock,
         health: Callable[[Now], Health],
@@ -129,7 +129,7 @@ class StateCollector:
             page.add(P + "subjects", pair, freshness[pair])
         page.add(P + "unsent_events", (), unsent)
 
-    def _shown(self, name: str, label: str, answer: Answer) -> Shown:
+    def _shown(self, name: str, label: str, answer: GatewayAnswer) -> Shown:
         gone = answer.freshness is Freshness.UNKNOWN and self._service.is_gone(name)
         consumers = tuple(
             [
@@ -194,7 +194,7 @@ class StateCollector:
             page.add(P + name, (), None if value is None else float(value))
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: GatewayAnswer) -> str:
     """Why the status is not known; none where it is."""
     if answer.freshness is not Freshness.UNKNOWN:
         return answer.stale_reason or "none"
@@ -203,7 +203,7 @@ def _reason(answer: Answer) -> str:
     return "unread" if answer.state.newest_proof is None else "age"
 
 
-def _judged(answer: Answer) -> Judged:
+def _judged(answer: GatewayAnswer) -> Judged:
     """What a gateway would get now."""
     record, known = answer.state.record, answer.status is not Status.UNKNOWN
     return Judged(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nats_backpressure.adapters.prometheus.definitions import ACTIVE, OTHER, P, own_label
 from nats_backpressure.adapters.prometheus.exposition import Labels, escape
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.marks import Marks
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Signal, Status
 
@@ -22,7 +22,7 @@ class Judged(NamedTuple):
     admit_ratio: float
     pressure: float | None
     diagnosis: Diagnosis | None
-    alerts: tuple[Alert, ...]
+    alerts: tuple[SubjectAlert, ...]
 
 
 class Measured(NamedTuple):

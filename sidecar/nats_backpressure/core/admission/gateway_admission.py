@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.refusal_expiry import aged
 from nats_backpressure.protocol.values import Action, Freshness, Priority, Status
@@ -12,30 +12,30 @@ LONGEST_DELAY = 86_400_000
 """Milliseconds; no retry delay is longer."""
 
 
-def admission_at_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> Admission:
+def admission_at_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> GatewayAdmission:
     """Binary admission, as in the router: an active subject rejects, any other continues. Adaptive admission: a
     share."""
     return _in_mode(policy, _evaluated(policy, status, shedding))
 
 
-def for_priority(admission: Admission, policy: Policy, priority: Priority) -> Admission:
+def for_priority(admission: GatewayAdmission, policy: Policy, priority: Priority) -> GatewayAdmission:
     """Critical requests always continue. In adaptive mode the low ones are shed first; in binary mode all are alike."""
     if priority == "critical":
-        return Admission(would=None if admission.would is None else Action.CONTINUE)
+        return GatewayAdmission(would=None if admission.would is None else Action.CONTINUE)
     if admission.action is not Action.THROTTLE or policy.admission.mode == "binary":
         return admission
     share = priority_share(admission.admit_ratio, priority, policy.admission.floor)
-    return Admission(admission.action, admission.would, round(share, 4), admission.retry_after)
+    return GatewayAdmission(admission.action, admission.would, round(share, 4), admission.retry_after)
 
 
 def current_admission(
     policy: Policy,
     status: Status,
     freshness: Freshness,
-    last: Admission,
+    last: GatewayAdmission,
     opening: float,
     shedding: Shedding = OPEN,
-) -> Admission:
+) -> GatewayAdmission:
     """What gateways may admit now: by the last status while it is known or stale, else by the last answer.
 
     `opening`: seconds for which it has been opening, negative while it does not yet (`protocol.refusal_expiry`). With
@@ -50,17 +50,17 @@ def current_admission(
         if action == "reject":
             admission = _rejection(policy)
         elif action == "continue":
-            admission = Admission()
+            admission = GatewayAdmission()
         else:
-            admission = Admission(Action.THROTTLE, None, round(ratio, 4), admission.retry_after)
+            admission = GatewayAdmission(Action.THROTTLE, None, round(ratio, 4), admission.retry_after)
     return _in_mode(policy, admission)
 
 
-def with_override(admission: Admission, override: Override | None, policy: Policy) -> Admission:
+def with_override(admission: GatewayAdmission, override: Override | None, policy: Policy) -> GatewayAdmission:
     """The override replaces the admission, also in a dry run."""
     if override is None:
         return admission
-    return _rejection(policy) if override.action == "reject" else Admission()
+    return _rejection(policy) if override.action == "reject" else GatewayAdmission()
 
 
 def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
@@ -77,31 +77,31 @@ def retry_delay(policy: Policy, attempt: int, retry_after: int) -> int | None:
     return min(factor * retry_after * 1000, LONGEST_DELAY)
 
 
-def _rejection(policy: Policy) -> Admission:
-    return Admission(Action.REJECT, None, 0.0, policy.retry_after_seconds)
+def _rejection(policy: Policy) -> GatewayAdmission:
+    return GatewayAdmission(Action.REJECT, None, 0.0, policy.retry_after_seconds)
 
 
-def _evaluated(policy: Policy, status: Status, shedding: Shedding) -> Admission:
+def _evaluated(policy: Policy, status: Status, shedding: Shedding) -> GatewayAdmission:
     """The answer as if the mode were `enforce`."""
     if policy.admission.mode == "adaptive":
         share = max(shedding.ratio, policy.admission.floor)
-        return Admission(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else Admission()
-    return _rejection(policy) if status is Status.ACTIVE else Admission()
+        return GatewayAdmission(Action.THROTTLE, None, share, shedding.retry_after) if share < 1 else GatewayAdmission()
+    return _rejection(policy) if status is Status.ACTIVE else GatewayAdmission()
 
 
-def _in_mode(policy: Policy, admission: Admission) -> Admission:
+def _in_mode(policy: Policy, admission: GatewayAdmission) -> GatewayAdmission:
     """Under `observe` the action is continue, and `would` is the action as if the mode were `enforce`."""
-    return Admission(would=admission.action) if policy.mode == "observe" else admission
+    return GatewayAdmission(would=admission.action) if policy.mode == "observe" else admission
 
 
-def _enforced(policy: Policy, last: Admission) -> Admission:
+def _enforced(policy: Policy, last: GatewayAdmission) -> GatewayAdmission:
     """The last answer as if the mode were `enforce`."""
     match last.would:
         case None:
             return last
         case Action.CONTINUE:
-            return Admission()
+            return GatewayAdmission()
         case Action.THROTTLE:
-            return Admission(Action.THROTTLE, None, policy.admission.floor, policy.retry_after_seconds)
+            return GatewayAdmission(Action.THROTTLE, None, policy.admission.floor, policy.retry_after_seconds)
         case _:
             return _rejection(policy)

@@ -7,7 +7,7 @@ from msgspec import Struct
 from nats_backpressure.protocol.values import Action
 
 
-class Admission(Struct, frozen=True, gc=False):
+class GatewayAdmission(Struct, frozen=True, gc=False):
     """What gateways may admit, before the override and the priority of one request are applied."""
 
     action: Action = Action.CONTINUE

@@ -10,7 +10,7 @@ from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.values import AlertState, Diagnosis, EventType, Status
 
 
-class Alert(Struct, frozen=True):
+class SubjectAlert(Struct, frozen=True):
     """One alert of a subject, and its state."""
 
     name: str
@@ -31,7 +31,7 @@ class Alert(Struct, frozen=True):
     """Seconds for which the break had lasted when this was stored, as far as anybody looked."""
 
 
-class Event(Struct, frozen=True):
+class SubjectEvent(Struct, frozen=True):
     """One change of a subject, to be published once. `seq` rises by one per subject, across epochs too."""
 
     id: str
@@ -55,7 +55,7 @@ class Event(Struct, frozen=True):
     diagnosis: Diagnosis | None = None
     override: Override | None = None
     """The override in force at that time."""
-    alert: Alert | None = None
+    alert: SubjectAlert | None = None
     """With `alert_firing` and `alert_resolved`."""
     errors: tuple[tuple[str, str], ...] = ()
     """With `policy_rejected`: (path, message)."""

@@ -54,7 +54,7 @@ class Point(Struct, frozen=True, gc=False):
     acked: float
 
 
-class Facts(Struct, frozen=True, gc=False):
+class ReplyFacts(Struct, frozen=True, gc=False):
     """The facts of the newest reply besides the numbers."""
 
     config: ConsumerConfig = ConsumerConfig()
@@ -74,11 +74,11 @@ class Evidence:
 
     def __init__(self) -> None:
         self.points: list[Point] = []
-        self.facts = Facts()
+        self.facts = ReplyFacts()
         self.moved_at = self.acked_at = 0.0
         """When a message was last delivered or acknowledged, and when acknowledged; at first the first point's time."""
 
-    def add(self, point: Point, facts: Facts) -> None:
+    def add(self, point: Point, facts: ReplyFacts) -> None:
         """Add a point; points older than SPAN are dropped while enough are left."""
         self.facts = facts
         points = self.points
@@ -91,7 +91,7 @@ class Evidence:
             del points[0]
         self._tally()
 
-    def with_point(self, point: Point, facts: Facts) -> Evidence:
+    def with_point(self, point: Point, facts: ReplyFacts) -> Evidence:
         """A copy with one more point."""
         copy = Evidence()
         copy.points.extend(self.points)
@@ -267,7 +267,7 @@ class DiagnosisTracker:
         points = self.evidence.points
         return not points or at - points[-1].at >= SPACING
 
-    def add_sample(self, point: Point, facts: Facts) -> Diagnosis | None:
+    def add_sample(self, point: Point, facts: ReplyFacts) -> Diagnosis | None:
         """The lasting diagnosis if this newest sample agrees with it, else None."""
         if self.due(point.at):
             current = self.add_point(point, facts)
@@ -280,7 +280,7 @@ class DiagnosisTracker:
         self._agrees = current is self.lasting or passing
         return self.lasting if self._agrees else None
 
-    def is_steady(self, point: Point, facts: Facts) -> bool:
+    def is_steady(self, point: Point, facts: ReplyFacts) -> bool:
         """Whether further points like this one, with these facts, change nothing however many come. Holds only for a
         consumer with nothing to do: with a queue some rules depend on how long it lasts."""
         seen = self.evidence
@@ -291,18 +291,18 @@ class DiagnosisTracker:
         same = all(replace(other, at=point.at) == point for other in seen.points)
         return same and self.lasting is not None and diagnose(seen) is self.lasting
 
-    def repeat_newest(self, times: Iterable[float], facts: Facts) -> None:
+    def repeat_newest(self, times: Iterable[float], facts: ReplyFacts) -> None:
         """Add points like the newest one at these times, while `is_steady` holds; `facts` are those of the last one."""
         last = self.evidence.points[-1]
         for at in times:
             self.evidence.add(replace(last, at=at), facts)
 
-    def _differs(self, point: Point, facts: Facts) -> bool:
+    def _differs(self, point: Point, facts: ReplyFacts) -> bool:
         """Whether a sample differs from the newest point."""
         last = self.evidence.points[-1]
         return facts != self.evidence.facts or replace(point, at=last.at) != last
 
-    def add_point(self, point: Point, facts: Facts) -> Diagnosis | None:
+    def add_point(self, point: Point, facts: ReplyFacts) -> Diagnosis | None:
         """Add a point and update the lasting diagnosis. Returns what the points show now."""
         self.evidence.add(point, facts)
         self._first_at = point.at if self._first_at is None else self._first_at

@@ -11,7 +11,7 @@ from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.ack_latency import AckLatency
 from nats_backpressure.core.signals.data_loss import LossAccount
 from nats_backpressure.core.signals.delayed_naks import DelayedNaks
-from nats_backpressure.core.signals.diagnosis import FULL, DiagnosisTracker, Facts, Point
+from nats_backpressure.core.signals.diagnosis import FULL, DiagnosisTracker, Point, ReplyFacts
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.signals.rate_window import ENOUGH_TIME, RATE_SPAN, Capacity, IntervalCounts, RateWindow
 from nats_backpressure.core.signals.rest import Rest
@@ -288,8 +288,8 @@ class ConsumerTracker:
         counts = (sample.delivered_consumer, self._arrived, self._acked)
         return Point(sample.at.mono, sample.pending, sample.inflight, waiting, *counts)
 
-    def _facts(self, sample: Sample, look: StreamLook) -> Facts:
-        return Facts(sample.config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
+    def _facts(self, sample: Sample, look: StreamLook) -> ReplyFacts:
+        return ReplyFacts(sample.config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
 
     def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
         now = sample.at.mono

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.status.alert_rules import applied_rules
@@ -22,7 +22,9 @@ RunKey = tuple[str, str, str, float]
 began, in Unix seconds: the same in all replicas."""
 
 
-def running_since(alerts: Sequence[Alert], known: Mapping[RunKey, float], stored_at: float) -> dict[RunKey, float]:
+def running_since(
+    alerts: Sequence[SubjectAlert], known: Mapping[RunKey, float], stored_at: float
+) -> dict[RunKey, float]:
     """Monotonic time since which the condition of each pending alert has held, and each break has lasted, if somebody
     had looked all the time: as is `known`, or as was stored at that time where that is earlier, since another replica
     may have looked when this one did not."""
@@ -35,13 +37,17 @@ def unwatched(since: Mapping[RunKey, float], seconds: float) -> dict[RunKey, flo
     return {key: at + seconds for key, at in since.items()}
 
 
-def aged(alerts: Sequence[Alert], since: Mapping[RunKey, float], seen_to: Mapping[str, float]) -> tuple[Alert, ...]:
+def aged(
+    alerts: Sequence[SubjectAlert], since: Mapping[RunKey, float], seen_to: Mapping[str, float]
+) -> tuple[SubjectAlert, ...]:
     """The alerts, with how long each that is pending has held, and each break has lasted, by the monotonic time to
     which it was seen (see `seen_to`)."""
     return tuple(_aged(alert, since, seen_to) for alert in alerts) if since else tuple(alerts)
 
 
-def seen_to(alerts: Sequence[Alert], members: Sequence[Member], proofs: Proofs, oldest: float) -> dict[str, float]:
+def seen_to(
+    alerts: Sequence[SubjectAlert], members: Sequence[Member], proofs: Proofs, oldest: float
+) -> dict[str, float]:
     """Monotonic time to which the consumers were seen on which each running alert depends, by its name: the newest
     proof of one that meets its condition. Where none does, the oldest proof of those that it is for, since each of them
     may meet it unseen. One with no proof since `oldest` decides nothing."""
@@ -79,13 +85,13 @@ def without_unseen(
     return {key: at + unseen(key, at) for key, at in since.items()}
 
 
-def _aged(alert: Alert, since: Mapping[RunKey, float], seen: Mapping[str, float]) -> Alert:
+def _aged(alert: SubjectAlert, since: Mapping[RunKey, float], seen: Mapping[str, float]) -> SubjectAlert:
     running, to = _running(alert).items(), seen.get(alert.name, -math.inf)
     lasted = {key[2]: max(seconds, to - since[key]) for key, seconds in running if key in since}
     return replace(alert, **lasted) if lasted else alert
 
 
-def _running(alert: Alert) -> dict[RunKey, float]:
+def _running(alert: SubjectAlert) -> dict[RunKey, float]:
     """What runs of an alert, with its seconds."""
     running: dict[RunKey, float] = {}
     if alert.state == "pending":

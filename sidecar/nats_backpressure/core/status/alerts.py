@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.alert_rules import AppliedRule, applied_rules
@@ -45,13 +45,13 @@ UNSURE: Final = Undecided.UNSURE
 
 
 def next_alerts(
-    was: Sequence[Alert],
+    was: Sequence[SubjectAlert],
     status: Status,
     members: Sequence[Member],
     now: Now,
     awaited: bool = False,
     watched_for: float = math.inf,
-) -> tuple[Alert, ...]:
+) -> tuple[SubjectAlert, ...]:
     """The alerts of a subject of this status now, by rule; those of `was`, which are `aged`, while none changes its
     state.
 
@@ -61,7 +61,7 @@ def next_alerts(
     """
     before = {alert.name: alert for alert in was}
     worst = max((member.status for member in members), default=status)
-    alerts: list[Alert] = []
+    alerts: list[SubjectAlert] = []
     for name, candidates in applied_rules(members).items():
         alert = before.get(name)
         applied, value = _deciding(candidates, None if alert is None else alert.when, status, worst, awaited)
@@ -82,7 +82,7 @@ def next_alerts(
     return (*alerts, *(replace(alert, state="resolved", since=now.wall) for alert in gone))
 
 
-def changed_alerts(was: Sequence[Alert], now: Sequence[Alert]) -> tuple[Alert, ...]:
+def changed_alerts(was: Sequence[SubjectAlert], now: Sequence[SubjectAlert]) -> tuple[SubjectAlert, ...]:
     """The alerts that started to fire, and those that were resolved."""
     before = {alert.name: alert.state for alert in was}
     announced = ("firing", "resolved")
@@ -111,7 +111,7 @@ def _status(applied: AppliedRule, status: Status, worst: Status) -> Status:
     return status if own == worst else own
 
 
-def _in_break(alert: Alert, rule: AlertRule, now: Now) -> Alert | None:
+def _in_break(alert: SubjectAlert, rule: AlertRule, now: Now) -> SubjectAlert | None:
     """A built-in alert whose condition does not hold: it ends once that has lasted `for_seconds` too, so that a status
     that goes up and down fires once."""
     firing = alert.state == "firing"
@@ -122,8 +122,8 @@ def _in_break(alert: Alert, rule: AlertRule, now: Now) -> Alert | None:
 
 
 def _next(
-    alert: Alert | None, rule: AlertRule, value: Value | Undecided | None, now: Now, watched_for: float
-) -> Alert | None:
+    alert: SubjectAlert | None, rule: AlertRule, value: Value | Undecided | None, now: Now, watched_for: float
+) -> SubjectAlert | None:
     """The alert after one evaluation of its condition; `value` is None while it does not hold."""
     if value is UNSURE:
         return alert
@@ -135,7 +135,7 @@ def _next(
     if alert is not None and alert.over_since is not None:
         alert = replace(alert, over_since=None, over_for=0.0)
     if alert is None or state == "resolved":
-        alert = Alert(rule.name, rule.severity, condition(rule.when), "pending", now.wall, value)
+        alert = SubjectAlert(rule.name, rule.severity, condition(rule.when), "pending", now.wall, value)
     elif state == "firing":
         return alert
     early = watched_for - alert.held < GRACE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nats_backpressure.core.model.marks import SMALL_CAP, SMALL_CAP_STALL, Marks, MarkSet
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.policy.schema import LARGEST_MARK, SMALLEST_MARK, InflightRule, MarkRule, PendingRule, Policy
-from nats_backpressure.protocol.values import Level, Signal
+from nats_backpressure.protocol.values import MarkLevel, Signal
 
 CAP_SHARE = 0.9
 """The in-flight mark is below the consumer's own cap, since at the cap the server stops delivering."""
@@ -108,13 +108,13 @@ def value_of(reading: Reading, marks: Marks, signal: Signal) -> float | None:
             return 0 if reading.pending <= marks.pending.critical else reading.drain
 
 
-def level(value: float | None, marks: MarkSet | None) -> Level:
+def level(value: float | None, marks: MarkSet | None) -> MarkLevel:
     """The highest mark that the value is above, as a level for people."""
     if value is None or marks is None or value <= marks.warn:
-        return Level.NORMAL
+        return MarkLevel.NORMAL
     if value > marks.overload:
-        return Level.OVERLOAD
-    return Level.CRITICAL if value > marks.critical else Level.WARN
+        return MarkLevel.OVERLOAD
+    return MarkLevel.CRITICAL if value > marks.critical else MarkLevel.WARN
 
 
 def pressure(reading: Reading, marks: Marks) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.state import Record, Writing
 from nats_backpressure.policy.schema import Policy, Rejection
@@ -211,7 +211,7 @@ class PublishEvent(Struct, frozen=True):
     """Publish exactly once, and retry until acknowledged; its result is EventSent, EventConflict or EventDropped."""
 
     subject: str
-    event: Event
+    event: SubjectEvent
 
 
 class RemoveKey(Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.protocol.values import STATUS_EVENTS, EventType, Status
@@ -53,10 +53,10 @@ def lost_since(record: Record, seq: int) -> float:
     return sum(event.lost or 0 for event in events if event.type is EventType.DATA_LOSS)
 
 
-def _after(record: Record, seq: int) -> list[Event]:
+def _after(record: Record, seq: int) -> list[SubjectEvent]:
     return [event for event in record.unsent if event.seq > seq]
 
 
-def _announced(events: list[Event], before: Status) -> Status:
+def _announced(events: list[SubjectEvent], before: Status) -> Status:
     """The status that the events lead to."""
     return next((event.now for event in reversed(events) if event.type in STATUS_EVENTS), before)

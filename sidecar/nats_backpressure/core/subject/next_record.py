@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.member import NO_LATCHES
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.freshness import Limits, freshness, status_proof
@@ -200,7 +200,7 @@ def records_differ(a: Record, b: Record) -> bool:
     return a is not b and replace(a, carried=(), diagnosis=None) != replace(b, carried=(), diagnosis=None)
 
 
-def _admission(state: SubjectState, record: Record) -> Admission:
+def _admission(state: SubjectState, record: Record) -> GatewayAdmission:
     """What is stored never opens by itself: each reader opens it by its own clock."""
     fresh = Freshness.UNKNOWN if record.unknown else Freshness.KNOWN
     policy = deciding_policy(state)

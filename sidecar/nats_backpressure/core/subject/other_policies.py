@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.admission import Admission
+from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.status.freshness import Limits, freshness
 from nats_backpressure.core.subject.inputs import ReportDifference
@@ -103,5 +103,5 @@ def with_difference(
 
 
 def _judgement(record: Record) -> tuple[Status, bool, Action, Action | None]:
-    admission: Admission = record.admission
+    admission: GatewayAdmission = record.admission
     return record.status, record.unknown, admission.action, admission.would

@@ -6,7 +6,7 @@ import math
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.alert_times import aged
 from nats_backpressure.core.status.freshness import Limits
@@ -45,7 +45,7 @@ RELOAD_INTERVAL = 2.0
 """Seconds between two readings of a record that a newer version stores."""
 
 
-class Context(Limits, frozen=True):
+class StepContext(Limits, frozen=True):
     """What a step needs to know besides the state: the freshness limits, which process writes, what else was read."""
 
     writer: str = ""
@@ -71,7 +71,7 @@ class Context(Limits, frozen=True):
 
 
 def plan_writes(
-    state: SubjectState, now: Now, context: Context, on_tick: bool, conclude: bool = True
+    state: SubjectState, now: Now, context: StepContext, on_tick: bool, conclude: bool = True
 ) -> tuple[SubjectState, list[Effect]]:
     """Start what is missing to store and publish the state: one load, or one write and one publish at a time. Nothing
     is written unless `conclude`."""
@@ -94,7 +94,9 @@ def plan_writes(
     return state, effects
 
 
-def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) -> tuple[SubjectState, list[Effect]]:
+def _plan_write(
+    state: SubjectState, now: Now, context: StepContext, on_tick: bool
+) -> tuple[SubjectState, list[Effect]]:
     """Write what has changed, unless that is left to another replica."""
     if state.member_deleted and state.record is not None and judged_status(state) >= state.record.announced:
         state = replace(state, member_deleted=False)  # nothing fell, or it rose again
@@ -126,7 +128,7 @@ def _plan_write(state: SubjectState, now: Now, context: Context, on_tick: bool) 
     return state, [*effects, WriteRecord(state.subject, writing)]
 
 
-def _next_change(state: SubjectState, now: Now, context: Context, on_tick: bool) -> next_record.Change | None:
+def _next_change(state: SubjectState, now: Now, context: StepContext, on_tick: bool) -> next_record.Change | None:
     """What is to be stored by what is known here, whichever replica stores it."""
     marks = context.other_marks, context.narrower_marks
     mark = on_tick and is_to_be_marked(state.record, context.policy_mark, *marks)
@@ -137,7 +139,7 @@ def _next_change(state: SubjectState, now: Now, context: Context, on_tick: bool)
     return change
 
 
-def _is_older_than_rise(state: SubjectState, now: Now, context: Context) -> bool:
+def _is_older_than_rise(state: SubjectState, now: Now, context: StepContext) -> bool:
     """Whether all that was read may be older than a rise that another replica published."""
     newest = newest_of(state, context.proofs)
     if newest is None or newest > state.risen_elsewhere_at:
@@ -145,7 +147,9 @@ def _is_older_than_rise(state: SubjectState, now: Now, context: Context) -> bool
     return not next_record.is_unobserved(state, now, context, context.proofs)
 
 
-def _beside_newer(state: SubjectState, seen_at: float, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
+def _beside_newer(
+    state: SubjectState, seen_at: float, now: Now, context: StepContext
+) -> tuple[SubjectState, list[Effect]]:
     """A newer version stores this subject: read again what it stored, and write nothing. Once it has shown no sign for
     `unknown_after`, start from the events stream in its place."""
     if state.empty_since is not None:
@@ -158,7 +162,7 @@ def _beside_newer(state: SubjectState, seen_at: float, now: Now, context: Contex
 
 
 def _with_write(
-    state: SubjectState, change: next_record.Change, now: Now, context: Context
+    state: SubjectState, change: next_record.Change, now: Now, context: StepContext
 ) -> tuple[SubjectState, Writing]:
     writing = Writing(
         replace(
@@ -186,7 +190,7 @@ def _with_write(
     return state, writing
 
 
-def _next_to_publish(state: SubjectState) -> Event | None:
+def _next_to_publish(state: SubjectState) -> SubjectEvent | None:
     """The first stored event that is not published; none that the write under way gives another number."""
     if state.publishing is not None or state.renumber_from is not None or state.record is None:
         return None

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.admission.adaptive import SHEDDING
-from nats_backpressure.core.model.event import Alert, Event
+from nats_backpressure.core.model.event import SubjectAlert, SubjectEvent
 from nats_backpressure.core.model.member import DATA_LOSS, PURGED, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
@@ -57,7 +57,7 @@ class RecordBuilder:
         """How many more events the record can hold."""
         return UNSENT_LIMIT - len(self._unpublished())
 
-    def _unpublished(self) -> tuple[Event, ...]:
+    def _unpublished(self) -> tuple[SubjectEvent, ...]:
         return tuple(event for event in self.record.unsent if event.id not in self.state.published)
 
     def mark_unknown(self) -> None:
@@ -197,14 +197,14 @@ class RecordBuilder:
         to: Status,
         reasons: tuple[str, ...],
         lost: int | None = None,
-        alert: Alert | None = None,
+        alert: SubjectAlert | None = None,
         refused: Rejection | None = None,
     ) -> None:
         seq = self.record.seq + 1
         admission = gateway_admission.admission_at_status(self.policy, to, self.state.shedding)
         admission = gateway_admission.with_override(admission, self.override, self.policy)
         reading = self.member.reading if self.member else None
-        event = Event(
+        event = SubjectEvent(
             id=event_id(self.record.subject, self.record.epoch, seq),
             type=kind,
             subject=self.record.subject,
@@ -252,9 +252,9 @@ def event_id(subject: str, epoch: str, seq: int) -> str:
     return f"{encode(subject)}:{epoch}:{seq}"
 
 
-def rejection_event(subject: str, rejection: Rejection, at: float, seq: int, epoch: str = NO_EPOCH) -> Event:
+def rejection_event(subject: str, rejection: Rejection, at: float, seq: int, epoch: str = NO_EPOCH) -> SubjectEvent:
     """The event about a refused policy whose key belongs to no watched subject: no state numbers its events."""
-    return Event(
+    return SubjectEvent(
         id=event_id(subject, epoch, seq),
         type=EventType.POLICY_REJECTED,
         subject=subject,

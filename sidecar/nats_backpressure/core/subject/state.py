@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding
 from nats_backpressure.core.admission.offered_load import OfferedLoad
-from nats_backpressure.core.model.admission import Admission
-from nats_backpressure.core.model.event import Alert, Event
+from nats_backpressure.core.model.admission import GatewayAdmission
+from nats_backpressure.core.model.event import SubjectAlert, SubjectEvent
 from nats_backpressure.core.model.member import Carried, Member
 from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.model.reading import Account
@@ -74,7 +74,7 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     """Unix seconds since which the status is what it is, or unknown."""
     incident: str | None = None
     reasons: tuple[str, ...] = ()
-    admission: Admission = Admission()
+    admission: GatewayAdmission = GatewayAdmission()
     latched: tuple[tuple[ConsumerKey, tuple[str, ...]], ...] = ()
     """The set latches of every consumer that has any."""
     carried: tuple[tuple[ConsumerKey, Carried], ...] = ()
@@ -84,10 +84,10 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     diagnosis: Diagnosis | None = None
     override: Override | None = None
     """The override in force when this was stored."""
-    alerts: tuple[Alert, ...] = ()
+    alerts: tuple[SubjectAlert, ...] = ()
     announced_rejections: tuple[str, ...] = ()
     """The marks of the newest refused policies that were announced, MOST_REJECTIONS at most."""
-    unsent: tuple[Event, ...] = ()
+    unsent: tuple[SubjectEvent, ...] = ()
     """Events to publish, in order of seq: UNSENT_LIMIT at most."""
     policy_mark: str = ""
     """Of the settings file whose policies judged this; empty where a version without marks stored it."""

@@ -45,7 +45,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.member_update import evaluated, with_losses, with_reading
 from nats_backpressure.core.subject.newest_record import continues, is_newest
-from nats_backpressure.core.subject.plan_writes import Context, plan_writes
+from nats_backpressure.core.subject.plan_writes import StepContext, plan_writes
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
     with_released_latches_stored,
@@ -70,7 +70,7 @@ ANY_REVISION = 2**64
 """Above every revision."""
 
 
-def step(state: SubjectState, input_: Input, now: Now, context: Context) -> tuple[SubjectState, list[Effect]]:
+def step(state: SubjectState, input_: Input, now: Now, context: StepContext) -> tuple[SubjectState, list[Effect]]:
     """The state after an input, and the effects to perform. Their results come back as inputs."""
     before, is_read = state, isinstance(input_, ConsumerRead | ConsumersRead)
     if is_read:
@@ -288,7 +288,7 @@ def _(input_: EventDropped, state: SubjectState, now: Now) -> SubjectState:
     )
 
 
-def _watched(state: SubjectState, now: Now, context: Context) -> SubjectState:
+def _watched(state: SubjectState, now: Now, context: StepContext) -> SubjectState:
     """The state when a reading comes: after a gap it is watched anew."""
     gap = state.read_at is not None and now.mono - proved_at(state, context.proofs) >= context.stale_after
     if gap:
@@ -297,7 +297,7 @@ def _watched(state: SubjectState, now: Now, context: Context) -> SubjectState:
     return replace(state, read_at=now.mono, watched_since=watched)
 
 
-def _without_unseen(before: SubjectState, state: SubjectState, now: Now, context: Context) -> SubjectState:
+def _without_unseen(before: SubjectState, state: SubjectState, now: Now, context: StepContext) -> SubjectState:
     """The state after a reading, with what its alerts were not watched for since the one before left out."""
     alerts = () if state.record is None else state.record.alerts
     was, to = (alerts_seen_to(one, now, context, context.proofs) for one in (before, state))

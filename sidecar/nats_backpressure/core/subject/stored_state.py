@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import asdict, astuple
 
-from nats_backpressure.core.model.admission import Admission
-from nats_backpressure.core.model.event import Event
+from nats_backpressure.core.model.admission import GatewayAdmission
+from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.subject import legacy_state
 from nats_backpressure.core.subject.record_builder import event_id
@@ -37,7 +37,7 @@ LONGEST = 256
 """Characters of a reason, an incident or a nonce."""
 
 
-class _Written(Record, frozen=True, kw_only=True):
+class _WrittenRecord(Record, frozen=True, kw_only=True):
     nonce: str
     """Of the write that stored it."""
 
@@ -68,7 +68,7 @@ class _Schema(Struct, frozen=True):
 
 def encode(record: Record, nonce: str) -> Raw:
     """What `record` of a state holds."""
-    return Raw(msgspec.json.encode(_Written(nonce=nonce, **asdict(record))))
+    return Raw(msgspec.json.encode(_WrittenRecord(nonce=nonce, **asdict(record))))
 
 
 def record_of(value: bytes) -> tuple[Record, str] | None:
@@ -125,7 +125,7 @@ def newer_record(value: bytes, subject: str) -> Record | None:
         since=since or 0.0,
         incident=state.incident,
         reasons=state.reasons,
-        admission=Admission(
+        admission=GatewayAdmission(
             Action(state.action),
             None if state.would is None else Action(state.would),
             state.admit_ratio,
@@ -235,7 +235,7 @@ def _recovered(recoveries: Recoveries) -> bool:
     )
 
 
-def _listed(event: Event, record: Record) -> bool:
+def _listed(event: SubjectEvent, record: Record) -> bool:
     """Whether an unpublished event is of this subject and epoch, with the id that it must have."""
     return (
         event.subject == record.subject
