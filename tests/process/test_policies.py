@@ -372,6 +372,25 @@ async def test_a_consumer_with_huge_metadata_disturbs_no_other(
         assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
 
 
+async def test_of_a_policy_that_a_newer_version_wrote_the_known_fields_are_in_force(
+    nc: Client, sidecar: Sidecar, wire: Wire
+) -> None:
+    marks = {"warn": 1, "critical": 2, "overload": 40, "patience": 3}
+    stored = await put(nc, SUBJECT, {"pending": marks, "admission": {"mode": "gradual"}, "later": {"deep": [1]}})
+    assert {
+        each["path"]: each["message"].rpartition("; ")[2] for each in (await rejected(wire, SUBJECT))["errors"]
+    } == {
+        "pending.patience": "ignored, the rest is in force",
+        "admission.mode": "ignored, the rest is in force",
+        "later": "ignored, the rest is in force",
+    }
+    assert time.monotonic() - stored < WITHIN
+    policy = await wire.ask(f"get.policy.{SUBJECT}")
+    assert (policy["policy"]["pending"]["overload"], policy["sources"]["pending.overload"]) == (40, "bucket")
+    assert (policy["policy"]["admission"]["mode"], policy["sources"]["admission.mode"]) == ("binary", "default")
+    assert sidecar.log.count('"policy.fields_ignored"') == 1 and '"policy.rejected"' not in sidecar.log
+
+
 async def test_a_policy_key_too_long_for_an_event_blocks_no_other_rejection(
     nc: Client, sidecar: Sidecar, wire: Wire
 ) -> None:

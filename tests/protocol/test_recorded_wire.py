@@ -14,11 +14,14 @@ import msgspec
 import pytest
 
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
+from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.between_replicas import Grants, Presence, SharedGrant, read
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Heartbeat, State
-from nats_backpressure.protocol.values import Action, ConsumerKey, EventType, Status
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status
+from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.recording.broadcast_receiver import BroadcastReceiver
+from nats_backpressure.recording.hint_messages import decode_hints
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from tests.fakes.clock import FakeClock, settled
 from tests.support.background import meanwhile
@@ -54,6 +57,59 @@ def test_a_state_is_read_by_replicas_and_by_clients(later: dict[str, Any]) -> No
     state = read_message(changed("state.json", **later), State)
     assert state is not None
     assert (state.status, state.action, state.admit_ratio, state.incident) == ("active", "reject", 0, record.incident)
+
+
+@pytest.mark.parametrize("later", [{}, {"added": {"later": [1]}}], ids=["as recorded", "with a field of a later build"])
+def test_a_state_with_an_override_alerts_and_facts_of_consumers_is_read(later: dict[str, Any]) -> None:
+    inner = msgspec.json.decode(recorded("state-overridden.json"))["record"]
+    inner["override"] |= later
+    inner["alerts"] = [alert | later for alert in inner["alerts"]]
+    inner["carried"] = [[key, facts | later] for key, facts in inner["carried"]]
+    parsed = record_of(changed("state-overridden.json", record=inner | later))
+    assert parsed is not None
+    record = parsed[0]
+    assert record.override == Override("open", 1_795_738_591.362)
+    assert [(alert.name, alert.state, round(alert.held, 3)) for alert in record.alerts] == [
+        ("backpressure_active", "pending", 1.022),
+        ("deep", "pending", 1.022),
+    ]
+    assert dict(record.carried)[ConsumerKey("ROUTER", "router")].diagnosis is Diagnosis.POISON
+    assert (record.totals.active, record.recoveries.began, record.diagnosis) == (1, record.since, Diagnosis.POISON)
+    state = read_message(changed("state-overridden.json", **later), State)
+    assert state is not None and state.override is not None
+    assert (state.action, state.override.action, state.consumers[0].latched) == (
+        "continue",
+        "open",
+        ("pending", "inflight", "drain"),
+    )
+
+
+def test_hints_are_read() -> None:
+    hints = decode_hints(recorded("hints.json"))
+    assert hints is not None and hints.names == ("router",)
+    assert [acks[2] for acks in hints.hints[0].acks] == [1, 21, 39, 28]
+    line = msgspec.json.decode(recorded("hints.json"))["hints"][0]
+    assert decode_hints(changed("hints.json", hints=[line | {"added": 1}], added=2)) == hints
+    assert decode_hints(changed("hints.json", schema=2)) is None, "another schema counts as silence"
+
+
+def test_events_are_read() -> None:
+    lines = recorded("events.json").splitlines()
+    cached = [parse_event(line) for line in lines]
+    assert [(event.type, event.seq) for event in cached if event] == [
+        ("backpressure_active", 1),
+        ("recovery", 2),
+        ("recovery", 3),
+    ]
+    for line in lines:
+        event = msgspec.json.decode(line)
+        metrics = event["metrics"] | {"latency_source": "guessed", "added": 1}
+        newer = event | {"diagnosis": "haunted", "reasons": ["age"], "metrics": metrics, "added": {"later": 1}}
+        later = parse_event(msgspec.json.encode(newer))
+        assert later is not None
+        shown = later.event()
+        assert (shown.id, shown.diagnosis, shown.reasons) == (event["id"], None, ("age",))
+        assert shown.metrics.latency_source is None
 
 
 def test_a_record_with_a_field_of_a_later_build_is_read() -> None:
