@@ -59,7 +59,7 @@ def test_an_event_of_an_unknown_type_is_not_read() -> None:
     assert read_message(msgspec.json.encode({"type": "backpressure_gone"}), Event) is None
 
 
-@pytest.mark.parametrize("name", ["Action", "Freshness", "Level", "EventType", "Diagnosis"])
+@pytest.mark.parametrize("name", ["Action", "Freshness", "MarkLevel", "EventType", "Diagnosis"])
 def test_each_list_of_values_is_there_once(name: str) -> None:
     assert [str(each) for each in getattr(values, name)] == list(get_args(getattr(values, f"{name}Name")))
 

@@ -9,7 +9,7 @@ StatusName = Literal["unknown", "inactive", "warning", "active"]
 KnownStatusName = Literal["inactive", "warning", "active"]
 ActionName = Literal["continue", "throttle", "reject"]
 FreshnessName = Literal["known", "stale", "unknown"]
-LevelName = Literal["normal", "warn", "critical", "overload"]
+MarkLevelName = Literal["normal", "warn", "critical", "overload"]
 EventTypeName = Literal[
     "backpressure_active",
     "backpressure_warning",
@@ -92,7 +92,7 @@ class Signal(StrEnum):
 class MarkLevel(StrEnum):
     """For display only: the highest mark that a value is above."""
 
-    _value_: LevelName
+    _value_: MarkLevelName
     NORMAL = "normal"
     WARN = "warn"
     CRITICAL = "critical"

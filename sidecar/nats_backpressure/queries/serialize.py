@@ -33,7 +33,7 @@ from nats_backpressure.protocol.values import (
     DiagnosisName,
     Freshness,
     KnownStatusName,
-    LevelName,
+    MarkLevelName,
     Signal,
     StaleReason,
 )
@@ -119,7 +119,7 @@ def levels_message(member: Member | None) -> messages.Levels:
         return messages.Levels()
     reading, marks = member.reading, member.marks
 
-    def level(signal: Signal) -> LevelName:
+    def level(signal: Signal) -> MarkLevelName:
         mark: MarkSet | None = thresholds.mark_of(marks, signal)
         return thresholds.level(thresholds.value_of(reading, marks, signal), mark).value
 

@@ -11,7 +11,7 @@ from nats_backpressure.protocol.values import (
     DiagnosisName,
     FreshnessName,
     LatencySource,
-    LevelName,
+    MarkLevelName,
     Mode,
     OverrideAction,
     StaleReason,
@@ -90,10 +90,10 @@ class Thresholds(Struct, frozen=True):
 class Levels(Struct, frozen=True):
     """The highest mark that each signal is above; for display, only `overload` moves the status."""
 
-    pending: Annotated[LevelName, Meta(description="Of the pending messages.")] = "normal"
-    inflight: Annotated[LevelName, Meta(description="Of the messages in flight.")] = "normal"
-    latency_p95: Annotated[LevelName, Meta(description="Of the p95 latency.")] = "normal"
-    drain: Annotated[LevelName, Meta(description="Of the seconds of waiting work.")] = "normal"
+    pending: Annotated[MarkLevelName, Meta(description="Of the pending messages.")] = "normal"
+    inflight: Annotated[MarkLevelName, Meta(description="Of the messages in flight.")] = "normal"
+    latency_p95: Annotated[MarkLevelName, Meta(description="Of the p95 latency.")] = "normal"
+    drain: Annotated[MarkLevelName, Meta(description="Of the seconds of waiting work.")] = "normal"
 
 
 class Recovery(Struct, frozen=True):
