@@ -99,6 +99,8 @@ class FakeStream:
     ends_at: dict[int, float] = field(default_factory=dict)
     """When a message with a life time of its own goes."""
     consumers: dict[str, FakeConsumer] = field(default_factory=dict)
+    origin: str | None = None
+    """The stream that it mirrors: then it shows no subjects."""
 
     def drop(self, seqs: list[int], at: float, *, lost: bool = False) -> None:
         for seq in seqs:
@@ -175,6 +177,8 @@ class FakeJetStream:
         self.incomplete = False
         self.unreadable: set[ConsumerKey] = set()
         self.unnamed: set[ConsumerKey] = set()
+        self.unlisted: set[str] = set()
+        """Streams that lists name as missing."""
         self.skips = False
         self.asked: list[str] = []
         """What was read, in order: `streams`, `consumers S`, `consumer S c`."""
@@ -184,8 +188,10 @@ class FakeJetStream:
 
     async def streams(self) -> StreamsReading:
         self._ask("streams")
-        looks, at = tuple(self.look(name) for name in self.all), self.clock.now().wall if self.shows_time else None
-        return StreamsReading(looks, not self.incomplete, self.took, self.epoch, server_time=at)
+        at = self.clock.now().wall if self.shows_time else None
+        looks = tuple(self.look(name) for name in self.all if name not in self.unlisted)
+        complete = not (self.incomplete or self.unlisted & self.all.keys())
+        return StreamsReading(looks, complete, self.took, self.epoch, server_time=at)
 
     async def stream(self, name: str) -> StreamsReading:
         self._ask(f"stream {name}")
@@ -393,7 +399,8 @@ def _look(stream: FakeStream, now: float) -> StreamLook:
         first_seq=stream.first_seq,
         last_seq=stream.last_seq,
         messages=held,
-        subjects=stream.subjects,
+        subjects=() if stream.origin else stream.subjects,
+        origin=stream.origin,
         at_limit=0 < kept.max_msgs <= held and kept.discards_old,
         fill=min(1.0, held / kept.max_msgs) if kept.max_msgs else None,
         oldest_age=now - stream.stored_at[stream.first_seq] if held else None,

@@ -16,7 +16,7 @@ from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, Reques
 from nats_backpressure.core.reading.crossings import SETTLE_SECONDS
 from nats_backpressure.core.reading.load import EMPTY_INTERVAL
 from nats_backpressure.core.status.freshness import status_proof
-from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.core.watch_filter import SUBJECTS_LIMIT, WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
@@ -427,6 +427,30 @@ async def test_who_was_missing_from_a_list_has_not_appeared() -> None:
     async with world.living() as service:
         await world.known(service)
         world.js.hidden.clear()
+        assert not (await reading_of(world, service, OTHER)).backfilling
+
+
+async def test_messages_that_came_after_a_consumer_was_made_are_no_history_though_nobody_looked() -> None:
+    world = running_service.World()
+    world.load()
+    async with world.living() as service:
+        await world.known(service)
+        world.js.down = "away"
+        await world.clock.run(60.0)
+        world.js.add_consumer(OTHER, ConsumerConfig())
+        world.js.of(OTHER).delivered_stream = world.js.look(OTHER.stream).last_seq  # made to deliver new ones only
+        world.js.publish(OTHER.stream, SUBJECT, 12_000)
+        world.js.down = None
+        assert not (await reading_of(world, service, OTHER)).backfilling
+
+
+async def test_a_consumer_that_did_not_count_before_has_no_history() -> None:
+    world = running_service.World()
+    world.load()
+    world.js.add_consumer(OTHER, ConsumerConfig(filters=tuple(f"{SUBJECT}.{n}" for n in range(SUBJECTS_LIMIT + 1))))
+    async with world.living() as service:
+        await world.known(service)
+        world.js.of(OTHER).config = ConsumerConfig(filters=(SUBJECT,))
         assert not (await reading_of(world, service, OTHER)).backfilling
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from nats_backpressure.core.model.samples import ConsumerConfig
+from nats_backpressure.core.model.samples import ConsumerConfig, StreamLook
 from nats_backpressure.protocol.patterns import encode, glob
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -70,11 +70,21 @@ def counted_subjects(
     return consumer_subjects(config, stream) if is_consumer_watched(key, config, watch, ours) else ()
 
 
+def subjects_by_stream(
+    known: Mapping[str, tuple[str, ...]], looks: Sequence[StreamLook], complete: bool
+) -> dict[str, tuple[str, ...]]:
+    """The subjects of every stream, after another list. What that does not show stays as it is known while the list is
+    not complete, and for a mirror whose origin is gone: its messages are still those."""
+    origins = {look.origin for look in looks}
+    kept = {name: subjects for name, subjects in known.items() if not complete or name in origins}
+    return kept | {look.name: look.subjects for look in looks}
+
+
 def consumer_subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:
     """The subjects of a consumer, or the reason why it cannot be watched; `stream`: the subjects of its stream."""
     names = config.filters or stream
     if not names:
-        return "it has no filter, and its stream shows no subjects (a mirror whose origin is not visible?)"
+        return "it has no filter, and its stream shows no subjects (it mirrors one elsewhere, or only has sources)"
     if len(names) > SUBJECTS_LIMIT:
         return f"it has {len(names)} subjects, more than {SUBJECTS_LIMIT}"
     if any(len(encode(subject)) > LONGEST_KEY for subject in names):

@@ -16,7 +16,7 @@ import structlog
 from nats_backpressure import __version__
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import Sample
-from nats_backpressure.core.watch_filter import WatchEntry
+from nats_backpressure.core.watch_filter import WatchEntry, subjects_by_stream
 from nats_backpressure.policy.precedence import Sources
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording.encoder import Encoder
@@ -104,8 +104,7 @@ class Recorder:
         """Record what another replica read."""
         match received.shown:
             case StreamsReading() as reading:
-                kept = self._origins if reading.partial else {}
-                self._origins = kept | {look.name: look.subjects for look in reading.looks}
+                self._origins = subjects_by_stream(self._origins, reading.looks, reading.complete)
             case ConsumersReading() as reading:
                 self._record(reading)
             case Sample() as sample:
@@ -208,7 +207,7 @@ class RecordingObserver(Recorder):
 
     async def streams(self) -> StreamsReading:
         reading = await self._observer.streams()
-        self._origins = {look.name: look.subjects for look in reading.looks}
+        self._origins = subjects_by_stream(self._origins, reading.looks, reading.complete)
         return reading
 
     async def stream(self, name: str) -> StreamsReading:

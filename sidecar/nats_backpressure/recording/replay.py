@@ -41,7 +41,7 @@ from nats_backpressure.recording.decoder import (
 )
 from nats_backpressure.recording.policies import PoliciesDecoded
 from nats_backpressure.recording.tick_search import TimeGap
-from nats_backpressure.runtime.followed_streams import FollowedStream
+from nats_backpressure.runtime.followed_streams import FollowedStream, WholeList
 from nats_backpressure.runtime.intake import Intake, Occurrence
 from nats_backpressure.runtime.observations import AckSeen, Nak, Terminated
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
@@ -170,7 +170,8 @@ class Replay:
         if observation.partial:
             self._intake.remove_uncounted_members(stream, ReadState(under))
             return
-        stream.whole = observation.whole and not observation.hidden
+        names = frozenset(observation.unread).union(key.consumer for key in under)
+        stream.whole = WholeList(observation.look, names) if observation.whole and not observation.hidden else None
         self._intake.remove_uncounted_members(stream, ReadState(under, observation.unread, observation.whole))
 
     def _sample(self, stream: FollowedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -12,6 +12,7 @@ from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.core.signals.message_age import MessageAges
+from nats_backpressure.core.watch_filter import subjects_by_stream
 from nats_backpressure.protocol.between_replicas import ALL_UNREAD, MOST_UNREAD
 from nats_backpressure.protocol.patterns import overlap
 from nats_backpressure.protocol.values import ConsumerKey
@@ -20,6 +21,18 @@ from nats_backpressure.runtime.ports import TimeSource
 
 UNREAD_EVERY = 0.1
 """Seconds for which the unread streams count, so that 10,000 streams cost less than 1 % of a core."""
+
+
+class WholeList(Struct, frozen=True):
+    """A list that showed all consumers of a stream. One that it lacks was created later, and what the stream held then
+    is older than the consumer."""
+
+    look: StreamLook
+    names: frozenset[str]
+
+    def held_before(self, consumer: str, look: StreamLook) -> int:
+        """The last sequence of the stream when the consumer did not exist yet, given a later look; 0 if not known."""
+        return 0 if consumer in self.names or look.created != self.look.created else self.look.last_seq
 
 
 class FollowedStream(Struct, eq=False):
@@ -36,8 +49,8 @@ class FollowedStream(Struct, eq=False):
     """Whether it was ever read."""
     shown_at: float = -math.inf
     """Monotonic time at which its consumers, or some of them, were read or received last, or it was found gone."""
-    whole: bool = False
-    """Whether the last reading showed every consumer there is: who is new in the next one has appeared."""
+    whole: WholeList | None = None
+    """The last list of its consumers, if that showed every one there is."""
     under: dict[ConsumerKey, tuple[str, ...]] = {}
     """Consumers that were read, with the subjects they count under."""
     left_out: dict[str, int] = {}
@@ -55,7 +68,7 @@ class FollowedStreams(dict[str, FollowedStream]):
     def __init__(self, members: MemberIndex, clock: TimeSource, observe: Observe) -> None:
         self.listed = False
         """Whether all streams there are were seen in one list."""
-        self.origins: dict[str, tuple[str, ...]] = {}
+        self.origins: Mapping[str, tuple[str, ...]] = {}
         """The subjects of every stream: a mirror's are those of its origin."""
         self.newest_reading: float | None = None
         """Monotonic time of the newest reading of any stream, as the poller counts it."""
@@ -77,6 +90,14 @@ class FollowedStreams(dict[str, FollowedStream]):
     def subjects_of(self, look: StreamLook) -> tuple[str, ...]:
         """The subjects of a stream; a mirror has those of its origin."""
         return look.subjects or self.origins.get(look.origin or "", ())
+
+    def take_subjects(self, looks: Sequence[StreamLook], complete: bool) -> list[FollowedStream]:
+        """Take in the subjects of the streams in a list. Returns the mirrors whose subjects change by that: their
+        origins were not shown yet, or have others now."""
+        before = self.origins
+        self.origins = subjects_by_stream(before, looks, complete)
+        mirrors = [(stream, stream.look.origin) for stream in self.values() if stream.look.origin]
+        return [stream for stream, origin in mirrors if self.origins.get(origin) != before.get(origin)]
 
     # Of a subject
 
@@ -118,7 +139,7 @@ class FollowedStreams(dict[str, FollowedStream]):
     def are_read_whole(self, subject: str) -> bool:
         """Whether the last readings showed every consumer that may count under a subject."""
         return self.listed and all(
-            stream.whole or not stream.watched or not self._may_hold(stream.look, subject)
+            stream.whole is not None or not stream.watched or not self._may_hold(stream.look, subject)
             for stream in tuple(self.values())
         )
 

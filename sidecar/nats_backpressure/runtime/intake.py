@@ -223,7 +223,8 @@ class Intake:
     def _tracker(self, stream: FollowedStream, key: ConsumerKey, subjects: tuple[str, ...]) -> ConsumerTracker:
         if (tracker := self._trackers.get(key)) is None:
             carried = self.registry.carried(key, subjects)
-            tracker = self._trackers[key] = ConsumerTracker(appeared=stream.whole, ages=stream.ages, carried=carried)
+            held = 0 if stream.whole is None else stream.whole.held_before(key.consumer, stream.look)
+            tracker = self._trackers[key] = ConsumerTracker(held, stream.ages, carried)
         return tracker
 
     def _drop(self, stream: FollowedStream, key: ConsumerKey) -> None:

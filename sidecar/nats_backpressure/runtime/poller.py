@@ -173,7 +173,9 @@ class Poller:
 
     def discover(self, reading: StreamsReading) -> list[StreamPoll]:
         """Take in a list of streams; returns those that are new, each to be followed."""
-        self._registry.streams.origins = {look.name: look.subjects for look in reading.looks}
+        for mirror in self._registry.streams.take_subjects(reading.looks, reading.complete):
+            if (poll := self.polls.get(mirror.look.name)) is not None:
+                self._hasten(poll, Level.HOT)
         self._registry.streams.listed = self._registry.streams.listed or reading.complete
         now = self._clock.now().mono
         new = [

@@ -13,6 +13,7 @@ from nats_backpressure.core.reading.budget import Level
 from nats_backpressure.core.reading.crossings import Base
 from nats_backpressure.core.subject.membership import GONE_AFTER, NOTHING_READ, ReadState
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.followed_streams import WholeList
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import (
     ConsumerGone,
@@ -125,7 +126,9 @@ class StreamReadings:
         poll.plan.listed_seconds = reading.took
         under = await self._take_samples(poll, reading, base, asked_at, members)
         self._intake.count_left_out(poll.stream, reading.samples)
-        poll.stream.seen, poll.stream.whole = True, reading.whole and not reading.unread
+        is_whole = reading.whole and not reading.unread
+        names = frozenset(sample.key.consumer for sample in reading.samples) if is_whole else frozenset[str]()
+        poll.stream.seen, poll.stream.whole = True, WholeList(reading.look, names) if is_whole else None
         shown = ReadState(under, reading.unread, reading.whole, asked_at)
         poll.silent = self._intake.remove_uncounted_members(poll.stream, shown).unread
         self._forget_uncounted(poll)

@@ -17,8 +17,7 @@ from tests.simulations.scripted_server import TS, Reader, Scripted, consumer, pa
         ({"max_msgs": -1, "max_bytes": -1}, {}, False),
         ({"max_bytes": 100}, {"bytes": 95}, True),
         ({"max_bytes": 100}, {"bytes": 94}, False),
-        ({"max_msgs_per_subject": 5}, {"num_subjects": 2}, True),
-        ({"max_msgs_per_subject": 5}, {"num_subjects": 3}, False),
+        ({"max_msgs_per_subject": 1}, {"num_subjects": 10}, False),  # newer messages replace older ones: none is lost
         ({"max_msgs": 10, "discard": "new"}, {}, False),
     ],
 )
@@ -31,6 +30,32 @@ async def test_a_mirror_is_recognised_by_its_config() -> None:
     config = {"subjects": None, "mirror": {"name": "S"}}
     look = (await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [stream(config=config)]})).streams()).looks[0]
     assert (look.origin, look.subjects) == ("S", ())
+
+
+@pytest.mark.parametrize(
+    ("mirror", "subjects"),
+    [
+        ({}, ("of.origin",)),
+        ({"filter_subject": "eu.>"}, ("eu.>",)),
+        ({"subject_transforms": [{"src": "eu.>", "dest": ""}, {"src": "us.>", "dest": ""}]}, ("eu.>", "us.>")),
+        ({"subject_transforms": [{"src": "eu.>", "dest": "copied"}]}, ("copied",)),
+        ({"subject_transforms": [{"src": "eu.*", "dest": "copied.{{wildcard(1)}}"}]}, ()),
+        ({"external": {"api": "$JS.hub.API"}}, ()),
+        ({"external": {"api": "$JS.hub.API"}, "filter_subject": "eu.>"}, ("eu.>",)),
+    ],
+)
+async def test_a_mirror_has_what_it_takes_of_its_origin(mirror: dict[str, Any], subjects: tuple[str, ...]) -> None:
+    config = {"subjects": None, "mirror": {"name": "S", **mirror}}
+    (look,) = (await Reader(Scripted(STREAM_LIST={"total": 1, "streams": [stream(config=config)]})).streams()).looks
+    origins = {"S": ("of.origin",)}
+    assert (look.subjects or origins.get(look.origin or "", ())) == subjects
+
+
+@pytest.mark.parametrize("config", [{"sources": [{"name": "A"}]}, {"subject_transform": {"src": "a", "dest": "b"}}, {}])
+async def test_a_stream_with_sources_or_a_transform_holds_other_subjects_than_its_own(config: dict[str, Any]) -> None:
+    reader = Reader(Scripted(STREAM_LIST={"total": 1, "streams": [stream(config={"subjects": ["a"], **config})]}))
+    retention = (await reader.streams()).looks[0].retention
+    assert retention is not None and retention.mixed is bool(config)
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ async def test_a_paused_consumer_is_paused_whatever_waits(at: Following) -> None
 
 
 async def test_reading_history_is_not_an_overload(at: Following) -> None:
-    at.track = ConsumerTracker(appeared=True)
+    at.track = ConsumerTracker(held=100)
     await at.world.publish("S", "s.a", 100)
     await at.world.add_consumer(C)
     reading = await at.read()

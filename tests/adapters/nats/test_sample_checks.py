@@ -161,7 +161,7 @@ async def test_a_member_missing_from_the_list_is_read_by_itself_and_stays(at: Fo
 
 
 async def test_a_new_consumer_of_a_full_stream_backfills_until_it_has_caught_up(at: Following) -> None:
-    at.track = ConsumerTracker(appeared=True)
+    at.track = ConsumerTracker(held=31)
     await at.world.add_stream("S", "s.>")
     await at.world.publish("S", "s.a", 30)
     await at.world.publish("S", "s.b")
@@ -180,7 +180,7 @@ async def test_a_new_consumer_of_a_full_stream_backfills_until_it_has_caught_up(
 
 
 async def test_a_consumer_of_new_messages_does_not_backfill(at: Following) -> None:
-    at.track = ConsumerTracker(appeared=True)
+    at.track = ConsumerTracker(held=30)
     await at.world.add_stream("S", "s.>")
     await at.world.publish("S", "s.a", 30)
     await at.world.add_consumer(C, deliver_policy="new")

@@ -170,6 +170,38 @@ def test_never_more_is_counted_than_was_lost(kind: str, run: Any) -> None:
             assert world.counted(name) <= world.lost(name), name
 
 
+OTHERS = st.tuples(st.just("publish"), st.just("t.x"), st.integers(1, 12), st.booleans())
+"""Messages of a subject that the stream does not show."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@TOGETHER
+@given(run=runs(AGAIN, RESTART, SINGLY, OTHERS))
+def test_where_sources_bring_messages_of_other_subjects_those_are_lost_by_nobody(kind: str, run: Any) -> None:
+    world = World(replace(KINDS[kind], mixed=True))
+    world.read()
+    for step in run:
+        play(world, [step])
+        for name in world.names:
+            assert world.counted(name) <= world.lost(name), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@TOGETHER
+@given(before=st.lists(st.one_of(ORDINARY, OTHERS), max_size=8), run=runs(AGAIN, RESTART, SINGLY))
+def test_messages_of_subjects_that_the_stream_had_earlier_are_lost_by_nobody(
+    kind: str, before: list[Any], run: Any
+) -> None:
+    world = World(KINDS[kind])
+    for op in before:
+        world.do(*op)
+    world.read()
+    for step in run:
+        play(world, [step])
+        for name in world.names:
+            assert world.counted(name) <= world.lost(name), name
+
+
 @pytest.mark.parametrize("kind", ["without limits", "max_msgs", "max_age", "work queue with max_msgs"])
 @TOGETHER
 @given(run=runs(LIMIT))

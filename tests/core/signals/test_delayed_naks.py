@@ -102,3 +102,15 @@ def test_without_times_no_worker_is_seen_to_act() -> None:
     old = replace(ONE, since_delivery=None)
     still = later(old, 0.1)
     assert after(old, still).count_in_flight(still) == 0
+
+
+@pytest.mark.parametrize(
+    ("delivered", "returned"),
+    [(None, 4), (10, 4), (8, 2), (6, 0), (2, 0), (50, 0)],
+    ids=["stored by an older version", "none since", "some", "all", "more than all", "created again"],
+)
+def test_what_was_delivered_while_no_sidecar_ran_is_not_returned_any_more(delivered: int | None, returned: int) -> None:
+    found = later(ONE, 0.0, inflight=4, waiting=0)
+    naks = DelayedNaks(4, delivered)
+    naks.add_sample(None, found)
+    assert naks.count_in_flight(found) == returned

@@ -46,6 +46,7 @@ class Consumer:
     first_age: float | None = None
     ack_wait: float = 30.0
     sampled: bool = False
+    ack_policy: str = "explicit"
     track: ConsumerTracker = field(default_factory=ConsumerTracker)
 
     def publish(self, n: int) -> None:
@@ -80,6 +81,7 @@ class Consumer:
                 push=self.push,
                 ack_wait=self.ack_wait,
                 sampled=self.sampled,
+                ack_policy=self.ack_policy,
             ),
             at=Now(self.at, self.at),
             pending=self.last - max(self.delivered, self.first - 1),
@@ -564,7 +566,7 @@ def test_capacity_is_frozen_while_messages_come_again(what: str) -> None:
 
 
 def test_who_appears_on_a_stream_that_holds_messages_reads_history_until_it_is_through() -> None:
-    consumer = Consumer(track=ConsumerTracker(appeared=True))
+    consumer = Consumer(track=ConsumerTracker(held=100))
     consumer.publish(100)
     assert consumer.read().backfilling
     consumer.publish(50)
@@ -575,7 +577,7 @@ def test_who_appears_on_a_stream_that_holds_messages_reads_history_until_it_is_t
 
 
 def test_history_is_through_when_nothing_waits_although_the_last_messages_are_for_others() -> None:
-    consumer = Consumer(filters=("s.a",), track=ConsumerTracker(appeared=True))
+    consumer = Consumer(filters=("s.a",), track=ConsumerTracker(held=100))
     consumer.publish(100)
     assert consumer.read().backfilling
     consumer.deliver(90)
@@ -584,10 +586,10 @@ def test_history_is_through_when_nothing_waits_although_the_last_messages_are_fo
     assert not consumer.read().backfilling
 
 
-@pytest.mark.parametrize(("appeared", "held"), [(False, 100), (True, 0), (False, 0)], ids=str)
-def test_only_who_appeared_on_messages_is_surely_backfilling(appeared: bool, held: int) -> None:
-    consumer = Consumer(track=ConsumerTracker(appeared=appeared))
-    consumer.publish(held)
+@pytest.mark.parametrize("found", [0, 100])
+def test_only_messages_from_before_it_was_there_are_history(found: int) -> None:
+    consumer = Consumer(track=ConsumerTracker())
+    consumer.publish(found)
     consumer.read()
     consumer.publish(100)
     assert not consumer.read().backfilling
@@ -677,3 +679,24 @@ def test_poison_from_before_a_restart_is_diagnosed_for_another_minute() -> None:
     consumer = Consumer(track=ConsumerTracker(carried=Carried(diagnosis=Diagnosis.POISON, diagnosed_for=5.0)))
     diagnoses = [consumer.read(0.5).diagnosis for _ in range(8)]
     assert diagnoses[-1] is Diagnosis.POISON
+
+
+def test_what_was_stored_of_another_consumer_of_this_name_says_nothing_of_it() -> None:
+    carried = Carried(Diagnosis.POISON, 300.0, 50.0, handed_back=3, history=90, made=1)
+    consumer = Consumer(track=ConsumerTracker(carried=carried))
+    consumer.publish(100)
+    consumer.deliver(3)
+    for _ in range(40):
+        read = consumer.read()
+        assert (read.handed_back, read.backfilling, read.capacity) == (0, False, None)
+        assert read.lasting_diagnosis is None or read.diagnosed_for < 10.0
+
+
+def test_one_that_does_not_acknowledge_works_as_fast_as_it_takes() -> None:
+    consumer = Consumer(ack_policy="none")
+    for _ in range(40):
+        consumer.publish(20)
+        consumer.deliver(10)
+        consumer.inflight = 0  # and no time of an ack
+        read = consumer.read()
+    assert read.ack_rate and read.drain is not None

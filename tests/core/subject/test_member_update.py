@@ -72,6 +72,16 @@ def test_causes_are_of_one_overload_only() -> None:
     assert again.causes == frozenset()
 
 
+@pytest.mark.parametrize("more", [{"lost": 5}, {"purged": True}], ids=str)
+def test_what_was_lost_before_an_overload_is_no_cause_in_it(more: dict[str, Any]) -> None:
+    """Also of one without the latch of pending."""
+    calm, slow = reading(**more), {"latency": 9000.0, "latency_evidence": True}
+    assert read(calm).causes == frozenset()
+    busy = read(reading(pending=600), reading(100.5, pending=600, **more), reading(101.0, **slow))
+    assert busy.latches.names == ("latency_p95",) and busy.causes == frozenset()
+    assert read(reading(**slow), reading(101.0, **slow, **more)).causes != frozenset()
+
+
 def test_a_loss_that_another_replica_reported_counts_once_its_time_is_over() -> None:
     reported = Member(KEY, POLICY, lost_reported=10, lost_reported_at=100.0)
     assert read(reading(101.0, lost=3), member=reported).lost == 3

@@ -187,7 +187,7 @@ def test_a_mark_that_follows_never_exceeds_its_maximum_known_or_not() -> None:
 
 def test_history_that_is_left_out_is_so_after_a_restart_too() -> None:
     life = Life(replace(QUIET, count_backfill=False))
-    life.consumer.track = ConsumerTracker(appeared=True)
+    life.consumer.track = ConsumerTracker(held=5000)
     life.consumer.publish(5000)
     life.watch(5.0)
     life.watch(31.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Generic, TypeVar
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.protocol.timestamps import Now
@@ -115,7 +115,23 @@ class ConsumerInfo(Struct, gc=False):
 
 
 class Mirror(Struct, gc=False):
+    """What a mirror has of another stream; `external` where that is in another domain or account."""
+
     name: str = ""
+    filter_subject: str = ""
+    subject_transforms: tuple[Transform, ...] | None = None
+    external: External | None = None
+
+
+class Transform(Struct, gc=False):
+    """What a mirror makes of the subjects of its origin; `dest` empty: it only filters."""
+
+    src: str = ""
+    dest: str = ""
+
+
+class External(Struct, gc=False):
+    api: str = ""
 
 
 class StreamInfoConfig(Struct, gc=False):
@@ -132,6 +148,8 @@ class StreamInfoConfig(Struct, gc=False):
     allow_rollup_hdrs: bool = False
     allow_msg_ttl: bool = False
     mirror: Mirror | None = None
+    sources: tuple[Raw, ...] | None = None
+    subject_transform: Transform | None = None
 
 
 class StreamState(Struct, gc=False):
@@ -175,14 +193,32 @@ def stream_look(stream: StreamInfo[StreamInfoConfig]) -> StreamLook:
         first_seq=state.first_seq,
         last_seq=state.last_seq,
         messages=state.messages,
-        subjects=config.subjects or (),
+        subjects=config.subjects or _mirrored(config.mirror),
         at_limit=config.discard == "old" and _full(config, state),
-        origin=config.mirror.name if config.mirror else None,
+        origin=_origin(config.mirror) if config.mirror else None,
         fill=_fill(config, state),
         oldest_age=_since(state.first_ts, stream.ts) if state.messages else None,
         retention=_retention(config),
         consumers=state.consumer_count,
     )
+
+
+def _mirrored(mirror: Mirror | None) -> tuple[str, ...]:
+    """The subjects of a mirror of a part of its origin; none where it has all of them, or only the server can tell."""
+    if mirror is None:
+        return ()
+    if mirror.filter_subject:
+        return (mirror.filter_subject,)
+    subjects = tuple(one.dest or one.src for one in mirror.subject_transforms or ())
+    return () if any("$" in subject or "{{" in subject for subject in subjects) else subjects
+
+
+def _origin(mirror: Mirror) -> str:
+    """The stream that a mirror mirrors. One elsewhere, or of which the mirror changes the subjects, is none that the
+    list of streams shows: no name of a stream has a space."""
+    if mirror.external is None and not any(one.dest for one in mirror.subject_transforms or ()):
+        return mirror.name
+    return f"{mirror.name} {mirror.external.api if mirror.external else 'with other subjects'}"
 
 
 def _retention(config: StreamInfoConfig) -> Retention:
@@ -195,6 +231,7 @@ def _retention(config: StreamInfoConfig) -> Retention:
         per_subject=max(0, config.max_msgs_per_subject),
         rollup=config.allow_rollup_hdrs,
         life_times=config.allow_msg_ttl,
+        mixed=bool(config.sources) or config.subject_transform is not None,
     )
 
 
@@ -209,13 +246,9 @@ def _fill(config: StreamInfoConfig, state: StreamState) -> float | None:
 
 
 def _full(config: StreamInfoConfig, state: StreamState) -> bool:
-    """Whether the next message removes an old one. Near the limit in bytes it may be larger than the free room."""
-    per_subject = config.max_msgs_per_subject * state.num_subjects
-    return (
-        0 < config.max_msgs <= state.messages
-        or 0 < config.max_bytes * 0.95 <= state.bytes
-        or 0 < per_subject <= state.messages
-    )
+    """Whether the next message removes an old one that it does not replace. Near the limit in bytes it may be larger
+    than the free room."""
+    return 0 < config.max_msgs <= state.messages or 0 < config.max_bytes * 0.95 <= state.bytes
 
 
 def policy_metadata(metadata: dict[str, str]) -> tuple[tuple[tuple[str, str], ...], int]:

@@ -42,7 +42,7 @@ ERRORS_SHOWN, REASONS_SHOWN, SHOWN = 10, 16, 120
 TRANSIENT = {10008, 10158}
 """Errors of a cluster that end by themselves: no leader now; the same id is being stored at this moment."""
 STEPS = 256
-"""Messages read when an event is searched for."""
+"""Messages of others in a row, and halvings, when an event is searched for."""
 
 
 class _StoredEvent(Struct, frozen=True):
@@ -139,22 +139,30 @@ class JetStreamEventPublisher:
         return step, stored
 
     async def _search(self, subject: str, event: SubjectEvent, place: int) -> StoredPosition | None:
-        """The first event on this subject whose `seq` is not below ours; the stream can only be read forwards."""
-        back = 8
-        while (start := max(1, place - back)) > 1:
-            message = await self._next(subject, start)
-            if message is not None and 0 < _stored(message, event.subject).seq < event.seq:
-                break
-            back *= 2
+        """The first event on this subject whose `seq` is not below ours, by halving: `seq` rises with the sequence of
+        the stream, which can only be read forwards. `place`: that of the newest message. Most are near it."""
+        low, high, back = 1, place + 1, 8
+        first: StoredPosition | None = None
+        for _ in range(STEPS):
+            if low >= high:
+                return first
+            middle = max(low, place - back) if back else (low + high) // 2
+            stored = await self._first_of_ours(subject, event, middle)
+            if stored is not None and stored.seq < event.seq:
+                low, back = stored.stream_seq + 1, 0
+            else:
+                first, high = stored or first, middle
+                back *= 2
+        raise Unavailable(f"{event.id}: not found in {STEPS} steps")
+
+    async def _first_of_ours(self, subject: str, event: SubjectEvent, start: int) -> StoredPosition | None:
+        """The first of our events from this sequence on: any program may publish there."""
         for _ in range(STEPS):
             message = await self._next(subject, start)
-            if message is None:
-                return None
-            stored = _stored(message, event.subject)
-            if stored.seq >= event.seq:
-                return stored
+            if message is None or (stored := _stored(message, event.subject)).seq > 0:
+                return None if message is None else stored
             start = stored.stream_seq + 1
-        raise Unavailable(f"{event.id}: not found among {STEPS} messages")
+        raise Unavailable(f"{event.id}: {STEPS} messages of another program are beside it")
 
     async def _publish_at(self, place: int, event: SubjectEvent, rendered: messages.Event) -> tuple[PublishStep, bytes]:
         """Publish behind `place`, cut to what fits; returns what to do next (PUBLISH, after another look, if the place

@@ -76,7 +76,7 @@ class Member(Struct, frozen=True, gc=False):
     account: Account | None = None
     """The account at a time when nothing was left to report; this one is stored, so that no loss is skipped."""
     causes: frozenset[str] = frozenset()
-    """What else than work lowered pending since the pending latch was last set: DATA_LOSS, PURGED."""
+    """What else than work lowered pending since the first latch, or that of pending, was set: DATA_LOSS, PURGED."""
 
     joined_at: float = -math.inf
     """Monotonic time at which it joined; without any proof it counts as unproved from then on."""
@@ -106,6 +106,10 @@ class Carried(Struct, frozen=True, omit_defaults=True, gc=False):
     """The diagnosis that set the latch `diagnosed`, while that is on."""
     stalled: bool = False
     """Whether a stall holds the latch `latency_p95`."""
+    made: int = 0
+    """See `Reading.made`; 0 where an older version stored this. What another one did says nothing of this one."""
+    delivered: int | None = None
+    """Its deliveries by then, of which those that came later may be of what was handed back; None as above."""
     handed_back: int = 0
     """Messages in flight that a worker returned with a delayed NAK."""
     history: int = 0

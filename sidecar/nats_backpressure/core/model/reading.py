@@ -65,6 +65,8 @@ class Reading(Struct, frozen=True, gc=False):
     ack_wait: float = 30.0
     acks_all: bool = False
     """Whether an ack is one of all messages before it, too."""
+    made: int = 0
+    """A checksum of the creation of stream and consumer."""
     delivered_consumer: int = 0
     waiting: int = 0
     """Pull requests that wait at the server."""

@@ -25,6 +25,8 @@ class Retention(Struct, frozen=True, gc=False):
     """Whether a message may replace all messages before it."""
     life_times: bool = False
     """Whether a message may carry a life time of its own."""
+    mixed: bool = False
+    """Whether it takes messages of other subjects than its own: from sources, or because a transform changes them."""
 
     @property
     def drops(self) -> bool:
@@ -49,7 +51,7 @@ class StreamLook(Struct, frozen=True, gc=False):
     at_limit: bool = False
     """Whether it was at its own max_msgs or max_bytes, so that new messages push out old ones."""
     origin: str | None = None
-    """The stream this one mirrors: a mirror shows no subjects of its own."""
+    """The stream this one mirrors: a mirror of all of it shows no subjects of its own."""
     fill: float | None = None
     """The largest share of its own limits (messages, bytes) that it holds, 0..1; None without limits."""
     oldest_age: float | None = None

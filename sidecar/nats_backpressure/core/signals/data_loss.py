@@ -3,9 +3,9 @@
 A sample and a look at the stream are taken at different times, so they are compared only in the safe direction: what
 had left the stream at a look before a sample can only have been delivered by the time of that sample.
 
-A consumer of a whole stream without holes loses what lies between its place and the stream's first sequence: exact,
-from sequences. For any other consumer there are only the counters. Everything that was pending at a checkpoint is, at a
-later sample, delivered (in the deliveries since), still pending, or gone; so
+A consumer of a whole stream, without holes or messages of other subjects, loses what lies between its place and the
+stream's first sequence: exact, from sequences. For any other consumer there are only the counters. Everything that was
+pending at a checkpoint is, at a later sample, delivered (in the deliveries since), still pending, or gone; so
 
     lost >= pending then - deliveries since - min(pending now, room),  room = min(last then - first + 1, messages)
 
@@ -31,6 +31,7 @@ from nats_backpressure.core.signals.stream_drops import (
     has_holes,
     has_life_times,
     may_drop,
+    owns_the_rest,
     removed_by_operator,
     was_purged,
 )
@@ -38,7 +39,8 @@ from nats_backpressure.core.signals.stream_drops import (
 CHECKPOINTS = 32
 """Checkpoints of one consumer; when there are more, every second one of the older half goes, never the first."""
 MIN_CLEAN_LOOKS = 3
-"""Looks in a row without holes, after which sequences count messages: none lies between the last two samples."""
+"""Looks in a row without holes and messages that are not the consumer's, after which sequences count messages: none
+lies between the last two samples."""
 UNBOUNDED = 2**63
 """More messages than any stream holds."""
 
@@ -111,7 +113,7 @@ class LossAccount:
         self._given = 0
         """First deliveries so far, at most: each moves the place, redeliveries do not."""
         self._clean = MIN_CLEAN_LOOKS
-        """Looks in a row that showed no holes."""
+        """See MIN_CLEAN_LOOKS."""
         self._kind, self._whole = 0, False
         """See `_kind`; and whether it gets the whole stream: of the newest sample and look."""
         self._number = 0
@@ -142,7 +144,9 @@ class LossAccount:
             if not (moved or self._moved) and _same(last, sample):
                 return
         self._number += 1
-        self._clean = 0 if has_holes(look) else self._clean + 1
+        resumes = before is None and self._account is not None  # which says itself whether it was clean
+        clean = not has_holes(look) and (resumes or owns_the_rest(sample, before or look, look))
+        self._clean = self._clean + 1 if clean else 0
         kind, stored, whole = self._kind, self._account, self._whole
         if last is None or before is None or not _same_kind(last, sample, before, look):
             kind, whole = _kind(sample, look), gets_whole_stream(sample, look)

@@ -16,12 +16,13 @@ LATE = 1.0
 
 
 class DelayedNaks:
-    """How many messages in flight of one consumer are known to be returned; `before`: before a restart."""
+    """How many messages in flight of one consumer are known to be returned; `before`: before a restart, when so many
+    messages were `delivered`. Each delivery since may be one of them."""
 
-    __slots__ = ("_expired", "_returned", "_worker_active")
+    __slots__ = ("_delivered", "_expired", "_returned", "_worker_active")
 
-    def __init__(self, before: int = 0) -> None:
-        self._returned = before
+    def __init__(self, before: int = 0, delivered: int | None = None) -> None:
+        self._returned, self._delivered = before, delivered
         self._worker_active = False
         """Whether a worker acted on a message since the newest delivery, by the server's own clock."""
         self._expired = False
@@ -34,6 +35,9 @@ class DelayedNaks:
     def add_sample(self, last: Sample | None, sample: Sample) -> bool:
         """Add the next sample. True where all that was in flight was redelivered before its ack wait: it was
         returned, and what is in flight now starts with this delivery."""
+        if last is None and self._delivered is not None:
+            again = sample.delivered_consumer - self._delivered
+            self._returned = max(0, self._returned - again) if again >= 0 else 0
         if last is None or sample.inflight == 0:
             self._returned, self._worker_active = min(self._returned, sample.inflight), False
             self._expired = sample.inflight > 0 and sample.redelivered > 0

@@ -55,7 +55,8 @@ class MessageAges:
         """
         if not sample.pending:
             return 0.0
-        if sample.config.filters and not covers_all(sample.config.filters, look.subjects):
+        mixed = look.retention is not None and look.retention.mixed
+        if sample.config.filters and (mixed or not covers_all(sample.config.filters, look.subjects)):
             return None
         following = sample.delivered_stream + 1
         return look.oldest_age if following <= look.first_seq else self.age_of(following, sample.at.mono)

@@ -43,7 +43,14 @@ def gets_whole_stream(sample: Sample, look: StreamLook) -> bool:
         return False
     if sample.config.last_per_subject:
         return False
-    return not sample.config.filters or covers_all(sample.config.filters, look.subjects)
+    mixed = retention is not None and retention.mixed
+    return not sample.config.filters or (not mixed and covers_all(sample.config.filters, look.subjects))
+
+
+def owns_the_rest(sample: Sample, before: StreamLook, look: StreamLook) -> bool:
+    """Whether all messages behind the place of the consumer were its own, given the looks before and after the sample.
+    The stream may hold messages of subjects that it had earlier."""
+    return sample.pending >= before.last_seq - max(sample.delivered_stream, look.first_seq - 1)
 
 
 def has_holes(look: StreamLook) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried
@@ -27,15 +29,14 @@ STORM = 6
 class ConsumerTracker:
     """Everything that is remembered of one consumer. Bounded in memory.
 
-    `appeared`: it was seen to be created, rather than found by the first read. `ages`: the message ages of its stream,
-    shared by all consumers there. `carried`: what was stored of it before a restart.
+    `held`: the last sequence of its stream at a moment when it surely did not exist yet; 0 if none is known. `ages`:
+    the message ages of its stream, shared by all consumers there. `carried`: what was stored of it before a restart.
     """
 
     __slots__ = (
         "_acked",
         "_again",
         "_ages",
-        "_appeared",
         "_arrived",
         "_capacity",
         "_carried",
@@ -44,10 +45,12 @@ class ConsumerTracker:
         "_dropped",
         "_flow",
         "_given_up",
+        "_held",
         "_history",
         "_latency",
         "_look",
         "_losses",
+        "_made",
         "_naks",
         "_unconfirmed",
         "last",
@@ -55,9 +58,7 @@ class ConsumerTracker:
         "rest",
     )
 
-    def __init__(
-        self, appeared: bool = False, ages: MessageAges | None = None, carried: Carried = NOTHING_CARRIED
-    ) -> None:
+    def __init__(self, held: int = 0, ages: MessageAges | None = None, carried: Carried = NOTHING_CARRIED) -> None:
         self.last: Sample | None = None
         self.reading: Reading | None = None
         """The reading of the newest sample that was used."""
@@ -66,13 +67,13 @@ class ConsumerTracker:
         only its time is remembered."""
         self._look: StreamLook | None = None
         self._unconfirmed: tuple[Sample, StreamLook] | None = None
-        self._appeared = appeared
-        self._carried = carried
+        self._held = held
+        self._carried, self._made = carried, 0
         self._ages = ages or MessageAges()
         self._reset()
         self._diagnosis = DiagnosisTracker(carried.diagnosis, carried.diagnosed_for)
         self._capacity = Capacity(carried.capacity)
-        self._delayed_naks = DelayedNaks(carried.handed_back)
+        self._delayed_naks = DelayedNaks(carried.handed_back, carried.delivered)
 
     def _reset(self) -> None:
         """Start again for another incarnation: its counters have nothing to do with the old ones."""
@@ -192,21 +193,25 @@ class ConsumerTracker:
         self._latency.end_sample(last, last)
 
     def _start_again(self, sample: Sample, look: StreamLook) -> None:
-        """Start again with the first sample of another incarnation; was it created while its stream existed?"""
+        """Start again with the first sample of another incarnation, which was created after the last one was read."""
         before, was = self.last, self._look
-        self._appeared = before is not None and was is not None and before.created != sample.created
-        self._appeared = self._appeared and was is not None and was.created == look.created
+        again = before is not None and was is not None and before.created != sample.created
+        self._held = was.last_seq if again and was is not None and was.created == look.created else 0
         self._reset()
         self._start(sample, look)
         self._losses.add_sample(sample, look)
         self.last, self._look = sample, look
 
     def _start(self, sample: Sample, look: StreamLook) -> None:
-        self._history = look.last_seq if self._appeared and sample.pending else 0
+        self._made = _made(sample, look)
+        self._history = self._held if sample.pending and self._held <= look.last_seq else 0
 
     def _resume(self, sample: Sample, look: StreamLook) -> None:
         """Continue with what was stored before a restart, at the first sample."""
         before = self._carried
+        if before.made not in (0, self._made):  # of another incarnation; its account says that itself
+            self._diagnosis, self._capacity, self._delayed_naks = DiagnosisTracker(), Capacity(), DelayedNaks()
+            return
         if before.history <= look.last_seq:
             self._history = max(self._history, before.history)
         if before.diagnosis is Diagnosis.POISON:
@@ -325,6 +330,7 @@ class ConsumerTracker:
             lost=lost,
             losing=self._losses.losing,
             purged=self._losses.purged,
+            made=self._made,
             handed_back=self._delayed_naks.count_in_flight(sample),
             account=self._losses.account,
             paused=sample.paused,
@@ -343,9 +349,15 @@ class ConsumerTracker:
         return self._flow.total(sample.at.mono).redeliveries > STORM * sample.inflight
 
 
+def _made(sample: Sample, look: StreamLook) -> int:
+    """See `Reading.made`; never 0."""
+    return crc32(f"{sample.created} {look.created}".encode(errors="replace")) or 1
+
+
 def _may_have_acked(sample: Sample, time: float) -> bool:
-    """Whether the server's own clock allows an ack in the last `time` seconds; before 2.10 it reports no times."""
-    if sample.since_delivery is None:
+    """Whether the server's own clock allows an ack in the last `time` seconds; before 2.10 it reports no times, and
+    never one of a consumer that does not acknowledge."""
+    if sample.since_delivery is None or sample.config.ack_policy == "none":
         return True
     return sample.since_ack is not None and sample.since_ack <= time + CLOCK_SLACK
 

@@ -40,7 +40,13 @@ def evaluated(member: Member) -> Member:
     pressure = thresholds.pressure(reading, marks)
     if pressure <= 1 and member.latches == NO_LATCHES:  # nothing is above its mark, and no latch can be released
         return replace(
-            member, marks=marks, status=Status.INACTIVE, pressure=pressure, counted_diagnosis=None, stalled=False
+            member,
+            marks=marks,
+            status=Status.INACTIVE,
+            pressure=pressure,
+            counted_diagnosis=None,
+            stalled=False,
+            causes=frozenset(),
         )
     after = latches.next_latches(member.latches, reading, marks, member.policy)
     counts = latches.diagnosis_counts(reading, after, member.policy)
@@ -52,8 +58,14 @@ def evaluated(member: Member) -> Member:
         pressure=0.0 if latches.is_ignored(reading, member.policy) else pressure,
         counted_diagnosis=reading.diagnosis if counts else member.counted_diagnosis if after.diagnosed.on else None,
         stalled=_stalled(member, after, reading, marks),
-        causes=frozenset() if after.pending.on and not member.latches.pending.on else member.causes,
+        causes=_causes(member, after),
     )
+
+
+def _causes(member: Member, after: Latches) -> frozenset[str]:
+    """What else than work lowered pending in this overload: nothing yet where one begins, or that of pending does."""
+    begins = not member.latches.names or (after.pending.on and not member.latches.pending.on)
+    return frozenset() if after.names and begins else member.causes
 
 
 def loss_report_due(member: Member, now: float) -> bool:

@@ -65,7 +65,11 @@ def _may_be_due(member: Member) -> bool:
 
 
 def _more_returned(stored: Carried, member: Member) -> bool:
-    return member.reading is not None and member.reading.handed_back > stored.handed_back
+    """Whether more are than the deliveries since what is stored leave of it."""
+    if (reading := member.reading) is None:
+        return False
+    again = 0 if stored.delivered is None else reading.delivered_consumer - stored.delivered
+    return reading.handed_back > max(0, stored.handed_back - again)
 
 
 def _backlog_grew(carried: Carried, member: Member) -> bool:
@@ -114,8 +118,10 @@ def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | N
     """The facts of one consumer, once `loss` is reported. `before` is what was loaded: its diagnosis stays until there
     is another one."""
     reading = member.reading
+    if reading is not None and before.made not in (0, reading.made):
+        before = NOTHING_CARRIED
     lasting = reading.lasting_diagnosis if reading else None
-    return Carried(
+    facts = Carried(
         diagnosis=lasting or before.diagnosis,
         diagnosed_for=reading.diagnosed_for if reading and lasting else before.diagnosed_for,
         capacity=reading.capacity if reading else None,
@@ -124,9 +130,11 @@ def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | N
         causes=tuple(sorted(member.causes)),
         counted=member.counted_diagnosis,
         stalled=member.stalled,
+        delivered=reading.delivered_consumer if reading and reading.handed_back else None,
         handed_back=reading.handed_back if reading else 0,
         history=reading.history if reading else 0,
     )
+    return replace(facts, made=reading.made) if reading is not None and facts != NOTHING_CARRIED else facts
 
 
 def awaits_reading(state: SubjectState, now: Now, limits: Limits) -> bool:

@@ -215,6 +215,7 @@ def _facts(stored: dict[str, Any]) -> Carried | None:
         and 0 <= facts.history < HIGHEST
         and 0 <= facts.lost < HIGHEST
         and 0 <= facts.handed_back < HIGHEST
+        and (facts.delivered is None or 0 <= facts.delivered < HIGHEST)
         and len(facts.causes) <= 2
         and (account is None or all(0 <= number < HIGHEST for number in astuple(account)))
     )
