@@ -134,6 +134,18 @@ def test_what_decides_knows_no_world(path: Path) -> None:
     assert not calls & {"now", "utcnow", "today"}, f"{name_of(path)} reads the time: it must be an argument"
 
 
+@pytest.mark.parametrize("path", under("runtime", "queries", "recording", "doctor", "wiring", "app"), ids=name_of)
+def test_what_runs_below_the_adapters_asks_the_clock_port_for_the_time(path: Path) -> None:
+    if name_of(path) == "runtime.clock":
+        return
+    read = {
+        node.func.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert not read & {"monotonic", "time", "time_ns", "monotonic_ns", "utcnow", "today"}, name_of(path)
+
+
 @pytest.mark.parametrize("path", under("adapters"), ids=name_of)
 def test_an_adapter_knows_no_other(path: Path) -> None:
     me = name_of(path).removeprefix("adapters.")

@@ -1,4 +1,8 @@
-"""The real clock: the only place where the service reads the time, sleeps and draws random numbers."""
+"""The real clock: the only place where the loops of the service read the time, sleep and draw random numbers.
+
+An adapter may read the time for itself: to limit one request, to remember for a while what a server cannot do, or for a
+fact that a command shows. Its timers run by the time of the event loop; no status, decision or event depends on it.
+"""
 
 from __future__ import annotations
 

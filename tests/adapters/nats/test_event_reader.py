@@ -438,7 +438,7 @@ async def test_the_newest_wanted_events_are_found_in_any_layout(
         places[place] = seq
     shelf = Shelf(places, many)
     wanted = EventQuery(SUBJECT, limit, until=None if until is None else T0 + 1000 * until, before=before)
-    search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data))  # type: ignore[arg-type]
+    search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data), SystemClock())  # type: ignore[arg-type]
     try:
         await search.run(1, place + 50_000)
         whole = True
@@ -459,7 +459,7 @@ async def test_a_replica_whose_clock_is_behind_hides_no_event(many: bool) -> Non
         (EventQuery(SUBJECT, 9, until=T0 + 18_000), [3, 1]),
         (EventQuery(SUBJECT, 9, since=T0 + 19_000), [2]),
     ):
-        search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data))  # type: ignore[arg-type]
+        search = _Search(shelf, "s", wanted, lambda message: parse_event(message.data), SystemClock())  # type: ignore[arg-type]
         await search.run(1, 4)
         assert seqs(search.matches) == expected
 

@@ -14,7 +14,7 @@ from nats_backpressure.adapters.nats.pull import pull
 from nats_backpressure.adapters.nats.stream_follower import Info, StreamFollower
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.ports import CachedEvent, Clock, EventPage, EventQuery, Unavailable
+from nats_backpressure.runtime.ports import CachedEvent, Clock, EventPage, EventQuery, TimeSource, Unavailable
 
 READS, READ_WITHIN = 512, 4.0
 """Requests and seconds for one query; at either limit it returns what it has, marked as incomplete."""
@@ -48,7 +48,7 @@ class JetStreamEventReader:
     ) -> None:
         """`parse` returns the event in a payload, or None if it is not one of ours."""
         self._parse = parse
-        self._js, self._client, self._names, self._count = js, client, names, count
+        self._js, self._client, self._names, self._count, self._clock = js, client, names, count, clock
         self._stream = names.events_stream
         self._pattern = f"{names.prefix}.event.>"
         self.batches = BatchReader(js, client, self._stream)
@@ -64,7 +64,7 @@ class JetStreamEventReader:
         if info is None:
             return EventPage((), whole=True)
         kind = next(iter(wanted.types)) if len(wanted.types) == 1 else "*"
-        search = _Search(self.batches, self._names.event(kind, wanted.subject), wanted, self._read)
+        search = _Search(self.batches, self._names.event(kind, wanted.subject), wanted, self._read, self._clock)
         try:
             await search.run(info.state.first_seq, info.state.last_seq + 1)
         except _EnoughRead:
@@ -165,12 +165,17 @@ class _Search:
     longer ones where there were few events, shorter ones where there are more than fit."""
 
     def __init__(
-        self, batches: BatchReader, subject: str, wanted: EventQuery, read: Callable[[Message], CachedEvent | None]
+        self,
+        batches: BatchReader,
+        subject: str,
+        wanted: EventQuery,
+        read: Callable[[Message], CachedEvent | None],
+        clock: TimeSource,
     ) -> None:
         self.matches: list[CachedEvent] = []
         self._batches, self._subject, self._wanted, self._read = batches, subject, wanted, read
-        self._reads = READS
-        self._deadline = asyncio.get_running_loop().time() + READ_WITHIN
+        self._reads, self._clock = READS, clock
+        self._deadline = clock.now().mono + READ_WITHIN
         self._size = 0
 
     async def run(self, first: int, end: int) -> None:
@@ -226,7 +231,7 @@ class _Search:
         """Up to `n` messages of a range; empty only if none is left."""
         if place >= end:
             return []
-        if self._reads <= 0 or asyncio.get_running_loop().time() > self._deadline:
+        if self._reads <= 0 or self._clock.now().mono > self._deadline:
             raise _EnoughRead
         self._reads -= 1
         return [message for message in await self._batches.next(self._subject, place, n) if message.seq < end]
