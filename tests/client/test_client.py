@@ -55,8 +55,9 @@ async def test_unusable_requests_are_admitted_counted_and_logged_once(
 
 @pytest.mark.parametrize("late", ["the connection", "the sidecar"])
 async def test_a_start_beside_nats_or_the_sidecar_is_no_warning(
-    late: str, server: NatsServer, nc: Client, caplog: pytest.LogCaptureFixture
+    late: str, server: NatsServer, nc: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(startup, "QUIET_SECONDS", 60.0)  # a busy machine
     states, own = States(nc), Client()
     if late == "the connection":
         await states.make()

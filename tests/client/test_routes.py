@@ -172,6 +172,9 @@ def test_a_route_of_which_earlier_ones_take_everything_is_refused(
         ["/{a}/{b:path}", "/{b:path}"],
         ["/{a:path}/{b:path}", "/{c:path}"],
         ["/{a:uuid}", "/{a:int}"],
+        ["/7", "/{a:int}"],
+        ["/{a:int}{b:int}", "/{a:int}"],
+        ["/7.5", "/{a:int}.{b:int}", "/{a:float}"],
     ],
 )
 def test_a_route_to_which_one_request_comes_is_taken(routes: list[Any]) -> None:

@@ -113,8 +113,8 @@ class StateWatch:
 
     def _warn(self, why: str) -> None:
         if self._read_once or self._startup.is_over(time.monotonic()):
-            text = f"the backpressure states cannot be read, trying again; those from before hold until they age: {why}"
-            self.logger.warn("watch", "", text)
+            what = "those from before hold until they age" if self._read_once else "until then all is admitted"
+            self.logger.warn("watch", "", f"the backpressure states cannot be read, trying again; {what}: {why}")
 
 
 class _Follower:

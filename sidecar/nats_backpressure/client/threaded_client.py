@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -32,9 +31,6 @@ LOCK_SECONDS = 0.25
 or a handler of log lines blocks."""
 RETRY_SECONDS = 1.0
 """Seconds before the next try to start a thread, where the process could have no more."""
-
-CONNECT_SECONDS, CONNECT_POLL = 2.0, 0.01
-"""Seconds within which a connection is made without a word, and seconds between two looks at it."""
 
 
 class ThreadedClient:
@@ -171,10 +167,6 @@ class ThreadedClient:
             connection.cancel()
 
     async def _watch(self) -> None:
-        with suppress(TimeoutError):  # then the watch logs that there is no connection
-            async with asyncio.timeout(CONNECT_SECONDS):
-                while not self._nc.is_connected:
-                    await asyncio.sleep(CONNECT_POLL)
         await self._client.watch(self._subjects, timeout=math.inf)
         self._ready.set()
 
