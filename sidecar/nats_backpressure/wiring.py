@@ -60,7 +60,8 @@ from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.readiness import ReadinessCheck
 from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import Replicas
-from nats_backpressure.runtime.service import Service, build_service
+from nats_backpressure.runtime.service import Service
+from nats_backpressure.runtime.service_builder import ServiceListeners, ServicePorts, build_service
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
 
@@ -148,21 +149,23 @@ def build_observing(shared: Common, recording: RecordingFile | None) -> Observin
     exchange = ReadingExchange(
         settings, clock, recorder or observer, channel, replicas, counters.dropped, SystemClock()
     )
-    service = build_service(
-        settings,
+    ports = ServicePorts(
         clock,
         exchange.observer,
         JetStreamStateStore(states, names, counters.dropped, lambda: connection.client, clock),
         JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance)),
         JetStreamPolicyStore(policies, names, counters.dropped, lambda: connection.client, clock, failures),
-        Resources(states, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources).ensure,
         counters,
-        writer=f"{instance}.{secrets.token_hex(4)}",
+        Resources(states, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources).ensure,
         render_state=serialize.state_value,
         render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, instance, now, leaving),
-        on_looks=captured.update,
-        on_policies=recorder.record_policies if recorder else lambda sources: None,
-        on_list=events.take_looks,
+    )
+    on_policies = recorder.record_policies if recorder else lambda sources: None
+    service = build_service(
+        settings,
+        ports,
+        f"{instance}.{secrets.token_hex(4)}",
+        ServiceListeners(captured.update, events.take_looks, on_policies),
         requests=requests,
         replicas=replicas,
         shared=exchange.shared,

@@ -39,7 +39,8 @@ from nats_backpressure.recording.reading_exchange import ReadingExchange
 from nats_backpressure.runtime.observations import ConsumersReading, Hint, StreamsReading
 from nats_backpressure.runtime.ports import Stored, Unavailable
 from nats_backpressure.runtime.replicas import Replicas as Others
-from nats_backpressure.runtime.service import Service, build_service
+from nats_backpressure.runtime.service import Service
+from nats_backpressure.runtime.service_builder import ServicePorts, build_service
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 from tests.fakes.hint_source import FakeHintSource
@@ -434,18 +435,21 @@ class Replica:
         exchange = ReadingExchange(
             self.settings, self.clock, observer, self.channel, self.others, counts.dropped, machine
         )
-        self.service = build_service(
-            self.settings,
+        ports = ServicePorts(
             self.clock,
             exchange.observer,
             RemoteStateStore(replicas.store, f"KV_{replicas.names.state_bucket}", self.link, self.clock),
             Remote(replicas.publisher, self.link),
             replicas.policies,
-            replicas.ensure,
             counts,
-            writer=f"{self.name}.{life}",
+            replicas.ensure,
             render_state=serialize.state_value,
             render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, self.name, now, leaving),
+        )
+        self.service = build_service(
+            self.settings,
+            ports,
+            f"{self.name}.{life}",
             replicas=self.others,
             shared=exchange.shared,
             requests=requests,

@@ -12,7 +12,8 @@ from nats_backpressure.core.model.samples import ConsumerConfig, StreamLook
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.queries import serialize
-from nats_backpressure.runtime.service import Service, build_service
+from nats_backpressure.runtime.service import Service
+from nats_backpressure.runtime.service_builder import ServicePorts, build_service
 from tests.fakes.clock import FakeClock
 from tests.fakes.observer import FakeJetStream
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
@@ -70,20 +71,18 @@ class World:
     async def living(self, settings: Settings = SETTINGS, **more: Any) -> AsyncIterator[Service]:
         """A service that runs, and is killed at the end."""
         self.lives += 1
-        service = build_service(
-            settings,
+        ports = ServicePorts(
             self.clock,
             self.js,
             self.store,
             self.publisher,
             self.policies,
-            self.nothing,
             Quiet(),
-            writer=f"life-{self.lives}",
+            self.nothing,
             render_state=serialize.state_value,
             render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, "here", now, leaving),
-            **more,
         )
+        service = build_service(settings, ports, f"life-{self.lives}", **more)
         task = asyncio.create_task(service.run(asyncio.Event(), 1.0))
         try:
             yield service

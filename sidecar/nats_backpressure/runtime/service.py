@@ -6,50 +6,29 @@ One task group holds every loop: a crash in any of them ends the process, for it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from nats_backpressure.config.settings import Settings
-from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
-from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.subject.inputs import RecordLoaded
-from nats_backpressure.core.subject.state import SubjectState, Writing
-from nats_backpressure.core.watch_filter import WatchEntry, is_name_watched
-from nats_backpressure.policy.active import ActivePolicies
-from nats_backpressure.policy.precedence import Sources
-from nats_backpressure.protocol.between_replicas import MOST_WATCHED, Watched
-from nats_backpressure.protocol.refusal_expiry import MISSED
-from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, EffectRunner
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.heartbeat import HeartbeatWriter
-from nats_backpressure.runtime.intake import Intake, log_and_count
-from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.policy_updates import PolicyUpdates
 from nats_backpressure.runtime.poller import Poller
 from nats_backpressure.runtime.ports import (
     Clock,
-    EventPublisher,
-    Observer,
     PolicyStore,
-    ServiceCounts,
     StateStore,
     Unavailable,
 )
 from nats_backpressure.runtime.reading_gap import ReadingGap
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from nats_backpressure.runtime.record_follower import RecordFollower
-from nats_backpressure.runtime.replicas import NoReplicas, Replicas
-from nats_backpressure.runtime.shared_reading import SharedReading
-from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY
+from nats_backpressure.runtime.replicas import Replicas
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
-from nats_backpressure.runtime.subject_writers import SubjectWriters
 from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
-from nats_backpressure.runtime.view import ServiceView
 from nats_backpressure.runtime.watched_summary import WatchedSummary
 
 log = structlog.get_logger()
@@ -181,94 +160,3 @@ class Service:
     async def _beat(self) -> None:
         await self.known.wait()
         await self._heartbeat.run()
-
-
-def build_service(
-    settings: Settings,
-    clock: Clock,
-    observer: Observer,
-    store: StateStore,
-    publisher: EventPublisher,
-    policy_store: PolicyStore,
-    ensure: Callable[[], Awaitable[None]],
-    counts: ServiceCounts,
-    writer: str,
-    render_state: Callable[[SubjectState, Writing, ServiceView, Now], bytes],
-    render_heartbeat: Callable[[ServiceView, Now, bool], bytes],
-    on_looks: Callable[[Sequence[StreamLook]], None] = lambda looks: None,
-    on_policies: Callable[[Sources], None] = lambda sources: None,
-    *,
-    on_list: Callable[[Sequence[StreamLook], float], None] = lambda looks, asked_at: None,
-    tick: float = TICK,
-    discover_every: float = DISCOVER_EVERY,
-    requests: RequestBudget | None = None,
-    replicas: Replicas | None = None,
-    shared: SharedReading | None = None,
-    failures: Failures | None = None,
-    server_time: ServerTime | None = None,
-) -> Service:
-    """Wire the parts of a service to its ports. `on_looks` gets a list of streams every `discover_every` seconds and
-    when there are others, `on_list` every one; `on_policies` the policies in force at the start and after every change;
-    `requests` limits what the observer requests. Without `replicas` it has no others; without `shared` it reads all
-    streams itself. `server_time`: that of the clock, if it shows the server's time of day."""
-    observe, names = settings.observe, Names(settings.name)
-    policies = ActivePolicies(
-        settings.policies, settings.policy_guard, settings.trust_consumer_metadata, repr(settings.watch)
-    )
-    failures = failures or Failures(clock)
-    effects = EffectRunner(store, publisher, clock, render_state, counts, failures)
-    registry = SubjectRegistry(settings, clock, policies, writer, effects.perform)
-    registry.contexts.heartbeat = settings.publish.heartbeat_seconds
-    resources = OwnResources(names, registry, clock, ensure, failures)
-    watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
-
-    def on_streams(reading: StreamsReading) -> None:
-        on_looks(reading.looks)
-        resources.check(reading)
-
-    def take_looks(looks: Sequence[StreamLook], asked_at: float) -> None:
-        on_list(looks, asked_at)
-        store.take_looks(looks, asked_at)
-        policy_store.take_looks(looks)
-
-    poller = Poller(
-        observer,
-        clock,
-        Intake(registry, clock, watch, names.ours, log_and_count(counts.dropped)),
-        Budget(
-            observe.min_interval_ms / 1000,
-            observe.max_interval_ms / 1000,
-            observe.api_requests_per_second,
-            observe.server_share,
-            # So that a status whose limits are short is not stale between two readings.
-            min(QUIET_INTERVAL, observe.stale_after_seconds / MISSED),
-        ),
-        stale_after=observe.stale_after_seconds,
-        count=counts.dropped,
-        on_streams=on_streams,
-        on_read=counts.observed,
-        on_list=take_looks,
-        discover_every=discover_every,
-        requests=requests,
-        shared=shared,
-        on_received=counts.received,
-        server_time=server_time,
-    )
-    registry.streams.reads = poller.shared.reads
-    registry.contexts.watches = lambda key: is_name_watched(key, watch, names.ours)
-    replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
-    if max(len(watch), *(len(entry.consumers) for entry in watch)) <= MOST_WATCHED:
-        replicas.watch = tuple(Watched(entry.stream, entry.consumers) for entry in watch)
-
-    def on_change(sources: Sources) -> None:
-        replicas.set_policies(policies.mark)
-        on_policies(sources)
-
-    registry.contexts.others = SubjectWriters(clock, replicas, poller.shared, sharing=settings.sharing.enabled)
-    replicas.writes, replicas.unread = lambda: effects.writes, registry.streams.unread
-    updates = PolicyUpdates(registry, publisher, clock, counts, on_change)
-    heartbeat = HeartbeatWriter(store, clock, registry, render_heartbeat, counts, replicas, poller.shared, failures)
-    on_change(policies.sources)
-    return Service(
-        clock, store, policy_store, registry, poller, effects, updates, resources, heartbeat, replicas, failures, tick
-    )
