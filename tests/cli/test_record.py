@@ -7,6 +7,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from nats_backpressure.recording.format import FORMAT, HeaderLine, decode_line, encode_line
 from tests.support.command import Command
 from tests.support.servers import free_port
@@ -32,6 +34,17 @@ async def test_settings_of_another_installation_are_refused(command: Command, tm
     assert "give --name other" in refused and not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("option", [False, True], ids=["of the file", "of the option"])
+async def test_it_connects_as_the_settings_file_says_unless_an_option_does(tmp_path: Path, option: bool) -> None:
+    port, settings = free_port(), tmp_path / "own.yaml"
+    settings.write_text(json.dumps({"nats": {"servers": [f"nats://127.0.0.1:{port}"]}}))
+    command = Command(None)
+    server = ("--server", f"nats://127.0.0.1:{(port := free_port())}") if option else ()
+    process = await command.start("record", str(tmp_path / "r"), "--config", str(settings), *server)
+    assert str(port).encode() in await unreachable(process)
+    await command.close()
+
+
 async def test_with_nobody_to_listen_to_it_goes_on_until_it_is_stopped(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "r"
     file.write_bytes(encode_line(HeaderLine(FORMAT, "backpressure", "0", (1.0, 1.0))))
@@ -49,16 +62,22 @@ async def test_a_server_that_is_away_is_named_and_awaited(tmp_path: Path) -> Non
     port = free_port()
     command = Command(f"nats://127.0.0.1:{port}")
     process = await command.start("record", str(tmp_path / "r"))
+    assert str(port).encode() in await unreachable(process)
+    assert process.returncode is None
+    await command.close()
+
+
+async def unreachable(process: asyncio.subprocess.Process) -> bytes:
+    """What it prints, once it has named the server that it cannot reach."""
     errors = bytearray()
 
     async def named() -> bool:
         assert process.stderr is not None
         errors.extend(await asyncio.wait_for(process.stderr.read(4096), 10))
-        return b"nats.unreachable" in errors and str(port).encode() in errors
+        return b"nats.unreachable" in errors and b"servers" in errors
 
     await eventually(named, "the server that is away")
-    assert process.returncode is None
-    await command.close()
+    return bytes(errors)
 
 
 async def test_a_full_disk_ends_it_with_an_error(command: Command) -> None:

@@ -47,6 +47,16 @@ def test_every_metric_and_label_of_an_expression_exists(expression: str) -> None
             assert used <= METRICS[name] | TARGET, name
 
 
+def test_every_recording_rule_is_used() -> None:
+    assert {record for record in RECORDS if any(record in each for each in EXPRESSIONS.values())} == set(RECORDS)
+
+
+def test_the_panel_of_what_is_refused_goes_by_what_its_alert_does() -> None:
+    """Decisions are only those of gateways that ask: the others follow the state."""
+    admitted = {"router_backpressure_admit_ratio"}
+    assert metrics_in(EXPRESSIONS["NatsBackpressureRejectingMost"]) == metrics_in(EXPRESSIONS["Refused A"]) == admitted
+
+
 def test_the_dashboard_shows_every_metric_but_the_routers_own_and_some_of_the_process() -> None:
     """A new metric belongs on a panel, in a rule, or in this list."""
     elsewhere = {

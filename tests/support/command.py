@@ -19,7 +19,8 @@ PLAIN = {name: None for name in os.environ if name.startswith("NATS_")}
 
 
 class Command:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | None) -> None:
+        """`url`: NATS_URL; None leaves it out."""
         self.url = url
         self._processes: list[Process] = []
 
@@ -49,7 +50,9 @@ class Command:
 
     async def start(self, *arguments: str) -> Process:
         """A process of its own, for what goes on until it is interrupted."""
-        env = {k: v for k, v in os.environ.items() if k not in PLAIN} | {"NATS_URL": self.url}
+        env = {k: v for k, v in os.environ.items() if k not in PLAIN}
+        if self.url is not None:
+            env["NATS_URL"] = self.url
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "nats_backpressure", *arguments),
             env=env,

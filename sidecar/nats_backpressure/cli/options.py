@@ -180,6 +180,14 @@ CONNECTION_OPTIONS: Final = (
 )  # fmt: skip
 
 
+def connection_given() -> bool:
+    """Whether an option of the running command, or a context, says how to connect. Without one the variables of the
+    environment and the defaults do."""
+    context = click.get_current_context()
+    where = {context.get_parameter_source(name) for name in CONNECTION_OPTIONS if name not in ("name", "timeout")}
+    return click.core.ParameterSource.COMMANDLINE in where or bool(os.environ.get("NATS_CONTEXT"))
+
+
 def _read_target(flags: Mapping[str, Any]) -> Target:
     problems = Problems()
     if "@" in (flags["server"] or ""):

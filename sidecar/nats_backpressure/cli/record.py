@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
-from nats_backpressure.cli.options import Target, connection_flags
+from nats_backpressure.cli.options import Target, connection_flags, connection_given
 from nats_backpressure.cli.output import print_note
 from nats_backpressure.cli.settings_file import EX_CONFIG, load_or_exit
 from nats_backpressure.config.settings import Settings
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FILE",
     envvar="BACKPRESSURE_CONFIG",
-    help="Settings file of the sidecars: its policies and `watch` are recorded too.  [default: $BACKPRESSURE_CONFIG, "
-    "else none; `replay` then needs it]",
+    help="Settings file of the sidecars: its policies and `watch` are recorded too, and its `nats` is the connection "
+    "unless an option or context gives one.  [default: $BACKPRESSURE_CONFIG, else none; `replay` then needs it]",
 )
 @click.option(
     "--limit",
@@ -50,6 +51,8 @@ def record(target: Target, file: Path, config: Path | None, limit: int) -> None:
     settings = load_or_exit(config) if config else Settings(name=target.names.name)
     if settings.name != target.names.name:
         raise click.UsageError(f"{config} is of the installation {settings.name}: give --name {settings.name}")
+    if config and not connection_given():
+        target = replace(target, nats=settings.nats)
     recording = _open(file, limit << 20)
     from nats_backpressure.adapters import logs
 

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 THE_FILE = "_file"
 """What `policy_rejected` calls the settings file, which has no key in the bucket."""
+MOST_UNREPORTED = 10_000
+"""Refused policies that wait to be reported; the oldest goes. As many as the bucket may have keys."""
 TAKEN = ("policies", "policy_guard")
 """The settings that a file which is read again puts in force; all others need a restart."""
 
@@ -138,6 +140,8 @@ class PolicyUpdates:
                 self._counts.dropped("policy_rejected")
                 log.warning("policy.rejected", subject=refusal.subject, errors=refusal.rejection.errors)
             self._unreported[refusal.subject] = refusal
+            if len(self._unreported) > MOST_UNREPORTED:
+                del self._unreported[next(iter(self._unreported))]
 
     async def _report(self) -> None:
         """Report each that can be; one that cannot delays no other. A watched subject's own state numbers its events;
