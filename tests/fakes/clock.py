@@ -26,6 +26,9 @@ class FakeClock:
     def now(self) -> Now:
         return self._now
 
+    def mono(self) -> float:
+        return self.now().mono
+
     @property
     def sleeping(self) -> bool:
         """Whether a task sleeps."""

@@ -43,6 +43,9 @@ class Clock:
     def now(self) -> Now:
         return NOW
 
+    def mono(self) -> float:
+        return NOW.mono
+
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
 

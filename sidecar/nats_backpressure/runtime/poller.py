@@ -151,7 +151,7 @@ class Poller:
     async def _sleep_until(self, at: float) -> None:
         """Until then, or until something else is due earlier."""
         self._sleeps_until = at
-        await self._clock.wait(self._wake, max(SHORTEST_SLEEP, at - self._clock.now().mono))
+        await self._clock.wait(self._wake, max(SHORTEST_SLEEP, at - self._clock.mono()))
         self._sleeps_until = -math.inf
 
     # Streams
@@ -177,7 +177,7 @@ class Poller:
             if (poll := self.polls.get(mirror.look.name)) is not None:
                 self._hasten(poll, Level.HOT)
         self._registry.streams.listed = self._registry.streams.listed or reading.complete
-        now = self._clock.now().mono
+        now = self._clock.mono()
         new = [
             StreamPoll(stream, StreamPlan(self._budget, now, self._is_consumed(stream.look)))
             for stream in self._new(reading)
@@ -203,7 +203,7 @@ class Poller:
                 log.warning(
                     "watch.stream_missing", stream=entry.stream, hint="it is awaited; check `watch` in the config"
                 )
-        now = self._clock.now().mono
+        now = self._clock.mono()
         streams = {name: FollowedStream(look, now) for name, look in listed.items() if self._intake.watches(name)}
         # A stream of which members are stored is followed too: that is how they are found not to count any more.
         for name in sorted(self._registry.member_streams() - streams.keys())[:MAX_STORED_STREAMS]:
@@ -266,7 +266,7 @@ class Poller:
                 if poll is not None and (known or (watched and hint.what != "deleted")):
                     self._hasten(poll, Level.HOT)
             case ApiLimited():
-                self._limited_until = self._clock.now().mono + LIMITED_FOR
+                self._limited_until = self._clock.mono() + LIMITED_FOR
                 self._weighed_at = -math.inf
                 self._wake.set()
             case _:
@@ -275,13 +275,13 @@ class Poller:
     def _hasten(self, poll: StreamPoll, level: Level) -> None:
         """List a stream once after the interval of this level."""
         before = poll.plan.woken
-        poll.plan.wake(level, self._clock.now().mono)
+        poll.plan.wake(level, self._clock.mono())
         if poll.plan.woken is not before:
             self._plan(poll)
 
     def _attend(self, keys: Iterable[ConsumerKey]) -> None:
         """Something else than a sample moved these consumers: their policy, or what is stored of them."""
-        now = self._clock.now().mono
+        now = self._clock.mono()
         for key in keys:
             if (poll := self.polls.get(key.stream)) is not None and poll.plan.heat([key], now):
                 self._plan(poll)
@@ -289,7 +289,7 @@ class Poller:
     def _read_all(self) -> None:
         for poll in self.polls.values():
             poll.plan.retry = 0.0
-            poll.plan.wake(Level.HOT, self._clock.now().mono)
+            poll.plan.wake(Level.HOT, self._clock.mono())
             self._plan(poll)
 
     # The schedule
@@ -328,7 +328,7 @@ class Poller:
     async def _start_due(self, tasks: asyncio.TaskGroup) -> None:
         """Start what is most late, as long as the budget allows it."""
         while True:
-            now = self._clock.now().mono
+            now = self._clock.mono()
             self._collect_late(now)
             if not self._late or self._ready_in(now) > 0:
                 return
@@ -350,7 +350,7 @@ class Poller:
         return 0.0 if self._requests is None else self._requests.ready_in(now)
 
     def _next_start(self) -> float:
-        now = self._clock.now().mono
+        now = self._clock.mono()
         if self._late:
             return now + self._ready_in(now)
         return self._queue[0][0] if self._queue else math.inf
@@ -375,7 +375,7 @@ class Poller:
 
     def _weigh(self) -> None:
         """Compute how far the plans fit into the budget, and log once that they do not."""
-        now = self._clock.now().mono
+        now = self._clock.mono()
         if now - self._weighed_at < WEIGH_EVERY:
             return
         self._weighed_at, before = now, self.load

@@ -282,6 +282,9 @@ class TimeSource(Protocol):
 class Clock(TimeSource, Protocol):
     """Time and chance, so that a test can run a day in an instant and twice the same."""
 
+    def mono(self) -> float:
+        """The monotonic part of `now`, at a tenth of its cost: for what is asked thousands of times a second."""
+
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`; 0 or less gives other tasks a turn."""
 

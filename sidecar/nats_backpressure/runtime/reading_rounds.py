@@ -41,7 +41,7 @@ class ReadingRounds:
     def found(self, new: set[str]) -> None:
         """A list of streams was answered, with these new ones."""
         if self.began_at is None:
-            self.began_at = self._clock.now().mono
+            self.began_at = self._clock.mono()
             self._begin()
         if self._untried is not None:
             self._untried |= new
@@ -55,7 +55,7 @@ class ReadingRounds:
 
     def was_read(self, at: float | None = None) -> None:
         """Anything was read, now or `at` this monotonic time."""
-        now, last = self._clock.now().mono if at is None else at, self._read_at
+        now, last = self._clock.mono() if at is None else at, self._read_at
         if last is not None and now < last:
             return
         self._read_at = now

@@ -121,7 +121,7 @@ class StreamLooks:
     def next_single(self) -> float:
         """Monotonic time at which looks one by one may be due: also when a list begins to hang."""
         slow_at = self._listing_since + SLOW_LIST
-        return min(slow_at if self._clock.now().mono < slow_at else math.inf, self._next_single())
+        return min(slow_at if self._clock.mono() < slow_at else math.inf, self._next_single())
 
     def _next_single(self) -> float:
         if self._look_every == math.inf:
@@ -131,7 +131,7 @@ class StreamLooks:
 
     def hurry(self) -> None:
         """The streams changed: list them as soon as may be."""
-        self._hurried, self._hurried_at = True, self._clock.now().mono
+        self._hurried, self._hurried_at = True, self._clock.mono()
         self._list_every = min(self._list_every, self._budget.min_interval)
         self._wake.set()
 
@@ -144,7 +144,7 @@ class StreamLooks:
         while True:
             self._wake.clear()
             at, level = self._due_list()
-            if (wait := at - self._clock.now().mono) > 0:
+            if (wait := at - self._clock.mono()) > 0:
                 await self._clock.wait(self._wake, max(SHORTEST_SLEEP, wait))
             else:
                 await self._list(level)
@@ -152,7 +152,7 @@ class StreamLooks:
 
     def start_singles(self, watched: Collection[Looked], tasks: asyncio.TaskGroup) -> None:
         """Start a look at each of the `watched` streams by itself, if that is due."""
-        now, before = self._clock.now().mono, self._list_every
+        now, before = self._clock.mono(), self._list_every
         self._watched = watched
         self._plan(now)
         if self._list_every < before:
@@ -208,7 +208,7 @@ class StreamLooks:
 
     async def _list(self, level: Level) -> None:
         self._shared.start(ALL_STREAMS, level, LISTS, self._every(level))
-        asked_at = self._listed_at = self._listing_since = self._clock.now().mono
+        asked_at = self._listed_at = self._listing_since = self._clock.mono()
         if self._listing_looks:
             self._measure(asked_at)
         self._hurried = False
@@ -223,12 +223,12 @@ class StreamLooks:
             self._retry = 0.0
             self._shared.end(ALL_STREAMS, LISTS, failed=False)
             self._measure_list(reading)
-            came_at = self._clock.now().mono
+            came_at = self._clock.mono()
             self._take_time(reading, asked_at, came_at)
             self._take_list(reading, asked_at, answer_time(asked_at, came_at, reading.took))
         finally:
             self._listing_since = math.inf
-        self._plan(self._clock.now().mono)
+        self._plan(self._clock.mono())
 
     def _take_time(self, reading: StreamsReading, asked_at: float, came_at: float) -> None:
         if reading.server_time is not None:
@@ -292,17 +292,18 @@ class StreamLooks:
         self._looked_at = max(at, self._looked_at)
 
     async def _look(self, stream: Looked) -> None:
-        asked_at = self._clock.now().mono
+        asked_at = self._clock.mono()
         try:
             reading = await self._observer.stream(stream.name)
         except (Unavailable, StreamGone) as error:
             log.debug("stream.unavailable", stream=stream.name, error=str(error))
             stream.look_retry = min(self._budget.max_interval, max(2 * stream.look_retry, self._budget.min_interval))
-            stream.look_after = self._clock.now().mono + stream.look_retry
+            stream.look_after = self._clock.mono() + stream.look_retry
         else:
             stream.look_retry, self._info_took = 0.0, reading.took
             self._info_seconds += SMOOTH * (min(reading.took, SLOW_LIST) - self._info_seconds)
             for look in reading.looks:
-                self._on_look(stream.name, look, answer_time(asked_at, self._clock.now().mono, reading.took))
+                self._on_look(stream.name, look, answer_time(asked_at, self._clock.mono(), reading.took))
         finally:
             stream.looking = False
+            self._clock.end_sleeps()

@@ -78,7 +78,7 @@ class StreamReadings:
     def wake_absent(self, poll: StreamPoll) -> None:
         """Have the stream listed soon if members are absent."""
         if poll.stream.absent:  # the next list shows whether these are gone
-            poll.plan.wake(Level.QUIET, self._clock.now().mono)
+            poll.plan.wake(Level.QUIET, self._clock.mono())
 
     async def attempt(self, poll: StreamPoll) -> bool:
         """Read a stream, or learn that it cannot be read; False once there is nothing left in it to follow."""
@@ -87,7 +87,7 @@ class StreamReadings:
             await self.read(poll)
         except StreamGone:
             poll.plan.retry = GONE_AFTER / 2
-            stream.shown_at = self._clock.now().mono
+            stream.shown_at = self._clock.mono()
             self._shared.end(name, Level.ALL, failed=False)
             self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
             done = not self._registry.members(name)
@@ -111,12 +111,12 @@ class StreamReadings:
 
     async def read(self, poll: StreamPoll) -> None:
         """One list of a stream, and all that follows from it. Raises StreamGone and Unavailable."""
-        base, asked_at = poll.plan.crossings.base, self._clock.now().mono
+        base, asked_at = poll.plan.crossings.base, self._clock.mono()
         reading = await self._observer.consumers(poll.name)
         self._finish(poll, reading)
         if asked_at >= poll.whole_at:  # otherwise another replica has shown newer ones meanwhile
             poll.whole_at = asked_at
-            self.take_look(poll, reading.look, answer_time(asked_at, self._clock.now().mono, reading.took))
+            self.take_look(poll, reading.look, answer_time(asked_at, self._clock.mono(), reading.took))
             await self.take_list(poll, reading, base, asked_at)
 
     async def take_list(self, poll: StreamPoll, reading: ConsumersReading, base: Base, asked_at: float) -> None:
@@ -135,7 +135,7 @@ class StreamReadings:
 
     async def read_some(self, poll: StreamPoll, keys: Sequence[ConsumerKey]) -> None:
         """Read these consumers one by one."""
-        base, asked_at = poll.plan.crossings.base, self._clock.now().mono
+        base, asked_at = poll.plan.crossings.base, self._clock.mono()
         try:
             reading = await self._observer.consumers(poll.name, [key.consumer for key in keys])
         except StreamGone:
@@ -144,7 +144,7 @@ class StreamReadings:
             self._failed(poll, error, Level.QUIET)
         else:
             self._finish(poll, reading)
-            self.take_look(poll, reading.look, answer_time(asked_at, self._clock.now().mono, reading.took))
+            self.take_look(poll, reading.look, answer_time(asked_at, self._clock.mono(), reading.took))
             await self.take_some(poll, reading, base, asked_at)
             self._read_silent(poll)
         finally:
@@ -190,7 +190,7 @@ class StreamReadings:
     ) -> dict[ConsumerKey, tuple[str, ...]]:
         """Take in the samples of a reading; returns the subjects that each consumer counts under."""
         stream, plan = poll.stream, poll.plan
-        stream.shown_at = self._clock.now().mono
+        stream.shown_at = self._clock.mono()
         under: dict[ConsumerKey, tuple[str, ...]] = {}
         slices = Slices(self._clock)
         poll.evaluating += 1
@@ -226,7 +226,7 @@ class StreamReadings:
         if poll.plan.retry or self.tasks is None or (poll.singly is not None and not poll.singly.done()):
             return
         poll.tries = {key: one for key, one in poll.tries.items() if key in poll.silent}
-        now = self._clock.now().mono
+        now = self._clock.mono()
         ready = sorted((poll.tries.get(key, (-math.inf, 0.0))[0], key) for key in poll.silent)
         if chosen := [key for at, key in ready if at <= now][:MAX_SINGLE_READS]:
             poll.singly = self.tasks.create_task(self.read_singly(poll, chosen), name=f"read singly {poll.name}")
@@ -234,7 +234,7 @@ class StreamReadings:
     async def read_singly(self, poll: StreamPoll, chosen: Sequence[ConsumerKey]) -> None:
         """Ask about each of them; what a list that came meanwhile shows is newer."""
         for key in chosen:
-            base, asked_at = poll.plan.crossings.base, self._clock.now().mono
+            base, asked_at = poll.plan.crossings.base, self._clock.mono()
             delay = poll.tries.get(key, (0.0, FIRST_RETRY))[1]
             poll.tries[key] = asked_at + delay, FIRST_RETRY
             try:
@@ -244,7 +244,7 @@ class StreamReadings:
                     self._intake.remove_gone_members(poll.stream, [key])
             except (Unavailable, StreamGone):
                 self._count("sweep_unavailable")
-                poll.tries[key] = self._clock.now().mono + delay, min(2 * delay, LAST_RETRY)
+                poll.tries[key] = self._clock.mono() + delay, min(2 * delay, LAST_RETRY)
             else:
                 self.take_single(poll, sample, base, asked_at)
         self._forget_uncounted(poll)

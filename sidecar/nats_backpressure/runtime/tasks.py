@@ -96,18 +96,18 @@ class Slices:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._since = clock.now().mono
+        self._since = clock.mono()
 
     @property
     def over(self) -> bool:
         """Whether it is time to let others have a turn. Asking costs less than `pause` does where nothing is to do."""
-        return self._clock.now().mono - self._since >= SLICE
+        return self._clock.mono() - self._since >= SLICE
 
     async def pause(self) -> None:
         """To be called after each piece of work, which must be short: lets others have a turn when it is time."""
         if self.over:
             await self._clock.sleep(0)
-            self._since = self._clock.now().mono
+            self._since = self._clock.mono()
 
 
 def backoff(clock: Clock, first: float, last: float) -> Iterator[float]:

@@ -107,8 +107,8 @@ class Connection:
         delays, unreached = self._delays()
         while True:
             raise_if_cancelled()
-            started = self._clock.now().mono
-            if await self._live() and self._clock.now().mono - started >= LAST_RETRY:
+            started = self._clock.mono()
+            if await self._live() and self._clock.mono() - started >= LAST_RETRY:
                 delays, unreached = self._delays()
             # Also after a client that did connect: what ended it may end the next one at once.
             await self._clock.sleep(next(delays if self._reached else unreached))
@@ -144,7 +144,7 @@ class Connection:
                 self._client, self._connected_at = client, math.inf  # nothing counts before all is subscribed to
                 self.epoch += 1
                 await self._set_up(client)
-                self._connected_at = self._clock.now().mono
+                self._connected_at = self._clock.mono()
         except BaseException as error:  # after any error comes another client; a cancellation leaves none behind
             self._client, self._reached = None, client.was_answered
             await discard(client)
@@ -160,7 +160,7 @@ class Connection:
 
     def _report_unreachable(self, client: PatchedClient, error: BaseException) -> None:
         text = (client.because or explain(error)).removeprefix("nats: ").strip("'")
-        if self._unreachable.first(self._clock.now().mono, "", text):
+        if self._unreachable.first(self._clock.mono(), "", text):
             log.warning(
                 "nats.unreachable",
                 connection=self.name,
@@ -175,7 +175,7 @@ class Connection:
         """Count an error, and log it once per LOG_EVERY. Never raises: nats-py's read loop calls it."""
         with suppress(Exception):
             self._count(kind)
-            now = self._clock.now().mono
+            now = self._clock.mono()
             if kind == "permission_denied":
                 self._denials.add(text, now)
             quiet = kind in ("nats_error", "permission_denied") or now - self._logged.get(kind, -LOG_EVERY) < LOG_EVERY
@@ -191,7 +191,7 @@ class Connection:
             if failures >= 2:
                 client.because = "no answer to a round trip"
                 return
-            now = self._clock.now().mono
+            now = self._clock.mono()
             self._denials.report(now)
             if not client.rights.subscriptions:
                 wait, try_at = self._first_denied, math.inf
@@ -200,7 +200,7 @@ class Connection:
             elif now >= try_at:
                 await self._subscribe_again(client)
                 wait = min(2 * wait, LAST_DENIED)
-                try_at = self._clock.now().mono + wait
+                try_at = self._clock.mono() + wait
             replies = client.requests.replies
             if not await sleep_until(client.ended, self._clock, self._probe_every):
                 # A reply to a request of our own proves as much as a PONG.
@@ -217,7 +217,7 @@ class Connection:
         """Whether a PING is answered in time. Not `rtt`: it cancels a future that a late PONG then meets, and the read
         loop ends; one slow answer (or one busy moment of our own) would cost the connection."""
         pong: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        sent_at = self._clock.now().mono
+        sent_at = self._clock.mono()
         try:
             async with asyncio.timeout(self._probe_timeout):
                 await client._send_ping(pong)

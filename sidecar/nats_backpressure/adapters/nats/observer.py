@@ -248,7 +248,7 @@ class JetStreamObserver:
         """The reply, how many seconds it took, and when it came: PROMPT after its request at the latest, since this
         process may have been suspended with the reply before it. Raises the error in it."""
         timeout = min(timeout, self._timeout)
-        if self._budget is not None and (wait := self._budget.take(self._clock.now().mono)) > 0:
+        if self._budget is not None and (wait := self._budget.take(self._clock.mono())) > 0:
             await self._clock.sleep(wait)
         turn = await self._limit.acquire()
         asked, outcome = self._clock.now(), "unavailable"
