@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nats_backpressure.adapters.followed_file import FollowedFile
-from nats_backpressure.cli.settings_file import EX_CONFIG, settings_or_exit
-from nats_backpressure.config.settings import load_settings
-
 if TYPE_CHECKING:
     from nats_backpressure.recording.recorder import RecordingFile
 
-UNUSED = ("rich", "aiohttp")
+UNUSED = ("rich", "aiohttp", "typing_extensions")
 """What others import where it is installed, for what we do not use: structlog for a form of tracebacks (4 MiB), nats-py
-for WebSockets (11 MiB)."""
+for WebSockets (11 MiB), msgspec for what Python has by itself (0.5 MiB)."""
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -93,10 +89,14 @@ def _run(
     record: Path | None,
     record_limit: int,
 ) -> None:
-    file = FollowedFile(path, lambda: load_settings(path, os.environ))
-    settings = settings_or_exit(file.read)
-    # Imported late: a mistake in the settings file is reported without loading the server.
     with _without_unused():
+        from nats_backpressure.adapters.followed_file import FollowedFile
+        from nats_backpressure.cli.settings_file import settings_or_exit
+        from nats_backpressure.config.settings import load_settings
+
+        file = FollowedFile(path, lambda: load_settings(path, os.environ))
+        settings = settings_or_exit(file.read)
+        # Imported late: a mistake in the settings file is reported without loading the server.
         from nats_backpressure.app import EmbeddedOptions, start
 
     own = EmbeddedOptions(embedded_port, embedded_store) if embedded else None
@@ -133,4 +133,6 @@ def _recording_file(record: Path | None, limit: int) -> RecordingFile | None:
         return RecordingFile(record, limit << 20) if record else None
     except OSError as error:
         click.echo(f"--record: {record}: cannot be written: {(error.strerror or str(error)).lower()}", err=True)
+        from nats_backpressure.cli.settings_file import EX_CONFIG
+
         sys.exit(EX_CONFIG)
