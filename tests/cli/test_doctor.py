@@ -25,6 +25,7 @@ ACCOUNTS = """
 accounts {
   FULL: { jetstream: enabled, users: [
     { user: full, password: p },
+    { user: uncreating, password: p, permissions: { publish: { deny: "$JS.API.STREAM.CREATE.>" } } }
     { user: limited, password: p, permissions: {
       publish: { deny: ["$JS.API.CONSUMER.LIST.>", "$KV.backpressure_state.>", "$JS.API.STREAM.CREATE.>"] },
       subscribe: { deny: "$JS.EVENT.METRIC.>" } } } ] }
@@ -77,13 +78,17 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
     assert "Authorization Violation" in wrong[0]["problem"] and "refuses this login" in wrong[0]["remedy"]
     bare = await doctor.findings("bare", 2)
     assert bare.keys() == {"jetstream"} and "enable JetStream" in bare["jetstream"][0]["remedy"]
-    empty = await doctor.findings("full", 1)
+    empty = await doctor.findings("full", 0)
     assert empty.keys() == {"resources", "watch"}
+    assert {each["level"] for some in empty.values() for each in some} == {"note"}
     assert [each["problem"].split()[0] for each in empty["resources"]] == [
         "BACKPRESSURE_EVENTS",
         "KV_backpressure_state",
         "KV_backpressure_policy",
     ]
+    uncreating = await doctor.findings("uncreating", 2)
+    assert "this login may not create it" in uncreating["resources"][0]["problem"]
+    assert "no request is answered" in uncreating["rights"][0]["cost"]
 
     nc = await nats.connect(server.url, user="full", password="p")
     try:
@@ -91,7 +96,7 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
         before = await stored(nc)
         found = await doctor.findings("full", 1)
         assert found.keys() == {"overrides", "sampling", "installations"}, found
-        assert found["sampling"][0]["remedy"].startswith("nats consumer edit ORDERS paid --sample 100")
+        assert found["sampling"][0]["remedy"].startswith("where that matters: nats consumer edit ORDERS paid")
         assert "`team` watches 1 subject of this one: orders.paid" in found["installations"][0]["problem"]
         assert found["overrides"][0]["remedy"] == "nats-backpressure override 'orders.paid' auto"
         odd = await doctor.findings(
@@ -103,13 +108,39 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
         assert "num_replicas is 1, and should be 3" in odd["resources"][0]["problem"]
         limited = await doctor.findings("limited", 2)
         assert limited.keys() >= {"rights", "jetstream", "state"}
-        denied, without = limited["rights"]
-        assert denied["level"] == "error" and without["level"] == "warning"
-        assert "to publish $KV.backpressure_state.>" in denied["problem"] and "CONSUMER.LIST" in denied["remedy"]
-        assert "to subscribe $JS.EVENT.METRIC.CONSUMER.ACK" in without["problem"]
-        assert "STREAM.CREATE.BACKPRESSURE_EVENTS" in without["problem"]
+        rights = [(each["level"], each["problem"].split()[-1]) for each in limited["rights"]]
+        assert rights == [
+            ("error", "$JS.API.CONSUMER.LIST.*"),
+            ("error", "$KV.backpressure_state.>"),
+            ("warning", "$JS.EVENT.METRIC.CONSUMER.ACK.*.*"),
+            *(("note", f"$JS.API.STREAM.CREATE.{each}") for each in sorted(Names().ours)),
+        ]
         assert "Permissions Violation" in limited["state"][0]["problem"]
         assert await stored(nc) == before
+    finally:
+        await nc.close()
+
+
+@pytest.mark.parametrize("stream", ["BACKPRESSURE_EVENTS", "KV_backpressure_state", "KV_backpressure_policy"])
+@pytest.mark.parametrize("limit", ["max_bytes", "max_msgs"])
+async def test_a_stream_of_ours_that_takes_nothing_more_is_an_error(
+    start_server: StartServer, tmp_path: Path, stream: str, limit: str
+) -> None:
+    server = await start_server(ACCOUNTS)
+    nc = await nats.connect(server.url, user="full", password="p")
+    try:
+        await installed(nc)
+        js = nc.jetstream()
+        if stream == "KV_backpressure_state":
+            await (await js.key_value("backpressure_state")).put("orders.paid", b"{}")
+        config = (await js.stream_info(stream)).config
+        await js.update_stream(config.evolve(**{limit: 1}, discard="new"))
+        if stream == "BACKPRESSURE_EVENTS" and limit == "max_msgs":
+            await js.publish("backpressure.v1.event.x.y", b"{}")
+        found = await Doctor(server, tmp_path).findings("full", 2)
+        (full,) = [each for each in found["resources"] if each["level"] == "error"]
+        assert f"{stream} is full" in full["problem"] and f"({limit})" in full["problem"]
+        assert ("state" in found) == (stream == "KV_backpressure_state")
     finally:
         await nc.close()
 

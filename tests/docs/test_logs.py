@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sidecar/nats_backpressure"
 SERVICE = ("adapters", "app.py", "doctor", "wiring.py", "queries", "recording", "runtime")
-REQUESTS = {"get.status", "validate.policy"}
+REQUESTS = {"get.policy", "get.status", "validate.policy"}
 """Dotted names in the code that are subjects of requests."""
 
 

@@ -109,8 +109,8 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
             id="a right that it does without",
         ),
         pytest.param(
-            *("resources", {"own": own(0, exists=False)}, "warning", "BACKPRESSURE_EVENTS does not exist"),
-            "start the sidecar, which creates it; or run: nats stream add",
+            *("resources", {"own": own(0, exists=False)}, "note", "BACKPRESSURE_EVENTS does not exist"),
+            "start the sidecar; or run: nats stream add",
             id="a stream that it will create",
         ),
         pytest.param(
@@ -163,6 +163,14 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
                 "start these servers",
             ),
             id="a copy that is down",
+        ),
+        pytest.param(
+            "watch",
+            {"streams": ("KV_backpressure_state",), "consumers": (), "watched": ()},
+            "note",
+            "watch[0].stream: there is no stream yet that `*` could match",
+            "create the streams and consumers",
+            id="nothing to watch yet",
         ),
         pytest.param(
             *("state", {"state_write": FAILED}, "error", "the state bucket takes no writes: 503", "enable JetStream"),
@@ -248,10 +256,10 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
         ),
         pytest.param(
             "sampling",
-            {"consumers": (replace(CONSUMERS[0], sampled=False), *CONSUMERS[1:])},
-            "warning",
-            "1 watched consumer without `sample_freq`: ORDERS > router-created",
-            "nats consumer edit ORDERS router-created --sample 100",
+            {"consumers": (*(replace(each, sampled=False) for each in CONSUMERS[:2]), CONSUMERS[2])},
+            "note",
+            "2 watched consumers without `sample_freq`: ORDERS > router-created, ORDERS > router-paid",
+            "edit ORDERS router-created --sample 100; nats consumer edit ORDERS router-paid --sample 100",
             id="a consumer without ack metrics",
         ),
         pytest.param(
@@ -375,3 +383,13 @@ def test_the_login_is_named() -> None:
     settings = Settings(nats=Nats(credentials_file="/etc/team.creds"))
     ((_, _, _, remedy),) = found("jwt", settings=settings, jwt_expires_at=NOW + 1)
     assert "/etc/team.creds" in remedy
+
+
+@pytest.mark.parametrize("n", range(len(OWN)))
+def test_a_stream_of_ours_without_room_is_an_error_and_of_the_state_bucket_two(n: int) -> None:
+    limit = "it holds 8,541 of 1,000 bytes (max_bytes)"
+    findings = examine(replace(FINE, own=own(n, full=limit, differs={"max_bytes": (-1, 1000)})))
+    wrong = [each for each in findings if each.level != "ok"]
+    assert [each.check for each in wrong] == ["resources", *(["state"] if n == 1 else [])] and exit_code(wrong) == 2
+    edit = f"nats stream edit {OWN[n].name} --max-bytes=-1 --max-msgs=-1"
+    assert all(limit in each.problem and each.remedy == edit for each in wrong)

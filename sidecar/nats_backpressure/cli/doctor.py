@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from nats_backpressure.config.settings import BadSettings, load_settings
 from nats_backpressure.doctor.examination import examine
 from nats_backpressure.doctor.findings import Checked, exit_code
 
-MARKS = {"ok": "ok     ", "unknown": "unknown", "warning": "warning", "error": "ERROR  "}
+MARKS = {"ok": "ok     ", "note": "note   ", "unknown": "unknown", "warning": "warning", "error": "ERROR  "}
 
 
 @click.command(short_help="Check an installation.")
@@ -46,11 +47,13 @@ def doctor(path: Path | None, timeout: float, as_json: bool) -> None:
 
     It changes nothing. Each right is tried with a message that no API and no stream takes.
 
-    Exits with 0 if all is right, with 1 after warnings, with 2 after errors, with 78 if the settings cannot be used.
+    Exits with 0 if all is right (notes do not count), with 1 after warnings, with 2 after errors, with 78 if the
+    settings cannot be used.
     """
     from nats_backpressure.cli.doctor_facts import read_facts
 
     settings = load_or_exit(path)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # with TLS it warns of a result that nats-py cannot change
     try:
         facts = asyncio.run(read_facts(settings, _replaced_by(path, settings.nats), timeout))
     except KeyboardInterrupt:

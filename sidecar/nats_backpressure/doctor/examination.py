@@ -53,7 +53,13 @@ CHECKS: Final = (
         needs="jetstream",
         unseen=unseen.copies,
     ),
-    Check("state", storage_checks.state, "the state bucket takes writes", needs="jetstream", unseen=unseen.state),
+    Check(
+        "state",
+        storage_checks.state,
+        "the state bucket may be written and has room",
+        needs="jetstream",
+        unseen=unseen.state,
+    ),
     Check("requests", storage_checks.requests, "no stream stores our requests", needs="jetstream"),
     Check(
         "watch",

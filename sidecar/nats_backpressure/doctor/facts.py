@@ -49,6 +49,8 @@ class OwnStream(Struct, frozen=True):
     """Why it could not be read."""
     differs: dict[str, tuple[object, object]] = {}
     """Settings in which it differs: what it should be, and what it is."""
+    full: str = ""
+    """Which limit leaves no room for another value; empty where there is room."""
     replicas: int = 1
     leader: bool = True
     """Whether it has a leader."""

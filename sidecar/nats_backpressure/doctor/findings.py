@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-Level = Literal["ok", "unknown", "warning", "error"]
-"""`unknown`: it could not be looked at; another finding has the cause."""
-EXIT_CODES: Final[dict[Level, int]] = {"ok": 0, "unknown": 0, "warning": 1, "error": 2}
+Level = Literal["ok", "note", "unknown", "warning", "error"]
+"""`note`: it may be as wanted. `unknown`: it could not be looked at; another finding has the cause."""
+EXIT_CODES: Final[dict[Level, int]] = {"ok": 0, "note": 0, "unknown": 0, "warning": 1, "error": 2}
 
 
 class Finding(Struct, frozen=True):
@@ -32,6 +32,10 @@ class Checked(Struct, frozen=True):
     problem: str
     cost: str
     remedy: str
+
+
+def note(problem: str, cost: str, remedy: str) -> Finding:
+    return Finding("note", problem, cost, remedy)
 
 
 def warning(problem: str, cost: str, remedy: str) -> Finding:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from nats_backpressure.doctor.facts import Facts, Right
-from nats_backpressure.doctor.findings import Finding, error, warning
+from nats_backpressure.doctor.findings import EXIT_CODES, Finding, Level, error, warning
+from nats_backpressure.doctor.right_costs import NOTHING, cost_of
 from nats_backpressure.doctor.text import moment, names
 
-NOTHING: Final = "nothing is read, no status is known, and no request is answered"
 OLDEST: Final = (2, 9)
 """The oldest server version that the tests run on."""
 WITH_TIME: Final = (2, 10)
@@ -19,18 +19,6 @@ JWT_SOON: Final = 7 * 86_400.0
 """Seconds before the end of a JWT from which on it is a warning."""
 CLOCKS_APART: Final = 2.0
 """Seconds that two clocks may differ; a reply takes some time too."""
-DONE_WITHOUT: Final = (
-    "$JS.EVENT.",
-    ".CONSUMER.",
-    ".DIRECT.GET.",
-    ".STREAM.NAMES",
-    ".STREAM.CREATE.",
-    ".internal.",
-    "$SRV.",
-)
-"""Parts of subjects that the sidecar does without, more slowly or with less."""
-NEEDED: Final = (".CONSUMER.LIST.", ".CONSUMER.INFO.")
-"""Parts of subjects that it needs, of those."""
 
 
 def connection(facts: Facts) -> Iterator[Finding]:
@@ -109,19 +97,12 @@ def jetstream(facts: Facts) -> Iterator[Finding]:
 
 def rights(facts: Facts) -> Iterator[Finding]:
     """Whether the server lets the sidecar publish and subscribe to all that it uses."""
-    denied = [right for right in facts.rights if not right.allowed]
-    without = [right for right in denied if _is_done_without(right)]
-    needed = [right for right in denied if right not in without]
-    if needed:
-        yield error(f"the server denies {_shown(needed)}", "what needs these does not work", _allowing(needed))
-    if without:
-        cost = "it works without, with more requests, later, or by estimates; the log line `rights.missing` names them"
-        yield warning(f"the server denies {_shown(without)}", cost, _allowing(without))
-
-
-def _is_done_without(right: Right) -> bool:
-    parts = any(part in right.subject for part in DONE_WITHOUT)
-    return parts and not any(part in right.subject for part in NEEDED)
+    by_cost: dict[tuple[Level, str], list[Right]] = {}
+    for right in facts.rights:
+        if not right.allowed:
+            by_cost.setdefault(cost_of(right, facts), []).append(right)
+    for (level, cost), denied in sorted(by_cost.items(), key=lambda each: -EXIT_CODES[each[0][0]]):
+        yield Finding(level, f"the server denies {_shown(denied)}", cost, _allowing(denied))
 
 
 def _shown(denied: list[Right]) -> str:

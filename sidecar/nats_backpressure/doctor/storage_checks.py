@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from nats_backpressure.doctor.facts import Facts, OwnStream
-from nats_backpressure.doctor.findings import Finding, error, warning
+from nats_backpressure.doctor.findings import Finding, error, note, warning
+from nats_backpressure.doctor.right_costs import NOT_STORED
 from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.captured_subjects import request_subjects
 
-NOT_STORED: Final = "no state and no event can be stored: gateways that watch learn nothing"
+FULL: Final = (
+    "changes of a status are neither stored nor published: a refusal that is stored stays, and gateways that watch "
+    "admit a new overload"
+)
 LOSING: Final = frozenset({"subjects", "retention", "mirror", "sealed", "no_ack", "max_msgs"})
 """Settings with which a stream of ours does not take or keep what is stored in it."""
 FEW_COPIES: Final = "while a server that has them is down, no change is stored or published"
@@ -32,23 +36,42 @@ def resources(facts: Facts) -> Iterator[Finding]:
 
 
 def _missing(facts: Facts, stream: OwnStream) -> Finding:
-    manages = facts.settings.publish.manage_resources
-    make = warning if manages or stream.optional else error
+    """A sidecar that may create it and can creates it: then nothing is wrong yet."""
+    publish, problem = facts.settings.publish, f"{stream.name} does not exist"
+    make = warning if stream.optional else error
     cost = "only the policies of the file are in force" if stream.optional else NOT_STORED
-    remedy = f"start the sidecar, which creates it; or run: {stream.make_it}" if manages else f"run: {stream.make_it}"
-    if _is_large(facts) and facts.settings.publish.replicas < SAFE_FROM:
-        remedy = f"set publish.replicas to {SAFE_FROM} first (see `copies`), here too: {remedy}"
-    return make(f"{stream.name} does not exist", cost, remedy)
+    make_it = f"run: {stream.make_it}"
+    if _is_large(facts) and publish.replicas < SAFE_FROM:
+        make_it = f"set publish.replicas to {SAFE_FROM} first (see `copies`), here too: {make_it}"
+    if not publish.manage_resources:
+        return make(problem, cost, make_it)
+    if _denied(facts, stream):
+        return make(f"{problem}, and this login may not create it", cost, f"see `rights`; or {make_it}")
+    if 0 < (known := _servers(facts)) < publish.replicas:
+        return make(problem, cost, f"set publish.replicas to {known} (see `copies`): the sidecar then creates it")
+    return note(problem, "none: the sidecar creates it when it starts", f"start the sidecar; or {make_it}")
+
+
+def _denied(facts: Facts, stream: OwnStream) -> bool:
+    end = f".STREAM.CREATE.{stream.name}"
+    return any(not right.allowed and right.subject.endswith(end) for right in facts.rights)
 
 
 def _differing(stream: OwnStream) -> Finding:
     parts = [f"{key} is {has}, and should be {wanted}" for key, (wanted, has) in stream.differs.items()]
+    if stream.full:
+        cost = "nothing more is stored there until there is room"
+        return error(f"{stream.name} is full: {stream.full}; {'; '.join(parts)}", cost, _unlimited(stream))
     make = error if LOSING & stream.differs.keys() else warning
     return make(
         f"{stream.name} has other settings: {'; '.join(parts)}",
         "it is used as it is; where it drops or refuses what is stored there, states or events are lost",
         f"nats stream edit {stream.name}; storage and retention can only be changed by a new stream",
     )
+
+
+def _unlimited(stream: OwnStream) -> str:
+    return f"nats stream edit {stream.name} --max-bytes=-1 --max-msgs=-1"
 
 
 def copies(facts: Facts) -> Iterator[Finding]:
@@ -75,8 +98,7 @@ def copies(facts: Facts) -> Iterator[Finding]:
 
 def _copies_to_make(facts: Facts) -> Iterator[Finding]:
     """Whether the copies of what is created next fit the cluster."""
-    wanted, server = facts.settings.publish.replicas, facts.server
-    known = server.addresses if server.cluster else 1
+    wanted, known = facts.settings.publish.replicas, _servers(facts)
     if 0 < known < wanted and not all(stream.exists for stream in facts.own):
         yield error(
             f"publish.replicas is {wanted}, and there {'is 1 server' if known == 1 else f'are {known} servers'}",
@@ -93,6 +115,11 @@ def _copies_to_make(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _servers(facts: Facts) -> int:
+    """How many servers may have copies; 0 where that is not known."""
+    return facts.server.addresses if facts.server.cluster else 1
+
+
 def _is_large(facts: Facts) -> bool:
     """Whether the cluster has, or may have, servers for safe copies."""
     server = facts.server
@@ -104,6 +131,10 @@ def state(facts: Facts) -> Iterator[Finding]:
     if facts.state_write is not None and any(each.exists and not each.optional for each in facts.own):
         failure = facts.state_write
         yield error(f"the state bucket takes no writes: {failure.error}", NOT_STORED, failure.remedy)
+    bucket = f"KV_{Names(facts.settings.name).state_bucket}"
+    for stream in facts.own:
+        if stream.name == bucket and stream.full:
+            yield error(f"the state bucket takes no larger or further state: {stream.full}", FULL, _unlimited(stream))
 
 
 def requests(facts: Facts) -> Iterator[Finding]:

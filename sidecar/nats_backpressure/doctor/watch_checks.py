@@ -10,8 +10,8 @@ from typing import Final
 from nats_backpressure.config.settings import WatchSetting
 from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
 from nats_backpressure.doctor.facts import Consumer, Facts
-from nats_backpressure.doctor.findings import Finding, error, unknown, warning
-from nats_backpressure.doctor.text import closest, count, moment, names
+from nats_backpressure.doctor.findings import Finding, error, note, unknown, warning
+from nats_backpressure.doctor.text import SHOWN, closest, count, moment, names
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.protocol.patterns import PatternIndex, covers, glob
 from nats_backpressure.protocol.subjects import Names
@@ -31,7 +31,13 @@ def watch(facts: Facts) -> Iterator[Finding]:
         consumers = [each for each in facts.consumers if each.key.stream in streams]
         if not streams and not facts.all_consumers and "*" not in entry.stream:
             continue  # at a start, it has a log line of its own
-        if not streams:
+        if not ordinary:
+            yield note(
+                f"watch[{i}].stream: there is no stream yet that `{entry.stream}` could match",
+                "nothing is watched until there is one",
+                "create the streams and consumers: the sidecar finds them within seconds",
+            )
+        elif not streams:
             hint = closest(entry.stream, ordinary)
             yield warning(
                 f"watch[{i}].stream: `{entry.stream}` matches none of {count(len(ordinary), 'stream')}{hint}",
@@ -142,11 +148,11 @@ def sampling(facts: Facts) -> Iterator[Finding]:
     """Which watched consumers publish no ack metrics."""
     silent = [each.key for each in facts.consumers if each.subjects and each.sampled is False]
     if silent:
-        first = silent[0]
-        yield warning(
+        edits = "; ".join(f"nats consumer edit {each.stream} {each.consumer} --sample 100" for each in silent[:SHOWN])
+        yield note(
             f"{count(len(silent), 'watched consumer')} without `sample_freq`: {names(f'{s} > {c}' for s, c in silent)}",
             "their latency is estimated from what is in flight and the rate of acks, and p50 and p99 are not known",
-            f"nats consumer edit {first.stream} {first.consumer} --sample 100 (each costs one small message per ack)",
+            f"where that matters: {edits} (each costs one small message per ack)",
         )
 
 

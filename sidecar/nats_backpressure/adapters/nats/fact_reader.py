@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStreamApi
 from nats_backpressure.adapters.nats.api_types import Moment, StreamInfo
 from nats_backpressure.adapters.nats.login import describe_login
-from nats_backpressure.adapters.nats.own_streams import DEFAULTS, bucket, command, differences, events_stream
+from nats_backpressure.adapters.nats.own_streams import DEFAULTS, bucket, command, differences, events_stream, full
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, settled
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
@@ -52,6 +52,8 @@ class _Cluster(Struct, frozen=True):
 
 
 class _State(Struct, frozen=True):
+    messages: int = 0
+    bytes: int = 0
     last_ts: Moment | None = None
     subjects: dict[str, int] | None = None
 
@@ -125,6 +127,7 @@ class FactReader:
             optional,
             exists=True,
             differs={key: (wanted.get(key, DEFAULTS[key]), value) for key, value in has.items()},
+            full=full(wanted, details.config, {"messages": details.state.messages, "bytes": details.state.bytes}),
             replicas=int(details.config.get("num_replicas", 1)),
             leader=cluster is None or bool(cluster.leader),
             absent=tuple(c.name for c in (cluster and cluster.replicas) or () if c.offline or not c.current),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from nats_backpressure.protocol.subjects import Names
 
@@ -11,6 +12,10 @@ DUPLICATE_WINDOW = 3600
 NANOSECONDS = 1_000_000_000
 HISTORY = 1
 """Values that a bucket stores per key."""
+ROOM: Final = 4096
+"""Bytes that a state takes with its headers, generously; most take 1 to 2 KiB."""
+LIMITS: Final = (("max_bytes", "bytes", "bytes"), ("max_msgs", "messages", "messages"))
+"""The limits of a stream that it can reach, what of its state counts, and the unit."""
 
 
 def events_stream(names: Names, replicas: int, max_age: float) -> dict[str, Any]:
@@ -72,6 +77,18 @@ def differences(wanted: dict[str, Any], config: dict[str, Any]) -> dict[str, obj
         return -1 if key in unlimited and setting in (0, None) else setting
 
     return {key: value(config, key) for key in DEFAULTS if value(wanted, key) != value(config, key)}
+
+
+def full(wanted: dict[str, Any], config: dict[str, Any], state: Mapping[str, int]) -> str:
+    """Which limit of an existing stream leaves no room for another value, and what it holds; empty where there is room.
+    A stream that drops the oldest for a new one has room, but for a bucket that would be the state of another key."""
+    if config.get("discard", "old") != "new" and wanted["discard"] != "new":
+        return ""
+    for limit, holds, unit in LIMITS:
+        most, needed = config.get(limit) or -1, ROOM if unit == "bytes" else 1
+        if most > 0 and state.get(holds, 0) + needed > most:
+            return f"it holds {state.get(holds, 0):,} of {most:,} {unit} ({limit})"
+    return ""
 
 
 def command(wanted: dict[str, Any], names: Names) -> str:
