@@ -21,7 +21,7 @@ from nats_backpressure.adapters.nats import patched_client
 from nats_backpressure.adapters.nats.connection import LAST_RETRY, LAST_UNREACHED, Connection
 from nats_backpressure.adapters.nats.credentials import credentials
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
-from nats_backpressure.config.nats import Nats
+from nats_backpressure.config.nats import Nats, Secret
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -364,3 +364,26 @@ async def test_one_cancellation_ends_it_though_nats_py_answers_that_with_an_erro
     ended, _ = await asyncio.wait({running}, timeout=10)
     await cancel_and_wait([running])
     assert ended
+
+
+async def test_a_login_that_is_refused_is_one_line_however_the_server_ends_the_connection(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server("authorization { users: [ {user: u, password: p} ] }")
+    texts = iter(["Authorization Violation", "[Errno 104] Connection reset by peer", "nats: unexpected EOF"] * 9)
+    tries = 0
+
+    async def refused(*arguments: Any, **more: Any) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(next(texts))
+
+    monkeypatch.setattr(patched_client.PatchedClient, "open", refused)
+    with capture_logs() as lines:
+        async with connected(options(server, user="u", password=Secret("wrong"))):
+
+            async def tried() -> bool:
+                return tries >= 4
+
+            await eventually(tried, "some tries")
+    assert [line["event"] for line in lines] == ["nats.unreachable"]

@@ -72,7 +72,10 @@ def test_credentials_are_named_with_their_user_and_when_they_expire(tmp_path: Pa
         (Nats(), "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", {}, "signed by a CA"),
         (Nats(), "[Errno 111] Connection refused", {}, "no NATS server listens"),
         (Nats(), "Connect call failed ('127.0.0.1', 4222)", {}, "no NATS server listens"),
-        (Nats(), "something else", {}, "it keeps trying"),
+        (Nats(), "[Errno -2] Name or service not known", {}, "no host has this name"),
+        (Nats(), "[Errno -3] Temporary failure in name resolution", {}, "no host has this name"),
+        (Nats(nkey_seed_file="/x/seed"), "/x/seed: the file is empty", {}, "correct the file"),
+        (Nats(), "something else", {}, "look at the server's log"),
     ],
 )
 def test_each_kind_of_error_has_a_line_that_helps(nats: Nats, error: str, server: dict[str, Any], hint: str) -> None:

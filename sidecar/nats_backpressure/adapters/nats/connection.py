@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats.credentials import explain
 from nats_backpressure.adapters.nats.denial_log import DenialLog
 from nats_backpressure.adapters.nats.denied_rights import denial
-from nats_backpressure.adapters.nats.login import describe_login, login_hint
+from nats_backpressure.adapters.nats.login import REFUSES_LOGIN, WANTS_LOGIN, describe_login, login_hint
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, discard
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.failures import NOT_CONNECTED
@@ -160,7 +160,10 @@ class Connection:
 
     def _report_unreachable(self, client: PatchedClient, error: BaseException) -> None:
         text = (client.because or explain(error)).removeprefix("nats: ").strip("'")
-        if self._unreachable.first(self._clock.mono(), "", text):
+        hint = login_hint(self._nats, text, client._server_info)
+        # Who is refused reads the reason, or only that the connection was reset.
+        cause = hint if hint in (WANTS_LOGIN, REFUSES_LOGIN) else text
+        if self._unreachable.first(self._clock.mono(), "", cause):
             log.warning(
                 "nats.unreachable",
                 connection=self.name,
@@ -168,7 +171,7 @@ class Connection:
                 login=describe_login(self._nats),
                 error=text,
                 cost="without a connection statuses become stale, then unknown; it keeps trying",
-                hint=login_hint(self._nats, text, client._server_info),
+                hint=hint,
             )
 
     def _note(self, kind: str, text: str) -> None:

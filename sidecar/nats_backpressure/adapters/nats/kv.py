@@ -75,15 +75,17 @@ class Bucket:
         except ApiError:
             raise
         except (Unavailable, TimeoutError, nats.errors.Error) as error:
+            text = "nothing came in time" if isinstance(error, TimeoutError) else str(error)
             if not came:
-                self._add_refusal()
-            raise Unavailable(f"reading {self.stream}: {error or 'it took too long'}") from error
+                self._add_refusal(text)
+            raise Unavailable(f"reading {self.stream}: {text}") from error
         if not singly:
             self._refused = 0
             self._logged.forget()
 
-    def _add_refusal(self) -> None:
-        """Nothing came: there may be no right to use a consumer, for which the server has no reply."""
+    def _add_refusal(self, error: str) -> None:
+        """Nothing came: there may be no right to use a consumer, for which the server has no reply. It may be slow,
+        too, or the consumer may be lost."""
         self._refused += 1
         if self._refused < REFUSED_AFTER:
             return
@@ -93,9 +95,10 @@ class Bucket:
             log.warning(
                 "bucket.read_singly",
                 stream=self.stream,
-                because="a consumer delivers nothing",
-                cost="a request for each key",
-                hint=f"allow it to publish {api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
+                error=error,
+                cost=f"for {SINGLY_FOR:.0f} s a request for each key",
+                hint="correct what `error` names; where that is a right, or nothing came, allow it to publish "
+                f"{api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
             )
 
     async def _singly(self, revision: int) -> AsyncIterator[Message]:

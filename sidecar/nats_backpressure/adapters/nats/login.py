@@ -29,6 +29,11 @@ class _Claims(Struct, frozen=True):
     """Unix seconds; 0 where it does not expire."""
 
 
+UNKNOWN_HOST = ("name or service not known", "name resolution", "nodename nor servname", "no address associated")
+WANTS_LOGIN = "the server wants a login: set one of nats.credentials_file, nkey_seed_file, user or token_file"
+REFUSES_LOGIN = "the server refuses this login: compare it with the users that the server knows; its log says why"
+
+
 def describe_login(nats: Nats) -> str:
     """Which login is used, and where it comes from; never a secret."""
     if nats.credentials_file:
@@ -58,11 +63,16 @@ def login_hint(nats: Nats, error: str, server: Mapping[str, Any]) -> str:
         return "the server's certificate must be signed by a CA of nats.tls.ca_file, and for the host in nats.servers"
     if "authorization" in text or "authentication" in text or any(part in text for part in CLOSED):
         if describe_login(nats) == NO_LOGIN:
-            return "the server wants a login: set one of nats.credentials_file, nkey_seed_file, user or token_file"
-        return "the server refuses this login: compare it with the users that the server knows; its log says why"
+            return WANTS_LOGIN
+        return REFUSES_LOGIN
     if any(part in text for part in ("refused", "connect call failed", "no servers")):
         return "no NATS server listens there: check nats.servers (and NATS_URL)"
-    return "it keeps trying"
+    if any(part in text for part in UNKNOWN_HOST):
+        return "no host has this name here: check nats.servers (and NATS_URL), and the name service of this machine"
+    files = (nats.credentials_file, nats.nkey_seed_file, nats.password_file, nats.token_file)
+    if any(file and file in error for file in (*files, nats.tls.ca_file, nats.tls.cert_file, nats.tls.key_file)):
+        return "correct the file that `error` names: it is read again each time"
+    return "look at the server's log, and at the network between it and this machine"
 
 
 def jwt_expiry(nats: Nats) -> float | None:
