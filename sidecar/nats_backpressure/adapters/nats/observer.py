@@ -26,6 +26,7 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamInfoConfig,
 )
 from nats_backpressure.adapters.nats.concurrency_limit import ConcurrencyLimit
+from nats_backpressure.adapters.nats.repeated_consumers import RepeatedConsumers, again
 from nats_backpressure.adapters.nats.repeated_list import RepeatedList, server_time
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.budget import RequestBudget
@@ -62,6 +63,7 @@ MISSING_AT_ONCE = 4
 NO_CONSUMER = 10014
 
 T = TypeVar("T")
+R = TypeVar("R", covariant=True)
 
 
 class _Listed(Struct, Generic[T]):
@@ -110,6 +112,7 @@ class JetStreamObserver:
         self._count, self._count_request = count, count_request
         self._budget = budget
         self._limit, self._repeated = ConcurrencyLimit(CONCURRENT, HELD), RepeatedList()
+        self._consumers = RepeatedConsumers()
         self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)
 
     async def stream(self, name: str) -> StreamsReading:
@@ -125,7 +128,7 @@ class JetStreamObserver:
         at = server_time(first[0])
         if (looks := self._repeated.looks(first[0])) is not None:
             return StreamsReading(looks, True, first[1], epoch, server_time=at)
-        listed = await self._list("STREAM.LIST", _STREAMS, lambda stream: stream.config.name, first)
+        listed = await self._list("STREAM.LIST", _Streams(), lambda stream: stream.config.name, first)
         self._check_connection(epoch)
         looks = tuple(api_types.stream_look(stream) for stream, _ in listed.items.values())
         complete = listed.complete and not (listed.missing or listed.malformed or listed.unnamed)
@@ -137,19 +140,23 @@ class JetStreamObserver:
         if names:
             return await self._singly(stream, names)
         epoch = self._connection.epoch
-        listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", _CONSUMERS, lambda consumer: consumer.name)
+        known = self._consumers.of(stream)
+        listed = await self._list(f"CONSUMER.LIST.{_token(stream)}", known, lambda consumer: consumer.name)
         data, took, _ = await self._ask(f"STREAM.INFO.{_token(stream)}", b"")
         self._check_connection(epoch)
         look = api_types.stream_look(self._decoded(_STREAM, data))
-        samples, slices = list[Sample](), Slices(self._clock)
+        samples, slices = dict[int, Sample](), Slices(self._clock)
         for consumer, at in listed.items.values():
-            samples.append(self._sample(stream, consumer, at))
+            shown = consumer.shown  # a sample that repeats counts no `metadata_left_out` again
+            samples[consumer.text] = again(shown, at) if isinstance(shown, Sample) else self._sample(stream, shown, at)
             if slices.over:
                 await slices.pause()
+        self._consumers.remember(stream, samples)
         missing = tuple(sorted(listed.missing - listed.items.keys()))
         malformed = tuple(sorted(listed.malformed - listed.items.keys()))
         took += listed.seconds
-        return ConsumersReading(look, tuple(samples), missing, listed.complete, malformed, took, epoch, listed.unnamed)
+        read = tuple(samples.values())
+        return ConsumersReading(look, read, missing, listed.complete, malformed, took, epoch, listed.unnamed)
 
     async def _singly(self, stream: str, names: Sequence[str]) -> ConsumersReading:
         samples: dict[str, Sample] = {}
@@ -191,7 +198,7 @@ class JetStreamObserver:
             raise Unavailable("the connection was replaced during the reading")
 
     async def _list(
-        self, op: str, kind: _ListKind[T], name_of: Callable[[T], str], first: tuple[bytes, float, Now] | None = None
+        self, op: str, kind: _Reader[T], name_of: Callable[[T], str], first: tuple[bytes, float, Now] | None = None
     ) -> _Listed[T]:
         """Page after page; a list that changes meanwhile is read to its end, and is incomplete. `first`: the first
         page, where it was read already."""
@@ -220,18 +227,14 @@ class JetStreamObserver:
                 break
         return listed
 
-    def _page(self, kind: _ListKind[T], data: bytes) -> tuple[ListPage[T] | ListPage[Raw], list[T], list[str | None]]:
+    def _page(self, kind: _Reader[T], data: bytes) -> tuple[ListPage[Raw], list[T], list[str | None]]:
         """A page, its items, and the names of malformed ones (None if the name cannot be read either)."""
-        try:
-            page = kind.pages.decode(data)
-            return page, page.streams or page.consumers or [], []
-        except UNREADABLE:
-            raw = self._decoded(_ITEMS, data)
+        raw = self._decoded(_ITEMS, data)
         items: list[T] = []
         bad: list[str | None] = []
         for item in raw.streams or raw.consumers or []:
             try:
-                items.append(kind.item.decode(item))
+                items.append(kind.read(item))
             except UNREADABLE:
                 self._count("consumer_info_malformed")
                 bad.append(_name(item))
@@ -270,11 +273,16 @@ class JetStreamObserver:
         return answer.data, took, Now(at.mono - late, at.wall - late)
 
 
-class _ListKind(Generic[T]):
-    """The decoders of a list: for a whole page, and for each item."""
+class _Reader(Protocol[R]):
+    """Reads an item of a list."""
 
-    def __init__(self, pages: msgspec.json.Decoder[ListPage[T]], item: msgspec.json.Decoder[T]) -> None:
-        self.pages, self.item = pages, item
+    def read(self, item: Raw) -> R:
+        """Raises what a decoder raises."""
+
+
+class _Streams:
+    def read(self, item: Raw) -> StreamInfo[StreamInfoConfig]:
+        return _STREAM.decode(item)
 
 
 class _Named(Struct, frozen=True):
@@ -289,8 +297,6 @@ _REPLY = msgspec.json.Decoder(Reply)
 _ITEMS = msgspec.json.Decoder(ListPage[Raw])
 _STREAM = msgspec.json.Decoder(StreamInfo[StreamInfoConfig])
 _CONSUMER = msgspec.json.Decoder(ConsumerInfo)
-_STREAMS = _ListKind(msgspec.json.Decoder(ListPage[StreamInfo[StreamInfoConfig]]), _STREAM)
-_CONSUMERS = _ListKind(msgspec.json.Decoder(ListPage[ConsumerInfo]), _CONSUMER)
 
 
 def _name(item: Raw) -> str | None:
