@@ -66,6 +66,36 @@ async def test_follow_prints_each_event_once_across_a_server_restart_until_inter
     assert (following.returncode, rest) == (130, b"")
 
 
+async def test_events_of_a_subject_outlive_its_consumer_and_the_sidecar(
+    command: Command, nc: Client, orders: Sidecar
+) -> None:
+    wire = await Wire(nc).listen()
+    await wire.status("orders.paid", status="inactive")
+    await nc.jetstream().delete_consumer("ORDERS", "router-paid")
+    await wire.event("monitoring_lost")
+    await command.good("forget", "orders.paid")
+
+    async def forgotten() -> bool:
+        return "orders.paid" not in await command.good("status")
+
+    await eventually(forgotten, "the subject to be forgotten")
+    await read_from_the_stream(command, "orders.paid is not watched (404)")
+    assert await command.failed("events", "orders.pait") == "Error: orders.pait is not watched (404)\n"
+    await orders.kill()
+    await read_from_the_stream(command, "nobody answers under the name `backpressure`")
+
+
+async def read_from_the_stream(command: Command, note: str) -> None:
+    for asked in ("orders.paid", "orders.*"):
+        ran = await command("events", asked)
+        assert ran.exit_code == 0, ran.stderr
+        assert {line.split()[1] for line in ran.stdout.splitlines()} == {"orders.paid"}
+        assert note in ran.stderr or asked in ran.stderr
+        assert "what follows is read from the stream of events" in ran.stderr
+    lost = await command.json("events", "orders.paid", "--type", "monitoring_lost", "--limit", 1)
+    assert [event["subject"] for event in lost["events"]] == ["orders.paid"]
+
+
 async def test_a_name_that_nobody_has_is_an_error(command: Command, sidecar: Sidecar) -> None:
     for more in ((), ("--follow",)):
         error = await command.failed("events", "--name", "backpresure", *more)

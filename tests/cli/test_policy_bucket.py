@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from nats.aio.client import Client
 
 from tests.cli.policy_commands import bucket
@@ -30,6 +31,19 @@ async def test_a_policy_that_the_guard_rejects_is_reported_and_the_bucket_is_unc
 async def test_without_a_bucket_the_error_says_who_creates_it(command: Command) -> None:
     output = await command.failed("policy", "rm", "a")
     assert output == "Error: there is no bucket backpressure_policy: a sidecar of that name creates it when it starts\n"
+
+
+@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("value", [b"{nonsense", b'{"pending":{"warn":-1}}', b'{"mode":"observe"}', b"\xff"])
+async def test_what_the_doctor_says_removes_each_entry_that_governs_nothing(
+    command: Command, nc: Client, sidecar: Sidecar, watched: bool, value: bytes
+) -> None:
+    kv, pattern = await nc.jetstream().key_value("backpressure_policy"), SUBJECT if watched else "orders.zz"
+    await kv.put(pattern, value)
+    await kv.put(f"=override.{pattern}", value)
+    assert (await command.good("policy", "rm", pattern)).startswith(f"{pattern}: removed; governed ")
+    assert (await command.good("override", pattern, "auto")).startswith(f"{pattern}: auto; governed 0 of 1")
+    assert await bucket(nc, pattern) is None and await bucket(nc, f"=override.{pattern}") is None
 
 
 async def test_an_unreadable_value_in_the_bucket_can_be_removed(command: Command, nc: Client) -> None:

@@ -16,6 +16,7 @@ from nats_backpressure.cli.options import Target, connection_flags, json_option,
 from nats_backpressure.cli.output import format_cell, format_reasons, print_json, print_note, printable
 from nats_backpressure.protocol.history import Events
 from nats_backpressure.protocol.messages import Event, Status
+from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType
 from nats_backpressure.queries.event_cache import parse_event
@@ -31,7 +32,9 @@ RECONNECT_AFTER = 1.0
 CLOCK_SKEW = 60.0
 """Seconds by which a publisher's clock may be behind ours."""
 READ_LIMIT = 100_000
-"""Most events read from the stream for all subjects; the newest ones."""
+"""Most events read from the stream; the newest ones."""
+NOT_WATCHED = "404"
+"""The code of the service's answer about a subject that it does not watch."""
 
 
 @click.command(short_help="Print events, or follow new ones.")
@@ -59,6 +62,8 @@ def events(
     target: Target, watched: str | None, follow: bool, since: float | None, kind: str | None, limit: int, as_json: bool
 ) -> None:
     """Print the events of SUBJECT, or of all subjects: oldest first, but newest first in the document of --json.
+
+    Those of a subject that is gone, or without a running sidecar, are read from the stream of events, with a note.
 
     With --follow but without --since, only new events are printed.
     """
@@ -105,13 +110,41 @@ class _EventQuery:
     def matches(self, event: CachedEvent) -> bool:
         return self._kind in (None, event.type)
 
+    def _is_about(self, event: CachedEvent) -> bool:
+        """Whether an event of the stream is about the subject that was asked for, or one that covers it or is in it."""
+        asked = self._watched
+        return (
+            asked in (None, event.subject) or covers(asked or "", event.subject) or covers(event.subject, asked or "")
+        )
+
     async def stored(self, service: ServiceClient, since: float) -> Events:
-        """The newest first: of one subject from the service, of all subjects from the events stream."""
+        """The newest first: of one subject from the service where that knows it, else from the events stream."""
         if self._watched is None:
             return await self._read_stream(service, since)
+        try:
+            return await self._ask(service, since)
+        except Unavailable as error:
+            return await self._read_instead(service, since, error)
+
+    async def _ask(self, service: ServiceClient, since: float) -> Events:
+        """The events of one subject, as a sidecar knows them."""
+        assert self._watched is not None
         moment = datetime.fromtimestamp(since, UTC).isoformat()
         body: dict[str, Any] = {"type": self._kind, "since": moment, "limit": self._limit}
         return decode_reply(await service.query(f"get.events.{encode(self._watched)}", body), Events)
+
+    async def _read_instead(self, service: ServiceClient, since: float, why: Unavailable) -> Events:
+        """The events of one subject from the stream, where no sidecar has an answer: none runs, or the subject is not
+        watched any more. Raises `why` where the stream has none either."""
+        try:
+            await _require_stream(self._target, service, follow=False)
+            found = await self._read_stream(service, since)
+        except Unavailable:
+            raise why from None
+        if not found.events and getattr(why, "code", "") == NOT_WATCHED:  # a typo, most often
+            raise why
+        print_note(f"{why}; what follows is read from the stream of events")
+        return found
 
     async def _read_stream(self, service: ServiceClient, since: float) -> Events:
         from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
@@ -121,7 +154,7 @@ class _EventQuery:
         since_ms = round(1000 * since)
 
         def add(event: CachedEvent) -> None:
-            if event.at >= since_ms and self.matches(event):
+            if event.at >= since_ms and self.matches(event) and self._is_about(event):
                 matching.append(event)
 
         api = jetstream_api(self._target, service)

@@ -132,12 +132,12 @@ def _read_policy_file(file: Path) -> bytes:
 
 @policy.command(short_help="Remove the stored policy for PATTERN.")
 @click.argument("pattern", type=parse_subject)
-@click.option("--force", is_flag=True, help="Remove it even if no watched subject uses it.")
+@click.option("--force", is_flag=True, hidden=True)
 @json_option("Print the result as one JSON document.")
 @connection_flags
 def rm(target: Target, pattern: str, force: bool, as_json: bool) -> None:
-    """Remove the policy for PATTERN from the policy bucket in NATS (KV). Exits with 1 if no watched subject uses it,
-    unless --force is given. It does not remove an override: use `override PATTERN auto`."""
+    """Remove the policy for PATTERN from the policy bucket in NATS (KV), a refused one too. Exits with 1 if the bucket
+    has none for exactly this pattern. It does not remove an override: use `override PATTERN auto`."""
     key = PolicyKey(pattern)
 
     async def remove(service: ServiceClient) -> None:
@@ -145,7 +145,6 @@ def rm(target: Target, pattern: str, force: bool, as_json: bool) -> None:
         if key.name not in bucket:
             raise click.ClickException(f"the bucket has no policy for {pattern}")
         subjects = await find_governed(service, key, bucket, bucket[key.name].value)
-        require_governed(key, subjects, force)
         await write_change(target, service, key, b"")
         print_change(pattern, "removed", subjects, as_json, "governed")
 

@@ -12,6 +12,7 @@ from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
 from nats_backpressure.doctor.facts import Consumer, Facts
 from nats_backpressure.doctor.findings import Finding, error, note, unknown, warning
 from nats_backpressure.doctor.text import SHOWN, closest, count, moment, names
+from nats_backpressure.policy.external import OVERRIDES
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.protocol.patterns import PatternIndex, covers, glob
 from nats_backpressure.protocol.subjects import Names
@@ -84,11 +85,25 @@ def policies(facts: Facts) -> Iterator[Finding]:
     yield from _unused(facts, [each for each in facts.entries.values() if isinstance(each, PolicyEntry)], "bucket")
     for refusal in facts.refused:
         errors = "; ".join(f"{path}: {message}" if path else message for path, message in refusal.rejection.errors)
+        if refusal.in_force:
+            cost = "what is named has no effect; the rest of it is in force"
+            remedy = "update the sidecar to a version that knows it, or store the policy without it"
+            yield warning(f"the policy `{refusal.subject}` of the bucket: {errors}", cost, remedy)
+            continue
         yield error(
             f"the policy bucket has a refused entry, {refusal.subject}: {errors}",
             "the last good one stays in force where one is known, and none after a restart",
-            f"nats-backpressure policy set '{refusal.subject}' FILE, or policy rm '{refusal.subject}'",
+            _removing(facts, refusal.subject),
         )
+
+
+def _removing(facts: Facts, entry: str) -> str:
+    """The command that ends a refused entry: of a policy, of an override, of a key that no command writes."""
+    if entry.startswith(OVERRIDES):
+        return f"nats-backpressure override '{entry.removeprefix(OVERRIDES)}' auto"
+    if "=" in entry:
+        return f"nats kv del {Names(facts.settings.name).policy_bucket} '{entry}'"
+    return f"nats-backpressure policy set '{entry}' FILE, or nats-backpressure policy rm '{entry}'"
 
 
 def _unused(facts: Facts, entries: Sequence[PolicyEntry], layer: str) -> Iterator[Finding]:
