@@ -28,6 +28,12 @@ ROWS = [
         "$JS.hub.API.$KV.b.>;",
         id="each key",
     ),
+    pytest.param(
+        Nats(),
+        'Permissions Violation for Publish to "team-a.v1.event.recovery.orders.=2A"',
+        "allow it to publish team-a.v1.event.>;",
+        id="each event",
+    ),
     pytest.param(Nats(), "JetStream not enabled for account (503, 10039)", "for this account", id="error of an API"),
     pytest.param(Nats(), "503 (10076): not enabled", "on the server", id="error of a reading"),
     pytest.param(Nats(), "$JS.API.STREAM.LIST: no reply in time", "the server is slow", id="no reply"),

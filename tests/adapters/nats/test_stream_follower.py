@@ -392,6 +392,31 @@ async def test_an_outage_is_no_missing_right(followed: Followed, monkeypatch: py
     assert {line["log_level"] for line in logged} == {"debug"}
 
 
+async def test_a_stream_that_is_missing_is_no_warning_and_is_followed_once_it_is_there(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who creates it logs why it is missing; the hint of this line would be about other rights."""
+    monkeypatch.setattr(stream_follower, "LAST_RETRY", 0.05)
+    server = await start_server()
+    async with await nats.connect(server.url) as nc:
+        followed = Followed(nc)
+
+        async def tried_often() -> bool:
+            return len(logged) > 2 * stream_follower.LOGGED_AT
+
+        async def was_read() -> bool:
+            return bool(followed.read)
+
+        with capture_logs() as logged:
+            async with meanwhile(followed.follower.run()):
+                await eventually(tried_often, "many tries")
+                await nc.jetstream().add_stream(name="S", subjects=["s.>"])
+                await eventually(was_read, "the first reading")
+                await followed.publish("one")
+                await followed.took("one")
+        assert {line["log_level"] for line in logged} == {"debug"}
+
+
 async def test_without_rights_another_stream_is_read_from_its_beginning(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

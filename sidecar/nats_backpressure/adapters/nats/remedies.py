@@ -44,8 +44,10 @@ def remedy(nats: Nats, error: str) -> str:
 
 
 def _all_like(subject: str) -> str:
-    """The right that is needed for this subject and all like it: each stream's consumers, each key of a bucket."""
+    """The right that is needed for this subject and all like it: each stream's consumers, each event, each key of a
+    bucket."""
     subject = re.sub(r"(\.CONSUMER\.LIST)\.[^.]+$", r"\1.*", subject)
+    subject = re.sub(r"^([^.]+\.v1\.event)\..+$", r"\1.>", subject)
     return re.sub(r"(\$KV\.[^.]+)\..+$", r"\1.>", subject)
 
 

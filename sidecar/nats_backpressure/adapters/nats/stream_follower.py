@@ -113,13 +113,18 @@ class StreamFollower:
         while True:
             raise_if_cancelled()
             started, error = self._clock.now().mono, await self._try_to_follow()
-            failed = 0 if error is None or not self._is_connected() else failed + 1  # an outage says nothing of rights
+            # An outage says nothing of rights; and who creates the stream logs that it is missing.
+            failed = 0 if error in (None, self._missing) or not self._is_connected() else failed + 1
             if error is None and self._clock.now().mono - started >= LAST_RETRY:
                 delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
             if error is not None:
                 self._report(error, log.warning if failed == LOGGED_AT else log.debug)
             delay = RARELY if failed >= LOGGED_AT else next(delays)
             await (self._read_singly(delay) if failed > 1 else self._clock.sleep(delay))
+
+    @property
+    def _missing(self) -> str:
+        return f"there is no stream {self.stream}"
 
     async def _try_to_follow(self) -> str | None:
         """The life of one consumer; returns what is wrong if it delivered nothing."""
@@ -171,7 +176,7 @@ class StreamFollower:
         """The life of one consumer; returns when another one is needed. Raises Unavailable where it did not work."""
         client, position, info = self._client(), self.position, await self._js.stream(self.stream)
         if info is None:
-            raise Unavailable(f"there is no stream {self.stream}")
+            raise Unavailable(self._missing)
         last = info.state.last_seq
         if client is not self._read_on or info.created != position.created or last < position.reached:
             reached = await self._read_all(info)
