@@ -28,7 +28,7 @@ from nats_backpressure.client import (
     ThreadedClient,
 )
 from nats_backpressure.client.integrations.opentelemetry import observe_stats
-from nats_backpressure.client.integrations.prometheus import StatsCollector
+from nats_backpressure.client.integrations.prometheus import export_stats
 
 
 def subject_of(scope: Scope) -> str:
@@ -61,7 +61,7 @@ async def gateway(nc: Client) -> tuple[Admission, Answer, Stats]:
         watched: bool = await client.watch(["orders.>"], timeout=2)
         await client.on_event(show)
         await client.on_event(show_later, "orders.created")
-        REGISTRY.register(StatsCollector(client))
+        export_stats(client, registry=REGISTRY)
         observe_stats(get_meter("gateway"), client)
         role: Role = "gateway"
         answer = await client.decide("orders.created", role, priority="low", timeout=0.25)
@@ -86,7 +86,7 @@ def threads(subject: str) -> tuple[int, dict[str, str], str, bytes] | None:
     make = partial(BackpressureClient, name="eu")
     with ThreadedClient(["nats://localhost:4222"], ["orders.>"], make=make, user_credentials="gateway.creds") as client:
         ready: bool = client.start(wait=2.0)
-        REGISTRY.register(StatsCollector(client, ThreadedClient.fixed("continue")))
+        export_stats(client, ThreadedClient.fixed("continue"))
         admission: Admission = client.admit(subject, priority="low")
         if admission or not ready:
             return None

@@ -29,6 +29,9 @@ CLOSE_TIMEOUT = 5.0
 LOCK_SECONDS = 0.25
 """Seconds that `admit` waits for a step of the loop, at most; then it admits. A step takes far less, unless `on_count`
 or a handler of log lines blocks."""
+CONNECT_ENDS = 0.2
+"""Seconds that a connect under way may take at the end: asyncio leaves the socket open of one that is cancelled at the
+wrong moment (3.11)."""
 RETRY_SECONDS = 1.0
 """Seconds before the next try to start a thread, where the process could have no more."""
 
@@ -164,6 +167,7 @@ class ThreadedClient:
                 watch = group.create_task(self._watch())
                 await stop.wait()
                 watch.cancel()
+            await asyncio.wait({connection}, timeout=CONNECT_ENDS)
             connection.cancel()
 
     async def _watch(self) -> None:
