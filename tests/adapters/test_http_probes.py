@@ -154,6 +154,22 @@ async def test_silent_and_slow_connections_are_ended(world: World, http: httpx.A
     assert (await http.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize("world", [0.5], indirect=True)
+@pytest.mark.parametrize("last", [b"connection: close\r\n", b""], ids=["its last request", "one of several"])
+async def test_whoever_does_not_read_its_answer_is_not_waited_for(world: World, last: bytes) -> None:
+    world.pieces = [b"x" * 50_000] * 400
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.page.port, limit=1000)
+    writer.write(b"GET /metrics HTTP/1.1\r\n" + last + b"\r\n")
+    async with asyncio.timeout(5):
+        while not world.page._connections:
+            await asyncio.sleep(0.01)
+        while world.page._connections:
+            await asyncio.sleep(0.01)
+        with contextlib.suppress(ConnectionResetError):
+            assert len(await reader.read()) < 400 * 50_000
+    writer.close()
+
+
 @pytest.mark.parametrize("world", [1.0], indirect=True)
 async def test_a_connection_that_sends_requests_stays_open(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.page.port)

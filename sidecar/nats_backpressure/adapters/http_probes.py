@@ -150,6 +150,9 @@ class HttpProbes:
                 async with asyncio.timeout(self._timeout):
                     last = await self._reply(request, writer)
                 self._connections[task], wait = False, min(KEEP_ALIVE, self._timeout)
+            writer.close()
+            async with asyncio.timeout(self._timeout):  # whoever does not read the rest of an answer is not waited for
+                await writer.wait_closed()
         except asyncio.LimitOverrunError:
             writer.write(_refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE).head(last=True))
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
