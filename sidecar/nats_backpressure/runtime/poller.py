@@ -7,10 +7,8 @@ stream, so that a reading that hangs delays no other stream.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count as count_up
 
 import structlog
 
@@ -23,6 +21,7 @@ from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
 from nats_backpressure.protocol.values import ConsumerKey
+from nats_backpressure.runtime.due_queue import DueQueue
 from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.intake import Intake
 from nats_backpressure.runtime.observations import (
@@ -40,6 +39,7 @@ from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_looks import DISCOVER_EVERY, SHORTEST_SLEEP, StreamLooks
 from nats_backpressure.runtime.stream_poll import StreamPoll
 from nats_backpressure.runtime.stream_readings import StreamReadings
+from nats_backpressure.runtime.stretch_report import StretchReport
 from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
@@ -50,9 +50,6 @@ WEIGH_EVERY = 1.0
 """Seconds between two computations of the load that all plans together are."""
 WEIGH_SOON = 0.1
 """The same once another stream is read by this replica."""
-STRETCHED, IN_BUDGET, STRETCHED_FOR = 2.0, 1.2, 60.0
-"""It is logged that the budget is too small once intervals are stretched by the first factor for the last number of
-seconds (a start is more work for a while), and that it is not below the second one."""
 
 
 class Poller:
@@ -89,16 +86,10 @@ class Poller:
         self._discover_every = discover_every
         self._logged = Once()
         self._wake, self._sleeps_until = asyncio.Event(), -math.inf
-        self._queue: list[tuple[float, int, StreamPoll, Due]] = []
-        """When a reading of each stream is due; an entry counts only while it is the newest of its stream."""
-        self._late: dict[str, StreamPoll] = {}
-        """Streams of which a reading is due."""
-        self._first_readings_next = False
-        """Whether the next reading to start is a first one, where one is due."""
-        self._order = count_up()
+        self._due = DueQueue(self.polls)
         self._weighed_at = self._discovered_at = -math.inf
         self._listed: frozenset[str] = frozenset()
-        self._stretched_since: float | None = None
+        self._stretch = StretchReport()
         self._limited_until = -math.inf
         self.looks = StreamLooks(
             observer,
@@ -306,11 +297,7 @@ class Poller:
         poll.due = min((not_before(due, self._starts_at(poll, due)) for due in dues), key=order, default=NEVER)
         poll.stream.interval = poll.plan.proof_interval(self.load)
         poll.stream.next = min(poll.planned.at, self.looks.next())
-        self._late.pop(poll.name, None)
-        heapq.heappush(self._queue, (poll.due.at, next(self._order), poll, poll.due))
-        if len(self._queue) > 1000 + 4 * len(self.polls):
-            self._queue = [(one.due.at, next(self._order), one, one.due) for one in self.polls.values()]
-            heapq.heapify(self._queue)
+        self._due.plan(poll)
         if poll.due.at < self._sleeps_until:
             self._wake.set()
 
@@ -319,41 +306,22 @@ class Poller:
         interval = poll.plan.interval(due.level, self.load)
         return self.shared.starts_at(poll.name, due.level, due.at, interval, poll.plan.took(due.level))
 
-    def _collect_late(self, now: float) -> None:
-        while self._queue and self._queue[0][0] <= now:
-            _, _, poll, due = heapq.heappop(self._queue)
-            if poll.due is due and self.polls.get(poll.name) is poll:
-                self._late[poll.name] = poll
-
     async def _start_due(self, tasks: asyncio.TaskGroup) -> None:
         """Start what is most late, as long as the budget allows it."""
         while True:
             now = self._clock.mono()
-            self._collect_late(now)
-            if not self._late or self._ready_in(now) > 0:
+            self._due.collect(now)
+            if self._ready_in(now) > 0 or (poll := self._due.most_late(now)) is None:
                 return
-            poll = self._most_late(now)
             self._start(poll, poll.due, now, tasks)
             await self._clock.sleep(0)  # it takes its turn in the budget
-
-    def _most_late(self, now: float) -> StreamPoll:
-        """The stream that is most late for its interval. Every other time it is one that was never read and has
-        consumers, if there is any: so after a start each of them is read after twice the time that all first readings
-        take, however many of those already read are overloaded."""
-        self._first_readings_next = not self._first_readings_next
-        late = list(self._late.values())
-        if self._first_readings_next:
-            late = [poll for poll in late if poll.plan.awaits_first_reading] or late
-        return max(late, key=lambda poll: poll.due.lateness(now))
 
     def _ready_in(self, now: float) -> float:
         return 0.0 if self._requests is None else self._requests.ready_in(now)
 
     def _next_start(self) -> float:
         now = self._clock.mono()
-        if self._late:
-            return now + self._ready_in(now)
-        return self._queue[0][0] if self._queue else math.inf
+        return now + self._ready_in(now) if self._due.is_late else self._due.next_at()
 
     def _start(self, poll: StreamPoll, due: Due, now: float, tasks: asyncio.TaskGroup) -> None:
         plan, listing = poll.plan, poll.listing_since < math.inf
@@ -394,7 +362,7 @@ class Poller:
             poll.stream.interval = poll.plan.proof_interval(self.load)
             if replan or len(poll.plan.crossings.idle) != idle:
                 self._plan(poll)
-        self._report_stretch(now)
+        self._stretch.report(self.load.stretch, len(self.polls), now)
 
     def _share_requests(self, now: float) -> None:
         """The requests are those of all replicas together: this one has its share of them."""
@@ -405,24 +373,6 @@ class Poller:
         looks = self.looks.requests_per_second
         own_looks = 0.0 if self.shared.receives(ALL_STREAMS) else looks
         self._requests.set_rate(own_rate(self.load, own, plans, (own_looks, looks), self._budget), now)
-
-    def _report_stretch(self, now: float) -> None:
-        stretch = self.load.stretch
-        if stretch < STRETCHED:
-            self._stretched_since = None
-        elif self._stretched_since is None:
-            self._stretched_since = now
-        elif now - self._stretched_since >= STRETCHED_FOR and self._logged.first("stretched"):
-            log.warning(
-                "reading.stretched",
-                factor=round(stretch, 1),
-                streams=len(self.polls),
-                hint="intervals are longer by this factor; raise observe.api_requests_per_second, or watch less",
-            )
-        if stretch < IN_BUDGET and not self._logged.first("stretched"):
-            log.info("reading.in_budget", streams=len(self.polls))
-        if stretch < IN_BUDGET:
-            self._logged.forget("stretched")
 
     def _outage(self) -> float:
         """Seconds without a reading of any stream that are an outage of all."""
