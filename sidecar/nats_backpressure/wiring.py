@@ -188,7 +188,7 @@ def build_answering(shared: Common, observing: Observing) -> Answering:
     history = HistoryQueries(decisions, registry, EventCache(), observing.events, clock, shared.failures, take_event)
     SharedGrants(decisions.grants, observing.replicas, observing.channel, clock, counters, registry.reading_of)
     tally = DecisionTally(counters)
-    kept = (decisions, registry, clock.now, clock.mono, tally)
+    inputs = (decisions, registry, clock.now, clock.mono, tally)
     endpoints = ServiceEndpoints(
         answers(decisions, history, tally, registry),
         decisions.alias,
@@ -199,8 +199,8 @@ def build_answering(shared: Common, observing: Observing) -> Answering:
         service.status_alias,
         observing.captured.streams_of,
         direct={
-            "decide-gateway": GatewayDecisions(f"{prefix}.decide.gateway.", *kept),
-            "decide-consumer": ConsumerDecisions(f"{prefix}.decide.consumer.", *kept),
+            "decide-gateway": GatewayDecisions(f"{prefix}.decide.gateway.", *inputs),
+            "decide-consumer": ConsumerDecisions(f"{prefix}.decide.consumer.", *inputs),
         },
     )
     observing.captured.on_update = lambda: _in_background(endpoints.check_alias())

@@ -91,12 +91,12 @@ def fitting(headers: Row, rows: Sequence[Row], width: int, between: int = 2) -> 
     }
     sizes = {name: max(len(name), size) + between for name, size in sizes.items()}
     room = width - sum(sizes[name] for name in ALWAYS)
-    kept = set(ALWAYS)
+    fitting_names = set(ALWAYS)
     for name in BY_IMPORTANCE:
         if sizes.get(name, width) <= room:
-            kept.add(name)
+            fitting_names.add(name)
             room -= sizes[name]
-    columns = [n for n, name in enumerate(headers) if name in kept]
+    columns = [n for n, name in enumerate(headers) if name in fitting_names]
     return [headers[n] for n in columns], [[row[n] for n in columns] for row in rows]
 
 

@@ -76,8 +76,8 @@ def subjects_by_stream(
     """The subjects of every stream, after another list. What that does not show stays as it is known while the list is
     not complete, and for a mirror whose origin is gone: its messages are still those."""
     origins = {look.origin for look in looks}
-    kept = {name: subjects for name, subjects in known.items() if not complete or name in origins}
-    return kept | {look.name: look.subjects for look in looks}
+    not_shown = {name: subjects for name, subjects in known.items() if not complete or name in origins}
+    return not_shown | {look.name: look.subjects for look in looks}
 
 
 def consumer_subjects(config: ConsumerConfig, stream: tuple[str, ...]) -> tuple[str, ...] | str:

@@ -109,8 +109,8 @@ def examine(facts: Facts, checks: Iterable[Check] = CHECKS) -> list[Checked]:
     findings: list[Checked] = []
     for check in checks:
         if check.needs in possible:
-            found = _bounded(check.find(facts)) or [_nothing_found(check, facts)]
-            findings += [Checked(check.name, each.level, each.problem, each.cost, each.remedy) for each in found]
+            of_check = _bounded(check.find(facts)) or [_nothing_found(check, facts)]
+            findings += [Checked(check.name, each.level, each.problem, each.cost, each.remedy) for each in of_check]
     return findings
 
 
@@ -119,8 +119,8 @@ def _nothing_found(check: Check, facts: Facts) -> Finding:
     return unknown(why) if why else Finding("ok", check.fine)
 
 
-def _bounded(found: Iterable[Finding]) -> list[Finding]:
-    some = list(islice(found, MOST + 1))
-    if len(some) > MOST:
-        some[MOST] = warning(f"there are more than {MOST} of these", "see above", "end these first")
-    return some
+def _bounded(findings: Iterable[Finding]) -> list[Finding]:
+    bounded = list(islice(findings, MOST + 1))
+    if len(bounded) > MOST:
+        bounded[MOST] = warning(f"there are more than {MOST} of these", "see above", "end these first")
+    return bounded

@@ -29,9 +29,9 @@ def cost_of(right: Right, facts: Facts) -> tuple[Level, str]:
     tail = right.subject.removeprefix(f"{facts.settings.nats.api_prefix}.")
     if right.kind == "publish" and tail.startswith("STREAM.CREATE."):
         return _creating(tail.removeprefix("STREAM.CREATE."), facts)
-    known = (each for each in _costs(facts) if each.kind == right.kind and tail.startswith(each.start))
-    found = max(known, key=lambda each: len(each.start), default=None)
-    return ("error", "what needs this does not work") if found is None else (found.level, found.cost)
+    costs = (each for each in _costs(facts) if each.kind == right.kind and tail.startswith(each.start))
+    cost = max(costs, key=lambda each: len(each.start), default=None)
+    return ("error", "what needs this does not work") if cost is None else (cost.level, cost.cost)
 
 
 def _creating(stream: str, facts: Facts) -> tuple[Level, str]:

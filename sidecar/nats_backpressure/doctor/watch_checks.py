@@ -25,7 +25,7 @@ ANY: Final = (WatchEntry("*"),)
 
 def watch(facts: Facts) -> Iterator[Finding]:
     """Whether each glob of `watch` matches a consumer that counts."""
-    ours, found = Names(facts.settings.name).ours, False
+    ours, watches_any = Names(facts.settings.name).ours, False
     ordinary = [name for name in facts.streams if is_stream_watched(name, ANY, ours)]
     for i, entry in enumerate(facts.settings.watch):
         streams = {name for name in facts.streams if is_stream_watched(name, [WatchEntry(entry.stream)], ours)}
@@ -47,8 +47,8 @@ def watch(facts: Facts) -> Iterator[Finding]:
             )
         else:
             yield from _consumer_globs(facts, i, entry, consumers)
-        found = found or any(each.subjects for each in consumers)
-    if found:
+        watches_any = watches_any or any(each.subjects for each in consumers)
+    if watches_any:
         counted = sum(bool(each.subjects) for each in facts.consumers)
         yield Finding("ok", f"watches {count(len(facts.watched), 'subject')} of {count(counted, 'consumer')}")
 

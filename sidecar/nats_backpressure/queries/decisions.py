@@ -265,8 +265,8 @@ def milliseconds_valid(until: float, now: float) -> int:
     """Milliseconds for which a gateway may reuse a decision, from its `valid_until`."""
     if until == -math.inf:
         return 0
-    left = until - now
-    return round(1000 * (SHORTEST_VALID if left < SHORTEST_VALID else min(left, LONGEST_VALID)))
+    seconds = until - now
+    return round(1000 * (SHORTEST_VALID if seconds < SHORTEST_VALID else min(seconds, LONGEST_VALID)))
 
 
 def gateway_choice(answers: list[SubjectAnswer], request: GatewayRequest) -> GatewayChoice:

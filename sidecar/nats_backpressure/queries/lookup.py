@@ -212,8 +212,8 @@ class SubjectLookup:
         admission = gateway_admission.current_admission(
             policy, status, freshness, last, now.mono - opens_at, state.shedding
         )
-        left = elsewhere or state.left_since is not None or is_foreign(record, self._service.policies.mark)
-        if freshness is Freshness.KNOWN and left:
+        is_left_to_others = elsewhere or state.left_since is not None or is_foreign(record, self._service.policies.mark)
+        if freshness is Freshness.KNOWN and is_left_to_others:
             admission = last  # as its writer judged it, like the status
         override = in_force(policy, now)
         admission = gateway_admission.with_override(admission, override, policy)

@@ -85,12 +85,12 @@ class Encoder:
         whole, unread = reading.whole, reading.unread
         shown = {sample.key.consumer for sample in reading.samples}
         absent = (name for name in stream.consumers if whole and name not in shown and name not in unread)
-        left = dict.fromkeys(absent)  # a list would be searched once for each of those that went
-        out = [name for name, each in stream.consumers.items() if each.shown and name not in shown and name not in left]
+        gone = dict.fromkeys(absent)  # a list would be searched once for each of those that went
+        out = [name for name, each in stream.consumers.items() if each.shown and name not in shown and name not in gone]
         moved = [sample for sample in reading.samples if _has_moved(stream.consumers.get(sample.key.consumer), sample)]
         same = not lines and same_look(idle_look(stream.look, at.mono - stream.looked_at), look)
         same_coverage = (whole, len(unread)) == (stream.whole, stream.unread)
-        if moved or left or out or stream.with_hints or not same or not same_coverage:
+        if moved or gone or out or stream.with_hints or not same or not same_coverage:
             stream.changed_at = at.mono
         elif at.mono - stream.changed_at >= SETTLE_SECONDS and at.mono - stream.read_at < IDLE_INTERVAL:
             return []
@@ -102,7 +102,7 @@ class Encoder:
                 stream.number,
                 _rounded_time(at),
                 None if same else stream_numbers(look),
-                tuple(self._mark_not_shown(stream, name, gone=True) for name in left),
+                tuple(self._mark_not_shown(stream, name, gone=True) for name in gone),
                 tuple(self._mark_not_shown(stream, name, gone=False) for name in out),
                 not whole,
                 unread=len(unread),

@@ -61,16 +61,16 @@ def encode_hints(
     """The messages with these lines of consumers, each with the next of the numbers. `times`: when the first of the
     hints came, and now. `room`: bytes that a message may have."""
     parts: list[list[tuple[str, HintsLine]]] = []
-    room, left = room - AROUND, 0
+    room, free = room - AROUND, 0
     for name, line in lines:
         around = len(_ENCODER.encode(name)) + 2
         for piece in _pieces(line, room - around):
             size = len(_ENCODER.encode(piece)) + around
-            if not parts or size > left:
+            if not parts or size > free:
                 parts.append([])
-                left = room
+                free = room
             parts[-1].append((name, piece))
-            left -= size
+            free -= size
     return [_ENCODER.encode(_message(sender, next(numbers), times, part)) for part in parts]
 
 

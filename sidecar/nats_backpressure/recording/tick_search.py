@@ -30,9 +30,9 @@ class TimeGap(Struct, frozen=True):
             limits = self.registry.limits(subject)
             for member in state.members.values():
                 for after in (limits.stale_after, limits.unknown_after):
-                    left = (member.proof or 0.0) + after - self.since
-                    if left > 0:
-                        most = min(most, max(1, math.ceil(left / TICK) - 1))
+                    seconds = (member.proof or 0.0) + after - self.since
+                    if seconds > 0:
+                        most = min(most, max(1, math.ceil(seconds / TICK) - 1))
         return most
 
     def first_change(self, most: int) -> int:

@@ -31,8 +31,8 @@ class MemberIndex:
         members = self._streams.get(key.stream, {})
         if subject not in (subjects := members.get(key, ())):
             return
-        if left := tuple(other for other in subjects if other != subject):
-            members[key] = left
+        if others := tuple(other for other in subjects if other != subject):
+            members[key] = others
         else:
             del members[key]
         if not members:

@@ -177,7 +177,7 @@ class Poller:
             poll.stream.plan = poll.plan
         self.polls.update((poll.name, poll) for poll in new)
         self._registry.streams |= {poll.name: poll.stream for poll in new}
-        self.rounds.found({poll.name for poll in new})
+        self.rounds.listed({poll.name for poll in new})
         for poll in new:
             self._plan(poll)
         self.rounds.tried()

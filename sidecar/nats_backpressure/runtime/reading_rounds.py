@@ -38,7 +38,7 @@ class ReadingRounds:
         self._untried: set[str] | None = None
         """Streams of the present round that were not tried in it yet; None while there is no round."""
 
-    def found(self, new: set[str]) -> None:
+    def listed(self, new: set[str]) -> None:
         """A list of streams was answered, with these new ones."""
         if self.began_at is None:
             self.began_at = self._clock.mono()

@@ -89,11 +89,11 @@ def _shown_keys(received: Received) -> frozenset[ConsumerKey] | None:
 def _add(waiting: deque[Received], received: Received, keys: frozenset[ConsumerKey] | None) -> None:
     """Add a reading, and drop what it replaces: who shows all of its consumers, and was asked for before. One of a
     consumer that was read alone stays: lists leave that out."""
-    kept = []
+    still_needed = []
     for one in waiting:
         older = _shown_keys(one)
         shows_all = keys is None or (older is not None and older <= keys)
         if isinstance(one.shown, Sample) or not shows_all or one.asked_at > received.asked_at:
-            kept.append(one)
+            still_needed.append(one)
     waiting.clear()
-    waiting.extend((*kept, received)[-MOST_RECEIVED:])
+    waiting.extend((*still_needed, received)[-MOST_RECEIVED:])

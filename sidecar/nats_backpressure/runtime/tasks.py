@@ -142,11 +142,11 @@ async def sleep_until(event: asyncio.Event, clock: Clock, seconds: float) -> boo
 async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]], again_after: float = CANCEL_AGAIN_AFTER) -> None:
     """Cancel tasks and return when all are done. One cancellation is not enough: before Python 3.12 asyncio.wait_for,
     which nats-py uses, loses one that comes together with a reply, and a loop would run forever."""
-    left = {task for task in tasks if not task.done()}
-    while left:
-        for task in left:
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=again_after)
+        _, running = await asyncio.wait(running, timeout=again_after)
 
 
 def raise_if_cancelled() -> None:

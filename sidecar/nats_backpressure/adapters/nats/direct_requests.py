@@ -84,8 +84,8 @@ class DirectRequests:
         for reply, deadline, _ in self.waiting.values():
             if deadline <= now and not reply.done():
                 reply.set_exception(TimeoutError())
-        if left := [deadline for reply, deadline, _ in self.waiting.values() if not reply.done()]:
-            self._end_at(max(min(left), now + SOONEST))
+        if deadlines := [deadline for reply, deadline, _ in self.waiting.values() if not reply.done()]:
+            self._end_at(max(min(deadlines), now + SOONEST))
 
     def end_denied(self, denies: Callable[[str], bool], error: Exception) -> None:
         """The server refuses what is sent to some subjects: no reply will come."""

@@ -90,13 +90,13 @@ class JetStreamEventReader:
             return since
         # An event is stored after its own time, but by another clock.
         start = datetime.fromtimestamp(max(0, since - SKEW) / 1000, UTC).isoformat()
-        name, left = await self._consumer(deliver_policy="by_start_time", opt_start_time=start)
-        if left > most:
+        name, pending = await self._consumer(deliver_policy="by_start_time", opt_start_time=start)
+        if pending > most:
             place = max(1, info.state.last_seq + 1 - most)
-            name, left = await self._consumer(deliver_policy="by_start_sequence", opt_start_seq=place)
+            name, pending = await self._consumer(deliver_policy="by_start_sequence", opt_start_seq=place)
             since = 0
         reached = info.state.last_seq
-        async for raw in pull(self._js, client, self._stream, name, left, PULL, SILENCE):
+        async for raw in pull(self._js, client, self._stream, name, pending, PULL, SILENCE):
             since, reached = (
                 since or int(1000 * raw.metadata.timestamp.timestamp()) + SKEW,
                 raw.metadata.sequence.stream,

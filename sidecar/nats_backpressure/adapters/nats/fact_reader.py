@@ -148,9 +148,9 @@ class FactReader:
     async def others(self, looks: Sequence[StreamLook]) -> tuple[OtherInstallation, ...]:
         """The other installations among these streams that write now, with the subjects that they watch."""
         subjects = [subject for look in looks for subject in look.subjects if subject.endswith(EVENTS)]
-        found = sorted({subject.removesuffix(EVENTS) for subject in subjects} - {self._names.name})
+        names = sorted({subject.removesuffix(EVENTS) for subject in subjects} - {self._names.name})
         existing = {look.name for look in looks}
-        others = [await self._other(name) for name in found[:MOST_OTHERS] if f"KV_{name}_state" in existing]
+        others = [await self._other(name) for name in names[:MOST_OTHERS] if f"KV_{name}_state" in existing]
         return tuple(other for other in others if other is not None)
 
     async def _other(self, name: str) -> OtherInstallation | None:

@@ -160,11 +160,11 @@ class JetStreamObserver:
 
     async def _singly(self, stream: str, names: Sequence[str]) -> ConsumersReading:
         samples: dict[str, Sample] = {}
-        seconds, left = 0.0, iter(names)
+        seconds, names_to_read = 0.0, iter(names)
 
         async def read() -> None:
             nonlocal seconds
-            for name in left:
+            for name in names_to_read:
                 with suppress(Unavailable, ConsumerGone, StreamGone):  # STREAM.INFO decides about the stream
                     op = f"CONSUMER.INFO.{_token(stream)}.{_token(name)}"
                     data, took, at = await self._ask(op, b"", SINGLE_TIMEOUT)

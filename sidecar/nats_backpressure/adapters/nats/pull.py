@@ -21,21 +21,21 @@ behind its last message, where it had bytes left."""
 
 
 async def pull(
-    js: JetStreamApi, client: Client, stream: str, consumer: str, left: int, at_once: int, silence: float
+    js: JetStreamApi, client: Client, stream: str, consumer: str, pending: int, at_once: int, silence: float
 ) -> AsyncIterator[Msg]:
-    """The messages of a pull consumer that has `left` to deliver, and what is stored meanwhile; `at_once` and some
+    """The messages of a pull consumer that has `pending` to deliver, and what is stored meanwhile; `at_once` and some
     PULL_BYTES with one request, so that no more wait in memory, and the server does not take this client for a slow
     one. Raises Unavailable, TimeoutError after `silence` seconds without one, and what nats-py raises."""
     inbox = client.new_inbox()
     replies = await client.subscribe(inbox)
     alone = False
     try:
-        while left > 0:
-            wanted = 1 if alone else min(at_once, left)
+        while pending > 0:
+            wanted = 1 if alone else min(at_once, pending)
             ask = _request(wanted, silence, PULL_BYTES if not alone else None)
             await client.publish(f"{js.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", ask, reply=inbox)
             came, alone = 0, False
-            while came < wanted and left > 0:
+            while came < wanted and pending > 0:
                 raw = await replies.next_msg(timeout=silence)
                 ended = _ended(raw, stream)
                 if ended == MAX_BYTES:
@@ -43,7 +43,7 @@ async def pull(
                     break
                 if ended is None:
                     yield raw
-                    came, left = came + 1, raw.metadata.num_pending
+                    came, pending = came + 1, raw.metadata.num_pending
     finally:
         await replies.unsubscribe()
 

@@ -206,8 +206,8 @@ class StreamFollower:
     async def _pull(self, pulls: _Pulls) -> bool:
         """One pull; returns whether it ended in time, with nothing missing."""
         await pulls.ask()
-        left, ends_at, slices = BATCH, self._clock.now().mono + EXPIRES + LATE, Slices(self._clock)
-        while left > 0:
+        missing, ends_at, slices = BATCH, self._clock.now().mono + EXPIRES + LATE, Slices(self._clock)
+        while missing > 0:
             if not self._received:
                 self._woken.clear()
                 await self._clock.wait(self._woken, min(ends_at, self._target_at) - self._clock.now().mono)
@@ -219,7 +219,7 @@ class StreamFollower:
                     return pulls.works
                 if not self._arrived(raw, pulls):
                     return False
-                left -= 1
+                missing -= 1
                 await slices.pause()
             if self._read_on is not pulls.client:
                 return False

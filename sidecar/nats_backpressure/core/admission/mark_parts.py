@@ -24,18 +24,18 @@ def parts_of(target: int, wants: dict[str, int]) -> Parts:
     """The parts of all requesters, by what each wants; what the level leaves goes to the first of them by name, which
     are the same in all replicas."""
     level = level_of(target, [*wants.values()])
-    left = target - sum(min(want, level) for want in wants.values())
-    more = sorted(name for name, want in wants.items() if want > level)[: max(0, left)]
-    return Parts(target, level, frozenset(more), left >= 0)
+    spare = target - sum(min(want, level) for want in wants.values())
+    more = sorted(name for name, want in wants.items() if want > level)[: max(0, spare)]
+    return Parts(target, level, frozenset(more), spare >= 0)
 
 
 def level_of(target: int, wants: list[int]) -> int:
     """The most that each may have of the target, at least 1: what one does not want goes to the others (max-min
     fairness, Bertsekas and Gallager, Data Networks, 6.5)."""
-    left = target
+    spare = target
     for place, want in enumerate(sorted(wants)):
-        share = left // (len(wants) - place)
+        share = spare // (len(wants) - place)
         if want > share:
             return max(1, share)
-        left -= want
+        spare -= want
     return target

@@ -214,7 +214,7 @@ class _OpenGrants:
                 if grant.replaced <= at:
                     grant.ends = min(grant.ends, grant.replaced)
         self._forget(at, now)
-        self._sum = self._left(at)
+        self._sum = self._outstanding(at)
         lasting = (grant.at + UNSEEN_LIFE for grant in self._counted if grant.ends > at)
         self._sum_until = min(lasting, default=math.inf)
         return self._sum
@@ -241,19 +241,19 @@ class _OpenGrants:
         counted = set(map(id, self._counted))
         self._newest = {name: grant for name, grant in self._newest.items() if id(grant) in counted}
 
-    def _left(self, at: float) -> int:
+    def _outstanding(self, at: float) -> int:
         ending = sorted(self._counted, key=lambda grant: grant.ends)
-        left = [grant.n for grant in ending]
+        undelivered = [grant.n for grant in ending]
         for one in self._delivered:
             n = one.n
             for place, grant in enumerate(ending):
                 if n == 0:
                     break
                 if grant.at <= one.until and grant.ends >= one.after:
-                    taken = min(n, left[place])
-                    left[place] -= taken
+                    taken = min(n, undelivered[place])
+                    undelivered[place] -= taken
                     n -= taken
-        return sum(n for n, grant in zip(left, ending, strict=True) if grant.ends > at)
+        return sum(n for n, grant in zip(undelivered, ending, strict=True) if grant.ends > at)
 
 
 class _RecentRequesters:

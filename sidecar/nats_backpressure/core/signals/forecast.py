@@ -15,8 +15,8 @@ def overload_in(reading: Reading, mark: float) -> float | None:
     """
     if reading.arrival_rate is None or reading.ack_rate is None:
         return None
-    growth, left = reading.arrival_rate - reading.ack_rate, mark - reading.pending
+    growth, room = reading.arrival_rate - reading.ack_rate, mark - reading.pending
     if not growth > 0:
         return None
-    seconds = left / growth
+    seconds = room / growth
     return seconds if 0 <= seconds <= FARTHEST else None  # neither holds for NaN

@@ -76,8 +76,8 @@ def confirmed_gone(
 ) -> tuple[dict[ConsumerKey, float], list[ConsumerKey]]:
     """Since when each consumer is absent, and which are gone. `there`: those that exist; `now`: monotonic time at
     which that was asked for."""
-    left = {key: at for key, at in since.items() if key not in there}
+    absent_since = {key: at for key, at in since.items() if key not in there}
     for key in absent:
-        left.setdefault(key, now)
-    sure = [key for key in absent if now - left[key] >= GONE_AFTER - ROUNDING]
-    return {key: at for key, at in left.items() if key not in sure}, sure
+        absent_since.setdefault(key, now)
+    sure = [key for key in absent if now - absent_since[key] >= GONE_AFTER - ROUNDING]
+    return {key: at for key, at in absent_since.items() if key not in sure}, sure

@@ -171,8 +171,8 @@ def with_reported_losses(member: Member, carried: Carried | None, now: Now) -> M
 def with_released_latches_stored(member: Member, names: tuple[str, ...]) -> Member:
     """The member after a write that stored the latches `names` as set: what is stored as released needs no memory of
     its hold. A latch that was released during the write is stored as set, and still needs it."""
-    left = {name: getattr(member.latches, name) for name in {*member.latches.names, *names}}
-    latches = Latches(**left)
+    by_name = {name: getattr(member.latches, name) for name in {*member.latches.names, *names}}
+    latches = Latches(**by_name)
     return member if latches == member.latches else replace(member, latches=latches)
 
 
