@@ -11,6 +11,7 @@ from nats_backpressure.protocol.patterns import (
     PatternIndex,
     covers,
     encode,
+    encoded_length,
     glob,
     glob_problem,
     globs_meet,
@@ -152,3 +153,8 @@ def test_whatever_is_taken_as_a_pattern_has_a_key(text: str) -> None:
 @given(PATTERNS, PATTERNS)
 def test_patterns_overlap_where_one_subject_is_matched_by_both(one: str, other: str) -> None:
     assert overlap(one, other) is any(covers(one, name) and covers(other, name) for name in LITERALS)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=60))
+def test_the_length_of_a_tail_is_known_without_making_it(subject: str) -> None:
+    assert encoded_length(subject) == len(encode(subject))

@@ -24,6 +24,12 @@ def encode(subject: str) -> str:
     return "".join(chr(b) if b in _PLAIN else f"={b:02X}" for b in subject.encode())
 
 
+def encoded_length(subject: str) -> int:
+    """The length of `encode(subject)`, without making it: what a client sends may be long."""
+    raw = subject.encode()
+    return len(raw) + 2 * len(raw.translate(None, bytes(_PLAIN)))
+
+
 class BadTail(ValueError):
     """A tail that is not the one canonical form of a subject; the text names the place."""
 
@@ -197,7 +203,7 @@ def pattern_problem(pattern: str) -> str | None:
         return "must not be empty"
     if any(c.isspace() or not c.isprintable() for c in pattern):
         return "must not hold blanks or control characters"
-    if len(pattern) > LONGEST_SUBJECT or len(encode(pattern)) > LONGEST_SUBJECT:
+    if len(pattern) > LONGEST_SUBJECT or encoded_length(pattern) > LONGEST_SUBJECT:
         return f"must have at most {LONGEST_SUBJECT} bytes when encoded"
     parts = pattern.split(".")
     if "" in parts:
