@@ -116,6 +116,16 @@ def failing(*answers: bool) -> Any:
     return lambda: left.pop(0) if left else False
 
 
+async def test_after_it_was_abandoned_nothing_begins() -> None:
+    """A report of a gateway comes until the connection is closed."""
+    world = World()
+    async with world.running() as runner:
+        pass
+    runner.perform([LoadRecord(SUBJECT)])
+    await world.clock.run(1.0)
+    assert world.fed == []
+
+
 class TestLoading:
     async def test_where_nothing_is_stored_a_new_record_begins(self) -> None:
         (fed,) = await World().perform(LoadRecord(SUBJECT))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -15,13 +15,14 @@ from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
 from nats_backpressure.core.reading.crossings import SETTLE_SECONDS
 from nats_backpressure.core.reading.load import EMPTY_INTERVAL
+from nats_backpressure.core.reading.sharing import Position
 from nats_backpressure.core.status.freshness import status_proof
 from nats_backpressure.core.watch_filter import SUBJECTS_LIMIT, WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.intake import Intake
-from nats_backpressure.runtime.observations import ConsumerChanged, StreamChanged, Terminated, Unavailable
+from nats_backpressure.runtime.observations import ConsumerChanged, Received, StreamChanged, Terminated, Unavailable
 from nats_backpressure.runtime.poller import Poller
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from nats_backpressure.runtime.service import Service
@@ -466,3 +467,30 @@ async def test_a_terminated_message_changes_the_diagnosis() -> None:
             return reading is not None and reading.diagnosis is Diagnosis.POISON
 
         await world.clock.until(poison, "the diagnosis")
+
+
+async def test_what_is_received_while_it_ends_starts_nothing() -> None:
+    """Another replica goes on sending while the last reading is cancelled."""
+    world = running_service.World()
+    async with world.living() as service:
+        await world.known(service)
+        shown = await world.js.consumers(KEY.stream)
+    poller, taken = service.poller, list[bool]()
+    running = asyncio.create_task(poller.run())
+    await world.clock.run(1.0)
+
+    async def receive() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            now = world.clock.now().mono
+            position = Position(writes=True, settled=True, share=0.5)
+            taken.append(poller.receive(Received(KEY.stream, "other", position, now, now, shown)))
+
+    assert poller.readings.tasks is not None
+    poller.readings.tasks.create_task(receive())
+    await asyncio.sleep(0)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert taken == [False]

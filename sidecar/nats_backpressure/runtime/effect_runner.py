@@ -102,6 +102,7 @@ class EffectRunner:
         self._retry_due = asyncio.Event()
         """Replaced by another one once it is set."""
         self._running: set[asyncio.Task[None]] = set()
+        self._abandoned = False
         self._tried_since: OrderedDict[asyncio.Task[Any], float] = OrderedDict()
         """Of those, the ones that had their turn, with the monotonic time since when; the oldest first."""
         self._differing = Once()
@@ -130,6 +131,8 @@ class EffectRunner:
             if isinstance(effect, ReportDifference):
                 self._report_difference(effect)
                 continue
+            if self._abandoned:
+                return
             task = self._tasks.create_task(self._retry(effect), name=f"{VERBS[type(effect)]} {effect.subject}")
             self._running.add(task)
             task.add_done_callback(self._discard)
@@ -166,8 +169,9 @@ class EffectRunner:
                 await within(self._clock, seconds, asyncio.wait(pending))
 
     async def abandon(self) -> None:
-        """Cancel running effects: each is stored as unfinished or was not started; the next process continues
-        with it."""
+        """Cancel running effects, and begin no other: each is stored as unfinished or was not started; the next process
+        continues with it."""
+        self._abandoned = True
         await cancel_and_wait(self._running)
 
     async def _retry(self, effect: Effect) -> None:

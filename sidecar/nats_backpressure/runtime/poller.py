@@ -122,22 +122,22 @@ class Poller:
 
     async def run(self) -> None:
         """Look and read until cancelled."""
-        try:
-            await self._run()
-        finally:
-            self.readings.tasks = None
-
-    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             self.readings.tasks = self.rounds.tasks = tasks
-            tasks.create_task(self.looks.list_when_due(), name="list streams")
-            while True:
-                self._wake.clear()
-                self.looks.start_singles([poll for poll in self.polls.values() if poll.stream.under], tasks)
-                self._weigh()
-                await self._start_due(tasks)
-                until = min(self.looks.next_single(), self._next_start(), self._weighed_at + WEIGH_EVERY)
-                await self._sleep_until(until)
+            try:
+                await self._run(tasks)
+            finally:  # before the tasks end: what is received meanwhile starts none
+                self.readings.tasks = self.rounds.tasks = None
+
+    async def _run(self, tasks: asyncio.TaskGroup) -> None:
+        tasks.create_task(self.looks.list_when_due(), name="list streams")
+        while True:
+            self._wake.clear()
+            self.looks.start_singles([poll for poll in self.polls.values() if poll.stream.under], tasks)
+            self._weigh()
+            await self._start_due(tasks)
+            until = min(self.looks.next_single(), self._next_start(), self._weighed_at + WEIGH_EVERY)
+            await self._sleep_until(until)
 
     async def _sleep_until(self, at: float) -> None:
         """Until then, or until something else is due earlier."""
