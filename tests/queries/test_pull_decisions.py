@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.messages import Pull
 from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
+from nats_backpressure.queries.lookup import FULLEST
 from tests.fakes.view import NOW, SUBJECT, WATCHING, FakeServiceView, decision_service, member, subject
 
 TAKE = ConsumerRequest()
@@ -77,6 +78,39 @@ def test_a_grant_counts_once_with_each_consumer_it_may_be_for() -> None:
 def test_in_observe_mode_consumers_pull_what_they_ask_for(values: dict, expected: str) -> None:
     decision = consumer(subject(member(policy=WATCHING, **values)))
     assert (decision.action, decision.pull.max_messages, decision.would) == ("continue", 100, expected)
+
+
+@pytest.mark.parametrize("pending", [0, 900, 2_000], ids=["calm", "more pressure", "active"])
+@pytest.mark.parametrize("observed", [0, 900, 2_000], ids=["calm", "more pressure", "active"])
+def test_a_grant_goes_by_the_mode_of_its_own_consumer_whichever_is_the_worst(pending: int, observed: int) -> None:
+    state = subject(
+        member("real", pending=pending, inflight=450),
+        member("trial", pending=observed, inflight=480, policy=WATCHING),
+    )
+    real = consumer(state, request=ConsumerRequest(consumer="real"))
+    assert (real.pull.max_messages, real.would) == (50, None)
+    trial = consumer(state, request=ConsumerRequest(consumer="trial"))
+    assert (trial.pull.max_messages, trial.would) == (100, "throttle")
+    assert consumer(state).pull.max_messages == 50, "a dry run limits nobody"
+
+
+@pytest.mark.parametrize(
+    ("named", "asked_at_most"),
+    [
+        pytest.param({}, FULLEST, id="nothing"),
+        pytest.param({"stream": "S"}, FULLEST, id="a stream"),
+        pytest.param({"consumer": "c7"}, 2, id="a consumer, of any stream"),
+        pytest.param({"stream": "S", "consumer": "c7"}, 1, id="one consumer"),
+    ],
+)
+def test_a_pull_request_asks_few_consumers_whatever_it_names(named: dict, asked_at_most: int) -> None:
+    state = subject(*(member(f"c{n}", stream=of, inflight=n) for of in ("S", "T") for n in range(300)))
+    decisions = decision_service(FakeServiceView(state))
+    asked = []
+    decisions.grants.on_grant = lambda key, n, by: asked.append(key)
+    decision = decisions.decide_consumer(SUBJECT, ConsumerRequest(max_messages=400, **named), "_INBOX.a", NOW)
+    assert 0 < len(set(asked)) <= asked_at_most
+    assert decision.pull.max_messages == (400 if "consumer" in named else 201), "the fullest are asked"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ from nats_backpressure.protocol.values import Action, Freshness, StaleReason, St
 from nats_backpressure.runtime.view import ServiceView
 
 FULLEST = 64
-"""Consumers that answer a pull request which names none: a subject with many must not make it expensive."""
+"""Consumers that answer a pull request which names none, or only a stream: a subject with many must not make it
+expensive."""
 OVERRIDE = "override"
 
 
@@ -51,6 +52,8 @@ class SubjectView(Struct, frozen=True):
     """Monotonic time of the last proof of the answered status; None if no member proves it."""
     fullest: tuple[Member, ...]
     """The members with the least room below their in-flight mark, at most FULLEST."""
+    fullest_by_stream: dict[str, tuple[Member, ...]] = {}
+    """The same of each stream. Treated as frozen."""
     proofs: Proofs = NO_PROOFS
     """What looks at its streams prove."""
     looked_at: tuple[float, ...] = ()
@@ -65,13 +68,24 @@ def subject_view(state: SubjectState, proofs: Proofs = NO_PROOFS, last: SubjectV
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
     since, status = since_proof(members, proofs), status_proof(members, proofs)
-    fullest = last.fullest if last is not None and last.state is state else _fullest(members)
-    return SubjectView(state, state.worst, since, at, oldest, status, fullest, proofs, looked_at(proofs))
+    if last is not None and last.state is state:
+        fullest, by_stream = last.fullest, last.fullest_by_stream
+    else:
+        by_stream = _fullest_by_stream(members)
+        fullest = _fullest([m for of_one in by_stream.values() for m in of_one])
+    return SubjectView(state, state.worst, since, at, oldest, status, fullest, by_stream, proofs, looked_at(proofs))
 
 
 def looked_at(proofs: Proofs) -> tuple[float, ...]:
     """When the looks were answered that prove anything."""
     return tuple([proof.at for proof in proofs.values()])
+
+
+def _fullest_by_stream(members: Iterable[Member]) -> dict[str, tuple[Member, ...]]:
+    by_stream: dict[str, list[Member]] = {}
+    for member in members:
+        by_stream.setdefault(member.key.stream, []).append(member)
+    return {stream: _fullest(its) for stream, its in by_stream.items()}
 
 
 def _fullest(members: Collection[Member]) -> tuple[Member, ...]:

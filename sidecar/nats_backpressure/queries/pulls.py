@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 
 from msgspec import Struct
@@ -35,7 +35,7 @@ class PullRequest(Struct, frozen=True):
     enforced: tuple[Member, ...]
     """The consumers that limit the pull. One of which nothing is known limits nothing."""
     observed: tuple[Member, ...] | None
-    """Those that would limit it, where the policies of all are in mode `observe`; else None."""
+    """Those that would limit it, where the policy of each is in mode `observe`; else None."""
 
 
 class Granted(Struct, frozen=True):
@@ -49,11 +49,10 @@ class Granted(Struct, frozen=True):
 def pull_request(subject: str, answers: list[SubjectAnswer], request: ConsumerRequest, now: Now) -> PullRequest:
     """Raises RequestRefused where the request names a consumer that is not watched."""
     names_one = request.stream is not None or request.consumer is not None
-    members = ((a, m) for a in answers for m in (a.state.members.values() if names_one else a.view.fullest))
-    chosen = [(a, m) for a, m in members if _is_named_by(m.key, request)]
+    chosen = [(a, m) for a in answers for m in _named(a, request)]
     if not chosen and names_one:
         raise RequestRefused(404, f"{subject[:120]} has no watched consumer of this name")
-    enforced = [(a, m) for a, m in chosen if a.policy.mode == "enforce"]
+    enforced = [(a, m) for a, m in chosen if m.policy.mode == "enforce"]
     return PullRequest(
         request,
         [answer for answer, _ in chosen],
@@ -135,5 +134,10 @@ def _known(chosen: list[tuple[SubjectAnswer, Member]], now: Now) -> tuple[Member
     )
 
 
-def _is_named_by(key: ConsumerKey, request: ConsumerRequest) -> bool:
-    return request.stream in (None, key.stream) and request.consumer in (None, key.consumer)
+def _named(answer: SubjectAnswer, request: ConsumerRequest) -> Iterable[Member]:
+    """The consumers of a subject that a request is about: without the name of one the fullest answer for all."""
+    view, stream = answer.view, request.stream
+    if request.consumer is None:
+        return view.fullest if stream is None else view.fullest_by_stream.get(stream, ())
+    keys = (ConsumerKey(one, request.consumer) for one in view.fullest_by_stream if stream in (None, one))
+    return [member for key in keys if (member := answer.state.members.get(key)) is not None]
