@@ -255,3 +255,9 @@ async def test_on_event_passes_on_the_events_of_one_subject_until_the_client_is_
     await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", b"{}")
     await nc.request("$JS.API.INFO", timeout=10)
     assert client.stats.events_dropped == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 61.0, -1.0, float("nan")])
+def test_reports_that_the_sidecar_would_drop_are_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="report_every"):
+        BackpressureClient(Client(), report_every=seconds)

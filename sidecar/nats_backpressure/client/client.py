@@ -26,6 +26,7 @@ from nats_backpressure.client.read_loop_guard import guard_read_loop
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import NORMAL
 from nats_backpressure.client.state_watch import LINK_POLL, StateWatch
+from nats_backpressure.protocol.reports import LONGEST, SHORTEST
 from nats_backpressure.protocol.requests import MOST_ATTEMPTS, MOST_MESSAGES
 from nats_backpressure.protocol.subjects import Names, encode
 from nats_backpressure.protocol.values import ROLES, ActionName, Priority, Role
@@ -58,11 +59,15 @@ class BackpressureClient(LocalAdmission):
         on_count: Callable[[str, str], None] | None = None,
         max_subjects: int = MAX_SUBJECTS,
     ) -> None:
-        """`name` is the sidecar's setting `name`; `report_every` is in seconds, None for no reports; `on_count(name,
-        subject)` is called for each count; `max_subjects` bounds the subjects that `admit` caches. Raises ValueError
-        for a name that no installation can have."""
+        """`name` is the sidecar's setting `name`; `report_every` is in seconds (0.05 to 60), None for no reports;
+        `on_count(name, subject)` is called for each count; `max_subjects` bounds the subjects that `admit` caches.
+        Raises ValueError for a name that no installation can have, and for another `report_every`."""
         if not _INSTALLATION.fullmatch(name):
             raise ValueError(f"the name {name[:120]!r} is none: letters, digits, `-` and `_` are possible")
+        if report_every is not None and not SHORTEST <= report_every <= LONGEST:
+            raise ValueError(
+                f"report_every is {report_every:g}: {SHORTEST} to {LONGEST:g} seconds are possible, or None"
+            )
         super().__init__(on_count, max_subjects)
         self.name = name
         self._nc, self._names, self._report_every = nc, Names(name), report_every

@@ -1142,6 +1142,21 @@ def test_what_gateways_report_is_summed_up() -> None:
     assert state.offered_load.share(1000.0) == 0.4
 
 
+def test_a_report_alone_concludes_nothing() -> None:
+    """Up to a thousand come a second, and a conclusion looks at all consumers."""
+    world = World()
+    world.read()
+    world.perform()
+    before = world.state
+    state, effects = step(
+        replace(before, policy=Policy(mode="observe")),
+        GatewayReported(100, 40, 1.0),
+        Now(world.at, world.at),
+        StepContext(10.0, 30.0),
+    )
+    assert effects == [] and state.writing is None
+
+
 def test_a_stored_loss_of_a_consumer_that_left_meanwhile_changes_no_other_member() -> None:
     world = World()
     world.read()

@@ -79,8 +79,9 @@ def step(state: SubjectState, input_: Input, now: Now, context: StepContext) -> 
     if is_read and state.running_since:
         state = _without_unseen(before, state, now, context)
     # What another replica stored is answered to by the next reading or tick: two that evaluate differently would write
-    # in turn, as fast as they hear from each other.
-    conclude = not isinstance(input_, RecordFollowed)
+    # in turn, as fast as they hear from each other. A report of a gateway counts with the next reading, too: there are
+    # up to a thousand a second, and a conclusion looks at all consumers of the subject.
+    conclude = not isinstance(input_, RecordFollowed | GatewayReported)
     return plan_writes(state, now, context, isinstance(input_, Tick), conclude)
 
 
