@@ -12,7 +12,7 @@ import pytest
 from msgspec import inspect
 from msgspec.structs import replace
 
-from nats_backpressure.core.model.event import Alert
+from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.marks import Marks, MarkSet
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.state import Record
@@ -41,7 +41,7 @@ EVENT = replace(
     marks=Marks(*(MarkSet(10, 100, 1000) for _ in range(4))),
     diagnosis=Diagnosis.POISON,
     override=Override("open", 1_800_003_600.0),
-    alert=Alert("deep", "critical", "pending_above: 5000", "firing", 1_800_000_000.0, 6000),
+    alert=SubjectAlert("deep", "critical", "pending_above: 5000", "firing", 1_800_000_000.0, 6000),
     errors=(("pending", "is wrong"),),
 )
 FULL = replace(WHOLE, unsent=(EVENT,))
