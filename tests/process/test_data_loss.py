@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,30 @@ async def test_an_incident_that_ends_by_loss_has_that_reason(
     assert sum(await lost(wire)) == expected
     types = [event["type"] for event in await wire.stored()]
     assert types.index("data_loss") < types.index("recovery")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_what_a_stop_leaves_unpublished_of_a_loss_is_published_by_the_next_start(
+    nc: Client, server: NatsServer, wire: Wire, tmp_path: Path, how: signal.Signals
+) -> None:
+    """An event reports what was lost up to then, and the next one comes 10 s later. Certain is the loss of the 300."""
+    await stream(nc, max_msgs=1000)
+    async with Sidecar(tmp_path, server.url, POLICY) as process:
+        await process.observing()
+        await fill(nc, 300)
+        await wire.event("backpressure_warning")
+        await nc.jetstream().update_stream(StreamConfig(name="ORDERS", subjects=["orders.>"], max_msgs=100))
+        await wire.event("data_loss")
+        await fill(nc, 300)
+        await process.end(how)
+    assert sum(await lost(wire)) < 300
+    async with Sidecar(tmp_path, server.url, POLICY) as process:
+
+        async def published() -> bool:
+            return sum(await lost(wire)) >= 300
+
+        await eventually(published, "the rest of the loss")
+    assert sum(await lost(wire)) == 300
 
 
 @pytest.mark.parametrize("filter_", [SUBJECT, None], ids=["a filter", "no filter"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
@@ -85,6 +86,18 @@ async def test_others_have_turns_while_many_states_are_written_again(monkeypatch
             await asyncio.sleep(0)
             turns += 1
     assert turns > 100
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("seen_missing", [True, False])
+async def test_whatever_of_ours_was_deleted_and_created_again_is_a_warning_with_its_cost(
+    name: str, seen_missing: bool
+) -> None:
+    world, without = World(), {other: at for other, at in ALL.items() if other != name}
+    with capture_logs() as lines:
+        await world.list(ALL, *([without] if seen_missing else []), ALL | {name: "later"}, ALL | {name: "later"})
+    (line,) = [line for line in lines if line["log_level"] == "warning"]
+    assert (line["event"], line["stream"]) == ("resources.recreated", name) and line["cost"] and line["hint"]
 
 
 async def test_a_new_state_bucket_gets_every_state() -> None:

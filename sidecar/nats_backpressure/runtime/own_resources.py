@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 
@@ -16,6 +17,8 @@ from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import Slices
 
 log = structlog.get_logger()
+
+WHO_DELETED: Final = "find out who deleted it, and put back what is needed of a copy"
 
 
 class OwnResources:
@@ -32,9 +35,15 @@ class OwnResources:
         self._names, self._registry, self._clock, self.ensure = names, registry, clock, ensure
         self._failures = failures or Failures(clock)
         self._state = f"KV_{names.state_bucket}"
-        self._needed = {self._state, names.events_stream, f"KV_{names.policy_bucket}"}
-        self._state_created = ""
-        """When the state bucket was created that was there last."""
+        self._costs = {
+            self._state: "none: all states are written again",
+            names.events_stream: "the events that were published before are gone",
+            f"KV_{names.policy_bucket}": "the policies and overrides that were stored there are gone: those of the "
+            "settings file are in force",
+        }
+        self._needed = self._costs.keys()
+        self._created: dict[str, str] = {}
+        """When each of ours was created that was there last."""
         self._tasks: asyncio.TaskGroup
         self._ensuring: asyncio.Task[None] | None = None
 
@@ -43,15 +52,17 @@ class OwnResources:
         self._tasks = tasks
 
     def check(self, reading: StreamsReading) -> None:
-        """A list of streams was read. Where the state bucket is another now, every state is written again."""
+        """A list of streams was read. What is another one than before is logged; into a new state bucket every state is
+        written again."""
         if not reading.complete:
             return
         listed = {look.name: look.created for look in reading.looks}
-        if created := listed.get(self._state, ""):
-            if self._state_created not in ("", created):
-                log.warning("state.recreated", bucket=self._names.state_bucket)
-                self._tasks.create_task(self._write_again(), name="write all states again")
-            self._state_created = created
+        for name in self._needed & listed.keys():
+            if self._created.get(name, listed[name]) != listed[name]:
+                log.warning("resources.recreated", stream=name, cost=self._costs[name], hint=WHO_DELETED)
+                if name == self._state:
+                    self._tasks.create_task(self._write_again(), name="write all states again")
+            self._created[name] = listed[name]
         if not listed.keys() >= self._needed and (self._ensuring is None or self._ensuring.done()):
             self._ensuring = self._tasks.create_task(self._create(), name="ensure resources")
 
