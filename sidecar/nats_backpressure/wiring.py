@@ -156,7 +156,14 @@ def build_observing(shared: Common, recording: RecordingFile | None) -> Observin
         JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance)),
         JetStreamPolicyStore(policies, names, counters.dropped, lambda: connection.client, clock, failures),
         counters,
-        Resources(states, names, publish.replicas, publish.events_max_age_seconds, publish.manage_resources).ensure,
+        Resources(
+            states,
+            names,
+            publish.replicas,
+            publish.events_max_age_seconds,
+            publish.manage_resources,
+            partial(remedy, settings.nats),
+        ).ensure,
         render_state=serialize.state_value,
         render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, instance, now, leaving),
     )

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from nats_backpressure.cli import BROKEN_PIPE, main
+from nats_backpressure.cli import BROKEN_PIPE, COMMANDS, INTERRUPTED, main
 
 PROGRAM = [sys.executable, "-m", "nats_backpressure"]
 PRINTING = pytest.mark.parametrize("printing", ["schema", "--help"])
@@ -35,6 +36,16 @@ def test_a_reader_that_has_ended_ends_the_command_as_sigpipe_does(printing: str)
 def test_output_that_cannot_be_written_has_no_traceback(printing: str, output: str, code: int, error: str) -> None:
     ran = subprocess.run(["bash", "-c", f"{' '.join(PROGRAM)} {printing} {output}"], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (code, error)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_while_a_command_is_loaded_has_no_traceback(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nats_backpressure.cli.import_module", interrupted)
+    ran = CliRunner().invoke(main, [command])
+    assert (ran.exit_code, ran.output) == (INTERRUPTED, "")
 
 
 def test_the_help_and_the_page_have_every_exit_code() -> None:

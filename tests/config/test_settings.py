@@ -36,7 +36,8 @@ WRONG = {
     ),
     "a list": ("- 1", "f:1: must be a mapping of settings"),
     "text": ("hello", "f:1: must be a mapping of settings"),
-    "an empty section": ("http:", "f:1: http: must be a mapping, not null"),
+    "an empty list of what is watched": ("watch:", "f:1: watch: must be a list, not null"),
+    "a section that is none": ("http: 1", "f:1: http: must be a mapping, not a whole number"),
     "policies that are none": ("policies: {}", "f:1: policies: must be a list of policies"),
     "a name with a blank": ("name: a b", "f:1: name: must match [A-Za-z0-9_-]{1,64}"),
     "a name with a newline": ('name: "a\\n"', "f:1: name: must not hold control characters"),
@@ -340,6 +341,20 @@ def test_a_secret_in_place_of_a_path_in_the_file_is_refused_and_not_shown() -> N
         with pytest.raises(BadSettings, match=f"nats.{field}: must be the path of a file") as bad:
             nats(f"nats: {{{field}: {SEED}}}")
         assert SEED not in "".join(bad.value.lines)
+
+
+SECTIONS = [
+    *(path for path in Settings.__struct_fields__ if isinstance(getattr(Settings(), path), msgspec.Struct)),
+    *(f"nats.{path}" for path in Nats.__struct_fields__ if isinstance(getattr(Nats(), path), msgspec.Struct)),
+    "policies",
+]
+
+
+@pytest.mark.parametrize("path", SECTIONS)
+def test_a_section_whose_lines_are_all_commented_out_is_empty(path: str) -> None:
+    *outer, name = path.split(".")
+    text = "".join(f"{each}:\n  " for each in outer) + f"{name}:\n    # key: value\n"
+    assert msgspec.structs.replace(parse_settings(text.encode(), {}, "f"), instance="i") == Settings(instance="i")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "null\n"])

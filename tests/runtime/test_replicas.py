@@ -29,8 +29,8 @@ class World:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.changes: list[str] = []
 
-    def start(self, name: str, policies: str = "m") -> Replicas:
-        replicas = Replicas(self.bus.channel(name), self.clock, f"pod-{name}", name, self.counts)
+    def start(self, name: str, policies: str = "m", instance: str = "") -> Replicas:
+        replicas = Replicas(self.bus.channel(name), self.clock, instance or f"pod-{name}", name, self.counts)
         replicas.set_policies(policies)
         replicas.on_change = lambda: self.changes.append(name)
         self.tasks[name] = asyncio.create_task(replicas.run())
@@ -62,6 +62,17 @@ async def test_a_newcomer_knows_the_others_at_once_and_they_know_it() -> None:
         c = world.start("c")
         await world.clock.run(0.1)
         assert set(c.others) == {"a", "b"} and set(a.others) == {"b", "c"} and set(b.others) == {"a", "c"}
+
+
+@pytest.mark.parametrize("other", ["vm", "else"])
+async def test_another_process_with_our_own_instance_is_told_apart_in_the_log(other: str) -> None:
+    async with running() as world:
+        with capture_logs() as lines:
+            world.start("a", instance="vm")
+            world.start("b", instance=other)
+            await world.clock.run(1.1)
+    present = [line for line in lines if line["event"] == "replica.present"]
+    assert len(present) == 2 and all(("hint" in line) == (other == "vm") for line in present)
 
 
 async def test_one_whose_connection_comes_late_knows_the_others_as_soon_as_it_is_made() -> None:

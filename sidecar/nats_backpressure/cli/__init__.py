@@ -34,18 +34,23 @@ COMMANDS = (
 """Each is in the module of its name, which is imported when it is needed: `run` needs 3 MiB less without the others."""
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of a program that SIGINT ends."""
 BROKEN_PIPE = 141
 """The exit code where the reader of the output has ended, as of a program that SIGPIPE ends."""
 
 
 @contextmanager
 def _written() -> Iterator[None]:
-    """Ends the program with one line at most where its output cannot be written."""
+    """Ends the program with one line at most where its output cannot be written, and without one at Ctrl-C, also while
+    a command is loaded."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()  # here, where an error of it has a handler
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF):
             raise

@@ -209,10 +209,22 @@ def _read(document: dict[Any, Any], problems: Problems) -> Settings:
     for key in REMOVED_SETTINGS.keys() & rest.keys():
         problems.add(key, REMOVED_SETTINGS[key])
         del rest[key]
-    settings = read_with_defaults(Settings, rest, "", problems)
-    if "policies" in document:
+    settings = read_with_defaults(Settings, _without_empty_sections(rest, Settings()), "", problems)
+    if document.get("policies") is not None:
         settings = replace(settings, policies=parse_entries(document["policies"], "policies", problems))
     return settings
+
+
+def _without_empty_sections(given: dict[Any, Any], like: Struct) -> dict[Any, Any]:
+    """Without the sections whose lines are all commented out, which YAML reads as null."""
+    kept = {}
+    for key, value in given.items():
+        section = getattr(like, str(key), None)
+        if not isinstance(section, Struct):
+            kept[key] = value
+        elif value is not None:
+            kept[key] = _without_empty_sections(value, section) if isinstance(value, dict) else value
+    return kept
 
 
 def _suggest(key: str, known: Iterable[str]) -> str | None:

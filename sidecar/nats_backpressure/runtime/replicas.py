@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 from zlib import crc32
 
 import msgspec
@@ -20,6 +21,8 @@ from nats_backpressure.runtime.ports import Clock, ReplicaChannel, ServiceCounts
 from nats_backpressure.runtime.tasks import Bounded, Once
 
 log = structlog.get_logger()
+
+SAME_INSTANCE: Final = "this is another process with our own `instance`: give each a name of its own there"
 
 EVERY = 1.0
 """Seconds between two reports of our own presence."""
@@ -199,7 +202,8 @@ class Replicas:
         if before is not None and missed:
             self.on_missed()
         if before is None and not presence.leaving:
-            log.info("replica.present", instance=presence.instance, policies=presence.policies)
+            same = {"hint": SAME_INSTANCE} if presence.instance == self.instance else {}
+            log.info("replica.present", instance=presence.instance, policies=presence.policies, **same)
             self._due.set()
         elif before is not None and presence.leaving:
             log.info("replica.gone", instance=presence.instance, because="it stops")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import nats
 import pytest
 from nats.aio.client import Client
@@ -13,6 +15,8 @@ from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from tests.conftest import StartServer
 from tests.simulations.stored_samples import Requests
+from tests.support.connected import connected, options
+from tests.support.sidecar import eventually
 
 
 @pytest.fixture
@@ -107,3 +111,24 @@ async def test_without_a_right_to_use_a_consumer_keys_are_read_one_by_one_and_th
         )
         denied_at_once = right.removesuffix(".>")
         assert denied_at_once in line["error"] if denied_at_once != right else line["error"] == "nothing came in time"
+
+
+@pytest.mark.parametrize("right", ["CONSUMER.CREATE.KV_b.>", "CONSUMER.MSG.NEXT.KV_b.*"])
+async def test_a_right_that_the_server_denies_is_named_and_done_without_at_once(
+    start_server: StartServer, right: str
+) -> None:
+    denied = f'{{user: u, password: p, permissions: {{publish: {{deny: "$JS.API.{right}"}}}}}}'
+    server = await start_server(f"authorization {{ users: [ {{user: all, password: all}}, {denied} ] }}")
+    async with await nats.connect(server.url, user="all", password="all") as admin:
+        await (await admin.jetstream().create_key_value(bucket="b")).put("a", b"a")
+    async with connected(options(server, user="u", password="p")) as (connection, _):
+
+        async def is_connected() -> bool:
+            return connection.connected
+
+        await eventually(is_connected, "the connection")
+        bucket = Bucket(JetStreamApi(connection), lambda: connection.client, "b")
+        async with asyncio.timeout(kv.SILENCE / 2):
+            with pytest.raises(Unavailable, match=f"Permissions Violation.*{right[:-2]}"):
+                [entry async for entry in bucket.entries()]
+            assert [key async for key, _ in bucket.entries()] == ["a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.own_streams import command, differences
+from nats_backpressure.adapters.nats.remedies import remedy
 from nats_backpressure.adapters.nats.resources import Resources
+from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.ports import Unavailable
 from tests.simulations.stored_samples import NAMES, Requests, real
 
@@ -76,6 +79,14 @@ async def test_without_the_right_to_make_a_policy_bucket_the_rest_is_made_all_th
         await resources(nc).ensure()
     assert {line["event"] for line in logs} >= {"resources.refused", "resources.without"}
     assert (await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")).config.name
+
+
+async def test_what_cannot_be_created_says_what_to_do_about_it(nc: Client) -> None:
+    js = JetStreamApi(Requests(nc))
+    with capture_logs() as logs, pytest.raises(Unavailable):
+        await Resources(js, NAMES, 3, 604_800, True, partial(remedy, Nats())).ensure()
+    (line,) = [line for line in logs if line["event"] == "resources.refused"]
+    assert "set publish.replicas to 1" in line["hint"]
 
 
 async def test_a_bucket_with_a_max_age_is_logged_once(nc: Client) -> None:

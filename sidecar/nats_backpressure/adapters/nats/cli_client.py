@@ -132,7 +132,10 @@ class ServiceClient:
     def _no_responder(self, subject: str) -> str:
         if subject.startswith(f"{self.names.prefix}."):
             name = self.names.name
-            return f"nobody answers under the name `{name}` at {self._where}: does a sidecar run there (--name)?"
+            return (
+                f"nobody answers under the name `{name}` at {self._where}: does a sidecar run there (--name)? One that "
+                f"may not subscribe to {subject} (its log line `rights.missing`) looks the same"
+            )
         return f"nobody answers {subject} at {self._where}: is JetStream enabled for this account?"
 
     def _no_answer(self, client: _Client, error: Exception) -> str:

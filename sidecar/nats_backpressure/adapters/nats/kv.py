@@ -13,6 +13,7 @@ from nats.aio.client import Client
 
 from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
+from nats_backpressure.adapters.nats.denied_rights import Denied
 from nats_backpressure.adapters.nats.pull import pull
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from nats_backpressure.runtime.tasks import Once
@@ -77,16 +78,16 @@ class Bucket:
         except (Unavailable, TimeoutError, nats.errors.Error) as error:
             text = "nothing came in time" if isinstance(error, TimeoutError) else str(error)
             if not came:
-                self._add_refusal(text)
+                self._add_refusal(text, isinstance(error, Denied))
             raise Unavailable(f"reading {self.stream}: {text}") from error
         if not singly:
             self._refused = 0
             self._logged.forget()
 
-    def _add_refusal(self, error: str) -> None:
+    def _add_refusal(self, error: str, denied: bool) -> None:
         """Nothing came: there may be no right to use a consumer, for which the server has no reply. It may be slow,
-        too, or the consumer may be lost."""
-        self._refused += 1
+        too, or the consumer may be lost, unless the server `denied` it."""
+        self._refused += REFUSED_AFTER if denied else 1
         if self._refused < REFUSED_AFTER:
             return
         self._singly_until = asyncio.get_running_loop().time() + SINGLY_FOR

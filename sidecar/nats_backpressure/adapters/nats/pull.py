@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from typing import Final
@@ -9,10 +10,14 @@ from typing import Final
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
+from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.runtime.ports import Unavailable
 
+LOOK_EVERY: Final = 0.1
+"""Seconds without a message between two looks at whether the request was refused."""
 PULL_BYTES: Final = 4 * 1024 * 1024
 """Of the messages that are asked for with one request."""
 MAX_BYTES, COMPLETED = "MaxBytes", "Batch Completed"
@@ -33,10 +38,10 @@ async def pull(
         while pending > 0:
             wanted = 1 if alone else min(at_once, pending)
             ask = _request(wanted, silence, PULL_BYTES if not alone else None)
-            await client.publish(f"{js.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", ask, reply=inbox)
+            await client.publish(asked := f"{js.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", ask, reply=inbox)
             came, alone = 0, False
             while came < wanted and pending > 0:
-                raw = await replies.next_msg(timeout=silence)
+                raw = await _next(client, replies, asked, silence)
                 ended = _ended(raw, stream)
                 if ended == MAX_BYTES:
                     alone = came == 0  # it is larger than all of PULL_BYTES
@@ -46,6 +51,22 @@ async def pull(
                     came, pending = came + 1, raw.metadata.num_pending
     finally:
         await replies.unsubscribe()
+
+
+async def _next(client: Client, replies: Subscription, asked: str, silence: float) -> Msg:
+    """The next message. Raises Denied soon after the server has refused the request, for which it sends no reply, and
+    TimeoutError after `silence` seconds."""
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + silence
+    while True:
+        try:
+            return await replies.next_msg(timeout=max(0.001, min(LOOK_EVERY, ends_at - loop.time())))
+        except TimeoutError:
+            denied = client.rights.denies(asked) if isinstance(client, PatchedClient) else None
+            if denied is not None:
+                raise denied from None
+            if loop.time() >= ends_at:
+                raise
 
 
 def _request(wanted: int, silence: float, most: int | None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -25,7 +26,17 @@ class Missing(Unavailable):
 class Resources:
     """The events stream, the state bucket and the policy bucket; the last is optional."""
 
-    def __init__(self, js: JetStreamApi, names: Names, replicas: int, max_age: float, manage: bool) -> None:
+    def __init__(
+        self,
+        js: JetStreamApi,
+        names: Names,
+        replicas: int,
+        max_age: float,
+        manage: bool,
+        remedy: Callable[[str], str] = lambda error: "it is tried again",
+    ) -> None:
+        """`remedy` returns what to do about an error."""
+        self._remedy = remedy
         self._js, self._names, self._manage = js, names, manage
         self._wanted = (events_stream(names, replicas, max_age), bucket(names.state_bucket, replicas))
         self._optional = bucket(names.policy_bucket, replicas)
@@ -78,7 +89,8 @@ class Resources:
             if error.err_code == NAME_IN_USE:  # another replica was faster, with other settings
                 return
             held_by = await self._streams_with(wanted["subjects"][0])
-            hint = "remove the subjects from that stream, or give this installation another `name`" if held_by else None
+            other = "remove the subjects from that stream, or give this installation another `name`"
+            hint = other if held_by else self._remedy(str(error))
             self._log_once(
                 name, "resources.refused", stream=name, error=str(error), subjects_held_by=held_by, hint=hint
             )
