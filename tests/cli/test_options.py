@@ -23,7 +23,7 @@ NOWHERE = Command("nats://127.0.0.1:1")
         (["status", "--name", "a.b"], "--name: must match"),
         (["status", "--password", "s3cret"], "--password: a secret in an argument can be seen by everybody"),
         (["status", "-s", "nats://u:s3cret@host"], "--server: a secret in an argument can be seen by everybody"),
-        (["status", "--user", "u"], "--user: needs a password"),
+        (["status", "--user", "u"], "--user: needs a password: --password-file or NATS_PASSWORD"),
         (["status", "a.b", "--limit", "3"], "--status and --limit are for a list"),
         (["status", "--sort", "age"], "'age' is not one of"),
         (["override"], "Usage: main override"),

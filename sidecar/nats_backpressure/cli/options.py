@@ -40,6 +40,8 @@ _FLAG_OF: Final = {
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 F = TypeVar("F", bound=Callable[..., Any])
+SETTING = re.compile(r"\bnats\.([a-z_]+)")
+"""A setting that a message names; a command has a flag of its name."""
 
 
 class Target(Struct, frozen=True):
@@ -227,4 +229,8 @@ def _environment(flags: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict
 def _under_flag(path: str, message: str) -> str:
     """A problem, under the flag (or the variable) that caused it."""
     name = {"nats.user": "--user", "nats.password_file": "--password-file", "nats.tls": "--tlscert"}.get(path, path)
-    return f"{_FLAG_OF.get(name, name.replace('nats.', '--').replace('_', '-'))}: {message}"
+    return f"{_FLAG_OF.get(name, name.replace('nats.', '--').replace('_', '-'))}: {SETTING.sub(_as_flag, message)}"
+
+
+def _as_flag(setting: re.Match[str]) -> str:
+    return f"--{setting[1].replace('_', '-')}"
