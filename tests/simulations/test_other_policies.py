@@ -6,7 +6,9 @@ import itertools
 
 from msgspec.structs import replace
 
-from nats_backpressure.config.settings import Settings
+from nats_backpressure.config.settings import Settings, WatchSetting
+from nats_backpressure.core.model.samples import ConsumerConfig
+from nats_backpressure.protocol.values import ConsumerKey
 from tests.simulations.replicas import KEY, SETTINGS, SUBJECT, Replicas
 from tests.support.policies import entry
 
@@ -72,3 +74,24 @@ async def test_one_with_old_policies_that_dies_is_replaced_by_those_with_new_one
         await replicas.all["r0"].kill()
         await replicas.published("inactive", 10.0)
         await replicas.agree()
+
+
+async def test_an_alert_of_what_is_watched_no_more_is_resolved_at_once() -> None:
+    """What only another file watches is not awaited."""
+    other = ConsumerKey(KEY.stream, "other")
+    alerts = ({"name": "deep", "when": {"pending_above": 5}, "for_seconds": 1},)
+    policy = entry(">", alert_on_active=False, alerts=alerts, drain_seconds={"overload": 1_000_000})
+    watching = {
+        key: replace(SETTINGS, policies=(policy,), watch=(WatchSetting(key.stream, (key.consumer,)),))
+        for key in (KEY, other)
+    }
+    replicas = Replicas(settings=watching[KEY])
+    replicas.js.add_consumer(other, ConsumerConfig())
+    async with replicas.running(1):
+        await replicas.clock.run(15.0)
+        replicas.js.publish(KEY.stream, SUBJECT, BETWEEN)
+        replicas.js.ack(other, *replicas.js.pull(other, BETWEEN))
+        await replicas.clock.until(lambda: [e["type"] for e in replicas.events()] == ["alert_firing"], "the alert")
+        await restart(replicas, "r0", watching[other])
+        await replicas.clock.run(5.0)
+        assert [event["type"] for event in replicas.events()] == ["alert_firing", "alert_resolved"]

@@ -319,3 +319,23 @@ def test_no_hint_is_ever_counted_twice(broken: list[Fault], seed: int, slow: flo
             assert len(server.lost(replica, since)) <= SUMMED_FOR / 0.1 + 1, "more than what comes until it is summed"
 
     asyncio.run(run_with(3, scenario, seed=seed))
+
+
+def test_one_that_missed_what_was_handed_back_learns_it_from_the_record() -> None:
+    """It stood still when the advisories came: without that it would see a worker that hangs, and say so once the other
+    one is gone."""
+
+    async def scenario(replicas: Replicas, server: Server) -> None:
+        reader, (other,) = reader_and_others(replicas)
+        replicas.js.publish(KEY.stream, SUBJECT, 9)
+        given = replicas.js.pull(KEY, 9)
+        await replicas.clock.run(1.0)
+        replicas.js.nak(KEY, *given)
+        reader.hints.take(Nak(KEY, len(given)))
+        await replicas.clock.run(5.0)
+        assert reading(other).handed_back == reading(reader).handed_back == 9
+        await reader.kill()
+        await replicas.clock.run(20.0)
+        assert (reading(other).handed_back, reading(other).stall) == (9, 0.0)
+
+    asyncio.run(run_with(2, scenario))

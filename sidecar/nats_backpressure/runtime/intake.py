@@ -20,6 +20,7 @@ from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject import membership
 from nats_backpressure.core.subject.inputs import ConsumerLeft, PolicyRefused
 from nats_backpressure.core.subject.membership import Membership, ReadState
+from nats_backpressure.core.subject.state import Record
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
@@ -194,6 +195,12 @@ class Intake:
                 tracker.nak_seen(now, hint.times)
             case MaxDeliveries() | Terminated():
                 tracker.dropped_seen(now, hint.times)
+
+    def take_stored(self, record: Record) -> None:
+        """Another replica stored this: what it knows of messages handed back counts here too."""
+        for key, carried in record.carried:
+            if carried.handed_back and (tracker := self._trackers.get(key)) is not None:
+                tracker.take_stored(carried)
 
     def _with_known_parts(self, sample: Sample) -> Sample:
         """The sample with the name, creation time and configuration of the newest one before it, where these are equal:

@@ -20,6 +20,7 @@ from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Loa
 from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
+from nats_backpressure.core.subject.state import Record
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.due_queue import DueQueue
 from nats_backpressure.runtime.followed_streams import FollowedStream
@@ -244,6 +245,10 @@ class Poller:
                 self._wake.set()
 
     # What wakes
+
+    def take_stored(self, record: Record) -> None:
+        """See `Intake.take_stored`."""
+        self._intake.take_stored(record)
 
     def hint(self, hint: Hint) -> None:
         """An advisory or ack metric came: it may hasten a reading, and never decides alone."""

@@ -3,7 +3,10 @@ back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nats_backpressure.core.subject.inputs import EventSent, RecordFollowed, RecordLoaded, RecordMissing
+from nats_backpressure.core.subject.state import Record
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import CachedEvent, Stored
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -12,8 +15,9 @@ from nats_backpressure.runtime.subject_registry import SubjectRegistry
 class RecordFollower:
     """Takes what the store holds of a subject."""
 
-    def __init__(self, registry: SubjectRegistry) -> None:
-        self._registry = registry
+    def __init__(self, registry: SubjectRegistry, on_followed: Callable[[Record], None] = lambda record: None) -> None:
+        """`on_followed` is called with each record of another replica."""
+        self._registry, self._on_followed = registry, on_followed
 
     def take(self, subject: str, stored: Stored) -> None:
         """A write was seen, or everything was read again."""
@@ -28,6 +32,7 @@ class RecordFollower:
             absent = self._registry.streams.absent_members(subject)
             followed = RecordFollowed(record, stored.revision, stored.nonce, stored.newer, absent, unwatched)
             self._registry.feed(subject, followed)
+            self._on_followed(record)
         elif state.record is not None and (record, stored.revision) != (state.record, state.revision):
             self._registry.feed(subject, RecordMissing())
 

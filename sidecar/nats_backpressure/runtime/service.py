@@ -126,12 +126,15 @@ class Service:
         for subject, entry in stored.items():
             if entry.record is not None:
                 self.registry.get_or_create(subject)
-                self.registry.feed(subject, RecordLoaded(entry.record, entry.revision, entry.newer))
+                # Those with latches become members: nobody else may be there to notice that they count no more.
+                unwatched = self.registry.unwatched_members(entry.record) - {key for key, _ in entry.record.latched}
+                loaded = RecordLoaded(entry.record, entry.revision, entry.newer, unwatched=unwatched)
+                self.registry.feed(subject, loaded)
             await slices.pause()
 
     async def _follow_records(self) -> None:
         await self._loaded.wait()
-        await self._store.follow(RecordFollower(self.registry).take)
+        await self._store.follow(RecordFollower(self.registry, self.poller.take_stored).take)
 
     async def _become_known(self) -> None:
         await self.poller.complete.wait()

@@ -309,8 +309,9 @@ class SubjectRegistry:
                     self._members.add(subject, key)
 
     def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
-        """The consumers with latches in a record that only other replicas watch."""
-        return frozenset(key for key, _ in record.latched if not self.contexts.watches(key))
+        """The consumers in a record that only other replicas watch."""
+        named = chain(record.latched, record.carried)
+        return frozenset(key for key, _ in named if not self.contexts.watches(key))
 
     def reading_of(self, key: ConsumerKey) -> Reading | None:
         """The newest reading of a member of any subject; None where there is none."""

@@ -114,3 +114,17 @@ def test_what_was_delivered_while_no_sidecar_ran_is_not_returned_any_more(delive
     naks = DelayedNaks(4, delivered)
     naks.add_sample(None, found)
     assert naks.count_in_flight(found) == returned
+
+
+@pytest.mark.parametrize(
+    ("stored", "delivered", "returned"),
+    [(4, 10, 4), (9, 10, 4), (4, 8, 2), (4, 6, 1), (0, 10, 1)],
+    ids=["as many", "never more than are in flight", "some were delivered since", "all were", "none"],
+)
+def test_what_another_replica_knows_to_be_returned_counts_here(stored: int, delivered: int, returned: int) -> None:
+    found = later(ONE, 0.0, inflight=4, waiting=0)
+    naks = DelayedNaks()
+    naks.add_sample(None, found)
+    naks.add_naks()
+    naks.take_stored(stored, delivered, found)
+    assert naks.count_in_flight(found) == returned

@@ -32,6 +32,11 @@ class DelayedNaks:
         """Advisories reported so many NAKs."""
         self._returned += times
 
+    def take_stored(self, returned: int, delivered: int, last: Sample) -> None:
+        """Another replica knew of so many when so many messages were `delivered`: NAKs may not have come here."""
+        left = min(returned - max(0, last.delivered_consumer - delivered), last.inflight)
+        self._returned = max(self._returned, left)
+
     def add_sample(self, last: Sample | None, sample: Sample) -> bool:
         """Add the next sample. True where all that was in flight was redelivered before its ack wait: it was
         returned, and what is in flight now starts with this delivery."""

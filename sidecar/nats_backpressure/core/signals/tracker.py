@@ -104,6 +104,11 @@ class ConsumerTracker:
         self._delayed_naks.add_naks(times)
         self._flow.add(now.mono, IntervalCounts(redeliveries=times))
 
+    def take_stored(self, carried: Carried) -> None:
+        """What another replica has stored of it while this one ran."""
+        if carried.delivered is not None and carried.made == self._made and self.last is not None:
+            self._delayed_naks.take_stored(carried.handed_back, carried.delivered, self.last)
+
     def dropped_seen(self, now: Now, times: int = 1) -> None:
         """The server gave up messages (max_deliver), or a worker did (TERM): they leave in flight without an ack."""
         self._end_rest()

@@ -141,7 +141,9 @@ def awaits_reading(state: SubjectState, now: Now, limits: Limits) -> bool:
     """Whether a consumer that is known from the record was not read since the start, and may still be."""
     members = state.members
     return now.mono < state.unread_since + limits.unknown_after and any(
-        key not in members or members[key].reading is None for key in (*state.carried, *members)
+        key not in members or members[key].reading is None
+        for key in (*state.carried, *members)
+        if key not in state.unwatched
     )
 
 

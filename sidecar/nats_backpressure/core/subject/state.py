@@ -132,6 +132,8 @@ class SubjectState(Struct, frozen=True, gc=False):
     """Monotonic time of the newest proof of any of `members`; None where none has any."""
     carried: dict[ConsumerKey, Carried] = {}
     """As stored when the record was loaded, also for consumers that were not read since. Treated as frozen."""
+    unwatched: frozenset[ConsumerKey] = frozenset()
+    """Those of the record that are not watched here."""
     record: Record | None = None
     """What is stored, as far as known; None until a record was loaded or created."""
     revision: int = 0

@@ -61,6 +61,7 @@ def taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, no
     state = replace(
         with_members(state, members),
         carried=carried,
+        unwatched=stored_as.unwatched,
         departed_lost=int(max(0, state.departed_lost - reported)),
         left_since=None,
         running_since=running_since(record.alerts, state.running_since, now.mono),
