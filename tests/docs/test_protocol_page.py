@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats import endpoints
-from nats_backpressure.adapters.nats.policy_store import MOST_BYTES, MOST_KEYS
+from nats_backpressure.adapters.nats.policy_limits import MOST_BYTES, MOST_KEYS
 from nats_backpressure.core.watch_filter import SUBJECTS_LIMIT
 from nats_backpressure.policy.external import LARGEST_VALUE
 from nats_backpressure.protocol import history, messages, metrics_windows, patterns, reports, status_alias, values

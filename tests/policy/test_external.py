@@ -79,7 +79,7 @@ def test_an_override_stands_for_a_pattern_under_a_key_of_its_own() -> None:
     [
         pytest.param(b"{", "=override.a", "is not JSON", id="no JSON"),
         pytest.param(b"null", "=override.a", "must be a mapping, not null", id="nothing"),
-        pytest.param(b" " * LARGEST_VALUE + b"{}", "=override.a", "is larger than 65,536 bytes", id="too much"),
+        pytest.param(b" " * LARGEST_VALUE + b"{}", "=override.a", "is larger than 1,024 bytes", id="too much"),
         pytest.param({"action": "open"}, "=override.a", "until: is missing", id="without an end"),
         pytest.param(
             {"action": "auto", "until": "2026-11-23T14:05:00Z"},

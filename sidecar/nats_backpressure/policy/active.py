@@ -20,6 +20,7 @@ from nats_backpressure.protocol.values import ConsumerKey
 MOST_ERRORS, LONGEST_ERROR = 20, 300
 """Of a refused policy: problems that are reported, and characters of the path or message of each."""
 
+NO_ROOM = "does not fit: the bucket holds as many bytes of policies as are read; remove what is no policy"
 IGNORED = "ignored, the rest is in force"
 JUDGING_RULES = 4
 """The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
@@ -122,13 +123,15 @@ class ActivePolicies:
         below = Layers(self._file, (), self._guard)
         bucket: dict[str, _LastGood] = {}
         for key, value in snapshot.entries.items():
-            mark = f"{snapshot.bucket}:{value.revision}"
+            mark = f"{snapshot.bucket}:{value.revision}" + ("" if value.fits else ":unread")
             if (last := self._bucket.get(key)) is not None and last.mark == mark:
                 bucket[key] = last
                 yield None
                 continue
             problems = Problems(newer_allowed=True)
-            read = read_bucket_value(key, value.value, value.at, problems)
+            if not value.fits:
+                problems.add("", NO_ROOM)
+            read = read_bucket_value(key, value.value, value.at, problems) if value.fits else None
             bucket[key], refusal = self._checked(key, mark, read, problems, below, self._guard)
             yield refusal
         self._bucket = bucket
@@ -229,6 +232,8 @@ class PolicyValue(Struct, frozen=True):
     revision: int
     at: float = 0.0
     """Unix seconds at which the server stored it."""
+    fits: bool = True
+    """Whether the value was read: if not, the bucket holds too much beside it."""
 
 
 class PolicySnapshot(Struct, frozen=True):

@@ -29,6 +29,8 @@ LARGEST_VALUE: Final = 64 * 1024
 """Bytes of one policy in the bucket; a larger one is refused unread."""
 OVERRIDES: Final = "=override."
 """How the keys of overrides in the policy bucket begin. No encoded subject begins so."""
+LARGEST_OVERRIDE: Final = 1024
+"""Bytes of one override: all of them are read, whatever else the bucket holds."""
 LONGEST_OVERRIDE: Final = 7 * 86_400.0
 """Seconds from the time it was stored to its end: a forgotten override must not last forever."""
 
@@ -81,7 +83,7 @@ def check_bucket_entry(entry: LayerEntry, below: Layers, guard: Guard, problems:
 
 def _read_override(key: str, value: bytes, stored_at: float, problems: Problems) -> OverrideEntry | None:
     pattern = _subject(key.removeprefix(OVERRIDES), problems)
-    document = None if problems else _decoded(value, problems)
+    document = None if problems else _decoded(value, problems, LARGEST_OVERRIDE)
     given = None if problems else read_struct(_Override, document, "", problems)
     if given is None:
         return None
@@ -162,9 +164,9 @@ def _subject(key: str, problems: Problems) -> str:
     return subject
 
 
-def _decoded(value: bytes, problems: Problems) -> Any:
-    if len(value) > LARGEST_VALUE:
-        problems.add("", f"is larger than {LARGEST_VALUE:,} bytes")
+def _decoded(value: bytes, problems: Problems, largest: int = LARGEST_VALUE) -> Any:
+    if len(value) > largest:
+        problems.add("", f"is larger than {largest:,} bytes")
         return None
     try:
         return json.decode(value)

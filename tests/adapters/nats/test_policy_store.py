@@ -12,11 +12,12 @@ from nats.aio.client import Client
 from nats.js.kv import KeyValue
 from structlog.testing import capture_logs
 
-from nats_backpressure.adapters.nats import policy_store, pull
+from nats_backpressure.adapters.nats import policy_limits, policy_store, pull
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
-from nats_backpressure.adapters.nats.policy_store import TOO_LARGE, JetStreamPolicyStore
+from nats_backpressure.adapters.nats.policy_limits import TOO_LARGE
+from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.policy.active import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
@@ -217,7 +218,7 @@ async def test_the_bucket_is_followed_over_a_restart_of_the_server(start_server:
 async def test_keys_beyond_the_limit_are_counted_and_logged_once(
     bucket: KeyValue, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_store, "MOST_KEYS", 2)
+    monkeypatch.setattr(policy_limits, "MOST_KEYS", 2)
     for n in range(4):
         await bucket.put(f"k{n}", b"x")
     await follower.holds(k0=b"x", k1=b"x")
@@ -314,7 +315,7 @@ async def test_a_value_larger_than_what_is_asked_for_at_once_is_read_alone(
 async def test_of_more_bytes_than_are_read_the_oldest_policies_count(
     nc: Client, bucket: KeyValue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_store, "MOST_BYTES", 100)
+    monkeypatch.setattr(policy_limits, "MOST_BYTES", 100)
     for key in "abc":
         await bucket.put(key, key.encode() * 40)
     follower = Follower(nc)
@@ -325,3 +326,17 @@ async def test_of_more_bytes_than_are_read_the_oldest_policies_count(
     assert [(line["event"], line["ignored"]) for line in logs if line["log_level"] == "warning"] == [
         ("policies.too_many", "c")
     ]
+
+
+async def test_in_a_full_bucket_an_override_counts_and_what_was_in_force_can_be_changed(
+    nc: Client, bucket: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_limits, "MOST_KEYS", 2)
+    for key in "abc":
+        await bucket.put(key, b"1")
+    follower = Follower(nc)
+    async with meanwhile(follower.store.follow(follower.snapshots.append)):
+        await follower.holds(a=b"1", b=b"1")
+        await bucket.put("a", b"2")
+        await bucket.put("=override.a", b"{}")
+        await follower.holds(a=b"2", b=b"1", **{"=override.a": b"{}"})

@@ -15,12 +15,13 @@ from typing import Any
 import structlog
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import NO_STREAM, ApiError, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import NO_STREAM, ApiError, JetStreamApi
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.kv import Bucket
+from nats_backpressure.adapters.nats.policy_limits import MOST_BYTES, MOST_KEYS, BucketReading
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
-from nats_backpressure.policy.external import LARGEST_VALUE
+from nats_backpressure.policy.external import OVERRIDES
 from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.failures import Failures
@@ -36,13 +37,6 @@ LISTED_WITHIN = 0.5
 BEHIND_LIMIT = 25
 """Incomplete readings in a row after which an incomplete one is used."""
 BEHIND_HINT = "a replica of the bucket lags, or cannot read a key; the policies that it returned are in force"
-MOST_KEYS, MOST_BYTES = 10_000, 8 * 1024 * 1024
-"""Policies in the bucket, and what they have together; further ones are ignored, counted and logged once. Nothing of
-them is kept but what they say, which takes some five times as much at most."""
-
-
-TOO_LARGE = b" " * (LARGEST_VALUE + 1)
-"""In place of every value that is larger than a policy may be: one object for all."""
 
 
 class JetStreamPolicyStore:
@@ -60,6 +54,8 @@ class JetStreamPolicyStore:
         self._failures = failures or Failures(clock)
         self._bucket, self._count, self._clock = Bucket(js, client, names.policy_bucket), count, clock
         self._too_many = Once()
+        self._counted: frozenset[str] = frozenset()
+        """The keys of the snapshot in force."""
         self._listed: tuple[tuple[str, int, int], float] | None = None
         """The version of the bucket in the newest list of streams, and when that came."""
         self._moved = asyncio.Event()
@@ -102,6 +98,7 @@ class JetStreamPolicyStore:
                         if (snapshot.bucket, revisions) != last:
                             on_change(snapshot)
                             last = snapshot.bucket, revisions
+                            self._counted = frozenset(policies)
                         del policies, snapshot  # they are large
                 self._failures.works("policies")
             except Unavailable as error:
@@ -112,24 +109,22 @@ class JetStreamPolicyStore:
     async def _read(self, info: StreamInfo[dict[str, Any]] | None) -> tuple[dict[str, PolicyValue], bool]:
         """The policies, and whether they are all that the leader had when it was asked: any replica may answer this
         reading, and it may lag."""
-        policies: dict[str, PolicyValue] = {}
         if info is None:
-            return policies, True
+            return {}, True
         newest = await self._bucket.get(">")
-        keys, reached, size = 0, 0, 0
+        reading, keys, reached = BucketReading(self._counted), 0, 0
         async for key, message in self._bucket.entries():
             keys, reached = keys + 1, max(reached, message.seq)
-            if message.deleted:
-                continue
-            large = len(message.data) > LARGEST_VALUE
-            size += 0 if large else len(message.data)
-            if len(policies) >= MOST_KEYS or size > MOST_BYTES:
-                self._log_ignored(key)
-                continue
-            policies[key] = PolicyValue(TOO_LARGE, message.seq, message.at) if large else _value(message)
+            if not message.deleted:
+                reading.add(key, message)
+        policies = reading.values()
+        self._log_ignored(reading.ignored)
         return policies, keys >= info.state.num_subjects and (newest is None or reached >= newest.seq)
 
-    def _log_ignored(self, key: str) -> None:
+    def _log_ignored(self, key: str | None) -> None:
+        if key is None:
+            self._too_many.forget()
+            return
         self._count("policy_beyond_limit")
         if self._too_many.first():
             log.warning(
@@ -159,12 +154,12 @@ class PolicyBucket:
         return PolicyValue(b"" if message.deleted else message.data, message.seq)
 
     async def all(self) -> dict[str, PolicyValue]:
-        """Every key with a value, at most MOST_KEYS: a sidecar reads no more."""
+        """Every key with a value, at most MOST_KEYS of policies: a sidecar reads no more. Overrides are all there."""
         policies: dict[str, PolicyValue] = {}
         try:
             async for key, message in self._bucket.entries():
-                if not message.deleted and len(policies) < MOST_KEYS:
-                    policies[key] = _value(message)
+                if not message.deleted and (len(policies) < MOST_KEYS or key.startswith(OVERRIDES)):
+                    policies[key] = PolicyValue(message.data, message.seq, message.at)
         except ApiError as error:
             raise self._named(error) from None
         return policies
@@ -186,10 +181,6 @@ class PolicyBucket:
         if error.err_code != NO_STREAM:
             return error
         return Unavailable(f"there is no bucket {self._bucket.name}: a sidecar of that name creates it when it starts")
-
-
-def _value(message: Message) -> PolicyValue:
-    return PolicyValue(message.data, message.seq, message.at)
 
 
 def _version(info: StreamInfo[dict[str, Any]] | None) -> tuple[str, int, int]:
