@@ -171,6 +171,31 @@ def test_a_mark_is_held_against_the_file_not_the_default() -> None:
     assert isinstance(put({"pending": {"critical": 4000}}), PolicyEntry)
 
 
+OF_BATCH = {"consumers": ["batch"], "pending": {"warn": 8000}}
+
+
+@pytest.mark.parametrize(
+    ("file", "document", "refused"),
+    [
+        pytest.param(["batch"], OF_BATCH, False, id="its own marks"),
+        pytest.param(["other"], OF_BATCH, True, id="the marks of another one"),
+        pytest.param(["bat*"], OF_BATCH, False, id="the marks of a pattern"),
+        pytest.param(["batch"], OF_BATCH | {"consumers": ["batch", "other"]}, True, id="one of two"),
+        pytest.param(["bat*"], OF_BATCH | {"consumers": ["bat*"]}, False, id="the same pattern"),
+        pytest.param(["batch"], {"pending": {"warn": 8000}}, True, id="all consumers"),
+    ],
+)
+def test_a_mark_is_held_against_what_the_consumers_of_the_policy_inherit(
+    file: list[str], document: dict[str, Any], refused: bool
+) -> None:
+    below = Layers([entry("jobs", consumers=file, pending={"warn": 5000, "critical": 20_000, "overload": 50_000})])
+    problems = Problems()
+    read = read_bucket_value("jobs", msgspec.json.encode(document), PUT_AT, problems)
+    assert read is not None
+    check_bucket_entry(read, below, FREE, problems)
+    assert bool(problems) == refused
+
+
 def test_every_mistake_of_a_value_is_reported() -> None:
     parsed = put({"mode": "x", "subjects": [], "alerts": [{"name": "x", "when": {}}], "pending": {"max": 3}})
     assert {line.split(":")[0] for line in lines(parsed)} == {"mode", "subjects", "alerts[0].when", "pending.max"}

@@ -77,8 +77,16 @@ def check_bucket_entry(entry: LayerEntry, below: Layers, guard: Guard, problems:
         for field, rule in override_violations(entry, guard):
             problems.add(field, rule)
     else:
-        check_inherited(entry, below.effective(entry.subjects[0]).policy, "", problems)
+        for consumer in _representatives(entry):
+            check_inherited(entry, below.effective(entry.subjects[0], consumer).policy, "", problems)
+            if problems:
+                break
         _check_guard(dict(entry.fields), guard, "", problems)
+
+
+def _representatives(entry: PolicyEntry) -> list[ConsumerKey | None]:
+    """Consumers that inherit what those of the entry do, None for all others; a pattern stands for itself."""
+    return [None] if entry.applies(None) else [ConsumerKey("", name) for name in entry.consumers]
 
 
 def _read_override(key: str, value: bytes, stored_at: float, problems: Problems) -> OverrideEntry | None:
