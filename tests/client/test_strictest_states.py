@@ -98,3 +98,18 @@ def test_the_patterns_are_bounded() -> None:
 @given(st.text(st.sampled_from("ab.*> é\n\ud800"), max_size=8) | st.text(max_size=2000))
 def test_a_widened_subject_is_a_pattern(subject: str) -> None:
     assert pattern_problem(widened(subject)) is None
+
+
+@pytest.mark.parametrize(
+    ("subject", "pattern"),
+    [
+        pytest.param("orders." + "x" * 1100, "orders.>", id="a long token"),
+        pytest.param("orders.eu." + "x." * 1000, None, id="many tokens"),
+        pytest.param("x" * 2000, ">", id="the first token"),
+        *(pytest.param("a" * n + ".b" * 20, None, id=f"a dot after {n}") for n in range(1015, 1027)),
+    ],
+)
+def test_a_subject_that_is_too_long_is_widened_from_where_it_is(subject: str, pattern: str | None) -> None:
+    assert pattern is None or widened(subject) == pattern
+    assert pattern_problem(widened(subject)) is None
+    assert subject.startswith(widened(subject).removesuffix(">"))

@@ -53,7 +53,10 @@ def pattern_of(template: str, parameters: Mapping[str, Any]) -> str:
 def widened(subject: str) -> str:
     """A pattern that matches whatever was meant by what is no plain subject: `>` from the first token on that is
     none."""
-    tokens = subject.split(".") if len(subject) <= LONGEST_SUBJECT else []
+    head = subject[: LONGEST_SUBJECT - len(".=3E")]
+    tokens = head.split(".")
+    if head != subject:  # the last token is cut, or no longer leaves room for the `>`
+        del tokens[-1]
     plain = takewhile(lambda token: literal_problem(token) is None, tokens)
     return ".".join([*plain, ">"])
 
