@@ -67,12 +67,20 @@ def test_a_field_that_is_not_known_is_named_and_all_others_are_in_force(path: st
     assert refusal.in_force and refusal.rejection.errors == ((path, f"unknown key; {IGNORED}"),)
 
 
-@pytest.mark.parametrize("path", WORDS)
+@pytest.mark.parametrize("path", [word for word in WORDS if word != "mode"])
 def test_a_word_that_is_not_known_is_named_and_all_others_are_in_force(path: str) -> None:
     policy, (refusal,) = put(changed(path, "gradual"))
     assert policy == without(path)
     ((named, message),) = refusal.rejection.errors
     assert refusal.in_force and named == path and message.endswith(f"not `gradual`; {IGNORED}")
+
+
+@pytest.mark.parametrize("document", [KNOWN, {"pending": {"overload": 10}}, {}], ids=["all", "strict marks", "alone"])
+def test_a_mode_that_is_not_known_refuses_nobody(document: dict[str, Any]) -> None:
+    policy, (refusal,) = put(document | {"mode": "shadow"})
+    assert policy == put(document | {"mode": "observe"})[0] and policy.mode == "observe"
+    ((named, message),) = refusal.rejection.errors
+    assert refusal.in_force and named == "mode" and "`shadow`, which counts as observe" in message
 
 
 def test_every_closed_list_of_a_policy_was_tried() -> None:
@@ -99,6 +107,15 @@ def test_an_alert_that_cannot_be_evaluated_is_left_out(alert: Any, path: str) ->
     policy, (refusal,) = put(KNOWN | {"alerts": [*KNOWN["alerts"], alert]})
     assert [each.name for each in policy.alerts] == ["long"]
     assert refusal.in_force and [named for named, _ in refusal.rejection.errors] == [path]
+
+
+def test_alerts_of_which_none_can_be_evaluated_leave_those_that_are_inherited() -> None:
+    file, _ = parse_entry({"subjects": ["a"], "alerts": KNOWN["alerts"]})
+    assert file is not None
+    active = ActivePolicies((file,), Guard(), trust_metadata=False)
+    new = {"name": "new", "when": {"age_above": 5}}
+    assert [each.name for each in put({"hold_seconds": 3, "alerts": [new]}, active)[0].alerts] == ["long"]
+    assert put({"alerts": []}, active, revision=2)[0].alerts == (), "an empty list switches them off"
 
 
 def test_an_alert_with_a_field_more_is_evaluated() -> None:
@@ -138,7 +155,7 @@ def test_metadata_is_read_in_the_same_way() -> None:
     assert applied and rejection is not None
     assert [path for path, _ in rejection.errors] == ["backpressure.new", "backpressure.mode"]
     policy = active.effective("a", key).policy
-    assert (policy.hold_seconds, policy.mode) == (3, "enforce")
+    assert (policy.hold_seconds, policy.mode) == (3, "observe")
     applied, rejection = active.set_metadata(key, (("backpressure.new", "1"),), ("a",))
     assert not applied and rejection is not None and active.effective("a", key).policy.hold_seconds == 3
 

@@ -24,6 +24,9 @@ LARGEST: Final = 2**53
 LONGEST_SHOWN: Final = 60
 """Characters of a text from the document that a message repeats."""
 BAD: Final = object()
+DRY_RUN: Final = "observe"
+"""What an unknown word counts as in a closed list that has this one: taken for not given, it would leave `enforce`, and
+a dry run of a newer version would refuse callers. In every other list the word that is inherited counts."""
 
 
 class FieldProblem(Struct, frozen=True):
@@ -130,10 +133,13 @@ def _walk(shape: inspect.Type, value: object, path: str, problems: Problems, par
     message = _leaf(shape, value)
     if message is None:
         return value
-    if isinstance(shape, inspect.LiteralType) and isinstance(value, str):
-        problems.add_unknown(path, message)
-    else:
+    if not isinstance(shape, inspect.LiteralType) or not isinstance(value, str):
         problems.add(path, message)
+    elif DRY_RUN in shape.values:
+        problems.add_unknown(path, f"{message}, which counts as {DRY_RUN}")
+        return DRY_RUN
+    else:
+        problems.add_unknown(path, message)
     return BAD
 
 
@@ -204,7 +210,9 @@ def _sequence(shape: inspect.VarTupleType, value: object, path: str, problems: P
         return BAD
     before = len(problems)
     items = tuple(_walk(shape.item_type, item, f"{path}[{i}]", problems, partial=False) for i, item in enumerate(value))
-    return BAD if len(problems) > before else tuple(item for item in items if item is not BAD)
+    known = tuple(item for item in items if item is not BAD)
+    # Without any that is known the list is left out: an empty one would switch off what is inherited.
+    return BAD if len(problems) > before or (items and not known) else known
 
 
 def _leaf(shape: inspect.Type, value: object) -> str | None:
