@@ -21,8 +21,9 @@ from nats_backpressure.core.status.freshness import (
     status_proof,
     subject_freshness,
 )
+from nats_backpressure.core.subject.admitting import counted
 from nats_backpressure.core.subject.other_policies import is_foreign
-from nats_backpressure.core.subject.state import SubjectState
+from nats_backpressure.core.subject.state import SubjectState, deciding_policy
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.refusal_expiry import OPENING_STEP, holds_for
 from nats_backpressure.protocol.strictness import Rank, rank
@@ -42,14 +43,14 @@ class SubjectView(Struct, frozen=True):
 
     state: SubjectState
     worst_member: Member | None
-    """The member whose status, policy and numbers are shown for the subject."""
+    """The member whose status and numbers are shown for the subject."""
     since_proof: SinceProof | None
     sampled_at: float | None
     """Time of the oldest proof among the members, in Unix seconds."""
     oldest_proof: float | None
     """The same in monotonic time."""
     status_proof: float | None
-    """Monotonic time of the last proof of the answered status; None if no member proves it."""
+    """Monotonic time of the last proof of what gateways are answered; None if no member proves it."""
     fullest: tuple[Member, ...]
     """The members with the least room below their in-flight mark, at most FULLEST."""
     fullest_by_stream: dict[str, tuple[Member, ...]] = {}
@@ -67,7 +68,7 @@ def subject_view(state: SubjectState, proofs: Proofs = NO_PROOFS, last: SubjectV
     oldest, reading = min(proved, key=lambda pair: pair[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
-    since, status = since_proof(members, proofs), status_proof(members, proofs)
+    since, status = since_proof(members, proofs), status_proof(counted(members), proofs)
     if last is not None and last.state is state:
         fullest, by_stream = last.fullest, last.fullest_by_stream
     else:
@@ -143,7 +144,7 @@ class SubjectAnswer(Struct, frozen=True):
     view: SubjectView
     limits: Limits
     policy: Policy
-    """Of the worst member, or of the subject if it has no member."""
+    """The one that answers gateways."""
     status: Status
     freshness: Freshness
     stale_reason: StaleReason | None
@@ -214,8 +215,8 @@ class SubjectLookup:
 
     def answer(self, state: SubjectState, now: Now) -> SubjectAnswer:
         view = self._view(state)
-        record, member = state.record, view.worst_member
-        policy = member.policy if member else state.policy
+        record = state.record
+        policy = deciding_policy(state)
         limits = freshness_limits(state, self._service)
         elsewhere = view.since_proof is None and self._service.is_proved_elsewhere(state.subject)
         freshness, stale_reason = current_freshness(view, limits, now, elsewhere)
@@ -224,7 +225,7 @@ class SubjectLookup:
         last = record.admission if record else GatewayAdmission()
         status = record.status if record and freshness is not Freshness.UNKNOWN else Status.UNKNOWN
         admission = gateway_admission.current_admission(
-            policy, status, freshness, last, now.mono - opens_at, state.shedding
+            policy, status, freshness, last, now.mono - opens_at, state.shedding, state.admitting is not None
         )
         is_left_to_others = elsewhere or state.left_since is not None or is_foreign(record, self._service.policies.mark)
         if freshness is Freshness.KNOWN and is_left_to_others:

@@ -22,7 +22,7 @@ from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits
 from nats_backpressure.core.subject import stored_state
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
-from nats_backpressure.core.subject.state import Record, SubjectState, Writing
+from nats_backpressure.core.subject.state import Record, SubjectState, Writing, deciding_policy
 from nats_backpressure.policy.parse import policy_document
 from nats_backpressure.policy.schema import Override, in_force
 from nats_backpressure.protocol import messages
@@ -178,7 +178,7 @@ def status_message(
     known, stale_reason = freshness
     certain = record if known is not Freshness.UNKNOWN else None
     key, events = state_key_and_event_subject(Names(service.settings.name).prefix, state.subject)
-    policy = member.policy if member else state.policy
+    policy = deciding_policy(state)
     return messages.Status(
         subject=state.subject,
         status=certain.status.word if certain else "unknown",
@@ -189,7 +189,9 @@ def status_message(
         metrics=metrics_message(member.reading, member.marks) if member else messages.Metrics(),
         levels=levels_message(member),
         thresholds=thresholds_message(member.marks) if member else None,
-        thresholds_from=dict(thresholds.derivations(policy, member.reading)) if member and member.reading else {},
+        thresholds_from=dict(thresholds.derivations(member.policy, member.reading))
+        if member and member.reading
+        else {},
         diagnosis=diagnosis_name(reported_diagnosis(member, certain.status)) if certain else None,
         admit_ratio=admission.admit_ratio,
         mode=policy.mode,
@@ -216,7 +218,7 @@ def state_value(state: SubjectState, writing: Writing, service: ServiceView, now
     view = subject_view(state, service.proofs(state.subject))
     known = Freshness.UNKNOWN if record.unknown else Freshness.STALE if record.stale else Freshness.KNOWN
     freshness: tuple[Freshness, StaleReason | None] = (known, "age" if record.stale else None)
-    policy = view.worst_member.policy if view.worst_member else state.policy
+    policy = deciding_policy(state)
     admission = gateway_admission.with_override(record.admission, record.override, policy)
     fields = asdict(status_message(view, record, admission, record.reasons, freshness, service, now))
     for name in ("age_ms", "policy", "recovery"):

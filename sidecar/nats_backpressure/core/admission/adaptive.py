@@ -8,7 +8,7 @@ also with producers that use no gateway. How it was measured: benchmarks/adaptiv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from nats_backpressure.core.admission.retry_after import RetryAfter, next_retry_
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.policy.schema import Policy, in_force
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import Priority
+from nats_backpressure.protocol.values import ConsumerKey, Priority
 
 RISE = 0.25
 """Share per second by which the ratio rises at most: recovery must not bring back all callers at once."""
@@ -69,11 +69,17 @@ SHEDDING = "shedding"
 
 
 def next_shedding(
-    was: Shedding, policy: Policy, readings: Iterable[Reading], offered: OfferedLoad | None, now: Now
+    was: Shedding,
+    policy: Policy,
+    readings: Iterable[Reading],
+    offered: OfferedLoad | None,
+    now: Now,
+    own: Mapping[ConsumerKey, Policy] | None = None,
 ) -> Shedding:
     """What to admit after the readings of all consumers that count; a reading that is not newer changes nothing.
 
-    The smallest ratio decides. Without a new reading nothing changes. In binary mode the result is OPEN.
+    The smallest ratio decides. Without a new reading nothing changes. In binary mode the result is OPEN. `own` has the
+    policy of each consumer for its target and its floor; `policy` is the one with the lowest floor.
     """
     if policy.admission.mode == "binary":
         return OPEN
@@ -84,7 +90,9 @@ def next_shedding(
     dt = 0.0 if was.at is None else max(0.0, now.mono - was.at)
     applied = _applied(was, policy, dt)
     known = {g.key: g for g in was.estimates}
-    estimates = tuple(_next_goal(known.get(r.key), r, applied, policy, offered) for r in readings)
+    estimates = tuple(
+        _next_goal(known.get(r.key), r, applied, (own or {}).get(r.key, policy), offered) for r in readings
+    )
     if not estimates or estimates == was.estimates:
         return was
     unstepped = _unstepped(was, estimates, policy, dt)
@@ -150,7 +158,7 @@ def _next_goal(
     demand = new.arrival_rate / share
     most = max(demand, new.sudden)
     goal = share + gain * (allowed / most - share) if most > 0 else 1.0
-    return replace(new, demand=demand, goal=min(1.0, max(0.0, goal)), full=backlog > START)
+    return replace(new, demand=demand, goal=min(1.0, max(policy.admission.floor, goal)), full=backlog > START)
 
 
 def _measured(estimate: LoadEstimate, offered: OfferedLoad | None) -> tuple[float, float]:

@@ -15,7 +15,7 @@ LONGEST_DELAY = 86_400_000
 def admission_at_status(policy: Policy, status: Status, shedding: Shedding = OPEN) -> GatewayAdmission:
     """Binary admission, as in the router: an active subject rejects, any other continues. Adaptive admission: a
     share."""
-    return _in_mode(policy, _evaluated(policy, status, shedding))
+    return _in_mode(policy, enforced_admission(policy, status, shedding))
 
 
 def for_priority(admission: GatewayAdmission, policy: Policy, priority: Priority) -> GatewayAdmission:
@@ -35,14 +35,16 @@ def current_admission(
     last: GatewayAdmission,
     opening: float,
     shedding: Shedding = OPEN,
+    as_stored: bool = False,
 ) -> GatewayAdmission:
-    """What gateways may admit now: by the last status while it is known or stale, else by the last answer.
+    """What gateways may admit now: by the last status while it is known or stale, else by the last answer; with
+    `as_stored` always by that.
 
     `opening`: seconds for which it has been opening, negative while it does not yet (`protocol.refusal_expiry`). With
     `on_unknown: reject` an unknown subject rejects.
     """
     unknown = freshness is Freshness.UNKNOWN
-    admission = _enforced(policy, last) if unknown else _evaluated(policy, status, shedding)
+    admission = _enforced(policy, last) if unknown or as_stored else enforced_admission(policy, status, shedding)
     if freshness is not Freshness.KNOWN or opening > 0:
         # Under `observe` the share that would apply is not known: as for watching clients, it opens from 0.
         ratio = 0.0 if policy.mode == "observe" and admission.action is not Action.CONTINUE else admission.admit_ratio
@@ -81,7 +83,7 @@ def _rejection(policy: Policy) -> GatewayAdmission:
     return GatewayAdmission(Action.REJECT, None, 0.0, policy.retry_after_seconds)
 
 
-def _evaluated(policy: Policy, status: Status, shedding: Shedding) -> GatewayAdmission:
+def enforced_admission(policy: Policy, status: Status, shedding: Shedding) -> GatewayAdmission:
     """The answer as if the mode were `enforce`."""
     if policy.admission.mode == "adaptive":
         share = max(shedding.ratio, policy.admission.floor)

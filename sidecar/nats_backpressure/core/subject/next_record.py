@@ -15,7 +15,15 @@ from nats_backpressure.core.status.freshness import Limits, freshness, status_pr
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.record_builder import RecordBuilder
 from nats_backpressure.core.subject.restart_facts import carried_write_due, facts_to_store
-from nats_backpressure.core.subject.state import Loss, Record, SubjectState, alerts_seen_to, deciding_policy, newest_of
+from nats_backpressure.core.subject.state import (
+    Loss,
+    Record,
+    SubjectState,
+    admission_status,
+    alerts_seen_to,
+    deciding_policy,
+    newest_of,
+)
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Freshness, Status
 
@@ -104,10 +112,9 @@ def is_quiescent(state: SubjectState) -> bool:
             return False
         if member.policy.override or member.policy.alerts:
             return False
-    worst = state.worst
-    if worst is None or worst.reading is None:
+    if state.worst is None or state.worst.reading is None:
         return False
-    admission = gateway_admission.admission_at_status(worst.policy, Status.INACTIVE, state.shedding)
+    admission = gateway_admission.admission_at_status(deciding_policy(state), Status.INACTIVE, state.shedding)
     return record.admission == admission and not state.shedding.shedding
 
 
@@ -204,7 +211,8 @@ def _admission(state: SubjectState, record: Record) -> GatewayAdmission:
     """What is stored never opens by itself: each reader opens it by its own clock."""
     fresh = Freshness.UNKNOWN if record.unknown else Freshness.KNOWN
     policy = deciding_policy(state)
-    admission = gateway_admission.current_admission(policy, record.status, fresh, record.admission, 0.0, state.shedding)
+    status = admission_status(state, record.status)
+    admission = gateway_admission.current_admission(policy, status, fresh, record.admission, 0.0, state.shedding)
     # A change of less than a hundredth is not worth a write.
     near = abs(admission.admit_ratio - record.admission.admit_ratio) < 0.01
     same = near and replace(admission, admit_ratio=0) == replace(record.admission, admit_ratio=0)

@@ -24,6 +24,7 @@ from nats_backpressure.core.subject.state import (
     Recoveries,
     SubjectState,
     Totals,
+    admission_status,
     deciding_policy,
     judged_status,
 )
@@ -201,7 +202,8 @@ class RecordBuilder:
         refused: Rejection | None = None,
     ) -> None:
         seq = self.record.seq + 1
-        admission = gateway_admission.admission_at_status(self.policy, to, self.state.shedding)
+        answered = admission_status(self.state, to)
+        admission = gateway_admission.admission_at_status(self.policy, answered, self.state.shedding)
         admission = gateway_admission.with_override(admission, self.override, self.policy)
         reading = self.member.reading if self.member else None
         event = SubjectEvent(

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission.adaptive import OPEN
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.freshness import status_proof
+from nats_backpressure.core.subject.admitting import steering
 from nats_backpressure.core.subject.next_record import is_quiescent
-from nats_backpressure.core.subject.state import SubjectState, deciding_policy
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
 
 
@@ -19,7 +20,7 @@ def is_at_rest(state: SubjectState) -> bool:
     latch, no event, no adaptive admission, nothing to store."""
     if state.removing or state.must_reload or state.unproved_at_load or state.read_at is None:
         return False
-    if state.shedding is not OPEN or deciding_policy(state).admission.mode != "binary":
+    if state.shedding is not OPEN or steering(state.members.values()):
         return False
     # Losses that another replica reported are taken over after some time.
     return is_quiescent(state) and all(member.lost >= member.lost_reported for member in state.members.values())

@@ -16,7 +16,7 @@ from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
+from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, Status
 
 CARRY_EVERY = 30.0
 """Seconds without a write after which a change of the carried facts (a diagnosis above all) is written by itself."""
@@ -237,7 +237,8 @@ def stored_shedding(record: Record, now: Now, was: Shedding) -> Shedding:
     refused_at = now.mono if shedding else None
     if was.at is None:
         return Shedding(stored.admit_ratio, stored.retry_after, shedding, refused_at=refused_at)
-    if stored.would is not None:  # under `observe` no ratio is stored
+    # Under `observe` no ratio is stored, nor while one with binary admission rejects.
+    if stored.would is not None or stored.action is Action.REJECT:
         return replace(was, shedding=shedding, refused_at=refused_at)
     return replace(
         was,

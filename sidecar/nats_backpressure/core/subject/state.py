@@ -17,6 +17,7 @@ from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.model.reading import Account
 from nats_backpressure.core.status.alert_times import RunKey, seen_to
 from nats_backpressure.core.status.freshness import Limits
+from nats_backpressure.core.subject.admitting import Admitting, admitting
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -128,6 +129,8 @@ class SubjectState(Struct, frozen=True, gc=False):
     """Treated as frozen: only `with_members` replaces it."""
     worst: Member | None = None
     """The worst of `members`, see `worst_member`."""
+    admitting: Admitting | None = None
+    """Whose policy answers gateways, where the policies of `members` differ; else None."""
     newest_proof: float | None = None
     """Monotonic time of the newest proof of any of `members`; None where none has any."""
     carried: dict[ConsumerKey, Carried] = {}
@@ -211,16 +214,24 @@ def with_members(state: SubjectState, members: dict[ConsumerKey, Member]) -> Sub
     answer reads it."""
     proofs = (member.proof for member in members.values() if member.proof is not None)
     worst = worst_member(members.values())
-    return replace(state, members=members, worst=worst, newest_proof=max(proofs, default=None))
+    chosen = admitting(members.values(), state.shedding)
+    if chosen == state.admitting:
+        chosen = state.admitting  # the same object: readers compare policies by identity
+    return replace(state, members=members, worst=worst, admitting=chosen, newest_proof=max(proofs, default=None))
 
 
 def with_member(state: SubjectState, member: Member) -> SubjectState:
     return with_members(state, {**state.members, member.key: member})
 
 
+def with_shedding(state: SubjectState, shedding: Shedding) -> SubjectState:
+    state = replace(state, shedding=shedding)
+    return with_members(state, state.members) if state.admitting is not None else state
+
+
 def worst_member(members: Iterable[Member]) -> Member | None:
-    """The member that decides for its subject: by status, then pressure, then name; a member that was never evaluated
-    cannot."""
+    """The member whose status and numbers its subject has: by status, then pressure, then name; a member that was never
+    evaluated cannot."""
     evaluated = (member for member in members if member.status is not Status.UNKNOWN)
     return min(evaluated, key=lambda member: (-member.status, -member.pressure, member.key), default=None)
 
@@ -267,5 +278,13 @@ def alerts_seen_to(state: SubjectState, now: Now, limits: Limits, proofs: Proofs
 
 
 def deciding_policy(state: SubjectState) -> Policy:
-    """The policy of the worst member, or of the subject itself."""
+    """The policy that answers gateways: that of all members, the strictest where they differ, or of the subject
+    itself."""
+    if state.admitting is not None:
+        return state.admitting.policy
     return state.worst.policy if state.worst else state.policy
+
+
+def admission_status(state: SubjectState, status: Status) -> Status:
+    """The status that this policy answers to, in a subject of this status."""
+    return status if state.admitting is None else state.admitting.status

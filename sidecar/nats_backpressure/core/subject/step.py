@@ -18,6 +18,7 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches
 from nats_backpressure.core.status.alert_times import COUNTED, running_since, unwatched, without_unseen
 from nats_backpressure.core.status.freshness import Limits
+from nats_backpressure.core.subject.admitting import steering
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
@@ -59,6 +60,7 @@ from nats_backpressure.core.subject.state import (
     proved_at,
     with_member,
     with_members,
+    with_shedding,
     without_announced_rejections,
 )
 from nats_backpressure.core.subject.taking_over import taken_over, with_created
@@ -315,9 +317,8 @@ def _reopened(state: SubjectState, now: Now, limits: Limits) -> SubjectState:
     opening = now.mono - state.read_at - holds
     action, ratio = aged("throttle", was.ratio, policy.on_unknown, opening, False)
     retry_after = 0 if action == "continue" else was.retry_after
-    return replace(
-        state, shedding=replace(was, ratio=ratio, unstepped_ratio=ratio, applied=ratio, retry_after=retry_after)
-    )
+    opened = replace(was, ratio=ratio, unstepped_ratio=ratio, applied=ratio, retry_after=retry_after)
+    return with_shedding(state, opened)
 
 
 def _with_readings(state: SubjectState, readings: Sequence[Reading], now: Now) -> SubjectState:
@@ -339,9 +340,10 @@ def _with_readings(state: SubjectState, readings: Sequence[Reading], now: Now) -
 
 def _with_shedding(state: SubjectState, now: Now) -> SubjectState:
     """The state with the result of adaptive admission after the newest readings of all members that count."""
-    policy = deciding_policy(state)
-    if policy.admission.mode == "binary" and state.shedding is OPEN:
-        return state
-    members = state.members.values()
+    members = steering(state.members.values())
+    if not members:
+        return state if state.shedding is OPEN else with_shedding(state, OPEN)
+    policy = min(members, key=lambda m: (m.policy.admission.floor, m.key)).policy
+    own = {m.key: m.policy for m in members}
     readings = [m.reading for m in members if m.reading is not None and not latches.is_ignored(m.reading, m.policy)]
-    return replace(state, shedding=next_shedding(state.shedding, policy, readings, state.offered_load, now))
+    return with_shedding(state, next_shedding(state.shedding, policy, readings, state.offered_load, now, own))
