@@ -183,19 +183,53 @@ async def test_a_connection_that_sends_requests_stays_open(world: World) -> None
     writer.close()
 
 
-async def test_more_than_it_serves_at_once_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+HALF = b"GET /healthz HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", HALF, HALF + b"\r\n"], ids=["silent", "half a request", "kept alive"])
+async def test_a_probe_is_answered_whoever_holds_connections_open(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(http_probes, "CONNECTIONS", 4)
     page = HttpProbes("127.0.0.1", 0, lambda: READY, list, FakeClock())
     page.start()
-    held = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(6)]
+    held = []
+    for _ in range(12):
+        held.append(await asyncio.open_connection("127.0.0.1", page.port))
+        held[-1][1].write(sent)
+        if sent.endswith(b"\r\n\r\n"):
+            await held[-1][0].readuntil(b"ok\n")
     async with httpx.AsyncClient() as client:
-        with capture_logs():
-            assert (await client.get(f"http://127.0.0.1:{page.port}/healthz")).status_code == 503
-        for _, writer in held:
-            writer.close()
-            await writer.wait_closed()
-        while (await client.get(f"http://127.0.0.1:{page.port}/healthz")).status_code != 200:
-            await asyncio.sleep(0.01)
+        for path in ("healthz", "readyz", "metrics"):
+            assert (await client.get(f"http://127.0.0.1:{page.port}/{path}")).status_code == 200
+    async with asyncio.timeout(5):
+        for reader, _ in held[:9]:  # the oldest; four may be open, of which one was the probe's
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+    assert not any(reader.at_eof() for reader, _ in held[9:])
+    for _, writer in held:
+        writer.close()
+    await asyncio.to_thread(page.stop, 3.0)
+
+
+async def test_a_probe_is_answered_while_scrapes_that_hang_hold_every_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_probes, "CONNECTIONS", 4)
+    release = threading.Event()
+
+    def hang() -> list[bytes]:
+        release.wait(10)
+        return []
+
+    page = HttpProbes("127.0.0.1", 0, lambda: READY, hang, FakeClock())
+    page.start()
+    held = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(8)]
+    for _, writer in held[4:]:  # the others are ended
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"http://127.0.0.1:{page.port}/healthz")).status_code == 200
+    release.set()
+    for _, writer in held:
+        writer.close()
     await asyncio.to_thread(page.stop, 3.0)
 
 

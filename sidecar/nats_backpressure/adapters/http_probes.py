@@ -25,7 +25,8 @@ log = structlog.get_logger()
 STUCK_AFTER = 10.0
 """Seconds without a turn of the event loop after which /healthz answers 503."""
 CONNECTIONS = 256
-"""Connections served at once; further ones get 503."""
+"""Connections at once; a further one ends the one that has waited longest for a request, or for its answer to be read:
+whoever holds connections open must not fail the probes."""
 CONNECTION_TIMEOUT = 10.0
 """Seconds for a connection to send its request, and as many to get and read the answer."""
 KEEP_ALIVE = 5.0
@@ -95,7 +96,7 @@ class HttpProbes:
             b"/metrics": self._metrics,
         }
         self._connections: dict[asyncio.Task[None], bool] = {}
-        """Whether each answers a request now."""
+        """Whether each answers a request now; the one that has waited longest for its turn is first."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
@@ -141,15 +142,17 @@ class HttpProbes:
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = False
+        self._end_one_too_many()
         wait, last = self._timeout, False
         try:
             while not last:
                 async with asyncio.timeout(wait):
                     request = await reader.readuntil(b"\r\n\r\n")
-                self._connections[task] = True
+                self._put_last(task, answers=True)
                 async with asyncio.timeout(self._timeout):
                     last = await self._reply(request, writer)
-                self._connections[task], wait = False, min(KEEP_ALIVE, self._timeout)
+                self._put_last(task, answers=False)
+                wait = min(KEEP_ALIVE, self._timeout)
             writer.close()
             async with asyncio.timeout(self._timeout):  # whoever does not read the rest of an answer is not waited for
                 await writer.wait_closed()
@@ -159,14 +162,28 @@ class HttpProbes:
             # Silent ones must not use up the connections that the kubelet needs.
             writer.transport.abort()
         finally:
-            del self._connections[task]
+            self._connections.pop(task, None)
             writer.close()
+
+    def _put_last(self, task: asyncio.Task[None], answers: bool) -> None:
+        if self._connections.pop(task, None) is not None:
+            self._connections[task] = answers
+
+    def _end_one_too_many(self) -> None:
+        """Of the connections that wait for a request the oldest, or the oldest of all where each one is answered."""
+        if len(self._connections) > CONNECTIONS:
+            waiting = (task for task, answers in self._connections.items() if not answers)
+            oldest = next(waiting)
+            if oldest is asyncio.current_task():
+                oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.cancel()
 
     async def _reply(self, request: bytes, writer: asyncio.StreamWriter) -> bool:
         """Answer a request; returns whether it is the last one of its connection."""
-        line, crowded = REQUEST.match(request), len(self._connections) > CONNECTIONS
-        answer = _refusal(HTTPStatus.SERVICE_UNAVAILABLE) if crowded else await self._answer(line)
-        last = crowded or line is None or line[3] == b"0" or LAST.search(request) is not None or self._ending.is_set()
+        line = REQUEST.match(request)
+        answer = await self._answer(line)
+        last = line is None or line[3] == b"0" or LAST.search(request) is not None or self._ending.is_set()
         writer.write(answer.head(last))
         for piece in answer.body if line is None or line[1] != b"HEAD" else ():
             writer.write(piece)
