@@ -16,7 +16,7 @@ from nats_backpressure.core.watch_filter import SUBJECTS_LIMIT
 from nats_backpressure.policy.external import LARGEST_VALUE
 from nats_backpressure.protocol import history, messages, metrics_windows, patterns, reports, status_alias, values
 from nats_backpressure.protocol.values import EventType
-from nats_backpressure.queries import decisions
+from nats_backpressure.queries import decisions, event_cache
 from tests.docs import examples
 
 PAGE = (examples.FILE.parent / "protocol.md").read_text()
@@ -103,3 +103,7 @@ def test_the_page_explains_every_value(field: str, kind: Any) -> None:
 )  # fmt: skip
 def test_the_page_states_the_limits_of_the_code(what: str, limit: str) -> None:
     assert f"| {what} | {limit} |" in PAGE
+
+
+def test_the_page_states_how_many_events_a_window_counts_at_most() -> None:
+    assert f"at most the newest {event_cache.PER_SUBJECT} of the subject" in PAGE

@@ -14,7 +14,7 @@ from nats_backpressure.policy.schema import Guard, Override
 from nats_backpressure.protocol.requests import ListRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.queries.decisions import DecisionService, validate_policy
-from nats_backpressure.runtime.tasks import SLICE
+from nats_backpressure.runtime.slices import SLICE
 from tests.fakes.clock import FakeClock
 from tests.fakes.view import NOW, OVERLOADED, POLICY, SUBJECT, FakeServiceView, decision_service, member, subject
 

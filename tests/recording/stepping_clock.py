@@ -9,13 +9,6 @@ from tests.fakes.clock import FakeClock
 class SteppingClock(FakeClock):
     """Each look at it takes a millisecond."""
 
-    turns = 0
-    """How many times others had a turn."""
-
     def now(self) -> Now:
         self.advance(0.001)
         return super().now()
-
-    async def sleep(self, seconds: float) -> None:
-        self.turns += seconds <= 0
-        await super().sleep(seconds)

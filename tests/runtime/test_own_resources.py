@@ -13,7 +13,7 @@ from nats_backpressure.core.subject.inputs import Input, RecordMissing
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime import tasks
+from nats_backpressure.runtime import slices
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.ports import Unavailable
@@ -72,7 +72,7 @@ async def test_in_an_incomplete_list_nothing_is_missing() -> None:
 
 
 async def test_others_have_turns_while_many_states_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "SLICE", 0.0)
+    monkeypatch.setattr(slices, "SLICE", 0.0)
     world = World()
     for n in range(100):
         world.resources._registry.get_or_create(f"s{n}")

@@ -15,7 +15,7 @@ from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.policy.validation import FieldProblem
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.runtime import tasks
+from nats_backpressure.runtime import slices
 from nats_backpressure.runtime.policy_updates import THE_FILE, PolicyUpdates
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import cancel_and_wait
@@ -67,7 +67,7 @@ async def test_a_new_policy_reaches_every_member() -> None:
 
 
 async def test_others_have_turns_while_many_subjects_are_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "SLICE", 0.0)
+    monkeypatch.setattr(slices, "SLICE", 0.0)
     world = World()
     for n in range(100):
         world.registry.get_or_create(f"s{n}")
@@ -82,7 +82,7 @@ async def test_others_have_turns_while_many_subjects_are_evaluated_again(monkeyp
 
 @pytest.mark.parametrize("what", ["bucket", "file"])
 async def test_others_have_turns_while_many_policies_are_read(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setattr(tasks, "SLICE", 0.0)
+    monkeypatch.setattr(slices, "SLICE", 0.0)
     world = World()
     many = bucket(**{f"s{n}": b'{"mode": "observe"}' for n in range(100)}, s=b'{"pending": {"warn": 7}}')
     async with world.running():

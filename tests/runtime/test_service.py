@@ -19,7 +19,7 @@ from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.values import MONITORING_EVENTS, STATUS_EVENTS, ConsumerKey, EventType, Status
-from nats_backpressure.runtime import tasks
+from nats_backpressure.runtime import slices
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.noting_observer import NotingObserver
 from nats_backpressure.runtime.ports import Unavailable
@@ -244,7 +244,7 @@ async def test_of_a_stream_that_was_never_read_nothing_is_known(monkeypatch: pyt
 
 async def test_others_have_turns_while_many_states_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """10,000 watched patterns took 9.5 s in one go."""
-    monkeypatch.setattr(tasks, "SLICE", 0.0)
+    monkeypatch.setattr(slices, "SLICE", 0.0)
     world = World()
     for n in range(300):
         name = f"tenant.{n}.*"

@@ -10,33 +10,14 @@ import pytest
 
 from nats_backpressure.runtime.tasks import (
     LEAST_JITTER,
-    SLICE,
     Bounded,
     Once,
-    Slices,
     backoff,
     cancel_and_wait,
     sleep_until,
     within,
 )
 from tests.fakes.clock import FakeClock, settled
-
-
-async def test_a_long_loop_pauses_after_each_slice_of_time() -> None:
-    clock, turns = FakeClock(), list[float]()
-
-    async def other() -> None:
-        while True:
-            turns.append(clock.now().mono - 1000.0)
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
-    slices = Slices(clock)
-    for _ in range(4):
-        clock.advance(0.6 * SLICE)
-        await slices.pause()
-    await cancel_and_wait([task])
-    assert turns == pytest.approx([1.2 * SLICE, 2.4 * SLICE])
 
 
 async def test_a_loop_that_loses_a_cancellation_is_ended_all_the_same() -> None:

@@ -54,7 +54,13 @@ class Window(Struct, frozen=True):
     """What a subject was like in one window that ends now."""
 
     coverage: Annotated[Ratio, Meta(description="Share of the window for which this replica has samples.")]
-    events: Annotated[EventCounts, Meta(description="Events in the window.")]
+    events: Annotated[
+        EventCounts,
+        Meta(
+            description="Events in the window, as far as they are in memory: at most the newest 256 of the subject, of "
+            "all types. So a count is the least that there were; `total_events` counts all."
+        ),
+    ]
     time_in: Annotated[TimeIn, Meta(description="Time in each status.")]
     pending: Annotated[Range, Meta(description="Pending messages.")]
     inflight: Annotated[Range, Meta(description="Messages in flight.")]

@@ -23,7 +23,7 @@ from nats_backpressure.queries import serialize
 from nats_backpressure.queries.lookup import SubjectAnswer, SubjectLookup
 from nats_backpressure.queries.pulls import Granted, PullGrants, PullRequest, pull_action, pull_request
 from nats_backpressure.runtime.ports import Clock
-from nats_backpressure.runtime.tasks import Slices
+from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.view import ServiceView
 
 SHORTEST_VALID, LONGEST_VALID = 0.1, 5.0

@@ -22,7 +22,8 @@ from nats_backpressure.recording.broadcast_format import (
 )
 from nats_backpressure.runtime.observations import Received
 from nats_backpressure.runtime.ports import Clock
-from nats_backpressure.runtime.tasks import Bounded, Slices, drop_unused
+from nats_backpressure.runtime.slices import Slices
+from nats_backpressure.runtime.tasks import Bounded, drop_unused
 
 MOST_SENDERS = 256
 """Processes whose clocks are known; one more drops the one that sent least recently, which begins again."""

@@ -17,7 +17,8 @@ from nats_backpressure.recording.broadcast_list_encoder import ListEncoder
 from nats_backpressure.recording.broadcast_numbers import AskedFor
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading
 from nats_backpressure.runtime.ports import Clock, ReplicaChannel
-from nats_backpressure.runtime.tasks import Bounded, Slices, drop_unused
+from nats_backpressure.runtime.slices import Slices
+from nats_backpressure.runtime.tasks import Bounded, drop_unused
 
 MOST_STREAMS = 100_000
 """Streams whose last message is remembered; one more drops the one that was read least recently, whose next message is

@@ -13,8 +13,8 @@ from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Clock, Unavailable
+from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
-from nats_backpressure.runtime.tasks import Slices
 
 log = structlog.get_logger()
 

@@ -16,8 +16,9 @@ from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.validation import FieldProblem, shorten
 from nats_backpressure.runtime.effect_runner import DROPPED, FIRST_RETRY, LAST_RETRY
 from nats_backpressure.runtime.ports import Clock, EventPublisher, ServiceCounts, Unavailable, Unpublishable
+from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
-from nats_backpressure.runtime.tasks import Slices, backoff, sleep_until
+from nats_backpressure.runtime.tasks import backoff, sleep_until
 
 log = structlog.get_logger()
 

@@ -27,8 +27,9 @@ from nats_backpressure.runtime.reading_gap import ReadingGap
 from nats_backpressure.runtime.reading_rounds import ROUND_WITHIN
 from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import Replicas
+from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.subject_registry import TICK, SubjectRegistry
-from nats_backpressure.runtime.tasks import Slices, backoff, cancel_and_wait, sleep_until
+from nats_backpressure.runtime.tasks import backoff, cancel_and_wait, sleep_until
 from nats_backpressure.runtime.watched_summary import WatchedSummary
 
 log = structlog.get_logger()

@@ -25,8 +25,8 @@ from nats_backpressure.runtime.observations import (
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
 from nats_backpressure.runtime.shared_reading import SharedReading
+from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.stream_poll import StreamPoll
-from nats_backpressure.runtime.tasks import Slices
 
 log = structlog.get_logger()
 

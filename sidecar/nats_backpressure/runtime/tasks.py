@@ -16,11 +16,6 @@ LEAST_JITTER = 0.3
 ONCE_KEYS = 10_000
 """Keys that `Once` knows; the oldest is dropped first, and counts as new afterwards."""
 
-
-SLICE = 0.001
-"""Seconds of work after which a long loop lets other tasks have a turn. A request waits for up to three slices: to be
-received, read and answered."""
-
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
@@ -89,25 +84,6 @@ class OnceIn:
         """What was logged of a group is over: the next time is the first again."""
         for key in [key for key in self._at if key[0] == group]:
             del self._at[key]
-
-
-class Slices:
-    """Divides a long loop into slices of some SLICE seconds, between which other tasks have a turn."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._since = clock.mono()
-
-    @property
-    def over(self) -> bool:
-        """Whether it is time to let others have a turn. Asking costs less than `pause` does where nothing is to do."""
-        return self._clock.mono() - self._since >= SLICE
-
-    async def pause(self) -> None:
-        """To be called after each piece of work, which must be short: lets others have a turn when it is time."""
-        if self.over:
-            await self._clock.sleep(0)
-            self._since = self._clock.mono()
 
 
 def backoff(clock: Clock, first: float, last: float) -> Iterator[float]:

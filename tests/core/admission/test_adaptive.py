@@ -309,3 +309,10 @@ def test_whatever_is_read_the_answer_is_within_its_bounds(
         assert floor <= shedding.ratio <= 1
         assert (1 <= shedding.retry_after <= 20) if shedding.ratio < 1 else shedding.retry_after == 0
         assert shedding.shedding or shedding.ratio == 1
+
+
+@pytest.mark.parametrize("priority", ["low", "normal", "high"])
+@pytest.mark.parametrize("floor", [0.5, 1.0])
+def test_a_ratio_below_the_floor_stays_as_it_was_decided(floor: float, priority: str) -> None:
+    """A replica with another settings file decided it, or a stored one opens."""
+    assert priority_share(0.02, priority, floor) == pytest.approx(0.02)

@@ -66,3 +66,10 @@ def test_whatever_is_reported_the_share_is_one(reports: list[tuple[int, float, f
         load = with_report(load, offered, int(offered * share), seconds, now)
         if (summed := load.share(now)) is not None:
             assert 0 <= summed <= 1 + 1e-9
+
+
+def test_a_gateway_that_stood_still_for_a_minute_does_not_slow_down_what_is_seen_later() -> None:
+    load = with_report(None, 6000, 6000, 60.0, 1000.0)
+    for n in range(1, 61):
+        load = with_report(load, 1000, 100, 1.0, 1000.0 + n)
+    assert load.share(load.at) == pytest.approx(0.1, abs=0.02) and load.span < 2 * SPAN

@@ -42,7 +42,7 @@ from nats_backpressure.runtime.observations import (
     StreamsReading,
     Unavailable,
 )
-from nats_backpressure.runtime.tasks import Slices
+from nats_backpressure.runtime.slices import Slices
 
 FIRST_PAGE = b'{"offset":0}'
 PAGES_LIMIT = 400

@@ -21,7 +21,8 @@ from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import SCHEMA, Heartbeat
 from nats_backpressure.protocol.subjects import HEARTBEAT, BadTail, Names, decode, encode
 from nats_backpressure.runtime.ports import Clock, Conflict, Stored
-from nats_backpressure.runtime.tasks import Once, Slices
+from nats_backpressure.runtime.slices import Slices
+from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
 

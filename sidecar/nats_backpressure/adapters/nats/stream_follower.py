@@ -25,7 +25,8 @@ from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.stream_position import StreamPosition
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.runtime.ports import Clock, Unavailable
-from nats_backpressure.runtime.tasks import Slices, backoff, raise_if_cancelled
+from nats_backpressure.runtime.slices import Slices
+from nats_backpressure.runtime.tasks import backoff, raise_if_cancelled
 
 log = structlog.get_logger()
 

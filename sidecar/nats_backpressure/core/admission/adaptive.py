@@ -119,7 +119,8 @@ def priority_share(ratio: float, priority: Priority, floor: float) -> float:
     """
     if ratio >= 1 or priority == "critical":
         return 1.0
-    above = max(0.0, ratio - floor) / (1 - floor)
+    floor = min(floor, ratio)  # a ratio below it is one that a replica with another floor decided
+    above = (ratio - floor) / (1 - floor)
     return floor + (1 - floor) * math.pow(above, POWERS[priority])
 
 

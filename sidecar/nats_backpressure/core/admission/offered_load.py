@@ -21,7 +21,7 @@ class OfferedLoad(Struct, frozen=True):
     offered: float
     admitted: float
     span: float = SPAN
-    """Seconds over which these sums fade; divided by it they are rates."""
+    """Seconds over which these sums fade; divided by it they are rates. It fades itself to that of the reports."""
 
     def share(self, now: float) -> float | None:
         """The admitted share; None if the reports are outdated or nothing was offered."""
@@ -46,4 +46,7 @@ def with_report(was: OfferedLoad | None, offered: int, admitted: int, seconds: f
         span = max(SPAN, seconds)
         return OfferedLoad(now, offered / seconds * span, admitted / seconds * span, span)
     fading = was._faded(now)
-    return OfferedLoad(max(was.at, now), was.offered * fading + offered, was.admitted * fading + admitted, was.span)
+    span = max(SPAN, seconds, was.span * fading)
+    # The sums before are over the old span: over the new one they would be other rates.
+    kept = fading * min(1.0, span / was.span)
+    return OfferedLoad(max(was.at, now), was.offered * kept + offered, was.admitted * kept + admitted, span)
