@@ -251,6 +251,17 @@ async def test_a_scrape_that_hangs_holds_up_neither_health_nor_the_end(world: Wo
     await asyncio.gather(scrape, return_exceptions=True)
 
 
+async def test_scrapes_for_which_nobody_waits_leave_one_thread(world: World, http: httpx.AsyncClient) -> None:
+    release = threading.Event()
+    world.before_scrape = lambda: release.wait(10)
+    for _ in range(3):
+        with pytest.raises(httpx.TimeoutException):
+            await http.get("/metrics", timeout=0.2)
+    assert [thread.name for thread in threading.enumerate()].count("metrics page") == 1
+    release.set()
+    assert (await http.get("/metrics")).status_code == 200
+
+
 def test_a_port_in_use_is_reported_before_anything_starts() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

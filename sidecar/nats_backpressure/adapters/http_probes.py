@@ -87,7 +87,9 @@ class HttpProbes:
         self._readiness, self._metrics_page, self._stuck_after = readiness, metrics, stuck_after
         self._clock, self._timeout = clock, timeout
         self.pulse()
-        self._scraping, self._ending = asyncio.Lock(), asyncio.Event()
+        self._ending = asyncio.Event()
+        self._page: asyncio.Future[Sequence[bytes]] | None = None
+        """The newest page of metrics, which may be under way."""
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._pages: dict[bytes, Callable[[], Awaitable[HttpAnswer]]] = {
@@ -157,7 +159,8 @@ class HttpProbes:
             async with asyncio.timeout(self._timeout):  # whoever does not read the rest of an answer is not waited for
                 await writer.wait_closed()
         except asyncio.LimitOverrunError:
-            writer.write(_refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE).head(last=True))
+            refusal = _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            writer.writelines((refusal.head(last=True), *refusal.body))
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
             # Silent ones must not use up the connections that the kubelet needs.
             writer.transport.abort()
@@ -214,12 +217,14 @@ class HttpProbes:
         return HttpAnswer(200 if readiness.ready else 503, [json.encode(readiness)], JSON)
 
     async def _metrics(self) -> HttpAnswer:
-        # One scrape at a time, in another thread: neither a slow nor a frequent scraper delays /healthz.
-        async with self._scraping:
-            return HttpAnswer(200, await _in_a_thread(self._metrics_page), METRICS_TYPE)
+        # One page at a time, in another thread, for all that ask meanwhile: no scraper delays /healthz, and a page that
+        # takes longer than anybody waits leaves no second thread.
+        if self._page is None or self._page.done():
+            self._page = _in_a_thread(self._metrics_page)
+        return HttpAnswer(200, await asyncio.shield(self._page), METRICS_TYPE)
 
 
-async def _in_a_thread(work: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
+def _in_a_thread(work: Callable[[], Sequence[bytes]]) -> asyncio.Future[Sequence[bytes]]:
     """Its result, from a thread of its own that the process does not wait for at its end."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Sequence[bytes]] = loop.create_future()
@@ -233,7 +238,7 @@ async def _in_a_thread(work: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
             loop.call_soon_threadsafe(_set, done, result, error)
 
     threading.Thread(target=run, name="metrics page", daemon=True).start()
-    return await done
+    return done
 
 
 def _set(done: asyncio.Future[Sequence[bytes]], result: Sequence[bytes], error: Exception | None) -> None:

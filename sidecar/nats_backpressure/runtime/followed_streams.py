@@ -148,8 +148,9 @@ class FollowedStreams(dict[str, FollowedStream]):
         return [self.get(name) for name in self._members.streams_of(subject)]
 
     def _may_hold(self, look: StreamLook, subject: str) -> bool:
-        subjects = self.subjects_of(look)
-        return not subjects or any(overlap(pattern, subject) for pattern in subjects)
+        subjects, retention = self.subjects_of(look), look.retention
+        unknown = not subjects or (retention is not None and retention.mixed)
+        return unknown or any(overlap(pattern, subject) for pattern in subjects)
 
     # Which are not read
 

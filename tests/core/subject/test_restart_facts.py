@@ -74,6 +74,11 @@ def state(one: Member, stored: Carried = NOTHING_CARRIED, ago: float = CARRY_EVE
         ),
         pytest.param(state(member(handed_back=1), ago=ACCOUNT_EVERY), True, id="a message that was handed back"),
         pytest.param(
+            state(member(handed_back=1, made=2), Carried(made=1, delivered=900, handed_back=5), ACCOUNT_EVERY),
+            True,
+            id="one of a consumer that was created again",
+        ),
+        pytest.param(
             state(member(handed_back=1), Carried(handed_back=1), ACCOUNT_EVERY), False, id="one that is stored"
         ),
         pytest.param(state(member(capacity=50.0)), True, id="a first capacity"),

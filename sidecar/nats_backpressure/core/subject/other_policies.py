@@ -56,13 +56,16 @@ def is_seen_whole(
     state: SubjectState, watches: Callable[[ConsumerKey], bool], now: Now, limits: Limits, proofs: Proofs
 ) -> bool:
     """Whether this replica sees all that those who judged the record see: it watches each consumer that the record
-    names, and has read all of them. A record with as many as it can hold may leave some out."""
-    record = state.record
-    if record is None or len(record.carried) >= CARRIED_LIMIT or awaits_reading(state, now, limits):
+    names, and has read all of them. A record with as many as it can hold may leave some out, and one that names none
+    shows nothing."""
+    if (record := state.record) is None or awaits_reading(state, now, limits):
+        return False
+    named = [key for key, _ in (*record.latched, *record.carried)]
+    if not named or len(record.carried) >= CARRIED_LIMIT:
         return False
     if freshness(newest_of(state, proofs), now.mono, limits) is not Freshness.KNOWN:
         return False
-    return all(watches(key) for key, _ in (*record.latched, *record.carried))
+    return all(watches(key) for key in named)
 
 
 def is_anybodys(state: SubjectState, mark: str, other_marks: frozenset[str] | None) -> bool:

@@ -68,7 +68,9 @@ def _more_returned(stored: Carried, member: Member) -> bool:
     """Whether more are than the deliveries since what is stored leave of it."""
     if (reading := member.reading) is None:
         return False
-    again = 0 if stored.delivered is None else reading.delivered_consumer - stored.delivered
+    if stored.made not in (0, reading.made):
+        return reading.handed_back > 0
+    again = 0 if stored.delivered is None else max(0, reading.delivered_consumer - stored.delivered)
     return reading.handed_back > max(0, stored.handed_back - again)
 
 
