@@ -140,7 +140,7 @@ class TestSamples:
         world.configure(filters=("orders",), metadata=(("backpressure.mode", "observe"),))
         world.read()
         assert world.registry.subjects["orders"].members[KEY].policy.mode == "observe"
-        world.configure(filters=("orders",), metadata=(("backpressure.mode", "shout"),))
+        world.configure(filters=("orders",), metadata=(("backpressure.pending.warn", "many"),))
         world.read()
         assert [what for what, _, _ in world.reported] == ["policy.rejected"]
         assert world.registry.subjects["orders"].members[KEY].policy.mode == "observe"  # the last good one

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.protocol.values import ConsumerKey, Status
-from tests.simulations.running_service import World
+from tests.simulations.running_service import SETTINGS, World
+from tests.support.policies import entry
 
 COPY, SUBJECT = ConsumerKey("COPY", "copies"), "orders.>"
-OVERLOAD = 20_000
+OVERLOAD = 2_000
+CALM = replace(
+    SETTINGS, observe=Observe(), policies=(entry(">", pending={"warn": 10, "critical": 50, "overload": 100}),)
+)
 
 
 class Mirrored(World):
@@ -29,20 +35,20 @@ class Mirrored(World):
 @pytest.mark.parametrize("how", ["its node is down", "deleted"])
 async def test_what_happens_to_the_origin_is_nothing_that_happens_to_the_mirror(how: str) -> None:
     world = Mirrored()
-    async with world.living() as service:
+    async with world.living(CALM) as service:
         world.js.publish(COPY.stream, "orders.x", OVERLOAD)
         await world.clock.until(lambda: "backpressure_active" in world.types(), "the overload")
-        world.js.ack(COPY, *world.js.pull(COPY, OVERLOAD - 800))  # held by the release mark
+        world.js.ack(COPY, *world.js.pull(COPY, OVERLOAD - 80))  # held by the release mark
         origin = world.js.all["ORIGIN"]
         if how == "deleted":
             del world.js.all["ORIGIN"]
         world.js.unlisted = {"ORIGIN"}
-        await world.clock.run(30.0)
+        await world.clock.run(3.0)
         world.js.unlisted = set()
         world.js.all["ORIGIN"] = origin
-        await world.clock.run(90.0)
+        await world.clock.run(30.0)
         member = service.registry.subjects[SUBJECT].members[COPY]
-        assert member.reading is not None and (member.reading.pending, member.reading.backfilling) == (800, False)
+        assert member.reading is not None and (member.reading.pending, member.reading.backfilling) == (80, False)
         assert member.status > Status.INACTIVE and "monitoring_lost" not in world.types()
         assert len({event.incident for event in world.publisher.events if event.subject == SUBJECT}) == 1
 
@@ -50,7 +56,7 @@ async def test_what_happens_to_the_origin_is_nothing_that_happens_to_the_mirror(
 async def test_a_mirror_is_watched_soon_after_its_origin_is_shown() -> None:
     world = Mirrored()
     world.js.unlisted = {"ORIGIN"}
-    async with world.living() as service:
+    async with world.living(CALM) as service:
         world.js.publish(COPY.stream, "orders.x", OVERLOAD)
         await world.clock.run(90.0)
         assert SUBJECT not in service.registry.subjects
