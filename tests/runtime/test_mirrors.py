@@ -43,7 +43,7 @@ async def test_what_happens_to_the_origin_is_nothing_that_happens_to_the_mirror(
         if how == "deleted":
             del world.js.all["ORIGIN"]
         world.js.unlisted = {"ORIGIN"}
-        await world.clock.run(3.0)
+        await world.clock.run(12.0)
         world.js.unlisted = set()
         world.js.all["ORIGIN"] = origin
         await world.clock.run(30.0)
