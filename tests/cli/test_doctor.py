@@ -18,6 +18,7 @@ from nats_backpressure.protocol.subjects import Names
 from tests.conftest import StartServer
 from tests.simulations.stored_samples import Requests
 from tests.support.command import Command
+from tests.support.parts import need_server
 from tests.support.router import override
 from tests.support.servers import NatsServer
 
@@ -73,6 +74,7 @@ async def stored(nc: Client) -> dict[str, int]:
 
 async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: StartServer, tmp_path: Path) -> None:
     server = await start_server(ACCOUNTS)
+    need_server(server.version, (2, 10), "doctor without a warning about the version")
     doctor = Doctor(server, tmp_path)
     (wrong,) = (await doctor.findings("nobody", 2)).values()
     assert "Authorization Violation" in wrong[0]["problem"] and "refuses this login" in wrong[0]["remedy"]

@@ -64,4 +64,4 @@ async def test_no_endpoint_remembers_what_it_was_asked(tmp_path: Path, server: N
                 await asyncio.gather(*(nc.request(subject, data, timeout=10) for subject, data in requests(n)))
         grown = resident(sidecar.process.pid) - before
         assert grown < MAY_GROW, f"{grown:,} KiB more than before"
-        assert sidecar.log == ""
+        assert [line for line in sidecar.log.splitlines() if "doctor.warning" not in line] == []  # an old server

@@ -20,6 +20,9 @@ LOOK_EVERY: Final = 0.1
 """Seconds without a message between two looks at whether the request was refused."""
 PULL_BYTES: Final = 4 * 1024 * 1024
 """Of the messages that are asked for with one request."""
+FEW: Final = 4
+"""Messages that are asked for with one request, of a server that ends a pull with too many bytes without a word (before
+2.10): a MiB each at most. Twice as many after each that brought little."""
 MAX_BYTES, COMPLETED = "MaxBytes", "Batch Completed"
 """Words of how the server describes the end of a pull: before a message that would exceed its bytes, and (since 2.10)
 behind its last message, where it had bytes left."""
@@ -33,11 +36,14 @@ async def pull(
     one. Raises Unavailable, TimeoutError after `silence` seconds without one, and what nats-py raises."""
     inbox = client.new_inbox()
     replies = await client.subscribe(inbox)
-    alone = False
+    server = client.connected_server_version
+    alone, ends_large = False, (server.major, server.minor) >= (2, 10)
+    few = at_once if ends_large else FEW
     try:
         while pending > 0:
-            wanted = 1 if alone else min(at_once, pending)
-            ask = _request(wanted, silence, PULL_BYTES if not alone else None)
+            wanted = 1 if alone else min(at_once, pending, few)
+            ask = _request(wanted, silence, PULL_BYTES if ends_large and not alone else None)
+            size = 0
             await client.publish(asked := f"{js.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", ask, reply=inbox)
             came, alone = 0, False
             while came < wanted and pending > 0:
@@ -48,7 +54,10 @@ async def pull(
                     break
                 if ended is None:
                     yield raw
+                    size += len(raw.data)
                     came, pending = came + 1, raw.metadata.num_pending
+            if not ends_large:
+                few = 2 * few if size < PULL_BYTES / 8 else FEW
     finally:
         await replies.unsubscribe()
 
