@@ -16,7 +16,7 @@ from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.alert_times import RunKey, aged, running_since, unwatched
-from nats_backpressure.core.status.alerts import FORGIVEN, changed_alerts, next_alerts
+from nats_backpressure.core.status.alerts import FORGIVEN, LIMITS, changed_alerts, condition, next_alerts
 from nats_backpressure.policy.schema import AlertRule, Policy, When
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -197,6 +197,54 @@ def test_another_condition_of_the_same_name_is_another_alert() -> None:
     assert world.look(1, Status.INACTIVE, member(pending=20)) == {"it": "resolved"}
     assert world.look(2, Status.INACTIVE, member(pending=20)) == {"it": "firing"}
     assert world.standing[0].when == "pending_above: 10"
+
+
+@pytest.mark.parametrize("waits", [0, 3600], ids=["firing", "pending"])
+def test_another_severity_of_its_rule_is_shown_at_once_and_is_no_event(waits: int) -> None:
+    rule = AlertRule("it", When(pending_above=5), for_seconds=waits)
+    world, over = World(rule), member(pending=20)
+    world.look(0, Status.INACTIVE, over)
+    published, was = [*world.published], world.standing[0]
+    world.policy = msgspec.structs.replace(QUIET, alerts=(msgspec.structs.replace(rule, severity="page"),))
+    world.look(1, Status.INACTIVE, over)
+    assert world.standing == (msgspec.structs.replace(was, severity="page", held=1.0 if waits else 0.0),)
+    assert world.published == published
+    world.look(2, Status.INACTIVE, member())
+    assert [(alert.state, alert.severity) for alert in world.standing] == ([] if waits else [("resolved", "page")])
+
+
+def test_a_severity_that_one_of_its_rules_has_stays_whichever_of_them_is_met() -> None:
+    """Else what is stored would change with each reading."""
+    world = World()
+    policies = [
+        msgspec.structs.replace(QUIET, alerts=(AlertRule("q", When(pending_above=5), severity=severity),))
+        for severity in ("mild", "bad")
+    ]
+    shown = set()
+    for at in range(20):
+        pending = [10 * (at % 3 != 1), 10 * (at % 3 != 2)]
+        members = [member(n, p, pending=q) for n, p, q in zip("ab", policies, pending, strict=True)]
+        world.look_at(at, Status.INACTIVE, members)
+        shown |= {alert.severity for alert in world.standing}
+    assert shown == {"mild"} and world.published == [("q", "firing")]
+
+
+@given(name=st.sampled_from(sorted(LIMITS)), a=st.floats(0, 1e15), b=st.floats(0, 1e15))
+def test_two_conditions_that_differ_have_different_texts(name: str, a: float, b: float) -> None:
+    texts = [condition(When(**{name: limit})) for limit in (a, b)]
+    assert (texts[0] == texts[1]) is (a == b)
+    assert [float(text.removeprefix(f"{name}: ")) for text in texts] == [a, b]
+
+
+def test_a_large_limit_is_shown_in_full_and_one_that_an_earlier_build_stored_with_six_digits_goes_on() -> None:
+    limit = 1_234_567
+    world = World(AlertRule("it", When(pending_above=limit)))
+    over = member(pending=limit + 1)
+    world.look(0, Status.INACTIVE, over)
+    assert world.standing[0].when == "pending_above: 1234567"
+    world.standing = (msgspec.structs.replace(world.standing[0], when="pending_above: 1.23457e+06"),)
+    assert world.look(1, Status.INACTIVE, over) == {"it": "firing"}
+    assert world.published == [("it", "firing")]
 
 
 @pytest.mark.parametrize("jump", [-10_000.0, -5.0, 5.0, 10_000.0])

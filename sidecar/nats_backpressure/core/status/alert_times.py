@@ -11,7 +11,7 @@ from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import Proofs, newest_proof
 from nats_backpressure.core.status.alert_rules import applied_rules
-from nats_backpressure.core.status.alerts import condition, meets
+from nats_backpressure.core.status.alerts import has_condition, meets
 from nats_backpressure.core.status.freshness import Limits
 
 COUNTED = 2.0
@@ -60,7 +60,7 @@ def seen_to(
         its = [
             (times[member.key], meets(one.rule.when, member))
             for one in rules.get(alert.name, ())
-            if condition(one.rule.when) == alert.when
+            if has_condition(alert, one.rule.when)
             for member in one.members
             if times[member.key] >= oldest
         ]

@@ -64,12 +64,14 @@ def next_alerts(
     alerts: list[SubjectAlert] = []
     for name, candidates in applied_rules(members).items():
         alert = before.get(name)
-        applied, value = _deciding(candidates, None if alert is None else alert.when, status, worst, awaited)
+        applied, value = _deciding(candidates, alert, status, worst, awaited)
         rule = applied.rule
-        if alert is not None and alert.when != condition(rule.when):
+        if alert is not None and not has_condition(alert, rule.when):
             if alert.state == "firing":
                 continue
             alert = None
+        if alert is not None:
+            alert = _with_severity(alert, candidates, rule)
         before.pop(name, None)
         if alert is not None and alert.state != "resolved" and value is None and applied.built_in:
             alert = _in_break(alert, rule, now)
@@ -90,10 +92,10 @@ def changed_alerts(was: Sequence[SubjectAlert], now: Sequence[SubjectAlert]) -> 
 
 
 def _deciding(
-    candidates: Sequence[AppliedRule], when: str | None, status: Status, worst: Status, awaited: bool
+    candidates: Sequence[AppliedRule], alert: SubjectAlert | None, status: Status, worst: Status, awaited: bool
 ) -> tuple[AppliedRule, Value | Undecided | None]:
     """The rule of a name that counts now, and the value that meets its condition: of several one that holds, first that
-    with the condition `when` of the alert; of two alike the one that waits less, and forgives the longer break."""
+    with the condition of the alert; of two alike the one that waits less, and forgives the longer break."""
     values = [(one, _value(one.rule.when, _status(one, status, worst), one.members, awaited)) for one in candidates]
     if len(values) == 1:
         return values[0]
@@ -101,8 +103,20 @@ def _deciding(
     sooner = 1 if holding else -1
     return min(
         holding or values,
-        key=lambda pair: (condition(pair[0].rule.when) != when, pair[1] is UNSURE, sooner * pair[0].rule.for_seconds),
+        key=lambda pair: (
+            not has_condition(alert, pair[0].rule.when),
+            pair[1] is UNSURE,
+            sooner * pair[0].rule.for_seconds,
+        ),
     )
+
+
+def _with_severity(alert: SubjectAlert, candidates: Sequence[AppliedRule], rule: AlertRule) -> SubjectAlert:
+    """The alert with the severity that its rule has now. Of several rules the one that decides may change with each
+    reading: it keeps the severity that any of them has."""
+    severities = {one.rule.severity for one in candidates if has_condition(alert, one.rule.when)}
+    over = alert.state == "resolved" or alert.severity in severities
+    return alert if over else replace(alert, severity=rule.severity)
 
 
 def _status(applied: AppliedRule, status: Status, worst: Status) -> Status:
@@ -172,6 +186,20 @@ def meets(when: When, member: Member) -> bool:
 
 
 def condition(when: When) -> str:
-    """The condition as text: `pending_above: 5000`."""
-    name, value = next((name, value) for name in when.__struct_fields__ if (value := getattr(when, name)) is not None)
-    return f"{name}: {value:g}" if isinstance(value, int | float) else f"{name}: {value}"
+    """The condition as text: `pending_above: 5000`. Two that differ have different texts."""
+    name, value = _only(when)
+    if isinstance(value, int | float):
+        return f"{name}: {value:.0f}" if value == int(value) else f"{name}: {value!r}"
+    return f"{name}: {value}"
+
+
+def has_condition(alert: SubjectAlert | None, when: When) -> bool:
+    """Whether an alert has this condition. Earlier builds stored six digits of the limit."""
+    if alert is None:
+        return False
+    name, value = _only(when)
+    return alert.when == condition(when) or (isinstance(value, int | float) and alert.when == f"{name}: {value:g}")
+
+
+def _only(when: When) -> tuple[str, Value]:
+    return next((name, value) for name in when.__struct_fields__ if (value := getattr(when, name)) is not None)
