@@ -288,7 +288,7 @@ def _commands(name: str, command: click.Command) -> Iterator[list[str]]:
 
 def checks() -> str:
     """Every check of `doctor`: its name, what it is about, and whether a sidecar that starts runs it."""
-    rows = ([f"`{each.name}`", inspect.getdoc(each.find) or "", "yes" if each.at_start else ""] for each in CHECKS)
+    rows = ([f"`{each.name}`", inspect.getdoc(each.find) or "", each.not_at_start or "yes"] for each in CHECKS)
     return table("check, finds out, at a start", rows)
 
 

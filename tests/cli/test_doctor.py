@@ -124,7 +124,7 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
 
 
 @pytest.mark.parametrize("stream", ["BACKPRESSURE_EVENTS", "KV_backpressure_state", "KV_backpressure_policy"])
-@pytest.mark.parametrize("limit", ["max_bytes", "max_msgs"])
+@pytest.mark.parametrize("limit", ["max_bytes", "max_msgs", "max_msg_size"])
 async def test_a_stream_of_ours_that_takes_nothing_more_is_an_error(
     start_server: StartServer, tmp_path: Path, stream: str, limit: str
 ) -> None:
@@ -141,7 +141,7 @@ async def test_a_stream_of_ours_that_takes_nothing_more_is_an_error(
             await js.publish("backpressure.v1.event.x.y", b"{}")
         found = await Doctor(server, tmp_path).findings("full", 2)
         (full,) = [each for each in found["resources"] if each["level"] == "error"]
-        assert f"{stream} is full" in full["problem"] and f"({limit})" in full["problem"]
+        assert f"{stream} has no room" in full["problem"] and f"({limit})" in full["problem"]
         assert ("state" in found) == (stream == "KV_backpressure_state")
     finally:
         await nc.close()

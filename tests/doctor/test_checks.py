@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.config.settings import Publish, Serving, Settings, WatchSetting
 from nats_backpressure.doctor.examination import CHECKS, MOST, examine
-from nats_backpressure.doctor.facts import Consumer, Facts, Failure, OtherInstallation, Right, subjects_of
+from nats_backpressure.doctor.facts import Account, Consumer, Facts, Failure, OtherInstallation, Right, subjects_of
 from nats_backpressure.doctor.findings import exit_code
 from nats_backpressure.policy.active import RefusedPolicy
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
@@ -135,6 +135,28 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
             *("resources", {"own": own(1, exists=False, failure=FAILED)}, "error", "cannot be read: 503 (10039)"),
             "enable JetStream",
             id="a bucket that cannot be read",
+        ),
+        pytest.param(
+            *("account", {"account": Account(storage=90_000, max_storage=100_000)}, "error", "90,000 of 100,000 bytes"),
+            "nsc edit account",
+            id="an account whose storage is full",
+        ),
+        pytest.param(
+            "account",
+            {"account": Account(storage=8_000_000, max_storage=10_000_000)},
+            *("warning", "8,000,000 of 10,000,000 bytes of storage", "nsc edit account"),
+            id="an account whose storage is nearly full",
+        ),
+        pytest.param(
+            *("account", {"account": Account(memory=9, max_memory=10)}, "warning", "9 of 10 bytes of memory"),
+            "nsc edit account",
+            id="an account whose memory is nearly full",
+        ),
+        pytest.param(
+            "account",
+            {"own": own(0, consumers=2), "account": Account(max_consumers=2)},
+            *("warning", "BACKPRESSURE_EVENTS: the account allows 2 consumers", "nats consumer ls BACKPRESSURE_EVENTS"),
+            id="an account without room for a consumer",
         ),
         pytest.param(
             "copies",
@@ -373,6 +395,7 @@ def test_what_could_not_be_read_is_not_checked(facts: Facts, last: str) -> None:
         ({"server": replace(SERVER, failure=FAILED)}, {"jwt"}),
         ({"rights": ()}, {"rights"}),
         ({"clock_ahead": None}, {"clock"}),
+        ({"account": None, "account_unread": FAILED}, {"account"}),
         ({"own": own(1, exists=False)}, {"copies", "state"}),
         ({"own": own(2, exists=False)}, set()),
         ({"own": own(2, exists=False, failure=FAILED)}, {"copies", "policies", "overrides"}),
@@ -409,11 +432,29 @@ def test_the_login_is_named() -> None:
     assert "/etc/team.creds" in remedy
 
 
+def test_a_stream_of_ours_for_which_the_account_has_no_room_is_an_error() -> None:
+    facts = replace(FINE, own=own(1, exists=False), account=Account(streams=3, max_streams=3))
+    (found,) = [each for each in examine(facts) if each.check == "account"]
+    assert (found.level, found.problem) == (
+        "error",
+        "the account has 3 of 3 streams, and KV_backpressure_state is missing",
+    )
+    assert [each.level for each in examine(replace(facts, own=OWN)) if each.check == "account"] == ["ok"]
+
+
+def test_the_limits_of_an_account_are_shown_where_they_leave_room() -> None:
+    has = Account(1_000, 1_000_000, 5, 1_000, 3, 10, 20)
+    shown = [each.problem for each in examine(replace(FINE, account=has)) if each.check == "account"]
+    assert shown == [
+        "1,000 of 1,000,000 bytes of storage, 5 of 1,000 bytes of memory, 3 of 10 streams, 20 consumers of each stream"
+    ]
+
+
 @pytest.mark.parametrize("n", range(len(OWN)))
 def test_a_stream_of_ours_without_room_is_an_error_and_of_the_state_bucket_two(n: int) -> None:
     limit = "it holds 8,541 of 1,000 bytes (max_bytes)"
     findings = examine(replace(FINE, own=own(n, full=limit, differs={"max_bytes": (-1, 1000)})))
     wrong = [each for each in findings if each.level != "ok"]
     assert [each.check for each in wrong] == ["resources", *(["state"] if n == 1 else [])] and exit_code(wrong) == 2
-    edit = f"nats stream edit {OWN[n].name} --max-bytes=-1 --max-msgs=-1"
+    edit = f"nats stream edit {OWN[n].name} --max-bytes=-1 --max-msgs=-1 --max-msg-size=-1"
     assert all(limit in each.problem and each.remedy == edit for each in wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.doctor.facts import Consumer, Facts, OwnStream, Right, Server, subjects_of
+from nats_backpressure.doctor.facts import Account, Consumer, Facts, OwnStream, Right, Server, subjects_of
 from nats_backpressure.protocol.values import ConsumerKey
 
 NOW = 1_800_000_000.0
@@ -27,5 +27,6 @@ FINE = Facts(
     consumers=CONSUMERS,
     watched=subjects_of(CONSUMERS),
     own=OWN,
+    account=Account(),
     rights=(Right("publish", "$JS.API.STREAM.LIST", True),),
 )

@@ -20,7 +20,7 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.watch_filter import WatchEntry, counted_subjects, is_stream_watched, why_left_out
-from nats_backpressure.doctor.facts import Consumer, Facts, Failure, Server, subjects_of
+from nats_backpressure.doctor.facts import Account, Consumer, Facts, Failure, Server, subjects_of
 from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
@@ -85,6 +85,12 @@ class _Gathering:
         except Unavailable as error:
             return {}, self._reader.failure(error)
 
+    async def _account(self) -> tuple[Account | None, Failure | None]:
+        try:
+            return await self._reader.account(), None
+        except Unavailable as error:
+            return None, self._reader.failure(error)
+
     def _installation(self) -> Installation:
         nats, service = self._settings.nats, self._settings.service
         return Installation(
@@ -112,6 +118,7 @@ class _Gathering:
             self._settings.policies, self._settings.policy_guard, self._settings.trust_consumer_metadata
         )
         entries, entries_unread = await self._entries() if own[2].exists else ({}, None)
+        account, account_unread = await self._account()
         refused = policies.set_bucket(PolicySnapshot("", entries))
         return replace(
             facts,
@@ -122,6 +129,8 @@ class _Gathering:
             consumers=consumers,
             watched=subjects_of(consumers),
             own=own,
+            account=account,
+            account_unread=account_unread,
             state_write=await self._reader.state_write() if own[1].exists else None,
             entries=dict(policies.sources.bucket),
             entries_unread=entries_unread,

@@ -1,4 +1,4 @@
-"""StartCheck: runs the cheap checks once after a sidecar started, and logs what they find. Nothing waits for it."""
+"""StartCheck: runs each check once after a sidecar started, and logs what is wrong. Nothing waits for it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,52 @@ from typing import Final, Protocol
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.doctor.examination import CHECKS, examine
-from nats_backpressure.doctor.facts import Consumer, Facts, Failure, OtherInstallation, OwnStream, Server, subjects_of
+from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
+from nats_backpressure.doctor.examination import CHECKS, Check, examine, possible
+from nats_backpressure.doctor.facts import (
+    Account,
+    Consumer,
+    Facts,
+    Failure,
+    OtherInstallation,
+    OwnStream,
+    Server,
+    subjects_of,
+)
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.observations import StreamsReading
-from nats_backpressure.runtime.ports import Clock
+from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
 log = structlog.get_logger()
 
 AFTER: Final = 2.0
 """Seconds after the first answers: what a start does has gone before."""
-AT_START: Final = tuple(check for check in CHECKS if check.at_start)
+AT_LAST: Final = 15.0
+"""Seconds after the start at which the checks are made that are possible, where nothing was read until then; the
+others follow once something is known."""
+AT_START: Final = tuple(check for check in CHECKS if not check.not_at_start)
 
 
 class FactSource(Protocol):
-    """What is read from the server; about five requests in all, and one for each other installation."""
+    """What is read from the server; about seven requests in all, and one for each other installation. Methods raise
+    Unavailable where a server does not answer."""
 
     async def server(self) -> Server: ...
     async def own_streams(self) -> tuple[OwnStream, ...]: ...
+    async def account(self) -> Account: ...
+    async def state_write(self) -> Failure | None: ...
     async def clock_ahead(self, stream: str) -> float | None: ...
     async def others(self, looks: Sequence[StreamLook]) -> tuple[OtherInstallation, ...]: ...
+    def failure(self, error: Exception) -> Failure: ...
 
 
 class StartCheck(Struct, frozen=True):
-    """The check of one process; `list_streams` reads all streams."""
+    """The checks of one process; `list_streams` reads all streams."""
 
     settings: Settings
     registry: SubjectRegistry
@@ -46,16 +64,25 @@ class StartCheck(Struct, frozen=True):
     jwt_expires_at: Callable[[], float | None]
 
     async def run(self, known: asyncio.Event) -> None:
-        """Check once after `known` is set; what cannot be read is not checked."""
-        await known.wait()
-        await self.clock.sleep(AFTER)
+        """Make each check once: soon after `known` is set, or at AT_LAST, if what it needs can be read then."""
+        await self.clock.wait(known, AT_LAST)
+        at_once = known.is_set()
+        rest = await self._check(AT_START, AFTER if at_once else 0.0)
+        if rest and not at_once:
+            await known.wait()
+            await self._check(rest, AFTER)
+
+    async def _check(self, checks: Sequence[Check], after: float) -> list[Check]:
+        """After these seconds make those that are possible, and return the others."""
+        await self.clock.sleep(after)
         try:
             facts = await self._facts()
         except Exception as error:  # whatever goes wrong here must not end a sidecar that works
             log.debug("doctor.unavailable", error=str(error))
-            return
+            return []
+        made = possible(facts, checks)
         # In a thread: with 10,000 policies it takes a while.
-        for finding in await asyncio.to_thread(examine, facts, AT_START):
+        for finding in await asyncio.to_thread(examine, facts, made):
             if finding.level in ("warning", "error"):
                 log.warning(
                     "doctor.error" if finding.level == "error" else "doctor.warning",
@@ -64,26 +91,56 @@ class StartCheck(Struct, frozen=True):
                     cost=finding.cost,
                     hint=finding.remedy,
                 )
+        return [check for check in checks if check not in made]
 
     async def _facts(self) -> Facts:
-        looks = (await self.list_streams()).looks
-        consumers = self._consumers()
-        unread = [name for name, each in self.registry.streams.items() if each.watched and each.shown_at == -math.inf]
-        return Facts(
+        facts = Facts(
             settings=self.settings,
-            server=await self.source.server(),
+            server=Server(self.settings.nats.shown_servers, ""),
             wall=self.clock.now().wall,
             jwt_expires_at=await asyncio.to_thread(self.jwt_expires_at),
+        )
+        try:
+            facts = replace(facts, server=await self.source.server())
+        except Unavailable as error:
+            return replace(facts, server=replace(facts.server, failure=self.source.failure(error)))
+        try:
+            return await self._with_streams(facts, (await self.list_streams()).looks)
+        except Unavailable as error:
+            return replace(facts, unlisted=self.source.failure(error))
+
+    async def _with_streams(self, facts: Facts, looks: Sequence[StreamLook]) -> Facts:
+        consumers = self._consumers()
+        own = await self.source.own_streams()
+        account, unread = await self._account()
+        return replace(
+            facts,
             clock_ahead=await self.source.clock_ahead(f"KV_{Names(self.settings.name).state_bucket}"),
             streams=tuple(look.name for look in looks),
-            unread={name: Failure("not read yet", "wait") for name in unread},
+            unread={name: Failure("not read yet", "wait") for name in self._unread(looks)},
             consumers=consumers,
             all_consumers=False,
             watched=subjects_of(consumers),
-            own=await self.source.own_streams(),
+            own=own,
+            account=account,
+            account_unread=unread,
+            state_write=await self.source.state_write() if own[1].exists else None,
             entries=dict(self.registry.policies.sources.bucket),
             others=await self.source.others(looks),
         )
+
+    async def _account(self) -> tuple[Account | None, Failure | None]:
+        try:
+            return await self.source.account(), None
+        except Unavailable as error:
+            return None, self.source.failure(error)
+
+    def _unread(self, looks: Sequence[StreamLook]) -> list[str]:
+        """The watched streams whose consumers are not known yet."""
+        watch = [WatchEntry(entry.stream, entry.consumers) for entry in self.settings.watch]
+        ours, followed = Names(self.settings.name).ours, self.registry.streams
+        watched = [look.name for look in looks if is_stream_watched(look.name, watch, ours)]
+        return [name for name in watched if name not in followed or followed[name].shown_at == -math.inf]
 
     def _consumers(self) -> tuple[Consumer, ...]:
         """Those that are watched, as they were read already."""

@@ -56,6 +56,20 @@ class OwnStream(Struct, frozen=True):
     """Whether it has a leader."""
     absent: tuple[str, ...] = ()
     """Servers that should have a copy and do not follow."""
+    consumers: int = 0
+
+
+class Account(Struct, frozen=True):
+    """What the JetStream account holds, and its limits; -1: without one. Of several tiers, the one of our streams."""
+
+    storage: int = 0
+    max_storage: int = -1
+    memory: int = 0
+    max_memory: int = -1
+    streams: int = 0
+    max_streams: int = -1
+    max_consumers: int = -1
+    """Of each stream."""
 
 
 class Right(Struct, frozen=True):
@@ -115,6 +129,8 @@ class Facts(Struct, frozen=True):
     watched: tuple[str, ...] = ()
     """The subjects of these consumers, sorted."""
     own: tuple[OwnStream, ...] = ()
+    account: Account | None = None
+    account_unread: Failure | None = None
     state_write: Failure | None = None
     """Why a write to the state bucket has no answer."""
     rights: tuple[Right, ...] = ()

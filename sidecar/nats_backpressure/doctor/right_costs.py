@@ -58,6 +58,7 @@ def _costs(facts: Facts) -> Iterator[Cost]:
 
 def _reading(names: Names) -> Iterator[Cost]:
     lists = "the subjects of these streams become unknown, and no gateway is held back for them"
+    yield Cost("publish", "INFO", "note", "limits of the account are not seen before they are reached")
     yield Cost("publish", "STREAM.LIST", "error", NOTHING)
     yield Cost("publish", "STREAM.INFO.", "error", NOTHING)
     yield Cost("publish", "STREAM.NAMES", "note", "the log cannot name the stream that stores our subjects")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from nats_backpressure.doctor.account_checks import FULL
 from nats_backpressure.doctor.facts import Facts, OwnStream
 from nats_backpressure.doctor.findings import Finding, error, note, warning
 from nats_backpressure.doctor.right_costs import NOT_STORED
@@ -13,10 +14,6 @@ from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.captured_subjects import request_subjects
 
-FULL: Final = (
-    "changes of a status are neither stored nor published: a refusal that is stored stays, and gateways that watch "
-    "admit a new overload"
-)
 LOSING: Final = frozenset({"subjects", "retention", "mirror", "sealed", "no_ack", "max_msgs"})
 """Settings with which a stream of ours does not take or keep what is stored in it."""
 FEW_COPIES: Final = "while a server that has them is down, no change is stored or published"
@@ -60,8 +57,8 @@ def _denied(facts: Facts, stream: OwnStream) -> bool:
 def _differing(stream: OwnStream) -> Finding:
     parts = [f"{key} is {has}, and should be {wanted}" for key, (wanted, has) in stream.differs.items()]
     if stream.full:
-        cost = "nothing more is stored there until there is room"
-        return error(f"{stream.name} is full: {stream.full}; {'; '.join(parts)}", cost, _unlimited(stream))
+        cost = "what does not fit is not stored there"
+        return error(f"{stream.name} has no room: {stream.full}; {'; '.join(parts)}", cost, _unlimited(stream))
     make = error if LOSING & stream.differs.keys() else warning
     return make(
         f"{stream.name} has other settings: {'; '.join(parts)}",
@@ -71,7 +68,7 @@ def _differing(stream: OwnStream) -> Finding:
 
 
 def _unlimited(stream: OwnStream) -> str:
-    return f"nats stream edit {stream.name} --max-bytes=-1 --max-msgs=-1"
+    return f"nats stream edit {stream.name} --max-bytes=-1 --max-msgs=-1 --max-msg-size=-1"
 
 
 def copies(facts: Facts) -> Iterator[Finding]:

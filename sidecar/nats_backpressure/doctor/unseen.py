@@ -19,6 +19,11 @@ def rights(facts: Facts) -> str:
     return "" if facts.rights else "no right could be tried"
 
 
+def account(facts: Facts) -> str:
+    why = f": {facts.account_unread.error}" if facts.account_unread is not None else ""
+    return f"the account cannot be read{why}" if facts.account is None else ""
+
+
 def clock(facts: Facts) -> str:
     return "no reply of a stream shows the time of the server" if facts.clock_ahead is None else ""
 

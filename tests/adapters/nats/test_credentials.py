@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import json
-import time
 from pathlib import Path
-from typing import Any
 
 import nkeys
 import pytest
@@ -21,30 +16,8 @@ from nats_backpressure.adapters.nats.patched_client import NoTls, PatchedClient,
 from nats_backpressure.config.nats import Nats, Secret, Tls
 from tests.conftest import StartServer
 from tests.support.connected import connected, options, up
+from tests.support.jwts import USER, credentials_of_team, pair, public, trusting
 from tests.support.servers import NatsServer
-
-OPERATOR, ACCOUNT, USER = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER
-
-
-def pair(prefix: int, n: int) -> nkeys.KeyPair:
-    """A key pair that is the same in every run."""
-    return nkeys.from_seed(nkeys.encode_seed(bytes([n]) * 32, prefix))
-
-
-def public(keys: nkeys.KeyPair) -> str:
-    return keys.public_key.decode()
-
-
-def token(claims: dict[str, Any], signer: nkeys.KeyPair) -> str:
-    """A JWT as NATS signs them."""
-
-    def part(value: dict[str, Any]) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).decode().rstrip("=")
-
-    body = {"iat": int(time.time()), "iss": public(signer)} | claims
-    body["jti"] = base64.b32encode(hashlib.sha256(json.dumps(body).encode()).digest()).decode().rstrip("=")
-    head = f"{part({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{part(body)}"
-    return f"{head}.{base64.urlsafe_b64encode(signer.sign(head.encode())).decode().rstrip('=')}"
 
 
 async def accepts(server: NatsServer, **how: str) -> None:
@@ -84,28 +57,8 @@ async def test_an_nkey_seed_signs(start_server: StartServer, tmp_path: Path) -> 
 
 
 async def test_a_credentials_file_signs_with_its_user(start_server: StartServer, tmp_path: Path) -> None:
-    operator, account, user = pair(OPERATOR, 2), pair(ACCOUNT, 3), pair(USER, 4)
-    nats = {"version": 2}
-    limits = {"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1, "leaf": -1}
-    own = token({"sub": public(operator), "name": "O", "nats": nats | {"type": "operator"}}, operator)
-
-    def account_token(keys: nkeys.KeyPair, name: str) -> str:
-        claims = {"sub": public(keys), "name": name, "nats": nats | {"type": "account", "limits": limits}}
-        return f"{public(keys)}: {token(claims, operator)}"
-
-    system = pair(ACCOUNT, 5)  # JetStream will not start without one
-    unlimited = {"type": "user", "subs": -1, "data": -1, "payload": -1}
-    mine = token({"sub": public(user), "name": "U", "nats": nats | unlimited}, account)
-    file = tmp_path / "user.creds"
-    file.write_text(
-        f"-----BEGIN NATS USER JWT-----\n{mine}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
-    )
-    accounts = f"{account_token(account, 'A')}\n{account_token(system, 'SYS')}"
-    config = (
-        f"operator: {own}\nsystem_account: {public(system)}\nresolver: MEMORY\nresolver_preload: {{\n{accounts}\n}}"
-    )
-    await accepts(await start_server(config=config), credentials_file=str(file))
+    credentials = credentials_of_team(tmp_path / "user.creds")
+    await accepts(await start_server(config=trusting()), credentials_file=credentials)
 
 
 async def test_tls_with_a_certificate_of_our_own(start_server: StartServer, tmp_path: Path) -> None:

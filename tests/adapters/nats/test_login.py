@@ -11,7 +11,7 @@ import pytest
 
 from nats_backpressure.adapters.nats.login import describe_login, login_hint
 from nats_backpressure.config.nats import Nats, Secret, Tls
-from tests.adapters.nats.test_credentials import ACCOUNT, USER, pair, public, token
+from tests.support.jwts import ACCOUNT, USER, pair, public, token
 
 LOGINS = [
     pytest.param({}, "none", id="none"),

@@ -27,12 +27,15 @@ HELD = {"messages": 7, "bytes": 9000}
         ("max_msgs", 7, True),
         ("max_msgs", 8, False),
         ("max_msgs", -1, False),
+        ("max_msg_size", ROOM - 1, True),
+        ("max_msg_size", ROOM, False),
+        ("max_msg_size", -1, False),
     ],
 )
 def test_a_limit_that_is_reached_is_named_where_something_is_lost_by_it(
     wanted: dict[str, Any], discard: str, limit: str, most: int, reached: bool
 ) -> None:
     said = full(wanted, {**wanted, "discard": discard, limit: most}, HELD)
-    events_give_way = wanted is EVENTS and discard == "old"
+    events_give_way = wanted is EVENTS and discard == "old" and limit != "max_msg_size"
     assert bool(said) == (reached and not events_give_way)
     assert not said or f"({limit})" in said

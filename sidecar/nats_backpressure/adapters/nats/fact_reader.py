@@ -17,7 +17,7 @@ from nats_backpressure.adapters.nats.own_streams import DEFAULTS, bucket, comman
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, settled
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.doctor.facts import Failure, OtherInstallation, OwnStream, Right, Server
+from nats_backpressure.doctor.facts import Account, Failure, OtherInstallation, OwnStream, Right, Server
 from nats_backpressure.protocol.patterns import BadTail, decode
 from nats_backpressure.protocol.subjects import HEARTBEAT, Names
 from nats_backpressure.runtime.ports import Unavailable
@@ -55,6 +55,7 @@ class _State(Struct, frozen=True):
     messages: int = 0
     bytes: int = 0
     last_ts: Moment | None = None
+    consumer_count: int = 0
     subjects: dict[str, int] | None = None
 
 
@@ -65,6 +66,26 @@ class _Details(Struct, frozen=True):
     state: _State
     cluster: _Cluster | None = None
     ts: Moment | None = None
+
+
+class _Limits(Struct, frozen=True):
+    max_memory: int = -1
+    max_storage: int = -1
+    max_streams: int = -1
+    max_consumers: int = -1
+
+
+class _Tier(Struct, frozen=True):
+    """What an account holds in one tier, or in all where it has none."""
+
+    memory: int = 0
+    storage: int = 0
+    streams: int = 0
+    limits: _Limits = _Limits()
+
+
+class _AccountInfo(_Tier, frozen=True):
+    tiers: dict[str, _Tier] | None = None
 
 
 class FactReader:
@@ -104,6 +125,20 @@ class FactReader:
             return None
         return None if at is None else at.timestamp() - (before + time.time()) / 2
 
+    async def account(self) -> Account:
+        """What the account holds, and its limits. Raises Unavailable."""
+        info = await self._js.api("INFO", _AccountInfo)
+        has = (info.tiers or {}).get(f"R{self._settings.publish.replicas}", info)
+        return Account(
+            storage=has.storage,
+            max_storage=has.limits.max_storage,
+            memory=has.memory,
+            max_memory=has.limits.max_memory,
+            streams=has.streams,
+            max_streams=has.limits.max_streams,
+            max_consumers=has.limits.max_consumers,
+        )
+
     async def own_streams(self) -> tuple[OwnStream, ...]:
         """The events stream and the two buckets, of which that of the policies is optional."""
         names, publish = self._names, self._settings.publish
@@ -130,6 +165,7 @@ class FactReader:
             full=full(wanted, details.config, {"messages": details.state.messages, "bytes": details.state.bytes}),
             replicas=int(details.config.get("num_replicas", 1)),
             leader=cluster is None or bool(cluster.leader),
+            consumers=details.state.consumer_count,
             absent=tuple(c.name for c in (cluster and cluster.replicas) or () if c.offline or not c.current),
         )
 

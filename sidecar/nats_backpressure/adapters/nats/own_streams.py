@@ -82,6 +82,9 @@ def differences(wanted: dict[str, Any], config: dict[str, Any]) -> dict[str, obj
 def full(wanted: dict[str, Any], config: dict[str, Any], state: Mapping[str, int]) -> str:
     """Which limit of an existing stream leaves no room for another value, and what it holds; empty where there is room.
     A stream that drops the oldest for a new one has room, but for a bucket that would be the state of another key."""
+    largest = config.get("max_msg_size") or -1
+    if 0 < largest < ROOM:
+        return f"it takes values of {largest:,} bytes (max_msg_size), and one takes up to {ROOM:,}"
     if config.get("discard", "old") != "new" and wanted["discard"] != "new":
         return ""
     for limit, holds, unit in LIMITS:

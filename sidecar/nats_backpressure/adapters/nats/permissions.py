@@ -58,7 +58,7 @@ def sidecar(about: Installation) -> Permissions:
     inboxes = (*REPLY_INBOXES, *about.reply_prefixes)
     return Permissions(
         (
-            *(f"{api}.{each}" for each in ("STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*")),
+            *(f"{api}.{each}" for each in ("INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*")),
             *(f"{api}.{each}" for each in ("CONSUMER.LIST.*", "CONSUMER.INFO.*.*")),
             *(f"{api}.STREAM.CREATE.{stream}" for stream in own),
             *(f"{api}.STREAM.MSG.GET.{stream}" for stream in own),

@@ -1,0 +1,77 @@
+"""Checks of the JetStream account: whether its limits leave room for what the sidecar stores and creates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from nats_backpressure.doctor.facts import Account, Facts
+from nats_backpressure.doctor.findings import Finding, error, warning
+from nats_backpressure.doctor.right_costs import NOT_STORED
+from nats_backpressure.doctor.text import names
+
+FULL: Final = (
+    "changes of a status are neither stored nor published: a refusal that is stored stays, and gateways that watch "
+    "admit a new overload"
+)
+NEEDED: Final = 65_536
+"""Bytes of storage below which the next states and events soon find no room."""
+NEARLY: Final = 0.8
+"""The share of a limit from which on it is a warning."""
+RAISE: Final = (
+    "raise the limits of the account (`jetstream` in the server's configuration, or `nsc edit account`), or "
+    " delete what nobody needs: `nats stream report` shows the sizes"
+)
+
+
+def account(facts: Facts) -> Iterator[Finding]:
+    """What the account holds beside its limits: storage, memory, streams, consumers."""
+    if (has := facts.account) is None:
+        return
+    found = [*_bytes(has), *_streams(facts, has), *_consumers(facts, has)]
+    yield from found or [Finding("ok", _shown(has))]
+
+
+def _bytes(has: Account) -> Iterator[Finding]:
+    held = f"the account holds {has.storage:,} of {has.max_storage:,} bytes of storage"
+    if 0 <= has.max_storage < has.storage + NEEDED:
+        yield error(held, FULL, RAISE)
+    elif has.max_storage >= 0 and has.storage >= NEARLY * has.max_storage:
+        yield warning(held, f"once it is full, {FULL}", RAISE)
+    if has.max_memory > 0 and has.memory >= NEARLY * has.max_memory:
+        held = f"the account holds {has.memory:,} of {has.max_memory:,} bytes of memory"
+        yield warning(held, "once it is full, streams in memory take no message; ours are on disk", RAISE)
+
+
+def _streams(facts: Facts, has: Account) -> Iterator[Finding]:
+    missing = [each.name for each in facts.own if not each.exists and each.failure is None]
+    if missing and 0 <= has.max_streams < has.streams + len(missing):
+        held = f"the account has {has.streams:,} of {has.max_streams:,} streams"
+        yield error(f"{held}, and {names(missing)} {_are(missing)} missing", NOT_STORED, RAISE)
+
+
+def _are(missing: list[str]) -> str:
+    return "is" if len(missing) == 1 else "are"
+
+
+def _consumers(facts: Facts, has: Account) -> Iterator[Finding]:
+    """The server counts this limit for each stream."""
+    taken = [each for each in facts.own if each.exists and 0 <= has.max_consumers <= each.consumers]
+    if taken:
+        yield warning(
+            f"{names(each.name for each in taken)}: the account allows {has.max_consumers:,} consumers of a stream, "
+            "and they are there",
+            "what a replica reads there with a consumer of its own waits until another one is gone",
+            f"{RAISE}; who reads there: nats consumer ls {taken[0].name}",
+        )
+
+
+def _shown(has: Account) -> str:
+    parts = (
+        ("bytes of storage", has.storage, has.max_storage),
+        ("bytes of memory", has.memory, has.max_memory),
+        ("streams", has.streams, has.max_streams),
+    )
+    limited = [f"{used:,} of {most:,} {what}" for what, used, most in parts if most >= 0]
+    limited += [f"{has.max_consumers:,} consumers of each stream"] if has.max_consumers >= 0 else []
+    return ", ".join(limited) or "the account has no limits"
