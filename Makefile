@@ -92,14 +92,14 @@ chaos: venv ## faults on real processes, some 15 minutes (SEED=123: the same aga
 	@echo "chaos: seed $(FRESH); repeat: make chaos SEED=$(FRESH) ROUNDS=$(ROUNDS)"
 	CHAOS_SEED=$(FRESH) CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal -m chaos $(PYTEST_ARGS)
 
-bench: venv ## what it costs and how fast it is, each figure beside its peer (half an hour; QUICK=1: 3 minutes, writes nothing)
+bench: venv ## what it costs and how fast it is, each figure beside its peer (35 minutes; QUICK=1: 3 minutes, writes nothing)
 	$(BIN)/python -m benchmarks --size $(if $(QUICK),quick,full)$(if $(QUICK),,; code=$$?; PYTHONPATH=. $(BIN)/python -m docs.generate && exit $$code)
 
 bench-overload: venv ## goodput and latency at 1, 3 and 10 times the capacity, of five systems (10 minutes)
 	$(BIN)/python -m benchmarks.overload --out build/overload
 
-bench-gate: venv ## what PullGate costs a consumer, beside a plain fetch (3 minutes; QUICK=1: half a minute)
-	$(BIN)/python -m benchmarks.gate --size $(if $(QUICK),quick,full)
+bench-gate: venv ## what PullGate costs a consumer, beside a plain fetch (5 minutes; QUICK=1: half a minute, writes nothing)
+	$(BIN)/python -m benchmarks gate --size $(if $(QUICK),quick,full)$(if $(QUICK),,; code=$$?; PYTHONPATH=. $(BIN)/python -m docs.generate && exit $$code)
 
 bench-replicas: venv ## what 1, 3 and 10 replicas cost, and 200 kills of the reader (20 minutes; QUICK=1: 2 minutes)
 	$(BIN)/python -m benchmarks.replicas --size $(if $(QUICK),quick,full)

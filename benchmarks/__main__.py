@@ -4,7 +4,7 @@
 
 `make docs` then writes the page and the plots from that file. Each benchmark is a module with `main(size)` (see
 figures.py) and runs in a process of its own. Names given: only these run, and their results replace those in the file;
-the others stay, each with its own date and load.
+the others stay, each with its own date, load and commit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import msgspec
 
 from benchmarks import page
 from benchmarks.figures import Figure, Size
-from benchmarks.results import BEFORE, RESULTS, Results, Run, load, machine, store, utc_now
+from benchmarks.results import BEFORE, RESULTS, Results, Run, commit, kept_runs, load, machine, store, utc_now
 from nats_backpressure.adapters.embedded_server import end_with_parent
 
-NAMES = ("decisions", "detection", "standing", "reading", "scrape", "judging", "sharing", "memory", "scale")
+NAMES = ("decisions", "detection", "standing", "reading", "scrape", "judging", "sharing", "memory", "gate", "scale")
 """In the order of the table. Not here: `overload` (10 minutes, `make bench-overload`), `adaptive` and `admit`, which
 print tables of their own."""
 STOP_WITHIN = 20.0
@@ -36,7 +36,7 @@ STOP_WITHIN = 20.0
 def run(name: str, size: Size) -> Run | None:
     """One benchmark in a process of its own; None if it fails, which is printed."""
     print(f"{name} ...", file=sys.stderr, flush=True)
-    started, at, average = time.monotonic(), utc_now(), os.getloadavg()
+    started, at, average, measured = time.monotonic(), utc_now(), os.getloadavg(), commit()
     with tempfile.TemporaryDirectory(prefix="nats-backpressure-bench-") as directory:
         out = Path(directory) / "figures.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--size", size, "--json", str(out)]
@@ -45,7 +45,7 @@ def run(name: str, size: Size) -> Run | None:
             print(f"{name} FAILED: exit code {code}; run it alone: python -m benchmarks.{name}", file=sys.stderr)
             return None
         figures = msgspec.json.decode(out.read_bytes(), type=dict[str, Figure])
-    return Run(at, average, round(time.monotonic() - started, 1), figures)
+    return Run(at, average, round(time.monotonic() - started, 1), figures, measured)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
@@ -72,7 +72,7 @@ def main() -> None:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     out = wanted.out or (RESULTS if wanted.size == "full" else None)
     kept = load(out) if out is not None else None
-    runs = dict(kept.runs) if kept is not None and kept.size == wanted.size and wanted.names else {}
+    runs = kept_runs(kept) if kept is not None and kept.size == wanted.size and wanted.names else {}
     failed = False
     results = Results(wanted.size, machine(), runs)
     for name in wanted.names or NAMES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks import performance_plots, scale_page
+from benchmarks import gate_page, performance_plots, scale_page
 from benchmarks.figures import Figure, aim_text, number
 from benchmarks.results import BEFORE, RESULTS, Results, load
 
@@ -41,6 +41,8 @@ def aim_rows(results: Results, before: Results | None) -> list[list[str]]:
     ]
 
 
+ELSEWHERE = ("gate", "scale")
+"""Benchmarks whose figures have a part or a page of their own."""
 HEADER = ["figure", "before", "now", "beside", "ratio", "aim", "reached"]
 BESIDE = HEADER.index("beside")
 
@@ -68,11 +70,11 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def performance(part: str) -> str:
-    """A generated part of docs/performance.md (`aims`, `machine` or `all`) or docs/operations.md (`size`)."""
+    """A generated part of docs/performance.md (`aims`, `gate`, `machine` or `all`) or docs/operations.md (`size`)."""
     results, before = load(RESULTS), load(BEFORE)
     if results is None:
         return "Nothing was measured yet: run `make bench`."
-    return {"aims": _aims, "machine": _machine, "all": _all, "size": _size}[part](results, before)
+    return {"aims": _aims, "gate": _gate, "machine": _machine, "all": _all, "size": _size}[part](results, before)
 
 
 def scale(part: str) -> str:
@@ -89,6 +91,13 @@ def _aims(results: Results, before: Results | None) -> str:
     return markdown(HEADER, aim_rows(results, before))
 
 
+def _gate(results: Results, before: Results | None) -> str:
+    if (run := results.runs.get("gate")) is None:
+        return "Not measured yet: run `make bench-gate`."
+    tables = [markdown(*part(run.figures)) for part in (gate_page.summary, gate_page.cases)]
+    return "\n\n".join([_title("gate", results), *tables])
+
+
 def _machine(results: Results, before: Results | None) -> str:
     lines = []
     for when, each in (("Now", results), ("Before", before)):
@@ -101,7 +110,7 @@ def _machine(results: Results, before: Results | None) -> str:
             f"- {when}: {min(run.started for run in runs)} to {max(run.started for run in runs)}, "
             f"{on.cores} cores ({on.processor}), {on.system}, Python {on.python}, nats-server {on.nats_server}, "
             f"{packages}{'' if 'uvloop' in on.packages else ', no uvloop'}. "
-            f"Commit {on.commit or 'unknown'}. "
+            f"Commit {', '.join(dict.fromkeys(run.commit or on.commit or 'unknown' for run in runs))}. "
             f"Load average when a benchmark started: {min(loads):.1f} to {max(loads):.1f}."
         )
     return "\n".join(lines)
@@ -111,7 +120,7 @@ def _all(results: Results, before: Results | None) -> str:
     earlier = figures(before)
     parts = []
     for name, run in results.runs.items():
-        if name == "scale":  # it has a page of its own
+        if name in ELSEWHERE:
             continue
         rows = [
             [
@@ -123,9 +132,14 @@ def _all(results: Results, before: Results | None) -> str:
             ]
             for label, figure in run.figures.items()
         ]
-        title = f"`python -m benchmarks.{name}`: {run.started}, {run.seconds:.0f} s, load average {run.load[0]:.1f}."
-        parts.append(f"{title}\n\n{markdown(['figure', 'before', 'now', 'beside', 'spread'], rows)}")
+        parts.append(f"{_title(name, results)}\n\n{markdown(['figure', 'before', 'now', 'beside', 'spread'], rows)}")
     return "\n\n".join(parts)
+
+
+def _title(name: str, results: Results) -> str:
+    run = results.runs[name]
+    commit = f", commit {run.commit}" if run.commit else ""
+    return f"`python -m benchmarks.{name}`: {run.started}, {run.seconds:.0f} s, load average {run.load[0]:.1f}{commit}."
 
 
 SIZES = ("3 idle consumers in 1 stream", "1,000 idle consumers in 4 streams", "10,000 idle consumers in 20 streams")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from benchmarks.figures import Figure
 
@@ -32,7 +33,7 @@ class Machine(Struct, frozen=True):
     packages: dict[str, str]
     """Name -> version; a package that is not installed is left out."""
     commit: str = ""
-    """Of the code that was measured, with `+` where files differ from it; empty where git does not know."""
+    """Of the runs that name none of their own."""
 
 
 class Run(Struct, frozen=True):
@@ -44,6 +45,8 @@ class Run(Struct, frozen=True):
     """The load average of the machine when it started, over 1, 5 and 15 minutes."""
     seconds: float
     figures: dict[str, Figure]
+    commit: str = ""
+    """Of the code that was measured, with `+` where files differ from it; empty where git does not know."""
 
 
 class Results(Struct, frozen=True):
@@ -56,6 +59,11 @@ class Results(Struct, frozen=True):
 def load(path: Path = RESULTS) -> Results | None:
     """The results in a file; None if there is none."""
     return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else None
+
+
+def kept_runs(results: Results) -> dict[str, Run]:
+    """Its runs for a file with newer ones, each with the commit that it measured."""
+    return {name: replace(run, commit=run.commit or results.machine.commit) for name, run in results.runs.items()}
 
 
 def store(results: Results, path: Path = RESULTS) -> None:
@@ -74,11 +82,10 @@ def machine() -> Machine:
         python=platform.python_version(),
         nats_server=_server(),
         packages=_packages(),
-        commit=_commit(),
     )
 
 
-def _commit() -> str:
+def commit() -> str:
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True).stdout.strip()
