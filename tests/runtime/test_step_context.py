@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 import pytest
@@ -34,8 +35,8 @@ class Others(NoOtherWriters):
         self.asked.append((sorted(streams), any_policies))
         return 99.0
 
-    def proves(self, mark: str, streams: Iterable[str]) -> bool:
-        return mark == THEIRS and "S" in streams
+    def reported_at(self, mark: str, streams: Iterable[str]) -> float:
+        return 98.0 if mark == THEIRS and "S" in streams else -math.inf
 
     def marks(self) -> frozenset[str] | None:
         return frozenset({THEIRS})
@@ -92,9 +93,9 @@ def test_a_subject_that_nothing_proves_may_be_written_under_other_policies(
 
 def test_what_is_stored_is_proved_by_those_with_the_policies_that_judged_it() -> None:
     contexts = World().contexts
-    assert not contexts.is_proved_elsewhere(STATE)
-    assert contexts.is_proved_elsewhere(replace(STATE, record=Record("s", "e", policy_mark=THEIRS)))
-    assert not contexts.is_proved_elsewhere(replace(STATE, record=Record("s", "e", policy_mark=OURS)))
+    assert contexts.reported_at(STATE) == -math.inf
+    assert contexts.reported_at(replace(STATE, record=Record("s", "e", policy_mark=THEIRS))) == 98.0
+    assert contexts.reported_at(replace(STATE, record=Record("s", "e", policy_mark=OURS))) == -math.inf
 
 
 def test_a_record_whose_judges_are_gone_is_to_be_marked_while_others_run() -> None:

@@ -189,9 +189,11 @@ async def test_one_that_has_asked_for_its_first_reading_is_no_writer_beside_one_
 async def test_what_a_replica_proves_holds_no_longer_than_its_last_report() -> None:
     world = World()
     await world.start(b=one("b"))
-    assert world.writers.proves("mark", ["S"])
-    await world.run(PRESENT_FOR + 0.1)  # no report comes, nor a sign that it should have
-    assert not world.writers.proves("mark", ["S"])
+    at = world.clock.now().mono
+    await world.run(1.0)
+    assert world.writers.reported_at("mark", ["S"]) == at
+    await world.run(PRESENT_FOR - 0.9)  # no report comes, nor a sign that it should have
+    assert world.writers.reported_at("mark", ["S"]) == -math.inf
 
 
 STREAMS = ("S1", "S2", "S3")

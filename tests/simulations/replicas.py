@@ -61,17 +61,15 @@ ROUNDING = 1e-9
 """Seconds by which two clocks may differ because of how floats are rounded."""
 AGREE_WITHIN = 1.0
 """Seconds after any write within which the bucket, the events and all answers agree."""
+FAST: dict[str, Any] = {
+    "pending": {"warn": 5, "critical": 10, "overload": 20},
+    "drain_seconds": {"overload": 1_000_000},
+    "recovery_hold_seconds": 0.2,
+    "stall_seconds": 3600,
+}
+"""One signal is an overload, and a latch is released 0.2 s after its value fell."""
 SETTINGS = Settings(
-    # Fast: one signal is an overload, and a latch is released 0.2 s after its value fell.
-    policies=(
-        entry(
-            ">",
-            pending={"warn": 5, "critical": 10, "overload": 20},
-            drain_seconds={"overload": 1_000_000},
-            recovery_hold_seconds=0.2,
-            stall_seconds=3600,
-        ),
-    ),
+    policies=(entry(">", **FAST),),
     observe=Observe(min_interval_ms=100, stale_after_seconds=10, unknown_after_seconds=30),
 )
 OVERLOAD, MARK = 60, 20

@@ -21,6 +21,7 @@ from tests.simulations import replicas as simulated
 from tests.simulations.replicas import KEY, SUBJECT, Replica, Replicas
 from tests.simulations.test_replicas import KINDS
 from tests.support.background import meanwhile
+from tests.support.policies import entry
 
 AUDIT = ConsumerKey(KEY.stream, "audit")
 UNKNOWN = 5.0
@@ -29,6 +30,8 @@ PROVED_BY_LOOKS = MISSED_READINGS * simulated.SETTINGS.observe.max_interval_ms /
 SETTINGS = replace(
     simulated.SETTINGS, observe=Observe(min_interval_ms=100, stale_after_seconds=2, unknown_after_seconds=UNKNOWN)
 )
+REFUSING = replace(simulated.SETTINGS, policies=(entry(">", active_signals=1, **simulated.FAST),))
+"""One signal refuses."""
 ALONE = replace(SETTINGS, sharing=Sharing(enabled=False))
 WATCHES = {
     "another stream": (WatchSetting("OTHER"),),
@@ -275,3 +278,39 @@ async def test_what_went_while_nobody_ran_becomes_unknown_once_and_is_removed_af
         await replicas.clock.run(5.0)
         assert SUBJECT not in replicas.store.values
         assert all(not replica.service.registry.subjects for replica in replicas.all.values())
+
+
+@pytest.mark.parametrize(
+    "blind",
+    [
+        pytest.param({"sharing": Sharing(enabled=False)}, id="no right"),
+        *(pytest.param({"watch": WATCHES[name]}, id=name) for name in ("another stream", "other consumers")),
+    ],
+)
+async def test_one_that_reads_nothing_counts_the_age_of_a_refusal_from_the_last_report_of_the_reader(
+    blind: dict[str, Any],
+) -> None:
+    async with Replicas(settings=replace(REFUSING, sharing=Sharing(enabled="watch" in blind))).running(1) as replicas:
+        await replicas.clock.run(SETTLED_AFTER)
+        other = replicas.add("r1", replace(REFUSING, **blind))
+        other.start()
+        if "watch" not in blind:
+            deny_reading(other)
+        replicas.js.publish(KEY.stream, SUBJECT, simulated.OVERLOAD)
+        await replicas.published("active")
+        await replicas.clock.run(35.0)
+        began = types(replicas)
+        await replicas.all["r0"].kill()
+        seen = {}
+        for tenth in range(310):
+            decision = other.answer()
+            assert decision is not None
+            seen[tenth / 10] = decision["action"], decision["freshness"]
+            if tenth < 290:
+                assert types(replicas) == began
+            await replicas.clock.run(0.1)
+        # A report of presence comes once a second, so the last one may be a second old.
+        assert {seen[at] for at in seen if at < 8.9} == {("reject", "known")}
+        assert {seen[at] for at in seen if 10.2 <= at < 12.8} == {("throttle", "stale")}
+        assert {seen[at] for at in seen if 14.2 <= at < 28.9} == {("continue", "stale")}
+        assert types(replicas) == [*began, "monitoring_lost"]

@@ -108,6 +108,21 @@ def freshness_limits(state: SubjectState, service: ServiceView) -> Limits:
 
 def age_starts_at(view: SubjectView, limits: Limits, now: Now) -> float:
     """Monotonic time from which the age of the answered status counts."""
+    at = _read_at(view, limits, now)
+    return at if view.since_proof is not None else max(at, _reported_until(view.state, limits))
+
+
+def _reported_until(state: SubjectState, limits: Limits) -> float:
+    """Monotonic time until which another replica had a proof, where none was read here."""
+    record = state.record
+    if record is None or not (record.unknown or record.stale):
+        return state.reported_at
+    unproved_for = limits.unknown_after if record.unknown else limits.stale_after
+    return min(state.reported_at, state.written_at - unproved_for)
+
+
+def _read_at(view: SubjectView, limits: Limits, now: Now) -> float:
+    """Monotonic time of what proves the answered status here."""
     state, last = view.state, view.status_proof
     if state.unproved_at_load:
         return -math.inf  # its writer stopped refusing long ago: a restart must not refuse again
@@ -130,7 +145,8 @@ def current_freshness(
         return Freshness.UNKNOWN, None
     if elsewhere:
         return (Freshness.STALE, "age") if state.record.stale else (Freshness.KNOWN, None)
-    freshness = subject_freshness(view.since_proof, now.mono, limits)
+    since = view.since_proof or SinceProof(state.reported_at, state.reported_at)
+    freshness = subject_freshness(since, now.mono, limits)
     if freshness is not Freshness.KNOWN:
         return freshness, "age" if freshness is Freshness.STALE else None
     if state.writing is not None and state.writing.failing:
@@ -218,7 +234,8 @@ class SubjectLookup:
         record = state.record
         policy = deciding_policy(state)
         limits = freshness_limits(state, self._service)
-        elsewhere = view.since_proof is None and self._service.is_proved_elsewhere(state.subject)
+        unread = view.since_proof is None
+        elsewhere = unread and self._service.is_proved_elsewhere(state.subject)
         freshness, stale_reason = current_freshness(view, limits, now, elsewhere)
         hold = holds_for(policy.on_unknown, policy.hold_seconds, limits.stale_after, limits.interval)
         opens_at = age_starts_at(view, limits, now) + hold
@@ -227,7 +244,7 @@ class SubjectLookup:
         admission = gateway_admission.current_admission(
             policy, status, freshness, last, now.mono - opens_at, state.shedding, state.admitting is not None
         )
-        is_left_to_others = elsewhere or state.left_since is not None or is_foreign(record, self._service.policies.mark)
+        is_left_to_others = unread or state.left_since is not None or is_foreign(record, self._service.policies.mark)
         if freshness is Freshness.KNOWN and is_left_to_others:
             admission = last  # as its writer judged it, like the status
         override = in_force(policy, now)

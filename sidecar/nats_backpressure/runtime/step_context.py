@@ -26,9 +26,9 @@ class OtherWriters(Protocol):
         """Monotonic time of the newest sign of the replica that writes a subject with members in these streams; None
         where this one does, -inf where it is too early to know. `any_policies`: whether it may be one with others."""
 
-    def proves(self, mark: str, streams: Iterable[str]) -> bool:
-        """Whether one of them has readings of a subject with members in these streams, and keeps what is stored of it,
-        under policies with this mark."""
+    def reported_at(self, mark: str, streams: Iterable[str]) -> float:
+        """Monotonic time of the newest report of one of them that runs, has readings of a subject with members in these
+        streams, and keeps what is stored of it, under policies with this mark; -inf where there is none."""
 
     def are_cut_off(self) -> bool:
         """Whether there are others, and what they read may not have come: they may see what this one does not."""
@@ -50,8 +50,8 @@ class NoOtherWriters:
     def seen_at(self, subject: str, streams: Iterable[str], any_policies: bool) -> float | None:
         return None
 
-    def proves(self, mark: str, streams: Iterable[str]) -> bool:
-        return False
+    def reported_at(self, mark: str, streams: Iterable[str]) -> float:
+        return -math.inf
 
     def are_cut_off(self) -> bool:
         return False
@@ -108,9 +108,12 @@ class StepContexts:
         narrower = self._narrower_marks(state, self.limits(interval), now)
         return is_to_be_marked(state.record, self._policies.mark, self.others.marks(), narrower)
 
-    def is_proved_elsewhere(self, state: SubjectState) -> bool:
-        """Whether another replica, which runs and can write, has readings of what is stored."""
-        return state.record is not None and self.others.proves(state.record.policy_mark, self._shared_streams(state))
+    def reported_at(self, state: SubjectState) -> float:
+        """Monotonic time of the newest report of another replica, which runs and can write, that it has readings of
+        what is stored; -inf where there is none."""
+        if state.record is None:
+            return -math.inf
+        return self.others.reported_at(state.record.policy_mark, self._shared_streams(state))
 
     def _narrower_marks(self, state: SubjectState, limits: Limits, now: Now) -> frozenset[str]:
         """See `StepContext.narrower_marks`."""

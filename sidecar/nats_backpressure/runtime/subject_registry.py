@@ -225,7 +225,7 @@ class SubjectRegistry:
         return self.contexts.of(state, self.interval(state.subject), self.newest_read_at, now)
 
     def is_proved_elsewhere(self, subject: str) -> bool:
-        return self.contexts.is_proved_elsewhere(self.subjects[subject])
+        return self.contexts.reported_at(self.subjects[subject]) > -math.inf
 
     def is_gone(self, subject: str) -> bool:
         state = self.subjects.get(subject)
@@ -266,7 +266,8 @@ class SubjectRegistry:
         now, newest = self._clock.now(), status_proof(state.members.values(), self.proofs(subject))
         mark = self.contexts.is_to_be_marked(state, self.interval(subject), now)
         if mark or not self._calm.check(state, newest, now):
-            self.feed(subject, Tick())
+            reported_at = self.contexts.reported_at(state) if state.newest_proof is None else -math.inf
+            self.feed(subject, Tick(reported_at))
 
     def feed_newer_heartbeat(self) -> None:
         """A replica of a newer version is there: the states that it stores stay its own."""

@@ -71,12 +71,12 @@ class SubjectWriters:
     def marks_that_lack(self, consumers: Collection[ConsumerKey]) -> frozenset[str]:
         return self._replicas.marks_that_lack(consumers)
 
-    def proves(self, mark: str, streams: Iterable[str]) -> bool:
-        """Whether another replica has readings of a subject with members in these streams, and keeps what is stored of
-        it, under policies with this mark."""
+    def reported_at(self, mark: str, streams: Iterable[str]) -> float:
+        """Monotonic time of the newest report of a replica that runs, has readings of a subject with members in these
+        streams, and keeps what is stored of it, under policies with this mark; -inf where there is none."""
         names, since = frozenset(streams), self._clock.now().mono - PRESENT_FOR
-        present = (one.presence for one in self._replicas.others.values() if one.received_at >= since)
-        return any(one.writes and one.policies == mark and not unread_of(one.unread, names) for one in present)
+        at = (one.received_at for one in self._replicas.others.values() if _proves(one.presence, mark, names))
+        return max((each for each in at if each >= since), default=-math.inf)
 
     def _is_able(self, other: Presence, any_policies: bool) -> bool:
         return other.writes and (any_policies or other.policies == self._replicas.policies)
@@ -94,6 +94,10 @@ class SubjectWriters:
         candidates = {id_: len(names) for id_, names in unread.items() if names <= ours}
         fewest = min(candidates.values())
         return [id_ for id_, count in candidates.items() if count == fewest]
+
+
+def _proves(one: Presence, mark: str, streams: frozenset[str]) -> bool:
+    return one.writes and one.policies == mark and not unread_of(one.unread, streams)
 
 
 def unread_of(reported: Sequence[str], streams: frozenset[str]) -> frozenset[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 from nats_backpressure.core.model.event import SubjectEvent
@@ -63,6 +65,10 @@ class Dismissed(Struct, frozen=True):
 
 class Tick(Struct, frozen=True):
     """Time passed."""
+
+    reported_at: float = -math.inf
+    """Monotonic time of the newest report of another replica, which runs and can write, that it has readings of what is
+    stored."""
 
 
 class RecordCreated(Struct, frozen=True):

@@ -122,7 +122,9 @@ def is_unobserved(state: SubjectState, now: Now, limits: Limits, proofs: Proofs 
     """Whether nothing proves the status any more: no member was read, or none of those that have this status; and no
     other replica has stored it lately."""
     if state.newest_proof is None:
-        since = max(state.unread_since, state.proved_elsewhere_at) if state.unread_since > -math.inf else -math.inf
+        if state.unread_since == -math.inf:
+            return True
+        since = max(state.unread_since, state.proved_elsewhere_at, state.reported_at)
         return now.mono >= since + limits.unknown_after
     if now.mono < state.proved_elsewhere_at + limits.unknown_after:
         return False
@@ -141,7 +143,8 @@ def is_stale_alone(
     if newest_read_at is None or state.unstored or newest_read_at < state.proved_elsewhere_at + limits.unknown_after:
         return False
     if state.newest_proof is None and state.unread_since < newest_read_at:
-        return True  # everything was read or tried since, and no member of this subject could be read
+        # Everything was read or tried since, and no member of this subject could be read.
+        return freshness(state.reported_at, newest_read_at, limits) is not Freshness.KNOWN
     proof = status_proof(state.members.values(), proofs)
     return proof is not None and freshness(proof, newest_read_at, limits) is not Freshness.KNOWN
 

@@ -159,6 +159,9 @@ class SubjectState(Struct, frozen=True, gc=False):
     """Monotonic time before which the unsent events of a record of another replica are left to it."""
     proved_elsewhere_at: float = -math.inf
     """Monotonic time at which another replica last stored the status as known: it had a proof."""
+    reported_at: float = -math.inf
+    """While nothing was read here: monotonic time of the newest report of another replica that it has readings of what
+    is stored."""
     unknown_elsewhere_at: float = -math.inf
     """Monotonic time at which another replica stored the status as unknown: only a later reading makes it known."""
     newer_seen_at: float | None = None

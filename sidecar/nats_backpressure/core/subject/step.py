@@ -46,6 +46,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.member_update import evaluated, with_losses, with_reading
 from nats_backpressure.core.subject.newest_record import continues, is_newest
+from nats_backpressure.core.subject.other_policies import is_foreign
 from nats_backpressure.core.subject.plan_writes import StepContext, plan_writes
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
@@ -78,6 +79,8 @@ def step(state: SubjectState, input_: Input, now: Now, context: StepContext) -> 
     if is_read:
         state = _watched(state, now, context)
     state = apply(input_, state, now)
+    if isinstance(input_, Tick) and input_.reported_at > state.reported_at:
+        state = _with_report(state, input_.reported_at, context)
     if is_read and state.running_since:
         state = _without_unseen(before, state, now, context)
     # What another replica stored is answered to by the next reading or tick: two that evaluate differently would write
@@ -298,6 +301,16 @@ def _watched(state: SubjectState, now: Now, context: StepContext) -> SubjectStat
         state = _reopened(state, now, context)
     watched = now.mono if gap or state.watched_since is None else state.watched_since
     return replace(state, read_at=now.mono, watched_since=watched)
+
+
+def _with_report(state: SubjectState, at: float, context: StepContext) -> SubjectState:
+    """The state where another replica has readings of the subject. Only where it is left to that one: two that read
+    nothing of one consumer, and see that the other reads its stream, would wait for each other."""
+    record = state.record
+    if state.newest_proof is not None or record is None or record.unknown or record.stale:
+        return state
+    left = is_foreign(record, context.policy_mark) or context.writer_seen_at not in (None, -math.inf)
+    return replace(state, reported_at=at) if left else state
 
 
 def _without_unseen(before: SubjectState, state: SubjectState, now: Now, context: StepContext) -> SubjectState:
