@@ -23,7 +23,7 @@ def users(password: str = "first", permissions: str = "") -> str:
 DENIED = {
     "all requests": 'publish: { deny: "$JS.API.>" }',
     "state and events": 'publish: { deny: ["$KV.>", "backpressure.v1.event.>"] }',
-    "inbox": 'subscribe: { deny: "_INBOX.>" }',
+    "inbox": 'subscribe: { deny: "_INBOX_sidecar.>" }',
 }
 
 

@@ -94,3 +94,11 @@ async def test_a_right_whose_lack_has_no_other_sign_is_named_too(start_server: S
     text = service.with_missing_rights("no reply")
     assert text == f'no reply; Permissions Violation for Publish to "x"; {MISSING_RIGHT}'
     await service.close()
+
+
+async def test_a_user_without_the_inboxes_of_an_operator_is_told_the_option(start_server: StartServer) -> None:
+    rights = '{user: me, password: p, permissions: {publish: ">", subscribe: "_INBOX.>"}}'
+    server = await start_server(f"authorization {{users: [{rights}]}}")
+    command = Command(f"nats://me:p@127.0.0.1:{server.port}")
+    assert "--inbox-prefix" in await command.failed("status")
+    assert "nobody answers" in await command.failed("status", "--inbox-prefix", "_INBOX")

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from nats_backpressure.cli.permissions import permissions
+from nats_backpressure.config.nats import Nats
 
 
 def printed(*arguments: str) -> dict[str, Any]:
@@ -47,3 +49,30 @@ def test_a_settings_file_gives_domain_prefixes_and_alias(tmp_path: Path) -> None
 
 def test_a_role_that_there_is_not_is_a_usage_error() -> None:
     assert CliRunner().invoke(permissions, ["--role", "admin"]).exit_code == 2
+
+
+def inboxes(rights: dict[str, Any]) -> set[str]:
+    return {each for kind in ("publish", "subscribe") for each in rights[kind] if each.startswith("_INBOX")}
+
+
+def test_each_role_has_the_inboxes_of_its_own_prefix_alone() -> None:
+    printed_rights = printed()
+    for role in ("gateway", "consumer", "operator"):
+        assert inboxes(printed_rights[role]) == {f"_INBOX_{role}.>"}
+        assert printed_rights[role]["inbox_prefix"] == f"_INBOX_{role}"
+        assert f"_INBOX_{role}.>" in printed_rights["sidecar"]["publish"]
+    assert printed_rights["sidecar"]["inbox_prefix"] == Nats().inbox_prefix == "_INBOX_sidecar"
+    assert "_INBOX_sidecar.>" not in printed_rights["sidecar"]["publish"]
+
+
+def test_another_inbox_prefix_is_that_of_all_who_ask() -> None:
+    printed_rights = printed("--inbox-prefix", "_INBOX_shop")
+    for role in ("gateway", "consumer", "operator"):
+        assert inboxes(printed_rights[role]) == {"_INBOX_shop.>"}
+    assert {"_INBOX.>", "_INBOX_shop.>"} <= set(printed_rights["sidecar"]["publish"])
+    assert "_INBOX_sidecar.>" in printed_rights["sidecar"]["subscribe"]
+
+
+@pytest.mark.parametrize("prefix", ["$JS.API", "_INBOX_*", "_INBOX.>", "orders", ""])
+def test_an_inbox_prefix_that_would_get_no_answer_is_a_usage_error(prefix: str) -> None:
+    assert CliRunner().invoke(permissions, ["--inbox-prefix", prefix]).exit_code == 2

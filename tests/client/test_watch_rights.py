@@ -14,7 +14,7 @@ from tests.simulations.state_bucket import BUCKET, SUBJECT, States, active, stat
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 PUBLISH = (f"$JS.API.DIRECT.GET.KV_{BUCKET}", "backpressure.v1.report.gateway.>", "backpressure.v1.decide.gateway.>")
-SUBSCRIBE = (f"$KV.{BUCKET}.>", "_INBOX.>", "backpressure.v1.event.>")
+SUBSCRIBE = (f"$KV.{BUCKET}.>", "_INBOX_gateway.>", "backpressure.v1.event.>")
 
 
 def users(publish: tuple[str, ...] = PUBLISH, subscribe: tuple[str, ...] = SUBSCRIBE) -> str:
@@ -38,7 +38,12 @@ async def test_with_these_rights_it_follows_whatever_happens_and_nothing_is_deni
     server = await start_server(users())
     admin = await nats.connect(server.url, user="all", password="all", reconnect_time_wait=0.1)
     nc = await nats.connect(
-        server.url, user="gateway", password="gateway", reconnect_time_wait=0.1, max_reconnect_attempts=-1
+        server.url,
+        user="gateway",
+        password="gateway",
+        inbox_prefix="_INBOX_gateway",
+        reconnect_time_wait=0.1,
+        max_reconnect_attempts=-1,
     )
     states = States(admin)
     await states.make()

@@ -160,7 +160,7 @@ name: backpressure
 instance: null
 nats: {servers: ["nats://127.0.0.1:4222"], credentials_file: null, nkey_seed_file: null, user: null,
        password_file: null, token_file: null, tls: {ca_file: null, cert_file: null, key_file: null},
-       js_domain: null, js_api_prefix: null, inbox_prefix: _INBOX}
+       js_domain: null, js_api_prefix: null, inbox_prefix: _INBOX_sidecar}
 watch: [{stream: "*", consumers: ["*"]}]
 policies: []
 policy_guard: {allow_bucket: true, min_pending_overload: null, max_pending_overload: null}

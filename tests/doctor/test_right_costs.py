@@ -27,7 +27,7 @@ ERRORS = {
     ("publish", "backpressure.v1.event.>"),
     ("publish", "_INBOX.>"),
     ("publish", "_INBOX_team.>"),
-    ("subscribe", "_INBOX.>"),
+    ("subscribe", "_INBOX_sidecar.>"),
     ("subscribe", "backpressure.v1.decide.gateway.>"),
     ("subscribe", "backpressure.v1.decide.consumer.>"),
     ("subscribe", "backpressure.v1.get.status"),

@@ -91,6 +91,7 @@ static natsStatus connect_to(const char *url, natsConnection **nc) {
     natsOptions *options = NULL;
     natsOptions_Create(&options);
     natsOptions_SetURL(options, url);
+    natsOptions_SetCustomInboxPrefix(options, "_INBOX_gateway");  // what users.conf lets gateways subscribe to
     natsOptions_SetMaxReconnect(options, -1);
     natsOptions_SetReconnectWait(options, 500);
     natsOptions_SetRetryOnFailedConnect(options, true, on_connected, NULL);

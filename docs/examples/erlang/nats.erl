@@ -12,7 +12,8 @@ connect(Host, Port) ->
     Options = [binary, {active, false}, {packet, line}, {buffer, 65536}, {nodelay, true}, {send_timeout, ?CONNECT_MS}],
     {ok, Socket} = gen_tcp:connect(Host, Port, Options, ?CONNECT_MS),
     {ok, <<"INFO ", _/binary>>} = gen_tcp:recv(Socket, 0, ?CONNECT_MS),
-    Inbox = [<<"_INBOX.">>, integer_to_binary(rand:uniform(1 bsl 62), 36)],
+    %% What users.conf lets consumers subscribe to.
+    Inbox = [<<"_INBOX_consumer.">>, integer_to_binary(rand:uniform(1 bsl 62), 36)],
     %% `headers` and `no_responders`: else errors cannot be seen, and nobody there is a timeout.
     %% With credentials, add `user` and `pass` here.
     ok = gen_tcp:send(Socket, [

@@ -12,7 +12,7 @@ from nats_backpressure.client import BackpressureClient, PullGate
 
 SUBJECT = "beamline.router.v1.decide"
 
-broker = NatsBroker(os.environ["NATS_URL"])
+broker = NatsBroker(os.environ["NATS_URL"], inbox_prefix="_INBOX_consumer")
 app = FastStream(broker)
 subscriber = broker.subscriber(
     SUBJECT,

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from nats_backpressure.config.nats import Nats
+from nats_backpressure.protocol.inboxes import SHARED
 
 LARGEST: Final = 64 * 1024
 """Bytes of a context."""
@@ -78,9 +79,11 @@ def _used(context: _Context) -> Context:
     variables["NATS_TOKEN"] = context.token
     if context.user and not context.password:  # as the `nats` command does
         variables |= {"NATS_USER": "", "NATS_TOKEN": context.user}
-    base = Nats(js_domain=context.js_domain or None, js_api_prefix=context.js_api_prefix or None)
-    if context.inbox_prefix:
-        base = Nats(js_domain=base.js_domain, js_api_prefix=base.js_api_prefix, inbox_prefix=context.inbox_prefix)
+    base = Nats(
+        js_domain=context.js_domain or None,
+        js_api_prefix=context.js_api_prefix or None,
+        inbox_prefix=context.inbox_prefix or SHARED,
+    )
     return Context({name: value for name, value in variables.items() if value}, base)
 
 

@@ -94,7 +94,11 @@ class _Gathering:
     def _installation(self) -> Installation:
         nats, service = self._settings.nats, self._settings.service
         return Installation(
-            self._names, nats.api_prefix, nats.inbox_prefix, service.reply_prefixes, service.status_alias
+            names=self._names,
+            api=nats.api_prefix,
+            inbox=nats.inbox_prefix,
+            reply_prefixes=service.reply_prefixes,
+            alias=service.status_alias,
         )
 
     async def _with_streams(self, facts: Facts, looks: tuple[StreamLook, ...]) -> Facts:

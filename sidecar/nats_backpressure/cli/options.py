@@ -20,12 +20,15 @@ from msgspec.structs import replace
 from nats_backpressure.cli.contexts import load_context
 from nats_backpressure.config.nats import VARIABLES, Nats, check_nats, with_environment
 from nats_backpressure.policy.validation import Problems
+from nats_backpressure.protocol.inboxes import inbox_of
 from nats_backpressure.protocol.patterns import pattern_problem
 from nats_backpressure.protocol.subjects import Names
 
 VISIBLE: Final = "a secret in an argument can be seen by everybody on this machine"
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.1, 60.0
 """Seconds to connect, and seconds to wait for each reply."""
+INBOX: Final = inbox_of("operator")
+"""Of those who may use what `permissions --role operator` prints. A context has what the `nats` command uses."""
 _LOGIN_VARIABLES: Final = ("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN")
 _FLAG_OF: Final = {
     "NATS_URL": "--server",
@@ -159,7 +162,7 @@ _OPTIONS: Final = (
     click.option(
         "--inbox-prefix",
         metavar="PREFIX",
-        help="Subject prefix of replies: set it only if your account restricts inboxes.  [default: _INBOX]",
+        help=f"Subject prefix of replies, one that your user may subscribe to.  [default: {INBOX}]",
     ),
     click.option(
         "--name",
@@ -207,7 +210,7 @@ def _read_target(flags: Mapping[str, Any]) -> Target:
 def _environment(flags: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict[str, str], Nats]:
     """The environment variables, replaced by those of a context and then by the flags that were given; and what has no
     variable. A flag or context that logs in replaces every login of what it replaces."""
-    variables, base = dict(env), Nats()
+    variables, base = dict(env), Nats(inbox_prefix=INBOX)
     if name := flags["context"] or env.get("NATS_CONTEXT"):
         context = load_context(name, env)
         # All of it: what a context leaves out is not taken from somewhere else.

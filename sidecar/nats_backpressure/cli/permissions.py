@@ -12,6 +12,7 @@ from nats_backpressure.cli.options import json_option, parse_subject
 from nats_backpressure.cli.output import print_json
 from nats_backpressure.cli.settings_file import load_or_exit
 from nats_backpressure.config.settings import Settings
+from nats_backpressure.protocol.reply_limits import reply_prefix_allowed
 from nats_backpressure.protocol.subjects import Names
 
 if TYPE_CHECKING:
@@ -21,8 +22,17 @@ ROLES = ("sidecar", "gateway", "consumer", "operator")
 HEADER = """\
 # The users of nats-backpressure and their rights, for a nats-server: `include` this file from its configuration.
 # Printed by `nats-backpressure permissions`; with other names: see its --help. What is not listed is denied.
+# Who could subscribe to the inbox of another user would receive its replies and the messages that it pulls: so each
+# role has an inbox prefix of its own, which its clients set. The sidecar and its commands do that by themselves.
 # Do not add allow_responses: who sends a request would choose where the sidecar publishes.
 """
+
+
+def parse_inbox_prefix(text: str) -> str:
+    """A prefix of reply subjects that the sidecar answers to without `service.reply_prefixes`."""
+    if not reply_prefix_allowed(text) or set(text) & set("*>"):
+        raise click.BadParameter("must be `_INBOX`, or begin with `_INBOX.` or `_INBOX_`, without `*` and `>`")
+    return text
 
 
 @click.command(short_help="Print the rights that programs need on a NATS server.")
@@ -42,6 +52,13 @@ HEADER = """\
     type=parse_subject,
     help="What gateways publish.  [default: beamline.router.v1.decide]",
 )
+@click.option(
+    "--inbox-prefix",
+    metavar="PREFIX",
+    type=parse_inbox_prefix,
+    help="Prefix of the inboxes of those who ask, in place of one for each role. Users with the same one receive each "
+    "other's replies and pulled messages; `_INBOX` is for clients that cannot set one.",
+)
 @json_option("Print JSON, for a user's JWT or another tool.")
 def permissions(
     role: str | None,
@@ -50,6 +67,7 @@ def permissions(
     stream: str | None,
     consumer: str | None,
     subject: str | None,
+    inbox_prefix: str | None,
     as_json: bool,
 ) -> None:
     """Print the users of a nats-server with all rights that they need, and no others; passwords come from variables
@@ -57,7 +75,7 @@ def permissions(
     from nats_backpressure.adapters.nats.permissions import permissions as rights_of
     from nats_backpressure.adapters.nats.permissions import server_configuration
 
-    given = {"stream": stream, "consumer": consumer, "subject": subject}
+    given = {"stream": stream, "consumer": consumer, "subject": subject, "asking": inbox_prefix}
     about = replace(_installation(config, name), **{key: value for key, value in given.items() if value is not None})
     roles = (role,) if role else ROLES
     if as_json:

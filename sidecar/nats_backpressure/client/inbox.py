@@ -6,6 +6,7 @@ With nats-py's own requests all replies of a connection come to one prefix, and 
 from __future__ import annotations
 
 import asyncio
+import re
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -13,6 +14,17 @@ from nats.aio.subscription import Subscription
 from nats.errors import NoRespondersError
 
 NO_RESPONDERS = "503"
+DENIED = re.compile(r'permissions violation for subscription to "_inbox', re.IGNORECASE)
+
+
+def denied_inbox(nc: Client) -> str:
+    """What to add to an error of a connection whose replies the server does not let it receive; else nothing."""
+    denied = DENIED.search(str(nc.last_error or ""))
+    return (
+        "; the server denies its inbox: connect with an `inbox_prefix` that this user may subscribe to"
+        if denied
+        else ""
+    )
 
 
 class Inbox:

@@ -12,6 +12,7 @@ from typing import Any
 from nats.aio.client import Client
 
 from nats_backpressure.client.stats import OnceLogger
+from nats_backpressure.protocol.inboxes import inbox_of
 
 RETRY_SECONDS = 5.0
 """Seconds before a connection that was given up is made again, at most; at least half of it."""
@@ -19,8 +20,14 @@ CLOSED_POLL = 0.5
 """Seconds between two looks whether it was given up."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for closing it."""
-DEFAULTS: Mapping[str, Any] = {"max_reconnect_attempts": -1, "ping_interval": 10, "name": "backpressure client"}
-"""Options in which it differs from nats-py: it does not give up, and notices a dead server within half a minute."""
+DEFAULTS: Mapping[str, Any] = {
+    "max_reconnect_attempts": -1,
+    "ping_interval": 10,
+    "name": "backpressure client",
+    "inbox_prefix": inbox_of("gateway"),
+}
+"""Options in which it differs from nats-py: it does not give up, notices a dead server within half a minute, and
+receives replies where the printed rights let gateways."""
 
 
 def checked_options(servers: str | list[str], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 
-from nats_backpressure.client.inbox import Inbox
+from nats_backpressure.client.inbox import Inbox, denied_inbox
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Decision, Pull
@@ -218,7 +218,8 @@ class RequestSender:
             self._in_outage = True
             self._probe_at = time.monotonic() + PROBE_INTERVAL * random.uniform(0.7, 1.3)
             self._stats.count("outages")
-            self._logger.warn("outage", "", f"the backpressure sidecar does not answer ({why}): continuing without it")
+            text = f"the backpressure sidecar does not answer ({why}): continuing without it{denied_inbox(self._nc)}"
+            self._logger.warn("outage", "", text)
 
     def _open(self, subject: str, role: Role, fields: dict[str, Any], why: FailedOpen) -> Answer:
         self._stats.count("failed_open", subject)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from nats.aio.client import Client
 
 from nats_backpressure.client.bucket_reader import BucketReader, Write
+from nats_backpressure.client.inbox import denied_inbox
 from nats_backpressure.client.known_writes import KnownWrites
 from nats_backpressure.client.startup import Startup
 from nats_backpressure.client.state_mirror import StateMirror
@@ -114,7 +115,8 @@ class StateWatch:
     def _warn(self, why: str) -> None:
         if self._read_once or self._startup.is_over(time.monotonic()):
             what = "those from before hold until they age" if self._read_once else "until then all is admitted"
-            self.logger.warn("watch", "", f"the backpressure states cannot be read, trying again; {what}: {why}")
+            text = f"the backpressure states cannot be read, trying again; {what}: {why}{denied_inbox(self.nc)}"
+            self.logger.warn("watch", "", text)
 
 
 class _Follower:

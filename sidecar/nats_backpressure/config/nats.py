@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from nats_backpressure.policy.validation import Problems
+from nats_backpressure.protocol.inboxes import inbox_of
 from nats_backpressure.protocol.patterns import literal_problem
 
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -79,8 +80,8 @@ class Nats(Struct, frozen=True, forbid_unknown_fields=True):
     """JetStream domain; not together with `js_api_prefix`."""
     js_api_prefix: Text | None = None
     """Prefix of the JetStream API, where an account imports it under another name than `$JS.API`."""
-    inbox_prefix: Text = "_INBOX"
-    """Prefix of the inboxes on which replies arrive."""
+    inbox_prefix: Text = inbox_of("sidecar")
+    """Prefix of the inboxes on which replies to the sidecar arrive: one that its user may subscribe to."""
     nkey_seed: Secret | None = None
     """The nkey seed itself."""
     password: Secret | None = None

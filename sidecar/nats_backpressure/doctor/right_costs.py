@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from nats_backpressure.doctor.facts import Facts, Right
 from nats_backpressure.doctor.findings import Level
+from nats_backpressure.protocol.inboxes import SHARED, inbox_of
 from nats_backpressure.protocol.subjects import Names
 
 NOTHING: Final = "nothing is read, no status is known, and no request is answered"
@@ -100,8 +101,10 @@ def _answering(facts: Facts, names: Names) -> Iterator[Cost]:
     unanswered = (
         "who asks with such a reply subject gets no answer: requests time out, and gateways let everything pass"
     )
-    for prefix in ("_INBOX", *facts.settings.service.reply_prefixes):
+    for prefix in (SHARED, *facts.settings.service.reply_prefixes):
         yield Cost("publish", f"{prefix}.", "error", unanswered)
+    for role in ("gateway", "consumer", "operator"):
+        yield Cost("publish", f"{inbox_of(role)}.", "warning", f"whose rights are those of `{role}` gets no answer")
     yield Cost("publish", "_R_.", "warning", "requests from other accounts of the server get no answer")
     asked = f"{names.prefix}."
     yield Cost("subscribe", f"{asked}decide.gateway.", "error", "gateways that ask get no answer: they let all pass")

@@ -23,6 +23,7 @@ WAITING = 10_000
 
 SHOWN = 3
 """Denied subjects that an error names."""
+OTHER_INBOX = "--inbox-prefix names inboxes that your user may subscribe to (`_INBOX` most often)"
 MISSING_RIGHT = "`nats-backpressure permissions --role operator` prints the rights that commands need"
 
 
@@ -126,8 +127,10 @@ class ServiceClient:
         """The text of an error, with what the server has denied: a reply that does not come has no reason."""
         if self._client is None or not (self._client.rights.texts or self._client.rights.subscriptions):
             return error
-        others = [text for text in self._client.rights.texts if text not in error]
-        return "; ".join((error, *others[:SHOWN], MISSING_RIGHT))
+        rights, prefix = self._client.rights, f"{self._nats.inbox_prefix}."
+        others = [text for text in rights.texts if text not in error]
+        inbox = any(each.startswith(prefix) for each in rights.subscriptions.values())
+        return "; ".join((error, *others[:SHOWN], *([OTHER_INBOX] if inbox else []), MISSING_RIGHT))
 
     def _no_responder(self, subject: str) -> str:
         if subject.startswith(f"{self.names.prefix}."):

@@ -58,8 +58,13 @@ class DenialLog:
                 connection=self._connection,
                 **{kind: each[:SHOWN] for kind, each in subjects.items() if each},
                 not_shown=sum(len(each[SHOWN:]) for each in subjects.values()),
-                hint=f"allow these in the server's configuration; {ALL_RIGHTS}",
+                hint=f"allow these in the server's configuration{_or_else(present)}; {ALL_RIGHTS}",
             )
+
+
+def _or_else(denied: list[tuple[str, str]]) -> str:
+    inbox = any(kind == "subscribe" and subject.startswith("_INBOX") for kind, subject in denied)
+    return " (or set nats.inbox_prefix to inboxes that this user may subscribe to)" if inbox else ""
 
 
 def pattern(subject: str) -> str:

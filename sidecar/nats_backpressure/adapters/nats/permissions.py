@@ -12,12 +12,13 @@ from nats_backpressure.adapters.nats.denied_rights import without_domain
 from nats_backpressure.adapters.nats.hint_subscriptions import ANY_STREAM, WAKING, counted
 from nats_backpressure.protocol import reports
 from nats_backpressure.protocol.endpoints import ENDPOINTS
+from nats_backpressure.protocol.inboxes import SHARED, inbox_of
 from nats_backpressure.protocol.subjects import Names
 
 SERVICE_VERBS: Final = ("PING", "INFO", "STATS")
 """What the framework of NATS services answers on `$SRV`."""
-REPLY_INBOXES: Final = ("_INBOX", "_R_")
-"""What the reply subjects of requests begin with; `service.reply_prefixes` adds others."""
+SERVICE_IMPORTS: Final = "_R_"
+"""What the reply subjects of requests from other accounts begin with."""
 
 
 class Permissions(Struct, frozen=True):
@@ -25,6 +26,8 @@ class Permissions(Struct, frozen=True):
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    inbox_prefix: str
+    """What its connections set as the prefix of their inboxes."""
 
 
 class Installation(Struct, frozen=True):
@@ -33,8 +36,10 @@ class Installation(Struct, frozen=True):
     names: Names = Names()
     api: str = PLAIN
     """The prefix of the JetStream API."""
-    inbox: str = "_INBOX"
+    inbox: str = inbox_of("sidecar")
     """The prefix of the sidecar's own inboxes."""
+    asking: str | None = None
+    """The prefix of the inboxes of all other roles, in place of one for each."""
     reply_prefixes: tuple[str, ...] = ()
     alias: str | None = None
     """The subject of `service.status_alias`."""
@@ -43,6 +48,16 @@ class Installation(Struct, frozen=True):
     """The consumer that pulls from that stream, and asks before."""
     subject: str = "beamline.router.v1.decide"
     """What gateways publish into that stream."""
+
+    def inbox_of(self, role: str) -> str:
+        """The prefix of the inboxes of a role that asks the sidecar."""
+        return self.asking or inbox_of(role)
+
+    @property
+    def asked_from(self) -> tuple[str, ...]:
+        """What the reply subjects of requests begin with."""
+        own = (self.inbox_of(role) for role in ROLES if role != "sidecar")
+        return tuple(dict.fromkeys((SHARED, *own, SERVICE_IMPORTS, *self.reply_prefixes)))
 
     @property
     def kv(self) -> str:
@@ -55,7 +70,6 @@ def sidecar(about: Installation) -> Permissions:
     names, api = about.names, about.api
     own = sorted(names.ours)
     followed = (names.events_stream, f"KV_{names.state_bucket}")
-    inboxes = (*REPLY_INBOXES, *about.reply_prefixes)
     return Permissions(
         (
             *(f"{api}.{each}" for each in ("INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*")),
@@ -68,7 +82,7 @@ def sidecar(about: Installation) -> Permissions:
             f"{about.kv}$KV.{names.state_bucket}.>",
             f"{names.prefix}.event.>",
             f"{names.internal}.>",
-            *(f"{prefix}.>" for prefix in inboxes),
+            *(f"{prefix}.>" for prefix in about.asked_from),
         ),
         (
             f"{about.inbox}.>",
@@ -80,12 +94,13 @@ def sidecar(about: Installation) -> Permissions:
             *WAKING,
             *counted(ANY_STREAM),
         ),
+        about.inbox,
     )
 
 
 def gateway(about: Installation) -> Permissions:
     """Publishes requests of callers, asks or watches. It creates no consumer: one could deliver into any stream."""
-    names = about.names
+    names, inbox = about.names, about.inbox_of("gateway")
     bucket = f"KV_{names.state_bucket}"
     return Permissions(
         (
@@ -96,13 +111,14 @@ def gateway(about: Installation) -> Permissions:
             f"{about.api}.STREAM.MSG.GET.{bucket}",
             *([about.alias] if about.alias else []),
         ),
-        ("_INBOX.>", f"$KV.{names.state_bucket}.>", f"{names.prefix}.event.>"),
+        (f"{inbox}.>", f"$KV.{names.state_bucket}.>", f"{names.prefix}.event.>"),
+        inbox,
     )
 
 
 def consumer(about: Installation) -> Permissions:
     """Asks before each pull, pulls from one consumer, and acknowledges."""
-    place = f"{about.stream}.{about.consumer}"
+    place, inbox = f"{about.stream}.{about.consumer}", about.inbox_of("consumer")
     return Permissions(
         (
             f"{about.names.prefix}.decide.consumer.>",
@@ -110,13 +126,14 @@ def consumer(about: Installation) -> Permissions:
             f"{about.api}.CONSUMER.MSG.NEXT.{place}",
             f"$JS.ACK.{place}.>",
         ),
-        ("_INBOX.>",),
+        (f"{inbox}.>",),
+        inbox,
     )
 
 
 def operator(about: Installation) -> Permissions:
     """Runs the commands: reads everything of the sidecar, changes policies and overrides, records."""
-    names, api = about.names, about.api
+    names, api, inbox = about.names, about.api, about.inbox_of("operator")
     read = (f"KV_{names.policy_bucket}", names.events_stream)
     return Permissions(
         (
@@ -126,7 +143,8 @@ def operator(about: Installation) -> Permissions:
             *(f"{api}.{each}.{stream}" for each in ("STREAM.INFO", "STREAM.MSG.GET") for stream in read),
             *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT") for stream in read),
         ),
-        ("_INBOX.>", f"{names.prefix}.event.>", f"{names.internal}.>"),
+        (f"{inbox}.>", f"{names.prefix}.event.>", f"{names.internal}.>"),
+        inbox,
     )
 
 
@@ -148,7 +166,7 @@ def permissions(role: str, about: Installation) -> Permissions:
     before it checks them, others do not."""
     rights = ROLES[role](about)
     publish = dict.fromkeys(each for subject in rights.publish for each in (subject, without_domain(subject)))
-    return Permissions(tuple(publish), rights.subscribe)
+    return Permissions(tuple(publish), rights.subscribe, rights.inbox_prefix)
 
 
 def server_configuration(about: Installation, roles: Iterable[str] = tuple(ROLES)) -> str:
@@ -161,7 +179,8 @@ def _user(role: str, rights: Permissions) -> str:
     lists = "\n".join(_list(kind, getattr(rights, kind)) for kind in ("publish", "subscribe"))
     what = (ROLES[role].__doc__ or "").strip()
     return (
-        f"    # {what}\n    {{\n      user: {role}, password: $BACKPRESSURE_{role.upper()}_PASSWORD\n"
+        f"    # {what}\n    # Inbox prefix: {rights.inbox_prefix}\n"
+        f"    {{\n      user: {role}, password: $BACKPRESSURE_{role.upper()}_PASSWORD\n"
         f"      permissions: {{\n{lists}\n      }}\n    }}"
     )
 
