@@ -99,6 +99,7 @@ class _Gathering:
             inbox=nats.inbox_prefix,
             reply_prefixes=service.reply_prefixes,
             alias=service.status_alias,
+            creates=self._settings.publish.manage_resources,
         )
 
     async def _with_streams(self, facts: Facts, looks: tuple[StreamLook, ...]) -> Facts:

@@ -94,4 +94,5 @@ def _installation(config: Path | None, name: str | None) -> Installation:
         inbox=settings.nats.inbox_prefix,
         reply_prefixes=settings.service.reply_prefixes,
         alias=settings.service.status_alias,
+        creates=settings.publish.manage_resources,
     )

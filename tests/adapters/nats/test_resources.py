@@ -109,6 +109,7 @@ DIFFERENT: dict[str, tuple[dict[str, Any], set[str]]] = {
     "a work queue takes events away": ({"retention": "workqueue"}, {"retention"}),
     "no acknowledgement": ({"no_ack": True}, {"no_ack"}),
     "a mirror takes no writes": ({"mirror": {"name": "X"}, "sealed": True}, {"mirror", "sealed"}),
+    "what copies": ({"sources": [{"name": "X"}], "republish": {"dest": "y"}}, {"sources", "republish"}),
     "memory": ({"storage": "memory"}, {"storage"}),
     "a longer history": ({"max_msgs_per_subject": 5}, {"max_msgs_per_subject"}),
 }

@@ -63,8 +63,11 @@ DEFAULTS: dict[str, object] = {
     "no_ack": False,
     "sealed": False,
     "mirror": None,
+    "sources": None,
+    "republish": None,
 }
-"""Settings of an existing stream that matter to us, with the server's defaults."""
+"""Settings of an existing stream that matter to us, with the server's defaults. One that copies messages may be
+somebody's way to read what the login of the sidecar may not."""
 
 
 def differences(wanted: dict[str, Any], config: dict[str, Any]) -> dict[str, object]:

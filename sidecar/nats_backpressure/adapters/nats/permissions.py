@@ -41,6 +41,8 @@ class Installation(Struct, frozen=True):
     asking: str | None = None
     """The prefix of the inboxes of all other roles, in place of one for each."""
     reply_prefixes: tuple[str, ...] = ()
+    creates: bool = True
+    """Whether the sidecar creates its streams (`publish.manage_resources`)."""
     alias: str | None = None
     """The subject of `service.status_alias`."""
     stream: str = "ROUTER"
@@ -74,7 +76,7 @@ def sidecar(about: Installation) -> Permissions:
         (
             *(f"{api}.{each}" for each in ("INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*")),
             *(f"{api}.{each}" for each in ("CONSUMER.LIST.*", "CONSUMER.INFO.*.*")),
-            *(f"{api}.STREAM.CREATE.{stream}" for stream in own),
+            *(f"{api}.STREAM.CREATE.{stream}" for stream in own if about.creates),
             *(f"{api}.STREAM.MSG.GET.{stream}" for stream in own),
             *(f"{api}.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT") for stream in own),
             *(f"{api}.CONSUMER.DELETE.{stream}.*" for stream in followed),
