@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from fastapi import Depends, FastAPI
 from nats.aio.client import Client
 from opentelemetry.metrics import get_meter
 from prometheus_client import REGISTRY
@@ -27,6 +28,7 @@ from nats_backpressure.client import (
     Stats,
     ThreadedClient,
 )
+from nats_backpressure.client.integrations.fastapi import Admit
 from nats_backpressure.client.integrations.opentelemetry import observe_stats
 from nats_backpressure.client.integrations.prometheus import export_stats
 
@@ -101,3 +103,7 @@ def application() -> Starlette:
         Route("/v1/decide", "beamline.router.v1.decide", priority="critical"),
     ]
     return Starlette(middleware=[Middleware(BackpressureMiddleware, client=client, routes=routes, on_shed=busy)])
+
+
+def fastapi_application(client: BackpressureClient | None) -> FastAPI:
+    return FastAPI(dependencies=[Depends(Admit(client, "orders.{tenant}", priority="high"))])

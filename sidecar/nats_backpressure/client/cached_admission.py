@@ -9,7 +9,7 @@ from nats_backpressure.client.held_rate import HeldRate
 from nats_backpressure.client.shedder import Shedder
 from nats_backpressure.protocol.messages import State
 from nats_backpressure.protocol.patterns import literal_problem
-from nats_backpressure.protocol.values import ActionName
+from nats_backpressure.protocol.values import ActionName, Priority
 
 NEVER = -math.inf
 
@@ -28,7 +28,7 @@ class WatchedState:
         self.offered = self.admitted = 0
         """Requests since the last report."""
 
-    def admit(self, ratio: float, priority: str, now: float) -> bool:
+    def admit(self, ratio: float, priority: Priority, now: float) -> bool:
         """Whether one request goes through where a share is admitted."""
         if ratio <= 0:
             return False

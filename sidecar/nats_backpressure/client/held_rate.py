@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from nats_backpressure.client.shedder import NORMAL, RANKS
+from nats_backpressure.protocol.values import Priority
 
 SPAN = 2.0
 """Seconds after which a request weighs 1/e in the offered rate."""
@@ -48,7 +49,7 @@ class HeldRate:
         self._came = [-math.inf] * len(RANKS)
         """When the last request of each priority came, the highest first."""
 
-    def admit(self, ratio: float, admitted: bool, now: float, priority: str = NORMAL) -> bool:
+    def admit(self, ratio: float, admitted: bool, now: float, priority: Priority = NORMAL) -> bool:
         """Whether this request goes through, where the share alone says `admitted`. An unknown priority counts as
         normal."""
         lasted = now - self._at

@@ -15,7 +15,7 @@ from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.client.strictest_states import StrictestStates
 from nats_backpressure.client.subject_template import widened
-from nats_backpressure.protocol.values import PRIORITIES
+from nats_backpressure.protocol.values import PRIORITIES, Priority
 
 MAX_SUBJECTS = 10_000
 """Subjects given to `admit` whose answers are cached; the oldest makes room, and is computed again on the next call."""
@@ -39,7 +39,7 @@ class LocalAdmission:
         """Set once every state was read."""
         self._startup = Startup()
 
-    def admit(self, subject: str | None, priority: str = NORMAL) -> Admission:
+    def admit(self, subject: str | None, priority: Priority = NORMAL) -> Admission:
         """Whether to let one request through, decided without I/O. Every call counts as a request.
 
         `priority` is `low`, `normal`, `high` or `critical`; the low ones are shed first, `critical` never. For what is
@@ -55,13 +55,13 @@ class LocalAdmission:
             cached = self._refreshed(subject, now)
         return self._answer(cached, priority, now)
 
-    def admit_overlapping(self, pattern: str, priority: str = NORMAL) -> Admission:
+    def admit_overlapping(self, pattern: str, priority: Priority = NORMAL) -> Admission:
         """As `admit`, for a subject of which only a pattern is known: the strictest of the states decides that overlap
         it, and the request counts for that one."""
         now = time.monotonic()
         return self._answer(self._overlapping(pattern, now), priority, now)
 
-    def _answer(self, cached: CachedAdmission, priority: str, now: float) -> Admission:
+    def _answer(self, cached: CachedAdmission, priority: Priority, now: float) -> Admission:
         cached.offered += 1
         stats, admitted = self.stats, cached.always or self._admits(cached, priority, now)
         if admitted:
@@ -97,7 +97,7 @@ class LocalAdmission:
             cached = self._refreshed(deciding.subject, now)
         return cached
 
-    def _admits(self, cached: CachedAdmission, priority: str, now: float) -> bool:
+    def _admits(self, cached: CachedAdmission, priority: Priority, now: float) -> bool:
         """Whether to admit one request where not every request is admitted."""
         if cached.deciding is None:
             self._count_unwatched(cached.subject, now)
@@ -109,7 +109,7 @@ class LocalAdmission:
             return True
         return cached.deciding.admit(cached.decision.ratio, self._known(priority, cached.subject), now)
 
-    def _known(self, priority: str, subject: str) -> str:
+    def _known(self, priority: Priority, subject: str) -> Priority:
         """The priority, or `normal` for one that there is not."""
         if priority in PRIORITIES:
             return priority

@@ -40,7 +40,7 @@ class Route:
     subject: str | Callable[[Scope], str | None]
     methods: Sequence[str] = ()
     """Empty: all. `GET` includes `HEAD`."""
-    priority: Priority | Callable[[Scope], str] = NORMAL
+    priority: Priority | Callable[[Scope], Priority] = NORMAL
 
     def __post_init__(self) -> None:
         pattern = PathPattern.of(self.path)
@@ -54,7 +54,7 @@ class Route:
         elif missing := set(template_names(self.subject)) - set(pattern.convertors):
             raise ValueError(f"route {self.path}: no {{{min(missing)}}}, which its subject {self.subject!r} names")
 
-    def priority_of(self, scope: Scope) -> str:
+    def priority_of(self, scope: Scope) -> Priority:
         return self.priority if isinstance(self.priority, str) else self.priority(scope)
 
 

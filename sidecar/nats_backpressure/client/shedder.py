@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from nats_backpressure.protocol.values import Priority
+
 CRITICAL: Final = "critical"
 NORMAL: Final = "normal"
 RANKS: Final = {"high": 0, "normal": 1, "low": 2}
@@ -39,7 +41,7 @@ class Shedder:
         self._due = [0.5, 0.5, 0.5]  # rounded, not cut off
         """Admissions that a rank has a right to, within -BAND and BAND."""
 
-    def admit(self, ratio: float, priority: str = NORMAL) -> bool:
+    def admit(self, ratio: float, priority: Priority = NORMAL) -> bool:
         """Whether this request goes through. An unknown priority counts as normal; do not call it for `critical`."""
         if ratio <= 0:
             return False

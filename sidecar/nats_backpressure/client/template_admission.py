@@ -8,10 +8,11 @@ from typing import Any
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.subject_template import filled_in, pattern_of
+from nats_backpressure.protocol.values import Priority
 
 
 def admit_template(
-    client: BackpressureClient, template: str, parameters: Mapping[str, Any], priority: str, route: str
+    client: BackpressureClient, template: str, parameters: Mapping[str, Any], priority: Priority, route: str
 ) -> Admission:
     """As `client.admit`. The caller chooses the values, so one that makes no subject must not be a way around: then
     the strictest watched state decides that any value could lead to. Logged once for each route."""

@@ -21,7 +21,7 @@ from nats_backpressure.client.own_connection import checked_options, stay_connec
 from nats_backpressure.client.shedder import NORMAL
 from nats_backpressure.client.stats import Stats, log
 from nats_backpressure.client.subject_filter import SubjectFilter
-from nats_backpressure.protocol.values import ActionName
+from nats_backpressure.protocol.values import ActionName, Priority
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that `close` waits for the thread; one that hangs then ends with the process."""
@@ -100,7 +100,7 @@ class ThreadedClient:
         """The counters of this process."""
         return self._client.stats
 
-    def admit(self, subject: str | None, priority: str = NORMAL) -> Admission:
+    def admit(self, subject: str | None, priority: Priority = NORMAL) -> Admission:
         """Whether to let one request through, as BackpressureClient.admit decides it. It does not wait for the network.
         After `close` the states that it has grow old, and then it admits."""
         if not self._started:
