@@ -23,6 +23,7 @@ from nats_backpressure.client.load_reports import LoadReports
 from nats_backpressure.client.local_admission import MAX_SUBJECTS, LocalAdmission
 from nats_backpressure.client.overloaded import Overloaded
 from nats_backpressure.client.read_loop_guard import guard_read_loop
+from nats_backpressure.client.reconnect_guard import guard_reconnect
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import NORMAL
 from nats_backpressure.client.state_watch import LINK_POLL, StateWatch
@@ -72,6 +73,7 @@ class BackpressureClient(LocalAdmission):
         self.name = name
         self._nc, self._names, self._report_every = nc, Names(name), report_every
         guard_read_loop(nc, self.logger)
+        guard_reconnect(nc)
         self._requests = RequestSender(nc, self._names, self.stats, self.logger)
         self._watch = StateWatch(nc, self._names, api_prefix, self._mirror, self.stats, self.logger, self._ready)
         self._reports = LoadReports(nc, self._names, self.stats, self.logger)
