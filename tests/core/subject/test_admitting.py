@@ -12,7 +12,8 @@ from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.admitting import admitting, steering
-from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead
+from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, Tick
+from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now
@@ -95,34 +96,77 @@ def test_only_consumers_with_adaptive_policies_steer_the_share() -> None:
     assert steering(members[1:]) == []
 
 
+FAST, SLOW = ConsumerKey("S", "fast"), ConsumerKey("S", "slow")
+
+
+class Beside:
+    """An adaptive consumer that is offered 500 a second and works 100, beside one with another policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.world, self.backlog, self._delivered, self._in_force = World(policy=ADAPTIVE), 0.0, 0.0, 1.0
+        self.world.feed(ConsumerJoined(FAST, ADAPTIVE))
+        self.world.feed(ConsumerJoined(SLOW, policy))
+
+    @property
+    def now(self) -> Now:
+        return Now(self.world.at, self.world.at)
+
+    @property
+    def record(self) -> Record:
+        assert self.world.stored is not None
+        return self.world.stored
+
+    def run(self, seconds: float, load: dict[str, Any] | None, *, shedding: bool = True) -> list[float]:
+        """The shares that are stored meanwhile. `load` is that of the other one, None if it is not read; `shedding`:
+        whether the adaptive one is."""
+        ratios = []
+        for _ in range(round(seconds * 5)):
+            ratios.append(self.record.admission.admit_ratio if self.world.stored else 1.0)
+            self.backlog, self._in_force = self.backlog + 100 * self._in_force, ratios[-1]
+            done = min(self.backlog, 20.0)
+            self.backlog, self._delivered = self.backlog - done, self._delivered + done
+            self.world.at += 0.2
+            self.world.swept = self.world.at
+            if shedding:
+                more = {"capacity": 100.0, "delivered_consumer": round(self._delivered)}
+                reading = Reading(FAST, self.now, round(self.backlog), 10, 100.0, self.backlog / 100, **more)
+                self.world.feed(ConsumerRead(reading))
+            if load is not None:
+                reading = Reading(SLOW, self.now, latency=0.0, drain=None, **{"inflight": 0} | load)
+                self.world.feed(ConsumerRead(reading))
+            self.world.feed(Tick())
+            self.world.perform()
+        return ratios
+
+
 @pytest.mark.parametrize("pending", [0, 700, 950, 1_100])
 @pytest.mark.parametrize("neighbour", ["enforce", "observe", "trial"])
 def test_a_neighbour_of_another_mode_does_not_disturb_an_adaptive_share(neighbour: str, pending: int) -> None:
-    ratios, backlog = _shed_beside(POLICIES[neighbour], pending)
+    beside = Beside(POLICIES[neighbour])
+    beside.run(15, {"pending": pending})
+    ratios = beside.run(15, {"pending": pending})
     assert 0.15 < min(ratios) <= max(ratios) < 0.25, "500 a second are offered, and 100 worked"
-    assert 150 < backlog < 250
+    assert 150 < beside.backlog < 250
 
 
-def _shed_beside(policy: Policy, pending: int) -> tuple[list[float], float]:
-    """The shares after 10 s, and the last backlog, of an adaptive consumer beside one with a steady backlog."""
-    fast, slow = ConsumerKey("S", "fast"), ConsumerKey("S", "slow")
-    world = World(policy=ADAPTIVE)
-    world.feed(ConsumerJoined(fast, ADAPTIVE))
-    world.feed(ConsumerJoined(slow, policy))
-    backlog, delivered, in_force, ratios = 0.0, 0.0, 1.0, []
-    for n in range(150):
-        ratio = world.stored.admission.admit_ratio if n else 1.0
-        backlog += 100 * in_force
-        in_force = ratio
-        done = min(backlog, 20.0)
-        backlog, delivered = backlog - done, delivered + done
-        world.at += 0.2
-        now, more = Now(world.at, world.at), {"capacity": 100.0, "delivered_consumer": round(delivered)}
-        world.feed(ConsumerRead(Reading(fast, now, round(backlog), 10, 100.0, backlog / 100, **more)))
-        world.feed(ConsumerRead(Reading(slow, now, pending, 0, 0.0, None)))
-        world.perform()
-        ratios += [ratio] if n >= 75 else []
-    return ratios, backlog
+@pytest.mark.parametrize("load", ["active", "calm"])
+def test_a_dry_run_that_cannot_be_read_opens_no_share_of_its_neighbour(load: str) -> None:
+    beside = Beside(OBSERVE)
+    beside.run(15, LOADS[load])
+    for _ in range(8):
+        assert max(beside.run(10, None)) < 0.25
+        assert not beside.record.stale and not beside.record.unknown
+        service = decision_service(FakeServiceView(beside.world.state))
+        assert service.decide_gateway("s", GatewayRequest(), beside.now).action == "throttle"
+
+
+@pytest.mark.parametrize("load", ["active", "calm"])
+def test_a_dry_run_that_is_read_proves_no_share_of_its_neighbour(load: str) -> None:
+    """Those that watch the state count the age of the share from when it is stored as stale."""
+    beside = Beside(OBSERVE)
+    beside.run(15, LOADS[load])
+    beside.run(12, LOADS[load], shedding=False)
+    assert beside.record.stale
 
 
 def _with_admission(record: Any, admission: GatewayAdmission) -> Any:

@@ -142,17 +142,20 @@ def test_time_in_which_nobody_looked_counts_for_nothing(restart: bool) -> None:
     assert 1000.0 + WAIT + gap - 10.0 <= at <= 1000.0 + WAIT + gap + ALERTS_EVERY + 1.0
 
 
-def test_what_another_replica_saw_meanwhile_counts() -> None:
-    """The one that goes on was cut off for most of the time."""
+@pytest.mark.parametrize("gap", [3.0, 11.0, 29.0, 31.0, 600.0])
+@pytest.mark.parametrize("stands_still", [False, True], ids=["connection lost", "process stands still"])
+def test_what_was_seen_before_a_gap_counts_in_full(gap: float, stands_still: bool) -> None:
+    """Also where that is too old to prove anything at the next reading, and was not stored."""
     store = Store()
-    writer, other = replica("writer", store), replica("other", store)
-    other.writer_seen_at = 5000.0
-    begun(store, writer, other)
-    for n in range(1000):
-        read(writer, 1005.5 + n / 2)
-    other.writer_seen_at = None
-    at = fired_at(other, 1505.5)
-    assert 1000.0 + WAIT <= at <= 1000.0 + WAIT + ALERTS_EVERY + 1.0
+    only = replica("only", store)
+    begun(store, only)
+    for n in range(46):
+        read(only, 1005.5 + n / 2)
+    assert store.record is not None and store.record.alerts[0].held == 20.0
+    if not stands_still:
+        away(only, 1028.0, 1028.0 + gap)
+    seen = COUNTED if gap < 10.0 else 0.0
+    assert fired_at(only, 1028.0 + gap - 0.5) == 1000.0 + WAIT + gap - seen
 
 
 @pytest.mark.parametrize("gap", [3.0, 9.0, 20.0, 45.0])

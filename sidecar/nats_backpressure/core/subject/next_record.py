@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.model.admission import GatewayAdmission
-from nats_backpressure.core.model.member import NO_LATCHES
+from nats_backpressure.core.model.member import NO_LATCHES, Member
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.freshness import Limits, freshness, status_proof
+from nats_backpressure.core.subject.admitting import counted
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.record_builder import RecordBuilder
 from nats_backpressure.core.subject.restart_facts import carried_write_due, facts_to_store
@@ -119,8 +121,8 @@ def is_quiescent(state: SubjectState) -> bool:
 
 
 def is_unobserved(state: SubjectState, now: Now, limits: Limits, proofs: Proofs = NO_PROOFS) -> bool:
-    """Whether nothing proves the status any more: no member was read, or none of those that have this status; and no
-    other replica has stored it lately."""
+    """Whether nothing proves the status any more: no member was read, or none of those that have this status, nor of
+    those that count for gateways; and no other replica has stored it lately."""
     if state.newest_proof is None:
         if state.unread_since == -math.inf:
             return True
@@ -130,22 +132,33 @@ def is_unobserved(state: SubjectState, now: Now, limits: Limits, proofs: Proofs 
         return False
     if freshness(newest_of(state, proofs), now.mono, limits) is Freshness.UNKNOWN:
         return True
-    if state.worst is None or state.worst.status is Status.INACTIVE:
+    return all(_is_lost(members, now, limits, proofs) for members in (state.members.values(), _counted(state)))
+
+
+def _is_lost(members: Collection[Member], now: Now, limits: Limits, proofs: Proofs) -> bool:
+    """Whether these have a status above inactive, and nothing proves it."""
+    if all(member.status <= Status.INACTIVE for member in members):
         return False
-    return freshness(status_proof(state.members.values(), proofs), now.mono, limits) is Freshness.UNKNOWN
+    return freshness(status_proof(members, proofs), now.mono, limits) is Freshness.UNKNOWN
+
+
+def _counted(state: SubjectState) -> Collection[Member]:
+    """The members that count for gateways."""
+    return state.members.values() if state.admitting is None else counted(state.members.values())
 
 
 def is_stale_alone(
     state: SubjectState, limits: Limits, newest_read_at: float | None, proofs: Proofs = NO_PROOFS
 ) -> bool:
-    """Whether the status was already stale when something else was read. The heartbeat reports that later reading, so
-    it proves nothing about this subject. Where all subjects age together, the heartbeat shows that by itself."""
+    """Whether what gateways are answered was already stale when something else was read. The heartbeat reports that
+    later reading, so it proves nothing about this subject. Where all subjects age together, the heartbeat shows that by
+    itself."""
     if newest_read_at is None or state.unstored or newest_read_at < state.proved_elsewhere_at + limits.unknown_after:
         return False
     if state.newest_proof is None and state.unread_since < newest_read_at:
         # Everything was read or tried since, and no member of this subject could be read.
         return freshness(state.reported_at, newest_read_at, limits) is not Freshness.KNOWN
-    proof = status_proof(state.members.values(), proofs)
+    proof = status_proof(_counted(state), proofs)
     return proof is not None and freshness(proof, newest_read_at, limits) is not Freshness.KNOWN
 
 

@@ -316,7 +316,9 @@ def _with_report(state: SubjectState, at: float, context: StepContext) -> Subjec
 def _without_unseen(before: SubjectState, state: SubjectState, now: Now, context: StepContext) -> SubjectState:
     """The state after a reading, with what its alerts were not watched for since the one before left out."""
     alerts = () if state.record is None else state.record.alerts
-    was, to = (alerts_seen_to(one, now, context, context.proofs) for one in (before, state))
+    last = Now(proved_at(before, context.proofs), now.wall)  # what was seen until then had not grown old then
+    was = alerts_seen_to(before, last, context, context.proofs)
+    to = alerts_seen_to(state, now, context, context.proofs)
     since = without_unseen(state.running_since, was, to, state.unread_since, context)
     return replace(state, running_since=running_since(alerts, since, now.mono))
 
