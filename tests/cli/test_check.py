@@ -90,6 +90,19 @@ def test_a_missing_file_prints_one_line(tmp_path: Path) -> None:
     assert ran.stderr == f"{tmp_path}/none.yaml: cannot be read: no such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "code", "shown"),
+    [
+        ("name: team", 0, "(all subjects)\n"),
+        ("nmae: team", 78, "-:1: nmae: unknown key; did you mean `name`?\n"),
+        ("", 78, "-: is empty: write {} for a file without settings\n"),
+    ],
+)
+def test_standard_input_is_read_as_a_file(given: str, code: int, shown: str) -> None:
+    ran = CliRunner().invoke(check, ["-"], input=given)
+    assert ran.exit_code == code and (ran.stderr == shown or ran.stdout.startswith(shown))
+
+
 def test_files_that_are_not_there_are_mistakes_unless_one_says_so(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("nats: {credentials_file: /missing/a.creds, tls: {ca_file: /missing/ca.pem}}\n")

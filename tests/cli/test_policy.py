@@ -47,6 +47,9 @@ async def test_mistakes_in_a_file_are_reported_by_line_before_any_request(tmp_pa
     assert "pattern is given on the command line" in await command.failed(
         "policy", "set", "a", "-", data="subjects: [a]"
     )
+    assert await command.failed("policy", "set", "a", "-", data="{}") == (
+        "Error: -: is empty: to remove a policy use `policy rm PATTERN`\n"
+    )
     assert "must be a mapping" in await command.failed("policy", "set", "a", "-", data="[]")
     assert "is not YAML" in await command.failed("policy", "set", "a", "-", data="a: b: c")
     missing = await command.failed("policy", "set", "a", tmp_path / "none")

@@ -51,6 +51,28 @@ async def test_the_list_starts_with_the_worst_and_one_subject_has_signals_marks_
     assert (await command.json("status", SUBJECT))["metrics"]["pending_messages"] == 1500
 
 
+async def test_watch_of_all_subjects_goes_on_after_a_loss_of_nats(
+    command: Command, server: NatsServer, sidecar: Sidecar, wire: Wire
+) -> None:
+    await wire.status(status="inactive")
+    watching = await command.start("status", "--watch")
+    assert watching.stdout is not None and watching.stderr is not None
+
+    async def shown(text: bytes) -> None:
+        while text not in await watching.stdout.readline():  # type: ignore[union-attr]
+            assert watching.returncode is None and not watching.stdout.at_eof()  # type: ignore[union-attr]
+
+    await shown(b"1 subject: 0 active, 0 warning, 0 unknown, 1 inactive")
+    await server.kill()
+    assert b"; trying again" in await watching.stderr.readline()
+    await server.start()
+    await shown(b"known")
+    await shown(b"1 subject: ")
+    watching.send_signal(signal.SIGINT)
+    _, text = await watching.communicate()
+    assert (watching.returncode, text) == (130, b"")
+
+
 async def test_watch_repeats_until_interrupted_also_after_a_loss_of_nats(
     command: Command, server: NatsServer, sidecar: Sidecar, wire: Wire
 ) -> None:

@@ -25,7 +25,8 @@ from nats_backpressure.policy.schema import Effective
 )
 @json_option("Print the policies as one JSON document.")
 def check(file: Path, without_secrets: bool, as_json: bool) -> None:
-    """Validate FILE with the NATS_* environment variables applied, and print the policies that would apply.
+    """Validate FILE (`-` for standard input) with the NATS_* environment variables applied, and print the policies
+    that would apply.
 
     The files that `nats` names (logins, certificates) are read, too. Exits with 0, or with 78 and one line for each
     mistake.

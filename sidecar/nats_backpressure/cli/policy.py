@@ -125,7 +125,9 @@ def _read_policy_file(file: Path) -> bytes:
         return problem_line(problem, lines, str(file))
 
     exit_with_problems(map(with_line, problems.listed()))
-    if not isinstance(document, dict) or not document:
+    if document == {}:
+        raise click.ClickException(f"{file}: is empty: to remove a policy use `policy rm PATTERN`")
+    if not isinstance(document, dict):
         raise click.ClickException(f"{file}: must be a mapping of the fields of a policy")
     return encode_policy(document, with_line)
 
