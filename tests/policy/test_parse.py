@@ -106,7 +106,7 @@ REFUSED = {
         {"admission": {"mode": "dice"}},
         "admission.mode: must be one of adaptive, binary, not `dice`",
     ),
-    "a floor of nothing": ({"admission": {"floor": 0}}, "admission.floor: must be above 0, is 0"),
+    "a floor of nothing": ({"admission": {"floor": 0}}, "admission.floor: must be at least 0.0001, is 0"),
     "an alert without a condition": ({"alerts": [{"name": "x"}]}, "alerts[0].when: is missing"),
     "an alert on nothing": (
         {"alerts": [{"name": "x", "when": {}}]},

@@ -11,6 +11,8 @@ from nats_backpressure.protocol.values import Diagnosis, PolicySource
 
 SMALLEST_MARK: Final = 0.001
 LARGEST_MARK: Final = 1e15
+SMALLEST_SHARE: Final = 0.0001
+"""Of requests: answers have four decimals."""
 Mark = Annotated[float, Meta(ge=SMALLEST_MARK, le=LARGEST_MARK)]
 """Bounded on both sides so that no value divided by its mark leaves the finite numbers."""
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -53,9 +55,9 @@ class AdmissionRule(Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: Literal["binary", "adaptive"] = "binary"
     """`binary` admits everything or nothing, `adaptive` a share."""
-    floor: Annotated[float, Meta(gt=0, le=1)] = 0.01
+    floor: Annotated[float, Meta(ge=SMALLEST_SHARE, le=1)] = 0.01
     """The smallest share that adaptive mode admits."""
-    target_drain_seconds: Annotated[float, Meta(gt=0, le=3600)] = 2
+    target_drain_seconds: Annotated[float, Meta(ge=0.01, le=3600)] = 2
     """The backlog that adaptive mode aims at, in seconds of work."""
 
 
