@@ -26,7 +26,12 @@ from benchmarks.figures import Figure, Size
 from benchmarks.results import BEFORE, RESULTS, Results, Run, commit, kept_runs, load, machine, store, utc_now
 from nats_backpressure.adapters.embedded_server import end_with_parent
 
-NAMES = ("decisions", "detection", "standing", "reading", "scrape", "judging", "sharing", "memory", "gate", "scale")
+ON_REQUEST = ("replicas",)
+"""Only where it is named: it takes 20 minutes."""
+NAMES = (
+    *("decisions", "detection", "standing", "reading", "scrape", "judging", "sharing", "memory", "gate"),
+    *(*ON_REQUEST, "scale"),
+)
 """In the order of the table. Not here: `overload` (10 minutes, `make bench-overload`), `adaptive` and `admit`, which
 print tables of their own."""
 STOP_WITHIN = 20.0
@@ -64,7 +69,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run, of {', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which to run, of {', '.join(NAMES)}; default: all but {', '.join(ON_REQUEST)}",
+    )
     parser.add_argument("--size", choices=get_args(Size), default="full")
     parser.add_argument("--out", type=Path, help="the file to write; default: benchmarks/results.json for size full")
     wanted = parser.parse_args()
@@ -72,10 +82,12 @@ def main() -> None:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     out = wanted.out or (RESULTS if wanted.size == "full" else None)
     kept = load(out) if out is not None else None
-    runs = kept_runs(kept) if kept is not None and kept.size == wanted.size and wanted.names else {}
+    runs = kept_runs(kept) if kept is not None and kept.size == wanted.size else {}
+    if not wanted.names:
+        runs = {name: run for name, run in runs.items() if name in ON_REQUEST}
     failed = False
     results = Results(wanted.size, machine(), runs)
-    for name in wanted.names or NAMES:
+    for name in wanted.names or [name for name in NAMES if name not in ON_REQUEST]:
         result = run(name, wanted.size)
         failed = failed or result is None
         if result is not None:

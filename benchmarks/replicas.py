@@ -1,9 +1,9 @@
 """Measures what 1, 3 and 10 replicas cost beside one server, and how soon another one reads after the reader is killed.
 
-1,000 consumers in 8 streams, a tenth of them busy. CPU time is from /proc, in percent of one core; API requests are
-those of the account, less what there is without a sidecar; writes are those to the state bucket, most of them
-heartbeats. Then the reader of a stream is killed again and again, and an overload begins there at once: the time until
-it is published is that of the takeover and of the detection.
+1,000 consumers in 8 streams, a tenth of them busy; and two replicas on one stream, which one of them reads. CPU time is
+from /proc, in percent of one core; API requests are those of the account, less what there is without a sidecar; writes
+are those to the state bucket, most of them heartbeats. Then the reader of a stream is killed again and again, and an
+overload begins there at once: the time until it is published is that of the takeover and of the detection.
 """
 
 from __future__ import annotations
@@ -45,20 +45,44 @@ SETTLE = 5.0
 """Seconds after the last start before anything is measured."""
 
 
-class Scale(Struct, frozen=True):
-    replicas: tuple[int, ...]
-    consumers: int
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+class Case(Struct, frozen=True):
+    replicas: int
     streams: int
+
+    @property
+    def name(self) -> str:
+        return f"{_count(self.replicas, 'replica')} on {_count(self.streams, 'stream')}"
+
+
+class Scale(Struct, frozen=True):
+    cases: tuple[Case, ...]
+    """The first of each number of streams is what the others are compared with."""
+    consumers: int
     seconds: float
     """Of each window."""
     kills: int
 
 
 SCALES: dict[Size, Scale] = {
-    "full": Scale((1, 3, 10), 1000, 8, 30.0, 200),
-    "quick": Scale((1, 3), 200, 8, 8.0, 10),
-    "tiny": Scale((1, 2), 16, 2, 0.3, 1),
+    "full": Scale((Case(1, 8), Case(3, 8), Case(10, 8), Case(1, 1), Case(2, 1)), 1000, 30.0, 200),
+    "quick": Scale((Case(1, 8), Case(3, 8), Case(1, 1), Case(2, 1)), 200, 8.0, 10),
+    "tiny": Scale((Case(1, 2), Case(2, 1)), 16, 0.3, 1),
 }
+STREAMS = 8
+"""Where readers are killed."""
+
+
+class Cost(Struct, frozen=True, order=True):
+    """Of one replica."""
+
+    reads: int
+    """How many streams."""
+    cpu: float
+    """Share of a core."""
 
 
 class Costs(Struct, frozen=True):
@@ -66,10 +90,8 @@ class Costs(Struct, frozen=True):
 
     requests: float
     server: float
-    sidecars: list[float]
-    """Share of a core of each replica, the smallest first."""
-    reads: list[int]
-    """Streams that each replica reads."""
+    sidecars: list[Cost]
+    """The one that reads least first."""
     writes: float
     """To the state bucket, per second."""
 
@@ -86,7 +108,7 @@ async def _window(client: Client, server: int, sidecars: Sequence[SidecarProcess
     shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
     reads = [await asyncio.to_thread(_reads, sidecar) for sidecar in sidecars]
     writes = await _writes(client) - writes
-    return Costs(requests / took, shares[0], sorted(shares[1:]), reads, writes / took)
+    return Costs(requests / took, shares[0], sorted(map(Cost, reads, shares[1:])), writes / took)
 
 
 async def _writes(client: Client) -> int:
@@ -129,20 +151,19 @@ async def _busy(url: str, consumers: Sequence[Consumer]) -> AsyncIterator[None]:
         socket.close()
 
 
-async def _costs(n: int, scale: Scale) -> Costs:
+async def _costs(case: Case, scale: Scale) -> Costs:
     async with nats_server() as (server, client):
-        created = await create(client, scale.consumers, scale.streams)
+        created = await create(client, scale.consumers, case.streams)
         async with _busy(server.url, created[::10]), AsyncExitStack() as stack:
             await asyncio.sleep(min(SETTLE, scale.seconds))
             without = await _window(client, server.pid, (), scale.seconds / 2)
-            sidecars = [SidecarProcess(server.url, {"instance": f"i{i}"}) for i in range(n)]
+            sidecars = [SidecarProcess(server.url, {"instance": f"i{i}"}) for i in range(case.replicas)]
             for sidecar in sidecars:
                 await stack.enter_async_context(sidecar)
             await asyncio.sleep(2 * min(SETTLE, scale.seconds))
             costs = await _window(client, server.pid, sidecars, scale.seconds)
-    progress(f"{n} replicas: {costs.requests:.0f} requests/s, reads {costs.reads}")
-    requests, server_share = costs.requests - without.requests, costs.server - without.server
-    return Costs(requests, server_share, costs.sidecars, costs.reads, costs.writes)
+    progress(f"{case.name}: {costs.requests:.0f} requests/s, reads {[one.reads for one in costs.sidecars]}")
+    return Costs(costs.requests - without.requests, costs.server - without.server, costs.sidecars, costs.writes)
 
 
 class _Takeovers:
@@ -214,7 +235,7 @@ class _Takeovers:
 
 async def _takeovers(scale: Scale) -> Figures:
     async with nats_server() as (server, client), AsyncExitStack() as stack:
-        created = await create(client, scale.streams, scale.streams)
+        created = await create(client, STREAMS, STREAMS)
         settings = [{"instance": f"i{i}", "policies": [POLICY]} for i in range(3)]
         sidecars = [await stack.enter_async_context(SidecarProcess(server.url, each)) for each in settings]
         await asyncio.sleep(min(SETTLE, scale.seconds))
@@ -233,39 +254,49 @@ async def _takeovers(scale: Scale) -> Figures:
     }
 
 
-def _cost_figures(costs: dict[int, Costs]) -> Figures:
-    one = costs[min(costs)]
+def cost_figures(costs: dict[Case, Costs]) -> Figures:
     figures: Figures = {}
-    for n, each in costs.items():
-        cpu = {"least": 100 * each.sidecars[0], "most": 100 * each.sidecars[-1], "sum": 100 * sum(each.sidecars)}
-        more = 0.2 * (n - 1)
-        figures |= {
-            f"{n} replicas: API requests": Figure(
-                each.requests, "1/s", one.requests, "one replica", aim=1.2, aim_of_ratio=True
-            ),
-            f"{n} replicas: writes to the state bucket": Figure(
-                each.writes, "1/s", one.writes, "one replica", aim=1.2, aim_of_ratio=True
-            ),
-            f"{n} replicas: server": Figure(
-                100 * each.server, "% of a core", 100 * one.server, "one replica", aim=120 * one.server + more
-            ),
-            f"{n} replicas: the one that costs least": Figure(
-                cpu["least"],
-                "% of a core",
-                cpu["most"],
-                "the one that costs most",
-                aim=1 / 3 if n > 1 else None,
-                aim_of_ratio=True,
-                spread=cpu,
-                note=f"streams that each reads: {', '.join(map(str, each.reads))}",
-            ),
-        }
+    for case, each in costs.items():
+        one = next(costs[other] for other in costs if other.streams == case.streams)
+        figures |= {f"{case.name}: {what}": figure for what, figure in _beside(case, each, one).items()}
     return figures
 
 
+def _beside(case: Case, each: Costs, one: Costs) -> Figures:
+    """The figures of a case, beside those of one replica."""
+    least, most = each.sidecars[0], each.sidecars[-1]
+    cpu = {"sum": 100 * sum(one.cpu for one in each.sidecars)}
+    reads = f"streams that each reads: {', '.join(str(one.reads) for one in each.sidecars)}"
+    if each is one:
+        return {
+            "API requests": Figure(each.requests, "1/s"),
+            "writes to the state bucket": Figure(each.writes, "1/s"),
+            "server": Figure(100 * each.server, "% of a core"),
+            "sidecar": Figure(100 * most.cpu, "% of a core"),
+        }
+    more = 0.2 * (case.replicas - 1)
+    peer = "one replica"
+    follows = least.reads == 0 and most.reads == case.streams
+    return {
+        "API requests": Figure(each.requests, "1/s", one.requests, peer, aim=1.2, aim_of_ratio=True),
+        "writes to the state bucket": Figure(each.writes, "1/s", one.writes, peer, aim=1.2, aim_of_ratio=True),
+        "server": Figure(100 * each.server, "% of a core", 100 * one.server, peer, aim=120 * one.server + more),
+        "the one that reads least": Figure(
+            100 * least.cpu,
+            "% of a core",
+            100 * most.cpu,
+            "the one that reads most",
+            aim=1 / 3 if follows else None,
+            aim_of_ratio=True,
+            spread=cpu,
+            note=reads,
+        ),
+    }
+
+
 async def _run(scale: Scale) -> Figures:
-    costs = {n: await _costs(n, scale) for n in scale.replicas}
-    return _cost_figures(costs) | await _takeovers(scale)
+    costs = {case: await _costs(case, scale) for case in scale.cases}
+    return cost_figures(costs) | await _takeovers(scale)
 
 
 def main(size: Size = "full") -> Figures:
