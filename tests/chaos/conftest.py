@@ -32,6 +32,7 @@ SHORT = (
     "test_a_server_that_is_away_for_a_while[3-killed]",
     "test_one_replica_is_cut_off[half_open-2]",
     "test_no_event_that_the_load_did_not_cause[1]",
+    "test_an_upgrade_and_a_rollback_in_incidents",
 )
 """Those that `make test-slow` runs, too."""
 # A test's own client leaves a connection behind where the server stood still.
