@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from nats_backpressure.client.newest import put_newest
 from nats_backpressure.client.stats import OnceLogger, Stats, log
 
 Event = dict[str, Any]
@@ -20,7 +21,7 @@ EventHandler = Callable[[Event], Awaitable[None] | None]
 MAX_SUBJECTS = 10_000
 """Subjects whose last event is remembered; the one without an event for longest makes room."""
 MAX_EPOCHS = 4
-"""Epochs of a subject whose last `seq` is remembered."""
+"""Epochs of a subject whose last `seq` is remembered; the one without an event for longest makes room."""
 
 
 class EventDeduplicator:
@@ -46,16 +47,13 @@ class EventDeduplicator:
             log.debug("the function for events raised", exc_info=True)
 
     def _is_new(self, event: Event) -> bool:
-        subject, epoch, seq = event["subject"], event["epoch"], event["seq"]
-        epochs = self._last_seqs[subject] = self._last_seqs.pop(subject, {})
-        if seq <= epochs.get(epoch, -1):
-            return False
-        epochs[epoch] = seq
-        if len(epochs) > MAX_EPOCHS:
-            del epochs[next(iter(epochs))]
-        if len(self._last_seqs) > MAX_SUBJECTS:
-            del self._last_seqs[next(iter(self._last_seqs))]
-        return True
+        subject, epoch = event["subject"], event["epoch"]
+        seq: int = event["seq"]
+        epochs = self._last_seqs.get(subject, {})
+        last = epochs.get(epoch, -1)
+        put_newest(self._last_seqs, subject, epochs, MAX_SUBJECTS)
+        put_newest(epochs, epoch, max(last, seq), MAX_EPOCHS)
+        return seq > last
 
 
 def _decode(data: bytes) -> Event | None:

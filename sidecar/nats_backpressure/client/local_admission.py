@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
+from nats_backpressure.client.newest import put_newest
 from nats_backpressure.client.not_async import check_not_async
 from nats_backpressure.client.shedder import CRITICAL, NORMAL
 from nats_backpressure.client.startup import Startup
@@ -18,7 +19,8 @@ from nats_backpressure.client.subject_template import widened
 from nats_backpressure.protocol.values import PRIORITIES, Priority
 
 MAX_SUBJECTS = 10_000
-"""Subjects given to `admit` whose answers are cached; the oldest makes room, and is computed again on the next call."""
+"""Subjects given to `admit` whose answers are cached; the one computed longest ago makes room, and is computed again on
+the next call."""
 
 
 class LocalAdmission:
@@ -77,11 +79,9 @@ class LocalAdmission:
         """The answer for a subject, computed as of now."""
         if not isinstance(subject, str) or not subject:
             return CachedAdmission("")
-        cached = self._cached.get(subject)
-        if cached is None:
-            if len(self._cached) >= self._max_subjects:
-                self._cached.pop(next(iter(self._cached))).flush_counts()
-            cached = self._cached[subject] = CachedAdmission(subject)
+        cached = self._cached.get(subject) or CachedAdmission(subject)
+        if gone := put_newest(self._cached, subject, cached, self._max_subjects):
+            gone.flush_counts()
         if not cached.is_plain and subject not in self._mirror.states:
             self._report_bad_subject(subject)
             return self._overlapping(widened(subject), now)

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 
 from nats_backpressure.client.inbox import Inbox, denied_inbox
+from nats_backpressure.client.newest import put_newest
 from nats_backpressure.client.stats import OnceLogger, Stats
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Decision, Pull
@@ -172,10 +173,9 @@ class RequestSender:
             self._in_outage = False
             self._logger.resolve("outage", "", "the backpressure sidecar answers again")
         if answer.failed_open is None and answer.valid_for_ms and key.role == "gateway":
-            if len(self._cache) >= self._max_cached:
-                del self._cache[next(iter(self._cache))]
             # Valid from when it was sent: an answer that took long is not used for longer.
-            self._cache[key] = (sent_at + min(answer.valid_for_ms / 1000, MAX_VALID), answer)
+            until = sent_at + min(answer.valid_for_ms / 1000, MAX_VALID)
+            put_newest(self._cache, key, (until, answer), self._max_cached)
         return answer
 
     async def _reply(self, key: RequestKey, inbox: Inbox | None) -> Answer:

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from nats_backpressure.client.admission import FreshnessLimits, LocalDecision, local_decision, strictest
 from nats_backpressure.client.cached_admission import NEVER, CachedAdmission, WatchedState
+from nats_backpressure.client.newest import put_newest
 from nats_backpressure.client.subject_filter import SubjectFilter
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import Heartbeat, State
@@ -53,10 +54,8 @@ class HeartbeatAge:
         if heartbeat.leaving:
             self.left = written if self.left is None else self.left
             return
-        last = self.sampled.pop(heartbeat.instance, None)
-        if last is None and len(self.sampled) >= MAX_INSTANCES:
-            del self.sampled[next(iter(self.sampled))]
-        self.sampled[heartbeat.instance] = heartbeat.sampled_at
+        last = self.sampled.get(heartbeat.instance)
+        put_newest(self.sampled, heartbeat.instance, heartbeat.sampled_at, MAX_INSTANCES)
         if heartbeat.sampled_at is None or heartbeat.sampled_at == last:
             return
         lag = _lag(heartbeat.sampled_at, stamp) if last is None else 0.0

@@ -118,6 +118,7 @@ class OnceLogger:
     def _report(self, level: int, kind: str, about: str, text: str, exc_info: bool) -> None:
         reported = self._reported.setdefault(kind, {})
         if about in reported:
+            reported[about] = reported.pop(about)  # the newest: it goes on
             return
         if len(reported) >= MAX_REPORTED:
             if (now := time.monotonic()) < self._next.get(kind, 0.0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nats_backpressure.client.cached_admission import NEVER, WatchedState
+from nats_backpressure.client.newest import put_newest
 from nats_backpressure.client.state_mirror import StateMirror
 from nats_backpressure.protocol.messages import State
 from nats_backpressure.protocol.patterns import overlap
@@ -37,10 +38,9 @@ class StrictestStates:
         if now >= self._until:
             self._order, self._until = self._ordered(now), now + KEPT_SECONDS
             self._deciding.clear()
-        elif len(self._deciding) >= MAX_PATTERNS:
-            del self._deciding[next(iter(self._deciding))]
         strictest = next((state for state in self._order if overlap(pattern, state.subject)), None)
-        self._deciding[pattern] = None if strictest is None else (strictest, strictest.value)
+        decided = None if strictest is None else (strictest, strictest.value)
+        put_newest(self._deciding, pattern, decided, MAX_PATTERNS)
         return strictest
 
     def _ordered(self, now: float) -> list[WatchedState]:

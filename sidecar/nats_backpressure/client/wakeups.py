@@ -31,8 +31,9 @@ class Wakeups:
         if not self._values:
             self._noticed_at = time.monotonic()
             self._event.set()
-        if len(self._values) < MOST_NOTICED:
-            self._values[message.subject.removeprefix(self._prefix)] = hash(message.data)
+        key = message.subject.removeprefix(self._prefix)
+        if key in self._values or len(self._values) < MOST_NOTICED:
+            self._values[key] = hash(message.data)
 
     def restart(self) -> None:
         self._restart = True
