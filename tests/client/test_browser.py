@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,7 +19,7 @@ from starlette.routing import Mount, Route
 from nats_backpressure.client import BackpressureClient, BackpressureMiddleware
 from nats_backpressure.client.integrations.fastapi import Admit
 from tests.support.browser import browsing
-from tests.support.servers import free_port
+from tests.support.serving import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -75,18 +72,6 @@ def fastapi(client: BackpressureClient) -> FastAPI:
     app.add_api_route("/orders", lambda: "done", methods=["GET", "POST"], dependencies=guarded, status_code=202)
     app.add_api_route("/others", lambda: "done", methods=["POST"], status_code=202)
     return app
-
-
-@asynccontextmanager
-async def serving(app: Starlette) -> AsyncIterator[str]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off"))
-    running = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await running
 
 
 async def test_a_page_of_another_origin_can_read_the_refusal_and_its_time(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import httpx
@@ -9,7 +10,9 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from nats_backpressure.client import BackpressureClient
+from nats_backpressure.client.integrations import fastapi
 from nats_backpressure.client.integrations.fastapi import Admit
+from nats_backpressure.client.stats import OFF, OnceLogger, log
 from tests.simulations.state_bucket import States, active, state
 
 
@@ -39,9 +42,14 @@ async def test_a_request_is_refused_while_the_subject_of_its_path_is_overloaded(
     assert urgent.status_code == 200
 
 
-async def test_without_a_client_it_is_off() -> None:
+async def test_without_a_client_it_is_off_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fastapi, "_said", OnceLogger())
+    caplog.set_level(logging.INFO)
     async with gateway(None) as http:
         assert (await http.post("/tenants/acme/orders")).json() == {"tenant": "acme", "action": "off"}
+    assert [record.message for record in caplog.records if record.name == log.name] == [OFF]
 
 
 @pytest.mark.parametrize("wrong", [{"subject": "a b"}, {"priority": "hi"}, {"status_code": 500}])

@@ -13,7 +13,7 @@ from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.refusal import Refusal, checked_status_code
 from nats_backpressure.client.routes import Match, Route, Routes, Scope, route_path
-from nats_backpressure.client.stats import log
+from nats_backpressure.client.stats import OFF, log
 from nats_backpressure.client.template_admission import admit_template
 
 Message = MutableMapping[str, Any]
@@ -24,8 +24,6 @@ OnShed = Callable[[Scope, Refusal], App | Awaitable[App]]
 
 EXEMPT = ("/health", "/healthz", "/livez", "/ready", "/readyz", "/metrics")
 """Routes that are never shed: health checks and metrics of the gateway itself."""
-TRY_AGAIN_LATER = 1013
-"""The code with which a WebSocket is closed (IANA registry of RFC 6455)."""
 
 
 class BackpressureMiddleware:
@@ -54,7 +52,7 @@ class BackpressureMiddleware:
             [Route(*pair) for pair in routes.items()] if isinstance(routes, Mapping) else routes, exempt
         )
         if client is None:
-            log.info("no backpressure client: every request is admitted")
+            log.info(OFF)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._client is not None and scope["type"] in ("http", "websocket"):
@@ -128,7 +126,7 @@ async def _close_websocket(refusal: Refusal, scope: Scope, receive: Receive, sen
     await receive()
     subprotocols = scope.get("subprotocols") or [None]  # without the one asked for a browser sees no code either
     await send({"type": "websocket.accept", "subprotocol": subprotocols[0], "headers": []})
-    await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": f"retry after {refusal.retry_after} s"})
+    await send({"type": "websocket.close", "code": refusal.close_code, "reason": refusal.close_reason})
 
 
 def _with_headers(refusal: Refusal, send: Send) -> Send:

@@ -29,6 +29,8 @@ class Refusal:
 
     content_type: ClassVar[str] = "application/problem+json"
     """Of the body."""
+    close_code: ClassVar[int] = 1013
+    """For a WebSocket, which is accepted and closed: try again later (IANA registry of RFC 6455)."""
 
     @classmethod
     def of(cls, admission: Admission, status_code: int = 503) -> Refusal:
@@ -37,6 +39,10 @@ class Refusal:
     @property
     def detail(self) -> str:
         return f"The service is overloaded; try again in {self.retry_after} s."
+
+    @property
+    def close_reason(self) -> str:
+        return f"retry after {self.retry_after} s"
 
     @property
     def headers(self) -> dict[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 log = logging.getLogger("nats_backpressure.client")
+OFF = "no backpressure client: every request is admitted"
+"""Logged where there may be none."""
 
 MAX_REPORTED = 100
 """Things that are remembered of one kind of problem; a further one replaces the oldest."""
