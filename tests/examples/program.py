@@ -53,6 +53,14 @@ class Program:
     def output(self) -> str:
         return self._path.read_text(errors="replace")
 
+    def own_tracebacks(self, name: str, since: int = 0) -> list[str]:
+        """The frames of this program or of our client in tracebacks that it printed, and what was never awaited.
+        nats-py and a server for development log tracebacks of their own; the guard's frame is in those of nats-py."""
+        lines = [line.strip() for line in self.output[since:].splitlines()]
+        frames = [line for line in lines if line.startswith("File ") and "reconnect_guard" not in line]
+        own = [line for line in frames if name in line or "backpressure/client" in line]
+        return own + [line for line in lines if "never awaited" in line]
+
     def count(self, text: str) -> int:
         return self.output.count(text)
 

@@ -49,11 +49,7 @@ async def end_one(example: str, how: signal.Signals, server: NatsServer, nats: s
             await server.kill()  # harmless when it is gone already
         printed = len(program.output)
         assert await program.end(how) == 0, program.output[-2000:]
-        # nats-py and a server for development log tracebacks of their own; the guard's frame is in those of nats-py.
-        lines = [line.strip() for line in program.output[printed:].splitlines()]
-        frames = [line for line in lines if line.startswith("File ") and "reconnect_guard" not in line]
-        ours = [line for line in frames if example in line or "backpressure/client" in line]
-        assert ours == [] and not any("never awaited" in line for line in lines)
+        assert program.own_tracebacks(example, printed) == []
 
 
 @pytest.mark.parametrize("nats", ["there", "away", "gone"])
