@@ -118,3 +118,42 @@ async def test_too_few_copies_in_a_cluster_and_one_that_is_down_are_seen(tmp_pat
             return len(found) == 3 and {level for level, _ in found} == {"warning"}
 
         await eventually(seen, "the copies that are down to be seen", 60)
+
+
+@pytest.mark.slow
+async def test_a_stream_whose_only_server_is_down_is_not_missed(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        need_server(cluster.nodes[0].version, (2, 10), "the same lists")
+        urls = ", ".join(f"'{node.url}'" for node in cluster.nodes)
+        settings = (
+            f"nats: {{servers: [{urls}]}}\npublish: {{replicas: 3}}\npolicies: [{{subjects: [orders.new]}}]\n"
+            "watch: [{stream: ORDERS, consumers: [router]}, {stream: '*', consumers: [router]}]"
+        )
+        nc = await nats.connect([node.url for node in cluster.nodes])
+        js = nc.jetstream()
+        await Resources(JetStreamApi(Requests(nc)), Names(), 3, 604_800, True).ensure()
+        await js.add_stream(name="ORDERS", subjects=["orders.*"])
+        await js.add_consumer("ORDERS", durable_name="router", filter_subject="orders.new", ack_policy="explicit")
+        found = await examined(tmp_path, settings)
+        assert [found[check][0]["level"] for check in ("jetstream", "watch", "policies", "requests")] == ["ok"] * 4
+        leader = json.loads((await nc.request("$JS.API.STREAM.INFO.ORDERS")).data)["cluster"]["leader"]
+        (holder,) = [node for node in cluster.nodes if await node_name(node.url) == leader]
+        await nc.close()
+        await holder.kill()
+
+        async def unlisted() -> bool:
+            nonlocal found
+            found = await examined(tmp_path, settings)
+            return [each["problem"] for each in found["jetstream"]] == ["the list of streams lacks ORDERS"]
+
+        await eventually(unlisted, "the list to lack the stream", 60)
+        for check in ("watch", "policies", "requests", "sampling", "installations"):
+            assert {each["level"] for each in found[check]} == {"unknown"}, found[check]
+
+
+async def node_name(url: str) -> str:
+    nc = await nats.connect(url)
+    try:
+        return str(nc._server_info["server_name"])
+    finally:
+        await nc.close()

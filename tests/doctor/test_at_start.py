@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.runtime.followed_streams import FollowedStream
+from nats_backpressure.runtime.followed_streams import FollowedStream, WholeList
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -73,12 +72,15 @@ class Source:
 class World:
     """A sidecar that starts; `lines` are what it logs about `doctor`."""
 
-    def __init__(self, failing: str = "", error: Exception | None = None, shown_at: float = 0.0) -> None:
+    def __init__(
+        self, failing: str = "", error: Exception | None = None, is_whole: bool = True, missing: tuple[str, ...] = ()
+    ) -> None:
         self.clock, self.known, self.source, self.error = FakeClock(), asyncio.Event(), Source(failing), error
         registry = SubjectRegistry(SETTINGS, self.clock, ActivePolicies((), Guard(), False), "w", lambda effects: None)
         under = {ConsumerKey("ORDERS", "router"): ("orders.paid",)}
-        registry.streams["ORDERS"] = FollowedStream(LOOK, 0.0, shown_at=shown_at, under=under)
-        self.registry = registry
+        whole = WholeList(LOOK, frozenset({"router"})) if is_whole else None
+        registry.streams["ORDERS"] = FollowedStream(LOOK, 0.0, shown_at=0.0, whole=whole, under=under)
+        self.registry, self.missing = registry, missing
         expiry = NOW - 60
         self.check = StartCheck(SETTINGS, registry, self.clock, self.source, self.list_streams, lambda: expiry)
         self.lines: list[dict[str, Any]] = []
@@ -86,7 +88,7 @@ class World:
     async def list_streams(self) -> StreamsReading:
         if self.error is not None:
             raise self.error
-        return StreamsReading((LOOK,), True, 0.0, 1)
+        return StreamsReading((LOOK,), not self.missing, 0.0, 1, missing=self.missing)
 
     async def __aenter__(self) -> Self:
         self.running = asyncio.ensure_future(self.check.run(self.known))
@@ -144,12 +146,17 @@ async def test_what_is_possible_is_checked_at_last_though_nothing_is_known_and_t
 
 
 @pytest.mark.parametrize("followed", [True, False])
-async def test_a_stream_that_was_not_read_yet_gives_no_warning(followed: bool) -> None:
-    async with World(shown_at=-math.inf) as world:
+async def test_a_stream_that_was_not_read_whole_yet_gives_no_warning(followed: bool) -> None:
+    async with World(is_whole=False) as world:
         if not followed:
             del world.registry.streams["ORDERS"]
         assert "policies" not in await world.know()
         assert all("router" not in str(line) for line in world.lines)
+
+
+async def test_streams_that_the_list_lacks_give_no_warning() -> None:
+    async with World(missing=("BILLING",)) as world:
+        assert {"watch", "policies"}.isdisjoint(await world.know())
 
 
 async def test_a_right_to_read_the_account_that_is_missing_is_no_finding() -> None:

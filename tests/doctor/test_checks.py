@@ -93,6 +93,14 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
             id="a stream that cannot be read",
         ),
         pytest.param(
+            "jetstream",
+            {"missing": ("BILLING", "KV_other"), "all_streams": False},
+            "error",
+            "the list of streams lacks BILLING",
+            "start the servers that have them",
+            id="a watched stream whose servers are down",
+        ),
+        pytest.param(
             "rights",
             {"rights": (Right("publish", "$JS.API.CONSUMER.LIST.*", False),)},
             "error",
@@ -418,6 +426,43 @@ def test_nothing_is_said_to_match_nothing_while_consumers_are_unread() -> None:
     levels = {(each.check, each.level) for each in examine(facts)}
     assert levels >= {(check, "unknown") for check in ("watch", "policies", "overrides")}
     assert "warning" not in {level for check, level in levels if check != "jetstream"}
+
+
+LISTS = [
+    {"all_streams": False, "missing": ("BILLING", "ORDERS")},
+    {"all_streams": False},
+    {"unread": {"ORDERS": FAILED}},
+]
+
+
+@pytest.mark.parametrize("lacking", LISTS, ids=["streams that are named", "some streams", "some consumers"])
+@pytest.mark.parametrize("nothing_left", [True, False])
+def test_what_a_list_lacks_is_neither_missed_nor_taken_for_right(lacking: Any, nothing_left: bool) -> None:
+    """A node of the cluster is down: what it alone has is in no list, and is not gone."""
+    watch = (WatchSetting("*"), WatchSetting("BILLING"), WatchSetting("*", ("router-billed",)))
+    settings = Settings(
+        policies=(PolicyEntry(("billing.new",)), PolicyEntry(("orders.*",))),
+        watch=watch if lacking in LISTS[:2] else (WatchSetting("ORDERS", ("*", "router-billed")),),
+    )
+    entries = {"a": PolicyEntry(("billing.*",)), "b": override("billing.paid")}
+    facts = replace(FINE, settings=settings, entries=entries, **lacking)
+    if nothing_left:
+        facts = replace(facts, consumers=(), watched=())
+        facts = facts if lacking == LISTS[2] else replace(facts, streams=("KV_backpressure_state",))
+    findings = [each for each in examine(facts) if each.check != "jetstream"]
+    assert {each.level for each in findings} <= {"ok", "unknown"}, findings
+    unknown = {each.check for each in findings if each.level == "unknown"}
+    assert unknown >= {"watch", "policies", "overrides", "sampling", "installations"}
+    assert ("requests" in unknown) is (lacking in LISTS[:2]), "subjects are of streams, whose consumers do not matter"
+    assert all(each.problem.startswith("not looked at: ") for each in findings if each.level == "unknown")
+
+
+def test_a_stream_that_is_named_and_there_is_judged_while_others_are_not_listed() -> None:
+    settings = watching(WatchSetting("ORDERS", ("*", "rooter-*")))
+    findings = examine(replace(FINE, settings=settings, all_streams=False, missing=("BILLING",)))
+    assert [each.problem for each in findings if each.level == "warning"] == [
+        "watch[0].consumers[1]: `rooter-*` of ORDERS matches none of 3 consumers (did you mean router-paid?)"
+    ]
 
 
 def test_the_findings_of_a_check_are_bounded() -> None:

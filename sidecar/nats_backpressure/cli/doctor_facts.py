@@ -21,12 +21,15 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.watch_filter import WatchEntry, counted_subjects, is_stream_watched, why_left_out
 from nats_backpressure.doctor.facts import Account, Consumer, Facts, Failure, Server, subjects_of
+from nats_backpressure.doctor.text import names
 from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.observations import StreamGone
 from nats_backpressure.runtime.ports import Unavailable
 
+NOT_SHOWN = "start the servers that have them: `nats server report jetstream` shows which are away"
+"""What to do where the server leaves consumers out of a list."""
 AT_ONCE = 8
 """Streams whose consumers are read at the same time."""
 
@@ -73,8 +76,9 @@ class _Gathering:
             needed = sidecar(self._installation())
             facts = replace(facts, server=await self._reader.server())
             facts = replace(facts, rights=await self._reader.rights(needed.publish, needed.subscribe))
-            looks = (await self._observer.streams()).looks
-            return await self._with_streams(facts, looks)
+            listed = await self._observer.streams()
+            facts = replace(facts, all_streams=listed.complete, missing=listed.missing)
+            return await self._with_streams(facts, listed.looks)
         except Unavailable as error:  # JetStream does not answer, or the connection was lost meanwhile
             return replace(facts, unlisted=self._reader.failure(error))
 
@@ -110,12 +114,15 @@ class _Gathering:
         async def read(look: StreamLook) -> list[Consumer]:
             async with turns:
                 try:
-                    return await self._consumers(look, looks)
+                    consumers, why = await self._consumers(look, looks)
                 except StreamGone:
                     return []
                 except Unavailable as error:
                     unread[look.name] = self._reader.failure(error)
                     return []
+                if why:
+                    unread[look.name] = Failure(why, NOT_SHOWN)
+                return consumers
 
         consumers = tuple(each for some in await asyncio.gather(*map(read, watched)) for each in some)
         own = await self._reader.own_streams()
@@ -143,11 +150,11 @@ class _Gathering:
             others=await self._reader.others(looks),
         )
 
-    async def _consumers(self, look: StreamLook, looks: tuple[StreamLook, ...]) -> list[Consumer]:
-        """The consumers of a stream; a mirror has the subjects of its origin."""
+    async def _consumers(self, look: StreamLook, looks: tuple[StreamLook, ...]) -> tuple[list[Consumer], str]:
+        """The consumers of a stream, and why there are others; a mirror has the subjects of its origin."""
         subjects = look.subjects or next((each.subjects for each in looks if each.name == look.origin), ())
-        consumers = []
-        for sample in (await self._observer.consumers(look.name)).samples:
+        consumers, reading = [], await self._observer.consumers(look.name)
+        for sample in reading.samples:
             key, config = sample.key, sample.config
             counted = counted_subjects(key, config, subjects, self._watch, self._names.ours)
             if counted and not isinstance(counted, str):
@@ -155,4 +162,6 @@ class _Gathering:
             else:
                 why = counted if isinstance(counted, str) else why_left_out(key, config, self._watch, self._names.ours)
                 consumers.append(Consumer(key, (), why or "not in watch", config.sampled))
-        return consumers
+        if reading.unread:
+            return consumers, f"their list lacks {names(sorted(reading.unread))}"
+        return consumers, "" if reading.whole else "their list could not be read whole"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
@@ -105,7 +104,9 @@ class StartCheck(Struct, frozen=True):
         except Unavailable as error:
             return replace(facts, server=replace(facts.server, failure=self.source.failure(error)))
         try:
-            return await self._with_streams(facts, (await self.list_streams()).looks)
+            listed = await self.list_streams()
+            facts = replace(facts, all_streams=listed.complete, missing=listed.missing)
+            return await self._with_streams(facts, listed.looks)
         except Unavailable as error:
             return replace(facts, unlisted=self.source.failure(error))
 
@@ -136,11 +137,11 @@ class StartCheck(Struct, frozen=True):
             return None, self.source.failure(error)
 
     def _unread(self, looks: Sequence[StreamLook]) -> list[str]:
-        """The watched streams whose consumers are not known yet."""
+        """The watched streams whose consumers are not all known yet."""
         watch = [WatchEntry(entry.stream, entry.consumers) for entry in self.settings.watch]
         ours, followed = Names(self.settings.name).ours, self.registry.streams
         watched = [look.name for look in looks if is_stream_watched(look.name, watch, ours)]
-        return [name for name in watched if name not in followed or followed[name].shown_at == -math.inf]
+        return [name for name in watched if name not in followed or followed[name].whole is None]
 
     def _consumers(self) -> tuple[Consumer, ...]:
         """Those that are watched, as they were read already."""

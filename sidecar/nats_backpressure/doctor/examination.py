@@ -73,6 +73,7 @@ CHECKS: Final = (
         storage_checks.requests,
         "no stream stores our requests",
         "jetstream",
+        unseen.streams,
         not_at_start=LOGGED.format("subject.captured"),
     ),
     Check("watch", watch_checks.watch, "there is nothing to watch yet", "jetstream", unseen.consumers),

@@ -120,8 +120,12 @@ class Facts(Struct, frozen=True):
     streams: tuple[str, ...] = ()
     stored: dict[str, tuple[str, ...]] = {}
     """The subjects that each stream stores."""
+    all_streams: bool = True
+    """Whether these are all there are: only then does an absence mean anything."""
+    missing: tuple[str, ...] = ()
+    """Streams that exist and are not among them, as far as their names are known."""
     unread: dict[str, Failure] = {}
-    """Watched streams whose consumers could not be read."""
+    """Watched streams whose consumers could not be read, or not all of them."""
     consumers: tuple[Consumer, ...] = ()
     """Of the streams that are watched."""
     all_consumers: bool = True

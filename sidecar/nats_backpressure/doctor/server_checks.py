@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
 from nats_backpressure.doctor.facts import Facts, Right
 from nats_backpressure.doctor.findings import EXIT_CODES, Finding, Level, error, warning
 from nats_backpressure.doctor.right_costs import NOTHING, cost_of
 from nats_backpressure.doctor.text import moment, names
+from nats_backpressure.protocol.subjects import Names
 
 OLDEST: Final = (2, 9)
 """The oldest server version that the tests run on."""
@@ -17,6 +19,7 @@ WITH_TIME: Final = (2, 10)
 """From this version on replies have the time of the server."""
 JWT_SOON: Final = 7 * 86_400.0
 """Seconds before the end of a JWT from which on it is a warning."""
+UNKNOWN: Final = "the subjects of their consumers become unknown, and no gateway is held back for them"
 CLOCKS_APART: Final = 2.0
 """Seconds that two clocks may differ; a reply takes some time too."""
 
@@ -90,9 +93,13 @@ def jetstream(facts: Facts) -> Iterator[Finding]:
     """Whether JetStream answers."""
     if facts.unlisted is not None:
         yield error(f"JetStream cannot be read: {facts.unlisted.error}", NOTHING, facts.unlisted.remedy)
+    watch = [WatchEntry(entry.stream, entry.consumers) for entry in facts.settings.watch]
+    ours = Names(facts.settings.name).ours
+    if missing := [name for name in facts.missing if is_stream_watched(name, watch, ours)]:
+        remedy = "start the servers that have them: `nats server report jetstream` shows which are away"
+        yield error(f"the list of streams lacks {names(missing)}", UNKNOWN, remedy)
     for stream, failure in facts.unread.items():
-        cost = "the subjects of its consumers become unknown, and no gateway is held back for them"
-        yield error(f"the consumers of {stream} cannot be read: {failure.error}", cost, failure.remedy)
+        yield error(f"the consumers of {stream} cannot be read: {failure.error}", UNKNOWN, failure.remedy)
 
 
 def rights(facts: Facts) -> Iterator[Finding]:

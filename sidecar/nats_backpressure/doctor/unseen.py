@@ -38,8 +38,17 @@ def state(facts: Facts) -> str:
     return names(why for stream in facts.own if stream.name == bucket and (why := _why_unread(stream)))
 
 
+def streams(facts: Facts) -> str:
+    """While a node is down, the list of streams lacks those that it alone has."""
+    if facts.missing:
+        return f"the list of streams lacks {names(facts.missing)}"
+    return "" if facts.all_streams else "the list of streams could not be read whole"
+
+
 def consumers(facts: Facts) -> str:
-    return f"the consumers of {names(facts.unread)} were not read" if facts.unread else ""
+    """Of streams that the list lacks neither the subjects nor the consumers are known."""
+    some = f"the consumers of {names(facts.unread)} were not all read" if facts.unread else ""
+    return "; ".join(why for why in (streams(facts), some) if why)
 
 
 def entries(facts: Facts) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 
 from nats_backpressure.config.settings import WatchSetting
 from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
+from nats_backpressure.doctor import unseen
 from nats_backpressure.doctor.facts import Consumer, Facts
 from nats_backpressure.doctor.findings import Finding, error, note, unknown, warning
 from nats_backpressure.doctor.text import SHOWN, closest, count, moment, names
@@ -32,7 +33,9 @@ def watch(facts: Facts) -> Iterator[Finding]:
         consumers = [each for each in facts.consumers if each.key.stream in streams]
         if not streams and not facts.all_consumers and "*" not in entry.stream:
             continue  # at a start, it has a log line of its own
-        if not ordinary:
+        if not streams and (why := unseen.streams(facts)):
+            yield unknown(f"watch[{i}].stream: `{entry.stream}`, as {why}")
+        elif not ordinary and not streams:
             yield note(
                 f"watch[{i}].stream: there is no stream yet that `{entry.stream}` could match",
                 "nothing is watched until there is one",
@@ -51,6 +54,8 @@ def watch(facts: Facts) -> Iterator[Finding]:
     if watches_any:
         counted = sum(bool(each.subjects) for each in facts.consumers)
         yield Finding("ok", f"watches {count(len(facts.watched), 'subject')} of {count(counted, 'consumer')}")
+        if why := unseen.consumers(facts):
+            yield unknown(why)
 
 
 def _consumer_globs(facts: Facts, i: int, entry: WatchSetting, consumers: Sequence[Consumer]) -> Iterator[Finding]:
@@ -59,8 +64,9 @@ def _consumer_globs(facts: Facts, i: int, entry: WatchSetting, consumers: Sequen
         if any(each.subjects for each in matching):
             continue
         where = f"watch[{i}].consumers[{j}]: `{pattern}` of {entry.stream}"
-        if unread := [name for name in facts.unread if glob(entry.stream, name)]:
-            yield unknown(f"{where}, as the consumers of {names(unread)} were not read")
+        unlisted = unseen.streams(facts) if "*" in entry.stream else ""
+        if unlisted or any(glob(entry.stream, name) for name in facts.unread):
+            yield unknown(f"{where}, as {unseen.consumers(facts)}")
         elif matching:
             reasons = Counter(each.left_out or "not in watch" for each in matching)
             why = ", ".join(f"{n:,} {reason}" for reason, n in reasons.items())
@@ -117,8 +123,8 @@ def _unused(facts: Facts, entries: Sequence[PolicyEntry], layer: str) -> Iterato
         for pattern in entry.subjects:
             if (id(entry), pattern) not in used:
                 where = f"policies[{i}] `{pattern}`" if layer == "file" else f"the policy `{pattern}` of the bucket"
-                if facts.unread:
-                    yield unknown(f"{where}, as the consumers of {names(facts.unread)} were not read")
+                if why := unseen.consumers(facts):
+                    yield unknown(f"{where}, as {why}")
                     continue
                 in_file = "correct or remove it in the settings file"
                 remedy = in_file if layer == "file" else f"nats-backpressure policy rm '{pattern}'"
@@ -152,8 +158,8 @@ def overrides(facts: Facts) -> Iterator[Finding]:
         elif hidden:
             cost = "it has no effect where it was meant to have one"
             yield warning(f"{what} is hidden by more specific ones at {names(hidden)}", cost, remedy)
-        elif facts.unread:
-            yield unknown(f"{what}, as the consumers of {names(facts.unread)} were not read")
+        elif why := unseen.consumers(facts):
+            yield unknown(f"{what}, as {why}")
         else:
             hint = closest(entry.pattern, facts.watched)
             yield warning(f"{what} covers no watched subject{hint}", "it has no effect", remedy)

@@ -47,6 +47,8 @@ class StreamsReading(Struct, frozen=True):
     """Whether another replica looked at these streams only."""
     server_time: float | None = None
     """Unix seconds on the server's clock when it answered; None where the reply does not show it."""
+    missing: tuple[str, ...] = ()
+    """Streams that exist and were not shown (a node is down), as far as their names are known."""
 
 
 class ConsumersReading(Struct, frozen=True):

@@ -151,7 +151,7 @@ async def test_members_on_a_node_that_is_down_are_missing_not_gone() -> None:
     reading = await Reader(Scripted(CONSUMER_LIST=lacking)).consumers("S")
     assert names(reading) == ["b"] and reading.missing == ("a", "c", "d") and reading.complete
     reading = await Reader(Scripted(STREAM_LIST={"total": 2, "streams": [stream()], "missing": ["T"]})).streams()
-    assert not reading.complete
+    assert reading.missing == ("T",) and not reading.complete
 
 
 async def test_the_next_offset_follows_the_limit_of_the_server() -> None:
