@@ -19,14 +19,14 @@ PLAIN = {name: None for name in os.environ if name.startswith("NATS_")}
 
 
 class Command:
-    def __init__(self, url: str | None) -> None:
-        """`url`: NATS_URL; None leaves it out."""
-        self.url = url
+    def __init__(self, url: str | None, *options: str) -> None:
+        """`url`: NATS_URL; None leaves it out. `options` follow the arguments of each command."""
+        self.url, self._options = url, options
         self._processes: list[Process] = []
 
     async def __call__(self, *arguments: object, data: str | None = None, **env: str) -> Result:
         """What it printed, and its exit code; never a stack trace."""
-        given = [str(argument) for argument in arguments]
+        given = [str(argument) for argument in (*arguments, *self._options)]
         ran = await asyncio.to_thread(
             lambda: CliRunner().invoke(main, given, input=data, env={**PLAIN, "NATS_URL": self.url, **env})
         )
@@ -54,7 +54,7 @@ class Command:
         if self.url is not None:
             env["NATS_URL"] = self.url
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "nats_backpressure", *arguments),
+            *(sys.executable, "-m", "nats_backpressure", *arguments, *self._options),
             env=env,
             stdout=PIPE,
             stderr=PIPE,
