@@ -47,6 +47,19 @@ def test_a_settings_file_gives_domain_prefixes_and_alias(tmp_path: Path) -> None
     assert {"$JS.API.STREAM.LIST", "$KV.team_state.>"} <= set(rights["publish"])
 
 
+def test_with_an_api_prefix_of_its_own_both_accounts_are_printed(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("nats: {js_api_prefix: team.js}")
+    lines = [each.strip() for each in CliRunner().invoke(permissions, ["--config", str(file)]).output.splitlines()]
+    assert (
+        '{service: "$JS.API.CONSUMER.MSG.NEXT.ROUTER.router", response_type: stream, accounts: [BACKPRESSURE]}' in lines
+    )
+    owner = "{service: {account: JETSTREAM, subject"
+    assert f'{owner}: "$KV.backpressure_state.>"}}, to: "team.js.$KV.backpressure_state.>"}}' in lines
+    assert f'{owner}: "backpressure.v1.event.>"}}}}' in lines
+    assert f'{owner}: "$JS.ACK.ROUTER.router.>"}}}}' in lines
+
+
 def test_a_role_that_there_is_not_is_a_usage_error() -> None:
     assert CliRunner().invoke(permissions, ["--role", "admin"]).exit_code == 2
 

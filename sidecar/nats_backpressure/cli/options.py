@@ -159,6 +159,7 @@ _OPTIONS: Final = (
     click.option("--tlscert", metavar="FILE", help="TLS certificate. [NATS_CERT]"),
     click.option("--tlskey", metavar="FILE", help="TLS key. [NATS_KEY]"),
     click.option("--js-domain", metavar="NAME", help="JetStream domain."),
+    click.option("--js-api-prefix", metavar="PREFIX", help="Prefix of a JetStream API that the account imports."),
     click.option(
         "--inbox-prefix",
         metavar="PREFIX",
@@ -181,7 +182,7 @@ _OPTIONS: Final = (
 )
 CONNECTION_OPTIONS: Final = (
     "server", "context", "creds", "user", "password_file", "token_file", "nkey", "tlsca", "tlscert", "tlskey",
-    "js_domain", "inbox_prefix", "name", "timeout",
+    "js_domain", "js_api_prefix", "inbox_prefix", "name", "timeout",
 )  # fmt: skip
 
 
@@ -225,7 +226,9 @@ def _environment(flags: Mapping[str, Any], env: Mapping[str, str]) -> tuple[dict
         given.pop("NATS_PASSWORD", None)
     if files or any(name in given for name in _LOGIN_VARIABLES):
         variables = {key: value for key, value in variables.items() if key not in _LOGIN_VARIABLES}
-    others = {field: flags[field] for field in ("js_domain", "inbox_prefix") if flags[field] is not None}
+    others = {
+        field: flags[field] for field in ("js_domain", "js_api_prefix", "inbox_prefix") if flags[field] is not None
+    }
     return variables | given, replace(base, **files, **others)
 
 

@@ -73,7 +73,7 @@ def permissions(
     """Print the users of a nats-server with all rights that they need, and no others; passwords come from variables
     of the server's environment, such as BACKPRESSURE_SIDECAR_PASSWORD."""
     from nats_backpressure.adapters.nats.permissions import permissions as rights_of
-    from nats_backpressure.adapters.nats.permissions import server_configuration
+    from nats_backpressure.adapters.nats.server_configuration import server_configuration
 
     given = {"stream": stream, "consumer": consumer, "subject": subject, "asking": inbox_prefix}
     about = replace(_installation(config, name), **{key: value for key, value in given.items() if value is not None})

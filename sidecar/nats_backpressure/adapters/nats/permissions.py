@@ -62,6 +62,11 @@ class Installation(Struct, frozen=True):
         return tuple(dict.fromkeys((SHARED, *own, SERVICE_IMPORTS, *self.reply_prefixes)))
 
     @property
+    def imported(self) -> bool:
+        """Whether JetStream is that of another account, which this one imports."""
+        return self.api != PLAIN and without_domain(f"{self.api}.INFO") == f"{self.api}.INFO"
+
+    @property
     def kv(self) -> str:
         """The prefix of a write to a bucket."""
         return "" if self.api == PLAIN else f"{self.api}."
@@ -169,24 +174,3 @@ def permissions(role: str, about: Installation) -> Permissions:
     rights = ROLES[role](about)
     publish = dict.fromkeys(each for subject in rights.publish for each in (subject, without_domain(subject)))
     return Permissions(tuple(publish), rights.subscribe, rights.inbox_prefix)
-
-
-def server_configuration(about: Installation, roles: Iterable[str] = tuple(ROLES)) -> str:
-    """The users of these roles as nats-server reads them; passwords come from its environment."""
-    users = "\n".join(_user(role, permissions(role, about)) for role in roles)
-    return f"authorization {{\n  users: [\n{users}\n  ]\n}}\n"
-
-
-def _user(role: str, rights: Permissions) -> str:
-    lists = "\n".join(_list(kind, getattr(rights, kind)) for kind in ("publish", "subscribe"))
-    what = (ROLES[role].__doc__ or "").strip()
-    return (
-        f"    # {what}\n    # Inbox prefix: {rights.inbox_prefix}\n"
-        f"    {{\n      user: {role}, password: $BACKPRESSURE_{role.upper()}_PASSWORD\n"
-        f"      permissions: {{\n{lists}\n      }}\n    }}"
-    )
-
-
-def _list(kind: str, subjects: Iterable[str]) -> str:
-    lines = "\n".join(f'          "{subject}"' for subject in subjects)
-    return f"        {kind}: [\n{lines}\n        ]"
