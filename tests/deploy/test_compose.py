@@ -44,7 +44,10 @@ def test_the_parts_of_the_demo_are_those_that_there_are() -> None:
     assert SERVICES["load"]["network_mode"] == "service:gateway", "it asks the gateway on its own machine"
 
 
-@pytest.mark.parametrize("file", [DEPLOY / "compose/sidecar/config.yaml", KUSTOMIZE / "example/config.yaml"])
+@pytest.mark.parametrize(
+    "file",
+    [DEPLOY / "compose/sidecar/config.yaml", KUSTOMIZE / "example/config.yaml", KUSTOMIZE / "example-tls/config.yaml"],
+)
 def test_the_marks_are_those_of_the_demo(file: Any) -> None:
     (policy,) = yaml.safe_load(file.read_text())["policies"]
     assert [policy] == sidecar_settings(SCENARIO, 7778)["policies"]

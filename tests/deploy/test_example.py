@@ -11,9 +11,9 @@ from nats_backpressure import __version__
 from tests.deploy.rendering import KUSTOMIZE, OURS, Manifest, containers, one, pod_templates, rendered
 
 
-@pytest.fixture(scope="module")
-def example() -> list[Manifest]:
-    return rendered(KUSTOMIZE / "example")
+@pytest.fixture(scope="module", params=["example", "example-tls"])
+def example(request: pytest.FixtureRequest) -> list[Manifest]:
+    return rendered(KUSTOMIZE / str(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,11 @@ def test_every_service_has_pods_and_a_port_of_theirs(example: list[Manifest], te
 def test_everybody_connects_to_the_service_of_nats(example: list[Manifest], templates: dict[str, Manifest]) -> None:
     config = yaml.safe_load(one(example, "ConfigMap", OURS)["data"]["config.yaml"])
     urls = set(config["nats"]["servers"])
-    urls |= {v["value"] for t in templates.values() for c in containers(t) for v in c.get("env", [])}
-    (service,) = (m for m in example if (m["kind"], m["metadata"]["name"]) == ("Service", "nats"))
-    assert urls == {f"nats://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"}
+    variables = [v for t in templates.values() for c in containers(t) for v in c.get("env", [])]
+    urls |= {v["value"] for v in variables if v["name"] == "NATS_URL"}
+    service = one(example, "Service", "nats")
+    scheme = "tls" if "tls" in config["nats"] else "nats"
+    assert urls == {f"{scheme}://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"}
 
 
 def test_what_a_pod_mounts_exists(example: list[Manifest], templates: dict[str, Manifest]) -> None:
@@ -68,9 +70,20 @@ def test_what_a_pod_mounts_exists(example: list[Manifest], templates: dict[str, 
         for volume in template["spec"].get("volumes", []):
             if "configMap" in volume:
                 one(example, "ConfigMap", volume["configMap"]["name"])
-            assert "secret" not in volume or volume["secret"]["optional"]
+            secret = volume.get("secret", {"optional": True})
+            assert secret.get("optional") or secret["secretName"] == "nats-tls", "its kustomization says how it is made"
         if account := template["spec"].get("serviceAccountName"):
             one(example, "ServiceAccount", account)
+
+
+@pytest.mark.parametrize("name", ["router", "gateway"])
+def test_a_new_pod_serves_before_an_old_one_ends_and_a_drain_takes_one_at_a_time(
+    example: list[Manifest], templates: dict[str, Manifest], name: str
+) -> None:
+    deployment, budget = one(example, "Deployment", name), one(example, "PodDisruptionBudget", name)
+    assert deployment["spec"]["strategy"] == {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    assert budget["spec"]["maxUnavailable"] == 1 < deployment["spec"]["replicas"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= templates[name]["metadata"]["labels"].items()
 
 
 def test_everything_is_in_the_namespace_of_the_example(example: list[Manifest]) -> None:

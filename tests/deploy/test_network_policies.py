@@ -63,6 +63,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         pytest.param(1, "TCP", DEFAULT, True, id="the first"),
         pytest.param(65535, "TCP", DEFAULT, True, id="and the last"),
         pytest.param(7778, "UDP", DEFAULT, True, id="we have no port for datagrams"),
+        pytest.param(7778, "SCTP", DEFAULT, True, id="nor for SCTP, which the router may use"),
         pytest.param(8080, "TCP", MONITORING, True, id="Prometheus scrapes the router"),
     ],
 )
