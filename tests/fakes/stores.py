@@ -141,6 +141,16 @@ class FakeEventPublisher:
         """Of which subjects and types no event can ever be published."""
         self.refusing: set[str] = set()
         """Subjects under which no refusal can be published now."""
+        self._followers: list[Callable[[], None]] = []
+
+    @contextmanager
+    def followed(self, arrive: Callable[[], None]) -> Iterator[None]:
+        """`arrive` is called meanwhile whenever an event is published."""
+        self._followers.append(arrive)
+        try:
+            yield
+        finally:
+            self._followers.remove(arrive)
 
     async def last(self, subject: str) -> LastEvent | None:
         self.faults.strike(self.faults.before)
@@ -166,6 +176,8 @@ class FakeEventPublisher:
         if same is not None or top >= event.seq:
             raise PublishConflict(max(top, event.seq - 1))
         self.events.append(event)
+        for arrive in tuple(self._followers):
+            arrive()
         self.faults.strike(self.faults.after)
         return self._render(event)
 

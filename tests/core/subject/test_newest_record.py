@@ -41,8 +41,8 @@ def event(seq: int, to: Status, epoch: str = "e") -> SubjectEvent:
     )
 
 
-OURS = Record("s", "e", seq=3, status=W, announced=W)
-STREAM = RecordCreated("new", 9, seq=3, status=W, moved=True)
+OURS = Record("s", "e", seq=3, status=W, announced=W, incident="e-1")
+STREAM = RecordCreated("new", 9, seq=3, status=W, moved=True, incident="e-1")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,8 @@ STREAM = RecordCreated("new", 9, seq=3, status=W, moved=True)
         pytest.param(replace(OURS, epoch="f"), False, True, id="another epoch"),
         pytest.param(replace(OURS, epoch="f", seq=2), False, False, id="another epoch, behind the stream"),
         pytest.param(replace(OURS, epoch="f", announced=I), False, False, id="another epoch, calm without an event"),
+        pytest.param(replace(OURS, epoch="f", seq=40), False, False, id="another epoch, events that nobody has"),
+        pytest.param(replace(OURS, epoch="f", incident="f-2"), False, False, id="another epoch, another incident"),
     ],
 )
 def test_a_record_is_the_newest_if_its_status_is_that_of_the_newest_event(
@@ -63,6 +65,13 @@ def test_a_record_is_the_newest_if_its_status_is_that_of_the_newest_event(
 ) -> None:
     assert continues(OURS, theirs) is surely
     assert is_newest(OURS, theirs, STREAM) is newest
+
+
+def test_where_stream_and_bucket_went_back_no_record_of_before_is_the_newest() -> None:
+    older = replace(OURS, epoch="d", seq=1, incident="d-1")
+    published = replace(STREAM, seq=1, incident="d-1")
+    assert is_newest(OURS, older, published), "the stream alone lost its events, and another one began anew"
+    assert not is_newest(OURS, older, published, went_back=True)
 
 
 def test_a_stream_without_events_contradicts_nothing_and_proves_nothing() -> None:

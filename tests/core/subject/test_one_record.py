@@ -12,10 +12,13 @@ from nats_backpressure.core.subject.inputs import (
     DropSubject,
     KeyRemoved,
     PublishEvent,
+    RecordCreated,
     RecordFollowed,
+    RecordLoaded,
     RecordMissing,
     RemoveKey,
     Tick,
+    WriteRecord,
 )
 from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, StepContext
 from nats_backpressure.core.subject.step import step
@@ -129,3 +132,29 @@ def test_of_a_reading_that_came_too_late_the_losses_count() -> None:
     replica.feed(ConsumerRead(Reading(KEY, late, 20, 0, 0.0, 0.1, latency_evidence=True, lost=4)), 1020.1)
     after = replica.state.members[KEY]
     assert after.lost == before.lost + 4 and after.reading is before.reading and after.proof == before.proof
+
+
+def test_an_older_record_that_is_read_again_before_ours_is_stored_is_not_taken_for_ours() -> None:
+    """Its next event would have an id that was given already."""
+    _, (replica,) = overloaded("a")
+    assert replica.state.record is not None
+    older = replace(replica.state.record, seq=0, status=Status.INACTIVE, announced=Status.INACTIVE, incident=None)
+    created, revision = RecordCreated("new", 1), replica.state.revision
+    assert revision > created.revision
+    context = StepContext(10.0, 30.0, writer="a", newest_read_at=1001.0)
+    state = replica.state
+    for at in (1001.0, 1001.1):
+        state, _ = step(state, RecordMissing(), Now(at, at), context)
+        state, _ = step(state, RecordLoaded(older, created.revision, instead=created), Now(at, at), context)
+        assert state.record is not None and state.record.epoch == "new" and not state.must_reload
+
+
+def test_a_record_that_is_begun_anew_forgets_the_number_that_another_one_was_to_go_on_from() -> None:
+    _, (replica,) = overloaded("a")
+    state = replace(replica.state, renumber_from=("other", 7), must_reload=True, doubted=True, loading=True)
+    assert state.record is not None
+    older = replace(state.record, seq=0, status=Status.INACTIVE, announced=Status.INACTIVE, incident=None)
+    context = StepContext(10.0, 30.0, writer="a", newest_read_at=1001.0)
+    state, effects = step(state, RecordLoaded(older, 1, instead=RecordCreated("new", 1)), Now(1001.0, 1001.0), context)
+    (write,) = effects
+    assert isinstance(write, WriteRecord) and (write.writing.record.epoch, write.writing.record.seq) == ("new", 1)

@@ -18,11 +18,16 @@ def continues(ours: Record, theirs: Record) -> bool:
     return len(events) == theirs.seq - ours.seq and theirs.announced is _announced(events, ours.announced)
 
 
-def is_newest(ours: Record, theirs: Record, published: RecordCreated, later: bool = False) -> bool:
+def is_newest(
+    ours: Record, theirs: Record, published: RecordCreated, later: bool = False, went_back: bool = False
+) -> bool:
     """Whether a stored record that differs from ours is the newest one, by what was published: its last status is that
-    of the newest event, or of one that it lists as unsent. An older record of our epoch never is. Where nothing was
-    published it is the newest one if it was stored `later`: two replicas would store their own in turn."""
-    if theirs.epoch == ours.epoch and theirs.seq < ours.seq:
+    of the newest event, or of one that it lists as unsent. An older record of our epoch never is, nor any where the
+    bucket `went_back`, nor one of another epoch whose newest event the stream lacks, where it has ours. Where nothing
+    was published it is the newest one if it was stored `later`: two replicas would store their own in turn."""
+    if theirs.seq < ours.seq and (went_back or theirs.epoch == ours.epoch):
+        return False
+    if theirs.epoch != ours.epoch and is_lost(theirs, published) and not is_lost(ours, published):
         return False
     continued = theirs.epoch == ours.epoch and theirs.seq > ours.seq  # the stream may have lost its events since
     known = continued or published.moved or any(event.type in STATUS_EVENTS for event in theirs.unsent)
@@ -30,13 +35,17 @@ def is_newest(ours: Record, theirs: Record, published: RecordCreated, later: boo
 
 
 def agrees(record: Record, published: RecordCreated) -> bool:
-    """Whether what was published does not contradict a record. Old events may be gone from the stream."""
+    """Whether what was published does not contradict a record, its incident included. Old events may be gone from the
+    stream."""
     if record.seq < published.seq:
         return False
     events = _after(record, published.seq)
-    if not published.moved and not any(event.type in STATUS_EVENTS for event in events):
+    since = any(event.type in STATUS_EVENTS for event in events)
+    if not published.moved and not since:
         return True
-    return record.announced is _announced(events, published.status)
+    if record.announced is not _announced(events, published.status):
+        return False
+    return since or record.announced is Status.INACTIVE or record.incident == published.incident
 
 
 def is_lost(record: Record, published: RecordCreated) -> bool:

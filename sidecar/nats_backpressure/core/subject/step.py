@@ -168,11 +168,13 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     ours, instead = state.record, input_.instead
     missed = state.followed > input_.revision
     state = replace(state, loading=False, must_reload=False, followed=0)
+    if ours is not None and state.unstored and not input_.newer and input_.revision == state.revision:
+        return replace(state, must_reload=missed, doubted=missed)  # the record in whose place ours was begun
     if ours is not None and not state.unstored and not input_.newer and state.newer_seen_at is None:
         if instead is None and not continues(ours, input_.record):
             return replace(state, must_reload=True, doubted=True)
-        newer = input_.revision > state.revision > 0
-        if instead is not None and not is_newest(ours, input_.record, instead, newer):
+        later, went_back = input_.revision > state.revision > 0, input_.revision < state.revision
+        if instead is not None and not is_newest(ours, input_.record, instead, later, went_back):
             return with_created(state, instead, now, stored=True)
     state = taken_over(state, input_, now)
     return replace(state, must_reload=True, doubted=True) if missed else state

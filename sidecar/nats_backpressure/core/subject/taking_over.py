@@ -123,4 +123,5 @@ def with_created(state: SubjectState, input_: RecordCreated, now: Now, *, stored
         overwritten=False,
         published=frozenset(),
         publish_after=-math.inf,
+        renumber_from=None,  # of the record before
     )
