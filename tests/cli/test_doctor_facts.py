@@ -12,6 +12,9 @@ import pytest
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.resources import Resources
+from nats_backpressure.cli.doctor_facts import read_facts
+from nats_backpressure.config.nats import Nats
+from nats_backpressure.config.settings import Settings
 from nats_backpressure.doctor.server_checks import JWT_SOON
 from nats_backpressure.protocol.subjects import Names
 from tests.conftest import StartServer
@@ -99,6 +102,7 @@ async def test_too_few_copies_in_a_cluster_and_one_that_is_down_are_seen(tmp_pat
 
         ((level, problem),) = await copies(1)
         assert level == "warning" and problem.startswith("publish.replicas is 1, in a cluster: BACKPRESSURE_EVENTS, ")
+        assert not [level for level, _ in await copies(3) if level not in ("ok", "unknown")]
         nc = await nats.connect(cluster.nodes[0].url)
         await Resources(JetStreamApi(Requests(nc)), Names(), 1, 604_800, True).ensure()
         ((level, problem),) = await copies(3)
@@ -149,6 +153,18 @@ async def test_a_stream_whose_only_server_is_down_is_not_missed(tmp_path: Path) 
         await eventually(unlisted, "the list to lack the stream", 60)
         for check in ("watch", "policies", "requests", "sampling", "installations"):
             assert {each["level"] for each in found[check]} == {"unknown"}, found[check]
+
+
+@pytest.mark.parametrize(
+    ("domain", "api", "is_own"),
+    [(None, None, True), ("here", None, True), ("hub", None, False), (None, "JS.hub.API", False)],
+)
+async def test_a_server_is_judged_where_its_jetstream_is_the_one_that_is_used(
+    start_server: StartServer, tmp_path: Path, domain: str | None, api: str | None, is_own: bool
+) -> None:
+    server = await start_server(config='jetstream { domain: "here", store_dir: "%s" }' % (tmp_path / "store"))
+    settings = Settings(nats=Nats(servers=(server.url,), js_domain=domain, js_api_prefix=api))
+    assert (await read_facts(settings, (), 5.0)).server.has_jetstream is is_own
 
 
 async def node_name(url: str) -> str:

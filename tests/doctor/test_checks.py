@@ -168,10 +168,10 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
         ),
         pytest.param(
             "copies",
-            {"own": OWN, "server": replace(SERVER, cluster="c")},
+            {"own": tuple(replace(each, cluster="c") for each in OWN)},
             "warning",
             "fewer than 3 copies, in a cluster",
-            "set publish.replicas to 3; nats stream edit BACKPRESSURE_EVENTS --replicas 3",
+            "(`nats server report jetstream` shows them): set publish.replicas to 3; nats stream edit BACKPRESSURE_EVE",
             id="one copy in a cluster",
         ),
         pytest.param(
@@ -337,10 +337,10 @@ def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> 
     assert problems == ["publish.replicas is 3, and there is 1 server"]
 
 
-@pytest.mark.parametrize(("addresses", "warned"), [(0, True), (2, False), (3, True)])
+@pytest.mark.parametrize(("addresses", "level"), [(0, "warning"), (2, "note"), (3, "warning")])
 @pytest.mark.parametrize(("replicas", "few"), [(1, True), (3, False)])
-def test_too_few_copies_in_a_cluster_are_a_warning_before_the_streams_are_made(
-    addresses: int, warned: bool, replicas: int, few: bool
+def test_too_few_copies_in_a_cluster_are_named_before_the_streams_are_made(
+    addresses: int, level: str, replicas: int, few: bool
 ) -> None:
     facts = replace(
         FINE,
@@ -348,13 +348,48 @@ def test_too_few_copies_in_a_cluster_are_a_warning_before_the_streams_are_made(
         settings=Settings(publish=Publish(replicas=replicas)),
         own=tuple(replace(each, exists=False) for each in OWN),
     )
-    findings = [each for each in examine(facts) if each.check == "copies" and each.level == "warning"]
-    assert len(findings) == (warned and few)
+    findings = [each for each in examine(facts) if each.check == "copies" and "in a cluster" in each.problem]
+    assert [each.level for each in findings] == ([level] if few else [])
     if findings:
         assert f"publish.replicas is {replicas}, in a cluster" in findings[0].problem
-        assert "set publish.replicas to 3" in findings[0].remedy
+        assert findings[0].remedy.startswith("if the cluster has 3 servers or more")
     remedies = [each.remedy for each in examine(facts) if each.check == "resources"]
-    assert all(("set publish.replicas to 3 first" in each) == (warned and few) for each in remedies) and remedies
+    assert all(("set publish.replicas to 3 first" in each) == few for each in remedies) and remedies
+
+
+LEAF = {"has_jetstream": False, "cluster": "", "version": "2.9.1"}
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize(
+    "server",
+    [LEAF, LEAF | {"cluster": "leaves", "addresses": 1}, {"cluster": "c", "addresses": 1}, {"cluster": "c"}],
+    ids=["a leaf node", "a cluster of leaf nodes", "one address for all servers", "no addresses told"],
+)
+def test_no_number_of_servers_is_stated_where_it_is_not_known(
+    server: dict[str, Any], replicas: int, exists: bool
+) -> None:
+    facts = replace(
+        FINE,
+        settings=Settings(publish=Publish(replicas=replicas)),
+        server=replace(SERVER, **server),
+        own=tuple(replace(each, exists=exists, cluster="hub", replicas=3) for each in OWN),
+    )
+    findings = [each for each in examine(facts) if each.check in ("version", "resources", "copies")]
+    assert "error" not in {each.level for each in findings}
+    assert exists or "the sidecar creates it when it starts" in str(findings)
+    assert not any("replicas to 1" in each.remedy for each in findings)
+    counts = [each.level for each in findings if "the server tells clients 1 of the addresses" in each.problem]
+    assert counts == (["note"] if server == {"cluster": "c", "addresses": 1} and replicas == 3 and not exists else [])
+
+
+def test_few_copies_are_judged_by_the_cluster_that_has_them() -> None:
+    """Not by that of the leaf node which is connected to."""
+    hub = tuple(replace(each, cluster="hub") for each in OWN)
+    for server, own_streams, level in ((LEAF, hub, "warning"), (LEAF | {"cluster": "leaves"}, OWN, "ok")):
+        facts = replace(FINE, server=replace(SERVER, **server), own=own_streams)
+        assert [each.level for each in examine(facts) if each.check == "copies"] == [level]
 
 
 @pytest.mark.parametrize("stored", ["backpressure.v1.decide.>", "backpressure.>", "my.alias"])

@@ -34,7 +34,11 @@ class Server(Struct, frozen=True):
     cluster: str = ""
     """The name of its cluster; empty where it runs alone."""
     addresses: int = 0
-    """How many addresses of servers of its cluster it knows; 0 where it does not say."""
+    """How many addresses of its cluster it tells clients; 0 where it tells none. Several servers may share one (a load
+    balancer), and one may have several."""
+    has_jetstream: bool = True
+    """Whether JetStream is its own; otherwise (a leaf node, another domain) that of servers about which it says
+    nothing."""
 
 
 class OwnStream(Struct, frozen=True):
@@ -52,6 +56,8 @@ class OwnStream(Struct, frozen=True):
     full: str = ""
     """Which limit leaves no room for another value; empty where there is room."""
     replicas: int = 1
+    cluster: str = ""
+    """The name of the cluster that has it; empty where its server runs alone."""
     leader: bool = True
     """Whether it has a leader."""
     absent: tuple[str, ...] = ()

@@ -56,7 +56,7 @@ def version(facts: Facts) -> Iterator[Finding]:
             "requests that it does not know fail",
             "update the server, to 2.10 or later",
         )
-    elif number < WITH_TIME:
+    elif number < WITH_TIME and facts.server.has_jetstream:
         yield warning(
             f"the server has version {facts.server.version}, whose replies have no time",
             "after a start a stall counts from then on only, and the age of what waits is not known",

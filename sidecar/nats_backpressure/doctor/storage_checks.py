@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from nats_backpressure.doctor.account_checks import FULL
@@ -19,6 +19,8 @@ LOSING: Final = frozenset({"subjects", "retention", "mirror", "sealed", "no_ack"
 FEW_COPIES: Final = "while a server that has them is down, no change is stored or published"
 SAFE_FROM: Final = 3
 """Servers of a cluster from which on copies survive the loss of one."""
+WITH_SERVERS: Final = f"if the cluster has {SAFE_FROM} servers or more (`nats server report jetstream` shows them)"
+"""A client cannot count them."""
 
 
 def resources(facts: Facts) -> Iterator[Finding]:
@@ -38,14 +40,14 @@ def _missing(facts: Facts, stream: OwnStream) -> Finding:
     make = warning if stream.optional else error
     cost = "only the policies of the file are in force" if stream.optional else NOT_STORED
     make_it = f"run: {stream.make_it}"
-    if _is_large(facts) and publish.replicas < SAFE_FROM:
-        make_it = f"set publish.replicas to {SAFE_FROM} first (see `copies`), here too: {make_it}"
+    if _cluster(facts) and publish.replicas < SAFE_FROM:
+        make_it = f"{WITH_SERVERS}, set publish.replicas to {SAFE_FROM} first, here too: {make_it}"
     if not publish.manage_resources:
         return make(problem, cost, make_it)
     if _denied(facts, stream):
         return make(f"{problem}, and this login may not create it", cost, f"see `rights`; or {make_it}")
-    if 0 < (known := _servers(facts)) < publish.replicas:
-        return make(problem, cost, f"set publish.replicas to {known} (see `copies`): the sidecar then creates it")
+    if _runs_alone(facts) and publish.replicas > 1:
+        return make(problem, cost, "set publish.replicas to 1 (see `copies`): the sidecar then creates it")
     return note(problem, "none: the sidecar creates it when it starts", f"start the sidecar; or {make_it}")
 
 
@@ -75,12 +77,12 @@ def copies(facts: Facts) -> Iterator[Finding]:
     """Whether the number of copies fits the cluster, and all copies follow."""
     yield from _copies_to_make(facts)
     existing = [stream for stream in facts.own if stream.exists]
-    if alone := [stream.name for stream in existing if _is_large(facts) and stream.replicas < SAFE_FROM]:
+    if alone := [stream.name for stream in existing if stream.cluster and stream.replicas < SAFE_FROM]:
         edits = "; ".join(f"nats stream edit {name} --replicas {SAFE_FROM}" for name in alone)
-        yield warning(
+        yield _few(facts)(
             f"{names(alone)}: fewer than {SAFE_FROM} copies, in a cluster",
             FEW_COPIES,
-            f"set publish.replicas to {SAFE_FROM}; {edits}",
+            f"{WITH_SERVERS}: set publish.replicas to {SAFE_FROM}; {edits}",
         )
     for stream in existing:
         if not stream.leader:
@@ -95,32 +97,44 @@ def copies(facts: Facts) -> Iterator[Finding]:
 
 def _copies_to_make(facts: Facts) -> Iterator[Finding]:
     """Whether the copies of what is created next fit the cluster."""
-    wanted, known = facts.settings.publish.replicas, _servers(facts)
-    if 0 < known < wanted and not all(stream.exists for stream in facts.own):
-        yield error(
-            f"publish.replicas is {wanted}, and there {'is 1 server' if known == 1 else f'are {known} servers'}",
-            NOT_STORED,
-            f"set publish.replicas to {min(wanted, known)}, or add servers to the cluster",
-        )
+    wanted, known = facts.settings.publish.replicas, facts.server.addresses
     missing = [stream.name for stream in facts.own if not stream.exists and stream.failure is None]
-    if missing and _is_large(facts) and wanted < SAFE_FROM:
-        yield warning(
-            f"publish.replicas is {wanted}, in a cluster{f' of {known} servers' if known else ''}: {names(missing)} "
-            f"would have fewer than {SAFE_FROM} copies",
+    if not missing:
+        return
+    if _runs_alone(facts) and wanted > 1:
+        yield error(
+            f"publish.replicas is {wanted}, and there is 1 server",
+            NOT_STORED,
+            "set publish.replicas to 1, or make the server one of a cluster",
+        )
+    elif _cluster(facts) and 0 < known < wanted:
+        yield note(
+            f"publish.replicas is {wanted}, and the server tells clients {known} of the addresses of its cluster",
+            f"none where the cluster has {wanted} servers; with fewer, {NOT_STORED}",
+            "count them: `nats server report jetstream`",
+        )
+    if _cluster(facts) and wanted < SAFE_FROM:
+        yield _few(facts)(
+            f"publish.replicas is {wanted}, in a cluster: {names(missing)} would have fewer than {SAFE_FROM} copies",
             FEW_COPIES,
-            f"set publish.replicas to {SAFE_FROM} before the sidecar creates them",
+            f"{WITH_SERVERS}: set publish.replicas to {SAFE_FROM} before the sidecar creates them",
         )
 
 
-def _servers(facts: Facts) -> int:
-    """How many servers may have copies; 0 where that is not known."""
-    return facts.server.addresses if facts.server.cluster else 1
+def _runs_alone(facts: Facts) -> bool:
+    """Whether there is surely one server that can have copies."""
+    return facts.server.has_jetstream and not facts.server.cluster
 
 
-def _is_large(facts: Facts) -> bool:
-    """Whether the cluster has, or may have, servers for safe copies."""
-    server = facts.server
-    return bool(server.cluster) and (server.addresses == 0 or server.addresses >= SAFE_FROM)
+def _cluster(facts: Facts) -> str:
+    """The cluster that has what is created next; empty where there is none, or it is not known."""
+    return facts.server.cluster if facts.server.has_jetstream else ""
+
+
+def _few(facts: Facts) -> Callable[[str, str, str], Finding]:
+    """The level of few copies in a cluster: with few addresses it may well be too small for more."""
+    known = facts.server.addresses if facts.server.has_jetstream else 0
+    return note if 0 < known < SAFE_FROM else warning
 
 
 def state(facts: Facts) -> Iterator[Finding]:

@@ -47,6 +47,7 @@ class _Copy(Struct, frozen=True):
 
 
 class _Cluster(Struct, frozen=True):
+    name: str = ""
     leader: str = ""
     replicas: tuple[_Copy, ...] | None = None
 
@@ -107,6 +108,7 @@ class FactReader:
         began = time.monotonic()
         await settled(client)
         about = client._server_info
+        domain = about.get("domain")
         return Server(
             urls=nats.shown_servers,
             login=describe_login(nats),
@@ -114,6 +116,7 @@ class FactReader:
             round_trip=time.monotonic() - began,
             cluster=str(about.get("cluster", "")),
             addresses=len(about.get("connect_urls") or ()),
+            has_jetstream=bool(about.get("jetstream")) and not nats.js_api_prefix and nats.js_domain in (None, domain),
         )
 
     async def clock_ahead(self, stream: str) -> float | None:
@@ -164,6 +167,7 @@ class FactReader:
             differs={key: (wanted.get(key, DEFAULTS[key]), value) for key, value in has.items()},
             full=full(wanted, details.config, {"messages": details.state.messages, "bytes": details.state.bytes}),
             replicas=int(details.config.get("num_replicas", 1)),
+            cluster="" if cluster is None else cluster.name,
             leader=cluster is None or bool(cluster.leader),
             consumers=details.state.consumer_count,
             absent=tuple(c.name for c in (cluster and cluster.replicas) or () if c.offline or not c.current),
