@@ -123,6 +123,10 @@ class SidecarProcess:
         return Path(self._directory.name) / "holds"
 
     @property
+    def log(self) -> Path:
+        return Path(self._directory.name) / "log"
+
+    @property
     def page(self) -> str:
         return f"http://127.0.0.1:{self.port}/metrics"
 
@@ -144,7 +148,7 @@ class SidecarProcess:
         (place / "config.yaml").write_text(json.dumps(self._settings))  # JSON is YAML
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "BACKPRESSURE_"))}
         started = time.monotonic()
-        with (place / "log").open("wb") as log:
+        with self.log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", self._module, "run", "--config", str(place / "config.yaml")),
                 env=environment | {"NATS_URL": self.url, "BENCH_HOLDS": str(self.holds)},
@@ -154,7 +158,7 @@ class SidecarProcess:
             )
         while not await asyncio.to_thread(self._observing):
             if self._process.returncode is not None or time.monotonic() - started > START_WITHIN:
-                raise RuntimeError(f"the sidecar does not start: {(place / 'log').read_text()[-2000:]}")
+                raise RuntimeError(f"the sidecar does not start: {self.log.read_text()[-2000:]}")
             await asyncio.sleep(0.05)
         self.started_in = time.monotonic() - started
 
