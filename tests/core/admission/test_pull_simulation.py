@@ -478,7 +478,7 @@ def test_workers_that_handle_messages_side_by_side_use_all_of_the_mark(mark: int
     assert sum(held.values()) == mark
 
 
-def test_who_asks_and_never_pulls_takes_nothing_from_the_others() -> None:
+def test_who_gives_back_what_it_never_pulls_costs_the_others_one_grant_at_most() -> None:
     policy, tracker = Policy(inflight=InflightRule(40, 40, 40)), GrantingTracker()
     reading = Reading(KEY, Now(100.0, 100.0), 1000, 0, None, None)
     consumer = Member(KEY, policy, reading=reading, proof=100.0, marks=thresholds.marks(policy, reading))
@@ -489,6 +489,46 @@ def test_who_asks_and_never_pulls_takes_nothing_from_the_others() -> None:
         if n >= 50:
             granted.append(tracker.grant(consumer, 100, "other", 100.0 + n / 100, 1, 0.5, held=0).n)
     assert granted[0] == 0 and set(granted[1:]) == {20}
+
+
+@given(
+    asks=st.lists(st.tuples(st.integers(1, 10_000), st.floats(0.0, 0.1)), min_size=1, max_size=60),
+    mark=st.integers(2, 500),
+    inflight=st.integers(0, 100),
+)
+def test_who_reports_nothing_and_never_pulls_leaves_half_of_the_room_to_those_that_report(
+    asks: list[tuple[int, float]], mark: int, inflight: int
+) -> None:
+    policy, tracker, now = Policy(inflight=InflightRule(mark, mark, mark)), GrantingTracker(), 100.0
+    reading = Reading(KEY, Now(now, now), 1000, min(inflight, mark), None, None, ack_rate=1.0)
+    consumer = Member(KEY, policy, reading=reading, proof=now, marks=thresholds.marks(policy, reading))
+    for _ in range(2):  # the first time it gets one message
+        tracker.grant(consumer, 1, "gate", now, 1, 0.5, held=0, unused=1)
+    room, granted = mark - min(inflight, mark), 0
+    for n, pause in asks:
+        now = min(100.9, now + pause)
+        granted += tracker.grant(consumer, n, "mute", now, 1, 0.5).n
+    assert granted <= math.ceil(room / 2)
+
+
+class Mute(Simulation):
+    """One of its workers asks every 10 ms for 10,000 messages and pulls none."""
+
+    def work(self, worker: Worker) -> None:
+        if worker.name == "mute":
+            self.decisions.grant(self.member, 10_000, "mute", self.now, 1, next(self.jitters))
+        else:
+            super().work(worker)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_workers_that_report_what_they_hold_go_on_beside_one_that_never_pulls(n: int) -> None:
+    """One at full speed: half of the mark is more than it needs. Several as readings, every 100 ms, make room."""
+    js = JetStream(10_000, 1000, 30.0)
+    workers = [Worker(f"w{i}", 10, 0.01, 0.0, reports=True) for i in range(n)]
+    policy = Policy(inflight=InflightRule(40, 40, 40))
+    Mute(js, [*workers, Worker("mute", 0, 0.0, 0.0)], policy, tick=0.01).run(20.0)
+    assert js.acked >= {1: 82, 2: 105}[n] * 20
 
 
 def lasting(worker: Worker) -> Worker:

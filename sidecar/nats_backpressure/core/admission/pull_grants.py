@@ -91,11 +91,15 @@ class GrantTracker:
 
     def _fair_part(self, asked: Asked, target: int, room: int, now: float) -> int:
         """What one requester may have of the room. One that reports what it holds: up to an equal part of the target.
-        Any other: half the room, while another asks."""
+        Any other: half the room, while another asks. Beside those that report, no more than that with all it was
+        granted since the last reading: one that asks again and again and never pulls would take all of it."""
         alone = self._recent.alone(asked.requester, now)
         if asked.held is not None:
             return min(room, self._requesters.part_of(target, asked.requester, now) - asked.held)
-        return room if alone else math.ceil(room / 2)
+        if alone:
+            return room
+        open_grants = self._grants.of(asked.requester) if self._requesters.any_reports(now) else 0
+        return math.ceil((room + open_grants) / 2) - open_grants
 
     def add(self, n: int, requester: str, now: float) -> None:
         """Count `n` messages that we granted, at least one."""
@@ -203,6 +207,11 @@ class _OpenGrants:
             n = min(n, grant.n, self._sum)
             grant.n -= n
             self._sum -= n
+
+    def of(self, requester: str) -> int:
+        """What one requester may still pull at most, whatever was delivered meanwhile; after `outstanding`."""
+        at = self._seen[0] if self._seen else -math.inf
+        return sum(grant.n for grant in self._counted if grant.requester == requester and grant.ends > at)
 
     def outstanding(self, reading: Reading, now: float) -> int:
         at, delivered = reading.at.mono, reading.delivered_consumer

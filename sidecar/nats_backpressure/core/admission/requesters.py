@@ -122,6 +122,11 @@ class Requesters:
             return read
         return min(read, self._sum + self._excess(now))
 
+    def any_reports(self, now: float) -> bool:
+        """Whether one that reports what it holds wants messages now."""
+        newest = next(reversed(self._reports.values()), None)
+        return newest is not None and now - newest.at < WANTS_FOR
+
     def part_of(self, target: int, requester: str, now: float) -> int:
         """How many messages of the target one requester may hold: as many as any other that wants as many, so that none
         waits for what another works off slowly. The first time just one: who else asks is not known yet."""
