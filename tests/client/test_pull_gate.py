@@ -21,6 +21,7 @@ from nats.js import JetStreamContext
 from nats_backpressure.client import BackpressureClient, PullGate
 from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import TIMEOUT
+from nats_backpressure.protocol.requests import MOST_MESSAGES
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.simulations.decision_service import Answer, FakeDecisionService
 from tests.simulations.state_bucket import SUBJECT, wait_until
@@ -294,16 +295,20 @@ async def test_no_cancelled_fetch_loses_a_message(
     assert cancelled > 20
 
 
+@pytest.mark.parametrize("more", [{}, {"heartbeat": 1.0}, {"heartbeat": -1.0}], ids=str)
 @pytest.mark.parametrize(
-    "wrong", [{"batch": 0}, {"batch": -1}, {"timeout": 0}, {"timeout": -1.0}], ids=lambda wrong: str(wrong)
+    "wrong",
+    [{"batch": 0}, {"batch": -1}, {"timeout": 0}, {"timeout": -1.0}, {"batch": 0, "timeout": 0}, {"timeout": 0.0}],
+    ids=str,
 )
 async def test_it_refuses_what_the_subscription_refuses(
-    client: BackpressureClient, subscription: Subscription, wrong: dict[str, Any]
+    client: BackpressureClient, subscription: Subscription, wrong: dict[str, Any], more: dict[str, float]
 ) -> None:
+    """Word for word. nats-py checks no `heartbeat`, and the gate needs none."""
     texts = []
     for fetch in (subscription.fetch, PullGate(client, subscription, SUBJECT).fetch):
         with pytest.raises(ValueError) as error:
-            await fetch(**wrong)
+            await fetch(**wrong, **more)
         texts.append(str(error.value))
     assert texts[0] == texts[1]
     assert client.stats.asked == 0
@@ -322,8 +327,10 @@ async def test_what_else_a_subscription_has_the_gate_has_too(
 ) -> None:
     await publish(nc, 3)
     gate = PullGate(client, subscription, SUBJECT)
-    async with FakeDecisionService(nc, grants(1)):
+    async with FakeDecisionService(nc, grants(1)) as service:
         (message,) = await gate.fetch(20_000, timeout=None, heartbeat=1.0)
+    ((_, question),) = service.requests
+    assert question["max_messages"] == MOST_MESSAGES == 10_000
     await message.ack()
     assert (await gate.consumer_info()).name == "router"
     assert (gate.pending_msgs, gate.pending_bytes, gate.delivered) == (0, 0, subscription.delivered)
