@@ -14,7 +14,7 @@ from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.reading.sharing import SETTLED_AFTER
 from nats_backpressure.core.reading.stream_plan import MISSED_READINGS
 from nats_backpressure.core.subject.left_changes import KEPT_BACK_FOR
-from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER
+from nats_backpressure.core.subject.state import REMOVE_AFTER
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Unavailable
 from tests.simulations import replicas as simulated

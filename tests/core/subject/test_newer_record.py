@@ -19,8 +19,8 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
     WriteRecord,
 )
-from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, StepContext
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.plan_writes import StepContext
+from nats_backpressure.core.subject.state import REMOVE_AFTER, Record, SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.schema import Policy

@@ -20,7 +20,8 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
     WriteRecord,
 )
-from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, StepContext
+from nats_backpressure.core.subject.plan_writes import StepContext
+from nats_backpressure.core.subject.state import REMOVE_AFTER
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.taking_over import UNSENT_WAIT
 from nats_backpressure.protocol.timestamps import Now

@@ -44,10 +44,11 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.next_record import build_record, is_quiescent, is_stale_alone, is_unobserved
-from nats_backpressure.core.subject.plan_writes import REMOVE_AFTER, StepContext
+from nats_backpressure.core.subject.plan_writes import StepContext
 from nats_backpressure.core.subject.state import (
     LOSS_INTERVAL,
     MOST_REJECTIONS,
+    REMOVE_AFTER,
     UNSENT_LIMIT,
     Loss,
     Record,
@@ -323,6 +324,39 @@ def test_the_last_consumer_gone_is_monitoring_lost_and_the_incident_stays_open()
     assert lost.was is lost.now is Status.ACTIVE
     world.settled(pending=0)
     assert world.published[2:] == ["monitoring_restored", "recovery"]
+
+
+OWN = AlertRule("long", When(pending_above=100))
+"""Below every mark: nothing is latched by it."""
+
+
+@pytest.mark.parametrize("pending", [200, 1500], ids=["an own rule", "and a built-in one"])
+@pytest.mark.parametrize("end", ["deleted", "another subject", "deleted while down", "forgotten after that"])
+def test_whatever_fires_is_resolved_once_no_consumer_is_left(pending: int, end: str) -> None:
+    world = World(policy=replace(ALERTING, alerts=(OWN,)))
+    world.settled(pending=pending)
+    fired = world.published.count("alert_firing")
+    if end.endswith(("down", "that")):
+        world.start()
+        if world.state.members:  # the stored latch names it, so lists that lack it show that it is gone
+            world.feed(ConsumerLeft(ONE))
+        world.at += 30.0 if end.startswith("forgotten") else REMOVE_AFTER
+        world.feed(Dismissed() if end.startswith("forgotten") else Tick())
+    else:
+        world.feed(ConsumerLeft(ONE, exists=end == "another subject"))
+    world.perform()
+    assert world.published.count("alert_resolved") == fired > 0
+    assert world.stored is None or not world.stored.alerts, "the next evaluation leaves out what has no rule"
+
+
+def test_no_alert_is_resolved_while_its_consumer_may_only_be_unreadable_since_a_restart() -> None:
+    world = World(policy=replace(INSTANT, alerts=(OWN,)))
+    world.settled(pending=200)
+    world.start()
+    world.at += REMOVE_AFTER - 1
+    world.feed(Tick())
+    world.perform()
+    assert world.published == ["alert_firing", "monitoring_lost"]
 
 
 def test_what_is_stored_does_not_open_each_reader_opens_it_by_its_own_clock() -> None:

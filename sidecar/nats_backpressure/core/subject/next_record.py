@@ -24,6 +24,7 @@ from nats_backpressure.core.subject.state import (
     admission_status,
     alerts_seen_to,
     deciding_policy,
+    is_surely_empty,
     newest_of,
 )
 from nats_backpressure.protocol.timestamps import Now
@@ -177,6 +178,8 @@ def build_record(
         if not builder.record.unknown:
             builder.report_losses()
         builder.mark_unknown()
+        if is_surely_empty(state, now):  # the rules went with the consumers, so nothing else would resolve an alert
+            builder.update_alerts(limits, {})
     elif state.newest_proof is not None and not (
         state.record.unknown and state.newest_proof <= state.unknown_elsewhere_at
     ):

@@ -35,11 +35,15 @@ from nats_backpressure.core.subject.other_policies import (
     is_unseen_elsewhere,
     with_difference,
 )
-from nats_backpressure.core.subject.state import SubjectState, Writing, alerts_seen_to, judged_status, newest_of
+from nats_backpressure.core.subject.state import (
+    REMOVE_AFTER,
+    SubjectState,
+    Writing,
+    alerts_seen_to,
+    judged_status,
+    newest_of,
+)
 from nats_backpressure.protocol.timestamps import Now
-
-REMOVE_AFTER = 3600.0
-"""Seconds without consumers after which the stored key of a subject is removed."""
 
 RELOAD_INTERVAL = 2.0
 """Seconds between two readings of a record that a newer version stores."""
@@ -100,10 +104,11 @@ def _plan_write(
     """Write what has changed, unless that is left to another replica."""
     if state.member_deleted and state.record is not None and judged_status(state) >= state.record.announced:
         state = replace(state, member_deleted=False)  # nothing fell, or it rose again
-    if state.dismissed and state.record is not None and not state.record.unsent:
+    fires = state.record is not None and any(alert.state == "firing" for alert in state.record.alerts)
+    if state.dismissed and state.record is not None and not state.record.unsent and not fires:
         return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]  # whichever replica was asked
     removal = state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER
-    change = None if removal else _next_change(state, now, context, on_tick)
+    change = None if removal and not fires else _next_change(state, now, context, on_tick)
     state = with_kept_back(state, now, change is not None and context.others_are_cut_off)
     others = is_left_to_others(state.record, context.policy_mark, context.other_marks, context.narrower_marks)
     if others and not is_unseen_elsewhere(state, now):

@@ -30,6 +30,8 @@ UNSENT_LIMIT = 8
 MOST_REJECTIONS = 16
 """Refused policies of a subject (of the bucket, and of the metadata of each consumer) that are remembered as announced;
 one more drops the oldest, which is announced again after a restart."""
+REMOVE_AFTER = 3600.0
+"""Seconds without consumers after which the stored key of a subject is removed."""
 LOSS_INTERVAL = 10.0
 """Seconds between two reports of one loss that goes on; what is lost in between is added up."""
 
@@ -237,6 +239,13 @@ def worst_member(members: Iterable[Member]) -> Member | None:
     evaluated cannot."""
     evaluated = (member for member in members if member.status is not Status.UNKNOWN)
     return min(evaluated, key=lambda member: (-member.status, -member.pressure, member.key), default=None)
+
+
+def is_surely_empty(state: SubjectState, now: Now) -> bool:
+    """Whether all consumers are gone, not only unread since a start."""
+    if state.members or state.empty_since is None:
+        return False
+    return state.unread_since == -math.inf or state.dismissed or now.mono - state.empty_since >= REMOVE_AFTER
 
 
 def judged_status(state: SubjectState) -> Status:
