@@ -37,6 +37,7 @@ from nats_backpressure.core.subject.other_policies import (
 )
 from nats_backpressure.core.subject.state import (
     REMOVE_AFTER,
+    Record,
     SubjectState,
     Writing,
     alerts_seen_to,
@@ -104,11 +105,12 @@ def _plan_write(
     """Write what has changed, unless that is left to another replica."""
     if state.member_deleted and state.record is not None and judged_status(state) >= state.record.announced:
         state = replace(state, member_deleted=False)  # nothing fell, or it rose again
-    fires = state.record is not None and any(alert.state == "firing" for alert in state.record.alerts)
-    if state.dismissed and state.record is not None and not state.record.unsent and not fires:
+    waits = state.record is not None and _waits_for_events(state.record)
+    if state.dismissed and state.record is not None and not waits:
         return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]  # whichever replica was asked
-    removal = state.empty_since is not None and now.mono - state.empty_since >= REMOVE_AFTER
-    change = None if removal and not fires else _next_change(state, now, context, on_tick)
+    empty_for = 0.0 if state.empty_since is None else now.mono - state.empty_since
+    removal = empty_for >= (2 if waits else 1) * REMOVE_AFTER  # what can never be published keeps no key for ever
+    change = None if removal else _next_change(state, now, context, on_tick)
     state = with_kept_back(state, now, change is not None and context.others_are_cut_off)
     others = is_left_to_others(state.record, context.policy_mark, context.other_marks, context.narrower_marks)
     if others and not is_unseen_elsewhere(state, now):
@@ -131,6 +133,11 @@ def _plan_write(
         return replace(state, removing=True), [RemoveKey(state.subject, state.revision)]
     state, writing = _with_write(state, change, now, context)
     return state, [*effects, WriteRecord(state.subject, writing)]
+
+
+def _waits_for_events(record: Record) -> bool:
+    """Whether an event is to be published before the key of a subject without consumers goes."""
+    return bool(record.unsent) or any(alert.state == "firing" for alert in record.alerts)
 
 
 def _next_change(state: SubjectState, now: Now, context: StepContext, on_tick: bool) -> next_record.Change | None:

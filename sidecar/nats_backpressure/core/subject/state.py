@@ -31,7 +31,7 @@ MOST_REJECTIONS = 16
 """Refused policies of a subject (of the bucket, and of the metadata of each consumer) that are remembered as announced;
 one more drops the oldest, which is announced again after a restart."""
 REMOVE_AFTER = 3600.0
-"""Seconds without consumers after which the stored key of a subject is removed."""
+"""Seconds without consumers after which the stored key of a subject is removed; twice that where events wait."""
 LOSS_INTERVAL = 10.0
 """Seconds between two reports of one loss that goes on; what is lost in between is added up."""
 
